@@ -1,0 +1,82 @@
+//! Time: the wall clock, a steady clock for intervals, and random numbers.
+
+use std::fmt;
+use std::io;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// A wall-clock time in milliseconds since 1970-01-01 UTC, the resolution that the files record.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct UnixMillis(pub u64);
+
+impl UnixMillis {
+    /// The time that is `duration` later, or the end of time.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(millis))
+    }
+
+    /// How much later this is than `earlier`; zero if it is not later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl fmt::Display for UnixMillis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}s", self.0 / 1000, self.0 % 1000)
+    }
+}
+
+/// Where time and randomness come from.
+pub trait Clock: Send + Sync + fmt::Debug {
+    /// The wall clock: may jump, forwards and backwards.
+    fn now(&self) -> UnixMillis;
+    /// Time since some fixed moment: never goes back, does not follow changes of the wall clock.
+    fn monotonic(&self) -> Duration;
+    /// A number that nobody can guess and that does not come twice: table ids, seeds, epochs.
+    ///
+    /// # Errors
+    /// If the system's random source fails.
+    fn random_u64(&self) -> io::Result<u64>;
+}
+
+/// The operating system's clocks and random source.
+#[derive(Debug, Clone, Copy)]
+pub struct OsClock {
+    start: Instant,
+}
+
+impl OsClock {
+    /// A clock whose monotonic time begins now.
+    pub fn new() -> Self {
+        Self { start: Instant::now() }
+    }
+}
+
+impl Default for OsClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for OsClock {
+    #[allow(clippy::disallowed_types, clippy::disallowed_methods)] // this is the door
+    fn now(&self) -> UnixMillis {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        UnixMillis(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn random_u64(&self) -> io::Result<u64> {
+        getrandom::u64().map_err(|error| io::Error::other(error.to_string()))
+    }
+}

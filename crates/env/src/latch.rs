@@ -1,0 +1,65 @@
+//! The failure latch: the first failed write or sync closes a table for writing.
+//!
+//! After a failed sync nobody knows which pages reached the disk (the kernel may mark them clean all
+//! the same), so nothing later may be acknowledged. The latch keeps the first cause and hands it to
+//! every later caller; only opening again, which reads the disk and trusts no cache, starts anew.
+
+use std::sync::OnceLock;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Holds the first failure. Setting it again changes nothing.
+#[derive(Debug, Default)]
+pub struct Latch {
+    cause: OnceLock<Error>,
+}
+
+impl Latch {
+    /// An open latch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Closes the latch with `cause` unless it is closed already; returns whether this call did it.
+    pub fn close(&self, cause: &Error) -> bool {
+        self.cause.set(cause.clone()).is_ok()
+    }
+
+    /// The first failure, if there was one.
+    pub fn cause(&self) -> Option<&Error> {
+        self.cause.get()
+    }
+
+    /// `Ok` while open.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Latched`] with the first failure as its message and source.
+    pub fn check(&self) -> Result<()> {
+        match self.cause.get() {
+            None => Ok(()),
+            Some(cause) => Err(Error::with_source(
+                ErrorKind::Latched,
+                format!(
+                    "closed for writing until it is opened again, by the first failure: {cause}"
+                ),
+                cause.clone(),
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failure_stays_and_is_named_to_everyone() {
+        let latch = Latch::new();
+        assert!(latch.check().is_ok());
+        assert!(latch.close(&Error::new(ErrorKind::Io, "sync 1.keys: gone")));
+        assert!(!latch.close(&Error::new(ErrorKind::Io, "something later")));
+        let error = latch.check().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Latched);
+        assert!(error.to_string().contains("sync 1.keys: gone"), "{error}");
+    }
+}

@@ -1,0 +1,265 @@
+//! Threads: named ones for long work, and a small pool for syncs and seals.
+//!
+//! A pool of zero threads runs every task in the caller, at once. That is how a simulated file system
+//! gets the same order of operations in every run.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, ErrorKind, Result};
+
+type Task = Box<dyn FnOnce() + Send>;
+
+/// Starts a named thread.
+///
+/// # Errors
+/// If the system cannot give one.
+pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    #[allow(clippy::disallowed_methods)] // this is the door
+    std::thread::Builder::new().name(name.to_owned()).spawn(body)
+}
+
+/// A few threads that run short blocking tasks in the order they were given.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    tasks: VecDeque<Task>,
+    closed: bool,
+    threads: usize,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("threads", &self.shared.queue.lock().threads).finish()
+    }
+}
+
+impl Pool {
+    /// A pool with `threads` threads; with none, tasks run in the caller.
+    ///
+    /// # Errors
+    /// If the system cannot give the threads.
+    pub fn new(threads: usize) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        shared.queue.lock().threads = threads;
+        let pool = Self { shared, workers: Mutex::new(Vec::new()) };
+        for n in 0..threads {
+            let shared = Arc::clone(&pool.shared);
+            let worker = spawn(&format!("lithdb-io-{n}"), move || shared.work())?;
+            pool.workers.lock().push(worker);
+        }
+        Ok(pool)
+    }
+
+    /// Runs `task` on a thread of the pool, or at once if the pool has none.
+    pub fn submit(&self, task: impl FnOnce() + Send + 'static) {
+        let mut queue = self.shared.queue.lock();
+        if queue.threads == 0 || queue.closed {
+            drop(queue);
+            task();
+            return;
+        }
+        queue.tasks.push_back(Box::new(task));
+        drop(queue);
+        self.shared.wake.notify_one();
+    }
+
+    /// Runs all `tasks` at the same time, the caller's thread included, and waits for every one of them;
+    /// returns the first error in their order. A task that panics counts as one that failed. Tasks
+    /// that no thread has begun are done by the caller: a pool that is busy with long work delays
+    /// nothing, and a task of the pool may call this without waiting for itself.
+    ///
+    /// # Errors
+    /// The first error of a task.
+    pub fn run_all<T>(&self, tasks: Vec<T>) -> Result<()>
+    where
+        T: FnOnce() -> Result<()> + Send + 'static,
+    {
+        let helpers = tasks.len().saturating_sub(1);
+        let round = Arc::new(Round::new(tasks));
+        for _ in 0..helpers {
+            let round = Arc::clone(&round);
+            self.submit(move || {
+                round.run_next();
+            });
+        }
+        while round.run_next() {}
+        round.wait()
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.queue.lock().closed = true;
+        self.shared.wake.notify_all();
+        let this = std::thread::current().id();
+        for worker in self.workers.lock().drain(..) {
+            // The last handle of a database may be dropped by a task of its own pool.
+            if worker.thread().id() != this {
+                let _ = worker.join();
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self) {
+        let mut queue = self.queue.lock();
+        loop {
+            if let Some(task) = queue.tasks.pop_front() {
+                drop(queue);
+                // A task reports its own failure (see `guarded`); the thread lives on.
+                let _ = catch_unwind(AssertUnwindSafe(task));
+                queue = self.queue.lock();
+            } else if queue.closed {
+                return;
+            } else {
+                self.wake.wait(&mut queue);
+            }
+        }
+    }
+}
+
+fn guarded(task: impl FnOnce() -> Result<()>) -> Result<()> {
+    catch_unwind(AssertUnwindSafe(task)).unwrap_or_else(|panic| {
+        let what = panic
+            .downcast_ref::<&str>()
+            .map(|s| (*s).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "no message".to_owned());
+        Err(Error::new(ErrorKind::Io, format!("a background task panicked: {what}")))
+    })
+}
+
+/// Tasks that belong together, taken one by one by whoever has time, and their results.
+struct Round<T> {
+    state: Mutex<RoundState<T>>,
+    done: Condvar,
+}
+
+struct RoundState<T> {
+    waiting: std::iter::Enumerate<std::vec::IntoIter<T>>,
+    unfinished: usize,
+    first_error: Option<(usize, Error)>,
+}
+
+impl<T: FnOnce() -> Result<()>> Round<T> {
+    fn new(tasks: Vec<T>) -> Self {
+        let unfinished = tasks.len();
+        let waiting = tasks.into_iter().enumerate();
+        let state = RoundState { waiting, unfinished, first_error: None };
+        Self { state: Mutex::new(state), done: Condvar::new() }
+    }
+
+    /// Runs one task that nobody has begun; `false` if there is none.
+    fn run_next(&self) -> bool {
+        let next = self.state.lock().waiting.next();
+        let Some((n, task)) = next else { return false };
+        let result = guarded(task);
+        let mut state = self.state.lock();
+        if let Err(error) = result
+            && state.first_error.as_ref().is_none_or(|(first, _)| n < *first)
+        {
+            state.first_error = Some((n, error));
+        }
+        state.unfinished -= 1;
+        self.done.notify_all();
+        true
+    }
+
+    fn wait(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        while state.unfinished > 0 {
+            self.done.wait(&mut state);
+        }
+        state.first_error.take().map_or(Ok(()), |(_, error)| Err(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn round(pool: &Pool) -> (Result<()>, usize) {
+        let ran = Arc::new(AtomicUsize::new(0));
+        let tasks: Vec<_> = (0..5)
+            .map(|n| {
+                let ran = Arc::clone(&ran);
+                move || {
+                    ran.fetch_add(1, Ordering::SeqCst);
+                    match n {
+                        2 => Err(Error::new(ErrorKind::Io, "two failed")),
+                        3 => panic!("three panicked"),
+                        _ => Ok(()),
+                    }
+                }
+            })
+            .collect();
+        let result = pool.run_all(tasks);
+        (result, ran.load(Ordering::SeqCst))
+    }
+
+    #[test]
+    fn every_task_runs_and_the_first_error_is_returned() {
+        for threads in [0, 1, 3] {
+            let (result, ran) = round(&Pool::new(threads).unwrap());
+            assert_eq!(ran, 5);
+            assert!(result.unwrap_err().to_string().contains("two failed"));
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_task_is_an_error_and_the_pool_lives_on() {
+        let pool = Pool::new(1).unwrap();
+        let boom: fn() -> Result<()> = || panic!("boom");
+        assert!(pool.run_all(vec![boom, boom]).unwrap_err().to_string().contains("boom"));
+        let fine: fn() -> Result<()> = || Ok(());
+        assert!(pool.run_all(vec![fine, fine]).is_ok());
+    }
+
+    #[test]
+    fn a_task_of_the_pool_may_wait_for_a_round_of_its_own() {
+        let pool = Arc::new(Pool::new(1).unwrap());
+        let outer: Vec<_> = (0..3)
+            .map(|_| {
+                let pool = Arc::clone(&pool);
+                move || {
+                    let fine: fn() -> Result<()> = || Ok(());
+                    pool.run_all(vec![fine; 4])
+                }
+            })
+            .collect();
+        assert!(pool.run_all(outer).is_ok());
+    }
+
+    #[test]
+    fn closing_a_pool_finishes_what_was_given() {
+        let ran = Arc::new(AtomicUsize::new(0));
+        let pool = Pool::new(1).unwrap();
+        for _ in 0..100 {
+            let ran = Arc::clone(&ran);
+            pool.submit(move || {
+                ran.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        drop(pool);
+        assert_eq!(ran.load(Ordering::SeqCst), 100);
+    }
+}

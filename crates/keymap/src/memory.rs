@@ -1,0 +1,213 @@
+//! The keymap in memory: partitions, each with its own lock, and the watermark.
+//!
+//! Growing one partition touches no other, so a writer waits for the rewrite of a thousandth of the
+//! keymap at most. A lookup takes one shared lock for a few dozen nanoseconds.
+
+use std::array;
+use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use lithdb_env::Result;
+use lithdb_segment::{Position, SegmentId};
+use parking_lot::RwLock;
+
+use crate::partition::{Entry, Partition};
+use crate::{Candidates, KeyHash, Keymap};
+
+/// How many items of a batch are sorted by partition at a time: a few hundred for each lock.
+const BATCH_ITEMS: usize = 1 << 18;
+
+/// On a cache line of its own, so that locks of neighbours do not slow each other down.
+#[derive(Default)]
+#[repr(align(64))]
+struct Cell(RwLock<Partition>);
+
+const _: () = assert!(size_of::<Cell>() == 64);
+
+/// A keymap in memory: 14 to 19 bytes for a key, no keys in it, nothing on disk.
+pub struct MemoryKeymap {
+    cells: Box<[Cell; KeyHash::PARTITIONS]>,
+    /// The lowest segment that is alive; at least 1, so that no segment is always below it.
+    watermark: AtomicU32,
+}
+
+impl MemoryKeymap {
+    /// An empty keymap; memory is taken as keys arrive.
+    pub fn new() -> Self {
+        Self {
+            cells: Box::new(array::from_fn(|_| Cell::default())),
+            watermark: AtomicU32::new(SegmentId::FIRST.0),
+        }
+    }
+
+    #[inline]
+    #[expect(clippy::indexing_slicing, reason = "a hash's partition is below PARTITIONS")]
+    fn partition(&self, hash: KeyHash) -> &RwLock<Partition> {
+        &self.cells[hash.partition()].0
+    }
+
+    fn partitions(&self) -> impl Iterator<Item = &RwLock<Partition>> {
+        self.cells.iter().map(|cell| &cell.0)
+    }
+
+    #[inline]
+    fn watermark(&self) -> SegmentId {
+        SegmentId(self.watermark.load(Ordering::Acquire))
+    }
+
+    fn is_dead(&self, at: Position) -> bool {
+        at.segment < self.watermark()
+    }
+
+    /// Inserts where another entry looks alike: asks without the lock, decides under it, and asks
+    /// again if somebody else was faster.
+    #[cold]
+    fn insert_beside(
+        &self,
+        hash: KeyHash,
+        at: Position,
+        same_key: &mut dyn FnMut(Position) -> Result<bool>,
+    ) -> Result<()> {
+        let partition = self.partition(hash);
+        let (mut rivals, mut same, mut other) =
+            (Candidates::new(), Candidates::new(), Candidates::new());
+        self.candidates(hash, &mut rivals);
+        loop {
+            let is_new = |rival: &&Position| {
+                **rival != at && !same.contains(*rival) && !other.contains(*rival)
+            };
+            let Some(&unknown) = rivals.iter().find(is_new) else {
+                let mut partition = partition.write();
+                rivals.clear();
+                partition.find(hash.tag(), self.watermark(), &mut rivals);
+                if rivals.iter().any(|rival| is_new(&rival)) {
+                    continue;
+                }
+                let is_there = rivals.contains(&at);
+                match rivals.iter().find(|rival| same.contains(*rival)) {
+                    _ if is_there => {}
+                    Some(newer) if *newer > at => {}
+                    Some(older) => partition.replace(hash.tag(), *older, at),
+                    None => partition.add(Entry::new(hash.tag(), at), self.watermark()),
+                }
+                return Ok(());
+            };
+            match same_key(unknown) {
+                Ok(true) => same.push(unknown),
+                Ok(false) => other.push(unknown),
+                // Its segment may be gone, and with it the answer.
+                Err(_) if self.is_dead(unknown) => other.push(unknown),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Inserts what has no equal into one partition under one lock; the rest goes to `beside`.
+    fn insert_group(&self, group: &[&(KeyHash, Position)], beside: &mut Vec<(KeyHash, Position)>) {
+        let Some((first, _)) = group.first() else { return };
+        let mut partition = self.partition(*first).write();
+        let watermark = self.watermark();
+        for &&(hash, at) in group {
+            if at.segment >= watermark
+                && !partition.add_if_alone(Entry::new(hash.tag(), at), watermark)
+            {
+                beside.push((hash, at));
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        self.partitions().for_each(|partition| partition.read().check());
+    }
+
+    #[cfg(test)]
+    pub(crate) fn largest_partition_bytes(&self) -> usize {
+        self.partitions().map(|partition| partition.read().memory_bytes()).max().unwrap()
+    }
+}
+
+impl Keymap for MemoryKeymap {
+    fn insert(
+        &self,
+        hash: KeyHash,
+        at: Position,
+        same_key: &mut dyn FnMut(Position) -> Result<bool>,
+    ) -> Result<()> {
+        let watermark = self.watermark();
+        if at.segment < watermark {
+            return Ok(());
+        }
+        let entry = Entry::new(hash.tag(), at);
+        let added = self.partition(hash).write().add_if_alone(entry, watermark);
+        if added { Ok(()) } else { self.insert_beside(hash, at, same_key) }
+    }
+
+    fn insert_batch(
+        &self,
+        items: &[(KeyHash, Position)],
+        same_key: &mut dyn FnMut(Position, Position) -> Result<bool>,
+    ) -> Result<()> {
+        let mut beside = Vec::new();
+        for items in items.chunks(BATCH_ITEMS) {
+            let mut sorted: Vec<_> = items.iter().collect();
+            sorted.sort_unstable_by_key(|(hash, _)| *hash);
+            for group in sorted.chunk_by(|(a, _), (b, _)| a.partition() == b.partition()) {
+                self.insert_group(group, &mut beside);
+            }
+            for (hash, at) in beside.drain(..) {
+                self.insert_beside(hash, at, &mut |old| same_key(at, old))?;
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn candidates(&self, hash: KeyHash, out: &mut Candidates) {
+        out.clear();
+        let partition = self.partition(hash).read();
+        partition.find(hash.tag(), self.watermark(), out);
+    }
+
+    fn raise_watermark(&self, lowest: SegmentId) {
+        self.watermark.fetch_max(lowest.0, Ordering::AcqRel);
+    }
+
+    fn entries(&self) -> usize {
+        self.partitions().map(|partition| partition.read().len()).sum()
+    }
+
+    fn memory_bytes(&self) -> usize {
+        let slots: usize =
+            self.partitions().map(|partition| partition.read().memory_bytes()).sum();
+        size_of::<Self>() + size_of_val(&*self.cells) + slots
+    }
+
+    fn reserve(&self, additional_keys: usize) {
+        if additional_keys == 0 {
+            return;
+        }
+        // Three standard deviations above the mean share, so that few partitions fall short.
+        let mean = additional_keys.div_ceil(KeyHash::PARTITIONS);
+        let share = mean + 3 * mean.isqrt();
+        for partition in self.partitions() {
+            partition.write().reserve(share, self.watermark());
+        }
+    }
+}
+
+impl Default for MemoryKeymap {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryKeymap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryKeymap")
+            .field("entries", &self.entries())
+            .field("memory_bytes", &self.memory_bytes())
+            .field("watermark", &self.watermark())
+            .finish()
+    }
+}

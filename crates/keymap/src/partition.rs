@@ -1,0 +1,227 @@
+//! One partition of the keymap in memory: an open-addressing table of 12-byte entries.
+//!
+//! An entry's home slot grows with its tag, so the whole table can be kept in the order of tags
+//! (newest first among equal ones). Invariants:
+//!
+//! - no empty slot lies between an entry and its home;
+//! - the entries, read from front to back, are ordered by tag, then by falling position;
+//! - nothing wraps around: a tail behind the last home takes what is pushed over the end, and the
+//!   table is rewritten when that is full.
+//!
+//! So a lookup is one multiplication and a short scan of neighbours, and a rewrite one pass that
+//! reads and writes in order.
+
+use lithdb_segment::{Position, SegmentId};
+
+use crate::Candidates;
+
+/// Rewritten at a load of `FULL.0 / FULL.1` to one of `FRESH.0 / FRESH.1`: 14.1 to 18.5 bytes a key.
+const FULL: (usize, usize) = (17, 20);
+const FRESH: (usize, usize) = (13, 20);
+const MIN_CAPACITY: usize = 8;
+
+/// What the table stores of a key. `segment` 0 marks an empty slot, whose tag is then the highest,
+/// so that a scan for anything lower stops there without a test of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry {
+    tag: u32,
+    segment: u32,
+    offset: u32,
+}
+
+const _: () = assert!(size_of::<Entry>() == 12);
+
+const EMPTY: Entry = Entry { tag: u32::MAX, segment: 0, offset: 0 };
+
+impl Entry {
+    pub(crate) const fn new(tag: u32, at: Position) -> Self {
+        Self { tag, segment: at.segment.0, offset: at.offset }
+    }
+
+    pub(crate) const fn at(&self) -> Position {
+        Position::new(SegmentId(self.segment), self.offset)
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.segment == 0
+    }
+
+    /// Whether this is an entry that the watermark, which is at least 1, has not passed.
+    const fn is_live(&self, watermark: SegmentId) -> bool {
+        self.segment >= watermark.0
+    }
+
+    const fn has_tag(&self, tag: u32) -> bool {
+        self.tag == tag && !self.is_empty()
+    }
+
+    /// Whether this slot, met in a scan for the place of `entry`, is to stay in front of it.
+    fn precedes(&self, entry: &Self) -> bool {
+        self.tag < entry.tag || (self.has_tag(entry.tag) && self.at() > entry.at())
+    }
+}
+
+/// The table. It has no lock of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Partition {
+    /// `capacity` home slots and the tail.
+    slots: Vec<Entry>,
+    capacity: usize,
+    len: usize,
+}
+
+impl Partition {
+    /// Number of entries, dead ones included.
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes allocated for the slots.
+    pub(crate) const fn memory_bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<Entry>()
+    }
+
+    /// Adds to `out` all live positions with this tag, newest first.
+    #[inline]
+    pub(crate) fn find(&self, tag: u32, watermark: SegmentId, out: &mut Candidates) {
+        for entry in self.run(tag).filter(|entry| entry.is_live(watermark)) {
+            out.push(entry.at());
+        }
+    }
+
+    /// Adds an entry unless a live one has its tag: then it returns false and changes nothing.
+    pub(crate) fn add_if_alone(&mut self, entry: Entry, watermark: SegmentId) -> bool {
+        let mut dead = false;
+        for rival in self.run(entry.tag) {
+            if rival.is_live(watermark) {
+                return false;
+            }
+            dead = true;
+        }
+        match self.lowest_of_run_mut(entry.tag) {
+            // All with this tag are dead, so lower: the first of them may become this one.
+            Some(place) if dead => *place = entry,
+            _ => self.add(entry, watermark),
+        }
+        true
+    }
+
+    /// Adds an entry beside all others.
+    pub(crate) fn add(&mut self, entry: Entry, watermark: SegmentId) {
+        if (self.len + 1) * FULL.1 > self.capacity * FULL.0 || !self.place(entry) {
+            self.grow(watermark);
+            let placed = self.place(entry);
+            debug_assert!(placed, "a fresh table has room");
+        }
+    }
+
+    /// Replaces the entry with this tag at `old` by a higher position.
+    pub(crate) fn replace(&mut self, tag: u32, old: Position, new: Position) {
+        let (old, new) = (Entry::new(tag, old), Entry::new(tag, new));
+        debug_assert!(old.at() < new.at());
+        let from = self.home(tag);
+        let Some(slots) = self.slots.get_mut(from..) else { return };
+        let to = slots.iter().take_while(|slot| slot.precedes(&new)).count();
+        let Some(found) = slots.iter().position(|slot| *slot == old) else { return };
+        if let Some(moved) = slots.get_mut(to..=found) {
+            moved.rotate_right(1);
+        }
+        if let Some(place) = slots.get_mut(to) {
+            *place = new;
+        }
+    }
+
+    /// Makes room for `additional` keys.
+    pub(crate) fn reserve(&mut self, additional: usize, watermark: SegmentId) {
+        let capacity = (self.len + additional) * FULL.1 / FULL.0 + 1;
+        if capacity > self.capacity {
+            self.rewrite(capacity.max(MIN_CAPACITY), watermark);
+        }
+    }
+
+    /// The entries with this tag, newest first.
+    #[inline]
+    fn run(&self, tag: u32) -> impl Iterator<Item = &Entry> {
+        let slots = self.slots.get(self.home(tag)..).unwrap_or_default();
+        slots.iter().skip_while(move |slot| slot.tag < tag).take_while(move |slot| slot.has_tag(tag))
+    }
+
+    fn lowest_of_run_mut(&mut self, tag: u32) -> Option<&mut Entry> {
+        let from = self.home(tag);
+        self.slots.get_mut(from..)?.iter_mut().find(|slot| slot.tag >= tag)
+    }
+
+    /// The slot where the search for a tag begins: below the capacity, and monotone in the tag.
+    #[inline]
+    const fn home(&self, tag: u32) -> usize {
+        home(tag, self.capacity)
+    }
+
+    /// Puts an entry into its place in the order, moving what follows up to the next empty slot.
+    /// False, and nothing changed, if there is none.
+    fn place(&mut self, entry: Entry) -> bool {
+        let from = self.home(entry.tag);
+        let Some(slots) = self.slots.get_mut(from..) else { return false };
+        let to = slots.iter().take_while(|slot| slot.precedes(&entry)).count();
+        let Some(slots) = slots.get_mut(to..) else { return false };
+        let Some(gap) = slots.iter().position(Entry::is_empty) else { return false };
+        slots.copy_within(..gap, 1);
+        if let Some(place) = slots.first_mut() {
+            *place = entry;
+            self.len += 1;
+        }
+        true
+    }
+
+    /// Rewrites the table for one more entry, by the number that still live.
+    #[cold]
+    fn grow(&mut self, watermark: SegmentId) {
+        let live = self.slots.iter().filter(|entry| entry.is_live(watermark)).count();
+        let fresh = ((live + 1) * FRESH.1 / FRESH.0 + 1).max(MIN_CAPACITY);
+        // Without dead entries only a full tail gets here below the full load: keep what was
+        // reserved, the rewrite lengthens the tail.
+        let capacity = if live < self.len { fresh } else { fresh.max(self.capacity) };
+        self.rewrite(capacity, watermark);
+    }
+
+    /// Moves the live entries to a table of `capacity` home slots.
+    fn rewrite(&mut self, capacity: usize, watermark: SegmentId) {
+        let spare = (capacity / 16).clamp(4, 32);
+        let mut slots: Vec<Entry> = Vec::with_capacity(capacity + spare);
+        let mut len = 0;
+        for entry in self.slots.iter().filter(|entry| entry.is_live(watermark)) {
+            let home = home(entry.tag, capacity);
+            if slots.len() < home {
+                slots.resize(home, EMPTY);
+            }
+            slots.push(*entry);
+            len += 1;
+        }
+        // Tags that crowd at the end can need a long tail; a share of it more keeps rewrites rare.
+        let overflow = slots.len().saturating_sub(capacity);
+        let total = (capacity + spare).max(slots.len() + overflow / 4 + 4);
+        slots.reserve_exact(total - slots.len());
+        slots.resize(total, EMPTY);
+        *self = Self { slots, capacity, len };
+    }
+
+    /// The slots as they lie, for tests of the invariants.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        let entries = self.slots.iter().filter(|slot| !slot.is_empty());
+        let keys: Vec<_> = entries.map(|e| (e.tag, std::cmp::Reverse(e.at()))).collect();
+        assert!(keys.is_sorted(), "the entries are out of order");
+        assert_eq!(keys.len(), self.len);
+        for (i, slot) in self.slots.iter().enumerate().filter(|(_, slot)| !slot.is_empty()) {
+            let home = self.home(slot.tag);
+            assert!(self.slots[home..i].iter().all(|s| !s.is_empty()), "a gap before slot {i}");
+        }
+        assert!(self.slots.len() >= self.capacity);
+    }
+}
+
+#[inline]
+const fn home(tag: u32, capacity: usize) -> usize {
+    // A capacity of 2^32 slots, 48 GiB for one partition, is where the product would overflow.
+    ((tag as u64 * capacity as u64) >> u32::BITS) as usize
+}

@@ -1,0 +1,101 @@
+//! Names for numbers: segments, shards, positions, addresses. Nothing here touches bytes.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The number of a segment within its table. Never used twice in a table; 0 is no segment.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct SegmentId(pub u32);
+
+impl SegmentId {
+    /// No segment: the predecessor of a table's first segment, the successor of its newest.
+    pub const NONE: Self = Self(0);
+    /// The lowest id a segment can have.
+    pub const FIRST: Self = Self(1);
+
+    /// Whether this names a segment at all.
+    pub const fn is_some(self) -> bool {
+        self.0 != 0
+    }
+
+    /// The next id, unless the ids are used up.
+    pub const fn next(self) -> Option<Self> {
+        match self.0.checked_add(1) {
+            Some(id) => Some(Self(id)),
+            None => None,
+        }
+    }
+}
+
+impl fmt::Display for SegmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The number of a value file within its segment.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct ShardId(pub u16);
+
+impl ShardId {
+    /// Not a value file: the value stands in the key file, behind its record's key.
+    pub const INLINE: Self = Self(u16::MAX);
+    /// The most value files a segment can have.
+    pub const MAX_SHARDS: u16 = 1024;
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::INLINE => f.write_str("inline"),
+            Self(n) => n.fmt(f),
+        }
+    }
+}
+
+/// Where a record stands: its segment, and its offset in that segment's key file in bytes. The order
+/// of positions is the write order of the table.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+pub struct Position {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Offset of the record in the key file, in bytes.
+    pub offset: u32,
+}
+
+impl Position {
+    /// The position `offset` bytes into the key file of `segment`.
+    pub const fn new(segment: SegmentId, offset: u32) -> Self {
+        Self { segment, offset }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.segment, self.offset)
+    }
+}
+
+/// Where a value's bytes are and what they must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// The segment.
+    pub segment: SegmentId,
+    /// The value file, or [`ShardId::INLINE`] for the key file.
+    pub shard: ShardId,
+    /// Offset of the first byte in that file.
+    pub offset: u64,
+    /// Number of bytes.
+    pub len_bytes: u32,
+    /// crc32c of these bytes.
+    pub checksum: u32,
+}

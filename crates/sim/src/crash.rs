@@ -1,0 +1,254 @@
+//! Crashes: from the durable images and the unsynced operations to one file system that may be found
+//! afterwards.
+//!
+//! The operations of all files and directories are decided in order of issue, each on its own, but:
+//! operations on one name happen in their order (a lost one takes the later ones on that name with
+//! it), a rename happens in both its directories or in none, a directory is not removed while what
+//! happened in it is lost, and no rename moves a file into a directory that is gone. So a rename
+//! neither doubles nor loses what it moves.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::choice::{Choice, SeededChoice};
+use crate::dir::{DirChange, DirNode, Entries, Place};
+use crate::fate::Fate;
+use crate::fs::SimFs;
+use crate::inode::{Body, FileChange, FileNode, Ino, Node};
+use crate::space::blocks_of;
+use crate::tree::{ROOT, Tree};
+
+/// Which of the images that a crash may leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CrashImage {
+    /// Everything unsynced is lost.
+    Nothing,
+    /// Everything is kept.
+    Everything,
+    /// The first so many unsynced operations, in order of issue, are kept whole; the rest is lost.
+    Prefix(usize),
+    /// The unsynced operation of this number (from 0) is kept alone. An operation on names keeps the
+    /// earlier ones on the same names, without which it could not have happened.
+    EachAlone(usize),
+    /// Operations on names and lengths are kept; written data is not: what it added reads as zeros.
+    LengthWithoutData,
+    /// Random, reproduced by the seed.
+    Seeded(u64),
+}
+
+impl SimFs {
+    /// The file system that is found after a crash, as `choice` decides. This one is dead from now on,
+    /// but may be crashed again with other choices.
+    pub fn crash(&self, choice: &mut dyn Choice) -> Self {
+        self.crash_by(&mut |_, op| match op {
+            Pending::File { change, len } => Fate::of_file(choice, change, len),
+            Pending::Name => Fate::of_name(choice),
+        })
+    }
+
+    /// The file system that is found after a crash that leaves `image`; see [`crash`](Self::crash).
+    pub fn crash_with(&self, image: &CrashImage) -> Self {
+        let keep = |kept: bool| if kept { Fate::Kept } else { Fate::Lost };
+        match *image {
+            CrashImage::Nothing => self.crash_by(&mut |_, _| Fate::Lost),
+            CrashImage::Everything => self.crash_by(&mut |_, _| Fate::Kept),
+            CrashImage::Prefix(count) => self.crash_by(&mut |n, _| keep(n < count)),
+            CrashImage::EachAlone(alone) => {
+                let needed = self.state().tree.needed_by(alone);
+                self.crash_by(&mut |n, _| keep(needed.contains(&n)))
+            }
+            CrashImage::LengthWithoutData => self.crash_by(&mut |_, op| match op {
+                Pending::File { change: FileChange::Write { .. }, .. } => Fate::LENGTH_WITHOUT_DATA,
+                Pending::File { .. } | Pending::Name => Fate::Kept,
+            }),
+            CrashImage::Seeded(seed) => self.crash(&mut SeededChoice::new(seed)),
+        }
+    }
+
+    /// How many operations a crash could lose. `Prefix` and `EachAlone` number them.
+    pub fn unsynced_ops(&self) -> usize {
+        self.state().tree.pending().len()
+    }
+
+    fn crash_by(&self, decide: &mut Decide<'_>) -> Self {
+        let mut state = self.state();
+        state.faults.die();
+        state.locks.release_all();
+        let tree = Wreck::new(&state.tree).salvage(decide);
+        Self::from_tree(tree, state.faults.after_crash())
+    }
+}
+
+/// What a fate is asked for.
+enum Pending<'a> {
+    File { change: &'a FileChange, len: usize },
+    Name,
+}
+
+type Decide<'a> = dyn FnMut(usize, Pending<'_>) -> Fate + 'a;
+
+enum Op<'a> {
+    File(Ino, &'a FileChange),
+    Name(&'a DirChange),
+}
+
+impl Tree {
+    /// The unsynced operations in order of issue, but for those on files that no crash brings back.
+    fn pending(&self) -> Vec<Op<'_>> {
+        let referenced = self.referenced();
+        let mut ops = BTreeMap::new();
+        for (ino, node) in self.nodes.iter().filter(|(ino, _)| referenced.contains(ino)) {
+            match &node.body {
+                Body::File(file) => {
+                    ops.extend(file.log.iter().map(|op| (op.seq, Op::File(*ino, &op.change))));
+                }
+                // A rename between directories is in two logs and counts once.
+                Body::Dir(dir) => {
+                    ops.extend(dir.log.iter().map(|op| (op.seq, Op::Name(&op.change))));
+                }
+            }
+        }
+        ops.into_values().collect()
+    }
+
+    /// The operation of number `alone` and, if it is one on names, what must have happened before it.
+    fn needed_by(&self, alone: usize) -> BTreeSet<usize> {
+        let ops = self.pending();
+        let mut needed = BTreeSet::from([alone]);
+        let Some(Op::Name(change)) = ops.get(alone) else { return needed };
+        let mut places: BTreeSet<&Place> = change.places().collect();
+        for (n, op) in ops.iter().enumerate().take(alone).rev() {
+            if let Op::Name(change) = op
+                && change.places().any(|place| places.contains(place))
+            {
+                needed.insert(n);
+                places.extend(change.places());
+            }
+        }
+        needed
+    }
+}
+
+/// A file system on the way from its durable image to what is found after the crash.
+struct Wreck<'a> {
+    tree: &'a Tree,
+    dirs: BTreeMap<Ino, Entries>,
+    files: BTreeMap<Ino, Vec<u8>>,
+    /// Names whose last operations are lost.
+    blocked: BTreeSet<Place>,
+}
+
+impl<'a> Wreck<'a> {
+    fn new(tree: &'a Tree) -> Self {
+        let (mut dirs, mut files) = (BTreeMap::new(), BTreeMap::new());
+        for (ino, node) in &tree.nodes {
+            match &node.body {
+                Body::Dir(dir) => drop(dirs.insert(*ino, dir.durable.clone())),
+                Body::File(file) => drop(files.insert(*ino, file.durable.clone())),
+            }
+        }
+        Self { tree, dirs, files, blocked: BTreeSet::new() }
+    }
+
+    fn salvage(mut self, decide: &mut Decide<'_>) -> Tree {
+        let tree = self.tree;
+        for (n, op) in tree.pending().into_iter().enumerate() {
+            match op {
+                Op::File(ino, change) => {
+                    let Some(image) = self.files.get_mut(&ino) else { continue };
+                    decide(n, Pending::File { change, len: image.len() }).apply(change, image);
+                }
+                Op::Name(change) => {
+                    let kept = self.is_possible(change)
+                        && decide(n, Pending::Name) != Fate::Lost
+                        && self.apply(change);
+                    if !kept {
+                        self.blocked.extend(change.places().cloned());
+                    }
+                }
+            }
+        }
+        self.rebuild()
+    }
+
+    /// Whether what went before on the same names, and in a removed directory, was kept.
+    fn is_possible(&self, change: &DirChange) -> bool {
+        let removed = match change {
+            DirChange::Unlink { ino, .. } => Some(ino),
+            DirChange::Link { .. } | DirChange::Rename { .. } => None,
+        };
+        !change.places().any(|place| self.blocked.contains(place))
+            && !self.blocked.iter().any(|(dir, _)| Some(dir) == removed)
+    }
+
+    /// Applies a change, or nothing of it if it would move something out of the tree.
+    fn apply(&mut self, change: &DirChange) -> bool {
+        let crossing = match change {
+            DirChange::Rename { from, to, .. } if from.0 != to.0 => Some((from.0, to.0)),
+            DirChange::Rename { .. } | DirChange::Link { .. } | DirChange::Unlink { .. } => None,
+        };
+        let Some((from, to)) = crossing else {
+            for (dir, _) in change.places().take(1) {
+                change.apply(*dir, self.dirs.entry(*dir).or_default());
+            }
+            return true;
+        };
+        let before = [from, to].map(|dir| (dir, self.dirs.get(&dir).cloned().unwrap_or_default()));
+        let was_reachable = self.reachable().contains(&from);
+        for dir in [from, to] {
+            change.apply(dir, self.dirs.entry(dir).or_default());
+        }
+        if was_reachable && !self.reachable().contains(&to) {
+            self.dirs.extend(before);
+            return false;
+        }
+        true
+    }
+
+    fn reachable(&self) -> BTreeSet<Ino> {
+        let mut seen = BTreeSet::from([ROOT]);
+        let mut work = vec![ROOT];
+        while let Some(dir) = work.pop() {
+            let children = self.dirs.get(&dir).into_iter().flat_map(Entries::values);
+            work.extend(children.filter(|child| seen.insert(**child)));
+        }
+        seen
+    }
+
+    /// The tree whose live and durable images are what was salvaged.
+    fn rebuild(mut self) -> Tree {
+        let mut nodes = BTreeMap::new();
+        let reachable = self.reachable();
+        let mut links: BTreeMap<Ino, u64> = BTreeMap::from([(ROOT, 1)]);
+        for entries in self.dirs.iter().filter(|(dir, _)| reachable.contains(dir)).map(|(_, e)| e) {
+            for ino in entries.values() {
+                *links.entry(*ino).or_default() += 1;
+            }
+        }
+        for (ino, links) in links {
+            let body = match (self.dirs.remove(&ino), self.files.remove(&ino)) {
+                (Some(entries), _) => Body::Dir(DirNode {
+                    live: entries.clone(),
+                    durable: entries,
+                    ..DirNode::default()
+                }),
+                (None, Some(bytes)) => Body::File(self.settle(ino, bytes)),
+                (None, None) => continue,
+            };
+            nodes.insert(ino, Node { links, open: 0, body });
+        }
+        self.tree.with_nodes(nodes)
+    }
+
+    /// A file with `bytes` that keeps the space it had within its length.
+    fn settle(&self, ino: Ino, bytes: Vec<u8>) -> FileNode {
+        let old = self.tree.node(ino).and_then(Node::file);
+        let (mut extents, old_len) =
+            old.map_or_else(|_| Default::default(), |f| (f.extents.clone(), f.live.len() as u64));
+        let len = bytes.len() as u64;
+        extents.cut(len.div_ceil(crate::space::BLOCK_BYTES));
+        if len > old_len {
+            extents.insert(blocks_of(old_len, len - old_len));
+        }
+        FileNode::settled(bytes, extents)
+    }
+}

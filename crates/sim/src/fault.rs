@@ -1,0 +1,233 @@
+//! Which operation fails, and how; and when the file system dies.
+//!
+//! Every operation passes [`Faults::op`] or [`Faults::read`] before it does anything. A failed
+//! operation counts like any other, so that "the n-th" means the same in every run.
+
+use std::io;
+
+use crate::errno::{EINTR, EIO, EMFILE, ENOSPC, crashed, errno};
+use crate::trace::OpKind;
+
+/// What becomes of the pages that a failed sync could not write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pages {
+    /// The kernel throws them away: reads see the durable bytes again, and zeros where there are none.
+    /// The length stays. (Of a directory: nothing is lost, a later sync may succeed.)
+    Lost,
+    /// The kernel marks them clean: reads go on seeing them, a later sync succeeds without writing
+    /// them, and a crash loses them. (Of a directory: from now on its syncs succeed without doing
+    /// anything, and a crash may lose what they were asked to keep.)
+    ReadableAndClean,
+}
+
+/// How an operation fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The device refuses (`EIO`). Applies to every operation; a refused sync leaves everything unsynced
+    /// and may be repeated.
+    Eio,
+    /// No space (`ENOSPC`). Applies to every mutating operation but removals.
+    NoSpace,
+    /// A signal came (`EINTR`). Applies to `read_at` and `write_at`; a sticky one hits every other.
+    Interrupted,
+    /// Half of the bytes are transferred, at least one. Applies to `read_at` and `write_at` of more than
+    /// one byte.
+    ShortWrite,
+    /// The process has too many open files (`EMFILE`). Applies to create, open, list, locks and directory
+    /// syncs.
+    TooManyFiles,
+    /// A sync reports an error, and does not stay the same (see [`Pages`]). Applies to the three syncs.
+    FailedSync {
+        /// What becomes of the unwritten pages.
+        pages: Pages,
+    },
+}
+
+/// An operation that changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReadKind {
+    Open,
+    List,
+    Metadata,
+    Lock,
+    ReadAt,
+    Map,
+    Other,
+}
+
+/// How an operation that passed goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Go,
+    /// Transfer at most so many bytes.
+    AtMost(usize),
+    /// Fail this sync.
+    FailSync(Pages),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Planned {
+    at: u64,
+    fault: Fault,
+    sticky: bool,
+    interrupted_last: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    ops: u64,
+    reads: u64,
+    hits: u64,
+    dead: bool,
+    crash_at: Option<u64>,
+    op_plans: Vec<Planned>,
+    read_plans: Vec<Planned>,
+    short: bool,
+    transfers: usize,
+}
+
+const SHORT_BYTES: [usize; 6] = [1, 512, 7, 100, 3, 256];
+
+impl Fault {
+    fn applies_to_op(self, kind: OpKind, len: usize) -> bool {
+        match self {
+            Self::Eio => true,
+            Self::NoSpace => !matches!(kind, OpKind::RemoveFile | OpKind::RemoveDir),
+            Self::Interrupted => kind == OpKind::Write,
+            Self::ShortWrite => kind == OpKind::Write && len > 1,
+            Self::TooManyFiles => matches!(kind, OpKind::CreateNew | OpKind::SyncDir),
+            Self::FailedSync { .. } => {
+                matches!(kind, OpKind::SyncData | OpKind::SyncAll | OpKind::SyncDir)
+            }
+        }
+    }
+
+    fn applies_to_read(self, kind: ReadKind, len: usize) -> bool {
+        match self {
+            Self::Eio => true,
+            Self::NoSpace | Self::FailedSync { .. } => false,
+            Self::Interrupted => kind == ReadKind::ReadAt,
+            Self::ShortWrite => kind == ReadKind::ReadAt && len > 1,
+            Self::TooManyFiles => {
+                matches!(kind, ReadKind::Open | ReadKind::List | ReadKind::Lock)
+            }
+        }
+    }
+
+    fn strike(self, len: usize) -> io::Result<Verdict> {
+        match self {
+            Self::Eio => Err(errno(EIO)),
+            Self::NoSpace => Err(errno(ENOSPC)),
+            Self::Interrupted => Err(errno(EINTR)),
+            Self::TooManyFiles => Err(errno(EMFILE)),
+            Self::ShortWrite => Ok(Verdict::AtMost((len / 2).max(1))),
+            Self::FailedSync { pages } => Ok(Verdict::FailSync(pages)),
+        }
+    }
+}
+
+/// The fault that strikes now, taken out of the plans unless it stays.
+fn due(plans: &mut Vec<Planned>, now: u64, applies: impl Fn(Fault) -> bool) -> Option<Fault> {
+    for (n, plan) in plans.iter_mut().enumerate() {
+        if plan.at > now || !applies(plan.fault) {
+            continue;
+        }
+        let fault = plan.fault;
+        if !plan.sticky {
+            plans.remove(n);
+        } else if fault == Fault::Interrupted {
+            plan.interrupted_last = !plan.interrupted_last;
+            if !plan.interrupted_last {
+                continue;
+            }
+        }
+        return Some(fault);
+    }
+    None
+}
+
+impl Faults {
+    /// What a file system after a crash inherits: the habit of short transfers.
+    pub(crate) fn after_crash(&self) -> Self {
+        Self { short: self.short, ..Self::default() }
+    }
+
+    pub(crate) fn alive(&self) -> io::Result<()> {
+        let reached = self.crash_at.is_some_and(|at| self.ops >= at);
+        if self.dead || reached { Err(crashed()) } else { Ok(()) }
+    }
+
+    pub(crate) fn die(&mut self) {
+        self.dead = true;
+    }
+
+    /// Lets a mutating operation pass, or not. `len` is the number of bytes of a write.
+    pub(crate) fn op(&mut self, kind: OpKind, len: usize) -> io::Result<Verdict> {
+        self.alive()?;
+        self.ops += 1;
+        if let Some(fault) = due(&mut self.op_plans, self.ops, |f| f.applies_to_op(kind, len)) {
+            self.hits += 1;
+            return fault.strike(len);
+        }
+        if kind == OpKind::Write { self.transfer(len) } else { Ok(Verdict::Go) }
+    }
+
+    /// Lets a reading operation pass, or not.
+    pub(crate) fn read(&mut self, kind: ReadKind, len: usize) -> io::Result<Verdict> {
+        self.alive()?;
+        self.reads += 1;
+        if let Some(fault) = due(&mut self.read_plans, self.reads, |f| f.applies_to_read(kind, len))
+        {
+            self.hits += 1;
+            return fault.strike(len);
+        }
+        if kind == ReadKind::ReadAt { self.transfer(len) } else { Ok(Verdict::Go) }
+    }
+
+    fn transfer(&mut self, len: usize) -> io::Result<Verdict> {
+        if !self.short || len == 0 {
+            return Ok(Verdict::Go);
+        }
+        self.transfers += 1;
+        if self.transfers.is_multiple_of(5) {
+            return Err(errno(EINTR));
+        }
+        let at_most = SHORT_BYTES.get(self.transfers % SHORT_BYTES.len()).copied().unwrap_or(1);
+        Ok(Verdict::AtMost(at_most))
+    }
+
+    pub(crate) fn ops(&self) -> u64 {
+        self.ops
+    }
+
+    pub(crate) fn reads(&self) -> u64 {
+        self.reads
+    }
+
+    pub(crate) fn hits(&self) -> u64 {
+        self.hits
+    }
+
+    pub(crate) fn crash_after(&mut self, n: u64) {
+        self.crash_at = Some(self.ops.saturating_add(n));
+    }
+
+    pub(crate) fn fail_op(&mut self, n: u64, fault: Fault, sticky: bool) {
+        let at = self.ops.saturating_add(n.max(1));
+        self.op_plans.push(Planned { at, fault, sticky, interrupted_last: false });
+    }
+
+    pub(crate) fn fail_read(&mut self, n: u64, fault: Fault, sticky: bool) {
+        let at = self.reads.saturating_add(n.max(1));
+        self.read_plans.push(Planned { at, fault, sticky, interrupted_last: false });
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.op_plans.clear();
+        self.read_plans.clear();
+    }
+
+    pub(crate) fn set_short(&mut self, on: bool) {
+        self.short = on;
+    }
+}

@@ -1,0 +1,176 @@
+//! Handles: open files and mappings. They hold their inode, whatever becomes of its names.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lithdb_env::{File, Map};
+
+use crate::errno::{EBADF, EINVAL, EIO, errno};
+use crate::fault::{ReadKind, Verdict};
+use crate::fs::{SimFs, State};
+use crate::inode::Ino;
+use crate::trace::OpKind;
+
+/// Holds an inode; made by whoever called `Tree::hold`.
+#[derive(Debug)]
+struct Held {
+    fs: SimFs,
+    ino: Ino,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.fs.state().tree.release(self.ino);
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct SimFile {
+    held: Held,
+    path: Arc<Path>,
+    writable: bool,
+}
+
+impl SimFile {
+    pub(crate) fn new(fs: SimFs, ino: Ino, path: Arc<Path>, writable: bool) -> Self {
+        Self { held: Held { fs, ino }, path, writable }
+    }
+
+    /// One mutating operation: passes the faults, works, is traced.
+    fn mutate<T>(
+        &self,
+        kind: OpKind,
+        len: usize,
+        work: impl FnOnce(&mut State, Verdict) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut state = self.held.fs.state();
+        let verdict = state.faults.op(kind, len)?;
+        let done = work(&mut state, verdict)?;
+        state.trace.push(kind, &self.path);
+        Ok(done)
+    }
+
+    fn sync(&self, kind: OpKind) -> io::Result<()> {
+        self.mutate(kind, 0, |state, verdict| {
+            let seq = state.tree.next_seq();
+            let file = state.tree.node_mut(self.held.ino)?.file_mut()?;
+            if let Verdict::FailSync(pages) = verdict {
+                file.fail_sync(seq, pages);
+                return Err(errno(EIO));
+            }
+            file.sync();
+            Ok(())
+        })
+    }
+
+    fn need_writable(&self, code: i32) -> io::Result<()> {
+        if self.writable { Ok(()) } else { Err(errno(code)) }
+    }
+}
+
+fn limit(verdict: Verdict, len: usize) -> usize {
+    match verdict {
+        Verdict::AtMost(at_most) => len.min(at_most),
+        Verdict::Go | Verdict::FailSync(_) => len,
+    }
+}
+
+impl File for SimFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut state = self.held.fs.state();
+        let verdict = state.faults.read(ReadKind::ReadAt, buf.len())?;
+        let file = state.tree.node(self.held.ino)?.file()?;
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let rest = file.live.get(start..).unwrap_or_default();
+        let len = limit(verdict, buf.len()).min(rest.len());
+        if let (Some(to), Some(from)) = (buf.get_mut(..len), rest.get(..len)) {
+            to.copy_from_slice(from);
+        }
+        Ok(len)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        self.mutate(OpKind::Write, buf.len(), |state, verdict| {
+            self.need_writable(EBADF)?;
+            let part = buf.get(..limit(verdict, buf.len())).unwrap_or(buf);
+            state.tree.write(self.held.ino, offset, part)
+        })
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.sync(OpKind::SyncData)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.sync(OpKind::SyncAll)
+    }
+
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.mutate(OpKind::SetLen, 0, |state, _| {
+            self.need_writable(EINVAL)?;
+            state.tree.set_len(self.held.ino, len_bytes)
+        })
+    }
+
+    fn allocate(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
+        self.mutate(OpKind::Allocate, 0, |state, _| {
+            if len_bytes == 0 {
+                return Ok(());
+            }
+            self.need_writable(EBADF)?;
+            state.tree.reserve(self.held.ino, offset, len_bytes)
+        })
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        let state = self.held.fs.state();
+        state.faults.alive()?;
+        Ok(state.tree.node(self.held.ino)?.file()?.live.len() as u64)
+    }
+
+    fn links(&self) -> io::Result<u64> {
+        let state = self.held.fs.state();
+        state.faults.alive()?;
+        Ok(state.tree.node(self.held.ino)?.links)
+    }
+
+    fn map(&self, len_bytes: u64) -> io::Result<Arc<dyn Map>> {
+        let fs = self.held.fs.clone();
+        let mut state = fs.state();
+        state.faults.read(ReadKind::Map, 0)?;
+        state.tree.hold(self.held.ino);
+        drop(state);
+        Ok(Arc::new(SimMap { held: Held { fs, ino: self.held.ino }, len_bytes }))
+    }
+
+    fn start_writeback(&self, _offset: u64, _len_bytes: u64) -> io::Result<()> {
+        self.held.fs.state().faults.alive()
+    }
+}
+
+/// A mapping: a copy of the live bytes at the time they are asked for.
+#[derive(Debug)]
+struct SimMap {
+    held: Held,
+    len_bytes: u64,
+}
+
+impl Map for SimMap {
+    /// `None` also where a real mapping would raise SIGBUS, and after a crash.
+    fn bytes(&self, offset: u64, len: usize) -> Option<Bytes> {
+        let end = offset.checked_add(len as u64).filter(|end| *end <= self.len_bytes)?;
+        let state = self.held.fs.state();
+        state.faults.alive().ok()?;
+        let file = state.tree.node(self.held.ino).ok()?.file().ok()?;
+        let range = usize::try_from(offset).ok()?..usize::try_from(end).ok()?;
+        file.live.get(range).map(Bytes::copy_from_slice)
+    }
+
+    fn len(&self) -> u64 {
+        self.len_bytes
+    }
+
+    fn will_read(&self, _offset: u64, _len_bytes: u64) {}
+}

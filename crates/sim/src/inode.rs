@@ -1,0 +1,141 @@
+//! An inode: a file's two images and what lies between them, or a directory (see `dir.rs`).
+//!
+//! Invariant, while no sync has failed: `durable` with `log` applied in order is `live`. A failed sync
+//! breaks it on purpose.
+
+use std::io;
+
+use crate::dir::DirNode;
+use crate::errno::{EISDIR, ENOTDIR, errno};
+use crate::fault::Pages;
+use crate::space::Extents;
+
+/// The number of an inode; never used twice in one line of crashes.
+pub(crate) type Ino = u64;
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// Live names.
+    pub(crate) links: u64,
+    /// Handles, mappings and locks that hold it.
+    pub(crate) open: usize,
+    pub(crate) body: Body,
+}
+
+#[derive(Debug)]
+pub(crate) enum Body {
+    File(FileNode),
+    Dir(DirNode),
+}
+
+impl Node {
+    pub(crate) fn file(&self) -> io::Result<&FileNode> {
+        match &self.body {
+            Body::File(file) => Ok(file),
+            Body::Dir(_) => Err(errno(EISDIR)),
+        }
+    }
+
+    pub(crate) fn file_mut(&mut self) -> io::Result<&mut FileNode> {
+        match &mut self.body {
+            Body::File(file) => Ok(file),
+            Body::Dir(_) => Err(errno(EISDIR)),
+        }
+    }
+
+    pub(crate) fn dir(&self) -> io::Result<&DirNode> {
+        match &self.body {
+            Body::Dir(dir) => Ok(dir),
+            Body::File(_) => Err(errno(ENOTDIR)),
+        }
+    }
+
+    pub(crate) fn dir_mut(&mut self) -> io::Result<&mut DirNode> {
+        match &mut self.body {
+            Body::Dir(dir) => Ok(dir),
+            Body::File(_) => Err(errno(ENOTDIR)),
+        }
+    }
+
+    pub(crate) fn is_dir(&self) -> bool {
+        matches!(self.body, Body::Dir(_))
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct FileNode {
+    pub(crate) live: Vec<u8>,
+    pub(crate) durable: Vec<u8>,
+    /// In order of issue.
+    pub(crate) log: Vec<FileOp>,
+    /// Space written or reserved.
+    pub(crate) extents: Extents,
+}
+
+/// An operation that no sync has covered.
+#[derive(Debug)]
+pub(crate) struct FileOp {
+    /// The place in the order of issue over the whole file system.
+    pub(crate) seq: u64,
+    pub(crate) change: FileChange,
+}
+
+#[derive(Debug)]
+pub(crate) enum FileChange {
+    Write { offset: usize, data: Vec<u8> },
+    SetLen(usize),
+}
+
+/// Writes into an image, filling a gap with zeros.
+pub(crate) fn write_into(image: &mut Vec<u8>, offset: usize, data: &[u8]) {
+    let end = offset + data.len();
+    if image.len() < end {
+        image.resize(end, 0);
+    }
+    if let Some(place) = image.get_mut(offset..end) {
+        place.copy_from_slice(data);
+    }
+}
+
+impl FileChange {
+    fn apply(&self, image: &mut Vec<u8>) {
+        match self {
+            Self::Write { offset, data } => write_into(image, *offset, data),
+            Self::SetLen(len) => image.resize(*len, 0),
+        }
+    }
+}
+
+impl FileNode {
+    /// A file whose two images are `bytes`.
+    pub(crate) fn settled(bytes: Vec<u8>, extents: Extents) -> Self {
+        Self { durable: bytes.clone(), live: bytes, log: Vec::new(), extents }
+    }
+
+    pub(crate) fn change(&mut self, seq: u64, change: FileChange) {
+        change.apply(&mut self.live);
+        self.log.push(FileOp { seq, change });
+    }
+
+    pub(crate) fn sync(&mut self) {
+        for op in self.log.drain(..) {
+            op.change.apply(&mut self.durable);
+        }
+    }
+
+    /// What a failed sync leaves behind.
+    pub(crate) fn fail_sync(&mut self, seq: u64, pages: Pages) {
+        self.log.clear();
+        match pages {
+            Pages::ReadableAndClean => {}
+            Pages::Lost => {
+                // The length is metadata and stays; a later sync that succeeds makes it durable.
+                let len = self.live.len();
+                self.live.clone_from(&self.durable);
+                if self.live.len() != len {
+                    self.change(seq, FileChange::SetLen(len));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The simulation shows what the operating system shows: the same random operations on both, the same
+//! results, names, lengths, links and bytes.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lithdb_env::{File, FileKind, Fs, LockKind, OpenMode, OsFs};
+use lithdb_sim::{Choice, SeededChoice, SimFs};
+
+const PATHS: [&str; 9] = ["a", "b", "c", "d", "d/a", "d/b", "e/a", "d/e", "a/x"];
+const DIRS: [&str; 4] = [".", "d", "e", "d/e"];
+
+/// One operation, with paths below a base directory and handles by number.
+#[derive(Debug, Clone)]
+enum Op {
+    Create(&'static str),
+    Open(&'static str, OpenMode),
+    Close(usize),
+    Write(usize, Vec<u8>, u64),
+    Read(usize, usize, u64),
+    SetLen(usize, u64),
+    Allocate(usize, u64),
+    Sync(usize),
+    Links(usize),
+    Map(usize),
+    Rename(&'static str, &'static str),
+    Remove(&'static str),
+    RemoveDir(&'static str),
+    Link(&'static str, &'static str),
+    CreateDir(&'static str),
+    SyncDir(&'static str),
+    Lock(&'static str),
+    Exists(&'static str),
+}
+
+fn random_op(random: &mut SeededChoice) -> Op {
+    let (one, two) = (PATHS[random.choose(PATHS.len())], PATHS[random.choose(PATHS.len())]);
+    let (handle, dir) = (random.choose(4), DIRS[1 + random.choose(DIRS.len() - 1)]);
+    let (len, offset) = (random.choose(6_000), random.choose(9_000) as u64);
+    match random.choose(40) {
+        0..6 => Op::Create(one),
+        6..9 => Op::Open(one, OpenMode::ReadWrite),
+        9 => Op::Open(one, OpenMode::Read),
+        10 => Op::Close(handle),
+        11..16 => Op::Write(handle, vec![random.choose(256) as u8; len], offset),
+        16..18 => Op::Read(handle, len, offset),
+        18..20 => Op::SetLen(handle, offset),
+        20 => Op::Allocate(handle, offset),
+        21 => Op::Sync(handle),
+        22 => Op::Links(handle),
+        23 => Op::Map(handle),
+        24..28 => Op::Rename(one, two),
+        28..31 => Op::Remove(one),
+        31 => Op::RemoveDir(dir),
+        32..34 => Op::Link(one, two),
+        34..37 => Op::CreateDir(dir),
+        37 => Op::SyncDir(dir),
+        38 => Op::Lock(one),
+        _ => Op::Exists(one),
+    }
+}
+
+struct World<'a> {
+    fs: &'a dyn Fs,
+    base: PathBuf,
+    handles: Vec<Arc<dyn File>>,
+}
+
+impl World<'_> {
+    fn keep(&mut self, file: Arc<dyn File>) {
+        if self.handles.len() == 4 {
+            self.handles.remove(0);
+        }
+        self.handles.push(file);
+    }
+
+    /// What the operation answers, in a form to compare.
+    fn run(&mut self, op: &Op) -> Result<String, io::ErrorKind> {
+        self.attempt(op).map_err(|error| error.kind())
+    }
+
+    fn attempt(&mut self, op: &Op) -> io::Result<String> {
+        let fs = self.fs;
+        let at = |path: &str| self.base.join(path);
+        let handle = |n: usize| self.handles.get(n).cloned().ok_or(io::ErrorKind::InvalidInput);
+        let nothing = |()| String::new();
+        // What only differs for directories (they can be opened and locked on a real disk) is left out.
+        let is_dir = |path: &str| fs.metadata(&at(path)).is_ok_and(|m| m.kind == FileKind::Dir);
+        match op {
+            Op::Create(path) => {
+                let file = fs.create_new(&at(path))?;
+                self.keep(file);
+                Ok(String::new())
+            }
+            Op::Open(path, _) | Op::Lock(path) if is_dir(path) => Ok(String::new()),
+            Op::Open(path, mode) => {
+                let file = fs.open(&at(path), *mode)?;
+                self.keep(file);
+                Ok(String::new())
+            }
+            Op::Close(n) => {
+                if *n < self.handles.len() {
+                    self.handles.remove(*n);
+                }
+                Ok(String::new())
+            }
+            Op::Write(n, data, offset) => Ok(handle(*n)?.write_at(data, *offset)?.to_string()),
+            Op::Read(n, len, offset) => {
+                let mut buf = vec![0; *len];
+                let got = handle(*n)?.read_at(&mut buf, *offset)?;
+                Ok(format!("{:?}", &buf[..got]))
+            }
+            Op::SetLen(n, len) => handle(*n)?.set_len(*len).map(nothing),
+            Op::Allocate(n, len) => handle(*n)?.allocate(0, *len).map(nothing),
+            Op::Sync(n) => handle(*n)?.sync_data().map(nothing),
+            Op::Links(n) => Ok(handle(*n)?.links()?.to_string()),
+            Op::Map(n) => {
+                let file = handle(*n)?;
+                let len = file.len()?;
+                Ok(format!("{:?}", file.map(len)?.bytes(0, len as usize)))
+            }
+            Op::Rename(from, to) => fs.rename(&at(from), &at(to)).map(nothing),
+            Op::Remove(path) => fs.remove_file(&at(path)).map(nothing),
+            Op::RemoveDir(path) => fs.remove_dir(&at(path)).map(nothing),
+            Op::Link(from, to) => fs.hard_link(&at(from), &at(to)).map(nothing),
+            Op::CreateDir(path) => fs.create_dir(&at(path)).map(nothing),
+            Op::SyncDir(path) if !is_dir(path) => Ok(String::new()),
+            Op::SyncDir(path) => fs.sync_dir(&at(path)).map(nothing),
+            Op::Lock(path) => {
+                let (one, two) = (fs.try_lock(&at(path), LockKind::Exclusive)?, at(path));
+                let second = fs.try_lock(&two, LockKind::Shared)?;
+                Ok(format!("{} {}", one.is_some(), second.is_some()))
+            }
+            Op::Exists(path) => lithdb_env::exists(fs, &at(path)).map(|there| there.to_string()),
+        }
+    }
+
+    /// Everything there is to see.
+    fn look(&self) -> Vec<String> {
+        let mut seen = Vec::new();
+        for dir in DIRS {
+            let dir = self.base.join(dir);
+            let Ok(entries) = self.fs.list(&dir) else { continue };
+            for entry in entries {
+                let path = dir.join(&entry.name);
+                seen.push(format!("{:?}", path.strip_prefix(&self.base).unwrap()));
+                if entry.kind == FileKind::File {
+                    let metadata = self.fs.metadata(&path).unwrap();
+                    let bytes = lithdb_env::read_file(self.fs, &path, 1 << 20).unwrap();
+                    assert_eq!(bytes.len() as u64, metadata.len_bytes);
+                    seen.push(format!("{} links, {}", metadata.links, digest(&bytes)));
+                }
+            }
+        }
+        seen.extend(self.handles.iter().map(|file| format!("{:?}", file.len().unwrap())));
+        seen
+    }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    let sum = bytes
+        .iter()
+        .fold(1_u64, |sum, byte| sum.wrapping_mul(0x0100_0000_01B3).wrapping_add(u64::from(*byte)));
+    format!("{} bytes, {sum:x}", bytes.len())
+}
+
+fn same_identities(sim: &World<'_>, os: &World<'_>) {
+    for (n, one) in PATHS.iter().enumerate() {
+        for two in &PATHS[..n] {
+            let is_one = |world: &World<'_>| {
+                let find = |path: &str| world.fs.metadata(&world.base.join(path)).ok();
+                Some(find(one)?.identity == find(two)?.identity)
+            };
+            assert_eq!(is_one(sim), is_one(os), "{one} and {two}");
+        }
+    }
+}
+
+#[test]
+fn random_operations_show_the_same_on_both() {
+    let (mut refused, mut accepted) = (0, 0);
+    let tmp = tempfile::tempdir().unwrap();
+    for seed in 0..500 {
+        let mut random = SeededChoice::new(seed);
+        let sim_fs = SimFs::new();
+        sim_fs.make_dirs("/base");
+        let base = tmp.path().join(seed.to_string());
+        OsFs.create_dir(&base).unwrap();
+        let mut sim = World { fs: &sim_fs, base: Path::new("/base").into(), handles: vec![] };
+        let mut os = World { fs: &OsFs, base, handles: vec![] };
+        let mut history = Vec::new();
+        for _ in 0..40 {
+            let op = random_op(&mut random);
+            history.push(format!("{op:?}").chars().take(60).collect::<String>());
+            let (of_sim, of_os) = (sim.run(&op), os.run(&op));
+            assert!(of_sim == of_os, "seed {seed}: {history:#?}\nsim {of_sim:?}\nos {of_os:?}");
+            *if of_os.is_ok() { &mut accepted } else { &mut refused } += 1;
+        }
+        assert_eq!(sim.look(), os.look(), "seed {seed}: {history:#?}");
+        same_identities(&sim, &os);
+    }
+    assert!(accepted > 6_000 && refused > 2_000, "{accepted} accepted, {refused} refused");
+}

@@ -1,0 +1,316 @@
+//! What a crash may take, and what it never takes.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use lithdb_env::{Fs, OpenMode, write_all_at};
+use lithdb_sim::{BytesChoice, CrashImage, ExhaustiveChoice, ScriptedChoice, SeededChoice, SimFs};
+
+fn p(path: &str) -> &Path {
+    Path::new(path)
+}
+
+/// `/d/f` with `bytes`, all of it durable.
+fn with_durable(bytes: &[u8]) -> SimFs {
+    let fs = SimFs::new();
+    fs.write_raw("/d/f", bytes.to_vec());
+    fs
+}
+
+/// Every image that a crash can leave, in the form that `look` gives it.
+fn all_images<T: Ord>(fs: &SimFs, look: impl Fn(&SimFs) -> T) -> BTreeSet<T> {
+    let (mut choice, mut seen) = (ExhaustiveChoice::with_limit(20_000), BTreeSet::new());
+    loop {
+        seen.insert(look(&fs.crash(&mut choice)));
+        if !choice.advance() {
+            assert!(choice.rounds() < 20_000, "too many combinations for a test");
+            return seen;
+        }
+    }
+}
+
+fn names(fs: &SimFs) -> Vec<String> {
+    fs.file_paths().iter().map(|path| path.display().to_string()).collect()
+}
+
+#[test]
+fn unsynced_data_may_vanish_or_stay() {
+    let fs = with_durable(b"old");
+    let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
+    write_all_at(&*file, b"new", 0).unwrap();
+    let seen = all_images(&fs, |fs| fs.read_raw("/d/f"));
+    assert_eq!(seen, BTreeSet::from([b"old".to_vec(), b"new".to_vec()]));
+}
+
+#[test]
+fn synced_data_never_vanishes() {
+    let fs = with_durable(b"");
+    let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
+    write_all_at(&*file, &[7; 3000], 0).unwrap();
+    file.sync_data().unwrap();
+    write_all_at(&*file, &[8; 1100], 3000).unwrap();
+    for seed in 0..200 {
+        let bytes = fs.crash_with(&CrashImage::Seeded(seed)).read_raw("/d/f");
+        assert!(bytes.len() >= 3000, "seed {seed}");
+        assert!(bytes[..3000].iter().all(|b| *b == 7), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_file_whose_directory_was_not_synced_may_vanish_although_it_was_synced_itself() {
+    let fs = SimFs::new();
+    let file = fs.create_new(p("/f")).unwrap();
+    write_all_at(&*file, b"synced", 0).unwrap();
+    file.sync_all().unwrap();
+    let seen = all_images(&fs, names);
+    assert_eq!(seen, BTreeSet::from([vec![], vec!["/f".to_owned()]]));
+    assert_eq!(fs.crash_with(&CrashImage::Everything).read_raw("/f"), b"synced");
+    assert!(fs.crash_with(&CrashImage::Nothing).file_paths().is_empty());
+}
+
+#[test]
+fn a_synced_directory_keeps_its_names_but_not_their_data() {
+    let fs = SimFs::new();
+    let file = fs.create_new(p("/f")).unwrap();
+    write_all_at(&*file, b"not synced", 0).unwrap();
+    fs.sync_dir(p("/")).unwrap();
+    assert_eq!(fs.crash_with(&CrashImage::Nothing).read_raw("/f"), b"");
+}
+
+#[test]
+fn a_directory_that_was_not_synced_into_its_parent_takes_its_files_with_it() {
+    let fs = SimFs::new();
+    fs.create_dir(p("/d")).unwrap();
+    fs.create_new(p("/d/f")).unwrap().sync_all().unwrap();
+    fs.sync_dir(p("/d")).unwrap();
+    assert!(fs.crash_with(&CrashImage::Nothing).file_paths().is_empty());
+    fs.crash_with(&CrashImage::Everything).open(p("/d/f"), OpenMode::Read).unwrap();
+}
+
+#[test]
+fn a_rename_happens_or_not_and_the_file_has_one_name() {
+    let fs = SimFs::new();
+    fs.write_raw("/new", b"new".to_vec());
+    fs.write_raw("/old", b"old".to_vec());
+    fs.rename(p("/new"), p("/old")).unwrap();
+    let seen = all_images(&fs, |fs| (names(fs), fs.read_raw("/old")));
+    let both = (vec!["/new".to_owned(), "/old".to_owned()], b"old".to_vec());
+    assert_eq!(seen, BTreeSet::from([both, (vec!["/old".to_owned()], b"new".to_vec())]));
+}
+
+#[test]
+fn renames_in_a_row_and_across_directories_never_double_or_lose_the_file() {
+    let fs = SimFs::new();
+    fs.make_dirs("/x");
+    fs.write_raw("/a", b"payload".to_vec());
+    fs.create_dir(p("/y")).unwrap();
+    fs.rename(p("/a"), p("/b")).unwrap();
+    fs.rename(p("/b"), p("/x/c")).unwrap();
+    fs.rename(p("/x/c"), p("/y/d")).unwrap();
+    fs.rename(p("/y/d"), p("/e")).unwrap();
+    fs.remove_dir(p("/y")).unwrap();
+    let seen = all_images(&fs, names);
+    assert!(seen.iter().all(|paths| paths.len() == 1), "{seen:?}");
+    let all: BTreeSet<_> = seen.into_iter().map(|mut paths| paths.remove(0)).collect();
+    assert_eq!(
+        all.iter().map(String::as_str).collect::<Vec<_>>(),
+        ["/a", "/b", "/e", "/x/c", "/y/d"]
+    );
+}
+
+#[test]
+fn directories_that_change_places_are_never_lost_in_a_circle() {
+    let fs = SimFs::new();
+    fs.write_raw("/a/b/f", b"1".to_vec());
+    fs.write_raw("/a/g", b"2".to_vec());
+    fs.rename(p("/a/b"), p("/b")).unwrap();
+    fs.rename(p("/a"), p("/b/a")).unwrap();
+    for paths in all_images(&fs, names) {
+        assert_eq!(paths.len(), 2, "{paths:?}");
+    }
+}
+
+#[test]
+fn a_rename_made_durable_on_one_side_is_durable_on_the_other() {
+    let fs = SimFs::new();
+    fs.make_dirs("/x");
+    fs.write_raw("/a", b"1".to_vec());
+    fs.rename(p("/a"), p("/x/a")).unwrap();
+    fs.sync_dir(p("/")).unwrap();
+    assert_eq!(names(&fs.crash_with(&CrashImage::Nothing)), ["/x/a"]);
+}
+
+#[test]
+fn an_unsynced_removal_may_not_have_happened_and_the_bytes_are_back() {
+    let fs = with_durable(b"back");
+    fs.remove_file(p("/d/f")).unwrap();
+    assert_eq!(fs.crash_with(&CrashImage::Nothing).read_raw("/d/f"), b"back");
+    assert!(fs.crash_with(&CrashImage::Everything).file_paths().is_empty());
+
+    let fs = with_durable(b"gone");
+    fs.remove_file(p("/d/f")).unwrap();
+    fs.sync_dir(p("/d")).unwrap();
+    assert!(fs.crash_with(&CrashImage::Nothing).file_paths().is_empty());
+}
+
+#[test]
+fn hard_links_share_their_bytes_before_and_after_a_crash() {
+    let fs = with_durable(b"one");
+    fs.hard_link(p("/d/f"), p("/d/g")).unwrap();
+    fs.sync_dir(p("/d")).unwrap();
+    let file = fs.open(p("/d/g"), OpenMode::ReadWrite).unwrap();
+    write_all_at(&*file, b"two", 0).unwrap();
+    file.sync_data().unwrap();
+    assert_eq!(fs.read_raw("/d/f"), b"two");
+    assert_eq!(file.links().unwrap(), 2);
+    let after = fs.crash_with(&CrashImage::Nothing);
+    let (f, g) = (after.metadata(p("/d/f")).unwrap(), after.metadata(p("/d/g")).unwrap());
+    assert_eq!((f.identity, f.links), (g.identity, 2));
+    after.open(p("/d/f"), OpenMode::ReadWrite).unwrap().write_at(b"3", 0).unwrap();
+    assert_eq!(after.read_raw("/d/g"), b"3wo");
+}
+
+#[test]
+fn a_length_may_persist_while_the_data_reads_as_zeros() {
+    let fs = with_durable(b"abc");
+    let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
+    write_all_at(&*file, b"ABCDE", 0).unwrap();
+    fs.create_new(p("/d/g")).unwrap();
+    let after = fs.crash_with(&CrashImage::LengthWithoutData);
+    assert_eq!(after.read_raw("/d/f"), b"abc\0\0");
+    assert_eq!(names(&after), ["/d/f", "/d/g"]);
+}
+
+#[test]
+fn a_write_may_be_torn_at_sectors_and_only_there() {
+    let fs = with_durable(&[0; 2048]);
+    let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
+    write_all_at(&*file, &[9; 1000], 500).unwrap();
+    let mut torn = 0;
+    for image in all_images(&fs, |fs| fs.read_raw("/d/f")) {
+        assert_eq!(image.len(), 2048);
+        assert!(image[..500].iter().chain(&image[1500..]).all(|b| *b == 0));
+        for sector in [500..512, 512..1024, 1024..1500] {
+            let first = image[sector.start];
+            assert!(image[sector].iter().all(|b| *b == first));
+        }
+        torn += usize::from(image[500] != image[600]);
+    }
+    assert_eq!(
+        torn, 4,
+        "first sector without second, second without first, with and without third"
+    );
+}
+
+#[test]
+fn writes_survive_in_any_combination_within_and_across_files() {
+    let fs = SimFs::new();
+    for name in ["/a", "/b"] {
+        fs.write_raw(name, vec![0; 2]);
+        let file = fs.open(p(name), OpenMode::ReadWrite).unwrap();
+        file.write_at(&[1], 0).unwrap();
+        file.write_at(&[1], 1).unwrap();
+    }
+    let seen = all_images(&fs, |fs| [fs.read_raw("/a"), fs.read_raw("/b")].concat());
+    assert_eq!(seen.len(), 16);
+}
+
+#[test]
+fn the_simple_images_keep_what_they_say() {
+    let fs = with_durable(&[0; 3]);
+    let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
+    for n in 0..3 {
+        file.write_at(&[1], n).unwrap();
+    }
+    assert_eq!(fs.unsynced_ops(), 3);
+    let image = |image| fs.crash_with(&image).read_raw("/d/f");
+    assert_eq!(image(CrashImage::Nothing), [0, 0, 0]);
+    assert_eq!(image(CrashImage::Everything), [1, 1, 1]);
+    assert_eq!(image(CrashImage::Prefix(2)), [1, 1, 0]);
+    assert_eq!(image(CrashImage::EachAlone(1)), [0, 1, 0]);
+    assert_eq!(image(CrashImage::Seeded(5)), image(CrashImage::Seeded(5)));
+}
+
+#[test]
+fn a_rename_alone_keeps_the_creation_it_stands_on() {
+    let fs = SimFs::new();
+    fs.create_new(p("/f.new")).unwrap().sync_all().unwrap();
+    fs.create_new(p("/other")).unwrap();
+    fs.rename(p("/f.new"), p("/f")).unwrap();
+    assert_eq!(fs.unsynced_ops(), 3);
+    assert_eq!(names(&fs.crash_with(&CrashImage::EachAlone(2))), ["/f"]);
+}
+
+#[test]
+fn every_handle_of_the_old_file_system_is_dead_after_a_crash() {
+    let fs = with_durable(b"abc");
+    let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
+    let map = file.map(3).unwrap();
+    assert_eq!(map.bytes(1, 2).unwrap(), &b"bc"[..]);
+    let after = fs.crash_with(&CrashImage::Nothing);
+    assert_eq!(file.read_at(&mut [0], 0).unwrap_err().to_string(), "simulated crash");
+    assert!(file.write_at(b"x", 0).is_err() && file.len().is_err() && file.sync_data().is_err());
+    assert!(map.bytes(0, 1).is_none());
+    assert!(fs.list(p("/d")).is_err());
+    assert_eq!(after.list(p("/d")).unwrap().len(), 1);
+}
+
+#[test]
+fn a_map_sees_the_live_bytes_and_nothing_past_the_end() {
+    let fs = with_durable(b"abc");
+    let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
+    let map = file.map(10).unwrap();
+    file.write_at(b"BCD", 1).unwrap();
+    fs.remove_file(p("/d/f")).unwrap();
+    drop(file);
+    assert_eq!(map.bytes(0, 4).unwrap(), &b"aBCD"[..]);
+    assert!(map.bytes(0, 5).is_none(), "a real one would raise SIGBUS");
+    assert_eq!(map.len(), 10);
+}
+
+#[test]
+fn after_n_operations_nothing_works_until_the_crash() {
+    let fs = with_durable(b"abc");
+    let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
+    let before = fs.ops();
+    fs.crash_after(2);
+    file.write_at(b"A", 0).unwrap();
+    assert!(!fs.is_dead());
+    file.write_at(b"B", 1).unwrap();
+    assert!(fs.is_dead());
+    assert!(file.write_at(b"C", 2).is_err());
+    assert!(file.read_at(&mut [0], 0).is_err());
+    assert_eq!(fs.ops() - before, 2);
+    assert_eq!(fs.crash_with(&CrashImage::Everything).read_raw("/d/f"), b"ABc");
+}
+
+#[test]
+fn the_odometer_shows_every_combination_once() {
+    use lithdb_sim::Choice;
+    let (mut choice, mut seen) = (ExhaustiveChoice::new(), Vec::new());
+    loop {
+        // The second question depends on the first answer.
+        let first = choice.choose(3);
+        seen.push((first, if first == 1 { choice.choose(2) } else { choice.choose(1) }));
+        if !choice.advance() {
+            break;
+        }
+    }
+    assert_eq!(seen, [(0, 0), (1, 0), (1, 1), (2, 0)]);
+    assert_eq!(choice.rounds(), 4);
+}
+
+#[test]
+fn scripts_bytes_and_seeds_decide_as_they_say() {
+    let fs = with_durable(&[0; 2]);
+    let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
+    file.write_at(&[1], 0).unwrap();
+    file.write_at(&[1], 1).unwrap();
+    let scripted = fs.crash(&mut ScriptedChoice::new(vec![0, 1])).read_raw("/d/f");
+    assert_eq!(scripted, [0, 1]);
+    assert_eq!(fs.crash(&mut BytesChoice::new(&[3])).read_raw("/d/f"), [1, 0], "then zeros");
+    let seeded = |seed| fs.crash(&mut SeededChoice::new(seed)).read_raw("/d/f");
+    assert_eq!((0..40).map(seeded).collect::<BTreeSet<_>>().len(), 4);
+}

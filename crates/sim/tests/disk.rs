@@ -1,0 +1,175 @@
+//! Locks, space, and what tests do behind the file system's back.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use lithdb_env::{Clock, Fs, LockKind, OpenMode, replace_file};
+use lithdb_sim::{CrashImage, SimClock, SimFs, sim_env};
+
+const BLOCK: u64 = 4096;
+
+fn p(path: &str) -> &Path {
+    Path::new(path)
+}
+
+#[test]
+fn an_exclusive_lock_stands_alone_and_shared_ones_do_not() {
+    let fs = SimFs::new();
+    fs.write_raw("/l", vec![]);
+    let take = |kind| fs.try_lock(p("/l"), kind).unwrap();
+    let shared = (take(LockKind::Shared).unwrap(), take(LockKind::Shared).unwrap());
+    assert!(take(LockKind::Exclusive).is_none());
+    drop(shared);
+    let exclusive = take(LockKind::Exclusive).unwrap();
+    assert!(take(LockKind::Exclusive).is_none() && take(LockKind::Shared).is_none());
+    exclusive.file().write_at(b"holder", 0).unwrap();
+    assert_eq!(fs.read_raw("/l"), b"holder");
+    drop(exclusive);
+    assert!(take(LockKind::Shared).is_some());
+}
+
+#[test]
+fn a_crash_releases_locks_and_the_late_drop_of_one_releases_no_other() {
+    let fs = SimFs::new();
+    fs.write_raw("/l", vec![]);
+    let first = fs.try_lock(p("/l"), LockKind::Exclusive).unwrap().unwrap();
+    fs.release_locks();
+    let second = fs.try_lock(p("/l"), LockKind::Exclusive).unwrap().unwrap();
+    drop(first);
+    assert!(fs.try_lock(p("/l"), LockKind::Shared).unwrap().is_none());
+    let after = fs.crash_with(&CrashImage::Nothing);
+    assert!(after.try_lock(p("/l"), LockKind::Exclusive).unwrap().is_some());
+    assert!(second.file().len().is_err());
+}
+
+#[test]
+fn a_full_disk_refuses_creation_and_cuts_a_write_at_the_last_block() {
+    let fs = SimFs::new();
+    fs.set_capacity(Some(3 * BLOCK));
+    let file = fs.create_new(p("/f")).unwrap();
+    assert_eq!(fs.free_space(p("/")).unwrap(), 2 * BLOCK);
+    assert_eq!(file.write_at(&[1; 10_000], 0).unwrap(), 8192);
+    assert_eq!(file.write_at(&[1; 1], 8192).unwrap_err().kind(), ErrorKind::StorageFull);
+    assert_eq!(file.write_at(&[2; 100], 8000).unwrap(), 100, "the blocks are there already");
+    assert_eq!(fs.create_new(p("/g")).unwrap_err().kind(), ErrorKind::StorageFull);
+    assert_eq!(fs.create_dir(p("/g")).unwrap_err().kind(), ErrorKind::StorageFull);
+}
+
+#[test]
+fn reserved_space_is_not_taken_by_others_and_goes_back_with_the_length() {
+    let fs = SimFs::new();
+    fs.set_capacity(Some(10 * BLOCK));
+    let file = fs.create_new(p("/f")).unwrap();
+    file.allocate(0, 6 * BLOCK).unwrap();
+    assert_eq!((file.len().unwrap(), fs.free_space(p("/")).unwrap()), (0, 3 * BLOCK));
+    assert_eq!(file.allocate(0, 10 * BLOCK).unwrap_err().kind(), ErrorKind::StorageFull);
+    let other = fs.create_new(p("/g")).unwrap();
+    assert_eq!(other.write_at(&[1; 20_000], 0).unwrap(), 8192);
+    assert_eq!(file.write_at(&[1; 24_576], 0).unwrap(), 24_576, "cannot fail: it is reserved");
+    file.set_len(BLOCK + 1).unwrap();
+    assert_eq!(fs.free_space(p("/")).unwrap(), 4 * BLOCK);
+}
+
+#[test]
+fn a_removed_file_gives_its_space_back_when_the_last_handle_is_gone() {
+    let fs = SimFs::new();
+    fs.set_capacity(Some(10 * BLOCK));
+    let file = fs.create_new(p("/f")).unwrap();
+    file.write_at(&[1; 4097], 0).unwrap();
+    fs.remove_file(p("/f")).unwrap();
+    assert_eq!(fs.free_space(p("/")).unwrap(), 7 * BLOCK);
+    let mut byte = [0];
+    assert_eq!(file.read_at(&mut byte, 4096).unwrap(), 1);
+    drop(file);
+    assert_eq!(fs.free_space(p("/")).unwrap(), 10 * BLOCK);
+}
+
+#[test]
+fn the_disk_is_as_large_and_as_full_after_a_crash() {
+    let fs = SimFs::new();
+    fs.set_capacity(Some(10 * BLOCK));
+    let file = fs.create_new(p("/f")).unwrap();
+    file.write_at(&[1; 4097], 0).unwrap();
+    file.allocate(0, 8 * BLOCK).unwrap();
+    assert_eq!(fs.crash_with(&CrashImage::Everything).free_space(p("/")).unwrap(), 7 * BLOCK);
+    assert_eq!(fs.crash_with(&CrashImage::Nothing).free_space(p("/")).unwrap(), 10 * BLOCK);
+}
+
+#[test]
+fn corruption_shows_at_once_and_survives_a_crash() {
+    let fs = SimFs::new();
+    fs.write_raw("/d/f", vec![0; 4]);
+    fs.write_raw("/d/g", vec![1]);
+    fs.flip_bit("/d/f", 2, 7);
+    fs.truncate_raw("/d/f", 3);
+    fs.remove_raw("/d/g");
+    let after = fs.crash_with(&CrashImage::Nothing);
+    assert_eq!(after.file_paths(), [p("/d/f")]);
+    assert_eq!(after.read_raw("/d/f"), [0, 0, 128]);
+    assert_eq!(fs.ops(), 0);
+}
+
+#[test]
+fn a_fork_is_durable_and_independent() {
+    let fs = SimFs::new();
+    let file = fs.create_new(p("/f")).unwrap();
+    file.write_at(b"live", 0).unwrap();
+    fs.hard_link(p("/f"), p("/g")).unwrap();
+    let fork = fs.fork();
+    file.write_at(b"L", 0).unwrap();
+    fork.flip_bit("/g", 3, 0);
+    let after = fork.crash_with(&CrashImage::Nothing);
+    assert_eq!(after.read_raw("/f"), b"livd");
+    assert_eq!(fs.read_raw("/f"), b"Live");
+}
+
+#[test]
+fn a_replaced_file_is_old_or_new_at_every_crash_point() {
+    let replaced = |fs: &SimFs| replace_file(fs, p("/f"), &[2; 3000]);
+    let world = || {
+        let fs = SimFs::new();
+        fs.write_raw("/f", vec![1; 2000]);
+        fs
+    };
+    let counted = world();
+    replaced(&counted).unwrap();
+    assert!(counted.ops() >= 5);
+    for k in 0..=counted.ops() {
+        let fs = world();
+        fs.crash_after(k);
+        assert_eq!(replaced(&fs).is_ok(), k == counted.ops());
+        for seed in 0..30 {
+            let found = fs.crash_with(&CrashImage::Seeded(seed)).read_raw("/f");
+            let (old, new) = (found == [1; 2000], found == [2; 3000]);
+            assert!(old || new, "crash after {k}, seed {seed}");
+            assert!(new || k < counted.ops(), "acknowledged and lost, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn one_world_runs_the_same_way_twice() {
+    let run = || {
+        let (fs, clock) = (SimFs::new(), SimClock::new(3));
+        let env = sim_env(&fs, &clock);
+        env.fs.create_new(p("/f")).unwrap();
+        let fs = &fs;
+        env.pool.submit({
+            let fs = fs.clone();
+            move || fs.sync_dir(p("/")).unwrap()
+        });
+        (fs.take_trace(), env.random_u64().unwrap(), env.clock.now(), clock.now())
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn a_handle_for_reading_does_not_write() {
+    let fs = SimFs::new();
+    fs.write_raw("/f", vec![1]);
+    let file = fs.open(p("/f"), OpenMode::Read).unwrap();
+    assert!(file.write_at(b"2", 0).is_err() && file.set_len(0).is_err());
+    assert_eq!(fs.read_raw("/f"), [1]);
+}

@@ -5,6 +5,7 @@
 
 use std::array;
 use std::fmt;
+use std::mem;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use lithdb_env::Result;
@@ -103,11 +104,12 @@ impl MemoryKeymap {
     }
 
     /// Inserts what has no equal into one partition under one lock; the rest goes to `beside`.
-    fn insert_group(&self, group: &[&(KeyHash, Position)], beside: &mut Vec<(KeyHash, Position)>) {
+    fn insert_group(&self, group: &[(KeyHash, Position)], beside: &mut Vec<(KeyHash, Position)>) {
         let Some((first, _)) = group.first() else { return };
         let mut partition = self.partition(*first).write();
         let watermark = self.watermark();
-        for &&(hash, at) in group {
+        partition.touch(group.iter().map(|(hash, _)| hash.tag()));
+        for &(hash, at) in group {
             if at.segment >= watermark
                 && !partition.add_if_alone(Entry::new(hash.tag(), at), watermark)
             {
@@ -150,8 +152,7 @@ impl Keymap for MemoryKeymap {
     ) -> Result<()> {
         let mut beside = Vec::new();
         for items in items.chunks(BATCH_ITEMS) {
-            let mut sorted: Vec<_> = items.iter().collect();
-            sorted.sort_unstable_by_key(|(hash, _)| *hash);
+            let sorted = by_partition(items);
             for group in sorted.chunk_by(|(a, _), (b, _)| a.partition() == b.partition()) {
                 self.insert_group(group, &mut beside);
             }
@@ -178,8 +179,7 @@ impl Keymap for MemoryKeymap {
     }
 
     fn memory_bytes(&self) -> usize {
-        let slots: usize =
-            self.partitions().map(|partition| partition.read().memory_bytes()).sum();
+        let slots: usize = self.partitions().map(|partition| partition.read().memory_bytes()).sum();
         size_of::<Self>() + size_of_val(&*self.cells) + slots
     }
 
@@ -194,6 +194,29 @@ impl Keymap for MemoryKeymap {
             partition.write().reserve(share, self.watermark());
         }
     }
+}
+
+/// The items in the order of their partitions: a counting sort.
+fn by_partition(items: &[(KeyHash, Position)]) -> Vec<(KeyHash, Position)> {
+    let mut next = [0usize; KeyHash::PARTITIONS];
+    for (hash, _) in items {
+        if let Some(count) = next.get_mut(hash.partition()) {
+            *count += 1;
+        }
+    }
+    let mut start = 0;
+    for next in &mut next {
+        start += mem::replace(next, start);
+    }
+    let mut sorted = items.to_vec();
+    for item in items {
+        let Some(next) = next.get_mut(item.0.partition()) else { continue };
+        if let Some(slot) = sorted.get_mut(*next) {
+            *slot = *item;
+        }
+        *next += 1;
+    }
+    sorted
 }
 
 impl Default for MemoryKeymap {

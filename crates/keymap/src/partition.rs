@@ -11,6 +11,8 @@
 //! So a lookup is one multiplication and a short scan of neighbours, and a rewrite one pass that
 //! reads and writes in order.
 
+use std::hint::black_box;
+
 use lithdb_segment::{Position, SegmentId};
 
 use crate::Candidates;
@@ -143,7 +145,10 @@ impl Partition {
     #[inline]
     fn run(&self, tag: u32) -> impl Iterator<Item = &Entry> {
         let slots = self.slots.get(self.home(tag)..).unwrap_or_default();
-        slots.iter().skip_while(move |slot| slot.tag < tag).take_while(move |slot| slot.has_tag(tag))
+        slots
+            .iter()
+            .skip_while(move |slot| slot.tag < tag)
+            .take_while(move |slot| slot.has_tag(tag))
     }
 
     fn lowest_of_run_mut(&mut self, tag: u32) -> Option<&mut Entry> {
@@ -155,6 +160,13 @@ impl Partition {
     #[inline]
     const fn home(&self, tag: u32) -> usize {
         home(tag, self.capacity)
+    }
+
+    /// Reads the slots where the search for `tags` begins: the misses of a batch overlap that way,
+    /// while those of one insertion after another would not.
+    pub(crate) fn touch(&self, tags: impl Iterator<Item = u32>) {
+        let slots = tags.filter_map(|tag| self.slots.get(self.home(tag)));
+        black_box(slots.fold(0, |sum, slot| sum ^ slot.tag));
     }
 
     /// Puts an entry into its place in the order, moving what follows up to the next empty slot.
@@ -187,19 +199,21 @@ impl Partition {
     /// Moves the live entries to a table of `capacity` home slots.
     fn rewrite(&mut self, capacity: usize, watermark: SegmentId) {
         let spare = (capacity / 16).clamp(4, 32);
-        let mut slots: Vec<Entry> = Vec::with_capacity(capacity + spare);
+        let mut slots = vec![EMPTY; capacity + spare];
+        let mut next = 0;
         let mut len = 0;
         for entry in self.slots.iter().filter(|entry| entry.is_live(watermark)) {
-            let home = home(entry.tag, capacity);
-            if slots.len() < home {
-                slots.resize(home, EMPTY);
+            let to = next.max(home(entry.tag, capacity));
+            match slots.get_mut(to) {
+                Some(slot) => *slot = *entry,
+                None => slots.push(*entry),
             }
-            slots.push(*entry);
+            next = to + 1;
             len += 1;
         }
         // Tags that crowd at the end can need a long tail; a share of it more keeps rewrites rare.
-        let overflow = slots.len().saturating_sub(capacity);
-        let total = (capacity + spare).max(slots.len() + overflow / 4 + 4);
+        let overflow = next.saturating_sub(capacity);
+        let total = slots.len().max(next + overflow / 4 + 4);
         slots.reserve_exact(total - slots.len());
         slots.resize(total, EMPTY);
         *self = Self { slots, capacity, len };

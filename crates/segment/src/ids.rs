@@ -48,7 +48,7 @@ impl ShardId {
     /// Not a value file: the value stands in the key file, behind its record's key.
     pub const INLINE: Self = Self(u16::MAX);
     /// The most value files a segment can have.
-    pub const MAX_SHARDS: u16 = 1024;
+    pub const MAX_SHARDS: u16 = 256;
 }
 
 impl fmt::Display for ShardId {

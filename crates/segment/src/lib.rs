@@ -1,5 +1,34 @@
 //! One segment of a table: ids, names, byte formats, writing, sealing, reading, scanning.
+//!
+//! `docs/FORMAT.md` says what every byte is. A segment knows nothing of its table's other segments, except the
+//! names of its neighbours in the chain, and nothing of the keymap.
 
+mod bytes_le;
+mod create;
+pub mod envelope;
+mod flush;
+mod handle;
+mod header;
 mod ids;
+mod metadata;
+mod names;
+pub mod record;
+pub mod scan;
+mod segment;
+mod tail;
+mod value;
+mod writer;
 
+pub use create::NewSegment;
+pub use flush::SealJob;
+pub use handle::{HandleLimit, ReadMode};
+pub use header::{
+    FORMAT_VERSION, HEADER_LEN, Identity, KEY_MAGIC, KeyHeader, VALUE_MAGIC, ValueHeader,
+    check_writable,
+};
 pub use ids::{Address, Position, SegmentId, ShardId};
+pub use metadata::Metadata;
+pub use names::{SEGMENTS_DIR, STATE_FILE, SegmentFile, TableName};
+pub use segment::{Context, Segment, SegmentPaths, Verify};
+pub use value::Value;
+pub use writer::{Alias, Capture, DirectWrite, Group, SegmentWriter};

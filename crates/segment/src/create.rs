@@ -1,0 +1,116 @@
+//! Creating the files of a new segment.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use lithdb_env::{Error, File, Result, UnixMillis, write_all_at};
+use parking_lot::RwLock;
+
+use crate::handle::Handle;
+use crate::header::{HEADER_LEN, Identity, KeyHeader, ValueHeader};
+use crate::ids::{SegmentId, ShardId};
+use crate::record::{Chain, Encoder};
+use crate::scan::Totals;
+use crate::segment::{Context, GrowingFile, Segment, SegmentPaths};
+use crate::tail::Tail;
+
+/// What a new segment is to be.
+#[derive(Debug, Clone)]
+pub struct NewSegment {
+    /// Its id; never used before.
+    pub id: SegmentId,
+    /// What the segment before ended as; `None` for the first of a table.
+    pub chain: Option<Chain>,
+    /// Number of value files, 1 to 256.
+    pub shards: u16,
+    /// The time of creation.
+    pub now: UnixMillis,
+}
+
+impl Segment {
+    /// Creates the files with their headers, and the chain record. Nothing is synced. If it fails, what was
+    /// created is removed again.
+    ///
+    /// # Errors
+    /// What the file system says; `StorageFull` with nothing done.
+    pub fn create(context: &Arc<Context>, new: &NewSegment) -> Result<(Arc<Self>, Totals)> {
+        let paths = SegmentPaths::for_new(&context.dirs, new.id, new.shards);
+        let created = Self::create_files(context, new, &paths);
+        if created.is_err() {
+            for path in paths.all() {
+                // Best effort: an opening discards what stays.
+                let _ = context.env.fs.remove_file(path);
+            }
+        }
+        created
+    }
+
+    fn create_files(
+        context: &Arc<Context>,
+        new: &NewSegment,
+        paths: &SegmentPaths,
+    ) -> Result<(Arc<Self>, Totals)> {
+        let salt = context.env.random_u64()?;
+        let identity = Identity { table_id: context.table_id, segment: new.id, salt };
+        let header = KeyHeader {
+            identity,
+            predecessor: new.chain.as_ref().map_or(SegmentId::NONE, |chain| chain.predecessor),
+            created: new.now,
+            shards: new.shards,
+        };
+        let mut head = header.encode().to_vec();
+        let mut encoder = Encoder {
+            buffer: &mut head,
+            identity,
+            epoch: salt,
+            running: 0,
+            offset: HEADER_LEN as u64,
+        };
+        if let Some(chain) = &new.chain {
+            encoder.chain(chain);
+        }
+        let (running, key_end) = (encoder.running, encoder.offset);
+        let keys = create_file(context, &paths.keys, &head)?;
+        let mut values = Vec::with_capacity(paths.values.len());
+        for (n, path) in paths.values.iter().enumerate() {
+            let header = ValueHeader { identity, shard: ShardId(n as u16), created: new.now };
+            values.push(create_file(context, path, &header.encode())?);
+        }
+        let value_ends = vec![HEADER_LEN as u64; values.len()];
+        let totals = Totals { key_end, running, value_ends, ..Totals::default() };
+        let segment = Self::growing(context, paths.clone(), header, keys, values, &totals, &[]);
+        Ok((Arc::new(segment), totals))
+    }
+
+    /// A mutable segment over open files that hold `totals`, all of it durable or about to be synced.
+    pub fn growing(
+        context: &Arc<Context>,
+        paths: SegmentPaths,
+        header: KeyHeader,
+        keys: Arc<dyn File>,
+        values: Vec<Arc<dyn File>>,
+        totals: &Totals,
+        epochs: &[(u32, u64)],
+    ) -> Self {
+        let file = |path: &Path, file: Arc<dyn File>, end: u64| {
+            let handle = Handle::writing(path.to_owned(), file);
+            GrowingFile::growing(handle, Tail::new(end), end)
+        };
+        let key_file = file(&paths.keys, keys, totals.key_end);
+        let value_files = paths
+            .values
+            .iter()
+            .zip(values)
+            .zip(&totals.value_ends)
+            .map(|((path, value), end)| file(path, value, *end))
+            .collect();
+        let epochs = RwLock::new(epochs.into());
+        Self::assemble(context, paths, header, key_file, value_files, epochs, None)
+    }
+}
+
+fn create_file(context: &Context, path: &Path, head: &[u8]) -> Result<Arc<dyn File>> {
+    let file = context.env.fs.create_new(path).map_err(|e| Error::io("create", path, e))?;
+    write_all_at(&*file, head, 0).map_err(|e| Error::io("write", path, e))?;
+    Ok(file)
+}

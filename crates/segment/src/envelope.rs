@@ -1,0 +1,123 @@
+//! What whole-file records are wrapped in: magic, version, flags, length, checksum.
+//!
+//! The only module that knows how payloads are encoded (bincode 2.0.1, fixed-width little-endian
+//! integers). Another encoding would change this file alone.
+
+use std::path::Path;
+
+use lithdb_env::{Error, ErrorKind, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::bytes_le::u32_at;
+use crate::header::{FORMAT_VERSION, check_version};
+
+/// What stands before the payload, in bytes.
+pub const ENVELOPE_LEN: usize = 32;
+/// The longest payload that is believed, in bytes: a damaged length must not make memory grow.
+pub const MAX_PAYLOAD_LEN: usize = 64 << 20;
+
+const LEN_AT: usize = 24;
+const CHECKSUM_AT: usize = 28;
+
+/// Names what is in an envelope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Magic(pub [u8; 8]);
+
+impl Magic {
+    /// The metadata of a sealed segment.
+    pub const METADATA: Self = Self(*b"LITHMETA");
+    /// The identity of a root directory.
+    pub const ROOT: Self = Self(*b"LITHROOT");
+    /// A slot of a table's state.
+    pub const STATE: Self = Self(*b"LITHSTAT");
+}
+
+fn config() -> bincode::config::Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Fixint,
+    bincode::config::Limit<MAX_PAYLOAD_LEN>,
+> {
+    bincode::config::standard().with_fixed_int_encoding().with_limit::<MAX_PAYLOAD_LEN>()
+}
+
+fn checksum(head: &[u8], payload: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(head), payload)
+}
+
+/// Encodes `record` and puts it into an envelope.
+///
+/// # Errors
+/// If the record is larger than an envelope may hold.
+pub fn seal<T: Serialize>(magic: Magic, record: &T) -> Result<Vec<u8>> {
+    let payload = bincode::serde::encode_to_vec(record, config()).map_err(|e| {
+        Error::with_source(ErrorKind::InvalidArgument, format!("encode a record: {e}"), e)
+    })?;
+    let mut bytes = Vec::with_capacity(ENVELOPE_LEN + payload.len());
+    bytes.extend_from_slice(&magic.0);
+    bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes.extend_from_slice(&[0; 14]);
+    bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    let checksum = checksum(&bytes, &payload);
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    bytes.extend_from_slice(&payload);
+    Ok(bytes)
+}
+
+/// Opens the envelope that begins `bytes` and says how many bytes it took. `path` is only named in errors.
+///
+/// # Errors
+/// `Corrupt` if magic, length or checksum do not hold; `Unsupported` for another version.
+pub fn open<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Result<(T, usize)> {
+    let name = String::from_utf8_lossy(&magic.0).into_owned();
+    let Some((head, rest)) = bytes.split_at_checked(ENVELOPE_LEN) else {
+        let found = format!("{} bytes", bytes.len());
+        return Err(Error::corrupt(path, 0, "an envelope of 32 bytes", &found));
+    };
+    if !head.starts_with(&magic.0) {
+        return Err(Error::corrupt(path, 0, &name, "another beginning"));
+    }
+    let len = u32_at(head, LEN_AT).unwrap_or_default() as usize;
+    let Some(payload) = rest.get(..len).filter(|_| len <= MAX_PAYLOAD_LEN) else {
+        let expected = format!("a payload of {len} bytes");
+        return Err(Error::corrupt(
+            path,
+            LEN_AT as u64,
+            &expected,
+            &format!("{} bytes", rest.len()),
+        ));
+    };
+    let (covered, _) = head.split_at(CHECKSUM_AT);
+    let expected = checksum(covered, payload);
+    let found = u32_at(head, CHECKSUM_AT).unwrap_or_default();
+    if expected != found {
+        let expected = format!("checksum {expected:08x}");
+        return Err(Error::corrupt(path, CHECKSUM_AT as u64, &expected, &format!("{found:08x}")));
+    }
+    check_version(path, head)?;
+    let (record, used) = bincode::serde::decode_from_slice(payload, config()).map_err(|e| {
+        Error::with_source(
+            ErrorKind::Corrupt,
+            format!("{}: expected a {name} payload: {e}", path.display()),
+            e,
+        )
+    })?;
+    if used != len {
+        let expected = format!("a payload of {used} bytes");
+        return Err(Error::corrupt(path, LEN_AT as u64, &expected, &format!("{len} bytes")));
+    }
+    Ok((record, ENVELOPE_LEN + len))
+}
+
+/// Opens an envelope that is a whole file.
+///
+/// # Errors
+/// As [`open`]; `Corrupt` also for bytes behind the payload.
+pub fn open_file<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Result<T> {
+    let (record, used) = open(magic, path, bytes)?;
+    if used != bytes.len() {
+        let found = format!("{} bytes", bytes.len());
+        return Err(Error::corrupt(path, used as u64, "the end of the file", &found));
+    }
+    Ok(record)
+}

@@ -1,0 +1,225 @@
+//! Making a mutable segment durable: drain the tails, sync the files, seal.
+//!
+//! Nothing here holds the table's writer lock. Any number of threads may relieve and drain; flushes and the seal of
+//! one segment are ordered by the table.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use lithdb_env::{Error, File, Result, UnixMillis, write_all_at};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::handle::OpenFile;
+use crate::ids::SegmentId;
+use crate::metadata::Metadata;
+use crate::scan::Totals;
+use crate::segment::{GrowingFile, Segment};
+use crate::writer::{Capture, DirectWrite};
+
+/// Bytes are read in pieces of this size for the digest.
+const DIGEST_PIECE: usize = 1 << 20;
+
+/// Everything that is known of a segment that ends.
+#[derive(Debug, Clone)]
+pub struct SealJob {
+    /// The segment.
+    pub segment: Arc<Segment>,
+    /// What it holds.
+    pub totals: Totals,
+    /// The segment that took over; its files are durable.
+    pub successor: SegmentId,
+    /// When it ended: its age counts from here.
+    pub now: UnixMillis,
+}
+
+impl GrowingFile {
+    /// Writes the tail out and syncs, unless everything up to `end` is durable.
+    fn make_durable(&self, open: &OpenFile, end: u64) -> Result<()> {
+        if self.durable() >= end {
+            return Ok(());
+        }
+        if let Some(tail) = &self.tail {
+            tail.drain(&*open.file).map_err(|e| Error::io("write", self.handle.path(), e))?;
+        }
+        open.file.sync_data().map_err(|e| Error::io("sync", self.handle.path(), e))
+    }
+}
+
+impl Segment {
+    /// The open file of one that is being written.
+    pub(crate) fn writing(&self, file: &GrowingFile) -> Result<Arc<OpenFile>> {
+        let fs = &*self.context().env.fs;
+        file.handle.get(fs, &self.context().handles, |_| Ok(()))
+    }
+
+    fn files(&self) -> impl Iterator<Item = &GrowingFile> {
+        self.values.iter().chain([&self.keys])
+    }
+
+    /// Writes a large value to its reserved place, from the caller's memory.
+    ///
+    /// # Errors
+    /// What the file system says: the record that names the value is in the log already, so the table must
+    /// take no more writes.
+    pub fn write_direct(&self, place: &DirectWrite, value: &[u8]) -> Result<()> {
+        let Some(file) = self.values.get(usize::from(place.shard.0)) else { return Ok(()) };
+        let open = self.writing(file)?;
+        write_all_at(&*open.file, value, place.offset)
+            .map_err(|e| Error::io("write", file.handle.path(), e))?;
+        // Best effort: keeps the disk busy between flushes.
+        let _ = open.file.start_writeback(place.offset, value.len() as u64);
+        Ok(())
+    }
+
+    /// Writes full chunks of the tails to the files if it is nobody else's turn. Called by those who fill them.
+    ///
+    /// # Errors
+    /// What the file system says: the table must take no more writes.
+    pub fn relieve(&self) -> Result<()> {
+        for file in self.files() {
+            let Some(tail) = &file.tail else { continue };
+            if !tail.has_waiting() {
+                continue;
+            }
+            let open = self.writing(file)?;
+            let written =
+                tail.relieve(&*open.file).map_err(|e| Error::io("write", file.handle.path(), e))?;
+            if let Some((start, end)) = written {
+                let _ = open.file.start_writeback(start, end - start);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything in `capture` durable: all files at the same time, and only those with something new.
+    ///
+    /// # Errors
+    /// What the file system says: the table must take no more writes.
+    pub fn make_durable(self: &Arc<Self>, capture: &Capture) -> Result<()> {
+        let value_ends = &capture.totals.value_ends;
+        let ends = value_ends.iter().copied().chain([capture.totals.key_end]);
+        let dirty: Vec<(usize, u64)> = self
+            .files()
+            .zip(ends)
+            .enumerate()
+            .filter_map(|(n, (file, end))| (file.durable() < end).then_some((n, end)))
+            .collect();
+        let tasks: Vec<_> = dirty
+            .into_iter()
+            .map(|(n, end)| {
+                let segment = Arc::clone(self);
+                move || {
+                    let Some(file) = segment.files().nth(n) else { return Ok(()) };
+                    file.make_durable(&*segment.writing(file)?, end)
+                }
+            })
+            .collect();
+        self.context().env.pool.run_all(tasks)?;
+        self.set_durable(&capture.totals);
+        Ok(())
+    }
+
+    /// Bytes below these ends never change again.
+    fn set_durable(&self, totals: &Totals) {
+        self.keys.durable.fetch_max(totals.key_end, Ordering::AcqRel);
+        for (file, end) in self.values.iter().zip(&totals.value_ends) {
+            file.durable.fetch_max(*end, Ordering::AcqRel);
+        }
+    }
+
+    /// Syncs all files and the directories they are in, whatever is known of them.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn sync_everything(self: &Arc<Self>) -> Result<()> {
+        let tasks: Vec<_> = (0..=self.values.len())
+            .map(|n| {
+                let segment = Arc::clone(self);
+                move || {
+                    let Some(file) = segment.files().nth(n) else { return Ok(()) };
+                    let open = segment.writing(file)?;
+                    open.file.sync_all().map_err(|e| Error::io("sync", file.handle.path(), e))
+                }
+            })
+            .collect();
+        let env = &self.context().env;
+        env.pool.run_all(tasks)?;
+        for dir in self.paths().dirs() {
+            env.fs.sync_dir(&dir).map_err(|e| Error::io("sync directory", &dir, e))?;
+        }
+        Ok(())
+    }
+
+    fn digest(&self, end: u64) -> Result<[u8; 16]> {
+        let mut hasher = Xxh3::new();
+        let mut offset = 0;
+        while offset < end {
+            let piece = self.read_keys(offset, DIGEST_PIECE.min((end - offset) as usize))?;
+            if piece.is_empty() {
+                let path = &self.paths().keys;
+                return Err(Error::corrupt(path, offset, "more bytes", "the end of the file"));
+            }
+            hasher.update(&piece);
+            offset += piece.len() as u64;
+        }
+        Ok(hasher.digest128().to_le_bytes())
+    }
+}
+
+impl SealJob {
+    /// Makes the segment durable and writes its metadata. The successor's files and directory entries must be
+    /// durable. May be repeated after a failure for lack of space.
+    ///
+    /// # Errors
+    /// `StorageFull` if there was no room for the metadata: nothing is lost. Anything else closes the table
+    /// for writing.
+    pub fn run(&self) -> Result<()> {
+        let segment = &self.segment;
+        segment.make_durable(&Capture { totals: self.totals.clone() })?;
+        let ends = self.totals.value_ends.iter().copied().chain([self.totals.key_end]);
+        for (file, end) in segment.files().zip(ends) {
+            // Space that was reserved and not used goes back. The bytes that count are durable already.
+            give_back(&*segment.writing(file)?.file, file, end)?;
+        }
+        let metadata = self.metadata(Some(segment.digest(self.totals.key_end)?));
+        metadata.write(&*segment.context().env.fs, &segment.paths().metadata)?;
+        segment.set_sealed(metadata);
+        for file in segment.files() {
+            file.handle.finish_writing(&segment.context().handles);
+        }
+        Ok(())
+    }
+
+    fn metadata(&self, digest: Option<[u8; 16]>) -> Metadata {
+        let header = self.segment.header();
+        Metadata {
+            table_id: header.identity.table_id,
+            segment: header.identity.segment,
+            revision: 0,
+            predecessor: header.predecessor,
+            successor: self.successor,
+            created: header.created,
+            last_write: self.now,
+            salt: header.identity.salt,
+            key_end: self.totals.key_end,
+            records: self.totals.records,
+            primaries: self.totals.primaries,
+            running: self.totals.running,
+            value_ends: self.totals.value_ends.clone(),
+            epochs: self.segment.epochs().to_vec(),
+            codec: 0,
+            digest,
+            extras: Vec::new(),
+        }
+    }
+}
+
+/// Gives reserved space back if the file ends where it should; a longer file (somebody links to it, or reads
+/// it) stays as it is.
+fn give_back(open: &dyn File, file: &GrowingFile, end: u64) -> Result<()> {
+    let len = open.len().map_err(|e| Error::io("measure", file.handle.path(), e))?;
+    if len == end {
+        open.set_len(end).map_err(|e| Error::io("trim", file.handle.path(), e))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! The 64 bytes that every key file and every value file begins with.
+
+use std::path::Path;
+
+use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
+
+use crate::bytes_le::{u16_at, u32_at, u64_at};
+use crate::ids::{SegmentId, ShardId};
+
+/// The length of both headers; the first record or value byte stands behind.
+pub const HEADER_LEN: usize = 64;
+/// The version of everything described in `docs/FORMAT.md`.
+pub const FORMAT_VERSION: u16 = 1;
+/// Begins a key file.
+pub const KEY_MAGIC: [u8; 8] = *b"LITHKEYS";
+/// Begins a value file.
+pub const VALUE_MAGIC: [u8; 8] = *b"LITHVALS";
+
+const VERSION_AT: usize = 8;
+const LEN_AT: usize = 10;
+pub(crate) const FLAGS_AT: usize = 12;
+const TABLE_AT: usize = 24;
+const SEGMENT_AT: usize = 32;
+const CHECKSUM_AT: usize = 60;
+
+/// What all files of a segment share, and what every record's checksum is seeded with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// The table's random id.
+    pub table_id: u64,
+    /// The segment.
+    pub segment: SegmentId,
+    /// Random, different for every key file ever created.
+    pub salt: u64,
+}
+
+/// The header of a key file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyHeader {
+    /// Table, segment and salt.
+    pub identity: Identity,
+    /// The segment before, or none.
+    pub predecessor: SegmentId,
+    /// When the file was created.
+    pub created: UnixMillis,
+    /// Number of value files, 1 to 256.
+    pub shards: u16,
+}
+
+/// The header of a value file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ValueHeader {
+    /// Table, segment and the salt of the segment's key file.
+    pub identity: Identity,
+    /// Which of the segment's value files this is.
+    pub shard: ShardId,
+    /// When the file was created.
+    pub created: UnixMillis,
+}
+
+/// Writes `bytes` at `offset` of a header under construction.
+fn put(header: &mut [u8; HEADER_LEN], offset: usize, bytes: &[u8]) {
+    if let Some(field) = header.get_mut(offset..offset + bytes.len()) {
+        field.copy_from_slice(bytes);
+    }
+}
+
+fn begin(magic: [u8; 8], identity: &Identity) -> [u8; HEADER_LEN] {
+    let mut header = [0; HEADER_LEN];
+    put(&mut header, 0, &magic);
+    put(&mut header, VERSION_AT, &FORMAT_VERSION.to_le_bytes());
+    put(&mut header, LEN_AT, &(HEADER_LEN as u16).to_le_bytes());
+    put(&mut header, TABLE_AT, &identity.table_id.to_le_bytes());
+    put(&mut header, SEGMENT_AT, &identity.segment.0.to_le_bytes());
+    header
+}
+
+fn finish(mut header: [u8; HEADER_LEN]) -> [u8; HEADER_LEN] {
+    let (covered, _) = header.split_at(CHECKSUM_AT);
+    let checksum = crc32c::crc32c(covered);
+    put(&mut header, CHECKSUM_AT, &checksum.to_le_bytes());
+    header
+}
+
+/// Checks what both headers share. The checksum comes first: flags of a damaged header mean nothing.
+fn check<'a>(path: &Path, bytes: &'a [u8], magic: [u8; 8]) -> Result<&'a [u8; HEADER_LEN]> {
+    let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
+        let found = format!("{} bytes", bytes.len());
+        return Err(Error::corrupt(path, 0, "a header of 64 bytes", &found));
+    };
+    let (covered, _) = header.split_at(CHECKSUM_AT);
+    let expected = crc32c::crc32c(covered);
+    let found = u32_at(header, CHECKSUM_AT).unwrap_or_default();
+    let name = String::from_utf8_lossy(&magic).into_owned();
+    if !header.starts_with(&magic) {
+        let kind = if expected == found { ErrorKind::Foreign } else { ErrorKind::Corrupt };
+        return Err(Error::corrupt(path, 0, &name, "another beginning").reclassified(kind));
+    }
+    if expected != found {
+        let expected = format!("header checksum {expected:08x}");
+        return Err(Error::corrupt(path, CHECKSUM_AT as u64, &expected, &format!("{found:08x}")));
+    }
+    check_version(path, header)?;
+    Ok(header)
+}
+
+/// Refuses versions and flags that this build does not know. Version 1 has no flags, and readers and
+/// writers are held to the same here: a read-only-compatible flag is refused where files are opened for
+/// writing (see [`read_only_flags`]).
+pub(crate) fn check_version(path: &Path, bytes: &[u8]) -> Result<()> {
+    let unsupported = |what: &str, expected: String, found: String| {
+        let message = format!("{}: {what}: expected {expected}, found {found}", path.display());
+        Err(Error::new(ErrorKind::Unsupported, message))
+    };
+    let version = u16_at(bytes, VERSION_AT).unwrap_or_default();
+    if version != FORMAT_VERSION {
+        return unsupported("format version", FORMAT_VERSION.to_string(), version.to_string());
+    }
+    let incompatible = u32_at(bytes, FLAGS_AT + 8).unwrap_or_default();
+    if incompatible != 0 {
+        return unsupported("incompatible features", "none".into(), format!("{incompatible:#x}"));
+    }
+    Ok(())
+}
+
+/// The flags that forbid writing, of any header or envelope.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] if there are any that this build does not know.
+pub fn check_writable(path: &Path, bytes: &[u8]) -> Result<()> {
+    match u32_at(bytes, FLAGS_AT + 4).unwrap_or_default() {
+        0 => Ok(()),
+        flags => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "{}: features that forbid writing: expected none, found {flags:#x}; open for reading only",
+                path.display()
+            ),
+        )),
+    }
+}
+
+fn identity_of(header: &[u8], salt_at: usize) -> Identity {
+    Identity {
+        table_id: u64_at(header, TABLE_AT).unwrap_or_default(),
+        segment: SegmentId(u32_at(header, SEGMENT_AT).unwrap_or_default()),
+        salt: u64_at(header, salt_at).unwrap_or_default(),
+    }
+}
+
+impl KeyHeader {
+    const PREDECESSOR_AT: usize = 36;
+    const CREATED_AT: usize = 40;
+    const SALT_AT: usize = 48;
+    const SHARDS_AT: usize = 56;
+
+    /// The bytes of the header.
+    pub fn encode(&self) -> [u8; HEADER_LEN] {
+        let mut header = begin(KEY_MAGIC, &self.identity);
+        put(&mut header, Self::PREDECESSOR_AT, &self.predecessor.0.to_le_bytes());
+        put(&mut header, Self::CREATED_AT, &self.created.0.to_le_bytes());
+        put(&mut header, Self::SALT_AT, &self.identity.salt.to_le_bytes());
+        put(&mut header, Self::SHARDS_AT, &self.shards.to_le_bytes());
+        finish(header)
+    }
+
+    /// Reads the header of the key file at `path`, which is only named in errors.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Foreign` or `Unsupported`.
+    pub fn decode(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let header = check(path, bytes, KEY_MAGIC)?;
+        let shards = u16_at(header, Self::SHARDS_AT).unwrap_or_default();
+        if shards == 0 || shards > ShardId::MAX_SHARDS {
+            let at = Self::SHARDS_AT as u64;
+            return Err(Error::corrupt(path, at, "1 to 256 value files", &shards.to_string()));
+        }
+        Ok(Self {
+            identity: identity_of(header, Self::SALT_AT),
+            predecessor: SegmentId(u32_at(header, Self::PREDECESSOR_AT).unwrap_or_default()),
+            created: UnixMillis(u64_at(header, Self::CREATED_AT).unwrap_or_default()),
+            shards,
+        })
+    }
+
+    /// Refuses a file of another table or segment.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Foreign`] that names both.
+    pub fn belongs_to(&self, path: &Path, table_id: u64, segment: SegmentId) -> Result<()> {
+        let found = self.identity;
+        belongs(path, (table_id, segment), (found.table_id, found.segment))
+    }
+}
+
+fn belongs(path: &Path, expected: (u64, SegmentId), found: (u64, SegmentId)) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Foreign,
+        format!(
+            "{}: expected a file of segment {} of table {:016x}, found one of segment {} of table {:016x}",
+            path.display(),
+            expected.1,
+            expected.0,
+            found.1,
+            found.0
+        ),
+    ))
+}
+
+impl ValueHeader {
+    const SHARD_AT: usize = 36;
+    const CREATED_AT: usize = 40;
+    const SALT_AT: usize = 48;
+
+    /// The bytes of the header.
+    pub fn encode(&self) -> [u8; HEADER_LEN] {
+        let mut header = begin(VALUE_MAGIC, &self.identity);
+        put(&mut header, Self::SHARD_AT, &self.shard.0.to_le_bytes());
+        put(&mut header, Self::CREATED_AT, &self.created.0.to_le_bytes());
+        put(&mut header, Self::SALT_AT, &self.identity.salt.to_le_bytes());
+        finish(header)
+    }
+
+    /// Reads the header of the value file at `path`, which is only named in errors.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Foreign` or `Unsupported`.
+    pub fn decode(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let header = check(path, bytes, VALUE_MAGIC)?;
+        Ok(Self {
+            identity: identity_of(header, Self::SALT_AT),
+            shard: ShardId(u16_at(header, Self::SHARD_AT).unwrap_or_default()),
+            created: UnixMillis(u64_at(header, Self::CREATED_AT).unwrap_or_default()),
+        })
+    }
+
+    /// Refuses a file of another table, segment, shard or life of the segment.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Foreign`] that names both.
+    pub fn belongs_to(&self, path: &Path, identity: &Identity, shard: ShardId) -> Result<()> {
+        let found = self.identity;
+        belongs(path, (identity.table_id, identity.segment), (found.table_id, found.segment))?;
+        if self.shard == shard && found.salt == identity.salt {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Foreign,
+            format!(
+                "{}: expected shard {shard} with salt {:016x}, found shard {} with salt {:016x}",
+                path.display(),
+                identity.salt,
+                self.shard,
+                found.salt
+            ),
+        ))
+    }
+}

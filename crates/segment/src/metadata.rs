@@ -1,0 +1,73 @@
+//! The seal of a segment: what it holds, and where the chain goes on.
+
+use std::path::Path;
+
+use lithdb_env::{Error, Fs, Result, UnixMillis, read_file, replace_file};
+use serde::{Deserialize, Serialize};
+
+use crate::envelope::{self, MAX_PAYLOAD_LEN, Magic};
+use crate::ids::SegmentId;
+
+/// What is recorded of a sealed segment. The order of the fields is the order of the bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// The table's random id.
+    pub table_id: u64,
+    /// The segment.
+    pub segment: SegmentId,
+    /// How many times the segment was cut or salvaged after it had been sealed.
+    pub revision: u32,
+    /// The segment before, or none.
+    pub predecessor: SegmentId,
+    /// The segment that took over; it must be there.
+    pub successor: SegmentId,
+    /// When the segment was created.
+    pub created: UnixMillis,
+    /// When it was last written to; its age counts from here.
+    pub last_write: UnixMillis,
+    /// The salt of the key file.
+    pub salt: u64,
+    /// Length of the key file in bytes; what is behind does not count.
+    pub key_end: u64,
+    /// Number of key records, primary and secondary.
+    pub records: u64,
+    /// Number of primary records.
+    pub primaries: u64,
+    /// Checksum over the checksums of all records.
+    pub running: u32,
+    /// Lengths of the value files in bytes.
+    pub value_ends: Vec<u64>,
+    /// Where epochs began: the offset of each epoch record and its number.
+    pub epochs: Vec<(u32, u64)>,
+    /// How the segment's values are encoded; 0 is not at all.
+    pub codec: u8,
+    /// XXH3-128 over the key file.
+    pub digest: Option<[u8; 16]>,
+    /// What later versions add, by type.
+    pub extras: Vec<(u16, Vec<u8>)>,
+}
+
+impl Metadata {
+    /// Reads the metadata file at `path`.
+    ///
+    /// # Errors
+    /// What the file system says; `Corrupt`, `Unsupported`.
+    pub fn read(fs: &dyn Fs, path: &Path) -> Result<Self> {
+        let limit = (MAX_PAYLOAD_LEN + envelope::ENVELOPE_LEN) as u64;
+        let bytes = read_file(fs, path, limit).map_err(|e| Error::io("read", path, e))?;
+        envelope::open_file(Magic::METADATA, path, &bytes)
+    }
+
+    /// Writes the metadata file at `path`, atomically and durably.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write(&self, fs: &dyn Fs, path: &Path) -> Result<()> {
+        replace_file(fs, path, &envelope::seal(Magic::METADATA, self)?)
+    }
+
+    /// The bytes of all files that count.
+    pub fn bytes(&self) -> u64 {
+        self.key_end + self.value_ends.iter().sum::<u64>()
+    }
+}

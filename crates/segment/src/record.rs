@@ -1,0 +1,464 @@
+//! The records of a key file: bytes to value and back, one at a time.
+//!
+//! Decoding never trusts a length before it has been compared with the bytes at hand, and never
+//! allocates. What a record *means* among its neighbours (groups, batches, marks) is the scanner's.
+
+use lithdb_env::UnixMillis;
+
+use crate::bytes_le::{u16_at, u32_at, u64_at};
+use crate::header::Identity;
+use crate::ids::{Address, SegmentId, ShardId};
+
+/// What every record begins with: checksum, kind, flags, `n`.
+pub const PREFIX_LEN: usize = 8;
+/// A key record without its key.
+pub const KEY_FIXED_LEN: usize = 32;
+/// An epoch record.
+pub const EPOCH_LEN: usize = 24;
+/// A chain record without the value file lengths.
+pub const CHAIN_FIXED_LEN: usize = 32;
+/// A mark without the value file lengths.
+pub const MARK_FIXED_LEN: usize = 40;
+/// Marks stand at multiples of this.
+pub const MARK_ALIGN: usize = 16;
+/// Lets a scanner find the marks behind a damaged record.
+pub const MARK_MAGIC: [u8; 8] = *b"LITHMARK";
+/// The longest key, in bytes.
+pub const MAX_KEY_LEN: usize = u16::MAX as usize;
+/// The longest value that may stand in the key file, in bytes.
+pub const MAX_INLINE_LEN: u32 = 65_536;
+/// The longest value, in bytes.
+pub const MAX_VALUE_LEN: u64 = u32::MAX as u64 - 1;
+/// The longest record there can be.
+pub const MAX_RECORD_LEN: usize = KEY_FIXED_LEN + MAX_KEY_LEN + MAX_INLINE_LEN as usize;
+
+/// What a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// A key and the address of its bytes.
+    Key = 1,
+    /// From here on checksums are seeded with another number.
+    Epoch = 2,
+    /// What the predecessor ended as.
+    Chain = 3,
+    /// What is durable.
+    Mark = 4,
+    /// Nothing, up to where a mark may stand.
+    Padding = 5,
+}
+
+/// The flags of a key record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flags(pub u8);
+
+impl Flags {
+    /// The value's own key.
+    pub const PRIMARY: Self = Self(1);
+    /// The last record of its group.
+    pub const END_OF_GROUP: Self = Self(2);
+    /// The last record of its batch.
+    pub const END_OF_BATCH: Self = Self(4);
+    const ALL: u8 = 7;
+
+    /// Whether all flags of `other` are set.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Both sets together.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// A key record. Borrows the key from the bytes it was read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyRecord<'a> {
+    /// Primary, last of its group, last of its batch.
+    pub flags: Flags,
+    /// The key, 1 to 65,535 bytes.
+    pub key: &'a [u8],
+    /// Where the value bytes stand.
+    pub shard: ShardId,
+    /// Their offset in that file.
+    pub offset: u64,
+    /// How many bytes are stored.
+    pub stored_len: u32,
+    /// How many bytes the value has.
+    pub raw_len: u32,
+    /// crc32c of the stored bytes.
+    pub value_checksum: u32,
+    /// How the bytes are encoded; 0 is not at all.
+    pub codec: u8,
+}
+
+impl KeyRecord<'_> {
+    /// Whether this is the value's own key.
+    pub fn is_primary(&self) -> bool {
+        self.flags.has(Flags::PRIMARY)
+    }
+
+    /// Whether the value stands behind the key.
+    pub fn carries_value(&self) -> bool {
+        self.is_primary() && self.shard == ShardId::INLINE
+    }
+
+    /// The length of the record with the value it carries, in bytes.
+    pub fn encoded_len(&self) -> usize {
+        let inline = if self.carries_value() { self.stored_len as usize } else { 0 };
+        KEY_FIXED_LEN + self.key.len() + inline
+    }
+
+    /// The address of the value bytes.
+    pub fn address(&self, segment: SegmentId) -> Address {
+        Address {
+            segment,
+            shard: self.shard,
+            offset: self.offset,
+            len_bytes: self.stored_len,
+            checksum: self.value_checksum,
+        }
+    }
+}
+
+/// What a segment ended as; the first record of its successor.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Chain {
+    /// The segment that is described.
+    pub predecessor: SegmentId,
+    /// The length of its key file.
+    pub key_end: u32,
+    /// Its number of key records.
+    pub records: u64,
+    /// Checksum over the checksums of all its records.
+    pub running: u32,
+    /// The lengths of its value files.
+    pub value_ends: Vec<u64>,
+}
+
+/// What was durable when a flush returned.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mark {
+    /// So many bytes of the key file.
+    pub through: u32,
+    /// When the flush returned.
+    pub time: UnixMillis,
+    /// The number of key records among them.
+    pub records: u64,
+    /// So many bytes of each value file.
+    pub value_ends: Vec<u64>,
+}
+
+/// A record of any kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record<'a> {
+    /// A key record; an inline value is not looked at.
+    Key(KeyRecord<'a>),
+    /// A new epoch and when it began.
+    Epoch(u64, UnixMillis),
+    /// What the predecessor ended as.
+    Chain(Chain),
+    /// What is durable.
+    Mark(Mark),
+    /// So many bytes of nothing.
+    Padding(usize),
+}
+
+/// A record, its checksum and its length in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decoded<'a> {
+    /// The record.
+    pub record: Record<'a>,
+    /// Its checksum, for the running checksum of the file.
+    pub checksum: u32,
+    /// Its length in bytes, with the value it carries.
+    pub len: usize,
+}
+
+/// Why bytes are not a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// The file ends before the record does.
+    #[error("the file ends inside of the record")]
+    CutShort,
+    /// No kind has this number.
+    #[error("expected a record kind of 1 to 5, found {0}")]
+    Kind(u8),
+    /// The bytes are not those that were written.
+    #[error("expected record checksum {expected:08x}, found {found:08x}")]
+    Checksum {
+        /// What the bytes give.
+        expected: u32,
+        /// What the record says.
+        found: u32,
+    },
+    /// The bytes are as written, and make no sense.
+    #[error("{0}")]
+    Meaning(&'static str),
+}
+
+/// The start value of a record's checksum.
+pub fn seed(identity: &Identity, offset: u32, epoch: u64) -> u32 {
+    let mut bytes = [0_u8; 24];
+    let (table, rest) = bytes.split_at_mut(8);
+    let (segment, rest) = rest.split_at_mut(4);
+    let (at, epoch_bytes) = rest.split_at_mut(4);
+    table.copy_from_slice(&identity.table_id.to_le_bytes());
+    segment.copy_from_slice(&identity.segment.0.to_le_bytes());
+    at.copy_from_slice(&offset.to_le_bytes());
+    epoch_bytes.copy_from_slice(&epoch.to_le_bytes());
+    crc32c::crc32c(&bytes)
+}
+
+/// Appends records to a buffer. `start` is the offset that the buffer's first byte has in the file.
+#[derive(Debug)]
+pub struct Encoder<'a> {
+    /// Where the bytes go.
+    pub buffer: &'a mut Vec<u8>,
+    /// The file's identity.
+    pub identity: Identity,
+    /// The epoch of the records to come.
+    pub epoch: u64,
+    /// Checksum over the checksums of all records so far.
+    pub running: u32,
+    /// The offset in the file of the next record.
+    pub offset: u64,
+}
+
+impl Encoder<'_> {
+    fn begin(&mut self, kind: Kind, flags: Flags, n: u16) -> usize {
+        let start = self.buffer.len();
+        self.buffer.extend_from_slice(&[0; 4]);
+        self.buffer.extend_from_slice(&[kind as u8, flags.0]);
+        self.buffer.extend_from_slice(&n.to_le_bytes());
+        start
+    }
+
+    fn finish(&mut self, start: usize, epoch: u64) {
+        let seed = seed(&self.identity, self.offset as u32, epoch);
+        let covered = self.buffer.get(start + 4..).unwrap_or_default();
+        let checksum = crc32c::crc32c_append(seed, covered).to_le_bytes();
+        if let Some(field) = self.buffer.get_mut(start..start + 4) {
+            field.copy_from_slice(&checksum);
+        }
+        self.running = crc32c::crc32c_append(self.running, &checksum);
+        self.offset += (self.buffer.len() - start) as u64;
+    }
+
+    /// Appends a key record. An inline value must be appended with [`inline`](Self::inline) next.
+    pub fn key(&mut self, record: &KeyRecord<'_>) {
+        let start = self.begin(Kind::Key, record.flags, record.key.len() as u16);
+        self.buffer.extend_from_slice(&record.stored_len.to_le_bytes());
+        self.buffer.extend_from_slice(&record.raw_len.to_le_bytes());
+        self.buffer.extend_from_slice(&record.value_checksum.to_le_bytes());
+        self.buffer.extend_from_slice(&record.shard.0.to_le_bytes());
+        self.buffer.extend_from_slice(&[record.codec, 0]);
+        self.buffer.extend_from_slice(&record.offset.to_le_bytes());
+        self.buffer.extend_from_slice(record.key);
+        self.finish(start, self.epoch);
+    }
+
+    /// Appends the value that the key record before carries.
+    pub fn inline(&mut self, value: &[u8]) {
+        self.buffer.extend_from_slice(value);
+        self.offset += value.len() as u64;
+    }
+
+    /// Appends an epoch record; what follows is seeded with `epoch`.
+    pub fn epoch(&mut self, epoch: u64, time: UnixMillis) {
+        let start = self.begin(Kind::Epoch, Flags::default(), 0);
+        self.buffer.extend_from_slice(&epoch.to_le_bytes());
+        self.buffer.extend_from_slice(&time.0.to_le_bytes());
+        self.finish(start, self.identity.salt);
+        self.epoch = epoch;
+    }
+
+    /// Appends a chain record.
+    pub fn chain(&mut self, chain: &Chain) {
+        let start = self.begin(Kind::Chain, Flags::default(), chain.value_ends.len() as u16);
+        self.buffer.extend_from_slice(&chain.predecessor.0.to_le_bytes());
+        self.buffer.extend_from_slice(&chain.key_end.to_le_bytes());
+        self.buffer.extend_from_slice(&chain.records.to_le_bytes());
+        self.buffer.extend_from_slice(&chain.running.to_le_bytes());
+        self.buffer.extend_from_slice(&[0; 4]);
+        self.lengths(&chain.value_ends);
+        self.finish(start, self.identity.salt);
+    }
+
+    /// Appends a mark, behind the padding it needs.
+    pub fn mark(&mut self, mark: &Mark) {
+        let padding = padding_before_mark(self.offset);
+        if padding > 0 {
+            let start = self.begin(Kind::Padding, Flags::default(), padding as u16);
+            self.buffer.resize(start + padding, 0);
+            self.finish(start, self.epoch);
+        }
+        let start = self.begin(Kind::Mark, Flags::default(), mark.value_ends.len() as u16);
+        self.buffer.extend_from_slice(&MARK_MAGIC);
+        self.buffer.extend_from_slice(&mark.through.to_le_bytes());
+        self.buffer.extend_from_slice(&[0; 4]);
+        self.buffer.extend_from_slice(&mark.time.0.to_le_bytes());
+        self.buffer.extend_from_slice(&mark.records.to_le_bytes());
+        self.lengths(&mark.value_ends);
+        self.finish(start, self.identity.salt);
+    }
+
+    fn lengths(&mut self, lengths: &[u64]) {
+        for len in lengths {
+            self.buffer.extend_from_slice(&len.to_le_bytes());
+        }
+    }
+}
+
+/// The length of the padding record that must stand at `offset` before a mark: 0, or 8 to 23.
+pub const fn padding_before_mark(offset: u64) -> usize {
+    let gap = (MARK_ALIGN - (offset % MARK_ALIGN as u64) as usize) % MARK_ALIGN;
+    if gap == 0 || gap >= PREFIX_LEN { gap } else { gap + MARK_ALIGN }
+}
+
+/// The most bytes that a mark with its padding takes.
+pub const fn max_mark_len(shards: u16) -> u64 {
+    (MARK_FIXED_LEN + 8 * shards as usize + MARK_ALIGN + PREFIX_LEN) as u64
+}
+
+/// Reads the record that begins `bytes`, which stands at `offset` of the file of `identity`.
+///
+/// # Errors
+/// [`Invalid`] says why the bytes are no record.
+pub fn decode<'a>(
+    identity: &Identity,
+    epoch: u64,
+    offset: u32,
+    bytes: &'a [u8],
+) -> Result<Decoded<'a>, Invalid> {
+    let prefix = bytes.first_chunk::<PREFIX_LEN>().ok_or(Invalid::CutShort)?;
+    let [a, b, c, d, kind, flags, n0, n1] = *prefix;
+    let found = u32::from_le_bytes([a, b, c, d]);
+    let n = usize::from(u16::from_le_bytes([n0, n1]));
+    let (kind, covered, epoch) = match kind {
+        1 => (Kind::Key, KEY_FIXED_LEN + n, epoch),
+        2 => (Kind::Epoch, EPOCH_LEN, identity.salt),
+        3 => (Kind::Chain, CHAIN_FIXED_LEN + 8 * n, identity.salt),
+        4 => (Kind::Mark, MARK_FIXED_LEN + 8 * n, identity.salt),
+        5 => (Kind::Padding, n.max(PREFIX_LEN), epoch),
+        other => return Err(Invalid::Kind(other)),
+    };
+    let record = bytes.get(..covered).ok_or(Invalid::CutShort)?;
+    let body = record.get(4..).ok_or(Invalid::CutShort)?;
+    let expected = crc32c::crc32c_append(seed(identity, offset, epoch), body);
+    if expected != found {
+        return Err(Invalid::Checksum { expected, found });
+    }
+    if kind != Kind::Key && flags != 0 {
+        return Err(Invalid::Meaning("expected no flags"));
+    }
+    let record = match kind {
+        Kind::Key => {
+            let record = key_record(flags, record)?;
+            let len = record.encoded_len();
+            if record.carries_value() {
+                let expected = u64::from(offset) + covered as u64;
+                if record.offset != expected || record.stored_len > MAX_INLINE_LEN {
+                    return Err(Invalid::Meaning("expected the inline value behind the key"));
+                }
+            }
+            if bytes.len() < len {
+                return Err(Invalid::CutShort);
+            }
+            return Ok(Decoded { record: Record::Key(record), checksum: found, len });
+        }
+        Kind::Epoch => Record::Epoch(field64(record, 8)?, UnixMillis(field64(record, 16)?)),
+        Kind::Chain => Record::Chain(Chain {
+            predecessor: SegmentId(field32(record, 8)?),
+            key_end: field32(record, 12)?,
+            records: field64(record, 16)?,
+            running: field32(record, 24)?,
+            value_ends: lengths(record, CHAIN_FIXED_LEN),
+        }),
+        Kind::Mark => {
+            if record.get(8..16) != Some(&MARK_MAGIC) {
+                return Err(Invalid::Meaning("expected the magic of a mark"));
+            }
+            Record::Mark(Mark {
+                through: field32(record, 16)?,
+                time: UnixMillis(field64(record, 24)?),
+                records: field64(record, 32)?,
+                value_ends: lengths(record, MARK_FIXED_LEN),
+            })
+        }
+        Kind::Padding => Record::Padding(covered),
+    };
+    Ok(Decoded { record, checksum: found, len: covered })
+}
+
+/// How long the record that begins `bytes` says it is, with the value it carries. Nothing is checked.
+pub(crate) fn encoded_len(bytes: &[u8]) -> Option<usize> {
+    let n = usize::from(u16_at(bytes, 6)?);
+    Some(match bytes.get(4)? {
+        1 => decode_unchecked(bytes)?.encoded_len(),
+        2 => EPOCH_LEN,
+        3 => CHAIN_FIXED_LEN + 8 * n,
+        4 => MARK_FIXED_LEN + 8 * n,
+        _ => n.max(PREFIX_LEN),
+    })
+}
+
+/// The key record that begins `bytes`, for a caller that compares the checksum itself or has done so.
+pub(crate) fn decode_unchecked(bytes: &[u8]) -> Option<KeyRecord<'_>> {
+    let n = usize::from(u16_at(bytes, 6)?);
+    Some(KeyRecord {
+        flags: Flags(*bytes.get(5)?),
+        key: bytes.get(KEY_FIXED_LEN..KEY_FIXED_LEN + n)?,
+        stored_len: u32_at(bytes, 8)?,
+        raw_len: u32_at(bytes, 12)?,
+        value_checksum: u32_at(bytes, 16)?,
+        shard: ShardId(u16_at(bytes, 20)?),
+        codec: *bytes.get(22)?,
+        offset: u64_at(bytes, 24)?,
+    })
+}
+
+/// Compares the checksum of the key record that is exactly `bytes` (without an inline value).
+pub(crate) fn check_key_record(
+    identity: &Identity,
+    epoch: u64,
+    offset: u32,
+    bytes: &[u8],
+) -> Result<(), Invalid> {
+    let found = u32_at(bytes, 0).ok_or(Invalid::CutShort)?;
+    let kind = bytes.get(4).copied().ok_or(Invalid::CutShort)?;
+    if kind != Kind::Key as u8 {
+        return Err(Invalid::Kind(kind));
+    }
+    let body = bytes.get(4..).ok_or(Invalid::CutShort)?;
+    match crc32c::crc32c_append(seed(identity, offset, epoch), body) {
+        expected if expected == found => Ok(()),
+        expected => Err(Invalid::Checksum { expected, found }),
+    }
+}
+
+fn key_record(flags: u8, record: &[u8]) -> Result<KeyRecord<'_>, Invalid> {
+    let decoded = decode_unchecked(record).ok_or(Invalid::CutShort)?;
+    if decoded.key.is_empty() || flags & !Flags::ALL != 0 {
+        return Err(Invalid::Meaning("expected a key and known flags"));
+    }
+    if decoded.codec != 0 || decoded.stored_len != decoded.raw_len {
+        return Err(Invalid::Meaning("expected codec 0 and equal lengths"));
+    }
+    Ok(decoded)
+}
+
+fn field32(record: &[u8], offset: usize) -> Result<u32, Invalid> {
+    u32_at(record, offset).ok_or(Invalid::CutShort)
+}
+
+fn field64(record: &[u8], offset: usize) -> Result<u64, Invalid> {
+    u64_at(record, offset).ok_or(Invalid::CutShort)
+}
+
+fn lengths(record: &[u8], from: usize) -> Vec<u64> {
+    let (lengths, _) = record.get(from..).unwrap_or_default().as_chunks::<8>();
+    lengths.iter().map(|len| u64::from_le_bytes(*len)).collect()
+}

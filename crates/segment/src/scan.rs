@@ -1,0 +1,440 @@
+//! The one scanner of key files. Recovery, verification, dump, rebuild, iteration and rollback all use it.
+//!
+//! It walks the records from the header on, follows epochs, checks that groups and batches are well
+//! formed, keeps count, and where it can go no further it says why: see [`Verdict`]. It reads, and never
+//! changes anything.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use lithdb_env::{Error, ErrorKind, Result};
+
+use crate::header::{HEADER_LEN, KeyHeader};
+use crate::ids::{Position, ShardId};
+use crate::record::{
+    Chain, Decoded, Flags, Invalid, KeyRecord, MARK_ALIGN, MARK_FIXED_LEN, MARK_MAGIC,
+    MAX_RECORD_LEN, Mark, Record, decode, decode_unchecked, encoded_len,
+};
+
+/// How many bytes are read at a time when the file is not mapped.
+const WINDOW_LEN: usize = 1 << 20;
+
+/// Where the scanner gets bytes from: an offset and a length it would like; it takes less, but more than
+/// nothing before the end. Returned bytes must stay as they are.
+pub trait KeySource {
+    /// Up to `len` bytes at `offset`.
+    ///
+    /// # Errors
+    /// What the file system says.
+    fn read(&self, offset: u64, len: usize) -> Result<Bytes>;
+}
+
+impl<F: Fn(u64, usize) -> Result<Bytes>> KeySource for F {
+    fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
+        self(offset, len)
+    }
+}
+
+/// What the scanner made of the end of a key file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The file ends behind a whole batch.
+    Clean,
+    /// What begins at `offset` was never acknowledged.
+    Torn {
+        /// Where the last whole batch ends.
+        offset: u64,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// Bytes that were acknowledged do not hold.
+    Corrupt {
+        /// Where the damage begins.
+        offset: u64,
+        /// So much of the file was acknowledged.
+        acknowledged: u64,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// What a key file holds up to some batch's end.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// The end, in bytes from the start of the file.
+    pub key_end: u64,
+    /// Number of key records.
+    pub records: u64,
+    /// Number of primary records among them.
+    pub primaries: u64,
+    /// Checksum over the checksums of all records.
+    pub running: u32,
+    /// The furthest end of any value, per value file.
+    pub value_ends: Vec<u64>,
+}
+
+/// One key record, borrowed from the scanner's window.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// Offset of the record in the key file.
+    pub offset: u32,
+    /// The record.
+    pub record: KeyRecord<'a>,
+}
+
+/// Walks a key file.
+#[derive(Debug)]
+pub struct Scanner<S> {
+    source: S,
+    path: PathBuf,
+    header: KeyHeader,
+    end: u64,
+    window: Bytes,
+    window_start: u64,
+    offset: u64,
+    epoch: u64,
+    epochs: Vec<(u32, u64)>,
+    now: Totals,
+    committed: Totals,
+    group: Option<Group>,
+    mark: Option<Mark>,
+    chain: Option<Chain>,
+    verdict: Option<Verdict>,
+}
+
+/// The primary record of the group that is being read.
+#[derive(Debug, Clone, Copy)]
+struct Group {
+    shard: ShardId,
+    start: u64,
+    end: u64,
+    open: bool,
+}
+
+impl<S: KeySource> Scanner<S> {
+    /// A scanner of the key file at `path` with the given header, which ends at `end`.
+    pub fn new(source: S, path: &Path, header: KeyHeader, end: u64) -> Self {
+        let start = HEADER_LEN as u64;
+        let value_ends = vec![HEADER_LEN as u64; usize::from(header.shards)];
+        let totals = Totals { key_end: start, value_ends, ..Totals::default() };
+        Self {
+            source,
+            path: path.to_owned(),
+            header,
+            end,
+            window: Bytes::new(),
+            window_start: start,
+            offset: start,
+            epoch: header.identity.salt,
+            epochs: Vec::new(),
+            now: totals.clone(),
+            committed: totals,
+            group: None,
+            mark: None,
+            chain: None,
+            verdict: None,
+        }
+    }
+
+    /// The same scanner, told of a promise that stands outside of the file (the durable tail of the table's
+    /// state).
+    #[must_use]
+    pub fn promised(mut self, promise: Option<Mark>) -> Self {
+        self.mark = promise.or(self.mark);
+        self
+    }
+
+    /// The next key record, or `None` when the scan is over: see [`verdict`](Self::verdict). Records of
+    /// a batch that turns out torn have been returned before it does.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>> {
+        // Borrowing from `self.window` across the loop needs the offsets first and the record again.
+        let Some(offset) = self.advance_to_key()? else { return Ok(None) };
+        let start = (u64::from(offset) - self.window_start) as usize;
+        let bytes = self.window.get(start..).unwrap_or_default();
+        Ok(decode_unchecked(bytes).map(|record| Entry { offset, record }))
+    }
+
+    /// Goes through the rest of the file, calling `each` for every key record, and returns the verdict.
+    ///
+    /// # Errors
+    /// What the file system says, or what `each` says.
+    pub fn run(&mut self, mut each: impl FnMut(&Entry<'_>) -> Result<()>) -> Result<Verdict> {
+        while let Some(entry) = self.next_entry()? {
+            each(&entry)?;
+        }
+        Ok(self.verdict.clone().unwrap_or(Verdict::Clean))
+    }
+
+    fn advance_to_key(&mut self) -> Result<Option<u32>> {
+        while self.verdict.is_none() {
+            if self.offset >= self.end {
+                self.finish_at_end()?;
+                break;
+            }
+            self.fill()?;
+            let start = (self.offset - self.window_start) as usize;
+            let bytes = self.window.get(start..).unwrap_or_default();
+            let offset = self.offset as u32;
+            match decode(&self.header.identity, self.epoch, offset, bytes) {
+                Ok(decoded) => match take(&mut self.now, &mut self.group, &decoded, offset) {
+                    Ok(ends_batch) => {
+                        let len = decoded.len as u64;
+                        let record = decoded.record;
+                        let is_key = matches!(record, Record::Key(_));
+                        let problem = match record {
+                            Record::Epoch(epoch, _) => {
+                                self.epoch = epoch;
+                                self.epochs.push((offset, epoch));
+                                None
+                            }
+                            Record::Chain(chain) => self.take_chain(chain),
+                            Record::Mark(mark) => self.take_mark(mark),
+                            Record::Key(_) | Record::Padding(_) => None,
+                        };
+                        if let Some(problem) = problem {
+                            self.stop(problem)?;
+                            break;
+                        }
+                        self.offset += len;
+                        self.now.key_end = self.offset;
+                        if ends_batch {
+                            self.committed.clone_from(&self.now);
+                        }
+                        if is_key {
+                            return Ok(Some(offset));
+                        }
+                    }
+                    Err(problem) => self.stop(Invalid::Meaning(problem))?,
+                },
+                Err(invalid) => self.stop(invalid)?,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes sure that the window holds the record at the present offset, if the file does. A source may
+    /// give less than it was asked for (a tail in memory ends where the file begins), but it never splits
+    /// a record.
+    fn fill(&mut self) -> Result<()> {
+        let start = (self.offset - self.window_start) as usize;
+        let bytes = self.window.get(start..).unwrap_or_default();
+        let want = MAX_RECORD_LEN.min((self.end - self.offset) as usize);
+        if bytes.len() >= want || encoded_len(bytes).is_some_and(|len| len <= bytes.len()) {
+            return Ok(());
+        }
+        let len = (self.end - self.offset).min(WINDOW_LEN as u64) as usize;
+        self.window = self.source.read(self.offset, len)?;
+        self.window_start = self.offset;
+        if self.window.is_empty() {
+            let found = format!("none; the file should have {} bytes", self.end);
+            return Err(Error::corrupt(&self.path, self.offset, "more bytes", &found));
+        }
+        Ok(())
+    }
+
+    fn take_chain(&mut self, chain: Chain) -> Option<Invalid> {
+        if self.offset != HEADER_LEN as u64 || chain.predecessor != self.header.predecessor {
+            return Some(Invalid::Meaning(
+                "expected the chain record first, naming the predecessor",
+            ));
+        }
+        self.chain = Some(chain);
+        None
+    }
+
+    fn take_mark(&mut self, mark: Mark) -> Option<Invalid> {
+        let sound = u64::from(mark.through) <= self.offset
+            && self.offset.is_multiple_of(MARK_ALIGN as u64)
+            && mark.value_ends.len() == usize::from(self.header.shards);
+        if !sound {
+            return Some(Invalid::Meaning("expected a mark of what stands before it"));
+        }
+        self.promise(mark);
+        None
+    }
+
+    /// The furthest promise counts, wherever it stands.
+    fn promise(&mut self, mark: Mark) {
+        if self.mark.as_ref().is_none_or(|known| known.through <= mark.through) {
+            self.mark = Some(mark);
+        }
+    }
+
+    fn finish_at_end(&mut self) -> Result<()> {
+        let promised = self.mark.as_ref().map_or(0, |mark| u64::from(mark.through));
+        if self.committed.key_end == self.now.key_end && promised <= self.end {
+            self.verdict = Some(Verdict::Clean);
+            return Ok(());
+        }
+        self.stop(Invalid::CutShort)
+    }
+
+    /// The present record cannot be read: was it ever acknowledged?
+    fn stop(&mut self, invalid: Invalid) -> Result<()> {
+        if let Some(mark) = self.marks_behind()? {
+            self.promise(mark);
+        }
+        let offset = self.committed.key_end;
+        let acknowledged = self.mark.as_ref().map_or(0, |mark| u64::from(mark.through));
+        let reason = format!("record at {}: {invalid}", self.offset);
+        self.verdict = Some(if acknowledged > offset {
+            Verdict::Corrupt { offset, acknowledged, reason }
+        } else {
+            Verdict::Torn { offset, reason }
+        });
+        Ok(())
+    }
+
+    /// The mark with the furthest promise between the present offset and the end of the file.
+    fn marks_behind(&self) -> Result<Option<Mark>> {
+        let mut furthest: Option<Mark> = None;
+        let mut at = self.offset.next_multiple_of(MARK_ALIGN as u64);
+        // Windows overlap by the longest mark, so that none is missed at an edge.
+        let longest = MARK_FIXED_LEN + 8 * usize::from(ShardId::MAX_SHARDS);
+        while at < self.end {
+            let len = (self.end - at).min((WINDOW_LEN + longest) as u64) as usize;
+            let bytes = self.source.read(at, len)?;
+            let step = if bytes.len() < len { bytes.len() } else { len.min(WINDOW_LEN) };
+            if step < MARK_ALIGN {
+                break;
+            }
+            for start in (0..step).step_by(MARK_ALIGN) {
+                let candidate = bytes.get(start..).unwrap_or_default();
+                if candidate.get(8..16) != Some(&MARK_MAGIC) {
+                    continue;
+                }
+                let offset = (at + start as u64) as u32;
+                let decoded = decode(&self.header.identity, self.epoch, offset, candidate);
+                if let Ok(Decoded { record: Record::Mark(mark), .. }) = decoded
+                    && mark.value_ends.len() == usize::from(self.header.shards)
+                    && furthest.as_ref().is_none_or(|known| known.through < mark.through)
+                {
+                    furthest = Some(mark);
+                }
+            }
+            at += (step / MARK_ALIGN * MARK_ALIGN) as u64;
+        }
+        Ok(furthest)
+    }
+
+    /// How the scan ended; `None` while it has not.
+    pub fn verdict(&self) -> Option<&Verdict> {
+        self.verdict.as_ref()
+    }
+
+    /// Turns a verdict other than clean into the error of a file that must be whole.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] that names the file, the offset and the reason.
+    pub fn require_clean(&self) -> Result<()> {
+        match &self.verdict {
+            None | Some(Verdict::Clean) => Ok(()),
+            Some(Verdict::Torn { offset, reason } | Verdict::Corrupt { offset, reason, .. }) => {
+                Err(corrupt(&self.path, *offset, reason))
+            }
+        }
+    }
+
+    /// What the file holds up to the last whole batch.
+    pub fn totals(&self) -> &Totals {
+        &self.committed
+    }
+
+    /// The mark that promises most.
+    pub fn mark(&self) -> Option<&Mark> {
+        self.mark.as_ref()
+    }
+
+    /// What the predecessor ended as, if the file says so.
+    pub fn chain(&self) -> Option<&Chain> {
+        self.chain.as_ref()
+    }
+
+    /// Where epochs began.
+    pub fn epochs(&self) -> &[(u32, u64)] {
+        &self.epochs
+    }
+
+    /// The header of the file.
+    pub fn header(&self) -> &KeyHeader {
+        &self.header
+    }
+
+    /// The position of a record at `offset`.
+    pub fn position(&self, offset: u32) -> Position {
+        Position::new(self.header.identity.segment, offset)
+    }
+
+    /// The bytes that the last entry was read from, and their offset in the file: lets an iterator keep
+    /// them without copying.
+    pub fn window(&self) -> (&Bytes, u64) {
+        (&self.window, self.window_start)
+    }
+}
+
+/// The error of a key file that must be whole and is not.
+pub fn corrupt(path: &Path, offset: u64, reason: &str) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        format!(
+            "{} at offset {offset}: acknowledged records are damaged: {reason}; `lith repair` shows what can be saved",
+            path.display()
+        ),
+    )
+}
+
+/// Counts a record in; says whether it ends a batch.
+fn take(
+    totals: &mut Totals,
+    group: &mut Option<Group>,
+    decoded: &Decoded<'_>,
+    offset: u32,
+) -> Result<bool, &'static str> {
+    let checksum = decoded.checksum.to_le_bytes();
+    let Record::Key(record) = &decoded.record else {
+        if group.is_some() {
+            return Err("expected the rest of the batch");
+        }
+        totals.running = crc32c::crc32c_append(totals.running, &checksum);
+        return Ok(true);
+    };
+    let start = record.offset;
+    let end =
+        start.checked_add(u64::from(record.stored_len)).ok_or("expected an offset in range")?;
+    match (group.as_ref(), record.is_primary()) {
+        (Some(Group { open: true, .. }), true) => return Err("expected the rest of the group"),
+        (None | Some(Group { open: false, .. }), false) => return Err("expected a primary record"),
+        (Some(primary), false) => {
+            if record.shard != primary.shard || start < primary.start || end > primary.end {
+                return Err("expected a range inside of the primary record's value");
+            }
+        }
+        (_, true) => {
+            *group = Some(Group { shard: record.shard, start, end, open: true });
+            totals.primaries += 1;
+        }
+    }
+    if record.shard != ShardId::INLINE {
+        let value_end = totals.value_ends.get_mut(usize::from(record.shard.0));
+        let value_end = value_end.ok_or("expected a shard that the segment has")?;
+        *value_end = end.max(*value_end);
+    } else if !record.is_primary() && end > u64::from(offset) {
+        return Err("expected a range before the record");
+    }
+    totals.records += 1;
+    totals.running = crc32c::crc32c_append(totals.running, &checksum);
+    let ends_group = record.flags.has(Flags::END_OF_GROUP);
+    if record.flags.has(Flags::END_OF_BATCH) {
+        *group = None;
+        return if ends_group { Ok(true) } else { Err("expected the batch to end with a group") };
+    }
+    if let Some(group) = group
+        && ends_group
+    {
+        group.open = false;
+    }
+    Ok(false)
+}

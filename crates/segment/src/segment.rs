@@ -1,0 +1,502 @@
+//! The reading side of a segment, mutable or sealed, and what readers and the writer share of it.
+//!
+//! Invariants: bytes below the *durable* lengths never change again and may be lent from a mapping; bytes
+//! above are copied, from the tail if they are not in the file yet. A sealed segment is durable to its end.
+//! A segment that was *doomed* unlinks its files when its last holder lets go.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use lithdb_env::{Env, Error, ErrorKind, File, Result, read_exact_at};
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+
+use crate::handle::{Handle, HandleLimit, OpenFile, ReadMode};
+use crate::header::{HEADER_LEN, Identity, KeyHeader, ValueHeader};
+use crate::ids::{Address, SegmentId, ShardId};
+use crate::metadata::Metadata;
+use crate::names::SegmentFile;
+use crate::record::{KEY_FIXED_LEN, check_key_record, decode_unchecked};
+use crate::scan::{KeySource, Scanner};
+use crate::tail::Tail;
+use crate::value::Value;
+
+/// A growing file is mapped in pieces of at least this size, so that it is seldom mapped again.
+const MAP_AHEAD: u64 = 1 << 30;
+
+/// Whether checksums of values are compared when they are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// On every read: a flipped bit is an error.
+    #[default]
+    Always,
+    /// Never: for callers that check the bytes themselves. Key records are checked all the same.
+    Never,
+}
+
+/// What all segments of a table have in common.
+#[derive(Debug)]
+pub struct Context {
+    /// Disk, clock and threads.
+    pub env: Env,
+    /// The table's random id.
+    pub table_id: u64,
+    /// The `segments` directory of the table on every root, in the order of the roots.
+    pub dirs: Vec<PathBuf>,
+    /// How files are read.
+    pub read_mode: ReadMode,
+    /// Whether values are verified on read.
+    pub verify: Verify,
+    /// The limit on open files, shared by all tables.
+    pub handles: Arc<HandleLimit>,
+}
+
+/// The files of one segment, as they were found or are to be created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentPaths {
+    /// The key file.
+    pub keys: PathBuf,
+    /// The value files, by shard.
+    pub values: Vec<PathBuf>,
+    /// The metadata file: where it is, or is to be.
+    pub metadata: PathBuf,
+}
+
+impl SegmentPaths {
+    /// Where the files of a new segment go: keys and metadata on the first root, shards spread over all.
+    pub fn for_new(dirs: &[PathBuf], id: SegmentId, shards: u16) -> Self {
+        let first = dirs.first().cloned().unwrap_or_default();
+        let values = (0..shards)
+            .map(|n| {
+                // Segments with fewer shards than roots begin at another root each.
+                let root = (id.0 as usize + usize::from(n)) % dirs.len().max(1);
+                let dir = dirs.get(root).unwrap_or(&first);
+                dir.join(SegmentFile::Values(id, ShardId(n)).to_string())
+            })
+            .collect();
+        Self {
+            keys: first.join(SegmentFile::Keys(id).to_string()),
+            values,
+            metadata: first.join(SegmentFile::Metadata(id).to_string()),
+        }
+    }
+
+    /// All paths, the key file last: while it is there, the others are known to belong to a segment.
+    pub fn all(&self) -> impl Iterator<Item = &Path> {
+        let values = self.values.iter().map(PathBuf::as_path);
+        values.chain([self.metadata.as_path(), self.keys.as_path()])
+    }
+
+    /// The directories that the files are in, each once.
+    pub fn dirs(&self) -> Vec<PathBuf> {
+        let mut dirs: Vec<_> = self.all().filter_map(Path::parent).map(Path::to_owned).collect();
+        dirs.sort();
+        dirs.dedup();
+        dirs
+    }
+}
+
+/// One segment.
+#[derive(Debug)]
+pub struct Segment {
+    context: Arc<Context>,
+    header: KeyHeader,
+    paths: SegmentPaths,
+    pub(crate) keys: GrowingFile,
+    pub(crate) values: Vec<GrowingFile>,
+    epochs: RwLock<Arc<[(u32, u64)]>>,
+    sealed: OnceLock<Metadata>,
+    doomed: AtomicBool,
+}
+
+/// A file, how much of it is durable, and, while it grows, its tail.
+#[derive(Debug)]
+pub(crate) struct GrowingFile {
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) tail: Option<Tail>,
+    /// Bytes below this never change again.
+    pub(crate) durable: AtomicU64,
+    /// Bytes below this can be read (records that are published may be below or above the durable end).
+    pub(crate) end: AtomicU64,
+    /// How much to map at once.
+    map_len: AtomicU64,
+}
+
+impl GrowingFile {
+    pub(crate) fn sealed(path: PathBuf, end: u64) -> Self {
+        Self::new(Handle::closed(path), None, end, end, end)
+    }
+
+    pub(crate) fn growing(handle: Arc<Handle>, tail: Tail, end: u64) -> Self {
+        Self::new(handle, Some(tail), end, end, MAP_AHEAD)
+    }
+
+    pub(crate) fn new(
+        handle: Arc<Handle>,
+        tail: Option<Tail>,
+        durable: u64,
+        end: u64,
+        map_len: u64,
+    ) -> Self {
+        Self { handle, tail, durable: durable.into(), end: end.into(), map_len: map_len.into() }
+    }
+
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// Up to `len` bytes at `offset`; fewer only where the tail in memory and the file meet, or at the end.
+    fn read(&self, open: &OpenFile, mode: ReadMode, offset: u64, len: usize) -> Result<Bytes> {
+        let end = offset.saturating_add(len as u64);
+        if mode == ReadMode::Map && end <= self.durable() {
+            let map_len = self.map_len.load(Ordering::Relaxed);
+            return open.mapped(self.handle.path(), offset, len, map_len);
+        }
+        if let Some(bytes) = self.tail.as_ref().and_then(|tail| tail.read(offset, len)) {
+            return Ok(bytes);
+        }
+        let len = len.min(usize::try_from(self.end().saturating_sub(offset)).unwrap_or(usize::MAX));
+        open.copied(self.handle.path(), offset, len)
+    }
+}
+
+impl Segment {
+    /// A sealed segment with the given files. Nothing is opened before it is needed.
+    pub fn sealed(
+        context: &Arc<Context>,
+        paths: SegmentPaths,
+        header: KeyHeader,
+        metadata: Metadata,
+    ) -> Self {
+        let keys = GrowingFile::sealed(paths.keys.clone(), metadata.key_end);
+        let values = paths
+            .values
+            .iter()
+            .zip(&metadata.value_ends)
+            .map(|(path, end)| GrowingFile::sealed(path.clone(), *end))
+            .collect();
+        let epochs = RwLock::new(metadata.epochs.clone().into());
+        Self::assemble(context, paths, header, keys, values, epochs, Some(metadata))
+    }
+
+    /// The unsealed segment of another process: readable up to the given ends, durable up to its newest mark.
+    pub fn foreign_tail(
+        context: &Arc<Context>,
+        paths: SegmentPaths,
+        header: KeyHeader,
+        ends: (u64, &[u64]),
+        durable: (u64, &[u64]),
+        epochs: &[(u32, u64)],
+    ) -> Self {
+        let file = |path: &PathBuf, end: u64, durable: u64| {
+            let durable = durable.min(end);
+            GrowingFile::new(Handle::closed(path.clone()), None, durable, end, durable)
+        };
+        let keys = file(&paths.keys, ends.0, durable.0);
+        let values = paths
+            .values
+            .iter()
+            .zip(ends.1)
+            .enumerate()
+            .map(|(n, (path, end))| file(path, *end, durable.1.get(n).copied().unwrap_or_default()))
+            .collect();
+        let epochs = RwLock::new(epochs.into());
+        Self::assemble(context, paths, header, keys, values, epochs, None)
+    }
+
+    pub(crate) fn assemble(
+        context: &Arc<Context>,
+        paths: SegmentPaths,
+        header: KeyHeader,
+        keys: GrowingFile,
+        values: Vec<GrowingFile>,
+        epochs: RwLock<Arc<[(u32, u64)]>>,
+        metadata: Option<Metadata>,
+    ) -> Self {
+        Self {
+            context: Arc::clone(context),
+            header,
+            paths,
+            keys,
+            values,
+            epochs,
+            sealed: metadata.map_or_else(OnceLock::new, OnceLock::from),
+            doomed: AtomicBool::new(false),
+        }
+    }
+
+    /// The segment's id.
+    pub fn id(&self) -> SegmentId {
+        self.header.identity.segment
+    }
+
+    /// Table, segment and salt.
+    pub fn identity(&self) -> &Identity {
+        &self.header.identity
+    }
+
+    /// The header of the key file.
+    pub fn header(&self) -> &KeyHeader {
+        &self.header
+    }
+
+    /// Where the files are.
+    pub fn paths(&self) -> &SegmentPaths {
+        &self.paths
+    }
+
+    /// What the table's segments share.
+    pub fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// The seal, once there is one.
+    pub fn metadata(&self) -> Option<&Metadata> {
+        self.sealed.get()
+    }
+
+    /// The end of the key file as far as it can be read, in bytes.
+    pub fn key_end(&self) -> u64 {
+        self.keys.end()
+    }
+
+    /// The ends of the value files as far as they can be read, in bytes.
+    pub fn value_ends(&self) -> Vec<u64> {
+        self.values.iter().map(GrowingFile::end).collect()
+    }
+
+    pub(crate) fn set_sealed(&self, metadata: Metadata) {
+        // Set once, by the one seal of the segment.
+        let _ = self.sealed.set(metadata);
+    }
+
+    /// From now on the files are removed when the last holder lets go. The watermark that lets this happen
+    /// must be durable.
+    pub fn doom(&self) {
+        self.doomed.store(true, Ordering::Release);
+    }
+
+    /// Where epochs began.
+    pub fn epochs(&self) -> Arc<[(u32, u64)]> {
+        Arc::clone(&self.epochs.read())
+    }
+
+    pub(crate) fn add_epoch(&self, offset: u32, epoch: u64) {
+        let mut epochs = self.epochs.write();
+        *epochs = epochs.iter().copied().chain([(offset, epoch)]).collect();
+    }
+
+    fn epoch_at(&self, offset: u32) -> u64 {
+        let epochs = self.epochs.read();
+        let before = epochs.partition_point(|(at, _)| *at <= offset);
+        let newest = before.checked_sub(1).and_then(|n| epochs.get(n));
+        newest.map_or(self.header.identity.salt, |(_, epoch)| *epoch)
+    }
+
+    fn open_keys(&self) -> Result<Arc<OpenFile>> {
+        let handle = &self.keys.handle;
+        handle.get(&*self.context.env.fs, &self.context.handles, |file| {
+            let head = self.opened(file, handle.path(), self.keys.end())?;
+            let found = KeyHeader::decode(handle.path(), &head)?;
+            if found == self.header {
+                return Ok(());
+            }
+            let path = handle.path().display();
+            Err(Error::new(
+                ErrorKind::Foreign,
+                format!("{path}: expected {:?}, found {found:?}", self.header),
+            ))
+        })
+    }
+
+    fn open_values(&self, file: &GrowingFile, shard: ShardId) -> Result<Arc<OpenFile>> {
+        let handle = &file.handle;
+        handle.get(&*self.context.env.fs, &self.context.handles, |opened| {
+            let head = self.opened(opened, handle.path(), file.end())?;
+            let found = ValueHeader::decode(handle.path(), &head)?;
+            found.belongs_to(handle.path(), &self.header.identity, shard)
+        })
+    }
+
+    /// Reads the header of a file just opened, and refuses one that is too short: a mapping must never
+    /// reach past the end of its file.
+    fn opened(&self, file: &dyn File, path: &Path, end: u64) -> Result<[u8; HEADER_LEN]> {
+        let len = file.len().map_err(|e| Error::io("measure", path, e))?;
+        if len < end {
+            let expected = format!("at least {end} bytes");
+            return Err(Error::corrupt(path, len, &expected, "the end of the file"));
+        }
+        let mut head = [0; HEADER_LEN];
+        read_exact_at(file, &mut head, 0).map_err(|e| Error::io("read", path, e))?;
+        Ok(head)
+    }
+
+    /// Up to `len` bytes of the key file at `offset`.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn read_keys(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let open = self.open_keys()?;
+        self.keys.read(&open, self.context.read_mode, offset, len)
+    }
+
+    /// A scanner of the key file up to `end`, a batch's end.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn scan(self: &Arc<Self>, end: u64) -> Result<Scanner<impl KeySource + use<>>> {
+        let open = self.open_keys()?;
+        let segment = Arc::clone(self);
+        let source = move |offset: u64, len: usize| {
+            segment.keys.read(&open, segment.context.read_mode, offset, len)
+        };
+        Ok(Scanner::new(source, &self.paths.keys, self.header, end))
+    }
+
+    /// The address of the value if the record at `offset` has this key, `None` if it has another one.
+    ///
+    /// # Errors
+    /// `Corrupt` if the record at `offset` does not hold: a damaged key must not become an absent one.
+    pub fn lookup(&self, offset: u32, key: &[u8]) -> Result<Option<Address>> {
+        let open = self.open_keys()?;
+        let at = u64::from(offset);
+        let room = self.keys.end().saturating_sub(at);
+        let want = (KEY_FIXED_LEN + key.len()).min(room as usize);
+        let bytes = self.keys.read(&open, self.context.read_mode, at, want)?;
+        if let Some(record) = decode_unchecked(&bytes)
+            && record.key == key
+        {
+            self.check_record(offset, bytes.get(..KEY_FIXED_LEN + key.len()).unwrap_or_default())?;
+            return Ok(Some(record.address(self.id())));
+        }
+        let whole = self.record_bytes(&open, offset, bytes)?;
+        self.check_record(offset, &whole)?;
+        Ok(None)
+    }
+
+    /// Reads the record at `offset` with its value's address.
+    ///
+    /// # Errors
+    /// `Corrupt` if there is no sound key record at `offset`.
+    pub fn read_key(&self, offset: u32) -> Result<(Bytes, Address, bool)> {
+        let open = self.open_keys()?;
+        let mode = self.context.read_mode;
+        let head = self.keys.read(&open, mode, u64::from(offset), KEY_FIXED_LEN)?;
+        let bytes = self.record_bytes(&open, offset, head)?;
+        self.check_record(offset, &bytes)?;
+        let Some(record) = decode_unchecked(&bytes) else {
+            return Err(self.no_record(offset));
+        };
+        let end = KEY_FIXED_LEN + record.key.len();
+        let (address, primary) = (record.address(self.id()), record.is_primary());
+        Ok((bytes.slice(KEY_FIXED_LEN..end), address, primary))
+    }
+
+    /// The whole record at `offset` without an inline value, given the beginning of it.
+    fn record_bytes(&self, open: &OpenFile, offset: u32, begun: Bytes) -> Result<Bytes> {
+        let n = crate::bytes_le::u16_at(&begun, 6).ok_or_else(|| self.no_record(offset))?;
+        let len = KEY_FIXED_LEN + usize::from(n);
+        if begun.len() >= len {
+            return Ok(begun.slice(..len));
+        }
+        let room = self.keys.end().saturating_sub(u64::from(offset)) as usize;
+        self.keys.read(open, self.context.read_mode, u64::from(offset), len.min(room))
+    }
+
+    fn check_record(&self, offset: u32, bytes: &[u8]) -> Result<()> {
+        let checked = check_key_record(self.identity(), self.epoch_at(offset), offset, bytes);
+        checked.map_err(|invalid| {
+            let reason = invalid.to_string();
+            Error::corrupt(&self.paths.keys, u64::from(offset), "a sound key record", &reason)
+        })
+    }
+
+    fn no_record(&self, offset: u32) -> Error {
+        Error::corrupt(&self.paths.keys, u64::from(offset), "a key record", "the end of the file")
+    }
+
+    /// The bytes at `address`, verified unless the table's options say otherwise.
+    ///
+    /// # Errors
+    /// `Corrupt` if the bytes are not those that were put.
+    pub fn read_value(&self, address: &Address) -> Result<Value> {
+        let bytes = self.value_bytes(address)?;
+        if self.context.verify == Verify::Always {
+            self.check_value(address, &bytes)?;
+        }
+        Ok(Value::new(bytes))
+    }
+
+    /// Reads the bytes at `address` and compares their checksum, whatever the options say.
+    ///
+    /// # Errors
+    /// As [`read_value`](Self::read_value).
+    pub fn verify_value(&self, address: &Address) -> Result<()> {
+        let bytes = self.value_bytes(address)?;
+        self.check_value(address, &bytes)
+    }
+
+    fn value_bytes(&self, address: &Address) -> Result<Bytes> {
+        let (file, open) = if address.shard == ShardId::INLINE {
+            (&self.keys, self.open_keys()?)
+        } else {
+            let Some(file) = self.values.get(usize::from(address.shard.0)) else {
+                let expected = format!("one of {} shards", self.values.len());
+                let found = address.shard.to_string();
+                return Err(Error::corrupt(&self.paths.keys, 0, &expected, &found));
+            };
+            (file, self.open_values(file, address.shard)?)
+        };
+        let len = address.len_bytes as usize;
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        if address.offset.saturating_add(len as u64) > file.end() {
+            let expected = format!("{len} bytes within the first {}", file.end());
+            return Err(Error::corrupt(file.handle.path(), address.offset, &expected, "fewer"));
+        }
+        let bytes = file.read(&open, self.context.read_mode, address.offset, len)?;
+        if bytes.len() < len {
+            let found = format!("{} bytes", bytes.len());
+            let expected = format!("{len} bytes");
+            return Err(Error::corrupt(file.handle.path(), address.offset, &expected, &found));
+        }
+        Ok(bytes)
+    }
+
+    fn check_value(&self, address: &Address, bytes: &[u8]) -> Result<()> {
+        let found = crc32c::crc32c(bytes);
+        if found == address.checksum {
+            return Ok(());
+        }
+        let path = match self.values.get(usize::from(address.shard.0)) {
+            Some(file) => file.handle.path(),
+            None => &self.paths.keys,
+        };
+        let expected = format!("{} bytes with checksum {:08x}", bytes.len(), address.checksum);
+        Err(Error::corrupt(path, address.offset, &expected, &format!("{found:08x}")))
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        if !*self.doomed.get_mut() {
+            return;
+        }
+        for path in self.paths.all() {
+            match self.context.env.fs.remove_file(path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                // It is below the watermark: the next opening removes it.
+                Err(error) => tracing::warn!(path = %path.display(), %error, "cannot remove"),
+            }
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! The writer of the one mutable segment.
+//!
+//! Owned by the table and used under its writer lock: it decides offsets and puts records and small values
+//! into the tails. Everything that waits for the disk happens outside of that lock, through the [`Segment`]
+//! that readers share (`flush.rs`). Space is reserved before anything is accepted, so a full disk is an error
+//! with nothing done.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
+
+use crate::header::HEADER_LEN;
+use crate::ids::{Position, ShardId};
+use crate::record::{
+    Chain, EPOCH_LEN, Encoder, Flags, KEY_FIXED_LEN, KeyRecord, Mark, max_mark_len,
+};
+use crate::scan::Totals;
+use crate::segment::Segment;
+
+/// Values of at least this many bytes go to their file directly from the caller's memory.
+const DIRECT_LEN: usize = 64 << 10;
+const MIN_RESERVE: u64 = 256 << 10;
+const MAX_RESERVE: u64 = 64 << 20;
+
+/// An alias for a range of a value.
+#[derive(Debug, Clone)]
+pub struct Alias<'a> {
+    /// The secondary key.
+    pub key: &'a [u8],
+    /// The bytes of the value that it names; inside of the value.
+    pub range: Range<u32>,
+    /// crc32c of these bytes.
+    pub checksum: u32,
+}
+
+/// A value with all its keys, checked by the caller.
+#[derive(Debug, Clone)]
+pub struct Group<'a> {
+    /// The primary key.
+    pub key: &'a [u8],
+    /// The value.
+    pub value: &'a [u8],
+    /// crc32c of the value.
+    pub checksum: u32,
+    /// The secondary keys.
+    pub aliases: &'a [Alias<'a>],
+}
+
+impl Group<'_> {
+    fn record_bytes(&self) -> u64 {
+        let aliases: usize = self.aliases.iter().map(|a| KEY_FIXED_LEN + a.key.len()).sum();
+        (KEY_FIXED_LEN + self.key.len() + aliases) as u64
+    }
+}
+
+/// A large value whose place is reserved and whose bytes the caller writes next, outside of the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectWrite {
+    /// Which group of the batch.
+    pub group: usize,
+    /// The value file.
+    pub shard: ShardId,
+    /// Where it goes.
+    pub offset: u64,
+}
+
+/// What a segment held at one moment: what a flush makes durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capture {
+    /// The key file's length, the number of records, the lengths of the value files.
+    pub totals: Totals,
+}
+
+impl Capture {
+    /// The mark that vouches for it.
+    pub fn mark(&self, time: UnixMillis) -> Mark {
+        Mark {
+            through: self.totals.key_end as u32,
+            time,
+            records: self.totals.records,
+            value_ends: self.totals.value_ends.clone(),
+        }
+    }
+}
+
+/// Appends to a mutable segment.
+#[derive(Debug)]
+pub struct SegmentWriter {
+    segment: Arc<Segment>,
+    inline_max: u32,
+    totals: Totals,
+    epoch: u64,
+    epoch_due: Option<u64>,
+    mark_due: Option<Mark>,
+    key_reserved: u64,
+    value_reserved: Vec<u64>,
+    scratch: Vec<u8>,
+}
+
+impl SegmentWriter {
+    /// A writer that goes on behind `totals`. If `epoch_due` is given, an epoch record with it precedes the
+    /// next record; if `mark_due` is, that mark does.
+    pub fn new(
+        segment: Arc<Segment>,
+        inline_max: u32,
+        totals: Totals,
+        epoch_due: Option<u64>,
+        mark_due: Option<Mark>,
+    ) -> Self {
+        let epochs = segment.epochs();
+        let epoch = epochs.last().map_or(segment.identity().salt, |(_, epoch)| *epoch);
+        Self {
+            inline_max,
+            epoch,
+            epoch_due,
+            mark_due,
+            key_reserved: totals.key_end,
+            value_reserved: totals.value_ends.clone(),
+            scratch: Vec::new(),
+            totals,
+            segment,
+        }
+    }
+
+    /// The segment that is written.
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// What the segment holds now.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// What the segment holds now, to make it durable.
+    pub fn capture(&self) -> Capture {
+        Capture { totals: self.totals.clone() }
+    }
+
+    /// Bytes of records and values in all files.
+    pub fn bytes(&self) -> u64 {
+        self.totals.key_end + self.totals.value_ends.iter().sum::<u64>()
+    }
+
+    /// The mark that is to be written before the next record.
+    pub fn mark_due(&self) -> Option<&Mark> {
+        self.mark_due.as_ref()
+    }
+
+    /// A flush up to this mark has succeeded: it precedes the next record.
+    pub fn set_mark_due(&mut self, mark: Mark) {
+        self.mark_due = Some(mark);
+    }
+
+    /// What the successor says of this segment, if it ends here.
+    pub fn chain(&self) -> Chain {
+        Chain {
+            predecessor: self.segment.id(),
+            key_end: self.totals.key_end as u32,
+            records: self.totals.records,
+            running: self.totals.running,
+            value_ends: self.totals.value_ends.clone(),
+        }
+    }
+
+    /// How long the key file would be with these groups in it (an upper bound).
+    pub fn key_end_with(&self, groups: &[Group<'_>]) -> u64 {
+        let inline =
+            |g: &Group<'_>| if self.is_inline(g.value.len()) { g.value.len() as u64 } else { 0 };
+        let records: u64 = groups.iter().map(|g| g.record_bytes() + inline(g)).sum();
+        self.totals.key_end + records + self.slack()
+    }
+
+    fn is_inline(&self, len: usize) -> bool {
+        len <= self.inline_max as usize
+    }
+
+    /// Room for an epoch record, the mark before the next records and the one behind them.
+    fn slack(&self) -> u64 {
+        EPOCH_LEN as u64 + 2 * max_mark_len(self.segment.header().shards)
+    }
+
+    /// Appends a batch. `placed` is called for every key record with the number of its group, the number of its
+    /// key in the group (0 is the primary one) and its position. Values that the caller must write itself
+    /// are added to `direct`.
+    ///
+    /// # Errors
+    /// `StorageFull` with nothing done, or what the file system says.
+    pub fn append(
+        &mut self,
+        groups: &[Group<'_>],
+        now: UnixMillis,
+        direct: &mut Vec<DirectWrite>,
+        mut placed: impl FnMut(usize, usize, Position),
+    ) -> Result<()> {
+        let shards = self.place(groups)?;
+        self.append_due(now);
+        let start = self.totals.key_end;
+        let segment = Arc::clone(&self.segment);
+        let id = segment.id();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        let mut encoder = Encoder {
+            buffer: &mut scratch,
+            identity: *segment.identity(),
+            epoch: self.epoch,
+            running: self.totals.running,
+            offset: start,
+        };
+        for (n, group) in groups.iter().enumerate() {
+            let is_last_group = n + 1 == groups.len();
+            let shard = shards.get(n);
+            let inline_at = encoder.offset + (KEY_FIXED_LEN + group.key.len()) as u64;
+            let (shard, offset) = match shard {
+                Some(ShardId::INLINE) => (ShardId::INLINE, inline_at),
+                shard => self.take_value_space(n, shard, group, direct),
+            };
+            let record = |key, range: Range<u32>, value_checksum, flags: Flags| KeyRecord {
+                flags,
+                key,
+                stored_len: range.end - range.start,
+                raw_len: range.end - range.start,
+                value_checksum,
+                shard,
+                offset: offset + u64::from(range.start),
+                codec: 0,
+            };
+            let flags_of = |is_last_key: bool| match (is_last_key, is_last_group) {
+                (true, true) => Flags::END_OF_GROUP.with(Flags::END_OF_BATCH),
+                (true, false) => Flags::END_OF_GROUP,
+                (false, _) => Flags::default(),
+            };
+            let flags = Flags::PRIMARY.with(flags_of(group.aliases.is_empty()));
+            placed(n, 0, Position::new(id, encoder.offset as u32));
+            encoder.key(&record(group.key, 0..group.value.len() as u32, group.checksum, flags));
+            if shard == ShardId::INLINE {
+                encoder.inline(group.value);
+            }
+            for (a, alias) in group.aliases.iter().enumerate() {
+                let flags = flags_of(a + 1 == group.aliases.len());
+                placed(n, a + 1, Position::new(id, encoder.offset as u32));
+                encoder.key(&record(alias.key, alias.range.clone(), alias.checksum, flags));
+            }
+            self.totals.records += 1 + group.aliases.len() as u64;
+            self.totals.primaries += 1;
+        }
+        self.totals.running = encoder.running;
+        self.totals.key_end = encoder.offset;
+        self.push_keys(start, scratch);
+        Ok(())
+    }
+
+    /// Takes the place of a value in its file; a small one goes into the tail at once.
+    fn take_value_space(
+        &mut self,
+        n: usize,
+        shard: Option<ShardId>,
+        group: &Group<'_>,
+        direct: &mut Vec<DirectWrite>,
+    ) -> (ShardId, u64) {
+        let shard = shard.unwrap_or_default();
+        let index = usize::from(shard.0);
+        let Some(end) = self.totals.value_ends.get_mut(index) else { return (shard, 0) };
+        let offset = *end;
+        *end += group.value.len() as u64;
+        let Some(file) = self.segment.values.get(index) else { return (shard, offset) };
+        if group.value.len() >= DIRECT_LEN {
+            direct.push(DirectWrite { group: n, shard, offset });
+        } else if let Some(tail) = &file.tail {
+            tail.append(offset, group.value);
+        }
+        file.end.store(*end, Ordering::Release);
+        (shard, offset)
+    }
+
+    fn push_keys(&mut self, start: u64, bytes: Vec<u8>) {
+        if let Some(tail) = &self.segment.keys.tail {
+            tail.append(start, &bytes);
+        }
+        self.segment.keys.end.store(self.totals.key_end, Ordering::Release);
+        self.scratch = bytes;
+    }
+
+    /// Appends the epoch record and the mark that are due.
+    fn append_due(&mut self, now: UnixMillis) {
+        if self.epoch_due.is_none() && self.mark_due.is_none() {
+            return;
+        }
+        let start = self.totals.key_end;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        let mut encoder = Encoder {
+            buffer: &mut scratch,
+            identity: *self.segment.identity(),
+            epoch: self.epoch,
+            running: self.totals.running,
+            offset: start,
+        };
+        if let Some(epoch) = self.epoch_due.take() {
+            self.segment.add_epoch(encoder.offset as u32, epoch);
+            encoder.epoch(epoch, now);
+        }
+        if let Some(mark) = self.mark_due.take() {
+            encoder.mark(&mark);
+        }
+        self.epoch = encoder.epoch;
+        self.totals.running = encoder.running;
+        self.totals.key_end = encoder.offset;
+        self.push_keys(start, scratch);
+    }
+
+    /// Appends the mark that is due now, for a table that goes idle or closes; says whether there was one.
+    ///
+    /// # Errors
+    /// `StorageFull` with nothing done.
+    pub fn append_mark(&mut self, now: UnixMillis) -> Result<bool> {
+        if self.mark_due.is_none() {
+            return Ok(false);
+        }
+        self.reserve_keys(self.totals.key_end + self.slack())?;
+        self.append_due(now);
+        Ok(true)
+    }
+
+    /// Chooses where every value goes (`INLINE` or the shard with the least in it) and makes sure of the space.
+    fn place(&mut self, groups: &[Group<'_>]) -> Result<Shards> {
+        self.reserve_keys(self.key_end_with(groups))?;
+        let place_one = |writer: &mut Self, len: usize, ends: Option<&mut Vec<u64>>| {
+            if writer.is_inline(len) {
+                return Ok(ShardId::INLINE);
+            }
+            let ends = match ends {
+                Some(ends) => ends,
+                None => &mut writer.totals.value_ends.clone(),
+            };
+            let least = ends.iter_mut().enumerate().min_by_key(|(_, end)| **end);
+            let Some((index, end)) = least else {
+                return Err(Error::new(ErrorKind::InvalidArgument, "a segment without shards"));
+            };
+            *end += len as u64;
+            let end = *end;
+            writer.reserve_values(index, end)?;
+            Ok(ShardId(index as u16))
+        };
+        if let [group] = groups {
+            return Ok(Shards::One(place_one(self, group.value.len(), None)?));
+        }
+        let mut ends = self.totals.value_ends.clone();
+        let shards = groups.iter().map(|g| place_one(self, g.value.len(), Some(&mut ends)));
+        Ok(Shards::Many(shards.collect::<Result<_>>()?))
+    }
+
+    fn reserve_keys(&mut self, end: u64) -> Result<()> {
+        if end > u64::from(u32::MAX) {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("a key file of {end} bytes; at most {} are possible", u32::MAX),
+            ));
+        }
+        let file = &self.segment.keys;
+        reserve(&self.segment, file, &mut self.key_reserved, self.totals.key_end, end)
+    }
+
+    fn reserve_values(&mut self, index: usize, end: u64) -> Result<()> {
+        let (Some(file), Some(reserved)) =
+            (self.segment.values.get(index), self.value_reserved.get_mut(index))
+        else {
+            return Ok(());
+        };
+        let from = self.totals.value_ends.get(index).copied().unwrap_or(HEADER_LEN as u64);
+        reserve(&self.segment, file, reserved, from, end)
+    }
+}
+
+/// The shard of each group of a batch.
+enum Shards {
+    One(ShardId),
+    Many(Vec<ShardId>),
+}
+
+impl Shards {
+    fn get(&self, n: usize) -> Option<ShardId> {
+        match self {
+            Self::One(shard) => Some(*shard),
+            Self::Many(shards) => shards.get(n).copied(),
+        }
+    }
+}
+
+/// Makes sure that the file has space up to `end`, in steps that grow with the file. If the disk has no room
+/// for a step, it is asked for just what is needed.
+fn reserve(
+    segment: &Segment,
+    file: &crate::segment::GrowingFile,
+    reserved: &mut u64,
+    used: u64,
+    end: u64,
+) -> Result<()> {
+    if end <= *reserved {
+        return Ok(());
+    }
+    let open = segment.writing(file)?;
+    let from = (*reserved).max(used);
+    let step = end.clamp(MIN_RESERVE, MAX_RESERVE);
+    let target = end.saturating_add(step);
+    let allocate = |target: u64| open.file.allocate(from, target.saturating_sub(from));
+    let answer = match allocate(target) {
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            allocate(end).map(|()| end)
+        }
+        answer => answer.map(|()| target),
+    };
+    *reserved = answer.map_err(|e| Error::io("reserve space in", file.handle.path(), e))?;
+    Ok(())
+}

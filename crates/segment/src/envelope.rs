@@ -53,6 +53,11 @@ pub fn seal<T: Serialize>(magic: Magic, record: &T) -> Result<Vec<u8>> {
     let payload = bincode::serde::encode_to_vec(record, config()).map_err(|e| {
         Error::with_source(ErrorKind::InvalidArgument, format!("encode a record: {e}"), e)
     })?;
+    if payload.len() > MAX_PAYLOAD_LEN {
+        let message =
+            format!("a record of {} bytes; at most {MAX_PAYLOAD_LEN} are possible", payload.len());
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
     let mut bytes = Vec::with_capacity(ENVELOPE_LEN + payload.len());
     bytes.extend_from_slice(&magic.0);
     bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -121,3 +126,7 @@ pub fn open_file<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -
     }
     Ok(record)
 }
+
+#[cfg(test)]
+#[path = "envelope_tests.rs"]
+mod tests;

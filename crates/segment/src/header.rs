@@ -101,6 +101,12 @@ fn check<'a>(path: &Path, bytes: &'a [u8], magic: [u8; 8]) -> Result<&'a [u8; HE
         return Err(Error::corrupt(path, CHECKSUM_AT as u64, &expected, &format!("{found:08x}")));
     }
     check_version(path, header)?;
+    let len = u16_at(header, LEN_AT).unwrap_or_default();
+    if usize::from(len) != HEADER_LEN {
+        let message =
+            format!("{}: header length: expected {HEADER_LEN}, found {len}", path.display());
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
     Ok(header)
 }
 
@@ -259,3 +265,7 @@ impl ValueHeader {
         ))
     }
 }
+
+#[cfg(test)]
+#[path = "header_tests.rs"]
+mod tests;

@@ -462,3 +462,7 @@ fn lengths(record: &[u8], from: usize) -> Vec<u64> {
     let (lengths, _) = record.get(from..).unwrap_or_default().as_chunks::<8>();
     lengths.iter().map(|len| u64::from_le_bytes(*len)).collect()
 }
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

@@ -35,6 +35,12 @@ impl<F: Fn(u64, usize) -> Result<Bytes>> KeySource for F {
     }
 }
 
+impl KeySource for Box<dyn KeySource + Send + Sync> {
+    fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
+        (**self).read(offset, len)
+    }
+}
+
 /// What the scanner made of the end of a key file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -298,7 +304,7 @@ impl<S: KeySource> Scanner<S> {
             let len = (self.end - at).min((WINDOW_LEN + longest) as u64) as usize;
             let bytes = self.source.read(at, len)?;
             let step = if bytes.len() < len { bytes.len() } else { len.min(WINDOW_LEN) };
-            if step < MARK_ALIGN {
+            if step == 0 {
                 break;
             }
             for start in (0..step).step_by(MARK_ALIGN) {
@@ -315,7 +321,8 @@ impl<S: KeySource> Scanner<S> {
                     furthest = Some(mark);
                 }
             }
-            at += (step / MARK_ALIGN * MARK_ALIGN) as u64;
+            // A source may end before the next place of a mark; the file does not.
+            at += (step / MARK_ALIGN * MARK_ALIGN).max(MARK_ALIGN) as u64;
         }
         Ok(furthest)
     }
@@ -361,6 +368,11 @@ impl<S: KeySource> Scanner<S> {
     /// The header of the file.
     pub fn header(&self) -> &KeyHeader {
         &self.header
+    }
+
+    /// The offset behind the last record that was returned.
+    pub fn next_offset(&self) -> u32 {
+        self.offset as u32
     }
 
     /// The position of a record at `offset`.
@@ -438,3 +450,7 @@ fn take(
     }
     Ok(false)
 }
+
+#[cfg(test)]
+#[path = "scan_tests.rs"]
+mod tests;

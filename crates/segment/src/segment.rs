@@ -272,6 +272,11 @@ impl Segment {
         self.values.iter().map(GrowingFile::end).collect()
     }
 
+    /// Bytes of all files that are durable.
+    pub fn durable_bytes(&self) -> u64 {
+        self.values.iter().chain([&self.keys]).map(GrowingFile::durable).sum()
+    }
+
     pub(crate) fn set_sealed(&self, metadata: Metadata) {
         // Set once, by the one seal of the segment.
         let _ = self.sealed.set(metadata);
@@ -351,13 +356,13 @@ impl Segment {
     ///
     /// # Errors
     /// What the file system says.
-    pub fn scan(self: &Arc<Self>, end: u64) -> Result<Scanner<impl KeySource + use<>>> {
+    pub fn scan(self: &Arc<Self>, end: u64) -> Result<Scanner<Box<dyn KeySource + Send + Sync>>> {
         let open = self.open_keys()?;
         let segment = Arc::clone(self);
         let source = move |offset: u64, len: usize| {
             segment.keys.read(&open, segment.context.read_mode, offset, len)
         };
-        Ok(Scanner::new(source, &self.paths.keys, self.header, end))
+        Ok(Scanner::new(Box::new(source), &self.paths.keys, self.header, end))
     }
 
     /// The address of the value if the record at `offset` has this key, `None` if it has another one.

@@ -154,6 +154,11 @@ impl SegmentWriter {
         self.mark_due = Some(mark);
     }
 
+    /// What is behind the last flush is a mark that is durable: no other need follow.
+    pub fn clear_mark_due(&mut self) {
+        self.mark_due = None;
+    }
+
     /// What the successor says of this segment, if it ends here.
     pub fn chain(&self) -> Chain {
         Chain {

@@ -1,0 +1,227 @@
+use lithdb_env::{Fs, UnixMillis};
+use lithdb_sim::SimFs;
+use proptest::prelude::*;
+
+use super::*;
+use crate::ids::SegmentId;
+use crate::metadata::Metadata;
+
+fn path() -> &'static Path {
+    Path::new("/t/1.metadata")
+}
+
+fn metadata() -> Metadata {
+    Metadata {
+        table_id: 1,
+        segment: SegmentId(2),
+        revision: 0,
+        predecessor: SegmentId(1),
+        successor: SegmentId(3),
+        created: UnixMillis(4),
+        last_write: UnixMillis(5),
+        salt: 6,
+        key_end: 700,
+        records: 8,
+        primaries: 7,
+        running: 9,
+        value_ends: vec![64, 1000],
+        epochs: vec![(64, 11)],
+        codec: 0,
+        digest: Some([12; 16]),
+        extras: vec![(13, vec![14, 15])],
+    }
+}
+
+fn sealed() -> Vec<u8> {
+    seal(Magic::METADATA, &metadata()).unwrap()
+}
+
+fn read(bytes: &[u8]) -> Result<Metadata> {
+    open_file(Magic::METADATA, path(), bytes)
+}
+
+fn refused(bytes: &[u8]) -> Error {
+    read(bytes).unwrap_err()
+}
+
+/// The envelope with the checksum that belongs to its bytes.
+fn resealed(mut bytes: Vec<u8>) -> Vec<u8> {
+    let checksum = checksum(&bytes[..CHECKSUM_AT], &bytes[ENVELOPE_LEN..]);
+    bytes[CHECKSUM_AT..ENVELOPE_LEN].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+fn altered(offset: usize, with: &[u8]) -> Vec<u8> {
+    let mut bytes = sealed();
+    bytes[offset..offset + with.len()].copy_from_slice(with);
+    resealed(bytes)
+}
+
+/// A payload in an envelope of its own.
+fn wrapped(payload: &[u8]) -> Vec<u8> {
+    let mut bytes = sealed();
+    bytes.truncate(ENVELOPE_LEN);
+    bytes[LEN_AT..CHECKSUM_AT].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    bytes.extend(payload);
+    resealed(bytes)
+}
+
+fn any_metadata() -> impl Strategy<Value = Metadata> {
+    let numbers = (any::<[u64; 8]>(), any::<[u32; 5]>(), any::<u8>());
+    let lists = (
+        prop::collection::vec(any::<u64>(), 0..10),
+        prop::collection::vec(any::<(u32, u64)>(), 0..5),
+        any::<Option<[u8; 16]>>(),
+        prop::collection::vec((any::<u16>(), prop::collection::vec(any::<u8>(), 0..20)), 0..4),
+    );
+    (numbers, lists).prop_map(|((long, short, codec), (value_ends, epochs, digest, extras))| {
+        Metadata {
+            table_id: long[0],
+            segment: SegmentId(short[0]),
+            revision: short[1],
+            predecessor: SegmentId(short[2]),
+            successor: SegmentId(short[3]),
+            created: UnixMillis(long[1]),
+            last_write: UnixMillis(long[2]),
+            salt: long[3],
+            key_end: long[4],
+            records: long[5],
+            primaries: long[6],
+            running: short[4],
+            value_ends,
+            epochs,
+            codec,
+            digest,
+            extras,
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_metadata_reads_back_as_it_was_written(metadata in any_metadata()) {
+        let bytes = seal(Magic::METADATA, &metadata).unwrap();
+        prop_assert_eq!(read(&bytes).unwrap(), metadata);
+    }
+
+    #[test]
+    fn random_payloads_never_panic(payload in prop::collection::vec(any::<u8>(), 0..300)) {
+        if let Err(error) = read(&wrapped(&payload)) {
+            prop_assert_eq!(error.kind(), ErrorKind::Corrupt);
+        }
+    }
+}
+
+#[test]
+fn every_flipped_bit_of_an_envelope_is_corrupt() {
+    let sealed = sealed();
+    for bit in 0..sealed.len() * 8 {
+        let mut bytes = sealed.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(refused(&bytes).kind(), ErrorKind::Corrupt, "bit {bit}");
+    }
+}
+
+#[test]
+fn an_envelope_cut_at_any_length_is_corrupt() {
+    let sealed = sealed();
+    for len in 0..sealed.len() {
+        assert_eq!(refused(&sealed[..len]).kind(), ErrorKind::Corrupt, "{len} bytes");
+    }
+}
+
+#[test]
+fn bytes_behind_the_payload_are_an_error_of_a_file_and_not_of_a_slot() {
+    let mut bytes = sealed();
+    let len = bytes.len();
+    bytes.push(0);
+    let error = refused(&bytes);
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains(&format!("offset {len}: expected the end")), "{error}");
+    bytes.resize(4096, 0);
+    let (slot, used) = open::<Metadata>(Magic::METADATA, path(), &bytes).unwrap();
+    assert_eq!((slot, used), (metadata(), len));
+}
+
+#[test]
+fn an_envelope_of_another_thing_is_corrupt() {
+    for magic in [Magic::ROOT, Magic::STATE] {
+        let error = open::<Metadata>(magic, path(), &sealed()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+}
+
+#[test]
+fn another_version_or_an_unknown_incompatible_flag_is_unsupported() {
+    for bytes in [altered(8, &[2, 0]), altered(8, &[0, 0]), altered(20, &[1]), altered(23, &[128])]
+    {
+        let error = refused(&bytes);
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("/t/1.metadata"), "{error}");
+    }
+    // Another encoding of the payload does not matter: the version is looked at first.
+    let mut bytes = wrapped(b"what version 2 would write");
+    bytes[8] = 2;
+    assert_eq!(refused(&resealed(bytes)).kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn other_flags_may_be_ignored_by_a_reader() {
+    for flags_at in [12, 16] {
+        let bytes = altered(flags_at, &[1]);
+        assert_eq!(read(&bytes).unwrap(), metadata());
+        assert_eq!(crate::check_writable(path(), &bytes).is_ok(), flags_at == 12);
+    }
+}
+
+#[test]
+fn a_giant_length_is_refused_without_believing_it() {
+    for len in [sealed().len() as u32, 1 << 20, MAX_PAYLOAD_LEN as u32 + 1, u32::MAX] {
+        let error = refused(&altered(LEN_AT, &len.to_le_bytes()));
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains(&format!("a payload of {len} bytes")), "{error}");
+    }
+    // And of a list within the payload.
+    let payload = sealed().split_off(ENVELOPE_LEN);
+    let value_ends_at = 8 + 4 * 4 + 6 * 8 + 4;
+    assert_eq!(payload[value_ends_at..value_ends_at + 8], 2_u64.to_le_bytes());
+    for len in [3_u64, 1 << 16, 1 << 40, u64::MAX] {
+        let mut payload = payload.clone();
+        payload[value_ends_at..value_ends_at + 8].copy_from_slice(&len.to_le_bytes());
+        assert_eq!(refused(&wrapped(&payload)).kind(), ErrorKind::Corrupt, "{len}");
+    }
+}
+
+#[test]
+fn a_payload_with_bytes_to_spare_is_corrupt() {
+    let mut payload = sealed().split_off(ENVELOPE_LEN);
+    payload.push(0);
+    assert_eq!(refused(&wrapped(&payload)).kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn what_could_not_be_opened_again_is_not_sealed() {
+    let longest = "x".repeat(MAX_PAYLOAD_LEN - 8);
+    let bytes = seal(Magic::STATE, &longest).unwrap();
+    assert!(open_file::<String>(Magic::STATE, path(), &bytes).unwrap() == longest);
+    let error = seal(Magic::STATE, &(longest + "x")).err();
+    assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::InvalidArgument));
+}
+
+#[test]
+fn a_metadata_file_is_replaced_whole_and_damage_names_the_file() {
+    let fs = SimFs::new();
+    fs.make_dirs("/t");
+    metadata().write(&fs, path()).unwrap();
+    let newer = Metadata { revision: 1, ..metadata() };
+    newer.write(&fs, path()).unwrap();
+    assert_eq!(Metadata::read(&fs, path()).unwrap(), newer);
+    assert_eq!(fs.list(Path::new("/t")).unwrap().len(), 1);
+    fs.flip_bit(path(), 40, 3);
+    let error = Metadata::read(&fs, path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("/t/1.metadata at offset 28"), "{error}");
+    fs.remove_raw(path());
+    assert_eq!(Metadata::read(&fs, path()).unwrap_err().kind(), ErrorKind::Missing);
+    assert_eq!(newer.bytes(), 700 + 64 + 1000);
+}

@@ -1,0 +1,276 @@
+//! What is put: values with their keys, alone or several at once.
+
+use std::ops::{Bound, Range, RangeBounds};
+
+use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_segment::Group;
+use lithdb_segment::record::{MAX_KEY_LEN, MAX_VALUE_LEN};
+
+/// The most bytes of keys and values that one batch may have: it lies in one segment.
+pub const MAX_BATCH_BYTES: u64 = 1 << 30;
+/// The most keys that one batch may have.
+pub const MAX_BATCH_KEYS: usize = 1 << 20;
+
+/// Another key for a value or for a part of it.
+///
+/// ```
+/// use lithdb_table::SecondaryKey;
+/// let whole = SecondaryKey::whole(b"hash-2");
+/// let part = SecondaryKey::range(b"tx-9", 128..512);
+/// assert_eq!((whole.key(), part.key()), (&b"hash-2"[..], &b"tx-9"[..]));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecondaryKey<'a> {
+    key: &'a [u8],
+    range: (Bound<usize>, Bound<usize>),
+}
+
+impl<'a> SecondaryKey<'a> {
+    /// An alias for the whole value.
+    pub fn whole(key: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Self::range(key, ..)
+    }
+
+    /// An alias for the bytes of the value in `range`, which must lie inside of it.
+    pub fn range(key: &'a (impl AsRef<[u8]> + ?Sized), range: impl RangeBounds<usize>) -> Self {
+        Self {
+            key: key.as_ref(),
+            range: (range.start_bound().cloned(), range.end_bound().cloned()),
+        }
+    }
+
+    /// The key.
+    pub fn key(&self) -> &'a [u8] {
+        self.key
+    }
+
+    fn resolve(&self, len: usize) -> Result<Range<u32>> {
+        let start = match self.range.0 {
+            Bound::Included(start) => Some(start),
+            Bound::Excluded(start) => start.checked_add(1),
+            Bound::Unbounded => Some(0),
+        };
+        let end = match self.range.1 {
+            Bound::Included(end) => end.checked_add(1),
+            Bound::Excluded(end) => Some(end),
+            Bound::Unbounded => Some(len),
+        };
+        match (start, end) {
+            (Some(start), Some(end)) if start <= end && end <= len => Ok(start as u32..end as u32),
+            _ => Err(invalid(format!(
+                "range of secondary key {}: expected it within the value's {len} bytes, found {:?}",
+                show_key(self.key),
+                self.range
+            ))),
+        }
+    }
+}
+
+/// Values that are written together: after a crash all of them are there or none.
+///
+/// ```
+/// use lithdb_table::Batch;
+/// let mut batch = Batch::new();
+/// batch.put(b"h:3", b"body three").alias(b"hash-3", ..).alias(b"tx-10", 0..4);
+/// batch.put(b"h:4", b"body four");
+/// assert_eq!((batch.len(), batch.keys()), (2, 4));
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    items: Vec<Item>,
+    bytes: u64,
+    keys: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Item {
+    key: Vec<u8>,
+    value: Vec<u8>,
+    aliases: Vec<OwnedAlias>,
+}
+
+#[derive(Debug, Clone)]
+struct OwnedAlias {
+    key: Vec<u8>,
+    range: (Bound<usize>, Bound<usize>),
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a value. The answer takes aliases for it.
+    pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> BatchEntry<'_> {
+        let item = Item { key: key.into(), value: value.into(), aliases: Vec::new() };
+        self.bytes += (item.key.len() + item.value.len()) as u64;
+        self.keys += 1;
+        self.items.push(item);
+        BatchEntry { batch: self }
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Number of keys, primary and secondary.
+    pub fn keys(&self) -> usize {
+        self.keys
+    }
+
+    /// Bytes of keys and values.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes everything out, keeping the memory.
+    pub fn clear(&mut self) {
+        self.items.clear();
+        (self.bytes, self.keys) = (0, 0);
+    }
+
+    /// Checks the whole batch and calls `write` with its groups.
+    pub(crate) fn with_groups<T>(
+        &self,
+        write: impl FnOnce(&[Group<'_>]) -> Result<T>,
+    ) -> Result<T> {
+        if self.bytes > MAX_BATCH_BYTES || self.keys > MAX_BATCH_KEYS {
+            return Err(invalid(format!(
+                "batch: expected at most {MAX_BATCH_BYTES} bytes and {MAX_BATCH_KEYS} keys, found {} and {}",
+                self.bytes, self.keys
+            )));
+        }
+        let aliases: Vec<Vec<SecondaryKey<'_>>> = self
+            .items
+            .iter()
+            .map(|item| {
+                item.aliases.iter().map(|a| SecondaryKey { key: &a.key, range: a.range }).collect()
+            })
+            .collect();
+        let checked: Vec<Vec<lithdb_segment::Alias<'_>>> = self
+            .items
+            .iter()
+            .zip(&aliases)
+            .map(|(item, aliases)| check_group(&item.key, &item.value, aliases))
+            .collect::<Result<_>>()?;
+        let groups: Vec<Group<'_>> = self
+            .items
+            .iter()
+            .zip(&checked)
+            .map(|(item, aliases)| Group {
+                key: &item.key,
+                value: &item.value,
+                checksum: crc32c::crc32c(&item.value),
+                aliases,
+            })
+            .collect();
+        write(&groups)
+    }
+}
+
+/// The value that was just added to a batch.
+#[derive(Debug)]
+pub struct BatchEntry<'a> {
+    batch: &'a mut Batch,
+}
+
+impl BatchEntry<'_> {
+    /// Adds another key for the bytes of the value in `range` (`..` is all of them).
+    pub fn alias(self, key: impl Into<Vec<u8>>, range: impl RangeBounds<usize>) -> Self {
+        let key = key.into();
+        self.batch.bytes += key.len() as u64;
+        self.batch.keys += 1;
+        let range = (range.start_bound().cloned(), range.end_bound().cloned());
+        if let Some(item) = self.batch.items.last_mut() {
+            item.aliases.push(OwnedAlias { key, range });
+        }
+        self
+    }
+}
+
+/// Checks keys, value and ranges of one group, and computes the checksums of its parts.
+pub(crate) fn check_group<'a>(
+    key: &[u8],
+    value: &[u8],
+    aliases: &[SecondaryKey<'a>],
+) -> Result<Vec<lithdb_segment::Alias<'a>>> {
+    check_key(key)?;
+    if value.len() as u64 > MAX_VALUE_LEN {
+        return Err(invalid(format!(
+            "value of key {}: expected at most {MAX_VALUE_LEN} bytes, found {}",
+            show_key(key),
+            value.len()
+        )));
+    }
+    let mut checked: Vec<lithdb_segment::Alias<'a>> = Vec::with_capacity(aliases.len());
+    for alias in aliases {
+        check_key(alias.key)?;
+        let range = alias.resolve(value.len())?;
+        let bytes = value.get(range.start as usize..range.end as usize).unwrap_or_default();
+        checked.push(lithdb_segment::Alias {
+            key: alias.key,
+            range,
+            checksum: crc32c::crc32c(bytes),
+        });
+    }
+    refuse_doubles(key, aliases)?;
+    Ok(checked)
+}
+
+fn refuse_doubles(key: &[u8], aliases: &[SecondaryKey<'_>]) -> Result<()> {
+    if aliases.is_empty() {
+        return Ok(());
+    }
+    let mut keys: Vec<&[u8]> = aliases.iter().map(|alias| alias.key).chain([key]).collect();
+    keys.sort_unstable();
+    match keys.windows(2).find_map(|pair| match pair {
+        [a, b] if a == b => Some(*a),
+        _ => None,
+    }) {
+        None => Ok(()),
+        Some(double) => Err(invalid(format!(
+            "keys of one value: expected each once, found {} twice",
+            show_key(double)
+        ))),
+    }
+}
+
+pub(crate) fn check_key(key: &[u8]) -> Result<()> {
+    if (1..=MAX_KEY_LEN).contains(&key.len()) {
+        return Ok(());
+    }
+    Err(invalid(format!("key: expected 1 to {MAX_KEY_LEN} bytes, found {}", key.len())))
+}
+
+fn invalid(message: String) -> Error {
+    Error::new(ErrorKind::InvalidArgument, message)
+}
+
+/// A key for a message: text if it is readable, else hex, and no more than the beginning of a long one.
+pub fn show_key(key: &[u8]) -> String {
+    const MOST: usize = 64;
+    let (head, dots) = match key.get(..MOST) {
+        Some(head) if key.len() > MOST => (head, "…"),
+        _ => (key, ""),
+    };
+    match std::str::from_utf8(head) {
+        Ok(text) if !text.is_empty() && !text.chars().any(char::is_control) => {
+            format!("{text:?}{dots}")
+        }
+        _ => {
+            use std::fmt::Write;
+            let mut hex = String::from("0x");
+            for byte in head {
+                let _ = write!(hex, "{byte:02x}");
+            }
+            hex + dots
+        }
+    }
+}

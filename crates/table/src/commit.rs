@@ -1,0 +1,154 @@
+//! flush: group commit. Callers that come while a round is under way share the next one.
+//!
+//! A round captures the end of the log, waits for large values below it, and makes the mutable segment durable, all its
+//! files at the same time; older segments must be sealed. Only then is the end acknowledged, and its mark handed to the
+//! writer, which puts it before the next record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lithdb_env::Result;
+use lithdb_segment::Position;
+use parking_lot::{Condvar, Mutex};
+
+use crate::table::{Inner, Table};
+
+/// What is durable, and whether a round is under way.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// How long a round waits for company before it captures.
+    coalesce: Duration,
+}
+
+#[derive(Debug)]
+struct State {
+    durable: Position,
+    is_running: bool,
+}
+
+impl Commit {
+    pub(crate) fn new(durable: Position, coalesce: Duration) -> Self {
+        Self {
+            state: Mutex::new(State { durable, is_running: false }),
+            changed: Condvar::new(),
+            coalesce,
+        }
+    }
+
+    pub(crate) fn durable(&self) -> Position {
+        self.state.lock().durable
+    }
+
+    fn acknowledge(&self, end: Position) {
+        let mut state = self.state.lock();
+        state.durable = state.durable.max(end);
+    }
+}
+
+impl Table {
+    /// Makes everything durable whose put returned before this call: when it returns `Ok`, it survives power loss. With
+    /// nothing new to make durable it does nothing. Concurrent calls share syncs.
+    ///
+    /// # Errors
+    /// `StorageFull` if sealing an older segment found no space: nothing is lost, call again when there is some. `Io` for
+    /// a failed write or sync, which latches the table.
+    pub fn flush(&self) -> Result<()> {
+        let side = self.inner.enter_write()?;
+        let end = side.writer.lock().log_end();
+        self.inner.make_durable(end)
+    }
+
+    /// Waits until the record at `at` (what a put returned) is durable, flushing if need be.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub fn wait_durable(&self, at: Position) -> Result<()> {
+        let side = self.inner.enter_write()?;
+        let log_end = side.writer.lock().log_end();
+        let end = Position::new(at.segment, at.offset.saturating_add(1));
+        self.inner.make_durable(end.min(log_end))
+    }
+
+    /// The end of what is durable: everything before this position survives power loss. For a reader, the end of what
+    /// it sees.
+    pub fn durable_position(&self) -> Position {
+        match self.inner.write_side() {
+            Ok(side) => side.commit.durable(),
+            Err(_) => self.inner.snapshot().1,
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn make_durable(self: &Arc<Self>, end: Position) -> Result<()> {
+        let side = self.write_side()?;
+        let commit = &side.commit;
+        let mut state = commit.state.lock();
+        loop {
+            if state.durable >= end {
+                return Ok(());
+            }
+            self.latch.check().map_err(|e| self.in_context(&e))?;
+            if !state.is_running {
+                break;
+            }
+            commit.changed.wait(&mut state);
+        }
+        state.is_running = true;
+        drop(state);
+        let round = Round { inner: self };
+        if !commit.coalesce.is_zero() {
+            std::thread::sleep(commit.coalesce);
+        }
+        round.run()
+    }
+}
+
+/// One round; dropped, it lets the next one begin, whatever happened.
+struct Round<'a> {
+    inner: &'a Arc<Inner>,
+}
+
+impl Round<'_> {
+    fn run(&self) -> Result<()> {
+        let inner = self.inner;
+        let side = inner.write_side()?;
+        let started = inner.env.clock.monotonic();
+        let (segment, capture, end) = {
+            let writer = side.writer.lock();
+            let Some(segment_writer) = &writer.segment else { return Ok(()) };
+            let segment = Arc::clone(segment_writer.segment());
+            (segment, segment_writer.capture(), writer.log_end())
+        };
+        side.in_flight.wait_below(end);
+        inner.latch.check().map_err(|e| inner.in_context(&e))?;
+        let made = segment.make_durable(&capture).map_err(|e| inner.latch(&e));
+        let sealed = side.sealing.finish(inner, side);
+        made.and(sealed)?;
+        // Acknowledged before the mark is due: a mark promises what has been acknowledged.
+        side.commit.acknowledge(end);
+        let mark = capture.mark(inner.env.clock.now());
+        let mut writer = side.writer.lock();
+        if let Some(segment_writer) = &mut writer.segment
+            && segment_writer.segment().id() == segment.id()
+        {
+            segment_writer.set_mark_due(mark);
+        }
+        drop(writer);
+        let took = inner.env.clock.monotonic().saturating_sub(started);
+        metrics::histogram!("lithdb_flush_seconds", "table" => inner.name.to_string())
+            .record(took.as_secs_f64());
+        Ok(())
+    }
+}
+
+impl Drop for Round<'_> {
+    fn drop(&mut self) {
+        if let Ok(side) = self.inner.write_side() {
+            side.commit.state.lock().is_running = false;
+            side.commit.changed.notify_all();
+        }
+    }
+}

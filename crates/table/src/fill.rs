@@ -1,0 +1,116 @@
+//! Filling a keymap from key files: when a table is opened, and when a reader catches up.
+//!
+//! Segments are scanned in parallel, each by one thread; every record's checksum is compared on the way, and what a
+//! sealed segment holds is compared with its seal.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use lithdb_env::{Error, Pool, Result};
+use lithdb_keymap::{KeyHash, Keymap};
+use lithdb_segment::scan::Totals;
+use lithdb_segment::{HEADER_LEN, Position, Segment, SegmentId};
+
+/// So many keys are inserted at a time.
+const BATCH: usize = 64 << 10;
+/// More threads than this do not help: they wait for memory.
+const MAX_THREADS: usize = 8;
+
+/// What is to be filled from where.
+pub(crate) struct Fill<'a> {
+    pub(crate) keymap: &'a Arc<dyn Keymap>,
+    pub(crate) hash_seed: u64,
+    /// Sorted by id.
+    pub(crate) segments: &'a [Arc<Segment>],
+    /// Records before this are in the keymap already.
+    pub(crate) from: Position,
+    /// The end of the last segment; the others end where their seals say.
+    pub(crate) end: Position,
+}
+
+impl Fill<'_> {
+    pub(crate) fn run(&self, pool: &Pool) -> Result<()> {
+        let new = self.segments.partition_point(|segment| segment.id() < self.from.segment);
+        let todo: Arc<[Arc<Segment>]> = self.segments.get(new..).unwrap_or_default().into();
+        let known: u64 = todo.iter().filter_map(|s| s.metadata()).map(|m| m.records).sum();
+        self.keymap.reserve(known as usize);
+        let all: Arc<[Arc<Segment>]> = self.segments.into();
+        let next = Arc::new(AtomicUsize::new(0));
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = threads.min(MAX_THREADS).min(todo.len());
+        let tasks: Vec<_> = (0..threads)
+            .map(|_| {
+                let (todo, all, next) = (Arc::clone(&todo), Arc::clone(&all), Arc::clone(&next));
+                let (keymap, seed) = (Arc::clone(self.keymap), self.hash_seed);
+                let (from, end) = (self.from, self.end);
+                move || {
+                    while let Some(segment) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        fill_one(&*keymap, seed, segment, &all, from, end)?;
+                    }
+                    Ok(())
+                }
+            })
+            .collect();
+        pool.run_all(tasks)
+    }
+}
+
+fn fill_one(
+    keymap: &dyn Keymap,
+    seed: u64,
+    segment: &Arc<Segment>,
+    all: &[Arc<Segment>],
+    from: Position,
+    end: Position,
+) -> Result<()> {
+    let key_end = match segment.metadata() {
+        Some(metadata) => metadata.key_end,
+        None if segment.id() == end.segment => u64::from(end.offset),
+        None => segment.key_end(),
+    };
+    let mut scanner = segment.scan(key_end.max(HEADER_LEN as u64))?;
+    let mut batch = Vec::with_capacity(BATCH.min((key_end / 64) as usize + 1));
+    let mut same_key = |new: Position, old: Position| same_key(all, new, old);
+    while let Some(entry) = scanner.next_entry()? {
+        let at = Position::new(segment.id(), entry.offset);
+        if at < from {
+            continue;
+        }
+        batch.push((KeyHash::of(seed, entry.record.key), at));
+        if batch.len() == BATCH {
+            keymap.insert_batch(&batch, &mut same_key)?;
+            batch.clear();
+        }
+    }
+    scanner.require_clean()?;
+    keymap.insert_batch(&batch, &mut same_key)?;
+    check_totals(segment, scanner.totals())
+}
+
+/// A sealed segment holds what its seal says.
+fn check_totals(segment: &Segment, found: &Totals) -> Result<()> {
+    let Some(metadata) = segment.metadata() else { return Ok(()) };
+    let expected = (metadata.records, metadata.primaries, metadata.running);
+    let counted = (found.records, found.primaries, found.running);
+    if expected == counted {
+        return Ok(());
+    }
+    let path = &segment.paths().keys;
+    let show = |(records, primaries, running): (u64, u64, u32)| {
+        format!("{records} records, {primaries} values, running checksum {running:08x}")
+    };
+    Err(Error::corrupt(path, found.key_end, &show(expected), &show(counted)))
+}
+
+/// Whether the records at two positions have one key.
+fn same_key(segments: &[Arc<Segment>], new: Position, old: Position) -> Result<bool> {
+    let find = |id: SegmentId| {
+        let index = segments.binary_search_by_key(&id, |segment| segment.id()).ok()?;
+        segments.get(index)
+    };
+    let (Some(newer), Some(older)) = (find(new.segment), find(old.segment)) else {
+        return Ok(false);
+    };
+    let (key, _, _) = newer.read_key(new.offset)?;
+    Ok(older.lookup(old.offset, &key)?.is_some())
+}

@@ -1,0 +1,232 @@
+//! Expiry: whole segments, oldest first. The watermark is made durable, then the segments leave the set; their files
+//! are unlinked when the last holder lets go.
+//!
+//! A clock that jumps must not expire everything. The latest wall time is known from the files; if the clock is ahead of
+//! it by more than the limit, or gains on the steady clock by more than that, collection is held for a while (of
+//! running, not of wall time) and an event says so. Somebody who knows that the clock is right can accept it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use lithdb_env::{Clock, Result, UnixMillis};
+use lithdb_segment::{Metadata, Segment, SegmentId};
+
+use crate::event::Event;
+use crate::filter::GcFilter;
+use crate::options::{check_ttl, millis};
+use crate::table::{Inner, Table, WriteSide};
+
+/// A step back of less than this is an adjustment, not a jump.
+const BACK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// What a collection did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GcReport {
+    /// Segments that are gone.
+    pub segments: usize,
+    /// Their key records.
+    pub records: u64,
+    /// Their bytes, keys and values.
+    pub bytes: u64,
+    /// The clock has jumped: nothing was collected, for as long as this.
+    pub held_for: Option<Duration>,
+}
+
+/// Watches the wall clock against what was seen before.
+#[derive(Debug)]
+pub(crate) struct ClockGuard {
+    limit: Duration,
+    hold: Duration,
+    /// The latest wall time, and the steady time when it was seen.
+    latest: UnixMillis,
+    seen_at: Duration,
+    /// Collection is held until this steady time, unless the clock comes back below this wall time.
+    held: Option<(Duration, UnixMillis)>,
+}
+
+/// What the guard makes of the clock.
+enum Judgement {
+    Fine,
+    Held(Duration),
+    Jumped { before: UnixMillis, hold: Duration },
+}
+
+impl ClockGuard {
+    /// A guard that has seen `latest` at the last, at a steady time that nobody knows.
+    pub(crate) fn new(
+        limit: Duration,
+        hold: Duration,
+        latest: UnixMillis,
+        steady: Duration,
+    ) -> Self {
+        Self { limit, hold, latest, seen_at: steady, held: None }
+    }
+
+    fn judge(&mut self, clock: &dyn Clock) -> Judgement {
+        let (now, steady) = (clock.now(), clock.monotonic());
+        if let Some((until, above)) = self.held {
+            if now < above {
+                // The clock came back: what was seen in between does not count.
+                self.held = None;
+                (self.latest, self.seen_at) = (now, steady);
+                return Judgement::Fine;
+            }
+            if steady < until {
+                return Judgement::Held(until - steady);
+            }
+            self.held = None;
+            (self.latest, self.seen_at) = (now, steady);
+            return Judgement::Fine;
+        }
+        let expected = self.latest.plus(steady.saturating_sub(self.seen_at));
+        let before = self.latest;
+        if now.since(expected) > self.limit {
+            self.held = Some((steady + self.hold, expected.plus(self.limit)));
+            return Judgement::Jumped { before, hold: self.hold };
+        }
+        let went_back = expected.since(now) > BACK_TOLERANCE;
+        (self.latest, self.seen_at) = (now, steady);
+        if went_back && before.since(now) > BACK_TOLERANCE {
+            // Nothing expires too early by a clock that is behind.
+            return Judgement::Jumped { before, hold: Duration::ZERO };
+        }
+        Judgement::Fine
+    }
+
+    fn accept(&mut self, clock: &dyn Clock) {
+        self.held = None;
+        (self.latest, self.seen_at) = (clock.now(), clock.monotonic());
+    }
+}
+
+impl Table {
+    /// Collects now what has expired: sealed segments whose age has passed the TTL and to every key of which the filter
+    /// says yes, oldest first up to the first that stays. With neither TTL nor filter nothing ever expires.
+    ///
+    /// # Errors
+    /// The filter's error, `Io`. Nothing is lost by either.
+    pub fn run_gc(&self) -> Result<GcReport> {
+        let side = self.inner.enter_write()?;
+        self.inner.collect(side)
+    }
+
+    /// Says that the wall clock is right: collection goes on at once after a jump.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `Closed`.
+    pub fn accept_clock(&self) -> Result<()> {
+        let side = self.inner.enter_write()?;
+        side.collecting.lock().accept(&*self.inner.env.clock);
+        Ok(())
+    }
+
+    /// Changes how long values are kept after their segment was sealed; `None` is for ever. Durable when it returns.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a TTL below a millisecond; `Io`, which latches the table.
+    pub fn set_ttl(&self, ttl: Option<Duration>) -> Result<()> {
+        let side = self.inner.enter_write()?;
+        check_ttl(ttl).map_err(|e| self.inner.in_context(&e))?;
+        let written = side.state.update(|state| state.ttl_ms = ttl.map(millis));
+        written.map_err(|e| self.inner.latch(&e))?;
+        self.inner.settings.lock().ttl = ttl;
+        Ok(())
+    }
+}
+
+impl Inner {
+    pub(crate) fn collect(&self, side: &WriteSide) -> Result<GcReport> {
+        let mut guard = side.collecting.lock();
+        match guard.judge(&*self.env.clock) {
+            Judgement::Fine => {}
+            Judgement::Held(rest) => {
+                return Ok(GcReport { held_for: Some(rest), ..GcReport::default() });
+            }
+            Judgement::Jumped { before, hold } => {
+                self.listener.emit(&Event::ClockJump {
+                    table: self.name.clone(),
+                    before,
+                    now: self.env.clock.now(),
+                    hold,
+                });
+                if !hold.is_zero() {
+                    return Ok(GcReport { held_for: Some(hold), ..GcReport::default() });
+                }
+            }
+        }
+        let ttl = self.settings.lock().ttl;
+        if ttl.is_none() && self.filter.is_none() {
+            return Ok(GcReport::default());
+        }
+        let now = self.env.clock.now();
+        let segments = self.segments.read().clone();
+        let mut report = GcReport::default();
+        let mut watermark = None;
+        for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
+            let Some(metadata) = segment.metadata() else { break };
+            if !is_expired(metadata, ttl, now) || !self.filter_agrees(segment, metadata)? {
+                break;
+            }
+            watermark = Some(next.id());
+            report.segments += 1;
+            report.records += metadata.records;
+            report.bytes += metadata.bytes();
+        }
+        let Some(watermark) = watermark else { return Ok(report) };
+        let raised = side.state.update(|state| {
+            state.watermark = watermark;
+            state.latest_time = state.latest_time.max(now);
+        });
+        raised.map_err(|e| self.latch(&e))?;
+        self.forget_below(watermark, report);
+        Ok(report)
+    }
+
+    /// The watermark is durable: takes the segments below it out of sight.
+    fn forget_below(&self, watermark: SegmentId, report: GcReport) {
+        self.watermark.store(watermark.0, Ordering::Release);
+        self.keymap.raise_watermark(watermark);
+        let mut segments = self.segments.write();
+        let live = segments.iter().position(|s| s.id() >= watermark).unwrap_or(segments.len());
+        let gone: Vec<Arc<Segment>> = segments.drain(..live).collect();
+        drop(segments);
+        for segment in &gone {
+            segment.doom();
+        }
+        drop(gone);
+        metrics::counter!("lithdb_collected_segments_total", "table" => self.name.to_string())
+            .increment(report.segments as u64);
+        self.listener.emit(&Event::Collected {
+            table: self.name.clone(),
+            segments: report.segments,
+            records: report.records,
+            bytes: report.bytes,
+            watermark,
+        });
+    }
+
+    fn filter_agrees(&self, segment: &Arc<Segment>, metadata: &Metadata) -> Result<bool> {
+        let Some(filter) = &self.filter else { return Ok(true) };
+        let agrees = scan_agrees(segment, metadata, filter);
+        if let Err(cause) = &agrees {
+            self.listener.emit(&Event::GcPaused { table: self.name.clone(), cause: cause.clone() });
+        }
+        agrees.map_err(|e| self.in_context(&e))
+    }
+}
+
+fn is_expired(metadata: &Metadata, ttl: Option<Duration>, now: UnixMillis) -> bool {
+    ttl.is_none_or(|ttl| metadata.last_write.plus(ttl) <= now)
+}
+
+fn scan_agrees(segment: &Arc<Segment>, metadata: &Metadata, filter: &GcFilter) -> Result<bool> {
+    let mut scanner = segment.scan(metadata.key_end)?;
+    while let Some(entry) = scanner.next_entry()? {
+        if !filter.agrees(entry.record.key, entry.record.is_primary())? {
+            return Ok(false);
+        }
+    }
+    scanner.require_clean()?;
+    Ok(true)
+}

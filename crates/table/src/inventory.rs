@@ -1,0 +1,113 @@
+//! What is in the `segments` directories of a table: files are found by listing, never computed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use lithdb_env::{Error, ErrorKind, FileKind, Fs, Result};
+use lithdb_segment::{SegmentFile, SegmentId, SegmentPaths, ShardId};
+
+/// The files of one segment id.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FoundFiles {
+    /// The key file.
+    pub keys: Option<PathBuf>,
+    /// The metadata file.
+    pub metadata: Option<PathBuf>,
+    /// The value files.
+    pub values: BTreeMap<ShardId, PathBuf>,
+    /// Replacements that were not finished.
+    pub leftovers: Vec<PathBuf>,
+}
+
+impl FoundFiles {
+    /// All files, the key file last.
+    pub fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        self.leftovers.iter().chain(self.values.values()).chain(&self.metadata).chain(&self.keys)
+    }
+
+    /// The paths of a segment with so many shards; a metadata file that is not there yet stands where a new
+    /// one goes.
+    ///
+    /// # Errors
+    /// `Missing` that names the file.
+    pub fn paths(&self, dirs: &[PathBuf], id: SegmentId, shards: u16) -> Result<SegmentPaths> {
+        let new = SegmentPaths::for_new(dirs, id, shards);
+        let Some(keys) = self.keys.clone() else { return Err(missing(&new.keys)) };
+        let mut values = Vec::with_capacity(usize::from(shards));
+        for (n, expected) in new.values.iter().enumerate() {
+            let found = self.values.get(&ShardId(n as u16));
+            values.push(found.ok_or_else(|| missing(expected))?.clone());
+        }
+        let metadata = self.metadata.clone().unwrap_or(new.metadata);
+        Ok(SegmentPaths { keys, values, metadata })
+    }
+}
+
+/// The error of a file that must be there.
+pub fn missing(path: &Path) -> Error {
+    Error::new(
+        ErrorKind::Missing,
+        format!(
+            "{}: expected this file on one of the roots, found it on none; bring it back, or see `lith repair`",
+            path.display()
+        ),
+    )
+}
+
+/// Everything that the `segments` directories hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// By segment id.
+    pub segments: BTreeMap<SegmentId, FoundFiles>,
+    /// Files that are not LithDB's. They are never touched.
+    pub foreign: Vec<PathBuf>,
+}
+
+impl Inventory {
+    /// Lists `dirs`. Symbolic links are taken for files only if `follow_links` is set (a reader of a snapshot).
+    ///
+    /// # Errors
+    /// `Foreign` for a link or directory with the name of a segment's file; `Conflict` for a name on two roots.
+    pub fn list(fs: &dyn Fs, dirs: &[PathBuf], follow_links: bool) -> Result<Self> {
+        let mut inventory = Self::default();
+        let mut seen: BTreeMap<SegmentFile, PathBuf> = BTreeMap::new();
+        for dir in dirs {
+            let entries = fs.list(dir).map_err(|e| Error::io("list", dir, e))?;
+            for entry in entries {
+                let path = dir.join(&entry.name);
+                let Some(file) = SegmentFile::parse(&entry.name) else {
+                    inventory.foreign.push(path);
+                    continue;
+                };
+                let is_ours = entry.kind == FileKind::File
+                    || (entry.kind == FileKind::Symlink && follow_links);
+                if !is_ours {
+                    let found = format!("{:?}", entry.kind).to_lowercase();
+                    let message = format!("{}: expected a file, found a {found}", path.display());
+                    return Err(Error::new(ErrorKind::Foreign, message));
+                }
+                if let Some(other) = seen.insert(file, path.clone()) {
+                    let (a, b) = (other.display(), path.display());
+                    let message = format!("{a} and {b}: expected one of the two, found both");
+                    return Err(Error::new(ErrorKind::Conflict, message));
+                }
+                inventory.add(file, path);
+            }
+        }
+        Ok(inventory)
+    }
+
+    fn add(&mut self, file: SegmentFile, path: PathBuf) {
+        let found = self.segments.entry(file.segment()).or_default();
+        match file {
+            SegmentFile::Keys(_) => found.keys = Some(path),
+            SegmentFile::Metadata(_) => found.metadata = Some(path),
+            SegmentFile::Values(_, shard) => {
+                found.values.insert(shard, path);
+            }
+            SegmentFile::MetadataLeftover(_) | SegmentFile::KeysLeftover(_) => {
+                found.leftovers.push(path);
+            }
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Iteration over the records of a table in the order in which they were put, from either end.
+//!
+//! An iterator works on a snapshot: the segments and the end of the log at its creation. It holds the segments, so
+//! collection goes on beside it and takes nothing away from it. Nothing is sealed for it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_segment::record::KEY_FIXED_LEN;
+use lithdb_segment::scan::{KeySource, Scanner};
+use lithdb_segment::{Address, HEADER_LEN, Position, Segment, Value};
+
+use crate::batch::show_key;
+use crate::table::Table;
+
+/// One record: a key and what it names.
+#[derive(Clone)]
+pub struct Entry {
+    key: Bytes,
+    position: Position,
+    is_primary: bool,
+    address: Address,
+    segment: Arc<Segment>,
+}
+
+impl Entry {
+    /// The key.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Whether this is the value's own key, not an alias.
+    pub fn is_primary(&self) -> bool {
+        self.is_primary
+    }
+
+    /// Where the record stands.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The length of the value in bytes.
+    pub fn value_len(&self) -> u32 {
+        self.address.len_bytes
+    }
+
+    /// The bytes that the key names, read and checked now.
+    ///
+    /// # Errors
+    /// As [`Table::get`].
+    pub fn value(&self) -> Result<Value> {
+        self.segment.read_value(&self.address)
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("key", &show_key(&self.key))
+            .field("position", &self.position)
+            .field("is_primary", &self.is_primary)
+            .field("value_len", &self.address.len_bytes)
+            .finish()
+    }
+}
+
+/// Walks the records of a table, oldest first, or newest first with `rev()`. See [`Table::iter`].
+pub struct Iter {
+    segments: VecDeque<Arc<Segment>>,
+    /// The end of what is seen of the last segment.
+    end: Position,
+    /// Where the front begins in the first segment.
+    start: Position,
+    front: Option<Front>,
+    back: Option<Back>,
+    failed: bool,
+}
+
+struct Front {
+    scanner: Scanner<Box<dyn KeySource + Send + Sync>>,
+    segment: Arc<Segment>,
+}
+
+/// The records of one segment that the back has not given yet: offsets, in order.
+struct Back {
+    segment: Arc<Segment>,
+    offsets: VecDeque<u32>,
+}
+
+impl fmt::Debug for Iter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Iter")
+            .field("segments", &self.segments.len())
+            .field("end", &self.end)
+            .finish()
+    }
+}
+
+impl Table {
+    /// All records in the order in which they were put; `rev()` for the other way round. Sees what was put before the
+    /// call. A key that was put twice is given twice.
+    ///
+    /// # Errors
+    /// `Closed`; reading errors come from the iterator.
+    pub fn iter(&self) -> Result<Iter> {
+        self.inner.enter()?;
+        let (segments, end) = self.inner.snapshot();
+        Ok(Iter::new(segments, Position::default(), end))
+    }
+
+    /// The records from `key` on, the newest record of it first. With `rev()` it goes from the newest record of the table
+    /// back to `key`.
+    ///
+    /// # Errors
+    /// `Missing` if the key is not there, else as [`get`](Self::get).
+    pub fn iter_from(&self, key: &[u8]) -> Result<Iter> {
+        self.inner.enter()?;
+        self.inner.check_asked(key)?;
+        let (segments, end) = self.inner.snapshot();
+        let Some(found) = self.inner.find(key).map_err(|e| self.inner.in_context(&e))? else {
+            let message = format!("table {}: key {} is not there", self.name(), show_key(key));
+            return Err(Error::new(ErrorKind::Missing, message));
+        };
+        Ok(Iter::new(
+            segments,
+            found.at,
+            end.max(Position::new(found.at.segment, found.at.offset + 1)),
+        ))
+    }
+
+    /// The key of the oldest record.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn oldest_key(&self) -> Result<Option<Vec<u8>>> {
+        let entry = self.iter()?.next().transpose()?;
+        Ok(entry.map(|entry| entry.key().to_vec()))
+    }
+
+    /// The key of the newest record.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn newest_key(&self) -> Result<Option<Vec<u8>>> {
+        let entry = self.iter()?.next_back().transpose()?;
+        Ok(entry.map(|entry| entry.key().to_vec()))
+    }
+}
+
+impl Iter {
+    pub(crate) fn new(segments: Vec<Arc<Segment>>, start: Position, end: Position) -> Self {
+        let segments = segments
+            .into_iter()
+            .filter(|segment| (start.segment..=end.segment).contains(&segment.id()))
+            .collect();
+        Self { segments, end, start, front: None, back: None, failed: false }
+    }
+
+    /// The end of what is seen of a segment's key file.
+    fn end_of(&self, segment: &Segment) -> u64 {
+        if segment.id() == self.end.segment {
+            u64::from(self.end.offset).min(segment.key_end())
+        } else {
+            segment.metadata().map_or_else(|| segment.key_end(), |metadata| metadata.key_end)
+        }
+    }
+
+    fn scanner(&self, segment: &Arc<Segment>) -> Result<Scanner<Box<dyn KeySource + Send + Sync>>> {
+        let end = self.end_of(segment).max(HEADER_LEN as u64);
+        segment.scan(end)
+    }
+
+    fn next_front(&mut self) -> Result<Option<Entry>> {
+        loop {
+            if self.front.is_none() {
+                let Some(segment) = self.segments.front().cloned() else { return Ok(None) };
+                let scanner = self.scanner(&segment)?;
+                self.front = Some(Front { scanner, segment });
+            }
+            let Some(front) = &mut self.front else { return Ok(None) };
+            let start =
+                if front.segment.id() == self.start.segment { self.start.offset } else { 0 };
+            while let Some(entry) = front.scanner.next_entry()? {
+                if entry.offset < start {
+                    continue;
+                }
+                let (offset, key_len) = (entry.offset, entry.record.key.len());
+                let (address, is_primary) =
+                    (entry.record.address(front.segment.id()), entry.record.is_primary());
+                if !self.back.as_mut().is_none_or(|back| back.leaves(&front.segment, offset)) {
+                    return Ok(None);
+                }
+                let (window, window_start) = front.scanner.window();
+                let key_start = (u64::from(offset) - window_start) as usize + KEY_FIXED_LEN;
+                return Ok(Some(Entry {
+                    key: window.slice(key_start..key_start + key_len),
+                    position: Position::new(front.segment.id(), offset),
+                    is_primary,
+                    address,
+                    segment: Arc::clone(&front.segment),
+                }));
+            }
+            front.scanner.require_clean()?;
+            self.segments.pop_front();
+            self.front = None;
+        }
+    }
+
+    fn next_from_back(&mut self) -> Result<Option<Entry>> {
+        loop {
+            if let Some(back) = &mut self.back {
+                if let Some(offset) = back.offsets.pop_back() {
+                    let (key, address, is_primary) = back.segment.read_key(offset)?;
+                    let position = Position::new(back.segment.id(), offset);
+                    let segment = Arc::clone(&back.segment);
+                    return Ok(Some(Entry { key, position, is_primary, address, segment }));
+                }
+                let is_front = self
+                    .front
+                    .as_ref()
+                    .is_some_and(|front| Arc::ptr_eq(&front.segment, &back.segment));
+                if is_front {
+                    self.front = None; // it has nothing left either
+                }
+                self.segments.pop_back();
+                self.back = None;
+            }
+            let Some(segment) = self.segments.back().cloned() else { return Ok(None) };
+            let front = self.front.as_ref().filter(|front| Arc::ptr_eq(&front.segment, &segment));
+            // What the front has given is not given again.
+            let given = front.map_or(0, |front| front.scanner.next_offset());
+            let start = if segment.id() == self.start.segment { self.start.offset } else { 0 };
+            let start = start.max(given);
+            let mut scanner = self.scanner(&segment)?;
+            let mut offsets = VecDeque::new();
+            scanner.run(|entry| {
+                if entry.offset >= start {
+                    offsets.push_back(entry.offset);
+                }
+                Ok(())
+            })?;
+            scanner.require_clean()?;
+            self.back = Some(Back { segment, offsets });
+        }
+    }
+
+    /// An iterator that failed is over: it does not go on as if nothing had happened.
+    fn guard(&mut self, next: Result<Option<Entry>>) -> Option<Result<Entry>> {
+        self.failed |= next.is_err();
+        next.transpose()
+    }
+}
+
+impl Back {
+    /// Whether the back has not given the record at `offset` of `segment` yet; takes it from what it will give.
+    fn leaves(&mut self, segment: &Arc<Segment>, offset: u32) -> bool {
+        if !Arc::ptr_eq(&self.segment, segment) {
+            return true;
+        }
+        let is_left = self.offsets.front() == Some(&offset);
+        if is_left {
+            self.offsets.pop_front();
+        }
+        is_left
+    }
+}
+
+impl Iterator for Iter {
+    type Item = Result<Entry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let next = self.next_front();
+        self.guard(next)
+    }
+}
+
+impl DoubleEndedIterator for Iter {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let next = self.next_from_back();
+        self.guard(next)
+    }
+}

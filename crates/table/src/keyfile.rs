@@ -1,0 +1,72 @@
+//! A key file as opening finds it: read directly, without a segment around it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lithdb_env::{Error, File, Fs, OpenMode, Result, read_up_to_at};
+use lithdb_segment::record::{Chain, Mark, Record, decode};
+use lithdb_segment::scan::{KeySource, Scanner};
+use lithdb_segment::{HEADER_LEN, KeyHeader};
+
+/// An open key file with a sound header.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyFile {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn File>,
+    /// The file's length when it was opened: what a reader beside a writer holds on to.
+    pub(crate) len: u64,
+    pub(crate) header: KeyHeader,
+}
+
+impl KeyFile {
+    pub(crate) fn open(fs: &dyn Fs, path: &Path) -> Result<Self> {
+        let file = fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
+        let len = file.len().map_err(|e| Error::io("measure", path, e))?;
+        let head = read(&*file, path, 0, HEADER_LEN)?;
+        let header = KeyHeader::decode(path, &head)?;
+        Ok(Self { path: path.to_owned(), file, len, header })
+    }
+
+    /// The chain record, if the file begins with a sound one.
+    pub(crate) fn chain(&self) -> Result<Option<Chain>> {
+        // The longest chain record: 32 bytes and 8 for each of 256 value files.
+        let bytes = read(&*self.file, &self.path, HEADER_LEN as u64, 32 + 8 * 256)?;
+        let salt = self.header.identity.salt;
+        Ok(match decode(&self.header.identity, salt, HEADER_LEN as u32, &bytes) {
+            Ok(decoded) => match decoded.record {
+                Record::Chain(chain) => Some(chain),
+                _ => None,
+            },
+            Err(_) => None,
+        })
+    }
+
+    /// A scanner of the file up to `end`.
+    pub(crate) fn scan(&self, end: u64, promise: Option<Mark>) -> Scanner<impl KeySource + use<>> {
+        let (file, path) = (Arc::clone(&self.file), self.path.clone());
+        let source = move |offset: u64, len: usize| read(&*file, &path, offset, len);
+        Scanner::new(source, &self.path, self.header, end).promised(promise)
+    }
+
+    /// Whether any mark in the file holds: something in it was acknowledged.
+    pub(crate) fn has_mark(&self) -> bool {
+        let mut scanner = self.scan(self.len, None);
+        let _ = scanner.run(|_| Ok(()));
+        scanner.mark().is_some()
+    }
+}
+
+/// Up to `len` bytes at `offset`; fewer only at the end of the file.
+pub(crate) fn read(file: &dyn File, path: &Path, offset: u64, len: usize) -> Result<Bytes> {
+    let mut buf = vec![0; len];
+    let got = read_up_to_at(file, &mut buf, offset).map_err(|e| Error::io("read", path, e))?;
+    buf.truncate(got);
+    Ok(Bytes::from(buf))
+}
+
+/// The length of a file, through a link if it is one.
+pub(crate) fn len_of(fs: &dyn Fs, path: &Path) -> Result<u64> {
+    let file = fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
+    file.len().map_err(|e| Error::io("measure", path, e))
+}

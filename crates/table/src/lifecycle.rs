@@ -1,0 +1,105 @@
+//! Creating a table and removing one; both can be interrupted at any point and are completed or undone by the next
+//! opening.
+
+use std::path::Path;
+
+use lithdb_env::{Error, FileKind, Fs, Result, leftover_of, sync_parent};
+use lithdb_segment::{SEGMENTS_DIR, STATE_FILE, SegmentFile};
+
+use crate::state::{StateFile, TableState};
+use crate::table::{Table, TableSetup};
+
+impl Table {
+    /// Creates a table that is absent. Its state is the commit point: before it is there, there is no table.
+    ///
+    /// # Errors
+    /// What the file system says; what was made by then is removed by the next attempt.
+    pub fn create(setup: &TableSetup) -> Result<()> {
+        create(setup).map_err(|e| setup.in_context(&e))
+    }
+
+    /// Removes a table of which no handle is open: all its files and directories, on every root. Also finishes a
+    /// removal or undoes a creation that was interrupted.
+    ///
+    /// # Errors
+    /// What the file system says; the next opening goes on with it.
+    pub fn remove(setup: &TableSetup) -> Result<()> {
+        remove(setup).map_err(|e| setup.in_context(&e))
+    }
+
+    /// The first half of dropping a table: from now on it counts as gone, whatever happens. All handles are closed.
+    ///
+    /// # Errors
+    /// `Io`, which latches the table.
+    pub fn begin_drop(&self) -> Result<()> {
+        let side = self.inner.enter_write()?;
+        // No put may be under way, and no seal: their files are about to go.
+        let _writer = side.writer.lock();
+        let _ = side.sealing.finish(&self.inner, side);
+        let written = side.state.update(|state| state.dropping = true);
+        written.map_err(|e| self.inner.latch(&e))?;
+        self.set_closed();
+        Ok(())
+    }
+}
+
+fn create(setup: &TableSetup) -> Result<()> {
+    let env = &setup.env;
+    let fs = &*env.fs;
+    for dir in &setup.dirs {
+        for path in [dir.clone(), dir.join(SEGMENTS_DIR)] {
+            match fs.create_dir(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::io("create directory", &path, error)),
+            }
+            sync_parent(fs, &path)?;
+        }
+    }
+    let state = TableState::new(env.random_u64()?, env.random_u64()?, env.clock.now());
+    StateFile::create(fs, &setup.state_path(), &state)
+}
+
+fn remove(setup: &TableSetup) -> Result<()> {
+    let fs = &*setup.env.fs;
+    // Other roots first: while root 0 has the state, it says that the table is being dropped.
+    for dir in setup.dirs.iter().rev() {
+        empty_segments(fs, &dir.join(SEGMENTS_DIR))?;
+    }
+    for dir in setup.dirs.iter().take(1) {
+        remove_files(fs, dir, |name| name == STATE_FILE || leftover_of(name) == Some(STATE_FILE))?;
+    }
+    for dir in setup.dirs.iter().rev() {
+        remove_dir(fs, &dir.join(SEGMENTS_DIR))?;
+        remove_dir(fs, dir)?;
+    }
+    Ok(())
+}
+
+fn empty_segments(fs: &dyn Fs, dir: &Path) -> Result<()> {
+    remove_files(fs, dir, |name| SegmentFile::parse(name).is_some())
+}
+
+/// Removes the files whose names are ours, durably. Others stay, and with them the directory.
+fn remove_files(fs: &dyn Fs, dir: &Path, is_ours: impl Fn(&str) -> bool) -> Result<()> {
+    let entries = match fs.list(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io("list", dir, error)),
+    };
+    let files = entries.iter().filter(|e| e.kind != FileKind::Dir && is_ours(&e.name));
+    for entry in files {
+        let path = dir.join(&entry.name);
+        fs.remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+    }
+    fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))
+}
+
+/// Removes a directory that should be empty. One with somebody else's files stays, and is reported.
+fn remove_dir(fs: &dyn Fs, dir: &Path) -> Result<()> {
+    match fs.remove_dir(dir) {
+        Ok(()) => sync_parent(fs, dir),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io("remove directory", dir, error)),
+    }
+}

@@ -1,0 +1,194 @@
+//! What is done for a table now and then: sealing by age, the idle mark, automatic flushes, collection.
+//!
+//! The owner of the table calls [`Table::tick`] about once a second, from one thread. A tick never blocks writers for
+//! longer than a put does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lithdb_env::{ErrorKind, Result};
+use lithdb_segment::Position;
+
+use crate::state::DurableTail;
+use crate::table::{Inner, Table, WriteSide};
+
+/// When a table does by itself what it could be asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Upkeep {
+    /// Flush when so many bytes are not durable; `None` leaves it to the callers.
+    pub flush_bytes: Option<u64>,
+    /// Flush when something has not been durable for so long; `None` leaves it to the callers.
+    pub flush_after: Option<Duration>,
+    /// Write the idle mark when nothing was put for so long.
+    pub idle_after: Duration,
+    /// Collect in this tick.
+    pub collect: bool,
+}
+
+impl Table {
+    /// Does what is due.
+    ///
+    /// # Errors
+    /// The first error of what was due; the rest is tried all the same.
+    pub fn tick(&self, upkeep: &Upkeep) -> Result<()> {
+        let side = self.inner.enter_write()?;
+        let inner = &self.inner;
+        let aged = inner.seal_by_age(side);
+        let flushed = inner.flush_if_due(side, upkeep);
+        let marked = inner.mark_if_idle(side, upkeep.idle_after);
+        let collected = if upkeep.collect { inner.collect(side).map(|_| ()) } else { Ok(()) };
+        aged.and(flushed).and(marked).and(collected)
+    }
+
+    /// Seals the mutable segment now if there is anything in it, and waits until that is durable.
+    ///
+    /// # Errors
+    /// `StorageFull` with nothing lost; `Io`, which latches the table.
+    pub fn seal(&self) -> Result<()> {
+        let side = self.inner.enter_write()?;
+        let inner = &self.inner;
+        {
+            let mut writer = side.writer.lock();
+            if writer.segment.as_ref().is_some_and(|s| s.totals().records > 0) {
+                inner.roll_over(side, &mut writer).map_err(|e| inner.fail(&e))?;
+            }
+        }
+        side.sealing.finish(inner, side)
+    }
+
+    /// Changes the number of value files, from the next segment on.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a number outside of 1 to 256.
+    pub fn set_shards(&self, shards: u16) -> Result<()> {
+        self.inner.enter_write()?;
+        let options = self.inner.options.clone().shards(shards);
+        options.validate().map_err(|e| self.inner.in_context(&e))?;
+        self.inner.settings.lock().shards = shards;
+        Ok(())
+    }
+
+    /// Makes everything durable and leaves the table so that the next opening has nothing to repair. Every later call on
+    /// any handle is refused. Closing a second time does nothing.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush): then something that was put is not durable. The table is closed all the same.
+    pub fn close(&self) -> Result<()> {
+        if self.inner.write_side().is_err()
+            || self.inner.closed.load(std::sync::atomic::Ordering::Acquire)
+        {
+            self.set_closed();
+            return Ok(());
+        }
+        let flushed = self.flush();
+        let left = flushed.and_then(|()| self.inner.leave_clean(self.inner.write_side()?));
+        self.set_closed();
+        left
+    }
+}
+
+impl Inner {
+    fn seal_by_age(self: &Arc<Self>, side: &WriteSide) -> Result<()> {
+        let now = self.env.clock.now();
+        let age = self.options.segment_age_for(self.settings.lock().ttl);
+        let mut writer = side.writer.lock();
+        let has_records = writer.segment.as_ref().is_some_and(|s| s.totals().records > 0);
+        match writer.begun {
+            Some(begun) if has_records && now.since(begun) >= age => {
+                self.roll_over(side, &mut writer).map_err(|e| self.fail(&e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn flush_if_due(self: &Arc<Self>, side: &WriteSide, upkeep: &Upkeep) -> Result<()> {
+        let (log_end, bytes) = {
+            let writer = side.writer.lock();
+            let bytes =
+                writer.segment.as_ref().map_or(0, |s| s.bytes() - s.segment().durable_bytes());
+            (writer.log_end(), bytes)
+        };
+        let steady = self.env.clock.monotonic();
+        let is_behind = side.commit.durable() < log_end;
+        let waited = {
+            let mut activity = side.activity.lock();
+            if activity.log_end != log_end {
+                (activity.log_end, activity.since) = (log_end, steady);
+            }
+            if !is_behind {
+                activity.behind_since = None;
+            }
+            steady.saturating_sub(*activity.behind_since.get_or_insert(steady))
+        };
+        let due = upkeep.flush_bytes.is_some_and(|most| bytes >= most)
+            || upkeep.flush_after.is_some_and(|after| waited >= after);
+        if is_behind && due { self.make_durable(log_end) } else { Ok(()) }
+    }
+
+    /// A table on which nothing is put gets its mark written, so that what was flushed last is vouched for.
+    fn mark_if_idle(self: &Arc<Self>, side: &WriteSide, idle_after: Duration) -> Result<()> {
+        let steady = self.env.clock.monotonic();
+        let is_idle = {
+            let activity = side.activity.lock();
+            steady.saturating_sub(activity.since) >= idle_after
+        };
+        if is_idle { self.write_mark(side) } else { Ok(()) }
+    }
+
+    /// Writes the mark that is due, and syncs it.
+    fn write_mark(self: &Arc<Self>, side: &WriteSide) -> Result<()> {
+        let end = {
+            let mut writer = side.writer.lock();
+            let was_durable = side.commit.durable() >= writer.log_end();
+            let now = self.env.clock.now();
+            let Some(segment) = &mut writer.segment else { return Ok(()) };
+            match segment.append_mark(now) {
+                Ok(true) if was_durable => {}
+                Ok(_) => return Ok(()),
+                // The mark is a precaution; the next opening does without.
+                Err(e) if e.kind() == ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(self.fail(&error)),
+            }
+            writer.log_end()
+        };
+        self.make_durable_mark(side, end)
+    }
+
+    /// Syncs the mark at the end of the log. It needs no mark of its own.
+    fn make_durable_mark(self: &Arc<Self>, side: &WriteSide, end: Position) -> Result<()> {
+        self.make_durable(end)?;
+        let mut writer = side.writer.lock();
+        if writer.log_end() == end
+            && let Some(segment) = &mut writer.segment
+        {
+            segment.clear_mark_due();
+        }
+        let mut activity = side.activity.lock();
+        activity.log_end = end;
+        Ok(())
+    }
+
+    /// The mark, and the durable tail in the state: an opening then knows how long the files must be.
+    fn leave_clean(self: &Arc<Self>, side: &WriteSide) -> Result<()> {
+        self.write_mark(side)?;
+        let now = self.env.clock.now();
+        let writer = side.writer.lock();
+        let Some(segment) = &writer.segment else { return Ok(()) };
+        // What another thread put meanwhile is not promised.
+        if side.commit.durable() < writer.log_end() {
+            return Ok(());
+        }
+        let tail = DurableTail {
+            segment: segment.segment().id(),
+            key_end: segment.totals().key_end as u32,
+            value_ends: segment.totals().value_ends.clone(),
+        };
+        let written = side.state.update(|state| {
+            if state.durable_tail.as_ref() != Some(&tail) {
+                state.durable_tail = Some(tail);
+                state.latest_time = state.latest_time.max(now);
+            }
+        });
+        written.map_err(|e| self.latch(&e))
+    }
+}

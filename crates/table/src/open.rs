@@ -1,0 +1,240 @@
+//! Opening a table for writing: state, plan, recovery, keymap.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use lithdb_env::{Error, ErrorKind, Fs, Latch, Result, UnixMillis};
+use lithdb_keymap::{Keymap, MemoryKeymap};
+use lithdb_segment::{Context, Position, SEGMENTS_DIR, STATE_FILE};
+use parking_lot::{Mutex, RwLock};
+
+use crate::commit::Commit;
+use crate::event::Event;
+use crate::fill::Fill;
+use crate::gc::ClockGuard;
+use crate::options::{KeymapKind, TableOptions, Ttl, millis};
+use crate::plan::{Access, Plan};
+use crate::recovery::Recovery;
+use crate::state::{StateFile, TableState};
+use crate::table::{Inner, Mode, Settings, Table, TableSetup, TableWriter, WriteSide};
+
+/// How a table is opened for writing, beside its options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenForWriting {
+    /// No other process reads, and none can begin to while the table is being opened: a torn tail may be cut.
+    pub may_cut: bool,
+    /// How long a flush waits for company.
+    pub coalesce: Duration,
+}
+
+impl TableSetup {
+    /// The file that holds the table's state.
+    pub fn state_path(&self) -> PathBuf {
+        self.dirs.first().map(|dir| dir.join(STATE_FILE)).unwrap_or_default()
+    }
+
+    /// The `segments` directories, in the order of the roots.
+    pub fn segment_dirs(&self) -> Vec<PathBuf> {
+        self.dirs.iter().map(|dir| dir.join(SEGMENTS_DIR)).collect()
+    }
+
+    pub(crate) fn context(&self, state: &TableState, options: &TableOptions) -> Arc<Context> {
+        Arc::new(Context {
+            env: self.env.clone(),
+            table_id: state.table_id,
+            dirs: self.segment_dirs(),
+            read_mode: self.read_mode,
+            verify: options.verify,
+            handles: Arc::clone(&self.handles),
+        })
+    }
+
+    pub(crate) fn in_context(&self, error: &Error) -> Error {
+        error.context(format_args!("table {}", self.name))
+    }
+}
+
+pub(crate) fn new_keymap(kind: KeymapKind) -> Arc<dyn Keymap> {
+    match kind {
+        KeymapKind::Memory => Arc::new(MemoryKeymap::new()),
+    }
+}
+
+impl Table {
+    /// Opens a table that is there, for writing. The caller holds the exclusive lock of every root.
+    ///
+    /// # Errors
+    /// Whatever is not as it must be, named with its file and the remedy; nothing was destroyed.
+    pub fn open(setup: &TableSetup, options: &TableOptions, how: OpenForWriting) -> Result<Self> {
+        options.validate().map_err(|e| setup.in_context(&e))?;
+        Self::open_checked(setup, options, how).map_err(|e| setup.in_context(&e))
+    }
+
+    fn open_checked(
+        setup: &TableSetup,
+        options: &TableOptions,
+        how: OpenForWriting,
+    ) -> Result<Self> {
+        let env = &setup.env;
+        let fs = &*env.fs;
+        let state_file = StateFile::open(fs, &setup.state_path())?;
+        let state = state_file.get();
+        // Names, too, may be in the page cache alone.
+        for dir in setup.dirs.iter().chain(&setup.segment_dirs()) {
+            fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
+        }
+        let plan = Plan::make(env, &setup.segment_dirs(), &state, Access::Write)?;
+        let latest = state.latest_time.max(plan.latest_time());
+        record_settings(&state_file, setup, options)?;
+        let was_torn = plan.tail.as_ref().is_some_and(|tail| tail.torn.is_some());
+        let context = setup.context(&state, options);
+        let shards = options.shards.unwrap_or(setup.dirs.len().clamp(1, 256) as u16);
+        let recovery = Recovery {
+            context: &context,
+            state: &state_file,
+            may_cut: how.may_cut,
+            inline_max: options.inline_max_bytes,
+            shards,
+        };
+        let recovered = recovery.apply(plan)?;
+        let keymap = new_keymap(options.keymap);
+        keymap.raise_watermark(state.watermark);
+        let writer = TableWriter { begun: None, segment: recovered.writer };
+        let end = writer.log_end();
+        let fill = Fill {
+            keymap: &keymap,
+            hash_seed: state.hash_seed,
+            segments: &recovered.segments,
+            from: Position::default(),
+            end,
+        };
+        fill.run(&env.pool)?;
+        let steady = env.clock.monotonic();
+        let begun = begun_at(&writer, env.clock.now());
+        let side = WriteSide {
+            commit: Commit::new(end, how.coalesce),
+            writer: Mutex::new(TableWriter { begun, ..writer }),
+            sealing: Default::default(),
+            in_flight: Default::default(),
+            collecting: Mutex::new(ClockGuard::new(
+                setup.clock_jump_limit,
+                setup.clock_jump_hold,
+                latest,
+                steady,
+            )),
+            activity: Default::default(),
+            state: state_file,
+        };
+        let state = side.state.get();
+        let table =
+            Self::assemble(setup, options, context, &state, keymap, Mode::Write(Box::new(side)));
+        *table.inner.segments.write() = recovered.segments;
+        table.inner.settings.lock().shards = shards;
+        if was_torn || recovered.report.removed_files > 0 || recovered.report.rewritten_bytes > 0 {
+            let event = Event::Recovered { table: setup.name.clone(), report: recovered.report };
+            setup.listener.emit(&event);
+        }
+        Ok(table)
+    }
+
+    pub(crate) fn assemble(
+        setup: &TableSetup,
+        options: &TableOptions,
+        context: Arc<Context>,
+        state: &TableState,
+        keymap: Arc<dyn Keymap>,
+        mode: Mode,
+    ) -> Self {
+        let ttl = state.ttl_ms.map(Duration::from_millis);
+        Self {
+            inner: Arc::new(Inner {
+                name: setup.name.clone(),
+                env: setup.env.clone(),
+                context,
+                options: options.clone(),
+                settings: Mutex::new(Settings { ttl, shards: options.shards.unwrap_or(1) }),
+                hash_seed: state.hash_seed,
+                created: state.created,
+                keymap,
+                segments: RwLock::new(Vec::new()),
+                watermark: state.watermark.0.into(),
+                mode,
+                latch: Latch::new(),
+                closed: AtomicBool::new(false),
+                listener: setup.listener.clone(),
+                filter: setup.filter.clone(),
+            }),
+        }
+    }
+}
+
+/// What the application says now and has to be known without it: the TTL, and that there is a filter.
+fn record_settings(state: &StateFile, setup: &TableSetup, options: &TableOptions) -> Result<()> {
+    state.update(|state| {
+        match options.ttl {
+            Ttl::Recorded => {}
+            Ttl::Never => state.ttl_ms = None,
+            Ttl::After(ttl) => state.ttl_ms = Some(millis(ttl)),
+        }
+        state.has_gc_filter |= setup.filter.is_some();
+    })
+}
+
+/// Since when the recovered segment has held records: nobody knows better than that it was there.
+fn begun_at(writer: &TableWriter, now: UnixMillis) -> Option<UnixMillis> {
+    let segment = writer.segment.as_ref()?;
+    (segment.totals().records > 0).then(|| segment.segment().header().created.min(now))
+}
+
+/// Whether a table is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// No directory has its name.
+    Absent,
+    /// It is there.
+    Present,
+    /// Its creation or removal was interrupted: nothing in it is of any use.
+    Interrupted,
+}
+
+/// Looks whether the table in `dirs` (its directory on every root) is there.
+///
+/// # Errors
+/// `Missing` if there are segments, but no state; what reading the state says.
+pub fn presence(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Presence> {
+    let Some(first) = dirs.first() else { return Ok(Presence::Absent) };
+    let state_path = first.join(STATE_FILE);
+    if lithdb_env::exists(fs, &state_path).map_err(|e| Error::io("look for", &state_path, e))? {
+        let found = crate::state::read_state(fs, &state_path)?;
+        let dropped = found.state.dropping;
+        return Ok(if dropped { Presence::Interrupted } else { Presence::Present });
+    }
+    let mut any = false;
+    for dir in dirs {
+        any |= lithdb_env::exists(fs, dir).map_err(|e| Error::io("look for", dir, e))?;
+        if let Some(file) = first_segment_file(fs, &dir.join(SEGMENTS_DIR))? {
+            return Err(Error::new(
+                ErrorKind::Missing,
+                format!(
+                    "{}: expected the state of the table that {} belongs to; bring it back, or see `lith repair`",
+                    state_path.display(),
+                    file.display()
+                ),
+            ));
+        }
+    }
+    Ok(if any { Presence::Interrupted } else { Presence::Absent })
+}
+
+fn first_segment_file(fs: &dyn Fs, dir: &Path) -> Result<Option<PathBuf>> {
+    match fs.list(dir) {
+        Ok(entries) => Ok(entries
+            .into_iter()
+            .find(|entry| lithdb_segment::SegmentFile::parse(&entry.name).is_some())
+            .map(|entry| dir.join(entry.name))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("list", dir, error)),
+    }
+}

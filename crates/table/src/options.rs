@@ -1,0 +1,219 @@
+//! The options of a table: plain data, checked once.
+
+use std::time::Duration;
+
+use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_segment::record::MAX_INLINE_LEN;
+use lithdb_segment::{ShardId, Verify};
+use serde::{Deserialize, Serialize};
+
+/// How long values are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ttl {
+    /// As the table has recorded it; a new table keeps everything.
+    #[default]
+    Recorded,
+    /// For ever.
+    Never,
+    /// For so long after its segment was sealed.
+    After(Duration),
+}
+
+/// What happens to a put of a key that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DuplicateKeys {
+    /// It is not looked for. The newest position wins for `get`, now and after any reopening or rebuild.
+    #[default]
+    NewestWins,
+    /// Every put looks the key up and is refused with [`ErrorKind::DuplicateKey`]. Costs a lookup per key under
+    /// the writer's lock.
+    Reject,
+}
+
+/// Which keymap finds the positions of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeymapKind {
+    /// In memory: about 20 bytes per key; rebuilt from the key files when the table is opened.
+    #[default]
+    Memory,
+}
+
+/// The options of a table. Plain data: read them from a file, or set them one by one.
+///
+/// ```
+/// use std::time::Duration;
+/// use lithdb_table::TableOptions;
+/// let options = TableOptions::new().ttl(Duration::from_secs(86_400)).shards(2);
+/// assert!(options.validate().is_ok());
+/// assert!(options.shards(0).validate().is_err());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TableOptions {
+    /// How long values are kept. Default: as recorded. A TTL is at least one millisecond.
+    pub ttl: Ttl,
+    /// Value files per segment, 1 to 256. Default: one per root directory. Holds from the next segment on.
+    pub shards: Option<u16>,
+    /// A segment is sealed before it grows beyond so many bytes, keys and values together; a single larger batch
+    /// still fits. 64 KiB to 1 TiB, default 512 MiB.
+    pub segment_bytes: u64,
+    /// A segment is sealed before it has more keys than this. 1 to 2^31, default 8,388,608.
+    pub segment_keys: u64,
+    /// A segment is sealed before its key file (keys and inline values) grows beyond so many bytes. 64 KiB to
+    /// 3 GiB, default 512 MiB.
+    pub segment_key_bytes: u64,
+    /// A segment with anything in it is sealed when it is this old, so that a slow table expires, too. Default: a
+    /// quarter of the TTL, but no more than a day.
+    pub segment_age: Option<Duration>,
+    /// Values of up to so many bytes stand in the key file behind their key: one file to sync, one page to read. 0 to
+    /// 65,536, default 1,024.
+    pub inline_max_bytes: u32,
+    /// What happens to a put of a key that is there. Default: the newest wins.
+    pub duplicate_keys: DuplicateKeys,
+    /// Whether values are verified on read. Default: always.
+    pub verify: Verify,
+    /// Which keymap. Default: in memory.
+    pub keymap: KeymapKind,
+}
+
+impl Default for TableOptions {
+    fn default() -> Self {
+        Self {
+            ttl: Ttl::Recorded,
+            shards: None,
+            segment_bytes: 512 << 20,
+            segment_keys: 8 << 20,
+            segment_key_bytes: 512 << 20,
+            segment_age: None,
+            inline_max_bytes: 1024,
+            duplicate_keys: DuplicateKeys::NewestWins,
+            verify: Verify::Always,
+            keymap: KeymapKind::Memory,
+        }
+    }
+}
+
+/// The age at which a segment is sealed if nothing else says so.
+const MAX_SEGMENT_AGE: Duration = Duration::from_secs(86_400);
+
+impl TableOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Keeps values for `ttl` after their segment was sealed.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Ttl::After(ttl);
+        self
+    }
+
+    /// Keeps values for ever, whatever the table has recorded.
+    #[must_use]
+    pub fn no_ttl(mut self) -> Self {
+        self.ttl = Ttl::Never;
+        self
+    }
+
+    /// Sets [`shards`](Self::shards).
+    #[must_use]
+    pub fn shards(mut self, shards: u16) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
+    /// Sets [`segment_bytes`](Self::segment_bytes), and the limit of the key file where it was higher.
+    #[must_use]
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = bytes;
+        self.segment_key_bytes = self.segment_key_bytes.min(bytes.max(MIN_SEGMENT_BYTES));
+        self
+    }
+
+    /// Sets [`segment_keys`](Self::segment_keys).
+    #[must_use]
+    pub fn segment_keys(mut self, keys: u64) -> Self {
+        self.segment_keys = keys;
+        self
+    }
+
+    /// Sets [`segment_age`](Self::segment_age).
+    #[must_use]
+    pub fn segment_age(mut self, age: Duration) -> Self {
+        self.segment_age = Some(age);
+        self
+    }
+
+    /// Sets [`inline_max_bytes`](Self::inline_max_bytes).
+    #[must_use]
+    pub fn inline_max_bytes(mut self, bytes: u32) -> Self {
+        self.inline_max_bytes = bytes;
+        self
+    }
+
+    /// Sets [`duplicate_keys`](Self::duplicate_keys).
+    #[must_use]
+    pub fn duplicate_keys(mut self, policy: DuplicateKeys) -> Self {
+        self.duplicate_keys = policy;
+        self
+    }
+
+    /// Sets [`verify`](Self::verify).
+    #[must_use]
+    pub fn verify(mut self, verify: Verify) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    /// Checks every field against its range.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] that names the field, its range and what was found.
+    pub fn validate(&self) -> Result<()> {
+        let shards = u64::from(self.shards.unwrap_or(1));
+        in_range("shards", shards, 1, u64::from(ShardId::MAX_SHARDS))?;
+        in_range("segment_bytes", self.segment_bytes, MIN_SEGMENT_BYTES, 1 << 40)?;
+        in_range("segment_keys", self.segment_keys, 1, 1 << 31)?;
+        in_range("segment_key_bytes", self.segment_key_bytes, MIN_SEGMENT_BYTES, 3 << 30)?;
+        let inline = u64::from(self.inline_max_bytes);
+        in_range("inline_max_bytes", inline, 0, u64::from(MAX_INLINE_LEN))?;
+        if let Ttl::After(ttl) = self.ttl {
+            check_ttl(Some(ttl))?;
+        }
+        if let Some(age) = self.segment_age {
+            in_range("segment_age in milliseconds", millis(age), 1, u64::MAX)?;
+        }
+        Ok(())
+    }
+
+    /// The age at which a segment is sealed, for a table with this TTL.
+    pub(crate) fn segment_age_for(&self, ttl: Option<Duration>) -> Duration {
+        let derived = || ttl.map_or(MAX_SEGMENT_AGE, |ttl| (ttl / 4).min(MAX_SEGMENT_AGE));
+        self.segment_age.unwrap_or_else(derived)
+    }
+}
+
+const MIN_SEGMENT_BYTES: u64 = 64 << 10;
+
+fn in_range(field: &str, found: u64, least: u64, most: u64) -> Result<()> {
+    if (least..=most).contains(&found) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::InvalidArgument,
+        format!("{field}: expected {least} to {most}, found {found}"),
+    ))
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Refuses a TTL that would expire everything at once.
+pub(crate) fn check_ttl(ttl: Option<Duration>) -> Result<()> {
+    ttl.map_or(Ok(()), |ttl| in_range("ttl in milliseconds", millis(ttl), 1, u64::MAX))
+}

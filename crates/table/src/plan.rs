@@ -1,0 +1,275 @@
+//! What opening a table would do: read everything that matters, conclude, change nothing.
+//!
+//! The rules are those of `docs/FORMAT.md`, *What opening finds*. The plan is a value: recovery applies it,
+//! a reading process takes what it says is readable, verification reports it.
+
+use std::path::{Path, PathBuf};
+
+use lithdb_env::{Env, Error, ErrorKind, Result, UnixMillis};
+use lithdb_segment::record::Chain;
+use lithdb_segment::{KeyHeader, Metadata, SegmentId, SegmentPaths};
+
+use crate::inventory::{FoundFiles, Inventory, missing};
+use crate::keyfile::KeyFile;
+use crate::state::TableState;
+use crate::tail::TailFound;
+
+/// A sealed segment that was found whole as far as its metadata and lengths go.
+#[derive(Debug, Clone)]
+pub struct SealedFound {
+    /// Its files.
+    pub paths: SegmentPaths,
+    /// The header of its key file.
+    pub header: KeyHeader,
+    /// Its seal.
+    pub metadata: Metadata,
+    /// Some file is longer than the seal says: space to be given back.
+    pub is_longer: bool,
+}
+
+/// Files to be removed because nothing in them was ever acknowledged.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Discard {
+    /// The highest id among them: the floor is raised above it first.
+    pub highest: SegmentId,
+    /// The files.
+    pub files: Vec<PathBuf>,
+}
+
+/// What opening a table finds and would do.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// Files below the watermark, and leftovers of interrupted replacements.
+    pub remove: Vec<PathBuf>,
+    /// What was never acknowledged.
+    pub discard: Option<Discard>,
+    /// The sealed segments, oldest first.
+    pub sealed: Vec<SealedFound>,
+    /// The mutable segment; `None` only while the table is empty.
+    pub tail: Option<TailFound>,
+    /// Files that are not LithDB's.
+    pub foreign: Vec<PathBuf>,
+}
+
+/// Who asks: a reader follows links and does not mind what only a writer must refuse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// The holder of the exclusive locks.
+    Write,
+    /// A process that only reads.
+    Read,
+}
+
+impl Plan {
+    /// Looks at the table whose `segments` directories are `dirs`.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the first thing that is not as it must be; the message names the file and the
+    /// remedy.
+    pub fn make(env: &Env, dirs: &[PathBuf], state: &TableState, access: Access) -> Result<Self> {
+        let inventory = Inventory::list(&*env.fs, dirs, access == Access::Read)?;
+        let mut plan = Self { foreign: inventory.foreign.clone(), ..Self::default() };
+        let (below, live): (Vec<_>, Vec<_>) =
+            inventory.segments.iter().partition(|(id, _)| **id < state.watermark);
+        plan.remove = below.into_iter().flat_map(|(_, found)| found.all().cloned()).collect();
+        for (_, found) in &live {
+            plan.remove.extend(found.leftovers.iter().cloned());
+        }
+        let mut chain = ChainWalk { env, dirs, state, plan: &mut plan, expected: None };
+        chain.walk(&live)?;
+        Ok(plan)
+    }
+
+    /// Makes `id` and its files part of what is discarded.
+    fn add_discarded(&mut self, id: SegmentId, found: &FoundFiles) {
+        let discard = self.discard.get_or_insert_default();
+        discard.highest = discard.highest.max(id);
+        let files = found.all().filter(|path| !found.leftovers.contains(path));
+        discard.files.extend(files.cloned());
+    }
+
+    /// The latest wall time that the segments' files have recorded.
+    pub fn latest_time(&self) -> UnixMillis {
+        let sealed = self.sealed.iter().map(|s| s.metadata.last_write);
+        sealed.chain(self.tail.as_ref().map(|t| t.newest_time)).max().unwrap_or_default()
+    }
+}
+
+/// Walks the chain of segments from the lowest to the newest.
+struct ChainWalk<'a> {
+    env: &'a Env,
+    dirs: &'a [PathBuf],
+    state: &'a TableState,
+    plan: &'a mut Plan,
+    /// What the sealed segment before says of the next one.
+    expected: Option<Metadata>,
+}
+
+impl ChainWalk<'_> {
+    fn walk(&mut self, live: &[(&SegmentId, &FoundFiles)]) -> Result<()> {
+        if self.state.empty {
+            for (id, found) in live {
+                self.plan.add_discarded(**id, found);
+            }
+            return Ok(());
+        }
+        let newest_sealed = live.iter().rev().find(|(_, found)| found.metadata.is_some());
+        let newest_sealed = newest_sealed.map(|(id, _)| **id);
+        for (id, found) in live {
+            let id = **id;
+            if found.all().count() == found.leftovers.len() {
+                continue;
+            }
+            if self.plan.tail.is_some() {
+                self.never_acknowledged(id, found)?;
+            } else if found.metadata.is_some() {
+                self.sealed(id, found)?;
+            } else if newest_sealed.is_some_and(|newest| id < newest) && !self.is_expected(id) {
+                self.stray(id, found)?;
+            } else {
+                self.unsealed(id, found)?;
+            }
+        }
+        if self.plan.tail.is_some() {
+            return Ok(());
+        }
+        // Every sealed segment has a successor, and a table that is not empty has a segment.
+        let absent = self.expected.as_ref().map_or(self.state.watermark, |m| m.successor);
+        Err(missing(&SegmentPaths::for_new(self.dirs, absent, 1).keys))
+    }
+
+    /// Whether the chain goes on with this id.
+    fn is_expected(&self, id: SegmentId) -> bool {
+        match &self.expected {
+            Some(before) => before.successor == id,
+            None => self.state.watermark == id,
+        }
+    }
+
+    fn require_expected(&self, id: SegmentId) -> Result<()> {
+        if self.is_expected(id) {
+            return Ok(());
+        }
+        let absent = self.expected.as_ref().map_or(self.state.watermark, |m| m.successor);
+        Err(missing(&SegmentPaths::for_new(self.dirs, absent, 1).keys))
+    }
+
+    fn sealed(&mut self, id: SegmentId, found: &FoundFiles) -> Result<()> {
+        self.require_expected(id)?;
+        let fs = &*self.env.fs;
+        let Some(path) = &found.metadata else { return Ok(()) };
+        let metadata = Metadata::read(fs, path)?;
+        let shards = metadata.value_ends.len() as u16;
+        let paths = found.paths(self.dirs, id, shards)?;
+        let key_file = self.key_file(id, &paths.keys)?;
+        check_agrees(path, &metadata, &key_file.header)?;
+        let mut is_longer = require_len(&paths.keys, metadata.key_end, key_file.len)?;
+        for (path, end) in paths.values.iter().zip(&metadata.value_ends) {
+            let found = fs.metadata(path).map_err(|e| Error::io("look at", path, e))?;
+            let len = match found.kind {
+                lithdb_env::FileKind::Symlink => crate::keyfile::len_of(fs, path)?,
+                _ => found.len_bytes,
+            };
+            is_longer |= require_len(path, *end, len)?;
+        }
+        let header = key_file.header;
+        self.expected = Some(metadata.clone());
+        self.plan.sealed.push(SealedFound { paths, header, metadata, is_longer });
+        Ok(())
+    }
+
+    /// Opens a key file and holds its beginning against the segment before it.
+    fn key_file(&self, id: SegmentId, path: &Path) -> Result<KeyFile> {
+        let key_file = KeyFile::open(&*self.env.fs, path)?;
+        key_file.header.belongs_to(path, self.state.table_id, id)?;
+        let Some(before) = &self.expected else { return Ok(key_file) };
+        let found = key_file.chain()?;
+        let expected = Chain {
+            predecessor: before.segment,
+            key_end: before.key_end as u32,
+            records: before.records,
+            running: before.running,
+            value_ends: before.value_ends.clone(),
+        };
+        let agrees = match &found {
+            Some(found) if before.revision == 0 => *found == expected,
+            Some(found) => found.predecessor == before.segment,
+            None => false,
+        };
+        if agrees {
+            return Ok(key_file);
+        }
+        let found = found.map_or("no chain record".to_owned(), |found| format!("{found:?}"));
+        Err(Error::corrupt(path, 64, &format!("{expected:?}"), &found))
+    }
+
+    fn unsealed(&mut self, id: SegmentId, found: &FoundFiles) -> Result<()> {
+        self.require_expected(id)?;
+        let Some(keys) = &found.keys else {
+            return Err(missing(&SegmentPaths::for_new(self.dirs, id, 1).keys));
+        };
+        let key_file = self.key_file(id, keys)?;
+        let paths = found.paths(self.dirs, id, key_file.header.shards)?;
+        let promise = self.state.promise(id);
+        self.plan.tail = Some(TailFound::examine(self.env, paths, &key_file, promise)?);
+        Ok(())
+    }
+
+    /// A segment above an unsealed one: its predecessor was never sealed, so nothing in it was acknowledged.
+    /// A mark in it would say otherwise.
+    fn never_acknowledged(&mut self, id: SegmentId, found: &FoundFiles) -> Result<()> {
+        let promised = self.state.promise(id).is_some();
+        let marked = match &found.keys {
+            Some(path) => KeyFile::open(&*self.env.fs, path).is_ok_and(|file| file.has_mark()),
+            None => false,
+        };
+        if !promised && !marked && found.metadata.is_none() {
+            self.plan.add_discarded(id, found);
+            return Ok(());
+        }
+        let unsealed = self.plan.tail.as_ref().map(|t| t.header.identity.segment);
+        let unsealed = unsealed.unwrap_or_default();
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "segment {id} holds acknowledged data, but segment {unsealed} before it has no metadata: expected {}; bring it back, or see `lith repair`",
+                SegmentPaths::for_new(self.dirs, unsealed, 1).metadata.display()
+            ),
+        ))
+    }
+
+    /// An id off the chain, between sealed segments: discarded before, and the removal did not last.
+    fn stray(&mut self, id: SegmentId, found: &FoundFiles) -> Result<()> {
+        if id < self.state.next_id_floor {
+            self.plan.add_discarded(id, found);
+            return Ok(());
+        }
+        self.require_expected(id)
+    }
+}
+
+fn check_agrees(path: &Path, metadata: &Metadata, header: &KeyHeader) -> Result<()> {
+    let identity = header.identity;
+    let found = (metadata.table_id, metadata.segment, metadata.salt, metadata.predecessor);
+    let expected = (identity.table_id, identity.segment, identity.salt, header.predecessor);
+    if found == expected && metadata.value_ends.len() == usize::from(header.shards) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Foreign,
+        format!("{}: expected the metadata of {header:?}, found {metadata:?}", path.display()),
+    ))
+}
+
+/// Whether the file is longer than it must be.
+fn require_len(path: &Path, expected: u64, found: u64) -> Result<bool> {
+    if found >= expected {
+        return Ok(found > expected);
+    }
+    Err(Error::corrupt(
+        path,
+        found,
+        &format!("{expected} bytes, as the segment's metadata says"),
+        "the end of the file",
+    ))
+}

@@ -1,0 +1,200 @@
+//! A table that is open for reading only, beside a writer in another process.
+//!
+//! What a reader sees is a view of one moment, at least everything that had been flushed when it was taken;
+//! [`Table::refresh`] takes another. The writer changes files while the reader looks, so nothing is concluded from one
+//! look: a finding that would be an error is reported when a complete second look repeats it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_segment::scan::Totals;
+use lithdb_segment::{Position, Segment, SegmentId};
+use parking_lot::Mutex;
+
+use crate::fill::Fill;
+use crate::inventory::missing;
+use crate::open::new_keymap;
+use crate::options::TableOptions;
+use crate::plan::{Access, Plan};
+use crate::state::{TableState, read_state};
+use crate::table::{Inner, Mode, Table, TableSetup};
+
+/// How often a reader looks again before it believes that something is wrong.
+const LOOKS: usize = 8;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(25);
+
+/// What only a reader has.
+#[derive(Debug)]
+pub(crate) struct ReadSide {
+    setup: TableSetup,
+    /// The end of what is seen. Held while a new view is taken.
+    end: Mutex<Position>,
+    /// What the unsealed segment held when the view was taken.
+    tail: Mutex<Totals>,
+}
+
+/// One look at the files.
+struct Look {
+    state: TableState,
+    plan: Plan,
+}
+
+fn look(setup: &TableSetup) -> Result<Look> {
+    let state = read_state(&*setup.env.fs, &setup.state_path())?.state;
+    if state.dropping {
+        let message = format!("table {}: it is being dropped", setup.name);
+        return Err(Error::new(ErrorKind::Missing, message));
+    }
+    let plan = Plan::make(&setup.env, &setup.segment_dirs(), &state, Access::Read)?;
+    Ok(Look { state, plan })
+}
+
+/// Tries `attempt` until it succeeds, or fails in the same way twice with nothing changed in between.
+fn until_certain<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut before: Option<Error> = None;
+    for _ in 0..LOOKS {
+        let error = match attempt() {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        let repeats = before.as_ref().is_some_and(|before| before.to_string() == error.to_string());
+        if repeats && error.kind() != ErrorKind::Missing {
+            return Err(error);
+        }
+        before = Some(error);
+        std::thread::sleep(BETWEEN_LOOKS);
+    }
+    let never = || Error::new(ErrorKind::Io, "the files do not hold still");
+    Err(before.unwrap_or_else(never))
+}
+
+impl Table {
+    /// Opens a table that is there, for reading. The caller holds the shared lock of every root; a writer may be
+    /// at work. Nothing is written.
+    ///
+    /// # Errors
+    /// Whatever is not as it must be, named with its file and the remedy.
+    pub fn open_read_only(setup: &TableSetup, options: &TableOptions) -> Result<Self> {
+        options.validate().map_err(|e| setup.in_context(&e))?;
+        until_certain(|| open_once(setup, options)).map_err(|e| setup.in_context(&e))
+    }
+
+    /// Takes a new view of the files: sees at least everything that the writer has flushed by now. Values and iterators that
+    /// are held stay as they are. A table that is open for writing has nothing to refresh.
+    ///
+    /// # Errors
+    /// As [`open_read_only`](Self::open_read_only); the old view stays.
+    pub fn refresh(&self) -> Result<()> {
+        self.inner.enter()?;
+        match &self.inner.mode {
+            Mode::Write(_) => Ok(()),
+            Mode::Read(side) => until_certain(|| side.refresh_once(&self.inner))
+                .map_err(|e| self.inner.in_context(&e)),
+        }
+    }
+}
+
+fn open_once(setup: &TableSetup, options: &TableOptions) -> Result<Table> {
+    let Look { state, plan } = look(setup)?;
+    let context = setup.context(&state, options);
+    let keymap = new_keymap(options.keymap);
+    let side = ReadSide { setup: setup.clone(), end: Mutex::default(), tail: Mutex::default() };
+    let table = Table::assemble(setup, options, context, &state, keymap, Mode::Read(side));
+    if let Mode::Read(side) = &table.inner.mode {
+        side.take(&table.inner, &state, plan, &mut side.end.lock())?;
+    }
+    Ok(table)
+}
+
+impl ReadSide {
+    pub(crate) fn snapshot(&self, inner: &Inner) -> (Vec<Arc<Segment>>, Position) {
+        let end = self.end.lock();
+        (inner.segments.read().clone(), *end)
+    }
+
+    pub(crate) fn tail_counts(&self) -> Totals {
+        self.tail.lock().clone()
+    }
+
+    fn refresh_once(&self, inner: &Inner) -> Result<()> {
+        let mut end = self.end.lock();
+        let Look { state, plan } = look(&self.setup)?;
+        self.take(inner, &state, plan, &mut end)
+    }
+
+    /// Whether files that are gone have been collected: raises the watermark if they have.
+    pub(crate) fn refresh_watermark(&self, inner: &Inner) -> Result<()> {
+        let state = read_state(&*self.setup.env.fs, &self.setup.state_path())?.state;
+        self.raise(inner, state.watermark);
+        Ok(())
+    }
+
+    fn raise(&self, inner: &Inner, watermark: SegmentId) {
+        inner.watermark.fetch_max(watermark.0, Ordering::AcqRel);
+        inner.keymap.raise_watermark(watermark);
+        inner.segments.write().retain(|segment| segment.id() >= watermark);
+    }
+
+    /// Makes what a look found the view of the table.
+    fn take(
+        &self,
+        inner: &Inner,
+        state: &TableState,
+        plan: Plan,
+        end: &mut Position,
+    ) -> Result<()> {
+        let seen = inner.segments.read().clone();
+        let known = |id: SegmentId, revision: u32| {
+            let same = |s: &&Arc<Segment>| {
+                s.id() == id && s.metadata().is_some_and(|m| m.revision == revision)
+            };
+            seen.iter().find(same).map(Arc::clone)
+        };
+        let mut segments = Vec::with_capacity(plan.sealed.len() + 1);
+        for found in plan.sealed {
+            let (id, revision) = (found.metadata.segment, found.metadata.revision);
+            segments.push(known(id, revision).unwrap_or_else(|| {
+                let (paths, header) = (found.paths, found.header);
+                Arc::new(Segment::sealed(&inner.context, paths, header, found.metadata))
+            }));
+        }
+        let mut new_end = Position::default();
+        let tail_totals = plan.tail.as_ref().map(|tail| tail.keep.clone()).unwrap_or_default();
+        if let Some(tail) = plan.tail {
+            let ends = (tail.keep.key_end, &*tail.keep.value_ends);
+            let durable = (tail.promised.0, &*tail.promised.1);
+            let context = &inner.context;
+            let segment = Segment::foreign_tail(
+                context,
+                tail.paths,
+                tail.header,
+                ends,
+                durable,
+                &tail.epochs,
+            );
+            new_end = Position::new(segment.id(), tail.keep.key_end as u32);
+            segments.push(Arc::new(segment));
+        }
+        if segments.is_empty() && !state.empty {
+            return Err(missing(&self.setup.state_path()));
+        }
+        // If the writer has given up some of what was seen, the keymap names places behind the end; readers pass over
+        // them (see `find`).
+        let from = (*end).min(new_end);
+        let fill = Fill {
+            keymap: &inner.keymap,
+            hash_seed: inner.hash_seed,
+            segments: &segments,
+            from,
+            end: new_end,
+        };
+        fill.run(&inner.env.pool)?;
+        *inner.segments.write() = segments;
+        *end = new_end;
+        *self.tail.lock() = tail_totals;
+        self.raise(inner, state.watermark);
+        Ok(())
+    }
+}

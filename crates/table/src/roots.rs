@@ -1,0 +1,214 @@
+//! The root directories of one open database: who they are, and the locks that keep others out.
+//!
+//! Every root carries a `root.id` (see `docs/FORMAT.md`) that says which database it belongs to, which of
+//! its roots it is and what the others are. The one on root 0 is the commit point of a creation. A
+//! database opens only with exactly its own roots, in whatever order they are listed; a root that is
+//! absent, foreign or doubled is refused and nothing is created, changed or removed.
+//!
+//! Invariants: a database is created only in directories that hold nothing, or what an interrupted
+//! creation left; nothing in a root is changed without holding `lith.lock` of every root; what was
+//! concluded from the `root.id` files before the locks were taken is concluded again under them.
+
+mod create;
+mod judge;
+mod locks;
+mod root_id;
+mod survey;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lithdb_env::{Env, Error, ErrorKind, FileKind, Fs, Result};
+use lithdb_segment::TableName;
+
+use judge::Plan;
+use locks::{HeldLocks, Patience};
+
+/// How often a change of the roots that happens at the same time is waited out.
+const ATTEMPTS: u32 = 20;
+
+/// What a process may do with a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Read and write: one process at a time.
+    Write,
+    /// Read only: any number of processes, beside a writer.
+    Read,
+}
+
+/// The root directories of one open database, in the order of their numbers, and the locks held on them.
+/// Dropped, it releases them.
+#[derive(Debug)]
+pub struct Roots {
+    fs: Arc<dyn Fs>,
+    access: Access,
+    paths: Vec<PathBuf>,
+    database_id: u64,
+    created: bool,
+    _locks: HeldLocks,
+}
+
+/// While it lives, no other process reads the database, and none begins to.
+#[derive(Debug)]
+#[must_use = "readers are kept out only as long as this is held"]
+pub struct ReadersExcluded {
+    _locks: HeldLocks,
+}
+
+impl Roots {
+    /// Opens the database that lives in `roots` for writing, finishing or restarting a creation that
+    /// was interrupted. If there is none and `create_if_missing` is set, creates one whose root 0 is the first of
+    /// `roots`; directories that do not exist are created, too.
+    ///
+    /// # Errors
+    /// Each names the directory and the remedy. `InvalidArgument`: no roots, one twice, one inside another.
+    /// `Missing`: no database and none to be created, or a root of it is absent. `Foreign`: roots of two
+    /// databases, or a database to be created among other files. `Conflict`: one root doubled, or one too many.
+    /// `Corrupt`, `Unsupported`: a `root.id`. `Locked`: open for writing elsewhere. Else what the file system
+    /// says.
+    pub fn open_for_writing(env: &Env, roots: &[PathBuf], create_if_missing: bool) -> Result<Self> {
+        let fs = &*env.fs;
+        for _ in 0..ATTEMPTS {
+            let plan = look(fs, roots, Access::Write, create_if_missing)?;
+            if let Plan::Create { roots, .. } = &plan {
+                create::make_dirs(fs, roots)?;
+            }
+            let locks = locks::lock_for_writing(fs, plan.roots())?;
+            let seen = survey::survey(fs, roots, Access::Write)?;
+            if judge::judge(&seen, create_if_missing)? != plan {
+                continue; // another process created or completed the database before the locks were ours
+            }
+            let created = matches!(plan, Plan::Create { .. });
+            let (paths, database_id) = carry_out(env, plan)?;
+            let (fs, access) = (Arc::clone(&env.fs), Access::Write);
+            return Ok(Self { fs, access, paths, database_id, created, _locks: locks });
+        }
+        Err(unsteady(roots))
+    }
+
+    /// Opens the database that lives in `roots` for reading, beside a writer or without one. Changes nothing,
+    /// but for a `readers.lock` where it is absent and can be created.
+    ///
+    /// # Errors
+    /// As [`open_for_writing`](Self::open_for_writing) without creation. `Locked`: a writer that is opening the
+    /// database keeps readers out for longer than about two seconds.
+    pub fn open_for_reading(env: &Env, roots: &[PathBuf]) -> Result<Self> {
+        let fs = &*env.fs;
+        let mut patience = Patience::of_a_reader();
+        for _ in 0..ATTEMPTS {
+            let plan = look(fs, roots, Access::Read, false)?;
+            let locks = locks::lock_for_reading(fs, plan.roots(), &mut patience)?;
+            if look(fs, roots, Access::Read, false)? != plan {
+                continue;
+            }
+            if let Plan::Open { roots: paths, ids } = plan {
+                let database_id = ids.first().map_or(0, |id| id.database_id);
+                let (fs, access) = (Arc::clone(&env.fs), Access::Read);
+                return Ok(Self { fs, access, paths, database_id, created: false, _locks: locks });
+            }
+        }
+        Err(unsteady(roots))
+    }
+
+    /// The directories, absolute and without symbolic links, root 0 first.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    /// The random number that tells this database from all others.
+    pub fn database_id(&self) -> u64 {
+        self.database_id
+    }
+
+    /// Whether the call that opened these roots created the database.
+    pub fn created(&self) -> bool {
+        self.created
+    }
+
+    /// What the roots were opened for.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Keeps other processes (and handles of this one) from reading, if none reads now. `None`: somebody does.
+    ///
+    /// # Errors
+    /// `ReadOnly` if the roots were opened for reading; else what the file system says.
+    pub fn exclude_readers(&self) -> Result<Option<ReadersExcluded>> {
+        if self.access == Access::Read {
+            return Err(Error::new(
+                ErrorKind::ReadOnly,
+                "keeping readers out needs a database that was opened for writing",
+            ));
+        }
+        let locks = locks::lock_out_readers(&*self.fs, &self.paths)?;
+        Ok(locks.map(|locks| ReadersExcluded { _locks: locks }))
+    }
+
+    /// The names of all tables in name order: directories with the name of a table, on root 0 or (what a creation
+    /// or a drop leaves when it is interrupted) only on others. All other entries are foreign and ignored.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn table_names(&self, env: &Env) -> Result<Vec<TableName>> {
+        let mut names = BTreeSet::new();
+        for root in &self.paths {
+            let entries = env.fs.list(root).map_err(|e| Error::io("list", root, e))?;
+            let dirs = entries.into_iter().filter(|entry| entry.kind == FileKind::Dir);
+            names.extend(dirs.filter_map(|dir| TableName::new(dir.name).ok()));
+        }
+        Ok(names.into_iter().collect())
+    }
+}
+
+/// What is to be done with `roots`. An error is believed only if a second look at the same bytes repeats it:
+/// another process may be creating the database between two reads of one look.
+fn look(fs: &dyn Fs, roots: &[PathBuf], access: Access, create: bool) -> Result<Plan> {
+    let mut seen = survey::survey(fs, roots, access)?;
+    for _ in 0..ATTEMPTS {
+        let error = match judge::judge(&seen, create) {
+            Ok(plan) => return Ok(plan),
+            Err(error) => error,
+        };
+        let again = survey::survey(fs, roots, access)?;
+        if again == seen {
+            return Err(error);
+        }
+        seen = again;
+    }
+    Err(unsteady(roots))
+}
+
+/// Does what was planned, under the locks; returns the roots in order and the database's id.
+fn carry_out(env: &Env, plan: Plan) -> Result<(Vec<PathBuf>, u64)> {
+    match plan {
+        Plan::Create { roots, restarted } => {
+            let database_id = create::create(env, &roots)?;
+            tracing::info!(database_id, roots = ?roots, restarted, "created a database");
+            Ok((roots, database_id))
+        }
+        Plan::Open { roots, ids } => {
+            create::make_good(&*env.fs, &roots, &ids)?;
+            Ok((roots, ids.first().map_or(0, |id| id.database_id)))
+        }
+    }
+}
+
+fn unsteady(roots: &[PathBuf]) -> Error {
+    let first = roots.first().map_or(Path::new(""), |root| root);
+    let message = format!(
+        "{}: other processes kept changing the roots of this database while it was being opened; \
+         try again",
+        first.display()
+    );
+    Error::new(ErrorKind::Locked, message)
+}
+
+#[cfg(test)]
+#[path = "roots_tests.rs"]
+mod tests;
+
+#[cfg(test)]
+#[path = "roots_crash_tests.rs"]
+mod crash_tests;

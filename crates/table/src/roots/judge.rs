@@ -1,0 +1,207 @@
+//! What follows from a look at the roots: a plan, or why there is none. Touches no disk.
+
+use std::path::PathBuf;
+
+use lithdb_env::{Error, ErrorKind, Result};
+
+use super::root_id::RootId;
+use super::survey::Seen;
+
+/// What opening the roots comes to. `roots` are in the order of their numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// Nothing was ever acknowledged here: a database is created.
+    Create {
+        roots: Vec<PathBuf>,
+        /// An earlier creation was interrupted.
+        restarted: bool,
+    },
+    /// All roots of one database are there, and nothing else.
+    Open { roots: Vec<PathBuf>, ids: Vec<RootId> },
+}
+
+impl Plan {
+    pub(super) fn roots(&self) -> &[PathBuf] {
+        match self {
+            Self::Create { roots, .. } | Self::Open { roots, .. } => roots,
+        }
+    }
+}
+
+/// A root that has an id.
+#[derive(Clone, Copy)]
+struct Member<'a> {
+    seen: &'a Seen,
+    id: &'a RootId,
+}
+
+impl std::fmt::Display for Member<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { seen, id } = self;
+        write!(
+            f,
+            "{} (root {} of {}, database {:016x})",
+            seen.path.display(),
+            id.number,
+            id.root_ids.len(),
+            id.database_id
+        )
+    }
+}
+
+fn refuse<T>(kind: ErrorKind, message: String) -> Result<T> {
+    Err(Error::new(kind, message))
+}
+
+/// What is to be done with the roots as they were seen.
+pub(super) fn judge(seen: &[Seen], create: bool) -> Result<Plan> {
+    let with_id = |seen| Member::of(seen);
+    let members: Vec<Member<'_>> = seen.iter().filter_map(with_id).collect();
+    // Root 0 rules. Without it, one complete root proves that there was one.
+    let root_0 = members.iter().find(|member| member.id.number == 0);
+    match root_0.or_else(|| members.iter().find(|member| member.id.complete)) {
+        Some(ruler) => open(seen, &members, *ruler),
+        None if members.is_empty() => nothing_there(seen, create),
+        None => interrupted(seen, &members, create),
+    }
+}
+
+impl<'a> Member<'a> {
+    fn of(seen: &'a Seen) -> Option<Self> {
+        seen.id.as_ref().map(|id| Self { seen, id })
+    }
+}
+
+/// No root has an id.
+fn nothing_there(seen: &[Seen], create: bool) -> Result<Plan> {
+    if create {
+        return plan_creation(seen, false);
+    }
+    let Some(first) = seen.iter().find(|seen| !seen.is_there).or(seen.first()) else {
+        return refuse(ErrorKind::InvalidArgument, "no root directories were given".to_owned());
+    };
+    let what = match (&first.foreign, first.is_there) {
+        (_, false) => "does not exist".to_owned(),
+        (None, true) => "is empty: there is no database in it".to_owned(),
+        (Some(name), true) => {
+            format!("holds {name:?} but no root.id: it is not a root of a database")
+        }
+    };
+    let remedy = "check the path and that it is mounted, or ask for the database to be created";
+    refuse(ErrorKind::Missing, format!("{} {what}; {remedy}", first.path.display()))
+}
+
+/// There are ids, all from before the commit point of a creation.
+fn interrupted(seen: &[Seen], members: &[Member<'_>], create: bool) -> Result<Plan> {
+    for member in members {
+        if !create {
+            return refuse(
+                ErrorKind::Missing,
+                format!(
+                    "{member}: the creation of the database was interrupted, or goes on in another \
+                     process; there is nothing in it yet; ask for it to be created to start anew"
+                ),
+            );
+        }
+        let (expected, found) = (member.id.root_ids.len(), seen.len());
+        if expected != found {
+            return refuse(
+                ErrorKind::Missing,
+                format!(
+                    "{member}: the creation of a database with {expected} roots was interrupted, and \
+                     {found} were given; list the same roots again, or remove root.id there"
+                ),
+            );
+        }
+    }
+    plan_creation(seen, true)
+}
+
+fn plan_creation(seen: &[Seen], restarted: bool) -> Result<Plan> {
+    for seen in seen {
+        if let Some(name) = &seen.foreign {
+            return refuse(
+                ErrorKind::Foreign,
+                format!(
+                    "{} holds {name:?} and no database: a database is created only in an empty \
+                     directory; if there was one, its root.id is lost; else name another directory",
+                    seen.path.display()
+                ),
+            );
+        }
+    }
+    Ok(Plan::Create { roots: seen.iter().map(|seen| seen.path.clone()).collect(), restarted })
+}
+
+/// There is a database, and `ruler` is a root of it.
+fn open(seen: &[Seen], members: &[Member<'_>], ruler: Member<'_>) -> Result<Plan> {
+    for member in members {
+        check_same_set(ruler, *member)?;
+    }
+    let strangers: Vec<&Seen> = seen.iter().filter(|seen| seen.id.is_none()).collect();
+    let mut in_order = Vec::with_capacity(members.len());
+    for (number, root_id) in ruler.id.root_ids.iter().enumerate() {
+        let mut with_number = members.iter().filter(|m| usize::from(m.id.number) == number);
+        let Some(member) = with_number.next() else {
+            return refuse(ErrorKind::Missing, absent(ruler, number, *root_id, &strangers));
+        };
+        if let Some(double) = with_number.next() {
+            return refuse(
+                ErrorKind::Conflict,
+                format!(
+                    "{member} and {double} are the same root: one is a copy; take the copy off the list"
+                ),
+            );
+        }
+        in_order.push(member);
+    }
+    if let Some(extra) = strangers.first() {
+        return refuse(
+            ErrorKind::Conflict,
+            format!(
+                "{} is not a root of the database of {ruler}, whose roots are all there; take it off \
+                 the list",
+                extra.path.display()
+            ),
+        );
+    }
+    let roots = in_order.iter().map(|member| member.seen.path.clone()).collect();
+    let ids = in_order.iter().map(|member| member.id.clone()).collect();
+    Ok(Plan::Open { roots, ids })
+}
+
+fn check_same_set(ruler: Member<'_>, member: Member<'_>) -> Result<()> {
+    if member.id.database_id != ruler.id.database_id {
+        return refuse(
+            ErrorKind::Foreign,
+            format!("{member} and {ruler} belong to different databases; list the roots of one"),
+        );
+    }
+    if (member.id.version, &member.id.root_ids) != (ruler.id.version, &ruler.id.root_ids) {
+        return refuse(
+            ErrorKind::Corrupt,
+            format!(
+                "{member} and {ruler} do not agree on the roots of their database (versions {} and {}); \
+                 one is from another time; put it back as it was with the others",
+                member.id.version, ruler.id.version
+            ),
+        );
+    }
+    Ok(())
+}
+
+fn absent(ruler: Member<'_>, number: usize, root_id: u64, strangers: &[&Seen]) -> String {
+    let mut message =
+        format!("root {number} (id {root_id:016x}) of the database of {ruler} is absent");
+    match strangers.first() {
+        None => message.push_str("; add its directory to the list"),
+        Some(stranger) => {
+            let what = if stranger.is_there { "has no root.id" } else { "does not exist" };
+            message.push_str(&format!(
+                "; {} {what}: mount what belongs there, or name the right directory; nothing was created",
+                stranger.path.display()
+            ));
+        }
+    }
+    message
+}

@@ -1,0 +1,187 @@
+//! The two lock files of every root. `lith.lock`: exclusive, for the writer, who leaves its process id in
+//! it. `readers.lock`: shared by readers; exclusive for a writer about to change what readers rely on.
+//!
+//! Lock files are never removed: a lock on a removed file would keep nobody out. All locks of a kind are taken
+//! in the same order.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lithdb_env::{Error, ErrorKind, File, FileLock, Fs, LockKind, Result, read_file, write_all_at};
+
+pub(super) const WRITERS_LOCK: &str = "lith.lock";
+pub(super) const READERS_LOCK: &str = "readers.lock";
+
+const NAP: Duration = Duration::from_millis(20);
+
+/// Locks in the order in which they were taken.
+#[derive(Debug, Default)]
+pub(super) struct HeldLocks(Vec<Box<dyn FileLock>>);
+
+impl Drop for HeldLocks {
+    fn drop(&mut self) {
+        // The last one first: who gets the first lock then gets the others.
+        while self.0.pop().is_some() {}
+    }
+}
+
+/// How many more times somebody sleeps before giving up.
+#[derive(Debug)]
+pub(super) struct Patience {
+    naps: u32,
+}
+
+impl Patience {
+    /// About two seconds: longer than a writer takes to cut a tail.
+    pub(super) fn of_a_reader() -> Self {
+        Self { naps: 100 }
+    }
+
+    /// None at all.
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        Self { naps: 0 }
+    }
+
+    fn nap(&mut self) -> bool {
+        let Some(left) = self.naps.checked_sub(1) else { return false };
+        self.naps = left;
+        std::thread::sleep(NAP);
+        true
+    }
+}
+
+/// Takes the writer's lock of every root and makes sure that readers find theirs.
+pub(super) fn lock_for_writing(fs: &dyn Fs, roots: &[PathBuf]) -> Result<HeldLocks> {
+    let mut held = HeldLocks::default();
+    for root in roots {
+        let path = root.join(WRITERS_LOCK);
+        ensure_file(fs, &path).map_err(|e| Error::io("create", &path, e))?;
+        let lock = fs.try_lock(&path, LockKind::Exclusive);
+        let Some(lock) = lock.map_err(|e| Error::io("lock", &path, e))? else {
+            return Err(Error::new(
+                ErrorKind::Locked,
+                format!(
+                    "{} is open for writing in {}; close it there, or open it for reading",
+                    root.display(),
+                    holder(fs, &path)
+                ),
+            ));
+        };
+        leave_name(lock.file(), &path)?;
+        held.0.push(lock);
+    }
+    for root in roots {
+        let path = root.join(READERS_LOCK);
+        ensure_file(fs, &path).map_err(|e| Error::io("create", &path, e))?;
+    }
+    Ok(held)
+}
+
+/// Takes a share of the readers' lock of every root. Where there is none and none can be created (a read-only
+/// file system), nothing can be cut either, and the reader goes on without.
+pub(super) fn lock_for_reading(
+    fs: &dyn Fs,
+    roots: &[PathBuf],
+    patience: &mut Patience,
+) -> Result<HeldLocks> {
+    let mut held = HeldLocks::default();
+    for root in roots {
+        let path = root.join(READERS_LOCK);
+        match ensure_file(fs, &path) {
+            Ok(()) => {}
+            Err(error) if is_read_only(&error) => {
+                tracing::warn!(root = %root.display(), %error, "reading without readers.lock");
+                continue;
+            }
+            Err(error) => return Err(Error::io("create", &path, error)),
+        }
+        held.0.push(share(fs, root, &path, patience)?);
+    }
+    Ok(held)
+}
+
+fn share(
+    fs: &dyn Fs,
+    root: &Path,
+    path: &Path,
+    patience: &mut Patience,
+) -> Result<Box<dyn FileLock>> {
+    loop {
+        let lock = fs.try_lock(path, LockKind::Shared).map_err(|e| Error::io("lock", path, e))?;
+        match lock {
+            Some(lock) => return Ok(lock),
+            None if patience.nap() => {}
+            None => {
+                let writer = holder(fs, &root.join(WRITERS_LOCK));
+                return Err(Error::new(
+                    ErrorKind::Locked,
+                    format!(
+                        "{} is being opened for writing in {writer}, which keeps readers out for a \
+                         while; try again",
+                        root.display()
+                    ),
+                ));
+            }
+        }
+    }
+}
+
+/// Takes the readers' lock of every root for the writer alone; `None` if somebody reads.
+pub(super) fn lock_out_readers(fs: &dyn Fs, roots: &[PathBuf]) -> Result<Option<HeldLocks>> {
+    let mut held = HeldLocks::default();
+    for root in roots {
+        let path = root.join(READERS_LOCK);
+        ensure_file(fs, &path).map_err(|e| Error::io("create", &path, e))?;
+        let lock = fs.try_lock(&path, LockKind::Exclusive);
+        match lock.map_err(|e| Error::io("lock", &path, e))? {
+            Some(lock) => held.0.push(lock),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(held))
+}
+
+/// Creates an empty file unless it is there.
+fn ensure_file(fs: &dyn Fs, path: &Path) -> io::Result<()> {
+    match fs.metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        known => return known.map(|_| ()),
+    }
+    match fs.create_new(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn is_read_only(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
+}
+
+/// Writes this process's id into a lock file. The line is written before the file is cut behind it, so that
+/// no space is needed that the file does not have already; a full disk does not stand in the way of opening.
+fn leave_name(file: &dyn File, path: &Path) -> Result<()> {
+    let line = format!("{}\n", std::process::id());
+    let written = write_all_at(file, line.as_bytes(), 0)
+        .and_then(|()| file.set_len(line.len() as u64))
+        .map_err(|e| Error::io("write", path, e));
+    match written {
+        Err(error) if error.kind() == ErrorKind::StorageFull => {
+            tracing::warn!(%error, "no space for the process id in the lock file");
+            Ok(())
+        }
+        written => written,
+    }
+}
+
+/// Who left its name in a lock file, for a message.
+fn holder(fs: &dyn Fs, path: &Path) -> String {
+    let bytes = read_file(fs, path, 64).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    match text.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) {
+        Some(pid) if pid == std::process::id() => format!("this process ({pid})"),
+        Some(pid) => format!("process {pid}"),
+        None => "another process (which left no id)".to_owned(),
+    }
+}

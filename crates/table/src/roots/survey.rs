@@ -1,0 +1,148 @@
+//! One look at the directories that were named: where they are, and what they say they are. Reads only.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use lithdb_env::{Error, ErrorKind, FileKind, Fs, LEFTOVER_SUFFIX, Result, exists};
+
+use super::Access;
+use super::locks::{READERS_LOCK, WRITERS_LOCK};
+use super::root_id::{MAX_ROOTS, ROOT_ID_FILE, RootId};
+
+/// One directory that was named as a root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Absolute, without symbolic links; where it would be created if it is not there.
+    pub(super) path: PathBuf,
+    /// Whether the directory is there.
+    pub(super) is_there: bool,
+    /// What its `root.id` says.
+    pub(super) id: Option<RootId>,
+    /// The first entry that no creation of a database leaves. Looked for only without a complete `root.id`.
+    pub(super) foreign: Option<String>,
+}
+
+/// Looks at all `roots`, in the order in which they were named.
+///
+/// # Errors
+/// If the list itself is wrong, if a `root.id` cannot be believed, or what the file system says.
+pub(super) fn survey(fs: &dyn Fs, roots: &[PathBuf], access: Access) -> Result<Vec<Seen>> {
+    let paths = resolve_all(fs, roots)?;
+    paths.into_iter().map(|found| look_at(fs, found, access)).collect()
+}
+
+/// A directory by all its names.
+struct Found<'a> {
+    given: &'a Path,
+    path: PathBuf,
+    identity: Option<(u64, u64)>,
+}
+
+fn invalid<T>(message: String) -> Result<T> {
+    Err(Error::new(ErrorKind::InvalidArgument, message))
+}
+
+fn resolve_all<'a>(fs: &dyn Fs, roots: &'a [PathBuf]) -> Result<Vec<Found<'a>>> {
+    if roots.is_empty() || roots.len() > MAX_ROOTS {
+        return invalid(format!(
+            "expected 1 to {MAX_ROOTS} root directories, found {}",
+            roots.len()
+        ));
+    }
+    let mut all: Vec<Found<'_>> = Vec::with_capacity(roots.len());
+    for given in roots {
+        let found = find(fs, given)?;
+        for other in &all {
+            let (a, b) = (other.given.display(), given.display());
+            let same_inode = found.identity.is_some() && found.identity == other.identity;
+            if same_inode || found.path == other.path {
+                return invalid(format!(
+                    "{a} and {b} are the same directory; list every root once"
+                ));
+            }
+            if found.path.starts_with(&other.path) || other.path.starts_with(&found.path) {
+                return invalid(format!(
+                    "of the roots {a} and {b} one lies inside the other; use directories side by side"
+                ));
+            }
+        }
+        all.push(found);
+    }
+    Ok(all)
+}
+
+fn find<'a>(fs: &dyn Fs, given: &'a Path) -> Result<Found<'a>> {
+    if given.as_os_str().is_empty() {
+        return invalid("the path of a root directory is empty; use \".\" for this one".to_owned());
+    }
+    let (path, is_there) = resolve(fs, given)?;
+    if !is_there {
+        return Ok(Found { given, path, identity: None });
+    }
+    let metadata = fs.metadata(&path).map_err(|e| Error::io("look at root", &path, e))?;
+    if metadata.kind != FileKind::Dir {
+        return invalid(format!("root {} is not a directory", given.display()));
+    }
+    Ok(Found { given, path, identity: Some(metadata.identity) })
+}
+
+/// The absolute path without symbolic links, and whether it is there. What is not there has no links.
+fn resolve(fs: &dyn Fs, given: &Path) -> Result<(PathBuf, bool)> {
+    let mut absent = Vec::new();
+    let mut at = given;
+    loop {
+        let look = if at.as_os_str().is_empty() { Path::new(".") } else { at };
+        match fs.canonicalize(look) {
+            Ok(mut path) => {
+                path.extend(absent.iter().rev());
+                return Ok((path, absent.is_empty()));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io("resolve", given, error)),
+        }
+        let missing = |what: &str| {
+            let message = format!("root {}: {} {what}", given.display(), look.display());
+            Error::new(ErrorKind::Missing, message)
+        };
+        if exists(fs, look).map_err(|e| Error::io("look for", look, e))? {
+            return Err(missing(
+                "is a symbolic link to nothing; mount or create what it points to",
+            ));
+        }
+        let (Some(name), Some(parent)) = (at.file_name(), at.parent()) else {
+            return Err(missing(
+                "goes back from a directory that does not exist; leave out \"..\"",
+            ));
+        };
+        absent.push(name);
+        at = parent;
+    }
+}
+
+fn look_at(fs: &dyn Fs, found: Found<'_>, access: Access) -> Result<Seen> {
+    let Found { path, identity, .. } = found;
+    if identity.is_none() {
+        return Ok(Seen { path, is_there: false, id: None, foreign: None });
+    }
+    let id = RootId::read(fs, &path, access)?;
+    let foreign = match &id {
+        Some(id) if id.complete => None,
+        _ => first_foreign(fs, &path)?,
+    };
+    Ok(Seen { path, is_there: true, id, foreign })
+}
+
+fn first_foreign(fs: &dyn Fs, root: &Path) -> Result<Option<String>> {
+    let entries = fs.list(root).map_err(|e| Error::io("list", root, e))?;
+    let foreign = entries.into_iter().find(|entry| match entry.kind {
+        FileKind::File => !left_by_creation(&entry.name),
+        FileKind::Dir => entry.name != "lost+found", // every ext file system has one
+        FileKind::Symlink | FileKind::Other => true,
+    });
+    Ok(foreign.map(|entry| entry.name))
+}
+
+fn left_by_creation(name: &str) -> bool {
+    let whole = name.strip_suffix(LEFTOVER_SUFFIX);
+    matches!(name, WRITERS_LOCK | READERS_LOCK | ROOT_ID_FILE) || whole == Some(ROOT_ID_FILE)
+}

@@ -1,0 +1,245 @@
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use lithdb_env::{Env, ErrorKind, Fs};
+use lithdb_sim::{CrashImage, Fault, Pages, SimClock, SimFs, sim_env};
+
+use super::root_id::RootId;
+use super::*;
+
+fn paths(count: usize) -> Vec<PathBuf> {
+    (0..count).map(|n| PathBuf::from(format!("/disks/{n}/db"))).collect()
+}
+
+fn world(fs: &SimFs, seed: u64) -> Env {
+    sim_env(fs, &SimClock::new(seed))
+}
+
+fn images(fs: &SimFs, all: bool) -> Vec<CrashImage> {
+    let unsynced = if all { fs.unsynced_ops() } else { 0 };
+    let mut images =
+        vec![CrashImage::Nothing, CrashImage::Everything, CrashImage::LengthWithoutData];
+    images.extend((0..unsynced).map(CrashImage::Prefix));
+    images.extend((0..unsynced).map(CrashImage::EachAlone));
+    images.extend((0..if all { 10 } else { 2 }).map(CrashImage::Seeded));
+    images
+}
+
+/// One database, complete on every root, in the order of `roots`.
+fn assert_whole(fs: &SimFs, roots: &[PathBuf], database_id: u64) {
+    let read = |root: &PathBuf| RootId::read(fs, root, Access::Write).unwrap().unwrap();
+    let ids: Vec<RootId> = roots.iter().map(read).collect();
+    for (number, id) in ids.iter().enumerate() {
+        assert!(id.complete);
+        assert_eq!((usize::from(id.number), id.database_id), (number, database_id));
+        assert_eq!((&id.root_ids, id.root_ids.len()), (&ids[0].root_ids, roots.len()));
+    }
+    for path in fs.file_paths() {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(["lith.lock", "readers.lock", "root.id"].contains(&name.as_str()), "{path:?}");
+    }
+}
+
+/// What a crash of a creation may leave opens as the whole database, or is created anew.
+fn assert_recovers(fs: &SimFs, roots: &[PathBuf], acknowledged: Option<u64>, what: &str) {
+    let reading = Roots::open_for_reading(&world(&fs.fork(), 2), roots);
+    let without = Roots::open_for_writing(&world(&fs.fork(), 3), roots, false);
+    let with = Roots::open_for_writing(&world(fs, 4), roots, true).expect(what);
+    assert_whole(fs, roots, with.database_id());
+    assert_eq!(with.paths(), roots);
+    if let Some(id) = acknowledged {
+        assert_eq!((with.database_id(), with.created()), (id, false), "{what}");
+    }
+    for opened in [reading, without] {
+        match opened {
+            Ok(opened) => assert_eq!(opened.database_id(), with.database_id(), "{what}"),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Missing, "{what}: {error}");
+                assert!(with.created(), "{what}: only a database that is not there is created");
+            }
+        }
+    }
+}
+
+/// Crashes the opening of copies of `fs` after every operation, with every simple image and, `depth` times, the
+/// opening of what that left, with a few images.
+fn crash_everywhere(
+    fs: &SimFs,
+    roots: &[PathBuf],
+    acknowledged: Option<u64>,
+    (depth, all): (u32, bool),
+    what: &str,
+) -> u64 {
+    let mut cases = 0;
+    for n in 0.. {
+        let run = fs.fork();
+        run.crash_after(n);
+        let opened = Roots::open_for_writing(&world(&run, 5), roots, true);
+        let acknowledged = opened.as_ref().map_or(acknowledged, |o| Some(o.database_id()));
+        for image in images(&run, all) {
+            let what = format!("{what}, crash after {n} of {}, {image:?}", roots.len());
+            let after = run.crash_with(&image);
+            if depth > 0 {
+                cases += crash_everywhere(&after, roots, acknowledged, (depth - 1, false), &what);
+            }
+            assert_recovers(&after, roots, acknowledged, &what);
+            cases += 1;
+        }
+        if opened.is_ok() {
+            return cases;
+        }
+    }
+    unreachable!("it ends when nothing crashed")
+}
+
+#[test]
+fn a_creation_that_crashes_anywhere_is_whole_or_starts_anew() {
+    assert!(crash_everywhere(&SimFs::new(), &paths(1), None, (1, true), "new") > 1_000);
+    assert!(crash_everywhere(&SimFs::new(), &paths(3), None, (0, true), "new") > 1_000);
+}
+
+#[test]
+fn a_restart_of_the_creation_with_roots_in_another_order_may_crash_as_well() {
+    let (mut roots, mut seen) = (paths(3), BTreeSet::new());
+    for n in 0..60 {
+        let fs = SimFs::new();
+        fs.crash_after(n);
+        let opened = Roots::open_for_writing(&world(&fs, 1), &roots, true);
+        let after = fs.crash_with(&CrashImage::Everything);
+        if opened.is_ok() || Roots::open_for_reading(&world(&after.fork(), 2), &roots).is_ok() {
+            continue; // the numbers are given: the other order would show them, not change them
+        }
+        let files = after.file_paths().into_iter().map(|path| (after.read_raw(&path), path));
+        if !seen.insert(files.collect::<Vec<_>>()) {
+            continue; // this state was crashed already
+        }
+        roots.rotate_left(1);
+        assert!(crash_everywhere(&after, &roots, None, (0, false), "restarted") > 50);
+    }
+}
+
+#[test]
+fn a_database_that_is_there_survives_a_crash_of_every_opening() {
+    for count in [1, 3] {
+        let (fs, roots) = (SimFs::new(), paths(count));
+        let id = Roots::open_for_writing(&world(&fs, 1), &roots, true).unwrap().database_id();
+        fs.write_raw(roots[count - 1].join("root.id.new"), b"left over".to_vec());
+        crash_everywhere(&fs, &roots, Some(id), (1, true), "old");
+        let completing = fs.fork();
+        for root in &roots[1..] {
+            let id = RootId::read(&fs, root, Access::Write).unwrap().unwrap();
+            RootId { complete: false, ..id }.write(&completing, root).unwrap();
+        }
+        crash_everywhere(&completing, &roots, Some(id), (0, true), "to be completed");
+    }
+}
+
+#[test]
+fn what_a_failed_creation_left_in_the_page_cache_is_not_taken_for_durable() {
+    let faults = [
+        Fault::Eio,
+        Fault::NoSpace,
+        Fault::FailedSync { pages: Pages::Lost },
+        Fault::ShortWrite,
+        Fault::TooManyFiles,
+    ];
+    let roots = paths(3);
+    for (fault, n) in faults.iter().flat_map(|fault| (1..70).map(move |n| (*fault, n))) {
+        for sticky in [false, true] {
+            let fs = SimFs::new();
+            fs.fail_op(n, fault, sticky);
+            let first = Roots::open_for_writing(&world(&fs, 1), &roots, true);
+            let first = first.map(|roots| roots.database_id());
+            fs.clear_faults();
+            let what = format!("{fault:?} at {n}, sticky {sticky}: {first:?}");
+            let second = Roots::open_for_writing(&world(&fs, 2), &roots, true).expect(&what);
+            let id = second.database_id();
+            assert!(first.is_err() || first.is_ok_and(|first| first == id), "{what}");
+            let after = fs.crash_with(&CrashImage::Nothing);
+            assert_recovers(&after, &roots, Some(id), &what);
+        }
+    }
+}
+
+#[test]
+fn an_error_of_every_read_refuses_and_changes_nothing() {
+    let (fs, roots) = (SimFs::new(), paths(3));
+    let id = Roots::open_for_writing(&world(&fs, 1), &roots, true).unwrap().database_id();
+    let before = fs.read_raw(roots[2].join("root.id"));
+    for n in 1.. {
+        let run = fs.fork();
+        run.fail_read(n, Fault::Eio);
+        let opened = Roots::open_for_writing(&world(&run, 2), &roots, true);
+        assert_eq!(run.read_raw(roots[2].join("root.id")), before);
+        match opened {
+            Ok(opened) => {
+                assert_eq!(opened.database_id(), id);
+                if run.faults_hit() == 0 {
+                    return;
+                }
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Io, "{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_does_not_stand_in_the_way_of_opening() {
+    let (fs, roots) = (SimFs::new(), paths(2));
+    let id = Roots::open_for_writing(&world(&fs, 1), &roots, true).unwrap().database_id();
+    fs.write_raw(roots[0].join("lith.lock"), vec![]);
+    fs.set_capacity(Some(0));
+    assert!(fs.create_dir(Path::new("/more")).is_err(), "the disk is full");
+    let opened = Roots::open_for_writing(&world(&fs, 2), &roots, false).unwrap();
+    assert_eq!(opened.database_id(), id);
+    assert!(opened.exclude_readers().unwrap().is_some());
+}
+
+fn flips(fs: &SimFs, root: &Path) -> Vec<(u64, u8)> {
+    let len = fs.read_raw(root.join("root.id")).len() as u64;
+    (0..len).flat_map(|at| (0..8).map(move |bit| (at, bit))).collect()
+}
+
+#[test]
+fn a_root_id_with_any_flipped_bit_or_any_other_length_is_never_a_new_database() {
+    for count in [1, 3] {
+        let (fs, roots) = (SimFs::new(), paths(count));
+        drop(Roots::open_for_writing(&world(&fs, 1), &roots, true).unwrap());
+        for root in &roots {
+            let path = root.join("root.id");
+            let good = fs.read_raw(&path);
+            let refuses = |what: String| {
+                let before = fs.read_raw(&path);
+                let error = Roots::open_for_writing(&world(&fs, 2), &roots, true).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: {error}");
+                assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+                let error = Roots::open_for_reading(&world(&fs, 2), &roots).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: {error}");
+                assert_eq!(fs.read_raw(&path), before);
+                fs.write_raw(&path, good.clone());
+            };
+            for (at, bit) in flips(&fs, root) {
+                fs.flip_bit(&path, at, bit);
+                refuses(format!("bit {bit} of byte {at}"));
+            }
+            for len in (0..good.len() + 3).filter(|len| *len != good.len()) {
+                fs.truncate_raw(&path, len as u64);
+                refuses(format!("length {len}"));
+            }
+            fs.truncate_raw(&path, 2 << 20);
+            refuses("two MiB".to_owned());
+        }
+        assert!(Roots::open_for_writing(&world(&fs, 2), &roots, false).is_ok());
+    }
+}
+
+#[test]
+fn a_reader_writes_nothing_where_the_writer_left_it_a_lock() {
+    let (fs, roots) = (SimFs::new(), paths(3));
+    let writer = Roots::open_for_writing(&world(&fs, 1), &roots, true).unwrap();
+    let (id, before) = (writer.database_id(), fs.ops());
+    let reader = Roots::open_for_reading(&world(&fs, 2), &roots).unwrap();
+    assert_eq!((reader.database_id(), reader.paths()), (id, writer.paths()));
+    assert_eq!(fs.ops(), before);
+    assert!(fs.list(&roots[0]).unwrap().iter().any(|entry| entry.name == "readers.lock"));
+}

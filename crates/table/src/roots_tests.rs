@@ -1,0 +1,560 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lithdb_env::{
+    DirEntry, File, FileLock, LockKind, Metadata, OpenMode, OsFs, read_file, spawn, write_all_at,
+};
+use lithdb_segment::envelope::{self, Magic};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::root_id::RootId;
+use super::*;
+
+fn os() -> Env {
+    Env::os(0).unwrap()
+}
+
+fn put(path: &Path, bytes: &[u8]) {
+    let _ = OsFs.remove_file(path);
+    write_all_at(&*OsFs.create_new(path).unwrap(), bytes, 0).unwrap();
+}
+
+fn copy_of(path: &Path) -> Vec<u8> {
+    read_file(&OsFs, path, 1 << 20).unwrap()
+}
+
+/// Directories `a`, `b`, `c` … in a directory of their own.
+struct Dirs(TempDir);
+
+impl Dirs {
+    fn new(names: &str) -> Self {
+        let dirs = Self(tempfile::tempdir().unwrap());
+        dirs.all(names).iter().for_each(|dir| OsFs.create_dir(dir).unwrap());
+        dirs
+    }
+
+    /// With a database in them, root 0 first.
+    fn with_database(names: &str) -> Self {
+        let dirs = Self::new(names);
+        assert!(dirs.create(names).unwrap().created());
+        dirs
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        OsFs.canonicalize(self.0.path()).unwrap().join(name)
+    }
+
+    fn all(&self, names: &str) -> Vec<PathBuf> {
+        names.chars().map(|name| self.path(&name.to_string())).collect()
+    }
+
+    fn create(&self, names: &str) -> Result<Roots> {
+        Roots::open_for_writing(&os(), &self.all(names), true)
+    }
+
+    fn open(&self, names: &str) -> Result<Roots> {
+        Roots::open_for_writing(&os(), &self.all(names), false)
+    }
+
+    fn read(&self, names: &str) -> Result<Roots> {
+        Roots::open_for_reading(&os(), &self.all(names))
+    }
+
+    fn id(&self, name: &str) -> RootId {
+        RootId::read(&OsFs, &self.path(name), Access::Read).unwrap().unwrap()
+    }
+
+    /// All names and bytes.
+    fn content(&self) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+        let (mut all, mut work) = (BTreeMap::new(), vec![self.0.path().to_owned()]);
+        while let Some(dir) = work.pop() {
+            for entry in OsFs.list(&dir).unwrap() {
+                let path = dir.join(&entry.name);
+                match entry.kind {
+                    FileKind::File => drop(all.insert(path.clone(), Some(copy_of(&path)))),
+                    FileKind::Dir => {
+                        work.push(path.clone());
+                        all.insert(path, None);
+                    }
+                    _ => drop(all.insert(path, None)),
+                }
+            }
+        }
+        all
+    }
+
+    /// Opening in every way fails with this kind, the message says all this, and nothing was changed.
+    fn refuses(&self, names: &str, kind: ErrorKind, says: &[&str]) {
+        let before = self.content();
+        for opened in [self.create(names), self.open(names), self.read(names)] {
+            let error = opened.unwrap_err();
+            assert_eq!(error.kind(), kind, "{error}");
+            for part in says {
+                assert!(error.to_string().contains(part), "{part:?} is not in: {error}");
+            }
+        }
+        assert_eq!(self.content(), before);
+    }
+}
+
+#[test]
+fn the_bytes_of_root_id_are_those_of_the_format() {
+    let id = RootId {
+        database_id: 0x0102_0304_0506_0708,
+        number: 1,
+        version: 3,
+        complete: true,
+        root_ids: vec![9, 10],
+    };
+    let bytes = envelope::seal(Magic::ROOT, &id).unwrap();
+    let mut payload = vec![8, 7, 6, 5, 4, 3, 2, 1, 1, 0, 3, 0, 0, 0, 1];
+    for number in [2_u64, 9, 10] {
+        payload.extend(number.to_le_bytes());
+    }
+    assert_eq!((&bytes[..8], &bytes[32..]), (&b"LITHROOT"[..], &payload[..]));
+}
+
+#[test]
+fn a_database_is_created_with_its_directories_and_opens_again() {
+    let dirs = Dirs::new("");
+    let roots = [dirs.path("new/deep/a"), dirs.path("new/b")];
+    let created = Roots::open_for_writing(&os(), &roots, true).unwrap();
+    assert!(created.created());
+    assert_eq!(created.paths(), roots);
+    let id = created.database_id();
+    drop(created);
+    let opened = Roots::open_for_writing(&os(), &roots, true).unwrap();
+    assert_eq!((opened.created(), opened.database_id()), (false, id));
+    assert_eq!(opened.access(), Access::Write);
+}
+
+#[test]
+fn roots_are_ordered_by_their_numbers_however_they_are_listed() {
+    let dirs = Dirs::with_database("cab");
+    for names in ["abc", "cba", "bca"] {
+        assert_eq!(dirs.open(names).unwrap().paths(), dirs.all("cab"));
+        assert_eq!(dirs.read(names).unwrap().paths(), dirs.all("cab"));
+    }
+}
+
+#[test]
+fn a_path_through_links_is_the_directory_it_leads_to() {
+    let dirs = Dirs::with_database("a");
+    symlink(dirs.path("a"), dirs.path("link")).unwrap();
+    let opened = Roots::open_for_writing(&os(), &[dirs.path("link")], false).unwrap();
+    assert_eq!(opened.paths(), dirs.all("a"));
+    let refused = |roots: &[&str], says: &str| {
+        let roots: Vec<_> = roots.iter().map(|root| dirs.path(root)).collect();
+        let error = Roots::open_for_writing(&os(), &roots, true).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert!(error.to_string().contains(says), "{error}");
+        for root in roots {
+            assert!(error.to_string().contains(root.to_str().unwrap()), "{error}");
+        }
+    };
+    refused(&["a", "link"], "same directory");
+    refused(&["a", "a/../a"], "same directory");
+    refused(&["link/x", "a/x"], "same directory");
+    refused(&["a", "link/x"], "inside the other");
+    assert!(!dirs.content().contains_key(&dirs.path("a/x")));
+}
+
+#[test]
+fn what_cannot_be_a_root_is_refused() {
+    let dirs = Dirs::new("a");
+    let try_with = |roots: &[PathBuf]| Roots::open_for_writing(&os(), roots, true).unwrap_err();
+    assert_eq!(try_with(&[]).kind(), ErrorKind::InvalidArgument);
+    assert_eq!(try_with(&[PathBuf::new()]).kind(), ErrorKind::InvalidArgument);
+    put(&dirs.path("file"), b"");
+    assert_eq!(try_with(&[dirs.path("file")]).kind(), ErrorKind::InvalidArgument);
+    assert!(try_with(&[dirs.path("file/x")]).to_string().contains("file/x"));
+    symlink(dirs.path("gone"), dirs.path("dangling")).unwrap();
+    for root in ["dangling", "dangling/x", "gone/../x"] {
+        let error = try_with(&[dirs.path(root)]);
+        assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
+    }
+    assert_eq!(OsFs.list(dirs.0.path()).unwrap().len(), 3);
+}
+
+#[test]
+fn nothing_is_created_unless_asked_for() {
+    let dirs = Dirs::new("a");
+    let before = dirs.content();
+    for (names, says) in [("a", "is empty"), ("b", "does not exist"), ("ab", "does not exist")] {
+        for opened in [dirs.open(names), dirs.read(names)] {
+            let error = opened.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
+            assert!(error.to_string().contains(says), "{error}");
+        }
+    }
+    assert_eq!(dirs.content(), before);
+}
+
+#[test]
+fn a_database_is_not_created_among_other_files() {
+    let dirs = Dirs::new("abc");
+    for ours in ["lith.lock", "readers.lock", "root.id.new"] {
+        put(&dirs.path("b").join(ours), b"rubbish");
+    }
+    OsFs.create_dir(&dirs.path("b/lost+found")).unwrap();
+    for name in ["notes.txt", "lith.lock.old", "blocks", "root.id"] {
+        let path = dirs.path("c").join(name);
+        match name {
+            "blocks" => OsFs.create_dir(&path).unwrap(),
+            "root.id" => symlink("/nowhere", &path).unwrap(),
+            _ => put(&path, b""),
+        }
+        let error = dirs.create("abc").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
+        assert!(error.to_string().contains(name), "{error}");
+        assert!(OsFs.list(&dirs.path("a")).unwrap().is_empty());
+        let _ = OsFs.remove_file(&path).or_else(|_| OsFs.remove_dir(&path));
+    }
+    assert!(dirs.create("abc").unwrap().created());
+    assert!(!dirs.content().contains_key(&dirs.path("b/root.id.new")));
+}
+
+#[test]
+fn a_root_without_its_id_is_missing_and_never_created() {
+    let dirs = Dirs::with_database("abc");
+    OsFs.create_dir(&dirs.path("m")).unwrap();
+    for (names, number) in [("amc", 1), ("mbc", 0), ("abm", 2)] {
+        let (what, empty) = (format!("root {number} "), dirs.path("m"));
+        dirs.refuses(names, ErrorKind::Missing, &[&what, empty.to_str().unwrap(), "no root.id"]);
+    }
+    dirs.refuses("axc", ErrorKind::Missing, &["root 1 ", "/x", "does not exist"]);
+    for (names, number) in [("ac", 1), ("bc", 0), ("b", 0)] {
+        let id = dirs.id("a").root_ids[number];
+        let what = format!("root {number} (id {id:016x})");
+        dirs.refuses(names, ErrorKind::Missing, &[&what, "absent"]);
+    }
+    OsFs.remove_file(&dirs.path("a/root.id")).unwrap();
+    dirs.refuses("abc", ErrorKind::Missing, &["root 0 "]);
+}
+
+#[test]
+fn a_foreign_or_doubled_or_superfluous_root_is_refused() {
+    let dirs = Dirs::with_database("abc");
+    let other = Dirs::with_database("xy");
+    let (b, y) = (copy_of(&dirs.path("b/root.id")), copy_of(&other.path("y/root.id")));
+    for name in ["m", "n"] {
+        OsFs.create_dir(&dirs.path(name)).unwrap();
+    }
+    dirs.refuses("abcm", ErrorKind::Conflict, &["/m", "take it off"]);
+    put(&dirs.path("m/root.id"), &b);
+    dirs.refuses("abcm", ErrorKind::Conflict, &["/b", "/m", "copy"]);
+    dirs.refuses("abm", ErrorKind::Conflict, &["/b", "/m", "copy"]);
+    assert!(dirs.open("amc").is_ok(), "a root may be moved to another directory");
+    put(&dirs.path("n/root.id"), &y);
+    dirs.refuses("anc", ErrorKind::Foreign, &["/n", "/a", "different databases"]);
+    dirs.refuses("abcn", ErrorKind::Foreign, &["/n", "/a"]);
+    dirs.refuses("bn", ErrorKind::Foreign, &["/n", "/b"]);
+    put(&dirs.path("n/root.id"), &copy_of(&other.path("x/root.id")));
+    dirs.refuses("abn", ErrorKind::Foreign, &["/n", "/a"]);
+    let later = RootId { version: 1, ..dirs.id("b") };
+    later.write(&OsFs, &dirs.path("b")).unwrap();
+    dirs.refuses("abc", ErrorKind::Corrupt, &["/b", "/a", "version"]);
+}
+
+#[test]
+fn an_empty_or_unknown_root_id_is_not_a_new_database() {
+    let dirs = Dirs::with_database("ab");
+    let good = copy_of(&dirs.path("b/root.id"));
+    put(&dirs.path("b/root.id"), b"");
+    dirs.refuses("ab", ErrorKind::Corrupt, &["b/root.id", "0 bytes"]);
+    dirs.refuses("b", ErrorKind::Corrupt, &["b/root.id"]);
+    let resealed = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] = 2;
+        let checksum = {
+            let mut covered = bytes[..28].to_vec();
+            covered.extend(&bytes[32..]);
+            crc32c(&covered)
+        };
+        bytes[28..32].copy_from_slice(&checksum.to_le_bytes());
+        put(&dirs.path("b/root.id"), &bytes);
+    };
+    resealed(8);
+    dirs.refuses("ab", ErrorKind::Unsupported, &["b/root.id", "version"]);
+    resealed(20);
+    dirs.refuses("ab", ErrorKind::Unsupported, &["b/root.id", "features"]);
+    resealed(16);
+    assert_eq!(dirs.open("ab").unwrap_err().kind(), ErrorKind::Unsupported);
+    assert!(dirs.read("ab").is_ok(), "a feature that forbids writing does not forbid reading");
+    resealed(12);
+    assert!(dirs.open("ab").is_ok(), "a compatible feature forbids nothing");
+}
+
+/// By the definition of RFC 3720, bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0_u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82F6_3B78 * (crc & 1)))
+    })
+}
+
+#[test]
+fn an_id_that_contradicts_itself_is_corrupt() {
+    let dirs = Dirs::with_database("ab");
+    let good = dirs.id("b");
+    for bad in [
+        RootId { number: 2, ..good.clone() },
+        RootId { root_ids: vec![], ..good.clone() },
+        RootId { root_ids: vec![7, 7], ..good.clone() },
+        RootId { number: 0, complete: false, ..good },
+    ] {
+        assert!(bad.write(&OsFs, &dirs.path("b")).is_err());
+        put(&dirs.path("b/root.id"), &envelope::seal(Magic::ROOT, &bad).unwrap());
+        dirs.refuses("ab", ErrorKind::Corrupt, &["b/root.id"]);
+    }
+}
+
+/// Roots `b` and `c` as an interrupted creation of `abc` leaves them.
+fn interrupted() -> Dirs {
+    let dirs = Dirs::with_database("abc");
+    for name in ["b", "c"] {
+        RootId { complete: false, ..dirs.id(name) }.write(&OsFs, &dirs.path(name)).unwrap();
+    }
+    dirs
+}
+
+#[test]
+fn a_creation_whose_root_0_was_written_is_completed_by_the_next_writer() {
+    let dirs = interrupted();
+    let id = dirs.id("a").database_id;
+    assert_eq!(dirs.read("abc").unwrap().database_id(), id);
+    assert!(!dirs.id("b").complete, "a reader completes nothing");
+    let opened = dirs.open("abc").unwrap();
+    assert_eq!((opened.database_id(), opened.created()), (id, false));
+    assert!(dirs.id("b").complete && dirs.id("c").complete);
+}
+
+#[test]
+fn a_creation_without_root_0_starts_anew_only_when_asked_and_only_in_empty_roots() {
+    let dirs = interrupted();
+    let id = dirs.id("a").database_id;
+    OsFs.remove_file(&dirs.path("a/root.id")).unwrap();
+    for opened in [dirs.open("abc"), dirs.read("abc")] {
+        let error = opened.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Missing);
+        assert!(error.to_string().contains("interrupted"), "{error}");
+    }
+    dirs.refuses("bc", ErrorKind::Missing, &["interrupted"]);
+    for name in ["a", "c"] {
+        let table = dirs.path(name).join("blocks");
+        OsFs.create_dir(&table).unwrap();
+        assert_eq!(dirs.create("abc").unwrap_err().kind(), ErrorKind::Foreign);
+        OsFs.remove_dir(&table).unwrap();
+    }
+    assert_eq!(dirs.id("b").database_id, id, "nothing was changed");
+    let created = dirs.create("cab").unwrap();
+    assert!(created.created() && created.database_id() != id);
+    assert_eq!(created.paths(), dirs.all("cab"));
+    let complete = dirs.id("a");
+    drop(created);
+    OsFs.remove_file(&dirs.path("c/root.id")).unwrap();
+    assert!(complete.complete);
+    dirs.refuses("abc", ErrorKind::Missing, &["root 0 "]);
+}
+
+#[test]
+fn one_writer_at_a_time_and_its_process_is_named() {
+    let dirs = Dirs::with_database("abc");
+    let writer = dirs.open("abc").unwrap();
+    let error = dirs.create("cab").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Locked);
+    let pid = std::process::id().to_string();
+    for part in [dirs.path("a").to_str().unwrap(), &pid] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    let reader = dirs.read("abc").unwrap();
+    assert_eq!(reader.access(), Access::Read);
+    drop(writer);
+    assert!(dirs.open("abc").is_ok(), "a reader does not keep a writer out");
+    for name in ["a", "b", "c"] {
+        let left = copy_of(&dirs.path(name).join("lith.lock"));
+        assert_eq!(left, format!("{pid}\n").as_bytes());
+    }
+}
+
+#[test]
+fn every_root_is_locked_and_a_refused_writer_holds_nothing() {
+    let dirs = Dirs::with_database("abc");
+    let lock = dirs.path("c/lith.lock");
+    put(&lock, b"4242\nrest of something longer");
+    let stranger = OsFs.try_lock(&lock, LockKind::Exclusive).unwrap().unwrap();
+    let error = dirs.open("abc").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Locked);
+    assert!(error.to_string().contains("process 4242"), "{error}");
+    let a = dirs.path("a/lith.lock");
+    assert!(OsFs.try_lock(&a, LockKind::Exclusive).unwrap().is_some());
+    drop(stranger);
+    assert!(dirs.open("abc").is_ok());
+}
+
+#[test]
+fn readers_and_their_exclusion_exclude_each_other() {
+    let dirs = Dirs::with_database("ab");
+    let writer = dirs.open("ab").unwrap();
+    let readers = [dirs.read("ab").unwrap(), dirs.read("ba").unwrap()];
+    assert!(writer.exclude_readers().unwrap().is_none());
+    assert_eq!(readers[0].exclude_readers().unwrap_err().kind(), ErrorKind::ReadOnly);
+    drop(readers);
+    let excluded = writer.exclude_readers().unwrap().unwrap();
+    let roots = dirs.all("ab");
+    let error = locks::lock_for_reading(&OsFs, &roots, &mut Patience::none()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Locked);
+    assert!(error.to_string().contains(dirs.path("a").to_str().unwrap()), "{error}");
+    drop(excluded);
+    assert!(dirs.read("ab").is_ok());
+    assert!(writer.exclude_readers().unwrap().is_some());
+}
+
+#[test]
+fn a_reader_waits_while_readers_are_excluded_for_a_moment() {
+    let dirs = Dirs::with_database("ab");
+    let writer = dirs.open("ab").unwrap();
+    let excluded = writer.exclude_readers().unwrap().unwrap();
+    let roots = dirs.all("ab");
+    let reader = spawn("reader", move || drop(Roots::open_for_reading(&os(), &roots).unwrap()));
+    std::thread::sleep(Duration::from_millis(50));
+    drop(excluded);
+    reader.unwrap().join().unwrap();
+}
+
+#[test]
+fn many_that_open_at_once_agree_on_one_database() {
+    for _ in 0..20 {
+        let dirs = Dirs::new("ab");
+        let open = |names: &str| {
+            let roots = dirs.all(names);
+            spawn("opener", move || {
+                let opened = Roots::open_for_writing(&os(), &roots, true);
+                let kind = opened.map_err(|e| e.kind()).err();
+                assert!(matches!(kind, None | Some(ErrorKind::Locked)), "{kind:?}");
+            })
+        };
+        let openers: Vec<_> = ["ab", "ba", "ab", "ba"].into_iter().map(open).collect();
+        openers.into_iter().for_each(|opener| opener.unwrap().join().unwrap());
+        let created = dirs.create("ab").unwrap();
+        assert_eq!(dirs.id("a").database_id, dirs.id("b").database_id);
+        assert_eq!(created.database_id(), dirs.id("a").database_id);
+    }
+}
+
+/// The operating system's, but no file can be created.
+#[derive(Debug)]
+struct ReadOnlyFs(io::ErrorKind);
+
+impl Fs for ReadOnlyFs {
+    fn create_new(&self, _: &Path) -> io::Result<Arc<dyn File>> {
+        Err(self.0.into())
+    }
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        OsFs.open(path, mode)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        OsFs.list(dir)
+    }
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        OsFs.metadata(path)
+    }
+    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
+        Err(self.0.into())
+    }
+    fn remove_file(&self, _: &Path) -> io::Result<()> {
+        Err(self.0.into())
+    }
+    fn remove_dir(&self, _: &Path) -> io::Result<()> {
+        Err(self.0.into())
+    }
+    fn hard_link(&self, _: &Path, _: &Path) -> io::Result<()> {
+        Err(self.0.into())
+    }
+    fn create_dir(&self, _: &Path) -> io::Result<()> {
+        Err(self.0.into())
+    }
+    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+        Err(self.0.into())
+    }
+    fn try_lock(&self, path: &Path, kind: LockKind) -> io::Result<Option<Box<dyn FileLock>>> {
+        OsFs.try_lock(path, kind)
+    }
+    fn free_space(&self, path: &Path) -> io::Result<u64> {
+        OsFs.free_space(path)
+    }
+    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
+        OsFs.canonicalize(path)
+    }
+}
+
+#[test]
+fn a_reader_without_a_lock_file_creates_it_or_goes_on_where_it_cannot() {
+    let dirs = Dirs::with_database("ab");
+    OsFs.remove_file(&dirs.path("b/readers.lock")).unwrap();
+    for (kind, goes_on) in [
+        (io::ErrorKind::ReadOnlyFilesystem, true),
+        (io::ErrorKind::PermissionDenied, true),
+        (io::ErrorKind::StorageFull, false),
+    ] {
+        let env = Env { fs: Arc::new(ReadOnlyFs(kind)), ..os() };
+        assert_eq!(Roots::open_for_reading(&env, &dirs.all("ab")).is_ok(), goes_on, "{kind}");
+    }
+    assert!(dirs.read("ab").is_ok());
+    assert!(copy_of(&dirs.path("b/readers.lock")).is_empty());
+}
+
+#[test]
+fn tables_are_directories_with_their_names_on_any_root() {
+    let dirs = Dirs::with_database("ab");
+    for dir in ["a/blocks", "b/blocks", "b/half-dropped", "a/A_1", "a/lost+found", "a/.hidden"] {
+        OsFs.create_dir(&dirs.path(dir)).unwrap();
+    }
+    put(&dirs.path("a/file"), b"");
+    symlink(dirs.path("a/blocks"), dirs.path("a/link")).unwrap();
+    let roots = dirs.open("ba").unwrap();
+    let names = roots.table_names(&os()).unwrap();
+    let names: Vec<_> = names.iter().map(TableName::as_str).collect();
+    assert_eq!(names, ["A_1", "blocks", "half-dropped"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// `abc` and `xy` are databases, `m` is a copy of root `b`, `e` is empty, `n` is not there.
+    #[test]
+    fn only_exactly_the_roots_of_one_database_open(
+        names in proptest::sample::subsequence(vec!['a', 'b', 'c', 'e', 'm', 'n', 'x', 'y'], 1..=5)
+            .prop_shuffle(),
+        create: bool,
+    ) {
+        let dirs = Dirs::with_database("abc");
+        for dir in ["e", "m", "x", "y"] {
+            OsFs.create_dir(&dirs.path(dir)).unwrap();
+        }
+        dirs.create("xy").unwrap();
+        put(&dirs.path("m/root.id"), &copy_of(&dirs.path("b/root.id")));
+        let before = dirs.content();
+        let given: String = names.iter().collect();
+        let set: BTreeSet<char> = names.iter().copied().collect();
+        let is = |names: &str| set == names.chars().collect();
+        let whole = ["abc", "amc", "xy"].into_iter().find(|names| is(names));
+        let new = create && ["e", "n", "en"].into_iter().any(is);
+        let opened = if create { dirs.create(&given) } else { dirs.open(&given) };
+        match (opened, whole) {
+            (Ok(opened), Some(in_order)) => {
+                prop_assert_eq!(opened.paths(), dirs.all(in_order));
+                prop_assert!(!opened.created());
+            }
+            (Ok(opened), None) => prop_assert!(new && opened.created()),
+            (Err(error), _) => {
+                prop_assert!(whole.is_none() && !new, "{}", error);
+                prop_assert_eq!(dirs.content(), before);
+            }
+        }
+    }
+}

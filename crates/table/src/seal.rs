@@ -1,0 +1,108 @@
+//! The one seal that can be pending: the segment before the mutable one, on its way to being durable.
+//!
+//! It runs on the pool. Nothing in the mutable segment is acknowledged before it is done, so a flush waits for it and,
+//! if it failed for lack of space, tries it again. Any other failure latches the table.
+
+use std::sync::Arc;
+
+use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_segment::scan::Totals;
+use lithdb_segment::{Position, SealJob, Segment};
+use parking_lot::{Condvar, Mutex};
+
+use crate::event::Event;
+use crate::table::{Inner, Mode, WriteSide};
+
+/// The pending seal.
+#[derive(Debug, Default)]
+pub(crate) struct Sealing {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pending: Option<Arc<Pending>>,
+    is_running: bool,
+}
+
+#[derive(Debug)]
+struct Pending {
+    job: SealJob,
+    /// The segment that took over: its files must be durable before the seal names it.
+    next: Arc<Segment>,
+}
+
+impl Sealing {
+    /// Begins a seal; none may be pending. Called under the writer's lock.
+    pub(crate) fn begin(&self, inner: &Arc<Inner>, job: SealJob, next: Arc<Segment>) {
+        self.state.lock().pending = Some(Arc::new(Pending { job, next }));
+        let inner = Arc::clone(inner);
+        let pool = Arc::clone(&inner.env.pool);
+        pool.submit(move || {
+            if let Mode::Write(side) = &inner.mode {
+                // Reported where it matters: by the latch, or by the flush that tries again.
+                let _ = side.sealing.finish(&inner, side);
+            }
+        });
+    }
+
+    /// What the segment whose seal is pending holds, unless it has its metadata by now.
+    pub(crate) fn pending_totals(&self) -> Option<Totals> {
+        let state = self.state.lock();
+        let pending = state.pending.as_ref()?;
+        pending.job.segment.metadata().is_none().then(|| pending.job.totals.clone())
+    }
+
+    /// Waits for the pending seal, or carries it out here if nobody does.
+    pub(crate) fn finish(&self, inner: &Inner, side: &WriteSide) -> Result<()> {
+        let mut state = self.state.lock();
+        let pending = loop {
+            match &state.pending {
+                None => return Ok(()),
+                Some(pending) if !state.is_running => break Arc::clone(pending),
+                Some(_) => self.changed.wait(&mut state),
+            }
+        };
+        inner.latch.check().map_err(|e| inner.in_context(&e))?;
+        state.is_running = true;
+        drop(state);
+        // A panic on the way must not leave others waiting: it latches like a failure.
+        let run = std::panic::AssertUnwindSafe(|| run(inner, side, &pending));
+        let result = std::panic::catch_unwind(run)
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "the seal panicked")));
+        let result = result.map_err(|e| inner.fail(&e));
+        let mut state = self.state.lock();
+        state.is_running = false;
+        if result.is_ok() {
+            state.pending = None;
+        }
+        drop(state);
+        self.changed.notify_all();
+        if result.is_ok() {
+            announce(inner, &pending.job);
+        }
+        result
+    }
+}
+
+fn run(inner: &Inner, side: &WriteSide, pending: &Pending) -> Result<()> {
+    let job = &pending.job;
+    side.in_flight.wait_below(Position::new(job.segment.id(), u32::MAX));
+    // A large value that failed on its way has latched the table.
+    inner.latch.check()?;
+    pending.next.sync_everything()?;
+    job.run()
+}
+
+fn announce(inner: &Inner, job: &SealJob) {
+    let bytes = job.totals.key_end + job.totals.value_ends.iter().sum::<u64>();
+    metrics::counter!("lithdb_sealed_segments_total", "table" => inner.name.to_string())
+        .increment(1);
+    inner.listener.emit(&Event::Sealed {
+        table: inner.name.clone(),
+        segment: job.segment.id(),
+        records: job.totals.records,
+        bytes,
+    });
+}

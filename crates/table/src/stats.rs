@@ -1,0 +1,106 @@
+//! What can be said of a table in numbers.
+
+use std::time::Duration;
+
+use lithdb_env::UnixMillis;
+use lithdb_segment::{Position, SegmentId};
+use serde::Serialize;
+
+use crate::options::KeymapKind;
+use crate::table::Table;
+
+/// A table in numbers, at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TableStats {
+    /// Key records that can be read, primary and secondary; a key that was put twice counts twice.
+    pub keys: u64,
+    /// Values that can be read.
+    pub values: u64,
+    /// Bytes of keys and values in the segments' files.
+    pub bytes: u64,
+    /// Number of segments, the mutable one included.
+    pub segments: usize,
+    /// The oldest segment.
+    pub oldest_segment: SegmentId,
+    /// When the oldest segment was created.
+    pub oldest_created: Option<UnixMillis>,
+    /// The lowest segment id that may be read.
+    pub watermark: SegmentId,
+    /// Everything before this position survives power loss.
+    pub durable: Position,
+    /// The end of the log.
+    pub log_end: Position,
+    /// Bytes that were put and are not durable yet.
+    pub unflushed_bytes: u64,
+    /// Value files per segment, from the next segment on.
+    pub shards: u16,
+    /// Root directories.
+    pub roots: usize,
+    /// How long values are kept; `None` is for ever.
+    pub ttl: Option<Duration>,
+    /// When the table was created.
+    pub created: UnixMillis,
+    /// Which keymap.
+    pub keymap: KeymapKind,
+    /// Entries of the keymap, with dead ones that have not been dropped.
+    pub keymap_entries: usize,
+    /// Memory of the keymap in bytes.
+    pub keymap_bytes: usize,
+    /// The failure that closed the table for writing.
+    pub failure: Option<String>,
+}
+
+impl Table {
+    /// The table in numbers.
+    pub fn stats(&self) -> TableStats {
+        let inner = &self.inner;
+        let (segments, log_end) = inner.snapshot();
+        let (mut keys, mut values, mut bytes, mut unflushed_bytes) = (0, 0, 0, 0);
+        for metadata in segments.iter().filter_map(|s| s.metadata()) {
+            keys += metadata.records;
+            values += metadata.primaries;
+            bytes += metadata.bytes();
+        }
+        if let Ok(side) = inner.write_side() {
+            // A segment whose seal is pending, and the mutable one.
+            if let Some(totals) = side.sealing.pending_totals() {
+                keys += totals.records;
+                values += totals.primaries;
+                bytes += totals.key_end + totals.value_ends.iter().sum::<u64>();
+            }
+            let writer = side.writer.lock();
+            if let Some(segment) = &writer.segment {
+                keys += segment.totals().records;
+                values += segment.totals().primaries;
+                bytes += segment.bytes();
+                unflushed_bytes = segment.bytes().saturating_sub(segment.segment().durable_bytes());
+            }
+        } else if let crate::table::Mode::Read(side) = &inner.mode {
+            let tail = side.tail_counts();
+            keys += tail.records;
+            values += tail.primaries;
+            bytes += tail.key_end + tail.value_ends.iter().sum::<u64>();
+        }
+        let settings = *inner.settings.lock();
+        TableStats {
+            keys,
+            values,
+            bytes,
+            segments: segments.len(),
+            oldest_segment: segments.first().map_or(SegmentId::NONE, |s| s.id()),
+            oldest_created: segments.first().map(|s| s.header().created),
+            watermark: inner.watermark(),
+            durable: self.durable_position(),
+            log_end,
+            unflushed_bytes,
+            shards: settings.shards,
+            roots: inner.context.dirs.len(),
+            ttl: settings.ttl,
+            created: inner.created,
+            keymap: inner.options.keymap,
+            keymap_entries: inner.keymap.entries(),
+            keymap_bytes: inner.keymap.memory_bytes(),
+            failure: inner.latch.cause().map(ToString::to_string),
+        }
+    }
+}

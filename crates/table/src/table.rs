@@ -1,0 +1,236 @@
+//! The table itself: what its parts share, and how they are reached.
+//!
+//! Locks, in the order in which they may be taken: `writer` (orders writes; held during I/O only when a segment
+//! is created), then `sealing` or `segments` or the keymap's. `segments` is held for moments only. Flushes are
+//! ordered by `commit`; collections by `collecting`. No reader takes `writer` (iterators do, for a moment).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use lithdb_env::{Env, Error, ErrorKind, Latch, Result, UnixMillis};
+use lithdb_keymap::Keymap;
+use lithdb_segment::{Context, Position, Segment, SegmentId, SegmentWriter, TableName};
+use parking_lot::{Mutex, RwLock};
+
+use crate::commit::Commit;
+use crate::event::{Event, EventListener};
+use crate::filter::{GcFilter, refuse_in_filter};
+use crate::gc::ClockGuard;
+use crate::in_flight::InFlight;
+use crate::options::TableOptions;
+use crate::seal::Sealing;
+use crate::state::StateFile;
+
+/// A table that is open. Cheap to clone; all clones are the same table.
+#[derive(Debug, Clone)]
+pub struct Table {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) name: TableName,
+    pub(crate) env: Env,
+    pub(crate) context: Arc<Context>,
+    pub(crate) options: TableOptions,
+    pub(crate) settings: Mutex<Settings>,
+    pub(crate) hash_seed: u64,
+    pub(crate) created: UnixMillis,
+    pub(crate) keymap: Arc<dyn Keymap>,
+    /// Sorted by id; the last one is mutable.
+    pub(crate) segments: RwLock<Vec<Arc<Segment>>>,
+    pub(crate) watermark: AtomicU32,
+    pub(crate) mode: Mode,
+    pub(crate) latch: Latch,
+    pub(crate) closed: AtomicBool,
+    pub(crate) listener: EventListener,
+    pub(crate) filter: Option<GcFilter>,
+}
+
+/// What can change while the table is open.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) shards: u16,
+}
+
+#[derive(Debug)]
+pub(crate) enum Mode {
+    Write(Box<WriteSide>),
+    Read(crate::reader::ReadSide),
+}
+
+/// What only a table that is open for writing has.
+#[derive(Debug)]
+pub(crate) struct WriteSide {
+    pub(crate) state: StateFile,
+    pub(crate) writer: Mutex<TableWriter>,
+    pub(crate) commit: Commit,
+    pub(crate) sealing: Sealing,
+    pub(crate) in_flight: InFlight,
+    pub(crate) collecting: Mutex<ClockGuard>,
+    pub(crate) activity: Mutex<Activity>,
+}
+
+/// The writer of the mutable segment; `None` while the table has no segment.
+#[derive(Debug)]
+pub(crate) struct TableWriter {
+    pub(crate) segment: Option<SegmentWriter>,
+    /// When the segment got its first record in this process's knowledge.
+    pub(crate) begun: Option<UnixMillis>,
+}
+
+/// What the maintenance thread goes by.
+#[derive(Debug, Default)]
+pub(crate) struct Activity {
+    /// The end of the log at the last look, and since when (monotonic) it has been there.
+    pub(crate) log_end: Position,
+    pub(crate) since: Duration,
+    /// Since when (monotonic) something has not been durable.
+    pub(crate) behind_since: Option<Duration>,
+}
+
+/// Everything a table needs to be opened, beside its options.
+#[derive(Debug, Clone)]
+pub struct TableSetup {
+    /// The table's name.
+    pub name: TableName,
+    /// Disk, clock and threads.
+    pub env: Env,
+    /// The table's directory on every root, in the order of the roots.
+    pub dirs: Vec<PathBuf>,
+    /// How files are read.
+    pub read_mode: lithdb_segment::ReadMode,
+    /// The limit on open files, shared by all tables.
+    pub handles: Arc<lithdb_segment::HandleLimit>,
+    /// Who hears of events.
+    pub listener: EventListener,
+    /// What may be collected, beside the TTL.
+    pub filter: Option<GcFilter>,
+    /// By how much the wall clock may be ahead of the latest time seen before collection is held.
+    pub clock_jump_limit: Duration,
+    /// For how long (of running) collection is then held.
+    pub clock_jump_hold: Duration,
+}
+
+impl Table {
+    /// The table's name.
+    pub fn name(&self) -> &TableName {
+        &self.inner.name
+    }
+
+    /// The options that the table was opened with.
+    pub fn options(&self) -> &TableOptions {
+        &self.inner.options
+    }
+
+    /// Whether both are handles of one open table.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    /// Whether the table was opened for reading only.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self.inner.mode, Mode::Read(_))
+    }
+
+    /// The first failure, if there was one: the table takes no more writes.
+    pub fn failure(&self) -> Option<Error> {
+        self.inner.latch.cause().cloned()
+    }
+
+    /// From now on every call is refused. Values and iterators that are held stay good.
+    pub(crate) fn set_closed(&self) {
+        self.inner.closed.store(true, Ordering::Release);
+    }
+}
+
+impl Inner {
+    /// Every public call begins here.
+    pub(crate) fn enter(&self) -> Result<()> {
+        refuse_in_filter()?;
+        if self.closed.load(Ordering::Acquire) {
+            let message = format!("table {}: it was closed or dropped", self.name);
+            return Err(Error::new(ErrorKind::Closed, message));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn write_side(&self) -> Result<&WriteSide> {
+        match &self.mode {
+            Mode::Write(side) => Ok(side),
+            Mode::Read(_) => Err(Error::new(
+                ErrorKind::ReadOnly,
+                format!("table {}: the database was opened for reading only", self.name),
+            )),
+        }
+    }
+
+    /// Every public call that writes begins here.
+    pub(crate) fn enter_write(&self) -> Result<&WriteSide> {
+        self.enter()?;
+        let side = self.write_side()?;
+        self.latch.check().map_err(|e| self.in_context(&e))?;
+        Ok(side)
+    }
+
+    pub(crate) fn in_context(&self, error: &Error) -> Error {
+        error.context(format_args!("table {}", self.name))
+    }
+
+    /// A write or sync failed: nothing after it is acknowledged. A full disk is not of that kind, and is only
+    /// passed on.
+    pub(crate) fn fail(&self, error: &Error) -> Error {
+        if error.kind() == ErrorKind::StorageFull {
+            return self.in_context(error);
+        }
+        self.latch(error)
+    }
+
+    /// As [`fail`](Self::fail), whatever failed: something was begun that cannot be taken back.
+    pub(crate) fn latch(&self, error: &Error) -> Error {
+        let error = self.in_context(error);
+        if self.latch.close(&error) {
+            metrics::counter!("lithdb_latched_total", "table" => self.name.to_string())
+                .increment(1);
+            self.listener.emit(&Event::Latched { table: self.name.clone(), cause: error.clone() });
+        }
+        error
+    }
+
+    pub(crate) fn watermark(&self) -> SegmentId {
+        SegmentId(self.watermark.load(Ordering::Acquire))
+    }
+
+    /// The segment with this id, if it is there and may be read.
+    pub(crate) fn segment(&self, id: SegmentId) -> Option<Arc<Segment>> {
+        let segments = self.segments.read();
+        let index = segments.binary_search_by_key(&id, |segment| segment.id()).ok()?;
+        segments.get(index).map(Arc::clone)
+    }
+
+    /// All segments and the end of what may be seen of the last one.
+    pub(crate) fn snapshot(&self) -> (Vec<Arc<Segment>>, Position) {
+        match &self.mode {
+            Mode::Read(side) => side.snapshot(self),
+            Mode::Write(side) => {
+                // Under the writer's lock the list and the end belong together.
+                let writer = side.writer.lock();
+                let segments = self.segments.read().clone();
+                let end = side.in_flight.complete_end(writer.log_end());
+                (segments, end)
+            }
+        }
+    }
+}
+
+impl TableWriter {
+    /// Where the next record goes.
+    pub(crate) fn log_end(&self) -> Position {
+        self.segment.as_ref().map_or(Position::default(), |writer| {
+            Position::new(writer.segment().id(), writer.totals().key_end as u32)
+        })
+    }
+}

@@ -1,0 +1,281 @@
+//! put: from the caller's bytes to the log and the keymap.
+//!
+//! Checks and checksums come first, without any lock. Under the writer's lock the batch gets its place: records and
+//! small values are copied into the tails. Large values are written to their places after the lock is released. Then the
+//! keys are published, and the call returns: every thread sees them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_keymap::KeyHash;
+use lithdb_segment::{DirectWrite, Group, NewSegment, Position, Segment, SegmentId, SegmentWriter};
+
+use crate::batch::{Batch, SecondaryKey, check_group, check_key, show_key};
+use crate::options::DuplicateKeys;
+use crate::recovery::next_id;
+use crate::table::{Inner, Table, TableWriter, WriteSide};
+
+/// Batches of at least so many keys are published together.
+const PUBLISH_TOGETHER: usize = 4096;
+
+/// A batch that has its place in the log.
+struct Placed {
+    segment: Arc<Segment>,
+    /// The position of the first record.
+    first: Position,
+    /// The position of the last primary record: what the caller gets.
+    last_primary: Position,
+    /// Values that are still to be written.
+    direct: Vec<DirectWrite>,
+    keys: Vec<(KeyHash, Position)>,
+}
+
+impl Table {
+    /// Stores `value` under `key`. When it returns, every thread's `get` sees the value; it survives a crash once
+    /// [`flush`](Self::flush) or [`wait_durable`](Self::wait_durable) has returned `Ok`.
+    ///
+    /// A key that is there already gets a newer value, unless the table refuses duplicates.
+    ///
+    /// # Errors
+    /// `InvalidArgument` (key not of 1 to 65,535 bytes, value longer than 2^32 − 2), `StorageFull`, `DuplicateKey`: nothing
+    /// was written. `Latched` after an earlier failure; `Io` for the failure itself.
+    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<Position> {
+        self.put_with(key, value, &[])
+    }
+
+    /// Stores `value` under `key` and under secondary keys that name it or parts of it. All of them survive a crash, or
+    /// none.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put); `InvalidArgument` also for a range outside of the value and for a key given twice.
+    pub fn put_with(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        secondary: &[SecondaryKey<'_>],
+    ) -> Result<Position> {
+        let inner = &self.inner;
+        inner.enter_write()?;
+        let aliases = check_group(key, value, secondary).map_err(|e| inner.in_context(&e))?;
+        let checksum = crc32c::crc32c(value);
+        inner.write(&[Group { key, value, checksum, aliases: &aliases }])
+    }
+
+    /// Stores everything in `batch`: after a crash all of it is there, or nothing. Returns the position of the last
+    /// value's record. An empty batch does nothing and returns the end of the log.
+    ///
+    /// # Errors
+    /// As [`put_with`](Self::put_with); `InvalidArgument` also for a batch above 1 GiB or 2^20 keys.
+    pub fn put_batch(&self, batch: &Batch) -> Result<Position> {
+        let inner = &self.inner;
+        let side = inner.enter_write()?;
+        if batch.is_empty() {
+            return Ok(side.writer.lock().log_end());
+        }
+        batch.with_groups(|groups| inner.write(groups)).map_err(|e| {
+            let is_in_context = e.message().starts_with("table ");
+            if is_in_context { e } else { inner.in_context(&e) }
+        })
+    }
+}
+
+impl Inner {
+    fn write(self: &Arc<Self>, groups: &[Group<'_>]) -> Result<Position> {
+        let side = self.write_side()?;
+        let rejects = self.options.duplicate_keys == DuplicateKeys::Reject;
+        let mut writer = side.writer.lock();
+        self.latch.check().map_err(|e| self.in_context(&e))?;
+        if rejects {
+            self.refuse_duplicates(groups)?;
+        }
+        let placed = self.place(side, &mut writer, groups)?;
+        if !placed.direct.is_empty() {
+            side.in_flight.begin(placed.first);
+        }
+        if rejects {
+            // The next writer must find these keys.
+            let landed = self.land(side, &placed, groups);
+            drop(writer);
+            landed?;
+        } else {
+            drop(writer);
+            self.land(side, &placed, groups)?;
+        }
+        placed.segment.relieve().map_err(|e| self.latch(&e))?;
+        Ok(placed.last_primary)
+    }
+
+    /// Gives the batch its place in the log. Nothing is done if there is no space.
+    fn place(
+        self: &Arc<Self>,
+        side: &WriteSide,
+        writer: &mut TableWriter,
+        groups: &[Group<'_>],
+    ) -> Result<Placed> {
+        self.ensure_room(side, writer, groups).map_err(|e| self.fail(&e))?;
+        let now = self.env.clock.now();
+        let Some(segment_writer) = &mut writer.segment else {
+            return Err(self.in_context(&Error::new(ErrorKind::Closed, "no mutable segment")));
+        };
+        let mut direct = Vec::new();
+        let mut keys = Vec::with_capacity(groups.iter().map(|g| 1 + g.aliases.len()).sum());
+        let (mut first, mut last_primary) = (None, Position::default());
+        let seed = self.hash_seed;
+        let placed = segment_writer.append(groups, now, &mut direct, |group, key, at| {
+            first.get_or_insert(at);
+            let bytes = groups.get(group).map_or(&[][..], |g| match key.checked_sub(1) {
+                None => g.key,
+                Some(alias) => g.aliases.get(alias).map_or(&[][..], |a| a.key),
+            });
+            if key == 0 {
+                last_primary = at;
+            }
+            keys.push((KeyHash::of(seed, bytes), at));
+        });
+        placed.map_err(|e| self.fail(&e))?;
+        let segment = Arc::clone(segment_writer.segment());
+        writer.begun.get_or_insert(now);
+        Ok(Placed { segment, first: first.unwrap_or_default(), last_primary, direct, keys })
+    }
+
+    /// Writes large values to their places and publishes the keys.
+    fn land(&self, side: &WriteSide, placed: &Placed, groups: &[Group<'_>]) -> Result<()> {
+        for place in &placed.direct {
+            let value = groups.get(place.group).map_or(&[][..], |g| g.value);
+            if let Err(error) = placed.segment.write_direct(place, value) {
+                // The record is in the log and its value is not in the file: the log ends here.
+                let error = self.latch(&error);
+                side.in_flight.end(placed.first);
+                return Err(error);
+            }
+        }
+        let published = self.publish(placed, groups);
+        if !placed.direct.is_empty() {
+            side.in_flight.end(placed.first);
+        }
+        published
+    }
+
+    fn publish(&self, placed: &Placed, groups: &[Group<'_>]) -> Result<()> {
+        if placed.keys.len() >= PUBLISH_TOGETHER {
+            return self.keymap.insert_batch(&placed.keys, &mut |new, old| self.same_key(new, old));
+        }
+        let keys = groups
+            .iter()
+            .flat_map(|g| std::iter::once(g.key).chain(g.aliases.iter().map(|a| a.key)));
+        for ((hash, at), key) in placed.keys.iter().zip(keys) {
+            self.keymap.insert(*hash, *at, &mut |old| Ok(self.has_key(old, key)))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the record at `at` has this key. One that cannot be read stays a candidate of its own: whoever asks for
+    /// its key gets the error.
+    fn has_key(&self, at: Position, key: &[u8]) -> bool {
+        let Some(segment) = self.segment(at.segment) else { return false };
+        matches!(segment.lookup(at.offset, key), Ok(Some(_)))
+    }
+
+    /// Whether the records at the two positions have one key.
+    pub(crate) fn same_key(&self, new: Position, old: Position) -> Result<bool> {
+        let Some(segment) = self.segment(new.segment) else { return Ok(false) };
+        let (key, _, _) = segment.read_key(new.offset)?;
+        Ok(self.has_key(old, &key))
+    }
+
+    fn refuse_duplicates(&self, groups: &[Group<'_>]) -> Result<()> {
+        let mut batch_keys = std::collections::HashSet::new();
+        let keys = groups
+            .iter()
+            .flat_map(|g| std::iter::once(g.key).chain(g.aliases.iter().map(|a| a.key)));
+        for key in keys {
+            if !batch_keys.insert(key) || self.find(key)?.is_some() {
+                let message =
+                    format!("table {}: key {} is there already", self.name, show_key(key));
+                return Err(Error::new(ErrorKind::DuplicateKey, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that there is a mutable segment and that the batch fits into it.
+    fn ensure_room(
+        self: &Arc<Self>,
+        side: &WriteSide,
+        writer: &mut TableWriter,
+        groups: &[Group<'_>],
+    ) -> Result<()> {
+        let Some(segment) = &writer.segment else { return self.first_segment(side, writer) };
+        if segment.totals().records == 0 {
+            return Ok(());
+        }
+        let options = &self.options;
+        let values: u64 = groups.iter().map(|g| g.value.len() as u64).sum();
+        let keys: u64 = groups.iter().map(|g| 1 + g.aliases.len() as u64).sum();
+        let key_end = segment.key_end_with(groups);
+        let grown = segment.bytes() - segment.totals().key_end + key_end + values;
+        let is_full = key_end > options.segment_key_bytes
+            || grown > options.segment_bytes
+            || segment.totals().records + keys > options.segment_keys;
+        if is_full { self.roll_over(side, writer) } else { Ok(()) }
+    }
+
+    /// The first segment of a table: durable before anything is accepted.
+    fn first_segment(&self, side: &WriteSide, writer: &mut TableWriter) -> Result<()> {
+        let floor = side.state.get().next_id_floor;
+        let id = next_id(SegmentId::NONE, floor)?;
+        let new = NewSegment {
+            id,
+            chain: None,
+            shards: self.settings.lock().shards,
+            now: self.env.clock.now(),
+        };
+        let (segment, totals) = Segment::create(&self.context, &new)?;
+        let durable = segment.sync_everything().and_then(|()| {
+            side.state.update(|state| {
+                (state.empty, state.watermark) = (false, id);
+            })
+        });
+        // Half of it may be durable: only a reopening knows.
+        durable.map_err(|e| self.latch(&e))?;
+        self.watermark.store(id.0, Ordering::Release);
+        self.segments.write().push(Arc::clone(&segment));
+        let inline_max = self.options.inline_max_bytes;
+        writer.segment = Some(SegmentWriter::new(segment, inline_max, totals, None, None));
+        Ok(())
+    }
+
+    /// Ends the mutable segment and begins the next one. The seal goes on in the background; only one can be pending.
+    pub(crate) fn roll_over(
+        self: &Arc<Self>,
+        side: &WriteSide,
+        writer: &mut TableWriter,
+    ) -> Result<()> {
+        let Some(ending) = &writer.segment else { return Ok(()) };
+        side.sealing.finish(self, side)?;
+        let now = self.env.clock.now();
+        let id = next_id(ending.segment().id(), side.state.get().next_id_floor)?;
+        let shards = self.settings.lock().shards;
+        let new = NewSegment { id, chain: Some(ending.chain()), shards, now };
+        let (next, next_totals) = Segment::create(&self.context, &new)?;
+        let job = lithdb_segment::SealJob {
+            segment: Arc::clone(ending.segment()),
+            totals: ending.totals().clone(),
+            successor: id,
+            now,
+        };
+        self.segments.write().push(Arc::clone(&next));
+        let inline_max = self.options.inline_max_bytes;
+        writer.segment =
+            Some(SegmentWriter::new(Arc::clone(&next), inline_max, next_totals, None, None));
+        writer.begun = None;
+        side.sealing.begin(self, job, next);
+        Ok(())
+    }
+
+    /// Refuses keys that cannot be, before they are looked for.
+    pub(crate) fn check_asked(&self, key: &[u8]) -> Result<()> {
+        check_key(key).map_err(|e| self.in_context(&e))
+    }
+}

@@ -1,0 +1,75 @@
+//! A table on a simulated disk.
+
+#![allow(dead_code, missing_docs, unreachable_pub)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lithdb_env::Env;
+use lithdb_segment::{HandleLimit, ReadMode, TableName};
+use lithdb_sim::{SimClock, SimFs, sim_env};
+use lithdb_table::{EventListener, OpenForWriting, Table, TableOptions, TableSetup};
+
+pub const DAY: Duration = Duration::from_secs(86_400);
+
+/// A disk with so many roots, a clock, and a table called `t`.
+pub struct World {
+    pub fs: SimFs,
+    pub clock: SimClock,
+    pub roots: usize,
+    pub setup: TableSetup,
+}
+
+impl World {
+    pub fn new(roots: usize) -> Self {
+        let fs = SimFs::new();
+        for n in 0..roots {
+            fs.make_dirs(format!("/r{n}"));
+        }
+        Self::on(fs, SimClock::new(1), roots)
+    }
+
+    /// The same world on another disk: after a crash, say.
+    pub fn on(fs: SimFs, clock: SimClock, roots: usize) -> Self {
+        let setup = setup(sim_env(&fs, &clock), roots);
+        Self { fs, clock, roots, setup }
+    }
+
+    pub fn after_crash(&self, fs: SimFs) -> Self {
+        Self::on(fs, self.clock.clone(), self.roots)
+    }
+
+    pub fn create(&self) -> lithdb_env::Result<()> {
+        Table::create(&self.setup)
+    }
+
+    pub fn open(&self, options: &TableOptions) -> lithdb_env::Result<Table> {
+        let how = OpenForWriting { may_cut: true, coalesce: Duration::ZERO };
+        Table::open(&self.setup, options, how)
+    }
+
+    pub fn create_and_open(&self, options: &TableOptions) -> Table {
+        self.create().unwrap();
+        self.open(options).unwrap()
+    }
+}
+
+pub fn setup(env: Env, roots: usize) -> TableSetup {
+    TableSetup {
+        name: TableName::new("t").unwrap(),
+        env,
+        dirs: (0..roots).map(|n| PathBuf::from(format!("/r{n}/t"))).collect(),
+        read_mode: ReadMode::Map,
+        handles: Arc::new(HandleLimit::new(64)),
+        listener: EventListener::default(),
+        filter: None,
+        clock_jump_limit: DAY,
+        clock_jump_hold: Duration::from_secs(3600),
+    }
+}
+
+/// Small segments, so that a few puts fill several.
+pub fn small() -> TableOptions {
+    TableOptions::new().segment_keys(4).inline_max_bytes(16)
+}

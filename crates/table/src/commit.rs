@@ -41,6 +41,14 @@ impl Commit {
         self.state.lock().durable
     }
 
+    /// Waits until no round is under way.
+    pub(crate) fn wait_idle(&self) {
+        let mut state = self.state.lock();
+        while state.is_running {
+            self.changed.wait(&mut state);
+        }
+    }
+
     fn acknowledge(&self, end: Position) {
         let mut state = self.state.lock();
         state.durable = state.durable.max(end);
@@ -118,6 +126,7 @@ impl Round<'_> {
         let started = inner.env.clock.monotonic();
         let (segment, capture, end) = {
             let writer = side.writer.lock();
+            inner.still_open()?;
             let Some(segment_writer) = &writer.segment else { return Ok(()) };
             let segment = Arc::clone(segment_writer.segment());
             (segment, segment_writer.capture(), writer.log_end())

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use lithdb_env::{Clock, Result, UnixMillis};
+use lithdb_env::{Clock, Error, ErrorKind, Result, UnixMillis};
 use lithdb_segment::{Metadata, Segment, SegmentId};
 
 use crate::event::Event;
@@ -108,6 +108,25 @@ impl Table {
     /// The filter's error, `Io`. Nothing is lost by either.
     pub fn run_gc(&self) -> Result<GcReport> {
         let side = self.inner.enter_write()?;
+        if self.has_gc_filter() && self.inner.filter.is_none() {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "table {}: expected the GC filter that its application collects with, found none; by the TTL alone more may be collected",
+                    self.name()
+                ),
+            ));
+        }
+        self.inner.collect(side)
+    }
+
+    /// As [`run_gc`](Self::run_gc), by the TTL alone although the application collects with a filter that was not given:
+    /// may collect what the filter would have kept.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn run_gc_without_filter(&self) -> Result<GcReport> {
+        let side = self.inner.enter_write()?;
         self.inner.collect(side)
     }
 
@@ -138,6 +157,7 @@ impl Table {
 impl Inner {
     pub(crate) fn collect(&self, side: &WriteSide) -> Result<GcReport> {
         let mut guard = side.collecting.lock();
+        self.still_open()?;
         match guard.judge(&*self.env.clock) {
             Judgement::Fine => {}
             Judgement::Held(rest) => {

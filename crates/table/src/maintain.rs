@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lithdb_env::{ErrorKind, Result};
-use lithdb_segment::Position;
+use lithdb_segment::{Position, SegmentId};
 
 use crate::state::DurableTail;
 use crate::table::{Inner, Table, WriteSide};
@@ -36,7 +36,13 @@ impl Table {
         let aged = inner.seal_by_age(side);
         let flushed = inner.flush_if_due(side, upkeep);
         let marked = inner.mark_if_idle(side, upkeep.idle_after);
-        let collected = if upkeep.collect { inner.collect(side).map(|_| ()) } else { Ok(()) };
+        // Without the filter that the application collects with, nothing is collected by itself.
+        let may_collect = inner.filter.is_some() || !inner.has_gc_filter;
+        let collected = if upkeep.collect && may_collect {
+            inner.collect(side).map(|_| ())
+        } else {
+            Ok(())
+        };
         aged.and(flushed).and(marked).and(collected)
     }
 
@@ -80,9 +86,17 @@ impl Table {
             self.set_closed();
             return Ok(());
         }
-        let flushed = self.flush();
-        let left = flushed.and_then(|()| self.inner.leave_clean(self.inner.write_side()?));
-        self.set_closed();
+        let side = self.inner.write_side()?;
+        let left = self.flush().and_then(|()| self.inner.leave_clean(side));
+        {
+            let _writer = side.writer.lock();
+            self.set_closed();
+        }
+        // Whoever was past the door by then comes to an end before the locks may be given back.
+        side.in_flight.wait_below(Position::new(SegmentId(u32::MAX), u32::MAX));
+        side.commit.wait_idle();
+        side.sealing.wait_idle();
+        drop(side.collecting.lock());
         left
     }
 }

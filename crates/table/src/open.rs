@@ -99,7 +99,7 @@ impl Table {
             shards,
         };
         let recovered = recovery.apply(plan)?;
-        let keymap = new_keymap(options.keymap);
+        let keymap = new_keymap(options.keymap.unwrap_or_default());
         keymap.raise_watermark(state.watermark);
         let writer = TableWriter { begun: None, segment: recovered.writer };
         let end = writer.log_end();
@@ -149,6 +149,7 @@ impl Table {
     ) -> Self {
         let ttl = state.ttl_ms.map(Duration::from_millis);
         Self {
+            _keeper: None,
             inner: Arc::new(Inner {
                 name: setup.name.clone(),
                 env: setup.env.clone(),
@@ -165,6 +166,7 @@ impl Table {
                 closed: AtomicBool::new(false),
                 listener: setup.listener.clone(),
                 filter: setup.filter.clone(),
+                has_gc_filter: state.has_gc_filter,
             }),
         }
     }

@@ -75,8 +75,8 @@ pub struct TableOptions {
     pub duplicate_keys: DuplicateKeys,
     /// Whether values are verified on read. Default: always.
     pub verify: Verify,
-    /// Which keymap. Default: in memory.
-    pub keymap: KeymapKind,
+    /// Which keymap. Default: the database's, else in memory.
+    pub keymap: Option<KeymapKind>,
 }
 
 impl Default for TableOptions {
@@ -91,7 +91,7 @@ impl Default for TableOptions {
             inline_max_bytes: 1024,
             duplicate_keys: DuplicateKeys::NewestWins,
             verify: Verify::Always,
-            keymap: KeymapKind::Memory,
+            keymap: None,
         }
     }
 }

@@ -99,9 +99,9 @@ impl Table {
 fn open_once(setup: &TableSetup, options: &TableOptions) -> Result<Table> {
     let Look { state, plan } = look(setup)?;
     let context = setup.context(&state, options);
-    let keymap = new_keymap(options.keymap);
+    let keymap = new_keymap(options.keymap.unwrap_or_default());
     let side = ReadSide { setup: setup.clone(), end: Mutex::default(), tail: Mutex::default() };
-    let table = Table::assemble(setup, options, context, &state, keymap, Mode::Read(side));
+    let table = Table::assemble(setup, options, context, &state, keymap, Mode::Read(Box::new(side)));
     if let Mode::Read(side) = &table.inner.mode {
         side.take(&table.inner, &state, plan, &mut side.end.lock())?;
     }

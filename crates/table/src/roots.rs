@@ -212,3 +212,7 @@ mod tests;
 #[cfg(test)]
 #[path = "roots_crash_tests.rs"]
 mod crash_tests;
+
+#[cfg(test)]
+#[path = "roots_race_tests.rs"]
+mod race_tests;

@@ -1,13 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use lithdb_env::{
-    DirEntry, File, FileLock, LockKind, Metadata, OpenMode, OsFs, read_file, spawn, write_all_at,
-};
+use lithdb_env::{LockKind, OsFs, read_file, spawn, write_all_at};
 use lithdb_segment::envelope::{self, Magic};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -15,62 +11,62 @@ use tempfile::TempDir;
 use super::root_id::RootId;
 use super::*;
 
-fn os() -> Env {
+pub(super) fn os() -> Env {
     Env::os(0).unwrap()
 }
 
-fn put(path: &Path, bytes: &[u8]) {
+pub(super) fn put(path: &Path, bytes: &[u8]) {
     let _ = OsFs.remove_file(path);
     write_all_at(&*OsFs.create_new(path).unwrap(), bytes, 0).unwrap();
 }
 
-fn copy_of(path: &Path) -> Vec<u8> {
+pub(super) fn copy_of(path: &Path) -> Vec<u8> {
     read_file(&OsFs, path, 1 << 20).unwrap()
 }
 
 /// Directories `a`, `b`, `c` … in a directory of their own.
-struct Dirs(TempDir);
+pub(super) struct Dirs(TempDir);
 
 impl Dirs {
-    fn new(names: &str) -> Self {
+    pub(super) fn new(names: &str) -> Self {
         let dirs = Self(tempfile::tempdir().unwrap());
         dirs.all(names).iter().for_each(|dir| OsFs.create_dir(dir).unwrap());
         dirs
     }
 
     /// With a database in them, root 0 first.
-    fn with_database(names: &str) -> Self {
+    pub(super) fn with_database(names: &str) -> Self {
         let dirs = Self::new(names);
         assert!(dirs.create(names).unwrap().created());
         dirs
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         OsFs.canonicalize(self.0.path()).unwrap().join(name)
     }
 
-    fn all(&self, names: &str) -> Vec<PathBuf> {
+    pub(super) fn all(&self, names: &str) -> Vec<PathBuf> {
         names.chars().map(|name| self.path(&name.to_string())).collect()
     }
 
-    fn create(&self, names: &str) -> Result<Roots> {
+    pub(super) fn create(&self, names: &str) -> Result<Roots> {
         Roots::open_for_writing(&os(), &self.all(names), true)
     }
 
-    fn open(&self, names: &str) -> Result<Roots> {
+    pub(super) fn open(&self, names: &str) -> Result<Roots> {
         Roots::open_for_writing(&os(), &self.all(names), false)
     }
 
-    fn read(&self, names: &str) -> Result<Roots> {
+    pub(super) fn read(&self, names: &str) -> Result<Roots> {
         Roots::open_for_reading(&os(), &self.all(names))
     }
 
-    fn id(&self, name: &str) -> RootId {
+    pub(super) fn id(&self, name: &str) -> RootId {
         RootId::read(&OsFs, &self.path(name), Access::Read).unwrap().unwrap()
     }
 
     /// All names and bytes.
-    fn content(&self) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+    pub(super) fn content(&self) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
         let (mut all, mut work) = (BTreeMap::new(), vec![self.0.path().to_owned()]);
         while let Some(dir) = work.pop() {
             for entry in OsFs.list(&dir).unwrap() {
@@ -89,7 +85,7 @@ impl Dirs {
     }
 
     /// Opening in every way fails with this kind, the message says all this, and nothing was changed.
-    fn refuses(&self, names: &str, kind: ErrorKind, says: &[&str]) {
+    pub(super) fn refuses(&self, names: &str, kind: ErrorKind, says: &[&str]) {
         let before = self.content();
         for opened in [self.create(names), self.open(names), self.read(names)] {
             let error = opened.unwrap_err();
@@ -444,68 +440,6 @@ fn many_that_open_at_once_agree_on_one_database() {
         assert_eq!(dirs.id("a").database_id, dirs.id("b").database_id);
         assert_eq!(created.database_id(), dirs.id("a").database_id);
     }
-}
-
-/// The operating system's, but no file can be created.
-#[derive(Debug)]
-struct ReadOnlyFs(io::ErrorKind);
-
-impl Fs for ReadOnlyFs {
-    fn create_new(&self, _: &Path) -> io::Result<Arc<dyn File>> {
-        Err(self.0.into())
-    }
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-        OsFs.open(path, mode)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        OsFs.list(dir)
-    }
-    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        OsFs.metadata(path)
-    }
-    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
-        Err(self.0.into())
-    }
-    fn remove_file(&self, _: &Path) -> io::Result<()> {
-        Err(self.0.into())
-    }
-    fn remove_dir(&self, _: &Path) -> io::Result<()> {
-        Err(self.0.into())
-    }
-    fn hard_link(&self, _: &Path, _: &Path) -> io::Result<()> {
-        Err(self.0.into())
-    }
-    fn create_dir(&self, _: &Path) -> io::Result<()> {
-        Err(self.0.into())
-    }
-    fn sync_dir(&self, _: &Path) -> io::Result<()> {
-        Err(self.0.into())
-    }
-    fn try_lock(&self, path: &Path, kind: LockKind) -> io::Result<Option<Box<dyn FileLock>>> {
-        OsFs.try_lock(path, kind)
-    }
-    fn free_space(&self, path: &Path) -> io::Result<u64> {
-        OsFs.free_space(path)
-    }
-    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
-        OsFs.canonicalize(path)
-    }
-}
-
-#[test]
-fn a_reader_without_a_lock_file_creates_it_or_goes_on_where_it_cannot() {
-    let dirs = Dirs::with_database("ab");
-    OsFs.remove_file(&dirs.path("b/readers.lock")).unwrap();
-    for (kind, goes_on) in [
-        (io::ErrorKind::ReadOnlyFilesystem, true),
-        (io::ErrorKind::PermissionDenied, true),
-        (io::ErrorKind::StorageFull, false),
-    ] {
-        let env = Env { fs: Arc::new(ReadOnlyFs(kind)), ..os() };
-        assert_eq!(Roots::open_for_reading(&env, &dirs.all("ab")).is_ok(), goes_on, "{kind}");
-    }
-    assert!(dirs.read("ab").is_ok());
-    assert!(copy_of(&dirs.path("b/readers.lock")).is_empty());
 }
 
 #[test]

@@ -54,6 +54,14 @@ impl Sealing {
         pending.job.segment.metadata().is_none().then(|| pending.job.totals.clone())
     }
 
+    /// Waits until nobody carries a seal out.
+    pub(crate) fn wait_idle(&self) {
+        let mut state = self.state.lock();
+        while state.is_running {
+            self.changed.wait(&mut state);
+        }
+    }
+
     /// Waits for the pending seal, or carries it out here if nobody does.
     pub(crate) fn finish(&self, inner: &Inner, side: &WriteSide) -> Result<()> {
         let mut state = self.state.lock();

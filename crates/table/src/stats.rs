@@ -97,7 +97,7 @@ impl Table {
             roots: inner.context.dirs.len(),
             ttl: settings.ttl,
             created: inner.created,
-            keymap: inner.options.keymap,
+            keymap: inner.options.keymap.unwrap_or_default(),
             keymap_entries: inner.keymap.entries(),
             keymap_bytes: inner.keymap.memory_bytes(),
             failure: inner.latch.cause().map(ToString::to_string),

@@ -4,6 +4,8 @@
 //! is created), then `sealing` or `segments` or the keymap's. `segments` is held for moments only. Flushes are
 //! ordered by `commit`; collections by `collecting`. No reader takes `writer` (iterators do, for a moment).
 
+use std::any::Any;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -24,9 +26,17 @@ use crate::seal::Sealing;
 use crate::state::StateFile;
 
 /// A table that is open. Cheap to clone; all clones are the same table.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Table {
     pub(crate) inner: Arc<Inner>,
+    /// Kept alive by this handle: whoever holds the locks.
+    pub(crate) _keeper: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").field("name", &self.inner.name).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -47,6 +57,8 @@ pub(crate) struct Inner {
     pub(crate) closed: AtomicBool,
     pub(crate) listener: EventListener,
     pub(crate) filter: Option<GcFilter>,
+    /// The application collects with a filter, whether it was given now or not.
+    pub(crate) has_gc_filter: bool,
 }
 
 /// What can change while the table is open.
@@ -59,7 +71,7 @@ pub(crate) struct Settings {
 #[derive(Debug)]
 pub(crate) enum Mode {
     Write(Box<WriteSide>),
-    Read(crate::reader::ReadSide),
+    Read(Box<crate::reader::ReadSide>),
 }
 
 /// What only a table that is open for writing has.
@@ -131,6 +143,17 @@ impl Table {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
+    /// A handle that keeps `keeper` alive as long as it or a clone of it lives.
+    #[must_use]
+    pub fn kept_by(&self, keeper: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { inner: Arc::clone(&self.inner), _keeper: Some(keeper) }
+    }
+
+    /// Whether the application collects this table with a filter: recorded when one was first given.
+    pub fn has_gc_filter(&self) -> bool {
+        self.inner.has_gc_filter || self.inner.filter.is_some()
+    }
+
     /// Whether the table was opened for reading only.
     pub fn is_read_only(&self) -> bool {
         matches!(self.inner.mode, Mode::Read(_))
@@ -151,6 +174,11 @@ impl Inner {
     /// Every public call begins here.
     pub(crate) fn enter(&self) -> Result<()> {
         refuse_in_filter()?;
+        self.still_open()
+    }
+
+    /// Refuses what would touch files of a table that is closed, for those who waited for a lock meanwhile.
+    pub(crate) fn still_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             let message = format!("table {}: it was closed or dropped", self.name);
             return Err(Error::new(ErrorKind::Closed, message));

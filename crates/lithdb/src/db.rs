@@ -1,0 +1,486 @@
+//! A database: its roots and locks, its open tables, its maintenance.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use lithdb_env::{Env, Error, ErrorKind, Result, exists};
+use lithdb_segment::{HandleLimit, TableName};
+use lithdb_table::roots::Roots;
+use lithdb_table::{
+    GcFilter, OpenForWriting, Presence, Table, TableOptions, TableSetup, TableStats, Upkeep,
+    presence,
+};
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::maintenance::Maintenance;
+use crate::options::{Components, DbOptions};
+
+/// An open database. Cheap to clone; all clones and all handles of its tables keep it open. The last one dropped
+/// flushes on a best effort; [`close`](Db::close) says whether that worked.
+///
+/// ```
+/// use lithdb::{Db, DbOptions, TableOptions};
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("data");
+/// let db = Db::open(DbOptions::new([&path]))?;
+/// let blocks = db.table("blocks", TableOptions::new())?;
+/// blocks.put(b"h:1", b"genesis")?;
+/// blocks.flush()?;
+/// assert_eq!(blocks.get(b"h:1")?.unwrap(), b"genesis");
+/// db.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Db {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Db {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Db").field("roots", &self.shared.options.roots).finish_non_exhaustive()
+    }
+}
+
+/// What all handles share.
+pub(crate) struct Shared {
+    options: DbOptions,
+    components: Components,
+    env: Env,
+    handles: Arc<HandleLimit>,
+    /// The locks on the roots; gone when the database is closed.
+    roots: Mutex<Option<Roots>>,
+    paths: Vec<PathBuf>,
+    tables: Mutex<BTreeMap<TableName, OpenTable>>,
+    maintenance: Mutex<Option<Maintenance>>,
+    last_gc: Mutex<Option<Duration>>,
+    closed: AtomicBool,
+    read_only: bool,
+}
+
+struct OpenTable {
+    table: Table,
+    options: TableOptions,
+    has_filter: bool,
+}
+
+/// A database in numbers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DbStats {
+    /// The root directories, root 0 first.
+    pub roots: Vec<PathBuf>,
+    /// Files of sealed segments that are open now.
+    pub open_files: usize,
+    /// The tables that are open now.
+    pub tables: BTreeMap<TableName, TableStats>,
+}
+
+impl Db {
+    /// Opens a database for writing; one process at a time can. Creates it if it is not there, unless the options say
+    /// otherwise. Tables are opened one by one with [`table`](Self::table).
+    ///
+    /// # Errors
+    /// `InvalidArgument` (options), `Locked` (the message names the holder's process), `Missing`, `Foreign`, `Corrupt`,
+    /// `Unsupported`, `Io`: each names the directory and the remedy, and nothing was destroyed.
+    pub fn open(options: DbOptions) -> Result<Self> {
+        Self::open_with(options, Components::default())
+    }
+
+    /// As [`open`](Self::open), with components of the caller's.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(options: DbOptions, components: Components) -> Result<Self> {
+        Self::open_as(options, components, false)
+    }
+
+    /// Opens a database for reading, beside a process that writes or without one. What a table's handle sees is a view
+    /// of the moment it was opened, with at least everything that had been flushed; [`refresh`](Self::refresh) takes
+    /// a newer one.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_read_only(options: DbOptions) -> Result<Self> {
+        Self::open_read_only_with(options, Components::default())
+    }
+
+    /// As [`open_read_only`](Self::open_read_only), with components of the caller's.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_read_only_with(options: DbOptions, components: Components) -> Result<Self> {
+        Self::open_as(options, components, true)
+    }
+
+    fn open_as(options: DbOptions, components: Components, read_only: bool) -> Result<Self> {
+        options.validate()?;
+        let env = match &components.env {
+            Some(env) => env.clone(),
+            None => Env::os(options.io_threads)?,
+        };
+        let roots = if read_only {
+            Roots::open_for_reading(&env, &options.roots)?
+        } else {
+            Roots::open_for_writing(&env, &options.roots, options.create_if_missing)?
+        };
+        refuse_pending_rollback(&env, &roots)?;
+        let shared = Arc::new(Shared {
+            handles: Arc::new(HandleLimit::new(options.max_open_files)),
+            paths: roots.paths().to_vec(),
+            roots: Mutex::new(Some(roots)),
+            tables: Mutex::default(),
+            maintenance: Mutex::default(),
+            last_gc: Mutex::default(),
+            closed: AtomicBool::new(false),
+            read_only,
+            env,
+            options,
+            components,
+        });
+        if !read_only && !shared.components.without_maintenance {
+            let tick = shared.options.gc_interval.min(shared.options.idle_after);
+            let tick = tick.max(Duration::from_millis(1));
+            let thread = Maintenance::start(Arc::downgrade(&shared), tick)?;
+            *shared.maintenance.lock() = Some(thread);
+        }
+        Ok(Self { shared })
+    }
+
+    /// Opens a table, and creates it if it is not there. A table that is open already is given again: it is one table,
+    /// however many handles it has.
+    ///
+    /// # Errors
+    /// `InvalidArgument` (name, options), `Conflict` if the table is open with other options, `Missing` in a database that
+    /// was opened for reading, and whatever recovery refuses: it names the file and the remedy.
+    pub fn table(&self, name: &str, options: TableOptions) -> Result<Table> {
+        self.open_table(name, Some(options), None, !self.shared.read_only)
+    }
+
+    /// As [`table`](Self::table), for a table whose values are collected when `filter` agrees for every key of a segment
+    /// (and the TTL has passed, if there is one). The filter must be given at every opening.
+    ///
+    /// # Errors
+    /// As [`table`](Self::table).
+    pub fn table_with_filter(
+        &self,
+        name: &str,
+        options: TableOptions,
+        filter: GcFilter,
+    ) -> Result<Table> {
+        self.open_table(name, Some(options), Some(filter), !self.shared.read_only)
+    }
+
+    /// Opens a table that is there, as it was recorded; one that is open already is given as it is.
+    ///
+    /// # Errors
+    /// `Missing` if there is none; else as [`table`](Self::table).
+    pub fn existing_table(&self, name: &str) -> Result<Table> {
+        self.open_table(name, None, None, false)
+    }
+
+    fn open_table(
+        &self,
+        name: &str,
+        options: Option<TableOptions>,
+        filter: Option<GcFilter>,
+        create: bool,
+    ) -> Result<Table> {
+        let shared = &self.shared;
+        let name = TableName::new(name)?;
+        let mut tables = shared.tables.lock();
+        shared.check_open()?;
+        let keeper: Arc<dyn Any + Send + Sync> = Arc::clone(shared) as _;
+        if let Some(open) = tables.get(&name) {
+            if let Some(options) = &options {
+                open.refuse_other(&name, options, filter.is_some())?;
+            }
+            return Ok(open.table.kept_by(keeper));
+        }
+        let asked = options.unwrap_or_default();
+        let has_filter = filter.is_some();
+        let setup = shared.setup(name.clone(), filter);
+        let mut effective = asked.clone();
+        effective.keymap.get_or_insert(shared.options.keymap);
+        effective.validate()?;
+        let table = shared.open_or_create(&setup, &effective, create)?;
+        let handle = table.kept_by(keeper);
+        tables.insert(name, OpenTable { table, options: asked, has_filter });
+        Ok(handle)
+    }
+
+    /// The names of all tables, open or not, in name order.
+    ///
+    /// # Errors
+    /// `Io`, `Corrupt` for a table whose state cannot be read, `Closed`.
+    pub fn tables(&self) -> Result<Vec<TableName>> {
+        let shared = &self.shared;
+        shared.check_open()?;
+        let roots = shared.roots.lock();
+        let Some(roots) = &*roots else { return Err(closed()) };
+        let mut names = roots.table_names(&shared.env)?;
+        let mut problem = None;
+        names.retain(|name| {
+            let dirs = shared.setup(name.clone(), None).dirs;
+            match presence(&*shared.env.fs, &dirs) {
+                Ok(presence) => presence == Presence::Present,
+                Err(error) => {
+                    problem.get_or_insert(error);
+                    true
+                }
+            }
+        });
+        match problem.filter(|error| error.kind() == ErrorKind::Io) {
+            Some(error) => Err(error),
+            // One that is damaged is there, and says so when it is opened.
+            None => Ok(names),
+        }
+    }
+
+    /// Removes a table with everything in it, durably. Handles of it are closed; values that are held stay good. A drop
+    /// that is interrupted is finished when the database is opened next.
+    ///
+    /// # Errors
+    /// `Missing` if there is no such table, `ReadOnly`, `Io`.
+    pub fn drop_table(&self, name: &str) -> Result<()> {
+        let shared = &self.shared;
+        shared.check_writable()?;
+        let name = TableName::new(name)?;
+        let mut tables = shared.tables.lock();
+        let setup = shared.setup(name.clone(), None);
+        match tables.get(&name) {
+            Some(open) => open.table.begin_drop()?,
+            None => {
+                if presence(&*shared.env.fs, &setup.dirs)? == Presence::Absent {
+                    return Err(no_table(&name));
+                }
+                let how = shared.how_to_open(false);
+                let opened = Table::open(&setup, &TableOptions::default(), how);
+                // One that cannot be opened can be dropped all the same, but only by hand: it may be somebody's data.
+                opened?.begin_drop()?;
+            }
+        }
+        tables.remove(&name);
+        Table::remove(&setup)
+    }
+
+    /// Flushes all open tables.
+    ///
+    /// # Errors
+    /// The first error of a table; the others are flushed all the same.
+    pub fn flush(&self) -> Result<()> {
+        self.shared.check_writable()?;
+        self.shared.each_table(Table::flush)
+    }
+
+    /// Takes a new view of all open tables, in a database that was opened for reading.
+    ///
+    /// # Errors
+    /// The first error of a table; the others are refreshed all the same.
+    pub fn refresh(&self) -> Result<()> {
+        self.shared.check_open()?;
+        self.shared.each_table(Table::refresh)
+    }
+
+    /// The database in numbers.
+    pub fn stats(&self) -> DbStats {
+        let tables = self.shared.tables.lock();
+        let stats = tables.iter().map(|(name, open)| (name.clone(), open.table.stats()));
+        DbStats {
+            roots: self.shared.paths.clone(),
+            open_files: self.shared.handles.open_files(),
+            tables: stats.collect(),
+        }
+    }
+
+    /// Does for all open tables what the maintenance thread does now and then.
+    ///
+    /// # Errors
+    /// The first error of a table.
+    pub fn maintain(&self) -> Result<()> {
+        self.shared.maintain()
+    }
+
+    /// The root directories, root 0 first.
+    pub fn roots(&self) -> &[PathBuf] {
+        &self.shared.paths
+    }
+
+    /// Whether the database was opened for reading only.
+    pub fn is_read_only(&self) -> bool {
+        self.shared.read_only
+    }
+
+    /// Makes everything durable, closes all tables and releases the locks. Every later call on any handle is refused;
+    /// values that are held stay good. Closing a second time does nothing.
+    ///
+    /// # Errors
+    /// The first error of a table: something that was put into it is not durable. The database is closed all the same.
+    pub fn close(&self) -> Result<()> {
+        self.shared.close()
+    }
+}
+
+impl OpenTable {
+    fn refuse_other(
+        &self,
+        name: &TableName,
+        asked: &TableOptions,
+        with_filter: bool,
+    ) -> Result<()> {
+        if self.options == *asked && self.has_filter == with_filter {
+            return Ok(());
+        }
+        let filter = |has| if has { "with a GC filter" } else { "without a GC filter" };
+        Err(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "table {name} is open already: expected {:?} {}, found {asked:?} {}",
+                self.options,
+                filter(self.has_filter),
+                filter(with_filter)
+            ),
+        ))
+    }
+}
+
+impl Shared {
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(closed()) } else { Ok(()) }
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        self.check_open()?;
+        if self.read_only {
+            let message = "the database was opened for reading only";
+            return Err(Error::new(ErrorKind::ReadOnly, message));
+        }
+        Ok(())
+    }
+
+    fn setup(&self, name: TableName, filter: Option<GcFilter>) -> TableSetup {
+        TableSetup {
+            dirs: self.paths.iter().map(|root| root.join(name.as_str())).collect(),
+            name,
+            env: self.env.clone(),
+            read_mode: self.options.read_mode,
+            handles: Arc::clone(&self.handles),
+            listener: self.components.listener.clone(),
+            filter,
+            clock_jump_limit: self.options.clock_jump_limit,
+            clock_jump_hold: self.options.clock_jump_hold,
+        }
+    }
+
+    fn how_to_open(&self, may_cut: bool) -> OpenForWriting {
+        OpenForWriting { may_cut, coalesce: self.options.flush_coalesce }
+    }
+
+    fn open_or_create(
+        &self,
+        setup: &TableSetup,
+        options: &TableOptions,
+        create: bool,
+    ) -> Result<Table> {
+        let fs = &*self.env.fs;
+        let mut found = presence(fs, &setup.dirs)?;
+        if self.read_only {
+            return match found {
+                Presence::Present => Table::open_read_only(setup, options),
+                _ => Err(no_table(&setup.name)),
+            };
+        }
+        if found == Presence::Interrupted {
+            Table::remove(setup)?;
+            found = Presence::Absent;
+        }
+        if found == Presence::Absent {
+            if !create {
+                return Err(no_table(&setup.name));
+            }
+            Table::create(setup)?;
+        }
+        // A torn tail is cut only while nobody reads. The guard is held until the table is open.
+        let roots = self.roots.lock();
+        let guard = roots.as_ref().map(Roots::exclude_readers).transpose()?.flatten();
+        Table::open(setup, options, self.how_to_open(guard.is_some()))
+    }
+
+    fn each_table(&self, act: impl Fn(&Table) -> Result<()>) -> Result<()> {
+        let tables: Vec<Table> =
+            self.tables.lock().values().map(|open| open.table.clone()).collect();
+        let results: Vec<_> = tables.iter().map(act).collect();
+        results.into_iter().collect()
+    }
+
+    pub(crate) fn maintain(&self) -> Result<()> {
+        self.check_writable()?;
+        let steady = self.env.clock.monotonic();
+        let collect = {
+            let mut last = self.last_gc.lock();
+            let is_due =
+                last.is_none_or(|last| steady.saturating_sub(last) >= self.options.gc_interval);
+            if is_due {
+                *last = Some(steady);
+            }
+            is_due
+        };
+        let upkeep = Upkeep {
+            flush_bytes: self.options.flush_bytes,
+            flush_after: self.options.flush_after,
+            idle_after: self.options.idle_after,
+            collect,
+        };
+        self.each_table(|table| table.tick(&upkeep))
+    }
+
+    fn close(&self) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let maintenance = self.maintenance.lock().take();
+        if let Some(maintenance) = maintenance {
+            maintenance.stop();
+        }
+        let result = self.each_table(Table::close);
+        self.tables.lock().clear();
+        *self.roots.lock() = None;
+        result
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "closing the database when its last handle was dropped");
+        }
+    }
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the database was closed")
+}
+
+fn no_table(name: &TableName) -> Error {
+    Error::new(ErrorKind::Missing, format!("table {name}: there is none of this name"))
+}
+
+/// A rollback that was begun and not finished must be finished before anything is read or written.
+fn refuse_pending_rollback(env: &Env, roots: &Roots) -> Result<()> {
+    let Some(root) = roots.paths().first() else { return Ok(()) };
+    let intent = root.join("rollback.intent");
+    if exists(&*env.fs, &intent).map_err(|e| Error::io("look for", &intent, e))? {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "{}: a rollback was begun and not finished: expected a version that can finish it",
+                intent.display()
+            ),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! The options of a database: plain data, checked once; and the components that stand beside them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lithdb_env::{Env, Error, ErrorKind, Result};
+use lithdb_segment::ReadMode;
+use lithdb_table::{EventListener, KeymapKind};
+use serde::{Deserialize, Serialize};
+
+/// The options of a database. Plain data: read them from a file, or set them one by one.
+///
+/// ```
+/// use lithdb::{DbOptions, ReadMode};
+/// let options = DbOptions::new(["./data"]).read_mode(ReadMode::Pread).max_open_files(64);
+/// assert!(options.validate().is_ok());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DbOptions {
+    /// The root directories: values are spread over them. The order does not matter once the database exists.
+    pub roots: Vec<PathBuf>,
+    /// Create the database if there is none. Default: true.
+    pub create_if_missing: bool,
+    /// The keymap of tables that do not choose one. Default: in memory.
+    pub keymap: KeymapKind,
+    /// How files are read: mapped (nothing is copied; a device that cannot read a page raises SIGBUS) or by
+    /// positional reads (an error instead). Default: mapped.
+    pub read_mode: ReadMode,
+    /// How many files of sealed segments may be open (and mapped) at a time. 1 to 1,000,000, default 512.
+    pub max_open_files: usize,
+    /// How long a flush waits for others to join it. 0 to 1 s, default 0: it takes those who come while it syncs.
+    pub flush_coalesce: Duration,
+    /// Flush a table by itself when about so many of its bytes are not durable. Default: 256 MiB; `None`: never.
+    pub flush_bytes: Option<u64>,
+    /// Flush a table by itself when something in it has not been durable for about so long. Default: `None`, never.
+    pub flush_after: Option<Duration>,
+    /// How long nothing must have been put into a table for its idle mark to be written. Default: 1 s.
+    pub idle_after: Duration,
+    /// How often expired segments are looked for. At least 1 ms, default 10 s.
+    pub gc_interval: Duration,
+    /// By how much the wall clock may be ahead of the latest time seen before collection is held. Default: 24 h.
+    pub clock_jump_limit: Duration,
+    /// For how long (of running) collection is held after such a jump. Default: 1 h.
+    pub clock_jump_hold: Duration,
+    /// Threads for syncs and seals, shared by all tables. 0 to 256 (0: syncs run one after the other in their caller),
+    /// default 4.
+    pub io_threads: usize,
+}
+
+impl Default for DbOptions {
+    fn default() -> Self {
+        Self {
+            roots: Vec::new(),
+            create_if_missing: true,
+            keymap: KeymapKind::Memory,
+            read_mode: ReadMode::Map,
+            max_open_files: 512,
+            flush_coalesce: Duration::ZERO,
+            flush_bytes: Some(256 << 20),
+            flush_after: None,
+            idle_after: Duration::from_secs(1),
+            gc_interval: Duration::from_secs(10),
+            clock_jump_limit: Duration::from_secs(24 * 3600),
+            clock_jump_hold: Duration::from_secs(3600),
+            io_threads: 4,
+        }
+    }
+}
+
+impl DbOptions {
+    /// The defaults for a database in these root directories.
+    pub fn new(roots: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
+        Self { roots: roots.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+
+    /// Sets [`create_if_missing`](Self::create_if_missing).
+    #[must_use]
+    pub fn create_if_missing(mut self, create: bool) -> Self {
+        self.create_if_missing = create;
+        self
+    }
+
+    /// Sets [`read_mode`](Self::read_mode).
+    #[must_use]
+    pub fn read_mode(mut self, mode: ReadMode) -> Self {
+        self.read_mode = mode;
+        self
+    }
+
+    /// Sets [`max_open_files`](Self::max_open_files).
+    #[must_use]
+    pub fn max_open_files(mut self, files: usize) -> Self {
+        self.max_open_files = files;
+        self
+    }
+
+    /// Sets [`flush_bytes`](Self::flush_bytes) and [`flush_after`](Self::flush_after).
+    #[must_use]
+    pub fn flush_by_itself(mut self, bytes: Option<u64>, after: Option<Duration>) -> Self {
+        (self.flush_bytes, self.flush_after) = (bytes, after);
+        self
+    }
+
+    /// Sets [`gc_interval`](Self::gc_interval).
+    #[must_use]
+    pub fn gc_interval(mut self, interval: Duration) -> Self {
+        self.gc_interval = interval;
+        self
+    }
+
+    /// Checks every field against its range.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] that names the field, its range and what was found.
+    pub fn validate(&self) -> Result<()> {
+        let check = |is_right: bool, what: &str, found: String| {
+            if is_right {
+                return Ok(());
+            }
+            let message = format!("{what}, found {found}");
+            Err(Error::new(ErrorKind::InvalidArgument, message))
+        };
+        check(!self.roots.is_empty(), "roots: expected at least one directory", "none".into())?;
+        check(
+            (1..=1_000_000).contains(&self.max_open_files),
+            "max_open_files: expected 1 to 1000000",
+            self.max_open_files.to_string(),
+        )?;
+        check(
+            self.flush_coalesce <= Duration::from_secs(1),
+            "flush_coalesce: expected at most 1 s",
+            format!("{:?}", self.flush_coalesce),
+        )?;
+        check(
+            self.flush_bytes != Some(0),
+            "flush_bytes: expected at least 1, or none",
+            "0".into(),
+        )?;
+        check(
+            self.gc_interval >= Duration::from_millis(1),
+            "gc_interval: expected at least 1 ms",
+            format!("{:?}", self.gc_interval),
+        )?;
+        check(
+            self.io_threads <= 256,
+            "io_threads: expected at most 256",
+            self.io_threads.to_string(),
+        )
+    }
+}
+
+/// What is not plain data.
+#[derive(Debug, Clone, Default)]
+pub struct Components {
+    /// Hears of events.
+    pub listener: EventListener,
+    /// Another file system, clock or pool than the operating system's.
+    pub env: Option<Env>,
+    /// No maintenance thread: the owner calls [`Db::maintain`](crate::Db::maintain) instead.
+    pub without_maintenance: bool,
+}

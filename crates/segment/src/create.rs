@@ -35,20 +35,22 @@ impl Segment {
     /// What the file system says; `StorageFull` with nothing done.
     pub fn create(context: &Arc<Context>, new: &NewSegment) -> Result<(Arc<Self>, Totals)> {
         let paths = SegmentPaths::for_new(&context.dirs, new.id, new.shards);
-        let created = Self::create_files(context, new, &paths);
-        if created.is_err() {
-            for path in paths.all() {
+        let mut created = Vec::new();
+        let segment = Self::create_files(context, new, &paths, &mut created);
+        if segment.is_err() {
+            for path in created.into_iter().rev() {
                 // Best effort: an opening discards what stays.
                 let _ = context.env.fs.remove_file(path);
             }
         }
-        created
+        segment
     }
 
-    fn create_files(
+    fn create_files<'a>(
         context: &Arc<Context>,
         new: &NewSegment,
-        paths: &SegmentPaths,
+        paths: &'a SegmentPaths,
+        created: &mut Vec<&'a Path>,
     ) -> Result<(Arc<Self>, Totals)> {
         let salt = context.env.random_u64()?;
         let identity = Identity { table_id: context.table_id, segment: new.id, salt };
@@ -70,11 +72,11 @@ impl Segment {
             encoder.chain(chain);
         }
         let (running, key_end) = (encoder.running, encoder.offset);
-        let keys = create_file(context, &paths.keys, &head)?;
+        let keys = create_file(context, &paths.keys, &head, created)?;
         let mut values = Vec::with_capacity(paths.values.len());
         for (n, path) in paths.values.iter().enumerate() {
             let header = ValueHeader { identity, shard: ShardId(n as u16), created: new.now };
-            values.push(create_file(context, path, &header.encode())?);
+            values.push(create_file(context, path, &header.encode(), created)?);
         }
         let value_ends = vec![HEADER_LEN as u64; values.len()];
         let totals = Totals { key_end, running, value_ends, ..Totals::default() };
@@ -109,8 +111,14 @@ impl Segment {
     }
 }
 
-fn create_file(context: &Context, path: &Path, head: &[u8]) -> Result<Arc<dyn File>> {
+fn create_file<'a>(
+    context: &Context,
+    path: &'a Path,
+    head: &[u8],
+    created: &mut Vec<&'a Path>,
+) -> Result<Arc<dyn File>> {
     let file = context.env.fs.create_new(path).map_err(|e| Error::io("create", path, e))?;
+    created.push(path);
     write_all_at(&*file, head, 0).map_err(|e| Error::io("write", path, e))?;
     Ok(file)
 }

@@ -186,6 +186,10 @@ impl SealJob {
         segment.set_sealed(metadata);
         for file in segment.files() {
             file.handle.finish_writing(&segment.context().handles);
+            // A sealed segment may live as long as the process.
+            if let Some(tail) = &file.tail {
+                tail.release();
+            }
         }
         Ok(())
     }

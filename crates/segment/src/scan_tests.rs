@@ -688,7 +688,7 @@ fn a_mark_off_its_place_or_of_what_is_yet_to_come_is_refused() {
 }
 
 /// A source that gives at most `limit` bytes, but never part of a record: like tails in memory.
-fn in_pieces(file: &KeyFile, limit: usize) -> impl KeySource + use<> {
+fn in_pieces(file: &KeyFile, limit: usize) -> impl KeySource + Send + Sync + use<> {
     let bytes = Bytes::copy_from_slice(&file.bytes);
     let mut ends: Vec<usize> = file.entries.iter().map(|(at, _)| *at as usize).collect();
     ends.extend(file.commits.iter().map(|totals| totals.key_end as usize));
@@ -741,18 +741,12 @@ fn windows_of_any_size_give_the_same_entries_as_the_whole_file() {
         let bytes = bytes.clone();
         move |offset: u64, len: usize| Ok(slice(&bytes, offset, len.min(limit)))
     };
-    let sources: Vec<Box<dyn Fn(u64, usize) -> Result<Bytes>>> = vec![
+    let sources: Vec<Box<dyn KeySource + Send + Sync>> = vec![
         Box::new(at_most(usize::MAX)),
         Box::new(at_most(MAX_RECORD_LEN)),
         Box::new(at_most(MAX_RECORD_LEN + 1)),
-        {
-            let pieces = in_pieces(&file, 1000);
-            Box::new(move |offset, len| pieces.read(offset, len))
-        },
-        {
-            let pieces = in_pieces(&file, 100_000);
-            Box::new(move |offset, len| pieces.read(offset, len))
-        },
+        Box::new(in_pieces(&file, 1000)),
+        Box::new(in_pieces(&file, 100_000)),
     ];
     for (n, source) in sources.into_iter().enumerate() {
         let scan = scan_from(source, &file.bytes, None);

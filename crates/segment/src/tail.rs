@@ -131,6 +131,15 @@ impl Tail {
         self.write_frozen(file)
     }
 
+    /// Gives the memory back that is kept for appends to come.
+    pub(crate) fn release(&self) {
+        let mut state = self.state.write();
+        state.spare = Vec::new();
+        if state.active.is_empty() {
+            state.active = Vec::new();
+        }
+    }
+
     fn write_frozen(&self, file: &dyn File) -> io::Result<Option<(u64, u64)>> {
         let mut written: Option<(u64, u64)> = None;
         loop {

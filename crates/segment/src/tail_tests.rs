@@ -1,9 +1,13 @@
 use std::path::Path;
 
-use lithdb_env::{Fs, read_exact_at};
-use lithdb_sim::SimFs;
+use lithdb_env::{Fs, UnixMillis, read_exact_at};
+use lithdb_sim::{SimClock, SimFs, sim_env};
 
 use super::*;
+use crate::{
+    Context, Group, HandleLimit, NewSegment, ReadMode, SealJob, Segment, SegmentId, SegmentWriter,
+    Verify,
+};
 
 fn file() -> Arc<dyn File> {
     SimFs::new().create_new(Path::new("/f")).unwrap()
@@ -65,4 +69,62 @@ fn bytes_of_a_failed_write_stay_readable() {
     sim.fail_op(1, lithdb_sim::Fault::Eio, true);
     assert!(tail.drain(&*file).is_err());
     assert_eq!(tail.read(0, 10).unwrap(), &b"kept"[..]);
+}
+
+fn capacity(tail: &Tail) -> usize {
+    let state = tail.state.read();
+    let frozen = state.frozen.iter().map(|chunk| chunk.bytes.capacity());
+    frozen.sum::<usize>()
+        + state.active.capacity()
+        + state.spare.iter().map(Vec::capacity).sum::<usize>()
+}
+
+#[test]
+fn released_memory_is_taken_again_when_more_is_appended() {
+    let file = file();
+    let tail = Tail::new(0);
+    tail.append(0, b"in the file");
+    tail.drain(&*file).unwrap();
+    tail.append(11, b" and not");
+    tail.release();
+    assert_eq!(tail.read(11, 9).unwrap(), &b" and not"[..], "bytes that wait are not given up");
+    tail.drain(&*file).unwrap();
+    tail.release();
+    assert_eq!(capacity(&tail), 0);
+    assert_eq!(tail.read(0, 9), None);
+    tail.append(19, b" yet");
+    assert_eq!(tail.read(19, 9).unwrap(), &b" yet"[..]);
+    tail.drain(&*file).unwrap();
+    assert_eq!(content(&*file), b"in the file and not yet");
+}
+
+#[test]
+fn tails_of_a_sealed_segment_keep_no_memory() {
+    let fs = SimFs::new();
+    fs.make_dirs("/t");
+    let context = Arc::new(Context {
+        env: sim_env(&fs, &SimClock::new(1)),
+        table_id: 1,
+        dirs: vec!["/t".into()],
+        read_mode: ReadMode::Pread,
+        verify: Verify::Always,
+        handles: Arc::new(HandleLimit::new(9)),
+    });
+    let now = UnixMillis(1);
+    let new = NewSegment { id: SegmentId(1), chain: None, shards: 2, now };
+    let (segment, totals) = Segment::create(&context, &new).unwrap();
+    let mut writer = SegmentWriter::new(Arc::clone(&segment), 0, totals, None, None);
+    let (value, key) = (vec![7; 60_000], vec![8; 60_000]);
+    for _ in 0..50 {
+        let checksum = crc32c::crc32c(&value);
+        let group = Group { key: &key, value: &value, checksum, aliases: &[] };
+        writer.append(&[group], now, &mut Vec::new(), |_, _, _| {}).unwrap();
+        segment.relieve().unwrap();
+    }
+    let tails = || segment.values.iter().chain([&segment.keys]).filter_map(|f| f.tail.as_ref());
+    assert_eq!(tails().count(), 3);
+    assert!(tails().all(|tail| capacity(tail) >= CHUNK_LEN));
+    let totals = writer.totals().clone();
+    SealJob { segment: Arc::clone(&segment), totals, successor: SegmentId(2), now }.run().unwrap();
+    assert_eq!(tails().map(capacity).sum::<usize>(), 0);
 }

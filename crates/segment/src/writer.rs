@@ -324,7 +324,10 @@ impl SegmentWriter {
         if self.mark_due.is_none() {
             return Ok(false);
         }
-        self.reserve_keys(self.totals.key_end + self.slack())?;
+        // Not more than what the last record left for it: a full disk must not keep a table from closing.
+        let epoch = if self.epoch_due.is_some() { EPOCH_LEN as u64 } else { 0 };
+        let mark = max_mark_len(self.segment.header().shards);
+        self.reserve_keys(self.totals.key_end + epoch + mark)?;
         self.append_due(now);
         Ok(true)
     }

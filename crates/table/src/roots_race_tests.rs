@@ -117,7 +117,7 @@ fn a_database_that_another_process_creates_meanwhile_is_opened_and_not_created_a
         (Call::Open, "b/root.id"),
         (Call::List, "a"),
         (Call::List, "b"),
-        (Call::Lock, "a/lith.lock"),
+        (Call::Lock, "b/lith.lock"),
     ] {
         let dirs = Dirs::new("ab");
         let env = with_another_creator(dirs.all("ab"), call, end);
@@ -140,16 +140,22 @@ fn a_reader_does_not_believe_one_look_at_a_database_that_is_being_created() {
 
 #[test]
 fn a_root_that_becomes_another_before_it_is_locked_is_noticed() {
-    let (dirs, other) = (Dirs::with_database("ab"), Dirs::with_database("ab"));
-    let (b, stranger) = (dirs.path("b/root.id"), copy_of(&other.path("b/root.id")));
-    let env = env_with(move |call, path| {
-        if call == Call::Lock && path.ends_with("b/lith.lock") {
-            put(&b, &stranger);
-        }
-        Ok(())
-    });
-    let error = Roots::open_for_writing(&env, &dirs.all("ab"), true).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
+    for access in [Access::Write, Access::Read] {
+        let (dirs, other) = (Dirs::with_database("ab"), Dirs::with_database("ab"));
+        let (b, stranger) = (dirs.path("b/root.id"), copy_of(&other.path("b/root.id")));
+        let env = env_with(move |call, path| {
+            if call == Call::Lock && path.parent() == b.parent() {
+                put(&b, &stranger);
+            }
+            Ok(())
+        });
+        let opened = match access {
+            Access::Write => Roots::open_for_writing(&env, &dirs.all("ab"), true),
+            Access::Read => Roots::open_for_reading(&env, &dirs.all("ab")),
+        };
+        let error = opened.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
+    }
 }
 
 #[test]

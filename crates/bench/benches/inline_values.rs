@@ -86,7 +86,9 @@ impl Files {
 fn main() {
     let env = Env::os(2).unwrap();
     let dir = tempfile::tempdir_in(".").unwrap();
-    println!("value size | durable put p50, us: inline apart in-turn | bulk, MB/s: inline apart | scan of keys, M/s: inline apart");
+    println!(
+        "value size | durable put p50, us: inline apart in-turn | bulk, MB/s: inline apart | scan of keys, M/s: inline apart"
+    );
     for size in [64_usize, 256, 512, 1024, 2048, 4096] {
         let value = noise(7, size);
         let layouts = [Layout::Inline, Layout::Apart, Layout::InTurn];
@@ -118,7 +120,9 @@ fn main() {
                 let bytes = map.bytes(0, files.key_end as usize).unwrap();
                 let step = if layout == Layout::Inline { RECORD + size } else { RECORD };
                 let (time, sum) = timed(|| {
-                    bytes.chunks_exact(step).fold(0_u32, |sum, r| sum ^ crc32c::crc32c(&r[..RECORD]))
+                    bytes
+                        .chunks_exact(step)
+                        .fold(0_u32, |sum, r| sum ^ crc32c::crc32c(&r[..RECORD]))
                 });
                 std::hint::black_box(sum);
                 scan[n].push((bytes.len() / step) as f64 / 1e6 / time.as_secs_f64());

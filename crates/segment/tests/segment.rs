@@ -205,7 +205,7 @@ fn readers_find_what_is_published_while_others_write_and_flush() {
     let (published, done) = (Mutex::new(Vec::new()), AtomicBool::new(false));
     let (capture, reads) = (Mutex::new(writer.capture()), AtomicUsize::new(0));
     std::thread::scope(|scope| {
-        for reader in 0..2_usize {
+        let read = |reader: usize| {
             let (segment, published, done, reads) = (&segment, &published, &done, &reads);
             scope.spawn(move || {
                 let mut n = reader;
@@ -222,8 +222,9 @@ fn readers_find_what_is_published_while_others_write_and_flush() {
                     check(segment, &some);
                     reads.fetch_add(some.len(), Ordering::Relaxed);
                 }
-            });
-        }
+            })
+        };
+        let readers = [read(0), read(1)];
         scope.spawn(|| {
             while !done.load(Ordering::Acquire) {
                 let now = capture.lock().unwrap().clone();
@@ -231,7 +232,8 @@ fn readers_find_what_is_published_while_others_write_and_flush() {
             }
         });
         for n in 0_u64.. {
-            if n >= 4_000 && reads.load(Ordering::Relaxed) > 200 {
+            let failed = readers.iter().any(|reader| reader.is_finished());
+            if failed || n >= 4_000 && reads.load(Ordering::Relaxed) > 200 {
                 break;
             }
             let len = [10, 3_000, 70_000, 0, 500][n as usize % 5];

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod hook;
+pub mod script;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,329 @@
+//! Power loss at every operation, in every scenario, and again inside of the recovery.
+//!
+//! A scenario runs once to count its operations; then the power fails after each of them, and every image that the disk
+//! may be left with is opened and held against the model (`support::script`).
+
+mod support;
+
+use std::time::Duration;
+
+use lithdb_sim::{CrashImage, SimFs};
+use lithdb_table::{Presence, Table, TableOptions, presence};
+use support::script::{Model, Op, Run, Scenario, verify};
+use support::{DAY, World, small};
+
+/// Crashes the scenario after every operation; inside of the recovery of every `nested`-th crash, too.
+fn every_crash(scenario: &Scenario, nested: u64) {
+    let mut run = Run::new(scenario);
+    run.until_error().unwrap_or_else(|e| panic!("{}: {e}", scenario.name));
+    let count = run.world.fs.ops();
+    assert!(count > 10, "{} operations", count);
+    for k in 0..=count {
+        let mut run = Run::new(scenario);
+        run.world.fs.crash_after(k);
+        let _ = run.until_error();
+        let Run { world, model, table, .. } = run;
+        drop(table);
+        for (n, image) in images(&world.fs, k).into_iter().enumerate() {
+            let after = || world.after_crash(world.fs.crash_with(&image));
+            let context = format!("{}, crash after {k} of {count}, {image:?}", scenario.name);
+            verify(scenario, &after(), &model, &context);
+            if (k + n as u64).is_multiple_of(nested) {
+                crash_in_recovery(scenario, &world.fs.crash_with(&image), &world, &model, &context);
+            }
+        }
+    }
+}
+
+/// What the disk may be left with.
+fn images(fs: &SimFs, k: u64) -> Vec<CrashImage> {
+    let unsynced = fs.unsynced_ops();
+    let mut images = vec![CrashImage::Nothing];
+    if unsynced == 0 {
+        return images;
+    }
+    images.extend([CrashImage::Everything, CrashImage::LengthWithoutData]);
+    if unsynced > 1 {
+        let mut prefixes = vec![1, unsynced / 2, unsynced - 1];
+        prefixes.dedup();
+        images.extend(prefixes.into_iter().map(CrashImage::Prefix));
+        images.extend([unsynced / 3, unsynced - 1].map(CrashImage::EachAlone));
+    }
+    images.extend((0..4).map(|n| CrashImage::Seeded(k * 100 + n)));
+    images
+}
+
+/// The power fails again at every operation of the opening that follows.
+fn crash_in_recovery(
+    scenario: &Scenario,
+    found: &SimFs,
+    world: &World,
+    model: &Model,
+    context: &str,
+) {
+    let opened = world.after_crash(found.fork());
+    let before = opened.fs.ops();
+    make_present(&opened).unwrap();
+    opened.open(&scenario.options).unwrap();
+    let count = opened.fs.ops() - before;
+    for j in 0..count {
+        let again = world.after_crash(found.fork());
+        again.fs.crash_after(j);
+        let _ = make_present(&again).and_then(|()| again.open(&scenario.options));
+        let seeded = CrashImage::Seeded(j * 7 + count);
+        for image in [CrashImage::Nothing, CrashImage::Everything, seeded] {
+            let context = format!("{context}; then after {j} of {count} of opening, {image:?}");
+            // A table whose creation was being undone or done anew may be at any point of it.
+            let mut model = model.clone();
+            if presence(found, &world.setup.dirs).unwrap() != Presence::Present {
+                model = Model::default();
+            }
+            verify(scenario, &world.after_crash(again.fs.crash_with(&image)), &model, &context);
+        }
+    }
+}
+
+/// What the owner of the table does before it opens it.
+fn make_present(world: &World) -> lithdb_env::Result<()> {
+    match presence(&world.fs, &world.setup.dirs)? {
+        Presence::Present => return Ok(()),
+        Presence::Interrupted => Table::remove(&world.setup)?,
+        Presence::Absent => {}
+    }
+    world.create()
+}
+
+fn scenario(name: &'static str, roots: usize, options: TableOptions, ops: &[Op]) -> Scenario {
+    Scenario { name, roots, options, ops: ops.to_vec() }
+}
+
+#[test]
+fn puts_and_flushes_on_one_root_with_one_shard() {
+    let options = TableOptions::new().inline_max_bytes(16);
+    let ops = [
+        Op::Put(40),
+        Op::Flush,
+        Op::Put(8),
+        Op::Put(700),
+        Op::Flush,
+        Op::Aliased(50),
+        Op::Put(0),
+        Op::WaitDurable,
+        Op::Put(30),
+    ];
+    every_crash(&scenario("put and flush", 1, options, &ops), 23);
+}
+
+#[test]
+fn small_inline_and_large_values_on_two_roots() {
+    let options = TableOptions::new().shards(2).inline_max_bytes(16);
+    let ops = [
+        Op::Put(9),
+        Op::Aliased(66_000),
+        Op::Put(100),
+        Op::Flush,
+        Op::Put(70_000),
+        Op::Aliased(12),
+        Op::Put(5000),
+        Op::Flush,
+        Op::Put(300),
+    ];
+    every_crash(&scenario("two roots", 2, options, &ops), 29);
+}
+
+#[test]
+fn batches_with_aliases_survive_whole_or_not_at_all() {
+    let options = TableOptions::new().shards(2).inline_max_bytes(16);
+    let ops = [
+        Op::Batch(&[40, 10, 600]),
+        Op::Batch(&[10, 10]),
+        Op::Flush,
+        Op::Batch(&[900, 0, 12, 2000]),
+        Op::Batch(&[30, 30, 30, 30, 30]),
+        Op::Flush,
+        Op::Batch(&[5, 400]),
+    ];
+    every_crash(&scenario("batches", 2, options, &ops), 23);
+}
+
+#[test]
+fn rolling_over_several_segments_with_flushes_between() {
+    let options = small().segment_keys(2).shards(2);
+    let ops = [
+        Op::Put(40),
+        Op::Put(8),
+        Op::Flush,
+        Op::Put(50),
+        Op::Flush,
+        Op::Put(60),
+        Op::Put(70),
+        Op::Flush,
+        Op::Put(5),
+        Op::Put(90),
+        Op::Flush,
+    ];
+    every_crash(&scenario("roll over, flushed", 2, options, &ops), 41);
+}
+
+#[test]
+fn rolling_over_several_segments_without_flushes() {
+    let options = small().segment_keys(2);
+    let ops = [
+        Op::Put(40),
+        Op::Put(8),
+        Op::Put(50),
+        Op::Aliased(9),
+        Op::Put(60),
+        Op::Put(70),
+        Op::Put(5),
+        Op::Batch(&[1, 90, 40]),
+        Op::Put(3),
+    ];
+    every_crash(&scenario("roll over, not flushed", 1, options, &ops), 41);
+}
+
+#[test]
+fn sealing_on_demand() {
+    let ops = [
+        Op::Put(40),
+        Op::Seal,
+        Op::Put(50),
+        Op::Flush,
+        Op::Put(8),
+        Op::Seal,
+        Op::Seal,
+        Op::Put(100),
+        Op::Flush,
+    ];
+    every_crash(&scenario("seal", 2, small(), &ops), 37);
+}
+
+#[test]
+fn changing_the_number_of_shards() {
+    let options = small().segment_keys(2).shards(1);
+    let ops = [
+        Op::Put(40),
+        Op::Shards(3),
+        Op::Put(50),
+        Op::Put(60),
+        Op::Flush,
+        Op::Put(70),
+        Op::Shards(1),
+        Op::Put(80),
+        Op::Flush,
+        Op::Put(20),
+    ];
+    every_crash(&scenario("shards", 2, options, &ops), 41);
+}
+
+#[test]
+fn what_was_collected_never_returns() {
+    let options = small().segment_keys(2).ttl(Duration::from_secs(60)).segment_age(DAY);
+    let ops = [
+        Op::Put(40),
+        Op::Put(50),
+        Op::Put(8),
+        Op::Flush,
+        Op::Advance(Duration::from_secs(61)),
+        Op::Gc,
+        Op::Put(60),
+        Op::Put(70),
+        Op::Flush,
+        Op::Advance(Duration::from_secs(61)),
+        Op::Gc,
+        Op::Put(80),
+        Op::Flush,
+        Op::Seal,
+        Op::Advance(Duration::from_secs(61)),
+        Op::Gc,
+    ];
+    every_crash(&scenario("gc", 2, options, &ops), 41);
+}
+
+#[test]
+fn closing_and_opening_again_and_going_on() {
+    let options = small().shards(2);
+    let ops = [
+        Op::Put(40),
+        Op::Put(8),
+        Op::Reopen,
+        Op::Put(50),
+        Op::Flush,
+        Op::Put(60),
+        Op::Reopen,
+        Op::Reopen,
+        Op::Put(70),
+        Op::Flush,
+        Op::Put(9),
+    ];
+    every_crash(&scenario("reopen", 2, options, &ops), 41);
+}
+
+#[test]
+fn killed_and_opened_again_and_going_on() {
+    let options = small().segment_keys(3);
+    let ops = [
+        Op::Put(40),
+        Op::Flush,
+        Op::Put(8),
+        Op::Kill,
+        Op::Put(50),
+        Op::Kill,
+        Op::Put(60),
+        Op::Flush,
+        Op::Kill,
+        Op::Put(70),
+        Op::Put(71),
+        Op::Put(72),
+        Op::Kill,
+        Op::Put(9),
+        Op::Flush,
+    ];
+    every_crash(&scenario("kill", 1, options, &ops), 41);
+}
+
+#[test]
+fn the_first_segment() {
+    let options = TableOptions::new().shards(3).inline_max_bytes(16);
+    every_crash(&scenario("first", 2, options, &[Op::Put(40), Op::Flush]), 6);
+}
+
+#[test]
+fn creating_an_empty_table_and_closing_it() {
+    every_crash(&scenario("empty", 2, small(), &[Op::Reopen, Op::Flush, Op::Reopen]), 6);
+}
+
+#[test]
+fn dropping_a_table_and_creating_it_again() {
+    let ops = [
+        Op::Put(40),
+        Op::Put(50),
+        Op::Flush,
+        Op::Seal,
+        Op::Put(9),
+        Op::BeginDrop,
+        Op::Remove,
+        Op::Create,
+        Op::Put(60),
+        Op::Flush,
+    ];
+    every_crash(&scenario("drop", 2, small(), &ops), 37);
+}
+
+#[test]
+fn the_mark_of_an_idle_table() {
+    let ops = [
+        Op::Put(40),
+        Op::Flush,
+        Op::Tick,
+        Op::Put(50),
+        Op::Put(8),
+        Op::Flush,
+        Op::Tick,
+        Op::Tick,
+        Op::Put(60),
+        Op::Tick,
+        Op::Flush,
+    ];
+    every_crash(&scenario("idle", 1, small(), &ops), 23);
+}

@@ -1,0 +1,392 @@
+//! Scripts of operations on a table, the model of what they promised, and the check of what is there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lithdb_env::{ErrorKind, Result};
+use lithdb_sim::CrashImage;
+use lithdb_table::{Batch, Presence, SecondaryKey, Table, TableOptions, Upkeep, presence};
+
+use super::World;
+
+/// One step of a script.
+#[derive(Debug, Clone)]
+pub enum Op {
+    /// Puts a value of so many bytes.
+    Put(usize),
+    /// Puts a value of so many bytes with two secondary keys.
+    Aliased(usize),
+    /// Puts values of these lengths in one batch; every second one has an alias.
+    Batch(&'static [usize]),
+    Flush,
+    /// Waits until the newest put is durable.
+    WaitDurable,
+    Seal,
+    Shards(u16),
+    Advance(Duration),
+    Gc,
+    /// Closes and opens again.
+    Reopen,
+    /// Opens again without having closed: what was not flushed may be lost.
+    Kill,
+    /// The upkeep of an idle table.
+    Tick,
+    BeginDrop,
+    Remove,
+    /// Creates and opens the table again after a removal.
+    Create,
+}
+
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    pub name: &'static str,
+    pub roots: usize,
+    pub options: TableOptions,
+    pub ops: Vec<Op>,
+}
+
+/// A record as iteration gives it: key, whether it is primary, value.
+pub type Record = (Vec<u8>, bool, Vec<u8>);
+
+/// A batch that was put.
+#[derive(Debug, Clone)]
+pub struct Written {
+    pub records: Arc<Vec<Record>>,
+    /// The segment it is in, once its put has returned.
+    pub segment: Option<u32>,
+}
+
+/// What may and must be found.
+#[derive(Debug, Clone, Default)]
+pub struct Model {
+    /// `Table::create` has returned.
+    pub created: bool,
+    /// What was put, in order; the last one may be an attempt.
+    pub batches: Vec<Written>,
+    /// So many of them are durable.
+    pub acked: usize,
+    /// So many of them are gone for ever.
+    pub collected: usize,
+    /// So many of them may be gone.
+    pub collectable: usize,
+    /// A drop was begun; it was finished.
+    pub dropping: bool,
+    pub dropped: bool,
+    /// Keys of an earlier table of the same name.
+    pub gone: Vec<Vec<u8>>,
+}
+
+/// A script on its way.
+pub struct Run<'a> {
+    pub scenario: &'a Scenario,
+    pub world: World,
+    pub model: Model,
+    pub table: Option<Table>,
+    next_key: usize,
+}
+
+/// Bytes that are different for every key and place.
+pub fn value_of(n: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|i| (n * 131 + i * 7 + (i >> 8) * 13 + 1) as u8).collect()
+}
+
+impl<'a> Run<'a> {
+    pub fn new(scenario: &'a Scenario) -> Self {
+        Self::on(scenario, World::new(scenario.roots))
+    }
+
+    pub fn on(scenario: &'a Scenario, world: World) -> Self {
+        Self { scenario, world, model: Model::default(), table: None, next_key: 0 }
+    }
+
+    /// Creates the table and does every step, up to the first that fails.
+    pub fn until_error(&mut self) -> Result<()> {
+        self.step(&Op::Create)?;
+        for op in &self.scenario.ops {
+            self.step(op)?;
+        }
+        Ok(())
+    }
+
+    pub fn table(&self) -> &Table {
+        self.table.as_ref().expect("the table is open")
+    }
+
+    fn group(&mut self, len: usize, aliases: usize) -> Vec<Record> {
+        let n = self.next_key;
+        self.next_key += 1;
+        let value = value_of(n, len);
+        let mut records = vec![(format!("key-{n:04}").into_bytes(), true, value.clone())];
+        if aliases > 0 {
+            records.push((format!("whole-{n:04}").into_bytes(), false, value.clone()));
+        }
+        if aliases > 1 {
+            let part = value[len / 3..len - len / 4].to_vec();
+            records.push((format!("part-{n:04}").into_bytes(), false, part));
+        }
+        records
+    }
+
+    /// Puts `groups` as one batch, or one group alone as it is.
+    fn put(&mut self, groups: Vec<Vec<Record>>) -> Result<()> {
+        let records = Arc::new(groups.iter().flatten().cloned().collect());
+        self.model.batches.push(Written { records, segment: None });
+        let table = self.table();
+        let put = if let [group] = &groups[..] {
+            let len = group[0].2.len();
+            let aliases: Vec<SecondaryKey<'_>> = group[1..]
+                .iter()
+                .map(|(key, _, _)| match key.starts_with(b"whole") {
+                    true => SecondaryKey::whole(key),
+                    false => SecondaryKey::range(key, len / 3..len - len / 4),
+                })
+                .collect();
+            table.put_with(&group[0].0, &group[0].2, &aliases)
+        } else {
+            let mut batch = Batch::new();
+            for group in &groups {
+                let mut entry = batch.put(group[0].0.clone(), group[0].2.clone());
+                for (key, _, _) in &group[1..] {
+                    entry = entry.alias(key.clone(), ..);
+                }
+            }
+            table.put_batch(&batch)
+        };
+        match put {
+            Ok(at) => {
+                self.model.batches.last_mut().unwrap().segment = Some(at.segment.0);
+                Ok(())
+            }
+            Err(error) => {
+                if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::Latched) {
+                    self.model.batches.pop(); // nothing was written
+                }
+                Err(error)
+            }
+        }
+    }
+
+    pub fn step(&mut self, op: &Op) -> Result<()> {
+        match op {
+            Op::Put(len) => {
+                let group = self.group(*len, 0);
+                self.put(vec![group])?;
+            }
+            Op::Aliased(len) => {
+                let group = self.group(*len, 2);
+                self.put(vec![group])?;
+            }
+            Op::Batch(lens) => {
+                let groups = lens.iter().enumerate().map(|(n, len)| self.group(*len, n % 2));
+                let groups = groups.collect();
+                self.put(groups)?;
+            }
+            Op::Flush => {
+                self.table().flush()?;
+                self.model.acked = self.model.batches.len();
+            }
+            Op::WaitDurable => {
+                let end = self.table().stats().log_end;
+                self.table().wait_durable(end)?;
+                self.model.acked = self.model.batches.len();
+            }
+            Op::Seal => {
+                self.table().seal()?;
+                self.model.acked = self.model.batches.len();
+            }
+            Op::Shards(shards) => self.table().set_shards(*shards)?,
+            Op::Advance(by) => self.world.clock.advance(*by),
+            Op::Gc => self.collect()?,
+            Op::Reopen => {
+                if let Some(table) = self.table.take() {
+                    table.close()?;
+                    self.model.acked = self.model.batches.len();
+                }
+                self.open()?;
+            }
+            Op::Kill => {
+                drop(self.table.take());
+                self.world.fs.release_locks();
+                self.open()?;
+            }
+            Op::Tick => {
+                self.world.clock.advance(Duration::from_secs(5));
+                self.table().tick(&Upkeep {
+                    flush_bytes: None,
+                    flush_after: None,
+                    idle_after: Duration::ZERO,
+                    collect: false,
+                })?;
+            }
+            Op::BeginDrop => {
+                self.model.dropping = true;
+                self.table().begin_drop()?;
+                self.table = None;
+            }
+            Op::Remove => {
+                Table::remove(&self.world.setup)?;
+                self.model.dropped = true;
+            }
+            Op::Create => {
+                let keys = self.model.batches.iter().flat_map(|b| b.records.iter());
+                let mut gone: Vec<Vec<u8>> = keys.map(|(key, _, _)| key.clone()).collect();
+                gone.append(&mut self.model.gone);
+                self.model = Model { gone, ..Model::default() };
+                self.world.create()?;
+                self.model.created = true;
+                self.open()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the table and goes on with what survived.
+    pub fn open(&mut self) -> Result<()> {
+        let table = self.world.open(&self.scenario.options)?;
+        let (_, end) = check(&table, &self.model, "going on after opening again");
+        self.model.batches.truncate(end);
+        self.model.acked = end;
+        self.table = Some(table);
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<()> {
+        let mutable = self.table().stats().log_end.segment.0;
+        self.model.collectable = self.model.below(mutable);
+        let report = self.table().run_gc()?;
+        let collected = self.model.below(self.table().stats().watermark.0);
+        assert_eq!(report.segments > 0, collected > self.model.collected, "{report:?}");
+        self.model.collected = collected;
+        self.model.collectable = collected;
+        Ok(())
+    }
+}
+
+impl Model {
+    /// How many batches are in segments below this one.
+    fn below(&self, segment: u32) -> usize {
+        self.batches.iter().take_while(|b| b.segment.is_some_and(|s| s < segment)).count()
+    }
+
+    /// What must be there after opening served `start..end`, with one more batch that was flushed.
+    pub fn served(&self, (start, end): (usize, usize), more: &[Record]) -> Self {
+        let mut next = self.clone();
+        next.batches.truncate(end);
+        if !more.is_empty() {
+            next.batches.push(Written { records: Arc::new(more.to_vec()), segment: None });
+        }
+        (next.acked, next.collected, next.collectable) = (next.batches.len(), start, start);
+        next
+    }
+}
+
+/// All records, forwards; backwards must be the same.
+pub fn read_all(table: &Table, context: &str) -> Vec<Record> {
+    let record = |entry: Result<lithdb_table::Entry>| {
+        let entry = entry.unwrap_or_else(|e| panic!("{context}: iterating: {e}"));
+        let value = entry.value().unwrap_or_else(|e| panic!("{context}: {entry:?}: {e}"));
+        (entry.key().to_vec(), entry.is_primary(), value.to_vec())
+    };
+    let forwards: Vec<_> = table.iter().unwrap().map(record).collect();
+    let mut backwards: Vec<_> =
+        table.iter().unwrap().rev().map(|e| e.unwrap().key().to_vec()).collect();
+    backwards.reverse();
+    let keys: Vec<_> = forwards.iter().map(|(key, _, _)| key.clone()).collect();
+    assert_eq!(keys, backwards, "{context}: backwards differs");
+    forwards
+}
+
+/// Compares what is in the table with what may and must be; returns which batches are there.
+pub fn check(table: &Table, model: &Model, context: &str) -> (usize, usize) {
+    let found = read_all(table, context);
+    let (start, end) = range_of(&found, model, context);
+    assert!(end >= model.acked, "{context}: {} were acknowledged, {end} survived", model.acked);
+    assert!(
+        (model.collected..=model.collectable).contains(&start),
+        "{context}: begins at {start}; collected {}, at most {}",
+        model.collected,
+        model.collectable
+    );
+    for (n, batch) in model.batches.iter().enumerate() {
+        for (key, _, value) in batch.records.iter() {
+            let got = table.get(key).unwrap_or_else(|e| panic!("{context}: get: {e}"));
+            let expected = (start..end).contains(&n).then_some(&value[..]);
+            let name = String::from_utf8_lossy(key);
+            assert!(got.as_deref() == expected, "{context}: get({name}) is wrong, batch {n}");
+            assert_eq!(table.contains(key).unwrap(), expected.is_some(), "{context}: {name}");
+        }
+    }
+    for key in &model.gone {
+        assert_eq!(table.get(key).unwrap(), None, "{context}: a key of a table that is gone");
+    }
+    assert_eq!(table.stats().keys, found.len() as u64, "{context}: counted keys");
+    (start, end)
+}
+
+/// Which batches were found: whole ones, in order, without a gap.
+fn range_of(found: &[Record], model: &Model, context: &str) -> (usize, usize) {
+    let Some((first, _, _)) = found.first() else {
+        let nothing = model.acked.max(model.collected);
+        return (nothing, nothing);
+    };
+    let firsts = model.batches.iter().enumerate().map(|(n, b)| (b.records[0].0.clone(), n));
+    let firsts: HashMap<Vec<u8>, usize> = firsts.collect();
+    let name = String::from_utf8_lossy(first);
+    let start = *firsts.get(first).unwrap_or_else(|| panic!("{context}: begins with {name}"));
+    let (mut end, mut rest) = (start, found);
+    while !rest.is_empty() {
+        let batch = model.batches.get(end).unwrap_or_else(|| panic!("{context}: too much"));
+        assert!(
+            rest.starts_with(&batch.records),
+            "{context}: batch {end} is not there whole, or not in its place"
+        );
+        rest = &rest[batch.records.len()..];
+        end += 1;
+    }
+    (start, end)
+}
+
+/// Everything that must hold when a database is found like this: what is there, that opening again changes nothing
+/// visible, and that it goes on working. Returns how many operations the first opening took.
+pub fn verify(scenario: &Scenario, world: &World, model: &Model, context: &str) -> u64 {
+    let fs = &world.fs;
+    let before = fs.ops();
+    let found = presence(fs, &world.setup.dirs).unwrap_or_else(|e| panic!("{context}: {e}"));
+    let mut model = model.clone();
+    if model.dropped {
+        assert_eq!(found, Presence::Absent, "{context}: it was removed");
+    }
+    if found != Presence::Present {
+        assert!(!model.created || model.dropping, "{context}: found {found:?}");
+        if found == Presence::Interrupted {
+            Table::remove(&world.setup).unwrap_or_else(|e| panic!("{context}: remove: {e}"));
+        }
+        assert_eq!(presence(fs, &world.setup.dirs).unwrap(), Presence::Absent, "{context}");
+        world.create().unwrap_or_else(|e| panic!("{context}: create: {e}"));
+        model = Model::default();
+    }
+    let open = |world: &World| {
+        world.open(&scenario.options).unwrap_or_else(|e| panic!("{context}: open: {e}"))
+    };
+    let table = open(world);
+    let ops = fs.ops() - before;
+    let served = check(&table, &model, context);
+    drop(table);
+    let model = model.served(served, &[]);
+    let table = open(world);
+    assert_eq!(check(&table, &model, &format!("{context}, opened again")), served);
+    table.close().unwrap_or_else(|e| panic!("{context}: close: {e}"));
+    drop(table);
+    let table = open(world);
+    assert_eq!(check(&table, &model, &format!("{context}, closed and opened")), served);
+    let more = vec![(b"one more".to_vec(), true, value_of(9999, 90))];
+    table.put(&more[0].0, &more[0].2).unwrap_or_else(|e| panic!("{context}: put: {e}"));
+    table.flush().unwrap_or_else(|e| panic!("{context}: flush: {e}"));
+    drop(table);
+    let model = model.served(served, &more);
+    let world = world.after_crash(fs.crash_with(&CrashImage::Nothing));
+    let table = open(&world);
+    check(&table, &model, &format!("{context}, with one more, after a crash"));
+    ops
+}

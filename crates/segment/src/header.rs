@@ -112,7 +112,7 @@ fn check<'a>(path: &Path, bytes: &'a [u8], magic: [u8; 8]) -> Result<&'a [u8; HE
 
 /// Refuses versions and flags that this build does not know. Version 1 has no flags, and readers and
 /// writers are held to the same here: a read-only-compatible flag is refused where files are opened for
-/// writing (see [`read_only_flags`]).
+/// writing (see [`check_writable`]).
 pub(crate) fn check_version(path: &Path, bytes: &[u8]) -> Result<()> {
     let unsupported = |what: &str, expected: String, found: String| {
         let message = format!("{}: {what}: expected {expected}, found {found}", path.display());

@@ -86,8 +86,8 @@ impl Event {
     }
 }
 
-/// Is called with every event, on the thread where it happened: it must be quick, and what it panics with is
-/// dropped.
+/// Is called with every event, on the thread where it happened, which may hold locks of the database: it must be quick
+/// and must not call the database (hand the event to a channel). What it panics with is dropped.
 #[derive(Clone)]
 pub struct EventListener(Arc<dyn Fn(&Event) + Send + Sync>);
 

@@ -208,13 +208,16 @@ impl Inner {
         error.context(format_args!("table {}", self.name))
     }
 
-    /// A write or sync failed: nothing after it is acknowledged. A full disk is not of that kind, and is only
-    /// passed on.
+    /// A write or sync failed: nothing after it is acknowledged. A full disk is not of that kind, nor is a call that was
+    /// refused before anything was done: those are only passed on.
     pub(crate) fn fail(&self, error: &Error) -> Error {
-        if error.kind() == ErrorKind::StorageFull {
-            return self.in_context(error);
+        match error.kind() {
+            ErrorKind::StorageFull
+            | ErrorKind::InvalidArgument
+            | ErrorKind::DuplicateKey
+            | ErrorKind::Closed => self.in_context(error),
+            _ => self.latch(error),
         }
-        self.latch(error)
     }
 
     /// As [`fail`](Self::fail), whatever failed: something was begun that cannot be taken back.

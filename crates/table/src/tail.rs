@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lithdb_env::{Env, Error, ErrorKind, File, OpenMode, Result, UnixMillis};
-use lithdb_segment::record::{KEY_FIXED_LEN, Mark};
+use lithdb_segment::record::{Flags, KEY_FIXED_LEN, Mark};
 use lithdb_segment::scan::{Entry, Scanner, Totals, Verdict, corrupt};
 use lithdb_segment::{HEADER_LEN, KeyHeader, SegmentPaths, ShardId, ValueHeader};
 
@@ -200,9 +200,14 @@ impl Values {
         promised: u64,
     ) -> Result<Checked> {
         let mut unpromised = Vec::new();
-        loop {
-            let batch_start = scanner.totals().key_end;
-            let Some(entry) = scanner.next_entry()? else { break };
+        let mut begun = None;
+        while let Some(entry) = scanner.next_entry()? {
+            // Where the batch begins, not where the one before ends: the chain record, a mark or an epoch between
+            // them is kept.
+            let batch_start = begun.take().unwrap_or_else(|| u64::from(entry.offset));
+            if !entry.record.flags.has(Flags::END_OF_BATCH) {
+                begun = Some(batch_start);
+            }
             if u64::from(entry.offset) < promised || !entry.record.is_primary() {
                 continue;
             }

@@ -5,21 +5,36 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lithdb_sim::{CrashImage, SimFs};
 use lithdb_table::{Presence, Table, TableOptions, presence};
+use support::hook::LateValues;
 use support::script::{Model, Op, Run, Scenario, verify};
 use support::{DAY, World, small};
 
 /// Crashes the scenario after every operation; inside of the recovery of every `nested`-th crash, too.
 fn every_crash(scenario: &Scenario, nested: u64) {
-    let mut run = Run::new(scenario);
+    crash_each(scenario, nested, &|| World::new(scenario.roots));
+}
+
+/// The same, with the files of a flush written and synced in the opposite order.
+fn every_crash_with_late_values(scenario: &Scenario, nested: u64) {
+    crash_each(scenario, nested, &|| {
+        let mut world = World::new(scenario.roots);
+        world.setup.env.fs = Arc::new(LateValues::new(Arc::clone(&world.setup.env.fs)));
+        world
+    });
+}
+
+fn crash_each(scenario: &Scenario, nested: u64, new_world: &dyn Fn() -> World) {
+    let mut run = Run::on(scenario, new_world());
     run.until_error().unwrap_or_else(|e| panic!("{}: {e}", scenario.name));
     let count = run.world.fs.ops();
     assert!(count > 10, "{} operations", count);
     for k in 0..=count {
-        let mut run = Run::new(scenario);
+        let mut run = Run::on(scenario, new_world());
         run.world.fs.crash_after(k);
         let _ = run.until_error();
         let Run { world, model, table, .. } = run;
@@ -326,4 +341,25 @@ fn the_mark_of_an_idle_table() {
         Op::Flush,
     ];
     every_crash(&scenario("idle", 1, small(), &ops), 23);
+}
+
+#[test]
+fn keys_that_reach_the_disk_before_their_values() {
+    let options = small().segment_keys(3).shards(2);
+    let ops = [
+        Op::Put(40),
+        Op::Flush,
+        Op::Put(50),
+        Op::Batch(&[60, 8, 500]),
+        Op::Flush,
+        Op::Put(70),
+        Op::Flush,
+        Op::Put(90),
+        Op::Put(66_000),
+        Op::Flush,
+        Op::Reopen,
+        Op::Aliased(80),
+        Op::Flush,
+    ];
+    every_crash_with_late_values(&scenario("late values", 2, options, &ops), 41);
 }

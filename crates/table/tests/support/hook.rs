@@ -182,3 +182,142 @@ impl Gate {
         }
     }
 }
+
+/// A file system on which the values of a flush are written and synced last: as threads might do it, which sync all files
+/// of a segment at the same time. (Without threads the key file is the last one.)
+#[derive(Clone)]
+pub struct LateValues {
+    inner: Arc<dyn Fs>,
+    late: Arc<Mutex<Vec<LateOp>>>,
+}
+
+type LateOp = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
+impl fmt::Debug for LateValues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LateValues")
+    }
+}
+
+impl LateValues {
+    pub fn new(inner: Arc<dyn Fs>) -> Self {
+        Self { inner, late: Arc::default() }
+    }
+
+    fn wrap(&self, path: &Path, file: Arc<dyn File>) -> Arc<dyn File> {
+        let is_values = path.extension().is_some_and(|e| e == "values");
+        let is_keys = path.extension().is_some_and(|e| e == "keys");
+        Arc::new(LateFile { inner: file, late: Arc::clone(&self.late), is_values, is_keys })
+    }
+}
+
+impl Fs for LateValues {
+    fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        Ok(self.wrap(path, self.inner.create_new(path)?))
+    }
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        Ok(self.wrap(path, self.inner.open(path, mode)?))
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        self.inner.list(dir)
+    }
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        self.inner.metadata(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.inner.remove_file(path)
+    }
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.inner.remove_dir(path)
+    }
+    fn hard_link(&self, original: &Path, link: &Path) -> io::Result<()> {
+        self.inner.hard_link(original, link)
+    }
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.inner.create_dir(path)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.inner.sync_dir(dir)
+    }
+    fn try_lock(&self, path: &Path, kind: LockKind) -> io::Result<Option<Box<dyn FileLock>>> {
+        self.inner.try_lock(path, kind)
+    }
+    fn free_space(&self, path: &Path) -> io::Result<u64> {
+        self.inner.free_space(path)
+    }
+    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
+        self.inner.canonicalize(path)
+    }
+}
+
+struct LateFile {
+    inner: Arc<dyn File>,
+    late: Arc<Mutex<Vec<LateOp>>>,
+    is_values: bool,
+    is_keys: bool,
+}
+
+impl fmt::Debug for LateFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LateFile")
+    }
+}
+
+impl LateFile {
+    fn catch_up(&self) -> io::Result<()> {
+        let late = std::mem::take(&mut *self.late.lock());
+        late.into_iter().try_for_each(|op| op())
+    }
+}
+
+impl File for LateFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.catch_up()?;
+        self.inner.read_at(buf, offset)
+    }
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        if !self.is_values {
+            return self.inner.write_at(buf, offset);
+        }
+        let (inner, bytes) = (Arc::clone(&self.inner), buf.to_vec());
+        self.late.lock().push(Box::new(move || lithdb_env::write_all_at(&*inner, &bytes, offset)));
+        Ok(buf.len())
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        if self.is_values {
+            let inner = Arc::clone(&self.inner);
+            self.late.lock().push(Box::new(move || inner.sync_data()));
+            return Ok(());
+        }
+        self.inner.sync_data()?;
+        if self.is_keys { self.catch_up() } else { Ok(()) }
+    }
+    fn sync_all(&self) -> io::Result<()> {
+        self.catch_up()?;
+        self.inner.sync_all()
+    }
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.catch_up()?;
+        self.inner.set_len(len_bytes)
+    }
+    fn allocate(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
+        self.inner.allocate(offset, len_bytes)
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.catch_up()?;
+        self.inner.len()
+    }
+    fn links(&self) -> io::Result<u64> {
+        self.inner.links()
+    }
+    fn map(&self, len_bytes: u64) -> io::Result<Arc<dyn Map>> {
+        self.catch_up()?;
+        self.inner.map(len_bytes)
+    }
+    fn start_writeback(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
+        self.inner.start_writeback(offset, len_bytes)
+    }
+}

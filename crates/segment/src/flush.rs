@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use lithdb_env::{Error, File, Result, UnixMillis, write_all_at};
+use lithdb_env::{Error, ErrorKind, File, Result, UnixMillis, exists, write_all_at};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::handle::OpenFile;
@@ -175,14 +175,21 @@ impl SealJob {
     /// for writing.
     pub fn run(&self) -> Result<()> {
         let segment = &self.segment;
-        segment.make_durable(&Capture { totals: self.totals.clone() })?;
+        let durable = segment.make_durable(&Capture { totals: self.totals.clone() });
+        // Space was reserved: a write or sync that finds none has failed, and must not be tried again.
+        durable.map_err(|e| e.reclassified(ErrorKind::Io))?;
         let ends = self.totals.value_ends.iter().copied().chain([self.totals.key_end]);
         for (file, end) in segment.files().zip(ends) {
             // Space that was reserved and not used goes back. The bytes that count are durable already.
             give_back(&*segment.writing(file)?.file, file, end)?;
         }
         let metadata = self.metadata(Some(segment.digest(self.totals.key_end)?));
-        metadata.write(&*segment.context().env.fs, &segment.paths().metadata)?;
+        let (fs, path) = (&*segment.context().env.fs, &segment.paths().metadata);
+        if let Err(error) = metadata.write(fs, path) {
+            // Once it has its name, what failed was the sync of the directory.
+            let is_named = !matches!(exists(fs, path), Ok(false));
+            return Err(if is_named { error.reclassified(ErrorKind::Io) } else { error });
+        }
         segment.set_sealed(metadata);
         for file in segment.files() {
             file.handle.finish_writing(&segment.context().handles);

@@ -99,7 +99,8 @@ fn run(inner: &Inner, side: &WriteSide, pending: &Pending) -> Result<()> {
     side.in_flight.wait_below(Position::new(job.segment.id(), u32::MAX));
     // A large value that failed on its way has latched the table.
     inner.latch.check()?;
-    pending.next.sync_everything()?;
+    // A sync that says there is no space has failed like any other: trying again could succeed without writing.
+    pending.next.sync_everything().map_err(|e| e.reclassified(ErrorKind::Io))?;
     job.run()
 }
 

@@ -1,0 +1,475 @@
+//! Every operation of every scenario fails: once, or from then on; and the disk is full at every size.
+//!
+//! After a failed write or sync the table is latched: nothing later is acknowledged, reads go on, a reopening clears it. A
+//! full disk is not of that kind. Whatever was acknowledged is there afterwards, whether the process was killed (the page
+//! cache stays as it is) or the power failed, too.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use lithdb_env::{ErrorKind, Result};
+use lithdb_sim::{CrashImage, Fault, OpKind, Pages};
+use lithdb_table::TableOptions;
+use parking_lot::Mutex;
+use support::hook::HookFs;
+use support::script::{Op, Run, Scenario, check, value_of, verify};
+use support::{DAY, World, small};
+
+/// The operations of a scenario, in order.
+fn operations(scenario: &Scenario) -> Vec<(OpKind, PathBuf)> {
+    let ops = Arc::new(Mutex::new(Vec::new()));
+    let mut run = Run::new(scenario);
+    let log = Arc::clone(&ops);
+    let fs = Arc::clone(&run.world.setup.env.fs);
+    let hooked = HookFs::new(fs, move |kind, path, _| log.lock().push((kind, path.to_owned())));
+    run.world.setup.env.fs = Arc::new(hooked);
+    run.until_error().unwrap_or_else(|e| panic!("{}: {e}", scenario.name));
+    let ops = ops.lock().clone();
+    assert_eq!(ops.len() as u64, run.world.fs.ops());
+    ops
+}
+
+/// The faults that can happen to such an operation.
+///
+/// A failed sync of a *directory* that leaves it readable and clean is left out: the entries can never be made durable
+/// again by syncing that directory, whatever a program does, so nobody could pass (and ext4 and XFS, whose directories are
+/// journalled, stop the whole file system instead).
+fn faults(kind: OpKind) -> Vec<(Fault, bool)> {
+    let mut faults = vec![
+        (Fault::Eio, false),
+        (Fault::Eio, true),
+        (Fault::NoSpace, false),
+        (Fault::NoSpace, true),
+    ];
+    if kind == OpKind::Write {
+        faults.extend([
+            (Fault::ShortWrite, false),
+            (Fault::Interrupted, false),
+            (Fault::Interrupted, true),
+        ]);
+    }
+    let lost = Fault::FailedSync { pages: Pages::Lost };
+    let clean = Fault::FailedSync { pages: Pages::ReadableAndClean };
+    match kind {
+        OpKind::SyncData | OpKind::SyncAll => faults.extend([(lost, false), (clean, false)]),
+        OpKind::SyncDir => faults.push((lost, false)),
+        _ => {}
+    }
+    if matches!(kind, OpKind::RemoveFile | OpKind::RemoveDir) {
+        faults.retain(|(fault, _)| *fault != Fault::NoSpace);
+    }
+    faults
+}
+
+/// Does all steps, going on after those that fail, and checks on the way that a latched table acknowledges nothing and goes
+/// on reading. Says how it ended.
+fn endure(run: &mut Run<'_>, context: &str) -> Result<()> {
+    run.step(&Op::Create)?;
+    for op in run.scenario.ops.clone() {
+        if run.table.is_none() && !matches!(op, Op::Remove | Op::Create) {
+            run.open()?;
+        }
+        if run.table.is_some() && matches!(op, Op::Remove) {
+            continue; // the drop did not begin
+        }
+        let was_latched = run.table.as_ref().is_some_and(|t| t.failure().is_some());
+        let acked = run.model.acked;
+        let done = run.step(&op);
+        let writes = !matches!(op, Op::Kill | Op::Reopen | Op::Advance(_));
+        if was_latched && writes {
+            let error = done.as_ref().expect_err("a latched table did something");
+            assert_eq!(error.kind(), ErrorKind::Latched, "{context}, {op:?}: {error}");
+            assert_eq!(
+                run.model.acked, acked,
+                "{context}, {op:?}: acknowledged by a latched table"
+            );
+        }
+        match (done, &run.table) {
+            (Ok(()), _) => {}
+            (Err(error), Some(table)) => {
+                let excused = error.kind() == ErrorKind::StorageFull;
+                assert!(
+                    excused || table.failure().is_some(),
+                    "{context}, {op:?}: failed and goes on as if nothing had happened: {error}"
+                );
+                reads_go_on(run, &format!("{context}, {op:?}"));
+            }
+            (Err(error), None) => match op {
+                Op::Reopen | Op::Kill => {} // tried again by the next step
+                _ => return Err(error),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// What was acknowledged is read; what was only put is read or an error, but not something else.
+fn reads_go_on(run: &Run<'_>, context: &str) {
+    let model = &run.model;
+    for (n, batch) in model.batches.iter().enumerate().skip(model.collectable) {
+        let returned = batch.segment.is_some();
+        for (key, _, value) in batch.records.iter() {
+            match run.table().get(key) {
+                Ok(Some(got)) => assert!(got == value[..], "{context}: wrong bytes, batch {n}"),
+                Ok(None) => assert!(!returned, "{context}: batch {n} is not found"),
+                Err(e) => assert!(n >= model.acked, "{context}: batch {n} was acknowledged: {e}"),
+            }
+        }
+    }
+}
+
+fn every_fault(scenario: &Scenario) {
+    let operations = operations(scenario);
+    let ops = operations.iter().map(|(kind, _)| *kind);
+    for (i, kind) in ops.enumerate() {
+        for (fault, sticky) in faults(kind) {
+            let how = if sticky { "from then on" } else { "once" };
+            let context = format!("{}, {fault:?} {how} at {i}, {kind:?}", scenario.name);
+            let broken = || {
+                let mut run = Run::new(scenario);
+                run.world.fs.fail_op(i as u64 + 1, fault, sticky);
+                let ended = endure(&mut run, &context);
+                assert!(run.world.fs.faults_hit() > 0, "{context}: never struck");
+                let harmless = matches!(fault, Fault::ShortWrite | Fault::Interrupted);
+                if harmless {
+                    assert!(ended.is_ok(), "{context}: {ended:?}");
+                    let failure = run.table.as_ref().and_then(|t| t.failure());
+                    assert!(failure.is_none(), "{context}: latched: {failure:?}");
+                }
+                run
+            };
+            // The process is killed; another one finds what the page cache holds.
+            let mut run = broken();
+            let failed = run.table.as_ref().and_then(|t| t.failure());
+            drop(run.table.take());
+            run.world.fs.release_locks();
+            run.world.fs.clear_faults();
+            if run.model.created && !run.model.dropping {
+                let table = run
+                    .world
+                    .open(&scenario.options)
+                    .unwrap_or_else(|e| panic!("{context}: {failed:?}: open: {e}"));
+                let served = check(&table, &run.model, &format!("{context}, killed and opened"));
+                drop(table);
+                // What it served survives the power loss that comes now: the cache was not trusted.
+                let model = run.model.served(served, &[]);
+                let world = run.world.after_crash(run.world.fs.crash_with(&CrashImage::Nothing));
+                verify(scenario, &world, &model, &format!("{context}, killed, opened, crashed"));
+            } else {
+                verify(scenario, &run.world, &run.model, &format!("{context}, killed"));
+            }
+            // The power fails instead.
+            let mut run = broken();
+            drop(run.table.take());
+            for image in [CrashImage::Nothing, CrashImage::Everything, CrashImage::Seeded(i as u64)]
+            {
+                let world = run.world.after_crash(run.world.fs.crash_with(&image));
+                verify(scenario, &world, &run.model, &format!("{context}, {image:?}"));
+            }
+        }
+    }
+}
+
+fn scenario(name: &'static str, roots: usize, options: TableOptions, ops: &[Op]) -> Scenario {
+    Scenario { name, roots, options, ops: ops.to_vec() }
+}
+
+#[test]
+fn every_operation_of_puts_flushes_and_batches_fails() {
+    let options = TableOptions::new().shards(2).inline_max_bytes(16);
+    let ops = [
+        Op::Put(40),
+        Op::Aliased(66_000),
+        Op::Flush,
+        Op::Batch(&[10, 400, 70_000]),
+        Op::Put(8),
+        Op::Flush,
+        Op::Put(30),
+        Op::Flush,
+    ];
+    every_fault(&scenario("puts", 2, options, &ops));
+}
+
+#[test]
+fn every_operation_of_rolling_over_fails() {
+    let options = small().segment_keys(2);
+    let ops = [
+        Op::Put(40),
+        Op::Flush,
+        Op::Put(8),
+        Op::Put(50),
+        Op::Put(60),
+        Op::Flush,
+        Op::Put(70),
+        Op::Put(5),
+        Op::Seal,
+        Op::Put(90),
+        Op::Flush,
+    ];
+    every_fault(&scenario("roll over", 2, options, &ops));
+}
+
+#[test]
+fn every_operation_of_closing_opening_and_killing_fails() {
+    let options = small().segment_keys(3);
+    let ops = [
+        Op::Put(40),
+        Op::Reopen,
+        Op::Put(50),
+        Op::Flush,
+        Op::Put(8),
+        Op::Kill,
+        Op::Put(60),
+        Op::Flush,
+        Op::Tick,
+        Op::Kill,
+        Op::Put(70),
+        Op::Flush,
+    ];
+    every_fault(&scenario("reopen", 1, options, &ops));
+}
+
+#[test]
+fn every_operation_of_collection_fails() {
+    let options = small().segment_keys(2).ttl(Duration::from_secs(60)).segment_age(DAY);
+    let ops = [
+        Op::Put(40),
+        Op::Put(50),
+        Op::Put(8),
+        Op::Flush,
+        Op::Advance(Duration::from_secs(61)),
+        Op::Gc,
+        Op::Put(60),
+        Op::Seal,
+        Op::Advance(Duration::from_secs(61)),
+        Op::Gc,
+        Op::Put(70),
+        Op::Flush,
+    ];
+    every_fault(&scenario("gc", 1, options, &ops));
+}
+
+#[test]
+fn every_operation_of_a_drop_fails() {
+    let ops = [Op::Put(40), Op::Flush, Op::Seal, Op::Put(9), Op::BeginDrop, Op::Remove];
+    every_fault(&scenario("drop", 2, small(), &ops));
+}
+
+#[test]
+fn a_disk_that_is_full_at_any_size_loses_nothing_and_latches_nothing() {
+    const BLOCK: u64 = 4096;
+    let options = small().segment_keys(3).shards(2);
+    let ops = [
+        Op::Put(40),
+        Op::Put(6000),
+        Op::Flush,
+        Op::Put(9000),
+        Op::Aliased(70_000),
+        Op::Flush,
+        Op::Put(5000),
+        Op::Batch(&[100, 8, 12_000]),
+        Op::Flush,
+        Op::Seal,
+        Op::Put(20_000),
+        Op::Flush,
+    ];
+    let scenario = scenario("full", 2, options, &ops);
+    let mut seen_full = 0;
+    // The roots take two blocks; the directories and the state of the table some more.
+    for blocks in 14..90 {
+        let mut run = Run::new(&scenario);
+        run.step(&Op::Create).unwrap();
+        run.world.fs.set_capacity(Some(blocks * BLOCK));
+        let context = format!("{blocks} blocks");
+        for op in &ops {
+            if let Err(error) = run.step(op) {
+                assert_eq!(error.kind(), ErrorKind::StorageFull, "{context}, {op:?}: {error}");
+                seen_full += 1;
+            }
+            assert!(run.table().failure().is_none(), "{context}, {op:?}: latched");
+            reads_go_on(&run, &context);
+        }
+        // There is space again: it goes on, and nothing that was put is lost.
+        run.world.fs.set_capacity(None);
+        run.step(&Op::Put(500)).unwrap_or_else(|e| panic!("{context}: put: {e}"));
+        run.step(&Op::Flush).unwrap_or_else(|e| panic!("{context}: flush: {e}"));
+        let range = check(run.table(), &run.model, &context);
+        assert_eq!(range, (0, run.model.batches.len()), "{context}");
+        drop(run.table.take());
+        let world = run.world.after_crash(run.world.fs.crash_with(&CrashImage::Nothing));
+        verify(&scenario, &world, &run.model, &context);
+    }
+    assert!(seen_full > 100, "{seen_full}");
+}
+
+/// A world whose disk is full while the flag is set: nothing is reserved or created, but what was reserved can be written.
+fn world_that_fills(
+    roots: usize,
+    is_full: impl Fn(OpKind, &Path) -> bool + Send + Sync + 'static,
+) -> World {
+    let mut world = World::new(roots);
+    let fs = world.fs.clone();
+    let inner = Arc::clone(&world.setup.env.fs);
+    let hooked = HookFs::new(inner, move |kind, path, _| {
+        if matches!(kind, OpKind::Allocate | OpKind::CreateNew) && is_full(kind, path) {
+            fs.fail_op(1, Fault::NoSpace, false);
+        }
+    });
+    world.setup.env.fs = Arc::new(hooked);
+    world
+}
+
+#[test]
+fn no_space_for_a_reservation_or_a_new_file_is_refused_and_not_a_failure() {
+    let options = small().segment_keys(2).shards(2);
+    let ops =
+        [Op::Put(40), Op::Put(50), Op::Flush, Op::Put(60), Op::Put(70), Op::Put(80), Op::Seal];
+    let scenario = scenario("no space", 2, options, &ops);
+    let mut refused = 0;
+    for from in 0..40 {
+        let left = Arc::new(AtomicI64::new(i64::MAX));
+        let count = Arc::clone(&left);
+        let is_full = move |_: OpKind, _: &Path| count.fetch_sub(1, Ordering::Relaxed) <= 0;
+        let mut run = Run::on(&scenario, world_that_fills(2, is_full));
+        run.step(&Op::Create).unwrap();
+        left.store(from, Ordering::Relaxed);
+        let context = format!("full after {from} reservations and files");
+        for op in &ops {
+            if let Err(error) = run.step(op) {
+                assert_eq!(error.kind(), ErrorKind::StorageFull, "{context}, {op:?}: {error}");
+                refused += 1;
+            }
+            let failure = run.table().failure();
+            assert!(failure.is_none(), "{context}, {op:?}: {failure:?}");
+            reads_go_on(&run, &context);
+        }
+        left.store(i64::MAX, Ordering::Relaxed);
+        run.step(&Op::Put(90)).unwrap();
+        run.step(&Op::Flush).unwrap();
+        let range = check(run.table(), &run.model, &context);
+        assert_eq!(range, (0, run.model.batches.len()), "{context}");
+    }
+    assert!(refused > 40, "{refused}");
+}
+
+#[test]
+fn a_seal_that_finds_no_space_is_tried_again_by_the_next_flush() {
+    let full = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&full);
+    let is_full = move |_: OpKind, path: &Path| {
+        path.ends_with("1.metadata.new") && flag.load(Ordering::Relaxed)
+    };
+    let world = world_that_fills(1, is_full);
+    let table = world.create_and_open(&small().segment_keys(1));
+    table.put(b"a", &value_of(1, 40)).unwrap();
+    table.flush().unwrap();
+    full.store(true, Ordering::Relaxed);
+    table.put(b"b", &value_of(2, 40)).unwrap();
+    for _ in 0..3 {
+        assert_eq!(table.flush().unwrap_err().kind(), ErrorKind::StorageFull);
+        assert!(table.durable_position() < table.stats().log_end);
+        assert!(table.failure().is_none());
+        assert_eq!(table.get(b"b").unwrap().unwrap(), &value_of(2, 40)[..]);
+    }
+    // The one seal that may be pending is: no further segment is begun.
+    assert_eq!(table.put(b"c", b"").unwrap_err().kind(), ErrorKind::StorageFull);
+    full.store(false, Ordering::Relaxed);
+    table.flush().unwrap();
+    drop(table);
+    let world = world.after_crash(world.fs.crash_with(&CrashImage::Nothing));
+    let table = world.open(&small()).unwrap();
+    assert_eq!(table.get(b"b").unwrap().unwrap(), &value_of(2, 40)[..]);
+    assert_eq!(table.get(b"c").unwrap(), None);
+}
+
+#[test]
+fn a_sync_that_says_no_space_is_a_failed_sync() {
+    // Retrying it could succeed without having written anything.
+    let options = small().segment_keys(1);
+    let scenario = scenario("sync", 1, options, &[Op::Put(40), Op::Flush, Op::Put(50), Op::Flush]);
+    let mut created = Run::new(&scenario);
+    created.step(&Op::Create).unwrap();
+    let created = created.world.fs.ops() as usize;
+    let mut seen = 0;
+    for (i, (kind, path)) in operations(&scenario).into_iter().enumerate() {
+        let is_replacement = path.extension().is_some_and(|e| e == "new");
+        let is_data = path.iter().any(|name| name == "segments");
+        let is_sync = matches!(kind, OpKind::SyncData | OpKind::SyncAll | OpKind::SyncDir);
+        if !is_sync || is_replacement || !is_data || i < created {
+            continue;
+        }
+        let context = format!("{i}, {kind:?} {}", path.display());
+        let mut run = Run::new(&scenario);
+        run.world.fs.fail_op(i as u64 + 1, Fault::NoSpace, false);
+        endure(&mut run, &context).unwrap();
+        assert!(run.table().failure().is_some(), "{context}: not latched");
+        seen += 1;
+    }
+    assert!(seen > 4, "{seen}");
+}
+
+#[test]
+fn reading_errors_latch_nothing_and_reading_goes_on_when_they_pass() {
+    for fault in [Fault::Eio, Fault::TooManyFiles, Fault::Interrupted, Fault::ShortWrite] {
+        let mut n = 0;
+        loop {
+            n += 1;
+            let mut world = World::new(2);
+            world.setup.read_mode = lithdb_segment::ReadMode::Pread;
+            let table = world.create_and_open(&small().segment_keys(2));
+            for n in 0..7_u8 {
+                table.put(&[n + 1], &value_of(n.into(), 100)).unwrap();
+            }
+            table.close().unwrap();
+            drop(table);
+            let hits = world.fs.faults_hit();
+            world.fs.fail_read(n, fault);
+            let context = format!("{fault:?} at read {n}");
+            let opened = world.open(&small());
+            let harmless = matches!(fault, Fault::Interrupted | Fault::ShortWrite);
+            assert!(opened.is_ok() || !harmless, "{context}: {opened:?}");
+            let table = opened.unwrap_or_else(|_| world.open(&small()).unwrap());
+            for n in 0..7_u8 {
+                let read = table.get(&[n + 1]);
+                assert!(read.is_ok() || !harmless, "{context}: {read:?}");
+                let value = read.unwrap_or_else(|_| table.get(&[n + 1]).unwrap());
+                assert_eq!(value.unwrap(), &value_of(n.into(), 100)[..], "{context}");
+            }
+            assert!(table.failure().is_none(), "{context}");
+            table.put(b"more", b"x").unwrap();
+            table.flush().unwrap();
+            if world.fs.faults_hit() == hits {
+                break;
+            }
+        }
+        assert!(n > 10, "{fault:?}: {n} reads");
+    }
+}
+
+#[test]
+fn short_and_interrupted_transfers_everywhere_change_nothing() {
+    let options = small().segment_keys(2).shards(2);
+    let ops = [
+        Op::Put(40),
+        Op::Aliased(66_000),
+        Op::Flush,
+        Op::Batch(&[10, 400, 70_000]),
+        Op::Put(8),
+        Op::Reopen,
+        Op::Put(30),
+        Op::Kill,
+        Op::Put(300),
+        Op::Flush,
+    ];
+    let scenario = scenario("short", 2, options, &ops);
+    let mut run = Run::new(&scenario);
+    run.world.fs.short_transfers(true);
+    run.until_error().unwrap();
+    drop(run.table.take());
+    let world = run.world.after_crash(run.world.fs.crash_with(&CrashImage::Nothing));
+    verify(&scenario, &world, &run.model, "short transfers");
+}

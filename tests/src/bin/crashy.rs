@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         }
         "hold" => hold(&roots(args)),
         "one-put" => one_put(number(args.next()), &roots(args)),
+        "fill" => fill(&roots(args)),
         "durable" => durable(&roots(args)),
         "leave-a-tail" => leave_a_tail(&roots(args)),
         "recover" => recover(&roots(args)),
@@ -120,6 +121,21 @@ fn one_put(seq: u64, roots: &[PathBuf]) {
     Op::new("t", 0, seq).put(&table).expect("put");
     table.flush().expect("flush");
     println!("ack t {seq}");
+    kill_myself();
+}
+
+/// Puts until the disk is full, with a flush now and then, and dies.
+fn fill(roots: &[PathBuf]) {
+    let db = Db::open(DbOptions::new(roots)).expect("open");
+    let table = db.table("t", TableOptions::new().segment_bytes(512 << 10)).expect("table");
+    let mut next = 0;
+    while Op::new("t", 0, next).put(&table).is_ok() {
+        if next % 50 == 0 && table.flush().is_ok() {
+            println!("ack t {next}");
+        }
+        next += 1;
+    }
+    println!("full");
     kill_myself();
 }
 

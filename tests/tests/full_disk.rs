@@ -1,0 +1,236 @@
+//! A disk that is really full: a tmpfs of a few megabytes. The simulated disk runs out of space at every single
+//! operation (see the crash tests); here the operating system says so.
+//!
+//! Needs the right to mount; says so and is skipped where that is not so, or fails if `LITHDB_REQUIRE_TMPFS` is 1.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use lithdb::{Components, Db, DbOptions, Error, ErrorKind, Table, TableOptions};
+use lithdb_tests::{Op, cannot_run};
+
+/// Short enough to wait for.
+const TTL: Duration = Duration::from_millis(5);
+
+/// A small file system; unmounted when dropped.
+struct Disk {
+    mount: tempfile::TempDir,
+}
+
+impl Disk {
+    /// `None`: nothing can be mounted here.
+    fn new(test: &str, bytes: u64) -> Option<Self> {
+        let mount = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "lithdb-test"])
+            .arg(mount.path())
+            .stdin(Stdio::null())
+            .output();
+        let why = match mounted {
+            Ok(output) if output.status.success() => return Some(Self { mount }),
+            Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        cannot_run(test, &format!("cannot mount a tmpfs: {why}"), "LITHDB_REQUIRE_TMPFS");
+        None
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.mount.path().join(name)
+    }
+
+    /// Takes all space that is left, to the last block.
+    fn fill(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        let mut file = std::fs::File::create(&path).unwrap();
+        let block = [0xBA; 4096];
+        while std::io::Write::write_all(&mut file, &block).is_ok() {}
+        path
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: a handle that a failed test still holds must not keep it mounted.
+        let _ = Command::new("umount").arg("-l").arg(self.mount.path()).status();
+    }
+}
+
+fn open(root: &Path) -> Db {
+    let components = Components { without_maintenance: true, ..Components::default() };
+    Db::open_with(DbOptions::new([root]), components).unwrap()
+}
+
+fn options() -> TableOptions {
+    TableOptions::new().segment_bytes(512 << 10)
+}
+
+/// Puts operations from `next` on until one is refused; returns the number of the refused one, and why.
+fn put_until_refused(table: &Table, mut next: u64) -> (u64, Error) {
+    loop {
+        match Op::new("t", 0, next).put(table) {
+            Ok(_) => next += 1,
+            Err(error) => return (next, error),
+        }
+        assert!(next < 1_000_000, "the disk never fills");
+    }
+}
+
+/// The table holds the operations from `begin` to `end`, and nothing else.
+fn check(table: &Table, begin: u64, end: u64) {
+    let mut entries = table.iter().unwrap();
+    for seq in begin..end {
+        for (key, is_primary, value) in Op::new("t", 0, seq).records() {
+            let entry = entries.next().unwrap_or_else(|| panic!("{seq} of {end} is gone")).unwrap();
+            assert_eq!((entry.key(), entry.is_primary()), (key, is_primary));
+            assert!(entry.value().unwrap() == value, "wrong bytes at {seq}");
+            assert!(table.get(key).unwrap().unwrap() == value, "get at {seq}");
+        }
+    }
+    assert!(entries.next().is_none(), "something of {end} came through");
+    assert_eq!(table.get(&Op::key(end, 0)).unwrap(), None);
+}
+
+#[test]
+fn a_full_disk_refuses_loses_nothing_and_goes_on_when_there_is_space() {
+    let name = "a_full_disk_refuses_loses_nothing_and_goes_on_when_there_is_space";
+    let Some(disk) = Disk::new(name, 8 << 20) else { return };
+    let root = disk.path("db");
+    let db = open(&root);
+    let table = db.table("t", options()).unwrap();
+    let ballast = disk.path("ballast");
+    std::fs::write(&ballast, vec![1; 2 << 20]).unwrap();
+
+    let (mut end, error) = put_until_refused(&table, 0);
+    assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+    assert!(error.to_string().contains("table t"), "{error}");
+    assert!(end > 100, "only {end} puts fit");
+    check(&table, 0, end);
+    // Refused again, in the same way: it is not latched.
+    let (still, error) = put_until_refused(&table, end);
+    assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+    assert!(table.failure().is_none());
+    end = still;
+
+    // What was accepted has its space; only a seal that is pending may find none.
+    let rest = disk.fill("rest");
+    for _ in 0..2 {
+        if let Err(error) = table.flush() {
+            assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+        }
+    }
+    assert!(table.failure().is_none());
+    check(&table, 0, end);
+
+    // Space comes back: everything goes on by itself.
+    std::fs::remove_file(rest).unwrap();
+    std::fs::remove_file(&ballast).unwrap();
+    table.flush().unwrap();
+    let (more, error) = put_until_refused(&table, end);
+    assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+    assert!(more > end + 50, "{more} after {end}");
+    check(&table, 0, more);
+    let mut end = more;
+
+    // Expiry works on a disk without a free block, and makes room.
+    let rest = disk.fill("rest");
+    if let Err(error) = table.flush() {
+        assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+    }
+    table.set_ttl(Some(TTL)).unwrap();
+    std::thread::sleep(2 * TTL);
+    let report = table.run_gc().unwrap();
+    assert!(report.segments > 5, "{report:?}");
+    let begin = table.oldest_key().unwrap().map(|key| Op::seq_of(&key).unwrap()).unwrap();
+    assert!(begin > 0);
+    check(&table, begin, end);
+    let (more, error) = put_until_refused(&table, end);
+    assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+    assert!(more > end, "collection made room");
+    end = more;
+    table.set_ttl(None).unwrap();
+    check(&table, begin, end);
+
+    // Closing a full disk: either everything is durable, or it says that it is not.
+    let closed = db.close();
+    drop((table, db));
+    let again = disk.fill("again");
+    let db = open(&root);
+    let table = db.table("t", options()).unwrap();
+    match closed {
+        Ok(()) => check(&table, begin, end),
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+            let newest = Op::seq_of(&table.newest_key().unwrap().unwrap()).unwrap();
+            check(&table, begin, newest + 1);
+        }
+    }
+    drop((table, db));
+    std::fs::remove_file(rest).unwrap();
+    std::fs::remove_file(again).unwrap();
+    let db = open(&root);
+    let table = db.table("t", options()).unwrap();
+    let newest = Op::seq_of(&table.newest_key().unwrap().unwrap()).unwrap();
+    table.set_ttl(Some(TTL)).unwrap();
+    std::thread::sleep(2 * TTL);
+    assert!(table.run_gc().unwrap().segments > 5);
+    let begin = Op::seq_of(&table.oldest_key().unwrap().unwrap()).unwrap();
+    let (more, _) = put_until_refused(&table, newest + 1);
+    assert!(more > newest + 1);
+    check(&table, begin, more);
+    table.flush().unwrap();
+    db.close().unwrap();
+}
+
+/// Everything acknowledged is there after the disk was full and the process died.
+#[test]
+fn a_reopening_on_a_full_disk_reads_everything_that_was_acknowledged() {
+    let name = "a_reopening_on_a_full_disk_reads_everything_that_was_acknowledged";
+    let Some(disk) = Disk::new(name, 8 << 20) else { return };
+    let root = disk.path("db");
+    let ballast = disk.path("ballast");
+    std::fs::write(&ballast, vec![1; 1 << 20]).unwrap();
+    // The child ends by a kill, without closing.
+    let output = Command::new(env!("CARGO_BIN_EXE_crashy"))
+        .arg("fill")
+        .arg(&root)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let acked = said.lines().rfind(|line| line.starts_with("ack ")).expect("an acknowledgement");
+    let acked: u64 = acked.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(said.ends_with("full\n"), "{said}");
+    let _rest = disk.fill("rest");
+
+    let reader = Db::open_read_only(DbOptions::new([&root])).unwrap();
+    let seen = reader.existing_table("t").unwrap();
+    let end = Op::seq_of(&seen.newest_key().unwrap().unwrap()).unwrap() + 1;
+    assert!(end > acked, "{acked} was acknowledged, {end} is the end");
+    check(&seen, 0, end);
+    drop((seen, reader));
+
+    for round in 0..3 {
+        let db = open(&root);
+        let table = db.table("t", options()).unwrap();
+        check(&table, 0, end);
+        if round == 2 {
+            std::fs::remove_file(&ballast).unwrap();
+            let (more, error) = put_until_refused(&table, end);
+            assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+            assert!(more > end);
+            check(&table, 0, more);
+        }
+    }
+}

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lithdb_env::{Error, Pool, Result};
 use lithdb_keymap::{KeyHash, Keymap};
+use lithdb_segment::record::KEY_FIXED_LEN;
 use lithdb_segment::scan::Totals;
-use lithdb_segment::{HEADER_LEN, Position, Segment, SegmentId};
+use lithdb_segment::{HEADER_LEN, Metadata, Position, Segment, SegmentId};
 
 /// So many keys are inserted at a time.
 const BATCH: usize = 64 << 10;
@@ -32,7 +33,9 @@ impl Fill<'_> {
     pub(crate) fn run(&self, pool: &Pool) -> Result<()> {
         let new = self.segments.partition_point(|segment| segment.id() < self.from.segment);
         let todo: Arc<[Arc<Segment>]> = self.segments.get(new..).unwrap_or_default().into();
-        let known: u64 = todo.iter().filter_map(|s| s.metadata()).map(|m| m.records).sum();
+        // A damaged count must not make memory grow: there are no more records than fit into the file.
+        let fit = |m: &Metadata| m.records.min(m.key_end / KEY_FIXED_LEN as u64);
+        let known: u64 = todo.iter().filter_map(|s| s.metadata()).map(fit).sum();
         self.keymap.reserve(known as usize);
         let all: Arc<[Arc<Segment>]> = self.segments.into();
         let next = Arc::new(AtomicUsize::new(0));

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use lithdb_env::{Error, ErrorKind, Fs, Latch, Result, UnixMillis};
+use lithdb_env::{
+    Error, ErrorKind, Fs, Latch, Result, UnixMillis, remove_if_there, replacement_path,
+};
 use lithdb_keymap::{Keymap, MemoryKeymap};
 use lithdb_segment::{Context, Position, SEGMENTS_DIR, STATE_FILE};
 use parking_lot::{Mutex, RwLock};
@@ -81,6 +83,7 @@ impl Table {
         let fs = &*env.fs;
         let state_file = StateFile::open(fs, &setup.state_path())?;
         let state = state_file.get();
+        remove_if_there(fs, &replacement_path(&setup.state_path()))?;
         // Names, too, may be in the page cache alone.
         for dir in setup.dirs.iter().chain(&setup.segment_dirs()) {
             fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;

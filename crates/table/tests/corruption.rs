@@ -1,0 +1,523 @@
+//! Damage to the files of a table that was closed cleanly: every bit-flipped byte, every length, every absent, doubled or
+//! exchanged file. What is read afterwards is right, or an error; nothing turns into `None`.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lithdb_env::{ErrorKind, Fs, Result, UnixMillis};
+use lithdb_segment::envelope::{Magic, open, seal};
+use lithdb_segment::record::{Encoder, Flags, KeyRecord, Mark};
+use lithdb_segment::{HEADER_LEN, KeyHeader, Metadata, SegmentId, ShardId};
+use lithdb_sim::{SimClock, SimFs};
+use lithdb_table::plan::{Access, Plan};
+use lithdb_table::state::{TableState, read_state};
+use lithdb_table::{Batch, OpenForWriting, SecondaryKey, Table, TableOptions};
+use support::script::value_of;
+use support::{DAY, World, small};
+
+/// A closed table and what is in it.
+struct Closed {
+    fs: SimFs,
+    /// Every record in order: key, value.
+    records: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Keys that were collected.
+    gone: Vec<Vec<u8>>,
+}
+
+fn options() -> TableOptions {
+    small().segment_keys(3).shards(2).ttl(DAY / 2).segment_age(DAY)
+}
+
+/// Several sealed segments on two roots, values inline and in files, aliases, a batch, a watermark above 1, and a mutable
+/// segment that was flushed several times and opened twice.
+fn closed() -> Closed {
+    let world = World::new(2);
+    let mut table = world.create_and_open(&options());
+    let mut records = Vec::new();
+    let mut gone = Vec::new();
+    for n in 0..6_usize {
+        let (key, value) = (format!("old-{n}").into_bytes(), value_of(n, 8 + 10 * n));
+        table.put(&key, &value).unwrap();
+        gone.push(key);
+    }
+    table.seal().unwrap();
+    world.clock.advance(DAY);
+    assert!(table.run_gc().unwrap().segments >= 2);
+    for n in 10..22_usize {
+        let (key, value) = (format!("key-{n}").into_bytes(), value_of(n, (n * 13) % 50));
+        let alias = format!("alias-{n}").into_bytes();
+        let part = value.len() / 4..value.len() / 2;
+        table.put_with(&key, &value, &[SecondaryKey::range(&alias, part.clone())]).unwrap();
+        records.push((key, value.clone()));
+        records.push((alias, value[part].to_vec()));
+        if n % 4 == 0 {
+            table.flush().unwrap();
+        }
+        if n == 20 {
+            let mut batch = Batch::new();
+            batch.put(b"batch-1", value_of(1, 30));
+            batch.put(b"batch-2", value_of(2, 5));
+            table.put_batch(&batch).unwrap();
+            records.push((b"batch-1".to_vec(), value_of(1, 30)));
+            records.push((b"batch-2".to_vec(), value_of(2, 5)));
+            table.close().unwrap();
+            table = world.open(&options().segment_keys(100)).unwrap();
+        }
+    }
+    for n in 30..33_usize {
+        let (key, value) = (format!("key-{n}").into_bytes(), value_of(n, n));
+        table.put(&key, &value).unwrap();
+        table.flush().unwrap();
+        records.push((key, value));
+    }
+    let stats = table.stats();
+    assert!(stats.watermark > SegmentId(1) && stats.segments >= 4, "{stats:?}");
+    table.close().unwrap();
+    Closed { fs: world.fs.fork(), records, gone }
+}
+
+/// Reads everything: right or an error. Says whether everything was right.
+fn right_or_error(table: &Table, closed: &Closed, context: &str) -> bool {
+    let expected: BTreeMap<&[u8], &[u8]> =
+        closed.records.iter().map(|(key, value)| (&key[..], &value[..])).collect();
+    let mut all_right = true;
+    for (key, value) in &expected {
+        let key_name = String::from_utf8_lossy(key);
+        match table.get(key) {
+            Ok(Some(got)) => assert!(got == *value, "{context}: wrong bytes of {key_name}"),
+            Ok(None) => panic!("{context}: {key_name} turned into None"),
+            Err(error) => {
+                honest(&error, context);
+                all_right = false;
+            }
+        }
+    }
+    for key in &closed.gone {
+        assert!(!matches!(table.get(key), Ok(Some(_))), "{context}: a collected key returned");
+    }
+    let mut count = 0;
+    for (entry, (key, value)) in table.iter().unwrap().zip(&closed.records) {
+        let Ok(entry) = entry else {
+            return false;
+        };
+        assert_eq!(entry.key(), key, "{context}: iteration");
+        match entry.value() {
+            Ok(got) => assert!(got == value[..], "{context}: wrong bytes from iteration"),
+            Err(_) => all_right = false,
+        }
+        count += 1;
+    }
+    assert_eq!(count, closed.records.len(), "{context}: iteration ended early, without an error");
+    all_right
+}
+
+/// Damage is reported as damage.
+fn honest(error: &lithdb_env::Error, context: &str) {
+    use ErrorKind::{Conflict, Corrupt, Foreign, Missing, Unsupported};
+    let kind = error.kind();
+    let is_damage = matches!(kind, Corrupt | Foreign | Missing | Unsupported | Conflict)
+        // A state file that is too long is refused by the file system's own error.
+        || error.to_string().contains("at most");
+    assert!(is_damage, "{context}: {error}");
+    assert!(error.to_string().contains("/t/"), "{context}: names no file: {error}");
+}
+
+/// Opens the table for writing and reads everything.
+fn examine(fs: &SimFs, closed: &Closed, context: &str) -> Result<bool> {
+    let world = World::on(fs.clone(), clock(), 2);
+    match world.open(&options()) {
+        Ok(table) => Ok(right_or_error(&table, closed, context)),
+        Err(error) => {
+            honest(&error, context);
+            Err(error)
+        }
+    }
+}
+
+fn clock() -> SimClock {
+    let clock = SimClock::new(77);
+    clock.advance(2 * DAY);
+    clock
+}
+
+fn files(closed: &Closed) -> Vec<(PathBuf, Vec<u8>)> {
+    let paths = closed.fs.file_paths();
+    paths.into_iter().map(|path| (path.clone(), closed.fs.read_raw(&path))).collect()
+}
+
+#[test]
+fn an_undamaged_table_is_right_for_writers_and_readers() {
+    let closed = closed();
+    assert!(examine(&closed.fs.fork(), &closed, "undamaged").unwrap());
+    let world = World::on(closed.fs.fork(), clock(), 2);
+    let reader = Table::open_read_only(&world.setup, &options()).unwrap();
+    assert!(right_or_error(&reader, &closed, "undamaged, reader"));
+    assert_eq!(world.fs.ops(), 0, "a reader writes nothing");
+}
+
+#[test]
+fn every_flipped_byte_is_an_error_or_harmless() {
+    let closed = closed();
+    for (path, bytes) in files(&closed) {
+        // Only one of the two slots of the state is needed, and no header of a file without values.
+        let is_needed = !path.ends_with("table.state") && !is_empty_value_file(&path, &bytes);
+        for at in 0..bytes.len() {
+            let fs = closed.fs.fork();
+            fs.flip_bit(&path, at as u64, (at % 8) as u8);
+            let context = format!("{} flipped at {at}", path.display());
+            let is_right = examine(&fs, &closed, &context).unwrap_or(false);
+            assert!(!is_right || !is_needed, "{context}: not noticed");
+        }
+    }
+}
+
+fn is_empty_value_file(path: &Path, bytes: &[u8]) -> bool {
+    path.extension().is_some_and(|e| e == "values") && bytes.len() == HEADER_LEN
+}
+
+#[test]
+fn a_flipped_byte_is_an_error_or_harmless_for_a_reader() {
+    let closed = closed();
+    for (path, bytes) in files(&closed) {
+        for at in (5..bytes.len()).step_by(1 + bytes.len() / 5) {
+            let world = World::on(closed.fs.fork(), clock(), 2);
+            world.fs.flip_bit(&path, at as u64, (at % 8) as u8);
+            let context = format!("{} flipped at {at}, reader", path.display());
+            match Table::open_read_only(&world.setup, &options()) {
+                Ok(table) => drop(right_or_error(&table, &closed, &context)),
+                Err(error) => honest(&error, &context),
+            }
+            assert_eq!(world.fs.ops(), 0, "{context}");
+        }
+    }
+}
+
+#[test]
+fn a_file_cut_at_any_length_is_an_error_or_harmless() {
+    let closed = closed();
+    for (path, bytes) in files(&closed) {
+        for len in 0..bytes.len() {
+            let fs = closed.fs.fork();
+            fs.truncate_raw(&path, len as u64);
+            let context = format!("{} cut to {len}", path.display());
+            let found = examine(&fs, &closed, &context);
+            let name = path.extension().unwrap_or_default();
+            if name != "values" {
+                assert!(found.is_err(), "{context}: not noticed");
+            } else if bytes.len() > HEADER_LEN {
+                assert!(!found.unwrap_or(false), "{context}: not noticed");
+            }
+        }
+    }
+}
+
+#[test]
+fn bytes_behind_the_end_of_a_file_are_an_error_or_harmless() {
+    let closed = closed();
+    for (path, bytes) in files(&closed) {
+        let copy_of_itself = bytes.clone();
+        for more in [vec![0; 1], vec![0; 5000], vec![0xdb; 700], copy_of_itself] {
+            let fs = closed.fs.fork();
+            let mut longer = bytes.clone();
+            longer.extend(&more);
+            fs.write_raw(&path, longer);
+            let context = format!("{} with {} more bytes", path.display(), more.len());
+            let found = examine(&fs, &closed, &context);
+            if path.extension().is_some_and(|e| e == "keys" || e == "values") {
+                assert!(found.unwrap(), "{context}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_absent_file_is_an_error_that_names_it() {
+    let closed = closed();
+    for (path, _) in files(&closed) {
+        let fs = closed.fs.fork();
+        fs.remove_raw(&path);
+        let context = format!("{} removed", path.display());
+        let before = fs.file_paths();
+        let error = examine(&fs, &closed, &context).expect_err(&context);
+        let says = error.to_string();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(says.contains(name), "{context}: {says}");
+        assert_eq!(fs.file_paths(), before, "{context}: opening destroyed something");
+    }
+}
+
+#[test]
+fn exchanged_files_are_an_error_or_harmless() {
+    let closed = closed();
+    // Files of another table of the same shape.
+    let other = {
+        let world = World::on(SimFs::new(), SimClock::new(99), 2);
+        (0..2).for_each(|n| world.fs.make_dirs(format!("/r{n}")));
+        let table = world.create_and_open(&options());
+        for n in 0..20_usize {
+            table.put(format!("key-{n}").as_bytes(), &value_of(n, 40)).unwrap();
+        }
+        table.close().unwrap();
+        world.fs
+    };
+    let all = files(&closed);
+    for (path, bytes) in &all {
+        for (from, others) in all.iter().cloned().chain(other.file_paths().into_iter().map(|p| {
+            let bytes = other.read_raw(&p);
+            (p, bytes)
+        })) {
+            if others == *bytes || path.extension() != from.extension() {
+                continue;
+            }
+            let fs = closed.fs.fork();
+            fs.write_raw(path, others.clone());
+            let context = format!("{} has the bytes of {}", path.display(), from.display());
+            let _ = examine(&fs, &closed, &context);
+            // Two files exchanged.
+            if all.iter().any(|(p, _)| *p == from) {
+                fs.write_raw(path, others);
+                fs.write_raw(&from, bytes.clone());
+                let _ = examine(&fs, &closed, &format!("{context} and the other way round"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_on_another_root_is_found_and_one_on_two_roots_is_a_conflict_that_names_both() {
+    let closed = closed();
+    for (path, bytes) in files(&closed) {
+        if path.ends_with("table.state") {
+            continue;
+        }
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let root = if path.starts_with("/r0") { "/r1" } else { "/r0" };
+        let twin = PathBuf::from(format!("{root}/t/segments/{name}"));
+        let fs = closed.fs.fork();
+        fs.write_raw(&twin, bytes.clone());
+        let error = examine(&fs, &closed, name).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        let says = error.to_string();
+        assert!(says.contains(path.to_str().unwrap()), "{says}");
+        assert!(says.contains(twin.to_str().unwrap()), "{says}");
+        // Moved there, all is well.
+        fs.remove_raw(&path);
+        assert!(examine(&fs, &closed, name).unwrap(), "{name} moved");
+    }
+}
+
+#[test]
+fn foreign_files_are_not_touched_and_leftovers_are_removed() {
+    let closed = closed();
+    let fs = closed.fs.fork();
+    let foreign = [
+        "/r0/t/segments/notes.txt",
+        "/r0/t/segments/007.keys",
+        "/r0/t/segments/3.keys.bak",
+        "/r1/t/segments/3-0.values.new",
+        "/r1/t/segments/300-256.values",
+        "/r0/t/other",
+        "/r1/t/table.state.old",
+    ];
+    for path in foreign {
+        fs.write_raw(path, b"mine".to_vec());
+    }
+    let below = "/r0/t/segments/1.keys";
+    let leftovers =
+        ["/r0/t/segments/5.metadata.new", "/r1/t/segments/9.metadata.new", "/r0/t/table.state.new"];
+    for path in leftovers.into_iter().chain([below]) {
+        fs.write_raw(path, b"half".to_vec());
+    }
+    let dirs: Vec<_> = (0..2).map(|n| PathBuf::from(format!("/r{n}/t/segments"))).collect();
+    let state = read_state(&fs, Path::new("/r0/t/table.state")).unwrap().state;
+    let world = World::on(fs.clone(), clock(), 2);
+    let plan = Plan::make(&world.setup.env, &dirs, &state, Access::Write).unwrap();
+    assert_eq!(plan.foreign.len(), 5, "{:?}", plan.foreign);
+    assert!(examine(&fs, &closed, "with foreign files").unwrap());
+    for path in foreign {
+        assert_eq!(fs.read_raw(path), b"mine", "{path}");
+    }
+    let left = fs.file_paths();
+    for path in leftovers.into_iter().chain([below]) {
+        assert!(!left.contains(&PathBuf::from(path)), "{path} is still there");
+    }
+}
+
+#[test]
+fn a_symbolic_link_is_refused_for_writing_and_followed_for_reading() {
+    let dir = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let env = lithdb_env::Env::os(2).unwrap();
+    let fs = std::sync::Arc::clone(&env.fs);
+    let mut setup = support::setup(env, 1);
+    setup.dirs = vec![dir.path().join("t")];
+    Table::create(&setup).unwrap();
+    let how = OpenForWriting { may_cut: true, coalesce: Duration::ZERO };
+    let table = Table::open(&setup, &small(), how).unwrap();
+    for n in 0..9_usize {
+        table.put(format!("key-{n}").as_bytes(), &value_of(n, 40)).unwrap();
+    }
+    table.close().unwrap();
+    let segments = dir.path().join("t/segments");
+    for name in ["1.keys", "1-0.values", "3.keys"] {
+        let (path, target) = (segments.join(name), elsewhere.path().join(name));
+        fs.rename(&path, &target).unwrap();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        let error = Table::open(&setup, &small(), how).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
+        assert!(error.to_string().contains(name), "{error}");
+        let reader = Table::open_read_only(&setup, &small()).unwrap();
+        for n in 0..9_usize {
+            let value = reader.get(format!("key-{n}").as_bytes()).unwrap().unwrap();
+            assert_eq!(value, &value_of(n, 40)[..]);
+        }
+        fs.rename(&target, &path).unwrap();
+    }
+    Table::open(&setup, &small(), how).unwrap();
+}
+
+/// Resident memory of this process at its highest, in KiB.
+fn peak_memory() -> u64 {
+    let status = lithdb_env::OsFs.open(Path::new("/proc/self/status"), lithdb_env::OpenMode::Read);
+    let mut buf = vec![0; 8192];
+    let got = lithdb_env::read_up_to_at(&*status.unwrap(), &mut buf, 0).unwrap();
+    let text = String::from_utf8_lossy(&buf[..got]).into_owned();
+    let line = text.lines().find(|line| line.starts_with("VmHWM")).unwrap().to_owned();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn lengths_that_lie_with_a_right_checksum_take_no_memory() {
+    let closed = closed();
+    let before = peak_memory();
+    let attempt = |fs: &SimFs, context: &str| {
+        let world = World::on(fs.clone(), clock(), 2);
+        // Right, an error, or (for records that somebody forged) gone: but neither a panic nor memory.
+        if let Ok(table) = world.open(&options()) {
+            let _ = table.iter().unwrap().take(1000).count();
+            let _ = closed.records.iter().map(|(key, _)| table.get(key)).count();
+            let _ = table.put(b"more", b"x").and_then(|_| table.flush());
+        }
+        let world = World::on(fs.clone(), clock(), 2);
+        let _ = world.open(&options());
+        let grown = peak_memory().saturating_sub(before) >> 10;
+        assert!(grown < 200, "{context}: {grown} MiB");
+    };
+    // Metadata.
+    type Change = fn(&mut Metadata);
+    let changes: [(&str, Change); 13] = [
+        ("records of a revision", |m| (m.revision, m.records) = (1, u64::MAX)),
+        ("key_end of a revision", |m| (m.revision, m.key_end) = (1, u64::MAX)),
+        ("both of a revision", |m| (m.revision, m.records, m.key_end) = (1, 1 << 40, 1 << 50)),
+        ("key_end u32", |m| m.key_end = u64::from(u32::MAX)),
+        ("key_end u64", |m| m.key_end = u64::MAX),
+        ("records", |m| m.records = u64::MAX),
+        ("records u32", |m| m.records = u64::from(u32::MAX)),
+        ("primaries", |m| m.primaries = u64::MAX),
+        ("value_ends", |m| m.value_ends = vec![u64::MAX; 2]),
+        ("many values", |m| m.value_ends = vec![64; 70_000]),
+        ("epochs", |m| m.epochs = vec![(u32::MAX, 1); 100_000]),
+        ("times", |m| m.last_write = UnixMillis(u64::MAX)),
+        ("ids", |m| (m.segment, m.successor) = (SegmentId(u32::MAX), SegmentId(u32::MAX))),
+    ];
+    for (path, bytes) in files(&closed) {
+        if path.extension().is_none_or(|e| e != "metadata") {
+            continue;
+        }
+        for (what, change) in changes {
+            let (mut metadata, _) = open::<Metadata>(Magic::METADATA, &path, &bytes).unwrap();
+            change(&mut metadata);
+            let fs = closed.fs.fork();
+            fs.write_raw(&path, seal(Magic::METADATA, &metadata).unwrap());
+            attempt(&fs, what);
+        }
+        // A list that says it is longer than there are bytes.
+        for at in 32..bytes.len() - 8 {
+            let mut forged = bytes.clone();
+            forged[at..at + 4].copy_from_slice(&[0xff; 4]);
+            let sum = crc32c::crc32c_append(crc32c::crc32c(&forged[..28]), &forged[32..]);
+            forged[28..32].copy_from_slice(&sum.to_le_bytes());
+            let fs = closed.fs.fork();
+            fs.write_raw(&path, forged);
+            attempt(&fs, &format!("{} at {at}", path.display()));
+        }
+    }
+    // The state.
+    let path = Path::new("/r0/t/table.state");
+    let bytes = closed.fs.read_raw(path);
+    let (state, used) = open::<TableState>(Magic::STATE, path, &bytes).unwrap();
+    for at in 32..used - 8 {
+        let mut slot = bytes[..4096].to_vec();
+        slot[at..at + 4].copy_from_slice(&[0xff; 4]);
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&slot[..28]), &slot[32..used]);
+        slot[28..32].copy_from_slice(&sum.to_le_bytes());
+        let fs = closed.fs.fork();
+        fs.write_raw(path, slot.repeat(2));
+        attempt(&fs, &format!("state at {at}"));
+    }
+    // A record behind the end of the mutable segment.
+    let id = state.durable_tail.as_ref().unwrap().segment;
+    let path = PathBuf::from(format!("/r0/t/segments/{id}.keys"));
+    let bytes = closed.fs.read_raw(&path);
+    let header = KeyHeader::decode(&path, &bytes[..HEADER_LEN]).unwrap();
+    let epoch = newest_epoch(&bytes, &header);
+    for (shard, offset, len) in [
+        (ShardId(0), 64, u32::MAX),
+        (ShardId(1), u64::MAX - 5, u32::MAX),
+        (ShardId(1), u64::from(u32::MAX), 7),
+        (ShardId(300), 64, 1),
+        (ShardId::INLINE, bytes.len() as u64 + 35, u32::MAX),
+        (ShardId::INLINE, bytes.len() as u64 + 35, 60_000),
+        (ShardId::INLINE, u64::MAX - 1, u32::MAX),
+    ] {
+        for has_mark in [false, true] {
+            let mut forged = bytes.clone();
+            let mut encoder = Encoder {
+                offset: forged.len() as u64,
+                buffer: &mut forged,
+                identity: header.identity,
+                epoch,
+                running: 0,
+            };
+            encoder.key(&KeyRecord {
+                flags: Flags::PRIMARY.with(Flags::END_OF_GROUP).with(Flags::END_OF_BATCH),
+                key: b"lie",
+                shard,
+                offset,
+                stored_len: len,
+                raw_len: len,
+                value_checksum: 1,
+                codec: 0,
+            });
+            if has_mark {
+                let value_ends = vec![u64::MAX; header.shards.into()];
+                encoder.mark(&Mark {
+                    through: u32::MAX,
+                    records: u64::MAX,
+                    value_ends,
+                    ..Mark::default()
+                });
+            }
+            let fs = closed.fs.fork();
+            fs.write_raw(&path, forged);
+            attempt(&fs, &format!("record at {shard}:{offset}, {len} bytes, mark {has_mark}"));
+        }
+    }
+}
+
+/// The epoch that the end of a key file is in.
+fn newest_epoch(bytes: &[u8], header: &KeyHeader) -> u64 {
+    let owned = bytes::Bytes::copy_from_slice(bytes);
+    let source = move |offset: u64, len: usize| {
+        let from = (offset as usize).min(owned.len());
+        Ok(owned.slice(from..(from + len).min(owned.len())))
+    };
+    let end = bytes.len() as u64;
+    let mut scanner = lithdb_segment::scan::Scanner::new(source, Path::new("x"), *header, end);
+    scanner.run(|_| Ok(())).unwrap();
+    scanner.require_clean().unwrap();
+    scanner.epochs().last().map_or(header.identity.salt, |(_, epoch)| *epoch)
+}

@@ -2,6 +2,7 @@
 //! writer's lock. Flushes and seals wait for them, iterators stop before them.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use lithdb_segment::Position;
 use parking_lot::{Condvar, Mutex};
@@ -33,8 +34,10 @@ impl InFlight {
         }
     }
 
-    /// The end of what is complete, given the end of the log.
-    pub(crate) fn complete_end(&self, log_end: Position) -> Position {
-        self.positions.lock().first().copied().map_or(log_end, |first| first.min(log_end))
+    /// The end of what is complete behind `at`, given the end of the log.
+    pub(crate) fn complete_end(&self, at: Position, log_end: Position) -> Position {
+        let behind = (Bound::Excluded(at), Bound::Unbounded);
+        let positions = self.positions.lock();
+        positions.range(behind).next().copied().map_or(log_end, |first| first.min(log_end))
     }
 }

@@ -119,16 +119,16 @@ impl Table {
     pub fn iter_from(&self, key: &[u8]) -> Result<Iter> {
         self.inner.enter()?;
         self.inner.check_asked(key)?;
-        let (segments, end) = self.inner.snapshot();
-        let Some(found) = self.inner.find(key).map_err(|e| self.inner.in_context(&e))? else {
-            let message = format!("table {}: key {} is not there", self.name(), show_key(key));
-            return Err(Error::new(ErrorKind::Missing, message));
-        };
-        Ok(Iter::new(
-            segments,
-            found.at,
-            end.max(Position::new(found.at.segment, found.at.offset + 1)),
-        ))
+        let found = self.inner.find(key).map_err(|e| self.inner.in_context(&e))?;
+        if let Some(found) = found {
+            let (segments, end) = self.inner.snapshot_behind(found.at);
+            // Unless it has been collected since.
+            if segments.iter().any(|segment| segment.id() == found.at.segment) {
+                return Ok(Iter::new(segments, found.at, end));
+            }
+        }
+        let message = format!("table {}: key {} is not there", self.name(), show_key(key));
+        Err(Error::new(ErrorKind::Missing, message))
     }
 
     /// The key of the oldest record.

@@ -244,13 +244,19 @@ impl Inner {
 
     /// All segments and the end of what may be seen of the last one.
     pub(crate) fn snapshot(&self) -> (Vec<Arc<Segment>>, Position) {
+        self.snapshot_behind(Position::default())
+    }
+
+    /// As [`snapshot`](Self::snapshot), for somebody who begins at a record that is there: large values that are on their
+    /// way before it do not matter.
+    pub(crate) fn snapshot_behind(&self, at: Position) -> (Vec<Arc<Segment>>, Position) {
         match &self.mode {
             Mode::Read(side) => side.snapshot(self),
             Mode::Write(side) => {
                 // Under the writer's lock the list and the end belong together.
                 let writer = side.writer.lock();
                 let segments = self.segments.read().clone();
-                let end = side.in_flight.complete_end(writer.log_end());
+                let end = side.in_flight.complete_end(at, writer.log_end());
                 (segments, end)
             }
         }

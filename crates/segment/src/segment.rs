@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use lithdb_env::{Env, Error, ErrorKind, File, Result, read_exact_at};
+use lithdb_env::{Env, Error, ErrorKind, File, OpenMode, Result, read_exact_at};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
@@ -490,9 +490,21 @@ impl Segment {
     }
 }
 
+impl Segment {
+    /// Whether its names still stand for its files. The last holder may outlive the table, and another table of the
+    /// same name has segments of the same numbers, but never of the same salt.
+    fn has_its_files(&self) -> bool {
+        let path = &self.paths.keys;
+        let Ok(file) = self.context.env.fs.open(path, OpenMode::Read) else { return false };
+        let mut head = [0; HEADER_LEN];
+        read_exact_at(&*file, &mut head, 0).is_ok()
+            && KeyHeader::decode(path, &head).is_ok_and(|header| header == self.header)
+    }
+}
+
 impl Drop for Segment {
     fn drop(&mut self) {
-        if !*self.doomed.get_mut() {
+        if !*self.doomed.get_mut() || !self.has_its_files() {
             return;
         }
         for path in self.paths.all() {

@@ -126,14 +126,17 @@ impl Recovery<'_> {
             tail.paths.values.iter().map(|path| self.open(path)).collect::<Result<_>>()?;
         report.rewritten_bytes = self.write_again(&tail, &*keys, &values)?;
         report.torn.clone_from(&tail.torn);
-        let mut alone = self.may_cut && is_alone(&*keys, &tail.paths.keys)?;
+        let mut is_linked = !is_alone(&*keys, &tail.paths.keys)?;
         for (file, path) in values.iter().zip(&tail.paths.values) {
-            alone &= is_alone(&**file, path)?;
+            is_linked |= !is_alone(&**file, path)?;
         }
         self.mend_headers(&tail, &values)?;
         let (mut totals, mut epochs) = (tail.keep.clone(), tail.epochs.clone());
-        let is_cut = tail.surplus > 0;
-        if is_cut && alone {
+        let is_longer = tail.surplus > 0;
+        // What others link to does not even grow.
+        let ends_here = is_linked || (is_longer && !self.may_cut);
+        let is_cut = is_longer && !ends_here;
+        if is_cut {
             report.cut_bytes = tail.surplus;
             cut(&*keys, &tail.paths.keys, totals.key_end)?;
             for ((file, path), end) in values.iter().zip(&tail.paths.values).zip(&totals.value_ends)
@@ -147,7 +150,7 @@ impl Recovery<'_> {
             Segment::growing(self.context, paths, tail.header, keys, values, &totals, &epochs);
         let segment = Arc::new(segment);
         segment.sync_everything()?;
-        if is_cut && !alone {
+        if ends_here {
             report.sealed_instead_of_cut = true;
             return self.seal_where_it_ends(segment, totals, segments);
         }

@@ -76,3 +76,19 @@ pub fn setup(env: Env, roots: usize) -> TableSetup {
 pub fn small() -> TableOptions {
     TableOptions::new().segment_keys(4).inline_max_bytes(16)
 }
+
+/// A thread with a result.
+pub struct Running<T>(std::thread::JoinHandle<()>, std::sync::mpsc::Receiver<T>);
+
+pub fn run<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Running<T> {
+    let (tell, hear) = std::sync::mpsc::channel();
+    let handle = lithdb_env::spawn("test", move || drop(tell.send(body())));
+    Running(handle.unwrap(), hear)
+}
+
+impl<T> Running<T> {
+    pub fn join(self) -> T {
+        self.0.join().unwrap();
+        self.1.recv().unwrap()
+    }
+}

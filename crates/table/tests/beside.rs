@@ -1,0 +1,293 @@
+//! Readers in other processes, and links to the files, beside a writer.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lithdb_env::{ErrorKind, Fs};
+use lithdb_sim::CrashImage;
+use lithdb_table::{OpenForWriting, Table, TableOptions};
+use support::script::value_of;
+use support::{DAY, World, small};
+
+fn put(table: &Table, range: std::ops::Range<usize>) {
+    for n in range {
+        table.put(format!("{n}").as_bytes(), &value_of(n, 30)).unwrap();
+    }
+}
+
+fn there(table: &Table, up_to: usize) -> Vec<usize> {
+    (0..up_to)
+        .filter(|n| match table.get(format!("{n}").as_bytes()).unwrap() {
+            Some(value) => {
+                assert_eq!(value, &value_of(*n, 30)[..]);
+                true
+            }
+            None => false,
+        })
+        .collect()
+}
+
+fn all(up_to: usize) -> Vec<usize> {
+    (0..up_to).collect()
+}
+
+fn read(world: &World, options: &TableOptions) -> Table {
+    Table::open_read_only(&world.setup, options).unwrap()
+}
+
+/// Opens for writing as it is done while somebody reads.
+fn open_beside_readers(world: &World, options: &TableOptions) -> Table {
+    let how = OpenForWriting { may_cut: false, coalesce: Duration::ZERO };
+    Table::open(&world.setup, options, how).unwrap()
+}
+
+#[test]
+fn a_reader_sees_what_was_flushed_when_it_looked_and_writes_nothing() {
+    let world = World::new(2);
+    let options = small().segment_keys(3);
+    world.create().unwrap();
+    let empty = read(&world, &options);
+    assert_eq!(there(&empty, 3), [0; 0]);
+    let writer = world.open(&options).unwrap();
+    put(&writer, 0..5);
+    writer.flush().unwrap();
+    let ops = world.fs.ops();
+    let reader = read(&world, &options);
+    assert_eq!(there(&reader, 20), all(5));
+    assert_eq!(reader.iter().unwrap().count(), 5);
+    assert_eq!(reader.stats().keys, 5);
+    empty.refresh().unwrap();
+    assert_eq!(there(&empty, 20), all(5));
+    assert_eq!(world.fs.ops(), ops, "a reader writes nothing");
+    put(&writer, 5..12);
+    assert_eq!(there(&reader, 20), all(5), "its view stays until it takes another");
+    writer.flush().unwrap();
+    reader.refresh().unwrap();
+    assert_eq!(there(&reader, 20), all(12));
+    for n in 12..30 {
+        put(&writer, n..n + 1);
+        if n % 2 == 0 {
+            writer.flush().unwrap();
+        }
+        reader.refresh().unwrap();
+        let seen = there(&reader, 40);
+        assert!(seen.len() >= if n % 2 == 0 { n + 1 } else { n }, "{n}: {seen:?}");
+        assert_eq!(seen, all(seen.len()));
+    }
+    writer.close().unwrap();
+    reader.refresh().unwrap();
+    assert_eq!(there(&reader, 40), all(30));
+    for refused in [
+        reader.put(b"k", b"").map(drop),
+        reader.flush(),
+        reader.seal(),
+        reader.run_gc().map(drop),
+        reader.begin_drop(),
+        reader.set_ttl(None),
+    ] {
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::ReadOnly);
+    }
+}
+
+#[test]
+fn collection_beside_a_reader_makes_keys_absent_and_nothing_an_error() {
+    let world = World::new(1);
+    let options = small().segment_keys(2).ttl(Duration::from_secs(1)).segment_age(DAY);
+    let writer = world.create_and_open(&options);
+    put(&writer, 0..9);
+    writer.flush().unwrap();
+    let mut setup = world.setup.clone();
+    setup.handles = std::sync::Arc::new(lithdb_segment::HandleLimit::new(1));
+    let reader = Table::open_read_only(&setup, &options).unwrap();
+    assert_eq!(there(&reader, 9), all(9));
+    world.clock.advance(Duration::from_secs(2));
+    assert_eq!(writer.run_gc().unwrap().segments, 4);
+    // Files it held open may still answer; what is gone is gone without an error.
+    for n in 0..9_usize {
+        let value = reader.get(format!("{n}").as_bytes()).unwrap();
+        assert!(value.is_none_or(|value| value == value_of(n, 30)[..]));
+    }
+    assert!(there(&reader, 9).len() < 9, "some of them are gone");
+    assert!(reader.contains(b"8").unwrap());
+    reader.refresh().unwrap();
+    assert_eq!(there(&reader, 9), [8]);
+    put(&writer, 9..14);
+    writer.flush().unwrap();
+    reader.refresh().unwrap();
+    assert_eq!(there(&reader, 14), [8, 9, 10, 11, 12, 13]);
+    // A table that is dropped under it is missing.
+    writer.begin_drop().unwrap();
+    drop(writer);
+    Table::remove(&world.setup).unwrap();
+    assert_eq!(reader.refresh().unwrap_err().kind(), ErrorKind::Missing);
+}
+
+/// Leaves a table with a torn tail: three flushed values and half of a fourth one.
+fn torn(world: &World, options: &TableOptions) {
+    let table = world.create_and_open(options);
+    put(&table, 0..3);
+    table.flush().unwrap();
+    drop(table);
+    for path in ["/r0/t/segments/1.keys", "/r1/t/segments/1-0.values"] {
+        let mut bytes = world.fs.read_raw(path);
+        bytes.extend([7; 100]);
+        world.fs.write_raw(path, bytes);
+    }
+}
+
+fn tail_files() -> [&'static str; 2] {
+    ["/r0/t/segments/1.keys", "/r1/t/segments/1-0.values"]
+}
+
+fn contents(world: &World, paths: &[impl AsRef<Path>]) -> Vec<Vec<u8>> {
+    paths.iter().map(|path| world.fs.read_raw(path)).collect()
+}
+
+#[test]
+fn a_torn_tail_that_somebody_reads_is_sealed_where_it_ends_and_trimmed_later() {
+    let world = World::new(2);
+    let options = TableOptions::new().shards(1).inline_max_bytes(16);
+    torn(&world, &options);
+    let reader = read(&world, &options);
+    assert_eq!(there(&reader, 9), all(3));
+    let before = contents(&world, &tail_files());
+    let table = open_beside_readers(&world, &options);
+    put(&table, 3..6);
+    table.flush().unwrap();
+    assert_eq!(contents(&world, &tail_files()), before, "nothing was cut or written");
+    assert_eq!(table.stats().segments, 2);
+    assert_eq!(there(&table, 9), all(6));
+    assert_eq!(there(&reader, 9), all(3));
+    reader.refresh().unwrap();
+    assert_eq!(there(&reader, 9), all(6));
+    table.close().unwrap();
+    // Again with readers: it stays longer than its seal says.
+    drop(open_beside_readers(&world, &options));
+    assert_eq!(contents(&world, &tail_files()), before);
+    // Without: it is trimmed.
+    let table = world.open(&options).unwrap();
+    assert_eq!(there(&table, 9), all(6));
+    for (path, before) in tail_files().iter().zip(&before) {
+        assert!(world.fs.read_raw(path).len() + 100 <= before.len(), "{path} was not trimmed");
+    }
+    drop(table);
+    let world = world.after_crash(world.fs.crash_with(&CrashImage::Nothing));
+    assert_eq!(there(&world.open(&options).unwrap(), 9), all(6));
+}
+
+#[test]
+fn a_tail_that_is_whole_goes_on_beside_readers() {
+    let world = World::new(2);
+    let options = TableOptions::new();
+    let table = world.create_and_open(&options);
+    put(&table, 0..3);
+    table.close().unwrap();
+    for n in 3..10 {
+        let table = open_beside_readers(&world, &options);
+        assert_eq!(table.stats().segments, 1);
+        put(&table, n..n + 1);
+        table.close().unwrap();
+    }
+}
+
+/// Links all files of the segments to a directory, as a snapshot does.
+fn link_all(world: &World) -> Vec<PathBuf> {
+    world.fs.make_dirs("/snapshot");
+    let files = world.fs.file_paths();
+    let files = files.iter().filter(|p| p.to_string_lossy().contains("/segments/"));
+    files
+        .map(|path| {
+            let link = Path::new("/snapshot").join(path.file_name().unwrap());
+            world.fs.hard_link(path, &link).unwrap();
+            link
+        })
+        .collect()
+}
+
+#[test]
+fn linked_files_stay_as_they_are_to_the_byte() {
+    let options = TableOptions::new().shards(1).inline_max_bytes(16);
+    for is_torn in [true, false] {
+        for may_cut in [true, false] {
+            let world = World::new(2);
+            if is_torn {
+                torn(&world, &options);
+            } else {
+                let table = world.create_and_open(&options);
+                put(&table, 0..3);
+                table.close().unwrap();
+            }
+            let links = link_all(&world);
+            let before = contents(&world, &links);
+            for round in 0..3 {
+                let how = OpenForWriting { may_cut, coalesce: Duration::ZERO };
+                let table = Table::open(&world.setup, &options, how).unwrap();
+                assert_eq!(there(&table, 30), all(3 + 3 * round));
+                put(&table, 3 + 3 * round..6 + 3 * round);
+                table.flush().unwrap();
+                if round == 1 {
+                    table.close().unwrap();
+                }
+                drop(table);
+                let context = format!("torn {is_torn}, may cut {may_cut}, round {round}");
+                assert!(contents(&world, &links) == before, "{context}: a linked file changed");
+                assert!(world.fs.file_paths().iter().filter(|p| is_keys(p)).count() <= 2);
+            }
+            // The links are gone: what is too long is trimmed.
+            for link in &links {
+                world.fs.remove_file(link).unwrap();
+            }
+            let table = world.open(&options).unwrap();
+            assert_eq!(there(&table, 30), all(12));
+            let trimmed = world.fs.read_raw("/r0/t/segments/1.keys").len();
+            assert_eq!(trimmed < before[0].len(), is_torn);
+        }
+    }
+}
+
+fn is_keys(path: &Path) -> bool {
+    path.starts_with("/r0/t") && path.extension().is_some_and(|e| e == "keys")
+}
+
+#[test]
+fn a_crash_while_a_linked_tail_is_being_sealed_leaves_links_and_data_as_they_were() {
+    let options = TableOptions::new().shards(1).inline_max_bytes(16);
+    let prepare = || {
+        let world = World::new(2);
+        torn(&world, &options);
+        link_all(&world);
+        world.fs.sync_dir(Path::new("/snapshot")).unwrap();
+        World::on(world.fs.crash_with(&CrashImage::Everything), world.clock, 2)
+    };
+    let world = prepare();
+    let links: Vec<_> =
+        world.fs.file_paths().into_iter().filter(|p| p.starts_with("/snapshot")).collect();
+    let before = contents(&world, &links);
+    assert_eq!(links.len(), 2);
+    drop(world.open(&options).unwrap());
+    let count = world.fs.ops();
+    for k in 0..=count {
+        for seed in 0..4 {
+            let world = prepare();
+            world.fs.crash_after(k);
+            drop(world.open(&options));
+            let image = match seed {
+                0 => CrashImage::Nothing,
+                1 => CrashImage::Everything,
+                seed => CrashImage::Seeded(seed + k * 10),
+            };
+            let world = world.after_crash(world.fs.crash_with(&image));
+            assert_eq!(contents(&world, &links), before, "after {k}, {image:?}");
+            let table = world.open(&options).unwrap();
+            assert_eq!(there(&table, 9), all(3), "after {k}, {image:?}");
+            put(&table, 3..5);
+            table.flush().unwrap();
+            assert_eq!(contents(&world, &links), before, "after {k}, {image:?}");
+            drop(table);
+            let world = world.after_crash(world.fs.crash_with(&CrashImage::Nothing));
+            assert_eq!(there(&world.open(&options).unwrap(), 9), all(5));
+        }
+    }
+}

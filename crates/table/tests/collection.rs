@@ -1,0 +1,350 @@
+//! Expiry: what is collected, what is not, and that it never returns.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use lithdb_env::{Error, ErrorKind};
+use lithdb_segment::SegmentId;
+use lithdb_sim::CrashImage;
+use lithdb_table::{Event, EventListener, GcFilter, Table, TableOptions, Upkeep};
+use parking_lot::Mutex;
+use support::script::value_of;
+use support::{DAY, World, small};
+
+const SECOND: Duration = Duration::from_secs(1);
+const COLLECT: Upkeep =
+    Upkeep { flush_bytes: None, flush_after: None, idle_after: DAY, collect: true };
+
+/// Listens to a world's tables from now on.
+fn listen(world: &mut World) -> Arc<Mutex<Vec<Event>>> {
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&events);
+    world.setup.listener = EventListener::new(move |event| heard.lock().push(event.clone()));
+    events
+}
+
+fn put(table: &Table, range: std::ops::Range<usize>) {
+    for n in range {
+        table.put(format!("{n}").as_bytes(), &value_of(n, 30)).unwrap();
+    }
+}
+
+fn there(table: &Table, up_to: usize) -> Vec<usize> {
+    let there: Vec<usize> =
+        (0..up_to).filter(|n| table.get(format!("{n}").as_bytes()).unwrap().is_some()).collect();
+    let iterated: Vec<usize> = table
+        .iter()
+        .unwrap()
+        .map(|e| std::str::from_utf8(e.unwrap().key()).unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(there, iterated);
+    there
+}
+
+#[test]
+fn segments_go_when_they_are_older_than_the_ttl_and_never_return() {
+    let mut world = World::new(2);
+    let events = listen(&mut world);
+    let options = small().segment_keys(2).ttl(60 * SECOND).segment_age(DAY);
+    let table = world.create_and_open(&options);
+    put(&table, 0..4);
+    table.flush().unwrap();
+    world.clock.advance(30 * SECOND);
+    put(&table, 4..9); // seals what holds 2 and 3
+    table.flush().unwrap();
+    assert_eq!(table.run_gc().unwrap().segments, 0);
+    world.clock.advance(31 * SECOND);
+    let report = table.run_gc().unwrap();
+    assert_eq!((report.segments, report.records), (1, 2), "{report:?}");
+    assert_eq!(there(&table, 9), [2, 3, 4, 5, 6, 7, 8]);
+    let collected = events.lock().iter().any(|e| {
+        matches!(e, Event::Collected { segments: 1, records: 2, watermark: SegmentId(2), .. })
+    });
+    assert!(collected, "{events:?}");
+    world.clock.advance(31 * SECOND);
+    assert_eq!(table.run_gc().unwrap().segments, 3);
+    assert_eq!(there(&table, 9), [8], "the mutable segment stays, however old");
+    world.clock.advance(20 * DAY);
+    table.accept_clock().unwrap();
+    assert_eq!(table.run_gc().unwrap().segments, 0);
+    assert_eq!(there(&table, 9), [8]);
+    drop(table);
+    for image in [CrashImage::Nothing, CrashImage::Everything, CrashImage::Seeded(5)] {
+        let after = world.after_crash(world.fs.crash_with(&image));
+        for _ in 0..2 {
+            let table = after.open(&options).unwrap();
+            assert_eq!(there(&table, 9), [8], "{image:?}");
+            let files = after.fs.file_paths();
+            let is_old = |p: &std::path::PathBuf| {
+                (1..5).any(|n| p.file_name().unwrap().to_string_lossy() == format!("{n}.keys"))
+            };
+            assert!(!files.iter().any(is_old), "{image:?}: {files:?}");
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_does_not_keep_what_has_expired() {
+    let world = World::new(1);
+    let table = world.create_and_open(&small().segment_keys(2).ttl(SECOND).segment_age(DAY));
+    put(&table, 0..7);
+    table.flush().unwrap();
+    world.fs.set_capacity(Some(0));
+    assert_eq!(
+        table.put(b"more", &value_of(1, 1 << 20)).unwrap_err().kind(),
+        ErrorKind::StorageFull
+    );
+    world.clock.advance(2 * SECOND);
+    assert_eq!(table.run_gc().unwrap().segments, 3);
+    assert_eq!(there(&table, 7), [6]);
+}
+
+#[test]
+fn without_ttl_and_filter_nothing_expires() {
+    let world = World::new(1);
+    let table = world.create_and_open(&small().segment_keys(1));
+    put(&table, 0..5);
+    world.clock.advance(3000 * DAY);
+    table.accept_clock().unwrap();
+    assert_eq!(table.run_gc().unwrap().segments, 0);
+    assert_eq!(there(&table, 5).len(), 5);
+}
+
+#[test]
+fn the_ttl_is_remembered_and_can_be_changed() {
+    let world = World::new(1);
+    let table = world.create_and_open(&small().segment_keys(1).ttl(60 * SECOND));
+    assert_eq!(table.stats().ttl, Some(60 * SECOND));
+    table.set_ttl(Some(5 * SECOND)).unwrap();
+    put(&table, 0..4);
+    table.flush().unwrap();
+    drop(table);
+    let world = world.after_crash(world.fs.crash_with(&CrashImage::Nothing));
+    let table = world.open(&small().segment_keys(1)).unwrap();
+    assert_eq!(table.stats().ttl, Some(5 * SECOND));
+    world.clock.advance(6 * SECOND);
+    assert_eq!(table.run_gc().unwrap().segments, 3);
+    table.set_ttl(None).unwrap();
+    assert_eq!(world.open(&small().no_ttl()).unwrap().stats().ttl, None);
+}
+
+/// A world whose filter says yes to all numbers below the one it shares.
+fn with_filter() -> (World, Arc<AtomicU32>) {
+    let mut world = World::new(1);
+    let below = Arc::new(AtomicU32::new(0));
+    let limit = Arc::clone(&below);
+    world.setup.filter = Some(GcFilter::new(move |key, is_primary| {
+        assert!(is_primary);
+        let n: u32 = std::str::from_utf8(key).unwrap().parse().unwrap();
+        Ok(n < limit.load(Ordering::SeqCst))
+    }));
+    (world, below)
+}
+
+#[test]
+fn a_segment_goes_when_the_filter_says_yes_to_every_key() {
+    let (world, below) = with_filter();
+    let table = world.create_and_open(&small().segment_keys(2));
+    put(&table, 0..7);
+    assert_eq!(table.run_gc().unwrap().segments, 0);
+    below.store(3, Ordering::SeqCst);
+    assert_eq!(table.run_gc().unwrap().segments, 1);
+    assert_eq!(there(&table, 7), [2, 3, 4, 5, 6]);
+    below.store(4, Ordering::SeqCst);
+    table.tick(&COLLECT).unwrap();
+    assert_eq!(there(&table, 7), [4, 5, 6]);
+    below.store(100, Ordering::SeqCst);
+    table.run_gc().unwrap();
+    assert_eq!(there(&table, 7), [6], "never the mutable segment");
+}
+
+#[test]
+fn ttl_and_filter_must_both_agree() {
+    let (world, below) = with_filter();
+    let table = world.create_and_open(&small().segment_keys(2).ttl(60 * SECOND).segment_age(DAY));
+    put(&table, 0..5);
+    below.store(100, Ordering::SeqCst);
+    assert_eq!(table.run_gc().unwrap().segments, 0, "too young");
+    below.store(2, Ordering::SeqCst);
+    world.clock.advance(61 * SECOND);
+    assert_eq!(table.run_gc().unwrap().segments, 1, "the filter said no to 2");
+    assert_eq!(there(&table, 5), [2, 3, 4]);
+}
+
+#[test]
+fn a_filter_that_fails_or_panics_deletes_nothing_and_is_reported() {
+    type Filter = fn(&[u8], bool) -> lithdb_env::Result<bool>;
+    let fails: Filter = |key, _| {
+        if key == b"3" { Err(Error::new(ErrorKind::Io, "no idea")) } else { Ok(true) }
+    };
+    let panics: Filter = |key, _| if key == b"3" { panic!("no idea") } else { Ok(true) };
+    for filter in [fails, panics] {
+        let mut world = World::new(1);
+        let events = listen(&mut world);
+        world.setup.filter = Some(GcFilter::new(filter));
+        let table = world.create_and_open(&small().segment_keys(2));
+        put(&table, 0..7);
+        table.flush().unwrap();
+        let ops = world.fs.ops();
+        table.run_gc().unwrap_err();
+        table.tick(&COLLECT).unwrap_err();
+        assert_eq!(there(&table, 7), [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(world.fs.ops(), ops);
+        let paused = events.lock().iter().filter(|e| matches!(e, Event::GcPaused { .. })).count();
+        assert_eq!(paused, 2);
+        // Nothing else is the worse for it.
+        assert!(table.failure().is_none());
+        put(&table, 7..9);
+        table.flush().unwrap();
+        assert_eq!(there(&table, 9).len(), 9);
+    }
+}
+
+#[test]
+fn a_filter_that_calls_a_table_is_refused() {
+    let mut world = World::new(1);
+    let cell: Arc<Mutex<Option<Table>>> = Arc::default();
+    let inside = Arc::clone(&cell);
+    let said: Arc<Mutex<Vec<ErrorKind>>> = Arc::default();
+    let heard = Arc::clone(&said);
+    world.setup.filter = Some(GcFilter::new(move |key, _| {
+        let table = inside.lock().clone().unwrap();
+        heard.lock().extend(
+            [
+                table.get(key).map(drop),
+                table.put(key, b"").map(drop),
+                table.flush(),
+                table.iter().map(drop),
+                table.run_gc().map(drop),
+            ]
+            .into_iter()
+            .filter_map(|answer| answer.err().map(|e| e.kind())),
+        );
+        Ok(false)
+    }));
+    let table = world.create_and_open(&small().segment_keys(1));
+    *cell.lock() = Some(table.clone());
+    put(&table, 0..3);
+    table.run_gc().unwrap();
+    assert_eq!(*said.lock(), [ErrorKind::InvalidArgument; 5]);
+    assert_eq!(there(&table, 3), [0, 1, 2]);
+    *cell.lock() = None;
+}
+
+#[test]
+fn without_its_filter_a_table_collects_nothing_by_itself() {
+    let (mut world, below) = with_filter();
+    let options = small().segment_keys(2).ttl(SECOND).segment_age(DAY);
+    let table = world.create_and_open(&options);
+    put(&table, 0..7);
+    table.close().unwrap();
+    below.store(100, Ordering::SeqCst);
+    world.setup.filter = None;
+    let table = world.open(&options).unwrap();
+    world.clock.advance(5 * SECOND);
+    table.tick(&COLLECT).unwrap();
+    assert_eq!(there(&table, 7).len(), 7);
+}
+
+#[test]
+fn a_slow_table_is_sealed_by_age_and_expires() {
+    let mut world = World::new(1);
+    let events = listen(&mut world);
+    let options = TableOptions::new().ttl(100 * SECOND); // a quarter of it is the age
+    let table = world.create_and_open(&options);
+    put(&table, 0..1);
+    world.clock.advance(20 * SECOND);
+    table.tick(&COLLECT).unwrap();
+    assert_eq!(table.stats().segments, 1);
+    world.clock.advance(5 * SECOND);
+    table.tick(&COLLECT).unwrap();
+    assert_eq!(table.stats().segments, 2, "sealed by age");
+    assert!(events.lock().iter().any(|e| matches!(e, Event::Sealed { .. })));
+    // An empty segment is not sealed, however old.
+    world.clock.advance(60 * SECOND);
+    table.tick(&COLLECT).unwrap();
+    assert_eq!(table.stats().segments, 2);
+    assert_eq!(there(&table, 1), [0]);
+    world.clock.advance(41 * SECOND);
+    table.tick(&COLLECT).unwrap();
+    assert_eq!(there(&table, 1), [0; 0]);
+    // What was there when the table was opened has its age, too.
+    put(&table, 1..2);
+    table.close().unwrap();
+    let table = world.open(&options).unwrap();
+    world.clock.advance(26 * SECOND);
+    table.tick(&COLLECT).unwrap();
+    assert_eq!(table.stats().segments, 2, "sealed by age after opening");
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_expires_nothing_until_it_is_accepted_or_goes_back() {
+    let mut world = World::new(1);
+    let events = listen(&mut world);
+    let options = small().segment_keys(1).ttl(60 * SECOND).segment_age(10 * DAY);
+    let table = world.create_and_open(&options);
+    let jumps = || events.lock().iter().filter(|e| matches!(e, Event::ClockJump { .. })).count();
+    put(&table, 0..4);
+    table.run_gc().unwrap();
+    let year = 365 * 86_400_000_i64;
+    world.clock.jump(year);
+    let report = table.run_gc().unwrap();
+    assert_eq!((report.segments, jumps()), (0, 1));
+    assert!(report.held_for.is_some());
+    world.clock.advance(600 * SECOND);
+    assert!(table.run_gc().unwrap().held_for.is_some());
+    assert_eq!((there(&table, 4).len(), jumps()), (4, 1), "held without another event");
+    // Back: collection goes on at once, by the right time.
+    world.clock.jump(-year);
+    let report = table.run_gc().unwrap();
+    assert_eq!((report.segments, report.held_for), (3, None), "600 seconds are past the TTL");
+    // Ahead again, and accepted.
+    put(&table, 4..8);
+    world.clock.jump(year);
+    assert!(table.run_gc().unwrap().held_for.is_some());
+    table.accept_clock().unwrap();
+    assert_eq!(table.run_gc().unwrap().segments, 4);
+    // Ahead again, and waited for as long as is held.
+    put(&table, 8..12);
+    world.clock.jump(year);
+    assert!(table.run_gc().unwrap().held_for.is_some());
+    world.clock.advance(world.setup.clock_jump_hold + SECOND);
+    assert_eq!(table.run_gc().unwrap().segments, 4);
+    assert_eq!(there(&table, 12), [11]);
+}
+
+#[test]
+fn a_clock_that_has_jumped_while_the_table_was_closed_is_noticed() {
+    let mut world = World::new(1);
+    let events = listen(&mut world);
+    let options = small().segment_keys(1).ttl(60 * SECOND).segment_age(1000 * DAY);
+    let table = world.create_and_open(&options);
+    put(&table, 0..4);
+    table.close().unwrap();
+    world.clock.advance(400 * DAY);
+    let table = world.open(&options).unwrap();
+    assert!(table.run_gc().unwrap().held_for.is_some());
+    assert!(events.lock().iter().any(|e| matches!(e, Event::ClockJump { .. })));
+    table.accept_clock().unwrap();
+    assert_eq!(table.run_gc().unwrap().segments, 3);
+}
+
+#[test]
+fn a_clock_that_goes_back_keeps_things_longer_and_says_so() {
+    let mut world = World::new(1);
+    let events = listen(&mut world);
+    let options = small().segment_keys(1).ttl(60 * SECOND).segment_age(DAY);
+    let table = world.create_and_open(&options);
+    put(&table, 0..4);
+    table.run_gc().unwrap();
+    world.clock.jump(-86_400_000);
+    assert_eq!(table.run_gc().unwrap().segments, 0);
+    let is_jump = |e: &Event| matches!(e, Event::ClockJump { hold, .. } if hold.is_zero());
+    assert!(events.lock().iter().any(is_jump));
+    world.clock.advance(61 * SECOND);
+    assert_eq!(table.run_gc().unwrap().segments, 0, "not yet by this clock");
+    assert_eq!(there(&table, 4).len(), 4);
+}

@@ -39,17 +39,28 @@
 //! `docs/FORMAT.md`.
 
 mod db;
+mod inspect;
 mod maintenance;
 mod options;
 
 pub use db::{Db, DbStats};
+pub use inspect::{Repair, Repaired};
 /// Disk, clock and threads, for tools that go through the same door.
 pub use lithdb_env as env;
 pub use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
 pub use lithdb_segment::{Position, ReadMode, SegmentId, TableName, Value, Verify};
+pub use lithdb_table::inspect::{
+    DumpLine, Finding, KeymapReport, Progress, RepairPlan, RepairReport, Severity, VerifyReport,
+    verify_keymap,
+};
 pub use lithdb_table::{
     Batch, BatchEntry, DuplicateKeys, Entry, Event, EventListener, GcFilter, GcReport, Iter,
     KeymapKind, MAX_BATCH_BYTES, MAX_BATCH_KEYS, RecoveryReport, SecondaryKey, Table, TableOptions,
     TableStats, Ttl, show_key,
 };
 pub use options::{Components, DbOptions};
+
+// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -190,6 +190,14 @@ impl File for OsFile {
     }
 }
 
+impl Drop for OsLock {
+    /// Unlocks by name: a process that another thread is just starting has a copy of the descriptor until it runs its
+    /// program, and merely closing ours would leave the lock with it for that while.
+    fn drop(&mut self) {
+        let _ = fs4::FileExt::unlock(&self.file.file);
+    }
+}
+
 impl FileLock for OsLock {
     fn file(&self) -> &dyn File {
         &self.file

@@ -38,11 +38,8 @@ impl Table {
         let marked = inner.mark_if_idle(side, upkeep.idle_after);
         // Without the filter that the application collects with, nothing is collected by itself.
         let may_collect = inner.filter.is_some() || !inner.has_gc_filter;
-        let collected = if upkeep.collect && may_collect {
-            inner.collect(side).map(|_| ())
-        } else {
-            Ok(())
-        };
+        let collected =
+            if upkeep.collect && may_collect { inner.collect(side).map(|_| ()) } else { Ok(()) };
         aged.and(flushed).and(marked).and(collected)
     }
 
@@ -87,6 +84,11 @@ impl Table {
             return Ok(());
         }
         let side = self.inner.write_side()?;
+        {
+            // Whatever was put before this is made durable; whatever comes after is refused.
+            let _writer = side.writer.lock();
+            self.inner.closing.store(true, std::sync::atomic::Ordering::Release);
+        }
         let left = self.flush().and_then(|()| self.inner.leave_clean(side));
         {
             let _writer = side.writer.lock();
@@ -129,10 +131,11 @@ impl Inner {
             if activity.log_end != log_end {
                 (activity.log_end, activity.since) = (log_end, steady);
             }
-            if !is_behind {
-                activity.behind_since = None;
-            }
-            steady.saturating_sub(*activity.behind_since.get_or_insert(steady))
+            let waiting = activity.behind.filter(|(end, _)| side.commit.durable() < *end);
+            // What is new since the last look may have come right after it.
+            let looked = std::mem::replace(&mut activity.looked, steady);
+            activity.behind = is_behind.then(|| waiting.unwrap_or((log_end, looked)));
+            activity.behind.map_or(Duration::ZERO, |(_, since)| steady.saturating_sub(since))
         };
         let due = upkeep.flush_bytes.is_some_and(|most| bytes >= most)
             || upkeep.flush_after.is_some_and(|after| waited >= after);

@@ -167,6 +167,7 @@ impl Table {
                 mode,
                 latch: Latch::new(),
                 closed: AtomicBool::new(false),
+                closing: AtomicBool::new(false),
                 listener: setup.listener.clone(),
                 filter: setup.filter.clone(),
                 has_gc_filter: state.has_gc_filter,

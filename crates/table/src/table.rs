@@ -55,6 +55,8 @@ pub(crate) struct Inner {
     pub(crate) mode: Mode,
     pub(crate) latch: Latch,
     pub(crate) closed: AtomicBool,
+    /// It is being closed: nothing more is put. Set under the writer's lock.
+    pub(crate) closing: AtomicBool,
     pub(crate) listener: EventListener,
     pub(crate) filter: Option<GcFilter>,
     /// The application collects with a filter, whether it was given now or not.
@@ -100,8 +102,10 @@ pub(crate) struct Activity {
     /// The end of the log at the last look, and since when (monotonic) it has been there.
     pub(crate) log_end: Position,
     pub(crate) since: Duration,
-    /// Since when (monotonic) something has not been durable.
-    pub(crate) behind_since: Option<Duration>,
+    /// Everything up to this position has not been durable since then (monotonic), at the longest.
+    pub(crate) behind: Option<(Position, Duration)>,
+    /// When (monotonic) the last look was.
+    pub(crate) looked: Duration,
 }
 
 /// Everything a table needs to be opened, beside its options.
@@ -179,11 +183,17 @@ impl Inner {
 
     /// Refuses what would touch files of a table that is closed, for those who waited for a lock meanwhile.
     pub(crate) fn still_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) {
-            let message = format!("table {}: it was closed or dropped", self.name);
-            return Err(Error::new(ErrorKind::Closed, message));
-        }
-        Ok(())
+        if self.closed.load(Ordering::Acquire) { Err(self.closed_error()) } else { Ok(()) }
+    }
+
+    /// Refuses a put that the flush of a close would not see. Called under the writer's lock.
+    pub(crate) fn still_taking(&self) -> Result<()> {
+        if self.closing.load(Ordering::Acquire) { Err(self.closed_error()) } else { Ok(()) }
+    }
+
+    fn closed_error(&self) -> Error {
+        let message = format!("table {}: it was closed or dropped", self.name);
+        Error::new(ErrorKind::Closed, message)
     }
 
     pub(crate) fn write_side(&self) -> Result<&WriteSide> {

@@ -5,9 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use lithdb_env::{Env, Error, ErrorKind, Result, UnixMillis};
+use lithdb_env::{Env, Error, ErrorKind, OpenMode, Result, UnixMillis};
+use lithdb_segment::envelope::ENVELOPE_LEN;
 use lithdb_segment::record::Chain;
-use lithdb_segment::{KeyHeader, Metadata, SegmentId, SegmentPaths};
+use lithdb_segment::{KeyHeader, Metadata, SegmentId, SegmentPaths, check_writable};
 
 use crate::inventory::{FoundFiles, Inventory, missing};
 use crate::keyfile::KeyFile;
@@ -75,7 +76,7 @@ impl Plan {
         for (_, found) in &live {
             plan.remove.extend(found.leftovers.iter().cloned());
         }
-        let mut chain = ChainWalk { env, dirs, state, plan: &mut plan, expected: None };
+        let mut chain = ChainWalk { env, dirs, state, access, plan: &mut plan, expected: None };
         chain.walk(&live)?;
         Ok(plan)
     }
@@ -100,6 +101,7 @@ struct ChainWalk<'a> {
     env: &'a Env,
     dirs: &'a [PathBuf],
     state: &'a TableState,
+    access: Access,
     plan: &'a mut Plan,
     /// What the sealed segment before says of the next one.
     expected: Option<Metadata>,
@@ -159,6 +161,7 @@ impl ChainWalk<'_> {
         let fs = &*self.env.fs;
         let Some(path) = &found.metadata else { return Ok(()) };
         let metadata = Metadata::read(fs, path)?;
+        self.require_writable(path)?;
         let shards = metadata.value_ends.len() as u16;
         let paths = found.paths(self.dirs, id, shards)?;
         let key_file = self.key_file(id, &paths.keys)?;
@@ -178,10 +181,21 @@ impl ChainWalk<'_> {
         Ok(())
     }
 
+    /// Refuses, for a writer, a file with features that forbid writing. The beginning of the file is sound.
+    fn require_writable(&self, path: &Path) -> Result<()> {
+        if self.access == Access::Read {
+            return Ok(());
+        }
+        let fs = &*self.env.fs;
+        let file = fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
+        check_writable(path, &crate::keyfile::read(&*file, path, 0, ENVELOPE_LEN)?)
+    }
+
     /// Opens a key file and holds its beginning against the segment before it.
     fn key_file(&self, id: SegmentId, path: &Path) -> Result<KeyFile> {
         let key_file = KeyFile::open(&*self.env.fs, path)?;
         key_file.header.belongs_to(path, self.state.table_id, id)?;
+        self.require_writable(path)?;
         let Some(before) = &self.expected else { return Ok(key_file) };
         let found = key_file.chain()?;
         let expected = Chain {
@@ -211,7 +225,13 @@ impl ChainWalk<'_> {
         let key_file = self.key_file(id, keys)?;
         let paths = found.paths(self.dirs, id, key_file.header.shards)?;
         let promise = self.state.promise(id);
-        self.plan.tail = Some(TailFound::examine(self.env, paths, &key_file, promise)?);
+        let tail = TailFound::examine(self.env, paths, &key_file, promise)?;
+        for (n, path) in tail.paths.values.iter().enumerate() {
+            if !tail.bad_headers.iter().any(|shard| usize::from(shard.0) == n) {
+                self.require_writable(path)?;
+            }
+        }
+        self.plan.tail = Some(tail);
         Ok(())
     }
 

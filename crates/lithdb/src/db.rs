@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lithdb_env::{Env, Error, ErrorKind, Result, exists};
-use lithdb_segment::{HandleLimit, TableName};
+use lithdb_segment::{HandleLimit, SEGMENTS_DIR, TableName};
 use lithdb_table::roots::Roots;
 use lithdb_table::{
     GcFilter, OpenForWriting, Presence, Table, TableOptions, TableSetup, TableStats, Upkeep,
@@ -39,6 +39,7 @@ use crate::options::{Components, DbOptions};
 #[derive(Clone)]
 pub struct Db {
     shared: Arc<Shared>,
+    keeper: Arc<Keeper>,
 }
 
 impl fmt::Debug for Db {
@@ -46,6 +47,10 @@ impl fmt::Debug for Db {
         f.debug_struct("Db").field("roots", &self.shared.options.roots).finish_non_exhaustive()
     }
 }
+
+/// What every handle of the database and of its tables holds. Closes the database when the last one goes, there and
+/// then: the maintenance thread has a share in what is closed, but none in this.
+struct Keeper(Arc<Shared>);
 
 /// What all handles share.
 pub(crate) struct Shared {
@@ -142,13 +147,19 @@ impl Db {
             options,
             components,
         });
+        if !read_only {
+            shared.finish_interrupted();
+        }
         if !read_only && !shared.components.without_maintenance {
-            let tick = shared.options.gc_interval.min(shared.options.idle_after);
+            let options = &shared.options;
+            let tick = options.gc_interval.min(options.idle_after);
+            let tick = options.flush_after.map_or(tick, |after| tick.min(after));
             let tick = tick.max(Duration::from_millis(1));
             let thread = Maintenance::start(Arc::downgrade(&shared), tick)?;
             *shared.maintenance.lock() = Some(thread);
         }
-        Ok(Self { shared })
+        let keeper = Arc::new(Keeper(Arc::clone(&shared)));
+        Ok(Self { shared, keeper })
     }
 
     /// Opens a table, and creates it if it is not there. A table that is open already is given again: it is one table,
@@ -194,7 +205,7 @@ impl Db {
         let name = TableName::new(name)?;
         let mut tables = shared.tables.lock();
         shared.check_open()?;
-        let keeper: Arc<dyn Any + Send + Sync> = Arc::clone(shared) as _;
+        let keeper: Arc<dyn Any + Send + Sync> = Arc::clone(&self.keeper) as _;
         if let Some(open) = tables.get(&name) {
             if let Some(options) = &options {
                 open.refuse_other(&name, options, filter.is_some())?;
@@ -254,15 +265,17 @@ impl Db {
         let setup = shared.setup(name.clone(), None);
         match tables.get(&name) {
             Some(open) => open.table.begin_drop()?,
-            None => {
-                if presence(&*shared.env.fs, &setup.dirs)? == Presence::Absent {
-                    return Err(no_table(&name));
+            None => match presence(&*shared.env.fs, &setup.dirs)? {
+                Presence::Absent => return Err(no_table(&name)),
+                // A drop that failed half-way goes on.
+                Presence::Interrupted => {}
+                Presence::Present => {
+                    let how = shared.how_to_open(false);
+                    let opened = Table::open(&setup, &TableOptions::default(), how);
+                    // One that cannot be opened can be dropped all the same, but only by hand: it may be somebody's data.
+                    opened?.begin_drop()?;
                 }
-                let how = shared.how_to_open(false);
-                let opened = Table::open(&setup, &TableOptions::default(), how);
-                // One that cannot be opened can be dropped all the same, but only by hand: it may be somebody's data.
-                opened?.begin_drop()?;
-            }
+            },
         }
         tables.remove(&name);
         Table::remove(&setup)
@@ -410,6 +423,26 @@ impl Shared {
         Table::open(setup, options, self.how_to_open(guard.is_some()))
     }
 
+    /// Removes what drops and creations left that were interrupted. What cannot be removed now is tried again by the next
+    /// opening; nobody sees it meanwhile.
+    fn finish_interrupted(&self) {
+        let roots = self.roots.lock();
+        let names = roots.as_ref().map(|roots| roots.table_names(&self.env));
+        let Some(Ok(names)) = names else { return };
+        for name in names {
+            let setup = self.setup(name, None);
+            // A table that cannot be judged says so when it is opened. A directory that never held a table is not ours.
+            let is_ours = |dir: &PathBuf| {
+                exists(&*self.env.fs, &dir.join(SEGMENTS_DIR)).is_ok_and(|is_there| is_there)
+            };
+            let is_interrupted = setup.dirs.iter().any(is_ours)
+                && presence(&*self.env.fs, &setup.dirs).is_ok_and(|p| p == Presence::Interrupted);
+            if is_interrupted && let Err(error) = Table::remove(&setup) {
+                tracing::warn!(%error, "removing what an interrupted drop or creation left");
+            }
+        }
+    }
+
     fn each_table(&self, act: impl Fn(&Table) -> Result<()>) -> Result<()> {
         let tables: Vec<Table> =
             self.tables.lock().values().map(|open| open.table.clone()).collect();
@@ -453,9 +486,9 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for Keeper {
     fn drop(&mut self) {
-        if let Err(error) = self.close() {
+        if let Err(error) = self.0.close() {
             tracing::error!(%error, "closing the database when its last handle was dropped");
         }
     }

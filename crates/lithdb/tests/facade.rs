@@ -1,0 +1,528 @@
+//! The database as a whole: its tables, what opening twice and closing mean, options.
+
+mod support;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lithdb::{
+    Batch, Components, Db, DbOptions, DuplicateKeys, ErrorKind, GcFilter, KeymapKind, ReadMode,
+    Table, TableOptions, Ttl, Verify,
+};
+use lithdb_sim::CrashImage;
+use support::{World, check, key, put, small, value};
+
+fn kind<T: std::fmt::Debug>(result: lithdb::Result<T>) -> ErrorKind {
+    result.unwrap_err().kind()
+}
+
+#[test]
+fn a_bad_table_name_is_refused_and_leaves_nothing() {
+    let world = World::new();
+    let db = world.open();
+    let long = "x".repeat(129);
+    for name in ["", "a/b", "..", ".", "a b", "tab\t", "ü", "a\0", "lost+found", &long] {
+        for result in [
+            db.table(name, TableOptions::new()).map(|_| ()),
+            db.existing_table(name).map(|_| ()),
+            db.drop_table(name),
+        ] {
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{name:?}: {error}");
+        }
+    }
+    assert!(db.tables().unwrap().is_empty());
+    let longest = "x".repeat(128);
+    for name in ["a", "A-Z_09", "-", &longest] {
+        db.table(name, TableOptions::new()).unwrap().put(b"k", b"v").unwrap();
+    }
+    assert_eq!(db.tables().unwrap().len(), 4);
+}
+
+#[test]
+fn options_out_of_range_are_refused_with_the_field_and_its_range() {
+    let world = World::new();
+    let db = world.open();
+    for (options, field) in [
+        (TableOptions::new().shards(0), "shards"),
+        (TableOptions::new().shards(257), "shards"),
+        (TableOptions::new().segment_bytes(1), "segment_bytes"),
+        (TableOptions::new().segment_keys(0), "segment_keys"),
+        (TableOptions::new().inline_max_bytes(65_537), "inline_max_bytes"),
+        (TableOptions::new().ttl(Duration::ZERO), "ttl"),
+        (TableOptions::new().segment_age(Duration::ZERO), "segment_age"),
+    ] {
+        let error = db.table("t", options).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert!(error.to_string().contains(field), "{error}");
+    }
+    assert!(db.tables().unwrap().is_empty(), "nothing was created");
+    let bad = DbOptions { max_open_files: 0, ..world.options() };
+    assert_eq!(kind(Db::open_with(bad, world.components())), ErrorKind::InvalidArgument);
+    let none = DbOptions::new(Vec::<String>::new());
+    assert_eq!(kind(Db::open_with(none, world.components())), ErrorKind::InvalidArgument);
+}
+
+#[test]
+fn a_table_opened_twice_is_one_table_and_other_options_conflict() {
+    let world = World::new();
+    let db = world.open();
+    let first = db.table("t", small()).unwrap();
+    let second = db.table("t", small()).unwrap();
+    let third = db.clone().existing_table("t").unwrap();
+    assert!(first.is_same(&second) && first.is_same(&third));
+    first.put(b"k", b"v").unwrap();
+    assert_eq!(third.get(b"k").unwrap().unwrap(), b"v");
+
+    let error = db.table("t", small().shards(7)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(error.to_string().contains("shards: Some(7)"), "{error}");
+    let filter = GcFilter::new(|_, _| Ok(true));
+    assert_eq!(kind(db.table_with_filter("t", small(), filter)), ErrorKind::Conflict);
+    // A table of another name has nothing to do with it.
+    assert!(!db.table("u", small().shards(7)).unwrap().is_same(&first));
+}
+
+#[test]
+fn an_existing_table_must_exist() {
+    let world = World::new();
+    let db = world.open();
+    let before = world.fs.ops();
+    assert_eq!(kind(db.existing_table("t")), ErrorKind::Missing);
+    assert_eq!(kind(db.drop_table("t")), ErrorKind::Missing);
+    assert_eq!(world.fs.ops(), before, "looking writes nothing");
+    assert!(db.tables().unwrap().is_empty());
+}
+
+#[test]
+fn tables_are_listed_open_or_not_and_strangers_are_not() {
+    let world = World::new();
+    let db = world.open();
+    for name in ["b", "a", "c"] {
+        db.table(name, small()).unwrap();
+    }
+    db.close().unwrap();
+    drop(db);
+    world.fs.make_dirs("/r0/lost+found");
+    world.fs.make_dirs("/r1/somebody-elses");
+    world.fs.write_raw("/r1/somebody-elses/notes.txt", b"not ours".to_vec());
+    let db = world.open();
+    let names: Vec<String> = db.tables().unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    assert!(db.stats().tables.is_empty(), "none is open");
+    drop(db);
+    assert_eq!(world.fs.read_raw("/r1/somebody-elses/notes.txt"), b"not ours");
+    assert_eq!(world.read().tables().unwrap().len(), 3);
+}
+
+#[test]
+fn a_dropped_table_is_gone_and_what_is_held_of_it_stays() {
+    let world = World::new();
+    let db = world.open();
+    let table = db.table("t", small()).unwrap();
+    put(&table, 0..20);
+    table.flush().unwrap();
+    let held: Vec<_> = (0..20).map(|n| table.get(&key(n)).unwrap().unwrap()).collect();
+    db.drop_table("t").unwrap();
+    for result in [
+        table.put(b"k", b"v").map(|_| ()),
+        table.get(b"k").map(|_| ()),
+        table.contains(b"k").map(|_| ()),
+        table.flush(),
+        table.seal(),
+        table.iter().map(|_| ()),
+        table.run_gc().map(|_| ()),
+        table.set_ttl(None),
+    ] {
+        assert_eq!(kind(result), ErrorKind::Closed);
+    }
+    for (n, held) in held.iter().enumerate() {
+        assert_eq!(**held, *value(n as u64));
+    }
+    assert!(world.files("/t/").is_empty(), "{:?}", world.files("/t/"));
+    assert!(db.tables().unwrap().is_empty());
+    assert_eq!(kind(db.drop_table("t")), ErrorKind::Missing);
+    // The name is free: another table, with other options, and empty.
+    let again = db.table("t", TableOptions::new()).unwrap();
+    check(&again, 0..0);
+    put(&again, 5..7);
+    check(&again, 5..7);
+    drop((table, held));
+    check(&again, 5..7);
+}
+
+#[test]
+fn a_walk_over_a_dropped_table_takes_nothing_from_the_next_one_of_its_name() {
+    let world = World::new();
+    let db = world.open();
+    let table = db.table("t", small().ttl(Duration::from_secs(1))).unwrap();
+    put(&table, 0..20);
+    table.seal().unwrap();
+    let walk = table.iter().unwrap();
+    world.clock.advance(Duration::from_secs(10));
+    assert!(table.run_gc().unwrap().segments > 2);
+    db.drop_table("t").unwrap();
+    let again = db.table("t", small()).unwrap();
+    put(&again, 0..20);
+    again.seal().unwrap();
+    let files = world.files("/t/");
+    // The last holder of the collected segments lets go: their files had the names that other files have now.
+    drop((walk, table));
+    assert_eq!(world.files("/t/"), files);
+    check(&again, 0..20);
+    db.close().unwrap();
+    drop((again, db));
+    check(&world.open().existing_table("t").unwrap(), 0..20);
+}
+
+#[test]
+fn a_table_that_is_not_open_can_be_dropped() {
+    let world = World::new();
+    put(&world.open().table("t", small()).unwrap(), 0..20);
+    let db = world.open();
+    db.drop_table("t").unwrap();
+    assert!(db.tables().unwrap().is_empty() && world.files("/t/").is_empty());
+}
+
+/// At every operation of a drop the power goes; the next opening finds the whole table or finishes the drop.
+#[test]
+fn an_interrupted_drop_is_finished_when_the_database_is_opened() {
+    let world = World::new();
+    let db = world.open();
+    put(&db.table("t", small()).unwrap(), 0..20);
+    put(&db.table("u", small()).unwrap(), 0..5);
+    db.close().unwrap();
+    drop(db);
+    let (mut kept, mut finished) = (0, 0);
+    for n in 0.. {
+        let begun = world.on(world.fs.fork());
+        let db = begun.open();
+        db.existing_table("t").unwrap();
+        begun.fs.crash_after(n);
+        let is_done = db.drop_table("t").is_ok();
+        drop(db);
+        let images = [CrashImage::Nothing, CrashImage::Everything, CrashImage::Seeded(n)];
+        for image in images {
+            let found = begun.after_crash(&image);
+            let db = found.open();
+            let names: Vec<String> = db.tables().unwrap().iter().map(ToString::to_string).collect();
+            if names == ["t", "u"] {
+                assert!(!is_done, "a drop that was acknowledged, {image:?} at {n}");
+                check(&db.existing_table("t").unwrap(), 0..20);
+                kept += 1;
+            } else {
+                assert_eq!(names, ["u"]);
+                assert!(
+                    found.files("/t/").is_empty(),
+                    "{image:?} at {n}: {:?}",
+                    found.files("/t/")
+                );
+                assert_eq!(kind(db.existing_table("t")), ErrorKind::Missing);
+                assert_eq!(kind(db.drop_table("t")), ErrorKind::Missing);
+                let again = db.table("t", small()).unwrap();
+                put(&again, 3..9);
+                check(&again, 3..9);
+                finished += 1;
+            }
+            check(&db.existing_table("u").unwrap(), 0..5);
+        }
+        if is_done {
+            break;
+        }
+    }
+    assert!(kept > 3 && finished > 20, "{kept} kept, {finished} finished");
+}
+
+#[test]
+fn a_table_keeps_its_database_open() {
+    let world = World::new();
+    let db = world.open();
+    let table = db.table("t", small()).unwrap();
+    drop(db);
+    put(&table, 0..10);
+    assert_eq!(kind(world.try_open()), ErrorKind::Locked);
+    let clone = table.clone();
+    drop(table);
+    assert_eq!(kind(world.try_open()), ErrorKind::Locked);
+    check(&clone, 0..10);
+    drop(clone);
+    check(&world.open().existing_table("t").unwrap(), 0..10);
+}
+
+#[test]
+fn a_database_is_locked_while_it_is_open_whatever_the_order_of_its_roots() {
+    let world = World::new();
+    let db = world.open();
+    let reversed = DbOptions::new(["/r1", "/r0"]);
+    assert_eq!(kind(Db::open_with(reversed.clone(), world.components())), ErrorKind::Locked);
+    db.close().unwrap();
+    let again = Db::open_with(reversed, world.components()).unwrap();
+    assert_eq!(again.roots(), db.roots(), "root 0 is what it was");
+    assert_eq!(kind(world.try_open()), ErrorKind::Locked);
+}
+
+#[test]
+fn after_closing_every_call_is_refused_and_closing_again_does_nothing() {
+    let world = World::new();
+    let db = world.open();
+    let table = db.table("t", small()).unwrap();
+    put(&table, 0..10);
+    let held = table.get(&key(3)).unwrap().unwrap();
+    let entry = table.iter().unwrap().next().unwrap().unwrap();
+    db.close().unwrap();
+    db.close().unwrap();
+    table.close().unwrap();
+    let mut batch = Batch::new();
+    batch.put("k", "v");
+    for result in [
+        table.put(b"k", b"v").map(|_| ()),
+        table.put_batch(&batch).map(|_| ()),
+        table.get(b"k").map(|_| ()),
+        table.flush(),
+        table.iter().map(|_| ()),
+        table.iter_from(&key(0)).map(|_| ()),
+        table.oldest_key().map(|_| ()),
+        table.run_gc().map(|_| ()),
+        table.set_shards(2),
+        table.refresh(),
+        db.table("t", small()).map(|_| ()),
+        db.existing_table("t").map(|_| ()),
+        db.tables().map(|_| ()),
+        db.drop_table("t"),
+        db.flush(),
+        db.refresh(),
+        db.maintain(),
+    ] {
+        assert_eq!(kind(result), ErrorKind::Closed);
+    }
+    assert_eq!(held, &*value(3));
+    assert_eq!(entry.value().unwrap(), &*value(0));
+    // Its locks are gone although handles are left.
+    check(&world.open().existing_table("t").unwrap(), 0..10);
+}
+
+#[test]
+fn closing_and_dropping_make_everything_durable() {
+    for close in [true, false] {
+        let world = World::new();
+        let db = world.open();
+        let table = db.table("t", small()).unwrap();
+        put(&table, 0..30);
+        if close {
+            db.close().unwrap();
+        }
+        drop((db, table));
+        let found = world.after_crash(&CrashImage::Nothing);
+        check(&found.open().existing_table("t").unwrap(), 0..30);
+        let recovered = found.take_events();
+        assert!(recovered.is_empty(), "nothing had to be repaired: {recovered:?}");
+    }
+}
+
+/// A put that comes while the database is being closed is there afterwards, or was refused.
+#[test]
+fn what_was_put_while_closing_is_there_or_was_refused() {
+    for round in 0..40 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let db = Db::open(DbOptions::new([&path])).unwrap();
+        let table = db.table("t", TableOptions::new()).unwrap();
+        let accepted: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
+        std::thread::scope(|scope| {
+            for (thread, accepted) in accepted.iter().enumerate() {
+                let table = table.clone();
+                scope.spawn(move || {
+                    for n in 0.. {
+                        match table.put(format!("{thread}-{n}").as_bytes(), &value(n)) {
+                            Ok(_) => accepted.store(n + 1, Ordering::Relaxed),
+                            Err(error) => {
+                                assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+                                break;
+                            }
+                        }
+                    }
+                });
+            }
+            while accepted.iter().map(|n| n.load(Ordering::Relaxed)).sum::<u64>() < 50 * round {
+                std::hint::spin_loop();
+            }
+            db.close().unwrap();
+        });
+        drop((db, table));
+        let db = Db::open(DbOptions::new([&path])).unwrap();
+        let table = db.existing_table("t").unwrap();
+        for (thread, accepted) in accepted.iter().enumerate() {
+            for n in 0..accepted.load(Ordering::Relaxed) {
+                let found = table.get(format!("{thread}-{n}").as_bytes()).unwrap();
+                assert_eq!(found.as_deref(), Some(&*value(n)), "round {round}: {thread}-{n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn without_create_if_missing_nothing_is_created() {
+    let world = World::new();
+    let options = world.options().create_if_missing(false);
+    let error = Db::open_with(options.clone(), world.components()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Missing);
+    assert!(error.to_string().contains("/r0"), "{error}");
+    assert_eq!(kind(world.try_read()), ErrorKind::Missing);
+    assert_eq!((world.fs.ops(), world.fs.file_paths().len()), (0, 0));
+    drop(world.open());
+    Db::open_with(options, world.components()).unwrap();
+}
+
+#[test]
+fn a_table_of_two_hundred_lives_has_a_handful_of_segments() {
+    let world = World::new();
+    for n in 0..200 {
+        let db = world.open();
+        put(&db.table("t", TableOptions::new()).unwrap(), n..n + 1);
+        if n % 2 == 0 {
+            db.close().unwrap();
+        }
+    }
+    let db = world.open();
+    let table = db.existing_table("t").unwrap();
+    check(&table, 0..200);
+    assert_eq!(table.stats().segments, 1);
+}
+
+#[test]
+fn a_read_only_database_refuses_to_write_and_refreshes() {
+    let world = World::new();
+    let writer = world.open();
+    let written = writer.table("t", small()).unwrap();
+    put(&written, 0..10);
+    writer.flush().unwrap();
+    let reader = world.read();
+    assert!(reader.is_read_only() && !writer.is_read_only());
+    let before = world.fs.ops();
+    let table = reader.existing_table("t").unwrap();
+    check(&table, 0..10);
+    for result in [
+        table.put(b"k", b"v").map(|_| ()),
+        table.put_with(b"k", b"v", &[]).map(|_| ()),
+        table.flush(),
+        table.seal(),
+        table.run_gc().map(|_| ()),
+        table.set_ttl(None),
+        table.set_shards(3),
+        table.accept_clock(),
+        reader.drop_table("t"),
+        reader.flush(),
+        reader.maintain(),
+    ] {
+        assert_eq!(kind(result), ErrorKind::ReadOnly);
+    }
+    assert_eq!(kind(reader.table("new", small())), ErrorKind::Missing);
+    assert_eq!(world.fs.ops(), before, "a reader writes nothing");
+
+    put(&written, 10..30);
+    writer.flush().unwrap();
+    check(&table, 0..10);
+    reader.refresh().unwrap();
+    check(&table, 0..30);
+    writer.close().unwrap();
+    drop((writer, written));
+    table.refresh().unwrap();
+    check(&table, 0..30);
+    reader.close().unwrap();
+    assert_eq!(kind(table.get(b"k")), ErrorKind::Closed);
+}
+
+#[test]
+fn flush_and_statistics_speak_of_all_open_tables() {
+    let world = World::new();
+    let db = world.open();
+    for name in ["a", "b"] {
+        put(&db.table(name, small()).unwrap(), 0..10);
+    }
+    let unflushed =
+        |db: &Db| -> u64 { db.stats().tables.values().map(|t| t.unflushed_bytes).sum() };
+    assert!(unflushed(&db) > 0);
+    db.flush().unwrap();
+    assert_eq!(unflushed(&db), 0);
+    let stats = db.stats();
+    assert_eq!(stats.roots.len(), 2);
+    assert_eq!(stats.tables.len(), 2);
+    for stats in stats.tables.values() {
+        assert_eq!((stats.keys, stats.values, stats.roots, stats.segments), (10, 10, 2, 3));
+    }
+    let found = world.after_crash(&CrashImage::Nothing);
+    let db = found.open();
+    for name in ["a", "b"] {
+        check(&db.existing_table(name).unwrap(), 0..10);
+    }
+}
+
+#[test]
+fn options_are_plain_data() {
+    let options = DbOptions::new(["/a", "/b"])
+        .create_if_missing(false)
+        .read_mode(ReadMode::Pread)
+        .max_open_files(7)
+        .flush_by_itself(None, Some(Duration::from_millis(1500)))
+        .gc_interval(Duration::from_secs(3));
+    let text = serde_json::to_string(&options).unwrap();
+    assert_eq!(serde_json::from_str::<DbOptions>(&text).unwrap(), options);
+    let some: DbOptions = serde_json::from_str(r#"{"roots": ["/a"], "io_threads": 1}"#).unwrap();
+    assert_eq!(some, DbOptions { io_threads: 1, ..DbOptions::new(["/a"]) });
+    let error = serde_json::from_str::<DbOptions>(r#"{"root": ["/a"]}"#).unwrap_err();
+    assert!(error.to_string().contains("unknown field `root`"), "{error}");
+
+    for options in [
+        TableOptions::new(),
+        TableOptions::new().no_ttl(),
+        TableOptions::new()
+            .ttl(Duration::from_secs(60))
+            .shards(4)
+            .segment_bytes(1 << 20)
+            .segment_keys(99)
+            .segment_age(Duration::from_secs(1))
+            .inline_max_bytes(0)
+            .duplicate_keys(DuplicateKeys::Reject)
+            .verify(Verify::Never),
+        TableOptions { keymap: Some(KeymapKind::Memory), ..TableOptions::new() },
+    ] {
+        let text = serde_json::to_string(&options).unwrap();
+        assert_eq!(serde_json::from_str::<TableOptions>(&text).unwrap(), options);
+    }
+    assert_eq!(serde_json::from_str::<TableOptions>("{}").unwrap(), TableOptions::default());
+    let read: TableOptions =
+        serde_json::from_str(r#"{"ttl": "never", "verify": "never"}"#).unwrap();
+    assert_eq!((read.ttl, read.verify), (Ttl::Never, Verify::Never));
+    let error = serde_json::from_str::<TableOptions>(r#"{"shard": 2}"#).unwrap_err();
+    assert!(error.to_string().contains("unknown field `shard`"), "{error}");
+}
+
+#[test]
+fn handles_can_be_sent_and_shared() {
+    fn check<T: Send + Sync + Clone + 'static>() {}
+    check::<Db>();
+    check::<Table>();
+    check::<lithdb::Value>();
+    check::<lithdb::Error>();
+    check::<Components>();
+}
+
+/// A process that is being started by another thread has copies of all descriptors for a moment, those of locks too.
+#[test]
+fn locks_are_free_at_once_although_other_threads_start_processes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let _ = std::process::Command::new("true").status();
+                }
+            });
+        }
+        let opened = (0..150).try_for_each(|_| Db::open(DbOptions::new([&path]))?.close());
+        is_over.store(true, Ordering::Relaxed);
+        opened.unwrap();
+    });
+}

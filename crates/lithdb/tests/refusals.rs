@@ -1,0 +1,177 @@
+//! What opening refuses, and that it changes nothing by doing so.
+
+mod support;
+
+use lithdb::{ErrorKind, Result};
+use support::{World, check, key, put, small};
+
+/// A database that was closed cleanly: table `t` of several segments.
+fn closed() -> World {
+    let world = World::new();
+    let db = world.open();
+    put(&db.table("t", small()).unwrap(), 0..10);
+    db.close().unwrap();
+    world
+}
+
+/// Opens the database and its table, reads everything.
+fn open_all(world: &World, read_only: bool) -> Result<()> {
+    let db = if read_only { world.try_read()? } else { world.try_open()? };
+    let table = db.existing_table("t")?;
+    // Files of sealed segments are opened when they are needed.
+    for n in 0..10 {
+        table.get(&key(n))?;
+    }
+    check(&table, 0..10);
+    db.close()
+}
+
+type Image = Vec<(String, Vec<u8>)>;
+
+fn image(world: &World) -> Image {
+    let files = world.files("").into_iter().filter(|path| !path.ends_with(".lock"));
+    files.map(|path| (path.clone(), world.fs.read_raw(&path))).collect()
+}
+
+#[test]
+fn a_rollback_that_is_pending_is_refused() {
+    let world = closed();
+    world.fs.write_raw("/r0/rollback.intent", b"whatever a later version writes".to_vec());
+    let before = image(&world);
+    for read_only in [true, false] {
+        let error = open_all(&world, read_only).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains("/r0/rollback.intent"), "{error}");
+    }
+    assert_eq!(image(&world), before);
+    world.fs.remove_raw("/r0/rollback.intent");
+    open_all(&world, false).unwrap();
+}
+
+/// Where the checksum of a file stands, and what it covers.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// 64 bytes; the checksum is the last four.
+    Header,
+    /// The whole file is one envelope.
+    Envelope,
+    /// Two envelopes in slots of 4,096 bytes.
+    Slots,
+}
+
+/// Changes bytes of the beginning and makes the checksum right again.
+fn patch(bytes: &mut [u8], kind: Kind, change: impl Fn(&mut [u8])) {
+    let envelope = |bytes: &mut [u8]| {
+        change(bytes);
+        let len = u32::from_le_bytes(bytes[24..28].try_into().unwrap()) as usize;
+        let head = crc32c::crc32c(&bytes[..28]);
+        let checksum = crc32c::crc32c_append(head, &bytes[32..32 + len]);
+        bytes[28..32].copy_from_slice(&checksum.to_le_bytes());
+    };
+    match kind {
+        Kind::Header => {
+            change(bytes);
+            let checksum = crc32c::crc32c(&bytes[..60]);
+            bytes[60..64].copy_from_slice(&checksum.to_le_bytes());
+        }
+        Kind::Envelope => envelope(bytes),
+        Kind::Slots => bytes.chunks_mut(4096).for_each(envelope),
+    }
+}
+
+const FILES: [(&str, Kind); 8] = [
+    ("/r0/root.id", Kind::Envelope),
+    ("/r1/root.id", Kind::Envelope),
+    ("/r0/t/table.state", Kind::Slots),
+    ("/r0/t/segments/1.metadata", Kind::Envelope),
+    ("/r0/t/segments/1.keys", Kind::Header),
+    ("/r0/t/segments/3.keys", Kind::Header),
+    ("/r1/t/segments/1-0.values", Kind::Header),
+    ("/r0/t/segments/3-1.values", Kind::Header),
+];
+
+fn patched(path: &str, kind: Kind, change: impl Fn(&mut [u8])) -> World {
+    let world = closed();
+    let mut bytes = world.fs.read_raw(path);
+    patch(&mut bytes, kind, change);
+    world.fs.write_raw(path, bytes);
+    world
+}
+
+#[test]
+fn patching_nothing_is_accepted() {
+    for (path, kind) in FILES {
+        open_all(&patched(path, kind, |_| {}), false).unwrap();
+    }
+}
+
+#[test]
+fn a_file_of_another_format_version_is_refused_and_left_alone() {
+    for (path, kind) in FILES {
+        for version in [0_u16, 2, u16::MAX] {
+            let world = patched(path, kind, |b| b[8..10].copy_from_slice(&version.to_le_bytes()));
+            let before = image(&world);
+            for read_only in [true, false] {
+                let error = open_all(&world, read_only).expect_err(path);
+                assert_eq!(error.kind(), ErrorKind::Unsupported, "{path}: {error}");
+                let message = error.to_string();
+                assert!(message.contains(path), "{path}: {message}");
+                assert!(message.contains(&version.to_string()), "{path}: {message}");
+            }
+            // What of it is readable may have been made durable again: nothing else.
+            assert_eq!(image(&world), before, "{path}");
+        }
+    }
+}
+
+#[test]
+fn an_unknown_incompatible_feature_is_refused() {
+    for (path, kind) in FILES {
+        let world = patched(path, kind, |b| b[20] = 4);
+        for read_only in [true, false] {
+            let error = open_all(&world, read_only).expect_err(path);
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{path}: {error}");
+            assert!(error.to_string().contains(path), "{error}");
+        }
+    }
+}
+
+#[test]
+fn an_unknown_compatible_feature_is_ignored() {
+    for (path, kind) in FILES {
+        let world = patched(path, kind, |b| b[12] = 1);
+        open_all(&world, true).unwrap_or_else(|error| panic!("{path}: {error}"));
+        open_all(&world, false).unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+}
+
+#[test]
+fn an_unknown_feature_that_forbids_writing_allows_reading() {
+    for (path, kind) in FILES {
+        let world = patched(path, kind, |b| b[16] = 1);
+        open_all(&world, true).unwrap_or_else(|error| panic!("{path}: {error}"));
+        if path == "/r1/t/segments/1-0.values" {
+            continue; // a sealed segment's values are never written, and not looked at when the table is opened
+        }
+        let error = open_all(&world, false).expect_err(path);
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{path}: {error}");
+        assert!(error.to_string().contains(path), "{error}");
+    }
+}
+
+#[test]
+fn a_root_that_is_absent_or_of_another_database_is_refused_with_its_name() {
+    let world = closed();
+    let before = image(&world);
+    let open = |roots: &[&str]| {
+        let options = lithdb::DbOptions::new(roots.iter().copied());
+        lithdb::Db::open_with(options, world.components()).unwrap_err()
+    };
+    let error = open(&["/r0"]);
+    assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
+    let error = open(&["/r0", "/r1", "/r2"]);
+    assert!(error.to_string().contains("/r2"), "{error}");
+    let error = open(&["/r0", "/r0"]);
+    assert!(error.to_string().contains("/r0"), "{error}");
+    assert_eq!(image(&world), before);
+}

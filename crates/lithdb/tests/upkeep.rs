@@ -1,0 +1,373 @@
+//! What a database does by itself, and what it tells about it. The clock stands still until a test moves it.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use lithdb::{
+    Components, Db, DbOptions, Error, ErrorKind, Event, EventListener, GcFilter, SegmentId,
+    TableOptions,
+};
+use lithdb_sim::{CrashImage, Fault};
+use support::{World, check, key, put, small};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+impl World {
+    /// Lets time pass, with a look of the maintenance every second of it.
+    fn pass(&self, db: &Db, seconds: u32) {
+        for _ in 0..seconds {
+            self.clock.advance(SECOND);
+            db.maintain().unwrap();
+        }
+    }
+}
+
+fn sealed(events: &[Event]) -> Vec<(u32, u64)> {
+    let sealed = events.iter().filter_map(|event| match event {
+        Event::Sealed { segment, records, .. } => Some((segment.0, *records)),
+        _ => None,
+    });
+    sealed.collect()
+}
+
+#[test]
+fn a_slow_table_is_sealed_by_age() {
+    let world = World::new();
+    let db = world.open();
+    let table = db.table("t", TableOptions::new().segment_age(10 * SECOND)).unwrap();
+    world.pass(&db, 30);
+    assert_eq!(table.stats().segments, 0, "nothing was put: there is nothing to seal");
+    put(&table, 0..1);
+    world.pass(&db, 9);
+    assert_eq!(table.stats().segments, 1);
+    world.pass(&db, 1);
+    assert_eq!(table.stats().segments, 2);
+    assert_eq!(sealed(&world.take_events()), [(1, 1)]);
+    world.pass(&db, 30);
+    assert_eq!(table.stats().segments, 2, "an empty segment does not age");
+    // From the first record of the next segment on, also across a reopening.
+    put(&table, 1..2);
+    db.close().unwrap();
+    drop((db, table));
+    let db = world.open();
+    let table = db.table("t", TableOptions::new().segment_age(10 * SECOND)).unwrap();
+    world.pass(&db, 10);
+    assert_eq!(sealed(&world.take_events()), [(2, 1)]);
+    check(&table, 0..2);
+}
+
+#[test]
+fn a_slow_table_expires_without_a_full_segment() {
+    let world = World::new();
+    let db = world.open();
+    let ttl = 100 * SECOND;
+    let table = db.table("t", TableOptions::new().ttl(ttl)).unwrap();
+    let kept = db.table("kept", TableOptions::new()).unwrap();
+    put(&table, 0..3);
+    put(&kept, 0..3);
+    // Sealed after a quarter of the TTL, collected a TTL later, at the next look for expired segments.
+    world.pass(&db, 124);
+    check(&table, 0..3);
+    world.pass(&db, 12);
+    check(&table, 3..3);
+    check(&kept, 0..3);
+    assert_eq!(table.get(&key(1)).unwrap(), None);
+    let events = world.take_events();
+    let collected = events.iter().find_map(|event| match event {
+        Event::Collected { table, segments, records, watermark, .. } => {
+            Some((table.to_string(), *segments, *records, *watermark))
+        }
+        _ => None,
+    });
+    assert_eq!(collected, Some(("t".to_owned(), 1, 3, SegmentId(2))), "{events:?}");
+    assert!(world.files("/t/segments/1").is_empty());
+    // It never comes back.
+    let found = world.after_crash(&CrashImage::Nothing);
+    check(&found.open().existing_table("t").unwrap(), 3..3);
+}
+
+#[test]
+fn a_ttl_that_is_set_is_recorded_and_a_table_that_is_not_open_is_not_collected() {
+    let world = World::new();
+    let db = world.open();
+    let table = db.table("t", small()).unwrap();
+    put(&table, 0..9);
+    table.set_ttl(Some(10 * SECOND)).unwrap();
+    assert_eq!(table.set_ttl(Some(Duration::ZERO)).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    db.close().unwrap();
+    drop((db, table));
+    let db = world.open();
+    world.pass(&db, 60);
+    let table = db.existing_table("t").unwrap();
+    check(&table, 0..9);
+    assert_eq!(table.stats().ttl, Some(10 * SECOND));
+    world.pass(&db, 30);
+    check(&table, 9..9);
+}
+
+#[test]
+fn a_table_is_flushed_by_itself_after_a_while_and_after_so_many_bytes() {
+    let world = World::new();
+    let options = world.options().flush_by_itself(Some(10_000), Some(5 * SECOND));
+    let db = Db::open_with(options, world.components()).unwrap();
+    let table = db.table("t", TableOptions::new()).unwrap();
+    let is_behind = || table.durable_position() < table.stats().log_end;
+    put(&table, 0..1);
+    world.pass(&db, 4);
+    assert!(is_behind());
+    world.pass(&db, 2);
+    assert!(!is_behind());
+    table.put(b"large", &[1; 9_000]).unwrap();
+    world.pass(&db, 1);
+    assert!(is_behind());
+    table.put(b"larger", &[1; 1_000]).unwrap();
+    world.pass(&db, 1);
+    assert!(!is_behind());
+    let found = world.after_crash(&CrashImage::Nothing).open();
+    let table = found.existing_table("t").unwrap();
+    assert!(table.contains(b"larger").unwrap() && table.contains(&key(0)).unwrap());
+}
+
+#[test]
+fn an_idle_table_gets_its_mark_once() {
+    let world = World::new();
+    let db = world.open();
+    let table = db.table("t", TableOptions::new()).unwrap();
+    put(&table, 0..5);
+    table.flush().unwrap();
+    let marks = || {
+        let bytes = world.fs.read_raw("/r0/t/segments/1.keys");
+        bytes.windows(8).filter(|window| window == b"LITHMARK").count()
+    };
+    assert_eq!(marks(), 0, "a mark costs no sync of its own while there is work");
+    world.pass(&db, 3);
+    assert_eq!(marks(), 1);
+    let before = world.fs.ops();
+    world.pass(&db, 20);
+    assert_eq!((marks(), world.fs.ops()), (1, before), "nothing is done for an idle table");
+    table.flush().unwrap();
+    assert_eq!(world.fs.ops(), before);
+    // With the mark, damage in what was flushed last is seen: it is no torn tail.
+    let found = world.after_crash(&CrashImage::Nothing);
+    found.fs.flip_bit("/r0/t/segments/1.keys", 100, 3);
+    assert_eq!(found.open().existing_table("t").unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_filter_decides_segment_by_segment_and_must_be_given() {
+    let world = World::new();
+    let lowest = Arc::new(AtomicU64::new(0));
+    let filter = |lowest: &Arc<AtomicU64>| {
+        let lowest = Arc::clone(lowest);
+        GcFilter::new(move |found, _| Ok(found < key(lowest.load(Ordering::Relaxed)).as_slice()))
+    };
+    let db = world.open();
+    let table = db.table_with_filter("t", small(), filter(&lowest)).unwrap();
+    put(&table, 0..20);
+    world.pass(&db, 20);
+    check(&table, 0..20);
+    lowest.store(10, Ordering::Relaxed);
+    world.pass(&db, 20);
+    check(&table, 8..20); // four keys to a segment: 8 shares one with 10
+    db.close().unwrap();
+    drop((db, table));
+
+    // Nobody collects without the filter by mistake.
+    let db = world.open();
+    let table = db.existing_table("t").unwrap();
+    assert!(table.has_gc_filter());
+    table.set_ttl(Some(SECOND)).unwrap();
+    world.pass(&db, 60);
+    check(&table, 8..20);
+    assert_eq!(table.run_gc().unwrap_err().kind(), ErrorKind::Conflict);
+}
+
+#[test]
+fn a_filter_that_fails_pauses_collection_and_deletes_nothing() {
+    let world = World::new();
+    let mood = Arc::new(AtomicU64::new(0));
+    let theirs = Arc::clone(&mood);
+    let filter = GcFilter::new(move |_, _| match theirs.load(Ordering::Relaxed) {
+        0 => Err(Error::new(ErrorKind::Io, "the filter does not know")),
+        1 => panic!("the filter is broken"),
+        _ => Ok(true),
+    });
+    let db = world.open();
+    let table = db.table_with_filter("t", small(), filter).unwrap();
+    put(&table, 0..20);
+    for (n, expected) in [(0, "does not know"), (1, "panicked")] {
+        mood.store(n, Ordering::Relaxed);
+        let error = table.run_gc().unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        let events = world.take_events();
+        let paused = events.iter().any(|event| {
+            matches!(event, Event::GcPaused { cause, .. } if cause.to_string().contains(expected))
+        });
+        assert!(paused, "{events:?}");
+        check(&table, 0..20);
+    }
+    mood.store(2, Ordering::Relaxed);
+    assert_eq!(table.run_gc().unwrap().segments, 4);
+    check(&table, 16..20);
+}
+
+#[test]
+fn a_clock_that_jumps_expires_nothing_until_it_is_accepted() {
+    let world = World::new();
+    let db = world.open();
+    let table = db.table("t", small().ttl(HOUR)).unwrap();
+    put(&table, 0..20);
+    world.pass(&db, 20);
+    world.take_events();
+    let year = 365 * 24 * HOUR;
+    world.clock.jump(year.as_millis() as i64);
+    world.pass(&db, 60);
+    check(&table, 0..20);
+    let jumps = world.take_events().into_iter().filter_map(|event| match event {
+        Event::ClockJump { before, now, hold, .. } => Some((now.since(before), hold)),
+        _ => None,
+    });
+    let jumps: Vec<_> = jumps.collect();
+    assert_eq!(jumps.len(), 1, "told once: {jumps:?}");
+    assert!(jumps[0].0 >= year && jumps[0].1 == HOUR);
+    assert!(table.run_gc().unwrap().held_for.is_some());
+    table.accept_clock().unwrap();
+    assert!(table.run_gc().unwrap().segments > 0);
+}
+
+#[test]
+fn a_clock_that_jumped_while_the_database_was_closed_is_noticed() {
+    let world = World::new();
+    let db = world.open();
+    put(&db.table("t", small().ttl(HOUR)).unwrap(), 0..20);
+    db.close().unwrap();
+    drop(db);
+    world.clock.jump((400 * 24 * HOUR).as_millis() as i64);
+    let db = world.open();
+    let table = db.existing_table("t").unwrap();
+    world.pass(&db, 60);
+    check(&table, 0..20);
+    let events = world.take_events();
+    assert!(events.iter().any(|e| matches!(e, Event::ClockJump { .. })), "{events:?}");
+    // Held for an hour of running; then it was a long pause and no jump.
+    world.clock.advance(HOUR);
+    world.pass(&db, 30);
+    check(&table, 20..20);
+}
+
+#[test]
+fn the_first_failed_sync_closes_the_table_for_writing_until_it_is_opened_again() {
+    let world = World::new();
+    let db = world.open();
+    let table = db.table("t", small()).unwrap();
+    let other = db.table("other", small()).unwrap();
+    put(&table, 0..3);
+    table.flush().unwrap();
+    put(&table, 3..4);
+    put(&other, 0..1);
+    world.fs.fail_op(1, Fault::Eio, false);
+    assert_eq!(table.flush().unwrap_err().kind(), ErrorKind::Io);
+    for result in
+        [table.flush(), table.put(b"k", b"v").map(|_| ()), table.seal(), table.set_ttl(None)]
+    {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Latched);
+    }
+    let latched: Vec<_> = world.take_events();
+    let latched = latched.iter().filter(|e| matches!(e, Event::Latched { .. })).count();
+    assert_eq!(latched, 1);
+    assert!(table.failure().is_some() && table.stats().failure.is_some());
+    // Reads go on, and so does the other table.
+    check(&table, 0..4);
+    put(&other, 1..5);
+    other.flush().unwrap();
+    assert!(db.close().is_err(), "something is not durable, and closing says so");
+    drop((db, table, other));
+    let found = world.after_crash(&CrashImage::Nothing);
+    let db = found.open();
+    let table = db.existing_table("t").unwrap();
+    check(&table, 0..3);
+    check(&db.existing_table("other").unwrap(), 0..5);
+    put(&table, 3..9);
+    table.flush().unwrap();
+}
+
+#[test]
+fn recovery_reports_what_it_did() {
+    let world = World::new();
+    let db = world.open();
+    let table = db.table("t", TableOptions::new()).unwrap();
+    put(&table, 0..3);
+    table.flush().unwrap();
+    // More than memory keeps back: what is not durable is in the files in part.
+    for n in 0..2_000_u32 {
+        table.put(format!("more{n}").as_bytes(), &[7; 1000]).unwrap();
+    }
+    let found = world.after_crash(&CrashImage::Everything);
+    drop((table, db));
+    let keys = "/r0/t/segments/1.keys";
+    found.fs.truncate_raw(keys, found.fs.read_raw(keys).len() as u64 - 10);
+    let db = found.open();
+    let table = db.existing_table("t").unwrap();
+    let events = found.take_events();
+    let [Event::Recovered { table: name, report }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(name.as_str(), "t");
+    assert!(report.rewritten_bytes > 1_000_000 && report.torn.is_some(), "{report:?}");
+    assert!(report.cut_bytes > 0 && !report.sealed_instead_of_cut, "{report:?}");
+    assert!(table.stats().keys > 900);
+    // Once more: there is nothing to do.
+    db.close().unwrap();
+    drop((db, table));
+    found.open().existing_table("t").unwrap();
+    assert!(found.take_events().is_empty());
+}
+
+#[test]
+fn a_listener_that_panics_harms_nobody() {
+    let world = World::new();
+    let listener = EventListener::new(|_| panic!("no"));
+    let db = Db::open_with(world.options(), Components { listener, ..world.components() }).unwrap();
+    let table = db.table("t", small()).unwrap();
+    put(&table, 0..20);
+    db.close().unwrap();
+    drop((db, table));
+    check(&world.open().existing_table("t").unwrap(), 0..20);
+}
+
+/// The thread itself, on a real disk: everything above without anybody asking for it.
+#[test]
+fn the_maintenance_thread_seals_flushes_and_collects() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tell, events) = std::sync::mpsc::channel();
+    let tell = parking_lot::Mutex::new(tell);
+    let mut options = DbOptions::new([dir.path().join("db")])
+        .gc_interval(Duration::from_millis(5))
+        .flush_by_itself(None, Some(Duration::from_millis(1)));
+    options.idle_after = Duration::from_millis(5);
+    let listener = EventListener::new(move |event| drop(tell.lock().send(event.clone())));
+    let db = Db::open_with(options, Components { listener, ..Components::default() }).unwrap();
+    let ms = Duration::from_millis(20);
+    let table = db.table("t", TableOptions::new().ttl(ms).segment_age(ms)).unwrap();
+    let at = table.put(b"k", b"v").unwrap();
+    let wait = |what: &str, is_it: &dyn Fn(&Event) -> bool| loop {
+        let event = events.recv_timeout(Duration::from_secs(20)).expect(what);
+        if is_it(&event) {
+            break;
+        }
+    };
+    wait("sealed", &|event| matches!(event, Event::Sealed { .. }));
+    wait("collected", &|event| matches!(event, Event::Collected { .. }));
+    assert_eq!(table.get(b"k").unwrap(), None);
+    let at = at.max(table.put(b"l", b"v").unwrap());
+    let began = Instant::now();
+    while table.durable_position() <= at {
+        assert!(began.elapsed() < Duration::from_secs(20), "never flushed");
+        std::thread::yield_now();
+    }
+    // The thread holds nothing: when the last handle goes, the locks are free.
+    drop((db, table));
+    Db::open(DbOptions::new([dir.path().join("db")])).unwrap();
+}

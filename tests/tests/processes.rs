@@ -167,7 +167,7 @@ fn read_beside_a_writer(mode: ReadMode, seed: u64) {
             table.refresh().unwrap();
             refreshes += 1;
             // Everything that was flushed before is seen.
-            let newest = table.iter().unwrap().rev().next();
+            let newest = table.iter().unwrap().next_back();
             if let Some(newest) = newest {
                 let newest = Op::seq_of(newest.unwrap().key()).unwrap();
                 assert!(newest >= acked, "{name}: {acked} was flushed, {newest} is the newest");

@@ -1,0 +1,187 @@
+//! The command line as a whole; what belongs to one command stands with it under `commands/`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use lithdb::TableName;
+
+use crate::commands::{dump, gc, get, info, load, put, rebuild_keymap, repair, scan, tour, verify};
+use crate::failure::Failure;
+
+/// LithDB from a terminal: data that is written once, kept for a while and dropped in bulk.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lith",
+    version,
+    after_help = "Keys are text, or 0x and hex digits. Commands that only read work beside a process that writes. \
+                  Exit status: 0 done, 1 failed, 2 usage."
+)]
+pub(crate) struct Cli {
+    /// Before or behind the command, or both: see [`parse`].
+    #[command(flatten)]
+    pub(crate) roots: Roots,
+
+    /// Answer in JSON: one document on one line; a line for each record from scan and dump
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Read files by pread instead of mapping them: a disk that cannot read is then an error, not a signal
+    #[arg(long, global = true)]
+    pub(crate) pread: bool,
+
+    /// Log to standard error; twice for details. RUST_LOG rules if it is set
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Where the database is.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Roots {
+    /// A root directory of the database; once for every root, in any order
+    #[arg(long = "db", value_name = "DIR", id = "db")]
+    pub(crate) dirs: Vec<PathBuf>,
+}
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the tables
+    Ls,
+    /// Describe a table, or all: keys, bytes, segments, age, keymap
+    Info(info::Args),
+    /// Store one value, from a file or standard input, and flush
+    Put(put::Args),
+    /// Write one value to standard output, byte for byte
+    Get(get::Args),
+    /// List records in the order in which they were put
+    Scan(scan::Args),
+    /// Store every file below a directory: the key is its path from there, the value its content
+    Load(load::Args),
+    /// Read every byte and check every checksum, chain, count and keymap entry
+    Verify(verify::Args),
+    /// Collect now what has expired by the TTL that the table recorded
+    Gc(gc::Args),
+    /// Print every record of a table's key files, also of damaged ones
+    Dump(dump::Args),
+    /// Show what would have to be given up so that a damaged database opens again, or give it up
+    Repair(repair::Args),
+    /// Rebuild the keymaps from the key files and check them both ways
+    RebuildKeymap(rebuild_keymap::Args),
+    /// A guided demonstration on real files: load, compare, reopen, expire, read beside a writer, verify
+    Tour(tour::Args),
+}
+
+/// Reads a command line. Roots may stand on both sides of the command; clap's own way for that would forget those in
+/// front when there are any behind.
+pub(crate) fn parse<T: Into<OsString> + Clone>(
+    line: impl IntoIterator<Item = T>,
+) -> Result<Cli, Failure> {
+    let command = Cli::command().mut_subcommands(Roots::augment_args);
+    let matches = command.try_get_matches_from(line).map_err(|error| explain(&error))?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(|error| explain(&error))?;
+    if let Some((_, behind)) = matches.subcommand()
+        && let Some(roots) = behind.get_many::<PathBuf>("db")
+    {
+        cli.roots.dirs.extend(roots.cloned());
+    }
+    Ok(cli)
+}
+
+/// What clap has to say, in the form of every other error.
+fn explain(error: &clap::Error) -> Failure {
+    use clap::error::ErrorKind;
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            return Failure::Help(error.to_string());
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            return Failure::usage("expected a command; see lith --help");
+        }
+        _ => {}
+    }
+    let text = error.to_string();
+    let told = text.split("\nUsage:").next().unwrap_or(&text);
+    let told = told.split("\nFor more information").next().unwrap_or(told);
+    let told: Vec<&str> = told.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let told = told.join(" ");
+    let told = told.strip_prefix("error: ").unwrap_or(&told);
+    Failure::usage(format_args!("{told}; see lith --help"))
+}
+
+/// The name of a table, checked before anything is opened.
+pub(crate) fn parse_table(typed: &str) -> Result<String, String> {
+    match TableName::new(typed) {
+        Ok(name) => Ok(name.to_string()),
+        Err(error) => Err(error.message().to_owned()),
+    }
+}
+
+/// A number of bytes as somebody types it: `4096`, `64KiB`, `1.5 GiB`, `2GB`.
+pub(crate) fn parse_size(typed: &str) -> Result<u64, String> {
+    let typed = typed.trim();
+    let digits_end = typed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(typed.len());
+    let (number, unit) = typed.split_at(digits_end);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        other => return Err(format!("expected a unit like KiB, MiB or GiB, found {other:?}")),
+    };
+    let exact = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
+    let rounded = || number.parse::<f64>().ok().map(|n| n * factor as f64);
+    match exact.map(|n| n as f64).or_else(rounded) {
+        Some(bytes) if (0.0..9e18).contains(&bytes) => Ok(exact.unwrap_or(bytes as u64)),
+        _ => Err(format!("expected a size like 4096 or 64MiB, found {typed:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_and_without_units() {
+        let read = ["4096", "64KiB", "1.5 GiB", "2gb", "7b"].map(parse_size);
+        assert_eq!(read, [4096, 64 << 10, 3 << 29, 2_000_000_000, 7].map(Ok));
+        for bad in ["", "KiB", "1.2.3", "-1", "5 apples", "99999999999999999999"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().mut_subcommands(Roots::augment_args).debug_assert();
+    }
+
+    #[test]
+    fn roots_on_both_sides_of_the_command_are_all_taken() {
+        let cli = parse(["lith", "--db", "a", "ls", "--db=b", "--db", "c"]).unwrap();
+        assert_eq!(cli.roots.dirs, ["a", "b", "c"].map(PathBuf::from));
+        assert!(parse(["lith", "ls"]).unwrap().roots.dirs.is_empty());
+    }
+
+    #[test]
+    fn an_error_of_the_command_line_is_one_line() {
+        for line in
+            [&["lith", "get"][..], &["lith", "scam"], &["lith", "scan", "t", "--nope"], &["lith"]]
+        {
+            match parse(line) {
+                Err(Failure::Usage(message)) => {
+                    assert!(!message.contains('\n') && message.contains("--help"), "{message}");
+                    assert!(!message.contains("error:") && !message.contains("Usage"), "{message}");
+                }
+                other => panic!("{line:?}: {other:?}"),
+            }
+        }
+    }
+}

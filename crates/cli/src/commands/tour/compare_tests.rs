@@ -1,0 +1,37 @@
+//! A tour must tell a wrong answer from a file that somebody changed.
+
+use lithdb::env::OsFs;
+use lithdb::{Db, DbOptions, TableOptions};
+
+use super::*;
+use crate::files::write;
+
+#[test]
+fn a_wrong_answer_is_told_from_a_file_that_was_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(DbOptions::new([dir.path().join("db")])).unwrap();
+    let table = db.table("files", TableOptions::new()).unwrap();
+    let item = |name: &str, loaded: &[u8], on_disk: Option<&[u8]>| {
+        let path = dir.path().join(name);
+        if let Some(content) = on_disk {
+            write(&OsFs, &path, content).unwrap();
+        }
+        Item { path, key: name.to_owned(), digest: Digest::of(loaded) }
+    };
+    for (key, value) in [("same", "one"), ("changed", "one"), ("gone", "one"), ("wrong", "two")] {
+        table.put(key.as_bytes(), value.as_bytes()).unwrap();
+    }
+    let items = [
+        item("same", b"one", Some(b"one")),
+        item("changed", b"one", Some(b"three")),
+        item("gone", b"one", None),
+        item("wrong", b"one", Some(b"one")),
+        item("lost", b"one", Some(b"one")),
+    ];
+    let mut tally = Tally::default();
+    compare_all(&items, &table, &mut tally).unwrap();
+    assert_eq!(tally.changed, ["changed", "gone"]);
+    assert_eq!(tally.wrong.len(), 2, "{:?}", tally.wrong);
+    assert!(tally.wrong[0].starts_with("wrong: ") && tally.wrong[1].starts_with("lost: "));
+    assert_eq!((tally.compared, tally.bytes), (4, 12));
+}

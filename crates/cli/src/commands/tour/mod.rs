@@ -1,0 +1,252 @@
+//! `lith tour`: the engine at work on real files, every claim checked. `--json`: one document,
+//! `{"tree":…,"files":…,"bytes":…,"database":…,"kept":…,"steps":[…],"changed":[…],"wrong":[…],"passed":…}`.
+//!
+//! The files are whatever is there; what is compared is what was read when they were loaded. A file that somebody
+//! changes meanwhile is told from a wrong answer by the digest that was taken of it then.
+
+mod compare;
+mod expire;
+mod files;
+mod load;
+mod place;
+mod reader;
+mod tree;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use lithdb::{Db, TableOptions};
+use serde::Serialize;
+use serde_json::{Value as Json, json};
+
+use self::compare::Tally;
+use self::files::Loaded;
+use self::place::Place;
+use self::tree::Tree;
+use crate::args::parse_size;
+use crate::commands::verify;
+use crate::database::Command;
+use crate::failure::Failure;
+use crate::output::{counted, duration, per_second, size, throughput};
+
+/// The table that the tour uses.
+const TABLE: &str = "files";
+
+/// The arguments of `lith tour`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The tree of files; the Cargo project around the current directory, built dependencies included, if none is
+    /// named, or else the directory of this program
+    path: Option<PathBuf>,
+    /// Take no more than so many bytes
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "2GiB")]
+    max_bytes: u64,
+    /// Take no more than so many files
+    #[arg(long, value_name = "N", default_value_t = 50_000)]
+    max_files: u64,
+    /// Make the database in this directory, which must be new or empty, and keep it
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+/// One step of the tour, done.
+#[derive(Debug, Serialize)]
+struct Step {
+    name: &'static str,
+    seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_per_second: Option<f64>,
+    what: String,
+}
+
+/// The tour under way.
+struct Tour<'a> {
+    command: &'a mut Command,
+    options: lithdb::DbOptions,
+    table_options: TableOptions,
+    loaded: Loaded,
+    tally: Tally,
+    steps: Vec<Step>,
+}
+
+/// Leads through it.
+pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
+    if !command.roots.is_empty() {
+        return Err(Failure::usage(
+            "the tour makes a database of its own: expected no --db; --keep DIR says where",
+        ));
+    }
+    let started = Instant::now();
+    let place = Place::make(args.keep.as_deref())?;
+    let ended = lead(args, command, &place, started);
+    // What went wrong is there to be looked at.
+    let is_wrong = matches!(&ended, Ok(tally) if !tally.wrong.is_empty());
+    if place.is_kept() || is_wrong {
+        command.out.text(format_args!("The database is in {}", place.path().display()))?;
+        command.out.flush()?;
+    } else {
+        let removed = place.remove();
+        // Why the tour ended tells more than why it left something behind.
+        return ended.and(removed);
+    }
+    match ended?.wrong.first() {
+        None => Ok(()),
+        Some(first) => Err(Failure::failed(format_args!("the tour found a mismatch: {first}"))),
+    }
+}
+
+fn lead(
+    args: &Args,
+    command: &mut Command,
+    place: &Place,
+    started: Instant,
+) -> Result<Tally, Failure> {
+    let tree = Tree::choose(args, place)?;
+    let end_of_place = if place.is_kept() { "kept" } else { "removed at the end" };
+    command.out.text(format_args!(
+        "{} of real files ({}) below {}",
+        size(tree.bytes),
+        counted(tree.files.len() as u64, "file"),
+        tree.root.display()
+    ))?;
+    for note in tree.notes(args) {
+        command.out.text(format_args!("  {note}"))?;
+    }
+    command.out.text(format_args!(
+        "into a new database with two roots in {} ({end_of_place})\n",
+        place.path().display()
+    ))?;
+    command.out.flush()?;
+    let segment_bytes = (tree.bytes / 16).clamp(256 << 10, 64 << 20);
+    let mut tour = Tour {
+        options: command.options_for(&place.roots()),
+        table_options: TableOptions::new().segment_bytes(segment_bytes),
+        loaded: Loaded::default(),
+        tally: Tally::default(),
+        steps: Vec::new(),
+        command,
+    };
+    let db = tour.load(&tree)?;
+    tour.read_back(&db)?;
+    tour.reopen(db)?;
+    let db = tour.expire()?;
+    tour.read_beside(&db)?;
+    db.close()?;
+    drop(db);
+    tour.verify()?;
+    tour.sum_up(place, &tree, started.elapsed())
+}
+
+impl Tour<'_> {
+    /// Tells of a step that is done.
+    fn tell(
+        &mut self,
+        name: &'static str,
+        took: Duration,
+        bytes: Option<u64>,
+        what: String,
+    ) -> Result<(), Failure> {
+        let number = self.steps.len() + 1;
+        let rate = bytes.map_or_else(String::new, |bytes| format!(", {}", throughput(bytes, took)));
+        let time = duration(took);
+        self.command.out.text(format_args!("{number}. {name}  ({time}{rate})\n   {what}"))?;
+        self.command.out.flush()?;
+        self.steps.push(Step {
+            name,
+            seconds: took.as_secs_f64(),
+            bytes,
+            bytes_per_second: bytes.map(|bytes| per_second(bytes, took)),
+            what,
+        });
+        Ok(())
+    }
+
+    /// Closes, opens again, and compares a sample.
+    fn reopen(&mut self, db: Db) -> Result<(), Failure> {
+        let started = Instant::now();
+        db.close()?;
+        drop(db);
+        let closed = started.elapsed();
+        let started = Instant::now();
+        let db = Db::open(self.options.clone())?;
+        let table = db.table(TABLE, self.table_options.clone())?;
+        let opened = started.elapsed();
+        let keys = table.stats().keys;
+        let before = self.tally.counts();
+        self.loaded.compare_sample(&table, 1_000, &mut self.tally)?;
+        let sample = self.tally.since(before);
+        db.close()?;
+        let what = format!(
+            "closed in {}, opened in {} with the keymap of {} rebuilt from the key files; {sample}",
+            duration(closed),
+            duration(opened),
+            counted(keys, "key"),
+        );
+        self.tell("Reopen", closed + opened, None, what)
+    }
+
+    fn verify(&mut self) -> Result<(), Failure> {
+        let started = Instant::now();
+        let verified = verify::verify(&self.options, None)?;
+        let took = started.elapsed();
+        for report in verified.tables.iter().filter(|report| !report.is_sound()) {
+            self.tally.wrong(format!("verify: {report}"));
+        }
+        for report in verified.keymaps.iter().filter(|report| !report.is_sound()) {
+            self.tally.wrong(format!("verify: {report}"));
+        }
+        let bytes = verified.tables.iter().map(|report| report.bytes).sum();
+        let what = match verified.unsound().is_empty() {
+            true => "every byte read, every checksum, chain, count and keymap entry checked: sound",
+            false => "every byte read: NOT sound, see below",
+        };
+        self.tell("Verify", took, Some(bytes), what.to_owned())
+    }
+
+    fn sum_up(self, place: &Place, tree: &Tree, took: Duration) -> Result<Tally, Failure> {
+        let Self { command, tally, steps, .. } = self;
+        let out = &mut command.out;
+        let is_well = tally.wrong.is_empty();
+        out.text("")?;
+        if !tally.changed.is_empty() {
+            let files = counted(tally.changed.len() as u64, "file");
+            out.text(format_args!("{files} changed on disk meanwhile (not an error), such as:"))?;
+            for path in tally.changed.iter().take(3) {
+                out.text(format_args!("  {path}"))?;
+            }
+        }
+        for wrong in tally.wrong.iter().take(10) {
+            out.text(format_args!("WRONG: {wrong}"))?;
+        }
+        let verdict = if is_well { "All as promised" } else { "NOT as promised" };
+        let compared = tally.compared;
+        out.text(format_args!(
+            "{verdict}: {} compared byte by byte, {} in all, in {}.",
+            counted(compared, "answer"),
+            size(tally.bytes),
+            duration(took)
+        ))?;
+        let keeps = place.is_kept() || !is_well;
+        if !keeps {
+            out.text(format_args!("The database was in {} and is gone.", place.path().display()))?;
+        }
+        let document: Json = json!({
+            "tree": tree.root,
+            "files": tree.files.len(),
+            "bytes": tree.bytes,
+            "database": place.path(),
+            "kept": keeps,
+            "seconds": took.as_secs_f64(),
+            "steps": steps,
+            "compared": compared,
+            "changed": tally.changed,
+            "wrong": tally.wrong,
+            "passed": is_well,
+        });
+        out.json(&document)?;
+        out.flush()?;
+        Ok(tally)
+    }
+}

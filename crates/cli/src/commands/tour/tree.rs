@@ -1,0 +1,101 @@
+//! Which files the tour takes.
+
+use std::path::{Path, PathBuf};
+
+use lithdb::env::{Fs, OsFs, exists};
+
+use super::Args;
+use super::place::Place;
+use crate::failure::Failure;
+use crate::files::MAX_VALUE_LEN;
+use crate::output::{counted, size};
+use crate::walk::{Flow, Found, Skipped, Walk};
+
+/// The files of the tour.
+pub(super) struct Tree {
+    pub(super) root: PathBuf,
+    pub(super) files: Vec<Found>,
+    pub(super) bytes: u64,
+    skipped: Skipped,
+    /// There are more than were taken.
+    is_cut: bool,
+    /// The disk has no room for all that was allowed.
+    is_tight: bool,
+}
+
+impl Tree {
+    /// Chooses the tree and looks at what is in it.
+    pub(super) fn choose(args: &Args, place: &Place) -> Result<Self, Failure> {
+        let root = match &args.path {
+            Some(path) => path.clone(),
+            None => default_root()?,
+        };
+        // The database needs as much again, and the disk has other users.
+        let room = place.free_space()? / 2;
+        let is_tight = room < args.max_bytes;
+        let most = args.max_bytes.min(room);
+        let own = [place.path().to_owned()];
+        let mut walk = Walk::new(&OsFs, &own);
+        let (mut files, mut bytes, mut is_cut) = (Vec::new(), 0, false);
+        walk.run(&root, &mut |found, _| {
+            if files.len() as u64 >= args.max_files || most - bytes < most / 64 {
+                is_cut = true;
+                return Ok(Flow::Enough);
+            }
+            // A file that is too large does not keep out the smaller ones behind it.
+            if found.len_bytes > most - bytes || found.len_bytes > MAX_VALUE_LEN {
+                is_cut = true;
+                return Ok(Flow::On);
+            }
+            bytes += found.len_bytes;
+            files.push(found.clone());
+            Ok(Flow::On)
+        })?;
+        let root = OsFs.canonicalize(&root).map_err(|e| Failure::io(root.display(), &e))?;
+        if files.is_empty() {
+            let message = format!("{}: expected files for the tour, found none", root.display());
+            return Err(Failure::Failed(message));
+        }
+        Ok(Self { root, files, bytes, skipped: walk.skipped, is_cut, is_tight: is_tight && is_cut })
+    }
+
+    /// What there is to say about the choice.
+    pub(super) fn notes(&self, args: &Args) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.is_tight {
+            notes
+                .push("not all of it: half of the free disk space is enough for a tour".to_owned());
+        } else if self.is_cut {
+            notes.push(format!(
+                "not all of it: the limit is {} and {} (--max-bytes, --max-files)",
+                size(args.max_bytes),
+                counted(args.max_files, "file")
+            ));
+        }
+        if let Some(skipped) = self.skipped.describe() {
+            notes.push(format!("passed by: {skipped}"));
+        }
+        notes
+    }
+}
+
+/// The Cargo project around the current directory, or the directory of this program.
+fn default_root() -> Result<PathBuf, Failure> {
+    let current = std::env::current_dir().map_err(|e| Failure::io("current directory", &e))?;
+    let has = |dir: &Path, name: &str| exists(&OsFs, &dir.join(name)).unwrap_or(false);
+    // A workspace has its lock file at the top; the nearest manifest may be that of a member.
+    let project = current
+        .ancestors()
+        .find(|dir| has(dir, "Cargo.toml") && has(dir, "Cargo.lock"))
+        .or_else(|| current.ancestors().find(|dir| has(dir, "Cargo.toml")));
+    if let Some(project) = project {
+        return Ok(project.to_owned());
+    }
+    let program = std::env::current_exe().map_err(|e| Failure::io("this program", &e))?;
+    match program.parent() {
+        Some(dir) => Ok(dir.to_owned()),
+        None => {
+            Err(Failure::failed("expected a Cargo project here; name a directory: lith tour PATH"))
+        }
+    }
+}

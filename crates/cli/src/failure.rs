@@ -1,0 +1,92 @@
+//! How a command ends when it does not end well.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Why a command stops.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The command line makes no sense: status 2.
+    Usage(String),
+    /// It did not work out: status 1.
+    Failed(String),
+    /// Help or the version, as asked for: status 0, on standard output.
+    Help(String),
+    /// Nobody reads the output any more: nothing to say, status 0.
+    Unheard,
+}
+
+impl Failure {
+    /// A command line that makes no sense.
+    pub(crate) fn usage(message: impl fmt::Display) -> Self {
+        Self::Usage(message.to_string())
+    }
+
+    /// Something that did not work out.
+    pub(crate) fn failed(message: impl fmt::Display) -> Self {
+        Self::Failed(message.to_string())
+    }
+
+    /// What the operating system answered.
+    pub(crate) fn io(doing: impl fmt::Display, error: &io::Error) -> Self {
+        Self::Failed(format!("{doing}: {error}"))
+    }
+
+    /// A failed write to standard output.
+    pub(crate) fn output(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::Unheard,
+            _ => Self::io("write to standard output", error),
+        }
+    }
+
+    /// Says on standard error what there is to say, in one line, and gives the exit status.
+    pub(crate) fn report(self) -> ExitCode {
+        // Where standard error is closed there is nobody left to tell.
+        match self {
+            Self::Usage(message) => {
+                let _ = writeln!(io::stderr(), "lith: {}", one_line(&message));
+                ExitCode::from(2)
+            }
+            Self::Failed(message) => {
+                let _ = writeln!(io::stderr(), "lith: {}", one_line(&message));
+                ExitCode::FAILURE
+            }
+            Self::Help(text) => {
+                let _ = io::stdout().write_all(text.as_bytes());
+                ExitCode::SUCCESS
+            }
+            Self::Unheard => ExitCode::SUCCESS,
+        }
+    }
+}
+
+impl From<lithdb::Error> for Failure {
+    fn from(error: lithdb::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+fn one_line(message: &str) -> String {
+    let lines: Vec<&str> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_of_several_lines_becomes_one() {
+        assert_eq!(one_line("first\n\n  second\n"), "first; second");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_failure() {
+        let closed = io::Error::from(io::ErrorKind::BrokenPipe);
+        assert!(matches!(Failure::output(&closed), Failure::Unheard));
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        assert!(matches!(Failure::output(&full), Failure::Failed(_)));
+    }
+}

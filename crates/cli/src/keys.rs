@@ -1,0 +1,145 @@
+//! Keys on the command line and in the output: text, or `0x` and hex digits for everything else.
+//!
+//! What is printed can be typed: a key of readable text that happens to begin with `0x` is printed as hex, too.
+
+/// A key that somebody typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Key(pub(crate) Vec<u8>);
+
+const MAX_KEY_LEN: usize = 65_535;
+
+/// The key that somebody typed.
+pub(crate) fn parse(typed: &str) -> Result<Key, String> {
+    let key = match typed.strip_prefix("0x") {
+        Some(digits) => parse_hex(digits.as_bytes())?,
+        None => typed.as_bytes().to_vec(),
+    };
+    if (1..=MAX_KEY_LEN).contains(&key.len()) {
+        return Ok(Key(key));
+    }
+    Err(format!("expected a key of 1 to {MAX_KEY_LEN} bytes, found {}", key.len()))
+}
+
+fn parse_hex(digits: &[u8]) -> Result<Vec<u8>, String> {
+    if !digits.len().is_multiple_of(2) {
+        return Err(format!(
+            "expected an even number of hex digits after 0x, found {}",
+            digits.len()
+        ));
+    }
+    let mut key = Vec::with_capacity(digits.len() / 2);
+    for pair in digits.chunks_exact(2) {
+        let byte = std::str::from_utf8(pair)
+            .ok()
+            .filter(|pair| pair.bytes().all(|b| b.is_ascii_hexdigit()))
+            .and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        let Some(byte) = byte else {
+            let pair = String::from_utf8_lossy(pair);
+            return Err(format!("expected hex digits after 0x, found {pair:?}"));
+        };
+        key.push(byte);
+    }
+    Ok(key)
+}
+
+/// Bytes as they are printed: text where it is readable and cannot be mistaken, else hex.
+pub(crate) fn show(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if is_readable(text) => text.to_owned(),
+        _ => hex(bytes),
+    }
+}
+
+/// A value for a program: text, or hex for what is not UTF-8 and for text that could be mistaken for it.
+pub(crate) fn show_value(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.starts_with("0x") => text.to_owned(),
+        _ => hex(bytes),
+    }
+}
+
+/// The beginning of a value for people, on one line of a terminal whatever is in it.
+pub(crate) fn show_head(bytes: &[u8], most: usize) -> String {
+    let head = bytes.get(..most).unwrap_or(bytes);
+    let dots = if head.len() < bytes.len() { "…" } else { "" };
+    // A character that the cut went through does not make it unreadable.
+    let valid = match std::str::from_utf8(head) {
+        Ok(text) => Some(text),
+        Err(error) if error.error_len().is_none() && !dots.is_empty() => {
+            head.get(..error.valid_up_to()).and_then(|valid| std::str::from_utf8(valid).ok())
+        }
+        Err(_) => None,
+    };
+    let Some(text) = valid else { return hex(head) + dots };
+    let mut shown = String::with_capacity(text.len() + dots.len());
+    for c in text.chars() {
+        if is_hidden(c) {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown + dots
+}
+
+fn is_readable(text: &str) -> bool {
+    !text.is_empty() && !text.starts_with("0x") && !text.chars().any(is_hidden)
+}
+
+/// Characters that a terminal does not show as themselves.
+fn is_hidden(c: char) -> bool {
+    let moves_text = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    c.is_control() || moves_text
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    let mut text = String::with_capacity(2 + 2 * bytes.len());
+    text.push_str("0x");
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_can_be_typed() {
+        let keys: [&[u8]; 7] =
+            [b"plain", b"a key", "größe".as_bytes(), b"0xfeed", b"\x00\xff", b"tab\t", b"0x"];
+        for key in keys {
+            assert_eq!(parse(&show(key)), Ok(Key(key.to_vec())), "{}", show(key));
+        }
+        assert_eq!(show(b"plain"), "plain");
+        assert_eq!(show(b"0xfeed"), "0x307866656564");
+        assert_eq!(show("a\u{202e}b".as_bytes()), "0x61e280ae62");
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_is_refused_with_the_reason() {
+        let bad = [("", "found 0"), ("0x", "found 0"), ("0xabc", "found 3"), ("0xzz", "\"zz\"")];
+        for (typed, why) in bad.into_iter().chain([("0x+1", "\"+1\""), ("0xéa", "expected")]) {
+            let message = parse(typed).unwrap_err();
+            assert!(message.contains(why), "{typed}: {message}");
+        }
+        assert!(parse(&"k".repeat(65_535)).is_ok());
+        assert!(parse(&"k".repeat(65_536)).unwrap_err().contains("65536"));
+    }
+
+    #[test]
+    fn the_head_of_a_value_is_one_line_cut_between_characters() {
+        assert_eq!(show_head("aé".as_bytes(), 2), "a…");
+        assert_eq!(show_head(b"ab", 2), "ab");
+        assert_eq!(show_head(b"a\nb", 9), "a\\nb");
+        assert_eq!(show_head(b"\xff\xff\xff", 2), "0xffff…");
+    }
+
+    #[test]
+    fn a_value_for_a_program_is_text_unless_it_could_be_mistaken() {
+        let shown = [&b"two\nlines"[..], b"", b"0xab", b"\xff"].map(show_value);
+        assert_eq!(shown, ["two\nlines", "", "0x30786162", "0xff"]);
+    }
+}

@@ -1,0 +1,137 @@
+//! Progress bars on standard error: only when it is a terminal, and only for what takes longer than a second.
+
+use std::fmt::Write;
+use std::io::IsTerminal;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+use crate::output::{duration, per_second, throughput};
+
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A bar over bytes.
+pub(crate) struct Progress {
+    label: String,
+    total: Option<u64>,
+    started: Instant,
+    is_watched: bool,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// A bar that will show when the first second has passed.
+    pub(crate) fn new(label: impl Into<String>, total_bytes: u64) -> Self {
+        Self::of(label.into(), Some(total_bytes))
+    }
+
+    /// A bar of which nobody knows the end: it counts.
+    pub(crate) fn counting(label: impl Into<String>) -> Self {
+        Self::of(label.into(), None)
+    }
+
+    fn of(label: String, total: Option<u64>) -> Self {
+        let is_watched = std::io::stderr().is_terminal();
+        Self { label, total, started: Instant::now(), is_watched, bar: None }
+    }
+
+    /// So many bytes are done, of so many.
+    pub(crate) fn set(&mut self, done_bytes: u64, total_bytes: u64) {
+        if !self.is_watched {
+            return;
+        }
+        self.total = Some(total_bytes);
+        self.done(done_bytes);
+    }
+
+    /// So many bytes are done.
+    pub(crate) fn done(&mut self, done_bytes: u64) {
+        if !self.is_watched {
+            return;
+        }
+        if self.bar.is_none() && self.started.elapsed() >= PATIENCE {
+            self.bar = Some(bar(&self.label, self.total, self.started.elapsed()));
+        }
+        if let Some(bar) = &self.bar {
+            if let Some(total) = self.total {
+                bar.set_length(total);
+            }
+            bar.set_position(done_bytes);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A bar for something that began `elapsed` ago.
+fn bar(label: &str, total: Option<u64>, elapsed: Duration) -> ProgressBar {
+    let template = match total {
+        Some(_) => "{msg} [{bar:30}] {bytes}/{total_bytes} {rate} {left}",
+        None => "{msg} {bytes} {rate}",
+    };
+    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr())
+        .with_elapsed(elapsed)
+        .with_message(label.to_owned());
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        // indicatif's own rate begins when the bar does, and would count what was done before as done at once.
+        bar.set_style(style.with_key("rate", show_rate).with_key("left", show_left));
+    }
+    bar
+}
+
+fn show_rate(state: &ProgressState, line: &mut dyn Write) {
+    let _ = line.write_str(&throughput(state.pos(), state.elapsed()));
+}
+
+fn show_left(state: &ProgressState, line: &mut dyn Write) {
+    let left = state.len().unwrap_or_default().saturating_sub(state.pos());
+    let secs = left as f64 / per_second(state.pos(), state.elapsed()).max(1.0);
+    let _ = write!(line, "{} left", duration(Duration::from_secs(secs.ceil() as u64)));
+}
+
+/// Shows that something is going on of which nobody knows how long it takes.
+pub(crate) struct Spinner {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Spinner {
+    /// A spinner that shows when a second has passed, and goes when it is dropped.
+    pub(crate) fn new(label: &'static str) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self { stop: None, thread: None };
+        }
+        let (stop, stopped) = channel::<()>();
+        let body = move || {
+            if stopped.recv_timeout(PATIENCE) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+            let spinner = ProgressBar::new_spinner().with_message(label);
+            while stopped.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout)
+            {
+                spinner.tick();
+            }
+            spinner.finish_and_clear();
+        };
+        // Without a thread there is no spinner; the work goes on.
+        let thread = lithdb::env::spawn("lith-spinner", body).ok();
+        Self { stop: Some(stop), thread }
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! gc, rebuild-keymap, and several processes at one database.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lithdb::env::{Clock, Env, OsClock, UnixMillis};
+use lithdb::{Components, GcFilter, TableOptions};
+use serde_json::json;
+use support::{Bench, alone, bare};
+
+/// A table whose one sealed segment has expired, and a value that has not.
+fn expired(bench: &Bench, name: &str, filter: Option<GcFilter>) {
+    bench.prepare(|db| {
+        let options = TableOptions::new().ttl(Duration::from_millis(1));
+        let table = match filter {
+            Some(filter) => db.table_with_filter(name, options, filter).unwrap(),
+            None => db.table(name, options).unwrap(),
+        };
+        table.put(b"old", b"1").unwrap();
+        table.put(b"older", b"2").unwrap();
+        table.seal().unwrap();
+        let clock = OsClock::new();
+        let sealed = clock.now();
+        while clock.now() <= sealed.plus(Duration::from_millis(2)) {
+            std::thread::yield_now();
+        }
+        table.put(b"new", b"3").unwrap();
+    });
+}
+
+#[test]
+fn gc_collects_what_has_expired_by_the_recorded_ttl() {
+    let bench = Bench::new();
+    expired(&bench, "t", None);
+    // Reading collects nothing.
+    assert_eq!(bench.lith(&["get", "t", "old"]).ok(), "1");
+    let told = bench.lith(&["gc", "t", "--json"]).json();
+    let collected = &told["tables"][0]["collected"];
+    assert_eq!((&collected["segments"], &collected["keys"]), (&json!(1), &json!(2)));
+    assert!(bench.lith(&["get", "t", "old"]).failed().contains("not found"));
+    assert_eq!(bench.lith(&["get", "t", "new"]).ok(), "3");
+    assert_eq!(bench.lith(&["gc"]).ok(), "t: nothing has expired\n");
+}
+
+#[test]
+fn gc_of_a_table_without_ttl_says_that_nothing_expires() {
+    let bench = Bench::with(&[("k", b"v")]);
+    assert!(bench.lith(&["gc", "t"]).ok().contains("no TTL"));
+    assert!(bench.lith(&["gc", "nothing"]).failed().contains("table nothing"));
+}
+
+#[test]
+fn gc_refuses_a_table_with_a_filter_unless_forced_and_then_touches_no_other() {
+    let bench = Bench::new();
+    expired(&bench, "filtered", Some(GcFilter::new(|_, _| Ok(false))));
+    expired(&bench, "plain", None);
+    let said = bench.lith(&["gc"]).failed();
+    assert!(said.contains("filtered: ") && said.contains("--force"), "{said}");
+    // Neither this nor any other command that opens for writing collects in passing.
+    bench.lith_with(&["put", "filtered", "k"], b"v").ok();
+    bench.lith(&["rebuild-keymap"]).ok();
+    assert_eq!(bench.lith(&["get", "filtered", "old"]).ok(), "1");
+    assert_eq!(bench.lith(&["get", "plain", "old"]).ok(), "1");
+    assert!(bench.lith(&["gc", "plain"]).ok().contains("collected 1 segment"));
+    assert!(bench.lith(&["gc", "filtered", "--force"]).ok().contains("collected 1 segment"));
+    assert!(bench.lith(&["get", "filtered", "old"]).failed().contains("not found"));
+}
+
+/// A clock that is three days behind.
+#[derive(Debug)]
+struct Behind(OsClock);
+
+impl Clock for Behind {
+    fn now(&self) -> UnixMillis {
+        UnixMillis(self.0.now().0 - 3 * 86_400_000)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+
+    fn random_u64(&self) -> std::io::Result<u64> {
+        self.0.random_u64()
+    }
+}
+
+#[test]
+fn gc_is_held_when_the_clock_has_jumped_until_somebody_accepts_it() {
+    let bench = Bench::new();
+    let env = Env { clock: Arc::new(Behind(OsClock::new())), ..Env::os(1).unwrap() };
+    let components = Components { env: Some(env), ..alone() };
+    bench.prepare_with(components, |db| {
+        let table = db.table("t", TableOptions::new().ttl(Duration::from_secs(3600))).unwrap();
+        table.put(b"old", b"1").unwrap();
+        table.seal().unwrap();
+    });
+    let held = bench.lith(&["gc", "t"]);
+    assert!(held.text().contains("held for 1 h"), "{held:?}");
+    assert!(held.failed().contains("--accept-clock"), "{held:?}");
+    assert_eq!(bench.lith(&["get", "t", "old"]).ok(), "1");
+    assert!(bench.lith(&["gc", "t", "--accept-clock"]).ok().contains("collected 1 segment"));
+}
+
+#[test]
+fn a_database_that_somebody_writes_can_be_read_and_not_written() {
+    let bench = Bench::with(&[("k", b"v")]);
+    let db = bench.open();
+    let table = db.existing_table("t").unwrap();
+    table.put(b"flushed", b"1").unwrap();
+    table.flush().unwrap();
+    let file = bench.write("file", b"content");
+    let file = file.to_str().unwrap();
+    for args in [
+        &["put", "t", "k", file][..],
+        &["load", "t", file],
+        &["gc"],
+        &["rebuild-keymap"],
+        &["repair"],
+    ] {
+        let said = bench.lith(args).failed();
+        assert!(said.starts_with("lith: locked: "), "{args:?}: {said}");
+        assert!(said.contains(&std::process::id().to_string()), "{args:?}: {said}");
+    }
+    assert_eq!(bench.lith(&["ls"]).ok(), "t\n");
+    assert_eq!(bench.lith(&["get", "t", "flushed"]).ok(), "1");
+    assert_eq!(bench.lith(&["scan", "t"]).ok().lines().count(), 2);
+    bench.lith(&["info"]).ok();
+    bench.lith(&["verify"]).ok();
+    // The writer was not disturbed.
+    table.put(b"k", b"w").unwrap();
+    db.close().unwrap();
+    assert_eq!(bench.lith(&["get", "t", "k"]).ok(), "w");
+}
+
+#[test]
+fn a_directory_without_a_database_is_named_by_every_command() {
+    let bench = Bench::new();
+    let empty = bench.path("empty");
+    lithdb::env::Fs::create_dir(&lithdb::env::OsFs, &empty).unwrap();
+    let file = bench.write("file", b"content");
+    for command in [
+        &["ls"][..],
+        &["info"],
+        &["put", "t", "k", file.to_str().unwrap()],
+        &["get", "t", "k"],
+        &["scan", "t"],
+        &["load", "t", file.to_str().unwrap()],
+        &["verify"],
+        &["gc"],
+        &["dump", "t"],
+        &["rebuild-keymap"],
+    ] {
+        let said = bare(&[command, &["--db", empty.to_str().unwrap()]].concat()).failed();
+        assert!(said.contains("empty"), "{command:?}: {said}");
+    }
+    assert_eq!(lithdb::env::Fs::list(&lithdb::env::OsFs, &empty).unwrap(), []);
+}
+
+#[test]
+fn rebuild_keymap_finds_every_key_again() {
+    let bench = Bench::with(&[("a", b"1"), ("b", b"2"), ("a", b"3")]);
+    let told = bench.lith(&["rebuild-keymap", "--json"]).json();
+    assert_eq!(
+        (&told["tables"][0]["table"], &told["tables"][0]["sound"]),
+        (&json!("t"), &json!(true))
+    );
+    assert_eq!(told["tables"][0]["records"], 3);
+    let text = bench.lith(&["rebuild-keymap", "t"]).ok();
+    assert!(text.contains("t: "), "{text}");
+    assert_eq!(bench.lith(&["get", "t", "a"]).ok(), "3");
+}

@@ -1,0 +1,201 @@
+//! Running the built `lith` on directories of its own.
+
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::RwLock;
+
+use lithdb::env::{Fs, OpenMode, OsFs, read_file, write_all_at};
+use lithdb::{Components, Db, DbOptions};
+use serde_json::Value as Json;
+
+/// A child that another test starts while a database is open here has a share of its lock until it begins its own
+/// program, and would hold it a little longer than this process does.
+static FORK: RwLock<()> = RwLock::new(());
+
+/// A directory with a database in `db`, or room for one.
+pub(crate) struct Bench {
+    pub(crate) dir: tempfile::TempDir,
+}
+
+impl Bench {
+    /// An empty directory.
+    pub(crate) fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// A database with the table `t` that has these keys and values, one after the other.
+    pub(crate) fn with(entries: &[(&str, &[u8])]) -> Self {
+        let bench = Self::new();
+        bench.prepare(|db| {
+            let table = db.table("t", Default::default()).unwrap();
+            for (key, value) in entries {
+                table.put(key.as_bytes(), value).unwrap();
+            }
+        });
+        bench
+    }
+
+    /// The database's directory.
+    pub(crate) fn db(&self) -> PathBuf {
+        self.dir.path().join("db")
+    }
+
+    /// Opens the database in this process; creates it.
+    pub(crate) fn open(&self) -> Db {
+        Db::open_with(DbOptions::new([self.db()]), alone()).unwrap()
+    }
+
+    /// Opens the database in this process, works on it and closes it.
+    pub(crate) fn prepare(&self, work: impl FnOnce(&Db)) {
+        self.prepare_with(alone(), work);
+    }
+
+    /// As [`prepare`](Self::prepare), with other components.
+    pub(crate) fn prepare_with(&self, components: Components, work: impl FnOnce(&Db)) {
+        let _no_fork = FORK.read().unwrap();
+        let db = Db::open_with(DbOptions::new([self.db()]), components).unwrap();
+        work(&db);
+        db.close().unwrap();
+    }
+
+    /// A path in the directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file, and the directories above it.
+    pub(crate) fn write(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        let mut missing: Vec<&Path> =
+            path.ancestors().skip(1).take_while(|dir| OsFs.metadata(dir).is_err()).collect();
+        while let Some(dir) = missing.pop() {
+            OsFs.create_dir(dir).unwrap();
+        }
+        let file = OsFs.create_new(&path).unwrap();
+        write_all_at(&*file, content, 0).unwrap();
+        path
+    }
+
+    /// Runs `lith` with `--db` and these arguments.
+    pub(crate) fn lith(&self, args: &[&str]) -> Run {
+        self.lith_with(args, b"")
+    }
+
+    /// As [`lith`](Self::lith), with something on standard input.
+    pub(crate) fn lith_with(&self, args: &[&str], input: &[u8]) -> Run {
+        let mut command = lith();
+        command.args(args).arg("--db").arg(self.db());
+        run(command, input)
+    }
+}
+
+/// Nothing is done behind the test's back.
+pub(crate) fn alone() -> Components {
+    Components { without_maintenance: true, ..Components::default() }
+}
+
+/// Reads a whole file.
+pub(crate) fn read(path: &Path) -> Vec<u8> {
+    read_file(&OsFs, path, 1 << 30).unwrap()
+}
+
+/// Flips all bits of one byte.
+pub(crate) fn flip(path: &Path, offset: u64) {
+    let file = OsFs.open(path, OpenMode::ReadWrite).unwrap();
+    let mut byte = [0];
+    lithdb::env::read_exact_at(&*file, &mut byte, offset).unwrap();
+    write_all_at(&*file, &[!byte[0]], offset).unwrap();
+}
+
+/// The built program, without the environment's wishes for logs.
+pub(crate) fn lith() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lith"));
+    command.env_remove("RUST_LOG");
+    command
+}
+
+/// Starts it.
+pub(crate) fn spawn(mut command: Command) -> Child {
+    let _alone = FORK.write().unwrap();
+    command.spawn().unwrap()
+}
+
+/// Runs it to its end.
+pub(crate) fn run(mut command: Command, input: &[u8]) -> Run {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = spawn(command);
+    // A program that does not read closes the pipe.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    Run { output: child.wait_with_output().unwrap() }
+}
+
+/// Runs `lith` with these arguments and nothing else.
+pub(crate) fn bare(args: &[&str]) -> Run {
+    let mut command = lith();
+    command.args(args);
+    run(command, b"")
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) output: Output,
+}
+
+impl Run {
+    /// It is done: what it wrote.
+    #[track_caller]
+    pub(crate) fn ok(&self) -> String {
+        assert_eq!(self.output.status.code(), Some(0), "{self:?}");
+        assert_eq!(self.errors(), "", "{self:?}");
+        self.text()
+    }
+
+    /// It is done: the one document that it wrote.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Json {
+        serde_json::from_str(&self.ok()).unwrap()
+    }
+
+    /// It is done: the documents that it wrote, one a line.
+    #[track_caller]
+    pub(crate) fn json_lines(&self) -> Vec<Json> {
+        self.ok().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// It has failed, and said why in one line.
+    #[track_caller]
+    pub(crate) fn failed(&self) -> String {
+        self.ended_with(1)
+    }
+
+    /// It did not understand the command line, and said why in one line.
+    #[track_caller]
+    pub(crate) fn usage(&self) -> String {
+        assert_eq!(self.text(), "", "{self:?}");
+        self.ended_with(2)
+    }
+
+    #[track_caller]
+    fn ended_with(&self, status: i32) -> String {
+        assert_eq!(self.output.status.code(), Some(status), "{self:?}");
+        let errors = self.errors();
+        assert!(errors.starts_with("lith: ") && errors.ends_with('\n'), "{self:?}");
+        assert_eq!(errors.lines().count(), 1, "{self:?}");
+        errors
+    }
+
+    /// What it wrote to standard output.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.output.stdout).into_owned()
+    }
+
+    /// What it wrote to standard error.
+    pub(crate) fn errors(&self) -> String {
+        String::from_utf8_lossy(&self.output.stderr).into_owned()
+    }
+}

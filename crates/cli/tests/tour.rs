@@ -1,0 +1,104 @@
+//! tour: everything that it claims, on a small tree.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
+
+mod support;
+
+use lithdb::env::{Fs, OsFs};
+use serde_json::{Value as Json, json};
+use support::{Bench, bare, lith, run};
+
+fn grow(bench: &Bench, files: usize) {
+    for n in 0..files {
+        let content: Vec<u8> = (0..n * 300).map(|i| (i * 31 + n) as u8).collect();
+        bench.write(&format!("tree/{}/{n}", n % 7), &content);
+    }
+    // Contents that are there twice, and in both halves.
+    bench.write("tree/0/copy", b"the same");
+    bench.write("tree/6/copy", b"the same");
+}
+
+fn tour(bench: &Bench, args: &[&str]) -> support::Run {
+    OsFs.create_dir(&bench.path("tmp")).ok();
+    let mut command = lith();
+    command.env("TMPDIR", bench.path("tmp")).arg("tour").arg(bench.path("tree")).args(args);
+    run(command, b"")
+}
+
+#[test]
+fn the_tour_compares_everything_and_leaves_nothing_behind() {
+    let bench = Bench::new();
+    grow(&bench, 100);
+    let told = tour(&bench, &["--json"]).json();
+    assert_eq!((&told["files"], &told["passed"]), (&json!(102), &json!(true)));
+    assert_eq!((&told["wrong"], &told["changed"]), (&json!([]), &json!([])));
+    let names: Vec<&str> =
+        told["steps"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
+    let expected = ["Load", "Read back", "Reopen", "Expire", "Read beside the writer", "Verify"];
+    assert_eq!(names, expected);
+    let what = |n: usize| told["steps"][n]["what"].as_str().unwrap();
+    assert!(what(0).starts_with("102 files stored"), "{told}");
+    assert!(what(1).starts_with("102 files") && what(1).contains("204 records"), "{told}");
+    assert!(what(3).contains("files are not found any more"), "{told}");
+    assert!(told["compared"].as_u64().unwrap() > 300, "{told}");
+    assert!(told["steps"][5]["bytes"].as_u64().unwrap() > 100_000, "{told}");
+    assert_eq!(OsFs.list(&bench.path("tmp")).unwrap(), []);
+}
+
+#[test]
+fn the_tour_tells_people_what_it_did_and_keeps_the_database_if_asked() {
+    let bench = Bench::new();
+    grow(&bench, 20);
+    let kept = bench.path("kept");
+    let text = tour(&bench, &["--keep", kept.to_str().unwrap()]).ok();
+    for part in ["1. Load", "2. Read back", "6. Verify", "All as promised", "kept"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    // What is left can be used like any other database.
+    let (a, b) = (kept.join("root-a"), kept.join("root-b"));
+    let roots = ["--db", a.to_str().unwrap(), "--db", b.to_str().unwrap()];
+    let scanned = bare(&[&["scan", "files"][..], &roots].concat()).ok();
+    assert!(scanned.contains("~xxh3:") && scanned.contains("again/"), "{scanned}");
+    let again = tour(&bench, &["--keep", kept.to_str().unwrap()]).failed();
+    assert!(again.contains("new or empty"), "{again}");
+}
+
+#[test]
+fn a_limit_is_kept_and_said() {
+    let bench = Bench::new();
+    grow(&bench, 30);
+    let told = tour(&bench, &["--json", "--max-files", "10"]).json();
+    assert_eq!(told["files"], 10);
+    let told = tour(&bench, &["--json", "--max-bytes", "20KB"]).json();
+    assert!(told["bytes"].as_u64().unwrap() <= 20_000, "{told}");
+    let text = tour(&bench, &["--max-files", "10"]).ok();
+    assert!(text.contains("not all of it"), "{text}");
+}
+
+#[test]
+fn trees_of_no_file_one_file_and_only_empty_files() {
+    let bench = Bench::new();
+    OsFs.create_dir(&bench.path("tree")).unwrap();
+    let said = tour(&bench, &[]).failed();
+    assert!(said.contains("expected files"), "{said}");
+    assert_eq!(OsFs.list(&bench.path("tmp")).unwrap(), []);
+    bench.write("tree/a", b"");
+    let told = tour(&bench, &["--json"]).json();
+    assert_eq!((&told["files"], &told["passed"]), (&json!(1), &json!(true)));
+    bench.write("tree/b", b"");
+    assert_eq!(tour(&bench, &["--json"]).json()["passed"], true);
+}
+
+#[test]
+fn without_a_path_the_project_around_is_taken() {
+    let bench = Bench::new();
+    bench.write("project/Cargo.toml", b"[workspace]");
+    bench.write("project/Cargo.lock", b"# lock");
+    bench.write("project/member/Cargo.toml", b"[package]");
+    bench.write("project/target/built", &[7; 5000]);
+    let mut command = lith();
+    command.args(["tour", "--json"]).current_dir(bench.path("project/member"));
+    let told: Json = run(command, b"").json();
+    assert_eq!((&told["files"], &told["passed"]), (&json!(4), &json!(true)));
+    assert!(told["tree"].as_str().unwrap().ends_with("/project"), "{told}");
+}

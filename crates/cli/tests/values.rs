@@ -1,0 +1,243 @@
+//! put, get, scan, ls, info: what goes in comes out.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
+
+use serde_json::json;
+use support::{Bench, bare, lith, read, run, spawn};
+
+#[test]
+fn put_creates_only_what_it_was_asked_to() {
+    let bench = Bench::new();
+    let refused = bench.lith_with(&["put", "t", "k"], b"v").failed();
+    assert!(refused.contains("missing") && refused.contains("does not exist"), "{refused}");
+    assert!(bench.lith_with(&["put", "t", "k", "--create"], b"v").ok().contains("  k\n"));
+    // The database is there now; tables come with the first value.
+    bench.lith_with(&["put", "other", "k"], b"w").ok();
+    assert_eq!(bench.lith(&["ls"]).ok(), "other\nt\n");
+    assert_eq!(bench.lith(&["ls", "--json"]).json(), json!({ "tables": ["other", "t"] }));
+}
+
+#[test]
+fn get_gives_the_bytes_that_put_took_from_input_or_a_file() {
+    let bench = Bench::new();
+    let binary: Vec<u8> = (0..100_000u32).map(|i| (i % 253) as u8).collect();
+    let file = bench.write("value", &binary);
+    let put = bench.lith(&["put", "t", "from-file", file.to_str().unwrap(), "--create", "--json"]);
+    let put = put.json();
+    assert_eq!((&put["bytes"], &put["table"]), (&json!(100_000), &json!("t")));
+    assert!(put["position"].as_str().unwrap().starts_with("1:"), "{put}");
+    bench.lith_with(&["put", "t", "from-input", "-"], &binary).ok();
+    bench.lith_with(&["put", "t", "empty"], b"").ok();
+    for key in ["from-file", "from-input"] {
+        assert_eq!(bench.lith(&["get", "t", key]).output.stdout, binary);
+    }
+    assert_eq!(bench.lith(&["get", "t", "empty"]).ok(), "");
+    let out = bench.path("out");
+    let args = ["get", "t", "from-file", "--output", out.to_str().unwrap()];
+    assert_eq!(bench.lith(&args).ok(), "");
+    assert_eq!(read(&out), binary);
+    // Once more, over what is there.
+    bench.lith(&["get", "t", "empty", "-o", out.to_str().unwrap()]).ok();
+    assert_eq!(read(&out), b"");
+}
+
+#[test]
+fn get_answers_a_program_in_json() {
+    let bench =
+        Bench::with(&[("text", b"two\nlines"), ("binary", b"\xff\x00"), ("tricky", b"0x00")]);
+    let value = |key: &str| bench.lith(&["get", "t", key, "--json"]).json();
+    let expected = json!({ "table": "t", "key": "text", "bytes": 9, "value": "two\nlines" });
+    assert_eq!(value("text"), expected);
+    assert_eq!(value("binary")["value"], "0xff00");
+    assert_eq!(value("tricky")["value"], "0x30783030");
+    let out = bench.path("out");
+    let answer = bench.lith(&["get", "t", "text", "--json", "-o", out.to_str().unwrap()]).json();
+    assert_eq!(answer["output"], out.to_str().unwrap());
+    assert_eq!(read(&out), b"two\nlines");
+}
+
+#[test]
+fn a_key_that_is_not_there_is_a_failure_and_leaves_no_file() {
+    let bench = Bench::with(&[("k", b"v")]);
+    let out = bench.path("out");
+    let said = bench.lith(&["get", "t", "0x00ff", "-o", out.to_str().unwrap()]).failed();
+    assert_eq!(said, "lith: not found: key 0x00ff in table t\n");
+    assert!(lithdb::env::Fs::metadata(&lithdb::env::OsFs, &out).is_err());
+    let said = bench.lith(&["get", "nothing", "k"]).failed();
+    assert!(said.contains("table nothing"), "{said}");
+}
+
+#[test]
+fn keys_in_hex_and_as_text_are_the_same_keys() {
+    let bench = Bench::with(&[]);
+    bench.lith_with(&["put", "t", "0x6b6579"], b"v").ok();
+    assert_eq!(bench.lith(&["get", "t", "key"]).ok(), "v");
+    bench.lith_with(&["put", "t", "0x00ff"], b"w").ok();
+    let keys = bench.lith(&["scan", "t", "--json"]).json_lines();
+    assert_eq!((&keys[0]["key"], &keys[1]["key"]), (&json!("key"), &json!("0x00ff")));
+    for (bad, why) in [("0xabc", "even number"), ("0xzz", "hex digits"), ("", "1 to 65535")] {
+        let said = bench.lith(&["get", "t", bad]).usage();
+        assert!(said.contains(why), "{said}");
+    }
+}
+
+#[test]
+fn a_key_put_twice_has_the_newer_value_and_both_records() {
+    let bench = Bench::with(&[("k", b"old"), ("other", b""), ("k", b"new")]);
+    assert_eq!(bench.lith(&["get", "t", "k"]).ok(), "new");
+    assert_eq!(bench.lith(&["scan", "t"]).ok().lines().count(), 3);
+}
+
+fn keys(bench: &Bench, args: &[&str]) -> Vec<String> {
+    let lines = bench.lith(&[&["scan", "t", "--json"], args].concat()).json_lines();
+    lines.iter().map(|line| line["key"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn scan_goes_either_way_from_anywhere_up_to_a_limit() {
+    let bench = Bench::with(&[("d", b"1"), ("a", b"2"), ("c", b"3"), ("a", b"4"), ("b", b"5")]);
+    assert_eq!(keys(&bench, &[]), ["d", "a", "c", "a", "b"]);
+    assert_eq!(keys(&bench, &["--rev"]), ["b", "a", "c", "a", "d"]);
+    assert_eq!(keys(&bench, &["--limit", "2"]), ["d", "a"]);
+    assert_eq!(keys(&bench, &["--limit", "0"]), [""; 0]);
+    assert_eq!(keys(&bench, &["--from", "c"]), ["c", "a", "b"]);
+    // From the newest record of a key.
+    assert_eq!(keys(&bench, &["--from", "a"]), ["a", "b"]);
+    assert_eq!(keys(&bench, &["--from", "a", "--rev"]), ["a", "c", "a", "d"]);
+    assert_eq!(keys(&bench, &["--from", "a", "--rev", "--limit", "2"]), ["a", "c"]);
+    for rev in [&["--rev"][..], &[]] {
+        let said = bench.lith(&[&["scan", "t", "--from", "nowhere"], rev].concat()).failed();
+        assert!(said.contains("nowhere"), "{said}");
+    }
+}
+
+#[test]
+fn scan_shows_values_and_tells_aliases() {
+    let bench = Bench::with(&[]);
+    let long = "x".repeat(1000);
+    bench.prepare(|db| {
+        let table = db.existing_table("t").unwrap();
+        let alias = [lithdb::SecondaryKey::range(b"part", 1..3)];
+        table.put_with(b"whole", b"abcd", &alias).unwrap();
+        table.put(b"long", long.as_bytes()).unwrap();
+        table.put(b"lines", b"1\n2").unwrap();
+    });
+    let text = bench.lith(&["scan", "t", "--values"]).ok();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    assert!(lines[0].ends_with("4 B  whole = abcd"), "{text}");
+    assert!(lines[1].ends_with("2 B ~part = bc"), "{text}");
+    assert!(lines[2].ends_with('…') && lines[2].len() < 300, "{text}");
+    assert!(lines[3].ends_with("lines = 1\\n2"), "{text}");
+    let records = bench.lith(&["scan", "t", "--values", "--json"]).json_lines();
+    assert_eq!(records[1]["primary"], false);
+    assert_eq!(records[2]["value"], long);
+    assert_eq!(records[3]["value"], "1\n2");
+}
+
+#[test]
+fn output_that_nobody_reads_any_more_ends_quietly() {
+    let bench = Bench::with(&[]);
+    bench.prepare(|db| {
+        let table = db.existing_table("t").unwrap();
+        let value = vec![b'v'; 100];
+        for n in 0..20_000u32 {
+            table.put(format!("key-{n:06}").as_bytes(), &value).unwrap();
+        }
+    });
+    let mut command = lith();
+    command.args(["scan", "t", "--values", "--db"]).arg(bench.db());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = spawn(command);
+    let mut first = String::new();
+    let mut reader = BufReader::with_capacity(64, child.stdout.take().unwrap());
+    reader.read_line(&mut first).unwrap();
+    drop(reader);
+    let mut errors = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    assert!(first.contains("key-000000"), "{first}");
+    assert_eq!((child.wait().unwrap().code(), errors.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn info_describes_one_table_or_all() {
+    let bench = Bench::with(&[("first", b"1"), ("0xlast", b"2")]);
+    bench.lith_with(&["put", "u", "k"], b"v").ok();
+    let info = bench.lith(&["info", "t", "--json"]).json();
+    let table = &info["tables"][0];
+    assert_eq!(
+        (&table["keys"], &table["values"], &table["segments"], &table["ttl_seconds"]),
+        (&json!(2), &json!(2), &json!(1), &json!(null))
+    );
+    assert_eq!(
+        (&table["oldest_key"], &table["newest_key"]),
+        (&json!("first"), &json!("0x30786c617374"))
+    );
+    let all = bench.lith(&["info", "--json"]).json();
+    assert_eq!(all["tables"].as_array().unwrap().len(), 2);
+    assert_eq!(all["roots"].as_array().unwrap().len(), 1);
+    let text = bench.lith(&["info"]).ok();
+    for part in ["table t", "table u", "2 for 2 values", "memory, 2 entries", "roots "] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let said = bench.lith(&["info", "nothing"]).failed();
+    assert!(said.contains("table nothing"), "{said}");
+}
+
+#[test]
+fn an_empty_table_and_an_empty_database_are_no_failure() {
+    let bench = Bench::new();
+    bench.prepare(|_| {});
+    assert_eq!(bench.lith(&["ls"]).ok(), "");
+    assert!(bench.lith(&["info"]).ok().contains("no tables"));
+    let bench = Bench::with(&[]);
+    assert_eq!(bench.lith(&["scan", "t"]).ok(), "");
+    assert!(bench.lith(&["info", "t"]).ok().contains("0 for 0 values"));
+}
+
+#[test]
+fn a_database_of_two_roots_is_found_by_both_in_any_order() {
+    let bench = Bench::new();
+    let roots = [bench.path("a"), bench.path("b")];
+    let on = |args: &[&str], order: [usize; 2], input: &[u8]| {
+        let mut command = lith();
+        // One root on either side of the command.
+        command.arg("--db").arg(&roots[order[0]]).args(args).arg("--db").arg(&roots[order[1]]);
+        run(command, input)
+    };
+    let value = vec![b'v'; 10_000];
+    on(&["put", "t", "k", "--create"], [0, 1], &value).ok();
+    assert_eq!(on(&["get", "t", "k"], [1, 0], b"").output.stdout, value);
+    let mut one = lith();
+    one.args(["get", "t", "k", "--db"]).arg(&roots[0]);
+    let said = run(one, b"").failed();
+    assert!(said.contains("root 1"), "{said}");
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense_is_a_usage_error() {
+    let bench = Bench::with(&[]);
+    for (args, why) in [
+        (&["ls"][..], "--db"),
+        (&[], "command"),
+        (&["scam"], "scam"),
+        (&["get", "t"], "<KEY>"),
+        (&["scan", "t", "--limit", "many"], "many"),
+        (&["tour", "--max-bytes", "lots"], "found \"lots\""),
+        (&["tour", "--db", "x"], "--keep"),
+        (&["dump", "t", "--segment", "-1"], "-1"),
+    ] {
+        let said = bare(args).usage();
+        assert!(said.contains(why), "{said}");
+    }
+    let said = bench.lith(&["get", "no table", "k"]).usage();
+    assert!(said.contains("no table"), "{said}");
+    for args in [&["--help"][..], &["scan", "--help"], &["--version"]] {
+        assert!(bare(args).ok().contains("lith"), "{args:?}");
+    }
+}

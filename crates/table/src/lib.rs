@@ -11,6 +11,7 @@ mod fill;
 mod filter;
 mod gc;
 mod in_flight;
+pub mod inspect;
 pub mod inventory;
 mod iter;
 mod keyfile;

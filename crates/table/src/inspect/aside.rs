@@ -1,0 +1,134 @@
+//! Where damaged files are kept: `damaged-<milliseconds>` beside the `segments` directory, on the same root.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use lithdb_env::{Env, Error, Fs, Result, exists, sync_parent, write_all_at};
+use lithdb_segment::SEGMENTS_DIR;
+
+use super::window::{PIECE, Window};
+
+const PREFIX: &str = "damaged-";
+
+/// Whether a directory of this name was made by a repair.
+pub(super) fn is_aside(name: &str) -> bool {
+    let millis = name.strip_prefix(PREFIX).unwrap_or_default();
+    !millis.is_empty() && millis.bytes().all(|digit| digit.is_ascii_digit())
+}
+
+/// Keeps damaged files. What it has returned from is durable.
+#[derive(Debug)]
+pub(super) struct Aside<'a> {
+    fs: &'a dyn Fs,
+    name: String,
+    /// The directories that were made.
+    pub(super) dirs: BTreeSet<PathBuf>,
+    kept: BTreeSet<PathBuf>,
+    /// How many files are kept.
+    pub(super) files: usize,
+}
+
+impl<'a> Aside<'a> {
+    /// Chooses a name that is on none of `tables`, the table's directories.
+    pub(super) fn new(env: &'a Env, tables: &[PathBuf]) -> Result<Self> {
+        let mut millis = env.clock.now().0;
+        'next: loop {
+            let name = format!("{PREFIX}{millis}");
+            for table in tables {
+                let path = table.join(&name);
+                if exists(&*env.fs, &path).map_err(|e| Error::io("look for", &path, e))? {
+                    millis += 1;
+                    continue 'next;
+                }
+            }
+            return Ok(Self {
+                fs: &*env.fs,
+                name,
+                dirs: BTreeSet::new(),
+                kept: BTreeSet::new(),
+                files: 0,
+            });
+        }
+    }
+
+    /// The directory for `path`, durable.
+    pub(super) fn dir_for(&mut self, path: &Path) -> Result<PathBuf> {
+        let parent = path.parent().unwrap_or_else(|| Path::new("."));
+        let is_segment = parent.file_name().is_some_and(|name| name == SEGMENTS_DIR);
+        let table = if is_segment { parent.parent().unwrap_or(parent) } else { parent };
+        let dir = table.join(&self.name);
+        if !self.dirs.contains(&dir) {
+            self.fs.create_dir(&dir).map_err(|e| Error::io("create directory", &dir, e))?;
+            sync_parent(self.fs, &dir)?;
+            self.dirs.insert(dir.clone());
+        }
+        Ok(dir)
+    }
+
+    fn place(&mut self, path: &Path) -> Result<PathBuf> {
+        Ok(self.dir_for(path)?.join(path.file_name().unwrap_or_default()))
+    }
+
+    /// Keeps files that stay where they are until they are replaced: by a second link, or as a copy where there are
+    /// no links.
+    pub(super) fn keep<'p>(&mut self, paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<()> {
+        let mut dirs = BTreeSet::new();
+        for path in paths {
+            if self.kept.contains(path)
+                || !exists(self.fs, path).map_err(|e| Error::io("look for", path, e))?
+            {
+                continue;
+            }
+            let place = self.place(path)?;
+            if self.fs.hard_link(path, &place).is_err() {
+                copy(self.fs, path, &place, &[])?;
+            }
+            self.files += 1;
+            self.kept.insert(path.clone());
+            dirs.extend(place.parent().map(Path::to_owned));
+        }
+        self.sync(&dirs)
+    }
+
+    /// Moves files out of the way.
+    pub(super) fn take_away<'p>(
+        &mut self,
+        paths: impl IntoIterator<Item = &'p PathBuf>,
+    ) -> Result<()> {
+        // First where they go, then where they were: they are never in neither.
+        let (mut to, mut from) = (BTreeSet::new(), BTreeSet::new());
+        for path in paths {
+            let place = self.place(path)?;
+            self.fs.rename(path, &place).map_err(|e| Error::io("move aside", path, e))?;
+            self.files += 1;
+            to.extend(place.parent().map(Path::to_owned));
+            from.extend(path.parent().map(Path::to_owned));
+        }
+        self.sync(&to)?;
+        self.sync(&from)
+    }
+
+    fn sync(&self, dirs: &BTreeSet<PathBuf>) -> Result<()> {
+        for dir in dirs {
+            self.fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
+        }
+        Ok(())
+    }
+}
+
+/// Copies a file, with `head` in the place of its beginning, and syncs the copy (not its directory).
+pub(super) fn copy(fs: &dyn Fs, from: &Path, to: &Path, head: &[u8]) -> Result<()> {
+    let mut source = Window::open(fs, from)?;
+    let target = fs.create_new(to).map_err(|e| Error::io("create", to, e))?;
+    write_all_at(&*target, head, 0).map_err(|e| Error::io("write", to, e))?;
+    let mut at = head.len() as u64;
+    loop {
+        let piece = source.get(at, PIECE)?;
+        if piece.is_empty() {
+            break;
+        }
+        write_all_at(&*target, piece, at).map_err(|e| Error::io("write", to, e))?;
+        at += piece.len() as u64;
+    }
+    target.sync_all().map_err(|e| Error::io("sync", to, e))
+}

@@ -1,0 +1,369 @@
+//! One segment, examined: what of it is whole, what is wrong, what is lost.
+
+mod links;
+mod tally;
+
+use std::path::PathBuf;
+
+use lithdb_env::{ErrorKind, Fs, Result, UnixMillis};
+use lithdb_segment::record::{Chain, Mark};
+use lithdb_segment::scan::{Totals, Verdict};
+use lithdb_segment::{HEADER_LEN, Metadata, SegmentId, SegmentPaths, ShardId};
+use xxhash_rust::xxh3::Xxh3;
+
+pub(super) use links::chain_of;
+
+use super::Meter;
+use super::finding::Finding;
+use super::found::Found;
+use super::groups::{Groups, Promised, examine_groups};
+use super::losses::Losses;
+use super::outline::Outline;
+use super::values::ValueFiles;
+use super::walk::Walk;
+use super::window::{PIECE, Window};
+use crate::keyfile::KeyFile;
+use crate::table::TableSetup;
+use links::says;
+
+/// What was found of one segment.
+#[derive(Debug)]
+pub(super) struct Examined {
+    pub(super) id: SegmentId,
+    pub(super) findings: Vec<Finding>,
+    /// Key records that are whole, with their values.
+    pub(super) records: u64,
+    pub(super) values: u64,
+    pub(super) bytes: u64,
+    /// What is lost, as far as it can be known.
+    pub(super) losses: Losses,
+    /// The links contradict each other: nothing can be concluded from them.
+    pub(super) is_forked: bool,
+    /// `None`: nothing of the segment can be read.
+    pub(super) readable: Option<Readable>,
+}
+
+/// A segment whose records can be read.
+#[derive(Debug)]
+pub(super) struct Readable {
+    /// The key file with the header that it has or must have had.
+    pub(super) key_file: KeyFile,
+    /// The key file is whole.
+    pub(super) keys_hold: bool,
+    /// The metadata says what is there, and the successor agrees.
+    pub(super) metadata_holds: bool,
+    /// The successor's chain record says exactly what is there.
+    pub(super) next_agrees: bool,
+    pub(super) totals: Totals,
+    pub(super) epochs: Vec<(u32, u64)>,
+    pub(super) groups: Groups,
+    /// What begins before was acknowledged, and is durable.
+    pub(super) promised: u64,
+    /// How long the value files must be at least.
+    pub(super) value_ends: Vec<u64>,
+    /// Value files that must be written anew.
+    pub(super) bad_files: Vec<ShardId>,
+    pub(super) newest_mark: Option<Mark>,
+    /// When the next segment began: this one ended then.
+    pub(super) ended: UnixMillis,
+}
+
+impl Examined {
+    pub(super) fn new(id: SegmentId) -> Self {
+        Self {
+            id,
+            findings: Vec::new(),
+            records: 0,
+            values: 0,
+            bytes: 0,
+            losses: Losses::default(),
+            is_forked: false,
+            readable: None,
+        }
+    }
+
+    /// Whether opening refuses the segment, or should.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.findings.iter().any(Finding::is_damage)
+    }
+}
+
+/// Examines the member at `index`.
+///
+/// # Errors
+/// `Unsupported`; a disk that does not read.
+pub(super) fn examine(
+    setup: &TableSetup,
+    outline: &Outline,
+    index: usize,
+    meter: &mut Meter<'_>,
+) -> Result<Examined> {
+    let member = |index: Option<usize>| index.and_then(|index| outline.members.get(index));
+    let Some(found) = member(Some(index)) else { return Ok(Examined::new(SegmentId::NONE)) };
+    let mut examination = Examination {
+        fs: &*setup.env.fs,
+        dirs: setup.segment_dirs(),
+        outline,
+        found,
+        before: member(index.checked_sub(1)),
+        next: member(Some(index + 1)),
+        out: Examined::new(found.id),
+    };
+    examination.run(meter)?;
+    Ok(examination.out)
+}
+
+struct Examination<'a> {
+    fs: &'a dyn Fs,
+    dirs: Vec<PathBuf>,
+    outline: &'a Outline,
+    found: &'a Found,
+    before: Option<&'a Found>,
+    next: Option<&'a Found>,
+    out: Examined,
+}
+
+/// What the scan of a key file says of its end.
+struct Scan {
+    verdict: Verdict,
+    totals: Totals,
+    epochs: Vec<(u32, u64)>,
+    mark: Option<Mark>,
+}
+
+impl Examination<'_> {
+    fn run(&mut self, meter: &mut Meter<'_>) -> Result<()> {
+        self.check_links();
+        self.check_metadata();
+        let Some(key_file) = self.usable_key_file()? else {
+            self.lose_everything();
+            return Ok(());
+        };
+        let is_tail = self.next.is_none() && self.found.metadata.is_none();
+        if is_tail { self.tail(key_file, meter) } else { self.sealed(key_file, meter) }
+    }
+
+    fn report(&mut self, finding: Finding) {
+        self.out.findings.push(finding.of(self.found.id));
+    }
+
+    fn expected_paths(&self) -> SegmentPaths {
+        self.found.paths(&self.dirs, 1)
+    }
+
+    /// The key file, with a header that is pieced together if its own does not hold.
+    fn usable_key_file(&mut self) -> Result<Option<KeyFile>> {
+        let path = self.expected_paths().keys;
+        let error = match &self.found.key_file {
+            Some(Ok(file)) => return Ok(Some(file.clone())),
+            Some(Err(error)) => error,
+            None if self.found.is_absent() => {
+                let what = "expected this segment, found none of its files";
+                self.report(Finding::damage(&path, what));
+                return Ok(None);
+            }
+            None => {
+                let what = "expected this file on one of the roots, found it on none";
+                self.report(Finding::damage(&path, what));
+                return Ok(None);
+            }
+        };
+        if matches!(error.kind(), ErrorKind::Io | ErrorKind::Missing) {
+            return Err(error.clone());
+        }
+        self.report(Finding::refused(&path, error).at(0));
+        let before = self.before.map_or(SegmentId::NONE, |before| before.id);
+        let header = self.found.piece_together(self.fs, self.outline.rules.table_id, before);
+        let Some(header) = header else { return Ok(None) };
+        let window = Window::open(self.fs, &path)?;
+        Ok(Some(window.into_key_file(header)))
+    }
+
+    /// What the successor says that this segment ended as.
+    fn chain_of_next(&self) -> Option<&Chain> {
+        self.next?.chain.as_ref().filter(|chain| chain.predecessor == self.found.id)
+    }
+
+    fn expected_records(&self) -> Option<u64> {
+        let chain = self.chain_of_next().map(|chain| chain.records);
+        self.found.metadata().map(|metadata| metadata.records).or(chain)
+    }
+
+    fn lose_everything(&mut self) {
+        let keys = self.expected_records().unwrap_or_default();
+        let values = self.found.metadata().map_or(0, |metadata| metadata.primaries);
+        let chain = self.chain_of_next();
+        let bytes = chain.map_or(0, |c| u64::from(c.key_end) + c.value_ends.iter().sum::<u64>());
+        let bytes = self.found.metadata().map_or(bytes, Metadata::bytes);
+        self.out.losses = Losses { keys, values, bytes, ..Losses::default() };
+        if let Some(last) = self.out.findings.last_mut() {
+            last.lost_keys = keys;
+        }
+    }
+
+    /// Where a segment without metadata ends. A repair that was interrupted leaves a successor that describes what the
+    /// key file was going to be: then all of it counts.
+    fn end_by_chain(&self, key_file: &KeyFile, chain: &Chain) -> Result<u64> {
+        let end = u64::from(chain.key_end);
+        if key_file.len <= end || says(chain, &scan(key_file, end, None)?.totals) {
+            return Ok(end);
+        }
+        Ok(key_file.len)
+    }
+
+    fn sealed(&mut self, key_file: KeyFile, meter: &mut Meter<'_>) -> Result<()> {
+        let (metadata, chain) = (self.found.metadata(), self.chain_of_next());
+        let end = match (metadata, chain) {
+            (Some(metadata), _) => metadata.key_end,
+            (None, Some(chain)) => self.end_by_chain(&key_file, chain)?,
+            (None, None) => key_file.len,
+        };
+        let value_ends = metadata.map(|metadata| metadata.value_ends.clone());
+        let value_ends = value_ends.or(chain.map(|chain| chain.value_ends.clone()));
+        let value_ends = value_ends.unwrap_or_default();
+        let scan_end = end.min(key_file.len);
+        let mut values =
+            ValueFiles::open(self.fs, &self.dirs, &self.found.files, &key_file, &key_file.header)?;
+        let scan = scan(&key_file, scan_end, None)?;
+        let epochs = metadata.map(|metadata| metadata.epochs.clone()).unwrap_or_default();
+        let groups = groups(&key_file, &epochs, scan_end, &mut values, Promised::ALL, meter)?;
+        let (bad_files, _) = self.check_files(&values, &value_ends, None);
+        self.report_groups(&key_file, &groups, &values);
+        let chain_holds = self.check_chain(&key_file, &groups);
+        let is_whole = scan.verdict == Verdict::Clean && groups.is_whole();
+        if scan_end < end {
+            let what = format!("expected {end} bytes, found the end of the file");
+            self.report(Finding::damage(&key_file.path, what).at(scan_end));
+        } else if !is_whole && groups.is_whole() {
+            let (at, what) = why(&scan.verdict);
+            self.report(Finding::damage(&key_file.path, what).at(at));
+        }
+        let keys_hold = is_whole && scan_end == end && chain_holds && self.found.header().is_some();
+        let metadata_holds = keys_hold && self.metadata_holds(&key_file, &scan)?;
+        let next_agrees = self.chain_of_next().is_some_and(|chain| says(chain, &scan.totals));
+        self.count_losses(&groups, self.expected_records().unwrap_or_default(), groups.records);
+        if let Some(metadata) = self.found.metadata().filter(|_| !groups.is_whole()) {
+            self.out.losses.values = metadata.primaries.saturating_sub(groups.values);
+        }
+        self.count(&groups, scan_end);
+        self.out.readable = Some(Readable {
+            key_file,
+            keys_hold,
+            metadata_holds,
+            next_agrees,
+            totals: scan.totals,
+            epochs: scan.epochs,
+            groups,
+            promised: u64::MAX,
+            value_ends,
+            bad_files,
+            newest_mark: scan.mark,
+            ended: self
+                .next
+                .and_then(Found::header)
+                .map_or_else(UnixMillis::default, |h| h.created),
+        });
+        Ok(())
+    }
+
+    fn tail(&mut self, key_file: KeyFile, meter: &mut Meter<'_>) -> Result<()> {
+        let promise = self.outline.rules.promise(self.found.id);
+        // The state's promise does not say how many records it covers; the newest mark in the file does.
+        let mark = scan(&key_file, key_file.len, None)?.mark.unwrap_or_default();
+        let scan = scan(&key_file, key_file.len, promise)?;
+        let header = HEADER_LEN as u64;
+        let promised = scan.mark.as_ref().map_or(header, |mark| u64::from(mark.through));
+        let known = Promised { through: promised, marked: u64::from(mark.through) };
+        let value_ends = scan.mark.as_ref().map(|mark| mark.value_ends.clone());
+        let value_ends = value_ends.unwrap_or_default();
+        let mut values =
+            ValueFiles::open(self.fs, &self.dirs, &self.found.files, &key_file, &key_file.header)?;
+        let is_corrupt = matches!(scan.verdict, Verdict::Corrupt { .. });
+        let mut end = if is_corrupt { key_file.len } else { scan.totals.key_end };
+        let mut found = groups(&key_file, &[], end, &mut values, known, meter)?;
+        let (bad_files, is_harmless) = self.check_files(&values, &value_ends, Some(promised));
+        let holds = !is_corrupt && is_harmless && !found.is_promise_broken;
+        if let (true, Some(torn)) = (holds, found.torn_batch) {
+            end = torn.max(promised);
+            found = groups(&key_file, &[], end, &mut values, known, meter)?;
+        }
+        if holds && end < key_file.len {
+            let what = "from here on nothing was acknowledged; the next opening cuts it";
+            self.report(Finding::note(&key_file.path, what).at(end));
+        }
+        self.report_groups(&key_file, &found, &values);
+        let chain_holds = self.check_chain(&key_file, &found);
+        if is_corrupt && found.is_whole() {
+            let (at, what) = why(&scan.verdict);
+            self.report(Finding::damage(&key_file.path, what).at(at));
+        }
+        self.count_losses(&found, mark.records, found.records_marked);
+        self.count(&found, end);
+        let keys_hold =
+            !is_corrupt && found.is_whole() && chain_holds && self.found.header().is_some();
+        self.out.readable = Some(Readable {
+            key_file,
+            keys_hold,
+            metadata_holds: false,
+            next_agrees: false,
+            totals: scan.totals,
+            epochs: scan.epochs,
+            groups: found,
+            promised,
+            value_ends,
+            bad_files,
+            newest_mark: scan.mark,
+            ended: UnixMillis::default(),
+        });
+        Ok(())
+    }
+}
+
+fn scan(key_file: &KeyFile, end: u64, promise: Option<Mark>) -> Result<Scan> {
+    let mut scanner = key_file.scan(end, promise);
+    let verdict = scanner.run(|_| Ok(()))?;
+    Ok(Scan {
+        verdict,
+        totals: scanner.totals().clone(),
+        epochs: scanner.epochs().to_vec(),
+        mark: scanner.mark().cloned(),
+    })
+}
+
+fn groups(
+    key_file: &KeyFile,
+    epochs: &[(u32, u64)],
+    end: u64,
+    values: &mut ValueFiles,
+    promised: Promised,
+    meter: &mut Meter<'_>,
+) -> Result<Groups> {
+    let walk = Walk { identity: key_file.header.identity, epochs, end };
+    examine_groups(&walk, &mut Window::of(key_file), values, promised, meter)
+}
+
+fn why(verdict: &Verdict) -> (u64, String) {
+    match verdict {
+        Verdict::Clean => (HEADER_LEN as u64, "the records do not hold".to_owned()),
+        Verdict::Torn { offset, reason } => (*offset, reason.clone()),
+        Verdict::Corrupt { offset, acknowledged, reason } => {
+            let what = format!("{reason}; {acknowledged} bytes were acknowledged");
+            (*offset, what)
+        }
+    }
+}
+
+/// The XXH3-128 of the first `end` bytes.
+pub(super) fn digest(keys: &mut Window, end: u64) -> Result<[u8; 16]> {
+    let mut hasher = Xxh3::new();
+    let mut at = 0;
+    while at < end {
+        let piece = keys.get(at, ((end - at) as usize).min(PIECE))?;
+        if piece.is_empty() {
+            break;
+        }
+        hasher.update(piece);
+        at += piece.len() as u64;
+    }
+    Ok(hasher.digest128().to_le_bytes())
+}

@@ -1,0 +1,123 @@
+//! Whether a segment, its metadata and its neighbours agree.
+
+use lithdb_env::Result;
+use lithdb_segment::record::Chain;
+use lithdb_segment::scan::Totals;
+use lithdb_segment::{HEADER_LEN, Metadata, SegmentId};
+
+use super::super::finding::Finding;
+use super::super::groups::Groups;
+use super::super::losses::Losses;
+use super::super::window::Window;
+use super::{Examination, Scan, digest};
+use crate::keyfile::KeyFile;
+
+impl Examination<'_> {
+    pub(super) fn check_links(&mut self) {
+        let mut wrong = Vec::new();
+        if let (Some(before), Some(header)) = (self.before, self.found.header())
+            && header.predecessor != before.id
+        {
+            wrong.push(format!("the header names {} before it", header.predecessor));
+        }
+        if let Some(metadata) = self.found.metadata() {
+            let next = self.next.map_or(SegmentId::NONE, |next| next.id);
+            if metadata.successor != next {
+                wrong.push(format!("the metadata names {} behind it", metadata.successor));
+            }
+        }
+        let before = self.before.map_or(SegmentId::NONE, |before| before.id);
+        for wrong in wrong {
+            let what = format!("the chain forks: segment {before} stands before it, and {wrong}");
+            self.out.is_forked = true;
+            self.report(Finding::damage(&self.expected_paths().keys, what));
+        }
+    }
+
+    pub(super) fn check_metadata(&mut self) {
+        let path = self.expected_paths().metadata;
+        match &self.found.metadata {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => self.report(Finding::refused(&path, error)),
+            None if self.next.is_some() && !self.found.is_absent() => {
+                let what = "expected the metadata of a sealed segment, found none";
+                self.report(Finding::damage(&path, what));
+            }
+            None => {}
+        }
+    }
+
+    /// Whether the metadata says what the key file holds, and the successor says the same.
+    pub(super) fn metadata_holds(&mut self, key_file: &KeyFile, scan: &Scan) -> Result<bool> {
+        let Some(metadata) = self.found.metadata() else { return Ok(false) };
+        let totals = &scan.totals;
+        let path = self.expected_paths().metadata;
+        let mut wrong = Vec::new();
+        let mut compare = |name: &str, expected: String, found: String| {
+            if expected != found {
+                wrong.push(format!("{name}: the metadata says {expected}, the files {found}"));
+            }
+        };
+        compare("keys", metadata.records.to_string(), totals.records.to_string());
+        compare("values", metadata.primaries.to_string(), totals.primaries.to_string());
+        let show = |running: u32| format!("{running:08x}");
+        compare("running checksum", show(metadata.running), show(totals.running));
+        compare("epochs", format!("{:?}", metadata.epochs), format!("{:?}", scan.epochs));
+        let covers = metadata.value_ends.iter().zip(&totals.value_ends).all(|(a, b)| a >= b);
+        compare("value files cover all values", true.to_string(), covers.to_string());
+        if let Some(expected) = metadata.digest {
+            let found = digest(&mut Window::of(key_file), metadata.key_end)?;
+            compare("digest", format!("{expected:02x?}"), format!("{found:02x?}"));
+        }
+        let mut holds = wrong.is_empty();
+        for wrong in wrong {
+            self.report(Finding::damage(&path, wrong));
+        }
+        let next = self.chain_of_next().filter(|_| metadata.revision == 0);
+        if let Some(chain) = next.filter(|chain| **chain != chain_of(metadata)) {
+            let what = format!("the successor says that the segment ended as {chain:?}");
+            let keys = chain.records.saturating_sub(metadata.records);
+            let losses = Losses { keys, ..Losses::default() };
+            self.out.losses.add(&losses);
+            self.report(Finding::damage(&path, what).losing(&losses));
+            holds = false;
+        }
+        Ok(holds)
+    }
+
+    /// The key file must begin with what the segment before ended as.
+    pub(super) fn check_chain(&mut self, key_file: &KeyFile, groups: &Groups) -> bool {
+        let header = HEADER_LEN as u64;
+        let Some(before) = self.before else { return true };
+        let found = key_file.chain().ok().flatten();
+        if found.is_some_and(|chain| chain.predecessor == before.id) {
+            return true;
+        }
+        // A damaged record has been reported.
+        if groups.broken.first().is_none_or(|broken| broken.start != header) {
+            let what = format!("expected the chain record that names segment {}", before.id);
+            self.report(Finding::damage(&key_file.path, what).at(header));
+        }
+        false
+    }
+}
+
+/// What a successor says of a segment with this metadata.
+pub(in super::super) fn chain_of(metadata: &Metadata) -> Chain {
+    Chain {
+        predecessor: metadata.segment,
+        key_end: metadata.key_end as u32,
+        records: metadata.records,
+        running: metadata.running,
+        value_ends: metadata.value_ends.clone(),
+    }
+}
+
+/// Whether a successor says exactly this.
+pub(super) fn says(chain: &Chain, totals: &Totals) -> bool {
+    u64::from(chain.key_end) == totals.key_end
+        && chain.records == totals.records
+        && chain.running == totals.running
+        && chain.value_ends.len() == totals.value_ends.len()
+        && chain.value_ends.iter().zip(&totals.value_ends).all(|(said, found)| said >= found)
+}

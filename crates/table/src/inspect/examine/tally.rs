@@ -1,0 +1,119 @@
+//! What an examination reports and counts.
+
+use lithdb_env::ErrorKind;
+use lithdb_segment::{HEADER_LEN, ShardId};
+
+use super::super::finding::Finding;
+use super::super::groups::Groups;
+use super::super::losses::Losses;
+use super::super::values::{FileFault, ValueFiles};
+use super::Examination;
+use crate::keyfile::KeyFile;
+
+/// So many damaged stretches of one file are reported one by one.
+const STRETCHES: usize = 16;
+
+impl Examination<'_> {
+    /// Looks at the value files as such. Of the unsealed tail it is known what was promised: a header that does not hold
+    /// is then harmless where no value was. Says which files must be written anew, and whether all is harmless.
+    pub(super) fn check_files(
+        &mut self,
+        values: &ValueFiles,
+        value_ends: &[u64],
+        promised: Option<u64>,
+    ) -> (Vec<ShardId>, bool) {
+        let (mut bad, mut is_harmless) = (Vec::new(), true);
+        for (n, file) in values.files.iter().enumerate() {
+            let least = value_ends.get(n).copied().unwrap_or_default();
+            let finding = match (&file.fault, file.len()) {
+                (Some(FileFault::Header(error)), _)
+                    if promised.is_some()
+                        && least <= HEADER_LEN as u64
+                        && error.kind() == ErrorKind::Corrupt =>
+                {
+                    let what = "its header does not hold, nothing acknowledged is in it; the next opening writes it anew";
+                    self.report(Finding::note(&file.path, what).at(0));
+                    bad.push(ShardId(n as u16));
+                    continue;
+                }
+                (Some(FileFault::Absent), _) => {
+                    let what = "expected this file on one of the roots, found it on none";
+                    Finding::damage(&file.path, what)
+                }
+                (Some(FileFault::Header(error)), _) => Finding::refused(&file.path, error).at(0),
+                (None, Some(len)) if len < least => {
+                    let what = format!("expected {least} bytes, found the end of the file");
+                    Finding::damage(&file.path, what).at(len)
+                }
+                _ => continue,
+            };
+            is_harmless = false;
+            self.report(finding);
+            if file.fault.is_some() {
+                bad.push(ShardId(n as u16));
+            }
+        }
+        let surplus = self.found.files.values.range(ShardId(values.files.len() as u16)..);
+        for (_, path) in surplus {
+            self.report(Finding::note(path, "the segment has no such value file"));
+        }
+        (bad, is_harmless)
+    }
+
+    pub(super) fn report_groups(
+        &mut self,
+        key_file: &KeyFile,
+        groups: &Groups,
+        values: &ValueFiles,
+    ) {
+        let path = &key_file.path;
+        for broken in groups.broken.iter().take(STRETCHES) {
+            let until = broken.end;
+            let what = format!("the records up to {until} are damaged: {}", broken.reason);
+            self.report(Finding::damage(path, what).at(broken.start).losing(&broken.losses));
+        }
+        if let Some(rest) = groups.broken.get(STRETCHES..).filter(|rest| !rest.is_empty()) {
+            let mut losses = Losses::default();
+            rest.iter().for_each(|broken| losses.add(&broken.losses));
+            let what = format!("{} more stretches of records are damaged", rest.len());
+            let start = rest.first().map_or(0, |broken| broken.start);
+            self.report(Finding::damage(path, what).at(start).losing(&losses));
+        }
+        for (shard, bad) in &groups.bad {
+            let what = match bad.count {
+                1 => format!("a value does not hold: {}", bad.reason),
+                count => format!("{count} values do not hold, the first: {}", bad.reason),
+            };
+            let finding = Finding::damage(values.path(*shard), what).at(bad.offset);
+            self.report(finding.losing(&bad.losses));
+        }
+    }
+
+    /// Sums up what is lost. Records that are missing and cannot be told apart are put down to the first damage of the
+    /// key file.
+    pub(super) fn count_losses(&mut self, groups: &Groups, expected: u64, kept: u64) {
+        let mut losses = Losses::default();
+        for broken in &groups.broken {
+            losses.add(&broken.losses);
+            losses.bytes += broken.end - broken.start;
+            losses.add_range(broken.start..broken.end);
+        }
+        groups.bad.values().for_each(|bad| losses.add(&bad.losses));
+        let unknown = expected.saturating_sub(kept + losses.keys);
+        losses.keys += unknown;
+        losses.ranges.sort_by_key(|range| range.start);
+        self.out.losses.add(&losses);
+        let keys = self.expected_paths().keys;
+        let is_here = |f: &&mut Finding| f.is_damage() && f.path == keys;
+        if let Some(finding) = self.out.findings.iter_mut().find(is_here) {
+            finding.lost_keys += unknown;
+        }
+    }
+
+    pub(super) fn count(&mut self, groups: &Groups, key_end: u64) {
+        let broken: u64 = groups.broken.iter().map(|broken| broken.end - broken.start).sum();
+        self.out.records = groups.records;
+        self.out.values = groups.values;
+        self.out.bytes = key_end.saturating_sub(broken) + groups.value_bytes;
+    }
+}

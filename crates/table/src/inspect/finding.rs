@@ -1,0 +1,166 @@
+//! What a verification says.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use lithdb_env::Error;
+use lithdb_segment::{SegmentId, TableName};
+use serde::Serialize;
+
+use super::losses::Losses;
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing: nothing that was acknowledged is affected, and opening puts it right if need be.
+    Note,
+    /// Something that was acknowledged is not as it was written, or opening will refuse the table.
+    Damage,
+}
+
+/// One thing that a verification found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The segment that it concerns.
+    pub segment: Option<SegmentId>,
+    /// The file.
+    pub path: PathBuf,
+    /// Where in the file, in bytes.
+    pub offset: Option<u64>,
+    /// What is wrong, and what follows from it.
+    pub what: String,
+    /// How many key records are affected, as far as it can be known.
+    pub lost_keys: u64,
+    /// Up to five of their keys, as far as they can be known.
+    pub sample_keys: Vec<String>,
+}
+
+impl Finding {
+    fn new(severity: Severity, path: &Path, what: String) -> Self {
+        Self {
+            severity,
+            segment: None,
+            path: path.to_owned(),
+            offset: None,
+            what,
+            lost_keys: 0,
+            sample_keys: Vec::new(),
+        }
+    }
+
+    pub(super) fn note(path: &Path, what: impl Into<String>) -> Self {
+        Self::new(Severity::Note, path, what.into())
+    }
+
+    pub(super) fn damage(path: &Path, what: impl Into<String>) -> Self {
+        Self::new(Severity::Damage, path, what.into())
+    }
+
+    /// What an error says of a file, with the offset it names.
+    pub(super) fn refused(path: &Path, error: &Error) -> Self {
+        let name = path.display().to_string();
+        let message = error.message();
+        let Some(rest) = message.strip_prefix(&name) else { return Self::damage(path, message) };
+        let placed = rest.strip_prefix(" at offset ").and_then(|rest| rest.split_once(": "));
+        match placed.and_then(|(offset, what)| Some((offset.parse().ok()?, what))) {
+            Some((offset, what)) => Self::damage(path, what).at(offset),
+            None => Self::damage(path, rest.strip_prefix(": ").unwrap_or(message)),
+        }
+    }
+
+    pub(super) fn of(mut self, segment: SegmentId) -> Self {
+        self.segment = Some(segment);
+        self
+    }
+
+    pub(super) fn at(mut self, offset: u64) -> Self {
+        self.offset = Some(offset);
+        self
+    }
+
+    pub(super) fn losing(mut self, losses: &Losses) -> Self {
+        self.lost_keys = losses.keys;
+        self.sample_keys.clone_from(&losses.sample_keys);
+        self
+    }
+
+    /// Whether this is more than a note.
+    pub fn is_damage(&self) -> bool {
+        self.severity == Severity::Damage
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Note => "note",
+            Severity::Damage => "damage",
+        };
+        write!(f, "{severity}: {}", self.path.display())?;
+        if let Some(offset) = self.offset {
+            write!(f, " at offset {offset}")?;
+        }
+        write!(f, ": {}", self.what)?;
+        if self.lost_keys > 0 {
+            write!(f, "; keys lost: {}", self.lost_keys)?;
+            show_samples(f, &self.sample_keys, self.lost_keys)?;
+        }
+        Ok(())
+    }
+}
+
+/// `(a, b, …)`, if there are any.
+pub(super) fn show_samples(f: &mut fmt::Formatter<'_>, samples: &[String], of: u64) -> fmt::Result {
+    if samples.is_empty() {
+        return Ok(());
+    }
+    let dots = if of > samples.len() as u64 { ", …" } else { "" };
+    write!(f, " ({}{dots})", samples.join(", "))
+}
+
+/// What a verification of a whole table found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VerifyReport {
+    /// The table.
+    pub table: TableName,
+    /// Segments that were looked at, the mutable one included.
+    pub segments: u64,
+    /// Key records that are sound and whose values are.
+    pub records: u64,
+    /// Values that are sound.
+    pub values: u64,
+    /// Bytes of key files and values whose checksums were compared and hold.
+    pub bytes: u64,
+    /// Everything worth saying, damage and notes.
+    pub findings: Vec<Finding>,
+}
+
+impl VerifyReport {
+    /// Whether there is no damage. Notes do not count.
+    pub fn is_sound(&self) -> bool {
+        !self.findings.iter().any(Finding::is_damage)
+    }
+
+    /// How many key records are affected by damage.
+    pub fn lost_keys(&self) -> u64 {
+        self.findings.iter().map(|finding| finding.lost_keys).sum()
+    }
+}
+
+impl fmt::Display for VerifyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, segments, records, values, bytes, .. } = self;
+        let verdict = if self.is_sound() { "sound" } else { "DAMAGED" };
+        write!(
+            f,
+            "table {table}: {verdict}: {segments} segments, {records} keys, {values} values, {bytes} bytes hold"
+        )?;
+        for finding in &self.findings {
+            write!(f, "\n  {finding}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,186 @@
+//! What the files of one segment say of themselves, before any record is read.
+
+use std::path::PathBuf;
+
+use lithdb_env::{Error, ErrorKind, Fs, Result, UnixMillis};
+use lithdb_segment::record::Chain;
+use lithdb_segment::{
+    HEADER_LEN, Identity, KeyHeader, Metadata, SegmentId, SegmentPaths, ValueHeader,
+};
+
+use super::window::Window;
+use crate::inventory::FoundFiles;
+use crate::keyfile::KeyFile;
+
+/// One segment's files, and what of their beginnings holds.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) id: SegmentId,
+    pub(super) files: FoundFiles,
+    /// `None`: there is no metadata file.
+    pub(super) metadata: Option<Result<Metadata>>,
+    /// `None`: there is no key file.
+    pub(super) key_file: Option<Result<KeyFile>>,
+    /// The chain record, if it holds.
+    pub(super) chain: Option<Chain>,
+}
+
+impl Found {
+    /// A segment of which nothing is there.
+    pub(super) fn absent(id: SegmentId) -> Self {
+        let files = FoundFiles::default();
+        Self { id, files, metadata: None, key_file: None, chain: None }
+    }
+
+    /// Reads metadata, header and chain record.
+    ///
+    /// # Errors
+    /// `Unsupported`.
+    pub(super) fn read(fs: &dyn Fs, id: SegmentId, files: &FoundFiles) -> Result<Self> {
+        let metadata = files.metadata.as_ref().map(|path| Metadata::read(fs, path));
+        let key_file = files.keys.as_ref().map(|path| KeyFile::open(fs, path));
+        let mut found = Self { id, files: files.clone(), metadata, key_file, chain: None };
+        for error in [found.metadata_error(), found.header_error()].into_iter().flatten() {
+            if error.kind() == ErrorKind::Unsupported {
+                return Err(error.clone());
+            }
+        }
+        found.read_chain();
+        Ok(found)
+    }
+
+    fn read_chain(&mut self) {
+        self.chain = match &self.key_file {
+            Some(Ok(file)) => file.chain().ok().flatten(),
+            _ => None,
+        };
+    }
+
+    /// Turns what belongs to another table or segment, and metadata that does not agree with the key file, into errors.
+    pub(super) fn hold_against(&mut self, table_id: u64) {
+        if let Some(Ok(file)) = &self.key_file
+            && let Err(error) = file.header.belongs_to(&file.path, table_id, self.id)
+        {
+            (self.key_file, self.chain) = (Some(Err(error)), None);
+        }
+        let Some(Ok(metadata)) = &self.metadata else { return };
+        let path = self.files.metadata.clone().unwrap_or_default();
+        let foreign = |expected: String| {
+            let message = format!("{}: expected {expected}, found {metadata:?}", path.display());
+            Error::new(ErrorKind::Foreign, message)
+        };
+        let agrees = |header: &KeyHeader| {
+            metadata.salt == header.identity.salt
+                && metadata.predecessor == header.predecessor
+                && metadata.value_ends.len() == usize::from(header.shards)
+        };
+        let problem = if (metadata.table_id, metadata.segment) != (table_id, self.id) {
+            Some(foreign(format!("the metadata of segment {} of this table", self.id)))
+        } else if metadata.value_ends.is_empty() || metadata.value_ends.len() > 256 {
+            Some(foreign("1 to 256 value files".to_owned()))
+        } else {
+            let header = self.header().filter(|header| !agrees(header));
+            header.map(|header| foreign(format!("the metadata of {header:?}")))
+        };
+        if let Some(error) = problem {
+            self.metadata = Some(Err(error));
+        }
+    }
+
+    /// Whether no file is there, leftovers aside.
+    pub(super) fn is_absent(&self) -> bool {
+        self.files.all().count() == self.files.leftovers.len()
+    }
+
+    /// The metadata, if it holds.
+    pub(super) fn metadata(&self) -> Option<&Metadata> {
+        self.metadata.as_ref().and_then(|metadata| metadata.as_ref().ok())
+    }
+
+    pub(super) fn metadata_error(&self) -> Option<&Error> {
+        self.metadata.as_ref().and_then(|metadata| metadata.as_ref().err())
+    }
+
+    /// The key file, if its header holds.
+    pub(super) fn key_file(&self) -> Option<&KeyFile> {
+        self.key_file.as_ref().and_then(|file| file.as_ref().ok())
+    }
+
+    pub(super) fn header_error(&self) -> Option<&Error> {
+        self.key_file.as_ref().and_then(|file| file.as_ref().err())
+    }
+
+    /// The header of the key file, if it holds.
+    pub(super) fn header(&self) -> Option<&KeyHeader> {
+        self.key_file().map(|file| &file.header)
+    }
+
+    /// The segment before, as far as anything says.
+    pub(super) fn predecessor(&self) -> Option<SegmentId> {
+        let said = [
+            self.header().map(|header| header.predecessor),
+            self.metadata().map(|metadata| metadata.predecessor),
+            self.chain.as_ref().map(|chain| chain.predecessor),
+        ];
+        said.into_iter().flatten().find(|id| id.is_some() && *id < self.id)
+    }
+
+    /// The segment that took over, if the metadata says.
+    pub(super) fn successor(&self) -> Option<SegmentId> {
+        self.metadata().map(|metadata| metadata.successor).filter(|id| *id > self.id)
+    }
+
+    /// The table ids that its files name.
+    pub(super) fn table_ids(&self) -> impl Iterator<Item = u64> {
+        let header = self.header().map(|header| header.identity.table_id);
+        header.into_iter().chain(self.metadata().map(|metadata| metadata.table_id))
+    }
+
+    /// All paths, as they are or would be.
+    pub(super) fn paths(&self, dirs: &[PathBuf], shards: u16) -> SegmentPaths {
+        let new = SegmentPaths::for_new(dirs, self.id, shards);
+        let values = new.values.into_iter().enumerate().map(|(n, path)| {
+            let found = self.files.values.get(&lithdb_segment::ShardId(n as u16));
+            found.cloned().unwrap_or(path)
+        });
+        SegmentPaths {
+            keys: self.files.keys.clone().unwrap_or(new.keys),
+            values: values.collect(),
+            metadata: self.files.metadata.clone().unwrap_or(new.metadata),
+        }
+    }
+
+    /// The header that the key file must have had, from the metadata or from the value files; `before` is the segment
+    /// before. `None` if nothing names the salt.
+    pub(super) fn piece_together(
+        &self,
+        fs: &dyn Fs,
+        table_id: u64,
+        before: SegmentId,
+    ) -> Option<KeyHeader> {
+        if let Some(metadata) = self.metadata() {
+            let (segment, salt) = (metadata.segment, metadata.salt);
+            return Some(KeyHeader {
+                identity: Identity { table_id, segment, salt },
+                predecessor: metadata.predecessor,
+                created: metadata.created,
+                shards: metadata.value_ends.len() as u16,
+            });
+        }
+        let mut salted: Option<(u64, UnixMillis)> = None;
+        for (shard, path) in &self.files.values {
+            let Ok(mut window) = Window::open(fs, path) else { continue };
+            let Ok(head) = window.get(0, HEADER_LEN) else { continue };
+            let Ok(header) = ValueHeader::decode(path, head) else { continue };
+            let found = header.identity;
+            let is_ours = (found.table_id, found.segment) == (table_id, self.id);
+            if is_ours && header.shard == *shard {
+                salted.get_or_insert((found.salt, header.created));
+            }
+        }
+        let (salt, created) = salted?;
+        let shards = self.files.values.keys().next_back()?.0 + 1;
+        let identity = Identity { table_id, segment: self.id, salt };
+        Some(KeyHeader { identity, predecessor: before, created, shards })
+    }
+}

@@ -1,0 +1,264 @@
+//! Which groups of a segment are whole: their records hold, and the value bytes they name do, too.
+
+use std::collections::BTreeMap;
+
+use lithdb_env::Result;
+use lithdb_segment::record::{Flags, KeyRecord, Record};
+use lithdb_segment::{HEADER_LEN, ShardId};
+
+use super::Meter;
+use super::losses::Losses;
+use super::values::ValueFiles;
+use super::walk::{Step, Walk};
+use super::window::Window;
+
+/// Whole groups that stand behind each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    /// Offset of the first record.
+    pub(super) start: u32,
+    /// Where the last one ends, with the value it may carry.
+    pub(super) end: u32,
+    /// The epoch of the records.
+    pub(super) epoch: u64,
+}
+
+/// A stretch of the key file that holds no whole group, though it should.
+#[derive(Debug, Clone)]
+pub(super) struct Broken {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) reason: String,
+    /// The records in it that hold, and are lost with their group.
+    pub(super) losses: Losses,
+}
+
+/// Values of one file that do not hold, with their groups.
+#[derive(Debug, Clone)]
+pub(super) struct BadValues {
+    /// Offset in the value file of the first.
+    pub(super) offset: u64,
+    /// How many.
+    pub(super) count: u64,
+    /// What is wrong with the first.
+    pub(super) reason: String,
+    pub(super) losses: Losses,
+}
+
+/// What a segment's key file is worth.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Groups {
+    pub(super) spans: Vec<Span>,
+    /// Key records of whole groups.
+    pub(super) records: u64,
+    /// Whole groups.
+    pub(super) values: u64,
+    /// Bytes of their values outside of the key file.
+    pub(super) value_bytes: u64,
+    /// The furthest ends of their values, per value file.
+    pub(super) value_ends: Vec<u64>,
+    pub(super) broken: Vec<Broken>,
+    /// By shard; [`ShardId::INLINE`] for the key file.
+    pub(super) bad: BTreeMap<ShardId, BadValues>,
+    /// Key records of whole groups before the newest mark's end.
+    pub(super) records_marked: u64,
+    /// Some bad value was promised.
+    pub(super) is_promise_broken: bool,
+    /// The start of the first batch behind the promise with a bad value.
+    pub(super) torn_batch: Option<u64>,
+}
+
+impl Groups {
+    /// Whether every group is whole.
+    pub(super) fn is_whole(&self) -> bool {
+        self.broken.is_empty() && self.bad.is_empty()
+    }
+}
+
+/// How much of an unsealed key file is known to be durable; of a sealed one, all of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Promised {
+    /// What begins before was acknowledged.
+    pub(super) through: u64,
+    /// So much is before the newest mark, which says how many records it holds.
+    pub(super) marked: u64,
+}
+
+impl Promised {
+    pub(super) const ALL: Self = Self { through: u64::MAX, marked: u64::MAX };
+}
+
+/// Goes through the groups of a key file.
+pub(super) fn examine_groups(
+    walk: &Walk<'_>,
+    keys: &mut Window,
+    values: &mut ValueFiles,
+    promised: Promised,
+    meter: &mut Meter<'_>,
+) -> Result<Groups> {
+    let value_ends = vec![HEADER_LEN as u64; values.files.len()];
+    let found = Groups { value_ends, ..Groups::default() };
+    let batch_start = HEADER_LEN as u64;
+    let mut sorting = Sorting { found, values, promised, batch_start, open: None, meter };
+    walk.run(keys, &mut |step| sorting.take(step))?;
+    sorting.break_open(walk.end, "the end comes before the group's");
+    Ok(sorting.found)
+}
+
+struct Sorting<'a, 'm> {
+    found: Groups,
+    values: &'a mut ValueFiles,
+    promised: Promised,
+    /// Where the batch of the present record began.
+    batch_start: u64,
+    open: Option<Open>,
+    meter: &'a mut Meter<'m>,
+}
+
+/// A group that has begun.
+struct Open {
+    start: u64,
+    epoch: u64,
+    shard: ShardId,
+    range: std::ops::Range<u64>,
+    /// What it would be if it were lost.
+    losses: Losses,
+    /// The first of its checksums that does not hold.
+    bad: Option<(u64, String)>,
+}
+
+impl Sorting<'_, '_> {
+    fn take(&mut self, step: Step<'_>) -> Result<()> {
+        match step {
+            Step::Damage { start, end, reason } => {
+                self.meter.add(end - start);
+                let start = self.open.as_ref().map_or(start, |open| open.start);
+                let losses = self.open.take().map(|open| open.losses).unwrap_or_default();
+                self.found.broken.push(Broken { start, end, reason, losses });
+                self.batch_start = end;
+                Ok(())
+            }
+            Step::Record { offset, epoch, decoded, bytes } => {
+                let start = u64::from(offset);
+                let end = start + bytes.len() as u64;
+                self.meter.add(bytes.len() as u64);
+                match &decoded.record {
+                    Record::Key(record) => self.key(record, start..end, epoch),
+                    _ => {
+                        self.break_open(start, "expected the rest of the group");
+                        self.batch_start = end;
+                        Ok(())
+                    }
+                }
+            }
+        }
+    }
+
+    /// The group that has begun, if there is one, does not end: it is lost.
+    fn break_open(&mut self, end: u64, reason: &str) {
+        let Some(open) = self.open.take() else { return };
+        let (start, reason) = (open.start, reason.to_owned());
+        self.found.broken.push(Broken { start, end, reason, losses: open.losses });
+    }
+
+    fn key(&mut self, record: &KeyRecord<'_>, at: std::ops::Range<u64>, epoch: u64) -> Result<()> {
+        let value = record.offset..record.offset.saturating_add(u64::from(record.stored_len));
+        if record.is_primary() {
+            self.break_open(at.start, "expected the rest of the group");
+            let shard = record.shard;
+            self.open = Some(Open {
+                start: at.start,
+                epoch,
+                shard,
+                range: value.clone(),
+                losses: Losses::default(),
+                bad: None,
+            });
+        }
+        let Some(open) = &mut self.open else {
+            self.orphan(record, at);
+            return Ok(());
+        };
+        let primary_bytes = record.is_primary().then_some(record.stored_len);
+        open.losses.add_record(record.key, primary_bytes);
+        let is_inside = record.shard == open.shard
+            && open.range.start <= value.start
+            && value.end <= open.range.end;
+        if !is_inside {
+            self.break_open(at.end, "expected a range inside of the primary record's value");
+            return Ok(());
+        }
+        if open.bad.is_none() {
+            let wrong = self.values.check(
+                record.shard,
+                record.offset,
+                record.stored_len,
+                record.value_checksum,
+            )?;
+            open.bad = wrong.map(|wrong| (record.offset, wrong));
+        }
+        if record.is_primary() && record.shard != ShardId::INLINE {
+            self.meter.add(u64::from(record.stored_len));
+        }
+        if record.flags.has(Flags::END_OF_GROUP) {
+            self.close_group(at.end);
+        }
+        if record.flags.has(Flags::END_OF_BATCH) {
+            self.batch_start = at.end;
+        }
+        Ok(())
+    }
+
+    /// An alias whose primary record is damaged.
+    fn orphan(&mut self, record: &KeyRecord<'_>, at: std::ops::Range<u64>) {
+        let reason = "expected a primary record before it";
+        match self.found.broken.last_mut() {
+            Some(last) if last.end == at.start => {
+                last.end = at.end;
+                last.losses.add_record(record.key, None);
+            }
+            _ => {
+                let mut losses = Losses::default();
+                losses.add_record(record.key, None);
+                let (start, end) = (at.start, at.end);
+                self.found.broken.push(Broken { start, end, reason: reason.to_owned(), losses });
+            }
+        }
+    }
+
+    fn close_group(&mut self, end: u64) {
+        let Some(open) = self.open.take() else { return };
+        let is_promised = open.start < self.promised.through;
+        if let Some((offset, reason)) = open.bad {
+            if is_promised {
+                self.found.is_promise_broken = true;
+            } else {
+                self.found.torn_batch.get_or_insert(self.batch_start);
+            }
+            let bad = self.found.bad.entry(open.shard).or_insert_with(|| BadValues {
+                offset,
+                count: 0,
+                reason,
+                losses: Losses::default(),
+            });
+            bad.count += 1;
+            bad.losses.add(&open.losses);
+            bad.losses.add_range(open.start..end);
+            return;
+        }
+        self.found.values += 1;
+        self.found.records += open.losses.keys;
+        if open.start < self.promised.marked {
+            self.found.records_marked += open.losses.keys;
+        }
+        if let Some(value_end) = self.found.value_ends.get_mut(usize::from(open.shard.0)) {
+            *value_end = (*value_end).max(open.range.end);
+            self.found.value_bytes += open.losses.bytes;
+        }
+        let (start, end) = (open.start as u32, end as u32);
+        match self.found.spans.last_mut() {
+            Some(last) if last.end == start && last.epoch == open.epoch => last.end = end,
+            _ => self.found.spans.push(Span { start, end, epoch: open.epoch }),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What is lost of a segment, counted as far as it can be known.
+
+use std::ops::Range;
+
+use crate::batch::show_key;
+
+/// So many keys are shown as examples.
+const SAMPLES: usize = 5;
+
+/// Keys and values that cannot be had any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Losses {
+    /// Key records.
+    pub(super) keys: u64,
+    /// Primary records among them.
+    pub(super) values: u64,
+    /// Bytes of values.
+    pub(super) bytes: u64,
+    /// The first few of the keys that are known.
+    pub(super) sample_keys: Vec<String>,
+    /// Where in the key file they stood.
+    pub(super) ranges: Vec<Range<u64>>,
+}
+
+impl Losses {
+    /// Counts in one record.
+    pub(super) fn add_record(&mut self, key: &[u8], primary_bytes: Option<u32>) {
+        self.keys += 1;
+        if let Some(bytes) = primary_bytes {
+            self.values += 1;
+            self.bytes += u64::from(bytes);
+        }
+        if self.sample_keys.len() < SAMPLES {
+            self.sample_keys.push(show_key(key));
+        }
+    }
+
+    /// Counts in a stretch of the key file.
+    pub(super) fn add_range(&mut self, range: Range<u64>) {
+        match self.ranges.last_mut() {
+            Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
+            _ => self.ranges.push(range),
+        }
+    }
+
+    /// Counts in what was lost elsewhere.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.keys += other.keys;
+        self.values += other.values;
+        self.bytes += other.bytes;
+        let room = SAMPLES - self.sample_keys.len().min(SAMPLES);
+        self.sample_keys.extend(other.sample_keys.iter().take(room).cloned());
+        self.ranges.extend(other.ranges.iter().cloned());
+    }
+}

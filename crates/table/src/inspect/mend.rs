@@ -1,0 +1,319 @@
+//! Mending one segment: key file, value files, metadata, successor.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use lithdb_env::{Error, OpenMode, Result, UnixMillis, exists, sync_parent, write_all_at};
+use lithdb_segment::record::Chain;
+use lithdb_segment::scan::Totals;
+use lithdb_segment::{
+    Context, HEADER_LEN, KeyHeader, Metadata, NewSegment, Segment, SegmentId, SegmentPaths,
+    ShardId, ValueHeader,
+};
+
+use super::aside::{Aside, copy};
+use super::examine::{Readable, chain_of, digest};
+use super::found::Found;
+use super::plan::{Action, Member};
+use super::rewrite::rewrite;
+use super::window::Window;
+use crate::table::TableSetup;
+
+/// Mends segments, one after the other.
+#[derive(Debug)]
+pub(super) struct Mender<'a> {
+    pub(super) setup: &'a TableSetup,
+    pub(super) context: Arc<Context>,
+    pub(super) aside: Aside<'a>,
+}
+
+/// What the metadata of a mended segment is made of.
+struct Seal<'a> {
+    header: KeyHeader,
+    totals: Totals,
+    epochs: Vec<(u32, u64)>,
+    digest: [u8; 16],
+    revision: u32,
+    last_write: UnixMillis,
+    successor: SegmentId,
+    path: &'a PathBuf,
+}
+
+impl Mender<'_> {
+    /// Does to a segment what is planned; `before` is the metadata of the one before it, `next` the one that takes over.
+    /// Returns its metadata if it is sealed.
+    pub(super) fn mend(
+        &mut self,
+        member: Member,
+        before: Option<&Metadata>,
+        next: Option<SegmentId>,
+    ) -> Result<Option<Metadata>> {
+        let Member { found, examined, action, new_successor } = member;
+        let successor = next.unwrap_or_default();
+        let sealed = found.metadata().cloned();
+        let Some(action) = action else { return Ok(sealed) };
+        if matches!(action, Action::Placeholder | Action::EmptyTail | Action::GiveUp) {
+            let is_tail = action == Action::EmptyTail;
+            return self.replace(&found, before, successor, new_successor, is_tail);
+        }
+        let Some(readable) = examined.readable else { return Ok(sealed) };
+        match action {
+            Action::Salvage => {
+                self.salvage(&found, &readable, before, successor, new_successor).map(Some)
+            }
+            Action::RebuildMetadata => {
+                self.rebuild(&found, &readable, successor, new_successor).map(Some)
+            }
+            _ => {
+                let paths = self.paths(&found, &readable);
+                self.value_files(&paths, &readable, &readable.value_ends)?;
+                Ok(sealed)
+            }
+        }
+    }
+
+    fn now(&self) -> UnixMillis {
+        self.setup.env.clock.now()
+    }
+
+    fn paths(&self, found: &Found, readable: &Readable) -> SegmentPaths {
+        found.paths(&self.context.dirs, readable.key_file.header.shards)
+    }
+
+    /// The key file with its whole groups alone.
+    fn salvage(
+        &mut self,
+        found: &Found,
+        readable: &Readable,
+        before: Option<&Metadata>,
+        successor: SegmentId,
+        new_successor: Option<SegmentId>,
+    ) -> Result<Metadata> {
+        let env = &self.setup.env;
+        let paths = self.paths(found, readable);
+        let old = found.files.all().filter(|path| !found.files.leftovers.contains(path));
+        self.aside.keep(old)?;
+        let chain = before.map(chain_of).or_else(|| readable.key_file.chain().ok().flatten());
+        let rewritten = rewrite(env, readable, &paths.values, chain.as_ref(), &paths.keys)?;
+        self.sync(&paths.values)?;
+        let last_write = match found.metadata() {
+            Some(metadata) => metadata.last_write,
+            None if new_successor.is_some() => self.now(),
+            None => self.time_of(readable),
+        };
+        let totals = rewritten.totals;
+        let shards = readable.key_file.header.shards;
+        self.begin_successor(found.id, &totals, shards, new_successor)?;
+        let rename = env.fs.rename(&rewritten.staged, &paths.keys);
+        rename.map_err(|e| Error::io("rename into place", &paths.keys, e))?;
+        sync_parent(&*env.fs, &paths.keys)?;
+        self.value_files(&paths, readable, &totals.value_ends)?;
+        self.seal(Seal {
+            header: readable.key_file.header,
+            totals,
+            epochs: rewritten.epochs,
+            digest: rewritten.digest,
+            revision: next_revision(found),
+            last_write,
+            successor,
+            path: &paths.metadata,
+        })
+    }
+
+    /// The metadata of a segment whose key file is whole.
+    fn rebuild(
+        &mut self,
+        found: &Found,
+        readable: &Readable,
+        successor: SegmentId,
+        new_successor: Option<SegmentId>,
+    ) -> Result<Metadata> {
+        let paths = self.paths(found, readable);
+        self.aside.keep(&found.files.metadata)?;
+        self.sync(paths.values.iter().chain([&paths.keys]))?;
+        let mut totals = readable.totals.clone();
+        let is_confirmed = found.metadata().is_none() && readable.next_agrees;
+        if is_confirmed {
+            totals.value_ends.clone_from(&readable.value_ends);
+        }
+        let shards = readable.key_file.header.shards;
+        self.begin_successor(found.id, &totals, shards, new_successor)?;
+        self.value_files(&paths, readable, &totals.value_ends)?;
+        let last_write = found.metadata().map(|metadata| metadata.last_write);
+        self.seal(Seal {
+            header: readable.key_file.header,
+            digest: digest(&mut Window::of(&readable.key_file), totals.key_end)?,
+            totals,
+            epochs: readable.epochs.clone(),
+            revision: if is_confirmed { 0 } else { next_revision(found) },
+            last_write: last_write.unwrap_or_else(|| self.time_of(readable)),
+            successor,
+            path: &paths.metadata,
+        })
+    }
+
+    /// Rule 6 of the format: the files are durable before the seal says what they hold.
+    fn sync<'p>(&self, paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<()> {
+        let fs = &*self.setup.env.fs;
+        for path in paths {
+            if exists(fs, path).map_err(|e| Error::io("look for", path, e))? {
+                let file = fs.open(path, OpenMode::ReadWrite);
+                let synced = file.and_then(|file| file.sync_all());
+                synced.map_err(|e| Error::io("sync", path, e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// When a segment was last written to, if its metadata does not say: its age counts from there.
+    fn time_of(&self, readable: &Readable) -> UnixMillis {
+        let marked = readable.newest_mark.as_ref().map(|mark| mark.time).unwrap_or_default();
+        let known = [readable.ended, readable.key_file.header.created, marked];
+        known.into_iter().max().unwrap_or_default().min(self.now())
+    }
+
+    /// An empty segment in the place of one of which nothing is left.
+    fn replace(
+        &mut self,
+        found: &Found,
+        before: Option<&Metadata>,
+        successor: SegmentId,
+        new_successor: Option<SegmentId>,
+        is_tail: bool,
+    ) -> Result<Option<Metadata>> {
+        let files = &found.files;
+        if is_tail {
+            self.aside.take_away(files.all())?;
+        } else {
+            // The metadata stays until it is replaced: it knows the revision.
+            self.aside.keep(&files.metadata)?;
+            self.aside.take_away(files.values.values().chain(&files.keys))?;
+        }
+        let now = self.now();
+        let shards = before.map_or(1, |before| before.value_ends.len() as u16);
+        let chain = before.map(chain_of);
+        let (segment, totals) = self.create(found.id, chain, shards)?;
+        if is_tail {
+            return Ok(None);
+        }
+        self.begin_successor(found.id, &totals, shards, new_successor)?;
+        // It must not keep what is behind it from expiring.
+        let last_write = found.metadata().or(before).map_or(now, |known| known.last_write);
+        let keys = Window::open(&*self.setup.env.fs, &segment.paths().keys);
+        let sealed = self.seal(Seal {
+            header: *segment.header(),
+            digest: digest(&mut keys?, totals.key_end)?,
+            totals,
+            epochs: Vec::new(),
+            revision: next_revision(found),
+            last_write,
+            successor,
+            path: &found.paths(&self.context.dirs, shards).metadata,
+        });
+        sealed.map(Some)
+    }
+
+    /// Creates an empty segment, durably.
+    fn create(
+        &self,
+        id: SegmentId,
+        chain: Option<Chain>,
+        shards: u16,
+    ) -> Result<(Arc<Segment>, Totals)> {
+        let new = NewSegment { id, chain, shards, now: self.now() };
+        let (segment, totals) = Segment::create(&self.context, &new)?;
+        segment.sync_everything()?;
+        Ok((segment, totals))
+    }
+
+    /// Rule 6 of the format: the successor is durable before the seal names it.
+    fn begin_successor(
+        &self,
+        id: SegmentId,
+        totals: &Totals,
+        shards: u16,
+        new_successor: Option<SegmentId>,
+    ) -> Result<()> {
+        let Some(successor) = new_successor else { return Ok(()) };
+        let chain = Chain {
+            predecessor: id,
+            key_end: totals.key_end as u32,
+            records: totals.records,
+            running: totals.running,
+            value_ends: totals.value_ends.clone(),
+        };
+        self.create(successor, Some(chain), shards).map(|_| ())
+    }
+
+    fn seal(&self, seal: Seal<'_>) -> Result<Metadata> {
+        let Seal { header, totals, epochs, digest, revision, last_write, successor, path } = seal;
+        let metadata = Metadata {
+            table_id: header.identity.table_id,
+            segment: header.identity.segment,
+            revision,
+            predecessor: header.predecessor,
+            successor,
+            created: header.created,
+            last_write,
+            salt: header.identity.salt,
+            key_end: totals.key_end,
+            records: totals.records,
+            primaries: totals.primaries,
+            running: totals.running,
+            value_ends: totals.value_ends,
+            epochs,
+            codec: 0,
+            digest: Some(digest),
+            extras: Vec::new(),
+        };
+        metadata.write(&*self.setup.env.fs, path)?;
+        Ok(metadata)
+    }
+
+    /// Gives every value file a sound header and its length. One that is replaced is kept; one that is absent is created:
+    /// nothing that is kept was in it.
+    fn value_files(
+        &mut self,
+        paths: &SegmentPaths,
+        readable: &Readable,
+        value_ends: &[u64],
+    ) -> Result<()> {
+        let fs = &*self.setup.env.fs;
+        let header = readable.key_file.header;
+        for (n, path) in paths.values.iter().enumerate() {
+            let shard = ShardId(n as u16);
+            let least = value_ends.get(n).copied().unwrap_or_default().max(HEADER_LEN as u64);
+            let is_there = exists(fs, path).map_err(|e| Error::io("look for", path, e))?;
+            let len = |path| fs.metadata(path).map_or(0, |found| found.len_bytes);
+            if is_there && !readable.bad_files.contains(&shard) && len(path) >= least {
+                continue;
+            }
+            let mut staged = self.aside.dir_for(path)?.join(path.file_name().unwrap_or_default());
+            staged.as_mut_os_string().push(".new");
+            let head = ValueHeader { identity: header.identity, shard, created: header.created };
+            if is_there {
+                self.aside.keep([path])?;
+                copy(fs, path, &staged, &head.encode())?;
+            } else {
+                let file = fs.create_new(&staged).map_err(|e| Error::io("create", &staged, e))?;
+                write_all_at(&*file, &head.encode(), 0)
+                    .map_err(|e| Error::io("write", &staged, e))?;
+            }
+            let file = fs.open(&staged, OpenMode::ReadWrite);
+            let file = file.map_err(|e| Error::io("open", &staged, e))?;
+            if len(&staged) < least {
+                file.set_len(least).map_err(|e| Error::io("extend", &staged, e))?;
+            }
+            file.sync_all().map_err(|e| Error::io("sync", &staged, e))?;
+            fs.rename(&staged, path).map_err(|e| Error::io("rename into place", path, e))?;
+            sync_parent(fs, &staged)?;
+            sync_parent(fs, path)?;
+        }
+        Ok(())
+    }
+}
+
+/// The revision of what a segment is made to hold.
+fn next_revision(found: &Found) -> u32 {
+    found.metadata().map_or(1, |metadata| metadata.revision.saturating_add(1))
+}

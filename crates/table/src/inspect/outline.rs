@@ -1,0 +1,229 @@
+//! Which segments belong to a table, damaged or not, and what else lies in its directories.
+//!
+//! Opening walks the chain and stops at the first thing that is wrong. The outline takes every link there is, from
+//! either side, so that a segment that is absent is known by its neighbours.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use lithdb_env::{Error, ErrorKind, FileKind, Result, leftover_of};
+use lithdb_segment::{SEGMENTS_DIR, STATE_FILE, SegmentId};
+
+use super::aside::is_aside;
+use super::finding::Finding;
+use super::found::Found;
+use super::state_slots::{self, Slots};
+use crate::inventory::Inventory;
+use crate::plan::Access;
+use crate::state::TableState;
+use crate::table::TableSetup;
+
+/// Everything that is known before records are read.
+#[derive(Debug)]
+pub(super) struct Outline {
+    /// What rules the table: the state, or what it must have been.
+    pub(super) rules: TableState,
+    pub(super) slots: Slots,
+    /// The segments of the table, oldest first, the absent ones, too.
+    pub(super) members: Vec<Found>,
+    /// Segments that do not belong to the table: nothing in them was ever acknowledged.
+    pub(super) strays: Vec<Stray>,
+    /// The highest id that any file has.
+    pub(super) highest: SegmentId,
+    /// What lies in the directories besides.
+    pub(super) notes: Vec<Finding>,
+}
+
+/// Files off the chain.
+#[derive(Debug)]
+pub(super) struct Stray {
+    pub(super) found: Found,
+    /// Opening does not know them for what they are.
+    pub(super) is_refused: bool,
+}
+
+impl Outline {
+    /// Looks at the table.
+    ///
+    /// # Errors
+    /// `Missing` if there is no table, or it is being dropped; `Unsupported`, `Conflict` and `Foreign` as opening says
+    /// them; a disk that does not read.
+    pub(super) fn look(setup: &TableSetup, access: Access) -> Result<Self> {
+        let fs = &*setup.env.fs;
+        let (state, slots) = state_slots::look(fs, &setup.state_path())?;
+        if state.as_ref().is_some_and(|state| state.dropping) {
+            return Err(Error::new(ErrorKind::Missing, "it is being dropped"));
+        }
+        let inventory = Inventory::list(fs, &setup.segment_dirs(), access == Access::Read)?;
+        let watermark = state.as_ref().map_or(SegmentId::FIRST, |state| state.watermark);
+        let mut notes = Vec::new();
+        let mut found = BTreeMap::new();
+        for (id, files) in &inventory.segments {
+            for path in &files.leftovers {
+                let what = "a replacement that was not finished; the next opening removes it";
+                notes.push(Finding::note(path, what).of(*id));
+            }
+            if *id < watermark {
+                for path in files.all().filter(|path| !files.leftovers.contains(path)) {
+                    let what = "below the watermark: expired; the next opening removes it";
+                    notes.push(Finding::note(path, what).of(*id));
+                }
+                continue;
+            }
+            let segment = Found::read(fs, *id, files)?;
+            if !segment.is_absent() {
+                found.insert(*id, segment);
+            }
+        }
+        for path in &inventory.foreign {
+            notes.push(Finding::note(path, "not a file of LithDB; it is never touched"));
+        }
+        if let Slots::Lost(error) = &slots
+            && error.kind() == ErrorKind::Missing
+            && found.is_empty()
+        {
+            return Err(error.clone());
+        }
+        let rules = state.unwrap_or_else(|| state_slots::rebuilt(&found));
+        for segment in found.values_mut() {
+            segment.hold_against(rules.table_id);
+        }
+        let highest = inventory.segments.keys().next_back().copied().unwrap_or_default();
+        let (members, strays) = sort_out(&rules, found);
+        let mut outline = Self { rules, slots, members, strays, highest, notes };
+        outline.look_beside(setup)?;
+        Ok(outline)
+    }
+
+    /// What lies in the table's directories besides its segments.
+    fn look_beside(&mut self, setup: &TableSetup) -> Result<()> {
+        for (root, dir) in setup.dirs.iter().enumerate() {
+            let entries = setup.env.fs.list(dir).map_err(|e| Error::io("list", dir, e))?;
+            for entry in entries {
+                let path = dir.join(&entry.name);
+                let name = entry.name.as_str();
+                let is_dir = entry.kind == FileKind::Dir;
+                if is_dir && is_aside(name) {
+                    let what =
+                        "damaged files that a repair kept; remove them when nobody needs them";
+                    self.notes.push(Finding::note(&path, what));
+                } else if root == 0 && leftover_of(name) == Some(STATE_FILE) {
+                    let what = "a replacement that was not finished; the next one removes it";
+                    self.notes.push(Finding::note(&path, what));
+                } else if !is_ours(name, root, is_dir) {
+                    let what = "not a file of LithDB; it is never touched";
+                    self.notes.push(Finding::note(&path, what));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the outline alone shows: the state, strays, foreign files.
+    pub(super) fn findings(&self, state_path: &Path) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        match &self.slots {
+            Slots::Sound => {}
+            Slots::OneRules(why) => {
+                let what = format!("{why}; harmless, healed by the next opening");
+                findings.push(Finding::note(state_path, what));
+            }
+            Slots::Lost(error) => findings.push(Finding::refused(state_path, error)),
+        }
+        for Stray { found, is_refused } in &self.strays {
+            let Some(path) = found.files.all().find(|p| !found.files.leftovers.contains(p)) else {
+                continue;
+            };
+            let finding = if *is_refused {
+                let what = "no segment names this one, and its id may still be given away";
+                Finding::damage(path, what)
+            } else {
+                let what = "nothing in this segment was acknowledged; an opening after a crash discards it";
+                Finding::note(path, what)
+            };
+            findings.push(finding.of(found.id));
+        }
+        findings.extend(self.notes.iter().cloned());
+        findings
+    }
+
+    /// How many bytes there are to read.
+    pub(super) fn bytes(&self, setup: &TableSetup) -> u64 {
+        let files = self.members.iter().flat_map(|found| found.files.all());
+        let len = |path: &PathBuf| setup.env.fs.metadata(path).map_or(0, |found| found.len_bytes);
+        files.map(len).sum()
+    }
+
+    /// The place of a member.
+    pub(super) fn index_of(&self, id: SegmentId) -> Option<usize> {
+        self.members.binary_search_by_key(&id, |found| found.id).ok()
+    }
+}
+
+fn is_ours(name: &str, root: usize, is_dir: bool) -> bool {
+    match name {
+        SEGMENTS_DIR | "keymap" => is_dir,
+        STATE_FILE => root == 0 && !is_dir,
+        _ => false,
+    }
+}
+
+/// Parts the segments that belong to the table from those that do not.
+fn sort_out(rules: &TableState, mut found: BTreeMap<SegmentId, Found>) -> (Vec<Found>, Vec<Stray>) {
+    let ids = if rules.empty { BTreeSet::new() } else { member_ids(rules, &found) };
+    let newest_sealed = ids.iter().rev().find(|id| {
+        let found = found.get(id);
+        found.is_some_and(|found| found.metadata.is_some())
+    });
+    let newest_sealed = newest_sealed.copied().unwrap_or_default();
+    let members =
+        ids.iter().map(|id| found.remove(id).unwrap_or_else(|| Found::absent(*id))).collect();
+    let strays = found.into_values().map(|found| {
+        let is_refused =
+            !rules.empty && found.id < newest_sealed && found.id >= rules.next_id_floor;
+        Stray { found, is_refused }
+    });
+    (members, strays.collect())
+}
+
+fn member_ids(rules: &TableState, found: &BTreeMap<SegmentId, Found>) -> BTreeSet<SegmentId> {
+    // Whatever was sealed, what the state names, and what these name.
+    let sealed = found.values().filter(|found| found.metadata.is_some()).map(|found| found.id);
+    let tail = rules.durable_tail.as_ref().map(|tail| tail.segment);
+    let mut members: BTreeSet<_> = sealed.chain([rules.watermark]).chain(tail).collect();
+    members.retain(|id| *id >= rules.watermark);
+    close(rules, found, &mut members);
+    // Above the newest there can be one that holds acknowledged data, if the metadata before it is lost.
+    loop {
+        let newest = members.last().copied().unwrap_or_default();
+        let has_lost_seal =
+            found.get(&newest).is_some_and(|found| found.metadata_error().is_some());
+        let above = found.range(newest..).skip_while(|(id, _)| **id == newest);
+        let next = above.map(|(_, found)| found).find(|found| {
+            let goes_on = has_lost_seal && found.predecessor().is_none_or(|id| id == newest);
+            goes_on || found.key_file().is_some_and(|file| file.has_mark())
+        });
+        let Some(next) = next else { break };
+        members.insert(next.id);
+        close(rules, found, &mut members);
+    }
+    members
+}
+
+/// Adds whatever the members' links name.
+fn close(
+    rules: &TableState,
+    found: &BTreeMap<SegmentId, Found>,
+    members: &mut BTreeSet<SegmentId>,
+) {
+    let mut work: Vec<_> = members.iter().copied().collect();
+    while let Some(id) = work.pop() {
+        let Some(found) = found.get(&id) else { continue };
+        let links = [found.predecessor(), found.successor()];
+        for link in links.into_iter().flatten().filter(|link| *link >= rules.watermark) {
+            if members.insert(link) {
+                work.push(link);
+            }
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! What a repair would do, and what would be given up. A plan changes nothing.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::PathBuf;
+
+use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_segment::{Position, SegmentId, TableName};
+use serde::Serialize;
+
+use super::examine::{Examined, examine};
+use super::finding::{Finding, show_samples};
+use super::found::Found;
+use super::losses::Losses;
+use super::outline::Outline;
+use super::state_slots::Slots;
+use super::{Meter, Progress};
+use crate::plan::{Access, Plan};
+use crate::recovery::next_id;
+use crate::state::TableState;
+use crate::table::TableSetup;
+
+/// What is done to a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// The key file is whole: its metadata is written anew.
+    RebuildMetadata,
+    /// Records and metadata hold: value files get a new header, or are created anew where nothing was in them.
+    RestoreValueFiles,
+    /// The key file is written anew with the whole groups alone.
+    Salvage,
+    /// Nothing is left: an empty sealed segment takes the place, so that the chain holds.
+    Placeholder,
+    /// Nothing is left of the newest segment: an empty mutable one takes its place.
+    EmptyTail,
+    /// Nothing is left of the oldest segment: the watermark is raised above it.
+    GiveUp,
+}
+
+/// Records between two positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PositionRange {
+    /// The first that is affected.
+    pub from: Position,
+    /// The first that is not.
+    pub to: Position,
+}
+
+/// What is done to one segment, and what is given up with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SegmentRepair {
+    /// The segment.
+    pub segment: SegmentId,
+    /// What is done.
+    pub action: Action,
+    /// Why.
+    pub reasons: Vec<Finding>,
+    /// Values that are kept.
+    pub kept_values: u64,
+    /// Key records that are kept.
+    pub kept_keys: u64,
+    /// Key records that are given up, as far as it can be known.
+    pub lost_keys: u64,
+    /// Values that are given up, as far as it can be known.
+    pub lost_values: u64,
+    /// Bytes that are given up, as far as it can be known.
+    pub lost_bytes: u64,
+    /// Up to five of the keys.
+    pub sample_keys: Vec<String>,
+    /// Where they stood, if not the whole segment is affected.
+    pub lost_at: Vec<PositionRange>,
+    /// An unsealed segment that cannot go on: it is sealed, and this one takes over.
+    pub new_successor: Option<SegmentId>,
+}
+
+/// A plan to repair a table. Empty if opening needs no help.
+#[derive(Debug, Serialize)]
+pub struct RepairPlan {
+    /// The table.
+    pub table: TableName,
+    /// What the user should know beside the losses.
+    pub warnings: Vec<String>,
+    /// `table.state` is written anew from what the segments say.
+    pub rebuilds_state: bool,
+    /// The watermark is raised to this segment.
+    pub raises_watermark: Option<SegmentId>,
+    /// Files off the chain that are moved aside.
+    pub strays: Vec<PathBuf>,
+    /// What is done to segments, oldest first. Others stay as they are.
+    pub segments: Vec<SegmentRepair>,
+    #[serde(skip)]
+    pub(super) work: Work,
+}
+
+/// What applying a plan goes by.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) rules: TableState,
+    /// All ids that were ever seen are below.
+    pub(super) floor: SegmentId,
+    /// Segments of which nothing is left, and nothing is before them.
+    pub(super) given_up: Vec<Found>,
+    /// The others, oldest first.
+    pub(super) members: VecDeque<Member>,
+}
+
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) found: Found,
+    pub(super) examined: Examined,
+    pub(super) action: Option<Action>,
+    pub(super) new_successor: Option<SegmentId>,
+}
+
+/// Examines the table and plans what it takes to make it open again. Reads every byte; changes nothing. The caller
+/// holds the exclusive lock of every root.
+///
+/// # Errors
+/// What no repair can decide: a file on two roots, files of another format version, a chain that forks; a disk that
+/// does not read.
+pub fn plan_repair(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<RepairPlan> {
+    plan(setup, progress).map_err(|e| setup.in_context(&e))
+}
+
+fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<RepairPlan> {
+    let outline = Outline::look(setup, Access::Write)?;
+    let mut meter = Meter::new(progress, outline.bytes(setup));
+    let mut examined = Vec::with_capacity(outline.members.len());
+    for index in 0..outline.members.len() {
+        examined.push(examine(setup, &outline, index, &mut meter)?);
+    }
+    meter.finish();
+    refuse_forks(&examined)?;
+    let rebuilds_state = matches!(outline.slots, Slots::Lost(_));
+    let newest = outline.highest.max(outline.members.last().map_or(SegmentId::NONE, |m| m.id));
+    let floor = next_id(newest, outline.rules.next_id_floor)?;
+    let Outline { rules, members, strays, .. } = outline;
+    let mut plan = RepairPlan {
+        table: setup.name.clone(),
+        warnings: Vec::new(),
+        rebuilds_state,
+        raises_watermark: None,
+        strays: Vec::new(),
+        segments: Vec::new(),
+        work: Work { rules, floor, given_up: Vec::new(), members: VecDeque::new() },
+    };
+    let last = members.len().checked_sub(1);
+    for (n, (found, examined)) in members.into_iter().zip(examined).enumerate() {
+        plan.add(found, examined, Some(n) == last);
+    }
+    plan.conclude();
+    if rebuilds_state {
+        plan.warn_of_lost_state();
+    }
+    let is_refused = strays.iter().any(|stray| stray.is_refused);
+    let files: Vec<_> = strays.iter().flat_map(|stray| stray.found.files.all()).cloned().collect();
+    if is_refused || !plan.is_empty() {
+        plan.strays = files;
+        return Ok(plan);
+    }
+    // Where nothing of the table is damaged, only what lies beside it can keep it from opening.
+    let opening = Plan::make(&setup.env, &setup.segment_dirs(), &plan.work.rules, Access::Write);
+    if let Err(error) = opening {
+        if files.is_empty() {
+            return Err(error);
+        }
+        plan.warnings.push(format!("opening says: {}", error.message()));
+        plan.strays = files;
+    }
+    Ok(plan)
+}
+
+fn refuse_forks(examined: &[Examined]) -> Result<()> {
+    let forked = examined.iter().find(|examined| examined.is_forked);
+    let Some(finding) = forked.and_then(|e| e.findings.iter().find(|f| f.is_damage())) else {
+        return Ok(());
+    };
+    let (path, what) = (finding.path.display(), &finding.what);
+    let message =
+        format!("{path}: {what}; which of the files belong to the table must be decided by hand");
+    Err(Error::new(ErrorKind::Corrupt, message))
+}
+
+fn decide(found: &Found, examined: &Examined, is_last: bool) -> Option<Action> {
+    let is_tail = is_last && found.metadata.is_none();
+    if !examined.is_damaged() {
+        return None;
+    }
+    let Some(readable) = &examined.readable else {
+        return Some(if is_tail { Action::EmptyTail } else { Action::Placeholder });
+    };
+    Some(match (readable.keys_hold, readable.metadata_holds || is_tail) {
+        (false, _) => Action::Salvage,
+        (true, false) => Action::RebuildMetadata,
+        (true, true) => Action::RestoreValueFiles,
+    })
+}
+
+impl RepairPlan {
+    fn add(&mut self, found: Found, examined: Examined, is_last: bool) {
+        let work = &mut self.work;
+        let mut action = decide(&found, &examined, is_last);
+        let is_gone = matches!(action, Some(Action::Placeholder | Action::EmptyTail));
+        if is_gone && work.members.is_empty() {
+            action = Some(Action::GiveUp);
+        }
+        let is_sealed_now =
+            matches!(action, Some(Action::Salvage | Action::RebuildMetadata | Action::Placeholder));
+        let new_successor = (is_last && is_sealed_now).then_some(work.floor);
+        if let Some(action) = action {
+            self.segments.push(describe(&examined, action, new_successor));
+        }
+        match action {
+            Some(Action::GiveUp) => work.given_up.push(found),
+            _ => work.members.push_back(Member { found, examined, action, new_successor }),
+        }
+    }
+
+    /// Beginning and end of the table, once all segments are known.
+    fn conclude(&mut self) {
+        let work = &self.work;
+        let first = work.members.front().map(|member| member.found.id);
+        if !work.given_up.is_empty() {
+            self.raises_watermark = Some(first.unwrap_or(work.floor));
+        }
+    }
+
+    fn warn_of_lost_state(&mut self) {
+        for warning in [
+            "the table's state is lost: its TTL is not known any more and will be none; set it again",
+            "segments that had expired and whose files were still there come back",
+            "keys are hashed with a new seed: a keymap on disk is rebuilt",
+        ] {
+            self.warnings.push(warning.to_owned());
+        }
+    }
+
+    /// Nothing to repair: opening needs no help.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty() && !self.rebuilds_state && self.strays.is_empty()
+    }
+
+    /// Key records that would be given up, as far as it can be known.
+    pub fn lost_keys(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.lost_keys).sum()
+    }
+
+    /// Bytes that would be given up, as far as it can be known.
+    pub fn lost_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.lost_bytes).sum()
+    }
+}
+
+fn describe(
+    examined: &Examined,
+    action: Action,
+    new_successor: Option<SegmentId>,
+) -> SegmentRepair {
+    let Losses { keys, values, bytes, sample_keys, ranges } = examined.losses.clone();
+    let at = |offset: u64| Position::new(examined.id, offset as u32);
+    SegmentRepair {
+        segment: examined.id,
+        action,
+        reasons: examined.findings.iter().filter(|finding| finding.is_damage()).cloned().collect(),
+        kept_values: examined.values,
+        kept_keys: examined.records,
+        lost_keys: keys,
+        lost_values: values,
+        lost_bytes: bytes,
+        sample_keys,
+        lost_at: ranges
+            .iter()
+            .map(|range| PositionRange { from: at(range.start), to: at(range.end) })
+            .collect(),
+        new_successor,
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RebuildMetadata => "write its metadata anew",
+            Self::RestoreValueFiles => "restore the headers of its value files",
+            Self::Salvage => "write its key file anew with the values that are whole",
+            Self::Placeholder => "put an empty sealed segment in its place",
+            Self::EmptyTail => "put an empty segment in its place",
+            Self::GiveUp => "raise the watermark above it",
+        })
+    }
+}
+
+impl fmt::Display for SegmentRepair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { segment, action, lost_keys, lost_values, lost_bytes, kept_keys, .. } = self;
+        write!(f, "segment {segment}: {action}: {kept_keys} keys kept, {lost_keys} lost")?;
+        show_samples(f, &self.sample_keys, *lost_keys)?;
+        if lost_keys + lost_bytes > 0 {
+            write!(f, ", {lost_values} values and {lost_bytes} bytes lost as far as is known")?;
+        }
+        if let Some(successor) = self.new_successor {
+            write!(f, "; segment {successor} goes on")?;
+        }
+        const MOST: usize = 8;
+        for PositionRange { from, to } in self.lost_at.iter().take(MOST) {
+            write!(f, "\n    from {from} to {to}")?;
+        }
+        if self.lost_at.len() > MOST {
+            write!(f, "\n    and {} more ranges", self.lost_at.len() - MOST)?;
+        }
+        for reason in &self.reasons {
+            write!(f, "\n    {reason}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for RepairPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let table = &self.table;
+        if self.is_empty() {
+            return write!(f, "table {table}: nothing to repair");
+        }
+        let (keys, bytes) = (self.lost_keys(), self.lost_bytes());
+        write!(f, "table {table}: a repair gives up {keys} keys and {bytes} bytes")?;
+        if self.rebuilds_state {
+            write!(f, "\n  table.state is written anew")?;
+        }
+        if let Some(watermark) = self.raises_watermark {
+            write!(f, "\n  the watermark is raised to segment {watermark}")?;
+        }
+        for warning in &self.warnings {
+            write!(f, "\n  warning: {warning}")?;
+        }
+        for stray in &self.strays {
+            write!(f, "\n  {} is moved aside", stray.display())?;
+        }
+        for segment in &self.segments {
+            write!(f, "\n  {segment}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! Applying a plan of repair.
+//!
+//! Segments are mended from the oldest to the newest, because each chain record says what the segment before ended as.
+//! The order within a segment: the damaged files are kept aside, durably; a successor, if a new one is needed, durably; the
+//! key file takes its place; then value files; then the metadata. Until the metadata is there, opening refuses the segment
+//! (or, at the unsealed end, finds it whole), and a new plan sees what is left to do: so a repair can be interrupted at any
+//! point and begun again.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+
+use lithdb_env::{Error, Result};
+use lithdb_segment::{Metadata, SegmentId, TableName};
+use serde::Serialize;
+
+use super::aside::Aside;
+use super::mend::Mender;
+use super::plan::{Action, RepairPlan, Work};
+use crate::options::TableOptions;
+use crate::plan::{Access, Plan};
+use crate::state::StateFile;
+use crate::table::TableSetup;
+
+/// What a repair did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RepairReport {
+    /// The table.
+    pub table: TableName,
+    /// How many segments were mended, replaced or given up.
+    pub segments: usize,
+    /// Key records that were given up, as far as it can be known.
+    pub lost_keys: u64,
+    /// Bytes that were given up, as far as it can be known.
+    pub lost_bytes: u64,
+    /// How many files were kept aside.
+    pub kept_files: usize,
+    /// Where they are.
+    pub kept_in: Vec<PathBuf>,
+}
+
+impl fmt::Display for RepairReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, segments, lost_keys, lost_bytes, kept_files, kept_in } = self;
+        if *segments + *kept_files == 0 {
+            return write!(f, "table {table}: nothing to repair");
+        }
+        write!(
+            f,
+            "table {table}: {segments} segments repaired, {lost_keys} keys and {lost_bytes} bytes given up"
+        )?;
+        write!(f, "; {kept_files} files kept as they were")?;
+        for dir in kept_in {
+            write!(f, "\n  in {}", dir.display())?;
+        }
+        Ok(())
+    }
+}
+
+impl RepairPlan {
+    /// Carries the plan out. The caller holds the exclusive lock of every root, since before the plan was made. After
+    /// it, the table opens. If it fails or is interrupted, plan again.
+    ///
+    /// # Errors
+    /// What the file system says; nothing is lost that the plan did not name.
+    pub fn apply(self, setup: &TableSetup) -> Result<RepairReport> {
+        self.carry_out(setup).map_err(|e| setup.in_context(&e))
+    }
+
+    fn carry_out(self, setup: &TableSetup) -> Result<RepairReport> {
+        let mut report = RepairReport {
+            table: self.table.clone(),
+            segments: self.segments.len(),
+            lost_keys: self.lost_keys(),
+            lost_bytes: self.lost_bytes(),
+            kept_files: 0,
+            kept_in: Vec::new(),
+        };
+        if self.is_empty() {
+            return Ok(report);
+        }
+        let env = &setup.env;
+        // What was planned from may be in the page cache alone.
+        for dir in setup.dirs.iter().chain(&setup.segment_dirs()) {
+            env.fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
+        }
+        let mut aside = Aside::new(env, &setup.dirs)?;
+        let state = self.state(setup, &mut aside)?;
+        let Self { strays, work, raises_watermark, .. } = self;
+        let Work { floor, given_up, members, .. } = work;
+        let new_tail = members.back().filter(|m| m.action == Some(Action::EmptyTail));
+        let lost: BTreeSet<SegmentId> =
+            given_up.iter().chain(new_tail.map(|m| &m.found)).map(|found| found.id).collect();
+        state.update(|state| {
+            // An id whose files go away is not given to another content.
+            if !strays.is_empty() || members.is_empty() {
+                state.next_id_floor = state.next_id_floor.max(floor);
+            }
+            state.durable_tail.take_if(|tail| lost.contains(&tail.segment));
+        })?;
+        aside.take_away(&strays)?;
+        aside.take_away(given_up.iter().flat_map(|found| found.files.all()))?;
+        state.update(|state| {
+            if let Some(watermark) = raises_watermark {
+                state.watermark = state.watermark.max(watermark);
+                state.next_id_floor = state.next_id_floor.max(watermark);
+            }
+            state.empty |= members.is_empty();
+        })?;
+        let context = setup.context(&state.get(), &TableOptions::new());
+        let next_ids: Vec<_> = members.iter().skip(1).map(|member| member.found.id).collect();
+        let mut next_ids = next_ids.into_iter();
+        let mut mender = Mender { setup, context, aside };
+        let mut before: Option<Metadata> = None;
+        let mut sealed = BTreeSet::new();
+        for member in members {
+            let next = next_ids.next().or(member.new_successor);
+            let id = member.found.id;
+            before = mender.mend(member, before.as_ref(), next)?;
+            sealed.extend(before.as_ref().map(|_| id));
+        }
+        // What a sealed segment holds is said by its metadata.
+        state.update(|state| {
+            state.durable_tail.take_if(|tail| sealed.contains(&tail.segment));
+        })?;
+        Plan::make(env, &setup.segment_dirs(), &state.get(), Access::Write)?;
+        report.kept_files = mender.aside.files;
+        report.kept_in = mender.aside.dirs.into_iter().collect();
+        Ok(report)
+    }
+
+    /// The state file, written anew if it was lost.
+    fn state(&self, setup: &TableSetup, aside: &mut Aside<'_>) -> Result<StateFile> {
+        let path = setup.state_path();
+        let (env, fs) = (&setup.env, &*setup.env.fs);
+        if self.rebuilds_state {
+            aside.keep([&path])?;
+            let mut state = self.work.rules.clone();
+            state.hash_seed = env.random_u64()?;
+            if state.table_id == 0 {
+                state.table_id = env.random_u64()?; // no file names one
+            }
+            StateFile::create(fs, &path, &state)?;
+        }
+        StateFile::open(fs, &path)
+    }
+}

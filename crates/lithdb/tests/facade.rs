@@ -1,5 +1,7 @@
 //! The database as a whole: its tables, what opening twice and closing mean, options.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod support;
 
 use std::sync::atomic::{AtomicU64, Ordering};

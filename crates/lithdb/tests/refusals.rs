@@ -1,5 +1,7 @@
 //! What opening refuses, and that it changes nothing by doing so.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod support;
 
 use lithdb::{ErrorKind, Result};

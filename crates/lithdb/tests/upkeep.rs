@@ -1,5 +1,7 @@
 //! What a database does by itself, and what it tells about it. The clock stands still until a test moves it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod support;
 
 use std::sync::Arc;

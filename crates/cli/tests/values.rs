@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 
 use serde_json::json;
-use support::{Bench, bare, lith, read, run, spawn};
+use support::{Bench, bare, lith, read, run};
 
 #[test]
 fn put_creates_only_what_it_was_asked_to() {
@@ -153,7 +153,7 @@ fn output_that_nobody_reads_any_more_ends_quietly() {
     let mut command = lith();
     command.args(["scan", "t", "--values", "--db"]).arg(bench.db());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = spawn(command);
+    let mut child = command.spawn().unwrap();
     let mut first = String::new();
     let mut reader = BufReader::with_capacity(64, child.stdout.take().unwrap());
     reader.read_line(&mut first).unwrap();

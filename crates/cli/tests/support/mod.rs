@@ -5,16 +5,11 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::RwLock;
+use std::process::{Command, Output, Stdio};
 
 use lithdb::env::{Fs, OpenMode, OsFs, read_file, write_all_at};
 use lithdb::{Components, Db, DbOptions};
 use serde_json::Value as Json;
-
-/// A child that another test starts while a database is open here has a share of its lock until it begins its own
-/// program, and would hold it a little longer than this process does.
-static FORK: RwLock<()> = RwLock::new(());
 
 /// A directory with a database in `db`, or room for one.
 pub(crate) struct Bench {
@@ -56,7 +51,6 @@ impl Bench {
 
     /// As [`prepare`](Self::prepare), with other components.
     pub(crate) fn prepare_with(&self, components: Components, work: impl FnOnce(&Db)) {
-        let _no_fork = FORK.read().unwrap();
         let db = Db::open_with(DbOptions::new([self.db()]), components).unwrap();
         work(&db);
         db.close().unwrap();
@@ -118,16 +112,10 @@ pub(crate) fn lith() -> Command {
     command
 }
 
-/// Starts it.
-pub(crate) fn spawn(mut command: Command) -> Child {
-    let _alone = FORK.write().unwrap();
-    command.spawn().unwrap()
-}
-
 /// Runs it to its end.
 pub(crate) fn run(mut command: Command, input: &[u8]) -> Run {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = spawn(command);
+    let mut child = command.spawn().unwrap();
     // A program that does not read closes the pipe.
     let _ = child.stdin.take().unwrap().write_all(input);
     Run { output: child.wait_with_output().unwrap() }

@@ -731,5 +731,12 @@ fn nothing_is_left_open_after_closing() {
     }
     table.close().unwrap();
     drop(table);
-    assert_eq!(open_files(), 0);
+    // A thread of the pool may be about to let go of what it did.
+    for _ in 0..500 {
+        if open_files() == 0 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{} files are open", open_files());
 }

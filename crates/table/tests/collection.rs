@@ -348,3 +348,29 @@ fn a_clock_that_goes_back_keeps_things_longer_and_says_so() {
     assert_eq!(table.run_gc().unwrap().segments, 0, "not yet by this clock");
     assert_eq!(there(&table, 4).len(), 4);
 }
+
+#[test]
+fn one_damaged_slot_of_the_state_does_not_bring_back_an_older_watermark() {
+    let world = World::new(1);
+    let options = small().segment_keys(2).ttl(SECOND).segment_age(DAY);
+    let table = world.create_and_open(&options);
+    put(&table, 0..7);
+    table.flush().unwrap();
+    let before = world.fs.fork();
+    world.clock.advance(2 * SECOND);
+    assert_eq!(table.run_gc().unwrap().segments, 3);
+    drop(table);
+    for slot in [0, 4096] {
+        let fs = world.fs.fork();
+        // The files that were collected are there still: their removal was not durable.
+        for path in before.file_paths().iter().filter(|path| !path.ends_with("table.state")) {
+            fs.write_raw(path, before.read_raw(path));
+        }
+        fs.flip_bit("/r0/t/table.state", slot + 40, 2);
+        let world = World::on(fs, world.clock.clone(), 1);
+        assert_eq!(there(&world.open(&options).unwrap(), 7), [6], "slot at {slot}");
+        // Opening has mended it: the other one may be damaged next.
+        world.fs.flip_bit("/r0/t/table.state", 4096 - slot + 40, 2);
+        assert_eq!(there(&world.open(&options).unwrap(), 7), [6], "slot at {slot}");
+    }
+}

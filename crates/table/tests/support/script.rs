@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lithdb_env::{ErrorKind, Result};
+use lithdb_segment::KeyHeader;
 use lithdb_sim::CrashImage;
 use lithdb_table::{Batch, Presence, SecondaryKey, Table, TableOptions, Upkeep, presence};
 
@@ -354,6 +355,7 @@ pub fn verify(scenario: &Scenario, world: &World, model: &Model, context: &str) 
     let before = fs.ops();
     let found = presence(fs, &world.setup.dirs).unwrap_or_else(|e| panic!("{context}: {e}"));
     let mut model = model.clone();
+    let salts = if found == Presence::Present { salts(world) } else { HashMap::new() };
     if model.dropped {
         assert_eq!(found, Presence::Absent, "{context}: it was removed");
     }
@@ -388,5 +390,20 @@ pub fn verify(scenario: &Scenario, world: &World, model: &Model, context: &str) 
     let world = world.after_crash(fs.crash_with(&CrashImage::Nothing));
     let table = open(&world);
     check(&table, &model, &format!("{context}, with one more, after a crash"));
+    // A new segment, too: no number is used for a second content.
+    table.seal().unwrap_or_else(|e| panic!("{context}: seal: {e}"));
+    for (id, salt) in self::salts(&world) {
+        let before = salts.get(&id).copied().unwrap_or(salt);
+        assert_eq!(before, salt, "{context}: segment {id} was used twice");
+    }
     ops
+}
+
+/// The salts of all segments whose key files have a sound header.
+fn salts(world: &World) -> HashMap<u32, u64> {
+    let paths = world.fs.file_paths();
+    let keys = paths.iter().filter(|path| path.extension().is_some_and(|e| e == "keys"));
+    keys.filter_map(|path| KeyHeader::decode(path, &world.fs.read_raw(path)).ok())
+        .map(|header| (header.identity.segment.0, header.identity.salt))
+        .collect()
 }

@@ -135,6 +135,24 @@ fn a_table_is_flushed_by_itself_after_a_while_and_after_so_many_bytes() {
 }
 
 #[test]
+fn a_table_that_is_written_all_the_time_is_flushed_by_itself_now_and_then_only() {
+    let world = World::new();
+    let options = world.options().flush_by_itself(None, Some(5 * SECOND));
+    let db = Db::open_with(options, world.components()).unwrap();
+    let table = db.table("t", TableOptions::new()).unwrap();
+    let mut flushes = Vec::new();
+    for second in 0..30 {
+        let before = table.durable_position();
+        put(&table, second..second + 1);
+        world.pass(&db, 1);
+        if table.durable_position() != before {
+            flushes.push(second);
+        }
+    }
+    assert_eq!(flushes, [4, 9, 14, 19, 24, 29]);
+}
+
+#[test]
 fn an_idle_table_gets_its_mark_once() {
     let world = World::new();
     let db = world.open();

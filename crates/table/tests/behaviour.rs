@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use lithdb_env::{Env, ErrorKind, Fs, Pool, Result};
 use lithdb_segment::Position;
+use lithdb_segment::record::MARK_MAGIC;
 use lithdb_sim::{CrashImage, OpKind};
 use lithdb_table::{
     Batch, DuplicateKeys, OpenForWriting, SecondaryKey, Table, TableOptions, TableSetup,
@@ -129,6 +130,35 @@ fn a_large_value_on_its_way_holds_up_flushes_and_nothing_else() {
     let table = world.open(&small()).unwrap();
     assert_eq!(keys(&table), ["before", "large", "after", "more", "alias"]);
     assert_eq!(table.get(b"large").unwrap().unwrap(), &value_of(7, 100_000)[..]);
+}
+
+#[test]
+fn a_mark_promises_what_its_flush_captured_and_not_what_was_put_meanwhile() {
+    let mut world = threaded(1);
+    let gate = Arc::new(Gate::default());
+    let at = Arc::clone(&gate);
+    let inner = Arc::clone(&world.setup.env.fs);
+    world.setup.env.fs = Arc::new(HookFs::new(inner, move |kind, path, _| {
+        if kind == OpKind::SyncData && path.ends_with("1.keys") {
+            at.pass();
+        }
+    }));
+    let table = world.create_and_open(&small().segment_keys(100));
+    table.put(b"captured", b"1").unwrap();
+    let end = table.stats().log_end;
+    gate.shut();
+    let flushing = table.clone();
+    let flush = run(move || flushing.flush());
+    gate.wait_for(1);
+    table.put(b"meanwhile", &value_of(1, 40)).unwrap();
+    gate.open();
+    flush.join().unwrap();
+    assert_eq!(table.durable_position(), end);
+    table.put(b"next", b"2").unwrap();
+    table.flush().unwrap();
+    let bytes = world.fs.read_raw("/r0/t/segments/1.keys");
+    let mark = bytes.windows(8).position(|window| window == MARK_MAGIC).unwrap();
+    assert_eq!(bytes[mark + 8..mark + 12], end.offset.to_le_bytes());
 }
 
 #[test]

@@ -379,6 +379,38 @@ fn a_symbolic_link_is_refused_for_writing_and_followed_for_reading() {
     Table::open(&setup, &small(), how).unwrap();
 }
 
+#[test]
+fn segments_of_two_histories_of_one_table_do_not_pass_for_one() {
+    let options = small().segment_keys(3);
+    let world = World::new(1);
+    let table = world.create_and_open(&options);
+    table.put(b"common", &value_of(1, 30)).unwrap();
+    table.close().unwrap();
+    // Two copies of the same files go on on their own: the same ids, the same lengths, other bytes.
+    let histories = [b'a', b'b'].map(|name| {
+        let world = World::on(world.fs.fork(), SimClock::new(name.into()), 1);
+        let table = world.open(&options).unwrap();
+        for n in 0..7_u8 {
+            table.put(&[name, n], &value_of((name + n).into(), 30)).unwrap();
+        }
+        table.close().unwrap();
+        world
+    });
+    for id in 1..=2 {
+        let mixed = World::on(histories[0].fs.fork(), clock(), 1);
+        for path in mixed.fs.file_paths() {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if name.starts_with(&format!("{id}.")) || name.starts_with(&format!("{id}-")) {
+                mixed.fs.write_raw(&path, histories[1].fs.read_raw(&path));
+            }
+        }
+        let error = mixed.open(&options).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        let next = format!("{}.keys", if id == 1 { 2 } else { id });
+        assert!(error.to_string().contains(&next), "{error}");
+    }
+}
+
 /// Resident memory of this process at its highest, in KiB.
 fn peak_memory() -> u64 {
     let status = lithdb_env::OsFs.open(Path::new("/proc/self/status"), lithdb_env::OpenMode::Read);

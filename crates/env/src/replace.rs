@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::fs::{Fs, exists, write_all_at};
+use crate::fs::{Fs, write_all_at};
 
 /// What is appended to a file's name while its replacement is being written.
 pub const LEFTOVER_SUFFIX: &str = ".new";
@@ -49,10 +49,12 @@ fn write_replacement(fs: &dyn Fs, new: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Removes a file that may not be there.
 pub fn remove_if_there(fs: &dyn Fs, path: &Path) -> Result<()> {
-    if exists(fs, path).map_err(|e| Error::io("look for", path, e))? {
-        fs.remove_file(path).map_err(|e| Error::io("remove", path, e))?;
+    match fs.remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", path, error))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Makes the directory entry of `path` durable.

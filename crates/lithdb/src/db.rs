@@ -262,6 +262,7 @@ impl Db {
         shared.check_writable()?;
         let name = TableName::new(name)?;
         let mut tables = shared.tables.lock();
+        shared.check_writable()?; // it may have been closed while this waited
         let setup = shared.setup(name.clone(), None);
         match tables.get(&name) {
             Some(open) => open.table.begin_drop()?,
@@ -270,7 +271,7 @@ impl Db {
                 // A drop that failed half-way goes on.
                 Presence::Interrupted => {}
                 Presence::Present => {
-                    let how = shared.how_to_open(false);
+                    let how = OpenForWriting::default();
                     let opened = Table::open(&setup, &TableOptions::default(), how);
                     // One that cannot be opened can be dropped all the same, but only by hand: it may be somebody's data.
                     opened?.begin_drop()?;
@@ -389,10 +390,6 @@ impl Shared {
         }
     }
 
-    fn how_to_open(&self, may_cut: bool) -> OpenForWriting {
-        OpenForWriting { may_cut, coalesce: self.options.flush_coalesce }
-    }
-
     fn open_or_create(
         &self,
         setup: &TableSetup,
@@ -417,10 +414,13 @@ impl Shared {
             }
             Table::create(setup)?;
         }
-        // A torn tail is cut only while nobody reads. The guard is held until the table is open.
-        let roots = self.roots.lock();
-        let guard = roots.as_ref().map(Roots::exclude_readers).transpose()?.flatten();
-        Table::open(setup, options, self.how_to_open(guard.is_some()))
+        // A torn tail is cut only while nobody reads.
+        let mut exclude = || {
+            let roots = self.roots.lock();
+            let guard = roots.as_ref().map(Roots::exclude_readers).transpose()?.flatten();
+            Ok(guard.map(|guard| Box::new(guard) as Box<dyn Any>))
+        };
+        Table::open_excluding(setup, options, self.options.flush_coalesce, &mut exclude)
     }
 
     /// Removes what drops and creations left that were interrupted. What cannot be removed now is tried again by the next
@@ -468,7 +468,11 @@ impl Shared {
             idle_after: self.options.idle_after,
             collect,
         };
-        self.each_table(|table| table.tick(&upkeep))
+        // Collection last: a slow filter of one table must not hold up the others' flushes.
+        let first = Upkeep { collect: false, ..upkeep };
+        let kept_up = self.each_table(|table| table.tick(&first));
+        let collected = if collect { self.each_table(|table| table.tick(&upkeep)) } else { Ok(()) };
+        kept_up.and(collected)
     }
 
     fn close(&self) -> Result<()> {

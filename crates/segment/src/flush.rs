@@ -35,13 +35,29 @@ pub struct SealJob {
 impl GrowingFile {
     /// Writes the tail out and syncs, unless everything up to `end` is durable.
     fn make_durable(&self, open: &OpenFile, end: u64) -> Result<()> {
-        if self.durable() >= end {
-            return Ok(());
+        self.one_sync_at_a_time(|| {
+            if self.durable() >= end {
+                return Ok(());
+            }
+            if let Some(tail) = &self.tail {
+                tail.drain(&*open.file).map_err(|e| Error::io("write", self.handle.path(), e))?;
+            }
+            open.file.sync_data().map_err(|e| Error::io("sync", self.handle.path(), e))?;
+            self.durable.fetch_max(end, Ordering::AcqRel);
+            Ok(())
+        })
+    }
+
+    /// A failed write-back is reported to one sync of a file alone: the next one succeeds, whatever is on the disk. So
+    /// syncs of one file take turns, and after a failure all of them fail.
+    fn one_sync_at_a_time(&self, sync: impl FnOnce() -> Result<()>) -> Result<()> {
+        let mut failure = self.sync_failure.lock();
+        if let Some(failure) = &*failure {
+            return Err(failure.clone());
         }
-        if let Some(tail) = &self.tail {
-            tail.drain(&*open.file).map_err(|e| Error::io("write", self.handle.path(), e))?;
-        }
-        open.file.sync_data().map_err(|e| Error::io("sync", self.handle.path(), e))
+        let result = sync();
+        *failure = result.as_ref().err().cloned();
+        result
     }
 }
 
@@ -138,7 +154,10 @@ impl Segment {
                 move || {
                     let Some(file) = segment.files().nth(n) else { return Ok(()) };
                     let open = segment.writing(file)?;
-                    open.file.sync_all().map_err(|e| Error::io("sync", file.handle.path(), e))
+                    file.one_sync_at_a_time(|| {
+                        let synced = open.file.sync_all();
+                        synced.map_err(|e| Error::io("sync", file.handle.path(), e))
+                    })
                 }
             })
             .collect();

@@ -141,7 +141,9 @@ impl OpenFile {
         if let Some(bytes) = self.map.read().as_ref().and_then(|map| map.bytes(offset, len)) {
             return Ok(bytes);
         }
-        let wanted = map_len.max(offset.saturating_add(len as u64));
+        // In whole steps: a file that grows is mapped anew once for each, not for each read.
+        let end = offset.saturating_add(len as u64);
+        let wanted = end.max(1).next_multiple_of(map_len.max(1));
         let map = self.file.map(wanted).map_err(|e| Error::io("map", path, e))?;
         let bytes = map.bytes(offset, len).ok_or_else(|| {
             let found = format!("a file of {} bytes", self.file.len().unwrap_or_default());

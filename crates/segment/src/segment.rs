@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use lithdb_env::{Env, Error, ErrorKind, File, OpenMode, Result, read_exact_at};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use crate::handle::{Handle, HandleLimit, OpenFile, ReadMode};
@@ -123,6 +123,8 @@ pub(crate) struct GrowingFile {
     pub(crate) end: AtomicU64,
     /// How much to map at once.
     map_len: AtomicU64,
+    /// The first sync that failed; held while one is under way.
+    pub(crate) sync_failure: Mutex<Option<Error>>,
 }
 
 impl GrowingFile {
@@ -141,7 +143,14 @@ impl GrowingFile {
         end: u64,
         map_len: u64,
     ) -> Self {
-        Self { handle, tail, durable: durable.into(), end: end.into(), map_len: map_len.into() }
+        Self {
+            handle,
+            tail,
+            durable: durable.into(),
+            end: end.into(),
+            map_len: map_len.into(),
+            sync_failure: Mutex::default(),
+        }
     }
 
     pub(crate) fn durable(&self) -> u64 {

@@ -21,6 +21,8 @@ use crate::segment::Segment;
 
 /// Values of at least this many bytes go to their file directly from the caller's memory.
 const DIRECT_LEN: usize = 64 << 10;
+/// The largest buffer for records that is kept from one batch to the next.
+const MAX_SCRATCH: usize = 4 << 20;
 const MIN_RESERVE: u64 = 256 << 10;
 const MAX_RESERVE: u64 = 64 << 20;
 
@@ -285,7 +287,8 @@ impl SegmentWriter {
             tail.append(start, &bytes);
         }
         self.segment.keys.end.store(self.totals.key_end, Ordering::Release);
-        self.scratch = bytes;
+        // The buffer of an unusually large batch is not kept.
+        self.scratch = if bytes.capacity() <= MAX_SCRATCH { bytes } else { Vec::new() };
     }
 
     /// Appends the epoch record and the mark that are due.
@@ -415,11 +418,14 @@ fn reserve(
     let target = end.saturating_add(step);
     let allocate = |target: u64| open.file.allocate(from, target.saturating_sub(from));
     let answer = match allocate(target) {
-        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
-            allocate(end).map(|()| end)
-        }
+        Err(error) if is_full(&error) => allocate(end).map(|()| end),
         answer => answer.map(|()| target),
     };
     *reserved = answer.map_err(|e| Error::io("reserve space in", file.handle.path(), e))?;
     Ok(())
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }

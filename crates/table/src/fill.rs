@@ -35,7 +35,12 @@ impl Fill<'_> {
         let todo: Arc<[Arc<Segment>]> = self.segments.get(new..).unwrap_or_default().into();
         // A damaged count must not make memory grow: there are no more records than fit into the file.
         let fit = |m: &Metadata| m.records.min(m.key_end / KEY_FIXED_LEN as u64);
-        let known: u64 = todo.iter().filter_map(|s| s.metadata()).map(fit).sum();
+        let known: u64 = todo
+            .iter()
+            .filter(|segment| segment.id() > self.from.segment)
+            .filter_map(|segment| segment.metadata())
+            .map(fit)
+            .sum();
         self.keymap.reserve(known as usize);
         let all: Arc<[Arc<Segment>]> = self.segments.into();
         let next = Arc::new(AtomicUsize::new(0));

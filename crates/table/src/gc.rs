@@ -147,6 +147,9 @@ impl Table {
     pub fn set_ttl(&self, ttl: Option<Duration>) -> Result<()> {
         let side = self.inner.enter_write()?;
         check_ttl(ttl).map_err(|e| self.inner.in_context(&e))?;
+        // The lock that closing waits for: no state is written after it.
+        let _collecting = side.collecting.lock();
+        self.inner.still_open()?;
         let written = side.state.update(|state| state.ttl_ms = ttl.map(millis));
         written.map_err(|e| self.inner.latch(&e))?;
         self.inner.settings.lock().ttl = ttl;

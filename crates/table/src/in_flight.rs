@@ -1,43 +1,101 @@
-//! Large values on their way: their records are in the log, their bytes are being written outside of the
-//! writer's lock. Flushes and seals wait for them, iterators stop before them.
+//! Puts on their way: their records are in the log, and they have not returned yet. Those with large values are known by
+//! their positions: flushes and seals wait for them, iterators stop before them. Closing waits for all.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
+use lithdb_env::{Error, ErrorKind, Latch};
 use lithdb_segment::Position;
 use parking_lot::{Condvar, Mutex};
 
-/// The first positions of batches whose values are not all in the file yet.
+/// The puts that are on their way.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
-    positions: Mutex<BTreeSet<Position>>,
+    state: Mutex<State>,
     landed: Condvar,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    /// The first positions of batches whose values are not all in the file yet.
+    positions: BTreeSet<Position>,
+    /// All puts that have not returned.
+    puts: usize,
+}
+
+/// One put on its way. Dropped, it has arrived, or failed.
+#[derive(Debug)]
+#[must_use = "the put is on its way as long as this is held"]
+pub(crate) struct Landing<'a> {
+    in_flight: &'a InFlight,
+    latch: &'a Latch,
+    /// Where its records begin, while its values are not all in the file.
+    at: Option<Position>,
+}
+
 impl InFlight {
-    /// A batch at `at` has values that are still to be written. Called under the writer's lock.
-    pub(crate) fn begin(&self, at: Position) {
-        self.positions.lock().insert(at);
+    /// A batch at `at` is in the log; `has_values` if some of its values are still to be written. Called under the
+    /// writer's lock.
+    pub(crate) fn begin<'a>(
+        &'a self,
+        at: Position,
+        has_values: bool,
+        latch: &'a Latch,
+    ) -> Landing<'a> {
+        let mut state = self.state.lock();
+        state.puts += 1;
+        if has_values {
+            state.positions.insert(at);
+        }
+        Landing { in_flight: self, latch, at: has_values.then_some(at) }
     }
 
-    /// They are written, or the table is latched.
-    pub(crate) fn end(&self, at: Position) {
-        self.positions.lock().remove(&at);
-        self.landed.notify_all();
-    }
-
-    /// Waits until nothing below `end` is on its way.
+    /// Waits until no value below `end` is on its way.
     pub(crate) fn wait_below(&self, end: Position) {
-        let mut positions = self.positions.lock();
-        while positions.first().is_some_and(|first| *first < end) {
-            self.landed.wait(&mut positions);
+        let mut state = self.state.lock();
+        while state.positions.first().is_some_and(|first| *first < end) {
+            self.landed.wait(&mut state);
+        }
+    }
+
+    /// Waits until every put has returned. No new one may begin.
+    pub(crate) fn wait_all(&self) {
+        let mut state = self.state.lock();
+        while state.puts > 0 {
+            self.landed.wait(&mut state);
         }
     }
 
     /// The end of what is complete behind `at`, given the end of the log.
     pub(crate) fn complete_end(&self, at: Position, log_end: Position) -> Position {
         let behind = (Bound::Excluded(at), Bound::Unbounded);
-        let positions = self.positions.lock();
-        positions.range(behind).next().copied().map_or(log_end, |first| first.min(log_end))
+        let state = self.state.lock();
+        let first = state.positions.range(behind).next();
+        first.map_or(log_end, |first| (*first).min(log_end))
+    }
+}
+
+impl Landing<'_> {
+    /// All values are in the file, and the keys are published.
+    pub(crate) fn landed(&mut self) {
+        let Some(at) = self.at.take() else { return };
+        self.in_flight.state.lock().positions.remove(&at);
+        self.in_flight.landed.notify_all();
+    }
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        if self.at.is_some() && std::thread::panicking() {
+            // Its records are in the log for good, its values may not be in the file.
+            let panicked = "a put panicked before its values were written";
+            self.latch.close(&Error::new(ErrorKind::Io, panicked));
+        }
+        self.landed();
+        let mut state = self.in_flight.state.lock();
+        state.puts = state.puts.saturating_sub(1);
+        if state.puts == 0 {
+            self.in_flight.landed.notify_all();
+        }
     }
 }

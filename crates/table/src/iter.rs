@@ -14,7 +14,7 @@ use lithdb_segment::scan::{KeySource, Scanner};
 use lithdb_segment::{Address, HEADER_LEN, Position, Segment, Value};
 
 use crate::batch::show_key;
-use crate::table::Table;
+use crate::table::{Inner, Mode, Table};
 
 /// One record: a key and what it names.
 #[derive(Clone)]
@@ -50,7 +50,7 @@ impl Entry {
     /// The bytes that the key names, read and checked now.
     ///
     /// # Errors
-    /// As [`Table::get`].
+    /// As [`Table::get`]; `Missing` if another process has collected them since.
     pub fn value(&self) -> Result<Value> {
         self.segment.read_value(&self.address)
     }
@@ -77,6 +77,8 @@ pub struct Iter {
     front: Option<Front>,
     back: Option<Back>,
     failed: bool,
+    /// A reader's table: its files may be collected by another process.
+    reader: Option<Arc<Inner>>,
 }
 
 struct Front {
@@ -108,7 +110,7 @@ impl Table {
     pub fn iter(&self) -> Result<Iter> {
         self.inner.enter()?;
         let (segments, end) = self.inner.snapshot();
-        Ok(Iter::new(segments, Position::default(), end))
+        Ok(Iter::new(segments, Position::default(), end).of(self))
     }
 
     /// The records from `key` on, the newest record of it first. With `rev()` it goes from the newest record of the table
@@ -119,12 +121,13 @@ impl Table {
     pub fn iter_from(&self, key: &[u8]) -> Result<Iter> {
         self.inner.enter()?;
         self.inner.check_asked(key)?;
-        let found = self.inner.find(key).map_err(|e| self.inner.in_context(&e))?;
+        let found = self.inner.again_if_collected(|| self.inner.find(key));
+        let found = found.map_err(|e| self.inner.in_context(&e))?;
         if let Some(found) = found {
             let (segments, end) = self.inner.snapshot_behind(found.at);
             // Unless it has been collected since.
             if segments.iter().any(|segment| segment.id() == found.at.segment) {
-                return Ok(Iter::new(segments, found.at, end));
+                return Ok(Iter::new(segments, found.at, end).of(self));
             }
         }
         let message = format!("table {}: key {} is not there", self.name(), show_key(key));
@@ -156,7 +159,30 @@ impl Iter {
             .into_iter()
             .filter(|segment| (start.segment..=end.segment).contains(&segment.id()))
             .collect();
-        Self { segments, end, start, front: None, back: None, failed: false }
+        Self { segments, end, start, front: None, back: None, failed: false, reader: None }
+    }
+
+    fn of(mut self, table: &Table) -> Self {
+        self.reader = table.is_read_only().then(|| Arc::clone(&table.inner));
+        self
+    }
+
+    /// Whether a file is absent because another process has collected its segment; what is then left to walk is
+    /// what is behind.
+    fn was_collected(&mut self, error: &Error) -> bool {
+        let Some(inner) = self.reader.clone().filter(|_| error.kind() == ErrorKind::Missing) else {
+            return false;
+        };
+        let Mode::Read(side) = &inner.mode else { return false };
+        let before = self.segments.len();
+        if side.refresh_watermark(&inner).is_err() {
+            return false;
+        }
+        let watermark = inner.watermark();
+        self.segments.retain(|segment| segment.id() >= watermark);
+        self.front = self.front.take().filter(|front| front.segment.id() >= watermark);
+        self.back = self.back.take().filter(|back| back.segment.id() >= watermark);
+        self.segments.len() < before
     }
 
     /// The end of what is seen of a segment's key file.
@@ -275,7 +301,12 @@ impl Iterator for Iter {
         if self.failed {
             return None;
         }
-        let next = self.next_front();
+        let next = loop {
+            match self.next_front() {
+                Err(error) if self.was_collected(&error) => {}
+                next => break next,
+            }
+        };
         self.guard(next)
     }
 }
@@ -285,7 +316,12 @@ impl DoubleEndedIterator for Iter {
         if self.failed {
             return None;
         }
-        let next = self.next_from_back();
+        let next = loop {
+            match self.next_from_back() {
+                Err(error) if self.was_collected(&error) => {}
+                next => break next,
+            }
+        };
         self.guard(next)
     }
 }

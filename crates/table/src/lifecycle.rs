@@ -35,6 +35,7 @@ impl Table {
         let side = self.inner.enter_write()?;
         // No put may be under way, and no seal: their files are about to go.
         let _writer = side.writer.lock();
+        self.inner.still_open()?;
         let _ = side.sealing.finish(&self.inner, side);
         let written = side.state.update(|state| state.dropping = true);
         written.map_err(|e| self.inner.latch(&e))?;
@@ -66,6 +67,9 @@ fn remove(setup: &TableSetup) -> Result<()> {
     for dir in setup.dirs.iter().rev() {
         empty_segments(fs, &dir.join(SEGMENTS_DIR))?;
     }
+    for dir in &setup.dirs {
+        remove_kept_aside(fs, dir)?;
+    }
     for dir in setup.dirs.iter().take(1) {
         remove_files(fs, dir, |name| name == STATE_FILE || leftover_of(name) == Some(STATE_FILE))?;
     }
@@ -95,11 +99,36 @@ fn remove_files(fs: &dyn Fs, dir: &Path, is_ours: impl Fn(&str) -> bool) -> Resu
     fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))
 }
 
-/// Removes a directory that should be empty. One with somebody else's files stays, and is reported.
+/// Removes what repairs have kept aside.
+fn remove_kept_aside(fs: &dyn Fs, dir: &Path) -> Result<()> {
+    let entries = match fs.list(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io("list", dir, error)),
+    };
+    for entry in entries.iter().filter(|e| e.kind == FileKind::Dir && is_aside(&e.name)) {
+        let aside = dir.join(&entry.name);
+        remove_files(fs, &aside, |_| true)?;
+        remove_dir(fs, &aside)?;
+    }
+    Ok(())
+}
+
+/// Whether a repair gave this name to a directory.
+fn is_aside(name: &str) -> bool {
+    name.strip_prefix("damaged-")
+        .is_some_and(|millis| !millis.is_empty() && millis.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Removes a directory that should be empty. One with somebody else's files stays.
 fn remove_dir(fs: &dyn Fs, dir: &Path) -> Result<()> {
     match fs.remove_dir(dir) {
         Ok(()) => sync_parent(fs, dir),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+            tracing::warn!(dir = %dir.display(), "files that are not LithDB's stay");
+            Ok(())
+        }
         Err(error) => Err(Error::io("remove directory", dir, error)),
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lithdb_env::{ErrorKind, Result};
-use lithdb_segment::{Position, SegmentId};
+use lithdb_segment::Position;
 
 use crate::state::DurableTail;
 use crate::table::{Inner, Table, WriteSide};
@@ -95,7 +95,7 @@ impl Table {
             self.set_closed();
         }
         // Whoever was past the door by then comes to an end before the locks may be given back.
-        side.in_flight.wait_below(Position::new(SegmentId(u32::MAX), u32::MAX));
+        side.in_flight.wait_all();
         side.commit.wait_idle();
         side.sealing.wait_idle();
         drop(side.collecting.lock());

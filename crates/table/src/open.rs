@@ -1,5 +1,6 @@
 //! Opening a table for writing: state, plan, recovery, keymap.
 
+use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -70,14 +71,31 @@ impl Table {
     /// # Errors
     /// Whatever is not as it must be, named with its file and the remedy; nothing was destroyed.
     pub fn open(setup: &TableSetup, options: &TableOptions, how: OpenForWriting) -> Result<Self> {
+        let mut exclude = || Ok(how.may_cut.then(|| Box::new(()) as Box<dyn Any>));
+        Self::open_excluding(setup, options, how.coalesce, &mut exclude)
+    }
+
+    /// As [`open`](Self::open); but only if something is to be cut, `exclude` is asked to keep readers out, and says with
+    /// what it returns whether it does. They are let in again before the keymap is filled.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and what `exclude` says.
+    pub fn open_excluding(
+        setup: &TableSetup,
+        options: &TableOptions,
+        coalesce: Duration,
+        exclude: &mut dyn FnMut() -> Result<Option<Box<dyn Any>>>,
+    ) -> Result<Self> {
         options.validate().map_err(|e| setup.in_context(&e))?;
-        Self::open_checked(setup, options, how).map_err(|e| setup.in_context(&e))
+        let opened = Self::open_checked(setup, options, coalesce, exclude);
+        opened.map_err(|e| setup.in_context(&e))
     }
 
     fn open_checked(
         setup: &TableSetup,
         options: &TableOptions,
-        how: OpenForWriting,
+        coalesce: Duration,
+        exclude: &mut dyn FnMut() -> Result<Option<Box<dyn Any>>>,
     ) -> Result<Self> {
         let env = &setup.env;
         let fs = &*env.fs;
@@ -94,14 +112,16 @@ impl Table {
         let was_torn = plan.tail.as_ref().is_some_and(|tail| tail.torn.is_some());
         let context = setup.context(&state, options);
         let shards = options.shards.unwrap_or(setup.dirs.len().clamp(1, 256) as u16);
+        let readers_excluded = if plan.cuts_something() { exclude()? } else { None };
         let recovery = Recovery {
             context: &context,
             state: &state_file,
-            may_cut: how.may_cut,
+            may_cut: readers_excluded.is_some(),
             inline_max: options.inline_max_bytes,
             shards,
         };
         let recovered = recovery.apply(plan)?;
+        drop(readers_excluded);
         let keymap = new_keymap(options.keymap.unwrap_or_default());
         keymap.raise_watermark(state.watermark);
         let writer = TableWriter { begun: None, segment: recovered.writer };
@@ -117,7 +137,7 @@ impl Table {
         let steady = env.clock.monotonic();
         let begun = begun_at(&writer, env.clock.now());
         let side = WriteSide {
-            commit: Commit::new(end, how.coalesce),
+            commit: Commit::new(end, coalesce),
             writer: Mutex::new(TableWriter { begun, ..writer }),
             sealing: Default::default(),
             in_flight: Default::default(),

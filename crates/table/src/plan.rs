@@ -89,6 +89,12 @@ impl Plan {
         discard.files.extend(files.cloned());
     }
 
+    /// Whether carrying the plan out makes any file shorter.
+    pub fn cuts_something(&self) -> bool {
+        self.tail.as_ref().is_some_and(|tail| tail.surplus > 0)
+            || self.sealed.iter().any(|sealed| sealed.is_longer)
+    }
+
     /// The latest wall time that the segments' files have recorded.
     pub fn latest_time(&self) -> UnixMillis {
         let sealed = self.sealed.iter().map(|s| s.metadata.last_write);

@@ -67,7 +67,10 @@ impl Inner {
 
     /// A reader in another process may find that a file has been collected under it: it looks at the watermark
     /// again, and then the answer is that the key is gone.
-    fn again_if_collected<T>(&self, read: impl Fn() -> Result<Option<T>>) -> Result<Option<T>> {
+    pub(crate) fn again_if_collected<T>(
+        &self,
+        read: impl Fn() -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
         match (read(), &self.mode) {
             (Err(error), Mode::Read(side)) if error.kind() == ErrorKind::Missing => {
                 side.refresh_watermark(self)?;

@@ -101,7 +101,8 @@ fn open_once(setup: &TableSetup, options: &TableOptions) -> Result<Table> {
     let context = setup.context(&state, options);
     let keymap = new_keymap(options.keymap.unwrap_or_default());
     let side = ReadSide { setup: setup.clone(), end: Mutex::default(), tail: Mutex::default() };
-    let table = Table::assemble(setup, options, context, &state, keymap, Mode::Read(Box::new(side)));
+    let table =
+        Table::assemble(setup, options, context, &state, keymap, Mode::Read(Box::new(side)));
     if let Mode::Read(side) = &table.inner.mode {
         side.take(&table.inner, &state, plan, &mut side.end.lock())?;
     }
@@ -121,12 +122,25 @@ impl ReadSide {
     fn refresh_once(&self, inner: &Inner) -> Result<()> {
         let mut end = self.end.lock();
         let Look { state, plan } = look(&self.setup)?;
+        self.refuse_another(inner, &state)?;
         self.take(inner, &state, plan, &mut end)
+    }
+
+    /// A table of the same name that was created after this one had been dropped is another table.
+    fn refuse_another(&self, inner: &Inner, state: &TableState) -> Result<()> {
+        if state.table_id == inner.context.table_id {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Closed,
+            "the table was dropped, and another one was created with its name: open that",
+        ))
     }
 
     /// Whether files that are gone have been collected: raises the watermark if they have.
     pub(crate) fn refresh_watermark(&self, inner: &Inner) -> Result<()> {
         let state = read_state(&*self.setup.env.fs, &self.setup.state_path())?.state;
+        self.refuse_another(inner, &state)?;
         self.raise(inner, state.watermark);
         Ok(())
     }
@@ -180,8 +194,10 @@ impl ReadSide {
         if segments.is_empty() && !state.empty {
             return Err(missing(&self.setup.state_path()));
         }
-        // If the writer has given up some of what was seen, the keymap names places behind the end; readers pass over
-        // them (see `find`).
+        // The segments first: a position that the keymap gets below must be one that can be read, and those that it has
+        // stay good. If the writer has given up some of what was seen, the keymap names places behind the end; readers pass
+        // over them (see `find`).
+        *inner.segments.write() = segments.clone();
         let from = (*end).min(new_end);
         let fill = Fill {
             keymap: &inner.keymap,
@@ -191,7 +207,6 @@ impl ReadSide {
             end: new_end,
         };
         fill.run(&inner.env.pool)?;
-        *inner.segments.write() = segments;
         *end = new_end;
         *self.tail.lock() = tail_totals;
         self.raise(inner, state.watermark);

@@ -72,6 +72,8 @@ impl Sealing {
                 Some(_) => self.changed.wait(&mut state),
             }
         };
+        // Asked under the lock that `wait_idle` takes: after closing nothing begins.
+        inner.still_open()?;
         inner.latch.check().map_err(|e| inner.in_context(&e))?;
         state.is_running = true;
         drop(state);

@@ -93,7 +93,11 @@ impl Table {
             durable: self.durable_position(),
             log_end,
             unflushed_bytes,
-            shards: settings.shards,
+            shards: if self.is_read_only() {
+                segments.last().map_or(settings.shards, |s| s.header().shards)
+            } else {
+                settings.shards
+            },
             roots: inner.context.dirs.len(),
             ttl: settings.ttl,
             created: inner.created,

@@ -214,8 +214,14 @@ impl Inner {
         Ok(side)
     }
 
+    /// The error with the table's name in front, once.
     pub(crate) fn in_context(&self, error: &Error) -> Error {
-        error.context(format_args!("table {}", self.name))
+        let context = format!("table {}", self.name);
+        let rest = error.message().strip_prefix(&context);
+        if rest.is_some_and(|rest| rest.starts_with(": ")) {
+            return error.clone();
+        }
+        error.context(context)
     }
 
     /// A write or sync failed: nothing after it is acknowledged. A full disk is not of that kind, nor is a call that was
@@ -232,7 +238,11 @@ impl Inner {
 
     /// As [`fail`](Self::fail), whatever failed: something was begun that cannot be taken back.
     pub(crate) fn latch(&self, error: &Error) -> Error {
-        let error = self.in_context(error);
+        // Here a full disk is no matter of asking again: something was begun that cannot be taken back.
+        let error = match error.kind() {
+            ErrorKind::StorageFull => self.in_context(&error.reclassified(ErrorKind::Io)),
+            _ => self.in_context(error),
+        };
         if self.latch.close(&error) {
             metrics::counter!("lithdb_latched_total", "table" => self.name.to_string())
                 .increment(1);

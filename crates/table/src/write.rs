@@ -73,10 +73,7 @@ impl Table {
         if batch.is_empty() {
             return Ok(side.writer.lock().log_end());
         }
-        batch.with_groups(|groups| inner.write(groups)).map_err(|e| {
-            let is_in_context = e.message().starts_with("table ");
-            if is_in_context { e } else { inner.in_context(&e) }
-        })
+        batch.with_groups(|groups| inner.write(groups)).map_err(|e| inner.in_context(&e))
     }
 }
 
@@ -92,19 +89,20 @@ impl Inner {
             self.refuse_duplicates(groups)?;
         }
         let placed = self.place(side, &mut writer, groups)?;
-        if !placed.direct.is_empty() {
-            side.in_flight.begin(placed.first);
-        }
+        let mut landing =
+            side.in_flight.begin(placed.first, !placed.direct.is_empty(), &self.latch);
         if rejects {
             // The next writer must find these keys.
-            let landed = self.land(side, &placed, groups);
+            let landed = self.land(&placed, groups);
             drop(writer);
             landed?;
         } else {
             drop(writer);
-            self.land(side, &placed, groups)?;
+            self.land(&placed, groups)?;
         }
+        landing.landed();
         placed.segment.relieve().map_err(|e| self.latch(&e))?;
+        drop(landing);
         Ok(placed.last_primary)
     }
 
@@ -142,26 +140,20 @@ impl Inner {
     }
 
     /// Writes large values to their places and publishes the keys.
-    fn land(&self, side: &WriteSide, placed: &Placed, groups: &[Group<'_>]) -> Result<()> {
+    fn land(&self, placed: &Placed, groups: &[Group<'_>]) -> Result<()> {
         for place in &placed.direct {
             let value = groups.get(place.group).map_or(&[][..], |g| g.value);
-            if let Err(error) = placed.segment.write_direct(place, value) {
-                // The record is in the log and its value is not in the file: the log ends here.
-                let error = self.latch(&error);
-                side.in_flight.end(placed.first);
-                return Err(error);
-            }
+            // If it fails, the record is in the log and its value is not in the file: the log ends here.
+            placed.segment.write_direct(place, value).map_err(|e| self.latch(&e))?;
         }
-        let published = self.publish(placed, groups);
-        if !placed.direct.is_empty() {
-            side.in_flight.end(placed.first);
-        }
-        published
+        self.publish(placed, groups)
     }
 
     fn publish(&self, placed: &Placed, groups: &[Group<'_>]) -> Result<()> {
         if placed.keys.len() >= PUBLISH_TOGETHER {
-            return self.keymap.insert_batch(&placed.keys, &mut |new, old| self.same_key(new, old));
+            // A record that cannot be read is not the same, as in `has_key`.
+            let mut same_key = |new, old| Ok(self.same_key(new, old).unwrap_or_default());
+            return self.keymap.insert_batch(&placed.keys, &mut same_key);
         }
         let keys = groups
             .iter()
@@ -254,6 +246,9 @@ impl Inner {
         side: &WriteSide,
         writer: &mut TableWriter,
     ) -> Result<()> {
+        // Whoever waited for the writer's lock may find the table closed, dropped or latched.
+        self.still_open()?;
+        self.latch.check()?;
         let Some(ending) = &writer.segment else { return Ok(()) };
         side.sealing.finish(self, side)?;
         let now = self.env.clock.now();

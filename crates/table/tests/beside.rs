@@ -291,3 +291,119 @@ fn a_crash_while_a_linked_tail_is_being_sealed_leaves_links_and_data_as_they_wer
         }
     }
 }
+
+#[test]
+fn a_key_that_is_put_again_and_again_is_never_absent_for_a_reader_that_refreshes() {
+    let world = World::new(1);
+    let options = small().segment_keys(7);
+    let writer = world.create_and_open(&options);
+    writer.put(b"same", &value_of(0, 30)).unwrap();
+    writer.flush().unwrap();
+    let reader = read(&world, &options);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (reader, stop) = (&reader, &stop);
+        let getter = scope.spawn(move || {
+            let mut gets = 0_u64;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                assert!(reader.get(b"same").unwrap().is_some(), "absent after {gets} gets");
+                gets += 1;
+            }
+            gets
+        });
+        for n in 1..200 {
+            writer.put(b"same", &value_of(n, 30)).unwrap();
+            writer.flush().unwrap();
+            reader.refresh().unwrap();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(getter.join().unwrap() > 0);
+    });
+    assert_eq!(reader.get(b"same").unwrap().unwrap(), &value_of(199, 30)[..]);
+}
+
+#[test]
+fn a_reader_of_a_table_that_was_dropped_and_created_anew_is_told_so() {
+    let world = World::new(1);
+    let writer = world.create_and_open(&small());
+    put(&writer, 0..3);
+    writer.flush().unwrap();
+    let reader = read(&world, &small());
+    writer.begin_drop().unwrap();
+    drop(writer);
+    Table::remove(&world.setup).unwrap();
+    let writer = world.create_and_open(&small());
+    writer.put(b"0", b"another table's").unwrap();
+    writer.flush().unwrap();
+    assert_eq!(reader.refresh().unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(read(&world, &small()).get(b"0").unwrap().unwrap(), b"another table's");
+}
+
+#[test]
+fn an_iterator_of_a_reader_goes_on_behind_what_the_writer_has_collected() {
+    let world = World::new(1);
+    let options = small().segment_keys(3).ttl(DAY);
+    let writer = world.create_and_open(&options);
+    put(&writer, 0..9);
+    writer.seal().unwrap();
+    put(&writer, 9..11);
+    writer.flush().unwrap();
+    // One handle: files that were read are closed again, and gone when they are wanted.
+    let mut setup = world.setup.clone();
+    setup.handles = std::sync::Arc::new(lithdb_segment::HandleLimit::new(1));
+    let reader = Table::open_read_only(&setup, &options).unwrap();
+    let mut forwards = reader.iter().unwrap();
+    let mut backwards = reader.iter().unwrap().rev();
+    assert_eq!(forwards.next().unwrap().unwrap().key(), b"0");
+    assert_eq!(backwards.next().unwrap().unwrap().key(), b"10");
+    world.clock.advance(DAY);
+    writer.accept_clock().unwrap();
+    assert_eq!(writer.run_gc().unwrap().segments, 3);
+    let rest = |iter: &mut dyn Iterator<Item = lithdb_env::Result<lithdb_table::Entry>>| -> Vec<String> {
+        iter.map(|e| String::from_utf8(e.unwrap().key().to_vec()).unwrap()).collect()
+    };
+    let forwards = rest(&mut forwards);
+    assert_eq!(forwards.last().unwrap(), "10", "{forwards:?}");
+    assert_eq!(rest(&mut backwards).first().unwrap(), "9");
+    assert_eq!(reader.iter_from(b"0").unwrap_err().kind(), ErrorKind::Missing);
+}
+
+#[test]
+fn sealing_and_dropping_at_the_same_time_leaves_nothing_behind() {
+    for round in 0..40 {
+        let world = World::new(1);
+        let table = world.create_and_open(&small());
+        put(&table, 0..3);
+        std::thread::scope(|scope| {
+            let sealing = scope.spawn(|| {
+                if round % 2 == 0 {
+                    std::thread::yield_now();
+                }
+                let _ = table.seal();
+            });
+            table.begin_drop().unwrap();
+            Table::remove(&world.setup).unwrap();
+            sealing.join().unwrap();
+        });
+        assert_eq!(world.fs.list(Path::new("/r0")).unwrap(), []);
+    }
+}
+
+#[test]
+fn dropping_a_table_takes_what_a_repair_kept_aside_and_leaves_other_files() {
+    let world = World::new(1);
+    let table = world.create_and_open(&small());
+    put(&table, 0..3);
+    world.fs.write_raw("/r0/t/damaged-123/1.keys", vec![1, 2, 3]);
+    table.begin_drop().unwrap();
+    Table::remove(&world.setup).unwrap();
+    assert_eq!(world.fs.list(Path::new("/r0")).unwrap(), []);
+    let table = world.create_and_open(&small());
+    world.fs.write_raw("/r0/t/notes.txt", vec![7]);
+    table.begin_drop().unwrap();
+    Table::remove(&world.setup).unwrap();
+    assert_eq!(world.fs.read_raw("/r0/t/notes.txt"), [7]);
+    // The name can be given again all the same.
+    let table = world.create_and_open(&small());
+    assert_eq!(table.get(b"0").unwrap(), None);
+}

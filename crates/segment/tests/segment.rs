@@ -477,9 +477,11 @@ fn a_failed_sync_is_an_error_and_nothing_becomes_durable_by_it() {
         assert!(error.to_string().contains("sync /r"), "{error}");
         assert_eq!(fs.faults_hit(), 1);
         fs.take_trace();
-        // Not even the file whose sync succeeded counts as durable.
-        segment.make_durable(&writer.capture()).unwrap();
-        assert_eq!(synced(&fs).len(), 2);
+        // The failure is reported once by the system, and by every later sync of that file here: what it did not write is
+        // not made durable by a sync that finds nothing to write.
+        let again = segment.make_durable(&writer.capture()).unwrap_err();
+        assert_eq!(again.to_string(), error.to_string());
+        assert!(segment.durable_bytes() < writer.bytes());
     }
 }
 

@@ -359,9 +359,10 @@ fn an_iterator_of_a_reader_goes_on_behind_what_the_writer_has_collected() {
     world.clock.advance(DAY);
     writer.accept_clock().unwrap();
     assert_eq!(writer.run_gc().unwrap().segments, 3);
-    let rest = |iter: &mut dyn Iterator<Item = lithdb_env::Result<lithdb_table::Entry>>| -> Vec<String> {
-        iter.map(|e| String::from_utf8(e.unwrap().key().to_vec()).unwrap()).collect()
-    };
+    let rest =
+        |iter: &mut dyn Iterator<Item = lithdb_env::Result<lithdb_table::Entry>>| -> Vec<String> {
+            iter.map(|e| String::from_utf8(e.unwrap().key().to_vec()).unwrap()).collect()
+        };
     let forwards = rest(&mut forwards);
     assert_eq!(forwards.last().unwrap(), "10", "{forwards:?}");
     assert_eq!(rest(&mut backwards).first().unwrap(), "9");

@@ -1,5 +1,7 @@
 //! What a table does when nothing goes wrong.
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
 mod support;
 
 use lithdb_table::{Batch, SecondaryKey, TableOptions};

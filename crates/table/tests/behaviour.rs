@@ -1,5 +1,7 @@
 //! What a table promises while nothing fails: reading one's writes, iterating, duplicates, limits, idleness.
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::HashSet;
@@ -468,7 +470,7 @@ fn a_table_that_refuses_duplicates_writes_nothing_of_them() {
             let table = table.clone();
             let put =
                 move || (0..50_u8).filter(|k| table.put(&[b'k', *k], &[n; 30]).is_ok()).count();
-            run(move || put())
+            run(put)
         })
         .collect();
     let wins: usize = threads.into_iter().map(|t| t.join()).sum();
@@ -493,7 +495,7 @@ proptest! {
         let mut all = Vec::new();
         for (n, (aliases, len)) in groups.iter().enumerate() {
             let names: Vec<String> = (0..*aliases).map(|a| format!("a{n}-{a}")).collect();
-            let aliases: Vec<_> = names.iter().map(|name| SecondaryKey::whole(name)).collect();
+            let aliases: Vec<_> = names.iter().map(SecondaryKey::whole).collect();
             let key = format!("k{n}");
             table.put_with(key.as_bytes(), &value_of(n, *len), &aliases).unwrap();
             all.push((key, n));
@@ -573,9 +575,24 @@ fn arguments_outside_of_what_is_documented_are_refused_with_nothing_written() {
         fill(&mut batch);
         table.put_batch(&batch).map(drop)
     };
-    refused("batch, empty key", in_batch(&|b| drop(b.put(b"", b"x"))));
-    refused("batch, range", in_batch(&|b| drop(b.put(b"k", b"x").alias(b"a", 1..3))));
-    refused("batch, alias twice", in_batch(&|b| drop(b.put(b"k", b"x").alias(b"k", ..))));
+    refused(
+        "batch, empty key",
+        in_batch(&|b| {
+            let _ = b.put(b"", b"x");
+        }),
+    );
+    refused(
+        "batch, range",
+        in_batch(&|b| {
+            let _ = b.put(b"k", b"x").alias(b"a", 1..3);
+        }),
+    );
+    refused(
+        "batch, alias twice",
+        in_batch(&|b| {
+            let _ = b.put(b"k", b"x").alias(b"k", ..);
+        }),
+    );
     refused("batch, too many bytes", {
         let mut batch = Batch::new();
         batch.put(b"k", huge);

@@ -1,5 +1,7 @@
 //! Readers in other processes, and links to the files, beside a writer.
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
 mod support;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Expiry: what is collected, what is not, and that it never returns.
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;

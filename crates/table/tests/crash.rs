@@ -3,6 +3,8 @@
 //! A scenario runs once to count its operations; then the power fails after each of them, and every image that the disk
 //! may be left with is opened and held against the model (`support::script`).
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;

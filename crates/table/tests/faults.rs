@@ -4,6 +4,8 @@
 //! full disk is not of that kind. Whatever was acknowledged is there afterwards, whether the process was killed (the page
 //! cache stays as it is) or the power failed, too.
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
 mod support;
 
 use std::path::{Path, PathBuf};

@@ -5,21 +5,19 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use lithdb_env::{Env, Error, ErrorKind, Result, exists};
-use lithdb_segment::{HandleLimit, SEGMENTS_DIR, TableName};
+use lithdb_env::{Env, ErrorKind, Result};
+use lithdb_segment::{HandleLimit, TableName};
 use lithdb_table::roots::Roots;
-use lithdb_table::{
-    GcFilter, OpenForWriting, Presence, Table, TableOptions, TableSetup, TableStats, Upkeep,
-    presence,
-};
+use lithdb_table::{GcFilter, OpenForWriting, Presence, Table, TableOptions, TableStats, presence};
 use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::maintenance::Maintenance;
 use crate::options::{Components, DbOptions};
+use crate::shared::{Keeper, OpenTable, Shared, closed, no_table, refuse_pending_rollback};
 
 /// An open database. Cheap to clone; all clones and all handles of its tables keep it open. The last one dropped
 /// flushes on a best effort; [`close`](Db::close) says whether that worked.
@@ -46,32 +44,6 @@ impl fmt::Debug for Db {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Db").field("roots", &self.shared.options.roots).finish_non_exhaustive()
     }
-}
-
-/// What every handle of the database and of its tables holds. Closes the database when the last one goes, there and
-/// then: the maintenance thread has a share in what is closed, but none in this.
-struct Keeper(Arc<Shared>);
-
-/// What all handles share.
-pub(crate) struct Shared {
-    options: DbOptions,
-    components: Components,
-    env: Env,
-    handles: Arc<HandleLimit>,
-    /// The locks on the roots; gone when the database is closed.
-    roots: Mutex<Option<Roots>>,
-    paths: Vec<PathBuf>,
-    tables: Mutex<BTreeMap<TableName, OpenTable>>,
-    maintenance: Mutex<Option<Maintenance>>,
-    last_gc: Mutex<Option<Duration>>,
-    closed: AtomicBool,
-    read_only: bool,
-}
-
-struct OpenTable {
-    table: Table,
-    options: TableOptions,
-    has_filter: bool,
 }
 
 /// A database in numbers.
@@ -337,187 +309,4 @@ impl Db {
     pub fn close(&self) -> Result<()> {
         self.shared.close()
     }
-}
-
-impl OpenTable {
-    fn refuse_other(
-        &self,
-        name: &TableName,
-        asked: &TableOptions,
-        with_filter: bool,
-    ) -> Result<()> {
-        if self.options == *asked && self.has_filter == with_filter {
-            return Ok(());
-        }
-        let filter = |has| if has { "with a GC filter" } else { "without a GC filter" };
-        Err(Error::new(
-            ErrorKind::Conflict,
-            format!(
-                "table {name} is open already: expected {:?} {}, found {asked:?} {}",
-                self.options,
-                filter(self.has_filter),
-                filter(with_filter)
-            ),
-        ))
-    }
-}
-
-impl Shared {
-    fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) { Err(closed()) } else { Ok(()) }
-    }
-
-    fn check_writable(&self) -> Result<()> {
-        self.check_open()?;
-        if self.read_only {
-            let message = "the database was opened for reading only";
-            return Err(Error::new(ErrorKind::ReadOnly, message));
-        }
-        Ok(())
-    }
-
-    fn setup(&self, name: TableName, filter: Option<GcFilter>) -> TableSetup {
-        TableSetup {
-            dirs: self.paths.iter().map(|root| root.join(name.as_str())).collect(),
-            name,
-            env: self.env.clone(),
-            read_mode: self.options.read_mode,
-            handles: Arc::clone(&self.handles),
-            listener: self.components.listener.clone(),
-            filter,
-            clock_jump_limit: self.options.clock_jump_limit,
-            clock_jump_hold: self.options.clock_jump_hold,
-        }
-    }
-
-    fn open_or_create(
-        &self,
-        setup: &TableSetup,
-        options: &TableOptions,
-        create: bool,
-    ) -> Result<Table> {
-        let fs = &*self.env.fs;
-        let mut found = presence(fs, &setup.dirs)?;
-        if self.read_only {
-            return match found {
-                Presence::Present => Table::open_read_only(setup, options),
-                _ => Err(no_table(&setup.name)),
-            };
-        }
-        if found == Presence::Interrupted {
-            Table::remove(setup)?;
-            found = Presence::Absent;
-        }
-        if found == Presence::Absent {
-            if !create {
-                return Err(no_table(&setup.name));
-            }
-            Table::create(setup)?;
-        }
-        // A torn tail is cut only while nobody reads.
-        let mut exclude = || {
-            let roots = self.roots.lock();
-            let guard = roots.as_ref().map(Roots::exclude_readers).transpose()?.flatten();
-            Ok(guard.map(|guard| Box::new(guard) as Box<dyn Any>))
-        };
-        Table::open_excluding(setup, options, self.options.flush_coalesce, &mut exclude)
-    }
-
-    /// Removes what drops and creations left that were interrupted. What cannot be removed now is tried again by the next
-    /// opening; nobody sees it meanwhile.
-    fn finish_interrupted(&self) {
-        let roots = self.roots.lock();
-        let names = roots.as_ref().map(|roots| roots.table_names(&self.env));
-        let Some(Ok(names)) = names else { return };
-        for name in names {
-            let setup = self.setup(name, None);
-            // A table that cannot be judged says so when it is opened. A directory that never held a table is not ours.
-            let is_ours = |dir: &PathBuf| {
-                exists(&*self.env.fs, &dir.join(SEGMENTS_DIR)).is_ok_and(|is_there| is_there)
-            };
-            let is_interrupted = setup.dirs.iter().any(is_ours)
-                && presence(&*self.env.fs, &setup.dirs).is_ok_and(|p| p == Presence::Interrupted);
-            if is_interrupted && let Err(error) = Table::remove(&setup) {
-                tracing::warn!(%error, "removing what an interrupted drop or creation left");
-            }
-        }
-    }
-
-    fn each_table(&self, act: impl Fn(&Table) -> Result<()>) -> Result<()> {
-        let tables: Vec<Table> =
-            self.tables.lock().values().map(|open| open.table.clone()).collect();
-        let results: Vec<_> = tables.iter().map(act).collect();
-        results.into_iter().collect()
-    }
-
-    pub(crate) fn maintain(&self) -> Result<()> {
-        self.check_writable()?;
-        let steady = self.env.clock.monotonic();
-        let collect = {
-            let mut last = self.last_gc.lock();
-            let is_due =
-                last.is_none_or(|last| steady.saturating_sub(last) >= self.options.gc_interval);
-            if is_due {
-                *last = Some(steady);
-            }
-            is_due
-        };
-        let upkeep = Upkeep {
-            flush_bytes: self.options.flush_bytes,
-            flush_after: self.options.flush_after,
-            idle_after: self.options.idle_after,
-            collect,
-        };
-        // Collection last: a slow filter of one table must not hold up the others' flushes.
-        let first = Upkeep { collect: false, ..upkeep };
-        let kept_up = self.each_table(|table| table.tick(&first));
-        let collected = if collect { self.each_table(|table| table.tick(&upkeep)) } else { Ok(()) };
-        kept_up.and(collected)
-    }
-
-    fn close(&self) -> Result<()> {
-        if self.closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
-        let maintenance = self.maintenance.lock().take();
-        if let Some(maintenance) = maintenance {
-            maintenance.stop();
-        }
-        let result = self.each_table(Table::close);
-        self.tables.lock().clear();
-        *self.roots.lock() = None;
-        result
-    }
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        if let Err(error) = self.0.close() {
-            tracing::error!(%error, "closing the database when its last handle was dropped");
-        }
-    }
-}
-
-fn closed() -> Error {
-    Error::new(ErrorKind::Closed, "the database was closed")
-}
-
-fn no_table(name: &TableName) -> Error {
-    Error::new(ErrorKind::Missing, format!("table {name}: there is none of this name"))
-}
-
-/// A rollback that was begun and not finished must be finished before anything is read or written.
-fn refuse_pending_rollback(env: &Env, roots: &Roots) -> Result<()> {
-    let Some(root) = roots.paths().first() else { return Ok(()) };
-    let intent = root.join("rollback.intent");
-    if exists(&*env.fs, &intent).map_err(|e| Error::io("look for", &intent, e))? {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!(
-                "{}: a rollback was begun and not finished: expected a version that can finish it",
-                intent.display()
-            ),
-        ));
-    }
-    Ok(())
 }

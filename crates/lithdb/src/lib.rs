@@ -42,6 +42,7 @@ mod db;
 mod inspect;
 mod maintenance;
 mod options;
+mod shared;
 
 pub use db::{Db, DbStats};
 pub use inspect::{Repair, Repaired};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lithdb_env::{Error, ErrorKind, Result, spawn};
 use parking_lot::{Condvar, Mutex};
 
-use crate::db::Shared;
+use crate::shared::Shared;
 
 /// How often tables are looked at.
 const TICK: Duration = Duration::from_millis(500);

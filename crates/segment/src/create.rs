@@ -6,12 +6,14 @@ use std::sync::Arc;
 use lithdb_env::{Error, File, Result, UnixMillis, write_all_at};
 use parking_lot::RwLock;
 
+use crate::growing::GrowingFile;
 use crate::handle::Handle;
 use crate::header::{HEADER_LEN, Identity, KeyHeader, ValueHeader};
 use crate::ids::{SegmentId, ShardId};
+use crate::paths::SegmentPaths;
 use crate::record::{Chain, Encoder};
 use crate::scan::Totals;
-use crate::segment::{Context, GrowingFile, Segment, SegmentPaths};
+use crate::segment::{Context, Segment};
 use crate::tail::Tail;
 
 /// What a new segment is to be.

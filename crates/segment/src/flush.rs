@@ -9,11 +9,12 @@ use std::sync::atomic::Ordering;
 use lithdb_env::{Error, ErrorKind, File, Result, UnixMillis, exists, write_all_at};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::growing::GrowingFile;
 use crate::handle::OpenFile;
 use crate::ids::SegmentId;
 use crate::metadata::Metadata;
 use crate::scan::Totals;
-use crate::segment::{GrowingFile, Segment};
+use crate::segment::Segment;
 use crate::writer::{Capture, DirectWrite};
 
 /// Bytes are read in pieces of this size for the digest.

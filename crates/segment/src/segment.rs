@@ -5,26 +5,23 @@
 //! A segment that was *doomed* unlinks its files when its last holder lets go.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use lithdb_env::{Env, Error, ErrorKind, File, OpenMode, Result, read_exact_at};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
+use crate::growing::GrowingFile;
 use crate::handle::{Handle, HandleLimit, OpenFile, ReadMode};
 use crate::header::{HEADER_LEN, Identity, KeyHeader, ValueHeader};
 use crate::ids::{Address, SegmentId, ShardId};
 use crate::metadata::Metadata;
-use crate::names::SegmentFile;
+use crate::paths::SegmentPaths;
 use crate::record::{KEY_FIXED_LEN, check_key_record, decode_unchecked};
 use crate::scan::{KeySource, Scanner};
-use crate::tail::Tail;
 use crate::value::Value;
-
-/// A growing file is mapped in pieces of at least this size, so that it is seldom mapped again.
-const MAP_AHEAD: u64 = 1 << 30;
 
 /// Whether checksums of values are compared when they are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -54,51 +51,6 @@ pub struct Context {
     pub handles: Arc<HandleLimit>,
 }
 
-/// The files of one segment, as they were found or are to be created.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SegmentPaths {
-    /// The key file.
-    pub keys: PathBuf,
-    /// The value files, by shard.
-    pub values: Vec<PathBuf>,
-    /// The metadata file: where it is, or is to be.
-    pub metadata: PathBuf,
-}
-
-impl SegmentPaths {
-    /// Where the files of a new segment go: keys and metadata on the first root, shards spread over all.
-    pub fn for_new(dirs: &[PathBuf], id: SegmentId, shards: u16) -> Self {
-        let first = dirs.first().cloned().unwrap_or_default();
-        let values = (0..shards)
-            .map(|n| {
-                // Segments with fewer shards than roots begin at another root each.
-                let root = (id.0 as usize + usize::from(n)) % dirs.len().max(1);
-                let dir = dirs.get(root).unwrap_or(&first);
-                dir.join(SegmentFile::Values(id, ShardId(n)).to_string())
-            })
-            .collect();
-        Self {
-            keys: first.join(SegmentFile::Keys(id).to_string()),
-            values,
-            metadata: first.join(SegmentFile::Metadata(id).to_string()),
-        }
-    }
-
-    /// All paths, the key file last: while it is there, the others are known to belong to a segment.
-    pub fn all(&self) -> impl Iterator<Item = &Path> {
-        let values = self.values.iter().map(PathBuf::as_path);
-        values.chain([self.metadata.as_path(), self.keys.as_path()])
-    }
-
-    /// The directories that the files are in, each once.
-    pub fn dirs(&self) -> Vec<PathBuf> {
-        let mut dirs: Vec<_> = self.all().filter_map(Path::parent).map(Path::to_owned).collect();
-        dirs.sort();
-        dirs.dedup();
-        dirs
-    }
-}
-
 /// One segment.
 #[derive(Debug)]
 pub struct Segment {
@@ -110,70 +62,6 @@ pub struct Segment {
     epochs: RwLock<Arc<[(u32, u64)]>>,
     sealed: OnceLock<Metadata>,
     doomed: AtomicBool,
-}
-
-/// A file, how much of it is durable, and, while it grows, its tail.
-#[derive(Debug)]
-pub(crate) struct GrowingFile {
-    pub(crate) handle: Arc<Handle>,
-    pub(crate) tail: Option<Tail>,
-    /// Bytes below this never change again.
-    pub(crate) durable: AtomicU64,
-    /// Bytes below this can be read (records that are published may be below or above the durable end).
-    pub(crate) end: AtomicU64,
-    /// How much to map at once.
-    map_len: AtomicU64,
-    /// The first sync that failed; held while one is under way.
-    pub(crate) sync_failure: Mutex<Option<Error>>,
-}
-
-impl GrowingFile {
-    pub(crate) fn sealed(path: PathBuf, end: u64) -> Self {
-        Self::new(Handle::closed(path), None, end, end, end)
-    }
-
-    pub(crate) fn growing(handle: Arc<Handle>, tail: Tail, end: u64) -> Self {
-        Self::new(handle, Some(tail), end, end, MAP_AHEAD)
-    }
-
-    pub(crate) fn new(
-        handle: Arc<Handle>,
-        tail: Option<Tail>,
-        durable: u64,
-        end: u64,
-        map_len: u64,
-    ) -> Self {
-        Self {
-            handle,
-            tail,
-            durable: durable.into(),
-            end: end.into(),
-            map_len: map_len.into(),
-            sync_failure: Mutex::default(),
-        }
-    }
-
-    pub(crate) fn durable(&self) -> u64 {
-        self.durable.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn end(&self) -> u64 {
-        self.end.load(Ordering::Acquire)
-    }
-
-    /// Up to `len` bytes at `offset`; fewer only where the tail in memory and the file meet, or at the end.
-    fn read(&self, open: &OpenFile, mode: ReadMode, offset: u64, len: usize) -> Result<Bytes> {
-        let end = offset.saturating_add(len as u64);
-        if mode == ReadMode::Map && end <= self.durable() {
-            let map_len = self.map_len.load(Ordering::Relaxed);
-            return open.mapped(self.handle.path(), offset, len, map_len);
-        }
-        if let Some(bytes) = self.tail.as_ref().and_then(|tail| tail.read(offset, len)) {
-            return Ok(bytes);
-        }
-        let len = len.min(usize::try_from(self.end().saturating_sub(offset)).unwrap_or(usize::MAX));
-        open.copied(self.handle.path(), offset, len)
-    }
 }
 
 impl Segment {

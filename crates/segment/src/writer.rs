@@ -404,7 +404,7 @@ impl Shards {
 /// for a step, it is asked for just what is needed.
 fn reserve(
     segment: &Segment,
-    file: &crate::segment::GrowingFile,
+    file: &crate::growing::GrowingFile,
     reserved: &mut u64,
     used: u64,
     end: u64,

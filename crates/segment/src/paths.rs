@@ -1,0 +1,51 @@
+//! Where the files of a segment are, or go.
+
+use std::path::{Path, PathBuf};
+
+use crate::ids::{SegmentId, ShardId};
+use crate::names::SegmentFile;
+
+/// The files of one segment, as they were found or are to be created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentPaths {
+    /// The key file.
+    pub keys: PathBuf,
+    /// The value files, by shard.
+    pub values: Vec<PathBuf>,
+    /// The metadata file: where it is, or is to be.
+    pub metadata: PathBuf,
+}
+
+impl SegmentPaths {
+    /// Where the files of a new segment go: keys and metadata on the first root, shards spread over all.
+    pub fn for_new(dirs: &[PathBuf], id: SegmentId, shards: u16) -> Self {
+        let first = dirs.first().cloned().unwrap_or_default();
+        let values = (0..shards)
+            .map(|n| {
+                // Segments with fewer shards than roots begin at another root each.
+                let root = (id.0 as usize + usize::from(n)) % dirs.len().max(1);
+                let dir = dirs.get(root).unwrap_or(&first);
+                dir.join(SegmentFile::Values(id, ShardId(n)).to_string())
+            })
+            .collect();
+        Self {
+            keys: first.join(SegmentFile::Keys(id).to_string()),
+            values,
+            metadata: first.join(SegmentFile::Metadata(id).to_string()),
+        }
+    }
+
+    /// All paths, the key file last: while it is there, the others are known to belong to a segment.
+    pub fn all(&self) -> impl Iterator<Item = &Path> {
+        let values = self.values.iter().map(PathBuf::as_path);
+        values.chain([self.metadata.as_path(), self.keys.as_path()])
+    }
+
+    /// The directories that the files are in, each once.
+    pub fn dirs(&self) -> Vec<PathBuf> {
+        let mut dirs: Vec<_> = self.all().filter_map(Path::parent).map(Path::to_owned).collect();
+        dirs.sort();
+        dirs.dedup();
+        dirs
+    }
+}

@@ -410,3 +410,31 @@ fn dropping_a_table_takes_what_a_repair_kept_aside_and_leaves_other_files() {
     let table = world.create_and_open(&small());
     assert_eq!(table.get(b"0").unwrap(), None);
 }
+
+#[test]
+fn a_refresh_that_fails_half_way_takes_nothing_from_the_view() {
+    let world = World::new(1);
+    let options = small().segment_keys(3);
+    let writer = world.create_and_open(&options);
+    writer.put(b"same", &value_of(0, 30)).unwrap();
+    writer.flush().unwrap();
+    let reader = read(&world, &options);
+    // The key again, and a segment behind it that the refresh reads later.
+    writer.put(b"same", &value_of(1, 30)).unwrap();
+    put(&writer, 0..7);
+    writer.flush().unwrap();
+    let mut failures = 0;
+    for n in 1.. {
+        world.fs.fail_reads_from(n, lithdb_sim::Fault::Eio);
+        let refreshed = reader.refresh();
+        world.fs.clear_faults();
+        assert!(reader.get(b"same").unwrap().is_some(), "after a failure at read {n}");
+        match refreshed {
+            Ok(()) => break,
+            Err(_) => failures += 1,
+        }
+    }
+    assert!(failures > 3, "{failures}");
+    assert_eq!(reader.get(b"same").unwrap().unwrap(), &value_of(1, 30)[..]);
+    assert_eq!(there(&reader, 7), all(7));
+}

@@ -6,6 +6,7 @@
 
 mod batch;
 mod commit;
+mod counters;
 mod event;
 mod fill;
 mod filter;

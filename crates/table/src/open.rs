@@ -14,6 +14,7 @@ use lithdb_segment::{Context, Position, SEGMENTS_DIR, STATE_FILE};
 use parking_lot::{Mutex, RwLock};
 
 use crate::commit::Commit;
+use crate::counters::Counters;
 use crate::event::Event;
 use crate::fill::Fill;
 use crate::gc::ClockGuard;
@@ -190,6 +191,7 @@ impl Table {
                 closing: AtomicBool::new(false),
                 listener: setup.listener.clone(),
                 filter: setup.filter.clone(),
+                counters: Counters::new(&setup.name),
                 has_gc_filter: state.has_gc_filter,
             }),
         }

@@ -25,6 +25,7 @@ impl Table {
         let inner = &*self.inner;
         inner.enter()?;
         inner.check_asked(key)?;
+        inner.counters.gets.increment(1);
         let read = || match inner.find(key)? {
             Some(found) => found.segment.read_value(&found.address).map(Some),
             None => Ok(None),

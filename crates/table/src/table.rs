@@ -17,6 +17,7 @@ use lithdb_segment::{Context, Position, Segment, SegmentId, SegmentWriter, Table
 use parking_lot::{Mutex, RwLock};
 
 use crate::commit::Commit;
+use crate::counters::Counters;
 use crate::event::{Event, EventListener};
 use crate::filter::{GcFilter, refuse_in_filter};
 use crate::gc::ClockGuard;
@@ -59,6 +60,7 @@ pub(crate) struct Inner {
     pub(crate) closing: AtomicBool,
     pub(crate) listener: EventListener,
     pub(crate) filter: Option<GcFilter>,
+    pub(crate) counters: Counters,
     /// The application collects with a filter, whether it was given now or not.
     pub(crate) has_gc_filter: bool,
 }

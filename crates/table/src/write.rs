@@ -103,6 +103,9 @@ impl Inner {
         landing.landed();
         placed.segment.relieve().map_err(|e| self.latch(&e))?;
         drop(landing);
+        self.counters.values_put.increment(groups.len() as u64);
+        let bytes = groups.iter().map(|group| group.value.len() as u64).sum();
+        self.counters.bytes_put.increment(bytes);
         Ok(placed.last_primary)
     }
 

@@ -279,3 +279,72 @@ impl Inner {
         check_key(key).map_err(|e| self.in_context(&e))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use lithdb_segment::{HandleLimit, ReadMode, TableName};
+    use lithdb_sim::{SimClock, SimFs, sim_env};
+
+    use super::*;
+    use crate::event::EventListener;
+    use crate::table::TableSetup;
+    use crate::{OpenForWriting, TableOptions};
+
+    fn setup(fs: &SimFs) -> TableSetup {
+        fs.make_dirs("/r");
+        TableSetup {
+            name: TableName::new("t").unwrap(),
+            env: sim_env(fs, &SimClock::new(1)),
+            dirs: vec![PathBuf::from("/r/t")],
+            read_mode: ReadMode::Map,
+            handles: Arc::new(HandleLimit::new(8)),
+            listener: EventListener::default(),
+            filter: None,
+            clock_jump_limit: Duration::from_secs(86_400),
+            clock_jump_hold: Duration::from_secs(3600),
+        }
+    }
+
+    fn open(setup: &TableSetup) -> Table {
+        Table::create(setup).unwrap();
+        let how = OpenForWriting { may_cut: true, coalesce: Duration::ZERO };
+        Table::open(setup, &TableOptions::new(), how).unwrap()
+    }
+
+    /// Who was past the door when the table was dropped, and gets the writer's lock only then.
+    #[test]
+    fn a_seal_that_waited_for_the_lock_while_the_table_was_dropped_makes_no_segment() {
+        let fs = SimFs::new();
+        let setup = setup(&fs);
+        let table = open(&setup);
+        table.put(b"key", b"value").unwrap();
+        let side = table.inner.enter_write().unwrap();
+        table.begin_drop().unwrap();
+        let refused = table.inner.roll_over(side, &mut side.writer.lock()).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Closed);
+        side.sealing.wait_idle();
+        drop(table);
+        Table::remove(&setup).unwrap();
+        assert_eq!(fs.file_paths(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_put_that_waited_for_the_lock_while_the_table_was_dropped_is_refused() {
+        let fs = SimFs::new();
+        let setup = setup(&fs);
+        let table = open(&setup);
+        table.inner.enter_write().unwrap();
+        table.begin_drop().unwrap();
+        let group = Group {
+            key: b"key",
+            value: b"value",
+            checksum: crc32c::crc32c(b"value"),
+            aliases: &[],
+        };
+        let refused = table.inner.write(&[group]).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Closed);
+    }
+}

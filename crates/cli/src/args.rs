@@ -38,7 +38,7 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// Where the database is.
+// Where the database is. Not a doc comment: clap would print it as what each command does.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Roots {
     /// A root directory of the database; once for every root, in any order

@@ -241,3 +241,14 @@ fn a_command_line_that_makes_no_sense_is_a_usage_error() {
         assert!(bare(args).ok().contains("lith"), "{args:?}");
     }
 }
+
+#[test]
+fn help_says_what_each_command_does() {
+    let help = bare(&["--help"]).ok();
+    for does in ["List the tables", "Write one value to standard output", "A guided demonstration"]
+    {
+        assert!(help.contains(does), "{does} in {help}");
+    }
+    let help = bare(&["repair", "--help"]).ok();
+    assert!(help.starts_with("Show what would have to be given up"), "{help}");
+}

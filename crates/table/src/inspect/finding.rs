@@ -7,6 +7,7 @@ use lithdb_env::Error;
 use lithdb_segment::{SegmentId, TableName};
 use serde::Serialize;
 
+use super::Counted;
 use super::losses::Losses;
 
 /// How bad a finding is.
@@ -156,7 +157,11 @@ impl fmt::Display for VerifyReport {
         let verdict = if self.is_sound() { "sound" } else { "DAMAGED" };
         write!(
             f,
-            "table {table}: {verdict}: {segments} segments, {records} keys, {values} values, {bytes} bytes hold"
+            "table {table}: {verdict}: {}, {}, {}, {} intact",
+            Counted(*segments, "segment"),
+            Counted(*records, "key"),
+            Counted(*values, "value"),
+            Counted(*bytes, "byte"),
         )?;
         for finding in &self.findings {
             write!(f, "\n  {finding}")?;

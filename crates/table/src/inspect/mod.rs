@@ -73,3 +73,13 @@ impl<'a> Meter<'a> {
         (self.tell)(self.now);
     }
 }
+
+/// `1 key`, `2 keys`.
+struct Counted(u64, &'static str);
+
+impl std::fmt::Display for Counted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self(number, noun) = self;
+        write!(f, "{number} {noun}{}", if *number == 1 { "" } else { "s" })
+    }
+}

@@ -14,7 +14,7 @@ use super::found::Found;
 use super::losses::Losses;
 use super::outline::Outline;
 use super::state_slots::Slots;
-use super::{Meter, Progress};
+use super::{Counted, Meter, Progress};
 use crate::plan::{Access, Plan};
 use crate::recovery::next_id;
 use crate::state::TableState;
@@ -293,10 +293,15 @@ impl fmt::Display for Action {
 impl fmt::Display for SegmentRepair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { segment, action, lost_keys, lost_values, lost_bytes, kept_keys, .. } = self;
-        write!(f, "segment {segment}: {action}: {kept_keys} keys kept, {lost_keys} lost")?;
+        write!(
+            f,
+            "segment {segment}: {action}: {} kept, {lost_keys} lost",
+            Counted(*kept_keys, "key")
+        )?;
         show_samples(f, &self.sample_keys, *lost_keys)?;
         if lost_keys + lost_bytes > 0 {
-            write!(f, ", {lost_values} values and {lost_bytes} bytes lost as far as is known")?;
+            let (values, bytes) = (Counted(*lost_values, "value"), Counted(*lost_bytes, "byte"));
+            write!(f, ", {values} and {bytes} lost as far as is known")?;
         }
         if let Some(successor) = self.new_successor {
             write!(f, "; segment {successor} goes on")?;
@@ -321,8 +326,8 @@ impl fmt::Display for RepairPlan {
         if self.is_empty() {
             return write!(f, "table {table}: nothing to repair");
         }
-        let (keys, bytes) = (self.lost_keys(), self.lost_bytes());
-        write!(f, "table {table}: a repair gives up {keys} keys and {bytes} bytes")?;
+        let (keys, bytes) = (Counted(self.lost_keys(), "key"), Counted(self.lost_bytes(), "byte"));
+        write!(f, "table {table}: a repair gives up {keys} and {bytes}")?;
         if self.rebuilds_state {
             write!(f, "\n  table.state is written anew")?;
         }

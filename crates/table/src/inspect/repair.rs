@@ -14,6 +14,7 @@ use lithdb_env::{Error, Result};
 use lithdb_segment::{Metadata, SegmentId, TableName};
 use serde::Serialize;
 
+use super::Counted;
 use super::aside::Aside;
 use super::mend::Mender;
 use super::plan::{Action, RepairPlan, Work};
@@ -47,9 +48,12 @@ impl fmt::Display for RepairReport {
         }
         write!(
             f,
-            "table {table}: {segments} segments repaired, {lost_keys} keys and {lost_bytes} bytes given up"
+            "table {table}: {} repaired, {} and {} given up; {} kept as before",
+            Counted(*segments as u64, "segment"),
+            Counted(*lost_keys, "key"),
+            Counted(*lost_bytes, "byte"),
+            Counted(*kept_files as u64, "file"),
         )?;
-        write!(f, "; {kept_files} files kept as they were")?;
         for dir in kept_in {
             write!(f, "\n  in {}", dir.display())?;
         }

@@ -38,6 +38,10 @@ pub enum ErrorKind {
     ReadOnly,
     /// The database or the table was closed or dropped.
     Closed,
+    /// A rollback was begun and is not finished: opening the database for writing finishes it.
+    RollbackPending,
+    /// The caller stopped the call; nothing was changed.
+    Cancelled,
 }
 
 impl ErrorKind {
@@ -57,6 +61,8 @@ impl ErrorKind {
             Self::Conflict => "conflict",
             Self::ReadOnly => "read-only",
             Self::Closed => "closed",
+            Self::RollbackPending => "rollback pending",
+            Self::Cancelled => "cancelled",
         }
     }
 }

@@ -31,6 +31,8 @@ impl Magic {
     pub const ROOT: Self = Self(*b"LITHROOT");
     /// A slot of a table's state.
     pub const STATE: Self = Self(*b"LITHSTAT");
+    /// A rollback that is going to happen.
+    pub const ROLLBACK: Self = Self(*b"LITHROLL");
 }
 
 fn config() -> bincode::config::Configuration<

@@ -3,9 +3,11 @@
 //! Nothing here holds the table's writer lock. Any number of threads may relieve and drain; flushes and the seal of
 //! one segment are ordered by the table.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use lithdb_env::{Error, ErrorKind, File, Result, UnixMillis, exists, write_all_at};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -18,7 +20,7 @@ use crate::segment::Segment;
 use crate::writer::{Capture, DirectWrite};
 
 /// Bytes are read in pieces of this size for the digest.
-const DIGEST_PIECE: usize = 1 << 20;
+const DIGEST_PIECE: u64 = 1 << 20;
 
 /// Everything that is known of a segment that ends.
 #[derive(Debug, Clone)]
@@ -171,19 +173,30 @@ impl Segment {
     }
 
     fn digest(&self, end: u64) -> Result<[u8; 16]> {
-        let mut hasher = Xxh3::new();
-        let mut offset = 0;
-        while offset < end {
-            let piece = self.read_keys(offset, DIGEST_PIECE.min((end - offset) as usize))?;
-            if piece.is_empty() {
-                let path = &self.paths().keys;
-                return Err(Error::corrupt(path, offset, "more bytes", "the end of the file"));
-            }
-            hasher.update(&piece);
-            offset += piece.len() as u64;
-        }
-        Ok(hasher.digest128().to_le_bytes())
+        digest_of(&self.paths().keys, end, |offset, len| self.read_keys(offset, len))
     }
+}
+
+/// The content digest of the key file at `path` up to `end`, whose bytes `read` gives in pieces.
+///
+/// # Errors
+/// What `read` says; `Corrupt` if it gives less.
+pub fn digest_of(
+    path: &Path,
+    end: u64,
+    read: impl Fn(u64, usize) -> Result<Bytes>,
+) -> Result<[u8; 16]> {
+    let mut hasher = Xxh3::new();
+    let mut offset = 0;
+    while offset < end {
+        let piece = read(offset, (end - offset).min(DIGEST_PIECE) as usize)?;
+        if piece.is_empty() {
+            return Err(Error::corrupt(path, offset, "more bytes", "the end of the file"));
+        }
+        hasher.update(&piece);
+        offset += piece.len() as u64;
+    }
+    Ok(hasher.digest128().to_le_bytes())
 }
 
 impl SealJob {

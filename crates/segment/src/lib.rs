@@ -22,7 +22,7 @@ mod value;
 mod writer;
 
 pub use create::NewSegment;
-pub use flush::SealJob;
+pub use flush::{SealJob, digest_of};
 pub use handle::{HandleLimit, ReadMode};
 pub use header::{
     FORMAT_VERSION, HEADER_LEN, Identity, KEY_MAGIC, KeyHeader, VALUE_MAGIC, ValueHeader,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::envelope::{self, MAX_PAYLOAD_LEN, Magic};
 use crate::ids::SegmentId;
+use crate::record::Chain;
 
 /// What is recorded of a sealed segment. The order of the fields is the order of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +65,17 @@ impl Metadata {
     /// What the file system says.
     pub fn write(&self, fs: &dyn Fs, path: &Path) -> Result<()> {
         replace_file(fs, path, &envelope::seal(Magic::METADATA, self)?)
+    }
+
+    /// What the successor's chain record says of this segment.
+    pub fn chain(&self) -> Chain {
+        Chain {
+            predecessor: self.segment,
+            key_end: self.key_end as u32,
+            records: self.records,
+            running: self.running,
+            value_ends: self.value_ends.clone(),
+        }
     }
 
     /// The bytes of all files that count.

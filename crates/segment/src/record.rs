@@ -406,7 +406,7 @@ pub(crate) fn encoded_len(bytes: &[u8]) -> Option<usize> {
 }
 
 /// The key record that begins `bytes`, for a caller that compares the checksum itself or has done so.
-pub(crate) fn decode_unchecked(bytes: &[u8]) -> Option<KeyRecord<'_>> {
+pub fn decode_unchecked(bytes: &[u8]) -> Option<KeyRecord<'_>> {
     let n = usize::from(u16_at(bytes, 6)?);
     Some(KeyRecord {
         flags: Flags(*bytes.get(5)?),

@@ -7,6 +7,7 @@
 mod batch;
 mod commit;
 mod counters;
+pub mod cut;
 mod event;
 mod fill;
 mod filter;

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use lithdb_env::{Env, Error, ErrorKind, OpenMode, Result, UnixMillis};
 use lithdb_segment::envelope::ENVELOPE_LEN;
-use lithdb_segment::record::Chain;
 use lithdb_segment::{KeyHeader, Metadata, SegmentId, SegmentPaths, check_writable};
 
 use crate::inventory::{FoundFiles, Inventory, missing};
@@ -204,13 +203,7 @@ impl ChainWalk<'_> {
         self.require_writable(path)?;
         let Some(before) = &self.expected else { return Ok(key_file) };
         let found = key_file.chain()?;
-        let expected = Chain {
-            predecessor: before.segment,
-            key_end: before.key_end as u32,
-            records: before.records,
-            running: before.running,
-            value_ends: before.value_ends.clone(),
-        };
+        let expected = before.chain();
         let agrees = match &found {
             Some(found) if before.revision == 0 => *found == expected,
             Some(found) => found.predecessor == before.segment,

@@ -73,6 +73,19 @@ impl Recovery<'_> {
         Ok(Recovered { segments, writer, report })
     }
 
+    /// Recovers, and seals what the tail holds: every record then stands in a sealed segment. Returns the id of the
+    /// mutable one, which is empty.
+    pub(crate) fn seal_tail(&self, plan: Plan) -> Result<SegmentId> {
+        let Recovered { mut segments, writer, .. } = self.apply(plan)?;
+        let Some(writer) = writer else { return Ok(SegmentId::NONE) };
+        if writer.totals().records == 0 {
+            return Ok(writer.segment().id());
+        }
+        let (segment, totals) = (Arc::clone(writer.segment()), writer.totals().clone());
+        let next = self.seal_where_it_ends(segment, totals, &mut segments)?;
+        Ok(next.segment().id())
+    }
+
     /// Removes what is below the watermark and what was never acknowledged; of the latter the ids first.
     fn remove(&self, plan: &Plan, report: &mut RecoveryReport) -> Result<()> {
         let discarded = plan.discard.clone().unwrap_or_default();

@@ -24,6 +24,7 @@ use lithdb_segment::TableName;
 
 use judge::Plan;
 use locks::{HeldLocks, Patience};
+use root_id::RootId;
 
 /// How often a change of the roots that happens at the same time is waited out.
 const ATTEMPTS: u32 = 20;
@@ -45,6 +46,7 @@ pub struct Roots {
     access: Access,
     paths: Vec<PathBuf>,
     database_id: u64,
+    root_ids: Vec<u64>,
     created: bool,
     _locks: HeldLocks,
 }
@@ -80,9 +82,8 @@ impl Roots {
                 continue; // another process created or completed the database before the locks were ours
             }
             let created = matches!(plan, Plan::Create { .. });
-            let (paths, database_id) = carry_out(env, plan)?;
-            let (fs, access) = (Arc::clone(&env.fs), Access::Write);
-            return Ok(Self { fs, access, paths, database_id, created, _locks: locks });
+            let (paths, id) = carry_out(env, plan)?;
+            return Ok(Self::of(env, Access::Write, paths, id, created, locks));
         }
         Err(unsteady(roots))
     }
@@ -103,12 +104,42 @@ impl Roots {
                 continue;
             }
             if let Plan::Open { roots: paths, ids } = plan {
-                let database_id = ids.first().map_or(0, |id| id.database_id);
-                let (fs, access) = (Arc::clone(&env.fs), Access::Read);
-                return Ok(Self { fs, access, paths, database_id, created: false, _locks: locks });
+                return Ok(Self::of(env, Access::Read, paths, first_id(ids), false, locks));
             }
         }
         Err(unsteady(roots))
+    }
+
+    /// Opens the database that lives in `roots`, which no process may have open for writing, to look at it: keeps writers
+    /// out and changes nothing, not even in the lock files.
+    ///
+    /// # Errors
+    /// As [`open_for_writing`](Self::open_for_writing) without creation.
+    pub fn open_stopped(env: &Env, roots: &[PathBuf]) -> Result<Self> {
+        let fs = &*env.fs;
+        for _ in 0..ATTEMPTS {
+            let plan = look(fs, roots, Access::Write, false)?;
+            let locks = locks::lock_out_writers(fs, plan.roots())?;
+            if look(fs, roots, Access::Write, false)? != plan {
+                continue;
+            }
+            if let Plan::Open { roots: paths, ids } = plan {
+                return Ok(Self::of(env, Access::Read, paths, first_id(ids), false, locks));
+            }
+        }
+        Err(unsteady(roots))
+    }
+
+    fn of(
+        env: &Env,
+        access: Access,
+        paths: Vec<PathBuf>,
+        id: RootId,
+        created: bool,
+        locks: HeldLocks,
+    ) -> Self {
+        let (fs, RootId { database_id, root_ids, .. }) = (Arc::clone(&env.fs), id);
+        Self { fs, access, paths, database_id, root_ids, created, _locks: locks }
     }
 
     /// The directories, absolute and without symbolic links, root 0 first.
@@ -119,6 +150,11 @@ impl Roots {
     /// The random number that tells this database from all others.
     pub fn database_id(&self) -> u64 {
         self.database_id
+    }
+
+    /// The random numbers of the roots, in the order of their numbers.
+    pub fn root_ids(&self) -> &[u64] {
+        &self.root_ids
     }
 
     /// Whether the call that opened these roots created the database.
@@ -180,19 +216,25 @@ fn look(fs: &dyn Fs, roots: &[PathBuf], access: Access, create: bool) -> Result<
     Err(unsteady(roots))
 }
 
-/// Does what was planned, under the locks; returns the roots in order and the database's id.
-fn carry_out(env: &Env, plan: Plan) -> Result<(Vec<PathBuf>, u64)> {
+/// Does what was planned, under the locks; returns the roots in order and the id of the first.
+fn carry_out(env: &Env, plan: Plan) -> Result<(Vec<PathBuf>, RootId)> {
     match plan {
         Plan::Create { roots, restarted } => {
-            let database_id = create::create(env, &roots)?;
+            let id = create::create(env, &roots)?;
+            let database_id = id.database_id;
             tracing::info!(database_id, roots = ?roots, restarted, "created a database");
-            Ok((roots, database_id))
+            Ok((roots, id))
         }
         Plan::Open { roots, ids } => {
             create::make_good(&*env.fs, &roots, &ids)?;
-            Ok((roots, ids.first().map_or(0, |id| id.database_id)))
+            Ok((roots, first_id(ids)))
         }
     }
+}
+
+/// What root 0 says; a database that opens has one.
+fn first_id(ids: Vec<RootId>) -> RootId {
+    ids.into_iter().next().unwrap_or_default()
 }
 
 fn unsteady(roots: &[PathBuf]) -> Error {

@@ -133,6 +133,23 @@ pub struct TableSetup {
     pub clock_jump_hold: Duration,
 }
 
+impl TableSetup {
+    /// What it takes to look at the files of a table, below these roots, without serving it.
+    pub fn for_files(name: TableName, env: &Env, roots: &[PathBuf]) -> Self {
+        Self {
+            dirs: roots.iter().map(|root| root.join(name.as_str())).collect(),
+            name,
+            env: env.clone(),
+            read_mode: lithdb_segment::ReadMode::default(),
+            handles: Arc::new(lithdb_segment::HandleLimit::new(64)),
+            listener: EventListener::default(),
+            filter: None,
+            clock_jump_limit: Duration::MAX,
+            clock_jump_hold: Duration::ZERO,
+        }
+    }
+}
+
 impl Table {
     /// The table's name.
     pub fn name(&self) -> &TableName {

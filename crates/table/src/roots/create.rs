@@ -64,8 +64,8 @@ fn is_not_ours(error: &io::Error) -> bool {
     )
 }
 
-/// Creates a database in `roots`, root 0 first, and returns its id.
-pub(super) fn create(env: &Env, roots: &[PathBuf]) -> Result<u64> {
+/// Creates a database in `roots`, root 0 first, and returns the id of that.
+pub(super) fn create(env: &Env, roots: &[PathBuf]) -> Result<RootId> {
     let fs = &*env.fs;
     let database_id = env.random_u64()?;
     let root_ids = roots.iter().map(|_| env.random_u64()).collect::<Result<Vec<u64>>>()?;
@@ -87,7 +87,7 @@ pub(super) fn create(env: &Env, roots: &[PathBuf]) -> Result<u64> {
     for (number, root) in others {
         id(*number).completed().write(fs, root)?;
     }
-    Ok(database_id)
+    Ok(id(0))
 }
 
 /// Makes the roots of a database what its creation would have made them. Root 0 first: what a process that was

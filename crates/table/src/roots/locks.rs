@@ -8,7 +8,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lithdb_env::{Error, ErrorKind, File, FileLock, Fs, LockKind, Result, read_file, write_all_at};
+use lithdb_env::{
+    Error, ErrorKind, File, FileLock, Fs, LockKind, Result, exists, read_file, write_all_at,
+};
 
 pub(super) const WRITERS_LOCK: &str = "lith.lock";
 pub(super) const READERS_LOCK: &str = "readers.lock";
@@ -58,17 +60,7 @@ pub(super) fn lock_for_writing(fs: &dyn Fs, roots: &[PathBuf]) -> Result<HeldLoc
     for root in roots {
         let path = root.join(WRITERS_LOCK);
         ensure_file(fs, &path).map_err(|e| Error::io("create", &path, e))?;
-        let lock = fs.try_lock(&path, LockKind::Exclusive);
-        let Some(lock) = lock.map_err(|e| Error::io("lock", &path, e))? else {
-            return Err(Error::new(
-                ErrorKind::Locked,
-                format!(
-                    "{} is open for writing in {}; close it there, or open it for reading",
-                    root.display(),
-                    holder(fs, &path)
-                ),
-            ));
-        };
+        let lock = take_writers_lock(fs, root, &path)?;
         leave_name(lock.file(), &path)?;
         held.0.push(lock);
     }
@@ -77,6 +69,32 @@ pub(super) fn lock_for_writing(fs: &dyn Fs, roots: &[PathBuf]) -> Result<HeldLoc
         ensure_file(fs, &path).map_err(|e| Error::io("create", &path, e))?;
     }
     Ok(held)
+}
+
+/// Takes the writer's lock of every root and leaves no trace. Where there is no lock file, nobody has the lock.
+pub(super) fn lock_out_writers(fs: &dyn Fs, roots: &[PathBuf]) -> Result<HeldLocks> {
+    let mut held = HeldLocks::default();
+    for root in roots {
+        let path = root.join(WRITERS_LOCK);
+        if exists(fs, &path).map_err(|e| Error::io("look for", &path, e))? {
+            held.0.push(take_writers_lock(fs, root, &path)?);
+        }
+    }
+    Ok(held)
+}
+
+fn take_writers_lock(fs: &dyn Fs, root: &Path, path: &Path) -> Result<Box<dyn FileLock>> {
+    let lock = fs.try_lock(path, LockKind::Exclusive);
+    lock.map_err(|e| Error::io("lock", path, e))?.ok_or_else(|| {
+        Error::new(
+            ErrorKind::Locked,
+            format!(
+                "{} is open for writing in {}; close it there, or open it for reading",
+                root.display(),
+                holder(fs, path)
+            ),
+        )
+    })
 }
 
 /// Takes a share of the readers' lock of every root. Where there is none and none can be created (a read-only

@@ -19,7 +19,7 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 pub(super) const MAX_ROOTS: usize = u16::MAX as usize;
 
 /// What `root.id` says. The order of the fields is the order of the bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct RootId {
     /// Random; the same on all roots of a database.
     pub(super) database_id: u64,

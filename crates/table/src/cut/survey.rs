@@ -1,0 +1,123 @@
+//! What a stopped table holds, as opening it would find it.
+
+use std::sync::Arc;
+
+use lithdb_env::{Result, UnixMillis};
+use lithdb_segment::record::KEY_FIXED_LEN;
+use lithdb_segment::{Segment, SegmentId};
+
+use crate::inventory::{FoundFiles, Inventory};
+use crate::options::TableOptions;
+use crate::plan::{Access, Plan};
+use crate::state::{TableState, read_state};
+use crate::table::TableSetup;
+
+/// A stopped table, looked at and not touched.
+#[derive(Debug)]
+pub struct Survey {
+    pub(super) setup: TableSetup,
+    pub(super) state: TableState,
+    pub(super) plan: Plan,
+    /// Files of segments below the watermark: a collection was interrupted.
+    pub(super) collected: Vec<(SegmentId, FoundFiles)>,
+    /// The highest id that any file has.
+    pub(super) newest: SegmentId,
+}
+
+/// What a table holds, as far as a cut is concerned: if it is equal, nothing was put or collected in between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    table_id: u64,
+    watermark: SegmentId,
+    /// Id, revision, end, number of records and running checksum of every segment; the unsealed one is the last.
+    segments: Vec<(SegmentId, u32, u64, u64, u32)>,
+}
+
+impl Survey {
+    /// Looks at the table as its next opening for writing would, and changes nothing.
+    ///
+    /// # Errors
+    /// Whatever opening would refuse: damage, absent files, symbolic links.
+    pub fn take(setup: &TableSetup) -> Result<Self> {
+        Self::look(setup).map_err(|e| setup.in_context(&e))
+    }
+
+    fn look(setup: &TableSetup) -> Result<Self> {
+        let (env, dirs) = (&setup.env, setup.segment_dirs());
+        let state = read_state(&*env.fs, &setup.state_path())?.state;
+        let plan = Plan::make(env, &dirs, &state, Access::Write)?;
+        let inventory = Inventory::list(&*env.fs, &dirs, false)?;
+        let newest = inventory.segments.keys().next_back().copied().unwrap_or_default();
+        let below = inventory.segments.into_iter().filter(|(id, _)| *id < state.watermark);
+        let collected = below.collect();
+        Ok(Self { setup: setup.clone(), state, plan, collected, newest })
+    }
+
+    /// What the table holds, to be compared with a later survey.
+    pub fn shape(&self) -> Shape {
+        let sealed = self.plan.sealed.iter().map(|sealed| {
+            let m = &sealed.metadata;
+            (m.segment, m.revision, m.key_end, m.records, m.running)
+        });
+        let tail = self.plan.tail.iter().map(|tail| {
+            let (id, keep) = (tail.header.identity.segment, &tail.keep);
+            (id, 0, keep.key_end, keep.records, keep.running)
+        });
+        let segments = sealed.chain(tail).collect();
+        Shape { table_id: self.state.table_id, watermark: self.state.watermark, segments }
+    }
+
+    /// The lowest segment that has not been collected.
+    pub fn watermark(&self) -> SegmentId {
+        self.state.watermark
+    }
+
+    /// Whether something was collected from this table before.
+    pub fn has_collected(&self) -> bool {
+        self.state.watermark > SegmentId::FIRST
+    }
+
+    /// Number of key records.
+    pub fn records(&self) -> u64 {
+        let sealed = self.plan.sealed.iter().map(|sealed| sealed.metadata.records);
+        sealed
+            .chain(self.plan.tail.iter().map(|tail| tail.keep.records))
+            .fold(0, u64::saturating_add)
+    }
+
+    /// The segments behind `segment` and the bytes of their files: what a cut there removes.
+    pub fn behind(&self, segment: SegmentId) -> (u64, u64) {
+        let sealed = self.plan.sealed.iter().map(|s| (s.metadata.segment, s.metadata.bytes()));
+        let tail = self.plan.tail.iter().map(|tail| {
+            let values =
+                tail.keep.value_ends.iter().fold(0, |sum: u64, end| sum.saturating_add(*end));
+            (tail.header.identity.segment, values.saturating_add(tail.keep.key_end))
+        });
+        let behind = sealed.chain(tail).filter(|(id, _)| *id > segment);
+        behind.fold((0, 0), |(n, sum), (_, bytes)| (n + 1, bytes.saturating_add(sum)))
+    }
+
+    /// The segments to be walked through, newest first, each with its end and the time before which all of it was
+    /// written.
+    pub(super) fn segments(&self) -> Vec<(Arc<Segment>, u64, UnixMillis)> {
+        let context = self.setup.context(&self.state, &TableOptions::default());
+        let tail = self.plan.tail.iter().map(|tail| {
+            let ends = (tail.keep.key_end, &*tail.keep.value_ends);
+            let (paths, header) = (tail.paths.clone(), tail.header);
+            let segment = Segment::foreign_tail(&context, paths, header, ends, ends, &tail.epochs);
+            (Arc::new(segment), tail.keep.key_end, self.setup.env.clock.now())
+        });
+        let sealed = self.plan.sealed.iter().rev().map(|sealed| {
+            let metadata = sealed.metadata.clone();
+            let (end, written) = (metadata.key_end, metadata.last_write);
+            let (paths, header) = (sealed.paths.clone(), sealed.header);
+            (Arc::new(Segment::sealed(&context, paths, header, metadata)), end, written)
+        });
+        tail.chain(sealed).collect()
+    }
+
+    /// How many records fit into `bytes` of a key file at the most.
+    pub(super) const fn most_records(bytes: u64) -> usize {
+        (bytes / KEY_FIXED_LEN as u64) as usize
+    }
+}

@@ -1,0 +1,338 @@
+//! Walking through a table's records from the newest to the oldest, until a filter says stop.
+//!
+//! Key files are scanned forward by the one scanner, a segment at a time, which checks every record; the offsets it met
+//! are then gone through backward.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
+use lithdb_segment::record::{Flags, KeyRecord, decode_unchecked};
+use lithdb_segment::scan::{KeySource, Scanner};
+use lithdb_segment::{HEADER_LEN, Position, SegmentId, TableName};
+use serde::{Deserialize, Serialize};
+
+use super::survey::Survey;
+use crate::batch::show_key;
+use crate::keyfile::{KeyFile, read};
+
+/// So many bytes are looked at at a time.
+const WINDOW: u64 = 1 << 20;
+
+/// What the filter says of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// This record stays, with its whole group and everything older.
+    Keep,
+    /// This record goes, unless it is of the group that stays.
+    Discard,
+}
+
+/// A key record, as a rollback's filter sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct RecordRef<'a> {
+    table: &'a TableName,
+    key: &'a [u8],
+    is_primary: bool,
+    position: Position,
+    written_before: UnixMillis,
+    len_bytes: u32,
+}
+
+impl RecordRef<'_> {
+    /// The name of the table.
+    pub fn table(&self) -> &str {
+        self.table.as_str()
+    }
+
+    /// The key.
+    pub fn key(&self) -> &[u8] {
+        self.key
+    }
+
+    /// Whether the key is its value's own, not an alias.
+    pub fn is_primary(&self) -> bool {
+        self.is_primary
+    }
+
+    /// The segment that the record stands in.
+    pub fn segment(&self) -> SegmentId {
+        self.position.segment
+    }
+
+    /// Where the record stands; positions order all records of a table as they were put.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// A time before which the record was certainly put: when the first flush that covered it had returned. Files record no
+    /// time for single records; what was never flushed before its segment was sealed has the time of the seal, and what
+    /// no file has a time for, the time of planning.
+    pub fn written_before(&self) -> UnixMillis {
+        self.written_before
+    }
+
+    /// The length in bytes of the value, or of the part of it, that the key names.
+    pub fn value_len(&self) -> u32 {
+        self.len_bytes
+    }
+}
+
+/// Where a table is cut: behind the group of the newest record that the filter keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boundary {
+    /// The key that the filter kept.
+    pub key: Vec<u8>,
+    /// Where its record stands.
+    pub position: Position,
+    /// When it had certainly been put.
+    pub written_before: UnixMillis,
+    /// The offset of the last record of its group.
+    pub(super) last: u32,
+    /// The end of that record, with the value it carries.
+    pub(super) end: u32,
+    /// Whether no key record of the segment stands behind the group.
+    pub(super) ends_segment: bool,
+}
+
+impl Boundary {
+    /// Whether no record of its segment goes: the segment stays whole.
+    pub fn ends_segment(&self) -> bool {
+        self.ends_segment
+    }
+}
+
+/// What a cut takes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Discarded {
+    /// Key records, primary and secondary.
+    pub records: u64,
+    /// Values, that is primary records.
+    pub values: u64,
+    /// Bytes of these values.
+    pub bytes: u64,
+}
+
+impl Discarded {
+    fn add(&mut self, other: Self) {
+        self.records += other.records;
+        self.values += other.values;
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}
+
+/// What came of a walk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Walked {
+    /// Where the table is cut; `None` if the filter kept nothing.
+    pub boundary: Option<Boundary>,
+    /// What stands behind that.
+    pub discarded: Discarded,
+}
+
+impl Survey {
+    /// Asks `filter` for every record from the newest on, until it keeps one.
+    ///
+    /// # Errors
+    /// What the filter says, or that it panicked. `Corrupt` if a record does not hold. `InvalidArgument` if the record that
+    /// the filter keeps has been collected (its file is still there because the collection was interrupted): what was
+    /// collected with it cannot be brought back.
+    pub fn walk(
+        &self,
+        filter: &mut dyn FnMut(&RecordRef<'_>) -> Result<Verdict>,
+    ) -> Result<Walked> {
+        self.walk_all(filter).map_err(|e| self.setup.in_context(&e))
+    }
+
+    fn walk_all(
+        &self,
+        filter: &mut dyn FnMut(&RecordRef<'_>) -> Result<Verdict>,
+    ) -> Result<Walked> {
+        let mut walk = Walk { table: &self.setup.name, filter, discarded: Discarded::default() };
+        for (segment, end, written) in self.segments() {
+            let mut scanner = segment.scan(end.max(HEADER_LEN as u64))?;
+            let index = Index::make(&mut scanner, end, written)?;
+            scanner.require_clean()?;
+            let read = |offset, len| segment.read_keys(offset, len);
+            let boundary = walk.segment(segment.id(), &index, &read)?;
+            if boundary.is_some() {
+                return Ok(Walked { boundary, discarded: walk.discarded });
+            }
+        }
+        let discarded = walk.discarded;
+        self.refuse_collected(&mut walk)?;
+        Ok(Walked { boundary: None, discarded })
+    }
+
+    /// What was collected and still has files is looked at only to say that the boundary lies there.
+    fn refuse_collected(&self, walk: &mut Walk<'_>) -> Result<()> {
+        for (id, files) in self.collected.iter().rev() {
+            let Some(path) = &files.keys else { continue };
+            // A half-removed segment need not hold.
+            let Ok(file) = KeyFile::open(&*self.setup.env.fs, path) else { continue };
+            let mut scanner = file.scan(file.len, None);
+            let Ok(index) = Index::make(&mut scanner, file.len, UnixMillis::default()) else {
+                continue;
+            };
+            let read = |offset, len| read(&*file.file, &file.path, offset, len);
+            if let Some(boundary) = walk.segment(*id, &index, &read)? {
+                let (key, at) = (show_key(&boundary.key), boundary.position);
+                let message = format!(
+                    "the record to roll back to, {key} at {at}, has been collected: expected one in segment {} or newer",
+                    self.state.watermark
+                );
+                return Err(Error::new(ErrorKind::InvalidArgument, message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the records of a key file stand, and when they had been put.
+struct Index {
+    offsets: Vec<u32>,
+    /// What stands before this offset was put before this time; both grow.
+    times: Vec<(u32, UnixMillis)>,
+    /// The time for what stands behind the last of these.
+    written: UnixMillis,
+    end: u64,
+}
+
+impl Index {
+    fn make<S: KeySource>(scanner: &mut Scanner<S>, end: u64, written: UnixMillis) -> Result<Self> {
+        let mut offsets = Vec::with_capacity(Survey::most_records(end).min(1 << 20));
+        let mut times = Vec::new();
+        let mut through = 0;
+        while let Some(offset) = scanner.next_entry()?.map(|entry| entry.offset) {
+            offsets.push(offset);
+            if let Some(mark) = scanner.mark()
+                && mark.through != through
+            {
+                through = mark.through;
+                times.push((through, mark.time));
+            }
+        }
+        if let Some(mark) = scanner.mark().filter(|mark| mark.through != through) {
+            times.push((mark.through, mark.time));
+        }
+        Ok(Self { offsets, times, written, end })
+    }
+
+    /// Where the bytes that may belong to the `n`th record end.
+    fn bound(&self, n: usize) -> u64 {
+        self.offsets.get(n + 1).map_or(self.end, |next| u64::from(*next))
+    }
+}
+
+/// Reads up to so many bytes at an offset of a key file.
+type Read<'a> = &'a dyn Fn(u64, usize) -> Result<Bytes>;
+
+struct Walk<'a> {
+    table: &'a TableName,
+    filter: &'a mut dyn FnMut(&RecordRef<'_>) -> Result<Verdict>,
+    discarded: Discarded,
+}
+
+impl Walk<'_> {
+    /// Goes through one segment, backward.
+    fn segment(
+        &mut self,
+        id: SegmentId,
+        index: &Index,
+        read: Read<'_>,
+    ) -> Result<Option<Boundary>> {
+        let mut window = Window { bytes: Bytes::new(), start: index.end };
+        let mut times = index.times.as_slice();
+        let mut written = index.written;
+        // What of the group that is being walked through goes if the group does.
+        let mut group = Discarded::default();
+        for (n, offset) in index.offsets.iter().enumerate().rev() {
+            let bytes = window.at(u64::from(*offset), index.bound(n), read)?;
+            let record = decode_unchecked(bytes).ok_or_else(|| changed(id, *offset))?;
+            while let [earlier @ .., (through, time)] = times
+                && through > offset
+            {
+                (times, written) = (earlier, *time);
+            }
+            let seen = RecordRef {
+                table: self.table,
+                key: record.key,
+                is_primary: record.is_primary(),
+                position: Position::new(id, *offset),
+                written_before: written,
+                len_bytes: record.stored_len,
+            };
+            if self.ask(&seen)? == Verdict::Keep {
+                let key = record.key.to_vec();
+                let (last, end) = group_end(id, index, n, read)?;
+                return Ok(Some(Boundary {
+                    key,
+                    position: seen.position,
+                    written_before: written,
+                    last: index.offsets.get(last).copied().unwrap_or_default(),
+                    end,
+                    ends_segment: last + 1 == index.offsets.len(),
+                }));
+            }
+            group.add(weight(&record));
+            if record.is_primary() {
+                self.discarded.add(std::mem::take(&mut group));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A panic in the filter is an error; nothing has been changed.
+    fn ask(&mut self, record: &RecordRef<'_>) -> Result<Verdict> {
+        let answer = catch_unwind(AssertUnwindSafe(|| (self.filter)(record)));
+        answer.unwrap_or_else(|_| {
+            let (key, at) = (show_key(record.key), record.position);
+            let message = format!("the filter panicked at {key}, {at}; nothing was changed");
+            Err(Error::new(ErrorKind::InvalidArgument, message))
+        })
+    }
+}
+
+fn weight(record: &KeyRecord<'_>) -> Discarded {
+    let is_primary = record.is_primary();
+    Discarded {
+        records: 1,
+        values: u64::from(is_primary),
+        bytes: if is_primary { u64::from(record.stored_len) } else { 0 },
+    }
+}
+
+/// The last record of the group that the `n`th belongs to: its number, and its end in bytes.
+fn group_end(id: SegmentId, index: &Index, n: usize, read: Read<'_>) -> Result<(usize, u32)> {
+    for (last, offset) in index.offsets.iter().enumerate().skip(n) {
+        let len = index.bound(last).saturating_sub(u64::from(*offset));
+        let bytes = read(u64::from(*offset), len as usize)?;
+        let record = decode_unchecked(&bytes).ok_or_else(|| changed(id, *offset))?;
+        if record.flags.has(Flags::END_OF_GROUP) {
+            return Ok((last, offset.saturating_add(record.encoded_len() as u32)));
+        }
+    }
+    Err(changed(id, index.offsets.get(n).copied().unwrap_or_default()))
+}
+
+fn changed(id: SegmentId, offset: u32) -> Error {
+    let at = Position::new(id, offset);
+    Error::new(ErrorKind::Io, format!("the record at {at}: two reads gave different bytes"))
+}
+
+/// The part of a key file that is being looked at, from its end to its beginning.
+struct Window {
+    bytes: Bytes,
+    start: u64,
+}
+
+impl Window {
+    /// The bytes from `offset` on, up to `bound` at least.
+    fn at(&mut self, offset: u64, bound: u64, read: Read<'_>) -> Result<&[u8]> {
+        if offset < self.start {
+            self.start = bound.saturating_sub(WINDOW).max(HEADER_LEN as u64).min(offset);
+            self.bytes = read(self.start, (bound - self.start) as usize)?;
+        }
+        Ok(self.bytes.get((offset - self.start) as usize..).unwrap_or_default())
+    }
+}

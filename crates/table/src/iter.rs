@@ -175,7 +175,7 @@ impl Iter {
         };
         let Mode::Read(side) = &inner.mode else { return false };
         let before = self.segments.len();
-        if side.refresh_watermark(&inner).is_err() {
+        if side.catch_up(&inner).is_err() {
             return false;
         }
         let watermark = inner.watermark();

@@ -66,15 +66,17 @@ impl Inner {
         Ok(None)
     }
 
-    /// A reader in another process may find that a file has been collected under it: it looks at the watermark
-    /// again, and then the answer is that the key is gone.
+    /// A reader in another process may find that a file has been collected under it, or that a rollback has cut it: it looks
+    /// at the state again, and then the answer is that the key is gone, or an older value.
     pub(crate) fn again_if_collected<T>(
         &self,
         read: impl Fn() -> Result<Option<T>>,
     ) -> Result<Option<T>> {
         match (read(), &self.mode) {
-            (Err(error), Mode::Read(side)) if error.kind() == ErrorKind::Missing => {
-                side.refresh_watermark(self)?;
+            (Err(error), Mode::Read(side))
+                if matches!(error.kind(), ErrorKind::Missing | ErrorKind::Corrupt) =>
+            {
+                side.catch_up(self)?;
                 read()
             }
             (answer, _) => answer,

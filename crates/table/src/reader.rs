@@ -5,7 +5,7 @@
 //! look: a finding that would be an error is reported when a complete second look repeats it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use lithdb_env::{Error, ErrorKind, Result};
@@ -33,6 +33,8 @@ pub(crate) struct ReadSide {
     end: Mutex<Position>,
     /// What the unsealed segment held when the view was taken.
     tail: Mutex<Totals>,
+    /// The floor of segment ids when the view was taken: it rises when segments are given up.
+    floor: AtomicU32,
 }
 
 /// One look at the files.
@@ -100,13 +102,35 @@ fn open_once(setup: &TableSetup, options: &TableOptions) -> Result<Table> {
     let Look { state, plan } = look(setup)?;
     let context = setup.context(&state, options);
     let keymap = new_keymap(options.keymap.unwrap_or_default());
-    let side = ReadSide { setup: setup.clone(), end: Mutex::default(), tail: Mutex::default() };
+    let side = ReadSide {
+        setup: setup.clone(),
+        end: Mutex::default(),
+        tail: Mutex::default(),
+        floor: AtomicU32::default(),
+    };
     let table =
         Table::assemble(setup, options, context, &state, keymap, Mode::Read(Box::new(side)));
     if let Mode::Read(side) = &table.inner.mode {
         side.take(&table.inner, &state, plan, &mut side.end.lock())?;
     }
     Ok(table)
+}
+
+impl Plan {
+    /// Whether a segment that was seen up to `end` is gone or shorter, and not collected.
+    fn has_cut(&self, seen: &Segment, watermark: SegmentId, end: Position) -> bool {
+        let id = seen.id();
+        let seen_end = if id == end.segment { u64::from(end.offset) } else { seen.key_end() };
+        let now = self.sealed.iter().find(|found| found.metadata.segment == id);
+        let is_whole = match (now, &self.tail) {
+            (Some(now), _) => now.metadata.key_end >= seen_end,
+            (None, Some(tail)) => {
+                tail.header.identity.segment == id && tail.keep.key_end >= seen_end
+            }
+            (None, None) => false,
+        };
+        id >= watermark && !is_whole
+    }
 }
 
 impl ReadSide {
@@ -137,10 +161,14 @@ impl ReadSide {
         ))
     }
 
-    /// Whether files that are gone have been collected: raises the watermark if they have.
-    pub(crate) fn refresh_watermark(&self, inner: &Inner) -> Result<()> {
+    /// Whether files that are gone, or not what they were, have been collected: raises the watermark if they have. If a
+    /// rollback took them, there is nothing left of the view that could be held on to: a new one is taken.
+    pub(crate) fn catch_up(&self, inner: &Inner) -> Result<()> {
         let state = read_state(&*self.setup.env.fs, &self.setup.state_path())?.state;
         self.refuse_another(inner, &state)?;
+        if state.next_id_floor.0 > self.floor.load(Ordering::Acquire) {
+            return until_certain(|| self.refresh_once(inner));
+        }
         self.raise(inner, state.watermark);
         Ok(())
     }
@@ -160,6 +188,7 @@ impl ReadSide {
         end: &mut Position,
     ) -> Result<()> {
         let seen = inner.segments.read().clone();
+        let is_cut = seen.iter().any(|s| plan.has_cut(s, state.watermark, *end));
         let known = |id: SegmentId, revision: u32| {
             let same = |s: &&Arc<Segment>| {
                 s.id() == id && s.metadata().is_some_and(|m| m.revision == revision)
@@ -198,7 +227,9 @@ impl ReadSide {
         // stay good. If the writer has given up some of what was seen, the keymap names places behind the end; readers pass
         // over them (see `find`).
         *inner.segments.write() = segments.clone();
-        let from = (*end).min(new_end);
+        // If something that was seen is gone, older values of its keys show again: all keys are put in anew. What the
+        // keymap has of the lost ones stays, and readers pass over it, too.
+        let from = if is_cut { Position::default() } else { (*end).min(new_end) };
         let fill = Fill {
             keymap: &inner.keymap,
             hash_seed: inner.hash_seed,
@@ -209,6 +240,7 @@ impl ReadSide {
         fill.run(&inner.env.pool)?;
         *end = new_end;
         *self.tail.lock() = tail_totals;
+        self.floor.store(state.next_id_floor.0, Ordering::Release);
         self.raise(inner, state.watermark);
         Ok(())
     }

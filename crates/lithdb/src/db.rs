@@ -59,7 +59,8 @@ pub struct DbStats {
 
 impl Db {
     /// Opens a database for writing; one process at a time can. Creates it if it is not there, unless the options say
-    /// otherwise. Tables are opened one by one with [`table`](Self::table).
+    /// otherwise. Finishes a [`Rollback`](crate::Rollback) that was interrupted. Tables are opened one by one with
+    /// [`table`](Self::table).
     ///
     /// # Errors
     /// `InvalidArgument` (options), `Locked` (the message names the holder's process), `Missing`, `Foreign`, `Corrupt`,
@@ -81,7 +82,7 @@ impl Db {
     /// a newer one.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// As [`open`](Self::open); `RollbackPending` if a rollback was interrupted: opening for writing finishes it.
     pub fn open_read_only(options: DbOptions) -> Result<Self> {
         Self::open_read_only_with(options, Components::default())
     }
@@ -105,7 +106,11 @@ impl Db {
         } else {
             Roots::open_for_writing(&env, &options.roots, options.create_if_missing)?
         };
-        refuse_pending_rollback(&env, &roots)?;
+        if read_only {
+            refuse_pending_rollback(&env, &roots)?;
+        } else if let Some(report) = lithdb_rollback::finish_pending(&env, &roots)? {
+            tracing::warn!(?report, "finished a rollback that had been interrupted");
+        }
         let shared = Arc::new(Shared {
             handles: Arc::new(HandleLimit::new(options.max_open_files)),
             paths: roots.paths().to_vec(),

@@ -49,6 +49,9 @@ pub use inspect::{Repair, Repaired};
 /// Disk, clock and threads, for tools that go through the same door.
 pub use lithdb_env as env;
 pub use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
+/// Rewinding a stopped database: plans, ready-made filters, reports.
+pub use lithdb_rollback as rollback;
+pub use lithdb_rollback::{NoMatch, RecordRef, Rollback, RollbackPlan, Verdict};
 pub use lithdb_segment::{Position, ReadMode, SegmentId, TableName, Value, Verify};
 pub use lithdb_table::inspect::{
     DumpLine, Finding, KeymapReport, Progress, RepairPlan, RepairReport, Severity, VerifyReport,

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lithdb_env::{Env, Error, ErrorKind, Result, exists};
+pub(crate) use lithdb_rollback::refuse_pending as refuse_pending_rollback;
 use lithdb_segment::{HandleLimit, SEGMENTS_DIR, TableName};
 use lithdb_table::roots::Roots;
 use lithdb_table::{GcFilter, Presence, Table, TableOptions, TableSetup, Upkeep, presence};
@@ -208,20 +209,4 @@ pub(crate) fn closed() -> Error {
 
 pub(crate) fn no_table(name: &TableName) -> Error {
     Error::new(ErrorKind::Missing, format!("table {name}: there is none of this name"))
-}
-
-/// A rollback that was begun and not finished must be finished before anything is read or written.
-pub(crate) fn refuse_pending_rollback(env: &Env, roots: &Roots) -> Result<()> {
-    let Some(root) = roots.paths().first() else { return Ok(()) };
-    let intent = root.join("rollback.intent");
-    if exists(&*env.fs, &intent).map_err(|e| Error::io("look for", &intent, e))? {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!(
-                "{}: a rollback was begun and not finished: expected a version that can finish it",
-                intent.display()
-            ),
-        ));
-    }
-    Ok(())
 }

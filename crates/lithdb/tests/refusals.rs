@@ -36,13 +36,13 @@ fn image(world: &World) -> Image {
 }
 
 #[test]
-fn a_rollback_that_is_pending_is_refused() {
+fn a_damaged_intent_of_a_rollback_is_refused() {
     let world = closed();
-    world.fs.write_raw("/r0/rollback.intent", b"whatever a later version writes".to_vec());
+    world.fs.write_raw("/r0/rollback.intent", b"whatever".repeat(9));
     let before = image(&world);
-    for read_only in [true, false] {
+    for (read_only, kind) in [(true, ErrorKind::RollbackPending), (false, ErrorKind::Corrupt)] {
         let error = open_all(&world, read_only).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().contains("/r0/rollback.intent"), "{error}");
     }
     assert_eq!(image(&world), before);

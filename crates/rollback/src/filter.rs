@@ -1,0 +1,116 @@
+//! Ready-made filters for what people roll back to.
+//!
+//! Each is a function that [`Rollback::plan`](crate::Rollback::plan) takes as it is, and several make one for tables
+//! with different keys through [`PerTable`]:
+//!
+//! ```
+//! use lithdb_rollback::{PerTable, max_be_u64, through_key};
+//! // `blocks` has keys of a letter and the height, `receipts` ends at a certain one, all others are left to the height alone.
+//! let filter = PerTable::new()
+//!     .table("blocks", max_be_u64(1, 100))
+//!     .table("receipts", through_key(b"r:100:7"))
+//!     .otherwise(max_be_u64(0, 100));
+//! let mut filter = filter.into_filter();
+//! # let _: &mut dyn FnMut(&lithdb_rollback::RecordRef<'_>) -> lithdb_env::Result<lithdb_rollback::Verdict> = &mut filter;
+//! ```
+
+use std::collections::HashMap;
+
+use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
+use lithdb_segment::Position;
+use lithdb_table::cut::{RecordRef, Verdict};
+use lithdb_table::show_key;
+
+/// Keeps through the newest record of this key, primary or secondary.
+pub fn through_key(key: impl Into<Vec<u8>>) -> impl FnMut(&RecordRef<'_>) -> Result<Verdict> {
+    let key = key.into();
+    move |record| Ok(keep_if(record.key() == key))
+}
+
+/// Keeps records whose number is `max` or less: the eight bytes of the key at `offset`, in big-endian order, such as a
+/// block's height. Looks at primary keys only: aliases (hashes, say) have no such number. A primary key that is too short to
+/// hold it is an error.
+pub fn max_be_u64(offset: usize, max: u64) -> impl FnMut(&RecordRef<'_>) -> Result<Verdict> {
+    move |record| {
+        if !record.is_primary() {
+            return Ok(Verdict::Discard);
+        }
+        let number = record.key().get(offset..).and_then(|bytes| bytes.first_chunk::<8>());
+        let Some(number) = number else {
+            let message = format!(
+                "table {}: expected keys with a number of 8 bytes at offset {offset}, found {} of {} bytes",
+                record.table(),
+                show_key(record.key()),
+                record.key().len()
+            );
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        };
+        Ok(keep_if(u64::from_be_bytes(*number) <= max))
+    }
+}
+
+/// Keeps what was certainly put before `time` or at it. Files record times of flushes, not of records: what was put before
+/// `time`, but flushed only after it, goes, too (see [`RecordRef::written_before`]).
+pub fn written_before(time: UnixMillis) -> impl FnMut(&RecordRef<'_>) -> Result<Verdict> {
+    move |record| Ok(keep_if(record.written_before() <= time))
+}
+
+/// Keeps through the record at `position`, or the last one before it.
+pub fn through_position(position: Position) -> impl FnMut(&RecordRef<'_>) -> Result<Verdict> {
+    move |record| Ok(keep_if(record.position() <= position))
+}
+
+fn keep_if(keep: bool) -> Verdict {
+    if keep { Verdict::Keep } else { Verdict::Discard }
+}
+
+type Filter<'a> = Box<dyn FnMut(&RecordRef<'_>) -> Result<Verdict> + 'a>;
+
+/// A filter for each table.
+#[derive(Default)]
+pub struct PerTable<'a> {
+    tables: HashMap<String, Filter<'a>>,
+    otherwise: Option<Filter<'a>>,
+}
+
+impl std::fmt::Debug for PerTable<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.tables.keys()).finish()
+    }
+}
+
+impl<'a> PerTable<'a> {
+    /// No table has a filter yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The filter for a table.
+    #[must_use]
+    pub fn table(
+        mut self,
+        table: impl Into<String>,
+        filter: impl FnMut(&RecordRef<'_>) -> Result<Verdict> + 'a,
+    ) -> Self {
+        self.tables.insert(table.into(), Box::new(filter));
+        self
+    }
+
+    /// The filter for all other tables. Without one, a rollback of a table that has no filter is an error.
+    #[must_use]
+    pub fn otherwise(mut self, filter: impl FnMut(&RecordRef<'_>) -> Result<Verdict> + 'a) -> Self {
+        self.otherwise = Some(Box::new(filter));
+        self
+    }
+
+    /// All of them as one.
+    pub fn into_filter(mut self) -> impl FnMut(&RecordRef<'_>) -> Result<Verdict> + 'a {
+        move |record| match self.tables.get_mut(record.table()).or(self.otherwise.as_mut()) {
+            Some(filter) => filter(record),
+            None => {
+                let message = format!("table {}: no filter was given for it", record.table());
+                Err(Error::new(ErrorKind::InvalidArgument, message))
+            }
+        }
+    }
+}

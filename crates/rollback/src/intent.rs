@@ -1,0 +1,188 @@
+//! `rollback.intent`: while it is there, the rollback that it describes is going to happen.
+//!
+//! It stands on root 0, names the database and every root, and holds for each table the step that remains. It is
+//! written once everything that needs space is durable, and removed once every step is.
+
+use std::path::PathBuf;
+
+use lithdb_env::{
+    Env, Error, ErrorKind, Fs, OpenMode, Result, UnixMillis, exists, read_file, remove_if_there,
+    replace_file, replacement_path, write_all_at,
+};
+use lithdb_segment::Position;
+use lithdb_segment::envelope::{self, ENVELOPE_LEN, MAX_PAYLOAD_LEN, Magic};
+use lithdb_table::TableSetup;
+use lithdb_table::cut::{self, Discarded, Step};
+use lithdb_table::roots::Roots;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{Action, Boundary, TablePlan};
+use crate::report::{RollbackReport, TableReport};
+
+/// The name of the file, on root 0.
+pub const INTENT_FILE: &str = "rollback.intent";
+
+/// A rollback that is going to happen. The order of the fields is the order of the bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Intent {
+    /// The database.
+    pub(crate) database_id: u64,
+    /// The ids of its roots, in the order of their numbers.
+    pub(crate) root_ids: Vec<u64>,
+    /// When it was decided.
+    pub(crate) decided: UnixMillis,
+    /// What is to be done, table by table.
+    pub(crate) tables: Vec<TableIntent>,
+}
+
+/// What is to be done to a table, and what the report will say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TableIntent {
+    pub(crate) step: Step,
+    pub(crate) boundary: Option<(Vec<u8>, Position, UnixMillis)>,
+    pub(crate) discarded: Discarded,
+}
+
+fn path(roots: &Roots) -> PathBuf {
+    roots.paths().first().map(|root| root.join(INTENT_FILE)).unwrap_or_default()
+}
+
+/// Whether a rollback was begun and not finished.
+///
+/// # Errors
+/// What the file system says.
+pub fn is_pending(env: &Env, roots: &Roots) -> Result<bool> {
+    let path = path(roots);
+    exists(&*env.fs, &path).map_err(|e| Error::io("look for", &path, e))
+}
+
+/// Refuses a database with a rollback that is not finished, for those who only read.
+///
+/// # Errors
+/// `RollbackPending`; what the file system says.
+pub fn refuse_pending(env: &Env, roots: &Roots) -> Result<()> {
+    if !is_pending(env, roots)? {
+        return Ok(());
+    }
+    let message = format!(
+        "{}: a rollback was begun and is not finished; `lith rollback --finish`, or opening the database for writing, finishes it",
+        path(roots).display()
+    );
+    Err(Error::new(ErrorKind::RollbackPending, message))
+}
+
+/// Finishes a rollback that was begun, if there is one. The caller has just opened the roots for writing, and no table.
+///
+/// # Errors
+/// `Corrupt`, `Foreign`, `Missing` if the intent or what was prepared for it is not as it was written: nothing was changed.
+/// What the file system says: it may be called again.
+pub fn finish_pending(env: &Env, roots: &Roots) -> Result<Option<RollbackReport>> {
+    let fs = &*env.fs;
+    let started = env.clock.monotonic();
+    remove_if_there(fs, &replacement_path(&path(roots)))?;
+    if !is_pending(env, roots)? {
+        return Ok(None);
+    }
+    let intent = Intent::read(fs, roots)?;
+    intent.make_certain(fs, roots)?;
+    tracing::warn!(decided = %intent.decided, "finishing a rollback that was interrupted");
+    let readers = roots.exclude_readers()?;
+    let mut report = intent.carry_out(env, roots, readers.is_some(), &mut |_, _| {})?;
+    report.finished_later = true;
+    report.took = env.clock.monotonic().saturating_sub(started);
+    Ok(Some(report))
+}
+
+impl Intent {
+    /// Writes the intent, durably. If it fails, [`is_pending`] says whether the rollback may still happen.
+    pub(crate) fn write(&self, fs: &dyn Fs, roots: &Roots) -> Result<()> {
+        replace_file(fs, &path(roots), &envelope::seal(Magic::ROLLBACK, self)?)
+    }
+
+    fn read(fs: &dyn Fs, roots: &Roots) -> Result<Self> {
+        let path = path(roots);
+        let limit = (MAX_PAYLOAD_LEN + ENVELOPE_LEN) as u64;
+        let bytes = read_file(fs, &path, limit).map_err(|e| Error::io("read", &path, e))?;
+        let intent: Self = envelope::open_file(Magic::ROLLBACK, &path, &bytes)?;
+        if intent.database_id == roots.database_id() && intent.root_ids == roots.root_ids() {
+            return Ok(intent);
+        }
+        Err(Error::new(
+            ErrorKind::Foreign,
+            format!(
+                "{}: expected a rollback of database {:016x} on {} roots, found one of {:016x} on {}",
+                path.display(),
+                roots.database_id(),
+                roots.root_ids().len(),
+                intent.database_id,
+                intent.root_ids.len()
+            ),
+        ))
+    }
+
+    /// What was read may be in the page cache alone. It is written again, in place, before anything is done on the
+    /// strength of it.
+    fn make_certain(&self, fs: &dyn Fs, roots: &Roots) -> Result<()> {
+        let path = path(roots);
+        let bytes = envelope::seal(Magic::ROLLBACK, self)?;
+        let file = fs.open(&path, OpenMode::ReadWrite).map_err(|e| Error::io("open", &path, e))?;
+        write_all_at(&*file, &bytes, 0).map_err(|e| Error::io("write", &path, e))?;
+        file.sync_all().map_err(|e| Error::io("sync", &path, e))?;
+        lithdb_env::sync_parent(fs, &path)
+    }
+
+    /// Carries out all steps, and removes the intent when everything is durable.
+    pub(crate) fn carry_out(
+        &self,
+        env: &Env,
+        roots: &Roots,
+        may_cut: bool,
+        progress: &mut dyn FnMut(usize, cut::Done),
+    ) -> Result<RollbackReport> {
+        let setup = |step: &Step| TableSetup::for_files(step.table.clone(), env, roots.paths());
+        // Nothing is removed before it is certain that all of it can be done.
+        for table in &self.tables {
+            cut::check(&setup(&table.step), &table.step)?;
+        }
+        let mut tables = Vec::with_capacity(self.tables.len());
+        for (n, table) in self.tables.iter().enumerate() {
+            let step = &table.step;
+            let done = cut::carry_out(&setup(step), step, may_cut, &mut |done| progress(n, done))?;
+            tables.push(table.report(done));
+        }
+        let path = path(roots);
+        remove_if_there(&*env.fs, &path)?;
+        lithdb_env::sync_parent(&*env.fs, &path)?;
+        Ok(RollbackReport {
+            decided: Some(self.decided),
+            finished_later: false,
+            tables,
+            took: Default::default(),
+        })
+    }
+}
+
+impl TableIntent {
+    pub(crate) fn new(plan: &TablePlan, step: Step) -> Self {
+        let boundary = plan.boundary.as_ref();
+        let boundary = boundary.map(|b| (b.key.clone(), b.position, b.written_before));
+        Self { step, boundary, discarded: plan.discarded }
+    }
+
+    fn report(&self, done: cut::Done) -> TableReport {
+        let kept = self.step.kept.as_ref();
+        TableReport {
+            table: self.step.table.clone(),
+            action: if kept.is_some() { Action::Cut } else { Action::Clear },
+            boundary: self.boundary.as_ref().map(|(key, position, written_before)| Boundary {
+                key: key.clone(),
+                position: *position,
+                written_before: *written_before,
+            }),
+            discarded: self.discarded,
+            segments_removed: done.segments,
+            bytes_removed: done.bytes,
+            segment_cut: kept.filter(|kept| kept.rewritten).map(|kept| kept.segment),
+        }
+    }
+}

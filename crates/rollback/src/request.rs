@@ -1,0 +1,161 @@
+//! What is to be rolled back: the roots, the tables, and what to do about a table that has nothing to keep.
+
+use std::path::PathBuf;
+
+use lithdb_env::{Env, Error, ErrorKind, Result};
+use lithdb_segment::TableName;
+use lithdb_table::cut::{RecordRef, Survey, Verdict};
+use lithdb_table::roots::Roots;
+use lithdb_table::{Presence, TableSetup, presence};
+use serde::{Deserialize, Serialize};
+
+use crate::intent::{finish_pending, refuse_pending};
+use crate::plan::{Part, RollbackPlan, TablePlan};
+use crate::report::RollbackReport;
+
+/// What becomes of a table in which the filter keeps nothing: all of it may be newer than the point to roll back to, or
+/// the filter may not understand its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NoMatch {
+    /// The rollback is refused, and the tables are named.
+    #[default]
+    Refuse,
+    /// The table stays as it is.
+    Keep,
+    /// The table becomes empty.
+    Clear,
+}
+
+/// A rollback of a stopped database that is yet to be planned.
+#[derive(Debug, Clone)]
+pub struct Rollback {
+    roots: Vec<PathBuf>,
+    tables: Option<Vec<String>>,
+    no_match: NoMatch,
+    env: Option<Env>,
+}
+
+impl Rollback {
+    /// A rollback of the database in these root directories, all of them, in any order.
+    pub fn new<P: Into<PathBuf>>(roots: impl IntoIterator<Item = P>) -> Self {
+        let roots = roots.into_iter().map(Into::into).collect();
+        Self { roots, tables: None, no_match: NoMatch::Refuse, env: None }
+    }
+
+    /// Rolls back these tables only; the others stay as they are.
+    #[must_use]
+    pub fn tables<S: Into<String>>(mut self, tables: impl IntoIterator<Item = S>) -> Self {
+        self.tables = Some(tables.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// What becomes of a table in which the filter keeps nothing.
+    #[must_use]
+    pub fn on_no_match(mut self, no_match: NoMatch) -> Self {
+        self.no_match = no_match;
+        self
+    }
+
+    /// Disk, clock and threads of the caller's.
+    #[must_use]
+    pub fn env(mut self, env: Env) -> Self {
+        self.env = Some(env);
+        self
+    }
+
+    fn environment(&self) -> Result<Env> {
+        match &self.env {
+            Some(env) => Ok(env.clone()),
+            None => Env::os(0),
+        }
+    }
+
+    /// Walks through every table from its newest record to older ones, asks `filter` about each key record, and says what
+    /// would go: everything newer than the first group of which it keeps a record. Nothing is written at all.
+    ///
+    /// # Errors
+    /// `Locked` if the database is open for writing. `RollbackPending`: see [`finish`](Self::finish). What the filter
+    /// returns, or that it panicked. `InvalidArgument` if it keeps nothing in some table ([`NoMatch::Refuse`]), or keeps
+    /// first what has been collected. `Missing` for a table or root that is not there. `Foreign` for files that are
+    /// symbolic links. `Corrupt`.
+    pub fn plan<F>(&self, mut filter: F) -> Result<RollbackPlan>
+    where
+        F: FnMut(&RecordRef<'_>) -> Result<Verdict>,
+    {
+        let env = self.environment()?;
+        let roots = Roots::open_stopped(&env, &self.roots)?;
+        refuse_pending(&env, &roots)?;
+        let mut plan = RollbackPlan {
+            roots: roots.paths().to_vec(),
+            database_id: roots.database_id(),
+            tables: Vec::new(),
+            parts: Vec::new(),
+            all_tables: self.tables.is_none(),
+            env: env.clone(),
+        };
+        let mut unmatched = Vec::new();
+        for setup in self.setups(&env, &roots)? {
+            let survey = Survey::take(&setup)?;
+            let walked = survey.walk(&mut filter)?;
+            if walked.boundary.is_none() && survey.records() > 0 && self.no_match == NoMatch::Refuse
+            {
+                unmatched.push((setup.name.clone(), survey.has_collected()));
+                continue;
+            }
+            let (planned, cut) = TablePlan::make(&setup.name, &survey, walked, self.no_match);
+            plan.parts.push(Part { table: setup.name, shape: survey.shape(), cut });
+            plan.tables.push(planned);
+        }
+        refuse_unmatched(&unmatched)?;
+        Ok(plan)
+    }
+
+    /// Finishes a rollback that was begun and interrupted, if there is one. Opening the database for writing does the same.
+    ///
+    /// # Errors
+    /// `Locked`, what keeps the roots from being opened, and what the file system says; it may be called again.
+    pub fn finish(&self) -> Result<Option<RollbackReport>> {
+        let env = self.environment()?;
+        let roots = Roots::open_for_writing(&env, &self.roots, false)?;
+        finish_pending(&env, &roots)
+    }
+
+    fn setups(&self, env: &Env, roots: &Roots) -> Result<Vec<TableSetup>> {
+        let mut names = match &self.tables {
+            Some(names) => names.iter().map(TableName::new).collect::<Result<Vec<_>>>()?,
+            None => roots.table_names(env)?,
+        };
+        names.sort();
+        names.dedup();
+        let mut setups = Vec::with_capacity(names.len());
+        for name in names {
+            let setup = TableSetup::for_files(name, env, roots.paths());
+            match presence(&*env.fs, &setup.dirs)? {
+                Presence::Present => setups.push(setup),
+                _ if self.tables.is_none() => {} // half created or half dropped
+                _ => {
+                    let message = format!("table {}: there is none of this name", setup.name);
+                    return Err(Error::new(ErrorKind::Missing, message));
+                }
+            }
+        }
+        Ok(setups)
+    }
+}
+
+fn refuse_unmatched(unmatched: &[(TableName, bool)]) -> Result<()> {
+    if unmatched.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = unmatched.iter().map(|(name, _)| name.to_string()).collect();
+    let collected = unmatched.iter().any(|(_, has_collected)| *has_collected);
+    let hint = if collected { " Older values of it have been collected." } else { "" };
+    let message = format!(
+        "the filter keeps nothing in table {}: everything in it may be newer than the point to roll back to, or the \
+         filter does not understand its keys.{hint} Nothing was changed; leave the table out, or say what is to become of \
+         such tables: keep or clear",
+        names.join(", ")
+    );
+    Err(Error::new(ErrorKind::InvalidArgument, message))
+}

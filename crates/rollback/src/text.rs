@@ -1,0 +1,146 @@
+//! How keys, times and tables of figures look.
+
+use std::fmt::{self, Write};
+use std::path::PathBuf;
+
+use lithdb_env::UnixMillis;
+use serde::{Serialize, Serializer};
+
+/// So many characters of a key are shown in a column.
+const SHORT: usize = 40;
+
+/// A key: readable text as it is, everything else as `0x` and hex digits.
+pub(crate) fn show_key(key: &[u8]) -> String {
+    let is_hidden = |c: char| {
+        let moves_text =
+            matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+        c.is_control() || moves_text
+    };
+    match std::str::from_utf8(key) {
+        Ok(text) if !text.starts_with("0x") && !text.chars().any(is_hidden) => text.to_owned(),
+        _ => key.iter().fold("0x".to_owned(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        }),
+    }
+}
+
+/// The beginning of a key.
+pub(crate) fn short_key(key: &[u8]) -> String {
+    let shown = show_key(key);
+    match shown.char_indices().nth(SHORT) {
+        Some((end, _)) => format!("{}…", shown.get(..end).unwrap_or_default()),
+        None => shown,
+    }
+}
+
+pub(crate) fn none() -> String {
+    "–".to_owned()
+}
+
+/// A time of the wall clock, in UTC. After Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
+pub(crate) fn time(time: UnixMillis) -> String {
+    let (secs, millis) = (time.0 / 1000, time.0 % 1000);
+    let (days, of_day) = (secs / 86_400, secs % 86_400);
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+pub(crate) fn key<S: Serializer>(key: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    show_key(key).serialize(serializer)
+}
+
+pub(crate) fn paths<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
+}
+
+/// Rows of text under a heading; figures to the right.
+pub(crate) struct Columns {
+    rows: Vec<Vec<String>>,
+}
+
+impl Columns {
+    pub(crate) fn new(heading: &[&str]) -> Self {
+        Self { rows: vec![heading.iter().map(|&name| name.to_owned()).collect()] }
+    }
+
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.into());
+    }
+
+    /// Whether the cells of a column below the heading are numbers or nothing.
+    fn is_figures(&self, column: usize) -> bool {
+        let cells = self.rows.iter().skip(1).filter_map(|row| row.get(column));
+        cells.clone().next().is_some()
+            && cells.clone().all(|cell| cell == "–" || cell.bytes().all(|b| b.is_ascii_digit()))
+    }
+}
+
+impl fmt::Display for Columns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = self.rows.first().map_or(0, Vec::len);
+        let width = |n: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(n));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+        };
+        let widths: Vec<(usize, bool)> =
+            (0..columns).map(|n| (width(n), self.is_figures(n))).collect();
+        for (n, row) in self.rows.iter().enumerate() {
+            let mut line = String::new();
+            for (cell, (width, is_figures)) in row.iter().zip(&widths) {
+                let _ = match is_figures {
+                    true => write!(line, "{cell:>width$}  "),
+                    false => write!(line, "{cell:<width$}  "),
+                };
+            }
+            if n > 0 {
+                f.write_char('\n')?;
+            }
+            f.write_str(line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_dates_in_utc() {
+        for (millis, shown) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (1_709_251_199_999, "2024-02-29T23:59:59.999Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(time(UnixMillis(millis)), shown);
+        }
+        // Far beyond every calendar, and no overflow.
+        assert!(time(UnixMillis(u64::MAX)).ends_with("Z"));
+    }
+
+    #[test]
+    fn keys_are_text_or_hex() {
+        assert_eq!(show_key(b"h:1"), "h:1");
+        assert_eq!(show_key(b"\x00\xff"), "0x00ff");
+        assert_eq!(show_key(b"0x1"), "0x307831");
+        assert_eq!(short_key(&[b'k'; 41]), format!("{}…", "k".repeat(40)));
+    }
+
+    #[test]
+    fn figures_stand_to_the_right() {
+        let mut columns = Columns::new(&["table", "keys"]);
+        columns.row(["blocks".to_owned(), "7".to_owned()]);
+        columns.row(["b".to_owned(), "123456".to_owned()]);
+        assert_eq!(columns.to_string(), "table     keys\nblocks       7\nb       123456");
+    }
+}

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use lithdb::TableName;
 
-use crate::commands::{dump, gc, get, info, load, put, rebuild_keymap, repair, scan, tour, verify};
+use crate::commands::{
+    dump, gc, get, info, load, put, rebuild_keymap, repair, rollback, scan, tour, verify,
+};
 use crate::failure::Failure;
 
 /// LithDB from a terminal: data that is written once, kept for a while and dropped in bulk.
@@ -69,6 +71,8 @@ pub(crate) enum Command {
     Dump(dump::Args),
     /// Show what would have to be given up so that a damaged database opens again, or give it up
     Repair(repair::Args),
+    /// Rewind a stopped database to an earlier point: all tables or none
+    Rollback(rollback::Args),
     /// Rebuild the keymaps from the key files and check them both ways
     RebuildKeymap(rebuild_keymap::Args),
     /// A guided demonstration on real files: load, compare, reopen, expire, read beside a writer, verify

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use lithdb_env::{Env, Error, ErrorKind, Result};
-use lithdb_segment::TableName;
+use lithdb_segment::{ReadMode, TableName};
 use lithdb_table::cut::{RecordRef, Survey, Verdict};
 use lithdb_table::roots::Roots;
 use lithdb_table::{Presence, TableSetup, presence};
@@ -33,6 +33,7 @@ pub struct Rollback {
     roots: Vec<PathBuf>,
     tables: Option<Vec<String>>,
     no_match: NoMatch,
+    read_mode: ReadMode,
     env: Option<Env>,
 }
 
@@ -40,7 +41,7 @@ impl Rollback {
     /// A rollback of the database in these root directories, all of them, in any order.
     pub fn new<P: Into<PathBuf>>(roots: impl IntoIterator<Item = P>) -> Self {
         let roots = roots.into_iter().map(Into::into).collect();
-        Self { roots, tables: None, no_match: NoMatch::Refuse, env: None }
+        Self { roots, tables: None, no_match: NoMatch::Refuse, read_mode: ReadMode::Map, env: None }
     }
 
     /// Rolls back these tables only; the others stay as they are.
@@ -54,6 +55,13 @@ impl Rollback {
     #[must_use]
     pub fn on_no_match(mut self, no_match: NoMatch) -> Self {
         self.no_match = no_match;
+        self
+    }
+
+    /// How key files are read. Mapped by default, which is faster.
+    #[must_use]
+    pub fn read_mode(mut self, read_mode: ReadMode) -> Self {
+        self.read_mode = read_mode;
         self
     }
 
@@ -130,7 +138,8 @@ impl Rollback {
         names.dedup();
         let mut setups = Vec::with_capacity(names.len());
         for name in names {
-            let setup = TableSetup::for_files(name, env, roots.paths());
+            let mut setup = TableSetup::for_files(name, env, roots.paths());
+            setup.read_mode = self.read_mode;
             match presence(&*env.fs, &setup.dirs)? {
                 Presence::Present => setups.push(setup),
                 _ if self.tables.is_none() => {} // half created or half dropped

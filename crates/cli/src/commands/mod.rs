@@ -9,6 +9,7 @@ pub(crate) mod ls;
 pub(crate) mod put;
 pub(crate) mod rebuild_keymap;
 pub(crate) mod repair;
+pub(crate) mod rollback;
 pub(crate) mod scan;
 pub(crate) mod tour;
 pub(crate) mod verify;
@@ -37,6 +38,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Asked::Gc(args) => gc::run(&args, &mut command),
         Asked::Dump(args) => dump::run(&args, &mut command),
         Asked::Repair(args) => repair::run(&args, &mut command),
+        Asked::Rollback(args) => rollback::run(&args, &mut command),
         Asked::RebuildKeymap(args) => rebuild_keymap::run(&args, &mut command),
         Asked::Tour(args) => tour::run(&args, &mut command),
     }?;

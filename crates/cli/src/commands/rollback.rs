@@ -1,0 +1,222 @@
+//! `lith rollback`: rewinds a stopped database, all tables or none. `--json`: `{"plan":…,"executed":…,"report":…}`; with
+//! `--finish`: `{"finished":…,"report":…}`.
+
+use std::io::{BufRead, Write};
+use std::ops::ControlFlow;
+
+use clap::ValueEnum;
+use lithdb::env::UnixMillis;
+use lithdb::rollback::{Phase, max_be_u64, through_key, through_position, written_before};
+use lithdb::{ErrorKind, NoMatch, Position, RecordRef, Rollback, RollbackPlan, SegmentId, Verdict};
+use serde_json::json;
+
+use crate::args::parse_table;
+use crate::database::Command;
+use crate::failure::Failure;
+use crate::keys::{self, Key};
+use crate::output::{duration, remark};
+use crate::progress::{Progress, Spinner};
+
+/// The arguments of `lith rollback`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    to: Target,
+    /// A table to be rolled back; once for each. All of them if none is named
+    #[arg(long = "table", value_name = "TABLE", value_parser = parse_table)]
+    tables: Vec<String>,
+    /// What becomes of a table in which nothing is to be kept
+    #[arg(long, value_name = "WHAT", default_value = "refuse")]
+    no_match: OnNoMatch,
+    /// Show what would go, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+// The point to roll back to. Not a doc comment: clap would print it as what the command does.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Target {
+    /// Keep through the newest record of this key
+    #[arg(long, value_name = "KEY", value_parser = keys::parse)]
+    through_key: Option<Key>,
+    /// Keep while the eight bytes at OFFSET of the primary key, as a big-endian number, are VALUE or less
+    #[arg(long, value_name = "OFFSET:VALUE", value_parser = parse_number)]
+    max_be_u64: Option<(usize, u64)>,
+    /// Keep what had been flushed, or sealed, at this time: 2026-11-21T08:00:00Z, or @ and seconds since 1970
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    before: Option<UnixMillis>,
+    /// Keep through the record at this position, as `lith scan` and `lith dump` show it
+    #[arg(long, value_name = "SEGMENT:OFFSET", value_parser = parse_position)]
+    through_position: Option<Position>,
+    /// Only finish a rollback that was interrupted
+    #[arg(long)]
+    finish: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OnNoMatch {
+    /// Refuse, and name the tables
+    Refuse,
+    /// Leave the table as it is
+    Keep,
+    /// Empty the table
+    Clear,
+}
+
+fn parse_pair<A: std::str::FromStr, B: std::str::FromStr>(typed: &str) -> Option<(A, B)> {
+    let (a, b) = typed.split_once(':')?;
+    Some((a.parse().ok()?, b.parse().ok()?))
+}
+
+fn parse_number(typed: &str) -> Result<(usize, u64), String> {
+    parse_pair(typed).ok_or_else(|| format!("expected two numbers like 1:100, found {typed:?}"))
+}
+
+fn parse_position(typed: &str) -> Result<Position, String> {
+    let pair = parse_pair(typed).map(|(id, offset)| Position::new(SegmentId(id), offset));
+    pair.ok_or_else(|| format!("expected a position like 12:4096, found {typed:?}"))
+}
+
+/// A time as somebody types it.
+fn parse_time(typed: &str) -> Result<UnixMillis, String> {
+    let parsed = match typed.strip_prefix('@') {
+        Some(secs) => secs.parse::<u64>().ok().and_then(|secs| secs.checked_mul(1000)),
+        None => {
+            let time = typed.parse::<jiff::Timestamp>();
+            time.ok().and_then(|time| u64::try_from(time.as_millisecond()).ok())
+        }
+    };
+    parsed.map(UnixMillis).ok_or_else(|| {
+        format!("expected a time with its zone like 2026-11-21T08:00:00Z, or @1795000000, found {typed:?}")
+    })
+}
+
+/// Plans, shows, asks and rolls back.
+pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
+    let options = command.options()?;
+    if command.out.is_json() && !(args.yes || args.dry_run || args.to.finish) {
+        return Err(Failure::usage("--json cannot ask: expected --yes or --dry-run with it"));
+    }
+    let no_match = match args.no_match {
+        OnNoMatch::Refuse => NoMatch::Refuse,
+        OnNoMatch::Keep => NoMatch::Keep,
+        OnNoMatch::Clear => NoMatch::Clear,
+    };
+    let mut rollback = Rollback::new(options.roots).on_no_match(no_match);
+    rollback = rollback.read_mode(options.read_mode);
+    if !args.tables.is_empty() {
+        rollback = rollback.tables(&args.tables);
+    }
+    if args.to.finish {
+        return finish(&rollback, command);
+    }
+    let plan = match args.to.plan(&rollback) {
+        // It is going to happen whatever comes next.
+        Err(error) if error.kind() == ErrorKind::RollbackPending && !args.dry_run => {
+            remark("an interrupted rollback is finished first");
+            rollback.finish()?;
+            args.to.plan(&rollback)?
+        }
+        planned => planned?,
+    };
+    carry_out(args, plan, command)
+}
+
+fn finish(rollback: &Rollback, command: &mut Command) -> Result<(), Failure> {
+    let report = rollback.finish()?;
+    match &report {
+        Some(report) => command.out.text(report)?,
+        None => command.out.text("there is none to finish")?,
+    }
+    command.out.json(&json!({
+        "finished": report.is_some(),
+        "report": serde_json::to_value(&report).map_err(Failure::failed)?,
+    }))
+}
+
+fn carry_out(args: &Args, plan: RollbackPlan, command: &mut Command) -> Result<(), Failure> {
+    let shown = serde_json::to_value(&plan).map_err(Failure::failed)?;
+    let done = |executed: bool, report: serde_json::Value| json!({ "plan": shown, "executed": executed, "report": report });
+    command.out.text(&plan)?;
+    if plan.is_empty() {
+        command.out.text("nothing to roll back")?;
+        return command.out.json(&done(false, serde_json::Value::Null));
+    }
+    if args.dry_run {
+        command.out.text("nothing was changed")?;
+        return command.out.json(&done(false, serde_json::Value::Null));
+    }
+    command.out.flush()?;
+    if !args.yes && !agreed()? {
+        return Err(Failure::failed("nothing was changed"));
+    }
+    let mut bar = Progress::new("rolling back", 0);
+    let report = plan.execute_with(|progress| {
+        if progress.phase == Phase::Applying {
+            bar.set(progress.bytes_done, progress.bytes_total);
+        }
+        ControlFlow::Continue(())
+    })?;
+    drop(bar);
+    command.out.text(&report)?;
+    command.out.text(format_args!("rolled back in {}", duration(report.took)))?;
+    let report = serde_json::to_value(&report).map_err(Failure::failed)?;
+    command.out.json(&done(true, report))
+}
+
+/// Asks on standard error; only a yes is a yes.
+fn agreed() -> Result<bool, Failure> {
+    let mut err = std::io::stderr();
+    let _ = write!(err, "lith: this cannot be undone; roll back? [yes/no] ");
+    let _ = err.flush();
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    read.map_err(|e| Failure::io("read the answer", &e))?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+impl Target {
+    fn plan(&self, rollback: &Rollback) -> lithdb::Result<RollbackPlan> {
+        let _spinner = Spinner::new("planning");
+        rollback.plan(self.filter())
+    }
+
+    fn filter(&self) -> Box<dyn FnMut(&RecordRef<'_>) -> lithdb::Result<Verdict>> {
+        match self {
+            Self { through_key: Some(key), .. } => Box::new(through_key(key.0.clone())),
+            Self { max_be_u64: Some((offset, max)), .. } => Box::new(max_be_u64(*offset, *max)),
+            Self { before: Some(time), .. } => Box::new(written_before(*time)),
+            Self { through_position: Some(at), .. } => Box::new(through_position(*at)),
+            // One of them is required.
+            Self { .. } => Box::new(|_| Ok(Verdict::Keep)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_a_zone_or_are_seconds() {
+        assert_eq!(parse_time("@1700000000"), Ok(UnixMillis(1_700_000_000_000)));
+        assert_eq!(parse_time("1970-01-01T00:00:01.5Z"), Ok(UnixMillis(1500)));
+        assert_eq!(parse_time("1970-01-01T01:00:00+01:00"), Ok(UnixMillis(0)));
+        for typed in ["yesterday", "1970-01-01T00:00:00", "@", "@-1", "1960-01-01T00:00:00Z"] {
+            assert!(parse_time(typed).unwrap_err().contains(typed), "{typed}");
+        }
+    }
+
+    #[test]
+    fn pairs_of_numbers() {
+        assert_eq!(parse_number("1:100"), Ok((1, 100)));
+        assert_eq!(parse_position("3:64"), Ok(Position::new(SegmentId(3), 64)));
+        for typed in ["", "1", "1:", ":1", "1:2:3", "-1:2", "4294967296:1"] {
+            assert!(parse_position(typed).is_err(), "{typed}");
+        }
+    }
+}

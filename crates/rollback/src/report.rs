@@ -22,6 +22,7 @@ pub struct RollbackReport {
     /// The tables.
     pub tables: Vec<TableReport>,
     /// How long this call took.
+    #[serde(rename = "took_seconds", serialize_with = "text::seconds")]
     pub took: Duration,
 }
 

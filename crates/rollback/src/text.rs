@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lithdb_env::UnixMillis;
 use serde::{Serialize, Serializer};
@@ -47,6 +48,10 @@ pub(crate) fn time(time: UnixMillis) -> String {
 
 pub(crate) fn key<S: Serializer>(key: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     show_key(key).serialize(serializer)
+}
+
+pub(crate) fn seconds<S: Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    took.as_secs_f64().serialize(serializer)
 }
 
 pub(crate) fn paths<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {

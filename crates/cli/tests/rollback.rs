@@ -1,0 +1,218 @@
+//! `lith rollback`, as an operator uses it, and killed at any moment.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use lithdb::{Db, DbOptions, TableOptions};
+use support::{Bench, alone, bare, lith};
+
+const TABLES: [&str; 3] = ["blocks", "events", "receipts"];
+
+/// A letter and a number, big-endian.
+fn key(n: u64) -> Vec<u8> {
+    [b"n", &n.to_be_bytes()[..]].concat()
+}
+
+fn value(n: u64) -> Vec<u8> {
+    n.to_le_bytes().repeat(1 + n as usize * 37 % 400)
+}
+
+fn shown(n: u64) -> String {
+    key(n).iter().fold("0x".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+/// Every table has the numbers 0 to 59, in segments of seven.
+fn bench() -> Bench {
+    let bench = Bench::new();
+    bench.prepare(|db| {
+        let options = TableOptions::new().segment_keys(7).inline_max_bytes(256);
+        for name in TABLES {
+            let table = db.table(name, options.clone()).unwrap();
+            for n in 0..60 {
+                table.put(&key(n), &value(n)).unwrap();
+            }
+        }
+    });
+    bench
+}
+
+/// The numbers that a table holds, each with its value.
+fn numbers(db: &Db, table: &str) -> Vec<u64> {
+    let table = db.existing_table(table).unwrap();
+    let numbers = table.iter().unwrap().map(|entry| {
+        let entry = entry.unwrap();
+        let n = u64::from_be_bytes(entry.key()[1..].try_into().unwrap());
+        assert_eq!(entry.value().unwrap(), value(n)[..]);
+        assert_eq!(table.get(entry.key()).unwrap().unwrap(), value(n)[..]);
+        n
+    });
+    numbers.collect()
+}
+
+fn all_numbers(bench: &Bench) -> Vec<Vec<u64>> {
+    let db = bench.open();
+    let found = TABLES.iter().map(|table| numbers(&db, table)).collect();
+    db.close().unwrap();
+    found
+}
+
+#[test]
+fn to_a_number_then_to_a_key_then_on() {
+    let bench = bench();
+    let shows = bench.lith(&["rollback", "--max-be-u64", "1:40", "--dry-run"]).ok();
+    assert!(shows.contains("nothing was changed"), "{shows}");
+    assert_eq!(all_numbers(&bench), vec![(0..60).collect::<Vec<_>>(); 3]);
+    let done = bench.lith(&["rollback", "--max-be-u64", "1:40", "--yes", "--json"]).json();
+    assert_eq!(done["executed"], true);
+    for (n, table) in TABLES.iter().enumerate() {
+        let report = &done["report"]["tables"][n];
+        assert_eq!((&report["table"], &report["action"]), (&(*table).into(), &"cut".into()));
+        assert_eq!(report["boundary"]["key"], shown(40));
+        assert_eq!(report["discarded"]["values"], 19);
+    }
+    assert_eq!(all_numbers(&bench), vec![(0..=40).collect::<Vec<_>>(); 3]);
+    bench.lith(&["verify"]).ok();
+    let to = shown(33);
+    bench.lith(&["rollback", "--through-key", &to, "--table", "events", "--yes"]).ok();
+    let found = all_numbers(&bench);
+    assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [41, 34, 41]);
+    let nothing = bench.lith(&["rollback", "--max-be-u64", "1:40", "--yes"]).ok();
+    assert!(nothing.contains("nothing to roll back"), "{nothing}");
+    bench.lith_with(&["put", "events", "again"], b"new").ok();
+    assert_eq!(bench.lith(&["get", "events", "again"]).ok(), "new");
+    bench.lith(&["verify"]).ok();
+}
+
+#[test]
+fn to_a_time_between_two_openings() {
+    let bench = bench();
+    // Closing wrote a mark with the time of the flush; what comes now is later by a second at least.
+    std::thread::sleep(Duration::from_millis(1100));
+    let before = lithdb::env::Env::os(1).unwrap().clock.now();
+    std::thread::sleep(Duration::from_millis(1100));
+    bench.prepare(|db| {
+        for name in TABLES {
+            let table = db.existing_table(name).unwrap();
+            for n in 60..70 {
+                table.put(&key(n), &value(n)).unwrap();
+            }
+        }
+    });
+    let time = format!("@{}", before.0 / 1000);
+    bench.lith(&["rollback", "--before", &time, "--yes"]).ok();
+    assert_eq!(all_numbers(&bench), vec![(0..60).collect::<Vec<_>>(); 3]);
+}
+
+#[test]
+fn only_a_yes_is_a_yes() {
+    let bench = bench();
+    let to = ["rollback", "--max-be-u64", "1:3"];
+    for answer in ["no\n", "\n", "", "yesterday\n"] {
+        let said = bench.lith_with(&to, answer.as_bytes()).failed();
+        assert!(said.contains("nothing was changed"), "{said}");
+    }
+    assert_eq!(all_numbers(&bench)[0].len(), 60);
+    let run = bench.lith_with(&to, b"yes\n");
+    assert_eq!(run.output.status.code(), Some(0), "{run:?}");
+    assert_eq!(all_numbers(&bench), vec![(0..=3).collect::<Vec<_>>(); 3]);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_before_anything_is_read() {
+    let bench = bench();
+    for (args, why) in [
+        (&["rollback"][..], "required"),
+        (&["rollback", "--finish", "--before", "@1"], "--before"),
+        (&["rollback", "--before", "noon"], "noon"),
+        (&["rollback", "--max-be-u64", "100"], "1:100"),
+        (&["rollback", "--through-key", "k", "--no-match", "maybe"], "maybe"),
+        (&["rollback", "--through-key", "k", "--json"], "--yes"),
+        (&["rollback", "--through-key", "k", "--table", "no table"], "no table"),
+    ] {
+        let said = bench.lith(args).usage();
+        assert!(said.contains(why), "{said}");
+    }
+    let said = bare(&["rollback", "--finish"]).usage();
+    assert!(said.contains("--db"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_done_says_why_and_changes_nothing() {
+    let bench = bench();
+    let said = bench.lith(&["rollback", "--through-key", "nobody", "--yes"]).failed();
+    assert!(said.contains("blocks, events, receipts"), "{said}");
+    let said = bench.lith(&["rollback", "--max-be-u64", "7:1", "--yes"]).failed();
+    assert!(said.contains("8 bytes at offset 7"), "{said}");
+    let missing = ["rollback", "--through-key", "k", "--table", "nowhere", "--yes"];
+    let said = bench.lith(&missing).failed();
+    assert!(said.contains("nowhere"), "{said}");
+    let db = bench.open();
+    let said = bench.lith(&["rollback", "--max-be-u64", "1:3", "--yes"]).failed();
+    assert!(said.contains("open for writing"), "{said}");
+    db.close().unwrap();
+    assert_eq!(all_numbers(&bench)[0].len(), 60);
+    let none = bench.lith(&["rollback", "--finish"]).ok();
+    assert!(none.contains("none"), "{none}");
+}
+
+/// Copies a directory with everything in it.
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
+/// Killed with SIGKILL at any moment, which is a crash of the process and not of the machine: afterwards all tables are at
+/// the old state, or all at the new one. `LITHDB_KILL_ROUNDS` sets how often.
+#[test]
+fn killed_at_any_moment_all_tables_are_old_or_all_are_new() {
+    let rounds: u32 = std::env::var("LITHDB_KILL_ROUNDS").map_or(100, |n| n.parse().unwrap());
+    let whole = bench();
+    let mut ends = [0_u32; 2];
+    let (mut pending, mut longest) = (0, Duration::from_millis(100));
+    for round in 0..rounds.max(100) {
+        let scratch = Bench::new();
+        copy(&whole.db(), &scratch.db());
+        let mut command = lith();
+        command.args(["rollback", "--max-be-u64", "1:24", "--yes", "--db"]).arg(scratch.db());
+        let started = Instant::now();
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Moments all over the time that it takes, which the rounds that it survives tell.
+        std::thread::sleep(longest.mul_f64(f64::from(round * 37 % 101) / 90.0));
+        let survived = child.try_wait().unwrap().is_some();
+        let _ = child.kill();
+        child.wait().unwrap();
+        if survived {
+            longest = started.elapsed().min(longest.mul_f64(1.1)).max(Duration::from_millis(5));
+        } else {
+            longest = longest.mul_f64(1.02);
+        }
+        pending += u32::from(scratch.db().join("rollback.intent").exists());
+        // Every third time by the tool, else by opening the database.
+        if round % 3 == 0 {
+            let _ = scratch.lith(&["rollback", "--finish"]).ok();
+        }
+        let found = all_numbers(&scratch);
+        let is_new = found[0].len() == 25;
+        let end = if is_new { 25 } else { 60 };
+        assert_eq!(found, vec![(0..end).collect::<Vec<_>>(); 3], "round {round}");
+        assert!(is_new || !survived, "round {round}: it had ended, and nothing had changed");
+        ends[usize::from(is_new)] += 1;
+        if round % 10 == 0 {
+            scratch.prepare_with(alone(), |db| {
+                let table = db.existing_table("events").unwrap();
+                table.put(&key(1000), &value(1000)).unwrap();
+            });
+            scratch.lith(&["verify"]).ok();
+            let db = Db::open_read_only(DbOptions::new([scratch.db()])).unwrap();
+            assert_eq!(numbers(&db, "events").len(), end as usize + 1);
+        }
+    }
+    println!("{rounds} kills: {} old, {} new, {pending} in the middle", ends[0], ends[1]);
+    assert!(ends.iter().all(|count| *count > 0), "{ends:?}");
+    assert_eq!(all_numbers(&whole), vec![(0..60).collect::<Vec<_>>(); 3], "the template");
+}

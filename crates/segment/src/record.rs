@@ -8,6 +8,7 @@ use lithdb_env::UnixMillis;
 use crate::bytes_le::{u16_at, u32_at, u64_at};
 use crate::header::Identity;
 use crate::ids::{Address, SegmentId, ShardId};
+use crate::seed::{Seeds, append_word};
 
 /// What every record begins with: checksum, kind, flags, `n`.
 pub const PREFIX_LEN: usize = 8;
@@ -199,19 +200,6 @@ pub enum Invalid {
     Meaning(&'static str),
 }
 
-/// The start value of a record's checksum.
-pub fn seed(identity: &Identity, offset: u32, epoch: u64) -> u32 {
-    let mut bytes = [0_u8; 24];
-    let (table, rest) = bytes.split_at_mut(8);
-    let (segment, rest) = rest.split_at_mut(4);
-    let (at, epoch_bytes) = rest.split_at_mut(4);
-    table.copy_from_slice(&identity.table_id.to_le_bytes());
-    segment.copy_from_slice(&identity.segment.0.to_le_bytes());
-    at.copy_from_slice(&offset.to_le_bytes());
-    epoch_bytes.copy_from_slice(&epoch.to_le_bytes());
-    crc32c::crc32c(&bytes)
-}
-
 /// Appends records to a buffer. `start` is the offset that the buffer's first byte has in the file.
 #[derive(Debug)]
 pub struct Encoder<'a> {
@@ -237,13 +225,13 @@ impl Encoder<'_> {
     }
 
     fn finish(&mut self, start: usize, epoch: u64) {
-        let seed = seed(&self.identity, self.offset as u32, epoch);
+        let seed = Seeds::new(&self.identity, epoch).at(self.offset as u32);
         let covered = self.buffer.get(start + 4..).unwrap_or_default();
-        let checksum = crc32c::crc32c_append(seed, covered).to_le_bytes();
+        let checksum = crc32c::crc32c_append(seed, covered);
         if let Some(field) = self.buffer.get_mut(start..start + 4) {
-            field.copy_from_slice(&checksum);
+            field.copy_from_slice(&checksum.to_le_bytes());
         }
-        self.running = crc32c::crc32c_append(self.running, &checksum);
+        self.running = append_word(self.running, checksum);
         self.offset += (self.buffer.len() - start) as u64;
     }
 
@@ -333,21 +321,43 @@ pub fn decode<'a>(
     offset: u32,
     bytes: &'a [u8],
 ) -> Result<Decoded<'a>, Invalid> {
+    decode_with(&FileSeeds::new(identity, epoch), offset, bytes)
+}
+
+/// The start values of a file's checksums where a reader of it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FileSeeds {
+    epoch: Seeds,
+    salt: Seeds,
+}
+
+impl FileSeeds {
+    pub(crate) fn new(identity: &Identity, epoch: u64) -> Self {
+        Self { epoch: Seeds::new(identity, epoch), salt: Seeds::new(identity, identity.salt) }
+    }
+}
+
+/// As [`decode`], for somebody who decodes many records of one file.
+pub(crate) fn decode_with<'a>(
+    seeds: &FileSeeds,
+    offset: u32,
+    bytes: &'a [u8],
+) -> Result<Decoded<'a>, Invalid> {
     let prefix = bytes.first_chunk::<PREFIX_LEN>().ok_or(Invalid::CutShort)?;
     let [a, b, c, d, kind, flags, n0, n1] = *prefix;
     let found = u32::from_le_bytes([a, b, c, d]);
     let n = usize::from(u16::from_le_bytes([n0, n1]));
-    let (kind, covered, epoch) = match kind {
-        1 => (Kind::Key, KEY_FIXED_LEN + n, epoch),
-        2 => (Kind::Epoch, EPOCH_LEN, identity.salt),
-        3 => (Kind::Chain, CHAIN_FIXED_LEN + 8 * n, identity.salt),
-        4 => (Kind::Mark, MARK_FIXED_LEN + 8 * n, identity.salt),
-        5 => (Kind::Padding, n.max(PREFIX_LEN), epoch),
+    let (kind, covered, seeds) = match kind {
+        1 => (Kind::Key, KEY_FIXED_LEN + n, seeds.epoch),
+        2 => (Kind::Epoch, EPOCH_LEN, seeds.salt),
+        3 => (Kind::Chain, CHAIN_FIXED_LEN + 8 * n, seeds.salt),
+        4 => (Kind::Mark, MARK_FIXED_LEN + 8 * n, seeds.salt),
+        5 => (Kind::Padding, n.max(PREFIX_LEN), seeds.epoch),
         other => return Err(Invalid::Kind(other)),
     };
     let record = bytes.get(..covered).ok_or(Invalid::CutShort)?;
     let body = record.get(4..).ok_or(Invalid::CutShort)?;
-    let expected = crc32c::crc32c_append(seed(identity, offset, epoch), body);
+    let expected = crc32c::crc32c_append(seeds.at(offset), body);
     if expected != found {
         return Err(Invalid::Checksum { expected, found });
     }
@@ -433,7 +443,7 @@ pub(crate) fn check_key_record(
         return Err(Invalid::Kind(kind));
     }
     let body = bytes.get(4..).ok_or(Invalid::CutShort)?;
-    match crc32c::crc32c_append(seed(identity, offset, epoch), body) {
+    match crc32c::crc32c_append(Seeds::new(identity, epoch).at(offset), body) {
         expected if expected == found => Ok(()),
         expected => Err(Invalid::Checksum { expected, found }),
     }

@@ -142,7 +142,7 @@ fn forged(at: u32, epoch: u64, kind: u8, flags: u8, n: u16, body: &[u8]) -> Vec<
     bytes.extend([kind, flags]);
     bytes.extend(n.to_le_bytes());
     bytes.extend(body);
-    let checksum = crc32c::crc32c_append(seed(&IDENTITY, at, epoch), &bytes[4..]);
+    let checksum = crc32c::crc32c_append(Seeds::new(&IDENTITY, epoch).at(at), &bytes[4..]);
     bytes[..4].copy_from_slice(&checksum.to_le_bytes());
     bytes
 }

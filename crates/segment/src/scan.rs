@@ -12,9 +12,10 @@ use lithdb_env::{Error, ErrorKind, Result};
 use crate::header::{HEADER_LEN, KeyHeader};
 use crate::ids::{Position, ShardId};
 use crate::record::{
-    Chain, Decoded, Flags, Invalid, KeyRecord, MARK_ALIGN, MARK_FIXED_LEN, MARK_MAGIC,
-    MAX_RECORD_LEN, Mark, Record, decode, decode_unchecked, encoded_len,
+    Chain, Decoded, FileSeeds, Flags, Invalid, KeyRecord, MARK_ALIGN, MARK_FIXED_LEN, MARK_MAGIC,
+    MAX_RECORD_LEN, Mark, Record, decode_unchecked, decode_with, encoded_len,
 };
+use crate::seed::append_word;
 
 /// How many bytes are read at a time when the file is not mapped.
 const WINDOW_LEN: usize = 1 << 20;
@@ -79,6 +80,16 @@ pub struct Totals {
     pub value_ends: Vec<u64>,
 }
 
+impl Totals {
+    /// Becomes equal to `now`, of the same file, without a new list.
+    fn catch_up(&mut self, now: &Self) {
+        let Self { key_end, records, primaries, running, value_ends } = now;
+        (self.key_end, self.records) = (*key_end, *records);
+        (self.primaries, self.running) = (*primaries, *running);
+        self.value_ends.copy_from_slice(value_ends);
+    }
+}
+
 /// One key record, borrowed from the scanner's window.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
@@ -98,7 +109,7 @@ pub struct Scanner<S> {
     window: Bytes,
     window_start: u64,
     offset: u64,
-    epoch: u64,
+    seeds: FileSeeds,
     epochs: Vec<(u32, u64)>,
     now: Totals,
     committed: Totals,
@@ -131,7 +142,7 @@ impl<S: KeySource> Scanner<S> {
             window: Bytes::new(),
             window_start: start,
             offset: start,
-            epoch: header.identity.salt,
+            seeds: FileSeeds::new(&header.identity, header.identity.salt),
             epochs: Vec::new(),
             now: totals.clone(),
             committed: totals,
@@ -184,7 +195,7 @@ impl<S: KeySource> Scanner<S> {
             let start = (self.offset - self.window_start) as usize;
             let bytes = self.window.get(start..).unwrap_or_default();
             let offset = self.offset as u32;
-            match decode(&self.header.identity, self.epoch, offset, bytes) {
+            match decode_with(&self.seeds, offset, bytes) {
                 Ok(decoded) => match take(&mut self.now, &mut self.group, &decoded, offset) {
                     Ok(ends_batch) => {
                         let len = decoded.len as u64;
@@ -192,7 +203,7 @@ impl<S: KeySource> Scanner<S> {
                         let is_key = matches!(record, Record::Key(_));
                         let problem = match record {
                             Record::Epoch(epoch, _) => {
-                                self.epoch = epoch;
+                                self.seeds = FileSeeds::new(&self.header.identity, epoch);
                                 self.epochs.push((offset, epoch));
                                 None
                             }
@@ -207,7 +218,7 @@ impl<S: KeySource> Scanner<S> {
                         self.offset += len;
                         self.now.key_end = self.offset;
                         if ends_batch {
-                            self.committed.clone_from(&self.now);
+                            self.committed.catch_up(&self.now);
                         }
                         if is_key {
                             return Ok(Some(offset));
@@ -313,7 +324,7 @@ impl<S: KeySource> Scanner<S> {
                     continue;
                 }
                 let offset = (at + start as u64) as u32;
-                let decoded = decode(&self.header.identity, self.epoch, offset, candidate);
+                let decoded = decode_with(&self.seeds, offset, candidate);
                 if let Ok(Decoded { record: Record::Mark(mark), .. }) = decoded
                     && mark.value_ends.len() == usize::from(self.header.shards)
                     && furthest.as_ref().is_none_or(|known| known.through < mark.through)
@@ -405,12 +416,11 @@ fn take(
     decoded: &Decoded<'_>,
     offset: u32,
 ) -> Result<bool, &'static str> {
-    let checksum = decoded.checksum.to_le_bytes();
     let Record::Key(record) = &decoded.record else {
         if group.is_some() {
             return Err("expected the rest of the batch");
         }
-        totals.running = crc32c::crc32c_append(totals.running, &checksum);
+        totals.running = append_word(totals.running, decoded.checksum);
         return Ok(true);
     };
     let start = record.offset;
@@ -437,7 +447,7 @@ fn take(
         return Err("expected a range before the record");
     }
     totals.records += 1;
-    totals.running = crc32c::crc32c_append(totals.running, &checksum);
+    totals.running = append_word(totals.running, decoded.checksum);
     let ends_group = record.flags.has(Flags::END_OF_GROUP);
     if record.flags.has(Flags::END_OF_BATCH) {
         *group = None;

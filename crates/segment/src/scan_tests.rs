@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::header::Identity;
 use crate::ids::SegmentId;
-use crate::record::{Encoder, KEY_FIXED_LEN, Kind, MAX_INLINE_LEN, MAX_KEY_LEN, seed};
+use crate::record::{Encoder, KEY_FIXED_LEN, Kind, MAX_INLINE_LEN, MAX_KEY_LEN, decode};
+use crate::seed::Seeds;
 
 const IDENTITY: Identity = Identity { table_id: 77, segment: SegmentId(5), salt: 0x5a17 };
 const PREDECESSOR: SegmentId = SegmentId(4);
@@ -195,7 +196,7 @@ impl KeyFile {
         self.bytes.extend([0, 0, 0, 0, kind as u8, 0]);
         self.bytes.extend(n.to_le_bytes());
         self.bytes.extend(body);
-        let seed = seed(&IDENTITY, start as u32, epoch);
+        let seed = Seeds::new(&IDENTITY, epoch).at(start as u32);
         let checksum = crc32c::crc32c_append(seed, &self.bytes[start + 4..]);
         self.bytes[start..start + 4].copy_from_slice(&checksum.to_le_bytes());
     }

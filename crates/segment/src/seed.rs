@@ -1,0 +1,116 @@
+//! The start values of a file's record checksums, and the checksum over checksums: both cheap enough for a scan.
+//!
+//! A checksum is linear in what it covers: of two seeds that differ in the offset alone, the checksums differ by a number
+//! that depends on the offsets alone. So one checksum of a seed per file and epoch is enough; the others come from it by four
+//! looks into a table, instead of 24 bytes each. (Tables by bytes: Sarwate, "Computation of cyclic redundancy checks via
+//! table look-up", 1988.)
+
+use crate::header::Identity;
+
+/// The Castagnoli polynomial, bits reversed.
+const POLYNOMIAL: u32 = 0x82f6_3b78;
+/// Bytes of the seed behind the offset: the epoch.
+const BEHIND_OFFSET: usize = 8;
+
+type Table = [[u32; 256]; 4];
+
+/// What each byte of an offset does to the checksum of a seed.
+static OFFSET: Table = table(BEHIND_OFFSET);
+/// What each byte of four does to the checksum that they end.
+static FOUR: Table = table(0);
+
+/// For each of four bytes and each of its values: what is left of it in a checksum `behind` bytes later.
+const fn table(behind: usize) -> Table {
+    let mut table = [[0; 256]; 4];
+    let mut at = 0;
+    while at < 4 {
+        let mut value = 0;
+        while value < 256 {
+            let mut rest = value as u32;
+            let mut bits = 8 * (4 - at + behind);
+            while bits > 0 {
+                rest = if rest & 1 == 1 { rest >> 1 ^ POLYNOMIAL } else { rest >> 1 };
+                bits -= 1;
+            }
+            #[allow(clippy::indexing_slicing)] // a constant: it would not compile
+            {
+                table[at][value] = rest;
+            }
+            value += 1;
+        }
+        at += 1;
+    }
+    table
+}
+
+#[allow(clippy::indexing_slicing)] // a byte is below 256
+#[inline]
+fn look_up(table: &Table, word: u32) -> u32 {
+    let [a, b, c, d] = word.to_le_bytes();
+    let [ta, tb, tc, td] = table;
+    ta[usize::from(a)] ^ tb[usize::from(b)] ^ tc[usize::from(c)] ^ td[usize::from(d)]
+}
+
+/// The start values of the checksums of a file's records in one epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seeds {
+    at_zero: u32,
+}
+
+impl Seeds {
+    /// Those of the file of `identity` in `epoch`; for records that do not depend on the epoch, that is the file's salt.
+    pub fn new(identity: &Identity, epoch: u64) -> Self {
+        let mut bytes = [0_u8; 24];
+        let (table, rest) = bytes.split_at_mut(8);
+        let (segment, rest) = rest.split_at_mut(4);
+        let (_, epoch_bytes) = rest.split_at_mut(4);
+        table.copy_from_slice(&identity.table_id.to_le_bytes());
+        segment.copy_from_slice(&identity.segment.0.to_le_bytes());
+        epoch_bytes.copy_from_slice(&epoch.to_le_bytes());
+        Self { at_zero: crc32c::crc32c(&bytes) }
+    }
+
+    /// The start value for a record at `offset`.
+    #[inline]
+    pub fn at(self, offset: u32) -> u32 {
+        self.at_zero ^ look_up(&OFFSET, offset)
+    }
+}
+
+/// `crc32c_append(checksum, word)` of the four bytes of `word`: called for every record, and short of everything but a
+/// call.
+#[inline]
+pub(crate) fn append_word(checksum: u32, word: u32) -> u32 {
+    !look_up(&FOUR, !checksum ^ word)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ids::SegmentId;
+
+    proptest! {
+        #[test]
+        fn seeds_are_the_checksums_of_24_bytes(
+            (table_id, segment, offset, epoch) in (any::<u64>(), any::<u32>(), any::<u32>(), any::<u64>())
+        ) {
+            let identity = Identity { table_id, segment: SegmentId(segment), salt: 0 };
+            let bytes = [
+                &table_id.to_le_bytes()[..],
+                &segment.to_le_bytes(),
+                &offset.to_le_bytes(),
+                &epoch.to_le_bytes(),
+            ];
+            let expected = crc32c::crc32c(&bytes.concat());
+            prop_assert_eq!(Seeds::new(&identity, epoch).at(offset), expected);
+        }
+
+        #[test]
+        fn a_word_is_appended_as_its_bytes(checksum in any::<u32>(), word in any::<u32>()) {
+            let expected = crc32c::crc32c_append(checksum, &word.to_le_bytes());
+            prop_assert_eq!(append_word(checksum, word), expected);
+        }
+    }
+}

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod past;
+pub mod scenes;
+
 use std::sync::Arc;
 
 use lithdb::{Components, Db, DbOptions, Event, EventListener, Result, TableOptions};

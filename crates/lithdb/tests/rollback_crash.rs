@@ -1,0 +1,157 @@
+//! Power loss at every operation of a rollback, and of the opening that finishes it: all tables are at the old state, or all
+//! at the new one, and the new one if the rollback had said that it was done.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use lithdb::rollback::INTENT_FILE;
+use lithdb_sim::{CrashImage, SimFs};
+use support::World;
+use support::scenes::{self, Scene};
+
+/// How many random images are made of each crash; `LITHDB_CRASH_SEEDS` says more.
+fn seeds() -> u64 {
+    let given = std::env::var("LITHDB_CRASH_SEEDS").ok();
+    given.map_or(2, |seeds| seeds.parse().expect("LITHDB_CRASH_SEEDS: a number"))
+}
+
+/// What the disk may be left with.
+fn images(fs: &SimFs, k: u64, seeds: u64) -> Vec<CrashImage> {
+    let unsynced = fs.unsynced_ops();
+    let mut images = vec![CrashImage::Nothing];
+    if unsynced == 0 {
+        return images;
+    }
+    images.push(CrashImage::Everything);
+    images.push(CrashImage::LengthWithoutData);
+    if unsynced > 1 {
+        images.extend([1, unsynced - 1].map(CrashImage::Prefix));
+        images.extend([unsynced / 2, unsynced - 1].map(CrashImage::EachAlone));
+    }
+    images.extend((0..seeds).map(|n| CrashImage::Seeded(k * 1000 + n)));
+    images
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    points: u64,
+    images: u64,
+    nested_points: u64,
+    nested_images: u64,
+    /// Images that were found at the old state, at the new one, and with the rollback to be finished.
+    old: u64,
+    new: u64,
+    pending: u64,
+}
+
+fn is_pending(world: &World) -> bool {
+    !world.files(&format!("/{INTENT_FILE}")).iter().all(|path| path.ends_with(".new"))
+}
+
+/// Crashes the rollback after every operation, and inside the opening that finishes it, too.
+fn every_crash(scene: &Scene) -> Count {
+    let run = scene.copy();
+    scene.execute(&run).unwrap_or_else(|e| panic!("{}: {e}", scene.name));
+    let total = run.fs.ops();
+    scene.check_all(&run, true, scene.name);
+    let mut count = Count::default();
+    for k in 0..=total {
+        let run = scene.copy();
+        run.fs.crash_after(k);
+        let is_done = scene.execute(&run).is_ok();
+        assert!(is_done || k < total);
+        count.points += 1;
+        for (n, image) in images(&run.fs, k, seeds()).into_iter().enumerate() {
+            let context = format!("{}, crash after {k} of {total}, {image:?}", scene.name);
+            let after = run.after_crash(&image);
+            let pending = is_pending(&after);
+            if pending {
+                count.pending += 1;
+                // Inside of the opening that finishes it: not for every image, unless more was asked for.
+                if (n == 0 && k.is_multiple_of(3)) || seeds() > 2 {
+                    crash_in_opening(scene, &after, k, &context, &mut count);
+                }
+            }
+            let expected = if (k + n as u64).is_multiple_of(4) {
+                scene.check_all(&after, is_done || pending, &context)
+            } else {
+                scene.check(&after, is_done || pending, &context)
+            };
+            count.images += 1;
+            if *expected == scene.new { count.new += 1 } else { count.old += 1 }
+        }
+    }
+    println!("{}: {count:?}", scene.name);
+    assert!(count.points > 25 && count.images > 100, "{count:?}");
+    assert!(count.old > 10 && count.new > 10 && count.pending > 10, "{count:?}");
+    assert!(count.nested_points > 50 && count.nested_images > 150, "{count:?}");
+    count
+}
+
+/// The power fails again at every operation of the opening that finishes the rollback.
+fn crash_in_opening(
+    scene: &Scene,
+    found: &World,
+    k: u64,
+    context: &str,
+    count: &mut Count,
+) {
+    let opened = support::past::fork(found);
+    opened.try_open().unwrap_or_else(|e| panic!("{context}: open: {e}")).close().unwrap();
+    let total = opened.fs.ops();
+    for j in 0..total {
+        let again = support::past::fork(found);
+        again.fs.crash_after(j);
+        drop(again.try_open());
+        count.nested_points += 1;
+        let seeded = CrashImage::Seeded(k * 50 + j);
+        for (n, image) in [CrashImage::Nothing, CrashImage::Everything, seeded].iter().enumerate() {
+            let context = format!("{context}; then after {j} of {total} of opening, {image:?}");
+            let after = again.after_crash(image);
+            // It was decided and durable: it is going to happen.
+            if (k + j + n as u64).is_multiple_of(31) {
+                scene.check_all(&after, true, &context);
+            } else {
+                scene.check(&after, true, &context);
+            }
+            count.nested_images += 1;
+        }
+    }
+}
+
+#[test]
+fn a_cut_in_a_sealed_segment_crashed_at_every_operation() {
+    every_crash(&scenes::sealed());
+}
+
+#[test]
+fn a_cut_in_the_unsealed_segment_with_bytes_that_were_never_flushed_crashed_at_every_operation() {
+    every_crash(&scenes::tail());
+}
+
+#[test]
+fn a_cut_at_the_end_of_a_segment_crashed_at_every_operation() {
+    every_crash(&scenes::end_of_segment());
+}
+
+#[test]
+fn a_table_that_is_emptied_crashed_at_every_operation() {
+    every_crash(&scenes::clear());
+}
+
+#[test]
+fn several_tables_with_all_of_it_at_once_crashed_at_every_operation() {
+    let count = every_crash(&scenes::everything());
+    assert!(count.points > 100, "{count:?}");
+}
+
+#[test]
+fn files_with_links_crashed_at_every_operation() {
+    every_crash(&scenes::linked());
+}
+
+#[test]
+fn an_unsealed_segment_with_links_crashed_at_every_operation() {
+    every_crash(&scenes::linked_tail());
+}

@@ -64,7 +64,11 @@ pub use lithdb_table::{
 };
 pub use options::{Components, DbOptions};
 
-// The README's example is a test.
+// The examples of the README and of the other documents are tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/ROLLBACK.md")]
+struct RollingBack;

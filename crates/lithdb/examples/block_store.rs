@@ -1,5 +1,5 @@
 //! The store of a blockchain node: blocks by number and by hash, transactions as parts of blocks, receipts in a table of
-//! their own, and only the newest blocks kept.
+//! their own, only the newest blocks kept, and a way back when the chain turns out to have gone another way.
 //!
 //! ```sh
 //! cargo run -p lithdb --example block_store            # in a directory that is removed afterwards
@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lithdb::{Batch, Db, DbOptions, GcFilter, SecondaryKey, Table, TableOptions, Value};
+use lithdb::rollback::{Action, PerTable, max_be_u64};
+use lithdb::{
+    Batch, Db, DbOptions, GcFilter, NoMatch, Rollback, SecondaryKey, Table, TableOptions, Value,
+};
 
 type Hash = [u8; 32];
 
@@ -106,6 +109,28 @@ impl BlockStore {
         self.receipts.get(transaction)
     }
 
+    /// Takes the store, which must be closed, back to the block `number`: nothing newer is left in any table, or, if
+    /// something fails, everything is as it was.
+    fn roll_back(path: &Path, number: u64) -> lithdb::Result<()> {
+        let filter = PerTable::new()
+            .table("blocks", max_be_u64(0, number))
+            .table("receipts", max_be_u64(0, number))
+            .table("audits", max_be_u64("audit-".len(), number));
+        // The audits may have begun after that block: then none is to be kept. Of the others some must be.
+        let cut = ["blocks", "receipts"];
+        let plan = Rollback::new([path]).on_no_match(NoMatch::Clear).plan(filter.into_filter())?;
+        println!("{plan}");
+        for table in &plan.tables {
+            if table.action == Action::Clear && cut.contains(&table.table.as_str()) {
+                let message = format!("table {}: nothing of it is old enough", table.table);
+                return Err(lithdb::Error::new(lithdb::ErrorKind::InvalidArgument, message));
+            }
+        }
+        let report = plan.execute()?;
+        println!("rolled back to block {number} in {:?}", report.took);
+        Ok(())
+    }
+
     /// Lets go of all blocks but the newest before `end`. The maintenance thread collects them when it next looks.
     fn keep_newest(&self, end: u64) {
         self.lowest.fetch_max(end.saturating_sub(KEEP), Ordering::Relaxed);
@@ -116,7 +141,7 @@ fn number_of(key: &[u8]) -> Option<u64> {
     key.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
 }
 
-/// A block of the example's chain: its content follows from its number, so that what is read can be checked.
+/// A block of the example's chain: its content follows from its number and its fork, so that what is read can be checked.
 struct Block {
     number: u64,
     transactions: Vec<Vec<u8>>,
@@ -124,8 +149,12 @@ struct Block {
 
 impl Block {
     fn new(number: u64) -> Self {
+        Self::on_fork(number, "main")
+    }
+
+    fn on_fork(number: u64, fork: &str) -> Self {
         let transaction = |n: u64| {
-            let text = format!("transaction {n} of block {number};");
+            let text = format!("transaction {n} of block {number} on {fork};");
             text.into_bytes().repeat(4 + ((number * 7 + n * 3) % 13) as usize)
         };
         Self { number, transactions: (0..3 + number % 10).map(transaction).collect() }
@@ -153,8 +182,8 @@ fn ensure(is_so: bool, what: impl FnOnce() -> String) -> Result<(), Box<dyn Erro
 }
 
 /// Everything of a block is found, in every way, and is what was put.
-fn check(store: &BlockStore, number: u64) -> Result<(), Box<dyn Error>> {
-    let block = Block::new(number);
+fn check(store: &BlockStore, block: &Block) -> Result<(), Box<dyn Error>> {
+    let number = block.number;
     let body = block.transactions.concat();
     let is_body = |found: Option<Value>| found.is_some_and(|found| *found == *body);
     ensure(is_body(store.by_number(number)?), || format!("block {number} by number"))?;
@@ -189,7 +218,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     store.commit()?;
     for number in first..end {
-        check(&store, number)?;
+        check(&store, &Block::new(number))?;
     }
     println!("all found by number, by hash, by transaction, and their receipts");
     store.db.close()?;
@@ -209,7 +238,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     store.receipts.run_gc()?;
     let lowest = end - KEEP;
     for number in lowest..end {
-        check(&store, number)?;
+        check(&store, &Block::new(number))?;
     }
     let after = store.blocks.stats();
     ensure(after.bytes < before.bytes, || "collecting gives space back".to_owned())?;
@@ -229,6 +258,42 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     println!();
+    turn_to_another_fork(store, &path, end)
+}
+
+/// The last hundred blocks turn out to be on the wrong fork. A third table has been begun only with them.
+fn turn_to_another_fork(store: BlockStore, path: &Path, end: u64) -> Result<(), Box<dyn Error>> {
+    let last = end - 101;
+    let audits = store.db.table("audits", TableOptions::new())?;
+    for number in last + 1..end {
+        audits.put(&[&b"audit-"[..], &number.to_be_bytes()].concat(), b"seen")?;
+    }
+    store.db.close()?;
+    drop((store, audits));
+
+    BlockStore::roll_back(path, last)?;
+
+    let store = BlockStore::open(path)?;
+    ensure(store.next_number()? == last + 1, || format!("goes on at {}", last + 1))?;
+    check(&store, &Block::new(last))?;
+    for number in last + 1..end {
+        let gone = Block::new(number);
+        ensure(store.by_number(number)?.is_none(), || format!("block {number} is gone"))?;
+        ensure(store.by_hash(&gone.hash())?.is_none(), || format!("its hash, too: {number}"))?;
+        for transaction in &gone.transactions {
+            let receipt = store.receipt(&digest(transaction))?;
+            ensure(receipt.is_none(), || format!("a receipt of block {number} is gone"))?;
+        }
+        store.append(&Block::on_fork(number, "the other fork"))?;
+    }
+    store.commit()?;
+    for number in last + 1..end {
+        check(&store, &Block::on_fork(number, "the other fork"))?;
+        ensure(store.by_hash(&Block::new(number).hash())?.is_none(), || "the old one".to_owned())?;
+    }
+    let audits = store.db.existing_table("audits")?;
+    ensure(audits.iter()?.next().is_none(), || "the audits are empty".to_owned())?;
+    println!("went on from block {} on the other fork, up to {}", last + 1, end - 1);
     store.db.close()?;
     Ok(())
 }

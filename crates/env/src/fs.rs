@@ -40,6 +40,9 @@ pub struct DirEntry {
     /// The entry's name, without the directory. Names that are not UTF-8 are given lossily: LithDB
     /// creates none, so such an entry is foreign whatever it is called.
     pub name: String,
+    /// Whether `name` is the whole truth. If not, it may be the name of another entry, and nothing
+    /// may be opened by it.
+    pub is_exact: bool,
     /// What the entry is.
     pub kind: FileKind,
 }

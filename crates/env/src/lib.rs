@@ -14,6 +14,7 @@ mod fs;
 mod latch;
 mod mapped;
 mod os;
+mod outside;
 mod pool;
 mod replace;
 

@@ -48,6 +48,15 @@ fn kind_of(file_type: fs::FileType) -> FileKind {
     }
 }
 
+pub(crate) fn describe(metadata: &fs::Metadata) -> Metadata {
+    Metadata {
+        kind: kind_of(metadata.file_type()),
+        len_bytes: metadata.len(),
+        links: metadata.nlink(),
+        identity: (metadata.dev(), metadata.ino()),
+    }
+}
+
 impl Fs for OsFs {
     fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
@@ -64,8 +73,10 @@ impl Fs for OsFs {
         let mut entries = Vec::new();
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
+            let name = entry.file_name();
             entries.push(DirEntry {
-                name: entry.file_name().to_string_lossy().into_owned(),
+                name: name.to_string_lossy().into_owned(),
+                is_exact: name.to_str().is_some(),
                 kind: kind_of(entry.file_type()?),
             });
         }
@@ -74,13 +85,7 @@ impl Fs for OsFs {
     }
 
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        let metadata = fs::symlink_metadata(path)?;
-        Ok(Metadata {
-            kind: kind_of(metadata.file_type()),
-            len_bytes: metadata.len(),
-            links: metadata.nlink(),
-            identity: (metadata.dev(), metadata.ino()),
-        })
+        Ok(describe(&fs::symlink_metadata(path)?))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -186,7 +186,8 @@ impl Fs for SimFs {
         let mut entries = Vec::new();
         for (name, ino) in &state.tree.node(ino)?.dir()?.live {
             let kind = kind_of(state.tree.node(*ino)?.is_dir());
-            entries.push(DirEntry { name: name.to_string_lossy().into_owned(), kind });
+            let is_exact = name.to_str().is_some();
+            entries.push(DirEntry { name: name.to_string_lossy().into_owned(), is_exact, kind });
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)

@@ -3,7 +3,6 @@
 
 use std::path::{Path, PathBuf};
 
-use lithdb::env::OsFs;
 use serde::Serialize;
 
 use crate::args::parse_table;
@@ -48,7 +47,7 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let mut answer =
         Answer { table: &args.table, key, bytes: value.len(), value: None, output: None };
     if let Some(path) = &args.output {
-        files::write(&OsFs, path, &value).map_err(|e| Failure::io(path.display(), &e))?;
+        files::write(path, &value).map_err(|e| Failure::io(path.display(), &e))?;
         answer.output = Some(path);
     } else if command.out.is_json() {
         answer.value = Some(keys::show_value(&value));

@@ -113,7 +113,7 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     fn store(&mut self, found: &Found, walk: &mut Walk<'_>) -> Result<(), Failure> {
-        let value = match self.buffer.read(&OsFs, &found.path) {
+        let value = match self.buffer.read(&found.path) {
             Ok(value) => value,
             Err(error) => {
                 walk.pass_by(&found.path, &error);

@@ -4,7 +4,6 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use lithdb::TableOptions;
-use lithdb::env::OsFs;
 use serde_json::json;
 
 use crate::args::parse_table;
@@ -37,7 +36,7 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let mut buffer = Buffer::default();
     let read;
     let value = match args.file.as_deref().filter(|file| *file != Path::new("-")) {
-        Some(path) => buffer.read(&OsFs, path).map_err(|e| Failure::io(path.display(), &e))?,
+        Some(path) => buffer.read(path).map_err(|e| Failure::io(path.display(), &e))?,
         None => {
             read = read_standard_input()?;
             &read

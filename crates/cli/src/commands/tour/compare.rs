@@ -3,7 +3,6 @@
 use std::fmt;
 use std::time::Instant;
 
-use lithdb::env::OsFs;
 use lithdb::{Db, Table};
 
 use super::files::{Digest, Item, Loaded};
@@ -97,7 +96,7 @@ impl Tally {
         };
         self.compared += 1;
         self.bytes += answer.len() as u64;
-        let on_disk = buffer.read(&OsFs, &item.path).ok();
+        let on_disk = buffer.read(&item.path).ok();
         if on_disk.is_some_and(|on_disk| on_disk == &answer[..]) {
             return Ok(());
         }

@@ -1,6 +1,5 @@
 //! A tour must tell a wrong answer from a file that somebody changed.
 
-use lithdb::env::OsFs;
 use lithdb::{Db, DbOptions, TableOptions};
 
 use super::*;
@@ -14,7 +13,7 @@ fn a_wrong_answer_is_told_from_a_file_that_was_changed() {
     let item = |name: &str, loaded: &[u8], on_disk: Option<&[u8]>| {
         let path = dir.path().join(name);
         if let Some(content) = on_disk {
-            write(&OsFs, &path, content).unwrap();
+            write(&path, content).unwrap();
         }
         Item { path, key: name.to_owned(), digest: Digest::of(loaded) }
     };

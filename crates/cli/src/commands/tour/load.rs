@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use lithdb::env::OsFs;
 use lithdb::{Db, SecondaryKey};
 
 use super::files::{Digest, Item};
@@ -32,7 +31,7 @@ impl Tour<'_> {
                 self.loaded.older = self.loaded.items.len();
             }
             seen += found.len_bytes;
-            let content = match buffer.read(&OsFs, &found.path) {
+            let content = match buffer.read(&found.path) {
                 Ok(content) => content,
                 Err(_) => {
                     unreadable += 1;

@@ -8,6 +8,8 @@ use serde::Serialize;
 use crate::failure::Failure;
 use crate::output::{counted, remark};
 
+const NOT_UTF8: &str = "its name is not UTF-8";
+
 /// A regular file below the root of a walk.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
@@ -53,7 +55,7 @@ pub(crate) enum Flow {
 /// A walk over a tree.
 pub(crate) struct Walk<'a> {
     fs: &'a dyn Fs,
-    /// Directories that are not entered, without links in their paths.
+    /// Directories of which nothing is taken, without links in their paths.
     own: &'a [PathBuf],
     /// What was passed by so far.
     pub(crate) skipped: Skipped,
@@ -62,7 +64,7 @@ pub(crate) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// A walk that does not enter the directories in `own`.
+    /// A walk that takes nothing from the directories in `own`.
     pub(crate) fn new(fs: &'a dyn Fs, own: &'a [PathBuf]) -> Self {
         Self { fs, own, skipped: Skipped::default(), unreadable: Vec::new() }
     }
@@ -75,14 +77,17 @@ impl<'a> Walk<'a> {
         each: &mut dyn FnMut(&Found, &mut Self) -> Result<Flow, Failure>,
     ) -> Result<(), Failure> {
         let fs = self.fs;
-        let Start { root, file_len } = Start::find(fs, root)?;
-        if let Some(len_bytes) = file_len {
-            let relative = root.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Start { root, file } = Start::find(fs, root)?;
+        if let Some((relative, len_bytes)) = file {
+            if self.is_own(&root) {
+                self.skipped.own += 1;
+                return Ok(());
+            }
             return each(&Found { path: root, relative, len_bytes }, self).map(|_| ());
         }
         let mut dirs = vec![(root, String::new())];
         while let Some((dir, relative)) = dirs.pop() {
-            if self.own.contains(&dir) {
+            if self.is_own(&dir) {
                 self.skipped.own += 1;
                 continue;
             }
@@ -96,6 +101,12 @@ impl<'a> Walk<'a> {
             let mut below = Vec::new();
             for entry in entries {
                 let path = dir.join(&entry.name);
+                let is_taken = matches!(entry.kind, FileKind::Dir | FileKind::File);
+                if is_taken && !entry.is_exact {
+                    // What can be opened by this name is another file.
+                    self.refuse(&path, NOT_UTF8.to_owned());
+                    continue;
+                }
                 let relative = match relative.as_str() {
                     "" => entry.name,
                     relative => format!("{relative}/{}", entry.name),
@@ -117,6 +128,10 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    fn is_own(&self, path: &Path) -> bool {
+        self.own.iter().any(|own| path.starts_with(own))
+    }
+
     fn look_at(&mut self, path: PathBuf, relative: String) -> Option<Found> {
         match self.fs.metadata(&path) {
             Ok(metadata) if metadata.kind == FileKind::File => {
@@ -136,15 +151,11 @@ impl<'a> Walk<'a> {
 
     /// Notes that `path` could not be read.
     pub(crate) fn pass_by(&mut self, path: &Path, error: &std::io::Error) {
-        let name = path.to_string_lossy();
-        let is_gone = error.kind() == std::io::ErrorKind::NotFound;
-        // The listing gives names that are not UTF-8 with replacement characters: such a file has another name.
-        if is_gone && !name.contains(char::REPLACEMENT_CHARACTER) {
+        if error.kind() == std::io::ErrorKind::NotFound {
             self.skipped.vanished += 1;
             return;
         }
-        let cause = if is_gone { "its name is not UTF-8".to_owned() } else { error.to_string() };
-        self.refuse(path, cause);
+        self.refuse(path, error.to_string());
     }
 
     /// Notes that `path` is not taken, and why, and says so.
@@ -158,9 +169,9 @@ impl<'a> Walk<'a> {
 /// Where a walk begins.
 pub(crate) struct Start {
     /// Without links.
-    root: PathBuf,
-    /// The length, if it is a file and no directory.
-    file_len: Option<u64>,
+    pub(crate) root: PathBuf,
+    /// If it is a file and no directory: the name by which it was given, which may be that of a link, and the length.
+    file: Option<(String, u64)>,
 }
 
 impl Start {
@@ -170,8 +181,14 @@ impl Start {
         let real = fs.canonicalize(root).map_err(cannot)?;
         let metadata = fs.metadata(&real).map_err(cannot)?;
         match metadata.kind {
-            FileKind::Dir => Ok(Self { root: real, file_len: None }),
-            FileKind::File => Ok(Self { root: real, file_len: Some(metadata.len_bytes) }),
+            FileKind::Dir => Ok(Self { root: real, file: None }),
+            FileKind::File => {
+                let name = root.file_name().unwrap_or_default().to_str();
+                let Some(name) = name else {
+                    return Err(Failure::failed(format_args!("{}: {NOT_UTF8}", root.display())));
+                };
+                Ok(Self { root: real, file: Some((name.to_owned(), metadata.len_bytes)) })
+            }
             _ => Err(Failure::failed(format_args!(
                 "{}: expected a directory or a regular file",
                 root.display()

@@ -106,3 +106,51 @@ fn more_than_one_flush_and_more_than_one_buffer_is_loaded() {
     assert!(read(&out) == large);
     assert_eq!(bench.lith(&["get", "t", "small", "--pread"]).ok(), "s");
 }
+
+#[test]
+fn a_path_inside_the_database_is_refused_and_nothing_of_it_is_stored() {
+    let bench = Bench::with(&[("k", b"v")]);
+    for inside in ["db", "db/t", "db/t/segments", "db/lith.lock"] {
+        let path = bench.path(inside);
+        let said = bench.lith(&["load", "t", path.to_str().unwrap()]).failed();
+        assert!(said.contains("the database itself"), "{said}");
+    }
+    // Nor by a link.
+    std::os::unix::fs::symlink("db/t", bench.path("link")).unwrap();
+    bench.lith(&["load", "t", bench.path("link").to_str().unwrap()]).failed();
+    assert_eq!(bench.lith(&["scan", "t"]).ok().lines().count(), 1);
+}
+
+#[test]
+fn a_name_that_is_not_utf8_never_gives_another_files_content() {
+    use std::os::unix::ffi::OsStrExt;
+    let bench = Bench::with(&[]);
+    bench.write("tree/n\u{fffd}", b"the real one");
+    let odd = |name: &[u8]| bench.path("tree").join(std::ffi::OsStr::from_bytes(name));
+    let file = OsFs.create_new(&odd(b"n\xff")).unwrap();
+    lithdb::env::write_all_at(&*file, b"the odd one", 0).unwrap();
+    OsFs.create_dir(&odd(b"d\xff")).unwrap();
+    OsFs.create_new(&odd(b"d\xff/below")).unwrap();
+    let run = bench.lith(&["load", "t", bench.path("tree").to_str().unwrap()]);
+    let errors = run.errors();
+    assert_eq!(run.output.status.code(), Some(1), "{run:?}");
+    assert!(errors.ends_with("lith: 2 files could not be stored, 1 file stored\n"), "{errors}");
+    assert_eq!(errors.matches("its name is not UTF-8").count(), 2, "{errors}");
+    assert_eq!(bench.lith(&["scan", "t"]).ok().lines().count(), 1);
+    assert_eq!(bench.lith(&["get", "t", "n\u{fffd}"]).ok(), "the real one");
+    // Nor when it is named itself.
+    let mut command = support::lith();
+    command.args(["load", "t"]).arg(odd(b"n\xff")).arg("--db").arg(bench.db());
+    let said = support::run(command, b"").failed();
+    assert!(said.contains("its name is not UTF-8"), "{said}");
+}
+
+#[test]
+fn a_link_that_is_named_is_stored_under_its_own_name() {
+    let bench = Bench::with(&[]);
+    bench.write("dir/target", b"content");
+    std::os::unix::fs::symlink("dir/target", bench.path("link")).unwrap();
+    bench.lith(&["load", "t", bench.path("link").to_str().unwrap()]).ok();
+    assert_eq!(bench.lith(&["get", "t", "link"]).ok(), "content");
+    assert!(bench.lith(&["get", "t", "target"]).failed().contains("not found"));
+}

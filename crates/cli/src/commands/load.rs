@@ -44,7 +44,14 @@ struct Stored {
 /// Stores every file. What cannot be stored is named and counted, and makes the command fail in the end.
 pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let options = command.options()?;
-    Start::find(&OsFs, &args.path)?;
+    let start = Start::find(&OsFs, &args.path)?;
+    if let Some(root) = command.real_roots().iter().find(|root| start.root.starts_with(root)) {
+        return Err(Failure::failed(format_args!(
+            "{}: expected files of somebody else, found the database itself ({})",
+            args.path.display(),
+            root.display()
+        )));
+    }
     let db = command.open_with(options.create_if_missing(args.create))?;
     let table = db.table(&args.table, TableOptions::new())?;
     let own = command.real_roots();

@@ -11,9 +11,11 @@ pub(crate) enum Failure {
     Usage(String),
     /// It did not work out: status 1.
     Failed(String),
+    /// The database said no, or could not: status 1.
+    Refused(lithdb::Error),
     /// Help or the version, as asked for: status 0, on standard output.
     Help(String),
-    /// Nobody reads the output any more: nothing to say, status 0.
+    /// Nobody reads the output any more, and it is all that the command is for: nothing to say, status 0.
     Unheard,
 }
 
@@ -53,18 +55,32 @@ impl Failure {
                 let _ = writeln!(io::stderr(), "lith: {}", one_line(&message));
                 ExitCode::FAILURE
             }
+            Self::Refused(error) => Self::failed(error).report(),
             Self::Help(text) => {
-                let _ = io::stdout().write_all(text.as_bytes());
-                ExitCode::SUCCESS
+                let mut out = io::stdout();
+                match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(error) => Self::output(&error).report(),
+                }
             }
             Self::Unheard => ExitCode::SUCCESS,
         }
     }
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(text) | Self::Failed(text) | Self::Help(text) => f.write_str(text),
+            Self::Refused(error) => error.fmt(f),
+            Self::Unheard => f.write_str("nobody reads the output"),
+        }
+    }
+}
+
 impl From<lithdb::Error> for Failure {
     fn from(error: lithdb::Error) -> Self {
-        Self::Failed(error.to_string())
+        Self::Refused(error)
     }
 }
 

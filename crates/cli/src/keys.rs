@@ -2,6 +2,8 @@
 //!
 //! What is printed can be typed: a key of readable text that happens to begin with `0x` is printed as hex, too.
 
+use serde_json::Value as Json;
+
 /// A key that somebody typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Key(pub(crate) Vec<u8>);
@@ -102,9 +104,97 @@ fn hex(bytes: &[u8]) -> String {
     text
 }
 
+/// A document of the inspections with its keys as everywhere else, so that a program can join them. The inspections have
+/// cut keys above 64 bytes: of such a key the beginning is given, and `…` behind it.
+pub(crate) fn joinable(mut document: Json) -> Json {
+    rewrite(&mut document, false);
+    document
+}
+
+fn rewrite(document: &mut Json, is_key: bool) {
+    match document {
+        Json::String(shown) if is_key => {
+            if let Some(key) = reshow(shown) {
+                *shown = key;
+            }
+        }
+        Json::Array(elements) => elements.iter_mut().for_each(|element| rewrite(element, is_key)),
+        Json::Object(fields) => {
+            for (name, value) in fields.iter_mut() {
+                rewrite(value, matches!(name.as_str(), "key" | "sample_keys"));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What [`lithdb::show_key`] has shown, in the form of [`show`]. `None`: it is not of its making.
+fn reshow(shown: &str) -> Option<String> {
+    let (shown, dots) = match shown.strip_suffix('…') {
+        Some(head) if head.ends_with('"') || head.starts_with("0x") => (head, "…"),
+        _ => (shown, ""),
+    };
+    let key = match shown.strip_prefix("0x") {
+        Some(digits) => parse_hex(digits.as_bytes()).ok()?,
+        None => unescape(shown.strip_prefix('"')?.strip_suffix('"')?)?.into_bytes(),
+    };
+    Some(show(&key) + dots)
+}
+
+/// The text of which this is the `Debug` form, without the quotes.
+fn unescape(escaped: &str) -> Option<String> {
+    let mut text = String::with_capacity(escaped.len());
+    let mut chars = escaped.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            text.push(c);
+            continue;
+        }
+        text.push(match chars.next()? {
+            'n' => '\n',
+            'r' => '\r',
+            't' => '\t',
+            '0' => '\0',
+            'u' => {
+                let digits: String = chars.by_ref().take_while(|c| *c != '}').collect();
+                u32::from_str_radix(digits.strip_prefix('{')?, 16).ok().and_then(char::from_u32)?
+            }
+            same => same,
+        });
+    }
+    Some(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_of_the_inspections_are_shown_as_everywhere_else() {
+        let keys: [&[u8]; 8] = [
+            b"plain",
+            b"a \"quoted\" \\ key",
+            "größe\u{301} \u{200b}\u{202e}".as_bytes(),
+            b"0xfeed",
+            b"\x00\xff",
+            b"tab\t",
+            b"it's",
+            b"ends with \xe2\x80\xa6",
+        ];
+        for key in keys {
+            let shown = lithdb::show_key(key);
+            let expected = serde_json::json!({ "key": show(key), "what": shown });
+            let document = serde_json::json!({ "key": shown, "what": shown });
+            assert_eq!(joinable(document), expected);
+        }
+        // Of a long one, the beginning; never anything that could be taken for a whole key.
+        for long in [vec![b'k'; 65], vec![0xff; 65]] {
+            let key = reshow(&lithdb::show_key(&long)).unwrap();
+            assert_eq!(key, show(&long[..64]) + "…");
+        }
+        let samples = serde_json::json!({ "tables": [{ "sample_keys": ["\"a\"", "0x00"] }] });
+        assert_eq!(joinable(samples)["tables"][0]["sample_keys"][0], "a");
+    }
 
     #[test]
     fn what_is_printed_can_be_typed() {

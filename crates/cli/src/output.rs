@@ -6,19 +6,33 @@ use std::time::Duration;
 
 use lithdb::env::UnixMillis;
 use serde::Serialize;
+use serde_json::Value as Json;
 
 use crate::failure::Failure;
+
+/// What standard output is to a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// All that the command is for: when it cannot be written, the command stops.
+    Result,
+    /// A report of what the command does or finds, which goes on whether somebody reads or not.
+    Report,
+}
 
 /// Standard output.
 pub(crate) struct Output {
     out: BufWriter<io::Stdout>,
     is_json: bool,
+    purpose: Purpose,
+    /// The first failure of a report: nothing was written after it.
+    failed: Option<io::Error>,
 }
 
 impl Output {
     /// Standard output, for a program (`is_json`) or for people.
-    pub(crate) fn new(is_json: bool) -> Self {
-        Self { out: BufWriter::with_capacity(64 << 10, io::stdout()), is_json }
+    pub(crate) fn new(is_json: bool, purpose: Purpose) -> Self {
+        let out = BufWriter::with_capacity(64 << 10, io::stdout());
+        Self { out, is_json, purpose, failed: None }
     }
 
     /// Whether a program reads this.
@@ -31,29 +45,71 @@ impl Output {
         if self.is_json {
             return Ok(());
         }
-        writeln!(self.out, "{line}").map_err(|e| Failure::output(&e))
+        self.write(|out| writeln!(out, "{line}"))
     }
 
-    /// A JSON document on one line, for a program; people do not see it.
+    /// A JSON document on one line, for a program; people do not see it. What cannot be a document is not begun.
     pub(crate) fn json(&mut self, document: &impl Serialize) -> Result<(), Failure> {
         if !self.is_json {
             return Ok(());
         }
-        serde_json::to_writer(&mut self.out, document)
-            .map_err(io::Error::from)
-            .and_then(|()| self.out.write_all(b"\n"))
-            .map_err(|e| Failure::output(&e))
+        let mut line = serde_json::to_vec(document).map_err(not_json)?;
+        line.push(b'\n');
+        self.write(|out| out.write_all(&line))
+    }
+
+    /// As [`json`](Self::json), of a document that is made only if a program reads it.
+    pub(crate) fn document(
+        &mut self,
+        make: impl FnOnce() -> Result<Json, Failure>,
+    ) -> Result<(), Failure> {
+        if self.is_json { self.json(&make()?) } else { Ok(()) }
     }
 
     /// Bytes as they are.
     pub(crate) fn raw(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.out.write_all(bytes).map_err(|e| Failure::output(&e))
+        self.write(|out| out.write_all(bytes))
     }
 
     /// Everything so far goes out now.
     pub(crate) fn flush(&mut self) -> Result<(), Failure> {
-        self.out.flush().map_err(|e| Failure::output(&e))
+        self.write(BufWriter::flush)
     }
+
+    fn write(
+        &mut self,
+        act: impl FnOnce(&mut BufWriter<io::Stdout>) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        if self.failed.is_some() {
+            return Ok(());
+        }
+        match (act(&mut self.out), self.purpose) {
+            (Ok(()), _) => Ok(()),
+            (Err(error), Purpose::Result) => Err(Failure::output(&error)),
+            (Err(error), Purpose::Report) => {
+                self.failed = Some(error);
+                Ok(())
+            }
+        }
+    }
+
+    /// The command is over. That nobody reads its report is no failure; that it could not be written is one.
+    pub(crate) fn finish(&mut self) -> Result<(), Failure> {
+        self.flush()?;
+        match self.failed.take().map(|error| Failure::output(&error)) {
+            None | Some(Failure::Unheard) => Ok(()),
+            Some(failure) => Err(failure),
+        }
+    }
+}
+
+/// A part of a document. What may fail must not go through `json!`, which would panic.
+pub(crate) fn to_json(part: &impl Serialize) -> Result<Json, Failure> {
+    serde_json::to_value(part).map_err(not_json)
+}
+
+fn not_json(error: serde_json::Error) -> Failure {
+    Failure::failed(format_args!("expected an answer that can be JSON: {error}"))
 }
 
 /// A remark on standard error: neither an error nor part of the answer.
@@ -140,6 +196,29 @@ pub(crate) fn per_second(bytes: u64, took: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_fails_stops_a_result_and_not_a_report() {
+        let broken = || Err(io::Error::from(io::ErrorKind::BrokenPipe));
+        let mut result = Output::new(false, Purpose::Result);
+        assert!(matches!(result.write(|_| broken()), Err(Failure::Unheard)));
+        let mut report = Output::new(false, Purpose::Report);
+        report.write(|_| broken()).unwrap();
+        report.write(|_| panic!("written after a failure")).unwrap();
+        report.finish().unwrap();
+        report.write(|_| Err(io::Error::from(io::ErrorKind::StorageFull))).unwrap();
+        assert!(matches!(report.finish(), Err(Failure::Failed(_))));
+    }
+
+    #[test]
+    fn a_document_that_cannot_be_is_an_error_and_not_a_panic() {
+        use std::os::unix::ffi::OsStrExt;
+        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(b"\xff"));
+        assert!(matches!(to_json(&path), Err(Failure::Failed(_))));
+        let mut out = Output::new(true, Purpose::Report);
+        assert!(matches!(out.json(&path), Err(Failure::Failed(_))));
+        Output::new(false, Purpose::Report).document(|| panic!("not asked for")).unwrap();
+    }
 
     #[test]
     fn sizes_have_a_unit_that_fits() {

@@ -5,6 +5,8 @@ use lithdb::Db;
 use crate::args::parse_table;
 use crate::database::Command;
 use crate::failure::Failure;
+use crate::keys;
+use crate::output::to_json;
 
 /// The arguments of `lith dump`.
 #[derive(Debug, clap::Args)]
@@ -24,10 +26,12 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let mut stopped = None;
     let out = &mut command.out;
     let dumped = Db::dump(&options, &args.table, args.segment, &mut |line| {
-        out.text(line).and_then(|()| out.json(line)).map_err(|failure| {
-            stopped = Some(failure);
-            lithdb::Error::new(lithdb::ErrorKind::Closed, "standard output")
-        })
+        out.text(line).and_then(|()| out.document(|| to_json(line).map(keys::joinable))).map_err(
+            |failure| {
+                stopped = Some(failure);
+                lithdb::Error::new(lithdb::ErrorKind::Closed, "standard output")
+            },
+        )
     });
     match stopped {
         Some(failure) => Err(failure),

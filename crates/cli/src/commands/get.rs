@@ -1,7 +1,7 @@
 //! `lith get`: one value, byte for byte. `--json`: `{"table":…,"key":…,"bytes":…,"value":…}`, the value as text, or as
 //! `0x` and hex digits if it is not UTF-8 (or text that begins with `0x`); with `--output` its path as `output` instead of the value.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -33,7 +33,7 @@ struct Answer<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    output: Option<&'a Path>,
+    output: Option<String>,
 }
 
 /// Writes one value out.
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         Answer { table: &args.table, key, bytes: value.len(), value: None, output: None };
     if let Some(path) = &args.output {
         files::write(path, &value).map_err(|e| Failure::io(path.display(), &e))?;
-        answer.output = Some(path);
+        answer.output = Some(path.display().to_string());
     } else if command.out.is_json() {
         answer.value = Some(keys::show_value(&value));
     } else {

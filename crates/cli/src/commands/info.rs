@@ -10,7 +10,7 @@ use crate::args::parse_table;
 use crate::database::{Command, existing_table, names};
 use crate::failure::Failure;
 use crate::keys;
-use crate::output::{age, count, counted, duration, remark, size};
+use crate::output::{age, count, counted, duration, size, to_json};
 
 /// The arguments of `lith info`.
 #[derive(Debug, clap::Args)]
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let db = command.open_read_only()?;
     let names = names(&db, args.table.as_deref())?;
     let mut tables = Vec::new();
-    let mut last_failure = None;
+    let mut last_failure: Option<Failure> = None;
     for (index, name) in names.iter().enumerate() {
         match describe(&db, name) {
             Ok((info, stats)) => {
@@ -59,24 +59,22 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
                 tables.push(info);
             }
             // One that is damaged does not hide the others.
-            Err(Failure::Failed(message)) => {
-                if let Some(before) = last_failure.replace(message) {
-                    remark(before);
+            Err(failure) => {
+                if let Some(before) = last_failure.replace(failure) {
+                    before.report();
                 }
             }
-            Err(other) => return Err(other),
         }
     }
+    let roots: Vec<String> = db.roots().iter().map(|root| root.display().to_string()).collect();
     if args.table.is_none() {
-        let roots: Vec<String> = db.roots().iter().map(|root| root.display().to_string()).collect();
         if names.is_empty() {
             command.out.text("no tables")?;
         }
         command.out.text(format_args!("\nroots {}", roots.join(", ")))?;
     }
-    command.out.json(&json!({ "roots": db.roots(), "tables": tables }))?;
-    command.out.flush()?;
-    last_failure.map_or(Ok(()), |message| Err(Failure::Failed(message)))
+    command.out.document(|| Ok(json!({ "roots": roots, "tables": to_json(&tables)? })))?;
+    last_failure.map_or(Ok(()), Err)
 }
 
 fn describe(db: &Db, name: &str) -> Result<(TableInfo, TableStats), Failure> {

@@ -12,7 +12,7 @@ use crate::args::parse_table;
 use crate::database::Command;
 use crate::failure::Failure;
 use crate::files::Buffer;
-use crate::output::{counted, duration, per_second, remark, size, throughput};
+use crate::output::{counted, duration, per_second, remark, size, throughput, to_json};
 use crate::progress::Progress;
 use crate::walk::{Flow, Found, Start, Walk};
 
@@ -91,16 +91,17 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     if let Some(skipped) = walk.skipped.describe() {
         command.out.text(format_args!("passed by: {skipped}"))?;
     }
-    command.out.json(&json!({
-        "table": args.table,
-        "files": stored.files,
-        "bytes": stored.bytes,
-        "seconds": took.as_secs_f64(),
-        "bytes_per_second": per_second(stored.bytes, took),
-        "skipped": walk.skipped,
-        "refused": walk.unreadable,
-    }))?;
-    command.out.flush()?;
+    command.out.document(|| {
+        Ok(json!({
+            "table": args.table,
+            "files": stored.files,
+            "bytes": stored.bytes,
+            "seconds": took.as_secs_f64(),
+            "bytes_per_second": per_second(stored.bytes, took),
+            "skipped": to_json(&walk.skipped)?,
+            "refused": to_json(&walk.unreadable)?,
+        }))
+    })?;
     match walk.unreadable.len() as u64 {
         0 => Ok(()),
         refused => Err(Failure::failed(format_args!(

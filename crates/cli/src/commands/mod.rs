@@ -20,14 +20,18 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::args::{Cli, Command as Asked};
 use crate::database::Command;
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, Purpose};
 
 /// Does what was asked for.
 pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     log(cli.verbose);
-    let mut command =
-        Command { roots: cli.roots.dirs, pread: cli.pread, out: Output::new(cli.json) };
-    match cli.command {
+    let purpose = match cli.command {
+        Asked::Ls | Asked::Get(_) | Asked::Scan(_) | Asked::Dump(_) => Purpose::Result,
+        _ => Purpose::Report,
+    };
+    let out = Output::new(cli.json, purpose);
+    let mut command = Command { roots: cli.roots.dirs, pread: cli.pread, out };
+    let ended = match cli.command {
         Asked::Ls => ls::run(&mut command),
         Asked::Info(args) => info::run(&args, &mut command),
         Asked::Put(args) => put::run(&args, &mut command),
@@ -41,8 +45,10 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Asked::Rollback(args) => rollback::run(&args, &mut command),
         Asked::RebuildKeymap(args) => rebuild_keymap::run(&args, &mut command),
         Asked::Tour(args) => tour::run(&args, &mut command),
-    }?;
-    command.out.flush()
+    };
+    // Whether it worked out is for the command to say, not for whoever reads.
+    let written = command.out.finish();
+    ended.and(written)
 }
 
 /// Logs go to standard error, and only if they are wanted.

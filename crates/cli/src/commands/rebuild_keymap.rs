@@ -10,7 +10,8 @@ use serde_json::json;
 use crate::args::parse_table;
 use crate::database::{Command, existing_table, names};
 use crate::failure::Failure;
-use crate::output::duration;
+use crate::keys;
+use crate::output::{duration, to_json};
 use crate::progress::Progress;
 
 /// The arguments of `lith rebuild-keymap`.
@@ -63,8 +64,7 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         }
     }
     db.close()?;
-    command.out.json(&json!({ "tables": answers }))?;
-    command.out.flush()?;
+    command.out.document(|| Ok(json!({ "tables": keys::joinable(to_json(&answers)?) })))?;
     if wrong.is_empty() {
         return Ok(());
     }

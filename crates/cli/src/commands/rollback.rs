@@ -6,7 +6,9 @@ use std::ops::ControlFlow;
 
 use clap::ValueEnum;
 use lithdb::env::UnixMillis;
-use lithdb::rollback::{Phase, max_be_u64, through_key, through_position, written_before};
+use lithdb::rollback::{
+    Phase, RollbackReport, max_be_u64, through_key, through_position, written_before,
+};
 use lithdb::{ErrorKind, NoMatch, Position, RecordRef, Rollback, RollbackPlan, SegmentId, Verdict};
 use serde_json::json;
 
@@ -14,7 +16,7 @@ use crate::args::parse_table;
 use crate::database::Command;
 use crate::failure::Failure;
 use crate::keys::{self, Key};
-use crate::output::{duration, remark};
+use crate::output::{duration, remark, to_json};
 use crate::progress::{Progress, Spinner};
 
 /// The arguments of `lith rollback`.
@@ -132,23 +134,26 @@ fn finish(rollback: &Rollback, command: &mut Command) -> Result<(), Failure> {
         Some(report) => command.out.text(report)?,
         None => command.out.text("there is none to finish")?,
     }
-    command.out.json(&json!({
-        "finished": report.is_some(),
-        "report": serde_json::to_value(&report).map_err(Failure::failed)?,
-    }))
+    command
+        .out
+        .document(|| Ok(json!({ "finished": report.is_some(), "report": to_json(&report)? })))
 }
 
 fn carry_out(args: &Args, plan: RollbackPlan, command: &mut Command) -> Result<(), Failure> {
-    let shown = serde_json::to_value(&plan).map_err(Failure::failed)?;
-    let done = |executed: bool, report: serde_json::Value| json!({ "plan": shown, "executed": executed, "report": report });
+    // What can be shown of the plan must not decide whether it is carried out.
+    let shown = command.out.is_json().then(|| to_json(&plan));
+    let done = |executed: bool, report: Option<RollbackReport>| {
+        let (plan, report) = (shown.transpose()?, to_json(&report)?);
+        Ok(json!({ "plan": plan, "executed": executed, "report": report }))
+    };
     command.out.text(&plan)?;
     if plan.is_empty() {
         command.out.text("nothing to roll back")?;
-        return command.out.json(&done(false, serde_json::Value::Null));
+        return command.out.document(|| done(false, None));
     }
     if args.dry_run {
         command.out.text("nothing was changed")?;
-        return command.out.json(&done(false, serde_json::Value::Null));
+        return command.out.document(|| done(false, None));
     }
     command.out.flush()?;
     if !args.yes && !agreed()? {
@@ -164,8 +169,7 @@ fn carry_out(args: &Args, plan: RollbackPlan, command: &mut Command) -> Result<(
     drop(bar);
     command.out.text(&report)?;
     command.out.text(format_args!("rolled back in {}", duration(report.took)))?;
-    let report = serde_json::to_value(&report).map_err(Failure::failed)?;
-    command.out.json(&done(true, report))
+    command.out.document(|| done(true, Some(report)))
 }
 
 /// Asks on standard error; only a yes is a yes.

@@ -4,6 +4,7 @@
 
 mod support;
 
+use lithdb::env::{Fs, OsFs};
 use serde_json::json;
 use support::{Bench, flip, read};
 
@@ -123,4 +124,118 @@ fn repair_shows_the_loss_and_takes_it_only_when_it_is_accepted() {
     assert!((8..11).contains(&left), "{left}");
     // The database can be written again.
     bench.lith_with(&["put", "t", "l"], b"v").ok();
+}
+
+/// Makes a table into something of which nothing can be said: its segments are not to be listed.
+fn hide_segments(bench: &Bench, table: &str) {
+    let segments = bench.db().join(table).join("segments");
+    OsFs.rename(&segments, &bench.path("segments-kept")).unwrap();
+    OsFs.create_new(&segments).unwrap();
+}
+
+fn put_into(bench: &Bench, tables: &[&str]) {
+    bench.prepare(|db| {
+        for name in tables {
+            let table = db.table(name, Default::default()).unwrap();
+            table.put(b"key", &[7; 3_000]).unwrap();
+            table.seal().unwrap();
+        }
+    });
+}
+
+#[test]
+fn verify_says_what_it_found_of_each_table_whatever_is_with_the_others() {
+    let bench = two_segments();
+    put_into(&bench, &["a", "z"]);
+    hide_segments(&bench, "a");
+    flip(&file(&bench, "1.keys"), 400);
+    let run = bench.lith(&["verify"]);
+    let said = run.failed();
+    assert!(said.contains("not sound: t; see lith repair; could not be looked at: a"), "{said}");
+    let text = run.text();
+    for part in ["table t: DAMAGED", "table z: sound", "table z: keymap sound", "not looked at: "] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let run = bench.lith(&["verify", "--json"]);
+    run.failed();
+    let told: serde_json::Value = serde_json::from_str(&run.text()).unwrap();
+    let sound = |part: &str| {
+        let found = told[part].as_array().unwrap().iter();
+        found.map(|t| format!("{} {}", t["table"], t["sound"]).replace('"', "")).collect::<Vec<_>>()
+    };
+    assert_eq!(sound("tables"), ["t false", "z true", "a false"]);
+    assert_eq!(sound("keymaps"), ["z true"]);
+    assert!(told["tables"][2]["error"].as_str().unwrap().contains("a/segments"), "{told}");
+}
+
+#[test]
+fn repair_does_what_it_can_and_says_of_which_tables_it_cannot() {
+    let bench = two_segments();
+    put_into(&bench, &["a", "z"]);
+    hide_segments(&bench, "a");
+    flip(&file(&bench, "1.keys"), 400);
+    let run = bench.lith(&["repair"]);
+    let said = run.failed();
+    assert!(said.contains("--accept-loss") && said.contains("planned for a"), "{said}");
+    assert!(run.text().contains("segment 1") && run.text().contains("a/segments"), "{run:?}");
+    let run = bench.lith(&["repair", "--accept-loss", "--json"]);
+    assert!(run.failed().contains("planned for a"), "{run:?}");
+    let told: serde_json::Value = serde_json::from_str(&run.text()).unwrap();
+    assert_eq!(
+        (&told["applied"], &told["plan"]["refused"][0]["table"]),
+        (&json!(true), &json!("a"))
+    );
+    bench.lith(&["verify", "t"]).ok();
+    let run = bench.lith(&["repair", "--json"]);
+    assert!(run.failed().contains("planned for a"), "{run:?}");
+    assert!(bench.lith(&["repair", "nothing"]).failed().contains("table nothing"));
+    assert_eq!(bench.lith(&["repair", "t", "z"]).ok(), "nothing to repair\n");
+}
+
+#[test]
+fn a_rollback_that_is_pending_is_said_first_and_nothing_is_sound() {
+    let bench = two_segments();
+    bench.write("db/rollback.intent", &b"whatever".repeat(9));
+    let run = bench.lith(&["verify"]);
+    let said = run.failed();
+    assert!(said.contains("a rollback was begun and not finished"), "{said}");
+    let text = run.text();
+    assert!(text.starts_with("note: ") && text.contains("rollback.intent"), "{text}");
+    assert!(text.contains("table t: sound"), "{text}");
+    let run = bench.lith(&["verify", "--json"]);
+    run.failed();
+    let told: serde_json::Value = serde_json::from_str(&run.text()).unwrap();
+    assert_eq!((&told["sound"], &told["tables"][0]["sound"]), (&json!(false), &json!(true)));
+    assert!(told["pending_rollback"].as_str().unwrap().contains("rollback.intent"), "{told}");
+    for args in [&["repair"][..], &["repair", "--accept-loss"]] {
+        assert!(bench.lith(args).failed().contains("rollback.intent"), "{args:?}");
+    }
+    assert!(bench.lith(&["dump", "t"]).ok().contains("1.keys"));
+}
+
+#[test]
+fn keys_of_dump_and_findings_are_those_of_scan() {
+    let bench = Bench::new();
+    let keys: [&[u8]; 5] =
+        [b"plain", b"0xfeed", b"a \"key\"", b"\x00\xff", "gr\u{f6}\u{df}e".as_bytes()];
+    bench.prepare(|db| {
+        let table = db.table("t", Default::default()).unwrap();
+        for key in keys {
+            table.put(key, &[7; 3_000]).unwrap();
+        }
+        table.seal().unwrap();
+    });
+    let of = |args: &[&str]| -> Vec<String> {
+        let lines = bench.lith(args).json_lines();
+        lines.iter().filter_map(|l| l["key"].as_str().map(ToOwned::to_owned)).collect()
+    };
+    let scanned = of(&["scan", "t", "--json"]);
+    assert_eq!(scanned[1], "0x307866656564");
+    assert_eq!(of(&["dump", "t", "--json"]), scanned);
+    // The second value is damaged, and its key named.
+    flip(&file(&bench, "1-0.values"), 64 + 4_500);
+    let run = bench.lith(&["verify", "--json"]);
+    run.failed();
+    let told: serde_json::Value = serde_json::from_str(&run.text()).unwrap();
+    assert_eq!(told["tables"][0]["findings"][0]["sample_keys"], json!([scanned[1]]), "{told}");
 }

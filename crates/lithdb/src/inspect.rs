@@ -7,21 +7,46 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use lithdb_env::{Env, Error, ErrorKind, Result};
+use lithdb_env::{Env, Error, Result};
 use lithdb_segment::{HandleLimit, SegmentId, TableName};
 use lithdb_table::inspect::{DumpLine, Progress, RepairPlan, RepairReport, VerifyReport};
 use lithdb_table::roots::Roots;
 use lithdb_table::{EventListener, Presence, TableSetup, inspect, presence};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::db::Db;
 use crate::options::DbOptions;
+use crate::shared::{no_table, refuse_pending_rollback};
+
+/// A table of which something was asked that could not be done. The other tables are not affected.
+#[derive(Debug, Clone, Serialize)]
+pub struct Refused {
+    /// The table.
+    pub table: TableName,
+    /// Why; a message where it is serialized.
+    #[serde(serialize_with = "as_message")]
+    pub error: Error,
+}
+
+/// What a verification found, table by table.
+#[derive(Debug, Clone)]
+pub struct Verification {
+    /// A rollback was begun and not finished, which this error says: files may hold together and yet be neither what was
+    /// before the rollback nor what is to be after it.
+    pub pending_rollback: Option<Error>,
+    /// A report for each table that could be looked at.
+    pub tables: Vec<VerifyReport>,
+    /// The tables that could not be looked at.
+    pub refused: Vec<Refused>,
+}
 
 /// What it takes to make a database open again, table by table. Holds the writer's locks.
 #[derive(Debug, Serialize)]
 pub struct Repair {
     /// A plan for each table that needs one.
     pub tables: Vec<RepairPlan>,
+    /// The tables for which no plan can be made.
+    pub refused: Vec<Refused>,
     #[serde(skip)]
     setups: Vec<TableSetup>,
     #[serde(skip)]
@@ -29,15 +54,18 @@ pub struct Repair {
 }
 
 /// What a repair did, table by table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Repaired {
     /// A report for each table that was repaired.
     pub tables: Vec<RepairReport>,
+    /// The tables whose repair was not finished; it may be planned and applied again.
+    pub refused: Vec<Refused>,
 }
 
 impl Db {
     /// Reads every byte of the tables (all of them, if none are named) and compares every checksum, link and count. Works on
-    /// damaged tables, and beside a writer.
+    /// damaged tables, and beside a writer. A table that cannot be looked at does not keep the others from it; one that is
+    /// dropped meanwhile is left out, unless it was named.
     ///
     /// # Errors
     /// What keeps the roots from being opened for reading, `Missing` for a named table that is not there, `Io`. Damage is not an
@@ -46,11 +74,29 @@ impl Db {
         options: &DbOptions,
         tables: Option<&[String]>,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<VerifyReport>> {
+    ) -> Result<Verification> {
         let env = Env::os(options.io_threads)?;
         let roots = Roots::open_for_reading(&env, &options.roots)?;
-        let setups = setups(&env, &roots, tables, options)?;
-        setups.iter().map(|setup| inspect::verify(setup, progress)).collect()
+        let mut found = Verification {
+            pending_rollback: refuse_pending_rollback(&env, &roots).err(),
+            tables: Vec::new(),
+            refused: Vec::new(),
+        };
+        for setup in setups(&env, &roots, tables, options)? {
+            match inspect::verify(&setup, progress) {
+                Ok(report) if report.is_sound() => found.tables.push(report),
+                // Whatever was found of it was found while its files went away.
+                _ if is_gone(&env, &setup) => {
+                    if tables.is_some() {
+                        let error = no_table(&setup.name);
+                        found.refused.push(Refused { table: setup.name, error });
+                    }
+                }
+                Ok(report) => found.tables.push(report),
+                Err(error) => found.refused.push(Refused { table: setup.name, error }),
+            }
+        }
+        Ok(found)
     }
 
     /// Calls `each` with every record of a table's key files (of one segment, if one is named), in the order in which they
@@ -70,24 +116,42 @@ impl Db {
         setups.iter().try_for_each(|setup| inspect::dump(setup, segment.map(SegmentId), each))
     }
 
-    /// Says what it would take to make the database open again: what would be given up, and what is done. Changes nothing
-    /// until it is applied.
+    /// Says what it would take to make the tables (all of them, if none are named) open again: what would be given up, and
+    /// what is done. Changes nothing until it is applied. A table for which there can be no plan does not keep the others
+    /// from theirs.
     ///
     /// # Errors
-    /// `Locked`, and what no repair can decide: a missing root, a file on two roots, another format version.
-    pub fn plan_repair(options: &DbOptions, progress: &mut dyn FnMut(Progress)) -> Result<Repair> {
+    /// `Locked`, `Missing` for a named table that is not there, and what no repair can decide: a missing root, a file on two
+    /// roots, a rollback that was begun and not finished.
+    pub fn plan_repair(
+        options: &DbOptions,
+        tables: Option<&[String]>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Repair> {
         let env = Env::os(options.io_threads)?;
         let roots = Roots::open_for_writing(&env, &options.roots, false)?;
-        let mut repair = Repair { tables: Vec::new(), setups: Vec::new(), _roots: roots };
-        for setup in setups(&env, &repair._roots, None, options)? {
-            let plan = inspect::plan_repair(&setup, progress)?;
-            if !plan.is_empty() {
-                repair.tables.push(plan);
-                repair.setups.push(setup);
+        // Tables half-way through a rollback look damaged, and mending them would undo a part of it.
+        refuse_pending_rollback(&env, &roots)?;
+        let setups = setups(&env, &roots, tables, options)?;
+        let mut repair =
+            Repair { tables: Vec::new(), refused: Vec::new(), setups: Vec::new(), _roots: roots };
+        for setup in setups {
+            match inspect::plan_repair(&setup, progress) {
+                Ok(plan) if plan.is_empty() => {}
+                Ok(plan) => {
+                    repair.tables.push(plan);
+                    repair.setups.push(setup);
+                }
+                Err(error) => repair.refused.push(Refused { table: setup.name, error }),
             }
         }
         Ok(repair)
     }
+}
+
+/// Whether a table that was there was dropped meanwhile.
+fn is_gone(env: &Env, setup: &TableSetup) -> bool {
+    matches!(presence(&*env.fs, &setup.dirs), Ok(Presence::Absent | Presence::Interrupted))
 }
 
 /// What is needed to look at tables: named ones, or all that are there. One whose state is gone or damaged is there.
@@ -113,8 +177,7 @@ fn setups(
         if is_there {
             setups.push(setup);
         } else if named.is_some() {
-            let message = format!("table {}: there is none of this name", setup.name);
-            return Err(Error::new(ErrorKind::Missing, message));
+            return Err(no_table(&setup.name));
         }
     }
     Ok(setups)
@@ -134,40 +197,69 @@ fn setup(env: &Env, roots: &[PathBuf], name: TableName, options: &DbOptions) -> 
     }
 }
 
+impl Verification {
+    /// Whether every table could be looked at and none is damaged, and no rollback is pending.
+    pub fn is_sound(&self) -> bool {
+        let is_whole = self.refused.is_empty() && self.pending_rollback.is_none();
+        is_whole && self.tables.iter().all(VerifyReport::is_sound)
+    }
+}
+
 impl Repair {
-    /// Whether there is nothing to repair.
+    /// Whether there is nothing to repair, as far as plans could be made: see [`refused`](Self::refused).
     pub fn is_empty(&self) -> bool {
         self.tables.is_empty()
     }
 
-    /// Carries the plan out. Damaged files are kept aside, none is deleted.
-    ///
-    /// # Errors
-    /// What the file system says; the repair may be planned and applied again.
-    pub fn apply(self) -> Result<Repaired> {
-        let plans = self.tables.into_iter().zip(&self.setups);
-        let tables = plans.map(|(plan, setup)| plan.apply(setup)).collect::<Result<_>>()?;
-        Ok(Repaired { tables })
+    /// Carries the plans out. Damaged files are kept aside, none is deleted. A table whose repair fails does not keep the
+    /// others from theirs: see [`Repaired::refused`].
+    pub fn apply(self) -> Repaired {
+        let mut repaired = Repaired { tables: Vec::new(), refused: Vec::new() };
+        for (plan, setup) in self.tables.into_iter().zip(&self.setups) {
+            match plan.apply(setup) {
+                Ok(report) => repaired.tables.push(report),
+                Err(error) => {
+                    repaired.refused.push(Refused { table: setup.name.clone(), error });
+                }
+            }
+        }
+        repaired
+    }
+}
+
+fn as_message<S: Serializer>(error: &Error, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(error)
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The message names the table.
+        self.error.fmt(f)
     }
 }
 
 impl fmt::Display for Repair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        lines(f, &self.tables)
+        lines(f, &self.tables, &self.refused)
     }
 }
 
 impl fmt::Display for Repaired {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        lines(f, &self.tables)
+        lines(f, &self.tables, &self.refused)
     }
 }
 
-fn lines(f: &mut fmt::Formatter<'_>, items: &[impl fmt::Display]) -> fmt::Result {
-    if items.is_empty() {
+fn lines(
+    f: &mut fmt::Formatter<'_>,
+    items: &[impl fmt::Display],
+    refused: &[Refused],
+) -> fmt::Result {
+    if items.is_empty() && refused.is_empty() {
         return f.write_str("nothing to repair");
     }
-    for (n, item) in items.iter().enumerate() {
+    let refused = refused.iter().map(|refused| refused as &dyn fmt::Display);
+    for (n, item) in items.iter().map(|item| item as &dyn fmt::Display).chain(refused).enumerate() {
         if n > 0 {
             writeln!(f)?;
         }

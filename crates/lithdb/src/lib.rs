@@ -45,7 +45,7 @@ mod options;
 mod shared;
 
 pub use db::{Db, DbStats};
-pub use inspect::{Repair, Repaired};
+pub use inspect::{Refused, Repair, Repaired, Verification};
 /// Disk, clock and threads, for tools that go through the same door.
 pub use lithdb_env as env;
 pub use lithdb_env::{Error, ErrorKind, Result, UnixMillis};

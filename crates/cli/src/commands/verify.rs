@@ -1,12 +1,16 @@
-//! `lith verify`: reads every byte and checks it. `--json`: `{"sound":…,"tables":[…],"keymaps":[…]}`; a table that is
-//! damaged has no entry in `keymaps`.
+//! `lith verify`: reads every byte and checks it. `--json`: `{"sound":…,"pending_rollback":…,"tables":[…],"keymaps":[…]}`.
+//! Each table has `table` and `sound` (its files and its keymap), one that could not be looked at also `error`; a table
+//! whose files are damaged has no entry in `keymaps`. `pending_rollback` is a message, or null.
 
-use lithdb::{Db, DbOptions, KeymapReport, VerifyReport, verify_keymap};
-use serde_json::json;
+use lithdb::{Db, DbOptions, KeymapReport, Refused, TableName, Verification, VerifyReport};
+use lithdb::{ErrorKind, verify_keymap};
+use serde_json::{Value as Json, json};
 
 use crate::args::parse_table;
 use crate::database::Command;
 use crate::failure::Failure;
+use crate::keys;
+use crate::output::{Output, to_json};
 use crate::progress::Progress;
 
 /// The arguments of `lith verify`.
@@ -20,58 +24,188 @@ pub(crate) struct Args {
 /// What was found.
 pub(crate) struct Verified {
     /// The files of each table.
-    pub(crate) tables: Vec<VerifyReport>,
+    pub(crate) files: Verification,
     /// The keymap of each table whose files are sound.
-    pub(crate) keymaps: Vec<KeymapReport>,
+    keymaps: Vec<KeymapReport>,
+    /// The tables whose keymaps could not be looked at.
+    unopened: Vec<Refused>,
 }
 
-impl Verified {
-    /// The tables that are not sound.
-    pub(crate) fn unsound(&self) -> Vec<String> {
-        let damaged = self.tables.iter().filter(|t| !t.is_sound()).map(|t| &t.table);
-        let wrong = self.keymaps.iter().filter(|k| !k.is_sound()).map(|k| &k.table);
-        damaged.chain(wrong).map(ToString::to_string).collect()
-    }
-}
-
-/// Verifies the files, then that the keymap finds every record of those that are sound.
+/// Verifies the files, then that the keymap finds every record of those that are sound. What is found of one table does
+/// not depend on what can be said of another.
 pub(crate) fn verify(options: &DbOptions, named: Option<&str>) -> Result<Verified, Failure> {
     let named = named.map(|name| [name.to_owned()]);
     let mut bar = Progress::new("verifying files", 0);
-    let tables = Db::verify(options, named.as_ref().map(|names| &names[..]), &mut |progress| {
+    let files = Db::verify(options, named.as_ref().map(|names| &names[..]), &mut |progress| {
         bar.set(progress.bytes_done, progress.bytes_total);
     })?;
     drop(bar);
-    let db = Db::open_read_only(options.clone())?;
-    let mut keymaps = Vec::new();
-    for report in tables.iter().filter(|report| report.is_sound()) {
-        let table = db.existing_table(report.table.as_str())?;
-        let mut bar = Progress::new("verifying keymaps", 0);
-        keymaps.push(verify_keymap(&table, &mut |progress| {
-            bar.set(progress.bytes_done, progress.bytes_total);
-        })?);
+    let mut verified = Verified { files, keymaps: Vec::new(), unopened: Vec::new() };
+    // Nothing is opened before a rollback that is pending is finished.
+    if verified.files.pending_rollback.is_none() {
+        verified.check_keymaps(options);
     }
-    Ok(Verified { tables, keymaps })
+    Ok(verified)
 }
 
-/// Verifies tables; damage is a failure.
-pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
-    let verified = verify(&command.options()?, args.table.as_deref())?;
-    for table in &verified.tables {
-        command.out.text(table)?;
-        for keymap in verified.keymaps.iter().filter(|keymap| keymap.table == table.table) {
-            command.out.text(keymap)?;
+impl Verified {
+    fn check_keymaps(&mut self, options: &DbOptions) {
+        let sound = self.files.tables.iter().filter(|report| report.is_sound());
+        let names: Vec<TableName> = sound.map(|report| report.table.clone()).collect();
+        let db = match Db::open_read_only(options.clone()) {
+            Ok(db) => db,
+            Err(error) => {
+                let refuse = |table| Refused { table, error: error.clone() };
+                self.unopened = names.into_iter().map(refuse).collect();
+                return;
+            }
+        };
+        for table in names {
+            match check_keymap(&db, &table) {
+                Ok(report) => self.keymaps.push(report),
+                // One that was dropped meanwhile is no failure.
+                Err(error)
+                    if error.kind() == ErrorKind::Missing
+                        && db.tables().is_ok_and(|names| !names.contains(&table)) => {}
+                Err(error) => self.unopened.push(Refused { table, error }),
+            }
         }
     }
-    let unsound = verified.unsound();
-    command.out.json(&json!({
-        "sound": unsound.is_empty(),
-        "tables": verified.tables,
-        "keymaps": verified.keymaps,
-    }))?;
-    command.out.flush()?;
-    if unsound.is_empty() {
-        return Ok(());
+
+    /// Whether the files of a table and its keymap are, as far as they were looked at.
+    fn is_sound(&self, report: &VerifyReport) -> bool {
+        let is_of_it = |keymap: &&KeymapReport| keymap.table == report.table;
+        report.is_sound()
+            && self.keymaps.iter().filter(is_of_it).all(KeymapReport::is_sound)
+            && !self.unopened.iter().any(|refused| refused.table == report.table)
     }
-    Err(Failure::failed(format_args!("not sound: {}; see lith repair", unsound.join(", "))))
+
+    /// What is not as it should be, in words, for each table.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let pending = self.files.pending_rollback.iter().map(ToString::to_string);
+        let damaged = self.files.tables.iter().filter(|t| !t.is_sound()).map(ToString::to_string);
+        let wrong = self.keymaps.iter().filter(|k| !k.is_sound()).map(ToString::to_string);
+        let refused = self.files.refused.iter().chain(&self.unopened).map(ToString::to_string);
+        pending.chain(damaged).chain(wrong).chain(refused).collect()
+    }
+
+    /// The verdict.
+    fn verdict(&self) -> Result<(), Failure> {
+        let damaged = self.files.tables.iter().filter(|t| !t.is_sound()).map(|t| &t.table);
+        let wrong = self.keymaps.iter().filter(|k| !k.is_sound()).map(|k| &k.table);
+        let refused = self.files.refused.iter().chain(&self.unopened).map(|r| &r.table);
+        let mut parts = Vec::new();
+        if self.files.pending_rollback.is_some() {
+            parts.push("a rollback was begun and not finished".to_owned());
+        }
+        let names = |names: Vec<String>| (!names.is_empty()).then(|| names.join(", "));
+        if let Some(names) = names(damaged.chain(wrong).map(ToString::to_string).collect()) {
+            parts.push(format!("not sound: {names}; see lith repair"));
+        }
+        if let Some(names) = names(refused.map(ToString::to_string).collect()) {
+            parts.push(format!("could not be looked at: {names}"));
+        }
+        if parts.is_empty() { Ok(()) } else { Err(Failure::failed(parts.join("; "))) }
+    }
+
+    fn show(&self, out: &mut Output) -> Result<(), Failure> {
+        if let Some(pending) = &self.files.pending_rollback {
+            out.text(format_args!(
+                "note: {pending}\nnote: what follows is of files as the rollback left them; the keymaps were not looked at"
+            ))?;
+        }
+        for table in &self.files.tables {
+            out.text(table)?;
+            for keymap in self.keymaps.iter().filter(|keymap| keymap.table == table.table) {
+                out.text(keymap)?;
+            }
+            for refused in self.unopened.iter().filter(|refused| refused.table == table.table) {
+                out.text(format_args!(
+                    "table {}: keymap not looked at: {}",
+                    table.table, refused.error
+                ))?;
+            }
+        }
+        for Refused { table, error } in &self.files.refused {
+            out.text(format_args!("table {table}: not looked at: {error}"))?;
+        }
+        Ok(())
+    }
+
+    fn to_json(&self) -> Result<Json, Failure> {
+        let refused = |refused: &Refused| json!({ "table": refused.table.as_str(), "sound": false, "error": refused.error.to_string() });
+        let mut tables = Vec::new();
+        for report in &self.files.tables {
+            let mut table = to_json(report)?;
+            set_sound(&mut table, self.is_sound(report));
+            tables.push(table);
+        }
+        tables.extend(self.files.refused.iter().map(refused));
+        let mut keymaps = Vec::new();
+        for report in &self.keymaps {
+            let mut keymap = to_json(report)?;
+            set_sound(&mut keymap, report.is_sound());
+            keymaps.push(keymap);
+        }
+        keymaps.extend(self.unopened.iter().map(refused));
+        Ok(keys::joinable(json!({
+            "sound": self.verdict().is_ok(),
+            "pending_rollback": self.files.pending_rollback.as_ref().map(ToString::to_string),
+            "tables": tables,
+            "keymaps": keymaps,
+        })))
+    }
+}
+
+fn set_sound(document: &mut Json, is_sound: bool) {
+    if let Some(fields) = document.as_object_mut() {
+        fields.insert("sound".to_owned(), is_sound.into());
+    }
+}
+
+fn check_keymap(db: &Db, name: &TableName) -> lithdb::Result<KeymapReport> {
+    let table = db.existing_table(name.as_str())?;
+    let mut bar = Progress::new("verifying keymaps", 0);
+    verify_keymap(&table, &mut |progress| bar.set(progress.bytes_done, progress.bytes_total))
+}
+
+/// Verifies tables; damage is a failure, and so is what could not be looked at, or a rollback that is pending.
+pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
+    let verified = verify(&command.options()?, args.table.as_deref())?;
+    verified.show(&mut command.out)?;
+    command.out.document(|| verified.to_json())?;
+    verified.verdict()
+}
+
+#[cfg(test)]
+mod tests {
+    use lithdb::env::{Fs, OsFs};
+
+    use super::*;
+
+    #[test]
+    fn a_table_that_does_not_open_does_not_hide_what_was_found_of_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = DbOptions::new([dir.path().join("db")]);
+        let db = Db::open(options.clone()).unwrap();
+        for name in ["a", "b", "dropped"] {
+            db.table(name, Default::default()).unwrap().put(b"key", b"value").unwrap();
+        }
+        db.close().unwrap();
+        let files = Db::verify(&options, None, &mut |_| {}).unwrap();
+        let mut verified = Verified { files, keymaps: Vec::new(), unopened: Vec::new() };
+        // Between the two phases one of them breaks, and one is dropped.
+        OsFs.rename(&dir.path().join("db/a/segments"), &dir.path().join("kept")).unwrap();
+        OsFs.create_new(&dir.path().join("db/a/segments")).unwrap();
+        Db::open(options.clone()).unwrap().drop_table("dropped").unwrap();
+        verified.check_keymaps(&options);
+        let names: Vec<_> = verified.unopened.iter().map(|r| r.table.as_str()).collect();
+        assert_eq!((names, verified.keymaps.len()), (vec!["a"], 1));
+        assert!(verified.verdict().unwrap_err().to_string().ends_with("looked at: a"));
+        let told = verified.to_json().unwrap();
+        let sound: Vec<_> =
+            told["tables"].as_array().unwrap().iter().map(|t| &t["sound"]).collect();
+        assert_eq!(sound, [false, true, true]);
+        assert_eq!(told["keymaps"].as_array().unwrap().len(), 2);
+    }
 }

@@ -191,17 +191,15 @@ impl Tour<'_> {
         let started = Instant::now();
         let verified = verify::verify(&self.options, None)?;
         let took = started.elapsed();
-        for report in verified.tables.iter().filter(|report| !report.is_sound()) {
-            self.tally.wrong(format!("verify: {report}"));
-        }
-        for report in verified.keymaps.iter().filter(|report| !report.is_sound()) {
-            self.tally.wrong(format!("verify: {report}"));
-        }
-        let bytes = verified.tables.iter().map(|report| report.bytes).sum();
-        let what = match verified.unsound().is_empty() {
+        let problems = verified.problems();
+        let bytes = verified.files.tables.iter().map(|report| report.bytes).sum();
+        let what = match problems.is_empty() {
             true => "every byte read, every checksum, chain, count and keymap entry checked: sound",
             false => "every byte read: NOT sound, see below",
         };
+        for problem in problems {
+            self.tally.wrong(format!("verify: {problem}"));
+        }
         self.tell("Verify", took, Some(bytes), what.to_owned())
     }
 

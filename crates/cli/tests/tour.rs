@@ -4,6 +4,10 @@
 
 mod support;
 
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+
 use lithdb::env::{Fs, OsFs};
 use serde_json::{Value as Json, json};
 use support::{Bench, bare, lith, run};
@@ -58,7 +62,7 @@ fn the_tour_tells_people_what_it_did_and_keeps_the_database_if_asked() {
     let (a, b) = (kept.join("root-a"), kept.join("root-b"));
     let roots = ["--db", a.to_str().unwrap(), "--db", b.to_str().unwrap()];
     let scanned = bare(&[&["scan", "files"][..], &roots].concat()).ok();
-    assert!(scanned.contains("~xxh3:") && scanned.contains("again/"), "{scanned}");
+    assert!(scanned.contains("~xxh3://") && scanned.contains("again://"), "{scanned}");
     let again = tour(&bench, &["--keep", kept.to_str().unwrap()]).failed();
     assert!(again.contains("new or empty"), "{again}");
 }
@@ -101,4 +105,80 @@ fn without_a_path_the_project_around_is_taken() {
     let told: Json = run(command, b"").json();
     assert_eq!((&told["files"], &told["passed"]), (&json!(4), &json!(true)));
     assert!(told["tree"].as_str().unwrap().ends_with("/project"), "{told}");
+}
+
+#[test]
+fn a_tree_with_names_like_the_tours_own_keys_is_no_mismatch() {
+    let bench = Bench::new();
+    grow(&bench, 30);
+    for n in 0..30 {
+        bench.write(&format!("tree/again/{}/{n}", n % 7), b"another content");
+    }
+    assert_eq!(tour(&bench, &["--json"]).json()["passed"], true);
+}
+
+#[test]
+fn a_directory_to_keep_is_not_spoiled_by_a_tour_that_has_nothing_to_show() {
+    let bench = Bench::new();
+    let kept = bench.path("kept");
+    let args = ["--keep", kept.to_str().unwrap()];
+    assert!(tour(&bench, &args).failed().contains("tree"));
+    assert!(OsFs.metadata(&kept).is_err());
+    grow(&bench, 3);
+    tour(&bench, &args).ok();
+}
+
+#[test]
+fn a_tour_that_the_engine_ended_leaves_the_evidence_and_says_where() {
+    let bench = Bench::new();
+    grow(&bench, 30);
+    OsFs.create_dir(&bench.path("tmp")).unwrap();
+    // No file may become longer than 512 bytes: the first write of any length fails.
+    let mut command = Command::new("sh");
+    let line = "trap '' XFSZ; ulimit -f 1; exec \"$0\" tour tree";
+    command.args(["-c", line, env!("CARGO_BIN_EXE_lith")]);
+    command.env("TMPDIR", bench.path("tmp")).env_remove("RUST_LOG").current_dir(bench.dir.path());
+    let said = run(command, b"").failed();
+    let left = OsFs.list(&bench.path("tmp")).unwrap();
+    assert_eq!(left.len(), 1, "{said}");
+    assert!(
+        said.contains(&format!(
+            "the database is in {}",
+            bench.path("tmp").join(&left[0].name).display()
+        )),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_signal_ends_the_tour_and_leaves_nothing_behind() {
+    for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
+        let bench = Bench::new();
+        grow(&bench, 30);
+        OsFs.create_dir(&bench.path("tmp")).unwrap();
+        // The tour's first words do not fit into the pipe: it waits with the database made.
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(&[b'.'; 65_536]).unwrap();
+        let mut command = lith();
+        command.env("TMPDIR", bench.path("tmp")).arg("tour").arg(bench.path("tree"));
+        command.stdout(writer).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let is_made = || {
+            let made = OsFs.list(&bench.path("tmp")).unwrap();
+            made.first().is_some_and(|dir| {
+                OsFs.metadata(&bench.path("tmp").join(&dir.name).join("root-b")).is_ok()
+            })
+        };
+        while !is_made() {
+            assert!(child.try_wait().unwrap().is_none(), "ended before it made the database");
+            std::thread::yield_now();
+        }
+        let kill = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+        let ended = child.wait_with_output().unwrap();
+        assert_eq!(ended.status.signal(), Some(number), "{ended:?}");
+        assert!(String::from_utf8_lossy(&ended.stderr).contains("interrupted"), "{ended:?}");
+        assert_eq!(OsFs.list(&bench.path("tmp")).unwrap(), [], "{name}");
+        drop(reader);
+    }
 }

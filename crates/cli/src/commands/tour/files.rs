@@ -44,8 +44,9 @@ impl Digest {
         Self(xxh3_128(content))
     }
 
-    /// The secondary key under which a content can be found whatever its file is called.
+    /// The secondary key under which a content can be found whatever its file is called: no path from the root of a
+    /// tree has two slashes in a row.
     pub(super) fn key(self) -> String {
-        format!("xxh3:{:032x}", self.0)
+        format!("xxh3://{:032x}", self.0)
     }
 }

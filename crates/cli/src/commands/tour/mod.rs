@@ -10,24 +10,25 @@ mod files;
 mod load;
 mod place;
 mod reader;
+mod signals;
 mod tree;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lithdb::{Db, TableOptions};
+use lithdb::{Db, ErrorKind, TableOptions};
 use serde::Serialize;
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
 use self::compare::Tally;
 use self::files::Loaded;
-use self::place::Place;
+use self::place::{Place, Site};
 use self::tree::Tree;
 use crate::args::parse_size;
 use crate::commands::verify;
 use crate::database::Command;
 use crate::failure::Failure;
-use crate::output::{counted, duration, per_second, size, throughput};
+use crate::output::{counted, duration, per_second, size, throughput, to_json};
 
 /// The table that the tour uses.
 const TABLE: &str = "files";
@@ -44,7 +45,7 @@ pub(crate) struct Args {
     /// Take no more than so many files
     #[arg(long, value_name = "N", default_value_t = 50_000)]
     max_files: u64,
-    /// Make the database in this directory, which must be new or empty, and keep it
+    /// Make the database in this directory, which must be new or empty, and keep it, whatever ends the tour
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
 }
@@ -79,21 +80,37 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         ));
     }
     let started = Instant::now();
-    let place = Place::make(args.keep.as_deref())?;
-    let ended = lead(args, command, &place, started);
-    // What went wrong is there to be looked at.
-    let is_wrong = matches!(&ended, Ok(tally) if !tally.wrong.is_empty());
-    if place.is_kept() || is_wrong {
-        command.out.text(format_args!("The database is in {}", place.path().display()))?;
-        command.out.flush()?;
-    } else {
-        let removed = place.remove();
-        // Why the tour ended tells more than why it left something behind.
-        return ended.and(removed);
-    }
-    match ended?.wrong.first() {
-        None => Ok(()),
-        Some(first) => Err(Failure::failed(format_args!("the tour found a mismatch: {first}"))),
+    let site = Site::choose(args.keep.as_deref())?;
+    // What is not there to be shown is found out before anything is made.
+    let tree = Tree::choose(args, &site)?;
+    let place = site.make()?;
+    let ended = lead(args, command, &place, &tree, started);
+    let wrong = match ended {
+        Ok(tally) => tally
+            .wrong
+            .into_iter()
+            .next()
+            .map(|first| Failure::failed(format_args!("the tour found a mismatch: {first}"))),
+        Err(failure) => Some(failure),
+    };
+    // What went wrong is there to be looked at. A full disk is no evidence of anything.
+    let is_evidence = match &wrong {
+        Some(Failure::Refused(error)) => error.kind() != ErrorKind::StorageFull,
+        wrong => wrong.is_some(),
+    };
+    let path = place.path().display().to_string();
+    match wrong {
+        Some(failure) if is_evidence || place.is_kept() => {
+            place.keep();
+            Err(Failure::failed(format_args!("{failure}; the database is in {path}")))
+        }
+        Some(failure) => {
+            // Why the tour ended tells more than why it left something behind.
+            let _ = place.remove();
+            Err(failure)
+        }
+        None if place.is_kept() => command.out.text(format_args!("The database is in {path}")),
+        None => place.remove(),
     }
 }
 
@@ -101,9 +118,9 @@ fn lead(
     args: &Args,
     command: &mut Command,
     place: &Place,
+    tree: &Tree,
     started: Instant,
 ) -> Result<Tally, Failure> {
-    let tree = Tree::choose(args, place)?;
     let end_of_place = if place.is_kept() { "kept" } else { "removed at the end" };
     command.out.text(format_args!(
         "{} of real files ({}) below {}",
@@ -128,7 +145,7 @@ fn lead(
         steps: Vec::new(),
         command,
     };
-    let db = tour.load(&tree)?;
+    let db = tour.load(tree)?;
     tour.read_back(&db)?;
     tour.reopen(db)?;
     let db = tour.expire()?;
@@ -136,7 +153,7 @@ fn lead(
     db.close()?;
     drop(db);
     tour.verify()?;
-    tour.sum_up(place, &tree, started.elapsed())
+    tour.sum_up(place, tree, started.elapsed())
 }
 
 impl Tour<'_> {
@@ -230,21 +247,21 @@ impl Tour<'_> {
         if !keeps {
             out.text(format_args!("The database was in {} and is gone.", place.path().display()))?;
         }
-        let document: Json = json!({
-            "tree": tree.root,
-            "files": tree.files.len(),
-            "bytes": tree.bytes,
-            "database": place.path(),
-            "kept": keeps,
-            "seconds": took.as_secs_f64(),
-            "steps": steps,
-            "compared": compared,
-            "changed": tally.changed,
-            "wrong": tally.wrong,
-            "passed": is_well,
-        });
-        out.json(&document)?;
-        out.flush()?;
+        out.document(|| {
+            Ok(json!({
+                "tree": tree.root.display().to_string(),
+                "files": tree.files.len(),
+                "bytes": tree.bytes,
+                "database": place.path().display().to_string(),
+                "kept": keeps,
+                "seconds": took.as_secs_f64(),
+                "steps": to_json(&steps)?,
+                "compared": compared,
+                "changed": tally.changed,
+                "wrong": tally.wrong,
+                "passed": is_well,
+            }))
+        })?;
         Ok(tally)
     }
 }

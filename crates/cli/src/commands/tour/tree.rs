@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use lithdb::env::{Fs, OsFs, exists};
 
 use super::Args;
-use super::place::Place;
+use super::place::Site;
 use crate::failure::Failure;
 use crate::files::MAX_VALUE_LEN;
 use crate::output::{counted, size};
@@ -25,17 +25,16 @@ pub(super) struct Tree {
 
 impl Tree {
     /// Chooses the tree and looks at what is in it.
-    pub(super) fn choose(args: &Args, place: &Place) -> Result<Self, Failure> {
+    pub(super) fn choose(args: &Args, site: &Site) -> Result<Self, Failure> {
         let root = match &args.path {
             Some(path) => path.clone(),
             None => default_root()?,
         };
         // The database needs as much again, and the disk has other users.
-        let room = place.free_space()? / 2;
+        let room = site.free_space()? / 2;
         let is_tight = room < args.max_bytes;
         let most = args.max_bytes.min(room);
-        let own = [place.path().to_owned()];
-        let mut walk = Walk::new(&OsFs, &own);
+        let mut walk = Walk::new(&OsFs, &[]);
         let (mut files, mut bytes, mut is_cut) = (Vec::new(), 0, false);
         walk.run(&root, &mut |found, _| {
             if files.len() as u64 >= args.max_files || most - bytes < most / 64 {

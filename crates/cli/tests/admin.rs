@@ -14,21 +14,19 @@ use support::{Bench, alone, bare};
 
 /// A table whose one sealed segment has expired, and a value that has not.
 fn expired(bench: &Bench, name: &str, filter: Option<GcFilter>) {
-    bench.prepare(|db| {
-        let options = TableOptions::new().ttl(Duration::from_millis(1));
-        let table = match filter {
-            Some(filter) => db.table_with_filter(name, options, filter).unwrap(),
-            None => db.table(name, options).unwrap(),
-        };
+    let options = TableOptions::new().ttl(Duration::from_secs(3600));
+    let open = |db: &lithdb::Db| match filter.clone() {
+        Some(filter) => db.table_with_filter(name, options.clone(), filter).unwrap(),
+        None => db.table(name, options.clone()).unwrap(),
+    };
+    bench.prepare_with(behind(Duration::from_secs(2 * 3600)), |db| {
+        let table = open(db);
         table.put(b"old", b"1").unwrap();
         table.put(b"older", b"2").unwrap();
         table.seal().unwrap();
-        let clock = OsClock::new();
-        let sealed = clock.now();
-        while clock.now() <= sealed.plus(Duration::from_millis(2)) {
-            std::thread::yield_now();
-        }
-        table.put(b"new", b"3").unwrap();
+    });
+    bench.prepare(|db| {
+        open(db).put(b"new", b"3").unwrap();
     });
 }
 
@@ -44,6 +42,33 @@ fn gc_collects_what_has_expired_by_the_recorded_ttl() {
     assert!(bench.lith(&["get", "t", "old"]).failed().contains("not found"));
     assert_eq!(bench.lith(&["get", "t", "new"]).ok(), "3");
     assert_eq!(bench.lith(&["gc"]).ok(), "t: nothing has expired\n");
+}
+
+#[test]
+fn gc_seals_a_mutable_segment_that_is_old_enough_so_that_it_expires() {
+    let bench = Bench::new();
+    let put = |db: &lithdb::Db, key: &[u8], ttl: Duration| {
+        let table = db.table("t", TableOptions::new().ttl(ttl)).unwrap();
+        table.put(key, b"v").map(|_| ()).unwrap();
+    };
+    // Never sealed, and long past the TTL.
+    let ttl = Duration::from_millis(50);
+    bench.prepare_with(behind(Duration::from_secs(2 * 3600)), |db| put(db, b"old", ttl));
+    let text = bench.lith(&["gc"]).ok();
+    assert!(text.contains("nothing has expired; sealed the mutable segment"), "{text}");
+    while bench.lith(&["gc", "--json"]).json()["tables"][0]["collected"]["keys"] != 1 {}
+    assert_eq!(bench.lith(&["scan", "t"]).ok(), "");
+    // Old enough to be sealed: the age is a quarter of the TTL. It expires a TTL later.
+    let (ttl, bench) = (Duration::from_secs(3600), Bench::new());
+    bench.prepare_with(behind(Duration::from_secs(1800)), |db| put(db, b"half", ttl));
+    let told = bench.lith(&["gc", "--json"]).json();
+    let told = &told["tables"][0];
+    assert_eq!((&told["sealed"], &told["collected"]["keys"]), (&json!(true), &json!(0)));
+    assert_eq!(bench.lith(&["get", "t", "half"]).ok(), "v");
+    // Too young.
+    let young = Bench::new();
+    young.prepare(|db| put(db, b"young", ttl));
+    assert_eq!(young.lith(&["gc"]).ok(), "t: nothing has expired\n");
 }
 
 #[test]
@@ -70,13 +95,19 @@ fn gc_refuses_a_table_with_a_filter_unless_forced_and_then_touches_no_other() {
     assert!(bench.lith(&["get", "filtered", "old"]).failed().contains("not found"));
 }
 
-/// A clock that is three days behind.
+/// A clock that is behind by so much.
 #[derive(Debug)]
-struct Behind(OsClock);
+struct Behind(OsClock, Duration);
+
+/// A world with such a clock.
+fn behind(by: Duration) -> Components {
+    let clock = Arc::new(Behind(OsClock::new(), by));
+    Components { env: Some(Env { clock, ..Env::os(1).unwrap() }), ..alone() }
+}
 
 impl Clock for Behind {
     fn now(&self) -> UnixMillis {
-        UnixMillis(self.0.now().0 - 3 * 86_400_000)
+        UnixMillis(self.0.now().0 - self.1.as_millis() as u64)
     }
 
     fn monotonic(&self) -> Duration {
@@ -91,9 +122,7 @@ impl Clock for Behind {
 #[test]
 fn gc_is_held_when_the_clock_has_jumped_until_somebody_accepts_it() {
     let bench = Bench::new();
-    let env = Env { clock: Arc::new(Behind(OsClock::new())), ..Env::os(1).unwrap() };
-    let components = Components { env: Some(env), ..alone() };
-    bench.prepare_with(components, |db| {
+    bench.prepare_with(behind(Duration::from_secs(3 * 86_400)), |db| {
         let table = db.table("t", TableOptions::new().ttl(Duration::from_secs(3600))).unwrap();
         table.put(b"old", b"1").unwrap();
         table.seal().unwrap();

@@ -60,7 +60,7 @@ pub use lithdb_table::inspect::{
 pub use lithdb_table::{
     Batch, BatchEntry, DuplicateKeys, Entry, Event, EventListener, GcFilter, GcReport, Iter,
     KeymapKind, MAX_BATCH_BYTES, MAX_BATCH_KEYS, RecoveryReport, SecondaryKey, Table, TableOptions,
-    TableStats, Ttl, show_key,
+    TableStats, Ttl, Upkeep, show_key,
 };
 pub use options::{Components, DbOptions};
 

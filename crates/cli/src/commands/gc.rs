@@ -1,13 +1,15 @@
 //! `lith gc`: one collection now, by the TTL that each table recorded. `--json`: `{"tables":[{"table":…,
-//! "collected":{"segments":…,"keys":…,"bytes":…},"held_seconds":…}]}`.
+//! "collected":{"segments":…,"keys":…,"bytes":…},"sealed":…,"held_seconds":…}]}`.
 
-use lithdb::GcReport;
+use std::time::Duration;
+
+use lithdb::{ErrorKind, GcReport, Table, Upkeep};
 use serde_json::json;
 
 use crate::args::parse_table;
 use crate::database::{Command, existing_table, names};
 use crate::failure::Failure;
-use crate::output::{count, counted, duration, size};
+use crate::output::{count, counted, duration, remark, size};
 
 /// The arguments of `lith gc`.
 #[derive(Debug, clap::Args)]
@@ -48,9 +50,9 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         if args.accept_clock {
             table.accept_clock()?;
         }
-        let report = if args.force { table.run_gc_without_filter()? } else { table.run_gc()? };
+        let (report, sealed) = collect(args, table)?;
         let has_ttl = table.stats().ttl.is_some();
-        command.out.text(format_args!("{name}: {}", describe(&report, has_ttl)))?;
+        command.out.text(format_args!("{name}: {}", describe(&report, has_ttl, sealed)))?;
         if report.held_for.is_some() {
             held.push(name.as_str());
         }
@@ -61,12 +63,12 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
                 "keys": report.records,
                 "bytes": report.bytes,
             },
+            "sealed": sealed,
             "held_seconds": report.held_for.map(|held| held.as_secs_f64()),
         }));
     }
     db.close()?;
     command.out.json(&json!({ "tables": answers }))?;
-    command.out.flush()?;
     if held.is_empty() {
         return Ok(());
     }
@@ -76,18 +78,50 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     )))
 }
 
-fn describe(report: &GcReport, has_ttl: bool) -> String {
+/// Collects, and seals a mutable segment that is old enough: unsealed, its values would never expire. Collecting first makes
+/// room on a full disk, and nothing is sealed by a clock that has jumped.
+fn collect(args: &Args, table: &Table) -> Result<(GcReport, bool), Failure> {
+    let report = if args.force { table.run_gc_without_filter()? } else { table.run_gc()? };
+    let may_seal = report.held_for.is_none() && table.stats().ttl.is_some();
+    let sealed = may_seal && seal_if_old(table)?;
+    Ok((report, sealed))
+}
+
+/// Seals the mutable segment if its age is up, as the application would do by and by. Says whether it was.
+fn seal_if_old(table: &Table) -> Result<bool, Failure> {
+    let by_age =
+        Upkeep { flush_bytes: None, flush_after: None, idle_after: Duration::MAX, collect: false };
+    let before = table.stats().segments;
+    match table.tick(&by_age) {
+        Err(error) if error.kind() == ErrorKind::StorageFull => {
+            remark(format_args!("{error}; the mutable segment is not sealed"));
+            return Ok(false);
+        }
+        done => done?,
+    }
+    if table.stats().segments == before {
+        return Ok(false);
+    }
+    // The new mutable segment is empty: this only waits until the seal is done.
+    table.seal()?;
+    Ok(true)
+}
+
+fn describe(report: &GcReport, has_ttl: bool, sealed: bool) -> String {
     if let Some(held) = report.held_for {
         return format!("held for {}", duration(held));
     }
     if !has_ttl {
         return "nothing expires: it has no TTL".to_owned();
     }
+    // A TTL counts from the moment at which a segment is sealed.
+    let sealed =
+        if sealed { "; sealed the mutable segment, which expires a TTL from now" } else { "" };
     if report.segments == 0 {
-        return "nothing has expired".to_owned();
+        return format!("nothing has expired{sealed}");
     }
     format!(
-        "collected {}: {} keys, {}",
+        "collected {}: {} keys, {}{sealed}",
         counted(report.segments as u64, "segment"),
         count(report.records),
         size(report.bytes)

@@ -181,6 +181,7 @@ impl RollbackPlan {
         let Err(error) = intent.write(&*env.fs, roots) else { return Ok(intent) };
         // Once it has its name nobody knows what a crash would leave: then what is prepared must stay.
         if matches!(is_pending(env, roots), Ok(false)) {
+            intent.abandon(&*env.fs, roots);
             prepared.into_iter().for_each(|(_, prepared)| prepared.abandon());
             return Err(error);
         }

@@ -99,6 +99,13 @@ impl Intent {
         replace_file(fs, &path(roots), &envelope::seal(Magic::ROLLBACK, self)?)
     }
 
+    /// Removes what a failed [`write`](Self::write) may have left beside it.
+    pub(crate) fn abandon(&self, fs: &dyn Fs, roots: &Roots) {
+        if let Err(error) = remove_if_there(fs, &replacement_path(&path(roots))) {
+            tracing::warn!(%error, "what a rollback had prepared stays until the next opening");
+        }
+    }
+
     fn read(fs: &dyn Fs, roots: &Roots) -> Result<Self> {
         let path = path(roots);
         let limit = (MAX_PAYLOAD_LEN + ENVELOPE_LEN) as u64;

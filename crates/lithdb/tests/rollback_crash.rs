@@ -90,13 +90,7 @@ fn every_crash(scene: &Scene) -> Count {
 }
 
 /// The power fails again at every operation of the opening that finishes the rollback.
-fn crash_in_opening(
-    scene: &Scene,
-    found: &World,
-    k: u64,
-    context: &str,
-    count: &mut Count,
-) {
+fn crash_in_opening(scene: &Scene, found: &World, k: u64, context: &str, count: &mut Count) {
     let opened = support::past::fork(found);
     opened.try_open().unwrap_or_else(|e| panic!("{context}: open: {e}")).close().unwrap();
     let total = opened.fs.ops();

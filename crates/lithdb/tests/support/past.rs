@@ -101,9 +101,10 @@ pub fn records(table: &Table, context: &str) -> Vec<Record> {
             (entry.key().to_vec(), entry.is_primary(), value.to_vec())
         })
         .collect();
-    let backwards = table.iter().unwrap().rev().map(|entry| {
-        entry.unwrap_or_else(|e| panic!("{context}: backwards: {e}")).key().to_vec()
-    });
+    let backwards =
+        table.iter().unwrap().rev().map(|entry| {
+            entry.unwrap_or_else(|e| panic!("{context}: backwards: {e}")).key().to_vec()
+        });
     let mut backwards: Vec<Vec<u8>> = backwards.collect();
     backwards.reverse();
     let keys: Vec<Vec<u8>> = forwards.iter().map(|(key, _, _)| key.clone()).collect();

@@ -1,0 +1,261 @@
+//! What verification and dump say, of sound tables and beside a writer.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, io};
+
+use lithdb_env::{DirEntry, File, FileLock, Fs, LockKind, Metadata, OpenMode};
+use lithdb_segment::SegmentId;
+use lithdb_sim::SimFs;
+use lithdb_table::Batch;
+use lithdb_table::inspect::{DumpLine, Progress, dump, plan_repair, verify, verify_keymap};
+use parking_lot::Mutex;
+
+use super::harness::{options, table, value};
+use super::support::World;
+
+#[test]
+fn a_sound_table_has_no_findings_and_exact_counts() {
+    let (world, model) = table();
+    let before = world.fs.ops();
+    let mut told = Vec::new();
+    let report = verify(&world.setup, &mut |progress| told.push(progress)).unwrap();
+    assert_eq!(report.findings, vec![], "{report}");
+    assert!(report.is_sound());
+    assert_eq!(report.segments, 5);
+    assert_eq!(report.records, model.keys.len() as u64);
+    assert_eq!(report.values, model.values);
+    let key_files = (1..=5).map(|n| world.fs.read_raw(world.file(&format!("{n}.keys"))).len());
+    let values: usize = (0..18).map(|n| value(n).len()).filter(|len| *len > 16).sum();
+    assert_eq!(report.bytes, (key_files.sum::<usize>() + values) as u64);
+    let last: Progress = *told.last().unwrap();
+    assert_eq!(last.bytes_done, last.bytes_total);
+    assert!(last.bytes_total > report.bytes);
+    let plan = world.plan();
+    assert!(plan.is_empty());
+    assert_eq!(plan.to_string(), "table t: nothing to repair");
+    let done = plan.apply(&world.setup).unwrap();
+    assert_eq!((done.segments, done.kept_files), (0, 0));
+    assert_eq!(world.fs.ops(), before, "nothing of this may write");
+}
+
+#[test]
+fn one_bad_slot_of_the_state_is_a_note_and_heals() {
+    let (world, _) = table();
+    for slot in 0..2 {
+        let world = world.fork();
+        world.fs.flip_bit("/r0/t/table.state", slot * 4096 + 40, 0);
+        let report = world.verify();
+        assert!(report.is_sound() && report.findings.len() == 1, "{report}");
+        assert!(report.findings[0].what.contains("harmless"), "{report}");
+        assert!(world.plan().is_empty());
+        drop(world.open(&options()).unwrap());
+        assert_eq!(world.verify().findings, vec![]);
+    }
+}
+
+#[test]
+fn files_of_others_and_leftovers_are_notes() {
+    let (world, _) = table();
+    for path in ["/r0/t/segments/notes.txt", "/r1/t/segments/2.metadata.new", "/r0/t/readme"] {
+        world.fs.write_raw(path, b"x".to_vec());
+    }
+    let report = world.verify();
+    assert!(report.is_sound(), "{report}");
+    let paths: BTreeSet<_> = report.findings.iter().map(|f| f.path.to_str().unwrap()).collect();
+    let expected = ["/r0/t/segments/notes.txt", "/r1/t/segments/2.metadata.new", "/r0/t/readme"];
+    assert_eq!(paths, expected.into_iter().collect());
+    assert!(world.plan().is_empty());
+}
+
+#[test]
+fn a_torn_tail_is_a_note() {
+    let (world, model) = table();
+    let table = world.open(&options()).unwrap();
+    table.put(b"never acknowledged", &[1; 50]).unwrap();
+    table.put(b"nor this", b"x").unwrap();
+    table.flush().unwrap();
+    drop(table);
+    let path = world.file("5.keys");
+    let len = world.fs.read_raw(&path).len() as u64;
+    world.fs.truncate_raw(&path, len - 2);
+    let report = world.verify();
+    assert!(report.is_sound(), "{report}");
+    assert_eq!(report.records, model.keys.len() as u64 + 1);
+    assert!(report.findings.iter().any(|f| f.path == path), "{report}");
+    assert!(world.plan().is_empty());
+}
+
+#[test]
+fn beside_an_open_writer_there_is_no_damage() {
+    let world = World::new(2);
+    let table = world.create_and_open(&options());
+    for n in 0..60_u32 {
+        table.put(format!("k{n}").as_bytes(), &vec![n as u8; (n * 7 % 90) as usize]).unwrap();
+        if n % 7 == 0 {
+            table.flush().unwrap();
+        }
+        let report = world.verify();
+        assert!(report.is_sound(), "{n}: {report}");
+        assert!(report.records <= u64::from(n) + 1);
+    }
+    table.flush().unwrap();
+    assert_eq!(world.verify().records, 60);
+    table.run_gc().unwrap();
+}
+
+/// A file system that lets somebody else act before every look at a name.
+struct Between {
+    fs: SimFs,
+    act: Mutex<Box<dyn FnMut() + Send>>,
+}
+
+impl fmt::Debug for Between {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Between")
+    }
+}
+
+impl Between {
+    fn now(&self) -> &SimFs {
+        (self.act.lock())();
+        &self.fs
+    }
+}
+
+impl Fs for Between {
+    fn create_new(&self, _: &Path) -> io::Result<Arc<dyn File>> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        assert_eq!(mode, OpenMode::Read);
+        self.now().open(path, mode)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        self.now().list(dir)
+    }
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        self.now().metadata(path)
+    }
+    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn remove_file(&self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn remove_dir(&self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn hard_link(&self, _: &Path, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn create_dir(&self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn try_lock(&self, _: &Path, _: LockKind) -> io::Result<Option<Box<dyn FileLock>>> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn free_space(&self, path: &Path) -> io::Result<u64> {
+        self.fs.free_space(path)
+    }
+    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
+        self.fs.canonicalize(path)
+    }
+}
+
+#[test]
+fn what_a_writer_does_between_two_reads_is_not_taken_for_damage() {
+    for every in 1..12 {
+        let world = World::new(2);
+        let table = world.create_and_open(&options().ttl(Duration::from_secs(100)));
+        let mut n = 0_usize;
+        let mut write = {
+            let (table, clock) = (table.clone(), world.clock.clone());
+            move || {
+                n += 1;
+                table.put(format!("k{n}").as_bytes(), &value(n % 50)).unwrap();
+                if n.is_multiple_of(4) {
+                    table.flush().unwrap();
+                }
+                if n.is_multiple_of(9) {
+                    clock.advance(Duration::from_secs(60));
+                    table.run_gc().unwrap();
+                }
+            }
+        };
+        (0..40).for_each(|_| write());
+        let mut reads = 0_usize;
+        // The writer is fast at first and leaves off, as no reader can keep up with one that never does.
+        let act = move || {
+            reads += 1;
+            if reads < 150 && reads.is_multiple_of(every) {
+                write();
+            }
+        };
+        let between = Between { fs: world.fs.clone(), act: Mutex::new(Box::new(act)) };
+        let mut setup = world.setup.clone();
+        setup.env.fs = Arc::new(between);
+        let report = verify(&setup, &mut |_| {}).unwrap();
+        assert!(report.is_sound(), "every {every}: {report}");
+    }
+}
+
+#[test]
+fn a_table_that_is_empty_or_absent() {
+    let world = World::new(1);
+    assert!(verify(&world.setup, &mut |_| {}).is_err());
+    assert!(plan_repair(&world.setup, &mut |_| {}).is_err());
+    world.create().unwrap();
+    let report = world.verify();
+    assert_eq!((report.segments, report.records, report.findings.len()), (0, 0, 0));
+    assert!(world.plan().is_empty());
+}
+
+#[test]
+fn a_dump_lists_every_kind_of_record() {
+    let (world, model) = table();
+    let lines = world.dump(None);
+    let count = |is: fn(&DumpLine) -> bool| lines.iter().filter(|line| is(line)).count();
+    assert_eq!(count(|l| matches!(l, DumpLine::Key { .. })), model.keys.len());
+    assert_eq!(count(|l| matches!(l, DumpLine::Key { is_primary: true, .. })), 18);
+    assert_eq!(count(|l| matches!(l, DumpLine::KeyHeader { .. })), 5);
+    assert_eq!(count(|l| matches!(l, DumpLine::ValueHeader { .. })), 10);
+    assert_eq!(count(|l| matches!(l, DumpLine::Metadata { .. })), 4);
+    assert_eq!(count(|l| matches!(l, DumpLine::Chain { .. })), 4);
+    assert_eq!(count(|l| matches!(l, DumpLine::Verdict { .. })), 5);
+    assert!(count(|l| matches!(l, DumpLine::Epoch { .. })) >= 2);
+    assert!(count(|l| matches!(l, DumpLine::Mark { .. })) >= 5);
+    assert!(count(|l| matches!(l, DumpLine::Padding { .. })) >= 1);
+    assert_eq!(count(|l| matches!(l, DumpLine::Damage { .. })), 0);
+    for line in &lines {
+        assert!(!line.to_string().contains('\n'));
+    }
+    assert!(lines.iter().any(|line| line.to_string().contains("\"alias of k4\"")));
+    let one = world.dump(Some(3));
+    assert!(one.iter().all(|line| lines.contains(line)) && one.len() < lines.len());
+    let at = model.at("k9");
+    world.fs.flip_bit(world.file("3.keys"), u64::from(at.offset) + 8, 0);
+    let damaged = world.dump(Some(at.segment.0));
+    assert!(damaged.iter().any(
+        |line| matches!(line, DumpLine::Damage { offset, .. } if *offset == u64::from(at.offset))
+    ));
+    assert!(dump(&world.setup, Some(SegmentId(77)), &mut |_| Ok(())).is_err());
+}
+
+#[test]
+fn a_keymap_is_compared_with_the_records() {
+    let world = World::new(1);
+    let table = world.create_and_open(&options());
+    let mut batch = Batch::new();
+    batch.put(b"a".to_vec(), b"one".to_vec()).alias(b"b".to_vec(), 0..1);
+    table.put_batch(&batch).unwrap();
+    table.put(b"a", b"two").unwrap();
+    let report = verify_keymap(&table, &mut |_| {}).unwrap();
+    assert!(report.is_sound(), "{report}");
+    assert_eq!((report.records, report.keys, report.superseded), (3, 2, 1));
+}

@@ -1,0 +1,10 @@
+//! What verification, dump and repair say of a table's files, and do to them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod cases;
+mod harness;
+mod look;
+mod repair;
+#[path = "../support/mod.rs"]
+mod support;

@@ -78,8 +78,39 @@ impl Metadata {
         }
     }
 
-    /// The bytes of all files that count.
+    /// The bytes of all files that count. Lengths that no file has do not overflow.
     pub fn bytes(&self) -> u64 {
-        self.key_end + self.value_ends.iter().sum::<u64>()
+        self.value_ends.iter().fold(self.key_end, |sum, end| sum.saturating_add(*end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_crafted_lengths_do_not_overflow() {
+        let mut metadata = Metadata {
+            table_id: 1,
+            segment: SegmentId(1),
+            revision: 0,
+            predecessor: SegmentId::NONE,
+            successor: SegmentId(2),
+            created: UnixMillis(0),
+            last_write: UnixMillis(0),
+            salt: 0,
+            key_end: 100,
+            records: 0,
+            primaries: 0,
+            running: 0,
+            value_ends: vec![64, 70],
+            epochs: Vec::new(),
+            codec: 0,
+            digest: None,
+            extras: Vec::new(),
+        };
+        assert_eq!(metadata.bytes(), 234);
+        metadata.value_ends = vec![u64::MAX, u64::MAX];
+        assert_eq!(metadata.bytes(), u64::MAX);
     }
 }

@@ -15,7 +15,7 @@ use lithdb_segment::{
     ValueHeader,
 };
 
-use crate::keyfile::read;
+use crate::keyfile::{KeyFile, read};
 use crate::plan::{Plan, SealedFound};
 use crate::state::StateFile;
 use crate::tail::TailFound;
@@ -111,6 +111,7 @@ impl Recovery<'_> {
         if !sealed.is_longer || !self.may_cut {
             return Ok(());
         }
+        self.require_seal_holds(sealed)?;
         let ends = sealed.metadata.value_ends.iter().copied();
         let values = sealed.paths.values.iter().zip(ends);
         for (path, end) in values.chain([(&sealed.paths.keys, sealed.metadata.key_end)]) {
@@ -120,6 +121,26 @@ impl Recovery<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Nothing behind the end of a key file goes away before the seal is known to be that of this file: of another one it
+    /// would end records that hold.
+    fn require_seal_holds(&self, sealed: &SealedFound) -> Result<()> {
+        let (path, metadata) = (&sealed.paths.keys, &sealed.metadata);
+        let keys = KeyFile::open(&*self.context.env.fs, path)?;
+        let mut scanner = keys.scan(metadata.key_end.min(keys.len), None);
+        scanner.run(|_| Ok(()))?;
+        scanner.require_clean()?;
+        let found = scanner.totals();
+        let expected = (metadata.key_end, metadata.records, metadata.running);
+        let counted = (found.key_end, found.records, found.running);
+        if expected == counted {
+            return Ok(());
+        }
+        let show = |(end, records, running): (u64, u64, u32)| {
+            format!("{records} records up to {end}, running checksum {running:08x}")
+        };
+        Err(Error::corrupt(path, found.key_end, &show(expected), &show(counted)))
     }
 
     fn open(&self, path: &Path) -> Result<Arc<dyn File>> {

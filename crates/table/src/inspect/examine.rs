@@ -6,7 +6,7 @@ mod tally;
 use std::path::PathBuf;
 
 use lithdb_env::{ErrorKind, Fs, Result, UnixMillis};
-use lithdb_segment::record::{Chain, Mark};
+use lithdb_segment::record::{Chain, KEY_FIXED_LEN, Mark};
 use lithdb_segment::scan::{Totals, Verdict};
 use lithdb_segment::{HEADER_LEN, Metadata, SegmentId, SegmentPaths, ShardId};
 use xxhash_rust::xxh3::Xxh3;
@@ -16,8 +16,8 @@ pub(super) use links::chain_of;
 use super::Meter;
 use super::finding::Finding;
 use super::found::Found;
-use super::groups::{Groups, Promised, examine_groups};
-use super::losses::Losses;
+use super::groups::{Broken, Groups, Promised, examine_groups};
+use super::losses::{Losses, bytes_of};
 use super::outline::Outline;
 use super::values::ValueFiles;
 use super::walk::Walk;
@@ -190,15 +190,36 @@ impl Examination<'_> {
     }
 
     fn lose_everything(&mut self) {
-        let keys = self.expected_records().unwrap_or_default();
-        let values = self.found.metadata().map_or(0, |metadata| metadata.primaries);
-        let chain = self.chain_of_next();
-        let bytes = chain.map_or(0, |c| u64::from(c.key_end) + c.value_ends.iter().sum::<u64>());
-        let bytes = self.found.metadata().map_or(bytes, Metadata::bytes);
-        self.out.losses = Losses { keys, values, bytes, ..Losses::default() };
-        if let Some(last) = self.out.findings.last_mut() {
+        let (metadata, chain) = (self.found.metadata(), self.chain_of_next());
+        let keys = self.expected_records();
+        // Nothing but the metadata tells values from keys.
+        let values = metadata.map_or(keys.filter(|keys| *keys == 0), |m| Some(m.primaries));
+        let promise = self.outline.rules.promise(self.found.id);
+        let bytes = metadata
+            .map(Metadata::bytes)
+            .or_else(|| chain.map(|chain| bytes_of(chain.key_end, &chain.value_ends)))
+            .or_else(|| promise.map(|mark| bytes_of(mark.through, &mark.value_ends)))
+            .or_else(|| self.bytes_on_disk());
+        self.out.losses = Losses {
+            keys: keys.unwrap_or_default(),
+            values: values.unwrap_or_default(),
+            bytes: bytes.unwrap_or_default(),
+            unknown_keys: keys.is_none(),
+            unknown_values: values.is_none(),
+            unknown_bytes: bytes.is_none(),
+            ..Losses::default()
+        };
+        let damage = self.out.findings.iter_mut().rev().find(|finding| finding.is_damage());
+        if let Some(last) = damage {
             last.lost_keys = keys;
         }
+    }
+
+    /// How long the segment's files are, if there are any.
+    fn bytes_on_disk(&self) -> Option<u64> {
+        let files = self.found.files.values.values().chain(&self.found.files.keys);
+        let lens = files.map(|path| self.fs.metadata(path).map_or(0, |found| found.len_bytes));
+        lens.reduce(u64::saturating_add)
     }
 
     /// Where a segment without metadata ends. A repair that was interrupted leaves a successor that describes what the
@@ -241,9 +262,12 @@ impl Examination<'_> {
         let keys_hold = is_whole && scan_end == end && chain_holds && self.found.header().is_some();
         let metadata_holds = keys_hold && self.metadata_holds(&key_file, &scan)?;
         let next_agrees = self.chain_of_next().is_some_and(|chain| says(chain, &scan.totals));
-        self.count_losses(&groups, self.expected_records().unwrap_or_default(), groups.records);
-        if let Some(metadata) = self.found.metadata().filter(|_| !groups.is_whole()) {
+        let is_missing_some = !groups.is_whole() || scan_end < end;
+        let expected = self.expected_records().or((!is_missing_some).then_some(groups.records));
+        self.count_losses(&groups, expected, groups.records, end - scan_end);
+        if let Some(metadata) = self.found.metadata().filter(|_| is_missing_some) {
             self.out.losses.values = metadata.primaries.saturating_sub(groups.values);
+            self.out.losses.unknown_values = false;
         }
         self.count(&groups, scan_end);
         self.out.readable = Some(Readable {
@@ -297,7 +321,14 @@ impl Examination<'_> {
             let (at, what) = why(&scan.verdict);
             self.report(Finding::damage(&key_file.path, what).at(at));
         }
-        self.count_losses(&found, mark.records, found.records_marked);
+        // How many records stood between the newest mark and the promise nobody says.
+        let cut_bytes = promised.saturating_sub(key_file.len.max(header));
+        let is_beyond_mark = |broken: &Broken| {
+            broken.end.saturating_sub(broken.start.max(known.marked)) > KEY_FIXED_LEN as u64
+        };
+        let is_counted = cut_bytes == 0 && !found.broken.iter().any(is_beyond_mark);
+        let expected = is_counted.then_some(mark.records);
+        self.count_losses(&found, expected, found.records_marked, cut_bytes);
         self.count(&found, end);
         let keys_hold =
             !is_corrupt && found.is_whole() && chain_holds && self.found.header().is_some();

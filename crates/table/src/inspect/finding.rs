@@ -8,7 +8,7 @@ use lithdb_segment::{SegmentId, TableName};
 use serde::Serialize;
 
 use super::Counted;
-use super::losses::Losses;
+use super::losses::{Losses, sum};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -33,8 +33,8 @@ pub struct Finding {
     pub offset: Option<u64>,
     /// What is wrong, and what follows from it.
     pub what: String,
-    /// How many key records are affected, as far as it can be known.
-    pub lost_keys: u64,
+    /// How many key records are affected; `None` if that cannot be known.
+    pub lost_keys: Option<u64>,
     /// Up to five of their keys, as far as they can be known.
     pub sample_keys: Vec<String>,
 }
@@ -47,7 +47,7 @@ impl Finding {
             path: path.to_owned(),
             offset: None,
             what,
-            lost_keys: 0,
+            lost_keys: Some(0),
             sample_keys: Vec::new(),
         }
     }
@@ -83,7 +83,7 @@ impl Finding {
     }
 
     pub(super) fn losing(mut self, losses: &Losses) -> Self {
-        self.lost_keys = losses.keys;
+        self.lost_keys = losses.known_keys();
         self.sample_keys.clone_from(&losses.sample_keys);
         self
     }
@@ -105,20 +105,30 @@ impl fmt::Display for Finding {
             write!(f, " at offset {offset}")?;
         }
         write!(f, ": {}", self.what)?;
-        if self.lost_keys > 0 {
-            write!(f, "; keys lost: {}", self.lost_keys)?;
-            show_samples(f, &self.sample_keys, self.lost_keys)?;
+        match self.lost_keys {
+            Some(0) => Ok(()),
+            Some(lost) => {
+                write!(f, "; keys lost: {lost}")?;
+                show_samples(f, &self.sample_keys, Some(lost))
+            }
+            None => {
+                f.write_str("; keys lost: unknown how many")?;
+                show_samples(f, &self.sample_keys, None)
+            }
         }
-        Ok(())
     }
 }
 
 /// `(a, b, …)`, if there are any.
-pub(super) fn show_samples(f: &mut fmt::Formatter<'_>, samples: &[String], of: u64) -> fmt::Result {
+pub(super) fn show_samples(
+    f: &mut fmt::Formatter<'_>,
+    samples: &[String],
+    of: Option<u64>,
+) -> fmt::Result {
     if samples.is_empty() {
         return Ok(());
     }
-    let dots = if of > samples.len() as u64 { ", …" } else { "" };
+    let dots = if of.is_none_or(|of| of > samples.len() as u64) { ", …" } else { "" };
     write!(f, " ({}{dots})", samples.join(", "))
 }
 
@@ -145,9 +155,9 @@ impl VerifyReport {
         !self.findings.iter().any(Finding::is_damage)
     }
 
-    /// How many key records are affected by damage.
-    pub fn lost_keys(&self) -> u64 {
-        self.findings.iter().map(|finding| finding.lost_keys).sum()
+    /// How many key records are affected by damage; `None` if that cannot be known.
+    pub fn lost_keys(&self) -> Option<u64> {
+        sum(self.findings.iter().map(|finding| finding.lost_keys))
     }
 }
 

@@ -74,6 +74,18 @@ impl<'a> Meter<'a> {
     }
 }
 
+/// `1 key`, `2 keys`; `an unknown number of keys`.
+struct Lost(Option<u64>, &'static str);
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Self(Some(number), noun) => Counted(number, noun).fmt(f),
+            Self(None, noun) => write!(f, "an unknown number of {noun}s"),
+        }
+    }
+}
+
 /// `1 key`, `2 keys`.
 struct Counted(u64, &'static str);
 

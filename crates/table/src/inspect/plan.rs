@@ -11,10 +11,10 @@ use serde::Serialize;
 use super::examine::{Examined, examine};
 use super::finding::{Finding, show_samples};
 use super::found::Found;
-use super::losses::Losses;
+use super::losses::sum;
 use super::outline::Outline;
 use super::state_slots::Slots;
-use super::{Counted, Meter, Progress};
+use super::{Counted, Lost, Meter, Progress};
 use crate::plan::{Access, Plan};
 use crate::recovery::next_id;
 use crate::state::TableState;
@@ -60,12 +60,12 @@ pub struct SegmentRepair {
     pub kept_values: u64,
     /// Key records that are kept.
     pub kept_keys: u64,
-    /// Key records that are given up, as far as it can be known.
-    pub lost_keys: u64,
-    /// Values that are given up, as far as it can be known.
-    pub lost_values: u64,
-    /// Bytes that are given up, as far as it can be known.
-    pub lost_bytes: u64,
+    /// Key records that are given up; `None` if nothing says how many.
+    pub lost_keys: Option<u64>,
+    /// Values that are given up; `None` if nothing says how many.
+    pub lost_values: Option<u64>,
+    /// Bytes that are given up, as far as is known; `None` if nothing says how many.
+    pub lost_bytes: Option<u64>,
     /// Up to five of the keys.
     pub sample_keys: Vec<String>,
     /// Where they stood, if not the whole segment is affected.
@@ -241,14 +241,14 @@ impl RepairPlan {
         self.segments.is_empty() && !self.rebuilds_state && self.strays.is_empty()
     }
 
-    /// Key records that would be given up, as far as it can be known.
-    pub fn lost_keys(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.lost_keys).sum()
+    /// Key records that would be given up; `None` if nothing says how many.
+    pub fn lost_keys(&self) -> Option<u64> {
+        sum(self.segments.iter().map(|segment| segment.lost_keys))
     }
 
-    /// Bytes that would be given up, as far as it can be known.
-    pub fn lost_bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.lost_bytes).sum()
+    /// Bytes that would be given up, as far as is known; `None` if nothing says how many.
+    pub fn lost_bytes(&self) -> Option<u64> {
+        sum(self.segments.iter().map(|segment| segment.lost_bytes))
     }
 }
 
@@ -257,7 +257,7 @@ fn describe(
     action: Action,
     new_successor: Option<SegmentId>,
 ) -> SegmentRepair {
-    let Losses { keys, values, bytes, sample_keys, ranges } = examined.losses.clone();
+    let losses = &examined.losses;
     let at = |offset: u64| Position::new(examined.id, offset as u32);
     SegmentRepair {
         segment: examined.id,
@@ -265,11 +265,12 @@ fn describe(
         reasons: examined.findings.iter().filter(|finding| finding.is_damage()).cloned().collect(),
         kept_values: examined.values,
         kept_keys: examined.records,
-        lost_keys: keys,
-        lost_values: values,
-        lost_bytes: bytes,
-        sample_keys,
-        lost_at: ranges
+        lost_keys: losses.known_keys(),
+        lost_values: losses.known_values(),
+        lost_bytes: losses.known_bytes(),
+        sample_keys: losses.sample_keys.clone(),
+        lost_at: losses
+            .ranges
             .iter()
             .map(|range| PositionRange { from: at(range.start), to: at(range.end) })
             .collect(),
@@ -293,14 +294,14 @@ impl fmt::Display for Action {
 impl fmt::Display for SegmentRepair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { segment, action, lost_keys, lost_values, lost_bytes, kept_keys, .. } = self;
-        write!(
-            f,
-            "segment {segment}: {action}: {} kept, {lost_keys} lost",
-            Counted(*kept_keys, "key")
-        )?;
+        write!(f, "segment {segment}: {action}: {} kept, ", Counted(*kept_keys, "key"))?;
+        match lost_keys {
+            Some(lost) => write!(f, "{lost} lost")?,
+            None => f.write_str("an unknown number lost")?,
+        }
         show_samples(f, &self.sample_keys, *lost_keys)?;
-        if lost_keys + lost_bytes > 0 {
-            let (values, bytes) = (Counted(*lost_values, "value"), Counted(*lost_bytes, "byte"));
+        if (*lost_keys, *lost_bytes) != (Some(0), Some(0)) {
+            let (values, bytes) = (Lost(*lost_values, "value"), Lost(*lost_bytes, "byte"));
             write!(f, ", {values} and {bytes} lost as far as is known")?;
         }
         if let Some(successor) = self.new_successor {
@@ -326,7 +327,7 @@ impl fmt::Display for RepairPlan {
         if self.is_empty() {
             return write!(f, "table {table}: nothing to repair");
         }
-        let (keys, bytes) = (Counted(self.lost_keys(), "key"), Counted(self.lost_bytes(), "byte"));
+        let (keys, bytes) = (Lost(self.lost_keys(), "key"), Lost(self.lost_bytes(), "byte"));
         write!(f, "table {table}: a repair gives up {keys} and {bytes}")?;
         if self.rebuilds_state {
             write!(f, "\n  table.state is written anew")?;

@@ -14,10 +14,10 @@ use lithdb_env::{Error, Result};
 use lithdb_segment::{Metadata, SegmentId, TableName};
 use serde::Serialize;
 
-use super::Counted;
 use super::aside::Aside;
 use super::mend::Mender;
 use super::plan::{Action, RepairPlan, Work};
+use super::{Counted, Lost};
 use crate::options::TableOptions;
 use crate::plan::{Access, Plan};
 use crate::state::StateFile;
@@ -30,10 +30,10 @@ pub struct RepairReport {
     pub table: TableName,
     /// How many segments were mended, replaced or given up.
     pub segments: usize,
-    /// Key records that were given up, as far as it can be known.
-    pub lost_keys: u64,
-    /// Bytes that were given up, as far as it can be known.
-    pub lost_bytes: u64,
+    /// Key records that were given up; `None` if nothing says how many.
+    pub lost_keys: Option<u64>,
+    /// Bytes that were given up, as far as is known; `None` if nothing says how many.
+    pub lost_bytes: Option<u64>,
     /// How many files were kept aside.
     pub kept_files: usize,
     /// Where they are.
@@ -50,8 +50,8 @@ impl fmt::Display for RepairReport {
             f,
             "table {table}: {} repaired, {} and {} given up; {} kept as before",
             Counted(*segments as u64, "segment"),
-            Counted(*lost_keys, "key"),
-            Counted(*lost_bytes, "byte"),
+            Lost(*lost_keys, "key"),
+            Lost(*lost_bytes, "byte"),
             Counted(*kept_files as u64, "file"),
         )?;
         for dir in kept_in {

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use lithdb_segment::{Position, SegmentId};
+use lithdb_segment::{Metadata, Position, SegmentId};
 use lithdb_sim::SimFs;
 use lithdb_table::inspect::{
     DumpLine, Finding, RepairPlan, VerifyReport, dump, plan_repair, verify, verify_keymap,
 };
-use lithdb_table::state::StateFile;
+use lithdb_table::state::{StateFile, TableState};
 use lithdb_table::{SecondaryKey, Table, TableOptions};
 
 use super::support::{World, small};
@@ -242,4 +242,17 @@ pub(super) fn check_repaired(name: &str, world: &World, model: &Model) -> Repair
     assert_eq!(table.iter().unwrap().map(Result::unwrap).count(), found, "{name}");
     assert_eq!(report.records, found as u64, "{name}: {report}\nafter {shown}");
     plan
+}
+
+pub(super) const STATE: &str = "/r0/t/table.state";
+
+/// Changes the state, and says what it is then.
+pub(super) fn change_state(world: &World, change: impl FnOnce(&mut TableState)) -> TableState {
+    let state = StateFile::open(&world.fs, Path::new(STATE)).unwrap();
+    state.update(change).unwrap();
+    state.get()
+}
+
+pub(super) fn read_metadata(world: &World, id: u32) -> Metadata {
+    Metadata::read(&world.fs, &world.file(&format!("{id}.metadata"))).unwrap()
 }

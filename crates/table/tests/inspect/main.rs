@@ -5,6 +5,7 @@
 mod cases;
 mod harness;
 mod look;
+mod losses;
 mod repair;
 #[path = "../support/mod.rs"]
 mod support;

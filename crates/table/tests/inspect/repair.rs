@@ -33,7 +33,7 @@ fn each_kind_of_damage_is_found_planned_and_repaired() {
             assert!(shown.contains(key), "{name}: {key} is not lost: {report}");
         }
         if case.is_counted {
-            assert_eq!(report.lost_keys(), lost.len() as u64, "{name}: {report}");
+            assert_eq!(report.lost_keys(), Some(lost.len() as u64), "{name}: {report}");
             assert_eq!(report.records, (model.keys.len() - lost.len()) as u64, "{name}: {report}");
         }
         let plan = world.plan();
@@ -45,7 +45,7 @@ fn each_kind_of_damage_is_found_planned_and_repaired() {
         let actions: Vec<_> = plan.segments.iter().map(|segment| segment.action).collect();
         assert_eq!(actions, case.actions, "{name}: {plan}");
         if case.is_counted {
-            assert_eq!(plan.lost_keys(), lost.len() as u64, "{name}: {plan}");
+            assert_eq!(plan.lost_keys(), Some(lost.len() as u64), "{name}: {plan}");
         }
         let planned = plan.lost_keys();
         let done = plan.apply(&world.setup).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -122,7 +122,7 @@ fn what_a_repair_keeps_of_a_tail_is_durable_whatever_the_page_cache_says() {
     let at = find(&world.fs.read_raw(&keys), b"damaged").unwrap();
     world.fs.flip_bit(&keys, at as u64, 0);
     let done = world.plan().apply(&world.setup).unwrap();
-    assert_eq!(done.lost_keys, 1, "{done}");
+    assert_eq!(done.lost_keys, Some(1), "{done}");
     let after = world.after_crash(world.fs.crash_with(&CrashImage::Nothing));
     assert!(after.verify().is_sound());
     let table = after.open(&options()).unwrap();
@@ -150,7 +150,9 @@ fn a_bit_that_flips_anywhere_is_found_or_harmless_and_can_be_repaired() {
             let (lost, shown) = (plan.lost_keys(), plan.to_string());
             check_repaired(&name, &world, &model);
             let left = world.open(&options()).unwrap().stats().keys;
-            assert_eq!(left + lost, model.keys.len() as u64, "{name}: {shown}");
+            // Of what stands behind all that is marked, the closing mark itself, nobody knows that it is no key.
+            assert!(lost.is_some() || path.ends_with("5.keys"), "{name}: {shown}");
+            assert_eq!(left + lost.unwrap_or_default(), model.keys.len() as u64, "{name}: {shown}");
         }
     }
 }
@@ -192,7 +194,7 @@ fn files_that_only_stand_in_the_way_are_moved_aside() {
     assert!(!world.verify().is_sound());
     let plan = world.plan();
     assert_eq!(plan.strays, [PathBuf::from("/r0/t/segments/99.keys")]);
-    assert_eq!(plan.lost_keys(), 0);
+    assert_eq!(plan.lost_keys(), Some(0));
     plan.apply(&world.setup).unwrap();
     assert_eq!(world.kept(), [("99.keys".to_owned(), copied)]);
     check_opened("a copied key file", &world, &model, &nothing());

@@ -5,7 +5,7 @@ use lithdb_segment::{HEADER_LEN, ShardId};
 
 use super::super::finding::Finding;
 use super::super::groups::Groups;
-use super::super::losses::Losses;
+use super::super::losses::{Losses, sum};
 use super::super::values::{FileFault, ValueFiles};
 use super::Examination;
 use crate::keyfile::KeyFile;
@@ -90,23 +90,33 @@ impl Examination<'_> {
     }
 
     /// Sums up what is lost. Records that are missing and cannot be told apart are put down to the first damage of the
-    /// key file.
-    pub(super) fn count_losses(&mut self, groups: &Groups, expected: u64, kept: u64) {
-        let mut losses = Losses::default();
+    /// key file. `expected` records there were, `kept` of them are there; if `expected` is unknown, so is what is lost.
+    /// `cut_bytes` of the key file are missing at its end.
+    pub(super) fn count_losses(
+        &mut self,
+        groups: &Groups,
+        expected: Option<u64>,
+        kept: u64,
+        cut_bytes: u64,
+    ) {
+        let mut losses = Losses { bytes: cut_bytes, ..Losses::default() };
         for broken in &groups.broken {
             losses.add(&broken.losses);
-            losses.bytes += broken.end - broken.start;
+            losses.bytes = losses.bytes.saturating_add(broken.end - broken.start);
             losses.add_range(broken.start..broken.end);
         }
         groups.bad.values().for_each(|bad| losses.add(&bad.losses));
-        let unknown = expected.saturating_sub(kept + losses.keys);
-        losses.keys += unknown;
+        let known = kept.saturating_add(losses.keys);
+        let missing = expected.map(|expected| expected.saturating_sub(known));
+        losses.keys = losses.keys.saturating_add(missing.unwrap_or_default());
+        losses.unknown_keys = missing.is_none();
+        losses.unknown_values = missing != Some(0);
         losses.ranges.sort_by_key(|range| range.start);
         self.out.losses.add(&losses);
         let keys = self.expected_paths().keys;
         let is_here = |f: &&mut Finding| f.is_damage() && f.path == keys;
         if let Some(finding) = self.out.findings.iter_mut().find(is_here) {
-            finding.lost_keys += unknown;
+            finding.lost_keys = sum([finding.lost_keys, missing]);
         }
     }
 

@@ -37,8 +37,8 @@ pub(super) struct Examined {
     pub(super) bytes: u64,
     /// What is lost, as far as it can be known.
     pub(super) losses: Losses,
-    /// The links contradict each other: nothing can be concluded from them.
-    pub(super) is_forked: bool,
+    /// What no repair can decide.
+    pub(super) by_hand: Option<Finding>,
     /// `None`: nothing of the segment can be read.
     pub(super) readable: Option<Readable>,
 }
@@ -77,7 +77,7 @@ impl Examined {
             values: 0,
             bytes: 0,
             losses: Losses::default(),
-            is_forked: false,
+            by_hand: None,
             readable: None,
         }
     }

@@ -131,7 +131,10 @@ fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<Repair
         examined.push(examine(setup, &outline, index, &mut meter)?);
     }
     meter.finish();
-    refuse_forks(&examined)?;
+    if let Some(by_hand) = examined.iter().find_map(|examined| examined.by_hand.as_ref()) {
+        let message = format!("{}: {}", by_hand.path.display(), by_hand.what);
+        return Err(Error::new(ErrorKind::Corrupt, message));
+    }
     let rebuilds_state = matches!(outline.slots, Slots::Lost(_));
     let newest = outline.highest.max(outline.members.last().map_or(SegmentId::NONE, |m| m.id));
     let floor = next_id(newest, outline.rules.next_id_floor)?;
@@ -169,17 +172,6 @@ fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<Repair
         plan.strays = files;
     }
     Ok(plan)
-}
-
-fn refuse_forks(examined: &[Examined]) -> Result<()> {
-    let forked = examined.iter().find(|examined| examined.is_forked);
-    let Some(finding) = forked.and_then(|e| e.findings.iter().find(|f| f.is_damage())) else {
-        return Ok(());
-    };
-    let (path, what) = (finding.path.display(), &finding.what);
-    let message =
-        format!("{path}: {what}; which of the files belong to the table must be decided by hand");
-    Err(Error::new(ErrorKind::Corrupt, message))
 }
 
 fn decide(found: &Found, examined: &Examined, is_last: bool) -> Option<Action> {

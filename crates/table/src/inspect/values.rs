@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use lithdb_env::{Error, ErrorKind, Fs, Result};
-use lithdb_segment::{HEADER_LEN, KeyHeader, SegmentPaths, ShardId, ValueHeader};
+use lithdb_segment::{
+    HEADER_LEN, Identity, KeyHeader, SegmentFile, SegmentPaths, ShardId, ValueHeader,
+};
 
 use super::window::{PIECE, Window};
 use crate::inventory::FoundFiles;
@@ -16,6 +18,8 @@ pub(super) enum FileFault {
     Absent,
     /// Its header does not hold, or is another file's.
     Header(Error),
+    /// It is the right one, and has the name of another value file of the segment.
+    Misnamed(PathBuf),
 }
 
 /// One value file.
@@ -31,6 +35,39 @@ impl ValueFile {
     /// The length; none of a file that is absent.
     pub(super) fn len(&self) -> Option<u64> {
         self.window.as_ref().map(Window::len)
+    }
+}
+
+/// A value file as its name says.
+struct Named {
+    path: PathBuf,
+    window: Window,
+    head: Result<ValueHeader>,
+}
+
+impl Named {
+    fn open(fs: &dyn Fs, path: &Path) -> Result<Self> {
+        let mut window = Window::open(fs, path)?;
+        let head = ValueHeader::decode(path, window.get(0, HEADER_LEN)?);
+        Ok(Self { path: path.to_owned(), window, head })
+    }
+
+    fn into_file(
+        named: Option<Self>,
+        expected: PathBuf,
+        identity: &Identity,
+        shard: ShardId,
+    ) -> Result<ValueFile> {
+        let Some(Self { path, window, head }) = named else {
+            let fault = Some(FileFault::Absent);
+            return Ok(ValueFile { path: expected, fault, window: None });
+        };
+        let fault = match head.and_then(|head| head.belongs_to(&path, identity, shard)) {
+            Ok(()) => None,
+            Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
+            Err(error) => Some(FileFault::Header(error)),
+        };
+        Ok(ValueFile { path, fault, window: Some(window) })
     }
 }
 
@@ -52,23 +89,43 @@ impl ValueFiles {
     ) -> Result<Self> {
         let identity = header.identity;
         let new = SegmentPaths::for_new(dirs, identity.segment, header.shards);
-        let mut files = Vec::with_capacity(new.values.len());
-        for (n, expected) in new.values.into_iter().enumerate() {
-            let shard = ShardId(n as u16);
-            let Some(path) = found.values.get(&shard) else {
-                let fault = Some(FileFault::Absent);
-                files.push(ValueFile { path: expected, fault, window: None });
-                continue;
-            };
-            let mut window = Window::open(fs, path)?;
-            let head = ValueHeader::decode(path, window.get(0, HEADER_LEN)?);
-            let fault = match head.and_then(|head| head.belongs_to(path, &identity, shard)) {
-                Ok(()) => None,
-                Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
-                Err(error) => Some(FileFault::Header(error)),
-            };
-            files.push(ValueFile { path: path.clone(), fault, window: Some(window) });
+        let mut named = Vec::with_capacity(new.values.len());
+        for n in 0..header.shards {
+            let path = found.values.get(&ShardId(n));
+            named.push(path.map(|path| Named::open(fs, path)).transpose()?);
         }
+        // A file that says itself that it is another one is that one, unless the name it should have is rightly taken.
+        let says = |named: &Named| {
+            let head = named.head.as_ref().ok().filter(|head| head.identity == identity)?;
+            Some(usize::from(head.shard.0)).filter(|shard| *shard < usize::from(header.shards))
+        };
+        let said: Vec<_> = named.iter().map(|named| named.as_ref().and_then(says)).collect();
+        let mut files: Vec<Option<ValueFile>> = Vec::new();
+        files.resize_with(named.len(), || None);
+        let mut rest = Vec::with_capacity(named.len());
+        for (n, named) in named.into_iter().enumerate() {
+            let other = said.get(n).copied().flatten().filter(|other| *other != n);
+            let other = other.filter(|other| said.get(*other) != Some(&Some(*other)));
+            let place = other.and_then(|other| Some((files.get_mut(other)?, other)));
+            match (named, place) {
+                (Some(named), Some((place @ None, other))) => {
+                    let right = SegmentFile::Values(identity.segment, ShardId(other as u16));
+                    let right = named.path.with_file_name(right.to_string());
+                    let fault = Some(FileFault::Misnamed(right));
+                    *place =
+                        Some(ValueFile { path: named.path, fault, window: Some(named.window) });
+                    rest.push(None);
+                }
+                (named, _) => rest.push(named),
+            }
+        }
+        let names = rest.into_iter().zip(new.values).enumerate();
+        for ((n, (named, expected)), place) in names.zip(&mut files) {
+            if place.is_none() {
+                *place = Some(Named::into_file(named, expected, &identity, ShardId(n as u16))?);
+            }
+        }
+        let files = files.into_iter().flatten().collect();
         Ok(Self { files, keys: Window::of(keys), keys_path: keys.path.clone() })
     }
 

@@ -6,6 +6,7 @@ mod cases;
 mod harness;
 mod look;
 mod losses;
+mod names;
 mod repair;
 #[path = "../support/mod.rs"]
 mod support;

@@ -28,9 +28,12 @@ impl Examination<'_> {
         }
         let before = self.before.map_or(SegmentId::NONE, |before| before.id);
         for wrong in wrong {
-            let what = format!("the chain forks: segment {before} stands before it, and {wrong}");
-            self.out.is_forked = true;
-            self.report(Finding::damage(&self.expected_paths().keys, what));
+            let what = format!(
+                "the chain forks: segment {before} stands before it, and {wrong}; which of the files belong to the table must be decided by hand"
+            );
+            let finding = Finding::damage(&self.expected_paths().keys, what);
+            self.out.by_hand.get_or_insert_with(|| finding.clone());
+            self.report(finding);
         }
     }
 

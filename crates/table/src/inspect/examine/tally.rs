@@ -41,6 +41,14 @@ impl Examination<'_> {
                     Finding::damage(&file.path, what)
                 }
                 (Some(FileFault::Header(error)), _) => Finding::refused(&file.path, error).at(0),
+                (Some(FileFault::Misnamed(right)), _) => {
+                    let name = right.file_name().unwrap_or_default().to_string_lossy();
+                    let what =
+                        format!("it holds value file {n} of the segment: rename it back to {name}");
+                    let finding = Finding::damage(&file.path, what);
+                    self.out.by_hand.get_or_insert_with(|| finding.clone());
+                    finding
+                }
                 (None, Some(len)) if len < least => {
                     let what = format!("expected {least} bytes, found the end of the file");
                     Finding::damage(&file.path, what).at(len)

@@ -16,8 +16,8 @@ use lithdb_segment::{SegmentId, check_writable};
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
-const SLOT_LEN: usize = 4096;
-const SLOTS: usize = 2;
+pub(crate) const SLOT_LEN: usize = 4096;
+pub(crate) const SLOTS: usize = 2;
 
 /// What rules a table. The order of the fields is the order of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,9 +115,17 @@ pub fn read_state(fs: &dyn Fs, path: &Path) -> Result<FoundState> {
         let found = format!("{} bytes", bytes.len());
         return Err(Error::corrupt(path, 0, "8192 bytes", &found));
     }
+    ruling_slot(path, &bytes)
+}
+
+/// The state in the slot that rules, of the bytes of a state file whatever their length.
+///
+/// # Errors
+/// `Corrupt` if no slot holds; `Unsupported`.
+pub(crate) fn ruling_slot(path: &Path, bytes: &[u8]) -> Result<FoundState> {
     let mut best: Option<FoundState> = None;
     let mut problem = None;
-    for (slot, bytes) in bytes.chunks(SLOT_LEN).enumerate() {
+    for (slot, bytes) in bytes.chunks(SLOT_LEN).take(SLOTS).enumerate() {
         match envelope::open::<TableState>(Magic::STATE, path, bytes) {
             Ok((state, used)) if bytes.iter().skip(used).all(|byte| *byte == 0) => {
                 if best.as_ref().is_none_or(|b| b.state.generation < state.generation) {

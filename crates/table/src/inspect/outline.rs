@@ -50,11 +50,16 @@ impl Outline {
     /// them; a disk that does not read.
     pub(super) fn look(setup: &TableSetup, access: Access) -> Result<Self> {
         let fs = &*setup.env.fs;
-        let (state, slots) = state_slots::look(fs, &setup.state_path())?;
+        let path = setup.state_path();
+        let (mut state, mut slots) = state_slots::look(fs, &path)?;
+        let inventory = Inventory::list(fs, &setup.segment_dirs(), access == Access::Read)?;
+        let foreign = |state: &TableState| state_slots::is_foreign(fs, &path, state, &inventory);
+        if let Some(error) = state.as_ref().and_then(foreign) {
+            (state, slots) = (None, Slots::Lost(error));
+        }
         if state.as_ref().is_some_and(|state| state.dropping) {
             return Err(Error::new(ErrorKind::Missing, "it is being dropped"));
         }
-        let inventory = Inventory::list(fs, &setup.segment_dirs(), access == Access::Read)?;
         let watermark = state.as_ref().map_or(SegmentId::FIRST, |state| state.watermark);
         let mut notes = Vec::new();
         let mut found = BTreeMap::new();
@@ -128,7 +133,9 @@ impl Outline {
                 let what = format!("{why}; harmless, healed by the next opening");
                 findings.push(Finding::note(state_path, what));
             }
-            Slots::Lost(error) => findings.push(Finding::refused(state_path, error)),
+            Slots::Misshapen(error) | Slots::Lost(error) => {
+                findings.push(Finding::refused(state_path, error));
+            }
         }
         for Stray { found, is_refused } in &self.strays {
             let Some(path) = found.files.all().find(|p| !found.files.leftovers.contains(p)) else {

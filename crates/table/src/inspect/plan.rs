@@ -81,7 +81,7 @@ pub struct RepairPlan {
     pub table: TableName,
     /// What the user should know beside the losses.
     pub warnings: Vec<String>,
-    /// `table.state` is written anew from what the segments say.
+    /// `table.state` is written anew: as it was if a slot holds, otherwise from what the segments say.
     pub rebuilds_state: bool,
     /// The watermark is raised to this segment.
     pub raises_watermark: Option<SegmentId>,
@@ -97,6 +97,8 @@ pub struct RepairPlan {
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) rules: TableState,
+    /// Nobody knows with which seed keys were hashed.
+    pub(super) is_state_lost: bool,
     /// All ids that were ever seen are below.
     pub(super) floor: SegmentId,
     /// Segments of which nothing is left, and nothing is before them.
@@ -135,26 +137,35 @@ fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<Repair
         let message = format!("{}: {}", by_hand.path.display(), by_hand.what);
         return Err(Error::new(ErrorKind::Corrupt, message));
     }
-    let rebuilds_state = matches!(outline.slots, Slots::Lost(_));
     let newest = outline.highest.max(outline.members.last().map_or(SegmentId::NONE, |m| m.id));
     let floor = next_id(newest, outline.rules.next_id_floor)?;
-    let Outline { rules, members, strays, .. } = outline;
+    let Outline { rules, slots, members, strays, .. } = outline;
     let mut plan = RepairPlan {
         table: setup.name.clone(),
         warnings: Vec::new(),
-        rebuilds_state,
+        rebuilds_state: matches!(slots, Slots::Lost(_) | Slots::Misshapen(_)),
         raises_watermark: None,
         strays: Vec::new(),
         segments: Vec::new(),
-        work: Work { rules, floor, given_up: Vec::new(), members: VecDeque::new() },
+        work: Work {
+            rules,
+            is_state_lost: matches!(slots, Slots::Lost(_)),
+            floor,
+            given_up: Vec::new(),
+            members: VecDeque::new(),
+        },
     };
     let last = members.len().checked_sub(1);
     for (n, (found, examined)) in members.into_iter().zip(examined).enumerate() {
         plan.add(found, examined, Some(n) == last);
     }
     plan.conclude();
-    if rebuilds_state {
-        plan.warn_of_lost_state();
+    match &slots {
+        Slots::Lost(error) => plan.warn_of_lost_state(error),
+        Slots::Misshapen(error) => {
+            plan.warnings.push(format!("{}; a slot holds, nothing of it is lost", error.message()));
+        }
+        Slots::Sound | Slots::OneRules(_) => {}
     }
     let is_refused = strays.iter().any(|stray| stray.is_refused);
     let files: Vec<_> = strays.iter().flat_map(|stray| stray.found.files.all()).cloned().collect();
@@ -218,9 +229,11 @@ impl RepairPlan {
         }
     }
 
-    fn warn_of_lost_state(&mut self) {
+    fn warn_of_lost_state(&mut self, error: &Error) {
+        self.warnings.push(format!("the table's state is lost: {}", error.message()));
         for warning in [
-            "the table's state is lost: its TTL is not known any more and will be none; set it again",
+            "its TTL is not known any more and will be none; set it again",
+            "whether the application collects with a filter is not known any more: until it has opened the table again with its filter, others collect without one",
             "segments that had expired and whose files were still there come back",
             "keys are hashed with a new seed: a keymap on disk is rebuilt",
         ] {

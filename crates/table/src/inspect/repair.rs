@@ -140,7 +140,9 @@ impl RepairPlan {
         if self.rebuilds_state {
             aside.keep([&path])?;
             let mut state = self.work.rules.clone();
-            state.hash_seed = env.random_u64()?;
+            if self.work.is_state_lost {
+                state.hash_seed = env.random_u64()?;
+            }
             if state.table_id == 0 {
                 state.table_id = env.random_u64()?; // no file names one
             }

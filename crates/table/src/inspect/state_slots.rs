@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lithdb_env::{Error, ErrorKind, Fs, Result, UnixMillis, read_file};
+use bytes::Bytes;
+use lithdb_env::{Error, ErrorKind, FileKind, Fs, OpenMode, Result, UnixMillis};
 use lithdb_segment::SegmentId;
 use lithdb_segment::envelope::{self, Magic};
 
 use super::found::Found;
-use crate::state::{TableState, read_state};
+use crate::inventory::Inventory;
+use crate::keyfile::read;
+use crate::state::{SLOT_LEN, SLOTS, TableState, ruling_slot};
 
-const SLOT_LEN: usize = 4096;
-const FILE_LEN: u64 = 2 * SLOT_LEN as u64;
+const FILE_LEN: u64 = (SLOTS * SLOT_LEN) as u64;
 
 /// How the state file was found.
 #[derive(Debug, Clone)]
@@ -20,34 +22,53 @@ pub(super) enum Slots {
     Sound,
     /// One slot rules; the other one is to be written again.
     OneRules(String),
-    /// No slot holds, or there is no file.
+    /// A slot holds, but the file is longer or shorter than it must be, and opening refuses it.
+    Misshapen(Error),
+    /// No slot holds, there is no file, or it is another table's.
     Lost(Error),
 }
 
 /// Reads the state.
 ///
 /// # Errors
-/// `Unsupported`; a disk that does not read.
+/// `Unsupported`; `Foreign` if it is no file; a disk that does not read.
 pub(super) fn look(fs: &dyn Fs, path: &Path) -> Result<(Option<TableState>, Slots)> {
-    let found = match read_state(fs, path) {
-        Ok(found) => found,
-        Err(error) if matches!(error.kind(), ErrorKind::Missing | ErrorKind::Corrupt) => {
-            return Ok((None, Slots::Lost(error)));
-        }
-        Err(error) => {
-            // A file that is much too long is refused like a read that fails; it is not one.
-            let len = fs.metadata(path).map_or(FILE_LEN, |found| found.len_bytes);
-            if error.kind() == ErrorKind::Unsupported || len == FILE_LEN {
-                return Err(error);
-            }
-            return Ok((None, Slots::Lost(error)));
-        }
+    if let Ok(found) = fs.metadata(path)
+        && !matches!(found.kind, FileKind::File | FileKind::Symlink)
+    {
+        let (path, kind) = (path.display(), format!("{:?}", found.kind).to_lowercase());
+        let message = format!("{path}: expected a file, found a {kind}; move it out of the way");
+        return Err(Error::new(ErrorKind::Foreign, message));
+    }
+    let lost = |error: Error| match error.kind() {
+        ErrorKind::Missing | ErrorKind::Corrupt => Ok((None, Slots::Lost(error))),
+        _ => Err(error),
     };
-    Ok((Some(found.state), slots(fs, path)?))
+    let (bytes, len) = match read_slots(fs, path) {
+        Ok(read) => read,
+        Err(error) => return lost(error),
+    };
+    let found = match ruling_slot(path, &bytes) {
+        Ok(found) => found,
+        Err(error) => return lost(error),
+    };
+    if len != FILE_LEN {
+        let expected = format!("{FILE_LEN} bytes");
+        let error = Error::corrupt(path, len.min(FILE_LEN), &expected, &format!("{len} bytes"));
+        return Ok((Some(found.state), Slots::Misshapen(error)));
+    }
+    Ok((Some(found.state), slots(path, &bytes)))
 }
 
-fn slots(fs: &dyn Fs, path: &Path) -> Result<Slots> {
-    let bytes = read_file(fs, path, FILE_LEN).map_err(|e| Error::io("read", path, e))?;
+/// What there is of the slots, and how long the file is.
+fn read_slots(fs: &dyn Fs, path: &Path) -> Result<(Bytes, u64)> {
+    let file = fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
+    let len = file.len().map_err(|e| Error::io("measure", path, e))?;
+    let bytes = read(&*file, path, 0, FILE_LEN as usize)?;
+    Ok((bytes, len))
+}
+
+fn slots(path: &Path, bytes: &[u8]) -> Slots {
     let mut generations = Vec::new();
     for (n, slot) in bytes.chunks(SLOT_LEN).enumerate() {
         let opened = envelope::open::<TableState>(Magic::STATE, path, slot);
@@ -55,16 +76,42 @@ fn slots(fs: &dyn Fs, path: &Path) -> Result<Slots> {
             Ok((state, used)) if slot.iter().skip(used).all(|byte| *byte == 0) => {
                 generations.push(state.generation);
             }
-            Ok(_) => return Ok(Slots::OneRules(format!("slot {n} has bytes behind its end"))),
+            Ok(_) => return Slots::OneRules(format!("slot {n} has bytes behind its end")),
             Err(error) => {
-                return Ok(Slots::OneRules(format!("slot {n} does not hold: {}", error.message())));
+                return Slots::OneRules(format!("slot {n} does not hold: {}", error.message()));
             }
         }
     }
-    Ok(match generations.as_slice() {
+    match generations.as_slice() {
         [a, b] if a == b => Slots::Sound,
         _ => Slots::OneRules("the slots differ: a change was interrupted".to_owned()),
-    })
+    }
+}
+
+/// What is wrong with a state if all segments that can be read are of one other table: the state is the stranger then,
+/// and nothing that it says of segments counts.
+pub(super) fn is_foreign(
+    fs: &dyn Fs,
+    path: &Path,
+    state: &TableState,
+    inventory: &Inventory,
+) -> Option<Error> {
+    let mut other = None;
+    for (id, files) in &inventory.segments {
+        let Ok(found) = Found::read(fs, *id, files) else { continue };
+        for table_id in found.table_ids() {
+            if table_id == state.table_id || other.is_some_and(|other| other != table_id) {
+                return None;
+            }
+            other = Some(table_id);
+        }
+    }
+    let (path, found) = (path.display(), state.table_id);
+    let message = format!(
+        "{path}: expected the state of table {:016x}, whose segments are here, found that of table {found:016x}",
+        other?
+    );
+    Some(Error::new(ErrorKind::Foreign, message))
 }
 
 /// The state that a table must have had whose files are these. What only the state knows is at its default; the hash

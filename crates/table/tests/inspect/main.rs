@@ -8,5 +8,6 @@ mod look;
 mod losses;
 mod names;
 mod repair;
+mod states;
 #[path = "../support/mod.rs"]
 mod support;

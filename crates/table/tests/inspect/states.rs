@@ -1,0 +1,89 @@
+//! States that are damaged, of a wrong length, of another table, or no file.
+
+use std::path::Path;
+use std::time::Duration;
+
+use lithdb_segment::SegmentId;
+use lithdb_table::inspect::plan_repair;
+use lithdb_table::state::TableState;
+
+use super::harness::{STATE, change_state, check_opened, damage, nothing, table};
+
+#[test]
+fn a_state_of_another_table_is_taken_for_lost_and_nothing_is_given_up() {
+    let (world, model) = table();
+    let foreign: [fn(&mut TableState); 3] =
+        [|_| {}, |state| state.watermark = SegmentId(100), |state| state.empty = true];
+    for change in foreign {
+        let world = world.fork();
+        change_state(&world, |state| {
+            state.table_id ^= 1;
+            change(state);
+        });
+        let report = world.verify();
+        let found = damage(&report);
+        assert!(found.iter().all(|f| f.path == Path::new(STATE)), "{report}");
+        assert!(found[0].what.contains("expected the state of table"), "{report}");
+        assert_eq!(report.records, model.keys.len() as u64, "{report}");
+        let plan = world.plan();
+        assert!(plan.rebuilds_state && plan.segments.is_empty(), "{plan}");
+        assert!(plan.to_string().contains("found that of table"), "{plan}");
+        let done = plan.apply(&world.setup).unwrap();
+        assert_eq!((done.lost_keys, done.lost_bytes), (Some(0), Some(0)));
+        assert_eq!(world.kept().len(), 1, "the state that was there");
+        check_opened("a foreign state", &world, &model, &nothing());
+    }
+}
+
+#[test]
+fn a_state_of_a_wrong_length_keeps_what_its_whole_slots_say() {
+    let (world, model) = table();
+    let ttl = Duration::from_secs(4711);
+    let before = change_state(&world, |state| {
+        state.ttl_ms = Some(ttl.as_millis() as u64);
+        state.has_gc_filter = true;
+    });
+    assert!(before.durable_tail.is_some());
+    let whole = world.fs.read_raw(STATE);
+    for len in [8191, 4096, 8193, 40_000] {
+        for rotten in [None, Some(40), Some(4096 + 40)] {
+            if len == 4096 && rotten == Some(40) {
+                continue; // no slot is left
+            }
+            let world = world.fork();
+            let mut bytes = whole.clone();
+            bytes.resize(len, 7);
+            if let Some(byte) = rotten.and_then(|at| bytes.get_mut(at)) {
+                *byte ^= 1;
+            }
+            world.fs.write_raw(STATE, bytes.clone());
+            let name = format!("{len} bytes, {rotten:?} rotten");
+            let report = world.verify();
+            assert_eq!(damage(&report).len(), 1, "{name}: {report}");
+            let plan = world.plan();
+            assert!(plan.rebuilds_state && plan.segments.is_empty(), "{name}: {plan}");
+            assert!(plan.to_string().contains("nothing of it is lost"), "{name}: {plan}");
+            plan.apply(&world.setup).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(change_state(&world, |_| {}), before, "{name}");
+            assert_eq!(world.kept(), [("table.state".to_owned(), bytes)], "{name}");
+            check_opened(&name, &world, &model, &nothing());
+        }
+    }
+}
+
+#[test]
+fn what_a_lost_state_knew_alone_is_named() {
+    let (world, _) = table();
+    world.fs.truncate_raw(STATE, 40);
+    let shown = world.plan().to_string();
+    assert!(shown.contains("TTL") && shown.contains("filter"), "{shown}");
+}
+
+#[test]
+fn a_state_that_is_a_directory_is_refused_when_planning() {
+    let (world, _) = table();
+    world.fs.remove_raw(STATE);
+    world.fs.make_dirs(STATE);
+    let error = plan_repair(&world.setup, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("table.state") && error.contains("found a dir"), "{error}");
+}

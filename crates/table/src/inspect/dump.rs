@@ -135,41 +135,12 @@ fn dump_segment(
     found: &Found,
     each: &mut dyn FnMut(&DumpLine) -> Result<()>,
 ) -> Result<()> {
-    let fs = &*setup.env.fs;
-    let paths = found.paths(&setup.segment_dirs(), 1);
-    match &found.metadata {
-        Some(Ok(metadata)) => each(&metadata_line(&paths.metadata, metadata))?,
-        Some(Err(error)) => each(&unreadable(&paths.metadata, error))?,
-        None => {}
+    let Beginnings { lines, key_file, is_missing_some } = beginnings(setup, state, found)?;
+    if is_missing_some && is_collected(setup, found.id) {
+        return Ok(());
     }
-    for path in found.files.values.values() {
-        let mut window = Window::open(fs, path)?;
-        let len = window.len();
-        each(&match ValueHeader::decode(path, window.get(0, HEADER_LEN)?) {
-            Ok(header) => DumpLine::ValueHeader {
-                path: path.clone(),
-                len,
-                segment: header.identity.segment,
-                shard: header.shard,
-                salt: header.identity.salt,
-                created: header.created,
-            },
-            Err(error) => unreadable(path, &error),
-        })?;
-    }
-    let key_file = match &found.key_file {
-        Some(Ok(file)) => file.clone(),
-        Some(Err(error)) => {
-            each(&unreadable(&paths.keys, error))?;
-            let table_id = state.map_or(0, |state| state.table_id);
-            let Some(header) = found.piece_together(fs, table_id, SegmentId::NONE) else {
-                return Ok(());
-            };
-            Window::open(fs, &paths.keys)?.into_key_file(header)
-        }
-        None => return Ok(()),
-    };
-    each(&header_line(&key_file.path, key_file.len, &key_file.header))?;
+    lines.iter().try_for_each(&mut *each)?;
+    let Some(key_file) = key_file else { return Ok(()) };
     let end = found.metadata().map_or(key_file.len, |m| m.key_end.min(key_file.len));
     let epochs = found.metadata().map(|metadata| metadata.epochs.as_slice()).unwrap_or_default();
     let walk = Walk { identity: key_file.header.identity, epochs, end };
@@ -177,8 +148,69 @@ fn dump_segment(
     each(&verdict_line(&key_file, end, state, found)?)
 }
 
-fn unreadable(path: &Path, error: &Error) -> DumpLine {
-    DumpLine::Unreadable { path: path.to_owned(), what: error.to_string() }
+/// What comes before the records of a segment.
+#[derive(Default)]
+struct Beginnings {
+    lines: Vec<DumpLine>,
+    /// The key file, if it can be read.
+    key_file: Option<KeyFile>,
+    /// A file that was listed is not there any more.
+    is_missing_some: bool,
+}
+
+impl Beginnings {
+    fn unreadable(&mut self, path: &Path, error: &Error) {
+        self.is_missing_some |= error.kind() == ErrorKind::Missing;
+        self.lines.push(DumpLine::Unreadable { path: path.to_owned(), what: error.to_string() });
+    }
+}
+
+fn beginnings(setup: &TableSetup, state: Option<&TableState>, found: &Found) -> Result<Beginnings> {
+    let fs = &*setup.env.fs;
+    let paths = found.paths(&setup.segment_dirs(), 1);
+    let mut out = Beginnings::default();
+    match &found.metadata {
+        Some(Ok(metadata)) => out.lines.push(metadata_line(&paths.metadata, metadata)),
+        Some(Err(error)) => out.unreadable(&paths.metadata, error),
+        None => {}
+    }
+    for path in found.files.values.values() {
+        let opened = Window::open(fs, path).and_then(|mut window| {
+            let header = ValueHeader::decode(path, window.get(0, HEADER_LEN)?)?;
+            Ok((window.len(), header))
+        });
+        match opened {
+            Ok((len, header)) => out.lines.push(DumpLine::ValueHeader {
+                path: path.clone(),
+                len,
+                segment: header.identity.segment,
+                shard: header.shard,
+                salt: header.identity.salt,
+                created: header.created,
+            }),
+            Err(error) => out.unreadable(path, &error),
+        }
+    }
+    out.key_file = match &found.key_file {
+        Some(Ok(file)) => Some(file.clone()),
+        Some(Err(error)) => {
+            out.unreadable(&paths.keys, error);
+            let table_id = state.map_or(0, |state| state.table_id);
+            let header = found.piece_together(fs, table_id, SegmentId::NONE);
+            let opened = Window::open(fs, &paths.keys).ok();
+            opened.zip(header).map(|(window, header)| window.into_key_file(header))
+        }
+        None => None,
+    };
+    let header = out.key_file.as_ref().map(|file| header_line(&file.path, file.len, &file.header));
+    out.lines.extend(header);
+    Ok(out)
+}
+
+/// Whether a writer has collected the segment since it was listed.
+fn is_collected(setup: &TableSetup, id: SegmentId) -> bool {
+    let state = state_slots::look(&*setup.env.fs, &setup.state_path());
+    state.is_ok_and(|(state, _)| state.is_some_and(|state| id < state.watermark))
 }
 
 fn metadata_line(path: &Path, metadata: &Metadata) -> DumpLine {

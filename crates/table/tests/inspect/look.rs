@@ -11,6 +11,7 @@ use lithdb_segment::SegmentId;
 use lithdb_sim::SimFs;
 use lithdb_table::Batch;
 use lithdb_table::inspect::{DumpLine, Progress, dump, plan_repair, verify, verify_keymap};
+use lithdb_table::state::StateFile;
 use parking_lot::Mutex;
 
 use super::harness::{options, table, value};
@@ -165,6 +166,80 @@ impl Fs for Between {
     }
     fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
         self.fs.canonicalize(path)
+    }
+}
+
+#[test]
+fn a_file_that_vanishes_while_it_is_dumped_is_named_unless_it_was_collected() {
+    for name in ["3.keys", "3.metadata", "3-0.values"] {
+        for is_collected in [false, true] {
+            let (world, _) = table();
+            let whole = world.dump(Some(3)).len();
+            let (fs, path) = (world.fs.clone(), world.file(name));
+            let mut looks = 0;
+            let act = move || {
+                looks += 1;
+                // Behind the state and the listings of two roots.
+                if looks != 5 {
+                    return;
+                }
+                if is_collected {
+                    let state = StateFile::open(&fs, Path::new("/r0/t/table.state")).unwrap();
+                    state.update(|state| state.watermark = SegmentId(4)).unwrap();
+                }
+                fs.remove_raw(&path);
+            };
+            let between = Between { fs: world.fs.clone(), act: Mutex::new(Box::new(act)) };
+            let mut setup = world.setup.clone();
+            setup.env.fs = Arc::new(between);
+            let mut lines = Vec::new();
+            let mut each = |line: &DumpLine| {
+                lines.push(line.clone());
+                Ok(())
+            };
+            dump(&setup, Some(SegmentId(3)), &mut each).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let unreadable = |line: &&DumpLine| matches!(line, DumpLine::Unreadable { path, .. } if path.ends_with(name));
+            let unreadable = lines.iter().filter(unreadable).count();
+            let expected = if is_collected { (0, true) } else { (1, false) };
+            assert_eq!((unreadable, lines.is_empty()), expected, "{name}: {lines:?}");
+            assert!(lines.len() <= whole);
+        }
+    }
+}
+
+#[test]
+fn a_dump_beside_a_writer_that_collects_goes_through() {
+    for every in 1..12 {
+        let world = World::new(2);
+        let table = world.create_and_open(&options().ttl(Duration::from_secs(100)));
+        let mut n = 0_usize;
+        let mut write = {
+            let (table, clock) = (table.clone(), world.clock.clone());
+            move || {
+                n += 1;
+                table.put(format!("k{n}").as_bytes(), &value(n % 50)).unwrap();
+                if n.is_multiple_of(4) {
+                    clock.advance(Duration::from_secs(60));
+                    table.run_gc().unwrap();
+                }
+            }
+        };
+        (0..40).for_each(|_| write());
+        let mut reads = 0_usize;
+        let act = move || {
+            reads += 1;
+            if reads.is_multiple_of(every) {
+                write();
+            }
+        };
+        let between = Between { fs: world.fs.clone(), act: Mutex::new(Box::new(act)) };
+        let mut setup = world.setup.clone();
+        setup.env.fs = Arc::new(between);
+        let mut each = |line: &DumpLine| {
+            assert!(!matches!(line, DumpLine::Unreadable { .. }), "every {every}: {line}");
+            Ok(())
+        };
+        dump(&setup, None, &mut each).unwrap_or_else(|e| panic!("every {every}: {e}"));
     }
 }
 

@@ -143,9 +143,11 @@ fn dump_segment(
     let Some(key_file) = key_file else { return Ok(()) };
     let end = found.metadata().map_or(key_file.len, |m| m.key_end.min(key_file.len));
     let epochs = found.metadata().map(|metadata| metadata.epochs.as_slice()).unwrap_or_default();
-    let walk = Walk { identity: key_file.header.identity, epochs, end };
+    let (verdict, promised) = verdict_line(&key_file, end, state, found)?;
+    let asks_records_until = if found.metadata().is_some() { 0 } else { promised };
+    let walk = Walk { identity: key_file.header.identity, epochs, asks_records_until, end };
     walk.run(&mut Window::of(&key_file), &mut |step| each(&record_line(&step)))?;
-    each(&verdict_line(&key_file, end, state, found)?)
+    each(&verdict)
 }
 
 /// What comes before the records of a segment.
@@ -285,12 +287,13 @@ fn record_line(step: &Step<'_>) -> DumpLine {
     }
 }
 
+/// What the scanner makes of the key file, and how much of it was acknowledged as far as is known.
 fn verdict_line(
     key_file: &KeyFile,
     end: u64,
     state: Option<&TableState>,
     found: &Found,
-) -> Result<DumpLine> {
+) -> Result<(DumpLine, u64)> {
     let promise = state.filter(|_| found.metadata.is_none());
     let promise = promise.and_then(|state| state.promise(found.id));
     let mut scanner = key_file.scan(end, promise);
@@ -302,13 +305,14 @@ fn verdict_line(
         }
     };
     let totals = scanner.totals();
-    Ok(DumpLine::Verdict {
+    let line = DumpLine::Verdict {
         path: key_file.path.clone(),
         end: totals.key_end,
         records: totals.records,
         running: totals.running,
         verdict,
-    })
+    };
+    Ok((line, scanner.mark().map_or(0, |mark| u64::from(mark.through))))
 }
 
 impl fmt::Display for DumpLine {

@@ -247,7 +247,14 @@ impl Examination<'_> {
             ValueFiles::open(self.fs, &self.dirs, &self.found.files, &key_file, &key_file.header)?;
         let scan = scan(&key_file, scan_end, None)?;
         let epochs = metadata.map(|metadata| metadata.epochs.clone()).unwrap_or_default();
-        let groups = groups(&key_file, &epochs, scan_end, &mut values, Promised::ALL, meter)?;
+        // Metadata that holds knows all epochs.
+        let walk = Walk {
+            identity: key_file.header.identity,
+            epochs: &epochs,
+            asks_records_until: if metadata.is_some() { 0 } else { scan_end },
+            end: scan_end,
+        };
+        let groups = groups(&key_file, &walk, &mut values, Promised::ALL, meter)?;
         let (bad_files, _) = self.check_files(&values, &value_ends, None);
         self.report_groups(&key_file, &groups, &values);
         let chain_holds = self.check_chain(&key_file, &groups);
@@ -303,17 +310,22 @@ impl Examination<'_> {
         let mut values =
             ValueFiles::open(self.fs, &self.dirs, &self.found.files, &key_file, &key_file.header)?;
         let is_corrupt = matches!(scan.verdict, Verdict::Corrupt { .. });
-        let mut end = if is_corrupt { key_file.len } else { scan.totals.key_end };
-        let mut found = groups(&key_file, &[], end, &mut values, known, meter)?;
+        let mut walk = Walk {
+            identity: key_file.header.identity,
+            epochs: &[],
+            asks_records_until: promised,
+            end: if is_corrupt { key_file.len } else { scan.totals.key_end },
+        };
+        let mut found = groups(&key_file, &walk, &mut values, known, meter)?;
         let (bad_files, is_harmless) = self.check_files(&values, &value_ends, Some(promised));
         let holds = !is_corrupt && is_harmless && !found.is_promise_broken;
         if let (true, Some(torn)) = (holds, found.torn_batch) {
-            end = torn.max(promised);
-            found = groups(&key_file, &[], end, &mut values, known, meter)?;
+            walk.end = torn.max(promised);
+            found = groups(&key_file, &walk, &mut values, known, meter)?;
         }
-        if holds && end < key_file.len {
+        if holds && walk.end < key_file.len {
             let what = "from here on nothing was acknowledged; the next opening cuts it";
-            self.report(Finding::note(&key_file.path, what).at(end));
+            self.report(Finding::note(&key_file.path, what).at(walk.end));
         }
         self.report_groups(&key_file, &found, &values);
         let chain_holds = self.check_chain(&key_file, &found);
@@ -329,7 +341,7 @@ impl Examination<'_> {
         let is_counted = cut_bytes == 0 && !found.broken.iter().any(is_beyond_mark);
         let expected = is_counted.then_some(mark.records);
         self.count_losses(&found, expected, found.records_marked, cut_bytes);
-        self.count(&found, end);
+        self.count(&found, walk.end);
         let keys_hold =
             !is_corrupt && found.is_whole() && chain_holds && self.found.header().is_some();
         self.out.readable = Some(Readable {
@@ -363,14 +375,12 @@ fn scan(key_file: &KeyFile, end: u64, promise: Option<Mark>) -> Result<Scan> {
 
 fn groups(
     key_file: &KeyFile,
-    epochs: &[(u32, u64)],
-    end: u64,
+    walk: &Walk<'_>,
     values: &mut ValueFiles,
     promised: Promised,
     meter: &mut Meter<'_>,
 ) -> Result<Groups> {
-    let walk = Walk { identity: key_file.header.identity, epochs, end };
-    examine_groups(&walk, &mut Window::of(key_file), values, promised, meter)
+    examine_groups(walk, &mut Window::of(key_file), values, promised, meter)
 }
 
 fn why(verdict: &Verdict) -> (u64, String) {

@@ -8,6 +8,7 @@
 
 mod aside;
 mod dump;
+mod epoch;
 mod examine;
 mod finding;
 mod found;

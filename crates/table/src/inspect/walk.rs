@@ -5,9 +5,10 @@
 //! that was written there.
 
 use lithdb_env::Result;
-use lithdb_segment::record::{Decoded, MAX_RECORD_LEN, Record, decode};
+use lithdb_segment::record::{Decoded, EPOCH_LEN, MAX_RECORD_LEN, Record, decode};
 use lithdb_segment::{HEADER_LEN, Identity};
 
+use super::epoch::{WITNESSES, derive};
 use super::window::Window;
 
 /// Where to walk.
@@ -16,6 +17,9 @@ pub(super) struct Walk<'a> {
     pub(super) identity: Identity,
     /// Where epochs began, as the metadata says: for those whose own record is damaged.
     pub(super) epochs: &'a [(u32, u64)],
+    /// Up to here nothing but the records themselves says which epoch is theirs if its own record is damaged. What stands
+    /// behind was never acknowledged: it may be of a life that is over, and is not asked.
+    pub(super) asks_records_until: u64,
     /// How much of the file counts.
     pub(super) end: u64,
 }
@@ -91,10 +95,36 @@ impl Walk<'_> {
                         return Ok((at, epoch));
                     }
                 }
+                // An epoch record must have stood before.
+                if at >= start + EPOCH_LEN as u64
+                    && at < self.asks_records_until
+                    && let Some(epoch) = derive(&self.identity, at as u32, bytes)
+                    && self.is_witnessed(keys, at, epoch)?
+                {
+                    return Ok((at, epoch));
+                }
             }
             at += 1;
         }
         Ok((self.end, epoch))
+    }
+
+    /// Whether a record stands at `at`, and the next ones were written in the same epoch.
+    fn is_witnessed(&self, keys: &mut Window, at: u64, epoch: u64) -> Result<bool> {
+        let (mut at, mut witnesses) = (at, 0);
+        while at < self.end {
+            let bytes = keys.get(at, self.room(at))?;
+            let Ok(decoded) = decode(&self.identity, epoch, at as u32, bytes) else { break };
+            match decoded.record {
+                // The first is the one that the epoch was derived from.
+                Record::Key(_) | Record::Padding(_) if witnesses == WITNESSES => return Ok(true),
+                Record::Key(_) | Record::Padding(_) => witnesses += 1,
+                Record::Mark(_) => {}
+                Record::Epoch(..) | Record::Chain(_) => break,
+            }
+            at += decoded.len as u64;
+        }
+        Ok(false)
     }
 
     fn recorded_epoch(&self, offset: u32) -> Option<u64> {

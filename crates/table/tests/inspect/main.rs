@@ -11,3 +11,4 @@ mod repair;
 mod states;
 #[path = "../support/mod.rs"]
 mod support;
+mod tail;

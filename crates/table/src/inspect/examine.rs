@@ -326,6 +326,9 @@ impl Examination<'_> {
         if holds && walk.end < key_file.len {
             let what = "from here on nothing was acknowledged; the next opening cuts it";
             self.report(Finding::note(&key_file.path, what).at(walk.end));
+        } else if let Some(torn) = found.torn_batch {
+            let what = "a batch that begins here is not whole; it was never acknowledged";
+            self.report(Finding::note(&key_file.path, what).at(torn));
         }
         self.report_groups(&key_file, &found, &values);
         let chain_holds = self.check_chain(&key_file, &found);

@@ -64,8 +64,11 @@ pub(super) struct Groups {
     pub(super) records_marked: u64,
     /// Some bad value was promised.
     pub(super) is_promise_broken: bool,
-    /// The start of the first batch behind the promise with a bad value.
+    /// The start of the first batch behind the promise that is not whole. It was never acknowledged, so nothing of it is
+    /// kept, and nothing of it counts as lost.
     pub(super) torn_batch: Option<u64>,
+    /// Bytes of the key file in such batches.
+    pub(super) torn_bytes: u64,
 }
 
 impl Groups {
@@ -98,10 +101,19 @@ pub(super) fn examine_groups(
 ) -> Result<Groups> {
     let value_ends = vec![HEADER_LEN as u64; values.files.len()];
     let found = Groups { value_ends, ..Groups::default() };
-    let batch_start = HEADER_LEN as u64;
-    let mut sorting = Sorting { found, values, promised, batch_start, open: None, meter };
+    let mut sorting = Sorting {
+        found,
+        values,
+        promised,
+        batch_start: HEADER_LEN as u64,
+        is_batch_torn: false,
+        batch: Vec::new(),
+        open: None,
+        meter,
+    };
     walk.run(keys, &mut |step| sorting.take(step))?;
     sorting.break_open(walk.end, "the end comes before the group's");
+    sorting.tear_batch(walk.end);
     Ok(sorting.found)
 }
 
@@ -111,6 +123,10 @@ struct Sorting<'a, 'm> {
     promised: Promised,
     /// Where the batch of the present record began.
     batch_start: u64,
+    /// Something of the present batch is missing.
+    is_batch_torn: bool,
+    /// Its groups behind the promise: they count when the batch has ended whole.
+    batch: Vec<Whole>,
     open: Option<Open>,
     meter: &'a mut Meter<'m>,
 }
@@ -127,6 +143,15 @@ struct Open {
     bad: Option<(u64, String)>,
 }
 
+/// A group that is whole.
+struct Whole {
+    at: Span,
+    shard: ShardId,
+    value_end: u64,
+    keys: u64,
+    bytes: u64,
+}
+
 impl Sorting<'_, '_> {
     fn take(&mut self, step: Step<'_>) -> Result<()> {
         match step {
@@ -134,8 +159,7 @@ impl Sorting<'_, '_> {
                 self.meter.add(end - start);
                 let start = self.open.as_ref().map_or(start, |open| open.start);
                 let losses = self.open.take().map(|open| open.losses).unwrap_or_default();
-                self.found.broken.push(Broken { start, end, reason, losses });
-                self.batch_start = end;
+                self.break_up(Broken { start, end, reason, losses });
                 Ok(())
             }
             Step::Record { offset, epoch, decoded, bytes } => {
@@ -146,7 +170,9 @@ impl Sorting<'_, '_> {
                     Record::Key(record) => self.key(record, start..end, epoch),
                     _ => {
                         self.break_open(start, "expected the rest of the group");
-                        self.batch_start = end;
+                        // Within a batch there is nothing but key records.
+                        self.tear_batch(start);
+                        self.begin_batch(end);
                         Ok(())
                     }
                 }
@@ -158,7 +184,42 @@ impl Sorting<'_, '_> {
     fn break_open(&mut self, end: u64, reason: &str) {
         let Some(open) = self.open.take() else { return };
         let (start, reason) = (open.start, reason.to_owned());
-        self.found.broken.push(Broken { start, end, reason, losses: open.losses });
+        self.break_up(Broken { start, end, reason, losses: open.losses });
+    }
+
+    /// A stretch holds no whole group. That is a loss only of what was promised.
+    fn break_up(&mut self, broken: Broken) {
+        if broken.start < self.promised.through {
+            self.is_batch_torn = true;
+            self.found.broken.push(broken);
+            return;
+        }
+        self.found.torn_batch.get_or_insert(self.batch_start.max(self.promised.through));
+        self.found.torn_bytes += broken.end - broken.start;
+        self.is_batch_torn = true;
+    }
+
+    /// The present batch ends here, and not as a batch ends: behind the promise nothing of it is kept.
+    fn tear_batch(&mut self, end: u64) {
+        self.is_batch_torn |= !self.batch.is_empty();
+        self.end_batch(end);
+    }
+
+    /// The present batch is over.
+    fn end_batch(&mut self, end: u64) {
+        let batch = std::mem::take(&mut self.batch);
+        if self.is_batch_torn && !batch.is_empty() {
+            self.found.torn_batch.get_or_insert(self.batch_start.max(self.promised.through));
+            let bytes = |group: &Whole| u64::from(group.at.end - group.at.start);
+            self.found.torn_bytes += batch.iter().map(bytes).sum::<u64>();
+        } else {
+            batch.iter().for_each(|group| self.count(group));
+        }
+        self.begin_batch(end);
+    }
+
+    fn begin_batch(&mut self, start: u64) {
+        (self.batch_start, self.is_batch_torn) = (start, false);
     }
 
     fn key(&mut self, record: &KeyRecord<'_>, at: std::ops::Range<u64>, epoch: u64) -> Result<()> {
@@ -176,7 +237,10 @@ impl Sorting<'_, '_> {
             });
         }
         let Some(open) = &mut self.open else {
-            self.orphan(record, at);
+            self.orphan(record, &at);
+            if record.flags.has(Flags::END_OF_BATCH) {
+                self.end_batch(at.end);
+            }
             return Ok(());
         };
         let primary_bytes = record.is_primary().then_some(record.stored_len);
@@ -186,6 +250,9 @@ impl Sorting<'_, '_> {
             && value.end <= open.range.end;
         if !is_inside {
             self.break_open(at.end, "expected a range inside of the primary record's value");
+            if record.flags.has(Flags::END_OF_BATCH) {
+                self.end_batch(at.end);
+            }
             return Ok(());
         }
         if open.bad.is_none() {
@@ -204,16 +271,16 @@ impl Sorting<'_, '_> {
             self.close_group(at.end);
         }
         if record.flags.has(Flags::END_OF_BATCH) {
-            self.batch_start = at.end;
+            self.end_batch(at.end);
         }
         Ok(())
     }
 
     /// An alias whose primary record is damaged.
-    fn orphan(&mut self, record: &KeyRecord<'_>, at: std::ops::Range<u64>) {
+    fn orphan(&mut self, record: &KeyRecord<'_>, at: &std::ops::Range<u64>) {
         let reason = "expected a primary record before it";
         match self.found.broken.last_mut() {
-            Some(last) if last.end == at.start => {
+            Some(last) if last.end == at.start && at.start < self.promised.through => {
                 last.end = at.end;
                 last.losses.add_record(record.key, None);
             }
@@ -221,7 +288,7 @@ impl Sorting<'_, '_> {
                 let mut losses = Losses::default();
                 losses.add_record(record.key, None);
                 let (start, end) = (at.start, at.end);
-                self.found.broken.push(Broken { start, end, reason: reason.to_owned(), losses });
+                self.break_up(Broken { start, end, reason: reason.to_owned(), losses });
             }
         }
     }
@@ -229,12 +296,13 @@ impl Sorting<'_, '_> {
     fn close_group(&mut self, end: u64) {
         let Some(open) = self.open.take() else { return };
         let is_promised = open.start < self.promised.through;
+        if let Some((_, reason)) = open.bad.as_ref().filter(|_| !is_promised) {
+            let (start, reason) = (open.start, reason.clone());
+            self.break_up(Broken { start, end, reason, losses: open.losses });
+            return;
+        }
         if let Some((offset, reason)) = open.bad {
-            if is_promised {
-                self.found.is_promise_broken = true;
-            } else {
-                self.found.torn_batch.get_or_insert(self.batch_start);
-            }
+            self.found.is_promise_broken = true;
             let bad = self.found.bad.entry(open.shard).or_insert_with(|| BadValues {
                 offset,
                 count: 0,
@@ -246,19 +314,35 @@ impl Sorting<'_, '_> {
             bad.losses.add_range(open.start..end);
             return;
         }
-        self.found.values += 1;
-        self.found.records += open.losses.keys;
-        if open.start < self.promised.marked {
-            self.found.records_marked += open.losses.keys;
+        let group = Whole {
+            at: Span { start: open.start as u32, end: end as u32, epoch: open.epoch },
+            shard: open.shard,
+            value_end: open.range.end,
+            keys: open.losses.keys,
+            bytes: open.losses.bytes,
+        };
+        if is_promised {
+            self.count(&group);
+        } else {
+            self.batch.push(group);
         }
-        if let Some(value_end) = self.found.value_ends.get_mut(usize::from(open.shard.0)) {
-            *value_end = (*value_end).max(open.range.end);
-            self.found.value_bytes += open.losses.bytes;
+    }
+
+    fn count(&mut self, group: &Whole) {
+        let found = &mut self.found;
+        found.values += 1;
+        found.records += group.keys;
+        if u64::from(group.at.start) < self.promised.marked {
+            found.records_marked += group.keys;
         }
-        let (start, end) = (open.start as u32, end as u32);
-        match self.found.spans.last_mut() {
-            Some(last) if last.end == start && last.epoch == open.epoch => last.end = end,
-            _ => self.found.spans.push(Span { start, end, epoch: open.epoch }),
+        if let Some(value_end) = found.value_ends.get_mut(usize::from(group.shard.0)) {
+            *value_end = (*value_end).max(group.value_end);
+            found.value_bytes += group.bytes;
+        }
+        let Span { start, end, epoch } = group.at;
+        match found.spans.last_mut() {
+            Some(last) if last.end == start && last.epoch == epoch => last.end = end,
+            _ => found.spans.push(group.at),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! What can be had of a damaged tail.
+//! What can be had of a damaged tail, and what must not be.
 
-use lithdb_table::TableOptions;
+use lithdb_table::{Batch, TableOptions};
 
-use super::harness::{Model, check_opened, epoch, forget_tail, nothing, record};
+use super::harness::{Model, check_opened, epoch, find, forget_tail, nothing, options, record};
 use super::support::{World, small};
 
 /// One segment; behind its epoch record stand `behind` lone puts; closed.
@@ -54,5 +54,64 @@ fn an_epoch_that_fewer_than_three_records_agree_on_is_not_believed() {
         let at = record(&world, 1, epoch);
         world.fs.flip_bit(world.file("1.keys"), at + 9, 5);
         assert_eq!(world.plan().segments[0].kept_keys, kept);
+    }
+}
+
+/// Two puts that were acknowledged, one that a mark stands before, a batch of three, and one more put; not closed.
+fn unacknowledged_batch() -> World {
+    let world = World::new(1);
+    let table = world.create_and_open(&one_segment().shards(1));
+    table.put(b"acked 1", b"a").unwrap();
+    table.put(b"acked 2", b"b").unwrap();
+    table.flush().unwrap();
+    table.put(b"single", b"c").unwrap();
+    let mut batch = Batch::new();
+    for n in 1..=3 {
+        batch.put(format!("batch {n}").into_bytes(), format!("value {n}").into_bytes());
+    }
+    table.put_batch(&batch).unwrap();
+    table.put(b"last", b"e").unwrap();
+    // What is in memory reaches the disk, and the mark that would vouch for it does not.
+    table.flush().unwrap();
+    drop(table);
+    world.fs.release_locks();
+    world.flip("1.keys", b"acked 1");
+    world
+}
+
+#[test]
+fn half_of_a_batch_that_was_never_acknowledged_is_neither_kept_nor_lost() {
+    let world = unacknowledged_batch();
+    let whole: &[&str] = &["acked 2", "single", "batch 1", "batch 2", "batch 3", "last"];
+    let without: &[&str] = &["acked 2", "single", "last"];
+    // Whether what follows belongs to the batch is not known without its end.
+    let end: &[&str] = &["acked 2", "single"];
+    let harms = [
+        ("", false, whole),
+        ("batch 1", false, without),
+        ("batch 2", false, without),
+        ("value 1", false, without),
+        ("value 3", false, without),
+        ("batch 3", false, end),
+        ("batch 3", true, end),
+        ("value 3", true, end),
+    ];
+    for (name, cuts, expected) in harms {
+        let world = world.fork();
+        if cuts {
+            let keys = world.file("1.keys");
+            let at = find(&world.fs.read_raw(&keys), name.as_bytes()).unwrap();
+            world.fs.truncate_raw(&keys, at as u64 + 3);
+        } else if !name.is_empty() {
+            world.flip("1.keys", name.as_bytes());
+        }
+        let plan = world.plan();
+        assert_eq!(plan.lost_keys(), Some(1), "{name}: {plan}");
+        assert_eq!(world.verify().lost_keys(), Some(1), "{name}");
+        plan.apply(&world.setup).unwrap();
+        let table = world.open(&options()).unwrap();
+        let found = table.iter().unwrap().map(|entry| entry.unwrap().key().to_vec());
+        let found: Vec<_> = found.map(|key| String::from_utf8(key).unwrap()).collect();
+        assert_eq!(found, expected, "{name}");
     }
 }

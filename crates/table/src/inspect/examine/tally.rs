@@ -132,6 +132,7 @@ impl Examination<'_> {
         let broken: u64 = groups.broken.iter().map(|broken| broken.end - broken.start).sum();
         self.out.records = groups.records;
         self.out.values = groups.values;
-        self.out.bytes = key_end.saturating_sub(broken) + groups.value_bytes;
+        let keys = key_end.saturating_sub(broken).saturating_sub(groups.torn_bytes);
+        self.out.bytes = keys.saturating_add(groups.value_bytes);
     }
 }

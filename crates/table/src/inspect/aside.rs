@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use lithdb_env::{Env, Error, Fs, Result, exists, sync_parent, write_all_at};
-use lithdb_segment::SEGMENTS_DIR;
+use lithdb_segment::{Metadata, SEGMENTS_DIR, SegmentFile, SegmentId};
 
 use super::window::{PIECE, Window};
+use crate::table::TableSetup;
 
 const PREFIX: &str = "damaged-";
 
@@ -114,6 +115,47 @@ impl<'a> Aside<'a> {
         }
         Ok(())
     }
+}
+
+/// What repairs have kept of a segment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Kept {
+    /// How many repairs have kept something of it.
+    pub(super) repairs: u32,
+    /// A revision above the one that was given when the newest metadata among it was replaced.
+    pub(super) next_revision: u32,
+    /// A key file is among it: the segment holds something else now.
+    pub(super) has_keys: bool,
+}
+
+/// Looks through what repairs have kept.
+///
+/// # Errors
+/// A disk that does not read.
+pub(super) fn kept_of(setup: &TableSetup, id: SegmentId) -> Result<Kept> {
+    let fs = &*setup.env.fs;
+    let list = |dir: &Path| fs.list(dir).map_err(|e| Error::io("list", dir, e));
+    let (mut repairs, mut kept) = (BTreeSet::new(), Kept::default());
+    for table in &setup.dirs {
+        for aside in list(table)?.into_iter().filter(|entry| is_aside(&entry.name)) {
+            let dir = table.join(&aside.name);
+            for entry in list(&dir)? {
+                let file = SegmentFile::parse(&entry.name).filter(|file| file.segment() == id);
+                let Some(file) = file else { continue };
+                repairs.insert(aside.name.clone());
+                kept.has_keys |= file == SegmentFile::Keys(id);
+                if file == SegmentFile::Metadata(id)
+                    && let Ok(metadata) = Metadata::read(fs, &dir.join(&entry.name))
+                    && metadata.segment == id
+                {
+                    kept.next_revision =
+                        kept.next_revision.max(metadata.revision.saturating_add(2));
+                }
+            }
+        }
+    }
+    kept.repairs = u32::try_from(repairs.len()).unwrap_or(u32::MAX);
+    Ok(kept)
 }
 
 /// Copies a file, with `head` in the place of its beginning, and syncs the copy (not its directory).

@@ -171,6 +171,10 @@ fn beginnings(setup: &TableSetup, state: Option<&TableState>, found: &Found) -> 
     let fs = &*setup.env.fs;
     let paths = found.paths(&setup.segment_dirs(), 1);
     let mut out = Beginnings::default();
+    if found.unfinished.is_some() {
+        let (path, what) = (paths.metadata.clone(), "a repair was interrupted".to_owned());
+        out.lines.push(DumpLine::Unreadable { path, what });
+    }
     match &found.metadata {
         Some(Ok(metadata)) => out.lines.push(metadata_line(&paths.metadata, metadata)),
         Some(Err(error)) => out.unreadable(&paths.metadata, error),

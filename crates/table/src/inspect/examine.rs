@@ -11,8 +11,6 @@ use lithdb_segment::scan::{Totals, Verdict};
 use lithdb_segment::{HEADER_LEN, Metadata, SegmentId, SegmentPaths, ShardId};
 use xxhash_rust::xxh3::Xxh3;
 
-pub(super) use links::chain_of;
-
 use super::Meter;
 use super::finding::Finding;
 use super::found::Found;
@@ -154,6 +152,9 @@ impl Examination<'_> {
     /// The key file, with a header that is pieced together if its own does not hold.
     fn usable_key_file(&mut self) -> Result<Option<KeyFile>> {
         let path = self.expected_paths().keys;
+        if self.found.is_to_be_empty() {
+            return Ok(None);
+        }
         let error = match &self.found.key_file {
             Some(Ok(file)) => return Ok(Some(file.clone())),
             Some(Err(error)) => error,

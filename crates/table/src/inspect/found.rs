@@ -8,6 +8,7 @@ use lithdb_segment::{
     HEADER_LEN, Identity, KeyHeader, Metadata, SegmentId, SegmentPaths, ValueHeader,
 };
 
+use super::unfinished::Unfinished;
 use super::window::Window;
 use crate::inventory::FoundFiles;
 use crate::keyfile::KeyFile;
@@ -23,13 +24,25 @@ pub(super) struct Found {
     pub(super) key_file: Option<Result<KeyFile>>,
     /// The chain record, if it holds.
     pub(super) chain: Option<Chain>,
+    /// A repair of the segment was interrupted; `metadata` is what says what its key file is now.
+    pub(super) unfinished: Option<Unfinished>,
+    /// The revision that it has or may have had, if its metadata says.
+    pub(super) revision: Option<u32>,
 }
 
 impl Found {
     /// A segment of which nothing is there.
     pub(super) fn absent(id: SegmentId) -> Self {
         let files = FoundFiles::default();
-        Self { id, files, metadata: None, key_file: None, chain: None }
+        Self {
+            id,
+            files,
+            metadata: None,
+            key_file: None,
+            chain: None,
+            unfinished: None,
+            revision: None,
+        }
     }
 
     /// Reads metadata, header and chain record.
@@ -39,14 +52,33 @@ impl Found {
     pub(super) fn read(fs: &dyn Fs, id: SegmentId, files: &FoundFiles) -> Result<Self> {
         let metadata = files.metadata.as_ref().map(|path| Metadata::read(fs, path));
         let key_file = files.keys.as_ref().map(|path| KeyFile::open(fs, path));
-        let mut found = Self { id, files: files.clone(), metadata, key_file, chain: None };
+        let mut found = Self { files: files.clone(), metadata, key_file, ..Self::absent(id) };
         for error in [found.metadata_error(), found.header_error()].into_iter().flatten() {
             if error.kind() == ErrorKind::Unsupported {
                 return Err(error.clone());
             }
         }
         found.read_chain();
+        found.see_through_repair()?;
         Ok(found)
+    }
+
+    /// Puts what the key file is now in the place of metadata that an interrupted repair has left.
+    fn see_through_repair(&mut self) -> Result<()> {
+        let path = self.files.metadata.clone().unwrap_or_default();
+        self.unfinished = self.metadata().and_then(|metadata| Unfinished::of(metadata, &path));
+        let Some(unfinished) = &self.unfinished else { return Ok(()) };
+        let is_in_place = self.key_file().map(|keys| unfinished.is_in_place(keys)).transpose()?;
+        self.metadata = match is_in_place {
+            Some(true) => Some(Ok(unfinished.target.clone())),
+            _ => unfinished.before.clone(),
+        };
+        Ok(())
+    }
+
+    /// An empty segment was about to take the place: its files do not count.
+    pub(super) fn is_to_be_empty(&self) -> bool {
+        self.unfinished.as_ref().is_some_and(|unfinished| unfinished.is_empty)
     }
 
     fn read_chain(&mut self) {
@@ -63,24 +95,32 @@ impl Found {
         {
             (self.key_file, self.chain) = (Some(Err(error)), None);
         }
-        let Some(Ok(metadata)) = &self.metadata else { return };
         let path = self.files.metadata.clone().unwrap_or_default();
-        let foreign = |expected: String| {
+        let is_ours = |said: &Metadata| (said.table_id, said.segment) == (table_id, self.id);
+        let foreign = |expected: String, metadata: &Metadata| {
             let message = format!("{}: expected {expected}, found {metadata:?}", path.display());
             Error::new(ErrorKind::Foreign, message)
         };
+        let ours = || format!("the metadata of segment {} of this table", self.id);
+        let said = self.unfinished.as_ref().map(|unfinished| &unfinished.target);
+        let said = said.into_iter().chain(self.metadata());
+        self.revision = said.filter(|said| is_ours(said)).map(|said| said.revision).max();
+        if let Some(unfinished) = self.unfinished.take_if(|found| !is_ours(&found.target)) {
+            self.metadata = Some(Err(foreign(ours(), &unfinished.target)));
+        }
+        let Some(Ok(metadata)) = &self.metadata else { return };
         let agrees = |header: &KeyHeader| {
             metadata.salt == header.identity.salt
                 && metadata.predecessor == header.predecessor
                 && metadata.value_ends.len() == usize::from(header.shards)
         };
-        let problem = if (metadata.table_id, metadata.segment) != (table_id, self.id) {
-            Some(foreign(format!("the metadata of segment {} of this table", self.id)))
+        let problem = if !is_ours(metadata) {
+            Some(foreign(ours(), metadata))
         } else if metadata.value_ends.is_empty() || metadata.value_ends.len() > 256 {
-            Some(foreign("1 to 256 value files".to_owned()))
+            Some(foreign("1 to 256 value files".to_owned(), metadata))
         } else {
             let header = self.header().filter(|header| !agrees(header));
-            header.map(|header| foreign(format!("the metadata of {header:?}")))
+            header.map(|header| foreign(format!("the metadata of {header:?}"), metadata))
         };
         if let Some(error) = problem {
             self.metadata = Some(Err(error));

@@ -1,21 +1,22 @@
 //! Mending one segment: key file, value files, metadata, successor.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lithdb_env::{Error, OpenMode, Result, UnixMillis, exists, sync_parent, write_all_at};
 use lithdb_segment::record::Chain;
 use lithdb_segment::scan::Totals;
 use lithdb_segment::{
-    Context, HEADER_LEN, KeyHeader, Metadata, NewSegment, Segment, SegmentId, SegmentPaths,
-    ShardId, ValueHeader,
+    Context, HEADER_LEN, Identity, KeyHeader, Metadata, NewSegment, Segment, SegmentId,
+    SegmentPaths, ShardId, ValueHeader,
 };
 
-use super::aside::{Aside, copy};
-use super::examine::{Readable, chain_of, digest};
+use super::aside::{Aside, copy, kept_of};
+use super::examine::{Readable, digest};
 use super::found::Found;
 use super::plan::{Action, Member};
 use super::rewrite::rewrite;
+use super::unfinished::Unfinished;
 use super::window::Window;
 use crate::table::TableSetup;
 
@@ -25,18 +26,20 @@ pub(super) struct Mender<'a> {
     pub(super) setup: &'a TableSetup,
     pub(super) context: Arc<Context>,
     pub(super) aside: Aside<'a>,
+    /// The latest time that the table has seen.
+    pub(super) latest: UnixMillis,
 }
 
 /// What the metadata of a mended segment is made of.
-struct Seal<'a> {
+#[derive(Clone)]
+struct Seal {
     header: KeyHeader,
     totals: Totals,
     epochs: Vec<(u32, u64)>,
-    digest: [u8; 16],
+    digest: Option<[u8; 16]>,
     revision: u32,
     last_write: UnixMillis,
     successor: SegmentId,
-    path: &'a PathBuf,
 }
 
 impl Mender<'_> {
@@ -52,9 +55,8 @@ impl Mender<'_> {
         let successor = next.unwrap_or_default();
         let sealed = found.metadata().cloned();
         let Some(action) = action else { return Ok(sealed) };
-        if matches!(action, Action::Placeholder | Action::EmptyTail | Action::GiveUp) {
-            let is_tail = action == Action::EmptyTail;
-            return self.replace(&found, before, successor, new_successor, is_tail);
+        if matches!(action, Action::Placeholder | Action::GiveUp) {
+            return self.replace(&found, before, successor, new_successor).map(Some);
         }
         let Some(readable) = examined.readable else { return Ok(sealed) };
         match action {
@@ -93,7 +95,8 @@ impl Mender<'_> {
         let paths = self.paths(found, readable);
         let old = found.files.all().filter(|path| !found.files.leftovers.contains(path));
         self.aside.keep(old)?;
-        let chain = before.map(chain_of).or_else(|| readable.key_file.chain().ok().flatten());
+        let chain =
+            before.map(Metadata::chain).or_else(|| readable.key_file.chain().ok().flatten());
         let rewritten = rewrite(env, readable, &paths.values, chain.as_ref(), &paths.keys)?;
         self.sync(&paths.values)?;
         let last_write = match found.metadata() {
@@ -104,20 +107,31 @@ impl Mender<'_> {
         let totals = rewritten.totals;
         let shards = readable.key_file.header.shards;
         self.begin_successor(found.id, &totals, shards, new_successor)?;
-        let rename = env.fs.rename(&rewritten.staged, &paths.keys);
-        rename.map_err(|e| Error::io("rename into place", &paths.keys, e))?;
-        sync_parent(&*env.fs, &paths.keys)?;
-        self.value_files(&paths, readable, &totals.value_ends)?;
-        self.seal(Seal {
+        let value_ends = totals.value_ends.clone();
+        let metadata = metadata(Seal {
             header: readable.key_file.header,
             totals,
             epochs: rewritten.epochs,
-            digest: rewritten.digest,
-            revision: next_revision(found),
+            digest: Some(rewritten.digest),
+            revision: self.next_revision(found)?,
             last_write,
             successor,
-            path: &paths.metadata,
-        })
+        });
+        self.begin(found, &metadata, false, &paths.metadata)?;
+        let rename = env.fs.rename(&rewritten.staged, &paths.keys);
+        rename.map_err(|e| Error::io("rename into place", &paths.keys, e))?;
+        sync_parent(&*env.fs, &paths.keys)?;
+        self.value_files(&paths, readable, &value_ends)?;
+        metadata.write(&*env.fs, &paths.metadata)?;
+        Ok(metadata)
+    }
+
+    /// From here on until the metadata is as it is to be, no opening accepts the segment, and no other plan is made than to
+    /// go on.
+    fn begin(&self, found: &Found, target: &Metadata, is_empty: bool, path: &Path) -> Result<()> {
+        let (target, before) = (target.clone(), found.metadata.clone());
+        let unfinished = Unfinished { target, is_empty, before };
+        unfinished.metadata()?.write(&*self.setup.env.fs, path)
     }
 
     /// The metadata of a segment whose key file is whole.
@@ -133,6 +147,16 @@ impl Mender<'_> {
         self.sync(paths.values.iter().chain([&paths.keys]))?;
         let mut totals = readable.totals.clone();
         let is_confirmed = found.metadata().is_none() && readable.next_agrees;
+        // What the successor says is what the segment was sealed with, unless it was mended when it was the newest.
+        let is_first = totals.records > 0 && !kept_of(self.setup, found.id)?.has_keys;
+        let revision = match &found.unfinished {
+            // The interrupted repair had come so far that the key file is what it was to be.
+            Some(unfinished) if found.metadata() == Some(&unfinished.target) => {
+                unfinished.target.revision
+            }
+            None if is_confirmed && is_first => 0,
+            _ => self.next_revision(found)?,
+        };
         if is_confirmed {
             totals.value_ends.clone_from(&readable.value_ends);
         }
@@ -140,16 +164,29 @@ impl Mender<'_> {
         self.begin_successor(found.id, &totals, shards, new_successor)?;
         self.value_files(&paths, readable, &totals.value_ends)?;
         let last_write = found.metadata().map(|metadata| metadata.last_write);
-        self.seal(Seal {
+        let metadata = metadata(Seal {
             header: readable.key_file.header,
-            digest: digest(&mut Window::of(&readable.key_file), totals.key_end)?,
+            digest: Some(digest(&mut Window::of(&readable.key_file), totals.key_end)?),
             totals,
             epochs: readable.epochs.clone(),
-            revision: if is_confirmed { 0 } else { next_revision(found) },
+            revision,
             last_write: last_write.unwrap_or_else(|| self.time_of(readable)),
             successor,
-            path: &paths.metadata,
-        })
+        });
+        metadata.write(&*self.setup.env.fs, &paths.metadata)?;
+        Ok(metadata)
+    }
+
+    /// The revision of what a segment is made to hold. Without metadata nobody knows which ones it had. Then it is the
+    /// present time in seconds, which passes by every number that was counted up; and as several repairs may fall into one
+    /// second, so many more as have kept something of the segment.
+    fn next_revision(&self, found: &Found) -> Result<u32> {
+        if let Some(known) = found.revision {
+            return Ok(known.saturating_add(1));
+        }
+        let kept = kept_of(self.setup, found.id)?;
+        let seconds = u32::try_from(self.now().max(self.latest).0 / 1000).unwrap_or(u32::MAX);
+        Ok(kept.next_revision.max(seconds.saturating_add(kept.repairs)).max(1))
     }
 
     /// Rule 6 of the format: the files are durable before the seal says what they hold.
@@ -172,45 +209,45 @@ impl Mender<'_> {
         known.into_iter().max().unwrap_or_default().min(self.now())
     }
 
-    /// An empty segment in the place of one of which nothing is left.
+    /// An empty sealed segment in the place of one of which nothing is left: the id never stands for another content
+    /// without another revision, even if the segment was the mutable one.
     fn replace(
         &mut self,
         found: &Found,
         before: Option<&Metadata>,
         successor: SegmentId,
         new_successor: Option<SegmentId>,
-        is_tail: bool,
-    ) -> Result<Option<Metadata>> {
+    ) -> Result<Metadata> {
+        let fs = &*self.setup.env.fs;
         let files = &found.files;
-        if is_tail {
-            self.aside.take_away(files.all())?;
-        } else {
-            // The metadata stays until it is replaced: it knows the revision.
-            self.aside.keep(&files.metadata)?;
-            self.aside.take_away(files.values.values().chain(&files.keys))?;
-        }
         let now = self.now();
         let shards = before.map_or(1, |before| before.value_ends.len() as u16);
-        let chain = before.map(chain_of);
-        let (segment, totals) = self.create(found.id, chain, shards)?;
-        if is_tail {
-            return Ok(None);
-        }
-        self.begin_successor(found.id, &totals, shards, new_successor)?;
+        let path = found.paths(&self.context.dirs, shards).metadata;
         // It must not keep what is behind it from expiring.
         let last_write = found.metadata().or(before).map_or(now, |known| known.last_write);
-        let keys = Window::open(&*self.setup.env.fs, &segment.paths().keys);
-        let sealed = self.seal(Seal {
-            header: *segment.header(),
-            digest: digest(&mut keys?, totals.key_end)?,
-            totals,
+        let identity = Identity { table_id: self.context.table_id, segment: found.id, salt: 0 };
+        let predecessor = before.map_or(SegmentId::NONE, |before| before.segment);
+        let mut seal = Seal {
+            header: KeyHeader { identity, predecessor, created: now, shards },
+            totals: Totals::default(),
             epochs: Vec::new(),
-            revision: next_revision(found),
+            digest: None,
+            revision: self.next_revision(found)?,
             last_write,
             successor,
-            path: &found.paths(&self.context.dirs, shards).metadata,
-        });
-        sealed.map(Some)
+        };
+        self.aside.keep(&files.metadata)?;
+        self.begin(found, &metadata(seal.clone()), true, &path)?;
+        self.aside.take_away(files.values.values().chain(&files.keys))?;
+        let (segment, totals) = self.create(found.id, before.map(Metadata::chain), shards)?;
+        self.begin_successor(found.id, &totals, shards, new_successor)?;
+        let mut keys = Window::open(fs, &segment.paths().keys)?;
+        seal.header = *segment.header();
+        seal.digest = Some(digest(&mut keys, totals.key_end)?);
+        seal.totals = totals;
+        let metadata = metadata(seal);
+        metadata.write(fs, &path)?;
+        Ok(metadata)
     }
 
     /// Creates an empty segment, durably.
@@ -243,31 +280,6 @@ impl Mender<'_> {
             value_ends: totals.value_ends.clone(),
         };
         self.create(successor, Some(chain), shards).map(|_| ())
-    }
-
-    fn seal(&self, seal: Seal<'_>) -> Result<Metadata> {
-        let Seal { header, totals, epochs, digest, revision, last_write, successor, path } = seal;
-        let metadata = Metadata {
-            table_id: header.identity.table_id,
-            segment: header.identity.segment,
-            revision,
-            predecessor: header.predecessor,
-            successor,
-            created: header.created,
-            last_write,
-            salt: header.identity.salt,
-            key_end: totals.key_end,
-            records: totals.records,
-            primaries: totals.primaries,
-            running: totals.running,
-            value_ends: totals.value_ends,
-            epochs,
-            codec: 0,
-            digest: Some(digest),
-            extras: Vec::new(),
-        };
-        metadata.write(&*self.setup.env.fs, path)?;
-        Ok(metadata)
     }
 
     /// Gives every value file a sound header and its length. One that is replaced is kept; one that is absent is created:
@@ -313,7 +325,25 @@ impl Mender<'_> {
     }
 }
 
-/// The revision of what a segment is made to hold.
-fn next_revision(found: &Found) -> u32 {
-    found.metadata().map_or(1, |metadata| metadata.revision.saturating_add(1))
+fn metadata(seal: Seal) -> Metadata {
+    let Seal { header, totals, epochs, digest, revision, last_write, successor } = seal;
+    Metadata {
+        table_id: header.identity.table_id,
+        segment: header.identity.segment,
+        revision,
+        predecessor: header.predecessor,
+        successor,
+        created: header.created,
+        last_write,
+        salt: header.identity.salt,
+        key_end: totals.key_end,
+        records: totals.records,
+        primaries: totals.primaries,
+        running: totals.running,
+        value_ends: totals.value_ends,
+        epochs,
+        codec: 0,
+        digest,
+        extras: Vec::new(),
+    }
 }

@@ -21,6 +21,7 @@ mod plan;
 mod repair;
 mod rewrite;
 mod state_slots;
+mod unfinished;
 mod values;
 mod verify;
 mod walk;

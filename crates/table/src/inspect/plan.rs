@@ -32,8 +32,6 @@ pub enum Action {
     Salvage,
     /// Nothing is left: an empty sealed segment takes the place, so that the chain holds.
     Placeholder,
-    /// Nothing is left of the newest segment: an empty mutable one takes its place.
-    EmptyTail,
     /// Nothing is left of the oldest segment: the watermark is raised above it.
     GiveUp,
 }
@@ -191,11 +189,13 @@ fn decide(found: &Found, examined: &Examined, is_last: bool) -> Option<Action> {
         return None;
     }
     let Some(readable) = &examined.readable else {
-        return Some(if is_tail { Action::EmptyTail } else { Action::Placeholder });
+        return Some(Action::Placeholder);
     };
     Some(match (readable.keys_hold, readable.metadata_holds || is_tail) {
         (false, _) => Action::Salvage,
         (true, false) => Action::RebuildMetadata,
+        // The metadata that an interrupted repair has left must go: it is sealed with its own.
+        (true, true) if found.unfinished.is_some() => Action::Salvage,
         (true, true) => Action::RestoreValueFiles,
     })
 }
@@ -204,8 +204,7 @@ impl RepairPlan {
     fn add(&mut self, found: Found, examined: Examined, is_last: bool) {
         let work = &mut self.work;
         let mut action = decide(&found, &examined, is_last);
-        let is_gone = matches!(action, Some(Action::Placeholder | Action::EmptyTail));
-        if is_gone && work.members.is_empty() {
+        if action == Some(Action::Placeholder) && work.members.is_empty() {
             action = Some(Action::GiveUp);
         }
         let is_sealed_now =
@@ -290,7 +289,6 @@ impl fmt::Display for Action {
             Self::RestoreValueFiles => "restore the headers of its value files",
             Self::Salvage => "write its key file anew with the values that are whole",
             Self::Placeholder => "put an empty sealed segment in its place",
-            Self::EmptyTail => "put an empty segment in its place",
             Self::GiveUp => "raise the watermark above it",
         })
     }

@@ -1,10 +1,10 @@
 //! Applying a plan of repair.
 //!
 //! Segments are mended from the oldest to the newest, because each chain record says what the segment before ended as.
-//! The order within a segment: the damaged files are kept aside, durably; a successor, if a new one is needed, durably; the
-//! key file takes its place; then value files; then the metadata. Until the metadata is there, opening refuses the segment
-//! (or, at the unsealed end, finds it whole), and a new plan sees what is left to do: so a repair can be interrupted at any
-//! point and begun again.
+//! The order within a segment: the damaged files are kept aside, durably; a successor, if a new one is needed, durably;
+//! metadata that no opening accepts, durably (see `unfinished`); the key file takes its place; then value files; then the
+//! metadata as it is to be. A new plan sees what is left to do: so a repair can be interrupted at any point and begun
+//! again, and whoever opens the table between the two is refused.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::aside::Aside;
 use super::mend::Mender;
-use super::plan::{Action, RepairPlan, Work};
+use super::plan::{RepairPlan, Work};
 use super::{Counted, Lost};
 use crate::options::TableOptions;
 use crate::plan::{Access, Plan};
@@ -92,9 +92,7 @@ impl RepairPlan {
         let state = self.state(setup, &mut aside)?;
         let Self { strays, work, raises_watermark, .. } = self;
         let Work { floor, given_up, members, .. } = work;
-        let new_tail = members.back().filter(|m| m.action == Some(Action::EmptyTail));
-        let lost: BTreeSet<SegmentId> =
-            given_up.iter().chain(new_tail.map(|m| &m.found)).map(|found| found.id).collect();
+        let lost: BTreeSet<SegmentId> = given_up.iter().map(|found| found.id).collect();
         state.update(|state| {
             // An id whose files go away is not given to another content.
             if !strays.is_empty() || members.is_empty() {
@@ -114,7 +112,8 @@ impl RepairPlan {
         let context = setup.context(&state.get(), &TableOptions::new());
         let next_ids: Vec<_> = members.iter().skip(1).map(|member| member.found.id).collect();
         let mut next_ids = next_ids.into_iter();
-        let mut mender = Mender { setup, context, aside };
+        let latest = state.get().latest_time;
+        let mut mender = Mender { setup, context, aside, latest };
         let mut before: Option<Metadata> = None;
         let mut sealed = BTreeSet::new();
         for member in members {

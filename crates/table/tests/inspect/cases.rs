@@ -271,7 +271,7 @@ pub(super) fn cases() -> Vec<Case> {
                 model.segment(5)
             },
             names: ("5.keys", None),
-            actions: &[Action::EmptyTail],
+            actions: &[Action::Placeholder],
             is_counted: false,
             ..CASE
         },
@@ -403,7 +403,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
             names: ("4.metadata", None),
             keeps: &["4.metadata"],
-            actions: &[Action::RebuildMetadata, Action::EmptyTail],
+            actions: &[Action::RebuildMetadata, Action::Placeholder],
             is_counted: false,
             ..CASE
         },

@@ -4,6 +4,7 @@
 
 mod cases;
 mod harness;
+mod interrupted;
 mod look;
 mod losses;
 mod names;

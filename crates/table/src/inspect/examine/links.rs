@@ -3,7 +3,7 @@
 use lithdb_env::Result;
 use lithdb_segment::record::Chain;
 use lithdb_segment::scan::Totals;
-use lithdb_segment::{HEADER_LEN, Metadata, SegmentId};
+use lithdb_segment::{HEADER_LEN, SegmentId};
 
 use super::super::finding::Finding;
 use super::super::groups::Groups;
@@ -39,6 +39,10 @@ impl Examination<'_> {
 
     pub(super) fn check_metadata(&mut self) {
         let path = self.expected_paths().metadata;
+        if self.found.unfinished.is_some() {
+            let what = "a repair of this segment was interrupted; plan and apply it again";
+            self.report(Finding::damage(&path, what));
+        }
         match &self.found.metadata {
             Some(Ok(_)) => {}
             Some(Err(error)) => self.report(Finding::refused(&path, error)),
@@ -72,12 +76,12 @@ impl Examination<'_> {
             let found = digest(&mut Window::of(key_file), metadata.key_end)?;
             compare("digest", format!("{expected:02x?}"), format!("{found:02x?}"));
         }
-        let mut holds = wrong.is_empty();
+        let mut holds = wrong.is_empty() && self.found.unfinished.is_none();
         for wrong in wrong {
             self.report(Finding::damage(&path, wrong));
         }
         let next = self.chain_of_next().filter(|_| metadata.revision == 0);
-        if let Some(chain) = next.filter(|chain| **chain != chain_of(metadata)) {
+        if let Some(chain) = next.filter(|chain| **chain != metadata.chain()) {
             let what = format!("the successor says that the segment ended as {chain:?}");
             let keys = chain.records.saturating_sub(metadata.records);
             let losses = Losses { keys, ..Losses::default() };
@@ -102,17 +106,6 @@ impl Examination<'_> {
             self.report(Finding::damage(&key_file.path, what).at(header));
         }
         false
-    }
-}
-
-/// What a successor says of a segment with this metadata.
-pub(in super::super) fn chain_of(metadata: &Metadata) -> Chain {
-    Chain {
-        predecessor: metadata.segment,
-        key_end: metadata.key_end as u32,
-        records: metadata.records,
-        running: metadata.running,
-        value_ends: metadata.value_ends.clone(),
     }
 }
 

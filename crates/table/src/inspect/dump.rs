@@ -25,9 +25,14 @@ use crate::table::TableSetup;
 #[expect(missing_docs, reason = "the fields are those of docs/FORMAT.md, under the same names")]
 pub enum DumpLine {
     /// A file that does not hold as a whole.
-    Unreadable { path: PathBuf, what: String },
+    Unreadable {
+        #[serde(serialize_with = "super::lossy::path")]
+        path: PathBuf,
+        what: String,
+    },
     /// The metadata of a sealed segment.
     Metadata {
+        #[serde(serialize_with = "super::lossy::path")]
         path: PathBuf,
         segment: SegmentId,
         revision: u32,
@@ -43,6 +48,7 @@ pub enum DumpLine {
     },
     /// The header of a value file.
     ValueHeader {
+        #[serde(serialize_with = "super::lossy::path")]
         path: PathBuf,
         len: u64,
         segment: SegmentId,
@@ -52,6 +58,7 @@ pub enum DumpLine {
     },
     /// The header of a key file.
     KeyHeader {
+        #[serde(serialize_with = "super::lossy::path")]
         path: PathBuf,
         len: u64,
         table_id: u64,
@@ -92,7 +99,14 @@ pub enum DumpLine {
     /// Bytes that are no record.
     Damage { offset: u64, end: u64, what: String },
     /// What the scanner makes of the key file.
-    Verdict { path: PathBuf, end: u64, records: u64, running: u32, verdict: String },
+    Verdict {
+        #[serde(serialize_with = "super::lossy::path")]
+        path: PathBuf,
+        end: u64,
+        records: u64,
+        running: u32,
+        verdict: String,
+    },
 }
 
 /// Gives every record of the key files to `each`, in order: of one segment, or of all that have files. Headers and metadata

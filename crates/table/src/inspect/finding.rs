@@ -28,6 +28,7 @@ pub struct Finding {
     /// The segment that it concerns.
     pub segment: Option<SegmentId>,
     /// The file.
+    #[serde(serialize_with = "super::lossy::path")]
     pub path: PathBuf,
     /// Where in the file, in bytes.
     pub offset: Option<u64>,

@@ -15,6 +15,7 @@ mod found;
 mod groups;
 mod keymap;
 mod losses;
+mod lossy;
 mod mend;
 mod outline;
 mod plan;

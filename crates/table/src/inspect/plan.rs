@@ -84,6 +84,7 @@ pub struct RepairPlan {
     /// The watermark is raised to this segment.
     pub raises_watermark: Option<SegmentId>,
     /// Files off the chain that are moved aside.
+    #[serde(serialize_with = "super::lossy::paths")]
     pub strays: Vec<PathBuf>,
     /// What is done to segments, oldest first. Others stay as they are.
     pub segments: Vec<SegmentRepair>,

@@ -37,6 +37,7 @@ pub struct RepairReport {
     /// How many files were kept aside.
     pub kept_files: usize,
     /// Where they are.
+    #[serde(serialize_with = "super::lossy::paths")]
     pub kept_in: Vec<PathBuf>,
 }
 

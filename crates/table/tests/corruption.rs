@@ -381,23 +381,27 @@ fn a_symbolic_link_is_refused_for_writing_and_followed_for_reading() {
     Table::open(&setup, &small(), how).unwrap();
 }
 
-#[test]
-fn segments_of_two_histories_of_one_table_do_not_pass_for_one() {
-    let options = small().segment_keys(3);
+/// Two copies of the same files that went on on their own: the same ids, the same lengths, other bytes.
+fn two_histories(options: &TableOptions) -> [World; 2] {
     let world = World::new(1);
-    let table = world.create_and_open(&options);
+    let table = world.create_and_open(options);
     table.put(b"common", &value_of(1, 30)).unwrap();
     table.close().unwrap();
-    // Two copies of the same files go on on their own: the same ids, the same lengths, other bytes.
-    let histories = [b'a', b'b'].map(|name| {
+    [b'a', b'b'].map(|name| {
         let world = World::on(world.fs.fork(), SimClock::new(name.into()), 1);
-        let table = world.open(&options).unwrap();
+        let table = world.open(options).unwrap();
         for n in 0..7_u8 {
             table.put(&[name, n], &value_of((name + n).into(), 30)).unwrap();
         }
         table.close().unwrap();
         world
-    });
+    })
+}
+
+#[test]
+fn segments_of_two_histories_of_one_table_do_not_pass_for_one() {
+    let options = small().segment_keys(3);
+    let histories = two_histories(&options);
     for id in 1..=2 {
         let mixed = World::on(histories[0].fs.fork(), clock(), 1);
         for path in mixed.fs.file_paths() {
@@ -411,6 +415,20 @@ fn segments_of_two_histories_of_one_table_do_not_pass_for_one() {
         let next = format!("{}.keys", if id == 1 { 2 } else { id });
         assert!(error.to_string().contains(&next), "{error}");
     }
+}
+
+#[test]
+fn a_sound_key_file_of_another_history_does_not_pass_for_the_one_that_was_sealed() {
+    let options = small().segment_keys(3);
+    let [a, b] = two_histories(&options);
+    // It begins alike, ends at the same place, and every record in it holds.
+    let path = Path::new("/r0/t/segments/1.keys");
+    let (keys, sealed) = (b.fs.read_raw(path), a.fs.read_raw(path));
+    assert!(keys != sealed && keys.len() == sealed.len() && keys[..64] == sealed[..64]);
+    a.fs.write_raw(path, keys);
+    let error = a.open(&options).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains("1.keys"), "{error}");
 }
 
 /// Resident memory of this process at its highest, in KiB.

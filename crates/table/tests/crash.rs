@@ -13,7 +13,7 @@ use std::time::Duration;
 use lithdb_sim::{CrashImage, SimFs};
 use lithdb_table::{Presence, Table, TableOptions, presence};
 use support::hook::LateValues;
-use support::script::{Model, Op, Run, Scenario, verify};
+use support::script::{Model, Op, Run, Scenario, check, value_of, verify};
 use support::{DAY, World, small};
 
 /// Crashes the scenario after every operation; inside of the recovery of every `nested`-th crash, too.
@@ -325,6 +325,44 @@ fn dropping_a_table_and_creating_it_again() {
         Op::Flush,
     ];
     every_crash(&scenario("drop", 2, small(), &ops), 37);
+}
+
+/// One opening alone must make durable what it removed: the next one would sync the directories again. Three roots, so
+/// that files of the discarded segment lie where no segment that is written then has any.
+#[test]
+fn what_one_opening_has_removed_does_not_come_back_beside_what_is_put_then() {
+    let options = small().segment_keys(1).shards(1);
+    let ops = [Op::Put(40), Op::Flush, Op::Shards(3), Op::Put(50), Op::Flush];
+    let scenario = scenario("opened once", 3, options, &ops);
+    let mut run = Run::new(&scenario);
+    run.until_error().unwrap();
+    let mut discarded = 0;
+    for k in 0..=run.world.fs.ops() {
+        let mut run = Run::new(&scenario);
+        run.world.fs.crash_after(k);
+        let _ = run.until_error();
+        drop(run.table.take());
+        for image in images(&run.world.fs, k) {
+            let context = format!("crash after {k}, {image:?}");
+            let world = run.world.after_crash(run.world.fs.crash_with(&image));
+            if presence(&world.fs, &world.setup.dirs).unwrap() != Presence::Present {
+                continue;
+            }
+            let before = world.fs.file_paths().len();
+            let table = world.open(&scenario.options).unwrap_or_else(|e| panic!("{context}: {e}"));
+            discarded += u32::from(world.fs.file_paths().len() < before);
+            let served = check(&table, &run.model, &context);
+            let more = vec![(b"one more".to_vec(), true, value_of(9999, 90))];
+            table.put(&more[0].0, &more[0].2).unwrap();
+            table.flush().unwrap();
+            drop(table);
+            let model = run.model.served(served, &more);
+            let world = world.after_crash(world.fs.crash_with(&CrashImage::Nothing));
+            let table = world.open(&scenario.options).unwrap_or_else(|e| panic!("{context}: {e}"));
+            check(&table, &model, &context);
+        }
+    }
+    assert!(discarded > 10, "{discarded}");
 }
 
 #[test]

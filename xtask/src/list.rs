@@ -1,0 +1,144 @@
+//! `tests/mutants.toml`: the lines that keep the guarantees, how each is broken, and the tests that then fail.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::Result;
+
+const LIST: &str = "tests/mutants.toml";
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    mutant: Vec<Mutant>,
+}
+
+/// One way to break the engine.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Mutant {
+    pub(crate) name: String,
+    /// The guarantee that the line keeps, as numbered in `docs/TESTING.md`.
+    pub(crate) guarantee: u8,
+    /// From the root of the repository.
+    pub(crate) file: PathBuf,
+    /// Occurs in the file exactly once.
+    find: String,
+    replace: String,
+    /// Arguments of `cargo test`.
+    test: Vec<String>,
+    /// More tests; each of them fails, too.
+    #[serde(default)]
+    also: Vec<Vec<String>>,
+    /// What is then no longer true.
+    pub(crate) why: String,
+}
+
+impl Mutant {
+    /// Every test that fails if this is done, as arguments of `cargo test`.
+    pub(crate) fn tests(&self) -> impl Iterator<Item = &[String]> {
+        [&self.test].into_iter().chain(&self.also).map(Vec::as_slice)
+    }
+
+    /// The text of the file, broken.
+    pub(crate) fn apply(&self, text: &str) -> Result<String> {
+        match text.matches(&self.find).count() {
+            1 => Ok(text.replacen(&self.find, &self.replace, 1)),
+            n => Err(format!(
+                "{}: expected its text once in {}, found it {n} times",
+                self.name,
+                self.file.display()
+            )),
+        }
+    }
+}
+
+/// All mutants, in the order of the list.
+pub(crate) fn read(root: &Path) -> Result<Vec<Mutant>> {
+    let path = root.join(LIST);
+    let text = read_text(&path)?;
+    let list: List = toml::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+    check(root, &list.mutant)?;
+    Ok(list.mutant)
+}
+
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|e| format!("read {}: {e}", path.display()))
+}
+
+/// Whether the list fits the sources as they are. Says all that does not.
+fn check(root: &Path, mutants: &[Mutant]) -> Result<()> {
+    let mut names = HashSet::new();
+    let mut problems = Vec::new();
+    for mutant in mutants {
+        if !names.insert(&mutant.name) {
+            problems.push(format!("{}: the name occurs twice", mutant.name));
+        }
+        if !(1..=10).contains(&mutant.guarantee) || mutant.why.is_empty() {
+            problems.push(format!("{}: expected a guarantee of 1 to 10, and why", mutant.name));
+        }
+        if mutant.tests().any(<[String]>::is_empty) {
+            problems.push(format!("{}: a test without arguments is all tests", mutant.name));
+        }
+        let applied = read_text(&root.join(&mutant.file)).and_then(|text| mutant.apply(&text));
+        problems.extend(applied.err());
+    }
+    if problems.is_empty() { Ok(()) } else { Err(format!("{LIST}: {}", problems.join("\n  "))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> &'static Path {
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+    }
+
+    #[test]
+    fn every_mutant_of_the_list_fits_the_sources() {
+        let mutants = read(root()).unwrap();
+        for guarantee in [1, 2, 3, 4, 5, 6, 7, 9, 10] {
+            assert!(mutants.iter().any(|m| m.guarantee == guarantee), "{guarantee}");
+        }
+    }
+
+    #[test]
+    fn list_and_document_name_the_same_tests_and_all_of_them_are_there() {
+        let mutants = read(root()).unwrap();
+        let document = read_text(&root().join("docs/TESTING.md")).unwrap();
+        let table = document.split("## ").find(|s| s.starts_with("The guarantees")).unwrap();
+        let mut sources = String::new();
+        collect(&root().join("crates"), &mut sources);
+        collect(&root().join("tests/tests"), &mut sources);
+        for test in mutants.iter().flat_map(Mutant::tests) {
+            let name = test.last().unwrap().rsplit("::").next().unwrap();
+            assert!(sources.contains(&format!("fn {name}(")), "no test is called {name}");
+            assert!(table.contains(&format!("`{name}`")), "docs/TESTING.md does not name {name}");
+        }
+        // What fails now and then is named, but no mutant counts on it.
+        let tests = table.lines().filter_map(|line| line.split('|').nth(3));
+        let certain = tests.flat_map(|tests| tests.split("now and then").next());
+        let named = certain.flat_map(|line| line.split('`').skip(1).step_by(2));
+        for name in named.filter(|name| sources.contains(&format!("fn {name}("))) {
+            let is_tested = mutants
+                .iter()
+                .flat_map(Mutant::tests)
+                .any(|test| test.last().unwrap().rsplit("::").next().unwrap() == name);
+            assert!(is_tested, "{LIST} has no mutant for {name}");
+        }
+    }
+
+    fn collect(dir: &Path, into: &mut String) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, into);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                into.push_str(&read_text(&path).unwrap());
+            }
+        }
+    }
+}

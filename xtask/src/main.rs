@@ -1,0 +1,47 @@
+//! `cargo xtask`: chores of the repository that are too much for a shell script.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a tool beside the engine: none of its files is ever part of a crash image"
+)]
+
+mod list;
+mod mutants;
+mod scratch;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What went wrong, in one line that names the thing.
+type Result<T> = std::result::Result<T, String>;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Chores of the repository")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Breaks the engine in each way of tests/mutants.toml, in a copy, and demands that the named tests fail
+    Mutants(mutants::Args),
+}
+
+fn main() -> ExitCode {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    let ended = match Cli::parse().chore {
+        Chore::Mutants(args) => mutants::run(root, &args),
+    };
+    match ended {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Every mutant of the list in turn: a test that passes while the line it guards is broken is none.
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::Result;
+use crate::list::{Mutant, read};
+use crate::scratch::{Outcome, Scratch};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only these mutants
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    only: Vec<String>,
+    /// Show the list, do nothing
+    #[arg(long)]
+    list: bool,
+    /// Go on after a mutant that survives or does not build
+    #[arg(long)]
+    keep_going: bool,
+    /// Keep what is built in this directory, for the next time
+    #[arg(long, value_name = "DIR")]
+    jobs_target_dir: Option<PathBuf>,
+}
+
+/// What became of a mutant, from best to worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fate {
+    Killed,
+    /// The test hangs: killed, too.
+    Hang,
+    Survived,
+    /// It does not build, or no test runs.
+    Broken,
+}
+
+/// Says whether every mutant was killed.
+pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
+    let mut mutants = read(root)?;
+    if let Some(name) = args.only.iter().find(|name| mutants.iter().all(|m| m.name != **name)) {
+        return Err(format!("expected a name from tests/mutants.toml, found {name}"));
+    }
+    mutants.retain(|m| args.only.is_empty() || args.only.contains(&m.name));
+    if args.list {
+        mutants.iter().for_each(|m| println!("{:>2}  {:<56} {}", m.guarantee, m.name, m.why));
+        return Ok(true);
+    }
+    let started = Instant::now();
+    let scratch = Scratch::copy(root, args.jobs_target_dir.as_deref())?;
+    check_whole(&scratch, &mutants)?;
+    println!("\n{:<9} {:>6}   g  {:<56} test; what it says", "outcome", "time", "mutant");
+    let mut fates = Vec::with_capacity(mutants.len());
+    for mutant in &mutants {
+        let fate = scratch.broken(mutant, || try_mutant(&scratch, mutant))?;
+        fates.push(fate);
+        if fate >= Fate::Survived && !args.keep_going {
+            break;
+        }
+    }
+    let count = |fate: Fate| fates.iter().filter(|f| **f == fate).count();
+    println!(
+        "\n{} of {} mutants: {} killed, {} of them by a hang; {} survived; {} broken; {} s",
+        fates.len(),
+        mutants.len(),
+        count(Fate::Killed) + count(Fate::Hang),
+        count(Fate::Hang),
+        count(Fate::Survived),
+        count(Fate::Broken),
+        started.elapsed().as_secs()
+    );
+    Ok(fates.iter().all(|fate| *fate < Fate::Survived))
+}
+
+/// Every test passes while nothing is broken.
+fn check_whole(scratch: &Scratch, mutants: &[Mutant]) -> Result<()> {
+    let mut seen = HashSet::new();
+    for test in mutants.iter().flat_map(Mutant::tests).filter(|test| seen.insert(*test)) {
+        let (started, name) = (Instant::now(), test.join(" "));
+        match scratch.test(test)? {
+            Outcome::Passed => say(&format!("passes    {:>4} s  {name}", seconds(started))),
+            other => return Err(format!("cargo test {name}: expected a pass, found {other:?}")),
+        }
+    }
+    Ok(())
+}
+
+fn try_mutant(scratch: &Scratch, mutant: &Mutant) -> Result<Fate> {
+    let mut worst = Fate::Killed;
+    for test in mutant.tests() {
+        let started = Instant::now();
+        let (fate, outcome, said) = match scratch.test(test)? {
+            Outcome::Failed(said) => (Fate::Killed, "killed", said),
+            Outcome::Hung => (Fate::Hang, "hang", String::new()),
+            Outcome::Passed => (Fate::Survived, "SURVIVED", mutant.why.clone()),
+            Outcome::NoTests => (Fate::Broken, "BROKEN", "no test ran".to_owned()),
+            Outcome::NotBuilt(errors) => (Fate::Broken, "BROKEN", errors),
+        };
+        worst = worst.max(fate);
+        let (time, guarantee, name) = (seconds(started), mutant.guarantee, &mutant.name);
+        let test = test.last().map_or("", String::as_str);
+        say(&format!("{outcome:<9} {time:>4} s  {guarantee:>2}  {name:<56} {test}; {said}"));
+    }
+    Ok(worst)
+}
+
+fn seconds(since: Instant) -> u64 {
+    since.elapsed().as_secs()
+}
+
+/// A line that is seen at once, in a log, too.
+fn say(line: &str) {
+    println!("{line}");
+    let _ = std::io::stdout().flush();
+}

@@ -169,7 +169,22 @@ impl ReadSide {
         if state.next_id_floor.0 > self.floor.load(Ordering::Acquire) {
             return until_certain(|| self.refresh_once(inner));
         }
-        self.raise(inner, state.watermark);
+        if state.watermark > inner.watermark() {
+            self.raise(inner, state.watermark);
+            return Ok(());
+        }
+        // Neither says why. A view that was taken while a rollback was at work knows the floor, but not yet what went.
+        until_certain(|| self.refresh_if_cut(inner))
+    }
+
+    fn refresh_if_cut(&self, inner: &Inner) -> Result<()> {
+        let mut end = self.end.lock();
+        let Look { state, plan } = look(&self.setup)?;
+        self.refuse_another(inner, &state)?;
+        let seen = inner.segments.read().clone();
+        if seen.iter().any(|segment| plan.has_cut(segment, state.watermark, *end)) {
+            return self.take(inner, &state, plan, &mut end);
+        }
         Ok(())
     }
 

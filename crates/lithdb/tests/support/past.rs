@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use lithdb::rollback::{INTENT_FILE, RollbackReport};
+use lithdb::rollback::{INTENT_FILE, RollbackReport, through_key};
 use lithdb::{
     Batch, Db, NoMatch, RecordRef, Result, Rollback, RollbackPlan, SecondaryKey, Table, Verdict,
     verify_keymap,
@@ -25,7 +25,7 @@ pub type Record = (Vec<u8>, bool, Vec<u8>);
 pub type Contents = BTreeMap<String, Vec<Record>>;
 
 /// Whether a record is old enough to stay: table, key, is primary.
-pub type Keep = fn(&str, &[u8], bool) -> bool;
+pub type Keep<'a> = &'a dyn Fn(&str, &[u8], bool) -> bool;
 
 pub fn env(world: &World) -> Env {
     sim_env(&world.fs, &world.clock)
@@ -36,7 +36,7 @@ pub fn rollback(world: &World) -> Rollback {
     Rollback::new(["/r0", "/r1"]).env(env(world))
 }
 
-pub fn filter(keep: Keep) -> impl FnMut(&RecordRef<'_>) -> Result<Verdict> {
+pub fn filter(keep: Keep<'_>) -> impl FnMut(&RecordRef<'_>) -> Result<Verdict> {
     move |record| {
         let stays = keep(record.table(), record.key(), record.is_primary());
         Ok(if stays { Verdict::Keep } else { Verdict::Discard })
@@ -138,7 +138,7 @@ pub fn contents_of(world: &World) -> Contents {
 }
 
 /// What must be left: up to the last record that is kept, and what belongs to its group.
-pub fn cut(old: &Contents, keep: Keep, no_match: NoMatch) -> Contents {
+pub fn cut(old: &Contents, keep: Keep<'_>, no_match: NoMatch) -> Contents {
     let one = |name: &String, records: &Vec<Record>| {
         let last = records.iter().rposition(|(key, primary, _)| keep(name, key, *primary));
         let end = match (last, no_match) {
@@ -271,8 +271,7 @@ pub fn goes_on(world: &World, past: &Contents, present: &Contents, context: &str
     identities.agree_with(Identities::of(&world), &context);
     // Another rollback.
     let context = format!("{context}, rolled back again");
-    let third: Keep = |_, key, _| key == b"new:2";
-    let plan = rollback(&world).plan(filter(third));
+    let plan = rollback(&world).plan(through_key(b"new:2"));
     let plan = plan.unwrap_or_else(|e| panic!("{context}: plan: {e}"));
     plan.execute().unwrap_or_else(|e| panic!("{context}: execute: {e}"));
     let before = expected.clone();
@@ -303,12 +302,12 @@ pub fn goes_on(world: &World, past: &Contents, present: &Contents, context: &str
 }
 
 /// Plans and executes.
-pub fn roll_back(world: &World, keep: Keep, no_match: NoMatch) -> RollbackReport {
+pub fn roll_back(world: &World, keep: Keep<'_>, no_match: NoMatch) -> RollbackReport {
     plan(world, keep, no_match).unwrap().execute().unwrap()
 }
 
 /// Plans; nothing is written.
-pub fn plan(world: &World, keep: Keep, no_match: NoMatch) -> Result<RollbackPlan> {
+pub fn plan(world: &World, keep: Keep<'_>, no_match: NoMatch) -> Result<RollbackPlan> {
     let (before, ops) = (image(&world.fs), world.fs.ops());
     let plan = rollback(world).on_no_match(no_match).plan(filter(keep));
     assert_eq!(world.fs.ops(), ops, "planning did something");

@@ -14,7 +14,7 @@ pub struct Scene {
     pub name: &'static str,
     /// Stopped, everything durable. Each run has a copy.
     pub world: World,
-    pub keep: Keep,
+    pub keep: Keep<'static>,
     pub no_match: NoMatch,
     pub old: Contents,
     pub new: Contents,
@@ -23,7 +23,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    fn new(name: &'static str, world: World, keep: Keep, no_match: NoMatch) -> Self {
+    fn new(name: &'static str, world: World, keep: Keep<'static>, no_match: NoMatch) -> Self {
         let world = past::fork(&world);
         let old = past::contents_of(&world);
         let new = past::cut(&old, keep, no_match);
@@ -104,7 +104,7 @@ pub fn sealed() -> Scene {
         table.flush().unwrap();
         put_groups(&table, 8..13);
     });
-    Scene::new("sealed", world, through_last, NoMatch::Refuse)
+    Scene::new("sealed", world, &through_last, NoMatch::Refuse)
 }
 
 /// A cut in the unsealed segment of a database that crashed; what was not flushed is cut off, too, or stays.
@@ -124,7 +124,7 @@ pub fn tail() -> Scene {
     let keys = "/r0/t/segments/1.keys";
     let len = crashed.fs.read_raw(keys).len() as u64;
     crashed.fs.truncate_raw(keys, len - 3);
-    Scene::new("tail", crashed, through_last, NoMatch::Refuse)
+    Scene::new("tail", crashed, &through_last, NoMatch::Refuse)
 }
 
 /// A cut at the end of a sealed segment.
@@ -137,7 +137,7 @@ pub fn end_of_segment() -> Scene {
         table.seal().unwrap();
         put_groups(&table, 7..12);
     });
-    Scene::new("end of a segment", world, through_last, NoMatch::Refuse)
+    Scene::new("end of a segment", world, &through_last, NoMatch::Refuse)
 }
 
 /// A table of which nothing stays.
@@ -145,7 +145,7 @@ pub fn clear() -> Scene {
     let world = database(|db| {
         put_groups(&db.table("t", small()).unwrap(), 20..29);
     });
-    Scene::new("clear", world, through_last, NoMatch::Clear)
+    Scene::new("clear", world, &through_last, NoMatch::Clear)
 }
 
 /// Four tables: cut in a sealed segment, in the unsealed one, emptied, left alone.
@@ -160,7 +160,7 @@ pub fn everything() -> Scene {
         put_groups(&db.table("d-stays", small()).unwrap(), [0, 2]);
         db.table("e-empty", small()).unwrap();
     });
-    Scene::new("everything", world, through_last, NoMatch::Clear)
+    Scene::new("everything", world, &through_last, NoMatch::Clear)
 }
 
 /// Every file of a table has a second link: a snapshot.
@@ -172,7 +172,7 @@ pub fn linked() -> Scene {
         put_groups(&table, 8..11);
     });
     link_all(&world, "/t/");
-    Scene::new("linked", world, through_last, NoMatch::Refuse)
+    Scene::new("linked", world, &through_last, NoMatch::Refuse)
 }
 
 /// The unsealed segment, cut, with a second link to every file.
@@ -183,7 +183,7 @@ pub fn linked_tail() -> Scene {
         put_batch(&table, 4..8);
     });
     link_all(&world, "/t/");
-    Scene::new("linked tail", world, through_last, NoMatch::Refuse)
+    Scene::new("linked tail", world, &through_last, NoMatch::Refuse)
 }
 
 /// Links every segment file whose path contains `part` into `/snapshot`.

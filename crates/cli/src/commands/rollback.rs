@@ -183,13 +183,16 @@ fn agreed() -> Result<bool, Failure> {
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
+/// Says of each record, newest first, whether it stays.
+type Filter = Box<dyn FnMut(&RecordRef<'_>) -> lithdb::Result<Verdict>>;
+
 impl Target {
     fn plan(&self, rollback: &Rollback) -> lithdb::Result<RollbackPlan> {
         let _spinner = Spinner::new("planning");
         rollback.plan(self.filter())
     }
 
-    fn filter(&self) -> Box<dyn FnMut(&RecordRef<'_>) -> lithdb::Result<Verdict>> {
+    fn filter(&self) -> Filter {
         match self {
             Self { through_key: Some(key), .. } => Box::new(through_key(key.0.clone())),
             Self { max_be_u64: Some((offset, max)), .. } => Box::new(max_be_u64(*offset, *max)),

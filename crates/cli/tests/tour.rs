@@ -111,8 +111,11 @@ fn without_a_path_the_project_around_is_taken() {
 fn a_tree_with_names_like_the_tours_own_keys_is_no_mismatch() {
     let bench = Bench::new();
     grow(&bench, 30);
+    // All of it in the newer half, of which the tour stores some again; each file twice, with the same content.
+    bench.write("tree/big", &vec![1; 1 << 20]);
     for n in 0..30 {
-        bench.write(&format!("tree/again/{}/{n}", n % 7), b"another content");
+        bench.write(&format!("tree/x/{n}"), format!("content {n}").as_bytes());
+        bench.write(&format!("tree/again/x/{n}"), format!("content {n}").as_bytes());
     }
     assert_eq!(tour(&bench, &["--json"]).json()["passed"], true);
 }

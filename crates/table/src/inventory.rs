@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use lithdb_env::{Error, ErrorKind, FileKind, Fs, Result};
 use lithdb_segment::{SegmentFile, SegmentId, SegmentPaths, ShardId};
 
+use crate::keyfile::KeyFile;
+
 /// The files of one segment id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FoundFiles {
@@ -40,6 +42,27 @@ impl FoundFiles {
         }
         let metadata = self.metadata.clone().unwrap_or(new.metadata);
         Ok(SegmentPaths { keys, values, metadata })
+    }
+}
+
+impl FoundFiles {
+    /// Refuses files of another table: what is about to be removed is so by the word of this table's state alone.
+    ///
+    /// # Errors
+    /// `Foreign` that names the file.
+    pub(crate) fn require_of(&self, fs: &dyn Fs, table_id: u64) -> Result<()> {
+        let Some(path) = &self.keys else { return Ok(()) };
+        // A header that does not hold says nothing.
+        let Ok(file) = KeyFile::open(fs, path) else { return Ok(()) };
+        let found = file.header.identity.table_id;
+        if found == table_id {
+            return Ok(());
+        }
+        let message = format!(
+            "{}: expected a segment of table {table_id:016x}, as the table's state says, found one of {found:016x}; bring the right file or the right table.state back",
+            path.display()
+        );
+        Err(Error::new(ErrorKind::Foreign, message))
     }
 }
 

@@ -71,6 +71,9 @@ impl Plan {
         let mut plan = Self { foreign: inventory.foreign.clone(), ..Self::default() };
         let (below, live): (Vec<_>, Vec<_>) =
             inventory.segments.iter().partition(|(id, _)| **id < state.watermark);
+        for (_, found) in &below {
+            found.require_of(&*env.fs, state.table_id)?;
+        }
         plan.remove = below.into_iter().flat_map(|(_, found)| found.all().cloned()).collect();
         for (_, found) in &live {
             plan.remove.extend(found.leftovers.iter().cloned());
@@ -116,6 +119,7 @@ impl ChainWalk<'_> {
     fn walk(&mut self, live: &[(&SegmentId, &FoundFiles)]) -> Result<()> {
         if self.state.empty {
             for (id, found) in live {
+                self.refuse_emptiness(found)?;
                 self.plan.add_discarded(**id, found);
             }
             return Ok(());
@@ -143,6 +147,25 @@ impl ChainWalk<'_> {
         // Every sealed segment has a successor, and a table that is not empty has a segment.
         let absent = self.expected.as_ref().map_or(self.state.watermark, |m| m.successor);
         Err(missing(&SegmentPaths::for_new(self.dirs, absent, 1).keys))
+    }
+
+    /// The state says that nothing was ever acknowledged. A state of another table, or an old copy, may say so, too.
+    fn refuse_emptiness(&self, found: &FoundFiles) -> Result<()> {
+        found.require_of(&*self.env.fs, self.state.table_id)?;
+        let marked = match &found.keys {
+            Some(path) => KeyFile::open(&*self.env.fs, path).is_ok_and(|file| file.has_mark()),
+            None => false,
+        };
+        let Some(path) = found.metadata.as_ref().or(found.keys.as_ref().filter(|_| marked)) else {
+            return Ok(());
+        };
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "{}: expected no segment, as the table's state says that it is empty, found acknowledged data; bring the right table.state back, or see `lith repair`",
+                path.display()
+            ),
+        ))
     }
 
     /// Whether the chain goes on with this id.

@@ -575,3 +575,36 @@ fn newest_epoch(bytes: &[u8], header: &KeyHeader) -> u64 {
     scanner.require_clean().unwrap();
     scanner.epochs().last().map_or(header.identity.salt, |(_, epoch)| *epoch)
 }
+
+#[test]
+fn a_state_that_is_older_or_of_another_table_removes_nothing() {
+    let world = World::new(1);
+    world.create().unwrap();
+    let state = "/r0/t/table.state";
+    let as_created = world.fs.read_raw(state);
+    let other = World::on(SimFs::new(), SimClock::new(99), 1);
+    other.fs.make_dirs("/r0");
+    let emptied = other.create_and_open(&small());
+    (0..20).for_each(|n| drop(emptied.put(&[n], &[n; 40]).unwrap()));
+    emptied.close().unwrap();
+    let of_another = other.fs.read_raw(state);
+    let table = world.open(&small()).unwrap();
+    for n in 0..3_u8 {
+        table.put(&[n], &[n; 40]).unwrap();
+    }
+    table.close().unwrap();
+    drop(table);
+    for (bytes, kind) in [(as_created, ErrorKind::Corrupt), (of_another, ErrorKind::Foreign)] {
+        let fs = world.fs.fork();
+        fs.write_raw(state, bytes);
+        let before: Vec<_> =
+            fs.file_paths().iter().map(|path| (path.clone(), fs.read_raw(path))).collect();
+        let world = world.after_crash(fs.clone());
+        let error = world.open(&small()).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains("1.keys"), "{error}");
+        for (path, bytes) in before.iter().filter(|(path, _)| !path.ends_with("table.state")) {
+            assert_eq!(fs.read_raw(path), *bytes, "{path:?}");
+        }
+    }
+}

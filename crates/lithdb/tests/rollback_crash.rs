@@ -66,6 +66,7 @@ fn every_crash(scene: &Scene) -> Count {
             let context = format!("{}, crash after {k} of {total}, {image:?}", scene.name);
             let after = run.after_crash(&image);
             let pending = is_pending(&after);
+            assert!(!(pending && is_done), "{context}: done, and still to be done");
             if pending {
                 count.pending += 1;
                 // Inside of the opening that finishes it: not for every image, unless more was asked for.

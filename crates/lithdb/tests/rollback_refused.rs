@@ -227,6 +227,78 @@ fn what_is_pending_is_refused_to_readers_and_planners_and_finished_by_the_next_w
 }
 
 #[test]
+fn what_was_prepared_and_is_not_there_stops_it_before_anything_is_removed() {
+    let base = pending();
+    let prepared = base.files(".new").into_iter().chain(base.files("/b-tail/segments/2"));
+    let prepared: Vec<String> = prepared.collect();
+    assert!(prepared.len() > 5, "{prepared:?}");
+    for path in prepared {
+        for damage in [false, true] {
+            let world = fork(&base);
+            let mut bytes = world.fs.read_raw(&path);
+            if damage && !path.ends_with(".new") {
+                continue; // an empty segment with a torn end is whole
+            }
+            bytes.truncate(bytes.len() - 1);
+            if damage {
+                world.fs.write_raw(&path, bytes);
+            } else {
+                world.fs.remove_raw(&path);
+            }
+            let before = image(&world.fs);
+            let error = rollback(&world).finish().expect_err(&path);
+            let kinds = [ErrorKind::Missing, ErrorKind::Corrupt];
+            assert!(kinds.contains(&error.kind()), "{path}: {error}");
+            assert!(image(&world.fs).len() >= before.len(), "{path}: something was removed");
+            let open = world.try_open().map(|_| ()).expect_err(&path);
+            assert_eq!(open.kind(), error.kind(), "{path}: {open}");
+            // With the file in its place again it goes on.
+            world.fs.write_raw(&path, base.fs.read_raw(&path));
+            rollback(&world).finish().unwrap().unwrap();
+            assert!(contents_of(&world) == scenes::everything().new);
+        }
+    }
+}
+
+#[test]
+fn what_is_pending_is_made_certain_before_anything_is_done_on_the_strength_of_it() {
+    let world = pending();
+    world.fs.take_trace();
+    rollback(&world).finish().unwrap().unwrap();
+    let trace: Vec<String> = world.fs.take_trace().iter().map(|op| format!("{op:?}")).collect();
+    let at = |what: &str, file: &str| {
+        let is_it = |op: &String| op.contains(what) && op.contains(file);
+        trace.iter().position(is_it).unwrap_or_else(|| panic!("{what} {file}: {trace:#?}"))
+    };
+    let certain = at("SyncAll", "rollback.intent");
+    assert!(at("Write", "rollback.intent") < certain);
+    assert!(certain < at("Write", "table.state"), "{trace:#?}");
+    assert!(certain < at("RemoveFile", "/segments/"), "{trace:#?}");
+    assert!(at("Rename", "/segments/") < at("RemoveFile", "rollback.intent"));
+}
+
+#[test]
+fn an_intent_that_comes_back_from_the_dead_takes_nothing_that_was_put_since() {
+    let base = pending();
+    let intent = base.fs.read_raw("/r0/rollback.intent");
+    for later in 0..3 {
+        let world = fork(&base);
+        let db = world.open();
+        for name in db.tables().unwrap() {
+            put_groups(&db.table(name.as_str(), small()).unwrap(), 20..20 + later * 9);
+        }
+        db.close().unwrap();
+        drop(db);
+        let expected = contents_of(&world);
+        world.fs.write_raw("/r0/rollback.intent", intent.clone());
+        world.open().close().unwrap();
+        assert!(contents_of(&world) == expected, "{later}");
+        past::check_files(&world, "an intent that came back");
+        past::goes_on(&world, &scenes::everything().old, &expected, "an intent that came back");
+    }
+}
+
+#[test]
 fn a_plan_made_before_another_rollback_was_interrupted_is_refused() {
     let scene = scenes::everything();
     let world = scene.copy();

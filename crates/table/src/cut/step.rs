@@ -167,10 +167,12 @@ impl Work<'_> {
             let expected = format!("{} bytes, which a rollback had prepared", kept.key_end);
             return Err(Error::corrupt(keys, found, &expected, &format!("{found} bytes")));
         }
-        match inventory.segments.get(&kept.successor).and_then(|files| files.keys.as_ref()) {
-            Some(_) => Ok(()),
-            None => Err(missing(&SegmentPaths::for_new(&dirs, kept.successor, 1).keys)),
-        }
+        let successor = inventory.segments.get(&kept.successor);
+        let expected = SegmentPaths::for_new(&dirs, kept.successor, 1);
+        let successor = successor.ok_or_else(|| missing(&expected.keys))?;
+        let keys = successor.keys.as_ref().ok_or_else(|| missing(&expected.keys))?;
+        let shards = KeyFile::open(self.fs, keys)?.header.shards;
+        successor.paths(&dirs, kept.successor, shards).map(|_| ())
     }
 
     /// The state, if it is that of the table that the step is for.

@@ -585,7 +585,9 @@ fn a_state_that_is_older_or_of_another_table_removes_nothing() {
     let other = World::on(SimFs::new(), SimClock::new(99), 1);
     other.fs.make_dirs("/r0");
     let emptied = other.create_and_open(&small());
-    (0..20).for_each(|n| drop(emptied.put(&[n], &[n; 40]).unwrap()));
+    for n in 0..20 {
+        emptied.put(&[n], &[n; 40]).unwrap();
+    }
     emptied.close().unwrap();
     let of_another = other.fs.read_raw(state);
     let table = world.open(&small()).unwrap();

@@ -1,0 +1,34 @@
+//! Everything that stands in an envelope: any bytes, and any payload behind a right checksum. No panic, no memory for
+//! lengths that are not there; what is accepted is encoded to the same bytes.
+#![no_main]
+
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+use lithdb_segment::Metadata;
+use lithdb_segment::envelope::{ENVELOPE_LEN, Magic, open, open_file, seal};
+use lithdb_table::state::TableState;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+fn check<T: Serialize + DeserializeOwned>(magic: Magic, payload: &[u8], any: &[u8]) {
+    let path = Path::new("any.file");
+    let _ = open::<T>(magic, path, any);
+    let mut bytes = magic.0.to_vec();
+    bytes.extend_from_slice(&1_u16.to_le_bytes());
+    bytes.resize(24, 0);
+    bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes), payload);
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    bytes.extend_from_slice(payload);
+    assert_eq!(bytes.len(), ENVELOPE_LEN + payload.len());
+    if let Ok(record) = open_file::<T>(magic, path, &bytes) {
+        assert_eq!(seal(magic, &record).unwrap(), bytes);
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    check::<Metadata>(Magic::METADATA, data, data);
+    check::<TableState>(Magic::STATE, data, data);
+    check::<lithdb_table::cut::Step>(Magic::ROLLBACK, data, data);
+});

@@ -3,13 +3,16 @@
 //! Key files are scanned forward by the one scanner, a segment at a time, which checks every record; the offsets it met
 //! are then gone through backward.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 
 use bytes::Bytes;
 use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
 use lithdb_segment::record::{Flags, KeyRecord, decode_unchecked};
 use lithdb_segment::scan::{KeySource, Scanner};
-use lithdb_segment::{HEADER_LEN, Position, SegmentId, TableName};
+use lithdb_segment::{HEADER_LEN, Position, Segment, SegmentId, TableName};
 use serde::{Deserialize, Serialize};
 
 use super::survey::Survey;
@@ -149,10 +152,19 @@ impl Survey {
         filter: &mut dyn FnMut(&RecordRef<'_>) -> Result<Verdict>,
     ) -> Result<Walked> {
         let mut walk = Walk { table: &self.setup.name, filter, discarded: Discarded::default() };
-        for (segment, end, written) in self.segments() {
-            let mut scanner = segment.scan(end.max(HEADER_LEN as u64))?;
-            let index = Index::make(&mut scanner, end, written)?;
-            scanner.require_clean()?;
+        // While one segment is walked through, the next one is scanned. What is wrong with one that is not needed does
+        // not matter.
+        let segments = self.segments();
+        let mut scans = VecDeque::new();
+        let mut ahead = segments.iter();
+        for (segment, ..) in &segments {
+            while scans.len() < 2
+                && let Some(next) = ahead.next()
+            {
+                scans.push_back(self.begin_scan(next));
+            }
+            let Some(scan) = scans.pop_front() else { break };
+            let index = scan.recv().map_err(|_| panicked(segment.id()))??;
             let read = |offset, len| segment.read_keys(offset, len);
             let boundary = walk.segment(segment.id(), &index, &read)?;
             if boundary.is_some() {
@@ -162,6 +174,26 @@ impl Survey {
         let discarded = walk.discarded;
         self.refuse_collected(&mut walk)?;
         Ok(Walked { boundary: None, discarded })
+    }
+
+    /// Scans a segment on a thread of the pool, if it has any.
+    fn begin_scan(
+        &self,
+        (segment, end, written): &(Arc<Segment>, u64, UnixMillis),
+    ) -> Receiver<Result<Index>> {
+        let (segment, end, written) = (Arc::clone(segment), *end, *written);
+        let (tell, hear) = channel();
+        self.setup.env.pool.submit(move || {
+            let scan = || {
+                let mut scanner = segment.scan(end.max(HEADER_LEN as u64))?;
+                let index = Index::make(&mut scanner, end, written)?;
+                scanner.require_clean()?;
+                Ok(index)
+            };
+            // Nobody waits any more when the boundary was found in a newer segment.
+            let _ = tell.send(scan());
+        });
+        hear
     }
 
     /// What was collected and still has files is looked at only to say that the boundary lies there.
@@ -313,6 +345,10 @@ fn group_end(id: SegmentId, index: &Index, n: usize, read: Read<'_>) -> Result<(
         }
     }
     Err(changed(id, index.offsets.get(n).copied().unwrap_or_default()))
+}
+
+fn panicked(id: SegmentId) -> Error {
+    Error::new(ErrorKind::Io, format!("scanning segment {id} panicked"))
 }
 
 fn changed(id: SegmentId, offset: u32) -> Error {

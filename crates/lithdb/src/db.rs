@@ -271,9 +271,13 @@ impl Db {
     /// Takes a new view of all open tables, in a database that was opened for reading.
     ///
     /// # Errors
-    /// The first error of a table; the others are refreshed all the same.
+    /// The first error of a table; the others are refreshed all the same. `RollbackPending` while another process rolls the
+    /// database back, or if that was interrupted: the old views stay.
     pub fn refresh(&self) -> Result<()> {
         self.shared.check_open()?;
+        if let (true, Some(roots)) = (self.shared.read_only, &*self.shared.roots.lock()) {
+            refuse_pending_rollback(&self.shared.env, roots)?;
+        }
         self.shared.each_table(Table::refresh)
     }
 

@@ -13,6 +13,9 @@ use crate::intent::{finish_pending, refuse_pending};
 use crate::plan::{Part, RollbackPlan, TablePlan};
 use crate::report::RollbackReport;
 
+/// Key files that are scanned at the same time, while a plan is made.
+const SCAN_THREADS: usize = 2;
+
 /// What becomes of a table in which the filter keeps nothing: all of it may be newer than the point to roll back to, or
 /// the filter may not understand its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -75,7 +78,7 @@ impl Rollback {
     fn environment(&self) -> Result<Env> {
         match &self.env {
             Some(env) => Ok(env.clone()),
-            None => Env::os(0),
+            None => Env::os(SCAN_THREADS),
         }
     }
 
@@ -159,7 +162,7 @@ fn refuse_unmatched(unmatched: &[(TableName, bool)]) -> Result<()> {
     }
     let names: Vec<String> = unmatched.iter().map(|(name, _)| name.to_string()).collect();
     let collected = unmatched.iter().any(|(_, has_collected)| *has_collected);
-    let hint = if collected { " Older values of it have been collected." } else { "" };
+    let hint = if collected { " Older values of it may have been collected." } else { "" };
     let message = format!(
         "the filter keeps nothing in table {}: everything in it may be newer than the point to roll back to, or the \
          filter does not understand its keys.{hint} Nothing was changed; leave the table out, or say what is to become of \

@@ -159,11 +159,11 @@ impl Work<'_> {
         }
         let keys = files.keys.as_ref().ok_or_else(|| missing(&expected.keys))?;
         let staged = replacement_path(keys);
-        let is_swapped = !kept.rewritten || kept.is(&in_place);
-        let keys = if files.leftovers.contains(&staged) { &staged } else { keys };
+        let is_staged = files.leftovers.contains(&staged);
+        let keys = if is_staged { &staged } else { keys };
         let found = KeyFile::open(self.fs, keys)?.len;
-        // Until the metadata is in place, the key file may be the old, longer one, but not if it has no replacement.
-        if found < kept.key_end || (!is_swapped && found > kept.key_end) {
+        // One that was written anew ends there; without its replacement, the old, longer one is not it.
+        if found < kept.key_end || (kept.rewritten && found > kept.key_end) {
             let expected = format!("{} bytes, which a rollback had prepared", kept.key_end);
             return Err(Error::corrupt(keys, found, &expected, &format!("{found} bytes")));
         }
@@ -225,7 +225,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Renames what is prepared into place, the metadata last. What is in place already was renamed before a crash.
+    /// Renames what is prepared into place. What is in place already was renamed before a crash. The metadata first: a
+    /// reader that looks between the two finds a key file that is longer than it needs to be, and not one that is cut short.
     fn swap_in(&self, kept: &Kept, files: &FoundFiles) -> Result<()> {
         let is_keys = |path: &Path| {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -233,7 +234,7 @@ impl Work<'_> {
         };
         let (keys, metadata): (Vec<_>, Vec<_>) =
             files.leftovers.iter().partition(|path| is_keys(path));
-        for staged in keys.into_iter().filter(|_| kept.rewritten).chain(metadata) {
+        for staged in metadata.into_iter().chain(keys.into_iter().filter(|_| kept.rewritten)) {
             let name = staged.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let path = staged.with_file_name(name.trim_end_matches(LEFTOVER_SUFFIX));
             self.fs.rename(staged, &path).map_err(|e| Error::io("rename into place", &path, e))?;

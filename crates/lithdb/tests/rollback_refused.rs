@@ -467,6 +467,10 @@ fn segment_files_that_are_symbolic_links_are_refused() {
         refused(plan, ErrorKind::Foreign, part);
         lithdb_env::Fs::rename(&fs, &elsewhere, &path).unwrap();
     }
+    // A table that is a link would be left out in silence.
+    std::os::unix::fs::symlink(dir.path(), roots[1].join("linked")).unwrap();
+    refused(Rollback::new(&roots).plan(through_key("h:3")), ErrorKind::Foreign, "linked");
+    lithdb_env::Fs::remove_file(&lithdb_env::OsFs, &roots[1].join("linked")).unwrap();
     let plan = Rollback::new(&roots).plan(through_key("h:3")).unwrap();
     // They become links in between.
     let (path, elsewhere) = (roots[0].join("t/segments/2.keys"), dir.path().join("elsewhere"));

@@ -173,12 +173,15 @@ impl RollbackPlan {
         let tables =
             prepared.iter().map(|(plan, prepared)| TableIntent::new(plan, prepared.step().clone()));
         let intent = Intent {
+            done: false,
             database_id: self.database_id,
             root_ids: roots.root_ids().to_vec(),
             decided: env.clock.now(),
             tables: tables.collect(),
         };
-        let Err(error) = intent.write(&*env.fs, roots) else { return Ok(intent) };
+        // What could not be carried out must not be decided.
+        let written = intent.check(env, roots).and_then(|()| intent.write(&*env.fs, roots));
+        let Err(error) = written else { return Ok(intent) };
         // Once it has its name nobody knows what a crash would leave: then what is prepared must stay.
         if matches!(is_pending(env, roots), Ok(false)) {
             intent.abandon(&*env.fs, roots);

@@ -12,6 +12,7 @@ use lithdb_env::{
 use lithdb_segment::Position;
 use lithdb_segment::envelope::{self, ENVELOPE_LEN, MAX_PAYLOAD_LEN, Magic};
 use lithdb_table::TableSetup;
+pub use lithdb_table::cut::INTENT_FILE;
 use lithdb_table::cut::{self, Discarded, Step};
 use lithdb_table::roots::Roots;
 use serde::{Deserialize, Serialize};
@@ -19,12 +20,12 @@ use serde::{Deserialize, Serialize};
 use crate::plan::{Action, Boundary, TablePlan};
 use crate::report::{RollbackReport, TableReport};
 
-/// The name of the file, on root 0.
-pub const INTENT_FILE: &str = "rollback.intent";
-
 /// A rollback that is going to happen. The order of the fields is the order of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Intent {
+    /// Everything has been done and is durable: the file is only to be removed. It stands in the first sector, so that
+    /// writing it in place is done or not done.
+    pub(crate) done: bool,
     /// The database.
     pub(crate) database_id: u64,
     /// The ids of its roots, in the order of their numbers.
@@ -84,13 +85,26 @@ pub fn finish_pending(env: &Env, roots: &Roots) -> Result<Option<RollbackReport>
         return Ok(None);
     }
     let intent = Intent::read(fs, roots)?;
-    intent.make_certain(fs, roots)?;
+    intent.write_in_place(fs, roots)?;
+    if intent.done {
+        remove(fs, roots)?;
+        let tables = intent.tables.iter().map(|table| table.report(cut::Done::default())).collect();
+        let took = env.clock.monotonic().saturating_sub(started);
+        let decided = Some(intent.decided);
+        return Ok(Some(RollbackReport { decided, finished_later: true, tables, took }));
+    }
     tracing::warn!(decided = %intent.decided, "finishing a rollback that was interrupted");
     let readers = roots.exclude_readers()?;
     let mut report = intent.carry_out(env, roots, readers.is_some(), &mut |_, _| {})?;
     report.finished_later = true;
     report.took = env.clock.monotonic().saturating_sub(started);
     Ok(Some(report))
+}
+
+fn remove(fs: &dyn Fs, roots: &Roots) -> Result<()> {
+    let path = path(roots);
+    remove_if_there(fs, &path)?;
+    lithdb_env::sync_parent(fs, &path)
 }
 
 impl Intent {
@@ -127,15 +141,23 @@ impl Intent {
         ))
     }
 
-    /// What was read may be in the page cache alone. It is written again, in place, before anything is done on the
-    /// strength of it.
-    fn make_certain(&self, fs: &dyn Fs, roots: &Roots) -> Result<()> {
+    /// Writes the intent over itself. What was read may be in the page cache alone: it is written again before anything is
+    /// done on the strength of it.
+    fn write_in_place(&self, fs: &dyn Fs, roots: &Roots) -> Result<()> {
         let path = path(roots);
         let bytes = envelope::seal(Magic::ROLLBACK, self)?;
         let file = fs.open(&path, OpenMode::ReadWrite).map_err(|e| Error::io("open", &path, e))?;
         write_all_at(&*file, &bytes, 0).map_err(|e| Error::io("write", &path, e))?;
         file.sync_all().map_err(|e| Error::io("sync", &path, e))?;
         lithdb_env::sync_parent(fs, &path)
+    }
+
+    /// Makes sure that everything that the steps need is there.
+    pub(crate) fn check(&self, env: &Env, roots: &Roots) -> Result<()> {
+        self.tables.iter().try_for_each(|table| {
+            let setup = TableSetup::for_files(table.step.table.clone(), env, roots.paths());
+            cut::check(&setup, &table.step)
+        })
     }
 
     /// Carries out all steps, and removes the intent when everything is durable.
@@ -146,20 +168,18 @@ impl Intent {
         may_cut: bool,
         progress: &mut dyn FnMut(usize, cut::Done),
     ) -> Result<RollbackReport> {
-        let setup = |step: &Step| TableSetup::for_files(step.table.clone(), env, roots.paths());
         // Nothing is removed before it is certain that all of it can be done.
-        for table in &self.tables {
-            cut::check(&setup(&table.step), &table.step)?;
-        }
+        self.check(env, roots)?;
+        let setup = |step: &Step| TableSetup::for_files(step.table.clone(), env, roots.paths());
         let mut tables = Vec::with_capacity(self.tables.len());
         for (n, table) in self.tables.iter().enumerate() {
             let step = &table.step;
             let done = cut::carry_out(&setup(step), step, may_cut, &mut |done| progress(n, done))?;
             tables.push(table.report(done));
         }
-        let path = path(roots);
-        remove_if_there(&*env.fs, &path)?;
-        lithdb_env::sync_parent(&*env.fs, &path)?;
+        // Should the file come back, because its removal was never durable, it says that there is nothing left to do.
+        Self { done: true, ..self.clone() }.write_in_place(&*env.fs, roots)?;
+        remove(&*env.fs, roots)?;
         Ok(RollbackReport {
             decided: Some(self.decided),
             finished_later: false,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use lithdb_env::{Env, Error, ErrorKind, Result};
+use lithdb_env::{DirEntry, Env, Error, ErrorKind, FileKind, Result};
 use lithdb_segment::{ReadMode, TableName};
 use lithdb_table::cut::{RecordRef, Survey, Verdict};
 use lithdb_table::roots::Roots;
@@ -133,6 +133,7 @@ impl Rollback {
     }
 
     fn setups(&self, env: &Env, roots: &Roots) -> Result<Vec<TableSetup>> {
+        refuse_linked_tables(env, roots)?;
         let mut names = match &self.tables {
             Some(names) => names.iter().map(TableName::new).collect::<Result<Vec<_>>>()?,
             None => roots.table_names(env)?,
@@ -154,6 +155,23 @@ impl Rollback {
         }
         Ok(setups)
     }
+}
+
+/// A table whose directory is a symbolic link opens by its name, and is in no listing: it would be left out in silence.
+fn refuse_linked_tables(env: &Env, roots: &Roots) -> Result<()> {
+    for root in roots.paths() {
+        let entries = env.fs.list(root).map_err(|e| Error::io("list", root, e))?;
+        let is_linked = |entry: &DirEntry| {
+            entry.kind == FileKind::Symlink && TableName::new(entry.name.as_str()).is_ok()
+        };
+        if let Some(entry) = entries.into_iter().find(is_linked) {
+            let path = root.join(entry.name);
+            let message =
+                format!("{}: expected a directory, found a symbolic link", path.display());
+            return Err(Error::new(ErrorKind::Foreign, message));
+        }
+    }
+    Ok(())
 }
 
 fn refuse_unmatched(unmatched: &[(TableName, bool)]) -> Result<()> {

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
 
 use crate::header::{HEADER_LEN, KeyHeader};
 use crate::ids::{Position, ShardId};
@@ -115,6 +115,8 @@ pub struct Scanner<S> {
     committed: Totals,
     group: Option<Group>,
     mark: Option<Mark>,
+    /// Of every mark that was passed, if somebody wants to know: what it promised, and when.
+    times: Option<Vec<(u32, UnixMillis)>>,
     chain: Option<Chain>,
     verdict: Option<Verdict>,
 }
@@ -148,6 +150,7 @@ impl<S: KeySource> Scanner<S> {
             committed: totals,
             group: None,
             mark: None,
+            times: None,
             chain: None,
             verdict: None,
         }
@@ -159,6 +162,18 @@ impl<S: KeySource> Scanner<S> {
     pub fn promised(mut self, promise: Option<Mark>) -> Self {
         self.mark = promise.or(self.mark);
         self
+    }
+
+    /// The same scanner, which notes the [times](Self::times) of all marks.
+    #[must_use]
+    pub fn with_times(mut self) -> Self {
+        self.times = Some(Vec::new());
+        self
+    }
+
+    /// Of every mark that was passed, in order: so much of the file was durable at that time.
+    pub fn times(&self) -> &[(u32, UnixMillis)] {
+        self.times.as_deref().unwrap_or_default()
     }
 
     /// The next key record, or `None` when the scan is over: see [`verdict`](Self::verdict). Records of
@@ -268,6 +283,9 @@ impl<S: KeySource> Scanner<S> {
             && mark.value_ends.len() == usize::from(self.header.shards);
         if !sound {
             return Some(Invalid::Meaning("expected a mark of what stands before it"));
+        }
+        if let Some(times) = &mut self.times {
+            times.push((mark.through, mark.time));
         }
         self.promise(mark);
         None

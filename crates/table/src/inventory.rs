@@ -27,6 +27,12 @@ impl FoundFiles {
         self.leftovers.iter().chain(self.values.values()).chain(&self.metadata).chain(&self.keys)
     }
 
+    /// The lengths of all files together, as far as they are there.
+    pub(crate) fn bytes(&self, fs: &dyn Fs) -> u64 {
+        let lens = self.all().map(|path| fs.metadata(path).map_or(0, |found| found.len_bytes));
+        lens.fold(0, u64::saturating_add)
+    }
+
     /// The paths of a segment with so many shards; a metadata file that is not there yet stands where a new
     /// one goes.
     ///

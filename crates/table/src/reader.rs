@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_env::{Error, ErrorKind, Result, exists};
 use lithdb_segment::scan::Totals;
 use lithdb_segment::{Position, Segment, SegmentId};
 use parking_lot::Mutex;
 
+use crate::cut::INTENT_FILE;
 use crate::fill::Fill;
 use crate::inventory::missing;
 use crate::open::new_keymap;
@@ -44,13 +45,30 @@ struct Look {
 }
 
 fn look(setup: &TableSetup) -> Result<Look> {
+    refuse_rollback(setup)?;
     let state = read_state(&*setup.env.fs, &setup.state_path())?.state;
     if state.dropping {
         let message = format!("table {}: it is being dropped", setup.name);
         return Err(Error::new(ErrorKind::Missing, message));
     }
     let plan = Plan::make(&setup.env, &setup.segment_dirs(), &state, Access::Read)?;
+    // What was seen while one began may be neither the old state nor the new one.
+    refuse_rollback(setup)?;
     Ok(Look { state, plan })
+}
+
+/// Refuses a database that is being rolled back by another process, or was by one that is gone.
+fn refuse_rollback(setup: &TableSetup) -> Result<()> {
+    let root = setup.dirs.first().and_then(|dir| dir.parent());
+    let Some(path) = root.map(|root| root.join(INTENT_FILE)) else { return Ok(()) };
+    if !exists(&*setup.env.fs, &path).map_err(|e| Error::io("look for", &path, e))? {
+        return Ok(());
+    }
+    let message = format!(
+        "{}: a rollback is under way, or was interrupted; if no process is at it, open the database for writing, or `lith rollback --finish`",
+        path.display()
+    );
+    Err(Error::new(ErrorKind::RollbackPending, message))
 }
 
 /// Tries `attempt` until it succeeds, or fails in the same way twice with nothing changed in between.

@@ -55,7 +55,7 @@ struct Target {
     #[arg(long, value_name = "SEGMENT:OFFSET", value_parser = parse_position)]
     through_position: Option<Position>,
     /// Only finish a rollback that was interrupted
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["tables", "no_match", "dry_run", "yes"])]
     finish: bool,
 }
 
@@ -120,7 +120,9 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         // It is going to happen whatever comes next.
         Err(error) if error.kind() == ErrorKind::RollbackPending && !args.dry_run => {
             remark("an interrupted rollback is finished first");
-            rollback.finish()?;
+            if let Some(report) = rollback.finish()? {
+                command.out.text(report)?;
+            }
             args.to.plan(&rollback)?
         }
         planned => planned?,

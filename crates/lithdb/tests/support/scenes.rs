@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lithdb::{NoMatch, Result};
+use lithdb::{NoMatch, Result, RollbackPlan};
 use lithdb_env::{Fs, sync_parent};
 use lithdb_sim::CrashImage;
 
@@ -37,10 +37,13 @@ impl Scene {
         past::fork(&self.world)
     }
 
+    pub fn plan(&self, world: &World) -> Result<RollbackPlan> {
+        past::plan(world, self.keep, self.no_match)
+    }
+
     /// Plans and executes.
     pub fn execute(&self, world: &World) -> Result<()> {
-        let plan = past::rollback(world).on_no_match(self.no_match);
-        plan.plan(past::filter(self.keep))?.execute().map(|_| ())
+        self.plan(world)?.execute().map(|_| ())
     }
 
     pub fn check_links(&self, world: &World, context: &str) {

@@ -11,6 +11,9 @@ mod step;
 mod survey;
 mod walk;
 
+/// The name of the file, on root 0, that says that a rollback is going to happen. What it says is the caller's.
+pub const INTENT_FILE: &str = "rollback.intent";
+
 pub use prepare::{CutAt, Prepared, prepare};
 pub use step::{Done, Kept, Step, carry_out, check};
 pub use survey::{Shape, Survey};

@@ -8,13 +8,14 @@ use lithdb_env::{
     write_all_at,
 };
 use lithdb_segment::envelope::{self, Magic};
-use lithdb_segment::record::{Encoder, Flags, MAX_RECORD_LEN, Record, decode};
+use lithdb_segment::record::{Chain, Encoder, Flags, MAX_RECORD_LEN, Record, decode};
 use lithdb_segment::scan::Verdict;
 use lithdb_segment::{Context, Metadata, NewSegment, Segment, SegmentId, digest_of};
 
 use super::step::{Kept, Step};
 use super::survey::Survey;
 use super::walk::Boundary;
+use crate::inventory::Inventory;
 use crate::keyfile::{KeyFile, read};
 use crate::options::TableOptions;
 use crate::plan::{Access, Plan, SealedFound};
@@ -74,7 +75,8 @@ pub fn prepare(survey: Survey, at: CutAt<'_>, may_cut: bool) -> Result<Prepared>
 }
 
 fn prepare_table(survey: Survey, at: CutAt<'_>, may_cut: bool) -> Result<Prepared> {
-    let Survey { setup, plan, newest, .. } = survey;
+    let newest = survey.newest();
+    let Survey { setup, plan, .. } = survey;
     let fs = Arc::clone(&setup.env.fs);
     // As an opening: neither the state nor names are believed from the page cache.
     let state = StateFile::open(&*fs, &setup.state_path())?;
@@ -112,12 +114,12 @@ fn prepare_table(survey: Survey, at: CutAt<'_>, may_cut: bool) -> Result<Prepare
         step.floor = next_id(successor, state.get().next_id_floor)?;
     }
     let new = successor.is_none().then_some(step.floor);
+    if let Some(new) = new {
+        step.floor = next_id(new, step.floor)?;
+    }
     let mut cut = Cut { setup: &setup, context, boundary, sealed, created: Vec::new() };
     match cut.write(new, successor, shards) {
         Ok(kept) => {
-            if let Some(new) = new {
-                step.floor = next_id(new, step.floor)?;
-            }
             step.kept = Some(kept);
             Ok(Prepared { created: cut.created, fs, step })
         }
@@ -152,9 +154,7 @@ impl Cut<'_> {
         shards: u16,
     ) -> Result<Kept> {
         let fs = &*self.setup.env.fs;
-        for path in [&self.sealed.paths.keys, &self.sealed.paths.metadata] {
-            remove_if_there(fs, &replacement_path(path))?;
-        }
+        self.remove_leftovers()?;
         let old = &self.sealed.metadata;
         let mut metadata = Metadata {
             revision: old.revision.checked_add(1).ok_or_else(revisions_used_up)?,
@@ -166,7 +166,10 @@ impl Cut<'_> {
             self.write_keys(&mut metadata)?;
         }
         if let Some(id) = new {
-            self.create_successor(id, &metadata, shards)?;
+            // What the segment was, not what it will be: from the first revision on only the id is compared, and a
+            // repair that finds no metadata must not take what was cut for the first one.
+            let chain = self.sealed.metadata.chain();
+            self.create_successor(id, chain, shards)?;
         }
         let bytes = envelope::seal(Magic::METADATA, &metadata)?;
         self.write_file(&replacement_path(&self.sealed.paths.metadata), &bytes)?;
@@ -184,9 +187,22 @@ impl Cut<'_> {
         })
     }
 
-    fn create_successor(&mut self, id: SegmentId, before: &Metadata, shards: u16) -> Result<()> {
+    /// Removes what earlier attempts left of the segment's replacements, on whichever root: durably, so that none of it
+    /// is taken for what is prepared now.
+    fn remove_leftovers(&self) -> Result<()> {
+        let (fs, dirs) = (&*self.setup.env.fs, self.setup.segment_dirs());
+        let inventory = Inventory::list(fs, &dirs, false)?;
+        let files = inventory.segments.get(&self.sealed.metadata.segment);
+        for path in files.iter().flat_map(|files| &files.leftovers) {
+            remove_if_there(fs, path)?;
+            sync_parent(fs, path)?;
+        }
+        Ok(())
+    }
+
+    fn create_successor(&mut self, id: SegmentId, chain: Chain, shards: u16) -> Result<()> {
         let now = self.setup.env.clock.now();
-        let new = NewSegment { id, chain: Some(before.chain()), shards, now };
+        let new = NewSegment { id, chain: Some(chain), shards, now };
         let (segment, _) = Segment::create(&self.context, &new)?;
         self.created.extend(segment.paths().all().map(Path::to_owned));
         segment.sync_everything()

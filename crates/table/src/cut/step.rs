@@ -5,12 +5,14 @@ use std::path::Path;
 use lithdb_env::{
     Error, ErrorKind, Fs, LEFTOVER_SUFFIX, OpenMode, Result, remove_if_there, replacement_path,
 };
-use lithdb_segment::{Metadata, SegmentFile, SegmentId, SegmentPaths, TableName};
+use lithdb_segment::{
+    HEADER_LEN, Metadata, SegmentFile, SegmentId, SegmentPaths, ShardId, TableName,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::{FoundFiles, Inventory, missing};
 use crate::keyfile::KeyFile;
-use crate::state::{FoundState, StateFile, read_state};
+use crate::state::{DurableTail, FoundState, StateFile, read_state};
 use crate::table::TableSetup;
 
 /// What is to be done to one table. The order of the fields is the order of the bytes in the intent.
@@ -167,6 +169,15 @@ impl Work<'_> {
             let expected = format!("{} bytes, which a rollback had prepared", kept.key_end);
             return Err(Error::corrupt(keys, found, &expected, &format!("{found} bytes")));
         }
+        let shards = kept.value_ends.len() as u16;
+        let paths = files.paths(&dirs, kept.segment, shards)?;
+        for (path, end) in paths.values.iter().zip(&kept.value_ends) {
+            let found = crate::keyfile::len_of(self.fs, path)?;
+            if found < *end {
+                let expected = format!("at least {end} bytes, as a rollback is to leave it");
+                return Err(Error::corrupt(path, found, &expected, "the end of the file"));
+            }
+        }
         let successor = inventory.segments.get(&kept.successor);
         let expected = SegmentPaths::for_new(&dirs, kept.successor, 1);
         let successor = successor.ok_or_else(|| missing(&expected.keys))?;
@@ -195,15 +206,16 @@ impl Work<'_> {
         self.state()?;
         let state = StateFile::open(self.fs, &self.setup.state_path())?;
         let Step { floor, kept, .. } = self.step;
+        let tail = match kept {
+            Some(kept) if state.get().next_id_floor < *floor => Some(self.successor_tail(kept)?),
+            _ => None,
+        };
         state.update(|state| {
             state.next_id_floor = state.next_id_floor.max(*floor);
             match kept {
-                Some(kept) => {
-                    let is_gone = |id: SegmentId| id > kept.segment && id < *floor;
-                    state
-                        .durable_tail
-                        .take_if(|tail| is_gone(tail.segment) || tail.segment == kept.segment);
-                }
+                // Of what goes nothing is promised any more. That there is a successor is: without it the segment that
+                // stays could, its seal lost, pass for one that was never sealed.
+                Some(_) => state.durable_tail = tail.or(state.durable_tail.take()),
                 // Below the floor there may be something; at or above it only what was put after this step.
                 None if state.watermark < *floor => {
                     state.durable_tail = None;
@@ -215,11 +227,24 @@ impl Work<'_> {
         })
     }
 
+    /// The successor as it was made: headers and a chain record.
+    fn successor_tail(&self, kept: &Kept) -> Result<DurableTail> {
+        let dirs = self.setup.segment_dirs();
+        let inventory = Inventory::list(self.fs, &dirs, false)?;
+        let keys = inventory.segments.get(&kept.successor).and_then(|files| files.keys.as_ref());
+        let absent = || missing(&SegmentPaths::for_new(&dirs, kept.successor, 1).keys);
+        let file = KeyFile::open(self.fs, keys.ok_or_else(absent)?)?;
+        Ok(DurableTail {
+            segment: kept.successor,
+            key_end: file.len as u32,
+            value_ends: vec![HEADER_LEN as u64; usize::from(file.header.shards)],
+        })
+    }
+
     fn remove(&mut self, files: &FoundFiles) -> Result<()> {
+        self.done.bytes = self.done.bytes.saturating_add(files.bytes(self.fs));
         for path in files.all() {
-            let len = self.fs.metadata(path).map_or(0, |found| found.len_bytes);
             remove_if_there(self.fs, path)?;
-            self.done.bytes = self.done.bytes.saturating_add(len);
         }
         self.done.segments += 1;
         Ok(())
@@ -244,7 +269,8 @@ impl Work<'_> {
 
     /// Gives back what stands behind the ends, where nobody else holds the file.
     fn trim(&self, kept: &Kept, files: &FoundFiles) -> Result<()> {
-        for (path, end) in files.values.values().zip(&kept.value_ends) {
+        for (n, end) in kept.value_ends.iter().enumerate() {
+            let Some(path) = files.values.get(&ShardId(n as u16)) else { continue };
             let file = self.fs.open(path, OpenMode::ReadWrite);
             let file = file.map_err(|e| Error::io("open", path, e))?;
             let links = file.links().map_err(|e| Error::io("look at", path, e))?;

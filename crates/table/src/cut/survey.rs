@@ -6,7 +6,7 @@ use lithdb_env::{Result, UnixMillis};
 use lithdb_segment::record::KEY_FIXED_LEN;
 use lithdb_segment::{Segment, SegmentId};
 
-use crate::inventory::{FoundFiles, Inventory};
+use crate::inventory::Inventory;
 use crate::options::TableOptions;
 use crate::plan::{Access, Plan};
 use crate::state::{TableState, read_state};
@@ -18,10 +18,8 @@ pub struct Survey {
     pub(super) setup: TableSetup,
     pub(super) state: TableState,
     pub(super) plan: Plan,
-    /// Files of segments below the watermark: a collection was interrupted.
-    pub(super) collected: Vec<(SegmentId, FoundFiles)>,
-    /// The highest id that any file has.
-    pub(super) newest: SegmentId,
+    /// All files, also of segments below the watermark, if a collection was interrupted.
+    pub(super) inventory: Inventory,
 }
 
 /// What a table holds, as far as a cut is concerned: if it is equal, nothing was put or collected in between.
@@ -47,10 +45,7 @@ impl Survey {
         let state = read_state(&*env.fs, &setup.state_path())?.state;
         let plan = Plan::make(env, &dirs, &state, Access::Write)?;
         let inventory = Inventory::list(&*env.fs, &dirs, false)?;
-        let newest = inventory.segments.keys().next_back().copied().unwrap_or_default();
-        let below = inventory.segments.into_iter().filter(|(id, _)| *id < state.watermark);
-        let collected = below.collect();
-        Ok(Self { setup: setup.clone(), state, plan, collected, newest })
+        Ok(Self { setup: setup.clone(), state, plan, inventory })
     }
 
     /// What the table holds, to be compared with a later survey.
@@ -85,16 +80,17 @@ impl Survey {
             .fold(0, u64::saturating_add)
     }
 
-    /// The segments behind `segment` and the bytes of their files: what a cut there removes.
+    /// The segments behind `segment`, of whatever kind, and the bytes of their files: what a cut there removes.
     pub fn behind(&self, segment: SegmentId) -> (u64, u64) {
-        let sealed = self.plan.sealed.iter().map(|s| (s.metadata.segment, s.metadata.bytes()));
-        let tail = self.plan.tail.iter().map(|tail| {
-            let values =
-                tail.keep.value_ends.iter().fold(0, |sum: u64, end| sum.saturating_add(*end));
-            (tail.header.identity.segment, values.saturating_add(tail.keep.key_end))
-        });
-        let behind = sealed.chain(tail).filter(|(id, _)| *id > segment);
-        behind.fold((0, 0), |(n, sum), (_, bytes)| (n + 1, bytes.saturating_add(sum)))
+        let behind = self.inventory.segments.iter().filter(|(id, _)| **id > segment);
+        behind.fold((0, 0), |(n, sum), (_, files)| {
+            (n + 1, files.bytes(&*self.setup.env.fs).saturating_add(sum))
+        })
+    }
+
+    /// The highest id that any file has.
+    pub(super) fn newest(&self) -> SegmentId {
+        self.inventory.segments.keys().next_back().copied().unwrap_or_default()
     }
 
     /// The segments to be walked through, newest first, each with its end and the time before which all of it was

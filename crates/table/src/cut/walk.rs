@@ -12,7 +12,7 @@ use bytes::Bytes;
 use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
 use lithdb_segment::record::{Flags, KeyRecord, decode_unchecked};
 use lithdb_segment::scan::{KeySource, Scanner};
-use lithdb_segment::{HEADER_LEN, Position, Segment, SegmentId, TableName};
+use lithdb_segment::{HEADER_LEN, Metadata, Position, Segment, SegmentId, TableName};
 use serde::{Deserialize, Serialize};
 
 use super::survey::Survey;
@@ -184,12 +184,7 @@ impl Survey {
         let (segment, end, written) = (Arc::clone(segment), *end, *written);
         let (tell, hear) = channel();
         self.setup.env.pool.submit(move || {
-            let scan = || {
-                let mut scanner = segment.scan(end.max(HEADER_LEN as u64))?;
-                let index = Index::make(&mut scanner, end, written)?;
-                scanner.require_clean()?;
-                Ok(index)
-            };
+            let scan = || Index::make(segment.scan(end.max(HEADER_LEN as u64))?, end, written);
             // Nobody waits any more when the boundary was found in a newer segment.
             let _ = tell.send(scan());
         });
@@ -198,14 +193,15 @@ impl Survey {
 
     /// What was collected and still has files is looked at only to say that the boundary lies there.
     fn refuse_collected(&self, walk: &mut Walk<'_>) -> Result<()> {
-        for (id, files) in self.collected.iter().rev() {
+        for (id, files) in self.inventory.segments.range(..self.state.watermark).rev() {
             let Some(path) = &files.keys else { continue };
             // A half-removed segment need not hold.
-            let Ok(file) = KeyFile::open(&*self.setup.env.fs, path) else { continue };
-            let mut scanner = file.scan(file.len, None);
-            let Ok(index) = Index::make(&mut scanner, file.len, UnixMillis::default()) else {
-                continue;
-            };
+            let fs = &*self.setup.env.fs;
+            let Ok(file) = KeyFile::open(fs, path) else { continue };
+            let metadata = files.metadata.as_ref().and_then(|path| Metadata::read(fs, path).ok());
+            let now = self.setup.env.clock.now();
+            let (end, written) = metadata.map_or((file.len, now), |m| (m.key_end, m.last_write));
+            let Ok(index) = Index::make(file.scan(end, None), end, written) else { continue };
             let read = |offset, len| read(&*file.file, &file.path, offset, len);
             if let Some(boundary) = walk.segment(*id, &index, &read)? {
                 let (key, at) = (show_key(&boundary.key), boundary.position);
@@ -231,21 +227,19 @@ struct Index {
 }
 
 impl Index {
-    fn make<S: KeySource>(scanner: &mut Scanner<S>, end: u64, written: UnixMillis) -> Result<Self> {
+    fn make<S: KeySource>(scanner: Scanner<S>, end: u64, written: UnixMillis) -> Result<Self> {
+        let mut scanner = scanner.with_times();
         let mut offsets = Vec::with_capacity(Survey::most_records(end).min(1 << 20));
-        let mut times = Vec::new();
-        let mut through = 0;
         while let Some(offset) = scanner.next_entry()?.map(|entry| entry.offset) {
             offsets.push(offset);
-            if let Some(mark) = scanner.mark()
-                && mark.through != through
-            {
-                through = mark.through;
-                times.push((through, mark.time));
-            }
         }
-        if let Some(mark) = scanner.mark().filter(|mark| mark.through != through) {
-            times.push((mark.through, mark.time));
+        scanner.require_clean()?;
+        // Of two marks that promise the same, the first one was written when it was so.
+        let mut times: Vec<(u32, UnixMillis)> = Vec::new();
+        for &(through, time) in scanner.times() {
+            if times.last().is_none_or(|(before, _)| *before < through) {
+                times.push((through, time));
+            }
         }
         Ok(Self { offsets, times, written, end })
     }

@@ -155,7 +155,16 @@ fn a_tour_that_the_engine_ended_leaves_the_evidence_and_says_where() {
 
 #[test]
 fn a_signal_ends_the_tour_and_leaves_nothing_behind() {
+    // Who is started in the background, or by nohup, ignores some signals, and so do its children, the tour as well.
+    let status = Command::new("grep").args(["SigIgn:", "/proc/self/status"]).output().unwrap();
+    let status = String::from_utf8(status.stdout).unwrap();
+    let ignored = status.split_whitespace().last().unwrap();
+    let ignored = u64::from_str_radix(ignored, 16).unwrap();
     for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
+        if ignored >> (number - 1) & 1 == 1 {
+            println!("{name} is ignored here, and was not tried");
+            continue;
+        }
         let bench = Bench::new();
         grow(&bench, 30);
         OsFs.create_dir(&bench.path("tmp")).unwrap();

@@ -34,6 +34,7 @@ mod fate;
 mod fault;
 mod file;
 mod fs;
+mod harness;
 mod inode;
 mod lock;
 mod namespace;
@@ -50,6 +51,7 @@ pub use clock::SimClock;
 pub use crash::CrashImage;
 pub use fault::{Fault, Pages};
 pub use fs::SimFs;
+pub use harness::{Effort, Tally};
 pub use trace::{OpKind, TraceOp};
 
 /// A world of `fs` and `clock` whose pool runs every task in the caller, so that the order of

@@ -10,7 +10,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lithdb_sim::{CrashImage, SimFs};
+use lithdb_sim::{CrashImage, Effort, SimFs, Tally};
 use lithdb_table::{Presence, Table, TableOptions, presence};
 use support::hook::LateValues;
 use support::script::{Model, Op, Run, Scenario, check, value_of, verify};
@@ -31,30 +31,40 @@ fn every_crash_with_late_values(scenario: &Scenario, nested: u64) {
 }
 
 fn crash_each(scenario: &Scenario, nested: u64, new_world: &dyn Fn() -> World) {
+    let (effort, name) = (Effort::given(), scenario.name);
+    let mut tally = Tally::new(format!("crashes of a table: {name}"));
+    let nested = (nested / effort.times(1)).max(1);
     let mut run = Run::on(scenario, new_world());
-    run.until_error().unwrap_or_else(|e| panic!("{}: {e}", scenario.name));
+    run.until_error().unwrap_or_else(|e| panic!("{name}: {e}"));
     let count = run.world.fs.ops();
-    assert!(count > 10, "{} operations", count);
+    assert!(count > 10, "{count} operations");
     for k in 0..=count {
         let mut run = Run::on(scenario, new_world());
         run.world.fs.crash_after(k);
         let _ = run.until_error();
         let Run { world, model, table, .. } = run;
         drop(table);
-        for (n, image) in images(&world.fs, k).into_iter().enumerate() {
+        tally.add("crash points", 1);
+        for (n, image) in images(&world.fs, name, k).into_iter().enumerate() {
             let after = || world.after_crash(world.fs.crash_with(&image));
-            let context = format!("{}, crash after {k} of {count}, {image:?}", scenario.name);
+            let context = format!("{name}, crash after {k} of {count}, {image:?}");
+            look(scenario, &after(), &model, &context, &mut tally);
             verify(scenario, &after(), &model, &context);
+            tally.add("images", 1);
             if (k + n as u64).is_multiple_of(nested) {
-                crash_in_recovery(scenario, &world.fs.crash_with(&image), &world, &model, &context);
+                let found = world.fs.crash_with(&image);
+                crash_in_recovery(scenario, &found, &world, &model, &context, &mut tally);
             }
         }
     }
+    assert!(tally.get("images") > count, "{tally:?}");
+    assert!(tally.get("nested images") > 3 * tally.get("nested crash points") - 1, "{tally:?}");
+    assert!(tally.get("read-only openings") > count / 2, "{tally:?}");
 }
 
 /// What the disk may be left with.
-fn images(fs: &SimFs, k: u64) -> Vec<CrashImage> {
-    let unsynced = fs.unsynced_ops();
+fn images(fs: &SimFs, name: &str, k: u64) -> Vec<CrashImage> {
+    let (unsynced, effort) = (fs.unsynced_ops(), Effort::given());
     let mut images = vec![CrashImage::Nothing];
     if unsynced == 0 {
         return images;
@@ -62,12 +72,33 @@ fn images(fs: &SimFs, k: u64) -> Vec<CrashImage> {
     images.extend([CrashImage::Everything, CrashImage::LengthWithoutData]);
     if unsynced > 1 {
         let mut prefixes = vec![1, unsynced / 2, unsynced - 1];
+        let mut alone = vec![unsynced / 3, unsynced - 1];
+        if effort.is_deep() {
+            prefixes = (1..unsynced).collect();
+            alone = (0..unsynced).collect();
+        }
         prefixes.dedup();
         images.extend(prefixes.into_iter().map(CrashImage::Prefix));
-        images.extend([unsynced / 3, unsynced - 1].map(CrashImage::EachAlone));
+        images.extend(alone.into_iter().map(CrashImage::EachAlone));
     }
-    images.extend((0..4).map(|n| CrashImage::Seeded(k * 100 + n)));
+    let seed = effort.seed(name);
+    let seeds = (0..effort.times(4)).map(|n| seed.wrapping_add(k * 1_000_003 + n));
+    images.extend(seeds.map(CrashImage::Seeded));
     images
+}
+
+/// A reader finds the same before anybody has recovered anything, and changes nothing.
+fn look(scenario: &Scenario, world: &World, model: &Model, context: &str, tally: &mut Tally) {
+    if presence(&world.fs, &world.setup.dirs).unwrap() != Presence::Present {
+        return;
+    }
+    let table = Table::open_read_only(&world.setup, &scenario.options)
+        .unwrap_or_else(|e| panic!("{context}: open read-only: {e}"));
+    let seen = check(&table, model, &format!("{context}, read-only"));
+    table.refresh().unwrap_or_else(|e| panic!("{context}: refresh: {e}"));
+    assert_eq!(check(&table, model, &format!("{context}, read-only, refreshed")), seen);
+    assert_eq!(world.fs.ops(), 0, "{context}: a reader wrote");
+    tally.add("read-only openings", 1);
 }
 
 /// The power fails again at every operation of the opening that follows.
@@ -77,6 +108,7 @@ fn crash_in_recovery(
     world: &World,
     model: &Model,
     context: &str,
+    tally: &mut Tally,
 ) {
     let opened = world.after_crash(found.fork());
     let before = opened.fs.ops();
@@ -87,6 +119,7 @@ fn crash_in_recovery(
         let again = world.after_crash(found.fork());
         again.fs.crash_after(j);
         let _ = make_present(&again).and_then(|()| again.open(&scenario.options));
+        tally.add("nested crash points", 1);
         let seeded = CrashImage::Seeded(j * 7 + count);
         for image in [CrashImage::Nothing, CrashImage::Everything, seeded] {
             let context = format!("{context}; then after {j} of {count} of opening, {image:?}");
@@ -96,6 +129,7 @@ fn crash_in_recovery(
                 model = Model::default();
             }
             verify(scenario, &world.after_crash(again.fs.crash_with(&image)), &model, &context);
+            tally.add("nested images", 1);
         }
     }
 }
@@ -342,7 +376,7 @@ fn what_one_opening_has_removed_does_not_come_back_beside_what_is_put_then() {
         run.world.fs.crash_after(k);
         let _ = run.until_error();
         drop(run.table.take());
-        for image in images(&run.world.fs, k) {
+        for image in images(&run.world.fs, scenario.name, k) {
             let context = format!("crash after {k}, {image:?}");
             let world = run.world.after_crash(run.world.fs.crash_with(&image));
             if presence(&world.fs, &world.setup.dirs).unwrap() != Presence::Present {

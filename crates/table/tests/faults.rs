@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use lithdb_env::{ErrorKind, Result};
-use lithdb_sim::{CrashImage, Fault, OpKind, Pages};
-use lithdb_table::TableOptions;
+use lithdb_sim::{CrashImage, Effort, Fault, OpKind, Pages, Tally};
+use lithdb_table::{Presence, Table, TableOptions, presence};
 use parking_lot::Mutex;
 use support::hook::HookFs;
 use support::script::{Op, Run, Scenario, check, value_of, verify};
@@ -125,12 +125,16 @@ fn reads_go_on(run: &Run<'_>, context: &str) {
 }
 
 fn every_fault(scenario: &Scenario) {
+    let (effort, name) = (Effort::given(), scenario.name);
+    let mut tally = Tally::new(format!("faults of a table: {name}"));
     let operations = operations(scenario);
     let ops = operations.iter().map(|(kind, _)| *kind);
     for (i, kind) in ops.enumerate() {
+        tally.add("operations", 1);
         for (fault, sticky) in faults(kind) {
+            tally.add("error points", 1);
             let how = if sticky { "from then on" } else { "once" };
-            let context = format!("{}, {fault:?} {how} at {i}, {kind:?}", scenario.name);
+            let context = format!("{name}, {fault:?} {how} at {i}, {kind:?}");
             let broken = || {
                 let mut run = Run::new(scenario);
                 run.world.fs.fail_op(i as u64 + 1, fault, sticky);
@@ -167,17 +171,122 @@ fn every_fault(scenario: &Scenario) {
             // The power fails instead.
             let mut run = broken();
             drop(run.table.take());
-            for image in [CrashImage::Nothing, CrashImage::Everything, CrashImage::Seeded(i as u64)]
-            {
+            let mut images = vec![CrashImage::Nothing, CrashImage::Everything];
+            let seeds =
+                (0..effort.times(1)).map(|n| effort.seed(name).wrapping_add(i as u64 * 1009 + n));
+            images.extend(seeds.map(CrashImage::Seeded));
+            for image in images {
                 let world = run.world.after_crash(run.world.fs.crash_with(&image));
                 verify(scenario, &world, &run.model, &format!("{context}, {image:?}"));
+                tally.add("images", 1);
             }
         }
     }
+    assert!(tally.get("error points") > 3 * tally.get("operations"), "{tally:?}");
+}
+
+/// Every read of every step fails, once or until the step ends. That is an error of this step, or (of a seal) the latch of
+/// the table: nothing that was acknowledged is lost by it, and what was asked for succeeds when it is asked for again.
+fn every_read_fails(scenario: &Scenario) {
+    let name = scenario.name;
+    let mut tally = Tally::new(format!("failed reads of a table: {name}"));
+    let steps = std::iter::once(&Op::Create).chain(&scenario.ops).enumerate();
+    for (at, op) in steps {
+        let before = || {
+            let mut run = Run::new(scenario);
+            let ops = std::iter::once(&Op::Create).chain(&scenario.ops).take(at);
+            ops.for_each(|op| run.step(op).unwrap());
+            run
+        };
+        for fault in [Fault::Eio, Fault::TooManyFiles, Fault::Interrupted, Fault::ShortWrite] {
+            for (sticky, nth) in (1..).map(|n| (n % 2 == 0, n / 2 + n % 2)) {
+                let how = if sticky { "until it ends" } else { "once" };
+                let context = format!("{name}, {fault:?} {how} at read {nth} of {at}, {op:?}");
+                let mut run = before();
+                run.faults_end = true;
+                match sticky {
+                    true => run.world.fs.fail_reads_from(nth, fault),
+                    false => run.world.fs.fail_read(nth, fault),
+                }
+                let done = run.step(op);
+                let struck = run.world.fs.faults_hit();
+                run.world.fs.clear_faults();
+                if struck == 0 {
+                    assert!(done.is_ok(), "{context}: {done:?}");
+                    break;
+                }
+                tally.add("error points", 1);
+                if matches!(fault, Fault::Interrupted | Fault::ShortWrite) {
+                    assert!(done.is_ok(), "{context}: {done:?}");
+                }
+                if let Err(error) = done {
+                    tally.add("errors", 1);
+                    let kinds = [ErrorKind::Io, ErrorKind::Latched];
+                    assert!(kinds.contains(&error.kind()), "{context}: {error}");
+                    after_a_failed_read(&mut run, op, &context);
+                }
+                let world = run.world.after_crash(run.world.fs.crash_with(&CrashImage::Nothing));
+                verify(scenario, &world, &run.model, &context);
+            }
+        }
+    }
+    assert!(tally.get("error points") > 20 && tally.get("errors") > 5, "{tally:?}");
+}
+
+/// The step is tried again, on the same table or after another opening.
+fn after_a_failed_read(run: &mut Run<'_>, op: &Op, context: &str) {
+    let again = match (op, &run.table) {
+        (Op::Reopen | Op::Kill, None) => run.open(),
+        (Op::Create, _) if run.model.created => run.open(),
+        (Op::Create, _) => {
+            let world = &run.world;
+            if presence(&world.fs, &world.setup.dirs).unwrap() == Presence::Interrupted {
+                Table::remove(&world.setup).unwrap_or_else(|e| panic!("{context}: remove: {e}"));
+            }
+            run.step(op)
+        }
+        _ => {
+            if let Some(failure) = run.table.as_ref().and_then(|table| table.failure()) {
+                assert!(matches!(op, Op::Seal | Op::Flush), "{context}: latched: {failure}");
+                reads_go_on(run, context);
+                run.step(&Op::Kill).unwrap_or_else(|e| panic!("{context}: open: {e}"));
+            }
+            run.step(op)
+        }
+    };
+    again.unwrap_or_else(|e| panic!("{context}: tried again: {e}"));
 }
 
 fn scenario(name: &'static str, roots: usize, options: TableOptions, ops: &[Op]) -> Scenario {
     Scenario { name, roots, options, ops: ops.to_vec() }
+}
+
+#[test]
+fn every_read_of_every_kind_of_step_fails() {
+    let options = small().segment_keys(3).shards(2).ttl(Duration::from_secs(60)).segment_age(DAY);
+    let ops = [
+        Op::Put(40),
+        Op::Aliased(66_000),
+        Op::Flush,
+        Op::Batch(&[10, 400, 9]),
+        Op::Flush,
+        Op::Seal,
+        Op::Reopen,
+        Op::Put(8),
+        Op::Kill,
+        Op::Advance(Duration::from_secs(61)),
+        Op::Gc,
+        Op::Put(9),
+        Op::Tick,
+        Op::Shards(1),
+        Op::Put(50),
+        Op::Flush,
+        Op::Kill,
+        Op::BeginDrop,
+        Op::Remove,
+        Op::Create,
+    ];
+    every_read_fails(&scenario("reads", 2, options, &ops));
 }
 
 #[test]

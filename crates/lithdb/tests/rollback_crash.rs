@@ -6,19 +6,13 @@
 mod support;
 
 use lithdb::rollback::INTENT_FILE;
-use lithdb_sim::{CrashImage, SimFs};
+use lithdb_sim::{CrashImage, Effort, SimFs, Tally};
 use support::World;
 use support::scenes::{self, Scene};
 
-/// How many random images are made of each crash; `LITHDB_CRASH_SEEDS` says more.
-fn seeds() -> u64 {
-    let given = std::env::var("LITHDB_CRASH_SEEDS").ok();
-    given.map_or(2, |seeds| seeds.parse().expect("LITHDB_CRASH_SEEDS: a number"))
-}
-
 /// What the disk may be left with.
-fn images(fs: &SimFs, k: u64, seeds: u64) -> Vec<CrashImage> {
-    let unsynced = fs.unsynced_ops();
+fn images(fs: &SimFs, name: &str, k: u64) -> Vec<CrashImage> {
+    let (unsynced, effort) = (fs.unsynced_ops(), Effort::given());
     let mut images = vec![CrashImage::Nothing];
     if unsynced == 0 {
         return images;
@@ -29,7 +23,9 @@ fn images(fs: &SimFs, k: u64, seeds: u64) -> Vec<CrashImage> {
         images.extend([1, unsynced - 1].map(CrashImage::Prefix));
         images.extend([unsynced / 2, unsynced - 1].map(CrashImage::EachAlone));
     }
-    images.extend((0..seeds).map(|n| CrashImage::Seeded(k * 1000 + n)));
+    let seed = effort.seed(name);
+    let seeds = (0..effort.times(2)).map(|n| seed.wrapping_add(k * 1_000_003 + n));
+    images.extend(seeds.map(CrashImage::Seeded));
     images
 }
 
@@ -45,6 +41,19 @@ struct Count {
     pending: u64,
 }
 
+impl Count {
+    fn tell(&self, name: &str) {
+        let mut tally = Tally::new(format!("crashes of a rollback: {name}"));
+        tally.add("crash points", self.points);
+        tally.add("images", self.images);
+        tally.add("nested crash points", self.nested_points);
+        tally.add("nested images", self.nested_images);
+        tally.add("images at the old state", self.old);
+        tally.add("images at the new state", self.new);
+        tally.add("images with a pending rollback", self.pending);
+    }
+}
+
 fn is_pending(world: &World) -> bool {
     !world.files(&format!("/{INTENT_FILE}")).iter().all(|path| path.ends_with(".new"))
 }
@@ -55,14 +64,14 @@ fn every_crash(scene: &Scene) -> Count {
     scene.execute(&run).unwrap_or_else(|e| panic!("{}: {e}", scene.name));
     let total = run.fs.ops();
     scene.check_all(&run, true, scene.name);
-    let mut count = Count::default();
+    let (mut count, effort) = (Count::default(), Effort::given());
     for k in 0..=total {
         let run = scene.copy();
         run.fs.crash_after(k);
         let is_done = scene.execute(&run).is_ok();
         assert!(is_done || k < total);
         count.points += 1;
-        for (n, image) in images(&run.fs, k, seeds()).into_iter().enumerate() {
+        for (n, image) in images(&run.fs, scene.name, k).into_iter().enumerate() {
             let context = format!("{}, crash after {k} of {total}, {image:?}", scene.name);
             let after = run.after_crash(&image);
             let pending = is_pending(&after);
@@ -70,7 +79,7 @@ fn every_crash(scene: &Scene) -> Count {
             if pending {
                 count.pending += 1;
                 // Inside of the opening that finishes it: not for every image, unless more was asked for.
-                if (n == 0 && k.is_multiple_of(3)) || seeds() > 2 {
+                if (n == 0 && k.is_multiple_of(3)) || effort.is_deep() {
                     crash_in_opening(scene, &after, k, &context, &mut count);
                 }
             }
@@ -83,7 +92,7 @@ fn every_crash(scene: &Scene) -> Count {
             if *expected == scene.new { count.new += 1 } else { count.old += 1 }
         }
     }
-    println!("{}: {count:?}", scene.name);
+    count.tell(scene.name);
     assert!(count.points > 25 && count.images > 100, "{count:?}");
     assert!(count.old > 10 && count.new > 10 && count.pending > 10, "{count:?}");
     assert!(count.nested_points > 50 && count.nested_images > 150, "{count:?}");

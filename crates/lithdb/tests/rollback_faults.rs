@@ -13,7 +13,7 @@ use std::sync::Arc;
 use lithdb::env::Env;
 use lithdb::{ErrorKind, NoMatch, Rollback};
 use lithdb_env::Fs;
-use lithdb_sim::{CrashImage, Fault, OpKind, Pages};
+use lithdb_sim::{CrashImage, Effort, Fault, OpKind, Pages, Tally};
 use parking_lot::Mutex;
 use support::World;
 use support::past::hook::HookFs;
@@ -100,7 +100,7 @@ fn broken(scene: &Scene, at: u64, fault: Fault, sticky: bool, context: &str) -> 
 }
 
 fn every_fault(scene: &Scene) -> Count {
-    let mut count = Count::default();
+    let (mut count, effort) = (Count::default(), Effort::given());
     for (at, (kind, path)) in operations(scene).into_iter().enumerate() {
         let at = at as u64;
         count.operations += 1;
@@ -112,7 +112,10 @@ fn every_fault(scene: &Scene) -> Count {
             count.faults += 1;
             count.failed += u64::from(!is_done);
             // The power fails.
-            for image in [CrashImage::Nothing, CrashImage::Seeded(at)] {
+            let mut images = vec![CrashImage::Nothing];
+            let seed = effort.seed(scene.name).wrapping_add(at * 1009);
+            images.extend((0..effort.times(1)).map(|n| CrashImage::Seeded(seed.wrapping_add(n))));
+            for image in images {
                 let context = format!("{context}, {image:?}");
                 scene.check(&run.after_crash(&image), is_done, &context);
                 count.images += 1;
@@ -140,7 +143,11 @@ fn every_fault(scene: &Scene) -> Count {
             count.images += 1;
         }
     }
-    println!("{}: {count:?}", scene.name);
+    let mut tally = Tally::new(format!("faults of a rollback: {}", scene.name));
+    tally.add("operations", count.operations);
+    tally.add("error points", count.faults);
+    tally.add("images", count.images);
+    tally.add("excused: a directory whose syncs lie", count.excused);
     assert!(count.operations > 40 && count.faults > 200 && count.failed > 100, "{count:?}");
     assert!(count.new > 30 && count.excused < count.faults / 20, "{count:?}");
     count
@@ -188,7 +195,7 @@ fn blocks_in_use(scene: &Scene) -> u64 {
 
 /// A disk of any size: the rollback is refused for lack of space and nothing has changed, or it is done.
 fn every_size(scene: &Scene) {
-    let (mut refused, mut done) = (0, 0);
+    let (mut refused, mut done) = (0_u64, 0);
     let used = blocks_in_use(scene);
     for blocks in used.. {
         let context = format!("{}, {} free blocks", scene.name, blocks - used);
@@ -209,7 +216,8 @@ fn every_size(scene: &Scene) {
             break;
         }
     }
-    println!("{}: {refused} sizes were too small", scene.name);
+    let mut tally = Tally::new(format!("rollback on a full disk: {}", scene.name));
+    tally.add("sizes that were too small", refused);
     assert!(refused > 0 || scene.no_match == NoMatch::Clear, "{}", scene.name);
 }
 

@@ -13,7 +13,7 @@ use lithdb_env::{ErrorKind, Fs, Result, UnixMillis};
 use lithdb_segment::envelope::{Magic, open, seal};
 use lithdb_segment::record::{Encoder, Flags, KeyRecord, Mark};
 use lithdb_segment::{HEADER_LEN, KeyHeader, Metadata, SegmentId, ShardId};
-use lithdb_sim::{SimClock, SimFs};
+use lithdb_sim::{Effort, SimClock, SimFs, Tally};
 use lithdb_table::plan::{Access, Plan};
 use lithdb_table::state::{TableState, read_state};
 use lithdb_table::{Batch, OpenForWriting, SecondaryKey, Table, TableOptions};
@@ -163,17 +163,24 @@ fn an_undamaged_table_is_right_for_writers_and_readers() {
 #[test]
 fn every_flipped_byte_is_an_error_or_harmless() {
     let closed = closed();
+    let mut tally = Tally::new("damage to a table: flipped bytes");
+    // One bit of each byte, another one with every seed; of a deep run all of them.
+    let (effort, first) = (Effort::given(), Effort::given().seed("flips") as usize);
+    let bits = effort.times(1).min(8) as usize;
     for (path, bytes) in files(&closed) {
         // Only one of the two slots of the state is needed, and no header of a file without values.
         let is_needed = !path.ends_with("table.state") && !is_empty_value_file(&path, &bytes);
-        for at in 0..bytes.len() {
+        for (at, bit) in (0..bytes.len()).flat_map(|at| (0..bits).map(move |bit| (at, bit))) {
+            let bit = (first.wrapping_add(at + bit) % 8) as u8;
             let fs = closed.fs.fork();
-            fs.flip_bit(&path, at as u64, (at % 8) as u8);
-            let context = format!("{} flipped at {at}", path.display());
+            fs.flip_bit(&path, at as u64, bit);
+            let context = format!("{} flipped at {at}, bit {bit}", path.display());
             let is_right = examine(&fs, &closed, &context).unwrap_or(false);
             assert!(!is_right || !is_needed, "{context}: not noticed");
+            tally.add("byte flips", 1);
         }
     }
+    assert!(tally.get("byte flips") > 3000, "{tally:?}");
 }
 
 fn is_empty_value_file(path: &Path, bytes: &[u8]) -> bool {
@@ -183,8 +190,12 @@ fn is_empty_value_file(path: &Path, bytes: &[u8]) -> bool {
 #[test]
 fn a_flipped_byte_is_an_error_or_harmless_for_a_reader() {
     let closed = closed();
+    let mut tally = Tally::new("damage to a table: flipped bytes before a reader");
+    let effort = Effort::given();
     for (path, bytes) in files(&closed) {
-        for at in (5..bytes.len()).step_by(1 + bytes.len() / 5) {
+        let looks = effort.times(5) as usize;
+        for at in (5..bytes.len()).step_by(1 + bytes.len() / looks) {
+            tally.add("byte flips", 1);
             let world = World::on(closed.fs.fork(), clock(), 2);
             world.fs.flip_bit(&path, at as u64, (at % 8) as u8);
             let context = format!("{} flipped at {at}, reader", path.display());
@@ -200,10 +211,12 @@ fn a_flipped_byte_is_an_error_or_harmless_for_a_reader() {
 #[test]
 fn a_file_cut_at_any_length_is_an_error_or_harmless() {
     let closed = closed();
+    let mut tally = Tally::new("damage to a table: cut files");
     for (path, bytes) in files(&closed) {
         for len in 0..bytes.len() {
             let fs = closed.fs.fork();
             fs.truncate_raw(&path, len as u64);
+            tally.add("lengths", 1);
             let context = format!("{} cut to {len}", path.display());
             let found = examine(&fs, &closed, &context);
             let name = path.extension().unwrap_or_default();

@@ -1,0 +1,202 @@
+//! Bits of every file of a database are flipped, and every file is cut: what is read afterwards is right or an error, and
+//! what an opening refused is whole again once the damage is taken back. The quick run takes a part of the bytes and lengths
+//! of each file, the deep one all.
+//!
+//! The tables alone: `crates/table/tests/corruption.rs`. Here are the files of the roots, several tables, and a rollback that
+//! was decided and not finished.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use lithdb::rollback::INTENT_FILE;
+use lithdb::{Error, ErrorKind};
+use lithdb_sim::{CrashImage, Effort, Tally};
+use support::World;
+use support::past::{self, Contents, fork, put_batch, put_groups};
+use support::scenes::{self, Scene};
+use support::small;
+
+/// What must be found: the tables with their records, and what must not be found in them.
+struct Expected {
+    there: Contents,
+    gone: BTreeMap<String, Vec<Vec<u8>>>,
+}
+
+/// Two tables, closed: sealed segments on both roots, values of both kinds, aliases, a batch.
+fn two_tables() -> (World, Expected) {
+    let world = World::new();
+    let db = world.open();
+    let table = db.table("blocks", small().shards(2)).unwrap();
+    put_groups(&table, 0..5);
+    put_batch(&table, 5..8);
+    table.flush().unwrap();
+    put_groups(&db.table("receipts", small()).unwrap(), [2, 9]);
+    db.close().unwrap();
+    drop((table, db));
+    let world = fork(&world);
+    let there = past::contents_of(&world);
+    (world, Expected { there, gone: BTreeMap::new() })
+}
+
+/// A rollback of two tables that a power failure stopped when it was decided and nothing removed yet.
+fn pending() -> (World, Expected) {
+    let scene = scenes::everything();
+    let world = stopped_when_decided(&scene);
+    let gone = scene.old.iter().map(|(table, records)| {
+        let keys = records.iter().map(|(key, _, _)| key.clone());
+        let stays = |key: &Vec<u8>| scene.new[table].iter().any(|(kept, _, _)| kept == key);
+        (table.clone(), keys.filter(|key| !stays(key)).collect())
+    });
+    let gone = gone.collect();
+    (world, Expected { there: scene.new, gone })
+}
+
+fn stopped_when_decided(scene: &Scene) -> World {
+    for k in 0.. {
+        let run = scene.copy();
+        run.fs.crash_after(k);
+        assert!(scene.execute(&run).is_err(), "it ended without an intent");
+        let after = run.after_crash(&CrashImage::Nothing);
+        if after.files(INTENT_FILE).iter().any(|path| path.ends_with(INTENT_FILE)) {
+            return fork(&after);
+        }
+    }
+    unreachable!()
+}
+
+/// Damage is reported as damage, and named.
+fn honest(error: &Error, context: &str) {
+    use ErrorKind::{Conflict, Corrupt, Foreign, Missing, Unsupported};
+    let kinds = [Conflict, Corrupt, Foreign, Missing, Unsupported];
+    let is_damage = kinds.contains(&error.kind()) || error.to_string().contains("at most");
+    assert!(is_damage, "{context}: {error}");
+    assert!(error.to_string().contains("/r"), "{context}: names no file: {error}");
+}
+
+/// Opens the database and reads everything; says whether everything was right.
+fn examine(world: &World, expected: &Expected, context: &str) -> lithdb::Result<bool> {
+    let db = world.try_open()?;
+    let mut all_right = true;
+    for (name, records) in &expected.there {
+        let table = match db.existing_table(name) {
+            Ok(table) => table,
+            Err(error) => {
+                honest(&error, context);
+                all_right = false;
+                continue;
+            }
+        };
+        for (key, _, value) in records {
+            match table.get(key) {
+                Ok(Some(got)) => assert!(got == value[..], "{context}: wrong bytes in {name}"),
+                Ok(None) => panic!("{context}: a key of {name} turned into None"),
+                Err(error) => {
+                    honest(&error, context);
+                    all_right = false;
+                }
+            }
+        }
+        for key in expected.gone.get(name).into_iter().flatten() {
+            let found = table.get(key);
+            assert!(!matches!(found, Ok(Some(_))), "{context}: what was rolled back is there");
+        }
+        let mut entries = table.iter()?;
+        for (key, _, value) in records {
+            let next = entries.next().unwrap_or_else(|| panic!("{context}: {name} ends early"));
+            let Ok(entry) = next else {
+                all_right = false;
+                break;
+            };
+            assert_eq!(entry.key(), key, "{context}: iteration");
+            let got = entry.value();
+            assert!(got.as_ref().is_ok_and(|got| *got == value[..]) || got.is_err(), "{context}");
+            all_right &= got.is_ok();
+        }
+    }
+    Ok(all_right)
+}
+
+/// Does `damage` to a copy for everything it can be done to; `undo` takes it back.
+fn each(
+    name: &str,
+    what: &'static str,
+    (world, expected): (World, Expected),
+    cases: impl Fn(&[u8]) -> Vec<u64>,
+    damage: impl Fn(&World, &str, u64),
+) {
+    let mut tally = Tally::new(format!("damage to a database: {name}"));
+    for path in world.files("") {
+        let bytes = world.fs.read_raw(&path);
+        for case in cases(&bytes) {
+            let context = format!("{name}, {path}, {what} {case}");
+            let run = fork(&world);
+            damage(&run, &path, case);
+            tally.add(what, 1);
+            let found = examine(&run, &expected, &context);
+            match found {
+                Ok(true) => tally.add("harmless", 1),
+                Ok(false) => tally.add("noticed by a table", 1),
+                Err(error) => {
+                    honest(&error, &context);
+                    tally.add("refused by the opening", 1);
+                    // Nothing was destroyed by the refusal.
+                    run.fs.release_locks();
+                    run.fs.write_raw(&path, bytes.clone());
+                    let found = examine(&run, &expected, &format!("{context}, taken back"));
+                    assert!(found.unwrap_or_else(|e| panic!("{context}, taken back: {e}")));
+                }
+            }
+        }
+    }
+    for seen in ["harmless", "noticed by a table", "refused by the opening"] {
+        assert!(tally.get(seen) > 0, "{tally:?}");
+    }
+}
+
+/// Every `step`-th place, another one with every seed; in a deep run every place.
+fn places(bytes: &[u8], step: u64) -> impl Iterator<Item = u64> {
+    let (effort, len) = (Effort::given(), bytes.len() as u64);
+    let step = if effort.is_deep() { 1 } else { step };
+    (effort.seed("places in a database") % step..len).step_by(step as usize)
+}
+
+/// One bit of each of these bytes, in a deep run all of them, as `8 * at + bit`.
+fn bits(bytes: &[u8], step: u64) -> Vec<u64> {
+    let (effort, first) = (Effort::given(), Effort::given().seed("bits of a database"));
+    let bits = effort.times(1).min(8);
+    let of = |at| (0..bits).map(move |n| 8 * at + first.wrapping_add(at + n) % 8);
+    places(bytes, step).flat_map(of).collect()
+}
+
+fn flip(world: &World, path: &str, case: u64) {
+    world.fs.flip_bit(path, case / 8, (case % 8) as u8);
+}
+
+fn cut(world: &World, path: &str, len: u64) {
+    world.fs.truncate_raw(path, len);
+}
+
+#[test]
+fn a_flipped_bit_anywhere_in_a_database_is_an_error_or_harmless() {
+    each("two tables, flipped", "byte flips", two_tables(), |bytes| bits(bytes, 11), flip);
+}
+
+#[test]
+fn a_flipped_bit_anywhere_while_a_rollback_is_pending_is_an_error_or_harmless() {
+    each("pending rollback, flipped", "byte flips", pending(), |bytes| bits(bytes, 37), flip);
+}
+
+#[test]
+fn a_cut_file_anywhere_in_a_database_is_an_error_or_harmless() {
+    let lengths = |bytes: &[u8]| places(bytes, 11).collect();
+    each("two tables, cut", "lengths", two_tables(), lengths, cut);
+}
+
+#[test]
+fn a_cut_file_anywhere_while_a_rollback_is_pending_is_an_error_or_harmless() {
+    let lengths = |bytes: &[u8]| places(bytes, 37).collect();
+    each("pending rollback, cut", "lengths", pending(), lengths, cut);
+}

@@ -6,9 +6,12 @@
     reason = "a tool beside the engine: none of its files is ever part of a crash image"
 )]
 
+mod deep;
 mod list;
 mod mutants;
+mod process;
 mod scratch;
+mod tally;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -29,12 +32,18 @@ struct Cli {
 enum Chore {
     /// Breaks the engine in each way of tests/mutants.toml, in a copy, and demands that the named tests fail
     Mutants(mutants::Args),
+    /// Runs the crash harness and the fuzzers for as long as asked for, with another seed in every round
+    Deep(deep::Args),
+    /// Adds up what the tests have tried
+    Tally(tally::Args),
 }
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
     let ended = match Cli::parse().chore {
         Chore::Mutants(args) => mutants::run(root, &args),
+        Chore::Deep(args) => deep::run(root, &args),
+        Chore::Tally(args) => tally::run(&args),
     };
     match ended {
         Ok(true) => ExitCode::SUCCESS,

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
 use crate::Result;
 use crate::list::{Mutant, read_text};
+use crate::process::end;
 
 /// A test that runs for longer hangs. Its build is not counted, nor how long others keep the build directory locked.
 const TEST_LIMIT: Duration = Duration::from_secs(300);
@@ -135,9 +135,7 @@ fn wait(mut child: Child, log: &Path) -> Result<Option<ExitStatus>> {
             started = Some(Instant::now());
         }
         if started.is_some_and(|started| started.elapsed() > TEST_LIMIT) {
-            let killed = kill_process_group(Pid::from_child(&child), Signal::KILL);
-            killed.map_err(|e| format!("end a test that hangs: {e}"))?;
-            child.wait().map_err(|e| format!("wait for cargo: {e}"))?;
+            end(&mut child)?;
             return Ok(None);
         }
         std::thread::sleep(LOOK_AGAIN);

@@ -1,0 +1,317 @@
+//! The same tests and fuzzers as every day, for as long as is asked for, with another seed in every round.
+//!
+//! Two lanes run beside each other until the time is up: one goes through the drivers of the test suite, round after round,
+//! the other through the fuzzers. What is begun is finished. Nothing stops at a finding: it is named, with its seed and its
+//! log, and the end says that there was one.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::Result;
+use crate::process::{Ended, wait_at_most};
+use crate::tally::Tally;
+
+/// What the test suite's part of a round consists of: name, arguments of `cargo test`.
+const DRIVERS: &[(&str, &[&str])] = &[
+    ("sim", &["-p", "lithdb-sim", "--tests"]),
+    ("segment-crash", &["-p", "lithdb-segment", "--test", "crash"]),
+    ("table-crash", &["-p", "lithdb-table", "--test", "crash"]),
+    ("table-faults", &["-p", "lithdb-table", "--test", "faults"]),
+    ("table-damage", &["-p", "lithdb-table", "--test", "corruption"]),
+    ("rollback-crash", &["-p", "lithdb", "--test", "rollback_crash"]),
+    ("rollback-faults", &["-p", "lithdb", "--test", "rollback_faults"]),
+    ("database-damage", &["-p", "lithdb", "--test", "every_byte"]),
+    ("processes", &["-p", "lithdb-tests"]),
+    ("killed-rollback", &["-p", "lithdb-cli", "--test", "rollback"]),
+];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// For how long: nothing is begun afterwards
+    #[arg(long, default_value_t = 60)]
+    minutes: u64,
+    /// The seed of the first round; each further one takes the next
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many times as many random images, rounds and histories as in the quick run
+    #[arg(long, default_value_t = 4)]
+    effort: u64,
+    /// How long each fuzzer runs in each round, in seconds; 0: not at all
+    #[arg(long, default_value_t = 120)]
+    fuzz_seconds: u64,
+    /// Only these drivers or fuzzers
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    only: Vec<String>,
+    /// Where logs, the tally, the report and what the fuzzers have found go
+    #[arg(long, value_name = "DIR", default_value = "target/deep")]
+    report: PathBuf,
+}
+
+/// A run on its way.
+struct Deep<'a> {
+    root: &'a Path,
+    args: &'a Args,
+    dir: PathBuf,
+    started: Instant,
+    findings: Mutex<Vec<String>>,
+    fuzzed: Mutex<Vec<Fuzzed>>,
+}
+
+/// What a fuzzer did in all its rounds.
+#[derive(Debug, Clone, Default)]
+struct Fuzzed {
+    target: String,
+    executions: u64,
+    edges: u64,
+    seconds: u64,
+}
+
+/// Says whether nothing was found.
+pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
+    let dir = root.join(&args.report);
+    fs::create_dir_all(&dir).map_err(|e| format!("create {}: {e}", dir.display()))?;
+    let deep = Deep {
+        root,
+        args,
+        dir,
+        started: Instant::now(),
+        findings: Mutex::default(),
+        fuzzed: Mutex::default(),
+    };
+    let targets = if args.fuzz_seconds == 0 { Vec::new() } else { deep.fuzz_targets()? };
+    let drivers = DRIVERS.iter().filter(|(name, _)| deep.is_asked_for(name)).collect::<Vec<_>>();
+    let targets: Vec<_> = targets.into_iter().filter(|name| deep.is_asked_for(name)).collect();
+    if drivers.is_empty() && targets.is_empty() {
+        let names = DRIVERS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        return Err(format!("expected a fuzz target or one of {names}, found {:?}", args.only));
+    }
+    let tally = deep.path("tally.txt");
+    File::create(&tally).map_err(|e| format!("create {}: {e}", tally.display()))?;
+    let (tests, fuzzers) = std::thread::scope(|scope| {
+        let fuzzers = scope.spawn(|| deep.lane(&targets, |target, seed| deep.fuzz(target, seed)));
+        let tests = deep.lane(&drivers, |driver, seed| deep.test(driver.0, driver.1, seed));
+        (
+            tests,
+            fuzzers.join().unwrap_or_else(|_| Err("the lane of the fuzzers panicked".to_owned())),
+        )
+    });
+    let (test_rounds, fuzz_rounds) = (tests?, fuzzers?);
+    deep.report(&tally, test_rounds, fuzz_rounds)
+}
+
+impl Deep<'_> {
+    fn is_asked_for(&self, name: &str) -> bool {
+        self.args.only.is_empty() || self.args.only.iter().any(|only| only == name)
+    }
+
+    fn is_over(&self) -> bool {
+        self.started.elapsed() >= Duration::from_secs(60 * self.args.minutes)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    fn found(&self, finding: String) {
+        self.say(&format!("FOUND: {finding}"));
+        lock(&self.findings).push(finding);
+    }
+
+    fn say(&self, what: &str) {
+        println!("{:>6} s  {what}", self.started.elapsed().as_secs());
+        let _ = std::io::stdout().flush();
+    }
+
+    /// Round after round until the time is up; says how many were begun.
+    fn lane<T>(&self, steps: &[T], step: impl Fn(&T, u64) -> Result<()>) -> Result<u64> {
+        let mut rounds = 0;
+        while !steps.is_empty() && !self.is_over() {
+            let seed = self.args.seed.wrapping_add(rounds);
+            rounds += 1;
+            for one in steps {
+                if self.is_over() {
+                    break;
+                }
+                step(one, seed)?;
+            }
+        }
+        Ok(rounds)
+    }
+
+    /// Runs a command whose words go to a log. It is over when the run should be, and half as much again.
+    fn logged(&self, command: &mut Command, log: &Path) -> Result<Ended> {
+        let out = File::create(log).map_err(|e| format!("create {}: {e}", log.display()))?;
+        let err = out.try_clone().map_err(|e| format!("open {}: {e}", log.display()))?;
+        command.current_dir(self.root).env("CARGO_TERM_COLOR", "never").env("RUST_BACKTRACE", "1");
+        command.stdin(Stdio::null()).stdout(out).stderr(err);
+        let limit = Duration::from_secs(60 * (self.args.minutes + self.args.minutes / 2 + 20));
+        wait_at_most(command, limit.saturating_sub(self.started.elapsed()))
+    }
+
+    fn test(&self, name: &str, args: &[&str], seed: u64) -> Result<()> {
+        let (began, effort) = (Instant::now(), self.args.effort);
+        let log = self.path(&format!("{name}-{seed}.log"));
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(cargo);
+        command.args(["test", "--locked"]).args(args);
+        command.env("LITHDB_SEED", seed.to_string()).env("LITHDB_EFFORT", effort.to_string());
+        command.env("LITHDB_TALLY", self.path("tally.txt"));
+        let ended = self.logged(&mut command, &log)?;
+        let seconds = began.elapsed().as_secs();
+        match ended {
+            Ended::Well => self.say(&format!("{name}, seed {seed}: passed in {seconds} s")),
+            other => self.found(format!(
+                "{name}: {other} with LITHDB_SEED={seed} LITHDB_EFFORT={effort}, see {}",
+                log.display()
+            )),
+        }
+        Ok(())
+    }
+
+    fn fuzz_targets(&self) -> Result<Vec<String>> {
+        let mut command = nightly_fuzz("list");
+        let said = command.current_dir(self.root).output();
+        let said = said.map_err(|e| format!("run cargo fuzz: {e}"))?;
+        if !said.status.success() {
+            return Err(format!("cargo fuzz list: {}", String::from_utf8_lossy(&said.stderr)));
+        }
+        let listed = String::from_utf8_lossy(&said.stdout);
+        Ok(listed.lines().map(str::to_owned).collect())
+    }
+
+    fn fuzz(&self, target: &str, seed: u64) -> Result<()> {
+        let log = self.path(&format!("fuzz-{target}-{seed}.log"));
+        // What is found on the way goes beside the report, not among the seeds that are kept.
+        let corpus = self.path("corpus").join(target);
+        fs::create_dir_all(&corpus).map_err(|e| format!("create {}: {e}", corpus.display()))?;
+        let mut command = nightly_fuzz("run");
+        command.arg(target).arg(&corpus);
+        command.arg(Path::new("fuzz/corpus").join(target)).arg("--");
+        command.arg(format!("-max_total_time={}", self.args.fuzz_seconds));
+        // To libFuzzer the seed 0 means another one every time.
+        command.arg(format!("-seed={}", (seed & 0x7FFF_FFFF).max(1)));
+        command.args(["-print_final_stats=1", "-rss_limit_mb=2048", "-verbosity=1"]);
+        if matches!(target, "crash_recovery" | "rollback") {
+            command.args(["-len_control=0", "-max_len=600"]);
+        }
+        let ended = self.logged(&mut command, &log)?;
+        let said = String::from_utf8_lossy(&read(&log)?).into_owned();
+        let did = Fuzzed::parse(target, &said);
+        match ended {
+            Ended::Well => self.say(&format!(
+                "fuzz {target}, seed {seed}: {} executions, {} edges",
+                did.executions, did.edges
+            )),
+            other => {
+                self.found(format!("fuzz {target}: {other}, seed {seed}, see {}", log.display()))
+            }
+        }
+        let mut all = lock(&self.fuzzed);
+        match all.iter_mut().find(|fuzzed| fuzzed.target == target) {
+            Some(before) => before.add(&did),
+            None => all.push(did),
+        }
+        Ok(())
+    }
+
+    fn report(&self, tally: &Path, test_rounds: u64, fuzz_rounds: u64) -> Result<bool> {
+        let (args, findings) = (self.args, lock(&self.findings));
+        let mut text = format!(
+            "{} s; seeds from {}, effort {}; rounds begun: {test_rounds} of tests, {fuzz_rounds} of fuzzers\n\n{}",
+            self.started.elapsed().as_secs(),
+            args.seed,
+            args.effort,
+            Tally::read(tally)?
+        );
+        for did in lock(&self.fuzzed).iter() {
+            text += &format!(
+                "fuzz {}: {} executions, {} edges, {} s\n",
+                did.target, did.executions, did.edges, did.seconds
+            );
+        }
+        text += &format!("\n{} findings\n", findings.len());
+        findings.iter().for_each(|finding| text += &format!("{finding}\n"));
+        print!("\n{text}");
+        let path = self.path("report.txt");
+        fs::write(&path, text).map_err(|e| format!("write {}: {e}", path.display()))?;
+        Ok(findings.is_empty())
+    }
+}
+
+impl Fuzzed {
+    /// What libFuzzer said of itself.
+    fn parse(target: &str, said: &str) -> Self {
+        let number_behind = |mark: &str| {
+            let behind = said.rsplit(mark).next().filter(|_| said.contains(mark))?;
+            let digits = behind.trim_start().split(|c: char| !c.is_ascii_digit()).next()?;
+            digits.parse().ok()
+        };
+        Self {
+            target: target.to_owned(),
+            executions: number_behind("stat::number_of_executed_units:").unwrap_or(0),
+            edges: number_behind(" cov: ").unwrap_or(0),
+            seconds: number_behind(" runs in ").unwrap_or(0),
+        }
+    }
+
+    fn add(&mut self, more: &Self) {
+        self.executions += more.executions;
+        self.edges = self.edges.max(more.edges);
+        self.seconds += more.seconds;
+    }
+}
+
+/// `cargo fuzz`, whatever toolchain runs this program.
+fn nightly_fuzz(what: &str) -> Command {
+    let mut command = Command::new("cargo");
+    command.args(["+nightly", "fuzz", what]).env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
+    command
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|e| format!("read {}: {e}", path.display()))
+}
+
+/// A lane that panicked has left nothing half done behind these locks.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_fuzzer_says_of_itself_is_understood() {
+        let said = "#2\tINITED cov: 10 ft: 11 corp: 1/1b\n#512\tDONE   cov: 831 ft: 2190 corp: 9/1Kb lim: 4 exec/s: 0\n\
+                    Done 512 runs in 21 second(s)\nstat::number_of_executed_units: 512\nstat::average: 1\n";
+        let mut did = Fuzzed::parse("names", said);
+        assert_eq!((did.executions, did.edges, did.seconds), (512, 831, 21));
+        did.add(&Fuzzed::parse("names", "nothing"));
+        assert_eq!((did.executions, did.edges, did.seconds), (512, 831, 21));
+    }
+
+    #[test]
+    fn every_driver_is_a_test_that_is_there() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        for (name, args) in DRIVERS {
+            let package = args.get(1).unwrap();
+            let dir = match *package {
+                "lithdb" => "crates/lithdb".to_owned(),
+                "lithdb-tests" => "tests".to_owned(),
+                other => other.replace("lithdb-", "crates/"),
+            };
+            let dir = root.join(dir);
+            assert!(dir.join("Cargo.toml").exists(), "{name}: no package {package}");
+            for pair in args.windows(2).filter(|pair| pair[0] == "--test") {
+                let test = dir.join("tests").join(pair[1]);
+                let is_there = test.with_extension("rs").exists() || test.join("main.rs").exists();
+                assert!(is_there, "{name}: no test {}", pair[1]);
+            }
+        }
+    }
+}

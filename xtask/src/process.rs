@@ -1,0 +1,73 @@
+//! Children with a time limit, ended with all that they started.
+
+use std::fmt;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::Result;
+
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Well,
+    /// With another exit status than 0, or by a signal.
+    Badly,
+    /// Not within its time.
+    Hung,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Well => "passed",
+            Self::Badly => "failed",
+            Self::Hung => "did not end",
+        })
+    }
+}
+
+/// Runs the command in a process group of its own.
+pub(crate) fn wait_at_most(command: &mut Command, limit: Duration) -> Result<Ended> {
+    let child = command.process_group(0).spawn();
+    let mut child = child.map_err(|e| format!("run {}: {e}", command.get_program().display()))?;
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().map_err(|e| format!("wait for a child: {e}"))? {
+            return Ok(if status.success() { Ended::Well } else { Ended::Badly });
+        }
+        if started.elapsed() > limit {
+            end(&mut child)?;
+            return Ok(Ended::Hung);
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// Ends a child that leads a process group, and all that it started.
+pub(crate) fn end(child: &mut Child) -> Result<()> {
+    let killed = kill_process_group(Pid::from_child(child), Signal::KILL);
+    killed.map_err(|e| format!("end a child that hangs: {e}"))?;
+    child.wait().map(drop).map_err(|e| format!("wait for a child: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_end_well_badly_or_too_late() {
+        let run = |script: &str, limit: u64| {
+            let mut command = Command::new("sh");
+            wait_at_most(command.args(["-c", script]), Duration::from_secs(limit)).unwrap()
+        };
+        assert_eq!(run("exit 0", 60), Ended::Well);
+        assert_eq!(run("exit 3", 60), Ended::Badly);
+        assert_eq!(run("kill -9 $$", 60), Ended::Badly);
+        assert_eq!(run("sleep 60 & wait", 0), Ended::Hung);
+    }
+}

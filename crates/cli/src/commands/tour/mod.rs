@@ -10,6 +10,7 @@ mod files;
 mod load;
 mod place;
 mod reader;
+mod rollback;
 mod signals;
 mod tree;
 
@@ -152,6 +153,7 @@ fn lead(
     tour.read_beside(&db)?;
     db.close()?;
     drop(db);
+    tour.roll_back()?;
     tour.verify()?;
     tour.sum_up(place, tree, started.elapsed())
 }

@@ -16,7 +16,7 @@ const MEANWHILE_BYTES: u64 = 64 << 20;
 const MEANWHILE_FILES: usize = 2_000;
 
 /// The key of a file that was stored a second time: no path from the root of a tree has two slashes in a row.
-fn again(item: &Item) -> String {
+pub(super) fn again(item: &Item) -> String {
     format!("again://{}", item.key)
 }
 

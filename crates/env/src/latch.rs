@@ -4,9 +4,8 @@
 //! the same), so nothing later may be acknowledged. The latch keeps the first cause and hands it to
 //! every later caller; only opening again, which reads the disk and trusts no cache, starts anew.
 
-use std::sync::OnceLock;
-
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::OnceLock;
 
 /// Holds the first failure. Setting it again changes nothing.
 #[derive(Debug, Default)]

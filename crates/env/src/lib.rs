@@ -17,6 +17,7 @@ mod os;
 mod outside;
 mod pool;
 mod replace;
+pub mod sync;
 
 use std::sync::Arc;
 

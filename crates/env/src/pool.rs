@@ -8,11 +8,10 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::JoinHandle;
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 
 type Task = Box<dyn FnOnce() + Send>;
 
@@ -22,7 +21,7 @@ type Task = Box<dyn FnOnce() + Send>;
 /// If the system cannot give one.
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     #[allow(clippy::disallowed_methods)] // this is the door
-    std::thread::Builder::new().name(name.to_owned()).spawn(body)
+    thread::Builder::new().name(name.to_owned()).spawn(body)
 }
 
 /// A few threads that run short blocking tasks in the order they were given.
@@ -108,7 +107,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.queue.lock().closed = true;
         self.shared.wake.notify_all();
-        let this = std::thread::current().id();
+        let this = thread::current().id();
         for worker in self.workers.lock().drain(..) {
             // The last handle of a database may be dropped by a task of its own pool.
             if worker.thread().id() != this {

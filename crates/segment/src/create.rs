@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use lithdb_env::sync::RwLock;
 use lithdb_env::{Error, File, Result, UnixMillis, write_all_at};
-use parking_lot::RwLock;
 
 use crate::growing::GrowingFile;
 use crate::handle::Handle;

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use lithdb_env::sync::Mutex;
+use lithdb_env::sync::atomic::{AtomicU64, Ordering};
 use lithdb_env::{Error, Result};
-use parking_lot::Mutex;
 
 use crate::handle::{Handle, OpenFile, ReadMode};
 use crate::tail::Tail;

@@ -6,12 +6,12 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use lithdb_env::sync::atomic::{AtomicBool, Ordering};
+use lithdb_env::sync::{Mutex, RwLock};
 use lithdb_env::{Error, File, Fs, Map, OpenMode, Result, read_up_to_at};
-use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 /// How values and keys are read.

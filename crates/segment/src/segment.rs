@@ -5,12 +5,13 @@
 //! A segment that was *doomed* unlinks its files when its last holder lets go.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use lithdb_env::sync::OnceLock;
+use lithdb_env::sync::RwLock;
+use lithdb_env::sync::atomic::{AtomicBool, Ordering};
 use lithdb_env::{Env, Error, ErrorKind, File, OpenMode, Result, read_exact_at};
-use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 use crate::growing::GrowingFile;

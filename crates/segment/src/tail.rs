@@ -13,8 +13,8 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use lithdb_env::sync::{Mutex, RwLock};
 use lithdb_env::{File, write_all_at};
-use parking_lot::{Mutex, RwLock};
 
 /// The size of a chunk: one positional write.
 pub(crate) const CHUNK_LEN: usize = 1 << 20;

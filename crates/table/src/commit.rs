@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lithdb_env::Result;
+use lithdb_env::sync::{Condvar, Mutex};
 use lithdb_segment::Position;
-use parking_lot::{Condvar, Mutex};
 
 use crate::table::{Inner, Table};
 

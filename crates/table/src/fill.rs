@@ -4,8 +4,8 @@
 //! sealed segment holds is compared with its seal.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use lithdb_env::sync::atomic::{AtomicUsize, Ordering};
 use lithdb_env::{Error, Pool, Result};
 use lithdb_keymap::{KeyHash, Keymap};
 use lithdb_segment::record::KEY_FIXED_LEN;

@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
+use lithdb_env::sync::{Condvar, Mutex};
 use lithdb_env::{Error, ErrorKind, Latch};
 use lithdb_segment::Position;
-use parking_lot::{Condvar, Mutex};
 
 /// The puts that are on their way.
 #[derive(Debug, Default)]

@@ -3,15 +3,15 @@
 use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use lithdb_env::sync::atomic::AtomicBool;
+use lithdb_env::sync::{Mutex, RwLock};
 use lithdb_env::{
     Error, ErrorKind, Fs, Latch, Result, UnixMillis, remove_if_there, replacement_path,
 };
 use lithdb_keymap::{Keymap, MemoryKeymap};
 use lithdb_segment::{Context, Position, SEGMENTS_DIR, STATE_FILE};
-use parking_lot::{Mutex, RwLock};
 
 use crate::commit::Commit;
 use crate::counters::Counters;

@@ -5,13 +5,13 @@
 //! look: a finding that would be an error is reported when a complete second look repeats it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use lithdb_env::sync::Mutex;
+use lithdb_env::sync::atomic::{AtomicU32, Ordering};
 use lithdb_env::{Error, ErrorKind, Result, exists};
 use lithdb_segment::scan::Totals;
 use lithdb_segment::{Position, Segment, SegmentId};
-use parking_lot::Mutex;
 
 use crate::cut::INTENT_FILE;
 use crate::fill::Fill;

@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
+use lithdb_env::sync::{Condvar, Mutex};
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_segment::scan::Totals;
 use lithdb_segment::{Position, SealJob, Segment};
-use parking_lot::{Condvar, Mutex};
 
 use crate::event::Event;
 use crate::table::{Inner, Mode, WriteSide};

@@ -7,13 +7,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lithdb_env::sync::{Mutex, MutexGuard};
 use lithdb_env::{
     Error, ErrorKind, File, Fs, OpenMode, Result, UnixMillis, read_file, replace_file, write_all_at,
 };
 use lithdb_segment::envelope::{self, Magic};
 use lithdb_segment::record::Mark;
 use lithdb_segment::{SegmentId, check_writable};
-use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 pub(crate) const SLOT_LEN: usize = 4096;

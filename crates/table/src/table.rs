@@ -8,13 +8,13 @@ use std::any::Any;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use lithdb_env::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use lithdb_env::sync::{Mutex, RwLock};
 use lithdb_env::{Env, Error, ErrorKind, Latch, Result, UnixMillis};
 use lithdb_keymap::Keymap;
 use lithdb_segment::{Context, Position, Segment, SegmentId, SegmentWriter, TableName};
-use parking_lot::{Mutex, RwLock};
 
 use crate::commit::Commit;
 use crate::counters::Counters;

@@ -121,13 +121,20 @@ impl Table {
     pub fn iter_from(&self, key: &[u8]) -> Result<Iter> {
         self.inner.enter()?;
         self.inner.check_asked(key)?;
-        let found = self.inner.again_if_collected(|| self.inner.find(key));
-        let found = found.map_err(|e| self.inner.in_context(&e))?;
-        if let Some(found) = found {
+        let find = || {
+            let found = self.inner.again_if_collected(|| self.inner.find(key));
+            found.map_err(|e| self.inner.in_context(&e))
+        };
+        let mut watermark = self.inner.watermark();
+        while let Some(found) = find()? {
             let (segments, end) = self.inner.snapshot_behind(found.at);
-            // Unless it has been collected since.
             if segments.iter().any(|segment| segment.id() == found.at.segment) {
                 return Ok(Iter::new(segments, found.at, end).of(self));
+            }
+            // Collected since; the key may have been put again before that.
+            let before = std::mem::replace(&mut watermark, self.inner.watermark());
+            if watermark == before {
+                break;
             }
         }
         let message = format!("table {}: key {} is not there", self.name(), show_key(key));

@@ -51,19 +51,29 @@ impl Inner {
     pub(crate) fn find(&self, key: &[u8]) -> Result<Option<Found>> {
         let hash = KeyHash::of(self.hash_seed, key);
         let mut candidates = Candidates::new();
-        self.keymap.candidates(hash, &mut candidates);
-        for at in candidates.iter().copied() {
-            // Collected since the keymap was asked.
-            let Some(segment) = self.segment(at.segment) else { continue };
-            // Seen by this reader before the writer's recovery gave it up.
-            if u64::from(at.offset) >= segment.key_end() {
-                continue;
+        loop {
+            let watermark = self.watermark();
+            self.keymap.candidates(hash, &mut candidates);
+            let mut any_gone = false;
+            for at in candidates.iter().copied() {
+                // Collected since the keymap was asked.
+                let Some(segment) = self.segment(at.segment) else {
+                    any_gone = true;
+                    continue;
+                };
+                // Seen by this reader before the writer's recovery gave it up.
+                if u64::from(at.offset) >= segment.key_end() {
+                    continue;
+                }
+                if let Some(address) = segment.lookup(at.offset, key)? {
+                    return Ok(Some(Found { at, segment, address }));
+                }
             }
-            if let Some(address) = segment.lookup(at.offset, key)? {
-                return Ok(Some(Found { at, segment, address }));
+            // The key may have been put again between the question and the collection. Asked again, the keymap says so.
+            if !any_gone || self.watermark() == watermark {
+                return Ok(None);
             }
         }
-        Ok(None)
     }
 
     /// A reader in another process may find that a file has been collected under it, or that a rollback has cut it: it looks
@@ -81,5 +91,120 @@ impl Inner {
             }
             (answer, _) => answer,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use lithdb_env::Result;
+    use lithdb_env::sync::Mutex;
+    use lithdb_keymap::{Candidates, KeyHash, Keymap};
+    use lithdb_segment::{HandleLimit, Position, ReadMode, SegmentId, TableName};
+    use lithdb_sim::{SimClock, SimFs, sim_env};
+
+    use crate::event::EventListener;
+    use crate::table::TableSetup;
+    use crate::{OpenForWriting, Table, TableOptions};
+
+    type Meanwhile = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
+    /// A keymap after whose next answer something else happens before it is looked at.
+    struct Answered {
+        keymap: Arc<dyn Keymap>,
+        meanwhile: Meanwhile,
+    }
+
+    impl std::fmt::Debug for Answered {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("Answered")
+        }
+    }
+
+    impl Keymap for Answered {
+        fn insert(
+            &self,
+            hash: KeyHash,
+            at: Position,
+            same_key: &mut dyn FnMut(Position) -> Result<bool>,
+        ) -> Result<()> {
+            self.keymap.insert(hash, at, same_key)
+        }
+        fn insert_batch(
+            &self,
+            items: &[(KeyHash, Position)],
+            same_key: &mut dyn FnMut(Position, Position) -> Result<bool>,
+        ) -> Result<()> {
+            self.keymap.insert_batch(items, same_key)
+        }
+        fn candidates(&self, hash: KeyHash, out: &mut Candidates) {
+            self.keymap.candidates(hash, out);
+            let meanwhile = self.meanwhile.lock().take();
+            if let Some(meanwhile) = meanwhile {
+                meanwhile();
+            }
+        }
+        fn raise_watermark(&self, lowest: SegmentId) {
+            self.keymap.raise_watermark(lowest);
+        }
+        fn entries(&self) -> usize {
+            self.keymap.entries()
+        }
+        fn memory_bytes(&self) -> usize {
+            self.keymap.memory_bytes()
+        }
+        fn reserve(&self, additional_keys: usize) {
+            self.keymap.reserve(additional_keys);
+        }
+    }
+
+    /// A table with `key` in a segment that has expired, and what puts the key again and collects that segment.
+    fn before_the_collection() -> (Table, Meanwhile, Box<dyn FnOnce() + Send>) {
+        let (fs, clock) = (SimFs::new(), SimClock::new(1));
+        fs.make_dirs("/r");
+        let setup = TableSetup {
+            name: TableName::new("t").unwrap(),
+            env: sim_env(&fs, &clock),
+            dirs: vec![PathBuf::from("/r/t")],
+            read_mode: ReadMode::Map,
+            handles: Arc::new(HandleLimit::new(8)),
+            listener: EventListener::default(),
+            filter: None,
+            clock_jump_limit: Duration::from_secs(86_400),
+            clock_jump_hold: Duration::ZERO,
+        };
+        Table::create(&setup).unwrap();
+        let options = TableOptions::new().ttl(Duration::from_secs(1));
+        let how = OpenForWriting { may_cut: true, coalesce: Duration::ZERO };
+        let mut table = Table::open(&setup, &options, how).unwrap();
+        let meanwhile = Meanwhile::default();
+        let inner = Arc::get_mut(&mut table.inner).unwrap();
+        let keymap = Arc::clone(&inner.keymap);
+        inner.keymap = Arc::new(Answered { keymap, meanwhile: Arc::clone(&meanwhile) });
+        table.put(b"key", b"older").unwrap();
+        table.seal().unwrap();
+        clock.advance(Duration::from_secs(2));
+        let other = table.clone();
+        let put_and_collect = move || {
+            other.put(b"key", b"newer").unwrap();
+            assert_eq!(other.run_gc().unwrap().segments, 1);
+        };
+        (table, meanwhile, Box::new(put_and_collect))
+    }
+
+    #[test]
+    fn a_key_that_is_put_again_while_its_older_segment_is_collected_is_never_absent() {
+        let (table, meanwhile, put_and_collect) = before_the_collection();
+        *meanwhile.lock() = Some(put_and_collect);
+        assert_eq!(table.get(b"key").unwrap().unwrap(), b"newer");
+        assert!(meanwhile.lock().is_none());
+        // Collected and not put again, it is absent.
+        let (table, meanwhile, _) = before_the_collection();
+        let other = table.clone();
+        *meanwhile.lock() = Some(Box::new(move || assert_eq!(other.run_gc().unwrap().segments, 1)));
+        assert!(table.get(b"key").unwrap().is_none());
     }
 }

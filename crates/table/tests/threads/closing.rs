@@ -1,0 +1,102 @@
+//! A table that is dropped or closed beside puts and seals.
+
+use lithdb_env::ErrorKind;
+use lithdb_sim::SimFs;
+use lithdb_table::Table;
+
+use crate::search::search;
+use crate::world::{Client, Crash, World, go, join_all, options};
+
+fn is_empty(fs: &SimFs) {
+    let left = fs.file_paths();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_table_that_is_dropped_beside_puts_and_seals_leaves_nothing() {
+    search("a drop beside puts and seals", 300, || {
+        let world = World::new();
+        let table = world.create_and_open(&options(2));
+        let (put, seal, drop_it) = (table.clone(), table.clone(), table.clone());
+        let setup = world.setup.clone();
+        let threads = [
+            go(move || {
+                for key in [b"1", b"2", b"3"] {
+                    if let Err(error) = put.put(key, &[7; 40]) {
+                        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+                    }
+                }
+            }),
+            go(move || {
+                for result in [seal.seal(), seal.flush()] {
+                    if let Err(error) = result {
+                        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+                    }
+                }
+            }),
+            go(move || {
+                drop_it.begin_drop().unwrap();
+                assert_eq!(drop_it.put(b"4", b"").unwrap_err().kind(), ErrorKind::Closed);
+            }),
+        ];
+        join_all(threads);
+        drop(table);
+        Table::remove(&setup).unwrap();
+        is_empty(&world.fs);
+    });
+}
+
+#[test]
+fn files_are_removed_at_once_when_a_table_was_dropped_and_no_others_appear() {
+    search("a drop and a removal beside puts and seals", 300, || {
+        let world = World::new();
+        let table = world.create_and_open(&options(2));
+        let (put, seal, drop_it) = (table.clone(), table.clone(), table.clone());
+        let setup = world.setup.clone();
+        let threads = [
+            go(move || {
+                for key in [b"1", b"2", b"3"] {
+                    let _ = put.put(key, &[7; 40]);
+                }
+            }),
+            go(move || drop(seal.seal())),
+            go(move || {
+                drop_it.begin_drop().unwrap();
+                Table::remove(&setup).unwrap();
+            }),
+        ];
+        join_all(threads);
+        drop(table);
+        is_empty(&world.fs);
+    });
+}
+
+#[test]
+fn what_was_put_before_a_close_is_durable_and_what_comes_later_is_refused() {
+    search("a close beside puts", 250, || {
+        let world = World::new();
+        let options = options(3);
+        let client = Client::new(&world, world.create_and_open(&options), Crash::AtTheEnd);
+        let (a, b, close) = (client.clone(), client.clone(), client.clone());
+        let put = |client: Client, keys: [&'static str; 3]| {
+            move || {
+                for key in keys {
+                    // Refused, it is refused for good.
+                    if !client.put(key) {
+                        assert!(!client.put("z-9"));
+                        return;
+                    }
+                }
+            }
+        };
+        let threads = [
+            go(put(a, ["a-1", "a-2", "a-3"])),
+            go(put(b, ["b-1", "L-2", "b-3"])),
+            go(move || close.acknowledge(Table::close).unwrap()),
+        ];
+        join_all(threads);
+        // All of it, not only what had returned when the close began.
+        client.acknowledge(|_| Ok(())).unwrap();
+        client.check_crashes(&options);
+    });
+}

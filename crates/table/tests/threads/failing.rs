@@ -1,0 +1,45 @@
+//! A sync that fails in one thread, beside others that flush.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use lithdb_sim::{Fault, Pages};
+use lithdb_table::Table;
+
+use crate::search::{any, search};
+use crate::world::{Client, Crash, World, go, join_all, options};
+
+#[test]
+fn after_a_failed_sync_nobody_acknowledges() {
+    search("a failed sync beside flushes", 300, || {
+        let world = World::new();
+        let options = options(3);
+        let client = Client::new(&world, world.create_and_open(&options), Crash::AtTheEnd);
+        // Known to this test alone, and not to the model checker: set when a call has failed.
+        let failed = Arc::new(AtomicBool::new(false));
+        let pages = if any(2) == 0 { Pages::Lost } else { Pages::ReadableAndClean };
+        world.fs.fail_op(1 + any(30), Fault::FailedSync { pages }, false);
+        let flush = |client: &Client, failed: &AtomicBool| {
+            let had_failed = failed.load(Ordering::SeqCst);
+            match client.acknowledge(Table::flush) {
+                Ok(()) => assert!(!had_failed, "a flush acknowledged after a failed sync"),
+                Err(_) => failed.store(true, Ordering::SeqCst),
+            }
+        };
+        let mut threads = Vec::new();
+        for keys in [["a-1", "a-2"], ["b-1", "b-2"]] {
+            let (client, failed) = (client.clone(), Arc::clone(&failed));
+            threads.push(go(move || {
+                for key in keys {
+                    let had_failed = failed.load(Ordering::SeqCst);
+                    let stored = client.put(key);
+                    assert!(!(had_failed && stored), "a put after a failed sync");
+                    flush(&client, &failed);
+                }
+            }));
+        }
+        join_all(threads);
+        assert_eq!(client.table.failure().is_some(), failed.load(Ordering::SeqCst));
+        client.check_crashes(&options);
+    });
+}

@@ -1,0 +1,59 @@
+//! A large value that stalls on its way, while others put, flush, seal and walk.
+
+use std::sync::Arc;
+
+use crate::search::search;
+use crate::world::{Client, Crash, World, go, join_all, options};
+
+#[test]
+fn a_large_value_that_stalls_holds_up_acknowledgements_and_nothing_else() {
+    search("a large value stalls beside flushes", 200, || {
+        let world = World::new();
+        let options = options(100);
+        let client = Client::new(&world, world.create_and_open(&options), Crash::any());
+        world.gate.shut();
+        let (large, small, flush, walk) =
+            (client.clone(), client.clone(), client.clone(), client.clone());
+        let gate = Arc::clone(&world.gate);
+        let threads = [
+            go(move || large.put_all(["L-1"])),
+            go(move || {
+                // Puts and gets do not wait for it: or nobody would open the gate.
+                small.put_all(["s-1", "s-2"]);
+                gate.open();
+            }),
+            go(move || {
+                flush.flush();
+                flush.flush();
+            }),
+            go(move || walk.walk()),
+        ];
+        join_all(threads);
+        client.walk();
+        client.check_crashes(&options);
+    });
+}
+
+#[test]
+fn a_seal_waits_for_a_large_value_that_stalls() {
+    search("a large value stalls beside a seal", 200, || {
+        let world = World::new();
+        let options = options(100);
+        let client = Client::new(&world, world.create_and_open(&options), Crash::any());
+        world.gate.shut();
+        let (large, small, seal) = (client.clone(), client.clone(), client.clone());
+        let gate = Arc::clone(&world.gate);
+        let threads = [
+            go(move || large.put_all(["L-1"])),
+            go(move || {
+                small.put_all(["s-1"]);
+                gate.open();
+                small.put_all(["s-2"]);
+                small.flush();
+            }),
+            go(move || seal.seal()),
+        ];
+        join_all(threads);
+        client.check_crashes(&options);
+    });
+}

@@ -7,6 +7,7 @@
 #![expect(clippy::expect_used, reason = "a wrong path in a test must stop the test, with its name")]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::dir::DirNode;
 use crate::fault::Faults;
@@ -103,6 +104,53 @@ impl SimFs {
         state.tree.settle_names(dir).expect("the directory is there");
     }
 
+    /// Removes a directory with all that is in it, durably: a root that is not there.
+    ///
+    /// # Panics
+    /// If there is no such directory, or it is the root.
+    pub fn remove_dir_raw(&self, path: impl AsRef<Path>) {
+        let path = path.as_ref();
+        for file in self.file_paths().iter().filter(|file| file.starts_with(path)) {
+            self.remove_raw(file);
+        }
+        let mut state = self.state();
+        let mut dirs = vec![path.to_owned()];
+        let mut next = 0;
+        while let Some(dir) = dirs.get(next).cloned() {
+            let ino = state.tree.resolve(&dir).expect("the directory is there");
+            let node = state.tree.node(ino).and_then(Node::dir).expect("the path is a directory");
+            dirs.extend(node.live.keys().map(|name| dir.join(name)));
+            next += 1;
+        }
+        for dir in dirs.iter().rev() {
+            let (parent, _) = state.tree.parent(dir).expect("the directory is not the root");
+            state.tree.remove_dir(dir).expect("the directory is empty");
+            state.tree.settle_names(parent).expect("the directory is there");
+        }
+    }
+
+    /// Lets two files or directories change names, durably: two roots that were mounted the wrong way round.
+    ///
+    /// # Panics
+    /// If one of them is not there, or one is in the other.
+    pub fn swap_raw(&self, one: impl AsRef<Path>, two: impl AsRef<Path>) {
+        let (one, two) = (one.as_ref(), two.as_ref());
+        assert!(!one.starts_with(two) && !two.starts_with(one), "one is in the other");
+        let mut state = self.state();
+        let tree = &mut state.tree;
+        let places = [one, two].map(|path| {
+            let place = tree.parent(path).expect("the directory is there");
+            tree.settle_names(place.0).expect("the directory is there");
+            (place, tree.resolve(path).expect("the path is there"))
+        });
+        let [(first, is_first), (second, is_second)] = places;
+        for (place, ino) in [(first, is_second), (second, is_first)] {
+            let dir = tree.node_mut(place.0).and_then(Node::dir_mut).expect("it is a directory");
+            dir.live.insert(place.1.clone(), ino);
+            dir.durable.insert(place.1, ino);
+        }
+    }
+
     /// An independent copy of what is visible now, all of it durable, without faults or locks. This one
     /// goes on living.
     #[must_use]
@@ -117,7 +165,10 @@ impl SimFs {
 
 fn settled(node: &Node) -> Node {
     let body = match &node.body {
-        Body::File(file) => Body::File(FileNode::settled(file.live.clone(), file.extents.clone())),
+        Body::File(file) => {
+            let (extents, older) = (file.extents.clone(), Arc::clone(&file.older));
+            Body::File(FileNode::settled(file.live.clone(), extents, older))
+        }
         Body::Dir(dir) => Body::Dir(DirNode {
             live: dir.live.clone(),
             durable: dir.live.clone(),

@@ -6,15 +6,19 @@
 //! it), a rename happens in both its directories or in none, a directory is not removed while what
 //! happened in it is lost, and no rename moves a file into a directory that is gone. So a rename
 //! neither doubles nor loses what it moves.
+//!
+//! What a file holds durably is never harmed: a crash that also costs durable bytes is a crash and then damage
+//! (`device.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::choice::{Choice, SeededChoice};
 use crate::dir::{DirChange, DirNode, Entries, Place};
 use crate::fate::Fate;
+use crate::freed::OldBlocks;
 use crate::fs::SimFs;
 use crate::inode::{Body, FileChange, FileNode, Ino, Node};
-use crate::space::blocks_of;
+use crate::space::{BLOCK_BYTES, blocks_of};
 use crate::tree::{ROOT, Tree};
 
 /// Which of the images that a crash may leave.
@@ -31,6 +35,9 @@ pub enum CrashImage {
     EachAlone(usize),
     /// Operations on names and lengths are kept; written data is not: what it added reads as zeros.
     LengthWithoutData,
+    /// The same, but what was added reads as old blocks: what this file held there before it was cut or an earlier crash
+    /// took it, else the bytes of the file that was cut, removed or lost last. Seeded images have older ones, too.
+    LengthWithOldBlocks,
     /// Random, reproduced by the seed.
     Seeded(u64),
 }
@@ -40,7 +47,7 @@ impl SimFs {
     /// but may be crashed again with other choices.
     pub fn crash(&self, choice: &mut dyn Choice) -> Self {
         self.crash_by(&mut |_, op| match op {
-            Pending::File { change, len } => Fate::of_file(choice, change, len),
+            Pending::File { change, len, old } => Fate::of_file(choice, change, len, old),
             Pending::Name => Fate::of_name(choice),
         })
     }
@@ -59,6 +66,12 @@ impl SimFs {
             CrashImage::LengthWithoutData => self.crash_by(&mut |_, op| match op {
                 Pending::File { change: FileChange::Write { .. }, .. } => Fate::LENGTH_WITHOUT_DATA,
                 Pending::File { .. } | Pending::Name => Fate::Kept,
+            }),
+            CrashImage::LengthWithOldBlocks => self.crash_by(&mut |_, op| match op {
+                Pending::File { change, len, old } => {
+                    Fate::length_with_old_blocks(change, len, old)
+                }
+                Pending::Name => Fate::Kept,
             }),
             CrashImage::Seeded(seed) => self.crash(&mut SeededChoice::new(seed)),
         }
@@ -80,7 +93,7 @@ impl SimFs {
 
 /// What a fate is asked for.
 enum Pending<'a> {
-    File { change: &'a FileChange, len: usize },
+    File { change: &'a FileChange, len: usize, old: OldBlocks<'a> },
     Name,
 }
 
@@ -155,7 +168,8 @@ impl<'a> Wreck<'a> {
             match op {
                 Op::File(ino, change) => {
                     let Some(image) = self.files.get_mut(&ino) else { continue };
-                    decide(n, Pending::File { change, len: image.len() }).apply(change, image);
+                    let (len, old) = (image.len(), tree.freed.seen_by(ino));
+                    decide(n, Pending::File { change, len, old }).apply(change, image);
                 }
                 Op::Name(change) => {
                     let kept = self.is_possible(change)
@@ -236,19 +250,36 @@ impl<'a> Wreck<'a> {
             };
             nodes.insert(ino, Node { links, open: 0, body });
         }
-        self.tree.with_nodes(nodes)
+        let mut tree = self.tree.with_nodes(nodes);
+        self.leave_lost_bytes(&mut tree);
+        tree
+    }
+
+    /// What was written and is not in the image may be on the disk all the same, without a file that it belongs to.
+    fn leave_lost_bytes(&self, after: &mut Tree) {
+        for (ino, node) in &self.tree.nodes {
+            let Ok(was) = node.file() else { continue };
+            let is = after.node(*ino).and_then(Node::file).map_or(&[][..], |file| &file.live);
+            let block = BLOCK_BYTES as usize;
+            let mut blocks = was.live.chunks(block).zip(is.chunks(block));
+            let same = blocks.position(|(was, is)| was != is).map_or(is.len(), |n| n * block);
+            let lost = was.live.get(same.min(was.live.len())..).unwrap_or_default().to_vec();
+            after.freed.add(*ino, same, &lost);
+        }
     }
 
     /// A file with `bytes` that keeps the space it had within its length.
     fn settle(&self, ino: Ino, bytes: Vec<u8>) -> FileNode {
         let old = self.tree.node(ino).and_then(Node::file);
-        let (mut extents, old_len) =
-            old.map_or_else(|_| Default::default(), |f| (f.extents.clone(), f.live.len() as u64));
+        let (mut extents, old_len) = old
+            .as_ref()
+            .map_or_else(|_| Default::default(), |f| (f.extents.clone(), f.live.len() as u64));
         let len = bytes.len() as u64;
-        extents.cut(len.div_ceil(crate::space::BLOCK_BYTES));
+        extents.cut(len.div_ceil(BLOCK_BYTES));
         if len > old_len {
             extents.insert(blocks_of(old_len, len - old_len));
         }
-        FileNode::settled(bytes, extents)
+        let older = old.map(|file| file.older_after_crash(self.tree.last_seq(), &bytes));
+        FileNode::settled(bytes, extents, older.unwrap_or_default())
     }
 }

@@ -1,52 +1,107 @@
 //! What a crash can do to one unsynced operation, and how a [`Choice`] picks among it.
+//!
+//! All of it is what POSIX allows to happen to bytes that no sync has covered. A device that loses or misplaces bytes
+//! that it has acknowledged is another matter: see `device.rs`.
 
 use crate::choice::Choice;
+use crate::freed::OldBlocks;
 use crate::inode::{FileChange, write_into};
 
 /// What blocks read as that were given to a file, but never written: what somebody else left there.
 const STALE_BYTE: u8 = 0xDB;
+
+/// What the new part of a file reads as whose data was not written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Filling {
+    /// This byte.
+    Byte(u8),
+    /// Old blocks: the bytes from the file's end or the operation's offset, whichever is further, to the operation's end.
+    Old(Vec<u8>),
+}
 
 /// What became of an operation. Directory operations are kept or lost, nothing between.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fate {
     Lost,
     Kept,
-    /// The file is as long as after the write, but the new part is filled with this byte.
-    LengthOnly(u8),
+    /// The file is as long as after the write, but the new part was not written.
+    LengthOnly(Filling),
     /// Some sectors were written.
     Torn {
         sector_bytes: usize,
         kept: Vec<bool>,
+        /// What the others read as that are new.
+        filling: Filling,
         with_length: bool,
     },
 }
 
-impl Fate {
-    pub(crate) const LENGTH_WITHOUT_DATA: Self = Self::LengthOnly(0);
+/// The fates of a write that extends its file or takes several sectors, before the details are chosen.
+#[derive(Clone, Copy)]
+enum Kind {
+    Lost,
+    Kept,
+    Length(u8),
+    Torn(usize),
+    LengthOld,
+}
 
-    /// Asks `choice` about a change to a file that is `len` bytes long so far.
-    pub(crate) fn of_file(choice: &mut dyn Choice, change: &FileChange, len: usize) -> Self {
+impl Fate {
+    pub(crate) const LENGTH_WITHOUT_DATA: Self = Self::LengthOnly(Filling::Byte(0));
+
+    /// Asks `choice` about a change to a file that is `len` bytes long so far and may find `old` blocks.
+    pub(crate) fn of_file(
+        choice: &mut dyn Choice,
+        change: &FileChange,
+        len: usize,
+        old: OldBlocks<'_>,
+    ) -> Self {
         let FileChange::Write { offset, data } = change else { return Self::of_name(choice) };
-        let extends = offset + data.len() > len;
-        let mut fates = vec![Self::Lost, Self::Kept];
+        let end = offset + data.len();
+        let extends = end > len;
+        let mut kinds = vec![Kind::Lost, Kind::Kept];
         if extends {
-            fates.extend([Self::LENGTH_WITHOUT_DATA, Self::LengthOnly(STALE_BYTE)]);
+            kinds.extend([Kind::Length(0), Kind::Length(STALE_BYTE)]);
         }
         for sector_bytes in [512, 4096] {
             if sectors(*offset, data.len(), sector_bytes).count() > 1 {
-                fates.push(Self::Torn { sector_bytes, kept: Vec::new(), with_length: false });
+                kinds.push(Kind::Torn(sector_bytes));
             }
         }
-        let picked = choice.choose(fates.len()).min(fates.len() - 1);
-        match fates.swap_remove(picked) {
-            Self::Torn { sector_bytes, .. } => {
+        let olds = if extends { old.count() } else { 0 };
+        if olds > 0 {
+            kinds.push(Kind::LengthOld);
+        }
+        let old_blocks = |choice: &mut dyn Choice| {
+            let bytes = old.read(choice.choose(olds), len.max(*offset)..end);
+            bytes.map_or(Filling::Byte(STALE_BYTE), Filling::Old)
+        };
+        let picked = choice.choose(kinds.len()).min(kinds.len() - 1);
+        match kinds.swap_remove(picked) {
+            Kind::Lost => Self::Lost,
+            Kind::Kept => Self::Kept,
+            Kind::Length(byte) => Self::LengthOnly(Filling::Byte(byte)),
+            Kind::LengthOld => Self::LengthOnly(old_blocks(choice)),
+            Kind::Torn(sector_bytes) => {
                 let sectors = sectors(*offset, data.len(), sector_bytes);
                 let kept = sectors.map(|_| choice.choose(2) == 1).collect();
                 let with_length = extends && choice.choose(2) == 1;
-                Self::Torn { sector_bytes, kept, with_length }
+                let is_old = olds > 0 && choice.choose(2) == 1;
+                let filling = if is_old { old_blocks(choice) } else { Filling::Byte(0) };
+                Self::Torn { sector_bytes, kept, filling, with_length }
             }
-            fate => fate,
         }
+    }
+
+    /// The file is as long as after `change`, and what it added reads as the newest of the `old` blocks.
+    pub(crate) fn length_with_old_blocks(
+        change: &FileChange,
+        len: usize,
+        old: OldBlocks<'_>,
+    ) -> Self {
+        let FileChange::Write { offset, data } = change else { return Self::Kept };
+        let bytes = old.read(0, len.max(*offset)..offset + data.len());
+        Self::LengthOnly(bytes.map_or(Filling::Byte(STALE_BYTE), Filling::Old))
     }
 
     /// Asks `choice` about an operation that is atomic.
@@ -69,25 +124,34 @@ impl Fate {
         match self {
             Self::Lost => {}
             Self::Kept => write_into(image, offset, data),
-            Self::LengthOnly(fill) => {
-                if image.len() < offset {
-                    image.resize(offset, 0);
+            Self::LengthOnly(filling) => extend(image, offset, end, filling),
+            Self::Torn { sector_bytes, kept, filling, with_length } => {
+                let parts = || sectors(offset, data.len(), *sector_bytes).zip(kept);
+                let last = parts().filter(|(_, kept)| **kept).map(|(sector, _)| sector.end).last();
+                if let Some(until) = if *with_length { Some(end) } else { last } {
+                    extend(image, offset, until, filling);
                 }
-                if image.len() < end {
-                    image.resize(end, *fill);
-                }
-            }
-            Self::Torn { sector_bytes, kept, with_length } => {
-                for (sector, kept) in sectors(offset, data.len(), *sector_bytes).zip(kept) {
-                    let part = data.get(sector.start - offset..sector.end - offset);
-                    if let Some(part) = part.filter(|_| *kept) {
+                for (sector, _) in parts().filter(|(_, kept)| **kept) {
+                    if let Some(part) = data.get(sector.start - offset..sector.end - offset) {
                         write_into(image, sector.start, part);
                     }
                 }
-                if *with_length && image.len() < end {
-                    image.resize(end, 0);
-                }
             }
+        }
+    }
+}
+
+/// Makes `image` reach to `end`, if it does not: zeros up to `offset`, and `filling` from there on.
+fn extend(image: &mut Vec<u8>, offset: usize, end: usize, filling: &Filling) {
+    if image.len() >= end {
+        return;
+    }
+    image.resize(image.len().max(offset), 0);
+    match filling {
+        Filling::Byte(byte) => image.resize(end, *byte),
+        Filling::Old(bytes) => {
+            image.extend(bytes.iter().take(end - image.len()));
+            image.resize(end, 0);
         }
     }
 }

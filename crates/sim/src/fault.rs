@@ -33,6 +33,9 @@ pub enum Fault {
     /// Half of the bytes are transferred, at least one. Applies to `read_at` and `write_at` of more than
     /// one byte.
     ShortWrite,
+    /// The device reads older bytes: sectors as they were durable before the newest sync that changed any of those asked
+    /// for. Once: the disk itself holds the newer ones. Applies to `read_at` where there are older bytes.
+    StaleRead,
     /// The process has too many open files (`EMFILE`). Applies to create, open, list, locks and directory
     /// syncs.
     TooManyFiles,
@@ -50,7 +53,7 @@ pub(crate) enum ReadKind {
     List,
     Metadata,
     Lock,
-    ReadAt,
+    ReadAt { has_older: bool },
     Map,
     Other,
 }
@@ -61,6 +64,8 @@ pub(crate) enum Verdict {
     Go,
     /// Transfer at most so many bytes.
     AtMost(usize),
+    /// Show older bytes.
+    Stale,
     /// Fail this sync.
     FailSync(Pages),
 }
@@ -94,6 +99,7 @@ impl Fault {
             Self::Eio => true,
             Self::NoSpace => !matches!(kind, OpKind::RemoveFile | OpKind::RemoveDir),
             Self::Interrupted => kind == OpKind::Write,
+            Self::StaleRead => false,
             Self::ShortWrite => kind == OpKind::Write && len > 1,
             Self::TooManyFiles => matches!(kind, OpKind::CreateNew | OpKind::SyncDir),
             Self::FailedSync { .. } => {
@@ -106,8 +112,9 @@ impl Fault {
         match self {
             Self::Eio => true,
             Self::NoSpace | Self::FailedSync { .. } => false,
-            Self::Interrupted => kind == ReadKind::ReadAt,
-            Self::ShortWrite => kind == ReadKind::ReadAt && len > 1,
+            Self::Interrupted => matches!(kind, ReadKind::ReadAt { .. }),
+            Self::ShortWrite => matches!(kind, ReadKind::ReadAt { .. }) && len > 1,
+            Self::StaleRead => kind == ReadKind::ReadAt { has_older: true },
             Self::TooManyFiles => {
                 matches!(kind, ReadKind::Open | ReadKind::List | ReadKind::Lock)
             }
@@ -120,6 +127,7 @@ impl Fault {
             Self::NoSpace => Err(errno(ENOSPC)),
             Self::Interrupted => Err(errno(EINTR)),
             Self::TooManyFiles => Err(errno(EMFILE)),
+            Self::StaleRead => Ok(Verdict::Stale),
             Self::ShortWrite => Ok(Verdict::AtMost((len / 2).max(1))),
             Self::FailedSync { pages } => Ok(Verdict::FailSync(pages)),
         }
@@ -181,7 +189,7 @@ impl Faults {
             self.hits += 1;
             return fault.strike(len);
         }
-        if kind == ReadKind::ReadAt { self.transfer(len) } else { Ok(Verdict::Go) }
+        if matches!(kind, ReadKind::ReadAt { .. }) { self.transfer(len) } else { Ok(Verdict::Go) }
     }
 
     fn transfer(&mut self, len: usize) -> io::Result<Verdict> {

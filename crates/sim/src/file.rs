@@ -60,7 +60,7 @@ impl SimFile {
                 file.fail_sync(seq, pages);
                 return Err(errno(EIO));
             }
-            file.sync();
+            file.sync(seq);
             Ok(())
         })
     }
@@ -73,20 +73,27 @@ impl SimFile {
 fn limit(verdict: Verdict, len: usize) -> usize {
     match verdict {
         Verdict::AtMost(at_most) => len.min(at_most),
-        Verdict::Go | Verdict::FailSync(_) => len,
+        Verdict::Go | Verdict::Stale | Verdict::FailSync(_) => len,
     }
 }
 
 impl File for SimFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut state = self.held.fs.state();
-        let verdict = state.faults.read(ReadKind::ReadAt, buf.len())?;
-        let file = state.tree.node(self.held.ino)?.file()?;
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let range = start..start.saturating_add(buf.len());
+        let State { tree, faults, .. } = &mut *state;
+        let file = tree.node(self.held.ino)?.file()?;
+        let kind = ReadKind::ReadAt { has_older: file.older.has(&range) };
+        let verdict = faults.read(kind, buf.len())?;
         let rest = file.live.get(start..).unwrap_or_default();
         let len = limit(verdict, buf.len()).min(rest.len());
         if let (Some(to), Some(from)) = (buf.get_mut(..len), rest.get(..len)) {
             to.copy_from_slice(from);
+            if verdict == Verdict::Stale {
+                let older = file.older.contents(&file.live, start..start + len);
+                older.first().into_iter().for_each(|older| to.copy_from_slice(older));
+            }
         }
         Ok(len)
     }

@@ -14,6 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::errno::{EIO, errno};
 use crate::fault::{Fault, Faults, Pages, ReadKind, Verdict};
 use crate::file::SimFile;
+use crate::inode::Body;
 use crate::lock::{Locks, SimLock};
 use crate::trace::{OpKind, Trace, TraceOp};
 use crate::tree::Tree;
@@ -124,6 +125,16 @@ impl SimFs {
     /// block for itself. `None`: endless. Stays the same after a crash.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().tree.set_capacity(bytes);
+    }
+
+    /// Forgets all clean pages, as the kernel may at any time: what a failed sync left readable and clean reads as what
+    /// is on the disk. What was written and not synced stays.
+    pub fn evict(&self) {
+        for node in self.state().tree.nodes.values_mut() {
+            if let Body::File(file) = &mut node.body {
+                file.evict();
+            }
+        }
     }
 
     /// Releases all advisory locks, as the end of every process would.

@@ -4,10 +4,12 @@
 //! breaks it on purpose.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::dir::DirNode;
 use crate::errno::{EISDIR, ENOTDIR, errno};
 use crate::fault::Pages;
+use crate::older::{Before, Older};
 use crate::space::Extents;
 
 /// The number of an inode; never used twice in one line of crashes.
@@ -70,6 +72,8 @@ pub(crate) struct FileNode {
     pub(crate) log: Vec<FileOp>,
     /// Space written or reserved.
     pub(crate) extents: Extents,
+    /// What the durable image was before.
+    pub(crate) older: Arc<Older>,
 }
 
 /// An operation that no sync has covered.
@@ -108,8 +112,8 @@ impl FileChange {
 
 impl FileNode {
     /// A file whose two images are `bytes`.
-    pub(crate) fn settled(bytes: Vec<u8>, extents: Extents) -> Self {
-        Self { durable: bytes.clone(), live: bytes, log: Vec::new(), extents }
+    pub(crate) fn settled(bytes: Vec<u8>, extents: Extents, older: Arc<Older>) -> Self {
+        Self { durable: bytes.clone(), live: bytes, log: Vec::new(), extents, older }
     }
 
     pub(crate) fn change(&mut self, seq: u64, change: FileChange) {
@@ -117,10 +121,36 @@ impl FileNode {
         self.log.push(FileOp { seq, change });
     }
 
-    pub(crate) fn sync(&mut self) {
+    pub(crate) fn sync(&mut self, seq: u64) {
+        let before = self.before();
         for op in self.log.drain(..) {
             op.change.apply(&mut self.durable);
         }
+        Arc::make_mut(&mut self.older).note(seq, before, &self.durable);
+    }
+
+    /// What was durable before a crash at `seq` that leaves `bytes`.
+    pub(crate) fn older_after_crash(&self, seq: u64, bytes: &[u8]) -> Arc<Older> {
+        let mut older = Arc::clone(&self.older);
+        if !self.log.is_empty() {
+            Arc::make_mut(&mut older).note(seq, self.before(), bytes);
+        }
+        older
+    }
+
+    /// What the unsynced operations are going to replace.
+    fn before(&self) -> Before {
+        Before::of(&self.durable, self.log.iter().map(|op| &op.change))
+    }
+
+    /// The pages that are clean are forgotten: reads see what is on the disk, and what was written since.
+    pub(crate) fn evict(&mut self) {
+        let len = self.live.len();
+        self.live.clone_from(&self.durable);
+        for op in &self.log {
+            op.change.apply(&mut self.live);
+        }
+        self.live.resize(len, 0);
     }
 
     /// What a failed sync leaves behind.

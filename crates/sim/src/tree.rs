@@ -11,6 +11,7 @@ use std::path::{Component, Path};
 
 use crate::dir::{DirChange, DirNode, DirOp};
 use crate::errno::{EBUSY, EFBIG, ENOENT, ENOSPC, errno};
+use crate::freed::Freed;
 use crate::inode::{Body, FileChange, FileNode, Ino, Node};
 use crate::space::{BLOCK_BYTES, blocks_of};
 
@@ -31,6 +32,7 @@ pub(crate) struct Tree {
     used_blocks: u64,
     /// Without live names or handles, but perhaps still in a durable directory.
     orphans: BTreeSet<Ino>,
+    pub(crate) freed: Freed,
 }
 
 impl Tree {
@@ -43,6 +45,7 @@ impl Tree {
             capacity_bytes: None,
             used_blocks: 0,
             orphans: BTreeSet::new(),
+            freed: Freed::default(),
         }
     }
 
@@ -52,11 +55,16 @@ impl Tree {
         Self {
             nodes,
             next_ino: self.next_ino,
-            next_seq: 0,
+            next_seq: self.next_seq,
             capacity_bytes: self.capacity_bytes,
             used_blocks,
             orphans: BTreeSet::new(),
+            freed: self.freed.clone(),
         }
+    }
+
+    pub(crate) fn last_seq(&self) -> u64 {
+        self.next_seq
     }
 
     pub(crate) fn next_seq(&mut self) -> u64 {
@@ -165,6 +173,9 @@ impl Tree {
             return Err(errno(EFBIG));
         }
         let seq = self.next_seq();
+        let file = self.node(ino)?.file()?;
+        let cut = file.live.get(len_bytes as usize..).unwrap_or_default().to_vec();
+        self.freed.add(ino, len_bytes as usize, &cut);
         let file = self.node_mut(ino)?.file_mut()?;
         file.change(seq, FileChange::SetLen(len_bytes as usize));
         let given_back = file.extents.cut(len_bytes.div_ceil(BLOCK_BYTES));
@@ -179,7 +190,7 @@ impl Tree {
         let mut extents = crate::space::Extents::default();
         extents.insert(blocks_of(0, bytes.len() as u64));
         let after = extents.count();
-        *file = FileNode::settled(bytes, extents);
+        *file = FileNode::settled(bytes, extents, std::mem::take(&mut file.older));
         self.used_blocks = (self.used_blocks + after).saturating_sub(before);
         Ok(())
     }
@@ -213,6 +224,9 @@ impl Tree {
             return;
         }
         self.used_blocks = self.used_blocks.saturating_sub(charge(node));
+        if let Body::File(file) = &node.body {
+            self.freed.add(ino, 0, &file.live);
+        }
     }
 
     /// Forgets the orphans that no crash can bring back.

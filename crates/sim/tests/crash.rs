@@ -184,6 +184,48 @@ fn a_length_may_persist_while_the_data_reads_as_zeros() {
 }
 
 #[test]
+fn a_length_may_persist_while_the_data_reads_as_old_blocks_of_the_file_or_of_another() {
+    let written = || {
+        let fs = with_durable(b"abc");
+        let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
+        write_all_at(&*file, b"ABCDE", 0).unwrap();
+        fs
+    };
+    let after = written().crash_with(&CrashImage::LengthWithOldBlocks);
+    assert_eq!(after.read_raw("/d/f"), b"abc\xDB\xDB", "nothing was given back");
+
+    let fs = written();
+    fs.create_new(p("/d/g")).unwrap().write_at(b"123456", 0).unwrap();
+    fs.remove_file(p("/d/g")).unwrap();
+    let after = fs.crash_with(&CrashImage::LengthWithOldBlocks);
+    assert_eq!(after.read_raw("/d/f"), b"abc45", "a removed file");
+    let seen = all_images(&fs, |fs| fs.read_raw("/d/f"));
+    assert!(seen.contains(&b"abc45".to_vec()) && seen.contains(&b"abc\0\0".to_vec()), "{seen:?}");
+
+    let fs = with_durable(b"abcdefgh");
+    let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
+    file.set_len(3).unwrap();
+    file.sync_data().unwrap();
+    write_all_at(&*file, b"ABCDE", 0).unwrap();
+    let after = fs.crash_with(&CrashImage::LengthWithOldBlocks);
+    assert_eq!(after.read_raw("/d/f"), b"abcde", "what was there before the cut");
+}
+
+#[test]
+fn what_a_crash_has_taken_may_come_back_behind_a_length() {
+    let fs = with_durable(b"abc");
+    let write = |fs: &SimFs, bytes: &[u8]| {
+        let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
+        write_all_at(&*file, bytes, 3).unwrap();
+    };
+    write(&fs, b"DEFGH");
+    let fs = fs.crash_with(&CrashImage::Nothing);
+    assert_eq!(fs.read_raw("/d/f"), b"abc");
+    write(&fs, b"de");
+    assert_eq!(fs.crash_with(&CrashImage::LengthWithOldBlocks).read_raw("/d/f"), b"abcDE");
+}
+
+#[test]
 fn a_write_may_be_torn_at_sectors_and_only_there() {
     let fs = with_durable(&[0; 2048]);
     let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use lithdb_env::{Clock, Fs, LockKind, OpenMode, replace_file};
-use lithdb_sim::{CrashImage, SimClock, SimFs, sim_env};
+use lithdb_sim::{CrashImage, Fault, Pages, SimClock, SimFs, sim_env};
 
 const BLOCK: u64 = 4096;
 
@@ -109,6 +109,91 @@ fn corruption_shows_at_once_and_survives_a_crash() {
     assert_eq!(after.file_paths(), [p("/d/f")]);
     assert_eq!(after.read_raw("/d/f"), [0, 0, 128]);
     assert_eq!(fs.ops(), 0);
+}
+
+#[test]
+fn a_block_has_the_contents_it_had_at_each_sync_that_changed_it() {
+    let fs = SimFs::new();
+    let file = fs.create_new(p("/f")).unwrap();
+    fs.sync_dir(p("/")).unwrap();
+    let write = |byte, offset| file.write_at(&[byte; 300], offset).unwrap();
+    write(1, 0);
+    file.sync_data().unwrap();
+    write(2, 300);
+    file.sync_data().unwrap();
+    write(3, 600);
+    write(3, 0);
+    assert_eq!(fs.older_blocks("/f", 0, 512).len(), 1, "not durable yet");
+    file.sync_data().unwrap();
+    let (first, second) =
+        ([[1; 300].as_slice(), &[0; 600]].concat(), [[1; 300], [2; 300]].concat());
+    let second = [second.as_slice(), &[0; 300]].concat();
+    assert_eq!(
+        fs.older_blocks("/f", 0, 900),
+        [second.clone(), first.clone()],
+        "zeros behind the end"
+    );
+    assert_eq!(fs.older_blocks("/f", 0, 512), [&second[..512], &first[..512]]);
+    assert_eq!(fs.older_blocks("/f", 512, 512), [[[2; 88].as_slice(), &[0; 300]].concat()]);
+    assert!(fs.older_blocks("/f", 1024, 512).is_empty());
+    let after = fs.crash_with(&CrashImage::Nothing);
+    assert!(after.stale_block("/f", 0, 512) && !after.stale_block("/f", 1024, 512));
+    assert_eq!(after.read_raw("/f")[..512], second[..512]);
+    assert_eq!(after.read_raw("/f").len(), 900);
+    assert_eq!(fs.fork().older_blocks("/f", 0, 900).len(), 2);
+}
+
+#[test]
+fn a_misdirected_block_overwrites_one_and_leaves_the_other_stale() {
+    let fs = SimFs::new();
+    fs.write_raw("/a", vec![1; 1100]);
+    fs.write_raw("/b", vec![2; 700]);
+    let file = fs.open(p("/a"), OpenMode::ReadWrite).unwrap();
+    file.write_at(&[3; 50], 1024).unwrap();
+    file.sync_data().unwrap();
+    fs.misdirect_block((p("/a"), 1024), (p("/b"), 512), 512);
+    assert_eq!(fs.read_raw("/a"), [1; 1100]);
+    let overwritten = [&[2; 512][..], &[3; 50], &[1; 26], &[0; 112]].concat();
+    assert_eq!(fs.read_raw("/b"), overwritten, "as far as the file reaches");
+    fs.misdirect_block((p("/b"), 0), (p("/a"), 0), 512);
+    assert_eq!(fs.read_raw("/a")[..513], [&[2; 512][..], &[1]].concat());
+    assert_eq!(fs.read_raw("/b")[..512], [0; 512], "never written through the file system");
+}
+
+#[test]
+fn directories_change_places_or_are_gone_with_all_in_them() {
+    let fs = SimFs::new();
+    fs.write_raw("/r/one/a/f", vec![1]);
+    fs.write_raw("/two", vec![2]);
+    fs.write_raw("/r/three/g", vec![3]);
+    fs.swap_raw("/r/one", "/r/three");
+    fs.swap_raw("/two", "/r/one");
+    let after = fs.crash_with(&CrashImage::Nothing);
+    assert_eq!(after.file_paths(), ["/r/one", "/r/three/a/f", "/two/g"].map(p));
+    assert_eq!(after.read_raw("/two/g"), [3]);
+    after.open(p("/two/g"), OpenMode::Read).unwrap();
+    after.remove_dir_raw("/r");
+    let after = after.crash_with(&CrashImage::Nothing);
+    assert_eq!(after.file_paths(), [p("/two/g")]);
+    assert!(after.list(p("/r")).is_err());
+}
+
+#[test]
+fn an_eviction_forgets_what_a_failed_sync_left_and_nothing_else() {
+    let fs = SimFs::new();
+    fs.write_raw("/f", b"old".to_vec());
+    let file = fs.open(p("/f"), OpenMode::ReadWrite).unwrap();
+    file.write_at(b"newer", 0).unwrap();
+    fs.evict();
+    assert_eq!(fs.read_raw("/f"), b"newer", "dirty");
+    fs.fail_op(1, Fault::FailedSync { pages: Pages::ReadableAndClean }, false);
+    assert!(file.sync_data().is_err());
+    file.write_at(b"W", 2).unwrap();
+    assert_eq!(fs.read_raw("/f"), b"neWer");
+    fs.evict();
+    assert_eq!(fs.read_raw("/f"), b"olW\0\0", "the length stays");
+    file.sync_data().unwrap();
+    assert_eq!(fs.crash_with(&CrashImage::Nothing).read_raw("/f"), b"olW");
 }
 
 #[test]

@@ -174,6 +174,23 @@ fn the_nth_read_fails_once_or_for_good() {
 }
 
 #[test]
+fn a_stale_read_waits_for_a_read_of_what_was_changed_and_harms_nothing() {
+    let (fs, file) = opened(&[1; 1500]);
+    let read = |offset| {
+        let mut buf = [0; 512];
+        file.read_at(&mut buf, offset).unwrap();
+        buf
+    };
+    fs.fail_read(1, Fault::StaleRead);
+    file.write_at(&[2; 512], 512).unwrap();
+    assert_eq!(read(512), [2; 512], "nothing older is durable");
+    file.sync_data().unwrap();
+    assert_eq!((read(0), fs.faults_hit()), ([1; 512], 0));
+    assert_eq!((read(512), fs.faults_hit()), ([1; 512], 1));
+    assert_eq!(read(512), [2; 512]);
+}
+
+#[test]
 fn short_transfers_cut_and_interrupt_but_the_loops_get_through() {
     let (fs, file) = opened(b"");
     fs.short_transfers(true);

@@ -1,12 +1,26 @@
-//! What the end-to-end tests share with the process that they start and kill (`crashy`): the pattern that is
-//! written, random numbers that come again, and the way in which a test says that it cannot run here.
+//! What the end-to-end tests share with the process that they start and kill (`crashy`): the patterns that are
+//! written, random numbers that come again, system calls that fail, files looked at without the engine, and the way in
+//! which a test says that it cannot run here.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "test support stops the test")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "real files and real processes are what is tested"
+)]
 
+mod files;
+mod inject;
 mod pattern;
 mod rng;
 mod skip;
+mod told;
 
-pub use pattern::{Kind, Op, OpEntry, aged_options, db_options, plain_options};
+pub use files::{check_files, files_below, newest_keys, segment_dirs};
+pub use inject::{Fault, Ran, Run, can_trace, some_of};
+pub use pattern::{
+    Kind, Op, OpEntry, aged_options, careful_options, db_options, plain_options, short_options,
+};
 pub use rng::Rng;
 pub use skip::cannot_run;
+pub use told::{put_told, told_by, told_key, told_seq, told_value, told_view};

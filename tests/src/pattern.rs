@@ -32,6 +32,22 @@ pub fn aged_options(ttl: Duration) -> TableOptions {
         .ttl(ttl)
 }
 
+/// The tables of the process that meets failing system calls, in segments of a few keys: `gone` is collected at once.
+pub fn careful_options(table: &str) -> TableOptions {
+    let options = TableOptions::new().segment_keys(16).inline_max_bytes(512).shards(2);
+    if table == "gone" { options.ttl(Duration::from_millis(1)) } else { options }
+}
+
+/// A table in which segments come and go all the time.
+pub fn short_options(ttl: Duration) -> TableOptions {
+    TableOptions::new()
+        .segment_keys(25)
+        .segment_age(Duration::from_millis(20))
+        .inline_max_bytes(256)
+        .shards(2)
+        .ttl(ttl)
+}
+
 /// How an operation is put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

@@ -2,6 +2,11 @@
 //! output, a line each; the end of its standard input asks it to close the database.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "test support")]
+#![allow(clippy::disallowed_methods, reason = "the clock of the process that is tested")]
+
+mod careful;
+mod collect;
+mod watch;
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -23,6 +28,27 @@ fn main() -> ExitCode {
             let next = [number(args.next()), number(args.next())];
             write(life, Duration::from_millis(ttl), next, &roots(args));
         }
+        "careful" | "careful-death" => {
+            let mode = args.next().expect("a mode");
+            careful::careful(&mode, command == "careful-death", &roots(args));
+        }
+        "roll-back" | "roll-back-death" => {
+            let seq = number(args.next());
+            careful::roll_back(seq, command == "roll-back-death", &roots(args));
+        }
+        "collect" => {
+            let (life, ttl) = (number(args.next()), number(args.next()));
+            collect::collect(life, Duration::from_millis(ttl), number(args.next()), &roots(args));
+        }
+        "tell" => {
+            let (life, ttl) = (number(args.next()), number(args.next()));
+            let next = [number(args.next()), number(args.next())];
+            watch::tell(life, Duration::from_millis(ttl), next, &roots(args));
+        }
+        "watch" => {
+            let mode = args.next().expect("a mode");
+            watch::watch(&mode, number(args.next()), &roots(args));
+        }
         "hold" => hold(&roots(args)),
         "one-put" => one_put(number(args.next()), &roots(args)),
         "fill" => fill(&roots(args)),
@@ -39,11 +65,11 @@ fn roots(args: impl Iterator<Item = String>) -> Vec<PathBuf> {
 }
 
 /// Waits until the other side closes the pipe.
-fn wait_for_end_of_input() {
+pub(crate) fn wait_for_end_of_input() {
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }
 
-fn kill_myself() -> ! {
+pub(crate) fn kill_myself() -> ! {
     let kill = format!("kill -9 {}", std::process::id());
     let _ = Command::new("sh").arg("-c").arg(kill).stdin(Stdio::null()).status();
     panic!("survived");

@@ -1,0 +1,125 @@
+//! System calls that fail: a process runs under `strace`, which answers one of its calls in the kernel's place.
+//!
+//! A call that is answered so does not run. So a sync that fails here is one that the kernel *refused*: nothing was written,
+//! no page was given up, and what the process reads afterwards is the page cache as it was. Syncs that fail and lose the
+//! pages are simulated (`lithdb-sim`).
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use crate::cannot_run;
+
+fn runs(command: &mut Command) -> bool {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// Whether processes can be traced here; says so loudly if not, or fails if `LITHDB_REQUIRE_STRACE` is 1.
+pub fn can_trace(test: &str) -> bool {
+    if !runs(Command::new("strace").arg("-V")) {
+        cannot_run(test, "strace is not installed", "LITHDB_REQUIRE_STRACE");
+        return false;
+    }
+    if !runs(Command::new("strace").args(["-f", "-o", "/dev/null", "true"])) {
+        cannot_run(test, "strace may not trace here", "LITHDB_REQUIRE_STRACE");
+        return false;
+    }
+    true
+}
+
+/// A system call, under all the names that it has on the machines that Linux runs on, and what it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// How the tally calls the system call.
+    pub call: &'static str,
+    /// `strace`'s set of calls.
+    pub names: &'static str,
+    /// `error=EIO` and the like, or `signal=SIGKILL`: the process dies instead of making the call.
+    pub fate: &'static str,
+}
+
+/// A process to run: program and arguments.
+#[derive(Debug, Clone)]
+pub struct Run {
+    program: PathBuf,
+    args: Vec<OsString>,
+    /// The directory below which system calls count.
+    below: PathBuf,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub struct Ran {
+    /// Its end, and what it said.
+    pub output: Output,
+    /// How many calls were answered in the kernel's place; for a signal, whether it struck.
+    pub struck: u64,
+    /// The calls, as `strace` shows them.
+    pub log: String,
+}
+
+impl Run {
+    /// `program` with `args`; only calls that concern files below `below`, which is canonical, count and fail.
+    pub fn new(
+        program: impl Into<PathBuf>,
+        args: impl IntoIterator<Item = impl Into<OsString>>,
+        below: &Path,
+    ) -> Self {
+        let args = args.into_iter().map(Into::into).collect();
+        Self { program: program.into(), args, below: below.to_owned() }
+    }
+
+    fn trace(&self, options: &[String], paths: &BTreeSet<PathBuf>) -> (Output, String) {
+        let log = tempfile::NamedTempFile::new().expect("a file for the trace");
+        let mut command = Command::new("strace");
+        command.args(["-f", "-y", "-s", "0", "-e", "signal=none"]).args(options);
+        command.args(paths.iter().flat_map(|path| [Path::new("-P"), path]));
+        command.arg("-o").arg(log.path()).arg(&self.program).args(&self.args);
+        command.env_remove("RUST_LOG").stdin(Stdio::null());
+        let output = command.output().expect("strace");
+        (output, std::fs::read_to_string(log.path()).expect("the trace"))
+    }
+
+    /// Runs it undisturbed: how often it makes these calls, and on which files. Each of its threads counts for itself; a
+    /// fault strikes the call of one number in every thread.
+    pub fn survey(&self, names: &str) -> (Output, u64, BTreeSet<PathBuf>) {
+        let (output, log) =
+            self.trace(&["-e".to_owned(), format!("trace={names}")], &BTreeSet::new());
+        let below = self.below.to_str().expect("a path in UTF-8");
+        let (mut calls, mut paths) = (0, BTreeSet::new());
+        for line in log.lines().filter(|line| !line.contains("resumed>")) {
+            let ours: Vec<PathBuf> = line
+                .match_indices(below)
+                .filter_map(|(at, _)| line.get(at..)?.split(['>', '"']).next())
+                .map(PathBuf::from)
+                .filter(|path| path.starts_with(&self.below))
+                .collect();
+            calls += u64::from(!ours.is_empty());
+            paths.extend(ours);
+        }
+        (output, calls, paths)
+    }
+
+    /// Runs it; the calls that `when` names (`3`: the third, `3+`: all from the third on) on `paths` meet `fault`.
+    pub fn with_fault(&self, fault: Fault, when: &str, paths: &BTreeSet<PathBuf>) -> Ran {
+        let Fault { names, fate, .. } = fault;
+        let inject = format!("inject={names}:{fate}:when={when}");
+        let options = ["-e", &format!("trace={names}"), "-e", &inject].map(str::to_owned);
+        let (output, log) = self.trace(&options, paths);
+        let is_killed = std::os::unix::process::ExitStatusExt::signal(&output.status) == Some(9);
+        let answered = log.lines().filter(|line| line.contains("(INJECTED)")).count() as u64;
+        let struck = answered + u64::from(is_killed);
+        Ran { output, struck, log }
+    }
+}
+
+/// Some of the numbers from 1 to `calls`, which are all that there are in a deep run: the first, the last, and others in even
+/// steps from a place that `seed` says.
+pub fn some_of(calls: u64, most: u64, is_deep: bool, seed: u64) -> Vec<u64> {
+    let step = if is_deep { 1 } else { calls.div_ceil(most.max(1)).max(1) };
+    let inner = (1..=calls).skip((seed % step) as usize).step_by(step as usize);
+    let ends = [1, calls].into_iter().filter(|n| (1..=calls).contains(n));
+    inner.chain(ends).collect::<BTreeSet<_>>().into_iter().collect()
+}

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use lithdb::env::{OsFs, exists};
 use lithdb::{Db, DbOptions, TableOptions};
+use lithdb_sim::{Effort, Tally};
 use support::{Bench, alone, bare, lith};
 
 const TABLES: [&str; 3] = ["blocks", "events", "receipts"];
@@ -168,14 +169,15 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Killed with SIGKILL at any moment, which is a crash of the process and not of the machine: afterwards all tables are at
-/// the old state, or all at the new one. `LITHDB_KILL_ROUNDS` sets how often.
+/// the old state, or all at the new one. `LITHDB_EFFORT` multiplies how often.
 #[test]
 fn killed_at_any_moment_all_tables_are_old_or_all_are_new() {
-    let rounds: u32 = std::env::var("LITHDB_KILL_ROUNDS").map_or(100, |n| n.parse().unwrap());
+    let mut tally = Tally::new("process crashes: lith rollback");
+    let rounds = Effort::given().times(100) as u32;
     let whole = bench();
     let mut ends = [0_u32; 2];
     let (mut pending, mut longest) = (0, Duration::from_millis(100));
-    for round in 0..rounds.max(100) {
+    for round in 0..rounds {
         let scratch = Bench::new();
         copy(&whole.db(), &scratch.db());
         let mut command = lith();
@@ -213,7 +215,10 @@ fn killed_at_any_moment_all_tables_are_old_or_all_are_new() {
             assert_eq!(numbers(&db, "events").len(), end as usize + 1);
         }
     }
-    println!("{rounds} kills: {} old, {} new, {pending} in the middle", ends[0], ends[1]);
+    tally.add("kills", rounds.into());
+    tally.add("old", ends[0].into());
+    tally.add("new", ends[1].into());
+    tally.add("finished by the next opening", pending.into());
     assert!(ends.iter().all(|count| *count > 0), "{ends:?}");
     assert_eq!(all_numbers(&whole), vec![(0..60).collect::<Vec<_>>(); 3], "the template");
 }

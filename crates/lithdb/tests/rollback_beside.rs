@@ -101,6 +101,45 @@ fn a_process_that_reads_keeps_the_bytes_it_maps_and_sees_the_past_after_a_refres
 }
 
 #[test]
+fn a_walk_under_which_a_segment_is_rolled_back_is_told_that_it_is_gone_and_not_of_damage() {
+    for goes_backward in [false, true] {
+        let world = database();
+        let old = contents_of(&world);
+        let new = cut(&old, SIX, NoMatch::Refuse);
+        // One file at a time is open: the others are opened again when the walk comes to them.
+        let options = world.options().max_open_files(1);
+        let reader = Db::open_read_only_with(options, world.components()).unwrap();
+        let table = reader.existing_table("t").unwrap();
+        let entries: Vec<_> = table.iter().unwrap().map(|entry| entry.unwrap()).collect();
+        assert_eq!(entries.len(), old["t"].len());
+        let mut walk = table.iter().unwrap();
+        roll_back(&world, SIX, NoMatch::Refuse);
+        let mut given = 0;
+        let end = loop {
+            let next = if goes_backward { walk.next_back() } else { walk.next() };
+            match next.unwrap() {
+                Ok(_) => given += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(end.kind(), ErrorKind::Missing, "after {given}: {end}");
+        let mut gone = 0;
+        for (entry, (_, _, expected)) in entries.iter().zip(&old["t"]) {
+            match entry.value() {
+                Ok(value) => assert_eq!(*value, expected[..]),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
+                    gone += 1;
+                }
+            }
+        }
+        assert!(gone > 0, "every file was open");
+        reader.refresh().unwrap();
+        assert!(contents(&reader, "refreshed") == new);
+    }
+}
+
+#[test]
 fn a_reader_finds_the_older_value_of_a_key_that_was_put_twice() {
     for refreshed in [true, false] {
         let world = World::new();

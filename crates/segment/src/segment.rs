@@ -233,12 +233,29 @@ impl Segment {
     fn opened(&self, file: &dyn File, path: &Path, end: u64) -> Result<[u8; HEADER_LEN]> {
         let len = file.len().map_err(|e| Error::io("measure", path, e))?;
         if len < end {
+            if self.was_rolled_back() {
+                let message = format!(
+                    "{}: another process has rolled the segment back since; refresh, and read what is left",
+                    path.display()
+                );
+                return Err(Error::new(ErrorKind::Missing, message));
+            }
             let expected = format!("at least {end} bytes");
             return Err(Error::corrupt(path, len, &expected, "the end of the file"));
         }
         let mut head = [0; HEADER_LEN];
         read_exact_at(file, &mut head, 0).map_err(|e| Error::io("read", path, e))?;
         Ok(head)
+    }
+
+    /// Whether the metadata is a revision that came after what is known. It gets its name before the shorter key file does.
+    fn was_rolled_back(&self) -> bool {
+        let known = self.metadata().map_or(0, |metadata| metadata.revision);
+        let now = Metadata::read(&*self.context.env.fs, &self.paths.metadata);
+        now.is_ok_and(|now| {
+            let is_this = now.table_id == self.context.table_id && now.segment == self.id();
+            is_this && now.revision > known
+        })
     }
 
     /// Up to `len` bytes of the key file at `offset`.

@@ -50,7 +50,7 @@ impl Entry {
     /// The bytes that the key names, read and checked now.
     ///
     /// # Errors
-    /// As [`Table::get`]; `Missing` if another process has collected them since.
+    /// As [`Table::get`]; `Missing` if another process has collected them since, or rolled them back.
     pub fn value(&self) -> Result<Value> {
         self.segment.read_value(&self.address)
     }
@@ -106,7 +106,8 @@ impl Table {
     /// call. A key that was put twice is given twice.
     ///
     /// # Errors
-    /// `Closed`; reading errors come from the iterator.
+    /// `Closed`; reading errors come from the iterator. Beside a process that rolls back, a reader's iterator ends with `Missing`
+    /// where what it was to walk is gone: refresh, and begin again.
     pub fn iter(&self) -> Result<Iter> {
         self.inner.enter()?;
         let (segments, end) = self.inner.snapshot();

@@ -295,7 +295,8 @@ impl Client {
         let Self { table, fs, known } = self;
         drop(table);
         let known = known.lock();
-        for image in [CrashImage::Nothing, CrashImage::Seeded(any(u64::MAX))] {
+        let seeded = std::iter::repeat_with(|| CrashImage::Seeded(any(u64::MAX))).take(3);
+        for image in std::iter::once(CrashImage::Nothing).chain(seeded) {
             let crashed = fs.crash_with(&image);
             check_image(&crashed, &known, options, &image);
         }

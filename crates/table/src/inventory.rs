@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use lithdb_env::{Error, ErrorKind, FileKind, Fs, Result};
-use lithdb_segment::{SegmentFile, SegmentId, SegmentPaths, ShardId};
+use lithdb_segment::{HEADER_LEN, SegmentFile, SegmentId, SegmentPaths, ShardId};
 
 use crate::keyfile::KeyFile;
 
@@ -58,8 +58,12 @@ impl FoundFiles {
     /// `Foreign` that names the file.
     pub(crate) fn require_of(&self, fs: &dyn Fs, table_id: u64) -> Result<()> {
         let Some(path) = &self.keys else { return Ok(()) };
-        // A header that does not hold says nothing.
+        // A header that does not hold says nothing. Nor does one without a record behind it: of a segment that was never
+        // synced it may be what the block held before, of a table that was dropped, say.
         let Ok(file) = KeyFile::open(fs, path) else { return Ok(()) };
+        if file.len <= HEADER_LEN as u64 {
+            return Ok(());
+        }
         let found = file.header.identity.table_id;
         if found == table_id {
             return Ok(());

@@ -361,6 +361,31 @@ fn dropping_a_table_and_creating_it_again() {
     every_crash(&scenario("drop", 2, small(), &ops), 37);
 }
 
+/// The length of an unsynced file may last while its block reads as what it held before: the header of a segment of the
+/// table that had this name. Nobody can have lost anything.
+#[test]
+fn a_first_segment_that_was_never_acknowledged_is_discarded_whatever_its_header_says() {
+    let dropped = World::new(1);
+    dropped.create_and_open(&small()).put(b"old", &value_of(1, 40)).unwrap();
+    let world = World::new(1);
+    world.setup.env.random_u64().unwrap(); // another table id
+    world.create().unwrap();
+    for name in ["1.keys", "1-0.values"] {
+        let path = format!("/r0/t/segments/{name}");
+        let header = dropped.fs.read_raw(&path)[..64].to_vec();
+        world.fs.write_raw(&path, header);
+    }
+    Table::open_read_only(&world.setup, &small()).unwrap();
+    let table = world.open(&small()).unwrap();
+    table.put(b"new", &value_of(2, 40)).unwrap();
+    table.flush().unwrap();
+    drop(table);
+    let world = world.after_crash(world.fs.crash_with(&CrashImage::Nothing));
+    let table = world.open(&small()).unwrap();
+    assert_eq!(table.get(b"new").unwrap().unwrap(), value_of(2, 40)[..]);
+    assert!(table.get(b"old").unwrap().is_none());
+}
+
 /// One opening alone must make durable what it removed: the next one would sync the directories again. Three roots, so
 /// that files of the discarded segment lie where no segment that is written then has any.
 #[test]

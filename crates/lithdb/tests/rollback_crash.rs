@@ -18,7 +18,7 @@ fn images(fs: &SimFs, name: &str, k: u64) -> Vec<CrashImage> {
         return images;
     }
     images.push(CrashImage::Everything);
-    images.push(CrashImage::LengthWithoutData);
+    images.extend([CrashImage::LengthWithoutData, CrashImage::LengthWithOldBlocks]);
     if unsynced > 1 {
         images.extend([1, unsynced - 1].map(CrashImage::Prefix));
         images.extend([unsynced / 2, unsynced - 1].map(CrashImage::EachAlone));

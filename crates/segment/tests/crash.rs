@@ -179,8 +179,12 @@ fn survey_seal(fs: &SimFs, known: &Known, paths: &SegmentPaths, totals: Option<&
 }
 
 fn images(unsynced: usize) -> Vec<CrashImage> {
-    let mut images =
-        vec![CrashImage::Nothing, CrashImage::Everything, CrashImage::LengthWithoutData];
+    let mut images = vec![
+        CrashImage::Nothing,
+        CrashImage::Everything,
+        CrashImage::LengthWithoutData,
+        CrashImage::LengthWithOldBlocks,
+    ];
     images.extend((0..=unsynced).map(CrashImage::Prefix));
     images.extend((0..unsynced).map(CrashImage::EachAlone));
     images.extend((0..8).map(CrashImage::Seeded));

@@ -17,8 +17,12 @@ fn world(fs: &SimFs, seed: u64) -> Env {
 
 fn images(fs: &SimFs, all: bool) -> Vec<CrashImage> {
     let unsynced = if all { fs.unsynced_ops() } else { 0 };
-    let mut images =
-        vec![CrashImage::Nothing, CrashImage::Everything, CrashImage::LengthWithoutData];
+    let mut images = vec![
+        CrashImage::Nothing,
+        CrashImage::Everything,
+        CrashImage::LengthWithoutData,
+        CrashImage::LengthWithOldBlocks,
+    ];
     images.extend((0..unsynced).map(CrashImage::Prefix));
     images.extend((0..unsynced).map(CrashImage::EachAlone));
     images.extend((0..if all { 10 } else { 2 }).map(CrashImage::Seeded));

@@ -70,6 +70,7 @@ fn images(fs: &SimFs, name: &str, k: u64) -> Vec<CrashImage> {
         return images;
     }
     images.extend([CrashImage::Everything, CrashImage::LengthWithoutData]);
+    images.push(CrashImage::LengthWithOldBlocks);
     if unsynced > 1 {
         let mut prefixes = vec![1, unsynced / 2, unsynced - 1];
         let mut alone = vec![unsynced / 3, unsynced - 1];

@@ -82,6 +82,7 @@ fn a_repair_that_is_interrupted_anywhere_can_be_planned_and_applied_again() {
                 CrashImage::Nothing,
                 CrashImage::Everything,
                 CrashImage::LengthWithoutData,
+                CrashImage::LengthWithOldBlocks,
                 CrashImage::Seeded(n),
                 CrashImage::Seeded(n + 1000),
             ] {

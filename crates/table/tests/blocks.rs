@@ -1,0 +1,348 @@
+//! Blocks that a device has lost or misplaced, in a table that was closed cleanly: each sector of 512 bytes and each block
+//! of 4 KiB of each file holds what it held before, zeros, or another block of the same file or another one. What is read
+//! afterwards is right, or an error; nothing turns into `None`.
+//!
+//! What no program can notice is left out, and tested on its own: *all* files as they were at one earlier time are the
+//! table as it was then. For a table that was only put to since, two of them are enough: the state and the newest key file.
+
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+mod support;
+
+use std::path::PathBuf;
+
+use lithdb_env::{ErrorKind, Result};
+use lithdb_segment::{HEADER_LEN, ReadMode, SegmentId};
+use lithdb_sim::{Effort, Fault, SeededChoice, SimClock, SimFs, Tally};
+use lithdb_table::{SecondaryKey, Table, TableOptions};
+use support::script::value_of;
+use support::{DAY, World, small};
+
+/// A closed table and what is in it.
+struct Closed {
+    fs: SimFs,
+    /// Every record in order: key, value.
+    records: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Keys that were collected.
+    gone: Vec<Vec<u8>>,
+}
+
+fn options() -> TableOptions {
+    small().segment_keys(12).shards(2).inline_max_bytes(300).ttl(DAY / 2).segment_age(DAY)
+}
+
+fn clock() -> SimClock {
+    let clock = SimClock::new(77);
+    clock.advance(2 * DAY);
+    clock
+}
+
+/// Sealed segments on two roots and a mutable one, all of several sectors and the newest of several blocks; values inline
+/// and in files, aliases, a watermark above 1; synced, closed and opened often, so that blocks have a past.
+fn closed() -> Closed {
+    let world = World::new(2);
+    let mut table = world.create_and_open(&options());
+    let mut gone = Vec::new();
+    for n in 0..8_usize {
+        let key = format!("old-{n}").into_bytes();
+        table.put(&key, &value_of(n, 90 * n)).unwrap();
+        gone.push(key);
+    }
+    table.seal().unwrap();
+    world.clock.advance(DAY);
+    assert_eq!(table.run_gc().unwrap().segments, 1);
+    let mut records = Vec::new();
+    for n in 10..30_usize {
+        let key = format!("key-{n}-{}", "k".repeat(n * 7)).into_bytes();
+        let value = value_of(n, if n % 3 == 0 { 250 } else { 301 + 20 * n });
+        let alias = format!("alias-{n}").into_bytes();
+        let part = value.len() / 4..value.len() / 2;
+        table.put_with(&key, &value, &[SecondaryKey::range(&alias, part.clone())]).unwrap();
+        records.push((key, value.clone()));
+        records.push((alias, value[part].to_vec()));
+        if n % 2 == 0 {
+            table.flush().unwrap();
+        }
+        if n % 5 == 4 {
+            table.close().unwrap();
+            // The last one goes on in the newest segment until it has several blocks.
+            let keys = if n < 24 { 12 } else { 100 };
+            table = world.open(&options().segment_keys(keys)).unwrap();
+        }
+    }
+    for n in 30..42_usize {
+        let (key, value) = (format!("key-{n}").into_bytes(), value_of(n, 100 + n % 3 * 250));
+        table.put(&key, &value).unwrap();
+        table.flush().unwrap();
+        records.push((key, value));
+    }
+    let stats = table.stats();
+    assert!(stats.watermark > SegmentId(1) && stats.segments >= 3, "{stats:?}");
+    table.close().unwrap();
+    Closed { fs: world.fs.fork(), records, gone }
+}
+
+fn files(fs: &SimFs) -> Vec<(PathBuf, Vec<u8>)> {
+    fs.file_paths().into_iter().map(|path| (path.clone(), fs.read_raw(&path))).collect()
+}
+
+/// Reads everything: right or an error. Says whether everything was right.
+fn right_or_error(table: &Table, closed: &Closed, context: &str) -> bool {
+    let mut all_right = true;
+    for (key, value) in &closed.records {
+        let name = String::from_utf8_lossy(key);
+        match table.get(key) {
+            Ok(Some(got)) => assert!(got == value[..], "{context}: wrong bytes of {name}"),
+            Ok(None) => panic!("{context}: {name} turned into None"),
+            Err(error) => {
+                honest(&error, context);
+                all_right = false;
+            }
+        }
+    }
+    for key in &closed.gone {
+        assert!(!matches!(table.get(key), Ok(Some(_))), "{context}: a collected key returned");
+    }
+    let mut count = 0;
+    for (entry, (key, value)) in table.iter().unwrap().zip(&closed.records) {
+        let Ok(entry) = entry else { return false };
+        assert_eq!(entry.key(), key, "{context}: iteration");
+        match entry.value() {
+            Ok(got) => assert!(got == value[..], "{context}: wrong bytes from iteration"),
+            Err(_) => all_right = false,
+        }
+        count += 1;
+    }
+    assert_eq!(count, closed.records.len(), "{context}: iteration ended early, without an error");
+    all_right
+}
+
+/// Damage is reported as damage, and names a file.
+fn honest(error: &lithdb_env::Error, context: &str) {
+    use ErrorKind::{Conflict, Corrupt, Foreign, Missing, Unsupported};
+    let is_damage = matches!(error.kind(), Corrupt | Foreign | Missing | Unsupported | Conflict);
+    assert!(is_damage, "{context}: {error}");
+    assert!(error.to_string().contains("/t/"), "{context}: names no file: {error}");
+}
+
+/// Who opens the table.
+#[derive(Debug, Clone, Copy)]
+enum As {
+    Writer,
+    Reader,
+}
+
+fn open(fs: &SimFs, mode: ReadMode, who: As) -> Result<Table> {
+    let mut world = World::on(fs.clone(), clock(), 2);
+    world.setup.read_mode = mode;
+    match who {
+        As::Writer => world.open(&options()),
+        As::Reader => Table::open_read_only(&world.setup, &options()),
+    }
+}
+
+/// Opens the table and reads everything: whether all of it was right.
+fn examine(fs: &SimFs, who: As, closed: &Closed, context: &str) -> bool {
+    match open(fs, ReadMode::Map, who) {
+        Ok(table) => right_or_error(&table, closed, context),
+        Err(error) => {
+            honest(&error, context);
+            false
+        }
+    }
+}
+
+/// A block of a file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Block {
+    path: PathBuf,
+    offset: usize,
+    bytes: Vec<u8>,
+}
+
+fn blocks(fs: &SimFs, unit: usize) -> Vec<Block> {
+    let blocks = files(fs).into_iter().flat_map(|(path, bytes)| {
+        let chunks = bytes.chunks(unit).enumerate();
+        let blocks = chunks.map(|(n, bytes)| (path.clone(), n * unit, bytes.to_vec()));
+        blocks.collect::<Vec<_>>()
+    });
+    blocks.map(|(path, offset, bytes)| Block { path, offset, bytes }).collect()
+}
+
+/// Whether what is in a block decides over a right answer: not one slot of the state, not reserved space.
+fn is_needed(block: &Block) -> bool {
+    let is_slot = block.path.ends_with("table.state");
+    let is_value_header = block.path.extension().is_some_and(|e| e == "values")
+        && block.bytes.len() <= HEADER_LEN
+        && block.offset == 0;
+    !is_slot && !is_value_header
+}
+
+/// Every replacement of every block of `unit` bytes, as a writer finds it; every seventh for a reader, too.
+fn every_replacement(unit: usize, others: u64) {
+    let closed = closed();
+    let effort = Effort::given();
+    let mut random = SeededChoice::new(effort.seed("blocks") ^ unit as u64);
+    let mut tally = Tally::new(format!("replaced blocks of {unit} bytes"));
+    let blocks = blocks(&closed.fs, unit);
+    tally.add("blocks", blocks.len() as u64);
+    let mut tried = 0;
+    let mut check = |tally: &mut Tally, fs: SimFs, needed: bool, context: String| {
+        tried += 1;
+        if tried % 7 == 0 {
+            tally.add("readers", 1);
+            examine(&fs, As::Reader, &closed, &format!("{context}, reader"));
+            assert_eq!(fs.ops(), 0, "{context}: a reader writes nothing");
+        }
+        let is_right = examine(&fs, As::Writer, &closed, &context);
+        assert!(!is_right || !needed, "{context}: not noticed");
+        tally.add(if is_right { "harmless" } else { "refused" }, 1);
+    };
+    for block in &blocks {
+        let (path, at) = (&block.path, block.offset as u64);
+        let name = format!("{} at {at}", path.display());
+        for (n, older) in closed.fs.older_blocks(path, at, block.bytes.len()).iter().enumerate() {
+            let fs = closed.fs.fork();
+            fs.write_block(path, at, older);
+            tally.add("stale", 1);
+            check(&mut tally, fs, is_needed(block), format!("{name} as it was {} ago", n + 1));
+        }
+        if block.bytes.iter().any(|byte| *byte != 0) {
+            let fs = closed.fs.fork();
+            fs.write_block(path, at, &vec![0; unit]);
+            tally.add("zeros", 1);
+            check(&mut tally, fs, is_needed(block), format!("{name} as zeros"));
+        }
+        // Some of the other blocks in a quick run, each of them in a deep one; those of the same place always.
+        for other in &blocks {
+            let same_place = other.offset == block.offset;
+            let chosen = random.next_u64() % (blocks.len() as u64) < effort.times(others);
+            let len = block.bytes.len();
+            let is_same = (0..len).all(|n| other.bytes.get(n).unwrap_or(&0) == &block.bytes[n]);
+            if is_same || !(same_place || chosen) {
+                continue;
+            }
+            let from = format!("{} at {}", other.path.display(), other.offset);
+            let fs = closed.fs.fork();
+            let mut bytes = other.bytes.clone();
+            bytes.resize(unit, 0);
+            fs.write_block(path, at, &bytes);
+            tally.add("overwritten", 1);
+            check(&mut tally, fs, is_needed(block), format!("{name} overwritten by {from}"));
+
+            let fs = closed.fs.fork();
+            fs.misdirect_block((&other.path, other.offset as u64), (path, at), unit);
+            tally.add("misdirected", 1);
+            check(&mut tally, fs, is_needed(block), format!("{from} went to {name}"));
+        }
+    }
+    for what in ["stale", "zeros", "overwritten", "misdirected", "harmless", "refused", "readers"] {
+        assert!(tally.get(what) > 0, "{what}: none");
+    }
+}
+
+#[test]
+fn every_replaced_sector_is_an_error_or_harmless() {
+    every_replacement(512, 6);
+}
+
+#[test]
+fn every_replaced_block_is_an_error_or_harmless() {
+    every_replacement(4096, 24);
+}
+
+#[test]
+fn a_whole_file_as_it_was_is_an_error_or_harmless() {
+    let closed = closed();
+    let mut tally = Tally::new("stale files");
+    for (path, bytes) in files(&closed.fs) {
+        for (n, older) in closed.fs.older_blocks(&path, 0, bytes.len()).iter().enumerate() {
+            let fs = closed.fs.fork();
+            fs.write_block(&path, 0, older);
+            let context = format!("{} as it was {} syncs ago", path.display(), n + 1);
+            let is_right = examine(&fs, As::Writer, &closed, &context);
+            let is_state = path.ends_with("table.state");
+            assert!(!is_right || is_state, "{context}: not noticed");
+            tally.add(if is_right { "harmless" } else { "refused" }, 1);
+            // Both slots as one of them was: the state that ruled then.
+            if is_state {
+                for slot in older.chunks(4096) {
+                    let fs = closed.fs.fork();
+                    fs.write_block(&path, 0, &slot.repeat(2));
+                    let context = format!("{context}, both slots");
+                    let is_right = examine(&fs, As::Writer, &closed, &context);
+                    tally.add(if is_right { "harmless" } else { "refused" }, 1);
+                }
+            }
+        }
+    }
+    assert!(tally.get("harmless") > 0 && tally.get("refused") > 10);
+}
+
+#[test]
+fn a_read_that_brings_older_bytes_is_an_error_or_harmless() {
+    let closed = closed();
+    let mut tally = Tally::new("stale reads");
+    for who in [As::Writer, As::Reader] {
+        for n in 1.. {
+            let fs = closed.fs.fork();
+            fs.fail_read(n, Fault::StaleRead);
+            let context = format!("older bytes at read {n}, {who:?}");
+            let is_right = match open(&fs, ReadMode::Pread, who) {
+                Ok(table) => right_or_error(&table, &closed, &context),
+                // The second look at the same bytes may show that the first one was wrong.
+                Err(error) if error.to_string().contains("two reads gave different bytes") => false,
+                Err(error) => {
+                    honest(&error, &context);
+                    false
+                }
+            };
+            if fs.faults_hit() == 0 {
+                break;
+            }
+            tally.add(if is_right { "harmless" } else { "refused" }, 1);
+            // The disk itself holds the newer bytes, and nobody has harmed them.
+            assert!(examine(&fs, As::Writer, &closed, &format!("{context}, and again")));
+        }
+    }
+    assert!(tally.get("harmless") > 0 && tally.get("refused") > 0);
+}
+
+#[test]
+fn stale_files_are_noticed_but_for_state_and_key_file_together_which_are_an_earlier_time() {
+    let world = World::new(1);
+    let options = small().segment_keys(100);
+    let put = |table: &Table, name: u8| {
+        for n in 0..10 {
+            table.put(&[name, n], &value_of(usize::from(n), 10 + 4 * usize::from(n))).unwrap();
+        }
+        table.close().unwrap();
+    };
+    put(&world.create_and_open(&options), b'a');
+    let earlier = files(&world.fs);
+    put(&world.open(&options).unwrap(), b'b');
+    let changed: Vec<_> =
+        earlier.iter().filter(|(path, bytes)| world.fs.read_raw(path) != *bytes).collect();
+    assert_eq!(changed.len(), 3, "state, keys, values");
+    for chosen in 1_u32..8 {
+        let fs = world.fs.fork();
+        let is_chosen = |n: &usize| chosen >> n & 1 == 1;
+        for (_, (path, bytes)) in changed.iter().enumerate().filter(|(n, _)| is_chosen(n)) {
+            fs.write_raw(path, bytes.clone());
+        }
+        let names: Vec<_> = (0..3).filter(is_chosen).map(|n| &changed[n].0).collect();
+        let opened = World::on(fs, clock(), 1).open(&options);
+        let has = |name: &str| names.iter().any(|path| path.ends_with(name));
+        match (has("table.state"), has("1.keys"), has("1-0.values")) {
+            // An older state promises less: nothing is missed.
+            (true, false, false) => assert!(opened.unwrap().get(&[b'b', 9]).unwrap().is_some()),
+            // The whole table as it was then, which nobody can tell from one that was not written since.
+            (true, true, _) => {
+                let table = opened.unwrap();
+                assert!(table.get(&[b'a', 9]).unwrap().is_some());
+                assert!(table.get(&[b'b', 0]).unwrap().is_none());
+            }
+            _ => drop(opened.map(|_| panic!("not noticed: {names:?}")).unwrap_err()),
+        }
+    }
+}

@@ -21,6 +21,8 @@ struct State {
     positions: BTreeSet<Position>,
     /// All puts that have not returned.
     puts: usize,
+    /// The first position of a batch whose values never came: the table is latched, and its log ends here.
+    lost: Option<Position>,
 }
 
 /// One put on its way. Dropped, it has arrived, or failed.
@@ -70,8 +72,9 @@ impl InFlight {
     pub(crate) fn complete_end(&self, at: Position, log_end: Position) -> Position {
         let behind = (Bound::Excluded(at), Bound::Unbounded);
         let state = self.state.lock();
-        let first = state.positions.range(behind).next();
-        first.map_or(log_end, |first| (*first).min(log_end))
+        let first = state.positions.range(behind).next().copied();
+        let lost = state.lost.filter(|lost| *lost > at);
+        first.into_iter().chain(lost).fold(log_end, Position::min)
     }
 }
 
@@ -91,11 +94,14 @@ impl Drop for Landing<'_> {
             let panicked = "a put panicked before its values were written";
             self.latch.close(&Error::new(ErrorKind::Io, panicked));
         }
-        self.landed();
         let mut state = self.in_flight.state.lock();
-        state.puts = state.puts.saturating_sub(1);
-        if state.puts == 0 {
-            self.in_flight.landed.notify_all();
+        if let Some(at) = self.at.take() {
+            state.positions.remove(&at);
+            if self.latch.cause().is_some() {
+                state.lost = Some(state.lost.map_or(at, |lost| lost.min(at)));
+            }
         }
+        state.puts = state.puts.saturating_sub(1);
+        self.in_flight.landed.notify_all();
     }
 }

@@ -524,6 +524,33 @@ fn a_sync_that_says_no_space_is_a_failed_sync() {
 }
 
 #[test]
+fn a_large_value_that_could_not_be_written_does_not_show_and_is_not_called_damage() {
+    let mut seen = 0;
+    for n in 1..=12 {
+        let world = World::new(1);
+        let table = world.create_and_open(&small());
+        table.put(b"a", &value_of(1, 100)).unwrap();
+        world.fs.fail_op(n, Fault::Eio, false);
+        if table.put(b"large", &value_of(2, 100_000)).is_ok() {
+            continue; // a hint, or an operation that comes later
+        }
+        let Some(failure) = table.failure() else { continue };
+        let context = format!("operation {n}: {failure}");
+        let entries: Vec<_> = table.iter().unwrap().map(|entry| entry.unwrap()).collect();
+        for entry in &entries {
+            let value = entry.value().unwrap_or_else(|error| panic!("{context}: {error}"));
+            assert_eq!((entry.key(), &*value), (&b"a"[..], &value_of(1, 100)[..]), "{context}");
+        }
+        assert_eq!(entries.len(), 1, "{context}");
+        assert_eq!(table.newest_key().unwrap().unwrap(), b"a", "{context}");
+        assert_eq!(table.get(b"large").unwrap(), None, "{context}");
+        assert_eq!(table.flush().unwrap_err().kind(), ErrorKind::Latched, "{context}");
+        seen += u64::from(failure.to_string().contains("values"));
+    }
+    assert!(seen > 0, "no write of the value failed");
+}
+
+#[test]
 fn reading_errors_latch_nothing_and_reading_goes_on_when_they_pass() {
     for fault in [Fault::Eio, Fault::TooManyFiles, Fault::Interrupted, Fault::ShortWrite] {
         let mut n = 0;

@@ -17,8 +17,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use lithdb::{Components, Db, DbOptions, Error, ErrorKind, Table, TableOptions};
-use lithdb_tests::{Op, cannot_run};
+use lithdb::rollback::through_key;
+use lithdb::{
+    Components, Db, DbOptions, Error, ErrorKind, ReadMode, Rollback, Table, TableOptions,
+};
+use lithdb_sim::{Effort, Tally};
+use lithdb_tests::{Op, cannot_run, check_files, files_below, newest_keys};
 
 /// Short enough to wait for.
 const TTL: Duration = Duration::from_millis(5);
@@ -240,5 +244,175 @@ fn a_reopening_on_a_full_disk_reads_everything_that_was_acknowledged() {
             assert!(more > end);
             check(&table, 0, more);
         }
+    }
+}
+
+/// The operations of a table that are there are `0..end`.
+fn ends(root: &Path) -> Vec<u64> {
+    let db = open(root);
+    let ends = ["t", "u"].map(|name| {
+        let table = db.existing_table(name).unwrap();
+        let end = newest(&table).map_or(0, |newest| newest + 1);
+        check_named(&table, name, end);
+        check_files(&[root.to_owned()], name, table.stats().segments);
+        end
+    });
+    drop(db);
+    ends.to_vec()
+}
+
+fn check_named(table: &Table, name: &str, end: u64) {
+    let mut entries = table.iter().unwrap();
+    for seq in 0..end {
+        for (key, _, value) in Op::new(name, 0, seq).records() {
+            let entry = entries.next().unwrap_or_else(|| panic!("{seq} of {end} is gone")).unwrap();
+            assert!(entry.key() == key && entry.value().unwrap() == value, "{name}: {seq}");
+            assert!(table.get(key).unwrap().unwrap() == value, "{name}: get at {seq}");
+        }
+    }
+    assert!(entries.next().is_none(), "{name}: something behind {end}");
+}
+
+/// Two tables of `end` operations each, all durable, their newest segments unsealed.
+fn two_tables(root: &Path, end: u64) {
+    let db = open(root);
+    for name in ["t", "u"] {
+        let table = db.table(name, options().segment_keys(40)).unwrap();
+        for seq in 0..end {
+            Op::new(name, 0, seq).put(&table).unwrap();
+        }
+        table.flush().unwrap();
+    }
+    db.close().unwrap();
+}
+
+fn roll_back(root: &Path, seq: u64) -> lithdb::Result<()> {
+    let plan = Rollback::new([root]).plan(through_key(Op::key(seq, 0)))?;
+    plan.execute().map(drop)
+}
+
+/// Gives back one block of a ballast file.
+fn give_back(ballast: &Path, blocks: u64) {
+    let file = std::fs::File::options().write(true).open(ballast).unwrap();
+    let len = file.metadata().unwrap().len();
+    file.set_len(len.saturating_sub(blocks * 4096)).unwrap();
+}
+
+#[test]
+fn a_rollback_on_a_full_disk_changes_nothing_until_it_fits_and_then_all_of_it() {
+    let name = "a_rollback_on_a_full_disk_changes_nothing_until_it_fits_and_then_all_of_it";
+    let Some(disk) = Disk::new(name, 8 << 20) else { return };
+    let mut tally = Tally::new(format!("full disk: {name}"));
+    // Into a sealed segment of both, then into an unsealed one of one of them and a sealed one of the other.
+    for to in [20, 99] {
+        let root = disk.path(&format!("db{to}"));
+        two_tables(&root, 100);
+        let old = ends(&root);
+        let before = files_below(&root);
+        let ballast = disk.fill("ballast");
+        let mut refused = 0;
+        let limit = std::fs::metadata(&ballast).unwrap().len() / 4096;
+        loop {
+            let error = match roll_back(&root, to - 1) {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+            refused += 1;
+            // What was written on the way is gone again. (A tail that was recovered and sealed stays sealed.)
+            if to == 20 {
+                assert_eq!(files_below(&root), before, "after {refused}: {error}");
+            }
+            assert_eq!(ends(&root), old, "after {refused}: {error}");
+            assert!(refused < limit, "never fits");
+            give_back(&ballast, 1);
+        }
+        assert_eq!(ends(&root), [to, to]);
+        assert!(refused > 0, "it fitted at once");
+        tally.add("rollbacks refused", refused);
+        std::fs::remove_file(ballast).unwrap();
+        let db = open(&root);
+        let table = db.existing_table("t").unwrap();
+        Op::new("t", 0, to).put(&table).unwrap();
+        table.flush().unwrap();
+        check_named(&table, "t", to + 1);
+        db.close().unwrap();
+        drop((table, db));
+        std::fs::remove_dir_all(root).unwrap();
+    }
+}
+
+/// A rollback that is decided needs no space: a process that died in the midst of it is followed by one without a block.
+#[test]
+fn a_rollback_that_was_decided_is_finished_on_a_full_disk() {
+    let name = "a_rollback_that_was_decided_is_finished_on_a_full_disk";
+    let Some(disk) = Disk::new(name, 8 << 20) else { return };
+    let mut tally = Tally::new(format!("full disk: {name}"));
+    for round in 0..Effort::given().times(4) {
+        let root = disk.path("db");
+        two_tables(&root, 100);
+        let to = 10 + 22 * (round % 4);
+        let status = Command::new(env!("CARGO_BIN_EXE_crashy"))
+            .args(["roll-back-death", &to.to_string()])
+            .arg(&root)
+            .stdin(Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+        assert!(root.join("rollback.intent").exists());
+        let ballast = disk.fill("ballast");
+        let error = Db::open_read_only(DbOptions::new([&root])).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::RollbackPending, "{error}");
+        if round % 2 == 0 {
+            Rollback::new([&root]).finish().unwrap().expect("one was pending");
+        }
+        assert_eq!(ends(&root), [to + 1, to + 1]);
+        tally.add("rollbacks finished", 1);
+        std::fs::remove_file(ballast).unwrap();
+        std::fs::remove_dir_all(root).unwrap();
+    }
+}
+
+/// A torn tail is cut without a block. Beside a reader it is to be sealed, which needs some: that is refused, and nothing is
+/// lost.
+#[test]
+fn a_torn_tail_is_recovered_on_a_full_disk() {
+    let name = "a_torn_tail_is_recovered_on_a_full_disk";
+    let Some(disk) = Disk::new(name, 8 << 20) else { return };
+    let mut tally = Tally::new(format!("full disk: {name}"));
+    let root = disk.path("db");
+    two_tables(&root, 100);
+    for is_read in [true, false] {
+        for table in ["t", "u"] {
+            let keys = newest_keys(std::slice::from_ref(&root), table);
+            let mut file = std::fs::File::options().append(true).open(keys).unwrap();
+            std::io::Write::write_all(&mut file, &[0xA5; 9000]).unwrap();
+        }
+        let ballast = disk.fill("ballast");
+        let options = DbOptions::new([&root]).read_mode(ReadMode::Map);
+        let reader = is_read.then(|| Db::open_read_only(options).unwrap());
+        if let Some(reader) = &reader {
+            let seen = reader.existing_table("t").unwrap();
+            check_named(&seen, "t", 100);
+            for _ in 0..3 {
+                let db = open(&root);
+                let error = db.existing_table("t").map(drop).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+                tally.add("recoveries refused", 1);
+                check_named(&seen, "t", 100);
+            }
+            std::fs::remove_file(&ballast).unwrap();
+            assert_eq!(ends(&root), [100, 100]);
+            check_named(&seen, "t", 100);
+        } else {
+            assert_eq!(ends(&root), [100, 100]);
+            tally.add("tails cut", 2);
+            std::fs::remove_file(&ballast).unwrap();
+        }
+        drop(reader);
+        let db = open(&root);
+        let table = db.existing_table("t").unwrap();
+        check_named(&table, "t", 100);
+        db.close().unwrap();
     }
 }

@@ -13,9 +13,12 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lithdb::{Components, Db, DbOptions, ErrorKind, ReadMode, TableOptions};
+use lithdb_sim::{Effort, Tally};
 use lithdb_tests::{Op, Rng, db_options};
 
 struct Crashy {
@@ -114,6 +117,140 @@ fn a_database_that_is_open_elsewhere_is_locked_until_that_process_dies() {
     assert_eq!(reader.tables().unwrap(), []);
     holder.kill();
     Db::open(DbOptions::new(&roots)).unwrap();
+}
+
+/// The same roots by other names, in every order, and without repetition.
+fn other_names(dir: &std::path::Path, roots: &[PathBuf]) -> Vec<Vec<PathBuf>> {
+    let links: Vec<PathBuf> = roots
+        .iter()
+        .enumerate()
+        .map(|(n, root)| {
+            let link = dir.join(format!("link{n}"));
+            std::os::unix::fs::symlink(root, &link).unwrap();
+            link
+        })
+        .collect();
+    let dotted = roots.iter().map(|root| root.join("..").join(root.file_name().unwrap()));
+    let dotted: Vec<PathBuf> = dotted.collect();
+    let mixed = vec![links[1].clone(), roots[0].clone()];
+    vec![roots.to_vec(), reversed(roots), links.clone(), reversed(&links), reversed(&dotted), mixed]
+}
+
+#[test]
+fn a_database_is_locked_by_whatever_names_its_roots_are_called() {
+    let dir = tempfile::tempdir().unwrap();
+    let roots = roots(&dir);
+    drop(Db::open(DbOptions::new(&roots)).unwrap());
+    let names = other_names(dir.path(), &roots);
+    let mut tally = Tally::new("several processes: one database by many names");
+    for held in &names {
+        let mut holder = Crashy::start(&["hold"], held);
+        assert_eq!(holder.line(), "open");
+        for asked in &names {
+            let error = Db::open(DbOptions::new(asked)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Locked, "{held:?}, {asked:?}: {error}");
+            let process = format!("process {}", holder.child.id());
+            assert!(error.to_string().contains(&process), "{error}");
+            tally.add("openings refused", 1);
+        }
+        holder.end();
+    }
+    assert_eq!(tally.get("openings refused"), 36);
+}
+
+/// Two lists of roots that have one in common are never two databases.
+#[test]
+fn a_root_belongs_to_one_database_however_many_processes_want_it() {
+    let effort = Effort::given();
+    let mut tally = Tally::new("several processes: one root in two lists");
+    for round in 0..effort.times(12) {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, common, b] = ["a", "common", "b"].map(|name| dir.path().join(name));
+        let lists = [vec![a.clone(), common.clone()], vec![common.clone(), b.clone()]];
+        // Created first by one process, or by both at once.
+        let mut holders = Vec::new();
+        if round % 2 == 0 {
+            let mut holder = Crashy::start(&["hold"], &lists[0]);
+            let line = holder.line();
+            holders.push((holder, line));
+        } else {
+            let mut both: Vec<Crashy> =
+                lists.iter().map(|list| Crashy::start(&["hold"], list)).collect();
+            let lines: Vec<String> = both.iter_mut().map(Crashy::line).collect();
+            holders.extend(both.into_iter().zip(lines));
+        }
+        let open = holders.iter().filter(|(_, line)| line == "open").count();
+        assert!(open <= 1, "both are open");
+        for (_, line) in holders.iter().filter(|(_, line)| line != "open") {
+            assert!(line.starts_with("refused "), "{line}");
+            assert!(line.contains(&*dir.path().to_string_lossy()), "names no directory: {line}");
+            tally.add("refused at the same time", 1);
+        }
+        tally.add("open", open as u64);
+        // While one is open, and when it is not: the other list is refused, and its own root is left alone.
+        for while_open in [true, false] {
+            if !while_open {
+                holders.drain(..).for_each(|(holder, _)| holder.kill());
+            }
+            let mine = lists.each_ref().map(|list| {
+                let result = Db::open(DbOptions::new(list).create_if_missing(false));
+                result.map(drop).map_err(|error| error.kind())
+            });
+            let is_mine = |result: &&Result<(), ErrorKind>| result.is_ok();
+            let count = mine.iter().filter(is_mine).count();
+            assert_eq!(count, usize::from(!while_open && open == 1), "{mine:?}");
+            tally.add("openings refused", 2 - count as u64);
+        }
+    }
+    assert!(tally.get("open") > 0 && tally.get("openings refused") > 0, "{tally:?}");
+}
+
+/// Whoever opens while the holder is being killed is refused or has it: and once it is had, the holder writes no more.
+#[test]
+fn a_database_whose_holder_is_being_killed_is_never_open_twice() {
+    let effort = Effort::given();
+    let dir = tempfile::tempdir().unwrap();
+    let roots = roots(&dir);
+    let mut tally = Tally::new("several processes: opening while the holder is killed");
+    drop(Db::open(DbOptions::new(&roots)).unwrap());
+    let names = other_names(dir.path(), &roots);
+    let mut next = [0, 0];
+    let mut rng = Rng::new(effort.seed("a_database_whose_holder_is_being_killed"));
+    for round in 0..effort.times(15) {
+        // Two that want it at the same time, and one of them gets it.
+        let mut first = start_writer(round, next, &roots);
+        if first.wait_for("open") != "open" {
+            panic!("it was free");
+        }
+        let is_dead = Arc::new(AtomicBool::new(false));
+        let theirs = Arc::clone(&is_dead);
+        let delay = Duration::from_micros(rng.below(60_000));
+        let killer = std::thread::spawn(move || {
+            std::thread::sleep(delay);
+            theirs.store(true, Ordering::SeqCst);
+            first.kill();
+        });
+        let db = loop {
+            let list = &names[rng.below(names.len() as u64) as usize];
+            match Db::open(DbOptions::new(list)) {
+                Ok(db) => break db,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+                    tally.add("openings refused", 1);
+                }
+            }
+        };
+        assert!(is_dead.load(Ordering::SeqCst), "open twice");
+        tally.add("openings after a death", 1);
+        killer.join().unwrap();
+        for (name, next) in ["plain", "aged"].into_iter().zip(&mut next) {
+            let Ok(table) = db.existing_table(name) else { continue };
+            let newest = table.newest_key().unwrap();
+            *next = newest.map_or(*next, |key| Op::seq_of(&key).unwrap() + 1);
+        }
+        db.close().unwrap();
+    }
+    assert!(tally.get("openings refused") > 0, "{tally:?}");
 }
 
 const TTL: Duration = Duration::from_millis(400);

@@ -7,16 +7,14 @@
     reason = "tests stop where they fail"
 )]
 
-#[path = "support/by_the_document.rs"]
-mod by_the_document;
 #[path = "support/world.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod world;
 
 use std::path::Path;
 
-use by_the_document::{Record, crc32c, key_file, metadata, value_header};
 use lithdb_env::UnixMillis;
+use lithdb_second_reader::{Record, crc32c, key_file, metadata, value_header};
 use lithdb_segment::envelope::{Magic, open_file, seal};
 use lithdb_segment::record::{Chain, Encoder, Flags, KeyRecord, Mark};
 use lithdb_segment::{
@@ -524,7 +522,7 @@ fn files_of_a_segment_are_read_back_by_the_document_alone() {
         })
         .collect();
     let digest = xxhash_rust::xxh3::xxh3_128(&key_bytes).to_le_bytes();
-    let expected = by_the_document::Metadata {
+    let expected = lithdb_second_reader::Metadata {
         table: TABLE,
         segment: 8,
         revision: 0,

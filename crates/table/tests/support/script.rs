@@ -1,5 +1,6 @@
 //! Scripts of operations on a table, the model of what they promised, and the check of what is there.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use lithdb_sim::CrashImage;
 use lithdb_table::{Batch, Presence, SecondaryKey, Table, TableOptions, Upkeep, presence};
 
 use super::World;
+use super::files::files_agree;
 
 /// One step of a script.
 #[derive(Debug, Clone)]
@@ -258,6 +260,7 @@ impl<'a> Run<'a> {
             self.world.fs.clear_faults();
         }
         let (_, end) = check(&table, &self.model, "going on after opening again");
+        files_agree(&table, &self.world, "going on after opening again");
         self.model.batches.truncate(end);
         self.model.acked = end;
         self.table = Some(table);
@@ -361,7 +364,8 @@ fn range_of(found: &[Record], model: &Model, context: &str) -> (usize, usize) {
 }
 
 /// Everything that must hold when a database is found like this: what is there, that opening again changes nothing
-/// visible, and that it goes on working. Returns how many operations the first opening took.
+/// visible, that the files say the same when they are read by the document alone, and that it goes on working. Returns how
+/// many operations the first opening took.
 pub fn verify(scenario: &Scenario, world: &World, model: &Model, context: &str) -> u64 {
     let fs = &world.fs;
     let before = fs.ops();
@@ -386,6 +390,7 @@ pub fn verify(scenario: &Scenario, world: &World, model: &Model, context: &str) 
     let table = open(world);
     let ops = fs.ops() - before;
     let served = check(&table, &model, context);
+    files_agree(&table, world, context);
     drop(table);
     let model = model.served(served, &[]);
     let table = open(world);
@@ -394,6 +399,10 @@ pub fn verify(scenario: &Scenario, world: &World, model: &Model, context: &str) 
     drop(table);
     let table = open(world);
     assert_eq!(check(&table, &model, &format!("{context}, closed and opened")), served);
+    let thorough = is_every_fifth();
+    if thorough {
+        files_agree(&table, world, &format!("{context}, closed and opened"));
+    }
     let more = vec![(b"one more".to_vec(), true, value_of(9999, 90))];
     table.put(&more[0].0, &more[0].2).unwrap_or_else(|e| panic!("{context}: put: {e}"));
     table.flush().unwrap_or_else(|e| panic!("{context}: flush: {e}"));
@@ -402,13 +411,25 @@ pub fn verify(scenario: &Scenario, world: &World, model: &Model, context: &str) 
     let world = world.after_crash(fs.crash_with(&CrashImage::Nothing));
     let table = open(&world);
     check(&table, &model, &format!("{context}, with one more, after a crash"));
+    if thorough {
+        files_agree(&table, &world, &format!("{context}, with one more, after a crash"));
+    }
     // A new segment, too: no number is used for a second content.
     table.seal().unwrap_or_else(|e| panic!("{context}: seal: {e}"));
+    if thorough {
+        files_agree(&table, &world, &format!("{context}, sealed"));
+    }
     for (id, salt) in self::salts(&world) {
         let before = salts.get(&id).copied().unwrap_or(salt);
         assert_eq!(before, salt, "{context}: segment {id} was used twice");
     }
     ops
+}
+
+/// Whether this is the first, sixth, eleventh … image that the test verifies: what each would make too slow is done then.
+fn is_every_fifth() -> bool {
+    thread_local!(static IMAGES: Cell<u64> = const { Cell::new(0) });
+    IMAGES.replace(IMAGES.get() + 1).is_multiple_of(5)
 }
 
 /// The salts of all segments whose key files have a sound header.

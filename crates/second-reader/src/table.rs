@@ -1,0 +1,305 @@
+//! All files of a table, held against each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::checksum::crc32c;
+use crate::key_file::{Header, KeyFile, Record, key_file, scan, value_header};
+use crate::small::{Metadata, State, metadata, state};
+
+/// A key record and the value it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub segment: u32,
+    pub offset: u32,
+    pub key: Vec<u8>,
+    pub primary: bool,
+    pub value: Vec<u8>,
+}
+
+/// What is known about the end of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seal {
+    Metadata(Box<Metadata>),
+    Mutable,
+}
+
+/// A segment of the chain.
+#[derive(Debug)]
+pub struct Segment {
+    pub keys: KeyFile,
+    pub seal: Seal,
+    /// The lengths of its value files.
+    pub value_ends: Vec<u64>,
+    /// How many key records it has, and how many marks.
+    pub counted: u64,
+    pub marks: u64,
+}
+
+/// What the files of a table say.
+#[derive(Debug)]
+pub struct Table {
+    pub state: State,
+    /// From the oldest to the newest.
+    pub segments: Vec<Segment>,
+    /// All key records, in the order of their positions.
+    pub records: Vec<Found>,
+}
+
+impl Table {
+    /// The newest record of every key.
+    pub fn newest(&self) -> BTreeMap<&[u8], &Found> {
+        self.records.iter().map(|found| (&found.key[..], found)).collect()
+    }
+}
+
+/// The names in a table's directory on one root, and what the files hold.
+type Root = BTreeMap<String, Vec<u8>>;
+
+/// Reads a table that is as an opening for writing leaves it, or a flush: every file belongs to it, and nothing is there
+/// that was never acknowledged. Stops if a file is not as documented or if two of them disagree.
+pub fn table(roots: &[Root]) -> Table {
+    let (state, both) = state(&roots[0]["table.state"]);
+    assert!(both, "the slots differ");
+    assert!(!state.being_dropped);
+    let mut files = Files { roots, read: BTreeSet::from([(0, "table.state".to_owned())]) };
+    let (mut segments, mut records) = (Vec::<Segment>::new(), Vec::new());
+    if !state.empty {
+        let mut id = state.watermark;
+        loop {
+            let (segment, found) = files.segment(&state, id, segments.last());
+            records.extend(found);
+            let next = match &segment.seal {
+                Seal::Metadata(metadata) => Some(metadata.successor),
+                Seal::Mutable => None,
+            };
+            segments.push(segment);
+            let Some(next) = next else { break };
+            assert!(next > id, "segment {id} is followed by {next}");
+            id = next;
+        }
+    }
+    files.nothing_else();
+    if let Some(tail) = &state.durable_tail
+        && let Some(named) = segments.iter().find(|s| s.keys.header.segment == tail.segment)
+    {
+        assert!(u64::from(tail.key_end) <= named.end(), "the durable tail promises more");
+        assert_eq!(tail.value_ends.len(), named.value_ends.len());
+        let mut ends = tail.value_ends.iter().zip(&named.value_ends);
+        assert!(ends.all(|(promised, end)| promised <= end), "{tail:?}, {:?}", named.value_ends);
+    }
+    Table { state, segments, records }
+}
+
+impl Segment {
+    /// The length of its key file.
+    fn end(&self) -> u64 {
+        self.keys.end as u64
+    }
+
+    /// Holds the chain record of the segment behind this one to it.
+    fn is_followed_by(&self, header: &Header, first: Option<&Record>) {
+        let own = &self.keys.header;
+        assert_eq!((header.predecessor, header.table), (own.segment, own.table));
+        let Some(Record::Chain { predecessor, end, records, running, value_ends }) = first else {
+            panic!("segment {} begins with {first:?}", header.segment)
+        };
+        assert_eq!(*predecessor, own.segment);
+        let Seal::Metadata(metadata) = &self.seal else { panic!("not sealed") };
+        if metadata.revision == 0 {
+            assert_eq!((u64::from(*end), *records), (self.end(), self.counted), "the chain");
+            assert_eq!((*running, value_ends), (self.keys.running, &self.value_ends), "the chain");
+        }
+    }
+}
+
+/// The files of a table, and which of them were needed.
+struct Files<'a> {
+    roots: &'a [Root],
+    read: BTreeSet<(usize, String)>,
+}
+
+impl<'a> Files<'a> {
+    /// The file of that name, which is on one root.
+    fn get(&mut self, name: &str) -> Option<&'a [u8]> {
+        let on = |root: &'a Root| root.get(name);
+        let mut found = self.roots.iter().enumerate().filter_map(|(n, root)| Some((n, on(root)?)));
+        let (root, bytes) = found.next()?;
+        assert!(found.next().is_none(), "{name} is on two roots");
+        assert!(root == 0 || name.ends_with(".values"), "{name} is on root {root}");
+        self.read.insert((root, name.to_owned()));
+        Some(bytes)
+    }
+
+    fn nothing_else(&self) {
+        for (n, root) in self.roots.iter().enumerate() {
+            for name in root.keys() {
+                assert!(self.read.contains(&(n, name.clone())), "{name} on root {n} is left over");
+            }
+        }
+    }
+
+    fn segment(
+        &mut self,
+        state: &State,
+        id: u32,
+        before: Option<&Segment>,
+    ) -> (Segment, Vec<Found>) {
+        let name = |extension: &str| format!("segments/{id}.{extension}");
+        let bytes =
+            self.get(&name("keys")).unwrap_or_else(|| panic!("no key file of segment {id}"));
+        let seal = self.get(&name("metadata")).map(metadata);
+        let (keys, bytes) = match &seal {
+            Some(seal) => {
+                let bytes = &bytes[..seal.key_end as usize];
+                (key_file(bytes), bytes)
+            }
+            None => {
+                let keys = scan(bytes);
+                let behind = &bytes[keys.end..];
+                assert!(behind.iter().all(|byte| *byte == 0), "bytes behind {}", keys.end);
+                let end = keys.end;
+                (keys, &bytes[..end])
+            }
+        };
+        let header = keys.header.clone();
+        assert_eq!((header.table, header.segment), (state.table, id));
+        assert!((1..=256).contains(&header.shards));
+        assert!(header.predecessor < id);
+        match before {
+            Some(before) => before.is_followed_by(&header, keys.records.first().map(|(_, r)| r)),
+            None => assert_eq!(id, state.watermark),
+        }
+        let values: Vec<&[u8]> = (0..header.shards)
+            .map(|shard| {
+                let name = format!("segments/{id}-{shard}.values");
+                let bytes = self.get(&name).unwrap_or_else(|| panic!("no {name}"));
+                let expected = Header { predecessor: 0, shards: shard, ..header.clone() };
+                assert_eq!(value_header(bytes), expected, "{name}");
+                bytes
+            })
+            .collect();
+        let mut reading = Reading::new(&keys, bytes, values);
+        for (n, (at, record)) in keys.records.iter().enumerate() {
+            reading.take(n, *at, record);
+        }
+        let (end, mut epochs) = (keys.end, Vec::new());
+        assert!(reading.is_between_batches(), "a batch that does not end, at {end}");
+        for (at, record) in &keys.records {
+            if let Record::Epoch { epoch, .. } = record {
+                epochs.push((*at as u32, *epoch));
+            }
+        }
+        let Reading { found, ends: value_ends, counted, primaries, marks, .. } = reading;
+        if let Some(seal) = &seal {
+            assert_eq!((seal.table, seal.segment), (header.table, id));
+            assert_eq!((seal.predecessor, seal.salt), (header.predecessor, header.salt));
+            assert_eq!((seal.created, seal.codec), (header.created, 0));
+            assert_eq!((seal.records, seal.primaries), (counted, primaries));
+            assert_eq!((seal.running, &seal.value_ends), (keys.running, &value_ends));
+            assert_eq!(seal.epochs, epochs);
+            let digest = xxhash_rust::xxh3::xxh3_128(bytes).to_le_bytes();
+            assert!(seal.digest.is_none_or(|stored| stored == digest), "digest of segment {id}");
+            assert!(seal.extras.is_empty(), "{:?}", seal.extras);
+        }
+        let seal = seal.map_or(Seal::Mutable, |seal| Seal::Metadata(Box::new(seal)));
+        (Segment { keys, seal, value_ends, counted, marks }, found)
+    }
+}
+
+/// A key file that is being read, record by record.
+struct Reading<'a> {
+    header: Header,
+    bytes: &'a [u8],
+    values: Vec<&'a [u8]>,
+    found: Vec<Found>,
+    /// The furthest ends of values so far.
+    ends: Vec<u64>,
+    counted: u64,
+    primaries: u64,
+    marks: u64,
+    /// After each record: its end, the key records and the furthest ends of values up to there.
+    history: BTreeMap<u32, (u64, Vec<u64>)>,
+    /// The value of the group that is being read: shard, begin, end.
+    group: Option<(u16, u64, u64)>,
+    in_batch: bool,
+    next: Vec<usize>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(keys: &KeyFile, bytes: &'a [u8], values: Vec<&'a [u8]>) -> Self {
+        let begins = keys.records.iter().skip(1).map(|(at, _)| *at);
+        let ends = vec![64; values.len()];
+        Self {
+            header: keys.header.clone(),
+            bytes,
+            values,
+            found: Vec::new(),
+            history: BTreeMap::from([(64, (0, ends.clone()))]),
+            ends,
+            counted: 0,
+            primaries: 0,
+            marks: 0,
+            group: None,
+            in_batch: false,
+            next: begins.chain([keys.end]).collect(),
+        }
+    }
+
+    fn is_between_batches(&self) -> bool {
+        !self.in_batch && self.group.is_none()
+    }
+
+    fn take(&mut self, n: usize, at: usize, record: &Record) {
+        let is_key = matches!(record, Record::Key { .. });
+        assert!(is_key || self.is_between_batches(), "{record:?} inside of a batch");
+        match record {
+            Record::Key { flags, key, shard, offset, len, checksum } => {
+                let value = self.value(*flags, *shard, *offset, *len);
+                assert_eq!(crc32c(0, value), *checksum, "checksum of the value at {offset}");
+                let (value, primary) = (value.to_vec(), flags & 1 == 1);
+                let (segment, offset) = (self.header.segment, at as u32);
+                self.found.push(Found { segment, offset, key: key.clone(), primary, value });
+                self.counted += 1;
+                self.primaries += u64::from(primary);
+                self.in_batch = flags & 4 == 0;
+                if flags & 2 == 2 {
+                    self.group = None;
+                } else {
+                    assert!(self.in_batch, "a batch ends inside of a group");
+                }
+            }
+            Record::Chain { .. } => {
+                assert!(at == 64 && self.header.predecessor != 0, "a chain record at {at}");
+            }
+            Record::Mark { through, records, value_ends, .. } => {
+                let promised = self.history.get(through);
+                assert_eq!(promised, Some(&(*records, value_ends.clone())), "the mark at {at}");
+                self.marks += 1;
+            }
+            Record::Epoch { .. } | Record::Padding => {}
+        }
+        if at == 64 && self.header.predecessor != 0 {
+            assert!(matches!(record, Record::Chain { .. }), "{record:?} instead of the chain");
+        }
+        self.history.insert(self.next[n] as u32, (self.counted, self.ends.clone()));
+    }
+
+    /// The bytes that a key record names; those of a secondary one lie in those of its primary.
+    fn value(&mut self, flags: u8, shard: u16, offset: u64, len: u32) -> &'a [u8] {
+        let end = offset + u64::from(len);
+        if flags & 1 == 1 {
+            assert!(self.group.is_none(), "a primary record inside of a group");
+            self.group = Some((shard, offset, end));
+        } else {
+            let (of, from, to) = self.group.unwrap_or_else(|| panic!("a secondary record alone"));
+            assert!(shard == of && from <= offset && end <= to, "outside of the group's value");
+        }
+        if shard == 65_535 {
+            return &self.bytes[offset as usize..end as usize];
+        }
+        let shard = usize::from(shard);
+        assert!(offset >= 64, "a value in the header");
+        self.ends[shard] = self.ends[shard].max(end);
+        &self.values[shard][offset as usize..end as usize]
+    }
+}

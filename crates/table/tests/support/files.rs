@@ -1,0 +1,65 @@
+//! The files of a table, read by the document alone, against what the table serves.
+
+use std::collections::BTreeMap;
+
+use lithdb_second_reader::{Found, table};
+use lithdb_table::{Entry, Table};
+
+use super::World;
+
+/// Compares the files that are on the disk, read by a decoder that knows the document and not the code, with what the
+/// table serves, both ways: by iteration in both directions and by `get`. For a table that has just been opened for writing,
+/// or flushed. Returns what the decoder found.
+pub fn files_agree(table: &Table, world: &World, context: &str) -> lithdb_second_reader::Table {
+    let read = by_the_document(world);
+    let records = &read.records;
+    let served: Vec<Found> = table.iter().unwrap().map(|e| found(&e.unwrap())).collect();
+    same(&served, records, "iterated", context);
+    let mut served: Vec<Found> = table.iter().unwrap().rev().map(|e| found(&e.unwrap())).collect();
+    served.reverse();
+    same(&served, records, "iterated backwards", context);
+    let newest = read.newest();
+    for (key, found) in &newest {
+        let got = table.get(key).unwrap_or_else(|e| panic!("{context}: get: {e}"));
+        let name = String::from_utf8_lossy(key);
+        assert!(got.as_deref() == Some(&found.value), "{context}: get({name}) differs");
+    }
+    let stats = table.stats();
+    assert_eq!(stats.watermark.0, read.state.watermark, "{context}: watermark");
+    assert_eq!(stats.keys, records.len() as u64, "{context}: counted keys");
+    read
+}
+
+/// What the files of the table say.
+pub fn by_the_document(world: &World) -> lithdb_second_reader::Table {
+    let paths = world.fs.file_paths();
+    let roots: Vec<BTreeMap<String, Vec<u8>>> = world
+        .setup
+        .dirs
+        .iter()
+        .map(|dir| {
+            let below = |path: &std::path::PathBuf| {
+                let name = path.strip_prefix(dir).ok()?.to_str().unwrap().to_owned();
+                Some((name, world.fs.read_raw(path)))
+            };
+            paths.iter().filter_map(below).collect()
+        })
+        .collect();
+    table(&roots)
+}
+
+fn found(entry: &Entry) -> Found {
+    Found {
+        segment: entry.position().segment.0,
+        offset: entry.position().offset,
+        key: entry.key().to_vec(),
+        primary: entry.is_primary(),
+        value: entry.value().unwrap().to_vec(),
+    }
+}
+
+fn same(served: &[Found], on_disk: &[Found], how: &str, context: &str) {
+    let differs = served.iter().zip(on_disk).position(|(a, b)| a != b);
+    assert_eq!(differs, None, "{context}: {how}: another record than the files hold");
+    assert_eq!(served.len(), on_disk.len(), "{context}: {how}: as many as the files hold");
+}

@@ -69,23 +69,17 @@ pub struct KeyFile {
     pub records: Vec<(usize, Record)>,
     /// The checksum over the checksums of all records.
     pub running: u32,
-    /// Where the first byte stands that is no record.
+    /// Its length.
     pub end: usize,
 }
 
-/// Reads a key file that must be whole.
+/// Reads a key file, every byte of it.
 pub fn key_file(bytes: &[u8]) -> KeyFile {
-    let file = scan(bytes);
-    assert_eq!(file.end, bytes.len(), "a record that does not hold");
-    file
-}
-
-/// Reads a key file up to the first record that does not hold.
-pub fn scan(bytes: &[u8]) -> KeyFile {
     let header = key_header(bytes);
     let mut epoch = header.salt;
     let (mut records, mut running, mut at) = (Vec::new(), 0, 64);
-    while let Some((covered, len)) = lengths(&bytes[at..]) {
+    while at < bytes.len() {
+        let Some((covered, len)) = lengths(&bytes[at..]) else { panic!("no record at {at}") };
         let seed_epoch = if matches!(bytes[at + 4], 2..=4) { header.salt } else { epoch };
         let mut seed = header.table.to_le_bytes().to_vec();
         seed.extend(header.segment.to_le_bytes());
@@ -93,9 +87,7 @@ pub fn scan(bytes: &[u8]) -> KeyFile {
         seed.extend(seed_epoch.to_le_bytes());
         assert_eq!(seed.len(), 24);
         let checksum = crc32c(crc32c(0, &seed), &bytes[at + 4..at + covered]);
-        if bytes[at..at + 4] != checksum.to_le_bytes() {
-            break;
-        }
+        assert_eq!(bytes[at..at + 4], checksum.to_le_bytes(), "checksum of the record at {at}");
         running = crc32c(running, &checksum.to_le_bytes());
         let record = record(&bytes[at..at + covered], at);
         if let Record::Epoch { epoch: new, .. } = record {

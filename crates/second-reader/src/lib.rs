@@ -25,6 +25,6 @@ mod small;
 mod table;
 
 pub use checksum::crc32c;
-pub use key_file::{Header, KeyFile, Record, key_file, key_header, scan, value_header};
+pub use key_file::{Header, KeyFile, Record, key_file, key_header, value_header};
 pub use small::{DurableTail, Metadata, State, metadata, state};
 pub use table::{Found, Seal, Segment, Table, table};

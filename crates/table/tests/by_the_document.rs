@@ -10,7 +10,7 @@ use std::time::Duration;
 use lithdb_second_reader::{Record, Seal};
 use lithdb_segment::{Position, SegmentId};
 use lithdb_sim::{Choice, CrashImage, Effort, SeededChoice, SimClock, SimFs, Tally};
-use lithdb_table::{Entry, Table, TableOptions};
+use lithdb_table::{Entry, SecondaryKey, Table, TableOptions};
 use support::files::{by_the_document, files_agree};
 use support::script::{Op, Run, Scenario, verify};
 use support::{DAY, World};
@@ -251,6 +251,57 @@ fn what_is_left_of_random_histories_is_read_by_the_document_alone() {
         "segments of several shards",
         "tables that lost segments to collection",
     ] {
+        assert!(tally.get(what) > 10, "{tally:?}");
+    }
+}
+
+/// The model of the scripts knows every key once; here a few keys are put all the time, as primary and as secondary ones.
+#[test]
+fn of_keys_put_again_and_again_the_newest_record_on_disk_is_the_one_that_is_served() {
+    let effort = Effort::given();
+    let mut tally = Tally::new("keys put again and again, read by the document");
+    let mut choice = SeededChoice::new(effort.seed("again and again"));
+    for _ in 0..effort.times(12) {
+        let options = TableOptions::new().inline_max_bytes(16).shards(2);
+        let options = options.ttl(Duration::from_secs(60)).segment_age(DAY);
+        let mut world = World::new(2);
+        let mut table = world.create_and_open(&options);
+        for round in 0..15 {
+            for _ in 0..choice.choose(7) {
+                let value = vec![choice.next_u64() as u8; choice.choose(40)];
+                let [key, alias] = [0, 1].map(|_| vec![b'a' + choice.choose(6) as u8]);
+                let aliases = [SecondaryKey::range(&alias, 0..value.len() / 2)];
+                let aliases = &aliases[..usize::from(key != alias && choice.choose(2) == 0)];
+                table.put_with(&key, &value, aliases).unwrap();
+            }
+            match choice.choose(5) {
+                0 => table.seal().unwrap(),
+                1 => {
+                    table.flush().unwrap();
+                    world.clock.advance(Duration::from_secs(31));
+                    table.run_gc().unwrap();
+                }
+                2 => {
+                    table.flush().unwrap();
+                    drop(table);
+                    world.fs.release_locks();
+                    table = world.open(&options).unwrap();
+                }
+                _ => {
+                    drop(table);
+                    let image = CrashImage::Seeded(choice.next_u64());
+                    world = world.after_crash(world.fs.crash_with(&image));
+                    table = world.open(&options).unwrap();
+                }
+            }
+            table.flush().unwrap();
+            let read = files_agree(&table, &world, &format!("round {round}"));
+            count(&mut tally, &read);
+            let older = read.records.len() - read.newest().len();
+            tally.add("older records of a key", older as u64);
+        }
+    }
+    for what in ["older records of a key", "tables that lost segments to collection"] {
         assert!(tally.get(what) > 10, "{tally:?}");
     }
 }

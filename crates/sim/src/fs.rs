@@ -142,6 +142,11 @@ impl SimFs {
         self.state().locks.release_all();
     }
 
+    /// How many files, mappings and locks are held by now. What is left when every process has ended is a leak.
+    pub fn open_handles(&self) -> usize {
+        self.state().tree.nodes.values().map(|node| node.open).sum()
+    }
+
     /// The mutating operations that succeeded, in order, since this was last called.
     pub fn take_trace(&self) -> Vec<TraceOp> {
         self.state().trace.take()

@@ -1,0 +1,104 @@
+//! Histories of everything that can be done to a database, of a generator's making, against a model of it.
+//!
+//! After every opening: what was acknowledged is there to the byte, what survives is a beginning of what was put in whole
+//! batches, nothing is there that was never put, was collected or rolled back; the files, read by the document alone, say
+//! the same; opening again changes nothing; no segment id stands for two contents; a rollback happened to all tables or to
+//! none; hard links keep their bytes; nothing is left behind or held open. A keymap is in memory alone: every opening
+//! is one that begins without it.
+//!
+//! A history that fails is shrunk, and its seed is kept in `model.proptest-regressions`, to be tried first from then on.
+//! What it found becomes a test of its own below: a seed is good only as long as histories are made in the same way.
+
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+#![allow(missing_docs, unreachable_pub)]
+
+#[path = "support/model/mod.rs"]
+mod model;
+
+use lithdb_sim::{Effort, Tally};
+use model::op::{Histories, KINDS, Op, Place, Sketch};
+use model::run::{Run, take_counts};
+use proptest::test_runner::{
+    Config, FileFailurePersistence, RngSeed, TestCaseError, TestError, TestRunner,
+};
+use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
+
+struct Database;
+
+impl StateMachineTest for Database {
+    type SystemUnderTest = Run;
+    type Reference = Histories;
+
+    fn init_test(sketch: &Sketch) -> Run {
+        Run::new(sketch.place)
+    }
+
+    fn apply(mut run: Run, _: &Sketch, op: Op) -> Run {
+        run.step(&op);
+        run
+    }
+
+    fn teardown(run: Run, _: Sketch) {
+        run.end();
+    }
+}
+
+/// What must have taken place in a run, beside every kind of operation.
+const EVENTS: [&str; 16] = [
+    "batches collected",
+    "closed and opened again",
+    "crashes in openings",
+    "duplicates refused",
+    "faults struck",
+    "files linked",
+    "kills",
+    "openings",
+    "openings that failed",
+    "power losses",
+    "reader's views",
+    "rollbacks executed",
+    "rollbacks interrupted",
+    "rollbacks left to the next opening",
+    "rollbacks refused",
+    "rollbacks that failed",
+];
+
+#[test]
+fn histories_of_all_operations_agree_with_the_model() {
+    let effort = Effort::given();
+    let mut tally = Tally::new("the model");
+    let config = Config {
+        cases: u32::try_from(effort.times(300)).unwrap(),
+        rng_seed: RngSeed::Fixed(effort.seed("model")),
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource(
+            "proptest-regressions",
+        ))),
+        source_file: Some(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/model.rs")),
+        max_shrink_iters: 4_000,
+        ..Config::default()
+    };
+    let histories = Histories::sequential_strategy(30..60);
+    let mut runner = TestRunner::new(config.clone());
+    let ended = runner.run(&histories, |(sketch, ops, seen)| {
+        Database::test_sequential(config.clone(), sketch, ops, seen);
+        Ok::<(), TestCaseError>(())
+    });
+    for (what, count) in take_counts() {
+        tally.add(what, count);
+    }
+    if let Err(TestError::Fail(reason, (sketch, ops, _))) = ended {
+        panic!("{reason}\nin {:?}:\n{ops:#?}", sketch.place);
+    }
+    ended.map_err(|e| e.to_string()).unwrap();
+    for kind in KINDS.iter().chain(&EVENTS) {
+        assert!(tally.get(kind) > 0, "there was no {kind}");
+    }
+}
+
+/// Does one history: what a shrunk failure becomes.
+#[allow(dead_code, reason = "for what is found next")]
+fn history(place: Place, ops: &[Op]) {
+    let mut run = Run::new(place);
+    ops.iter().for_each(|op| run.step(op));
+    run.end();
+}

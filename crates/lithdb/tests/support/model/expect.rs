@@ -1,0 +1,217 @@
+//! What a table may hold: what was put, in order, how much of it must be there, and how much may be gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use lithdb::{Position, Table};
+
+/// A record as iteration gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub key: Vec<u8>,
+    pub is_primary: bool,
+    pub value: Vec<u8>,
+}
+
+/// A batch that was put, or what a rollback has left of one.
+#[derive(Debug, Clone)]
+pub struct Written {
+    pub records: Arc<Vec<Record>>,
+    /// The position of its last value's record, once it is known.
+    pub at: Option<Position>,
+    /// The earliest time that its segment can have been sealed at, and the latest, once it is sealed.
+    pub earliest: u64,
+    pub sealed_by: Option<u64>,
+    /// The wall clock when it was put.
+    pub put_at: u64,
+}
+
+/// Everything that is known of one table.
+#[derive(Debug, Clone, Default)]
+pub struct Expected {
+    /// It is there.
+    pub exists: bool,
+    /// It may be there, or not: a creation or a removal has failed.
+    pub in_doubt: bool,
+    /// What was put and is not certain to be gone. What has certainly been collected is no longer in it.
+    pub batches: Vec<Written>,
+    /// So many of them are durable.
+    pub acked: usize,
+    /// So many of them may have been collected.
+    pub collectable: usize,
+    /// The last one was refused in a way that leaves open whether it is in the log.
+    pub is_attempt: bool,
+    /// What its TTL may be, in milliseconds.
+    pub ttls: Vec<Option<u64>>,
+    /// Every key that was ever put into a table of this name.
+    pub known: BTreeSet<Vec<u8>>,
+    /// The number of the next new key.
+    pub next: u64,
+}
+
+/// What was found of a table.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    pub records: Vec<(Position, Record)>,
+}
+
+impl Found {
+    /// Everything in a table, forwards; backwards must be the same.
+    pub fn read(table: &Table, context: &str) -> Self {
+        let entry = |entry: lithdb::Result<lithdb::Entry>| {
+            let entry = entry.unwrap_or_else(|e| panic!("{context}: iterating: {e}"));
+            let value = entry.value().unwrap_or_else(|e| panic!("{context}: {entry:?}: {e}"));
+            assert_eq!(entry.value_len() as usize, value.len(), "{context}: {entry:?}");
+            let (key, is_primary) = (entry.key().to_vec(), entry.is_primary());
+            (entry.position(), Record { key, is_primary, value: value.to_vec() })
+        };
+        let records: Vec<_> = table.iter().unwrap().map(entry).collect();
+        let mut backwards: Vec<_> = table.iter().unwrap().rev().map(entry).collect();
+        backwards.reverse();
+        assert!(records == backwards, "{context}: backwards differs");
+        Self { records }
+    }
+}
+
+impl Expected {
+    /// A table that was just created, with what is known of earlier ones of its name.
+    pub fn created(&self) -> Self {
+        Self {
+            exists: true,
+            ttls: vec![None],
+            known: self.known.clone(),
+            next: self.next,
+            ..Self::default()
+        }
+    }
+
+    /// What is left when it was dropped.
+    pub fn dropped(&self) -> Self {
+        Self { known: self.known.clone(), next: self.next, ..Self::default() }
+    }
+
+    /// How many batches are certainly below this segment.
+    pub fn below(&self, segment: u32) -> usize {
+        let is_below = |batch: &&Written| batch.at.is_some_and(|at| at.segment.0 < segment);
+        self.batches.iter().take_while(is_below).count()
+    }
+
+    /// Forgets the first batches: they have been collected.
+    pub fn forget(&mut self, count: usize) {
+        self.batches.drain(..count);
+        self.acked = self.acked.saturating_sub(count);
+        self.collectable = self.collectable.saturating_sub(count);
+    }
+
+    /// So many batches are durable.
+    pub fn acknowledge(&mut self, count: usize) {
+        self.acked = self.acked.max(count);
+    }
+
+    /// The segment in which new records go is this one: those before it are sealed.
+    pub fn note_tail(&mut self, segment: u32, now: u64) {
+        let below = self.below(segment);
+        for batch in self.batches.iter_mut().take(below) {
+            batch.sealed_by.get_or_insert(now);
+        }
+    }
+
+    /// What `get` must answer for every key ever put, if these batches are there.
+    pub fn answers(&self, range: std::ops::Range<usize>) -> BTreeMap<&[u8], Option<&[u8]>> {
+        let mut answers: BTreeMap<&[u8], Option<&[u8]>> =
+            self.known.iter().map(|key| (&key[..], None)).collect();
+        for record in self.batches[range].iter().flat_map(|batch| batch.records.iter()) {
+            answers.insert(&record.key, Some(&record.value));
+        }
+        answers
+    }
+
+    /// Which batches were found: whole ones, in order, without a gap; all that must be there, and nothing else.
+    pub fn find(&self, found: &Found) -> Result<std::ops::Range<usize>, String> {
+        let mut reason = String::new();
+        for start in (0..=self.collectable).rev() {
+            match self.find_from(start, found) {
+                Ok(end) => return Ok(start..end),
+                Err(why) => reason = why,
+            }
+        }
+        Err(reason)
+    }
+
+    fn find_from(&self, start: usize, found: &Found) -> Result<usize, String> {
+        let (mut end, mut rest) = (start, &found.records[..]);
+        while !rest.is_empty() {
+            let Some(batch) = self.batches.get(end) else {
+                let (at, record) = &rest[0];
+                return Err(format!(
+                    "{} is there at {at}, behind everything that should be",
+                    name(&record.key)
+                ));
+            };
+            let count = batch.records.len().min(rest.len());
+            let (here, behind) = rest.split_at(count);
+            if !here.iter().map(|(_, record)| record).eq(batch.records.iter()) {
+                return Err(format!(
+                    "batch {end} of {} ({} durable) is not there whole: expected {}, found {}",
+                    self.batches.len(),
+                    self.acked,
+                    names(batch.records.iter()),
+                    names(here.iter().map(|(_, record)| record)),
+                ));
+            }
+            let last = here.iter().rev().find(|(_, record)| record.is_primary);
+            let last = last.map(|(at, _)| *at);
+            if batch.at.is_some() && batch.at != last {
+                return Err(format!("batch {end} was put at {:?}, found at {last:?}", batch.at));
+            }
+            (end, rest) = (end + 1, behind);
+        }
+        if end < self.acked {
+            let lost = &self.batches[end];
+            return Err(format!(
+                "{} batches were durable, found {start}..{end}: {} is gone",
+                self.acked,
+                names(lost.records.iter())
+            ));
+        }
+        Ok(end)
+    }
+
+    /// What is there is this; everything of it is durable.
+    pub fn settle(&mut self, range: std::ops::Range<usize>, found: &Found) {
+        self.batches.truncate(range.end);
+        self.batches.drain(..range.start);
+        (self.acked, self.collectable, self.is_attempt) = (self.batches.len(), 0, false);
+        self.place(found);
+    }
+
+    /// Notes where everything was found.
+    pub fn place(&mut self, found: &Found) {
+        let mut rest = &found.records[..];
+        for batch in &mut self.batches {
+            let Some((here, behind)) = rest.split_at_checked(batch.records.len()) else { return };
+            batch.at = here.iter().rev().find(|(_, r)| r.is_primary).map(|(at, _)| *at);
+            rest = behind;
+        }
+    }
+
+    /// All records, oldest first.
+    pub fn records(&self) -> impl DoubleEndedIterator<Item = &Record> {
+        self.batches.iter().flat_map(|batch| batch.records.iter())
+    }
+}
+
+/// A key to be read by people.
+pub fn name(key: &[u8]) -> String {
+    let (kind, number) = key.split_last_chunk::<8>().unwrap_or((&key[..0], &[0; 8]));
+    match key.first_chunk::<8>() {
+        Some(number) if key.len() == 9 => format!("key {}", u64::from_be_bytes(*number)),
+        _ => format!("{} {}", String::from_utf8_lossy(kind), u64::from_be_bytes(*number)),
+    }
+}
+
+fn names<'a>(records: impl Iterator<Item = &'a Record>) -> String {
+    let names: Vec<String> =
+        records.map(|r| format!("{} ({} bytes)", name(&r.key), r.value.len())).collect();
+    format!("[{}]", names.join(", "))
+}

@@ -1,0 +1,16 @@
+//! A model of a database: histories of operations are made (`op`), done to a database on a simulated disk (`run`, `tables`, `reads`,
+//! `reopen`, `rollback`), and what is then found is compared with what may and must be there (`expect`, `check`).
+
+pub mod check;
+pub mod expect;
+pub mod op;
+pub mod process;
+pub mod reads;
+pub mod reopen;
+pub mod rollback;
+pub mod run;
+pub mod tables;
+
+#[path = "../../../../segment/tests/support/by_the_document.rs"]
+#[allow(dead_code, reason = "shared with the tests of another crate")]
+pub mod by_the_document;

@@ -1,0 +1,401 @@
+//! What can be done to a database, and how histories of it are made.
+
+use lithdb_sim::{CrashImage, Fault, Pages};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest_state_machine::ReferenceStateMachine;
+
+/// How many tables there may be.
+pub const TABLES: usize = 3;
+
+/// What a database lives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub roots: usize,
+    /// Positional reads instead of mappings.
+    pub pread: bool,
+    /// Every transfer is cut to a few bytes, and every fifth is interrupted.
+    pub short_transfers: bool,
+}
+
+/// A value to be put: under the next key of the table or, if `again` says how far back, under an older one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Item {
+    pub again: Option<u8>,
+    pub len: usize,
+    /// 1: an alias for the whole value; 2: one for a part of it; 3: both.
+    pub aliases: u8,
+}
+
+/// How a process ends without having closed anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// It is killed; the page cache stays.
+    Kill,
+    /// The power fails.
+    Power(CrashImage),
+}
+
+/// What a rollback goes back to. Numbers are taken modulo what there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum To {
+    /// The newest record of a key: of one of these tables, and `skip` records from its end.
+    Key { table: usize, back: u8 },
+    /// A height: so much below the highest.
+    Height { below: u8 },
+    /// A time: so many seconds ago.
+    Time { secs: u64 },
+    /// A position: that of the record so far from the end, of this table; other tables keep everything.
+    Position { table: usize, back: u8 },
+}
+
+/// What is to be done with tables in which a rollback keeps nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmatched {
+    Refuse,
+    Keep,
+    Clear,
+}
+
+/// What goes wrong while a rollback is executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    Crash { after: u64, crash: Crash },
+    Fault { after: u64, fault: Fault, sticky: bool },
+}
+
+/// One step of a history. A table that is not there is created by what puts into it; everything else passes over it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    Put {
+        table: usize,
+        item: Item,
+    },
+    Batch {
+        table: usize,
+        items: Vec<Item>,
+    },
+    Flush {
+        table: usize,
+    },
+    FlushAll,
+    WaitDurable {
+        table: usize,
+        back: u8,
+    },
+    Get {
+        table: usize,
+        back: u8,
+    },
+    /// Walks from both ends, as the bits of `turns` say; from a key, if there is one so far back.
+    Walk {
+        table: usize,
+        from: Option<u8>,
+        turns: u64,
+    },
+    Seal {
+        table: usize,
+    },
+    Gc {
+        table: usize,
+    },
+    Upkeep,
+    Advance {
+        secs: u64,
+    },
+    /// The wall clock jumps ahead by days; collection must hold. Then it is accepted, or goes back.
+    Jump {
+        table: usize,
+        accept: bool,
+    },
+    Ttl {
+        table: usize,
+        secs: Option<u64>,
+    },
+    Shards {
+        table: usize,
+        shards: u16,
+    },
+    Create {
+        table: usize,
+    },
+    Drop {
+        table: usize,
+    },
+    /// Hard links to the files of sealed segments; of a stopped database, to those of the newest ones, too.
+    Snapshot {
+        stopped: bool,
+    },
+    /// A process that reads: opened, refreshed, closed.
+    Read,
+    Refresh,
+    EndRead,
+    Reopen,
+    Crash(Crash),
+    /// The crash comes after so many more changes.
+    CrashSoon {
+        after: u64,
+        crash: Crash,
+    },
+    /// And again inside of the opening that follows.
+    CrashInOpening {
+        first: Crash,
+        after: u64,
+        second: Crash,
+    },
+    FaultSoon {
+        after: u64,
+        fault: Fault,
+        sticky: bool,
+    },
+    /// A read fails: one of a get, or one of an opening.
+    ReadFault {
+        after: u64,
+        in_opening: bool,
+    },
+    RollBack {
+        to: To,
+        unmatched: Unmatched,
+        close: bool,
+        trouble: Option<Trouble>,
+    },
+}
+
+impl Op {
+    /// What it counts as.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Put { item, .. } if item.aliases > 0 => "put with secondary keys",
+            Self::Put { .. } => "put",
+            Self::Batch { .. } => "batch",
+            Self::Flush { .. } | Self::FlushAll => "flush",
+            Self::WaitDurable { .. } => "wait durable",
+            Self::Get { .. } => "get",
+            Self::Walk { from: None, .. } => "iterate",
+            Self::Walk { from: Some(_), .. } => "iterate from a key",
+            Self::Seal { .. } => "seal",
+            Self::Gc { .. } => "gc",
+            Self::Upkeep => "upkeep",
+            Self::Advance { .. } => "clock advance",
+            Self::Jump { .. } => "clock jump",
+            Self::Ttl { .. } => "set ttl",
+            Self::Shards { .. } => "set shards",
+            Self::Create { .. } => "create",
+            Self::Drop { .. } => "drop",
+            Self::Snapshot { .. } => "snapshot",
+            Self::Read => "open for reading",
+            Self::Refresh => "refresh",
+            Self::EndRead => "close the reader",
+            Self::Reopen => "reopen",
+            Self::Crash(Crash::Kill) => "kill",
+            Self::Crash(Crash::Power(_)) => "power loss",
+            Self::CrashSoon { .. } => "crash soon",
+            Self::CrashInOpening { .. } => "crash in opening",
+            Self::FaultSoon { .. } => "fault",
+            Self::ReadFault { .. } => "read fault",
+            Self::RollBack { trouble: None, .. } => "rollback",
+            Self::RollBack { trouble: Some(Trouble::Crash { .. }), .. } => "rollback with a crash",
+            Self::RollBack { trouble: Some(Trouble::Fault { .. }), .. } => "rollback with a fault",
+        }
+    }
+}
+
+/// Every kind that [`Op::kind`] knows.
+pub const KINDS: [&str; 31] = [
+    "put with secondary keys",
+    "put",
+    "batch",
+    "flush",
+    "wait durable",
+    "get",
+    "iterate",
+    "iterate from a key",
+    "seal",
+    "gc",
+    "upkeep",
+    "clock advance",
+    "clock jump",
+    "set ttl",
+    "set shards",
+    "create",
+    "drop",
+    "snapshot",
+    "open for reading",
+    "refresh",
+    "close the reader",
+    "reopen",
+    "kill",
+    "power loss",
+    "crash soon",
+    "crash in opening",
+    "fault",
+    "read fault",
+    "rollback",
+    "rollback with a crash",
+    "rollback with a fault",
+];
+
+/// What the maker of histories knows: enough not to make dull ones.
+#[derive(Debug, Clone)]
+pub struct Sketch {
+    pub place: Place,
+    puts: [u32; TABLES],
+    has_reader: bool,
+    /// Something is going to happen, or has happened, that only an opening clears.
+    is_troubled: bool,
+}
+
+/// Makes histories.
+pub struct Histories;
+
+fn item() -> impl Strategy<Value = Item> {
+    let len = prop_oneof![
+        2 => Just(0_usize),
+        6 => 1..17_usize,
+        8 => 17..300_usize,
+        2 => 300..6_000_usize,
+        1 => Just(70_000_usize),
+    ];
+    let again = prop_oneof![4 => Just(None), 1 => (0..12_u8).prop_map(Some)];
+    (again, len, prop_oneof![3 => Just(0_u8), 2 => 1..4_u8])
+        .prop_map(|(again, len, aliases)| Item { again, len, aliases })
+}
+
+fn image() -> impl Strategy<Value = CrashImage> {
+    prop_oneof![
+        2 => Just(CrashImage::Nothing),
+        1 => Just(CrashImage::Everything),
+        1 => Just(CrashImage::LengthWithoutData),
+        2 => (0..60_usize).prop_map(CrashImage::Prefix),
+        1 => (0..60_usize).prop_map(CrashImage::EachAlone),
+        4 => any::<u64>().prop_map(CrashImage::Seeded),
+    ]
+}
+
+fn crash() -> impl Strategy<Value = Crash> {
+    prop_oneof![1 => Just(Crash::Kill), 2 => image().prop_map(Crash::Power)]
+}
+
+fn fault() -> impl Strategy<Value = (Fault, bool)> {
+    let once = prop_oneof![
+        Just(Fault::Eio),
+        Just(Fault::NoSpace),
+        Just(Fault::FailedSync { pages: Pages::Lost }),
+        Just(Fault::FailedSync { pages: Pages::ReadableAndClean }),
+        Just(Fault::ShortWrite),
+        Just(Fault::Interrupted),
+    ];
+    let for_good = prop_oneof![Just(Fault::Eio), Just(Fault::NoSpace), Just(Fault::Interrupted)];
+    prop_oneof![4 => once.prop_map(|f| (f, false)), 1 => for_good.prop_map(|f| (f, true))]
+}
+
+fn rollback() -> impl Strategy<Value = Op> {
+    let table = 0..TABLES;
+    let to = prop_oneof![
+        2 => (table.clone(), 0..20_u8).prop_map(|(table, back)| To::Key { table, back }),
+        3 => (0..20_u8).prop_map(|below| To::Height { below }),
+        1 => (0..400_u64).prop_map(|secs| To::Time { secs }),
+        1 => (table, 0..20_u8).prop_map(|(table, back)| To::Position { table, back }),
+    ];
+    let unmatched = prop_oneof![
+        1 => Just(Unmatched::Refuse),
+        2 => Just(Unmatched::Keep),
+        2 => Just(Unmatched::Clear),
+    ];
+    let trouble = prop_oneof![
+        3 => (0..45_u64, crash()).prop_map(|(after, crash)| Trouble::Crash { after, crash }),
+        1 => (1..45_u64, fault()).prop_map(|(after, (fault, sticky))| Trouble::Fault { after, fault, sticky }),
+    ];
+    (to, unmatched, any::<bool>(), option::weighted(0.6, trouble))
+        .prop_map(|(to, unmatched, close, trouble)| Op::RollBack { to, unmatched, close, trouble })
+}
+
+fn on_a_table(table: usize) -> BoxedStrategy<Op> {
+    prop_oneof![
+        30 => item().prop_map(move |item| Op::Put { table, item }),
+        10 => vec(item(), 1..5).prop_map(move |items| Op::Batch { table, items }),
+        9 => Just(Op::Flush { table }),
+        2 => (0..9_u8).prop_map(move |back| Op::WaitDurable { table, back }),
+        4 => (0..40_u8).prop_map(move |back| Op::Get { table, back }),
+        3 => (option::of(0..20_u8), any::<u64>())
+            .prop_map(move |(from, turns)| Op::Walk { table, from, turns }),
+        4 => Just(Op::Seal { table }),
+        6 => Just(Op::Gc { table }),
+        1 => any::<bool>().prop_map(move |accept| Op::Jump { table, accept }),
+        3 => option::weighted(0.85, 1..120_u64).prop_map(move |secs| Op::Ttl { table, secs }),
+        1 => (1..4_u16).prop_map(move |shards| Op::Shards { table, shards }),
+        1 => Just(Op::Create { table }),
+        1 => Just(Op::Drop { table }),
+    ]
+    .boxed()
+}
+
+impl ReferenceStateMachine for Histories {
+    type State = Sketch;
+    type Transition = Op;
+
+    fn init_state() -> BoxedStrategy<Sketch> {
+        (1..=3_usize, any::<bool>(), prop::bool::weighted(0.1))
+            .prop_map(|(roots, pread, short_transfers)| Sketch {
+                place: Place { roots, pread, short_transfers },
+                puts: [0; TABLES],
+                has_reader: false,
+                is_troubled: false,
+            })
+            .boxed()
+    }
+
+    fn transitions(sketch: &Sketch) -> BoxedStrategy<Op> {
+        // One table is busier than the others, and openings are more likely when something has gone wrong.
+        let table = prop_oneof![3 => Just(0_usize), 2 => Just(1_usize), 1 => Just(2_usize)];
+        let is_young = sketch.puts.iter().sum::<u32>() < 4;
+        let (rare, open) = match (is_young, sketch.is_troubled) {
+            (true, _) => (1, 1),
+            (false, false) => (6, 3),
+            (false, true) => (1, 8),
+        };
+        let read = if sketch.has_reader {
+            prop_oneof![5 => Just(Op::Refresh), 1 => Just(Op::EndRead)].boxed()
+        } else {
+            Just(Op::Read).boxed()
+        };
+        prop_oneof![
+            80 => table.prop_flat_map(on_a_table),
+            2 => Just(Op::FlushAll),
+            2 => Just(Op::Upkeep),
+            7 => (1..200_u64).prop_map(|secs| Op::Advance { secs }),
+            2 => any::<bool>().prop_map(|stopped| Op::Snapshot { stopped }),
+            6 => read,
+            open => Just(Op::Reopen),
+            2 * open => crash().prop_map(Op::Crash),
+            rare => (0..40_u64, crash()).prop_map(|(after, crash)| Op::CrashSoon { after, crash }),
+            open => (crash(), 0..40_u64, crash())
+                .prop_map(|(first, after, second)| Op::CrashInOpening { first, after, second }),
+            rare => (1..25_u64, fault())
+                .prop_map(|(after, (fault, sticky))| Op::FaultSoon { after, fault, sticky }),
+            1 => (1..20_u64, any::<bool>())
+                .prop_map(|(after, in_opening)| Op::ReadFault { after, in_opening }),
+            rare => rollback(),
+        ]
+        .boxed()
+    }
+
+    fn apply(mut sketch: Sketch, op: &Op) -> Sketch {
+        match op {
+            Op::Put { table, .. } | Op::Batch { table, .. } => sketch.puts[*table] += 1,
+            Op::Drop { table } => (sketch.puts[*table], sketch.has_reader) = (0, false),
+            Op::Read | Op::Refresh => sketch.has_reader = true,
+            Op::EndRead => sketch.has_reader = false,
+            Op::CrashSoon { .. } | Op::FaultSoon { .. } => sketch.is_troubled = true,
+            Op::Crash(Crash::Power(_)) => {
+                (sketch.has_reader, sketch.is_troubled) = (false, false);
+            }
+            Op::Reopen | Op::Crash(_) | Op::CrashInOpening { .. } | Op::RollBack { .. } => {
+                sketch.is_troubled = false;
+            }
+            _ => {}
+        }
+        sketch
+    }
+}

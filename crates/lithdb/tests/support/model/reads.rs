@@ -1,0 +1,109 @@
+//! What is read: by the process that writes, by one beside it, and while something fails.
+
+use std::collections::BTreeMap;
+
+use lithdb::{Db, ErrorKind, Table};
+use lithdb_sim::Fault;
+
+use super::check;
+use super::expect::{Found, Record, name};
+use super::op::TABLES;
+use super::process::ProcessFs;
+use super::run::{NAMES, Reader, Run, count};
+use super::tables::primary_key;
+
+impl Run {
+    pub fn get(&self, n: usize, back: usize) {
+        let Some(table) = self.table(n).filter(|table| table.failure().is_none()) else { return };
+        let expected = &self.expected[n];
+        let number = expected.next.saturating_sub(back as u64);
+        let answers = expected.answers(0..expected.batches.len());
+        for key in [primary_key(number), [&b"part"[..], &number.to_be_bytes()].concat()] {
+            check::get(&table, &key, answers.get(&key[..]).copied().flatten(), &self.context);
+        }
+    }
+
+    pub fn walk(&self, n: usize, from: Option<u8>, turns: u64) {
+        let Some(table) = self.table(n).filter(|table| table.failure().is_none()) else { return };
+        let records: Vec<&Record> = self.expected[n].records().collect();
+        check::walk(&table, &records, from.map(usize::from), turns, &self.context);
+    }
+
+    pub fn read(&mut self) {
+        self.reader = None;
+        let fs = ProcessFs::new(&self.disk);
+        match Db::open_read_only_with(self.options(), self.components(&fs)) {
+            Ok(db) => {
+                self.reader = Some(Reader { fs, db });
+                self.refresh();
+            }
+            Err(error) => self.excuse(&error),
+        }
+    }
+
+    /// A process that reads sees at least what is durable, and never a part of a batch.
+    pub fn refresh(&mut self) {
+        let Some(reader) = &self.reader else { return };
+        let look = || -> lithdb::Result<()> {
+            reader.db.refresh()?;
+            let names = reader.db.tables()?;
+            for n in 0..TABLES {
+                if self.expected[n].in_doubt || !names.iter().any(|name| name.as_str() == NAMES[n])
+                {
+                    continue;
+                }
+                let context = format!("{}: reader of {}", self.context, NAMES[n]);
+                let table = reader.db.existing_table(NAMES[n])?;
+                let found = Found::read(&table, &context);
+                let range = self.expected[n].find(&found);
+                let range = range.unwrap_or_else(|why| panic!("{context}: {why}"));
+                check::answers(&table, &self.expected[n], range, &context);
+                count("reader's views");
+            }
+            Ok(())
+        };
+        if let Err(error) = look() {
+            self.excuse(&error);
+            self.reader = None;
+        }
+    }
+
+    /// A read that fails is an error, never another answer.
+    pub fn read_fault(&mut self, after: u64) {
+        for n in 0..TABLES {
+            let Some(table) = self.table(n).filter(|table| table.failure().is_none()) else {
+                continue;
+            };
+            self.disk.fail_read(after, Fault::Eio);
+            let expected = &self.expected[n];
+            for (key, value) in expected.answers(0..expected.batches.len()) {
+                match table.get(key) {
+                    Ok(got) => assert_eq!(got.as_deref(), value, "{}", self.context),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Io, "{}", self.context),
+                }
+            }
+            self.disk.clear_faults();
+        }
+        self.hits = self.disk.faults_hit();
+    }
+
+    /// A latched table reads what is durable; what was only put is read or an error, and never something else.
+    pub fn reads_go_on(&self, n: usize, table: &Table) {
+        let expected = &self.expected[n];
+        let mut newest: BTreeMap<&[u8], usize> = BTreeMap::new();
+        for (at, batch) in expected.batches.iter().enumerate() {
+            newest.extend(batch.records.iter().map(|record| (&record.key[..], at)));
+        }
+        let answers = expected.answers(0..expected.batches.len());
+        for (key, at) in newest {
+            let may_be_absent = expected.is_attempt && at + 1 == expected.batches.len();
+            let name = name(key);
+            match table.get(key) {
+                Ok(got) if got.as_deref() == answers[key] => {}
+                Ok(_) if may_be_absent || at < expected.collectable => {}
+                Ok(_) => panic!("{}: latched, {name} is wrong", self.context),
+                Err(e) => assert!(at >= expected.acked, "{}: {name}: {e}", self.context),
+            }
+        }
+    }
+}

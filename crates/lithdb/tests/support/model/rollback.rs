@@ -1,0 +1,299 @@
+//! Rollbacks: what they must leave is computed from the model alone.
+
+use std::sync::Arc;
+
+use lithdb::rollback::{max_be_u64, through_key, written_before};
+use lithdb::{
+    Components, Db, ErrorKind, NoMatch, Position, RecordRef, Result, Rollback, RollbackPlan,
+    UnixMillis, Verdict,
+};
+use lithdb_sim::sim_env;
+
+use super::expect::{Expected, Found, Record, Written};
+use super::op::{Crash, TABLES, To, Trouble, Unmatched};
+use super::process::ProcessFs;
+use super::run::{NAMES, Run, another_clock, count, options, plan_fault};
+
+type AllFound = [Option<Found>; TABLES];
+
+/// What stays of a table: so many records; all of them if the rollback does nothing to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stays {
+    All,
+    First(usize),
+}
+
+impl Run {
+    pub fn roll_back(
+        &mut self,
+        to: To,
+        unmatched: Unmatched,
+        close: bool,
+        trouble: Option<Trouble>,
+    ) {
+        if self.expected.iter().any(|expected| expected.in_doubt) {
+            self.close();
+            return self.open();
+        }
+        if close {
+            self.close();
+        } else {
+            self.crash(Crash::Kill);
+        }
+        if self.disk.is_dead() {
+            return self.open();
+        }
+        self.hits = self.disk.faults_hit();
+        let found = self.survey();
+        let fs = ProcessFs::new(&self.disk);
+        let plan = match self.plan(to, unmatched, &found, &fs) {
+            Some((plan, stays)) => (plan, self.rolled_back_to(&stays, &found)),
+            None => return self.open(),
+        };
+        self.execute(plan.0, plan.1, &fs, trouble);
+        self.open();
+    }
+
+    /// What the next opening would find, looked at in a copy. What is not there now does not come back.
+    fn survey(&mut self) -> AllFound {
+        let (disk, clock) = (self.disk.fork(), another_clock(self.now()));
+        let components = Components {
+            env: Some(sim_env(&disk, &clock)),
+            without_maintenance: true,
+            ..Components::default()
+        };
+        let db = Db::open_with(self.options(), components).unwrap();
+        std::array::from_fn(|n| {
+            let expected = &mut self.expected[n];
+            if !expected.exists {
+                return None;
+            }
+            let context = format!("{}: table {} in a copy", self.context, NAMES[n]);
+            let found = Found::read(&db.table(NAMES[n], options(n)).unwrap(), &context);
+            let range = expected.find(&found).unwrap_or_else(|why| panic!("{context}: {why}"));
+            let acked = expected.acked.saturating_sub(range.start);
+            expected.settle(range, &found);
+            expected.acked = acked;
+            Some(found)
+        })
+    }
+
+    fn plan(
+        &self,
+        to: To,
+        unmatched: Unmatched,
+        found: &AllFound,
+        fs: &ProcessFs,
+    ) -> Option<(RollbackPlan, [Stays; TABLES])> {
+        let context = &self.context;
+        let ops = self.disk.ops();
+        let env = self.components(fs).env?;
+        let no_match = match unmatched {
+            Unmatched::Refuse => NoMatch::Refuse,
+            Unmatched::Keep => NoMatch::Keep,
+            Unmatched::Clear => NoMatch::Clear,
+        };
+        let rollback = Rollback::new(self.roots()).env(env).on_no_match(no_match);
+        let (planned, keep): (Result<RollbackPlan>, Option<Keep>) = match to {
+            To::Key { table, back } => {
+                let records = &found[table].as_ref()?.records;
+                let at = records.len().checked_sub(1 + usize::from(back))?;
+                let key = records[at].1.key.clone();
+                let keep = Box::new({
+                    let key = key.clone();
+                    move |_: usize, _: Position, record: &Record| record.key == key
+                });
+                (rollback.plan(through_key(key)), Some(keep))
+            }
+            To::Height { below } => {
+                let highest = self.expected.iter().map(|expected| expected.next).max()?;
+                let max = highest.saturating_sub(1 + u64::from(below));
+                let keep = move |_: usize, _: Position, record: &Record| {
+                    let number = record.key.first_chunk::<8>().map(|n| u64::from_be_bytes(*n));
+                    record.is_primary && number.is_some_and(|number| number <= max)
+                };
+                (rollback.plan(max_be_u64(0, max)), Some(Box::new(keep)))
+            }
+            To::Time { secs } => {
+                let time = UnixMillis(self.now() - secs * 1000);
+                (rollback.plan(written_before(time)), None)
+            }
+            To::Position { table, back } => {
+                let records = &found[table].as_ref()?.records;
+                let position = records[records.len().checked_sub(1 + usize::from(back))?].0;
+                let filter = move |record: &RecordRef<'_>| {
+                    let stays = record.table() != NAMES[table] || record.position() <= position;
+                    Ok(if stays { Verdict::Keep } else { Verdict::Discard })
+                };
+                let keep = move |n: usize, at: Position, _: &Record| n != table || at <= position;
+                (rollback.plan(filter), Some(Box::new(keep)))
+            }
+        };
+        if self.disk.is_dead() {
+            return None;
+        }
+        assert_eq!(self.disk.ops(), ops, "{context}: planning wrote something");
+        count("rollbacks planned");
+        let (stays, mut is_refused) = match (&planned, keep) {
+            (_, Some(keep)) => self.model(&*keep, unmatched, found),
+            // Only the files know the times.
+            (Ok(plan), None) => (self.as_planned(plan, to, found), false),
+            (Err(_), None) => ([Stays::All; TABLES], unmatched == Unmatched::Refuse),
+        };
+        is_refused &= unmatched == Unmatched::Refuse;
+        match planned {
+            Ok(plan) => {
+                assert!(!is_refused, "{context}: should have been refused");
+                for table in &plan.tables {
+                    let n = NAMES.iter().position(|name| *name == table.table.as_str())?;
+                    let all = found[n].as_ref()?.records.len();
+                    let left = if let Stays::First(left) = stays[n] { left } else { all };
+                    let gone = table.discarded.records as usize;
+                    assert_eq!(gone, all - left, "{context}: {plan}");
+                }
+                Some((plan, stays))
+            }
+            Err(error) => {
+                assert!(is_refused, "{context}: plan: {error}");
+                assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{context}: {error}");
+                count("rollbacks refused");
+                None
+            }
+        }
+    }
+
+    /// What stays of each table, and whether there is one in which nothing is to be kept.
+    fn model(
+        &self,
+        keep: &dyn Fn(usize, Position, &Record) -> bool,
+        unmatched: Unmatched,
+        found: &AllFound,
+    ) -> ([Stays; TABLES], bool) {
+        let mut has_unmatched = false;
+        let stays = std::array::from_fn(|n| {
+            let Some(Found { records }) = &found[n] else { return Stays::All };
+            let last = records.iter().rposition(|(at, record)| keep(n, *at, record));
+            match last {
+                Some(last) => through_group(records, last),
+                None if records.is_empty() => Stays::All,
+                None => {
+                    has_unmatched = true;
+                    if unmatched == Unmatched::Clear { Stays::First(0) } else { Stays::All }
+                }
+            }
+        });
+        (stays, has_unmatched)
+    }
+
+    /// What stays by the boundaries that a plan names. Nothing is among it that was put too late.
+    fn as_planned(&self, plan: &RollbackPlan, to: To, found: &AllFound) -> [Stays; TABLES] {
+        let To::Time { secs } = to else { return [Stays::All; TABLES] };
+        let time = self.now() - secs * 1000;
+        std::array::from_fn(|n| {
+            let planned = plan.tables.iter().find(|table| table.table.as_str() == NAMES[n]);
+            let (Some(planned), Some(Found { records })) = (planned, &found[n]) else {
+                return Stays::All;
+            };
+            let Some(boundary) = &planned.boundary else {
+                let is_cleared = planned.action.as_str() == "clear";
+                return if is_cleared { Stays::First(0) } else { Stays::All };
+            };
+            let last = records.iter().position(|(at, _)| *at == boundary.position).unwrap();
+            let mut behind = last;
+            let batches = self.expected[n].batches.iter();
+            let batch = batches.skip_while(|batch| {
+                let is_before = behind >= batch.records.len();
+                behind = behind.saturating_sub(if is_before { batch.records.len() } else { 0 });
+                is_before
+            });
+            let put_at = batch.map(|batch| batch.put_at).next().unwrap();
+            assert!(put_at <= time, "{}: kept, and put after the time", self.context);
+            through_group(records, last)
+        })
+    }
+
+    /// What is expected when the rollback has happened.
+    fn rolled_back_to(&self, stays: &[Stays; TABLES], found: &AllFound) -> [Expected; TABLES] {
+        std::array::from_fn(|n| {
+            let mut expected = self.expected[n].clone();
+            let all = found[n].as_ref().map_or(0, |found| found.records.len());
+            let Stays::First(mut left) = stays[n] else { return expected };
+            if left == all {
+                return expected;
+            }
+            let mut batches = Vec::new();
+            for batch in std::mem::take(&mut expected.batches) {
+                let here = left.min(batch.records.len());
+                left -= here;
+                if here == batch.records.len() {
+                    batches.push(batch);
+                } else if here > 0 {
+                    let records = Arc::new(batch.records[..here].to_vec());
+                    batches.push(Written { records, at: None, ..batch });
+                }
+            }
+            // All of it stands in sealed segments, or was there before.
+            (expected.acked, expected.batches) = (batches.len(), batches);
+            expected
+        })
+    }
+
+    fn execute(
+        &mut self,
+        plan: RollbackPlan,
+        new: [Expected; TABLES],
+        fs: &ProcessFs,
+        trouble: Option<Trouble>,
+    ) {
+        match trouble {
+            Some(Trouble::Crash { after, crash: Crash::Kill }) => {
+                fs.kill_after(after);
+                self.soon = Some(Crash::Kill);
+            }
+            Some(Trouble::Crash { after, crash }) => {
+                self.disk.crash_after(after);
+                self.soon = Some(crash);
+            }
+            Some(Trouble::Fault { after, fault, sticky }) => {
+                plan_fault(&self.disk, fs, after, fault, sticky);
+            }
+            None => {}
+        }
+        let hits = self.disk.faults_hit();
+        let executed = plan.execute();
+        let has_crashed = self.disk.is_dead() || fs.is_gone();
+        let is_excused = has_crashed || self.disk.faults_hit() > hits;
+        match executed {
+            Ok(_) => {
+                self.expected = new;
+                count("rollbacks executed");
+            }
+            Err(error) => {
+                assert!(is_excused, "{}: execute: {error}", self.context);
+                let message = error.to_string();
+                if message.contains("was decided and is not finished") {
+                    self.expected = new;
+                    count("rollbacks left to the next opening");
+                } else if has_crashed || message.contains("is not decided") {
+                    self.rolled_back = Some(new);
+                    count("rollbacks interrupted");
+                } else {
+                    count("rollbacks that failed");
+                }
+            }
+        }
+        self.disk.clear_faults();
+        if has_crashed {
+            let crash = self.soon.take().unwrap_or(Crash::Kill);
+            self.crash(crash);
+        }
+    }
+}
+
+type Keep = Box<dyn Fn(usize, Position, &Record) -> bool>;
+
+/// The records through this one and the rest of its group.
+fn through_group(records: &[(Position, Record)], last: usize) -> Stays {
+    let behind = records.iter().skip(last + 1).position(|(_, record)| record.is_primary);
+    Stays::First(behind.map_or(records.len(), |behind| last + 1 + behind))
+}

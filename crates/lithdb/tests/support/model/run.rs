@@ -1,0 +1,307 @@
+//! A history on its way: what is done, and what is known of it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lithdb::{
+    Components, Db, DbOptions, DuplicateKeys, Error, ErrorKind, ReadMode, Table, TableOptions,
+};
+use lithdb_env::{Clock, UnixMillis};
+use lithdb_sim::{Fault, Pages, SimClock, SimFs, sim_env};
+
+use super::check::{Identities, Link};
+use super::expect::Expected;
+use super::op::{Crash, Op, Place, TABLES};
+use super::process::ProcessFs;
+
+pub const NAMES: [&str; TABLES] = ["a", "b", "c"];
+
+thread_local! {
+    static COUNTS: RefCell<BTreeMap<&'static str, u64>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// One more of `what` was tried.
+pub fn count(what: &'static str) {
+    add(what, 1);
+}
+
+fn add(what: &'static str, more: u64) {
+    COUNTS.with_borrow_mut(|counts| *counts.entry(what).or_default() += more);
+}
+
+/// What was tried by this thread since this was last asked.
+pub fn take_counts() -> BTreeMap<&'static str, u64> {
+    COUNTS.take()
+}
+
+/// A process that has the database open for writing.
+pub struct Process {
+    pub fs: ProcessFs,
+    pub db: Db,
+    pub tables: [Option<Table>; TABLES],
+}
+
+/// One that reads.
+pub struct Reader {
+    pub fs: ProcessFs,
+    pub db: Db,
+}
+
+/// A history on its way.
+pub struct Run {
+    pub place: Place,
+    pub disk: SimFs,
+    pub clock: SimClock,
+    pub process: Option<Process>,
+    pub reader: Option<Reader>,
+    pub expected: [Expected; TABLES],
+    /// If a rollback may have happened: what is then there.
+    pub rolled_back: Option<[Expected; TABLES]>,
+    /// The crash that is going to happen.
+    pub soon: Option<Crash>,
+    /// One that is to be made ready for when the next opening begins, and one of its reads that is to fail.
+    pub in_opening: Option<(u64, Crash)>,
+    pub failing_read: Option<u64>,
+    /// Hard links, which stay as they are.
+    pub links: Vec<Link>,
+    pub power_losses: u64,
+    pub identities: Identities,
+    /// Faults that had struck when the process began.
+    pub hits: u64,
+    pub serial: u64,
+    /// What is being done.
+    pub context: String,
+}
+
+/// The options of each table: few keys to a segment, and different in everything that matters.
+pub fn options(table: usize) -> TableOptions {
+    let options = TableOptions::new();
+    match table {
+        0 => options.segment_keys(6).inline_max_bytes(16),
+        1 => options.segment_keys(14).inline_max_bytes(64),
+        _ => options
+            .segment_keys(9)
+            .inline_max_bytes(0)
+            .shards(2)
+            .duplicate_keys(DuplicateKeys::Reject),
+    }
+}
+
+impl Run {
+    pub fn new(place: Place) -> Self {
+        let disk = SimFs::new();
+        disk.short_transfers(place.short_transfers);
+        let mut run = Self {
+            place,
+            disk,
+            clock: SimClock::new(1),
+            process: None,
+            reader: None,
+            expected: Default::default(),
+            rolled_back: None,
+            soon: None,
+            in_opening: None,
+            failing_read: None,
+            links: Vec::new(),
+            power_losses: 0,
+            identities: Identities::default(),
+            hits: 0,
+            serial: 0,
+            context: "the beginning".into(),
+        };
+        count("histories");
+        run.open();
+        run
+    }
+
+    pub fn now(&self) -> u64 {
+        self.clock.now().0
+    }
+
+    pub fn roots(&self) -> Vec<PathBuf> {
+        (0..self.place.roots).map(|n| PathBuf::from(format!("/r{n}"))).collect()
+    }
+
+    pub fn options(&self) -> DbOptions {
+        let mode = if self.place.pread { ReadMode::Pread } else { ReadMode::Map };
+        DbOptions::new(self.roots()).read_mode(mode)
+    }
+
+    pub fn components(&self, fs: &ProcessFs) -> Components {
+        let mut env = sim_env(&self.disk, &self.clock);
+        env.fs = Arc::new(fs.clone());
+        Components { env: Some(env), without_maintenance: true, ..Components::default() }
+    }
+
+    /// Whether the machine or the process that writes is gone.
+    pub fn has_crashed(&self) -> bool {
+        self.disk.is_dead() || self.process.as_ref().is_some_and(|process| process.fs.is_gone())
+    }
+
+    /// Whether something has failed that explains errors.
+    pub fn is_excused(&self) -> bool {
+        self.has_crashed() || self.disk.faults_hit() > self.hits
+    }
+
+    /// The table, if it is open and nobody doubts it.
+    pub fn table(&self, n: usize) -> Option<Table> {
+        let table = self.process.as_ref()?.tables[n].clone();
+        table.filter(|_| !self.expected[n].in_doubt)
+    }
+
+    pub fn excuse(&self, error: &Error) {
+        assert!(self.is_excused(), "{}: nothing has failed: {error}", self.context);
+    }
+
+    /// Something that writes was tried on a table: a latched one refuses, and a failure latches unless the disk is full.
+    pub fn judge<T>(&self, table: &Table, was_latched: bool, done: &lithdb::Result<T>) {
+        let context = &self.context;
+        match done {
+            Ok(_) => assert!(!was_latched, "{context}: a latched table did something"),
+            Err(_) if self.has_crashed() => {}
+            Err(error) if was_latched => {
+                assert_eq!(error.kind(), ErrorKind::Latched, "{context}: {error}");
+            }
+            Err(error) => {
+                self.excuse(error);
+                let is_full = error.kind() == ErrorKind::StorageFull;
+                assert!(
+                    is_full || table.failure().is_some(),
+                    "{context}: failed and goes on as if nothing had happened: {error}"
+                );
+            }
+        }
+    }
+
+    /// Does one step.
+    pub fn step(&mut self, op: &Op) {
+        self.context = format!("{op:?}");
+        count("operations");
+        count(op.kind());
+        let (disk, hits) = (self.disk.clone(), self.disk.faults_hit());
+        self.act(op);
+        add("faults struck", disk.faults_hit() - hits);
+        if self.has_crashed() {
+            let crash = self.soon.take().unwrap_or(Crash::Kill);
+            self.crash(crash);
+            self.open();
+        }
+        for n in 0..TABLES {
+            let Some(table) = self.table(n) else { continue };
+            self.expected[n].note_tail(table.stats().log_end.segment.0, self.clock.now().0);
+            if table.failure().is_some() {
+                self.reads_go_on(n, &table);
+            }
+        }
+    }
+
+    /// The last step: everything is closed, and opened once more.
+    pub fn end(mut self) {
+        self.context = "the end".into();
+        self.close();
+        self.open();
+        self.reader = None;
+        self.close();
+    }
+
+    fn act(&mut self, op: &Op) {
+        match op {
+            Op::Put { table, item } => self.put(*table, std::slice::from_ref(item), false),
+            Op::Batch { table, items } => self.put(*table, items, true),
+            Op::Flush { table } => self.flush(*table),
+            Op::FlushAll => {
+                let flushed = self.process.as_ref().map(|process| process.db.flush());
+                match flushed {
+                    Some(Ok(())) => (0..TABLES).for_each(|n| self.all_durable(n)),
+                    Some(Err(error)) => self.excuse(&error),
+                    None => {}
+                }
+            }
+            Op::WaitDurable { table, back } => self.wait_durable(*table, usize::from(*back)),
+            Op::Get { table, back } => self.get(*table, usize::from(*back)),
+            Op::Walk { table, from, turns } => self.walk(*table, *from, *turns),
+            Op::Seal { table: n } => {
+                let Some(table) = self.table(*n) else { return };
+                let was_latched = table.failure().is_some();
+                let sealed = table.seal();
+                self.judge(&table, was_latched, &sealed);
+                if sealed.is_ok() {
+                    self.all_durable(*n);
+                }
+            }
+            Op::Gc { table } => {
+                self.gc(*table);
+            }
+            Op::Upkeep => self.upkeep(),
+            Op::Advance { secs } => self.clock.advance(Duration::from_secs(*secs)),
+            Op::Jump { table, accept } => self.jump(*table, *accept),
+            Op::Ttl { table, secs } => self.set_ttl(*table, *secs),
+            Op::Shards { table, shards } => {
+                if let Some(table) = self.table(*table).filter(|table| table.failure().is_none()) {
+                    table.set_shards(*shards).unwrap();
+                }
+            }
+            Op::Create { table } => drop(self.create(*table)),
+            Op::Drop { table } => self.drop_table(*table),
+            Op::Snapshot { stopped } => self.snapshot(*stopped),
+            Op::Read => self.read(),
+            Op::Refresh => self.refresh(),
+            Op::EndRead => self.reader = None,
+            Op::Reopen => {
+                self.close();
+                self.open();
+            }
+            Op::Crash(crash) => {
+                self.crash(*crash);
+                self.open();
+            }
+            Op::CrashSoon { after, crash } => {
+                self.soon = Some(*crash);
+                match (crash, &self.process) {
+                    (Crash::Power(_), _) => self.disk.crash_after(*after),
+                    (Crash::Kill, Some(process)) => process.fs.kill_after(*after),
+                    (Crash::Kill, None) => {}
+                }
+            }
+            Op::CrashInOpening { first, after, second } => {
+                self.crash(*first);
+                self.in_opening = Some((*after, *second));
+                self.open();
+            }
+            Op::FaultSoon { after, fault, sticky } => {
+                if let Some(process) = &self.process {
+                    plan_fault(&self.disk, &process.fs, *after, *fault, *sticky);
+                }
+            }
+            Op::ReadFault { after, in_opening: true } => {
+                self.crash(Crash::Kill);
+                self.failing_read = Some(*after);
+                self.open();
+            }
+            Op::ReadFault { after, in_opening: false } => self.read_fault(*after),
+            Op::RollBack { to, unmatched, close, trouble } => {
+                self.roll_back(*to, *unmatched, *close, *trouble);
+            }
+        }
+    }
+}
+
+/// Lets a change fail. A failed sync that leaves everything readable and clean happens to files alone: the names in a
+/// directory to which it happened could never be made durable, whatever a program does.
+pub fn plan_fault(disk: &SimFs, process: &ProcessFs, after: u64, fault: Fault, sticky: bool) {
+    if fault == (Fault::FailedSync { pages: Pages::ReadableAndClean }) {
+        process.fail_sync_after(after, fault);
+    } else {
+        disk.fail_op(after, fault, sticky);
+    }
+}
+
+/// A clock that shows the same time, and nobody else's.
+pub fn another_clock(now: u64) -> SimClock {
+    let clock = SimClock::new(4711);
+    clock.set(UnixMillis(now));
+    clock
+}

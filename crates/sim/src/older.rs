@@ -85,7 +85,7 @@ impl Older {
     }
 
     /// The contents that `range` had before, the newest first: different from each other and from what it has `now`, as
-    /// long as it is now; zeros where the file was shorter. Times at which no byte of it was there do not count.
+    /// long as it is now; zeros where the file was shorter. Times at which none of its sectors was there do not count.
     pub(crate) fn contents(&self, now: &[u8], range: Range<usize>) -> Vec<Vec<u8>> {
         let current = part(now, range.clone()).to_vec();
         let sectors = range.start / SECTOR_BYTES..range.end.div_ceil(SECTOR_BYTES);
@@ -96,7 +96,7 @@ impl Older {
         let mut found: Vec<Vec<u8>> = Vec::new();
         for time in times.into_iter().rev() {
             let len = self.lens.iter().find(|(until, _)| *until >= time).map_or(now.len(), |l| l.1);
-            if len <= range.start {
+            if len <= sectors.start * SECTOR_BYTES {
                 continue;
             }
             let mut content = current.clone();
@@ -113,7 +113,7 @@ impl Older {
                     }
                 }
             }
-            for byte in content.iter_mut().skip(len - range.start) {
+            for byte in content.iter_mut().skip(len.saturating_sub(range.start)) {
                 *byte = 0;
             }
             if content != current && !found.contains(&content) {

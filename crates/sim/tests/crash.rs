@@ -200,7 +200,7 @@ fn a_length_may_persist_while_the_data_reads_as_old_blocks_of_the_file_or_of_ano
     let after = fs.crash_with(&CrashImage::LengthWithOldBlocks);
     assert_eq!(after.read_raw("/d/f"), b"abc45", "a removed file");
     let seen = all_images(&fs, |fs| fs.read_raw("/d/f"));
-    assert!(seen.contains(&b"abc45".to_vec()) && seen.contains(&b"abc\0\0".to_vec()), "{seen:?}");
+    assert!(seen.contains(&b"abc45"[..]) && seen.contains(&b"abc\0\0"[..]), "{seen:?}");
 
     let fs = with_durable(b"abcdefgh");
     let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::process::Command;
 
 use lithdb::TableOptions;
+use lithdb::env::{Fs, OsFs};
 use lithdb_sim::{Effort, Tally};
 use lithdb_tests::{Fault, Ran, Run, can_trace, files_below, some_of};
 use support::{Bench, flip, read};
@@ -89,7 +90,7 @@ fn every_call(
         let place = || {
             let bench = Bench::new();
             copy(&whole.db(), &bench.db());
-            let below = bench.db().canonicalize().unwrap();
+            let below = OsFs.canonicalize(&bench.db()).unwrap();
             let args =
                 args.iter().map(Into::into).chain([Path::new("--db").to_owned(), bench.db()]);
             let args: Vec<std::path::PathBuf> = args.collect();

@@ -15,8 +15,8 @@
 #[path = "support/model/mod.rs"]
 mod model;
 
-use lithdb_sim::{Effort, Tally};
-use model::op::{Histories, KINDS, Op, Place, Sketch};
+use lithdb_sim::{CrashImage, Effort, Fault, Pages, Tally};
+use model::op::{Crash, Histories, Item, KINDS, Op, Place, Sketch};
 use model::run::{Run, take_counts};
 use proptest::test_runner::{
     Config, FileFailurePersistence, RngSeed, TestCaseError, TestError, TestRunner,
@@ -96,9 +96,43 @@ fn histories_of_all_operations_agree_with_the_model() {
 }
 
 /// Does one history: what a shrunk failure becomes.
-#[allow(dead_code, reason = "for what is found next")]
 fn history(place: Place, ops: &[Op]) {
     let mut run = Run::new(place);
     ops.iter().for_each(|op| run.step(op));
     run.end();
+}
+
+const TWO_ROOTS: Place = Place { roots: 2, pread: false, short_transfers: false };
+
+fn put(len: usize) -> Op {
+    Op::Put { table: 0, item: Item { again: None, len, aliases: 3 } }
+}
+
+/// The shortest history in which the page cache lies: the sync of a value has failed and left it readable and clean.
+#[test]
+fn what_a_failed_sync_left_in_the_page_cache_survives_power_loss_once_it_is_served() {
+    for changes in 0..6 {
+        let fault = Fault::FailedSync { pages: Pages::ReadableAndClean };
+        let fails = Op::FaultSoon { after: changes, fault, sticky: false };
+        for len in [10, 200] {
+            let (kill, loss) = (Crash::Kill, Crash::Power(CrashImage::Nothing));
+            let flush = Op::Flush { table: 0 };
+            let ops =
+                [put(len), fails.clone(), flush, Op::Crash(kill), Op::Refresh, Op::Crash(loss)];
+            history(TWO_ROOTS, &ops);
+        }
+    }
+}
+
+/// A roll-over that a crash interrupts leaves a segment that is discarded; its id is not used for another one.
+#[test]
+fn the_id_of_a_segment_that_was_discarded_is_not_used_again() {
+    for after in 0..12 {
+        for crash in [Crash::Kill, Crash::Power(CrashImage::Everything)] {
+            let seal = Op::Seal { table: 0 };
+            let ops =
+                [put(100), Op::CrashSoon { after, crash }, seal.clone(), put(100), seal, put(20)];
+            history(TWO_ROOTS, &ops);
+        }
+    }
 }

@@ -116,6 +116,12 @@ impl Expected {
         }
     }
 
+    /// As [`note_tail`](Self::note_tail), after an opening: a seal that failed has not happened.
+    pub fn reopen_tail(&mut self, segment: u32) {
+        let below = self.below(segment);
+        self.batches.iter_mut().skip(below).for_each(|batch| batch.sealed_by = None);
+    }
+
     /// What `get` must answer for every key ever put, if these batches are there.
     pub fn answers(&self, range: std::ops::Range<usize>) -> BTreeMap<&[u8], Option<&[u8]>> {
         let mut answers: BTreeMap<&[u8], Option<&[u8]>> =

@@ -61,8 +61,17 @@ pub enum Unmatched {
 /// What goes wrong while a rollback is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    Crash { after: u64, crash: Crash },
-    Fault { after: u64, fault: Fault, sticky: bool },
+    /// A crash, and perhaps another one inside of the opening that finishes it.
+    Crash {
+        after: u64,
+        crash: Crash,
+        again: Option<(u64, Crash)>,
+    },
+    Fault {
+        after: u64,
+        fault: Fault,
+        sticky: bool,
+    },
 }
 
 /// One step of a history. A table that is not there is created by what puts into it; everything else passes over it.
@@ -274,7 +283,7 @@ fn image() -> impl Strategy<Value = CrashImage> {
 }
 
 fn crash() -> impl Strategy<Value = Crash> {
-    prop_oneof![1 => Just(Crash::Kill), 2 => image().prop_map(Crash::Power)]
+    prop_oneof![2 => Just(Crash::Kill), 3 => image().prop_map(Crash::Power)]
 }
 
 fn fault() -> impl Strategy<Value = (Fault, bool)> {
@@ -304,7 +313,8 @@ fn rollback() -> impl Strategy<Value = Op> {
         2 => Just(Unmatched::Clear),
     ];
     let trouble = prop_oneof![
-        3 => (0..45_u64, crash()).prop_map(|(after, crash)| Trouble::Crash { after, crash }),
+        3 => (0..45_u64, crash(), option::of((0..30_u64, crash())))
+            .prop_map(|(after, crash, again)| Trouble::Crash { after, crash, again }),
         1 => (1..45_u64, fault()).prop_map(|(after, (fault, sticky))| Trouble::Fault { after, fault, sticky }),
     ];
     (to, unmatched, any::<bool>(), option::weighted(0.6, trouble))
@@ -350,10 +360,10 @@ impl ReferenceStateMachine for Histories {
         // One table is busier than the others, and openings are more likely when something has gone wrong.
         let table = prop_oneof![3 => Just(0_usize), 2 => Just(1_usize), 1 => Just(2_usize)];
         let is_young = sketch.puts.iter().sum::<u32>() < 4;
-        let (rare, open) = match (is_young, sketch.is_troubled) {
-            (true, _) => (1, 1),
-            (false, false) => (6, 3),
-            (false, true) => (1, 8),
+        let (rare, open, flush) = match (is_young, sketch.is_troubled) {
+            (true, _) => (1, 1, 2),
+            (false, false) => (6, 3, 2),
+            (false, true) => (1, 8, 12),
         };
         let read = if sketch.has_reader {
             prop_oneof![5 => Just(Op::Refresh), 1 => Just(Op::EndRead)].boxed()
@@ -362,7 +372,7 @@ impl ReferenceStateMachine for Histories {
         };
         prop_oneof![
             80 => table.prop_flat_map(on_a_table),
-            2 => Just(Op::FlushAll),
+            flush => Just(Op::FlushAll),
             2 => Just(Op::Upkeep),
             7 => (1..200_u64).prop_map(|secs| Op::Advance { secs }),
             2 => any::<bool>().prop_map(|stopped| Op::Snapshot { stopped }),
@@ -372,7 +382,7 @@ impl ReferenceStateMachine for Histories {
             rare => (0..40_u64, crash()).prop_map(|(after, crash)| Op::CrashSoon { after, crash }),
             open => (crash(), 0..40_u64, crash())
                 .prop_map(|(first, after, second)| Op::CrashInOpening { first, after, second }),
-            rare => (1..25_u64, fault())
+            rare => (1..15_u64, fault())
                 .prop_map(|(after, (fault, sticky))| Op::FaultSoon { after, fault, sticky }),
             1 => (1..20_u64, any::<bool>())
                 .prop_map(|(after, in_opening)| Op::ReadFault { after, in_opening }),

@@ -246,13 +246,12 @@ impl Run {
         trouble: Option<Trouble>,
     ) {
         match trouble {
-            Some(Trouble::Crash { after, crash: Crash::Kill }) => {
-                fs.kill_after(after);
-                self.soon = Some(Crash::Kill);
-            }
-            Some(Trouble::Crash { after, crash }) => {
-                self.disk.crash_after(after);
-                self.soon = Some(crash);
+            Some(Trouble::Crash { after, crash, again }) => {
+                match crash {
+                    Crash::Kill => fs.kill_after(after),
+                    Crash::Power(_) => self.disk.crash_after(after),
+                }
+                (self.soon, self.in_opening) = (Some(crash), again);
             }
             Some(Trouble::Fault { after, fault, sticky }) => {
                 plan_fault(&self.disk, fs, after, fault, sticky);

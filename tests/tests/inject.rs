@@ -238,14 +238,14 @@ fn every_call(
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success() && !said.contains("error"), "{output:?}");
         let seed = effort.seed(fault.call);
-        let once = some_of(calls, 1, is_deep, seed);
+        // Of the syncs, on which everything depends, more than of the others.
+        let most = if fault.call.ends_with("sync") && fault.fate == "error=EIO" { 10 } else { 1 };
+        let once = some_of(calls, most, is_deep, seed);
         let mut whens: Vec<String> = once.iter().map(u64::to_string).collect();
         if fault.fate.starts_with("error") && fault.fate != "error=EINTR" {
             // And for good from then on.
-            let begins = some_of(calls, 1, is_deep, seed);
-            whens.extend(
-                begins.iter().take(if is_deep { begins.len() } else { 1 }).map(|n| format!("{n}+")),
-            );
+            let begins = if is_deep { once } else { vec![calls.div_ceil(2)] };
+            whens.extend(begins.iter().filter(|n| **n > 0).map(|n| format!("{n}+")));
         }
         for when in whens {
             place.begin();

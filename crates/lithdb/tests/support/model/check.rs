@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use lithdb::rollback::INTENT_FILE;
 use lithdb::{Components, Db, ErrorKind, Table, verify_keymap};
+use lithdb_second_reader::{self as second_reader, crc32c, key_file, key_header, metadata};
 use lithdb_sim::{SimFs, sim_env};
 
-use super::by_the_document::{self, key_file, key_header, metadata};
 use super::expect::{Expected, Found, Record, name};
 use super::op::TABLES;
 use super::run::{NAMES, Run, another_clock, count, options};
@@ -88,7 +88,7 @@ impl Identities {
                 continue;
             }
             let (head, checksum) = bytes[..64].split_at(60);
-            if by_the_document::crc32c(0, head).to_le_bytes() == *checksum {
+            if crc32c(0, head).to_le_bytes() == *checksum {
                 self.note_salt(&bytes, context);
             }
         }
@@ -217,7 +217,7 @@ fn by_the_document(disk: &SimFs, table: &str, found: &Found, context: &str) {
         }
         let mut values = BTreeMap::new();
         for (at, record) in key_file(&bytes).records {
-            let by_the_document::Record::Key { flags, key, shard, offset, len, checksum } = record
+            let second_reader::Record::Key { flags, key, shard, offset, len, checksum } = record
             else {
                 continue;
             };
@@ -230,7 +230,7 @@ fn by_the_document(disk: &SimFs, table: &str, found: &Found, context: &str) {
             };
             let value = &file[offset as usize..offset as usize + len as usize];
             let value = value.to_vec();
-            assert_eq!(by_the_document::crc32c(0, &value), checksum, "{context}: {}", name(&key));
+            assert_eq!(crc32c(0, &value), checksum, "{context}: {}", name(&key));
             let at = lithdb::Position::new(lithdb::SegmentId(keys.segment), at as u32);
             records.push((at, Record { key, is_primary: flags & 1 == 1, value }));
         }
@@ -326,7 +326,7 @@ fn same(files: &Image, path: &Path, before: &[u8], after: &[u8], context: &str) 
         assert!(after.starts_with(before), "{context}: {shown} has changed");
         if after.len() > before.len() {
             let behind = key_file(after).records.into_iter().filter(|(at, _)| *at >= before.len());
-            let keys = behind.filter(|(_, r)| matches!(r, by_the_document::Record::Key { .. }));
+            let keys = behind.filter(|(_, r)| matches!(r, second_reader::Record::Key { .. }));
             assert_eq!(keys.count(), 0, "{context}: {shown} has more keys");
         }
     } else if !path.ends_with("table.state") {

@@ -10,7 +10,3 @@ pub mod reopen;
 pub mod rollback;
 pub mod run;
 pub mod tables;
-
-#[path = "../../../../segment/tests/support/by_the_document.rs"]
-#[allow(dead_code, reason = "shared with the tests of another crate")]
-pub mod by_the_document;

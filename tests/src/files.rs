@@ -11,6 +11,13 @@ struct Found {
     shards: BTreeSet<u16>,
 }
 
+/// A directory in memory, where there is one: for tests that make many databases and do not depend on what a sync does. Else
+/// one like any other.
+pub fn scratch() -> tempfile::TempDir {
+    let in_memory = tempfile::tempdir_in("/dev/shm");
+    in_memory.or_else(|_| tempfile::tempdir()).expect("a directory")
+}
+
 /// The `segments` directories of a table.
 pub fn segment_dirs(roots: &[PathBuf], table: &str) -> Vec<PathBuf> {
     roots.iter().map(|root| root.join(table).join("segments")).collect()

@@ -16,7 +16,7 @@ mod rng;
 mod skip;
 mod told;
 
-pub use files::{check_files, files_below, newest_keys, segment_dirs};
+pub use files::{check_files, files_below, newest_keys, scratch, segment_dirs};
 pub use inject::{Fault, Ran, Run, can_trace, some_of};
 pub use pattern::{
     Kind, Op, OpEntry, aged_options, careful_options, db_options, plain_options, short_options,

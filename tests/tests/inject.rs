@@ -8,7 +8,8 @@
 //!
 //! A call that is answered by `strace` does not run. So a sync that fails here is one that the kernel refused before it did
 //! anything: the page cache keeps the pages, and still has them when the database is opened again. Whether an opening trusts
-//! what only the page cache has is tested on the simulated disk, which loses the pages.
+//! what only the page cache has is tested on the simulated disk, which loses the pages. The databases are in memory, where
+//! that is possible: no sync is waited for.
 
 #![allow(
     clippy::disallowed_methods,
@@ -28,7 +29,7 @@ use std::process::{Command, Stdio};
 
 use lithdb::{Components, Db, DbOptions, ErrorKind, Table};
 use lithdb_sim::{Effort, Tally};
-use lithdb_tests::{Fault, Op, Ran, Run, can_trace, check_files, newest_keys, some_of};
+use lithdb_tests::{Fault, Op, Ran, Run, can_trace, check_files, newest_keys, scratch, some_of};
 
 const fn fault(call: &'static str, names: &'static str, fate: &'static str) -> Fault {
     Fault { call, names, fate }
@@ -97,7 +98,7 @@ struct Place {
 impl Place {
     /// Nothing to begin with.
     fn new() -> Self {
-        let tempdir = tempfile::tempdir().unwrap();
+        let tempdir = scratch();
         let dir = tempdir.path().canonicalize().unwrap();
         std::fs::create_dir(dir.join("template")).unwrap();
         let roots = vec![dir.join("db/r0"), dir.join("db/r1")];

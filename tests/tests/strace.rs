@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use lithdb_tests::cannot_run;
+use lithdb_tests::can_trace;
 
 const CALLS: &str = "trace=openat,fsync,fdatasync,pwrite64,pwritev,pwritev2,write,ftruncate,rename,\
                      renameat,renameat2,link,linkat,unlink,unlinkat,rmdir,mkdir,mkdirat,close";
@@ -41,24 +41,6 @@ enum Event {
     Sync(PathBuf),
     Rename(PathBuf, PathBuf),
     Remove(PathBuf),
-}
-
-fn runs(command: &mut Command) -> bool {
-    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
-}
-
-/// Whether processes can be traced here.
-fn can_trace(test: &str) -> bool {
-    if !runs(Command::new("strace").arg("-V")) {
-        cannot_run(test, "strace is not installed", "LITHDB_REQUIRE_STRACE");
-        return false;
-    }
-    if !runs(Command::new("strace").args(["-f", "-o", "/dev/null", "true"])) {
-        cannot_run(test, "strace may not trace here", "LITHDB_REQUIRE_STRACE");
-        return false;
-    }
-    true
 }
 
 /// Runs `crashy` with `command` on two roots in `dir` and returns what it did.

@@ -17,7 +17,7 @@ use std::process::Command;
 use lithdb::TableOptions;
 use lithdb::env::{Fs, OsFs};
 use lithdb_sim::{Effort, Tally};
-use lithdb_tests::{Fault, Ran, Run, can_trace, files_below, some_of};
+use lithdb_tests::{Fault, Ran, Run, can_trace, files_below, scratch, some_of};
 use support::{Bench, flip, read};
 
 const fn fault(call: &'static str, names: &'static str, fate: &'static str) -> Fault {
@@ -60,7 +60,7 @@ fn numbers(bench: &Bench, table: &str) -> Vec<u64> {
 
 /// Two tables with the numbers 0 to 39, in segments of seven.
 fn bench() -> Bench {
-    let bench = Bench::new();
+    let bench = Bench { dir: scratch() };
     bench.prepare(|db| {
         let options = TableOptions::new().segment_keys(7).inline_max_bytes(256);
         for name in ["blocks", "events"] {
@@ -88,7 +88,7 @@ fn every_call(
     let mut refused = BTreeMap::new();
     for fault in FAULTS {
         let place = || {
-            let bench = Bench::new();
+            let bench = Bench { dir: scratch() };
             copy(&whole.db(), &bench.db());
             let below = OsFs.canonicalize(&bench.db()).unwrap();
             let args =
@@ -158,7 +158,7 @@ fn a_repair_whose_system_calls_fail_loses_no_more_than_it_said() {
     let whole = bench();
     flip(&whole.db().join("blocks/segments/2.keys"), 300);
     let damaged = read(&whole.db().join("blocks/segments/2.keys"));
-    let mended = Bench::new();
+    let mended = Bench { dir: scratch() };
     copy(&whole.db(), &mended.db());
     mended.lith(&["repair", "--accept-loss"]).ok();
     let left = numbers(&mended, "blocks");

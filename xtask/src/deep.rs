@@ -17,17 +17,23 @@ use crate::tally::Tally;
 
 /// What the test suite's part of a round consists of: name, arguments of `cargo test`.
 const DRIVERS: &[(&str, &[&str])] = &[
-    ("sim", &["-p", "lithdb-sim", "--tests"]),
+    ("model", &["-p", "lithdb", "--test", "model"]),
     ("segment-crash", &["-p", "lithdb-segment", "--test", "crash"]),
     ("table-crash", &["-p", "lithdb-table", "--test", "crash"]),
     ("table-faults", &["-p", "lithdb-table", "--test", "faults"]),
-    ("table-damage", &["-p", "lithdb-table", "--test", "corruption"]),
+    ("table-damage", &["-p", "lithdb-table", "--test", "corruption", "--test", "blocks"]),
+    ("table-document", &["-p", "lithdb-table", "--test", "by_the_document"]),
+    (THREADS, &["-p", "lithdb-table", "--test", "threads"]),
     ("rollback-crash", &["-p", "lithdb", "--test", "rollback_crash"]),
     ("rollback-faults", &["-p", "lithdb", "--test", "rollback_faults"]),
     ("database-damage", &["-p", "lithdb", "--test", "every_byte"]),
     ("processes", &["-p", "lithdb-tests"]),
-    ("killed-rollback", &["-p", "lithdb-cli", "--test", "rollback"]),
+    ("tool-processes", &["-p", "lithdb-cli", "--test", "rollback", "--test", "inject"]),
+    ("sim", &["-p", "lithdb-sim", "--tests"]),
 ];
+
+/// The models of threads are built in another way, and so in a directory of their own.
+const THREADS: &str = "threads";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -158,6 +164,10 @@ impl Deep<'_> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
         command.args(["test", "--locked"]).args(args);
+        if name == THREADS {
+            command.args(["--release", "--target-dir", "target/shuttle"]);
+            command.env("RUSTFLAGS", "--cfg shuttle");
+        }
         command.env("LITHDB_SEED", seed.to_string()).env("LITHDB_EFFORT", effort.to_string());
         command.env("LITHDB_TALLY", self.path("tally.txt"));
         let ended = self.logged(&mut command, &log)?;

@@ -324,7 +324,8 @@ fn rollback() -> impl Strategy<Value = Op> {
 fn on_a_table(table: usize) -> BoxedStrategy<Op> {
     prop_oneof![
         30 => item().prop_map(move |item| Op::Put { table, item }),
-        10 => vec(item(), 1..5).prop_map(move |items| Op::Batch { table, items }),
+        8 => vec(item(), 1..5).prop_map(move |items| Op::Batch { table, items }),
+        3 => vec(item(), 5..20).prop_map(move |items| Op::Batch { table, items }),
         9 => Just(Op::Flush { table }),
         2 => (0..9_u8).prop_map(move |back| Op::WaitDurable { table, back }),
         4 => (0..40_u8).prop_map(move |back| Op::Get { table, back }),

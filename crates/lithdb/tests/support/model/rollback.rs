@@ -282,7 +282,8 @@ impl Run {
             }
         }
         self.disk.clear_faults();
-        if has_crashed {
+        // A crash that was to come later comes right behind it.
+        if has_crashed || matches!(trouble, Some(Trouble::Crash { .. })) {
             let crash = self.soon.take().unwrap_or(Crash::Kill);
             self.crash(crash);
         }

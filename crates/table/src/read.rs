@@ -112,10 +112,33 @@ mod tests {
 
     type Meanwhile = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
-    /// A keymap after whose next answer something else happens before it is looked at.
+    /// A keymap after whose next answer something else happens before it is looked at, or before it is filled.
     struct Answered {
         keymap: Arc<dyn Keymap>,
         meanwhile: Meanwhile,
+        before_filling: Meanwhile,
+    }
+
+    impl Answered {
+        /// Becomes the keymap of a table that nobody else has.
+        fn of(table: &mut Table) -> (Meanwhile, Meanwhile) {
+            let (meanwhile, before_filling) = (Meanwhile::default(), Meanwhile::default());
+            let inner = Arc::get_mut(&mut table.inner).unwrap();
+            inner.keymap = Arc::new(Self {
+                keymap: Arc::clone(&inner.keymap),
+                meanwhile: Arc::clone(&meanwhile),
+                before_filling: Arc::clone(&before_filling),
+            });
+            (meanwhile, before_filling)
+        }
+    }
+
+    /// Does it, once.
+    fn happens(something: &Meanwhile) {
+        let something = something.lock().take();
+        if let Some(something) = something {
+            something();
+        }
     }
 
     impl std::fmt::Debug for Answered {
@@ -138,14 +161,12 @@ mod tests {
             items: &[(KeyHash, Position)],
             same_key: &mut dyn FnMut(Position, Position) -> Result<bool>,
         ) -> Result<()> {
+            happens(&self.before_filling);
             self.keymap.insert_batch(items, same_key)
         }
         fn candidates(&self, hash: KeyHash, out: &mut Candidates) {
             self.keymap.candidates(hash, out);
-            let meanwhile = self.meanwhile.lock().take();
-            if let Some(meanwhile) = meanwhile {
-                meanwhile();
-            }
+            happens(&self.meanwhile);
         }
         fn raise_watermark(&self, lowest: SegmentId) {
             self.keymap.raise_watermark(lowest);
@@ -161,8 +182,9 @@ mod tests {
         }
     }
 
-    /// A table with `key` in a segment that has expired, and what puts the key again and collects that segment.
-    fn before_the_collection() -> (Table, Meanwhile, Box<dyn FnOnce() + Send>) {
+    /// A table with `key` in a segment that has expired, how it was set up, and what puts the key again and collects that
+    /// segment.
+    fn before_the_collection() -> (Table, TableSetup, Meanwhile, Box<dyn FnOnce() + Send>) {
         let (fs, clock) = (SimFs::new(), SimClock::new(1));
         fs.make_dirs("/r");
         let setup = TableSetup {
@@ -180,31 +202,46 @@ mod tests {
         let options = TableOptions::new().ttl(Duration::from_secs(1));
         let how = OpenForWriting { may_cut: true, coalesce: Duration::ZERO };
         let mut table = Table::open(&setup, &options, how).unwrap();
-        let meanwhile = Meanwhile::default();
-        let inner = Arc::get_mut(&mut table.inner).unwrap();
-        let keymap = Arc::clone(&inner.keymap);
-        inner.keymap = Arc::new(Answered { keymap, meanwhile: Arc::clone(&meanwhile) });
+        let (meanwhile, _) = Answered::of(&mut table);
         table.put(b"key", b"older").unwrap();
         table.seal().unwrap();
         clock.advance(Duration::from_secs(2));
         let other = table.clone();
         let put_and_collect = move || {
             other.put(b"key", b"newer").unwrap();
+            other.flush().unwrap();
             assert_eq!(other.run_gc().unwrap().segments, 1);
         };
-        (table, meanwhile, Box::new(put_and_collect))
+        (table, setup, meanwhile, Box::new(put_and_collect))
     }
 
     #[test]
     fn a_key_that_is_put_again_while_its_older_segment_is_collected_is_never_absent() {
-        let (table, meanwhile, put_and_collect) = before_the_collection();
+        let (table, _, meanwhile, put_and_collect) = before_the_collection();
         *meanwhile.lock() = Some(put_and_collect);
         assert_eq!(table.get(b"key").unwrap().unwrap(), b"newer");
         assert!(meanwhile.lock().is_none());
         // Collected and not put again, it is absent.
-        let (table, meanwhile, _) = before_the_collection();
+        let (table, _, meanwhile, _) = before_the_collection();
         let other = table.clone();
         *meanwhile.lock() = Some(Box::new(move || assert_eq!(other.run_gc().unwrap().segments, 1)));
         assert!(table.get(b"key").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_key_that_was_put_again_is_never_absent_while_a_reader_takes_a_new_view() {
+        let (_writer, setup, _, put_and_collect) = before_the_collection();
+        let mut reader = Table::open_read_only(&setup, &TableOptions::new()).unwrap();
+        let (_, before_filling) = Answered::of(&mut reader);
+        assert_eq!(reader.get(b"key").unwrap().unwrap(), b"older");
+        put_and_collect();
+        // The new view is known, and its keys are not: another thread asks.
+        let other = reader.clone();
+        let ask = move || assert_eq!(other.get(b"key").unwrap().unwrap(), b"older");
+        *before_filling.lock() = Some(Box::new(ask));
+        reader.refresh().unwrap();
+        assert!(before_filling.lock().is_none());
+        assert_eq!(reader.get(b"key").unwrap().unwrap(), b"newer");
+        assert_eq!(reader.stats().segments, 1);
     }
 }

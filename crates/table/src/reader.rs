@@ -188,7 +188,10 @@ impl ReadSide {
             return until_certain(|| self.refresh_once(inner));
         }
         if state.watermark > inner.watermark() {
+            // Another thread may be taking a new view: what was put again since is found when it is there.
+            let end = self.end.lock();
             self.raise(inner, state.watermark);
+            drop(end);
             return Ok(());
         }
         // Neither says why. A view that was taken while a rollback was at work knows the floor, but not yet what went.
@@ -257,9 +260,11 @@ impl ReadSide {
             return Err(missing(&self.setup.state_path()));
         }
         // The segments first: a position that the keymap gets below must be one that can be read, and those that it has
-        // stay good. If the writer has given up some of what was seen, the keymap names places behind the end; readers pass
-        // over them (see `find`).
-        *inner.segments.write() = segments.clone();
+        // stay good: what has been collected, too, until the keymap knows where its keys were put again. If the writer has
+        // given up some of what was seen, the keymap names places behind the end; readers pass over them (see `find`).
+        let is_collected = |segment: &&Arc<Segment>| !is_cut && segment.id() < state.watermark;
+        let collected = seen.iter().filter(is_collected).map(Arc::clone);
+        *inner.segments.write() = collected.chain(segments.iter().map(Arc::clone)).collect();
         // If something that was seen is gone, older values of its keys show again: all keys are put in anew. What the
         // keymap has of the lost ones stays, and readers pass over it, too.
         let from = if is_cut { Position::default() } else { (*end).min(new_end) };

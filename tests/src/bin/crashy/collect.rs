@@ -1,9 +1,10 @@
 //! Writes what soon expires, and collects all the time.
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use lithdb::Db;
+use lithdb::env::{Clock, OsClock};
 use lithdb_tests::{Op, Rng, db_options, short_options};
 
 /// From operation `next` on, until it is killed. `ack N T`: everything up to N is durable, and N was put at T or later, in
@@ -11,14 +12,14 @@ use lithdb_tests::{Op, Rng, db_options, short_options};
 pub(crate) fn collect(life: u64, ttl: Duration, mut next: u64, roots: &[PathBuf]) {
     let db = Db::open(db_options(roots).gc_interval(Duration::from_millis(7))).expect("open");
     let table = db.table("short", short_options(ttl)).expect("table");
-    let mut rng = Rng::of(&[life, 78, next]);
+    let (mut rng, clock) = (Rng::of(&[life, 78, next]), OsClock::new());
     println!("start {next}");
     loop {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
+        let at = clock.now();
         Op::new("short", life, next).put(&table).expect("put");
         if rng.one_in(4) {
             table.flush().expect("flush");
-            println!("ack {next} {at}");
+            println!("ack {next} {}", at.0);
         }
         if rng.one_in(5) && table.run_gc().expect("gc").segments > 0 {
             let oldest = table.oldest_key().expect("oldest");

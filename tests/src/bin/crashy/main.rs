@@ -2,7 +2,6 @@
 //! output, a line each; the end of its standard input asks it to close the database.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "test support")]
-#![allow(clippy::disallowed_methods, reason = "the clock of the process that is tested")]
 
 mod careful;
 mod collect;

@@ -76,36 +76,52 @@ impl Link {
 #[derive(Debug, Clone, Default)]
 pub struct Identities {
     salts: BTreeMap<(u64, u32), u64>,
+    /// Of files that may have been in the page cache alone: nobody has them any more if they go with it.
+    cached: BTreeMap<(u64, u32), u64>,
+    /// The power losses before they were looked at.
+    power_losses: u64,
     contents: BTreeMap<(u64, u32, u32), Vec<u8>>,
 }
 
 impl Identities {
     /// Remembers the ids in use, also those of segments that the next opening is going to discard.
-    pub fn note_salts(&mut self, disk: &SimFs, context: &str) {
+    pub fn note_salts(&mut self, disk: &SimFs, power_losses: u64, context: &str) {
+        // What is found behind a power loss is on the disk.
+        let is_durable = self.power_losses != power_losses;
+        if is_durable {
+            self.cached.clear();
+            self.power_losses = power_losses;
+        }
         for file in NAMES.iter().flat_map(|table| segment_files(disk, table)) {
             let bytes = disk.read_raw(&file.path);
             if file.extension != "keys" || bytes.len() < 64 {
                 continue;
             }
             let (head, checksum) = bytes[..64].split_at(60);
-            if crc32c(0, head).to_le_bytes() == *checksum {
-                self.note_salt(&bytes, context);
+            if crc32c(0, head).to_le_bytes() != *checksum {
+                continue;
             }
+            self.note_salt(&bytes, is_durable, context);
         }
     }
 
-    fn note_salt(&mut self, key_file: &[u8], context: &str) {
+    fn note_salt(&mut self, key_file: &[u8], is_durable: bool, context: &str) {
         let header = key_header(key_file);
         let id = (header.table, header.segment);
-        let before = *self.salts.entry(id).or_insert(header.salt);
+        let before = self.salts.get(&id).or(self.cached.get(&id)).copied();
+        let before = before.unwrap_or(header.salt);
         assert_eq!(before, header.salt, "{context}: segment {id:?} was used twice");
+        let known = if is_durable { &mut self.salts } else { &mut self.cached };
+        known.insert(id, header.salt);
     }
 
+    /// The database is open: what the opening has discarded is so for good.
     fn note(&mut self, disk: &SimFs, context: &str) {
+        self.salts.append(&mut self.cached);
         for file in NAMES.iter().flat_map(|table| segment_files(disk, table)) {
             let bytes = disk.read_raw(&file.path);
             if file.extension == "keys" {
-                self.note_salt(&bytes, context);
+                self.note_salt(&bytes, true, context);
             } else if file.extension == "metadata" {
                 let found = metadata(&bytes);
                 let mut keys = disk.read_raw(file.path.with_extension("keys"));

@@ -103,7 +103,7 @@ impl Run {
 
     fn try_open(&mut self, fs: &ProcessFs) -> Result<()> {
         self.disk.take_trace();
-        self.identities.note_salts(&self.disk, &self.context);
+        self.identities.note_salts(&self.disk, self.power_losses, &self.context);
         match self.in_opening.take() {
             Some((after, Crash::Kill)) => {
                 fs.kill_after(after);

@@ -136,7 +136,9 @@ impl ChainWalk<'_> {
             } else if found.metadata.is_some() {
                 self.sealed(id, found)?;
             } else if newest_sealed.is_some_and(|newest| id < newest) && !self.is_expected(id) {
-                self.stray(id, found)?;
+                let follows = self.successor();
+                let is_followed = live.iter().any(|(id, _)| **id == follows);
+                self.stray(id, found, is_followed)?;
             } else {
                 self.unsealed(id, found)?;
             }
@@ -145,8 +147,7 @@ impl ChainWalk<'_> {
             return Ok(());
         }
         // Every sealed segment has a successor, and a table that is not empty has a segment.
-        let absent = self.expected.as_ref().map_or(self.state.watermark, |m| m.successor);
-        Err(missing(&SegmentPaths::for_new(self.dirs, absent, 1).keys))
+        Err(missing(&SegmentPaths::for_new(self.dirs, self.successor(), 1).keys))
     }
 
     /// The state says that nothing was ever acknowledged. A state of another table, or an old copy, may say so, too.
@@ -176,12 +177,16 @@ impl ChainWalk<'_> {
         }
     }
 
+    /// What the chain goes on with.
+    fn successor(&self) -> SegmentId {
+        self.expected.as_ref().map_or(self.state.watermark, |m| m.successor)
+    }
+
     fn require_expected(&self, id: SegmentId) -> Result<()> {
         if self.is_expected(id) {
             return Ok(());
         }
-        let absent = self.expected.as_ref().map_or(self.state.watermark, |m| m.successor);
-        Err(missing(&SegmentPaths::for_new(self.dirs, absent, 1).keys))
+        Err(missing(&SegmentPaths::for_new(self.dirs, self.successor(), 1).keys))
     }
 
     fn sealed(&mut self, id: SegmentId, found: &FoundFiles) -> Result<()> {
@@ -280,13 +285,23 @@ impl ChainWalk<'_> {
         ))
     }
 
-    /// An id off the chain, between sealed segments: discarded before, and the removal did not last.
-    fn stray(&mut self, id: SegmentId, found: &FoundFiles) -> Result<()> {
+    /// An id off the chain, between sealed segments: discarded before, and the removal did not last. `is_followed`: what
+    /// the chain goes on with is there.
+    fn stray(&mut self, id: SegmentId, found: &FoundFiles, is_followed: bool) -> Result<()> {
         if id < self.state.next_id_floor {
             self.plan.add_discarded(id, found);
             return Ok(());
         }
-        self.require_expected(id)
+        let Some(path) = found.all().find(|p| is_followed && !found.leftovers.contains(p)) else {
+            return self.require_expected(id);
+        };
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "{}: no segment names this one, and its id may still be given away; see `lith repair`",
+                path.display()
+            ),
+        ))
     }
 }
 

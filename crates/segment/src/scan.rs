@@ -211,7 +211,7 @@ impl<S: KeySource> Scanner<S> {
             let bytes = self.window.get(start..).unwrap_or_default();
             let offset = self.offset as u32;
             match decode_with(&self.seeds, offset, bytes) {
-                Ok(decoded) => match take(&mut self.now, &mut self.group, &decoded, offset) {
+                Ok(decoded) => match take(&mut self.now, &mut self.group, &decoded) {
                     Ok(ends_batch) => {
                         let len = decoded.len as u64;
                         let record = decoded.record;
@@ -432,7 +432,6 @@ fn take(
     totals: &mut Totals,
     group: &mut Option<Group>,
     decoded: &Decoded<'_>,
-    offset: u32,
 ) -> Result<bool, &'static str> {
     let Record::Key(record) = &decoded.record else {
         if group.is_some() {
@@ -461,8 +460,6 @@ fn take(
         let value_end = totals.value_ends.get_mut(usize::from(record.shard.0));
         let value_end = value_end.ok_or("expected a shard that the segment has")?;
         *value_end = end.max(*value_end);
-    } else if !record.is_primary() && end > u64::from(offset) {
-        return Err("expected a range before the record");
     }
     totals.records += 1;
     totals.running = append_word(totals.running, decoded.checksum);

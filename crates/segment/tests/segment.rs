@@ -744,6 +744,24 @@ fn a_file_that_is_too_short_or_absent_is_an_error_that_names_it() {
 }
 
 #[test]
+fn a_file_that_is_cut_while_it_is_open_is_an_error_that_names_it() {
+    for mode in MODES {
+        let (fs, context, paths, placed) = sealed_world(mode);
+        let small = find(&placed, "small of round 100");
+        let reopened = reopen(&context, 1, 2).unwrap();
+        let address = reopened.lookup(small.at.offset, &small.key).unwrap().unwrap();
+        // The file is opened and mapped for another value.
+        let first = lithdb_segment::Address { offset: 64, len_bytes: 1, ..address };
+        assert_eq!(kind_of(reopened.read_value(&first)), Some(ErrorKind::Corrupt));
+        let path = &paths.values[usize::from(address.shard.0)];
+        fs.truncate_raw(path, address.offset);
+        let error = reopened.read_value(&address).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{mode:?}: {error}");
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{mode:?}: {error}");
+    }
+}
+
+#[test]
 fn bytes_behind_the_end_of_a_sealed_segment_mean_nothing() {
     for mode in MODES {
         let (fs, context, paths, placed) = sealed_world(mode);

@@ -8,6 +8,7 @@ use std::{fmt, io};
 
 use lithdb_env::{DirEntry, File, FileLock, Fs, LockKind, Metadata, OpenMode};
 use lithdb_segment::SegmentId;
+use lithdb_segment::envelope::{Magic, open_file, seal};
 use lithdb_sim::SimFs;
 use lithdb_table::Batch;
 use lithdb_table::inspect::{DumpLine, Progress, dump, plan_repair, verify, verify_keymap};
@@ -333,4 +334,63 @@ fn a_keymap_is_compared_with_the_records() {
     let report = verify_keymap(&table, &mut |_| {}).unwrap();
     assert!(report.is_sound(), "{report}");
     assert_eq!((report.records, report.keys, report.superseded), (3, 2, 1));
+}
+
+/// More than so many stretches of damage are not listed one by one, but counted, and none of their losses is left out.
+#[test]
+fn many_stretches_of_damage_are_told_in_one_line_and_lose_no_key() {
+    let world = World::new(1);
+    let table = world.create_and_open(&options().segment_keys(1000).shards(1));
+    let ats: Vec<_> =
+        (0..60).map(|n| table.put(format!("key {n}").as_bytes(), b"value").unwrap()).collect();
+    table.seal().unwrap();
+    table.close().unwrap();
+    drop(table);
+    for at in ats.iter().skip(1).step_by(3) {
+        world.fs.flip_bit(world.file("1.keys"), u64::from(at.offset) + 33, 0);
+    }
+    let report = world.verify();
+    assert_eq!(report.lost_keys(), Some(20), "{report}");
+    assert_eq!(report.records, 40, "{report}");
+    assert!(report.to_string().contains("4 more stretches of records are damaged"), "{report}");
+}
+
+/// What an expired segment has left behind costs nothing and is removed by the next opening.
+#[test]
+fn files_below_the_watermark_are_notes() {
+    let world = World::new(1);
+    let options = options().ttl(Duration::from_secs(60)).segment_age(super::support::DAY);
+    let table = world.create_and_open(&options);
+    table.put(b"a", b"1").unwrap();
+    table.seal().unwrap();
+    let keys = world.fs.read_raw(world.file("1.keys"));
+    world.clock.advance(Duration::from_secs(61));
+    assert_eq!(table.run_gc().unwrap().segments, 1);
+    table.close().unwrap();
+    drop(table);
+    world.fs.write_raw("/r0/t/segments/1.keys", keys);
+    let report = world.verify();
+    assert!(report.is_sound(), "{report}");
+    let expected = "note: /r0/t/segments/1.keys: below the watermark: expired";
+    assert!(report.to_string().contains(expected), "{report}");
+    assert!(world.plan().is_empty());
+}
+
+/// Two segments that both say that they follow the first one: which of them belongs to the table, nobody can tell but a person.
+#[test]
+fn a_chain_that_forks_is_damage_that_must_be_decided_by_hand() {
+    let (world, _) = table();
+    let path = world.file("2.metadata");
+    let bytes = world.fs.read_raw(&path);
+    let mut metadata: lithdb_segment::Metadata = open_file(Magic::METADATA, &path, &bytes).unwrap();
+    assert_eq!(metadata.successor, SegmentId(3));
+    metadata.successor = SegmentId(4);
+    world.fs.write_raw(&path, seal(Magic::METADATA, &metadata).unwrap());
+    let report = world.verify();
+    assert!(report.to_string().contains("the chain forks"), "{report}");
+    assert!(world.open(&options()).is_err());
+    let before = world.fs.ops();
+    let plan = plan_repair(&world.setup, &mut |_| {});
+    assert!(plan.is_err(), "{:?}", plan.map(|plan| plan.to_string()));
+    assert_eq!(world.fs.ops(), before);
 }

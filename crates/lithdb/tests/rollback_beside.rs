@@ -9,6 +9,7 @@ use std::sync::Arc;
 use lithdb::env::Env;
 use lithdb::{Db, ErrorKind, NoMatch, Rollback, Table};
 use lithdb_segment::Metadata;
+use lithdb_sim::Fault;
 use parking_lot::Mutex;
 use support::past::hook::HookFs;
 use support::past::{
@@ -178,6 +179,42 @@ fn a_reader_finds_the_older_value_of_a_key_that_was_put_twice() {
         reader.refresh().unwrap();
         assert_eq!(table.get(b"k:0").unwrap().unwrap(), b"new");
         assert_eq!(contents(&reader, "beside a writer"), contents(&db, "the writer"));
+    }
+}
+
+/// Keys that were put again have older values, which show again: also if the look that a reader takes then fails somewhere.
+#[test]
+fn a_refresh_that_fails_at_any_read_after_a_rollback_loses_no_older_value() {
+    let world = World::new();
+    let db = world.open();
+    let table = db.table("t", small()).unwrap();
+    for n in 0..20_u64 {
+        table.put(format!("k:{}", n % 3).as_bytes(), &value_of(n)).unwrap();
+        table.put(format!("mark:{n}").as_bytes(), b"").unwrap();
+    }
+    db.close().unwrap();
+    drop((table, db));
+    for n in 1.. {
+        let world = fork(&world);
+        let reader = world.read();
+        let table = reader.existing_table("t").unwrap();
+        roll_back(&world, &|_, key, _| key == b"mark:7", NoMatch::Refuse);
+        let before = world.fs.faults_hit();
+        world.fs.fail_read(n, Fault::Eio);
+        let refreshed = reader.refresh();
+        world.fs.clear_faults();
+        if world.fs.faults_hit() == before {
+            refreshed.unwrap();
+            assert!(n > 20, "{n} reads");
+            break;
+        }
+        if refreshed.is_err() {
+            reader.refresh().unwrap();
+        }
+        for (key, newest) in [("k:0", 6), ("k:1", 7), ("k:2", 5)] {
+            let got = table.get(key.as_bytes()).unwrap();
+            assert_eq!(got.as_deref(), Some(&value_of(newest)[..]), "{key}, read {n} failed");
+        }
     }
 }
 

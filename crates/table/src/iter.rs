@@ -126,15 +126,18 @@ impl Table {
             let found = self.inner.again_if_collected(|| self.inner.find(key));
             found.map_err(|e| self.inner.in_context(&e))
         };
-        let mut watermark = self.inner.watermark();
+        let mut view = self.inner.view();
         while let Some(found) = find()? {
             let (segments, end) = self.inner.snapshot_behind(found.at);
-            if segments.iter().any(|segment| segment.id() == found.at.segment) {
+            let holds_it = |segment: &Arc<Segment>| {
+                segment.id() == found.at.segment && u64::from(found.at.offset) < segment.key_end()
+            };
+            if segments.iter().any(holds_it) {
                 return Ok(Iter::new(segments, found.at, end).of(self));
             }
-            // Collected since; the key may have been put again before that.
-            let before = std::mem::replace(&mut watermark, self.inner.watermark());
-            if watermark == before {
+            // Collected or rolled back since; the key may have been put again before that, or have an older value.
+            let before = std::mem::replace(&mut view, self.inner.view());
+            if view == before {
                 break;
             }
         }

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use lithdb_env::{ErrorKind, Result};
 use lithdb_keymap::{Candidates, KeyHash};
-use lithdb_segment::{Address, Position, Segment, Value};
+use lithdb_segment::{Address, Position, Segment, SegmentId, Value};
 
 use crate::table::{Inner, Mode, Table};
+
+/// So often a reader looks again for what goes while it looks.
+const CATCH_UPS: usize = 3;
 
 /// A key that was found.
 pub(crate) struct Found {
@@ -52,28 +55,42 @@ impl Inner {
         let hash = KeyHash::of(self.hash_seed, key);
         let mut candidates = Candidates::new();
         loop {
-            let watermark = self.watermark();
+            let view = self.view();
             self.keymap.candidates(hash, &mut candidates);
-            let mut any_gone = false;
+            let mut passed_over = false;
             for at in candidates.iter().copied() {
                 // Collected since the keymap was asked.
                 let Some(segment) = self.segment(at.segment) else {
-                    any_gone = true;
+                    passed_over = true;
                     continue;
                 };
                 // Seen by this reader before the writer's recovery gave it up.
                 if u64::from(at.offset) >= segment.key_end() {
+                    passed_over = true;
                     continue;
                 }
                 if let Some(address) = segment.lookup(at.offset, key)? {
                     return Ok(Some(Found { at, segment, address }));
                 }
             }
-            // The key may have been put again between the question and the collection. Asked again, the keymap says so.
-            if !any_gone || self.watermark() == watermark {
+            // The key may have been put again between the question and the collection, or a reader may be taking a new view
+            // whose keys are not all in the keymap yet. Asked again, the keymap says so.
+            if passed_over && let Mode::Read(side) = &self.mode {
+                side.wait_for_view();
+            }
+            if !passed_over || self.view() == view {
                 return Ok(None);
             }
         }
+    }
+
+    /// What is seen: another one, if something may have come or gone since.
+    pub(crate) fn view(&self) -> (SegmentId, u64) {
+        let taken = match &self.mode {
+            Mode::Read(side) => side.view(),
+            Mode::Write(_) => 0,
+        };
+        (self.watermark(), taken)
     }
 
     /// A reader in another process may find that a file has been collected under it, or that a rollback has cut it: it looks
@@ -82,15 +99,17 @@ impl Inner {
         &self,
         read: impl Fn() -> Result<Option<T>>,
     ) -> Result<Option<T>> {
-        match (read(), &self.mode) {
-            (Err(error), Mode::Read(side))
-                if matches!(error.kind(), ErrorKind::Missing | ErrorKind::Corrupt) =>
-            {
-                side.catch_up(self)?;
-                read()
+        for _ in 0..CATCH_UPS {
+            match (read(), &self.mode) {
+                (Err(error), Mode::Read(side))
+                    if matches!(error.kind(), ErrorKind::Missing | ErrorKind::Corrupt) =>
+                {
+                    side.catch_up(self)?;
+                }
+                (answer, _) => return answer,
             }
-            (answer, _) => answer,
         }
+        read()
     }
 }
 
@@ -98,10 +117,11 @@ impl Inner {
 mod tests {
     use std::path::PathBuf;
     use std::sync::Arc;
+    use std::sync::mpsc::channel;
     use std::time::Duration;
 
-    use lithdb_env::Result;
     use lithdb_env::sync::Mutex;
+    use lithdb_env::{OpenMode, Result};
     use lithdb_keymap::{Candidates, KeyHash, Keymap};
     use lithdb_segment::{HandleLimit, Position, ReadMode, SegmentId, TableName};
     use lithdb_sim::{SimClock, SimFs, sim_env};
@@ -246,5 +266,39 @@ mod tests {
         assert_eq!(answer.unwrap().unwrap(), b"older");
         assert_eq!(reader.get(b"key").unwrap().unwrap(), b"newer");
         assert_eq!(reader.stats().segments, 1);
+    }
+
+    #[test]
+    fn an_older_value_is_never_absent_while_a_reader_takes_a_view_that_lacks_the_newer_one() {
+        let (writer, setup, _, _) = before_the_collection();
+        writer.put(b"other", b"").unwrap();
+        let behind = writer.stats().log_end;
+        writer.put(b"key", b"newer").unwrap();
+        writer.flush().unwrap();
+        let mut reader = Table::open_read_only(&setup, &TableOptions::new()).unwrap();
+        let (_, before_filling) = Answered::of(&mut reader);
+        assert_eq!(reader.get(b"key").unwrap().unwrap(), b"newer");
+        // As a rollback would: the newer value is gone.
+        let path = setup.dirs[0].join(format!("segments/{}.keys", behind.segment));
+        let file = setup.env.fs.open(&path, OpenMode::ReadWrite).unwrap();
+        file.set_len(behind.offset.into()).unwrap();
+        // Another thread asks while the new view is known and its keys are not. It may have to wait.
+        let (tell, told) = channel();
+        let other = reader.clone();
+        let ask = move || {
+            let (asked, answered) = channel();
+            let body = move || {
+                let answer = other.get(b"key");
+                tell.send(answer).unwrap();
+                let _ = asked.send(());
+            };
+            lithdb_env::spawn("asks", body).unwrap();
+            let _ = answered.recv_timeout(Duration::from_millis(300));
+        };
+        *before_filling.lock() = Some(Box::new(ask));
+        reader.refresh().unwrap();
+        assert_eq!(told.recv().unwrap().unwrap().unwrap(), b"older");
+        assert_eq!(reader.get(b"key").unwrap().unwrap(), b"older");
+        drop(writer);
     }
 }

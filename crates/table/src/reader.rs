@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lithdb_env::sync::Mutex;
-use lithdb_env::sync::atomic::{AtomicU32, Ordering};
+use lithdb_env::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use lithdb_env::{Error, ErrorKind, Result, exists};
 use lithdb_segment::scan::Totals;
 use lithdb_segment::{Position, Segment, SegmentId};
@@ -32,6 +32,11 @@ pub(crate) struct ReadSide {
     setup: TableSetup,
     /// The end of what is seen. Held while a new view is taken.
     end: Mutex<Position>,
+    /// How often a view was begun to be taken, and taken: odd while segments and keymap may not fit together.
+    views: AtomicU64,
+    /// Whether the keymap may lack older values of keys, because something that was seen is gone and it could not be filled
+    /// anew since. Taken with `end`.
+    refill: Mutex<bool>,
     /// What the unsealed segment held when the view was taken.
     tail: Mutex<Totals>,
     /// The floor of segment ids when the view was taken: it rises when segments are given up.
@@ -105,7 +110,7 @@ impl Table {
     /// are held stay as they are. A table that is open for writing has nothing to refresh.
     ///
     /// # Errors
-    /// As [`open_read_only`](Self::open_read_only); the old view stays.
+    /// As [`open_read_only`](Self::open_read_only); what the old view showed is still found, unless it is gone.
     pub fn refresh(&self) -> Result<()> {
         self.inner.enter()?;
         match &self.inner.mode {
@@ -123,6 +128,8 @@ fn open_once(setup: &TableSetup, options: &TableOptions) -> Result<Table> {
     let side = ReadSide {
         setup: setup.clone(),
         end: Mutex::default(),
+        views: AtomicU64::default(),
+        refill: Mutex::default(),
         tail: Mutex::default(),
         floor: AtomicU32::default(),
     };
@@ -155,6 +162,16 @@ impl ReadSide {
     pub(crate) fn snapshot(&self, inner: &Inner) -> (Vec<Arc<Segment>>, Position) {
         let end = self.end.lock();
         (inner.segments.read().clone(), *end)
+    }
+
+    /// Which view is seen. Two equal ones with an answer between them: the answer is that of one view.
+    pub(crate) fn view(&self) -> u64 {
+        self.views.load(Ordering::Acquire)
+    }
+
+    /// Waits while another thread takes a new view.
+    pub(crate) fn wait_for_view(&self) {
+        drop(self.end.lock());
     }
 
     pub(crate) fn tail_counts(&self) -> Totals {
@@ -264,10 +281,13 @@ impl ReadSide {
         // given up some of what was seen, the keymap names places behind the end; readers pass over them (see `find`).
         let is_collected = |segment: &&Arc<Segment>| !is_cut && segment.id() < state.watermark;
         let collected = seen.iter().filter(is_collected).map(Arc::clone);
+        let mut refill = self.refill.lock();
+        *refill |= is_cut;
+        self.views.fetch_add(1, Ordering::AcqRel);
         *inner.segments.write() = collected.chain(segments.iter().map(Arc::clone)).collect();
         // If something that was seen is gone, older values of its keys show again: all keys are put in anew. What the
         // keymap has of the lost ones stays, and readers pass over it, too.
-        let from = if is_cut { Position::default() } else { (*end).min(new_end) };
+        let from = if *refill { Position::default() } else { (*end).min(new_end) };
         let fill = Fill {
             keymap: &inner.keymap,
             hash_seed: inner.hash_seed,
@@ -275,7 +295,10 @@ impl ReadSide {
             from,
             end: new_end,
         };
-        fill.run(&inner.env.pool)?;
+        let filled = fill.run(&inner.env.pool);
+        self.views.fetch_add(1, Ordering::AcqRel);
+        filled?;
+        *refill = false;
         *end = new_end;
         *self.tail.lock() = tail_totals;
         self.floor.store(state.next_id_floor.0, Ordering::Release);

@@ -21,8 +21,8 @@ struct State {
     positions: BTreeSet<Position>,
     /// All puts that have not returned.
     puts: usize,
-    /// The first position of a batch whose values never came: the table is latched, and its log ends here.
-    lost: Option<Position>,
+    /// The first positions of batches whose values never came: the table is latched, and iterators end before them.
+    lost: BTreeSet<Position>,
 }
 
 /// One put on its way. Dropped, it has arrived, or failed.
@@ -72,9 +72,8 @@ impl InFlight {
     pub(crate) fn complete_end(&self, at: Position, log_end: Position) -> Position {
         let behind = (Bound::Excluded(at), Bound::Unbounded);
         let state = self.state.lock();
-        let first = state.positions.range(behind).next().copied();
-        let lost = state.lost.filter(|lost| *lost > at);
-        first.into_iter().chain(lost).fold(log_end, Position::min)
+        let first = [&state.positions, &state.lost].map(|at| at.range(behind).next().copied());
+        first.into_iter().flatten().fold(log_end, Position::min)
     }
 }
 
@@ -98,10 +97,31 @@ impl Drop for Landing<'_> {
         if let Some(at) = self.at.take() {
             state.positions.remove(&at);
             if self.latch.cause().is_some() {
-                state.lost = Some(state.lost.map_or(at, |lost| lost.min(at)));
+                state.lost.insert(at);
             }
         }
         state.puts = state.puts.saturating_sub(1);
         self.in_flight.landed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Large values in two threads, both lost, and one between them that is there: a walk that begins behind the first loss
+    /// ends before the second.
+    #[test]
+    fn a_walk_ends_before_the_first_lost_value_behind_its_beginning() {
+        let (in_flight, latch) = (InFlight::default(), Latch::new());
+        let at = |offset: u32| Position::new(lithdb_segment::SegmentId(1), offset);
+        let (first, second) =
+            (in_flight.begin(at(100), true, &latch), in_flight.begin(at(300), true, &latch));
+        assert_eq!(in_flight.complete_end(at(200), at(400)), at(300), "on its way");
+        latch.close(&Error::new(ErrorKind::Io, "no such luck"));
+        drop((second, first));
+        assert_eq!(in_flight.complete_end(at(200), at(400)), at(300));
+        assert_eq!(in_flight.complete_end(at(0), at(400)), at(100));
+        assert_eq!(in_flight.complete_end(at(300), at(400)), at(400));
     }
 }

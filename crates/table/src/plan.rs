@@ -266,8 +266,14 @@ impl ChainWalk<'_> {
     /// A mark in it would say otherwise.
     fn never_acknowledged(&mut self, id: SegmentId, found: &FoundFiles) -> Result<()> {
         let promised = self.state.promise(id).is_some();
+        // What was never synced may show what its blocks held before: a segment of this table that has been collected.
+        let is_of_old = |file: &KeyFile| {
+            let shown = file.header.identity;
+            shown.table_id == self.state.table_id && shown.segment < self.state.watermark
+        };
         let marked = match &found.keys {
-            Some(path) => KeyFile::open(&*self.env.fs, path).is_ok_and(|file| file.has_mark()),
+            Some(path) => KeyFile::open(&*self.env.fs, path)
+                .is_ok_and(|file| !is_of_old(&file) && file.has_mark()),
             None => false,
         };
         if !promised && !marked && found.metadata.is_none() {

@@ -387,6 +387,35 @@ fn a_first_segment_that_was_never_acknowledged_is_discarded_whatever_its_header_
     assert!(table.get(b"old").unwrap().is_none());
 }
 
+/// The same of the successor of a segment whose seal did not come to its end: it may read as the key file of a segment that
+/// has been collected, marks and all.
+#[test]
+fn a_successor_that_was_never_acknowledged_is_discarded_although_its_blocks_show_a_collected_segment()
+ {
+    let world = World::new(1);
+    let options = small().segment_keys(100).ttl(Duration::from_secs(60)).segment_age(DAY);
+    let table = world.create_and_open(&options);
+    for n in 0..4_u8 {
+        table.put(&[b'o', n], &value_of(n.into(), 40)).unwrap();
+        table.flush().unwrap();
+    }
+    let old = world.fs.read_raw("/r0/t/segments/1.keys");
+    table.seal().unwrap();
+    world.clock.advance(Duration::from_secs(61));
+    assert_eq!(table.run_gc().unwrap().segments, 1);
+    table.put(b"kept", &value_of(9, 40)).unwrap();
+    table.flush().unwrap();
+    drop(table);
+    world.fs.write_raw("/r0/t/segments/3.keys", old);
+    for _ in 0..2 {
+        let table = world.open(&options).unwrap();
+        assert_eq!(table.get(b"kept").unwrap().unwrap(), value_of(9, 40)[..]);
+        assert_eq!(table.iter().unwrap().count(), 1);
+        table.seal().unwrap();
+        table.close().unwrap();
+    }
+}
+
 /// One opening alone must make durable what it removed: the next one would sync the directories again. Three roots, so
 /// that files of the discarded segment lie where no segment that is written then has any.
 #[test]

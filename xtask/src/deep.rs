@@ -105,7 +105,13 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
             fuzzers.join().unwrap_or_else(|_| Err("the lane of the fuzzers panicked".to_owned())),
         )
     });
-    let (test_rounds, fuzz_rounds) = (tests?, fuzzers?);
+    // Whatever stopped a lane is told with what was found until then.
+    let [test_rounds, fuzz_rounds] = [tests, fuzzers].map(|lane| {
+        lane.unwrap_or_else(|error| {
+            deep.found(error);
+            0
+        })
+    });
     deep.report(&tally, test_rounds, fuzz_rounds)
 }
 
@@ -170,6 +176,8 @@ impl Deep<'_> {
         }
         command.env("LITHDB_SEED", seed.to_string()).env("LITHDB_EFFORT", effort.to_string());
         command.env("LITHDB_TALLY", self.path("tally.txt"));
+        // What cannot be tried here is a finding, not a silence.
+        command.env("LITHDB_REQUIRE_STRACE", "1").env("LITHDB_REQUIRE_TMPFS", "1");
         let ended = self.logged(&mut command, &log)?;
         let seconds = began.elapsed().as_secs();
         match ended {

@@ -61,7 +61,7 @@ impl FoundFiles {
         // A header that does not hold says nothing. Nor does one without a record behind it: of a segment that was never
         // synced it may be what the block held before, of a table that was dropped, say.
         let Ok(file) = KeyFile::open(fs, path) else { return Ok(()) };
-        if file.len <= HEADER_LEN as u64 {
+        if file.len <= HEADER_LEN as u64 && self.metadata.is_none() {
             return Ok(());
         }
         let found = file.header.identity.table_id;

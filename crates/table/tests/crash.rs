@@ -121,7 +121,8 @@ fn crash_in_recovery(
         again.fs.crash_after(j);
         let _ = make_present(&again).and_then(|()| again.open(&scenario.options));
         tally.add("nested crash points", 1);
-        let seeded = CrashImage::Seeded(j * 7 + count);
+        let seed = Effort::given().seed(context);
+        let seeded = CrashImage::Seeded(seed.wrapping_add(j));
         for image in [CrashImage::Nothing, CrashImage::Everything, seeded] {
             let context = format!("{context}; then after {j} of {count} of opening, {image:?}");
             // A table whose creation was being undone or done anew may be at any point of it.

@@ -47,17 +47,17 @@ impl Run {
         let look = || -> lithdb::Result<()> {
             reader.db.refresh()?;
             let names = reader.db.tables()?;
-            for n in 0..TABLES {
-                if self.expected[n].in_doubt || !names.iter().any(|name| name.as_str() == NAMES[n])
-                {
+            for (table_name, expected) in NAMES.iter().zip(&self.expected) {
+                let is_there = names.iter().any(|name| name.as_str() == *table_name);
+                if expected.in_doubt || !is_there {
                     continue;
                 }
-                let context = format!("{}: reader of {}", self.context, NAMES[n]);
-                let table = reader.db.existing_table(NAMES[n])?;
+                let context = format!("{}: reader of {table_name}", self.context);
+                let table = reader.db.existing_table(table_name)?;
                 let found = Found::read(&table, &context);
-                let range = self.expected[n].find(&found);
+                let range = expected.find(&found);
                 let range = range.unwrap_or_else(|why| panic!("{context}: {why}"));
-                check::answers(&table, &self.expected[n], range, &context);
+                check::answers(&table, expected, range, &context);
                 count("reader's views");
             }
             Ok(())

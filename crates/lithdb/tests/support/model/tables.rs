@@ -295,7 +295,7 @@ impl Run {
 }
 
 pub fn primary_key(number: u64) -> Vec<u8> {
-    [&number.to_be_bytes()[..], &[b'.']].concat()
+    [&number.to_be_bytes()[..], b"."].concat()
 }
 
 /// The part of a value that an alias for a part names.

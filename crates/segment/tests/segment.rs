@@ -758,6 +758,8 @@ fn a_file_that_is_cut_while_it_is_open_is_an_error_that_names_it() {
         let error = reopened.read_value(&address).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{mode:?}: {error}");
         assert!(error.to_string().contains(path.to_str().unwrap()), "{mode:?}: {error}");
+        let expected = format!("expected {} bytes", address.len_bytes);
+        assert!(error.to_string().contains(&expected), "{mode:?}: {error}");
     }
 }
 

@@ -10,9 +10,9 @@ use lithdb_env::{DirEntry, File, FileLock, Fs, LockKind, Metadata, OpenMode};
 use lithdb_segment::SegmentId;
 use lithdb_segment::envelope::{Magic, open_file, seal};
 use lithdb_sim::SimFs;
-use lithdb_table::Batch;
 use lithdb_table::inspect::{DumpLine, Progress, dump, plan_repair, verify, verify_keymap};
 use lithdb_table::state::StateFile;
+use lithdb_table::{Batch, SecondaryKey};
 use parking_lot::Mutex;
 
 use super::harness::{options, table, value};
@@ -341,8 +341,11 @@ fn a_keymap_is_compared_with_the_records() {
 fn many_stretches_of_damage_are_told_in_one_line_and_lose_no_key() {
     let world = World::new(1);
     let table = world.create_and_open(&options().segment_keys(1000).shards(1));
-    let ats: Vec<_> =
-        (0..60).map(|n| table.put(format!("key {n}").as_bytes(), b"value").unwrap()).collect();
+    let put = |n| {
+        let (key, alias) = (format!("key {n}"), format!("alias {n}"));
+        table.put_with(key.as_bytes(), b"value", &[SecondaryKey::whole(&alias)]).unwrap()
+    };
+    let ats: Vec<_> = (0..60).map(put).collect();
     table.seal().unwrap();
     table.close().unwrap();
     drop(table);
@@ -350,9 +353,10 @@ fn many_stretches_of_damage_are_told_in_one_line_and_lose_no_key() {
         world.fs.flip_bit(world.file("1.keys"), u64::from(at.offset) + 33, 0);
     }
     let report = world.verify();
-    assert_eq!(report.lost_keys(), Some(20), "{report}");
-    assert_eq!(report.records, 40, "{report}");
-    assert!(report.to_string().contains("4 more stretches of records are damaged"), "{report}");
+    assert_eq!(report.lost_keys(), Some(40), "{report}");
+    assert_eq!(report.records, 80, "{report}");
+    let rest = report.findings.iter().find(|f| f.what.contains("4 more stretches")).unwrap();
+    assert_eq!((rest.lost_keys, rest.sample_keys.len()), (Some(4), 4), "{report}");
 }
 
 /// What an expired segment has left behind costs nothing and is removed by the next opening.

@@ -123,3 +123,19 @@ fn a_rollback_that_is_pending_is_reported_and_nothing_is_repaired_before_it_is_f
     .unwrap();
     assert!(lines > 0);
 }
+
+/// For programs: paths as text, whether or not they are UTF-8.
+#[test]
+fn what_is_found_is_given_as_json_with_its_paths() {
+    let dir = tempfile::tempdir().unwrap();
+    let (options, db) = three_tables(dir.path());
+    db.close().unwrap();
+    damage(dir.path(), "b");
+    let found = Db::verify(&options, None, &mut |_| {}).unwrap();
+    let json = serde_json::to_value(&found.tables[1]).unwrap();
+    let path = json["findings"][0]["path"].as_str().unwrap();
+    assert!(path.ends_with("/b/segments/1.keys"), "{json}");
+    let plan = Db::plan_repair(&options, None, &mut |_| {}).unwrap();
+    let json = serde_json::to_value(&plan.tables[0]).unwrap();
+    assert!(json.to_string().contains("/b/"), "{json}");
+}

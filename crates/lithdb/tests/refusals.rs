@@ -177,3 +177,28 @@ fn a_root_that_is_absent_or_of_another_database_is_refused_with_its_name() {
     assert!(error.to_string().contains("/r0"), "{error}");
     assert_eq!(image(&world), before);
 }
+
+#[test]
+fn a_directory_of_something_else_is_no_database() {
+    let world = World::new();
+    world.fs.make_dirs("/r1");
+    world.fs.write_raw("/r0/notes", b"mine".to_vec());
+    let before = image(&world);
+    let error = world.try_read().map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
+    assert!(error.to_string().contains("/r0 holds \"notes\" but no root.id"), "{error}");
+    assert_eq!(image(&world), before);
+}
+
+#[test]
+fn a_lock_without_an_id_in_it_is_somebody_elses() {
+    use lithdb_env::{Fs, LockKind};
+    let world = closed();
+    world.fs.write_raw("/r0/lith.lock", Vec::new());
+    let lock = world.fs.try_lock("/r0/lith.lock".as_ref(), LockKind::Exclusive).unwrap().unwrap();
+    let error = world.try_open().map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+    assert!(error.to_string().contains("another process (which left no id)"), "{error}");
+    drop(lock);
+    open_all(&world, false).unwrap();
+}

@@ -97,6 +97,10 @@ impl Expected {
     fn check_bounds(&mut self, name: &str, begin: u64, end: u64) {
         assert!(end >= self.acked, "{name}: {} was acknowledged, {end} is the end", self.acked);
         assert!(begin >= self.floor, "{name}: {begin} came back, {} was collected", self.floor);
+        assert!(
+            begin == 0 || name != "plain",
+            "{name}: nothing expires there, {begin} is the first"
+        );
         let gone = self.acked_at.range(self.floor..begin).next_back();
         if let Some((seq, at)) = gone {
             assert!(at.elapsed() + SLACK >= TTL, "{name}: {seq} went after {:?}", at.elapsed());

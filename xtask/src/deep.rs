@@ -176,7 +176,8 @@ impl Deep<'_> {
         }
         command.env("LITHDB_SEED", seed.to_string()).env("LITHDB_EFFORT", effort.to_string());
         command.env("LITHDB_TALLY", self.path("tally.txt"));
-        // What cannot be tried here is a finding, not a silence.
+        // One finding does not hide the next, and what cannot be tried here is a finding, too.
+        command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1");
         command.env("LITHDB_REQUIRE_STRACE", "1").env("LITHDB_REQUIRE_TMPFS", "1");
         let ended = self.logged(&mut command, &log)?;
         let seconds = began.elapsed().as_secs();

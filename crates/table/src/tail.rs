@@ -94,11 +94,6 @@ impl TailFound {
             keep,
         })
     }
-
-    /// Whether opening for writing has to cut or repair anything.
-    pub fn is_clean(&self) -> bool {
-        self.surplus == 0 && self.torn.is_none() && self.bad_headers.is_empty()
-    }
 }
 
 fn promised(key_file: &KeyFile, mark: Option<&Mark>) -> (u64, Vec<u64>) {

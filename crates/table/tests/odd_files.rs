@@ -137,9 +137,32 @@ fn a_table_that_is_being_dropped_is_not_there_for_readers() {
     let table = world.create_and_open(&small());
     table.put(b"a", b"1").unwrap();
     table.begin_drop().unwrap();
-    let error = Table::open_read_only(&world.setup, &small()).map(drop).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
-    assert!(error.to_string().contains("being dropped"), "{error}");
+    let opened = Table::open_read_only(&world.setup, &small()).map(drop);
+    for refused in [opened, verify(&world.setup, &mut |_| {}).map(drop)] {
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
+        assert!(error.to_string().contains("being dropped"), "{error}");
+    }
+}
+
+/// The files are on their way from one state to another: a reader keeps the view it has, and takes no new one.
+#[test]
+fn while_a_rollback_is_pending_a_reader_takes_no_view() {
+    let world = World::new(1);
+    let table = world.create_and_open(&small());
+    table.put(b"a", b"1").unwrap();
+    table.flush().unwrap();
+    let reader = Table::open_read_only(&world.setup, &small()).unwrap();
+    world.fs.write_raw("/r0/rollback.intent", vec![1]);
+    let opened = Table::open_read_only(&world.setup, &small()).map(drop);
+    for refused in [opened, reader.refresh()] {
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::RollbackPending, "{error}");
+        assert!(error.to_string().contains("/r0/rollback.intent"), "{error}");
+    }
+    assert_eq!(reader.get(b"a").unwrap().unwrap(), b"1");
+    world.fs.remove_raw("/r0/rollback.intent");
+    reader.refresh().unwrap();
 }
 
 /// What stands behind the end of a sealed key file goes only if the seal is that of the file.

@@ -62,11 +62,6 @@ impl Survey {
         Shape { table_id: self.state.table_id, watermark: self.state.watermark, segments }
     }
 
-    /// The lowest segment that has not been collected.
-    pub fn watermark(&self) -> SegmentId {
-        self.state.watermark
-    }
-
     /// Whether something was collected from this table before.
     pub fn has_collected(&self) -> bool {
         self.state.watermark > SegmentId::FIRST

@@ -69,12 +69,13 @@ fn batch(choice: &mut dyn Choice) -> Puts {
         .collect()
 }
 
-const FAULTS: [Fault; 5] = [
+const FAULTS: [Fault; 6] = [
     Fault::Eio,
     Fault::NoSpace,
     Fault::ShortWrite,
     Fault::FailedSync { pages: Pages::Lost },
     Fault::FailedSync { pages: Pages::ReadableAndClean },
+    Fault::FailedSync { pages: Pages::PartlyLost },
 ];
 
 fuzz_target!(|data: &[u8]| {

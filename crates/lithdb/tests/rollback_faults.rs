@@ -41,6 +41,7 @@ fn operations(scene: &Scene) -> Vec<(OpKind, PathBuf)> {
 }
 
 const LOST: Fault = Fault::FailedSync { pages: Pages::Lost };
+const PARTLY: Fault = Fault::FailedSync { pages: Pages::PartlyLost };
 const CLEAN: Fault = Fault::FailedSync { pages: Pages::ReadableAndClean };
 
 fn faults(kind: OpKind) -> Vec<(Fault, bool)> {
@@ -55,7 +56,7 @@ fn faults(kind: OpKind) -> Vec<(Fault, bool)> {
             (Fault::Interrupted, true),
         ]),
         OpKind::SyncData | OpKind::SyncAll | OpKind::SyncDir => {
-            faults.extend([(LOST, false), (CLEAN, false)]);
+            faults.extend([(LOST, false), (PARTLY, false), (CLEAN, false)]);
         }
         _ => {}
     }

@@ -6,6 +6,7 @@
 use crate::choice::Choice;
 use crate::freed::OldBlocks;
 use crate::inode::{FileChange, write_into};
+use crate::older::SECTOR_BYTES;
 
 /// What blocks read as that were given to a file, but never written: what somebody else left there.
 const STALE_BYTE: u8 = 0xDB;
@@ -102,6 +103,16 @@ impl Fate {
         let FileChange::Write { offset, data } = change else { return Self::Kept };
         let bytes = old.read(0, len.max(*offset)..offset + data.len());
         Self::LengthOnly(bytes.map_or(Filling::Byte(STALE_BYTE), Filling::Old))
+    }
+
+    /// What a failed sync has written of `change`, which was issued as number `seq`: every other sector, and its length.
+    pub(crate) fn half_written(change: &FileChange, seq: u64) -> Self {
+        let FileChange::Write { offset, data } = change else { return Self::Kept };
+        let first = offset / SECTOR_BYTES;
+        let kept = sectors(*offset, data.len(), SECTOR_BYTES).zip(first..);
+        let kept = kept.map(|(_, n)| (n as u64 + seq).is_multiple_of(2)).collect();
+        let (sector_bytes, filling) = (SECTOR_BYTES, Filling::Byte(0));
+        Self::Torn { sector_bytes, kept, filling, with_length: true }
     }
 
     /// Asks `choice` about an operation that is atomic.

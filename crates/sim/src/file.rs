@@ -165,14 +165,16 @@ struct SimMap {
 }
 
 impl Map for SimMap {
-    /// `None` also where a real mapping would raise SIGBUS, and after a crash.
+    /// `None` also where a real mapping would raise SIGBUS, which [`SimFs::bus_errors`] counts, and after a crash.
     fn bytes(&self, offset: u64, len: usize) -> Option<Bytes> {
         let end = offset.checked_add(len as u64).filter(|end| *end <= self.len_bytes)?;
-        let state = self.held.fs.state();
+        let mut state = self.held.fs.state();
         state.faults.alive().ok()?;
         let file = state.tree.node(self.held.ino).ok()?.file().ok()?;
         let range = usize::try_from(offset).ok()?..usize::try_from(end).ok()?;
-        file.live.get(range).map(Bytes::copy_from_slice)
+        let bytes = file.live.get(range).map(Bytes::copy_from_slice);
+        state.bus_errors += u64::from(bytes.is_none());
+        bytes
     }
 
     fn len(&self) -> u64 {

@@ -39,6 +39,7 @@ pub(crate) struct State {
     pub(crate) faults: Faults,
     pub(crate) locks: Locks,
     pub(crate) trace: Trace,
+    pub(crate) bus_errors: u64,
 }
 
 impl fmt::Debug for SimFs {
@@ -60,7 +61,8 @@ impl SimFs {
     }
 
     pub(crate) fn from_tree(tree: Tree, faults: Faults) -> Self {
-        let state = State { tree, faults, locks: Locks::default(), trace: Trace::default() };
+        let (locks, trace) = (Locks::default(), Trace::default());
+        let state = State { tree, faults, locks, trace, bus_errors: 0 };
         Self { shared: Arc::new(Mutex::new(state)) }
     }
 
@@ -145,6 +147,12 @@ impl SimFs {
     /// How many files, mappings and locks are held by now. What is left when every process has ended is a leak.
     pub fn open_handles(&self) -> usize {
         self.state().tree.nodes.values().map(|node| node.open).sum()
+    }
+
+    /// How often somebody asked a mapping for bytes behind the end of its file: a real process would have died of SIGBUS
+    /// each time, if not within the last page.
+    pub fn bus_errors(&self) -> u64 {
+        self.state().bus_errors
     }
 
     /// The mutating operations that succeeded, in order, since this was last called.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::dir::DirNode;
 use crate::errno::{EISDIR, ENOTDIR, errno};
+use crate::fate::Fate;
 use crate::fault::Pages;
 use crate::older::{Before, Older};
 use crate::space::Extents;
@@ -155,10 +156,17 @@ impl FileNode {
 
     /// What a failed sync leaves behind.
     pub(crate) fn fail_sync(&mut self, seq: u64, pages: Pages) {
-        self.log.clear();
+        let before = self.before();
+        let log = std::mem::take(&mut self.log);
         match pages {
             Pages::ReadableAndClean => {}
-            Pages::Lost => {
+            Pages::Lost | Pages::PartlyLost => {
+                if pages == Pages::PartlyLost {
+                    for FileOp { seq, change } in &log {
+                        Fate::half_written(change, *seq).apply(change, &mut self.durable);
+                    }
+                    Arc::make_mut(&mut self.older).note(seq, before, &self.durable);
+                }
                 // The length is metadata and stays; a later sync that succeeds makes it durable.
                 let len = self.live.len();
                 self.live.clone_from(&self.durable);

@@ -109,6 +109,18 @@ fn after_a_failed_sync_the_pages_may_be_lost() {
 }
 
 #[test]
+fn after_a_failed_sync_a_part_may_be_on_the_disk() {
+    let (fs, file) = opened(&[b'o'; 2048]);
+    file.write_at(&[b'n'; 4096], 0).unwrap();
+    fs.fail_op(1, Fault::FailedSync { pages: Pages::PartlyLost }, false);
+    assert_eq!(file.sync_data().unwrap_err().raw_os_error(), Some(5));
+    let seen: Vec<u8> = fs.read_raw("/f").chunks(512).map(|sector| sector[0]).collect();
+    assert!(seen == *b"nonon\0n\0" || seen == *b"onon\0n\0n", "{seen:?}");
+    let after = fs.crash_with(&CrashImage::Nothing);
+    assert_eq!(after.read_raw("/f"), fs.read_raw("/f"), "what is there is durable");
+}
+
+#[test]
 fn after_a_failed_sync_the_length_becomes_durable_with_the_next() {
     let (fs, file) = opened(b"old");
     file.write_at(b"newer", 0).unwrap();

@@ -16,7 +16,7 @@ use lithdb_sim::{
 };
 
 /// What must have been seen at least once.
-const OUTCOMES: [&str; 58] = [
+const OUTCOMES: [&str; 60] = [
     "write lost",
     "write kept",
     "write torn at 512 bytes",
@@ -49,6 +49,8 @@ const OUTCOMES: [&str; 58] = [
     "unlink kept",
     "operations kept out of order",
     "failed sync: pages lost at once",
+    "failed sync: a part lost",
+    "failed sync: a part durable",
     "failed sync: readable and clean",
     "failed sync: a later sync says yes",
     "failed sync: evicted later",
@@ -318,12 +320,20 @@ impl<'a> History<'a> {
         let at = self.below(900);
         let byte = |fs: &SimFs| fs.read_raw("/d/f")[at];
         file.write_at(&[new], at as u64).unwrap();
-        let pages = [Pages::Lost, Pages::ReadableAndClean][self.below(2)];
+        let pages = [Pages::Lost, Pages::PartlyLost, Pages::ReadableAndClean][self.below(3)];
         self.fs.fail_op(1, Fault::FailedSync { pages }, false);
         assert_eq!(file.sync_data().unwrap_err().raw_os_error(), Some(5));
         if pages == Pages::Lost {
             assert_eq!(byte(&self.fs), old);
             return self.see("failed sync: pages lost at once");
+        }
+        if pages == Pages::PartlyLost {
+            let is_new = byte(&self.fs) == new;
+            self.fs = self.fs.crash_with(&CrashImage::Nothing);
+            assert_eq!(is_new, byte(&self.fs) == new);
+            return self.see(
+                ["failed sync: a part lost", "failed sync: a part durable"][usize::from(is_new)],
+            );
         }
         assert_eq!(byte(&self.fs), new);
         self.see("failed sync: readable and clean");

@@ -144,6 +144,7 @@ fn what_a_failed_creation_left_in_the_page_cache_is_not_taken_for_durable() {
         Fault::Eio,
         Fault::NoSpace,
         Fault::FailedSync { pages: Pages::Lost },
+        Fault::FailedSync { pages: Pages::PartlyLost },
         Fault::ShortWrite,
         Fault::TooManyFiles,
     ];

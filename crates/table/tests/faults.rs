@@ -55,9 +55,12 @@ fn faults(kind: OpKind) -> Vec<(Fault, bool)> {
         ]);
     }
     let lost = Fault::FailedSync { pages: Pages::Lost };
+    let partly = Fault::FailedSync { pages: Pages::PartlyLost };
     let clean = Fault::FailedSync { pages: Pages::ReadableAndClean };
     match kind {
-        OpKind::SyncData | OpKind::SyncAll => faults.extend([(lost, false), (clean, false)]),
+        OpKind::SyncData | OpKind::SyncAll => {
+            faults.extend([(lost, false), (partly, false), (clean, false)]);
+        }
         OpKind::SyncDir => faults.push((lost, false)),
         _ => {}
     }

@@ -408,6 +408,7 @@ pub fn verify(scenario: &Scenario, world: &World, model: &Model, context: &str) 
     table.flush().unwrap_or_else(|e| panic!("{context}: flush: {e}"));
     drop(table);
     let model = model.served(served, &more);
+    assert_eq!(fs.bus_errors(), 0, "{context}: read behind the end of a file");
     let world = world.after_crash(fs.crash_with(&CrashImage::Nothing));
     let table = open(&world);
     check(&table, &model, &format!("{context}, with one more, after a crash"));

@@ -294,6 +294,7 @@ impl Client {
     pub(crate) fn check_crashes(self, options: &TableOptions) {
         let Self { table, fs, known } = self;
         drop(table);
+        assert_eq!(fs.bus_errors(), 0, "read behind the end of a file");
         let known = known.lock();
         let seeded = std::iter::repeat_with(|| CrashImage::Seeded(any(u64::MAX))).take(3);
         for image in std::iter::once(CrashImage::Nothing).chain(seeded) {

@@ -94,7 +94,8 @@ impl Identities {
         }
         for file in NAMES.iter().flat_map(|table| segment_files(disk, table)) {
             let bytes = disk.read_raw(&file.path);
-            if file.extension != "keys" || bytes.len() < 64 {
+            // Where nothing has been written, there may be old blocks of a file of another kind.
+            if file.extension != "keys" || bytes.len() < 64 || !bytes.starts_with(b"LITHKEYS") {
                 continue;
             }
             let (head, checksum) = bytes[..64].split_at(60);

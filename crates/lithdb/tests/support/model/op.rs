@@ -291,6 +291,7 @@ fn fault() -> impl Strategy<Value = (Fault, bool)> {
         Just(Fault::Eio),
         Just(Fault::NoSpace),
         Just(Fault::FailedSync { pages: Pages::Lost }),
+        Just(Fault::FailedSync { pages: Pages::PartlyLost }),
         Just(Fault::FailedSync { pages: Pages::ReadableAndClean }),
         Just(Fault::ShortWrite),
         Just(Fault::Interrupted),

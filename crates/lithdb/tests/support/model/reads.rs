@@ -37,8 +37,14 @@ impl Run {
                 self.reader = Some(Reader { fs, db });
                 self.refresh();
             }
-            Err(error) => self.excuse(&error),
+            Err(error) => self.excuse_reader(&error),
         }
+    }
+
+    /// Faults happen to what is changed: a process that reads is told of none.
+    fn excuse_reader(&self, error: &lithdb::Error) {
+        assert!(self.has_crashed(), "{}: reader: {error}", self.context);
+        self.is_of_the_disk(error);
     }
 
     /// A process that reads sees at least what is durable, and never a part of a batch.
@@ -63,7 +69,7 @@ impl Run {
             Ok(())
         };
         if let Err(error) = look() {
-            self.excuse(&error);
+            self.excuse_reader(&error);
             self.reader = None;
         }
     }

@@ -51,6 +51,7 @@ impl Run {
             Err(error) => {
                 let is_excused = self.is_excused() || process.fs.is_gone();
                 assert!(is_excused, "{}: close: {error}", self.context);
+                self.is_of_the_disk(error);
             }
         }
         for (n, table) in process.tables.iter().enumerate() {
@@ -86,13 +87,15 @@ impl Run {
                     self.hits = self.disk.faults_hit();
                     return;
                 }
-                Err(_) if has_crashed => {
+                Err(error) if has_crashed => {
+                    self.is_of_the_disk(&error);
                     count("crashes in openings");
                     let crash = self.soon.take().unwrap_or(Crash::Kill);
                     self.crash(crash);
                 }
                 Err(error) => {
                     assert!(has_failed, "{}: opening: {error}", self.context);
+                    self.is_of_the_disk(&error);
                     count("openings that failed");
                     self.crash(Crash::Kill);
                 }

@@ -269,6 +269,7 @@ impl Run {
             }
             Err(error) => {
                 assert!(is_excused, "{}: execute: {error}", self.context);
+                self.is_of_the_disk(&error);
                 let message = error.to_string();
                 if message.contains("was decided and is not finished") {
                     self.expected = new;

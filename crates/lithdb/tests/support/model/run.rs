@@ -152,8 +152,16 @@ impl Run {
         table.filter(|_| !self.expected[n].in_doubt)
     }
 
+    /// An error that something which has failed explains, and that says no more than that.
     pub fn excuse(&self, error: &Error) {
         assert!(self.is_excused(), "{}: nothing has failed: {error}", self.context);
+        self.is_of_the_disk(error);
+    }
+
+    /// What a disk that fails leads to. It is never told as damage, nor as something that is not there.
+    pub fn is_of_the_disk(&self, error: &Error) {
+        let kinds = [ErrorKind::Io, ErrorKind::StorageFull, ErrorKind::Latched];
+        assert!(kinds.contains(&error.kind()), "{}: {:?}: {error}", self.context, error.kind());
     }
 
     /// Something that writes was tried on a table: a latched one refuses, and a failure latches unless the disk is full.
@@ -161,7 +169,7 @@ impl Run {
         let context = &self.context;
         match done {
             Ok(_) => assert!(!was_latched, "{context}: a latched table did something"),
-            Err(_) if self.has_crashed() => {}
+            Err(error) if self.has_crashed() => self.is_of_the_disk(error),
             Err(error) if was_latched => {
                 assert_eq!(error.kind(), ErrorKind::Latched, "{context}: {error}");
             }
@@ -184,6 +192,7 @@ impl Run {
         let (disk, hits) = (self.disk.clone(), self.disk.faults_hit());
         self.act(op);
         add("faults struck", disk.faults_hit() - hits);
+        assert_eq!(disk.bus_errors(), 0, "{}: read behind the end of a file", self.context);
         if self.has_crashed() {
             let crash = self.soon.take().unwrap_or(Crash::Kill);
             self.crash(crash);

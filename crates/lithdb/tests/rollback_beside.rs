@@ -33,6 +33,20 @@ fn database() -> World {
     world
 }
 
+/// A closed database of three keys that were put again and again, with a mark behind each put.
+fn keys_put_again() -> World {
+    let world = World::new();
+    let db = world.open();
+    let table = db.table("t", small()).unwrap();
+    for n in 0..20_u64 {
+        table.put(format!("k:{}", n % 3).as_bytes(), &value_of(n)).unwrap();
+        table.put(format!("mark:{n}").as_bytes(), b"").unwrap();
+    }
+    db.close().unwrap();
+    drop((table, db));
+    world
+}
+
 fn ends(world: &World) -> Vec<(String, u64)> {
     let files = world.files("/t/segments/").into_iter();
     files.map(|path| (path.clone(), world.fs.read_raw(&path).len() as u64)).collect()
@@ -98,6 +112,7 @@ fn a_process_that_reads_keeps_the_bytes_it_maps_and_sees_the_past_after_a_refres
         let (again, _, is_trimmed) = cut_segment(&world);
         assert!(again == id && is_trimmed, "given back when nobody reads");
         assert!(contents_of(&world) == new);
+        assert_eq!(world.fs.bus_errors(), 0, "read behind the end of a file");
     }
 }
 
@@ -143,15 +158,7 @@ fn a_walk_under_which_a_segment_is_rolled_back_is_told_that_it_is_gone_and_not_o
 #[test]
 fn a_reader_finds_the_older_value_of_a_key_that_was_put_twice() {
     for refreshed in [true, false] {
-        let world = World::new();
-        let db = world.open();
-        let table = db.table("t", small()).unwrap();
-        for n in 0..20_u64 {
-            table.put(format!("k:{}", n % 3).as_bytes(), &value_of(n)).unwrap();
-            table.put(format!("mark:{n}").as_bytes(), b"").unwrap();
-        }
-        db.close().unwrap();
-        drop((table, db));
+        let world = keys_put_again();
         let reader = world.read();
         let table = reader.existing_table("t").unwrap();
         assert_eq!(*table.get(b"k:0").unwrap().unwrap(), value_of(18)[..]);
@@ -185,15 +192,7 @@ fn a_reader_finds_the_older_value_of_a_key_that_was_put_twice() {
 /// Keys that were put again have older values, which show again: also if the look that a reader takes then fails somewhere.
 #[test]
 fn a_refresh_that_fails_at_any_read_after_a_rollback_loses_no_older_value() {
-    let world = World::new();
-    let db = world.open();
-    let table = db.table("t", small()).unwrap();
-    for n in 0..20_u64 {
-        table.put(format!("k:{}", n % 3).as_bytes(), &value_of(n)).unwrap();
-        table.put(format!("mark:{n}").as_bytes(), b"").unwrap();
-    }
-    db.close().unwrap();
-    drop((table, db));
+    let world = keys_put_again();
     for n in 1.. {
         let world = fork(&world);
         let reader = world.read();

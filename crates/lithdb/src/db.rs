@@ -78,8 +78,9 @@ impl Db {
     }
 
     /// Opens a database for reading, beside a process that writes or without one. What a table's handle sees is a view
-    /// of the moment it was opened, with at least everything that had been flushed; [`refresh`](Self::refresh) takes
-    /// a newer one.
+    /// of the moment it was opened, with at least everything that had been flushed, but for what has been collected since:
+    /// files that the writer removes are gone for everybody. So a key that was put again after the view was taken is absent
+    /// once the segment of its older value is collected, until [`refresh`](Self::refresh) takes a newer view.
     ///
     /// # Errors
     /// As [`open`](Self::open); `RollbackPending` if a rollback was interrupted: opening for writing finishes it.

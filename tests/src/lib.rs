@@ -1,5 +1,5 @@
 //! What the end-to-end tests share with the process that they start and kill (`crashy`): the patterns that are
-//! written, random numbers that come again, system calls that fail, files looked at without the engine, and the way in
+//! written, random numbers that come again, children that are talked to, system calls that fail, files looked at without the engine, and the way in
 //! which a test says that it cannot run here.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "test support stops the test")]
@@ -9,6 +9,7 @@
     reason = "real files and real processes are what is tested"
 )]
 
+mod child;
 mod files;
 mod inject;
 mod pattern;
@@ -16,6 +17,7 @@ mod rng;
 mod skip;
 mod told;
 
+pub use child::Crashy;
 pub use files::{check_files, files_below, newest_keys, scratch, segment_dirs};
 pub use inject::{Fault, Ran, Run, can_trace, some_of};
 pub use pattern::{

@@ -10,60 +10,22 @@
     missing_docs
 )]
 
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lithdb::{Components, Db, DbOptions, ErrorKind, ReadMode, TableOptions};
 use lithdb_sim::{Effort, Tally};
-use lithdb_tests::{Op, Rng, db_options};
+use lithdb_tests::{Crashy, Op, Rng, db_options};
 
-struct Crashy {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    output: std::io::Lines<BufReader<ChildStdout>>,
+fn start(args: &[String], roots: &[PathBuf]) -> Crashy {
+    Crashy::start(env!("CARGO_BIN_EXE_crashy"), args, roots)
 }
 
-impl Crashy {
-    fn start(args: &[&str], roots: &[PathBuf]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_crashy"))
-            .args(args)
-            .args(roots)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdin = child.stdin.take();
-        let output = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, stdin, output }
-    }
-
-    fn line(&mut self) -> String {
-        self.output.next().expect("a line").unwrap()
-    }
-
-    /// Waits for a line that begins so.
-    fn wait_for(&mut self, begin: &str) -> String {
-        loop {
-            let line = self.line();
-            if line.starts_with(begin) {
-                return line;
-            }
-        }
-    }
-
-    fn end(mut self) {
-        drop(self.stdin.take());
-        assert!(self.child.wait().unwrap().success());
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
+/// A process that opens the database for writing, says how that went, and keeps it open.
+fn hold(roots: &[PathBuf]) -> Crashy {
+    start(&["hold".to_owned()], roots)
 }
 
 fn roots(dir: &tempfile::TempDir) -> Vec<PathBuf> {
@@ -86,7 +48,7 @@ fn a_database_that_is_open_here_is_locked_here_and_elsewhere() {
         let error = Db::open(DbOptions::new(&order)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
         assert!(error.to_string().contains(&here), "{error}");
-        let mut other = Crashy::start(&["hold"], &order);
+        let mut other = hold(&order);
         let refused = other.line();
         assert!(refused.starts_with("refused locked"), "{refused}");
         assert!(refused.contains(&me), "{refused}");
@@ -104,12 +66,12 @@ fn a_database_that_is_open_here_is_locked_here_and_elsewhere() {
 fn a_database_that_is_open_elsewhere_is_locked_until_that_process_dies() {
     let dir = tempfile::tempdir().unwrap();
     let roots = roots(&dir);
-    let mut holder = Crashy::start(&["hold"], &roots);
+    let mut holder = hold(&roots);
     assert_eq!(holder.line(), "open");
     for order in [roots.clone(), reversed(&roots)] {
         let error = Db::open(DbOptions::new(&order)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
-        let process = format!("process {}", holder.child.id());
+        let process = format!("process {}", holder.id());
         assert!(error.to_string().contains(&process), "{error}");
     }
     // Reading is not locked out.
@@ -144,12 +106,12 @@ fn a_database_is_locked_by_whatever_names_its_roots_are_called() {
     let names = other_names(dir.path(), &roots);
     let mut tally = Tally::new("several processes: one database by many names");
     for held in &names {
-        let mut holder = Crashy::start(&["hold"], held);
+        let mut holder = hold(held);
         assert_eq!(holder.line(), "open");
         for asked in &names {
             let error = Db::open(DbOptions::new(asked)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Locked, "{held:?}, {asked:?}: {error}");
-            let process = format!("process {}", holder.child.id());
+            let process = format!("process {}", holder.id());
             assert!(error.to_string().contains(&process), "{error}");
             tally.add("openings refused", 1);
         }
@@ -170,12 +132,11 @@ fn a_root_belongs_to_one_database_however_many_processes_want_it() {
         // Created first by one process, or by both at once.
         let mut holders = Vec::new();
         if round % 2 == 0 {
-            let mut holder = Crashy::start(&["hold"], &lists[0]);
+            let mut holder = hold(&lists[0]);
             let line = holder.line();
             holders.push((holder, line));
         } else {
-            let mut both: Vec<Crashy> =
-                lists.iter().map(|list| Crashy::start(&["hold"], list)).collect();
+            let mut both: Vec<Crashy> = lists.iter().map(|list| hold(list)).collect();
             let lines: Vec<String> = both.iter_mut().map(Crashy::line).collect();
             holders.extend(both.into_iter().zip(lines));
         }
@@ -257,9 +218,8 @@ const TTL: Duration = Duration::from_millis(400);
 
 fn start_writer(life: u64, next: [u64; 2], roots: &[PathBuf]) -> Crashy {
     let args = ["write".to_owned(), life.to_string(), TTL.as_millis().to_string()];
-    let next = next.map(|next| next.to_string());
-    let args: Vec<&str> = args.iter().chain(&next).map(String::as_str).collect();
-    Crashy::start(&args, roots)
+    let args: Vec<String> = args.into_iter().chain(next.map(|next| next.to_string())).collect();
+    start(&args, roots)
 }
 
 /// A reader beside a writer that puts, rolls over and collects: no error, and always the right bytes or `None`.
@@ -269,14 +229,7 @@ fn read_beside_a_writer(mode: ReadMode, seed: u64) {
     let mut writer = start_writer(7, [0, 0], &roots);
     writer.wait_for("ack plain");
     writer.wait_for("ack aged");
-    let output = std::mem::replace(
-        &mut writer.output,
-        // What the writer says goes on to the thread below.
-        BufReader::new(
-            Command::new("true").stdout(Stdio::piped()).spawn().unwrap().stdout.unwrap(),
-        )
-        .lines(),
-    );
+    let output = writer.take_output();
     let acked = std::sync::Arc::new(std::sync::Mutex::new([0_u64; 2]));
     let theirs = std::sync::Arc::clone(&acked);
     let listener = std::thread::spawn(move || {

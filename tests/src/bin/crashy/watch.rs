@@ -109,8 +109,10 @@ impl Met {
     fn get(&mut self, table: &Table, rng: &mut Rng) -> lithdb::Result<()> {
         let [low, high] = [table.oldest_key()?, table.newest_key()?];
         let [low, high] = [low, high].map(|key| key.and_then(|key| told_seq(&key)).unwrap_or(0));
+        let newest_life = life_of(table, high)?;
         for _ in 0..30 {
-            let key = told_key(low + rng.below(high.saturating_sub(low) + 3));
+            let seq = low + rng.below(high.saturating_sub(low) + 3);
+            let key = told_key(seq);
             match table.get(&key)? {
                 Some(value) => {
                     self.check(&key, &value);
@@ -118,8 +120,26 @@ impl Met {
                         self.held.push((key, value));
                     }
                 }
-                None => self.count("absent"),
+                None => {
+                    self.count("absent");
+                    if table.name().as_str() == "plain" && seq <= high {
+                        self.judge(table, seq, newest_life)?;
+                    }
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// A key below the newest one is absent in the table that never expires: rolled back, then. If it was put before the
+    /// newest one that was seen, by a life that is no later, and is there when one looks again, then it was there all the
+    /// time.
+    fn judge(&mut self, table: &Table, seq: u64, newest_life: Option<u64>) -> lithdb::Result<()> {
+        self.count("judged");
+        table.refresh()?;
+        let now = life_of(table, seq)?;
+        if now.is_some() && now <= newest_life {
+            self.wrong(format!("{seq} was absent, and is there, put by life {now:?}"));
         }
         Ok(())
     }
@@ -147,6 +167,12 @@ impl Met {
             self.count("held");
         }
     }
+}
+
+/// The life that put this number, if it is there.
+fn life_of(table: &Table, seq: u64) -> lithdb::Result<Option<u64>> {
+    let key = told_key(seq);
+    Ok(table.get(&key)?.and_then(|value| told_by(&key, &value)))
 }
 
 /// Lines of the standard input; the end of it closes the channel.

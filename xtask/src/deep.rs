@@ -32,6 +32,9 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("sim", &["-p", "lithdb-sim", "--tests"]),
 ];
 
+/// A child that takes longer than it may, and than this to be built, hangs.
+const BUILD_LIMIT: Duration = Duration::from_mins(30);
+
 /// The models of threads are built in another way, and so in a directory of their own.
 const THREADS: &str = "threads";
 
@@ -88,31 +91,31 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
         findings: Mutex::default(),
         fuzzed: Mutex::default(),
     };
-    let targets = if args.fuzz_seconds == 0 { Vec::new() } else { deep.fuzz_targets()? };
     let drivers = DRIVERS.iter().filter(|(name, _)| deep.is_asked_for(name)).collect::<Vec<_>>();
-    let targets: Vec<_> = targets.into_iter().filter(|name| deep.is_asked_for(name)).collect();
-    if drivers.is_empty() && targets.is_empty() {
-        let names = DRIVERS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-        return Err(format!("expected a fuzz target or one of {names}, found {:?}", args.only));
+    let is_driver = |only: &String| DRIVERS.iter().any(|(name, _)| name == only);
+    let asks_for_drivers = !args.only.is_empty() && args.only.iter().all(is_driver);
+    let has_fuzzers = args.fuzz_seconds > 0 && !asks_for_drivers;
+    let targets = if has_fuzzers { deep.fuzz_targets()? } else { Vec::new() };
+    if let Some(unknown) = args.only.iter().find(|only| !is_driver(only) && !targets.contains(only))
+    {
+        let names: Vec<&str> = DRIVERS.iter().map(|(name, _)| *name).collect();
+        let names = names.into_iter().chain(targets.iter().map(String::as_str));
+        let names = names.collect::<Vec<_>>().join(", ");
+        return Err(format!("expected some of {names}, found {unknown:?}"));
     }
+    let targets: Vec<_> = targets.into_iter().filter(|name| deep.is_asked_for(name)).collect();
     let tally = deep.path("tally.txt");
     File::create(&tally).map_err(|e| format!("create {}: {e}", tally.display()))?;
     let (tests, fuzzers) = std::thread::scope(|scope| {
         let fuzzers = scope.spawn(|| deep.lane(&targets, |target, seed| deep.fuzz(target, seed)));
         let tests = deep.lane(&drivers, |driver, seed| deep.test(driver.0, driver.1, seed));
-        (
-            tests,
-            fuzzers.join().unwrap_or_else(|_| Err("the lane of the fuzzers panicked".to_owned())),
-        )
+        (tests, fuzzers.join())
     });
-    // Whatever stopped a lane is told with what was found until then.
-    let [test_rounds, fuzz_rounds] = [tests, fuzzers].map(|lane| {
-        lane.unwrap_or_else(|error| {
-            deep.found(error);
-            0
-        })
+    let fuzzers = fuzzers.unwrap_or_else(|_| {
+        deep.found("the lane of the fuzzers panicked".to_owned());
+        0
     });
-    deep.report(&tally, test_rounds, fuzz_rounds)
+    deep.report(&tally, tests, fuzzers)
 }
 
 impl Deep<'_> {
@@ -138,8 +141,8 @@ impl Deep<'_> {
         let _ = std::io::stdout().flush();
     }
 
-    /// Round after round until the time is up; says how many were begun.
-    fn lane<T>(&self, steps: &[T], step: impl Fn(&T, u64) -> Result<()>) -> Result<u64> {
+    /// Round after round until the time is up, or something stops it, which is a finding; says how many were begun.
+    fn lane<T>(&self, steps: &[T], step: impl Fn(&T, u64) -> Result<()>) -> u64 {
         let mut rounds = 0;
         while !steps.is_empty() && !self.is_over() {
             let seed = self.args.seed.wrapping_add(rounds);
@@ -148,20 +151,22 @@ impl Deep<'_> {
                 if self.is_over() {
                     break;
                 }
-                step(one, seed)?;
+                if let Err(error) = step(one, seed) {
+                    self.found(error);
+                    return rounds;
+                }
             }
         }
-        Ok(rounds)
+        rounds
     }
 
-    /// Runs a command whose words go to a log. It is over when the run should be, and half as much again.
-    fn logged(&self, command: &mut Command, log: &Path) -> Result<Ended> {
+    /// Runs a command whose words go to a log, for so long at most beside what it may take to build.
+    fn logged(&self, command: &mut Command, log: &Path, limit: Duration) -> Result<Ended> {
         let out = File::create(log).map_err(|e| format!("create {}: {e}", log.display()))?;
         let err = out.try_clone().map_err(|e| format!("open {}: {e}", log.display()))?;
         command.current_dir(self.root).env("CARGO_TERM_COLOR", "never").env("RUST_BACKTRACE", "1");
         command.stdin(Stdio::null()).stdout(out).stderr(err);
-        let limit = Duration::from_secs(60 * (self.args.minutes + self.args.minutes / 2 + 20));
-        wait_at_most(command, limit.saturating_sub(self.started.elapsed()))
+        wait_at_most(command, limit.saturating_add(BUILD_LIMIT))
     }
 
     fn test(&self, name: &str, args: &[&str], seed: u64) -> Result<()> {
@@ -179,7 +184,8 @@ impl Deep<'_> {
         // One finding does not hide the next, and what cannot be tried here is a finding, too.
         command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1");
         command.env("LITHDB_REQUIRE_STRACE", "1").env("LITHDB_REQUIRE_TMPFS", "1");
-        let ended = self.logged(&mut command, &log)?;
+        let limit = Duration::from_secs(effort.saturating_mul(600));
+        let ended = self.logged(&mut command, &log, limit)?;
         let seconds = began.elapsed().as_secs();
         match ended {
             Ended::Well => self.say(&format!("{name}, seed {seed}: passed in {seconds} s")),
@@ -217,7 +223,8 @@ impl Deep<'_> {
         if matches!(target, "crash_recovery" | "rollback") {
             command.args(["-len_control=0", "-max_len=600"]);
         }
-        let ended = self.logged(&mut command, &log)?;
+        let limit = Duration::from_secs(self.args.fuzz_seconds.saturating_add(300));
+        let ended = self.logged(&mut command, &log, limit)?;
         let said = String::from_utf8_lossy(&read(&log)?).into_owned();
         let did = Fuzzed::parse(target, &said);
         match ended {
@@ -240,7 +247,8 @@ impl Deep<'_> {
     fn report(&self, tally: &Path, test_rounds: u64, fuzz_rounds: u64) -> Result<bool> {
         let (args, findings) = (self.args, lock(&self.findings));
         let mut text = format!(
-            "{} s; seeds from {}, effort {}; rounds begun: {test_rounds} of tests, {fuzz_rounds} of fuzzers\n\n{}",
+            "{} s; seeds from {}, effort {}; rounds begun: {test_rounds} of tests, {fuzz_rounds} of fuzzers\n\
+             (Crash points, error points, flips and lengths are enumerated: every round tries the same, and all count.)\n\n{}",
             self.started.elapsed().as_secs(),
             args.seed,
             args.effort,

@@ -40,11 +40,12 @@ enum Chore {
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    let ended = match Cli::parse().chore {
+    let chore = Cli::parse().chore;
+    let ended = process::heed_signals().and_then(|()| match chore {
         Chore::Mutants(args) => mutants::run(root, &args),
         Chore::Deep(args) => deep::run(root, &args),
         Chore::Tally(args) => tally::run(&args),
-    };
+    });
     match ended {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

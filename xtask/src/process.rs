@@ -1,15 +1,38 @@
-//! Children with a time limit, ended with all that they started.
+//! Children with a time limit, ended with all that they started: when it is up, or when a signal asks for the end.
 
 use std::fmt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::Result;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// From now on a signal ends the children, which lead process groups of their own and would outlive this program.
+pub(crate) fn heed_signals() -> Result<()> {
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        let registered = signal_hook::flag::register(signal, Arc::clone(&INTERRUPTED));
+        registered.map_err(|e| format!("wait for signal {signal}: {e}"))?;
+    }
+    Ok(())
+}
+
+/// Ends the child, if a signal has come.
+pub(crate) fn end_if_interrupted(child: &mut Child) -> Result<()> {
+    if !INTERRUPTED.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    end(child)?;
+    Err("interrupted".to_owned())
+}
 
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +67,7 @@ pub(crate) fn wait_at_most(command: &mut Command, limit: Duration) -> Result<End
             end(&mut child)?;
             return Ok(Ended::Hung);
         }
+        end_if_interrupted(&mut child)?;
         std::thread::sleep(LOOK_AGAIN);
     }
 }

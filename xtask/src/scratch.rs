@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::Result;
 use crate::list::{Mutant, read_text};
-use crate::process::end;
+use crate::process::{end, end_if_interrupted};
 
 /// A test that runs for longer hangs. Its build is not counted, nor how long others keep the build directory locked.
 const TEST_LIMIT: Duration = Duration::from_secs(300);
@@ -138,6 +138,7 @@ fn wait(mut child: Child, log: &Path) -> Result<Option<ExitStatus>> {
             end(&mut child)?;
             return Ok(None);
         }
+        end_if_interrupted(&mut child)?;
         std::thread::sleep(LOOK_AGAIN);
     }
 }

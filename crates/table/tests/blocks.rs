@@ -11,30 +11,16 @@ mod support;
 
 use std::path::PathBuf;
 
-use lithdb_env::{ErrorKind, Result};
+use lithdb_env::Result;
 use lithdb_segment::{HEADER_LEN, ReadMode, SegmentId};
-use lithdb_sim::{Effort, Fault, SeededChoice, SimClock, SimFs, Tally};
+use lithdb_sim::{Effort, Fault, SeededChoice, SimFs, Tally};
 use lithdb_table::{SecondaryKey, Table, TableOptions};
+use support::closed::{Closed, clock, files, honest, right_or_error};
 use support::script::value_of;
 use support::{DAY, World, small};
 
-/// A closed table and what is in it.
-struct Closed {
-    fs: SimFs,
-    /// Every record in order: key, value.
-    records: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Keys that were collected.
-    gone: Vec<Vec<u8>>,
-}
-
 fn options() -> TableOptions {
     small().segment_keys(12).shards(2).inline_max_bytes(300).ttl(DAY / 2).segment_age(DAY)
-}
-
-fn clock() -> SimClock {
-    let clock = SimClock::new(77);
-    clock.advance(2 * DAY);
-    clock
 }
 
 /// Sealed segments on two roots and a mutable one, all of several sectors and the newest of several blocks; values inline
@@ -80,49 +66,6 @@ fn closed() -> Closed {
     assert!(stats.watermark > SegmentId(1) && stats.segments >= 3, "{stats:?}");
     table.close().unwrap();
     Closed { fs: world.fs.fork(), records, gone }
-}
-
-fn files(fs: &SimFs) -> Vec<(PathBuf, Vec<u8>)> {
-    fs.file_paths().into_iter().map(|path| (path.clone(), fs.read_raw(&path))).collect()
-}
-
-/// Reads everything: right or an error. Says whether everything was right.
-fn right_or_error(table: &Table, closed: &Closed, context: &str) -> bool {
-    let mut all_right = true;
-    for (key, value) in &closed.records {
-        let name = String::from_utf8_lossy(key);
-        match table.get(key) {
-            Ok(Some(got)) => assert!(got == value[..], "{context}: wrong bytes of {name}"),
-            Ok(None) => panic!("{context}: {name} turned into None"),
-            Err(error) => {
-                honest(&error, context);
-                all_right = false;
-            }
-        }
-    }
-    for key in &closed.gone {
-        assert!(!matches!(table.get(key), Ok(Some(_))), "{context}: a collected key returned");
-    }
-    let mut count = 0;
-    for (entry, (key, value)) in table.iter().unwrap().zip(&closed.records) {
-        let Ok(entry) = entry else { return false };
-        assert_eq!(entry.key(), key, "{context}: iteration");
-        match entry.value() {
-            Ok(got) => assert!(got == value[..], "{context}: wrong bytes from iteration"),
-            Err(_) => all_right = false,
-        }
-        count += 1;
-    }
-    assert_eq!(count, closed.records.len(), "{context}: iteration ended early, without an error");
-    all_right
-}
-
-/// Damage is reported as damage, and names a file.
-fn honest(error: &lithdb_env::Error, context: &str) {
-    use ErrorKind::{Conflict, Corrupt, Foreign, Missing, Unsupported};
-    let is_damage = matches!(error.kind(), Corrupt | Foreign | Missing | Unsupported | Conflict);
-    assert!(is_damage, "{context}: {error}");
-    assert!(error.to_string().contains("/t/"), "{context}: names no file: {error}");
 }
 
 /// Who opens the table.

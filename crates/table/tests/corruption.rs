@@ -5,7 +5,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,17 +16,9 @@ use lithdb_sim::{Effort, SimClock, SimFs, Tally};
 use lithdb_table::plan::{Access, Plan};
 use lithdb_table::state::{TableState, read_state};
 use lithdb_table::{Batch, OpenForWriting, SecondaryKey, Table, TableOptions};
+use support::closed::{Closed, clock, files, honest, right_or_error};
 use support::script::value_of;
 use support::{DAY, World, small};
-
-/// A closed table and what is in it.
-struct Closed {
-    fs: SimFs,
-    /// Every record in order: key, value.
-    records: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Keys that were collected.
-    gone: Vec<Vec<u8>>,
-}
 
 fn options() -> TableOptions {
     small().segment_keys(3).shards(2).ttl(DAY / 2).segment_age(DAY)
@@ -81,52 +72,6 @@ fn closed() -> Closed {
     Closed { fs: world.fs.fork(), records, gone }
 }
 
-/// Reads everything: right or an error. Says whether everything was right.
-fn right_or_error(table: &Table, closed: &Closed, context: &str) -> bool {
-    let expected: BTreeMap<&[u8], &[u8]> =
-        closed.records.iter().map(|(key, value)| (&key[..], &value[..])).collect();
-    let mut all_right = true;
-    for (key, value) in &expected {
-        let key_name = String::from_utf8_lossy(key);
-        match table.get(key) {
-            Ok(Some(got)) => assert!(got == *value, "{context}: wrong bytes of {key_name}"),
-            Ok(None) => panic!("{context}: {key_name} turned into None"),
-            Err(error) => {
-                honest(&error, context);
-                all_right = false;
-            }
-        }
-    }
-    for key in &closed.gone {
-        assert!(!matches!(table.get(key), Ok(Some(_))), "{context}: a collected key returned");
-    }
-    let mut count = 0;
-    for (entry, (key, value)) in table.iter().unwrap().zip(&closed.records) {
-        let Ok(entry) = entry else {
-            return false;
-        };
-        assert_eq!(entry.key(), key, "{context}: iteration");
-        match entry.value() {
-            Ok(got) => assert!(got == value[..], "{context}: wrong bytes from iteration"),
-            Err(_) => all_right = false,
-        }
-        count += 1;
-    }
-    assert_eq!(count, closed.records.len(), "{context}: iteration ended early, without an error");
-    all_right
-}
-
-/// Damage is reported as damage.
-fn honest(error: &lithdb_env::Error, context: &str) {
-    use ErrorKind::{Conflict, Corrupt, Foreign, Missing, Unsupported};
-    let kind = error.kind();
-    let is_damage = matches!(kind, Corrupt | Foreign | Missing | Unsupported | Conflict)
-        // A state file that is too long is refused by the file system's own error.
-        || error.to_string().contains("at most");
-    assert!(is_damage, "{context}: {error}");
-    assert!(error.to_string().contains("/t/"), "{context}: names no file: {error}");
-}
-
 /// Opens the table for writing and reads everything.
 fn examine(fs: &SimFs, closed: &Closed, context: &str) -> Result<bool> {
     let world = World::on(fs.clone(), clock(), 2);
@@ -137,17 +82,6 @@ fn examine(fs: &SimFs, closed: &Closed, context: &str) -> Result<bool> {
             Err(error)
         }
     }
-}
-
-fn clock() -> SimClock {
-    let clock = SimClock::new(77);
-    clock.advance(2 * DAY);
-    clock
-}
-
-fn files(closed: &Closed) -> Vec<(PathBuf, Vec<u8>)> {
-    let paths = closed.fs.file_paths();
-    paths.into_iter().map(|path| (path.clone(), closed.fs.read_raw(&path))).collect()
 }
 
 #[test]
@@ -167,7 +101,7 @@ fn every_flipped_byte_is_an_error_or_harmless() {
     // One bit of each byte, another one with every seed; of a deep run all of them.
     let (effort, first) = (Effort::given(), Effort::given().seed("flips") as usize);
     let bits = effort.times(1).min(8) as usize;
-    for (path, bytes) in files(&closed) {
+    for (path, bytes) in files(&closed.fs) {
         // Only one of the two slots of the state is needed, and no header of a file without values.
         let is_needed = !path.ends_with("table.state") && !is_empty_value_file(&path, &bytes);
         for (at, bit) in (0..bytes.len()).flat_map(|at| (0..bits).map(move |bit| (at, bit))) {
@@ -192,7 +126,7 @@ fn a_flipped_byte_is_an_error_or_harmless_for_a_reader() {
     let closed = closed();
     let mut tally = Tally::new("damage to a table: flipped bytes before a reader");
     let effort = Effort::given();
-    for (path, bytes) in files(&closed) {
+    for (path, bytes) in files(&closed.fs) {
         let looks = effort.times(5) as usize;
         for at in (5..bytes.len()).step_by(1 + bytes.len() / looks) {
             tally.add("byte flips", 1);
@@ -212,7 +146,7 @@ fn a_flipped_byte_is_an_error_or_harmless_for_a_reader() {
 fn a_file_cut_at_any_length_is_an_error_or_harmless() {
     let closed = closed();
     let mut tally = Tally::new("damage to a table: cut files");
-    for (path, bytes) in files(&closed) {
+    for (path, bytes) in files(&closed.fs) {
         for len in 0..bytes.len() {
             let fs = closed.fs.fork();
             fs.truncate_raw(&path, len as u64);
@@ -232,7 +166,7 @@ fn a_file_cut_at_any_length_is_an_error_or_harmless() {
 #[test]
 fn bytes_behind_the_end_of_a_file_are_an_error_or_harmless() {
     let closed = closed();
-    for (path, bytes) in files(&closed) {
+    for (path, bytes) in files(&closed.fs) {
         let copy_of_itself = bytes.clone();
         for more in [vec![0; 1], vec![0; 5000], vec![0xdb; 700], copy_of_itself] {
             let fs = closed.fs.fork();
@@ -251,7 +185,7 @@ fn bytes_behind_the_end_of_a_file_are_an_error_or_harmless() {
 #[test]
 fn an_absent_file_is_an_error_that_names_it() {
     let closed = closed();
-    for (path, _) in files(&closed) {
+    for (path, _) in files(&closed.fs) {
         let fs = closed.fs.fork();
         fs.remove_raw(&path);
         let context = format!("{} removed", path.display());
@@ -278,7 +212,7 @@ fn exchanged_files_are_an_error_or_harmless() {
         table.close().unwrap();
         world.fs
     };
-    let all = files(&closed);
+    let all = files(&closed.fs);
     for (path, bytes) in &all {
         for (from, others) in all.iter().cloned().chain(other.file_paths().into_iter().map(|p| {
             let bytes = other.read_raw(&p);
@@ -304,7 +238,7 @@ fn exchanged_files_are_an_error_or_harmless() {
 #[test]
 fn a_file_on_another_root_is_found_and_one_on_two_roots_is_a_conflict_that_names_both() {
     let closed = closed();
-    for (path, bytes) in files(&closed) {
+    for (path, bytes) in files(&closed.fs) {
         if path.ends_with("table.state") {
             continue;
         }
@@ -490,7 +424,7 @@ fn lengths_that_lie_with_a_right_checksum_take_no_memory() {
         ("times", |m| m.last_write = UnixMillis(u64::MAX)),
         ("ids", |m| (m.segment, m.successor) = (SegmentId(u32::MAX), SegmentId(u32::MAX))),
     ];
-    for (path, bytes) in files(&closed) {
+    for (path, bytes) in files(&closed.fs) {
         if path.extension().is_none_or(|e| e != "metadata") {
             continue;
         }

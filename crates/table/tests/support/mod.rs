@@ -11,6 +11,7 @@
     clippy::unwrap_used
 )]
 
+pub mod closed;
 pub mod files;
 pub mod hook;
 pub mod script;

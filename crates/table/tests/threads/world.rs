@@ -190,11 +190,13 @@ impl Client {
 
     /// The key was put: it is there, unless the disk has died or failed or the table was closed.
     pub(crate) fn must_have(&self, key: &str) {
+        let is_acknowledged = self.known.lock().acknowledged.contains_key(key);
         match self.table.get(key.as_bytes()) {
             Ok(found) => assert_eq!(found.expect(key), &value_of(key)[..], "{key}"),
             Err(error) => {
-                // A failed sync may have thrown away what the file had.
-                let is_lost = self.fs.faults_hit() > 0 && error.kind() == ErrorKind::Corrupt;
+                // A failed sync may have thrown away what the file had, but for what was durable by then.
+                let has_failed = self.fs.faults_hit() > 0 && error.kind() == ErrorKind::Corrupt;
+                let is_lost = has_failed && !is_acknowledged;
                 let may_fail = self.fs.is_dead() || is_lost || error.kind() == ErrorKind::Closed;
                 assert!(may_fail, "{key}: {error}");
             }

@@ -177,7 +177,7 @@ impl Deep<'_> {
         command.args(["test", "--locked"]).args(args).env_remove("CARGO");
         if name == THREADS {
             command.args(["--release", "--target-dir", "target/shuttle"]);
-            command.env("RUSTFLAGS", "--cfg shuttle");
+            command.env("RUSTFLAGS", "--cfg lithdb_shuttle");
         }
         command.env("LITHDB_SEED", seed.to_string()).env("LITHDB_EFFORT", effort.to_string());
         command.env("LITHDB_TALLY", self.path("tally.txt"));

@@ -24,7 +24,7 @@ const BATCH_ITEMS: usize = 1 << 18;
 struct Cell(RwLock<Partition>);
 
 // A model checker has locks of its own.
-#[cfg(not(shuttle))]
+#[cfg(not(lithdb_shuttle))]
 const _: () = assert!(size_of::<Cell>() == 64);
 
 /// A keymap in memory: 14 to 19 bytes for a key, no keys in it, nothing on disk.

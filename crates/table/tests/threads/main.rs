@@ -3,7 +3,7 @@
 //! Empty unless built for it:
 //!
 //! ```sh
-//! RUSTFLAGS="--cfg shuttle" cargo test --release -p lithdb-table --test threads --target-dir target/shuttle
+//! RUSTFLAGS="--cfg lithdb_shuttle" cargo test --release -p lithdb-table --test threads --target-dir target/shuttle
 //! ```
 //!
 //! Every lock, condition variable, atomic and thread of the crates `env`, `segment`, `keymap` and `table` is then one of
@@ -11,7 +11,7 @@
 //! the schedules, `LITHDB_SEED` seeds them. A schedule that fails is printed; `LITHDB_SCHEDULE=<it>` with the name of the
 //! test runs it again. What is not modelled: orderings weaker than `SeqCst`, spurious wake-ups, and readers in other processes.
 
-#![cfg(shuttle)]
+#![cfg(lithdb_shuttle)]
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 mod closing;

@@ -49,6 +49,9 @@ fn faults(kind: OpKind) -> Vec<(Fault, bool)> {
     if !matches!(kind, OpKind::RemoveFile | OpKind::RemoveDir) {
         faults.extend([(Fault::NoSpace, false), (Fault::NoSpace, true)]);
     }
+    if matches!(kind, OpKind::CreateNew | OpKind::SyncDir) {
+        faults.extend([(Fault::TooManyFiles, false), (Fault::TooManyFiles, true)]);
+    }
     match kind {
         OpKind::Write => faults.extend([
             (Fault::ShortWrite, false),

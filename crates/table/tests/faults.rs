@@ -54,6 +54,9 @@ fn faults(kind: OpKind) -> Vec<(Fault, bool)> {
             (Fault::Interrupted, true),
         ]);
     }
+    if matches!(kind, OpKind::CreateNew | OpKind::SyncDir) {
+        faults.extend([(Fault::TooManyFiles, false), (Fault::TooManyFiles, true)]);
+    }
     let lost = Fault::FailedSync { pages: Pages::Lost };
     let partly = Fault::FailedSync { pages: Pages::PartlyLost };
     let clean = Fault::FailedSync { pages: Pages::ReadableAndClean };

@@ -295,6 +295,7 @@ fn fault() -> impl Strategy<Value = (Fault, bool)> {
         Just(Fault::FailedSync { pages: Pages::ReadableAndClean }),
         Just(Fault::ShortWrite),
         Just(Fault::Interrupted),
+        Just(Fault::TooManyFiles),
     ];
     let for_good = prop_oneof![Just(Fault::Eio), Just(Fault::NoSpace), Just(Fault::Interrupted)];
     prop_oneof![4 => once.prop_map(|f| (f, false)), 1 => for_good.prop_map(|f| (f, true))]

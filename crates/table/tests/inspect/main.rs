@@ -8,6 +8,7 @@ mod interrupted;
 mod look;
 mod losses;
 mod names;
+mod rare;
 mod repair;
 mod states;
 #[path = "../support/mod.rs"]

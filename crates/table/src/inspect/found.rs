@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use lithdb_env::{Error, ErrorKind, Fs, Result, UnixMillis};
+use lithdb_env::{Error, ErrorKind, Fs, Result};
 use lithdb_segment::record::Chain;
 use lithdb_segment::{
     HEADER_LEN, Identity, KeyHeader, Metadata, SegmentId, SegmentPaths, ValueHeader,
@@ -28,6 +28,8 @@ pub(super) struct Found {
     pub(super) unfinished: Option<Unfinished>,
     /// The revision that it has or may have had, if its metadata says.
     pub(super) revision: Option<u32>,
+    /// What the value files say of the key file, if neither its header nor the metadata holds: the table, and the rest.
+    named_by_values: Option<ValueHeader>,
 }
 
 impl Found {
@@ -42,6 +44,7 @@ impl Found {
             chain: None,
             unfinished: None,
             revision: None,
+            named_by_values: None,
         }
     }
 
@@ -60,7 +63,24 @@ impl Found {
         }
         found.read_chain();
         found.see_through_repair()?;
+        if found.header().is_none() && found.metadata().is_none() {
+            let named = found.value_headers(fs).map(|(_, header)| header).next();
+            found.named_by_values = named;
+        }
         Ok(found)
+    }
+
+    /// The headers of the value files that hold and stand in the file that they name.
+    fn value_headers<'a>(
+        &'a self,
+        fs: &'a dyn Fs,
+    ) -> impl Iterator<Item = (&'a PathBuf, ValueHeader)> {
+        self.files.values.iter().filter_map(move |(shard, path)| {
+            let mut window = Window::open(fs, path).ok()?;
+            let header = ValueHeader::decode(path, window.get(0, HEADER_LEN).ok()?).ok()?;
+            let is_its_own = header.identity.segment == self.id && header.shard == *shard;
+            is_its_own.then_some((path, header))
+        })
     }
 
     /// Puts what the key file is now in the place of metadata that an interrupted repair has left.
@@ -173,7 +193,9 @@ impl Found {
     /// The table ids that its files name.
     pub(super) fn table_ids(&self) -> impl Iterator<Item = u64> {
         let header = self.header().map(|header| header.identity.table_id);
-        header.into_iter().chain(self.metadata().map(|metadata| metadata.table_id))
+        let metadata = self.metadata().map(|metadata| metadata.table_id);
+        let values = self.named_by_values.map(|header| header.identity.table_id);
+        header.into_iter().chain(metadata).chain(values)
     }
 
     /// All paths, as they are or would be.
@@ -207,20 +229,10 @@ impl Found {
                 shards: metadata.value_ends.len() as u16,
             });
         }
-        let mut salted: Option<(u64, UnixMillis)> = None;
-        for (shard, path) in &self.files.values {
-            let Ok(mut window) = Window::open(fs, path) else { continue };
-            let Ok(head) = window.get(0, HEADER_LEN) else { continue };
-            let Ok(header) = ValueHeader::decode(path, head) else { continue };
-            let found = header.identity;
-            let is_ours = (found.table_id, found.segment) == (table_id, self.id);
-            if is_ours && header.shard == *shard {
-                salted.get_or_insert((found.salt, header.created));
-            }
-        }
-        let (salt, created) = salted?;
+        let headers = self.value_headers(fs).map(|(_, header)| header);
+        let ValueHeader { identity, created, .. } =
+            headers.into_iter().find(|header| header.identity.table_id == table_id)?;
         let shards = self.files.values.keys().next_back()?.0 + 1;
-        let identity = Identity { table_id, segment: self.id, salt };
         Some(KeyHeader { identity, predecessor: before, created, shards })
     }
 }

@@ -7,7 +7,8 @@ use lithdb_segment::SegmentId;
 use lithdb_table::inspect::plan_repair;
 use lithdb_table::state::TableState;
 
-use super::harness::{STATE, change_state, check_opened, damage, nothing, table};
+use super::harness::{STATE, change_state, check_opened, damage, nothing, options, table};
+use super::support::World;
 
 #[test]
 fn a_state_of_another_table_is_taken_for_lost_and_nothing_is_given_up() {
@@ -86,4 +87,22 @@ fn a_state_that_is_a_directory_is_refused_when_planning() {
     world.fs.make_dirs(STATE);
     let error = plan_repair(&world.setup, &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains("table.state") && error.contains("found a dir"), "{error}");
+}
+
+/// The value file names the table and the salt.
+#[test]
+fn the_table_id_is_found_where_value_files_alone_name_it() {
+    let world = World::new(1);
+    let table = world.create_and_open(&options().shards(1));
+    table.put(b"a", &[1; 40]).unwrap();
+    table.close().unwrap();
+    let id = change_state(&world, |_| {}).table_id;
+    world.fs.remove_raw(STATE);
+    world.fs.flip_bit(world.file("1.keys"), 50, 2);
+    let plan = world.plan();
+    assert_eq!(plan.lost_keys(), Some(0), "{plan}");
+    plan.apply(&world.setup).unwrap();
+    assert_eq!(change_state(&world, |_| {}).table_id, id);
+    let table = world.open(&options()).unwrap();
+    assert_eq!(table.get(b"a").unwrap().unwrap(), &[1; 40][..]);
 }

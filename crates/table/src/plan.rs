@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lithdb_env::{Env, Error, ErrorKind, OpenMode, Result, UnixMillis};
+use lithdb_env::{Env, Error, ErrorKind, Fs, OpenMode, Result, UnixMillis};
 use lithdb_segment::envelope::ENVELOPE_LEN;
 use lithdb_segment::{KeyHeader, Metadata, SegmentId, SegmentPaths, check_writable};
 
@@ -219,9 +219,7 @@ impl ChainWalk<'_> {
         if self.access == Access::Read {
             return Ok(());
         }
-        let fs = &*self.env.fs;
-        let file = fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
-        check_writable(path, &crate::keyfile::read(&*file, path, 0, ENVELOPE_LEN)?)
+        require_writable(&*self.env.fs, path)
     }
 
     /// Opens a key file and holds its beginning against the segment before it.
@@ -309,6 +307,12 @@ impl ChainWalk<'_> {
             ),
         ))
     }
+}
+
+/// The features of a file, whose beginning holds, do not forbid writing.
+pub(crate) fn require_writable(fs: &dyn Fs, path: &Path) -> Result<()> {
+    let file = fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
+    check_writable(path, &crate::keyfile::read(&*file, path, 0, ENVELOPE_LEN)?)
 }
 
 fn check_agrees(path: &Path, metadata: &Metadata, header: &KeyHeader) -> Result<()> {

@@ -12,6 +12,7 @@ use super::unfinished::Unfinished;
 use super::window::Window;
 use crate::inventory::FoundFiles;
 use crate::keyfile::KeyFile;
+use crate::plan::require_writable;
 
 /// One segment's files, and what of their beginnings holds.
 #[derive(Debug)]
@@ -81,6 +82,20 @@ impl Found {
             let is_its_own = header.identity.segment == self.id && header.shard == *shard;
             is_its_own.then_some((path, header))
         })
+    }
+
+    /// No file of the segment has features that forbid writing. What does not hold says nothing.
+    ///
+    /// # Errors
+    /// `Unsupported` that names the file; a disk that does not read.
+    pub(super) fn require_writable(&self, fs: &dyn Fs) -> Result<()> {
+        let keys = self.key_file().map(|file| &file.path);
+        let metadata = self.files.metadata.as_ref().filter(|_| self.metadata().is_some());
+        let values = self.value_headers(fs).map(|(path, _)| path);
+        keys.into_iter()
+            .chain(metadata)
+            .chain(values)
+            .try_for_each(|path| require_writable(fs, path))
     }
 
     /// Puts what the key file is now in the place of metadata that an interrupted repair has left.

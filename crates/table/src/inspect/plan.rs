@@ -126,6 +126,9 @@ pub fn plan_repair(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Re
 
 fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<RepairPlan> {
     let outline = Outline::look(setup, Access::Write)?;
+    for found in &outline.members {
+        found.require_writable(&*setup.env.fs)?;
+    }
     let mut meter = Meter::new(progress, outline.bytes(setup));
     let mut examined = Vec::with_capacity(outline.members.len());
     for index in 0..outline.members.len() {

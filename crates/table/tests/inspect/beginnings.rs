@@ -342,3 +342,28 @@ fn a_step_of_a_rollback_was_carried_out_long_ago_if_its_segment_was_salvaged_sin
     }
     assert_eq!(world.fs.ops(), before);
 }
+
+#[test]
+fn a_repair_writes_no_file_whose_features_forbid_writing() {
+    for name in ["2.keys", "2.metadata", "2-0.values"] {
+        let (world, model) = table();
+        let path = world.file(name);
+        let mut bytes = world.fs.read_raw(&path);
+        bytes[16] = 1;
+        let (at, covered) = match name {
+            "2.metadata" => (28, [&bytes[..28], &bytes[32..]].concat()),
+            _ => (60, bytes[..60].to_vec()),
+        };
+        let checksum = crc32c(0, &covered).to_le_bytes();
+        bytes[at..at + 4].copy_from_slice(&checksum);
+        world.fs.write_raw(&path, bytes);
+        world.fs.flip_bit(world.file("2.keys"), u64::from(model.at("k5").offset) + 33, 0);
+        let ops = world.fs.ops();
+        let error = plan_repair(&world.setup, &mut |_| {}).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{name}: {error}");
+        assert!(error.to_string().contains(name), "{name}: {error}");
+        assert_eq!(world.fs.ops(), ops, "{name}");
+        // To look at it is not to write.
+        assert_eq!(world.verify().lost_keys(), Some(1), "{name}");
+    }
+}

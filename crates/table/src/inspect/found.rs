@@ -213,6 +213,11 @@ impl Found {
         header.into_iter().chain(metadata).chain(values)
     }
 
+    /// Whether something in it was acknowledged: opening goes by the same.
+    pub(super) fn is_acknowledged(&self) -> bool {
+        self.metadata.is_some() || self.key_file().is_some_and(KeyFile::has_mark)
+    }
+
     /// All paths, as they are or would be.
     pub(super) fn paths(&self, dirs: &[PathBuf], shards: u16) -> SegmentPaths {
         let new = SegmentPaths::for_new(dirs, self.id, shards);

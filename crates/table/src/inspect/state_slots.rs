@@ -24,7 +24,7 @@ pub(super) enum Slots {
     OneRules(String),
     /// A slot holds, but the file is longer or shorter than it must be, and opening refuses it.
     Misshapen(Error),
-    /// No slot holds, there is no file, or it is another table's.
+    /// No slot holds, there is no file, or it is another table's, or an old copy.
     Lost(Error),
 }
 
@@ -112,6 +112,21 @@ pub(super) fn is_foreign(
         other?
     );
     Some(Error::new(ErrorKind::Foreign, message))
+}
+
+/// What is wrong with a state that says that nothing was ever acknowledged, if something was: it is an old copy, and
+/// nothing that it says of segments counts. Opening refuses it, too.
+pub(super) fn is_stale(
+    path: &Path,
+    state: &TableState,
+    found: &BTreeMap<SegmentId, Found>,
+) -> Option<Error> {
+    let is_ours = |found: &&Found| found.table_ids().all(|id| id == state.table_id);
+    let mut ours = found.values().filter(is_ours);
+    let id = ours.find(|found| state.empty && found.is_acknowledged())?.id;
+    let found =
+        format!("one that says that the table is empty, and acknowledged data in segment {id}");
+    Some(Error::corrupt(path, 0, "the state of a table with segments", &found))
 }
 
 /// The state that a table must have had whose files are these. What only the state knows is at its default; the hash

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use lithdb_env::ErrorKind;
 use lithdb_segment::SegmentId;
 use lithdb_table::inspect::plan_repair;
 use lithdb_table::state::TableState;
@@ -87,6 +88,23 @@ fn a_state_that_is_a_directory_is_refused_when_planning() {
     world.fs.make_dirs(STATE);
     let error = plan_repair(&world.setup, &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains("table.state") && error.contains("found a dir"), "{error}");
+}
+
+/// An old copy of the state, from before the first put, beside all that was put since.
+#[test]
+fn a_state_that_says_that_the_table_is_empty_is_not_believed_beside_acknowledged_data() {
+    let (world, model) = table();
+    change_state(&world, |state| state.empty = true);
+    let refused = world.open(&options()).map(|_| ()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Corrupt, "{refused}");
+    let report = world.verify();
+    let found = damage(&report);
+    assert!(found.iter().any(|finding| finding.path.ends_with("t/table.state")), "{report}");
+    let plan = world.plan();
+    assert!(plan.rebuilds_state && plan.strays.is_empty(), "{plan}");
+    assert_eq!(plan.lost_keys(), Some(0), "{plan}");
+    plan.apply(&world.setup).unwrap();
+    check_opened("an old state", &world, &model, &nothing());
 }
 
 /// The value file names the table and the salt.

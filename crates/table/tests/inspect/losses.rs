@@ -3,7 +3,10 @@
 use lithdb_segment::{Metadata, SegmentId};
 use lithdb_table::inspect::Action;
 
-use super::harness::{change_state, forget_tail, options, read_metadata, remove_segment, table};
+use super::harness::{
+    change_state, find, forget_tail, options, read_metadata, remove_segment, table,
+};
+use super::support::World;
 
 #[test]
 fn a_segment_whose_loss_nobody_has_counted_is_not_shown_as_no_loss() {
@@ -74,4 +77,28 @@ fn crafted_lengths_behind_a_right_checksum_do_not_overflow() {
             world.open(&options()).unwrap();
         }
     }
+}
+
+/// The end of a batch is missing: what it was, nobody knows any more, but it was something.
+#[test]
+fn a_sealed_segment_that_ends_within_a_batch_has_lost_an_unknown_number_of_keys() {
+    let world = World::new(1);
+    let table = world.create_and_open(&options().shards(1));
+    let mut batch = lithdb_table::Batch::new();
+    for key in ["batch 1", "batch 2"] {
+        batch.put(key, b"value");
+    }
+    table.put_batch(&batch).unwrap();
+    table.seal().unwrap();
+    table.put(b"sealed", b"value").unwrap();
+    table.close().unwrap();
+    let keys = world.file("1.keys");
+    let end = find(&world.fs.read_raw(&keys), b"batch 2").unwrap() - 32;
+    world.fs.truncate_raw(&keys, end as u64);
+    world.fs.remove_raw(world.file("1.metadata"));
+    // Nor does the next segment say any more how this one ended.
+    world.fs.flip_bit(world.file("2.keys"), 70, 0);
+    assert_eq!(world.verify().lost_keys(), None, "{}", world.verify());
+    let plan = world.plan();
+    assert_eq!(plan.lost_keys(), None, "{plan}");
 }

@@ -218,7 +218,14 @@ fn beginnings(setup: &TableSetup, state: Option<&TableState>, found: &Found) -> 
             let table_id = state.map_or(0, |state| state.table_id);
             let header = found.piece_together(fs, table_id, SegmentId::NONE);
             let opened = Window::open(fs, &paths.keys).ok();
-            opened.zip(header).map(|(window, header)| window.into_key_file(header))
+            let mut file = opened.zip(header).map(|(window, header)| window.into_key_file(header));
+            // The chain record says what is before it, if nothing else does.
+            if let Some(file) = &mut file
+                && let Some(chain) = file.chain()?
+            {
+                file.header.predecessor = chain.predecessor;
+            }
+            file
         }
         None => None,
     };

@@ -398,3 +398,17 @@ fn a_chain_that_forks_is_damage_that_must_be_decided_by_hand() {
     assert!(plan.is_err(), "{:?}", plan.map(|plan| plan.to_string()));
     assert_eq!(world.fs.ops(), before);
 }
+
+#[test]
+fn a_dump_with_a_header_from_the_value_files_calls_whole_records_clean() {
+    let (world, _) = table();
+    let verdict = |world: &World| {
+        let lines = world.dump(Some(3)).into_iter();
+        let mut verdicts = lines.filter(|line| matches!(line, DumpLine::Verdict { .. }));
+        verdicts.next().unwrap().to_string()
+    };
+    let whole = verdict(&world);
+    world.fs.flip_bit(world.file("3.keys"), 50, 2);
+    world.fs.remove_raw(world.file("3.metadata"));
+    assert_eq!(verdict(&world), whole);
+}

@@ -215,8 +215,9 @@ fn beginnings(setup: &TableSetup, state: Option<&TableState>, found: &Found) -> 
         Some(Ok(file)) => Some(file.clone()),
         Some(Err(error)) => {
             out.unreadable(&paths.keys, error);
-            let table_id = state.map_or(0, |state| state.table_id);
-            let header = found.piece_together(fs, table_id, SegmentId::NONE);
+            let named = found.table_ids().chain(found.named_by_values.iter().copied()).next();
+            let table_id = state.map(|state| state.table_id).or(named).unwrap_or_default();
+            let header = found.piece_together(fs, table_id, SegmentId::NONE).ok().flatten();
             let opened = Window::open(fs, &paths.keys).ok();
             let mut file = opened.zip(header).map(|(window, header)| window.into_key_file(header));
             // The chain record says what is before it, if nothing else does.

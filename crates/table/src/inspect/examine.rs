@@ -174,7 +174,7 @@ impl Examination<'_> {
         }
         self.report(Finding::refused(&path, error).at(0));
         let before = self.before.map_or(SegmentId::NONE, |before| before.id);
-        let header = self.found.piece_together(self.fs, self.outline.rules.table_id, before);
+        let header = self.found.piece_together(self.fs, self.outline.rules.table_id, before)?;
         let Some(header) = header else { return Ok(None) };
         let window = Window::open(self.fs, &path)?;
         Ok(Some(window.into_key_file(header)))

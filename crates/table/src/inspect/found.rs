@@ -29,8 +29,8 @@ pub(super) struct Found {
     pub(super) unfinished: Option<Unfinished>,
     /// The revision that it has or may have had, if its metadata says.
     pub(super) revision: Option<u32>,
-    /// What the value files say of the key file, if neither its header nor the metadata holds: the table, and the rest.
-    named_by_values: Option<ValueHeader>,
+    /// The tables that its value files name, if neither the key file's header nor the metadata holds.
+    pub(super) named_by_values: Vec<u64>,
 }
 
 impl Found {
@@ -45,7 +45,7 @@ impl Found {
             chain: None,
             unfinished: None,
             revision: None,
-            named_by_values: None,
+            named_by_values: Vec::new(),
         }
     }
 
@@ -65,23 +65,32 @@ impl Found {
         found.read_chain();
         found.see_through_repair()?;
         if found.header().is_none() && found.metadata().is_none() {
-            let named = found.value_headers(fs).map(|(_, header)| header).next();
-            found.named_by_values = named;
+            let headers = found.value_headers(fs)?;
+            found.named_by_values = headers.iter().map(|(_, h)| h.identity.table_id).collect();
         }
         Ok(found)
     }
 
     /// The headers of the value files that hold and stand in the file that they name.
-    fn value_headers<'a>(
-        &'a self,
-        fs: &'a dyn Fs,
-    ) -> impl Iterator<Item = (&'a PathBuf, ValueHeader)> {
-        self.files.values.iter().filter_map(move |(shard, path)| {
-            let mut window = Window::open(fs, path).ok()?;
-            let header = ValueHeader::decode(path, window.get(0, HEADER_LEN).ok()?).ok()?;
-            let is_its_own = header.identity.segment == self.id && header.shard == *shard;
-            is_its_own.then_some((path, header))
-        })
+    ///
+    /// # Errors
+    /// `Unsupported`; a disk that does not read.
+    fn value_headers(&self, fs: &dyn Fs) -> Result<Vec<(&PathBuf, ValueHeader)>> {
+        let mut headers = Vec::new();
+        for (shard, path) in &self.files.values {
+            let header = Window::open(fs, path)
+                .and_then(|mut window| ValueHeader::decode(path, window.get(0, HEADER_LEN)?));
+            match header {
+                Ok(header) if (header.identity.segment, header.shard) == (self.id, *shard) => {
+                    headers.push((path, header));
+                }
+                Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Unsupported) => {
+                    return Err(e);
+                }
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(headers)
     }
 
     /// No file of the segment has features that forbid writing. What does not hold says nothing.
@@ -91,7 +100,8 @@ impl Found {
     pub(super) fn require_writable(&self, fs: &dyn Fs) -> Result<()> {
         let keys = self.key_file().map(|file| &file.path);
         let metadata = self.files.metadata.as_ref().filter(|_| self.metadata().is_some());
-        let values = self.value_headers(fs).map(|(path, _)| path);
+        let headers = self.value_headers(fs)?;
+        let values = headers.into_iter().map(|(path, _)| path);
         keys.into_iter()
             .chain(metadata)
             .chain(values)
@@ -205,17 +215,19 @@ impl Found {
         self.metadata().map(|metadata| metadata.successor).filter(|id| *id > self.id)
     }
 
-    /// The table ids that its files name.
+    /// The table ids that its key file and its metadata name. A header alone may be what its block held before: see
+    /// [`FoundFiles::require_of`].
     pub(super) fn table_ids(&self) -> impl Iterator<Item = u64> {
-        let header = self.header().map(|header| header.identity.table_id);
-        let metadata = self.metadata().map(|metadata| metadata.table_id);
-        let values = self.named_by_values.map(|header| header.identity.table_id);
-        header.into_iter().chain(metadata).chain(values)
+        let is_alone = |file: &&KeyFile| file.len <= HEADER_LEN as u64 && self.metadata.is_none();
+        let key_file = self.key_file().filter(|file| !is_alone(file));
+        let header = key_file.map(|file| file.header.identity.table_id);
+        header.into_iter().chain(self.metadata().map(|metadata| metadata.table_id))
     }
 
-    /// Whether something in it was acknowledged: opening goes by the same.
+    /// Whether it shows that something in it was acknowledged: opening goes by the same where the state says that the
+    /// table is empty.
     pub(super) fn is_acknowledged(&self) -> bool {
-        self.metadata.is_some() || self.key_file().is_some_and(KeyFile::has_mark)
+        self.files.metadata.is_some() || self.key_file().is_some_and(KeyFile::has_mark)
     }
 
     /// All paths, as they are or would be.
@@ -234,25 +246,30 @@ impl Found {
 
     /// The header that the key file must have had, from the metadata or from the value files; `before` is the segment
     /// before. `None` if nothing names the salt.
+    ///
+    /// # Errors
+    /// `Unsupported`; a disk that does not read.
     pub(super) fn piece_together(
         &self,
         fs: &dyn Fs,
         table_id: u64,
         before: SegmentId,
-    ) -> Option<KeyHeader> {
+    ) -> Result<Option<KeyHeader>> {
         if let Some(metadata) = self.metadata() {
             let (segment, salt) = (metadata.segment, metadata.salt);
-            return Some(KeyHeader {
+            return Ok(Some(KeyHeader {
                 identity: Identity { table_id, segment, salt },
                 predecessor: metadata.predecessor,
                 created: metadata.created,
                 shards: metadata.value_ends.len() as u16,
-            });
+            }));
         }
-        let headers = self.value_headers(fs).map(|(_, header)| header);
-        let ValueHeader { identity, created, .. } =
-            headers.into_iter().find(|header| header.identity.table_id == table_id)?;
-        let shards = self.files.values.keys().next_back()?.0 + 1;
-        Some(KeyHeader { identity, predecessor: before, created, shards })
+        let headers = self.value_headers(fs)?.into_iter().map(|(_, header)| header);
+        let mut ours = headers.filter(|header| header.identity.table_id == table_id);
+        let last = self.files.values.keys().next_back();
+        let (Some(header), Some(last)) = (ours.next(), last) else { return Ok(None) };
+        let ValueHeader { identity, created, .. } = header;
+        let shards = last.0 + 1;
+        Ok(Some(KeyHeader { identity, predecessor: before, created, shards }))
     }
 }

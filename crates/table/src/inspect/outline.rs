@@ -89,15 +89,16 @@ impl Outline {
         {
             return Err(error.clone());
         }
+        let mut old = None;
         let stale = |state: &TableState| state_slots::is_stale(&path, state, &found);
         if let Some(error) = state.as_ref().and_then(stale) {
             // A writer may have put the first value meanwhile: its state says so before anything is acknowledged.
             if state_slots::look(fs, &path)?.0 != state {
                 return Self::look(setup, access);
             }
-            (state, slots) = (None, Slots::Lost(error));
+            (old, slots) = (state.take(), Slots::Lost(error));
         }
-        let rules = state.unwrap_or_else(|| state_slots::rebuilt(&found));
+        let rules = state.unwrap_or_else(|| state_slots::rebuilt(&found, old.as_ref()));
         for segment in found.values_mut() {
             segment.hold_against(rules.table_id);
         }

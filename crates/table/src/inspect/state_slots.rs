@@ -121,7 +121,7 @@ pub(super) fn is_stale(
     state: &TableState,
     found: &BTreeMap<SegmentId, Found>,
 ) -> Option<Error> {
-    let is_ours = |found: &&Found| found.table_ids().all(|id| id == state.table_id);
+    let is_ours = |found: &&Found| found.table_ids().next().is_none_or(|id| id == state.table_id);
     let mut ours = found.values().filter(is_ours);
     let id = ours.find(|found| state.empty && found.is_acknowledged())?.id;
     let found =
@@ -129,14 +129,20 @@ pub(super) fn is_stale(
     Some(Error::corrupt(path, 0, "the state of a table with segments", &found))
 }
 
-/// The state that a table must have had whose files are these. What only the state knows is at its default; the hash
-/// seed is chosen when it is written.
-pub(super) fn rebuilt(found: &BTreeMap<SegmentId, Found>) -> TableState {
-    let mut ids = BTreeMap::<u64, usize>::new();
-    for table_id in found.values().flat_map(Found::table_ids) {
-        *ids.entry(table_id).or_default() += 1;
-    }
-    let table_id = ids.iter().max_by_key(|(_, count)| **count).map_or(0, |(id, _)| *id);
+/// The state that a table must have had whose files are these; `old` is a copy from its beginning. What only the state
+/// knows is at its default; the hash seed is chosen when it is written.
+pub(super) fn rebuilt(found: &BTreeMap<SegmentId, Found>, old: Option<&TableState>) -> TableState {
+    let most = |ids: &mut dyn Iterator<Item = u64>| {
+        let mut counts = BTreeMap::<u64, usize>::new();
+        ids.for_each(|id| *counts.entry(id).or_default() += 1);
+        counts.into_iter().max_by_key(|(_, count)| *count).map(|(id, _)| id)
+    };
+    // Value files are asked last: they are the first to show what their blocks held before.
+    let table_id = old
+        .map(|old| old.table_id)
+        .or_else(|| most(&mut found.values().flat_map(Found::table_ids)))
+        .or_else(|| most(&mut found.values().flat_map(|f| f.named_by_values.iter().copied())))
+        .unwrap_or_default();
     let headers = || found.values().filter_map(Found::header);
     let created = headers().map(|header| header.created).min().unwrap_or_default();
     let written = found.values().filter_map(|found| found.metadata()).map(|m| m.last_write);
@@ -146,7 +152,8 @@ pub(super) fn rebuilt(found: &BTreeMap<SegmentId, Found>) -> TableState {
     if let (Some(lowest), Some(highest)) = (found.keys().next(), found.keys().next_back()) {
         state.empty = false;
         state.watermark = *lowest;
-        state.next_id_floor = highest.next().unwrap_or(*highest);
+        let floor = highest.next().unwrap_or(*highest);
+        state.next_id_floor = old.map_or(floor, |old| floor.max(old.next_id_floor));
     }
     state
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use lithdb_segment::{Metadata, Position, SegmentId};
-use lithdb_sim::SimFs;
+use lithdb_sim::{SimClock, SimFs};
 use lithdb_table::inspect::{
     DumpLine, Finding, RepairPlan, VerifyReport, dump, plan_repair, verify, verify_keymap,
 };
@@ -79,6 +79,18 @@ pub(super) fn table() -> (World, Model) {
     let newest = model.keys.values().map(|(_, at)| at.segment).max().unwrap();
     assert_eq!(newest, SegmentId(5));
     (world, model)
+}
+
+/// A table of the same shape with another id.
+pub(super) fn another_table() -> World {
+    let world = World::on(SimFs::new(), SimClock::new(99), 2);
+    (0..2).for_each(|n| world.fs.make_dirs(format!("/r{n}")));
+    let table = world.create_and_open(&options());
+    for n in 0..18 {
+        table.put(format!("k{n}").as_bytes(), &value(n)).unwrap();
+    }
+    table.close().unwrap();
+    world
 }
 
 impl World {

@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use lithdb_env::ErrorKind;
-use lithdb_segment::SegmentId;
+use lithdb_env::{ErrorKind, UnixMillis};
+use lithdb_segment::{Identity, SegmentId, ShardId, ValueHeader};
 use lithdb_table::inspect::plan_repair;
 use lithdb_table::state::TableState;
 
-use super::harness::{STATE, change_state, check_opened, damage, nothing, options, table};
+use super::harness::{
+    STATE, another_table, change_state, check_opened, damage, nothing, options, table,
+};
 use super::support::World;
 
 #[test]
@@ -123,4 +125,46 @@ fn the_table_id_is_found_where_value_files_alone_name_it() {
     assert_eq!(change_state(&world, |_| {}).table_id, id);
     let table = world.open(&options()).unwrap();
     assert_eq!(table.get(b"a").unwrap().unwrap(), &[1; 40][..]);
+}
+
+/// Power loss before the first sync: the files may show what their blocks held before, of a table that was dropped, say.
+#[test]
+fn old_blocks_in_a_first_segment_that_was_never_synced_do_not_speak_for_another_table() {
+    let dropped = another_table();
+    let header = |name: &str| dropped.fs.read_raw(dropped.file(name))[..64].to_vec();
+    let keys = [Vec::new(), vec![0; 64], header("1.keys")];
+    let values = [Vec::new(), header("1-0.values")];
+    for (keys, values) in keys.iter().flat_map(|keys| values.iter().map(move |v| (keys, v))) {
+        let world = World::new(1);
+        world.create().unwrap();
+        let dir = Path::new("/r0/t/segments");
+        world.fs.write_raw(dir.join("1.keys"), keys.clone());
+        world.fs.write_raw(dir.join("1-0.values"), values.clone());
+        let context = format!("{keys:?}, {values:?}");
+        let report = world.verify();
+        assert!(report.is_sound(), "{context}: {report}");
+        assert!(world.plan().is_empty(), "{context}: {}", world.plan());
+        let table = world.open(&options()).unwrap();
+        table.put(b"key", b"value").unwrap();
+    }
+}
+
+/// A successor that was never synced shows what its blocks held before; the key file before it names the table.
+#[test]
+fn value_files_do_not_outvote_key_files_on_whose_a_table_is() {
+    let world = World::new(1);
+    let table = world.create_and_open(&options().shards(1));
+    table.put(b"key", b"value").unwrap();
+    table.close().unwrap();
+    drop(table);
+    let id = change_state(&world, |_| {}).table_id;
+    world.fs.remove_raw(STATE);
+    let identity = Identity { table_id: u64::MAX, segment: SegmentId(2), salt: 1 };
+    let header = ValueHeader { identity, shard: ShardId(0), created: UnixMillis(1) };
+    world.fs.write_raw("/r0/t/segments/2.keys", vec![0; 64]);
+    world.fs.write_raw("/r0/t/segments/2-0.values", header.encode().to_vec());
+    world.plan().apply(&world.setup).unwrap();
+    assert_eq!(change_state(&world, |_| {}).table_id, id);
+    let table = world.open(&options()).unwrap();
+    assert_eq!(table.get(b"key").unwrap().unwrap(), b"value");
 }

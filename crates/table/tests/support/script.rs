@@ -8,6 +8,7 @@ use std::time::Duration;
 use lithdb_env::{ErrorKind, Result};
 use lithdb_segment::KeyHeader;
 use lithdb_sim::CrashImage;
+use lithdb_table::inspect::{plan_repair, verify as verify_files};
 use lithdb_table::{Batch, Presence, SecondaryKey, Table, TableOptions, Upkeep, presence};
 
 use super::World;
@@ -387,6 +388,9 @@ pub fn verify(scenario: &Scenario, world: &World, model: &Model, context: &str) 
     let open = |world: &World| {
         world.open(&scenario.options).unwrap_or_else(|e| panic!("{context}: open: {e}"))
     };
+    if is_every_fifth() {
+        assert_needs_no_repair(world, context);
+    }
     let table = open(world);
     let ops = fs.ops() - before;
     let served = check(&table, &model, context);
@@ -425,6 +429,18 @@ pub fn verify(scenario: &Scenario, world: &World, model: &Model, context: &str) 
         assert_eq!(before, salt, "{context}: segment {id:?} was used twice");
     }
     ops
+}
+
+/// What a crash has left is never damage to whoever looks, and opening needs no help with it.
+fn assert_needs_no_repair(world: &World, context: &str) {
+    let looked = world.after_crash(world.fs.fork());
+    let report = verify_files(&looked.setup, &mut |_| {})
+        .unwrap_or_else(|e| panic!("{context}: verify: {e}"));
+    assert!(report.is_sound(), "{context}: {report}");
+    let plan =
+        plan_repair(&looked.setup, &mut |_| {}).unwrap_or_else(|e| panic!("{context}: plan: {e}"));
+    assert!(plan.is_empty(), "{context}: {plan}");
+    assert_eq!(looked.fs.ops(), 0, "{context}: looking wrote something");
 }
 
 /// Whether this is the first, sixth, eleventh … image that the test verifies: what each would make too slow is done then.

@@ -219,14 +219,7 @@ fn beginnings(setup: &TableSetup, state: Option<&TableState>, found: &Found) -> 
             let table_id = state.map(|state| state.table_id).or(named).unwrap_or_default();
             let header = found.piece_together(fs, table_id, SegmentId::NONE).ok().flatten();
             let opened = Window::open(fs, &paths.keys).ok();
-            let mut file = opened.zip(header).map(|(window, header)| window.into_key_file(header));
-            // The chain record says what is before it, if nothing else does.
-            if let Some(file) = &mut file
-                && let Some(chain) = file.chain()?
-            {
-                file.header.predecessor = chain.predecessor;
-            }
-            file
+            opened.zip(header).map(|(window, header)| window.into_key_file(header))
         }
         None => None,
     };

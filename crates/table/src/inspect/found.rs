@@ -269,7 +269,14 @@ impl Found {
         let last = self.files.values.keys().next_back();
         let (Some(header), Some(last)) = (ours.next(), last) else { return Ok(None) };
         let ValueHeader { identity, created, .. } = header;
-        let shards = last.0 + 1;
-        Ok(Some(KeyHeader { identity, predecessor: before, created, shards }))
+        let mut header = KeyHeader { identity, predecessor: before, created, shards: last.0 + 1 };
+        if before == SegmentId::NONE
+            && let Some(path) = &self.files.keys
+        {
+            // It has been collected, or nobody has looked: the chain record names it.
+            let chain = Window::open(fs, path)?.into_key_file(header).chain()?;
+            header.predecessor = chain.map_or(before, |chain| chain.predecessor);
+        }
+        Ok(Some(header))
     }
 }

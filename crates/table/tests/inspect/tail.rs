@@ -3,7 +3,7 @@
 use lithdb_table::{Batch, TableOptions};
 
 use super::harness::{Model, check_opened, epoch, find, forget_tail, nothing, options, record};
-use super::support::{World, small};
+use super::support::{DAY, World, small};
 
 /// One segment; behind its epoch record stand `behind` lone puts; closed.
 fn reopened(behind: usize) -> (World, Model) {
@@ -113,5 +113,41 @@ fn half_of_a_batch_that_was_never_acknowledged_is_neither_kept_nor_lost() {
         let found = table.iter().unwrap().map(|entry| entry.unwrap().key().to_vec());
         let found: Vec<_> = found.map(|key| String::from_utf8(key).unwrap()).collect();
         assert_eq!(found, expected, "{name}");
+    }
+}
+
+#[test]
+fn a_tail_whose_header_is_lost_is_read_although_the_segment_before_it_was_collected() {
+    for is_marked in [false, true] {
+        let world = World::new(1);
+        let options = options().shards(1).ttl(DAY).segment_keys(100);
+        let table = world.create_and_open(&options);
+        table.put(b"expires", &[1; 40]).unwrap();
+        table.seal().unwrap();
+        world.clock.advance(2 * DAY);
+        assert_eq!(table.run_gc().unwrap().segments, 1);
+        for n in 0..10_u8 {
+            table.put(&[n], &[n; 40]).unwrap();
+        }
+        table.flush().unwrap();
+        if is_marked {
+            table.put(b"mark", b"").unwrap();
+            table.flush().unwrap();
+        }
+        // Killed: what the flush acknowledged no mark says yet.
+        drop(table);
+        world.fs.release_locks();
+        world.fs.flip_bit(world.file("2.keys"), 50, 2);
+        let keys = 10 + u64::from(is_marked);
+        let report = world.verify();
+        assert_eq!((report.records, report.lost_keys()), (keys, Some(0)), "{report}");
+        let plan = world.plan();
+        assert_eq!(plan.lost_keys(), Some(0), "{plan}");
+        plan.apply(&world.setup).unwrap();
+        let table = world.open(&options).unwrap();
+        for n in 0..10_u8 {
+            assert_eq!(table.get(&[n]).unwrap().unwrap(), &[n; 40][..], "marked: {is_marked}");
+        }
+        assert_eq!(table.stats().keys, keys);
     }
 }

@@ -270,11 +270,9 @@ impl Examination<'_> {
         let keys_hold = is_whole && scan_end == end && chain_holds && self.found.header().is_some();
         let metadata_holds = keys_hold && self.metadata_holds(&key_file, &scan)?;
         let next_agrees = self.chain_of_next().is_some_and(|chain| says(chain, &scan.totals));
-        // Whole groups up to an end that is none: nobody knows what came behind it.
-        let is_torn = matches!(scan.verdict, Verdict::Torn { .. });
-        let is_missing_some = !groups.is_whole() || scan_end < end || is_torn;
-        let expected = self.expected_records().or((!is_missing_some).then_some(groups.records));
-        self.count_losses(&groups, expected, groups.records, end - scan_end);
+        let is_missing_some = !groups.is_whole() || scan_end < end;
+        // If nothing says where it ended, nobody knows what came behind the last record.
+        self.count_losses(&groups, self.expected_records(), groups.records, end - scan_end);
         if let Some(metadata) = self.found.metadata().filter(|_| is_missing_some) {
             self.out.losses.values = metadata.primaries.saturating_sub(groups.values);
             self.out.losses.unknown_values = false;

@@ -79,16 +79,27 @@ fn crafted_lengths_behind_a_right_checksum_do_not_overflow() {
     }
 }
 
-/// The end of a batch is missing: what it was, nobody knows any more, but it was something.
+/// Nothing says any more where it ended: within a batch, or between two.
 #[test]
-fn a_sealed_segment_that_ends_within_a_batch_has_lost_an_unknown_number_of_keys() {
+fn a_sealed_segment_whose_end_is_missing_has_lost_an_unknown_number_of_keys() {
+    for is_batch in [true, false] {
+        lose_the_end(is_batch);
+    }
+}
+
+fn lose_the_end(is_batch: bool) {
     let world = World::new(1);
     let table = world.create_and_open(&options().shards(1));
     let mut batch = lithdb_table::Batch::new();
     for key in ["batch 1", "batch 2"] {
         batch.put(key, b"value");
+        if !is_batch {
+            table.put(key.as_bytes(), b"value").unwrap();
+        }
     }
-    table.put_batch(&batch).unwrap();
+    if is_batch {
+        table.put_batch(&batch).unwrap();
+    }
     table.seal().unwrap();
     table.put(b"sealed", b"value").unwrap();
     table.close().unwrap();

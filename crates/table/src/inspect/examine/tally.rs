@@ -122,8 +122,11 @@ impl Examination<'_> {
         losses.ranges.sort_by_key(|range| range.start);
         self.out.losses.add(&losses);
         let keys = self.expected_paths().keys;
-        let is_here = |f: &&mut Finding| f.is_damage() && f.path == keys;
-        if let Some(finding) = self.out.findings.iter_mut().find(is_here) {
+        // At the key file's own damage, or what else is damaged: the metadata that would say how many there were.
+        let damage = || self.out.findings.iter().enumerate().filter(|(_, f)| f.is_damage());
+        let at = damage().find(|(_, f)| f.path == keys).or_else(|| damage().next_back());
+        let at = at.map(|(n, _)| n);
+        if let Some(finding) = at.and_then(|at| self.out.findings.get_mut(at)) {
             finding.lost_keys = sum([finding.lost_keys, missing]);
         }
     }

@@ -14,8 +14,8 @@ pub enum Pages {
     /// The kernel throws them away: reads see the durable bytes again, and zeros where there are none.
     /// The length stays. (Of a directory: nothing is lost, a later sync may succeed.)
     Lost,
-    /// The same, but a part had reached the disk before the device failed: every other sector of 512 bytes, the odd ones
-    /// of one write and the even ones of the next. (Of a directory: as `Lost`.)
+    /// The same, but a part had reached the disk before the device failed: every other sector of 512 bytes, the odd or
+    /// the even ones, by the place of the write in the order of issue. (Of a directory: as `Lost`.)
     PartlyLost,
     /// The kernel marks them clean: reads go on seeing them, a later sync succeeds without writing
     /// them, and a crash loses them. (Of a directory: from now on its syncs succeed without doing

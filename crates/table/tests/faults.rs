@@ -146,6 +146,7 @@ fn every_fault(scenario: &Scenario) {
                 run.world.fs.fail_op(i as u64 + 1, fault, sticky);
                 let ended = endure(&mut run, &context);
                 assert!(run.world.fs.faults_hit() > 0, "{context}: never struck");
+                assert_eq!(run.world.fs.bus_errors(), 0, "{context}: read behind the end");
                 let harmless = matches!(fault, Fault::ShortWrite | Fault::Interrupted);
                 if harmless {
                     assert!(ended.is_ok(), "{context}: {ended:?}");
@@ -167,6 +168,7 @@ fn every_fault(scenario: &Scenario) {
                     .unwrap_or_else(|e| panic!("{context}: {failed:?}: open: {e}"));
                 let served = check(&table, &run.model, &format!("{context}, killed and opened"));
                 drop(table);
+                assert_eq!(run.world.fs.bus_errors(), 0, "{context}: read behind the end");
                 // What it served survives the power loss that comes now: the cache was not trusted.
                 let model = run.model.served(served, &[]);
                 let world = run.world.after_crash(run.world.fs.crash_with(&CrashImage::Nothing));

@@ -39,6 +39,7 @@ fn after_a_failed_sync_nobody_acknowledges() {
             }));
         }
         join_all(threads);
+        client.must_have_acknowledged();
         assert_eq!(client.table.failure().is_some(), failed.load(Ordering::SeqCst));
         client.check_crashes(&options);
     });

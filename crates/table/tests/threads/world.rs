@@ -203,6 +203,12 @@ impl Client {
         }
     }
 
+    /// Everything that was acknowledged is there, unless the disk has died.
+    pub(crate) fn must_have_acknowledged(&self) {
+        let keys: Vec<String> = self.known.lock().acknowledged.keys().cloned().collect();
+        keys.iter().for_each(|key| self.must_have(key));
+    }
+
     /// Puts several, and stops at the first that is refused.
     pub(crate) fn put_all<'a>(&self, keys: impl IntoIterator<Item = &'a str>) {
         for key in keys {

@@ -33,6 +33,7 @@ impl Run {
         if let Some(reader) = self.reader.take() {
             reader.fs.kill();
         }
+        assert_eq!(self.disk.bus_errors(), 0, "{}: read behind the end of a file", self.context);
         self.disk = self.disk.crash_with(&image);
         self.soon = None;
         self.power_losses += 1;

@@ -192,7 +192,7 @@ impl Run {
         let (disk, hits) = (self.disk.clone(), self.disk.faults_hit());
         self.act(op);
         add("faults struck", disk.faults_hit() - hits);
-        assert_eq!(disk.bus_errors(), 0, "{}: read behind the end of a file", self.context);
+        assert_eq!(self.disk.bus_errors(), 0, "{}: read behind the end of a file", self.context);
         if self.has_crashed() {
             let crash = self.soon.take().unwrap_or(Crash::Kill);
             self.crash(crash);

@@ -69,6 +69,8 @@ impl Crashy {
     /// Asks it to end, and sees that it does so well.
     pub fn end(mut self) {
         self.ask_to_end();
+        // What nobody reads must not hold it up.
+        self.output.take().into_iter().flatten().for_each(drop);
         let status = self.child.wait().expect("a child can be waited for");
         assert!(status.success(), "{status:?}");
     }

@@ -1,6 +1,6 @@
 //! What the end-to-end tests share with the process that they start and kill (`crashy`): the patterns that are
-//! written, random numbers that come again, children that are talked to, system calls that fail, files looked at without the engine, and the way in
-//! which a test says that it cannot run here.
+//! written, random numbers that come again, children that are talked to, system calls that fail, files looked at without
+//! the engine, and the way in which a test says that it cannot run here.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "test support stops the test")]
 #![allow(

@@ -201,6 +201,7 @@ fn beside(mode: &str, test: &str) {
     let found = Db::verify(&DbOptions::new(&world.roots), None, &mut |_| {}).unwrap();
     assert!(found.is_sound(), "{found:?}");
     let tally = &world.tally;
+    assert!(tally.get("rounds") > 20, "{tally:?}");
     for what in ["rollbacks", "torn tails", "rounds", "refreshes", "records", "values", "held"] {
         assert!(tally.get(what) > 0, "{what}: {tally:?}");
     }

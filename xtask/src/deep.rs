@@ -32,7 +32,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("sim", &["-p", "lithdb-sim", "--tests"]),
 ];
 
-/// A child that takes longer than it may, and than this to be built, hangs.
+/// How long building may take, on top of a child's own limit.
 const BUILD_LIMIT: Duration = Duration::from_mins(30);
 
 /// The models of threads are built in another way, and so in a directory of their own.
@@ -94,7 +94,8 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
     let drivers = DRIVERS.iter().filter(|(name, _)| deep.is_asked_for(name)).collect::<Vec<_>>();
     let is_driver = |only: &String| DRIVERS.iter().any(|(name, _)| name == only);
     let asks_for_drivers = !args.only.is_empty() && args.only.iter().all(is_driver);
-    let has_fuzzers = args.fuzz_seconds > 0 && !asks_for_drivers;
+    let has_fuzzers = args.fuzz_seconds > 0 || !args.only.is_empty();
+    let has_fuzzers = has_fuzzers && !asks_for_drivers;
     let targets = if has_fuzzers { deep.fuzz_targets()? } else { Vec::new() };
     if let Some(unknown) = args.only.iter().find(|only| !is_driver(only) && !targets.contains(only))
     {
@@ -103,7 +104,11 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
         let names = names.collect::<Vec<_>>().join(", ");
         return Err(format!("expected some of {names}, found {unknown:?}"));
     }
-    let targets: Vec<_> = targets.into_iter().filter(|name| deep.is_asked_for(name)).collect();
+    let is_to_run = |name: &String| args.fuzz_seconds > 0 && deep.is_asked_for(name);
+    let targets: Vec<_> = targets.into_iter().filter(is_to_run).collect();
+    if drivers.is_empty() && targets.is_empty() {
+        return Err("only fuzzers are asked for, and no seconds are left to them".to_owned());
+    }
     let tally = deep.path("tally.txt");
     File::create(&tally).map_err(|e| format!("create {}: {e}", tally.display()))?;
     let (tests, fuzzers) = std::thread::scope(|scope| {

@@ -75,7 +75,7 @@ pub(crate) fn wait_at_most(command: &mut Command, limit: Duration) -> Result<End
 /// Ends a child that leads a process group, and all that it started.
 pub(crate) fn end(child: &mut Child) -> Result<()> {
     let killed = kill_process_group(Pid::from_child(child), Signal::KILL);
-    killed.map_err(|e| format!("end a child that hangs: {e}"))?;
+    killed.map_err(|e| format!("end a child: {e}"))?;
     child.wait().map(drop).map_err(|e| format!("wait for a child: {e}"))
 }
 

@@ -131,7 +131,7 @@ impl Met {
         Ok(())
     }
 
-    /// A key below the newest one is absent in the table that never expires: rolled back, then. If it was put before the
+    /// A key below the newest one is absent in the table that never expires, which hardly ever happens: rolled back, then. If it was put before the
     /// newest one that was seen, by a life that is no later, and is there when one looks again, then it was there all the
     /// time.
     fn judge(&mut self, table: &Table, seq: u64, newest_life: Option<u64>) -> lithdb::Result<()> {

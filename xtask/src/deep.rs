@@ -22,6 +22,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("table-crash", &["-p", "lithdb-table", "--test", "crash"]),
     ("table-faults", &["-p", "lithdb-table", "--test", "faults"]),
     ("table-damage", &["-p", "lithdb-table", "--test", "corruption", "--test", "blocks"]),
+    ("table-inspect", &["-p", "lithdb-table", "--test", "inspect"]),
     ("table-document", &["-p", "lithdb-table", "--test", "by_the_document"]),
     (THREADS, &["-p", "lithdb-table", "--test", "threads"]),
     ("rollback-crash", &["-p", "lithdb", "--test", "rollback_crash"]),

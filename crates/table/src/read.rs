@@ -127,6 +127,7 @@ mod tests {
     use lithdb_sim::{SimClock, SimFs, sim_env};
 
     use crate::event::EventListener;
+    use crate::inspect::verify_keymap;
     use crate::table::TableSetup;
     use crate::{OpenForWriting, Table, TableOptions};
 
@@ -300,5 +301,19 @@ mod tests {
         assert_eq!(told.recv().unwrap().unwrap().unwrap(), b"older");
         assert_eq!(reader.get(b"key").unwrap().unwrap(), b"older");
         drop(writer);
+    }
+
+    #[test]
+    fn a_keymap_that_has_lost_what_is_in_the_log_is_told_with_keys_and_positions() {
+        let (table, ..) = before_the_collection();
+        let at = table.put(b"other", b"value").unwrap();
+        assert!(verify_keymap(&table, &mut |_| {}).unwrap().is_sound());
+        // The keymap alone: the table still has these segments.
+        table.inner.keymap.raise_watermark(at.segment.next().unwrap());
+        let report = verify_keymap(&table, &mut |_| {}).unwrap();
+        assert_eq!((report.records, report.keys, report.wrong), (2, 0, 2));
+        assert!(!report.is_sound());
+        let says = report.to_string();
+        assert!(says.contains(&format!("\"other\" at {at}: the keymap names nothing")), "{says}");
     }
 }

@@ -5,6 +5,7 @@
 //! from, and verification reports.
 
 mod batch;
+mod clock;
 mod commit;
 mod counters;
 pub mod cut;

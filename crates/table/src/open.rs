@@ -13,11 +13,11 @@ use lithdb_env::{
 use lithdb_keymap::{Keymap, MemoryKeymap};
 use lithdb_segment::{Context, Position, SEGMENTS_DIR, STATE_FILE};
 
+use crate::clock::ClockGuard;
 use crate::commit::Commit;
 use crate::counters::Counters;
 use crate::event::Event;
 use crate::fill::Fill;
-use crate::gc::ClockGuard;
 use crate::options::{KeymapKind, TableOptions, Ttl, millis};
 use crate::plan::{Access, Plan};
 use crate::recovery::Recovery;

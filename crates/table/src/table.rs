@@ -16,11 +16,11 @@ use lithdb_env::{Env, Error, ErrorKind, Latch, Result, UnixMillis};
 use lithdb_keymap::Keymap;
 use lithdb_segment::{Context, Position, Segment, SegmentId, SegmentWriter, TableName};
 
+use crate::clock::ClockGuard;
 use crate::commit::Commit;
 use crate::counters::Counters;
 use crate::event::{Event, EventListener};
 use crate::filter::{GcFilter, refuse_in_filter};
-use crate::gc::ClockGuard;
 use crate::in_flight::InFlight;
 use crate::options::TableOptions;
 use crate::seal::Sealing;

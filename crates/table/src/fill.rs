@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use lithdb_env::sync::Mutex;
 use lithdb_env::sync::atomic::{AtomicUsize, Ordering};
 use lithdb_env::{Error, Pool, Result};
 use lithdb_keymap::{KeyHash, Keymap};
@@ -30,7 +31,8 @@ pub(crate) struct Fill<'a> {
 }
 
 impl Fill<'_> {
-    pub(crate) fn run(&self, pool: &Pool) -> Result<()> {
+    /// Returns the position of the newest primary record that was put in; the default if there was none.
+    pub(crate) fn run(&self, pool: &Pool) -> Result<Position> {
         let new = self.segments.partition_point(|segment| segment.id() < self.from.segment);
         let todo: Arc<[Arc<Segment>]> = self.segments.get(new..).unwrap_or_default().into();
         // A damaged count must not make memory grow: there are no more records than fit into the file.
@@ -44,22 +46,27 @@ impl Fill<'_> {
         self.keymap.reserve(known as usize);
         let all: Arc<[Arc<Segment>]> = self.segments.into();
         let next = Arc::new(AtomicUsize::new(0));
+        let newest = Arc::new(Mutex::new(Position::default()));
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = threads.min(MAX_THREADS).min(todo.len());
         let tasks: Vec<_> = (0..threads)
             .map(|_| {
                 let (todo, all, next) = (Arc::clone(&todo), Arc::clone(&all), Arc::clone(&next));
                 let (keymap, seed) = (Arc::clone(self.keymap), self.hash_seed);
-                let (from, end) = (self.from, self.end);
+                let (from, end, newest) = (self.from, self.end, Arc::clone(&newest));
                 move || {
                     while let Some(segment) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        fill_one(&*keymap, seed, segment, &all, from, end)?;
+                        let found = fill_one(&*keymap, seed, segment, &all, from, end)?;
+                        let mut newest = newest.lock();
+                        *newest = found.max(*newest);
                     }
                     Ok(())
                 }
             })
             .collect();
-        pool.run_all(tasks)
+        pool.run_all(tasks)?;
+        let newest = *newest.lock();
+        Ok(newest)
     }
 }
 
@@ -70,7 +77,7 @@ fn fill_one(
     all: &[Arc<Segment>],
     from: Position,
     end: Position,
-) -> Result<()> {
+) -> Result<Position> {
     let key_end = match segment.metadata() {
         Some(metadata) => metadata.key_end,
         None if segment.id() == end.segment => u64::from(end.offset),
@@ -79,10 +86,14 @@ fn fill_one(
     let mut scanner = segment.scan(key_end.max(HEADER_LEN as u64))?;
     let mut batch = Vec::with_capacity(BATCH.min((key_end / 64) as usize + 1));
     let mut same_key = |new: Position, old: Position| same_key(all, new, old);
+    let mut newest = Position::default();
     while let Some(entry) = scanner.next_entry()? {
         let at = Position::new(segment.id(), entry.offset);
         if at < from {
             continue;
+        }
+        if entry.record.is_primary() {
+            newest = at;
         }
         batch.push((KeyHash::of(seed, entry.record.key), at));
         if batch.len() == BATCH {
@@ -92,7 +103,8 @@ fn fill_one(
     }
     scanner.require_clean()?;
     keymap.insert_batch(&batch, &mut same_key)?;
-    check_totals(segment, scanner.totals())
+    check_totals(segment, scanner.totals())?;
+    Ok(newest)
 }
 
 /// A sealed segment holds what its seal says.

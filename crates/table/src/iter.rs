@@ -114,12 +114,12 @@ impl Table {
         Ok(Iter::new(segments, Position::default(), end).of(self))
     }
 
-    /// The records from `key` on, the newest record of it first. With `rev()` it goes from the newest record of the table
-    /// back to `key`.
+    /// The records from `key` on, the newest record of it first; `None` if the key is absent. With `rev()` it goes from
+    /// the newest record of the table back to `key`.
     ///
     /// # Errors
-    /// `Missing` if the key is not there, else as [`get`](Self::get).
-    pub fn iter_from(&self, key: &[u8]) -> Result<Iter> {
+    /// As [`get`](Self::get).
+    pub fn iter_from(&self, key: &[u8]) -> Result<Option<Iter>> {
         self.inner.enter()?;
         self.inner.check_asked(key)?;
         let find = || {
@@ -133,7 +133,7 @@ impl Table {
                 segment.id() == found.at.segment && u64::from(found.at.offset) < segment.key_end()
             };
             if segments.iter().any(holds_it) {
-                return Ok(Iter::new(segments, found.at, end).of(self));
+                return Ok(Some(Iter::new(segments, found.at, end).of(self)));
             }
             // Collected or rolled back since; the key may have been put again before that, or have an older value.
             let before = std::mem::replace(&mut view, self.inner.view());
@@ -141,8 +141,7 @@ impl Table {
                 break;
             }
         }
-        let message = format!("table {}: key {} is not there", self.name(), show_key(key));
-        Err(Error::new(ErrorKind::Missing, message))
+        Ok(None)
     }
 
     /// The key of the oldest record.
@@ -154,14 +153,51 @@ impl Table {
         Ok(entry.map(|entry| entry.key().to_vec()))
     }
 
-    /// The key of the newest record.
+    /// The primary key of the newest value. Reads one record.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     pub fn newest_key(&self) -> Result<Option<Vec<u8>>> {
-        let entry = self.iter()?.next_back().transpose()?;
-        Ok(entry.map(|entry| entry.key().to_vec()))
+        self.inner.enter()?;
+        let read = || self.inner.read_newest();
+        self.inner.again_if_collected(read).map_err(|e| self.inner.in_context(&e))
     }
+}
+
+impl Inner {
+    fn read_newest(self: &Arc<Self>) -> Result<Option<Vec<u8>>> {
+        let newest = match &self.mode {
+            Mode::Read(side) => side.newest(),
+            Mode::Write(side) => {
+                let writer = side.writer.lock();
+                let log_end = writer.log_end();
+                let end = side.in_flight.complete_end(Position::default(), log_end);
+                if end < log_end {
+                    // Large values on their way: what is before them shows, and is not known without a walk.
+                    let segments = self.segments.read().clone();
+                    drop(writer);
+                    return newest_primary(Iter::new(segments, Position::default(), end));
+                }
+                writer.newest
+            }
+        };
+        // If its segment was collected, every older one was, too.
+        let Some(segment) = self.segment(newest.segment) else { return Ok(None) };
+        let (key, _, is_primary) = segment.read_key(newest.offset)?;
+        assert!(is_primary, "{newest}: an alias was noted as the newest value");
+        Ok(Some(key.to_vec()))
+    }
+}
+
+/// The key of the last primary record of a walk.
+fn newest_primary(walk: Iter) -> Result<Option<Vec<u8>>> {
+    for entry in walk.rev() {
+        let entry = entry?;
+        if entry.is_primary() {
+            return Ok(Some(entry.key().to_vec()));
+        }
+    }
+    Ok(None)
 }
 
 impl Iter {

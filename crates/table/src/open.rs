@@ -125,7 +125,8 @@ impl Table {
         drop(readers_excluded);
         let keymap = new_keymap(options.keymap.unwrap_or_default());
         keymap.raise_watermark(state.watermark);
-        let writer = TableWriter { begun: None, segment: recovered.writer };
+        let writer =
+            TableWriter { newest: Position::default(), begun: None, segment: recovered.writer };
         let end = writer.log_end();
         let fill = Fill {
             keymap: &keymap,
@@ -134,12 +135,12 @@ impl Table {
             from: Position::default(),
             end,
         };
-        fill.run(&env.pool)?;
+        let newest = fill.run(&env.pool)?;
         let steady = env.clock.monotonic();
         let begun = begun_at(&writer, env.clock.now());
         let side = WriteSide {
             commit: Commit::new(end, coalesce),
-            writer: Mutex::new(TableWriter { begun, ..writer }),
+            writer: Mutex::new(TableWriter { newest, begun, ..writer }),
             sealing: Default::default(),
             in_flight: Default::default(),
             collecting: Mutex::new(ClockGuard::new(

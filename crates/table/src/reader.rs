@@ -37,6 +37,8 @@ pub(crate) struct ReadSide {
     /// Whether the keymap may lack older values of keys, because something that was seen is gone and it could not be filled
     /// anew since. Taken with `end`.
     refill: Mutex<bool>,
+    /// The newest primary record that is seen, the default if there is none.
+    newest: Mutex<Position>,
     /// What the unsealed segment held when the view was taken.
     tail: Mutex<Totals>,
     /// The floor of segment ids when the view was taken: it rises when segments are given up.
@@ -130,6 +132,7 @@ fn open_once(setup: &TableSetup, options: &TableOptions) -> Result<Table> {
         end: Mutex::default(),
         views: AtomicU64::default(),
         refill: Mutex::default(),
+        newest: Mutex::default(),
         tail: Mutex::default(),
         floor: AtomicU32::default(),
     };
@@ -172,6 +175,11 @@ impl ReadSide {
     /// Waits while another thread takes a new view.
     pub(crate) fn wait_for_view(&self) {
         drop(self.end.lock());
+    }
+
+    pub(crate) fn newest(&self) -> Position {
+        let _view = self.end.lock();
+        *self.newest.lock()
     }
 
     pub(crate) fn tail_counts(&self) -> Totals {
@@ -297,7 +305,11 @@ impl ReadSide {
         };
         let filled = fill.run(&inner.env.pool);
         self.views.fetch_add(1, Ordering::AcqRel);
-        filled?;
+        let newest = filled?;
+        let is_new = !is_cut && !*refill;
+        let mut seen = self.newest.lock();
+        *seen = if is_new { newest.max(*seen) } else { newest };
+        drop(seen);
         *refill = false;
         *end = new_end;
         *self.tail.lock() = tail_totals;

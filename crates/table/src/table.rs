@@ -94,6 +94,8 @@ pub(crate) struct WriteSide {
 #[derive(Debug)]
 pub(crate) struct TableWriter {
     pub(crate) segment: Option<SegmentWriter>,
+    /// The newest primary record, the default while there is none.
+    pub(crate) newest: Position,
     /// When the segment got its first record in this process's knowledge.
     pub(crate) begun: Option<UnixMillis>,
 }

@@ -139,6 +139,7 @@ impl Inner {
         placed.map_err(|e| self.fail(&e))?;
         let segment = Arc::clone(segment_writer.segment());
         writer.begun.get_or_insert(now);
+        writer.newest = last_primary;
         Ok(Placed { segment, first: first.unwrap_or_default(), last_primary, direct, keys })
     }
 

@@ -69,5 +69,5 @@ fn a_batch_and_a_newer_value_of_a_key() {
     let table = world.open(&TableOptions::new()).unwrap();
     assert_eq!(table.get(b"a").unwrap().unwrap(), b"two");
     assert_eq!(table.get(b"b").unwrap().unwrap().len(), 100_000);
-    assert_eq!(table.iter_from(b"b").unwrap().count(), 2);
+    assert_eq!(table.iter_from(b"b").unwrap().unwrap().count(), 2);
 }

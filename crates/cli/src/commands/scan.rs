@@ -49,15 +49,22 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let table = existing_table(&db, &args.table)?;
     let limit = args.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let from = args.from.as_ref();
-    let all = match from {
-        Some(key) if !args.rev => table.iter_from(&key.0)?,
-        _ => table.iter()?,
+    let Some(key) = from else {
+        let all = table.iter()?;
+        return match args.rev {
+            true => show_all(args, command, &mut all.rev().take(limit)),
+            false => show_all(args, command, &mut all.take(limit)),
+        };
+    };
+    let Some(mut behind) = table.iter_from(&key.0)? else {
+        let key = keys::show(&key.0);
+        return Err(Failure::failed(format_args!("not found: key {key} in table {}", args.table)));
     };
     if !args.rev {
-        return show_all(args, command, &mut all.take(limit));
+        return show_all(args, command, &mut behind.take(limit));
     }
-    let Some(key) = from else { return show_all(args, command, &mut all.rev().take(limit)) };
-    let Some(newest) = table.iter_from(&key.0)?.next().transpose()? else { return Ok(()) };
+    let Some(newest) = behind.next().transpose()? else { return Ok(()) };
+    let all = table.iter()?;
     let is_newer = |entry: &lithdb::Result<Entry>| {
         entry.as_ref().is_ok_and(|entry| entry.position() > newest.position())
     };

@@ -94,7 +94,7 @@ fn a_key_that_is_put_again_is_never_absent_while_its_older_segment_is_collected(
                     let value =
                         reader.get(b"key").unwrap().expect("the key was there all the time");
                     assert!(value == b"newer"[..] || !was_newer && value == b"older"[..]);
-                    let first = reader.iter_from(b"key").unwrap().next().unwrap().unwrap();
+                    let first = reader.iter_from(b"key").unwrap().unwrap().next().unwrap().unwrap();
                     assert_eq!(first.key(), b"key");
                 }
             }),

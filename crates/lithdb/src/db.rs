@@ -5,19 +5,19 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use lithdb_env::{Env, ErrorKind, Result};
 use lithdb_segment::{HandleLimit, TableName};
 use lithdb_table::roots::Roots;
-use lithdb_table::{GcFilter, OpenForWriting, Presence, Table, TableOptions, TableStats, presence};
-use parking_lot::Mutex;
+use lithdb_table::{GcFilter, Presence, Table, TableOptions, TableStats, presence};
+use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
 use crate::maintenance::Maintenance;
 use crate::options::{Components, DbOptions};
-use crate::shared::{Keeper, OpenTable, Shared, closed, no_table, refuse_pending_rollback};
+use crate::shared::{Keeper, Shared, no_table, refuse_pending_rollback};
+use crate::tables::{OpenTable, Tables, closed};
 
 /// An open database. Cheap to clone; all clones and all handles of its tables keep it open. The last one dropped
 /// flushes on a best effort; [`close`](Db::close) says whether that worked.
@@ -115,11 +115,10 @@ impl Db {
         let shared = Arc::new(Shared {
             handles: Arc::new(HandleLimit::new(options.max_open_files)),
             paths: roots.paths().to_vec(),
-            roots: Mutex::new(Some(roots)),
-            tables: Mutex::default(),
+            roots: RwLock::new(Some(roots)),
+            tables: Tables::default(),
             maintenance: Mutex::default(),
             last_gc: Mutex::default(),
-            closed: AtomicBool::new(false),
             read_only,
             env,
             options,
@@ -180,25 +179,29 @@ impl Db {
         create: bool,
     ) -> Result<Table> {
         let shared = &self.shared;
-        let name = TableName::new(name)?;
-        let mut tables = shared.tables.lock();
         shared.check_open()?;
-        let keeper: Arc<dyn Any + Send + Sync> = Arc::clone(&self.keeper) as _;
-        if let Some(open) = tables.get(&name) {
-            if let Some(options) = &options {
-                open.refuse_other(&name, options, filter.is_some())?;
-            }
-            return Ok(open.table.kept_by(keeper));
-        }
-        let asked = options.unwrap_or_default();
+        let name = TableName::new(name)?;
+        let asked = options.clone().unwrap_or_default();
         let has_filter = filter.is_some();
         let setup = shared.setup(name.clone(), filter);
+        let keeper: Arc<dyn Any + Send + Sync> = Arc::clone(&self.keeper) as _;
+        let slot = shared.tables.claim(&name)?;
+        let is_open = slot.open(|open| {
+            if let Some(options) = &options {
+                open.refuse_other(&name, options, has_filter)?;
+            }
+            Ok(open.table.kept_by(Arc::clone(&keeper)))
+        });
+        if let Some(handle) = is_open {
+            return handle;
+        }
+        slot.settle();
         let mut effective = asked.clone();
         effective.keymap.get_or_insert(shared.options.keymap);
         effective.validate()?;
         let table = shared.open_or_create(&setup, &effective, create)?;
         let handle = table.kept_by(keeper);
-        tables.insert(name, OpenTable { table, options: asked, has_filter });
+        slot.replace(Some(OpenTable { table, options: asked, has_filter }));
         Ok(handle)
     }
 
@@ -209,7 +212,7 @@ impl Db {
     pub fn tables(&self) -> Result<Vec<TableName>> {
         let shared = &self.shared;
         shared.check_open()?;
-        let roots = shared.roots.lock();
+        let roots = shared.roots.read();
         let Some(roots) = &*roots else { return Err(closed()) };
         let mut names = roots.table_names(&shared.env)?;
         let mut problem = None;
@@ -239,24 +242,24 @@ impl Db {
         let shared = &self.shared;
         shared.check_writable()?;
         let name = TableName::new(name)?;
-        let mut tables = shared.tables.lock();
-        shared.check_writable()?; // it may have been closed while this waited
         let setup = shared.setup(name.clone(), None);
-        match tables.get(&name) {
-            Some(open) => open.table.begin_drop()?,
-            None => match presence(&*shared.env.fs, &setup.dirs)? {
-                Presence::Absent => return Err(no_table(&name)),
-                // A drop that failed half-way goes on.
-                Presence::Interrupted => {}
-                Presence::Present => {
-                    let how = OpenForWriting::default();
-                    let opened = Table::open(&setup, &TableOptions::default(), how);
+        let slot = shared.tables.claim(&name)?;
+        // One that failed is closed: its state is read again before it is changed.
+        let open = slot.open(|open| open.table.clone()).filter(|table| table.failure().is_none());
+        match open {
+            Some(table) => table.begin_drop()?,
+            None => {
+                slot.settle();
+                match presence(&*shared.env.fs, &setup.dirs)? {
+                    Presence::Absent => return Err(no_table(&name)),
+                    // A drop that failed half-way goes on.
+                    Presence::Interrupted => {}
                     // One that cannot be opened can be dropped all the same, but only by hand: it may be somebody's data.
-                    opened?.begin_drop()?;
+                    Presence::Present => Table::begin_drop_of(&setup)?,
                 }
-            },
+            }
         }
-        tables.remove(&name);
+        slot.replace(None);
         Table::remove(&setup)
     }
 
@@ -276,7 +279,7 @@ impl Db {
     /// database back, or if that was interrupted: the old views stay.
     pub fn refresh(&self) -> Result<()> {
         self.shared.check_open()?;
-        if let (true, Some(roots)) = (self.shared.read_only, &*self.shared.roots.lock()) {
+        if let (true, Some(roots)) = (self.shared.read_only, &*self.shared.roots.read()) {
             refuse_pending_rollback(&self.shared.env, roots)?;
         }
         self.shared.each_table(Table::refresh)
@@ -284,8 +287,8 @@ impl Db {
 
     /// The database in numbers.
     pub fn stats(&self) -> DbStats {
-        let tables = self.shared.tables.lock();
-        let stats = tables.iter().map(|(name, open)| (name.clone(), open.table.stats()));
+        let tables = self.shared.tables.all();
+        let stats = tables.iter().map(|table| (table.name().clone(), table.stats()));
         DbStats {
             roots: self.shared.paths.clone(),
             open_files: self.shared.handles.open_files(),

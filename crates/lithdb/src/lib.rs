@@ -43,6 +43,7 @@ mod inspect;
 mod maintenance;
 mod options;
 mod shared;
+mod tables;
 
 pub use db::{Db, DbStats};
 pub use inspect::{Refused, Repair, Repaired, Verification};

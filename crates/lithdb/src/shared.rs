@@ -1,21 +1,22 @@
 //! What all handles of a database share: roots and locks, open tables, upkeep, closing.
 
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lithdb_env::{Env, Error, ErrorKind, Result, exists};
+use lithdb_env::{Env, Error, ErrorKind, Result, exists, spawn};
 pub(crate) use lithdb_rollback::refuse_pending as refuse_pending_rollback;
 use lithdb_segment::{HandleLimit, SEGMENTS_DIR, TableName};
 use lithdb_table::roots::Roots;
-use lithdb_table::{GcFilter, Presence, Table, TableOptions, TableSetup, Upkeep, presence};
-use parking_lot::Mutex;
+use lithdb_table::{
+    GcFilter, Presence, Table, TableOptions, TableSetup, Upkeep, presence, refuse_in_callback,
+};
+use parking_lot::{Mutex, RwLock};
 
 use crate::maintenance::Maintenance;
 use crate::options::{Components, DbOptions};
+use crate::tables::Tables;
 
 /// What every handle of the database and of its tables holds. Closes the database when the last one goes, there and
 /// then: the maintenance thread has a share in what is closed, but none in this.
@@ -27,49 +28,20 @@ pub(crate) struct Shared {
     pub(crate) components: Components,
     pub(crate) env: Env,
     pub(crate) handles: Arc<HandleLimit>,
-    /// The locks on the roots; gone when the database is closed.
-    pub(crate) roots: Mutex<Option<Roots>>,
+    /// The locks on the roots; gone when the database is closed. Only closing waits for those who use them.
+    pub(crate) roots: RwLock<Option<Roots>>,
     pub(crate) paths: Vec<PathBuf>,
-    pub(crate) tables: Mutex<BTreeMap<TableName, OpenTable>>,
+    pub(crate) tables: Tables,
     pub(crate) maintenance: Mutex<Option<Maintenance>>,
     pub(crate) last_gc: Mutex<Option<Duration>>,
-    pub(crate) closed: AtomicBool,
     pub(crate) read_only: bool,
 }
 
-/// A table that is open, and what it was opened with.
-pub(crate) struct OpenTable {
-    pub(crate) table: Table,
-    pub(crate) options: TableOptions,
-    pub(crate) has_filter: bool,
-}
-
-impl OpenTable {
-    pub(crate) fn refuse_other(
-        &self,
-        name: &TableName,
-        asked: &TableOptions,
-        with_filter: bool,
-    ) -> Result<()> {
-        if self.options == *asked && self.has_filter == with_filter {
-            return Ok(());
-        }
-        let filter = |has| if has { "with a GC filter" } else { "without a GC filter" };
-        Err(Error::new(
-            ErrorKind::Conflict,
-            format!(
-                "table {name} is open already: expected {:?} {}, found {asked:?} {}",
-                self.options,
-                filter(self.has_filter),
-                filter(with_filter)
-            ),
-        ))
-    }
-}
-
 impl Shared {
+    /// Every call begins here.
     pub(crate) fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) { Err(closed()) } else { Ok(()) }
+        refuse_in_callback()?;
+        self.tables.check_open()
     }
 
     pub(crate) fn check_writable(&self) -> Result<()> {
@@ -121,7 +93,7 @@ impl Shared {
         }
         // A torn tail is cut only while nobody reads.
         let mut exclude = || {
-            let roots = self.roots.lock();
+            let roots = self.roots.read();
             let guard = roots.as_ref().map(Roots::exclude_readers).transpose()?.flatten();
             Ok(guard.map(|guard| Box::new(guard) as Box<dyn Any>))
         };
@@ -131,7 +103,7 @@ impl Shared {
     /// Removes what drops and creations left that were interrupted. What cannot be removed now is tried again by the next
     /// opening; nobody sees it meanwhile.
     pub(crate) fn finish_interrupted(&self) {
-        let roots = self.roots.lock();
+        let roots = self.roots.read();
         let names = roots.as_ref().map(|roots| roots.table_names(&self.env));
         let Some(Ok(names)) = names else { return };
         for name in names {
@@ -148,11 +120,20 @@ impl Shared {
         }
     }
 
-    pub(crate) fn each_table(&self, act: impl Fn(&Table) -> Result<()>) -> Result<()> {
-        let tables: Vec<Table> =
-            self.tables.lock().values().map(|open| open.table.clone()).collect();
-        let results: Vec<_> = tables.iter().map(act).collect();
-        results.into_iter().collect()
+    /// Does something with every open table, several at a time. The first error is returned; the others are done all the
+    /// same.
+    pub(crate) fn each_table(
+        &self,
+        act: impl Fn(&Table) -> Result<()> + Copy + Send + 'static,
+    ) -> Result<()> {
+        let task = |table: Table| {
+            move || match act(&table) {
+                // Its data was made durable, or not, by whoever closed or dropped it.
+                Err(error) if error.kind() == ErrorKind::Closed && table.is_closed() => Ok(()),
+                result => result,
+            }
+        };
+        self.env.pool.run_all(self.tables.all().into_iter().map(task).collect())
     }
 
     pub(crate) fn maintain(&self) -> Result<()> {
@@ -175,36 +156,40 @@ impl Shared {
         };
         // Collection last: a slow filter of one table must not hold up the others' flushes.
         let first = Upkeep { collect: false, ..upkeep };
-        let kept_up = self.each_table(|table| table.tick(&first));
-        let collected = if collect { self.each_table(|table| table.tick(&upkeep)) } else { Ok(()) };
+        let kept_up = self.each_table(move |table| table.tick(&first));
+        let collected =
+            if collect { self.each_table(move |table| table.tick(&upkeep)) } else { Ok(()) };
         kept_up.and(collected)
     }
 
     pub(crate) fn close(&self) -> Result<()> {
-        if self.closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
+        refuse_in_callback()?;
+        let Some(_closing) = self.tables.begin_close() else { return Ok(()) };
         let maintenance = self.maintenance.lock().take();
         if let Some(maintenance) = maintenance {
             maintenance.stop();
         }
         let result = self.each_table(Table::close);
-        self.tables.lock().clear();
-        *self.roots.lock() = None;
+        *self.roots.write() = None;
         result
     }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        if let Err(error) = self.0.close() {
-            tracing::error!(%error, "closing the database when its last handle was dropped");
+        let shared = Arc::clone(&self.0);
+        let close = move || {
+            if let Err(error) = shared.close() {
+                tracing::error!(%error, "closing the database when its last handle was dropped");
+            }
+        };
+        if refuse_in_callback().is_ok() {
+            close();
+        } else if let Err(error) = spawn("lithdb-close", close) {
+            // The caller holds locks that closing would wait for. What is not flushed is lost as by a crash.
+            tracing::error!(%error, "no thread to close the database, whose last handle a callback dropped");
         }
     }
-}
-
-pub(crate) fn closed() -> Error {
-    Error::new(ErrorKind::Closed, "the database was closed")
 }
 
 pub(crate) fn no_table(name: &TableName) -> Error {

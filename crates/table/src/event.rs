@@ -1,13 +1,13 @@
 //! What happens to a table, for whoever wants to know. Never on a path that decides durability.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use lithdb_env::{Error, UnixMillis};
 use lithdb_segment::{SegmentId, TableName};
 
+use crate::callback::call;
 use crate::recovery::RecoveryReport;
 
 /// Something happened to a table.
@@ -86,8 +86,8 @@ impl Event {
     }
 }
 
-/// Is called with every event, on the thread where it happened, which may hold locks of the database: it must be quick
-/// and must not call the database (hand the event to a channel). What it panics with is dropped.
+/// Is called with every event, on the thread where it happened, which may hold locks of the table: it must be quick. Calls
+/// of the database are refused in it, with `InvalidArgument`: hand the event to a channel. What it panics with is dropped.
 #[derive(Clone)]
 pub struct EventListener(Arc<dyn Fn(&Event) + Send + Sync>);
 
@@ -106,7 +106,9 @@ impl EventListener {
             Event::ClockJump { .. } | Event::GcPaused { .. } => tracing::warn!(?event),
             _ => tracing::info!(?event),
         }
-        let _ = catch_unwind(AssertUnwindSafe(|| (self.0)(event)));
+        if call("an event listener", || (self.0)(event)).is_err() {
+            tracing::warn!("the event listener panicked");
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! from, and verification reports.
 
 mod batch;
+mod callback;
 mod clock;
 mod commit;
 mod counters;
@@ -35,6 +36,7 @@ pub mod tail;
 mod write;
 
 pub use batch::{Batch, BatchEntry, MAX_BATCH_BYTES, MAX_BATCH_KEYS, SecondaryKey, show_key};
+pub use callback::refuse_in_callback;
 pub use event::{Event, EventListener};
 pub use filter::GcFilter;
 pub use gc::GcReport;

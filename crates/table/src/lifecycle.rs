@@ -6,6 +6,7 @@ use std::path::Path;
 use lithdb_env::{Error, FileKind, Fs, Result, leftover_of, sync_parent};
 use lithdb_segment::{SEGMENTS_DIR, STATE_FILE, SegmentFile};
 
+use crate::plan::{Access, Plan};
 use crate::state::{StateFile, TableState};
 use crate::table::{Table, TableSetup};
 
@@ -33,15 +34,32 @@ impl Table {
     /// `Io`, which latches the table.
     pub fn begin_drop(&self) -> Result<()> {
         let side = self.inner.enter_write()?;
-        // No put may be under way, and no seal: their files are about to go.
-        let _writer = side.writer.lock();
-        self.inner.still_open()?;
-        let _ = side.sealing.finish(&self.inner, side);
-        let written = side.state.update(|state| state.dropping = true);
-        written.map_err(|e| self.inner.latch(&e))?;
-        self.set_closed();
+        let _ending = side.ending.lock();
+        {
+            // Puts and seals that are under way are waited for below: their files are about to go.
+            let _writer = side.writer.lock();
+            self.inner.still_open()?;
+            let written = side.state.update(|state| state.dropping = true);
+            written.map_err(|e| self.inner.latch(&e))?;
+            self.set_closed();
+        }
+        side.settle();
         Ok(())
     }
+
+    /// As [`begin_drop`](Self::begin_drop), for a table of which no handle is open.
+    ///
+    /// # Errors
+    /// What opening the table refuses before it reads its records; `Io`.
+    pub fn begin_drop_of(setup: &TableSetup) -> Result<()> {
+        begin_drop_of(setup).map_err(|e| setup.in_context(&e))
+    }
+}
+
+fn begin_drop_of(setup: &TableSetup) -> Result<()> {
+    let state = StateFile::open(&*setup.env.fs, &setup.state_path())?;
+    Plan::make(&setup.env, &setup.segment_dirs(), &state.get(), Access::Write)?;
+    state.update(|state| state.dropping = true)
 }
 
 fn create(setup: &TableSetup) -> Result<()> {

@@ -4,13 +4,15 @@
 //! longer than a put does.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lithdb_env::{ErrorKind, Result};
 use lithdb_segment::Position;
 
+use crate::callback::refuse_in_callback;
 use crate::state::DurableTail;
-use crate::table::{Inner, Table, WriteSide};
+use crate::table::{Inner, Mode, Table, WriteSide};
 
 /// When a table does by itself what it could be asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,34 +74,43 @@ impl Table {
     }
 
     /// Makes everything durable and leaves the table so that the next opening has nothing to repair. Every later call on
-    /// any handle is refused. Closing a second time does nothing.
+    /// any handle is refused. Closing a second time waits until it is closed, and does nothing.
     ///
     /// # Errors
     /// As [`flush`](Self::flush): then something that was put is not durable. The table is closed all the same.
+    /// `InvalidArgument` in a callback, which closes nothing.
     pub fn close(&self) -> Result<()> {
-        if self.inner.write_side().is_err()
-            || self.inner.closed.load(std::sync::atomic::Ordering::Acquire)
-        {
+        refuse_in_callback()?;
+        let Mode::Write(side) = &self.inner.mode else {
             self.set_closed();
             return Ok(());
-        }
-        let side = self.inner.write_side()?;
+        };
+        let _ending = side.ending.lock();
         {
             // Whatever was put before this is made durable; whatever comes after is refused.
             let _writer = side.writer.lock();
-            self.inner.closing.store(true, std::sync::atomic::Ordering::Release);
+            if self.is_closed() {
+                return Ok(());
+            }
+            self.inner.closing.store(true, Ordering::Release);
         }
         let left = self.flush().and_then(|()| self.inner.leave_clean(side));
         {
             let _writer = side.writer.lock();
             self.set_closed();
         }
-        // Whoever was past the door by then comes to an end before the locks may be given back.
-        side.in_flight.wait_all();
-        side.commit.wait_idle();
-        side.sealing.wait_idle();
-        drop(side.collecting.lock());
+        side.settle();
         left
+    }
+}
+
+impl WriteSide {
+    /// The table is closed: waits until whoever was past the door by then has come to an end. Nothing is written after it.
+    pub(crate) fn settle(&self) {
+        self.in_flight.wait_all();
+        self.commit.wait_idle();
+        self.sealing.wait_idle();
+        drop(self.collecting.lock());
     }
 }
 
@@ -156,6 +167,7 @@ impl Inner {
     fn write_mark(self: &Arc<Self>, side: &WriteSide) -> Result<()> {
         let end = {
             let mut writer = side.writer.lock();
+            self.still_open()?;
             let was_durable = side.commit.durable() >= writer.log_end();
             let now = self.env.clock.now();
             let Some(segment) = &mut writer.segment else { return Ok(()) };

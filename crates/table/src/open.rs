@@ -150,8 +150,13 @@ impl Table {
                 steady,
             )),
             activity: Default::default(),
+            ending: Default::default(),
+            counts: Default::default(),
             state: state_file,
         };
+        if let Some(segment) = &side.writer.lock().segment {
+            side.counts.set(segment.totals());
+        }
         let state = side.state.get();
         let table =
             Self::assemble(setup, options, context, &state, keymap, Mode::Write(Box::new(side)));

@@ -7,7 +7,7 @@ use lithdb_segment::{Position, SegmentId};
 use serde::Serialize;
 
 use crate::options::KeymapKind;
-use crate::table::Table;
+use crate::table::{Mode, Table};
 
 /// A table in numbers, at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -54,28 +54,39 @@ impl Table {
     /// The table in numbers.
     pub fn stats(&self) -> TableStats {
         let inner = &self.inner;
-        let (segments, log_end) = inner.snapshot();
         let (mut keys, mut values, mut bytes, mut unflushed_bytes) = (0, 0, 0, 0);
+        let (segments, log_end) = match &inner.mode {
+            Mode::Read(side) => side.snapshot(inner),
+            // Without the writer's lock: it is held while a segment is created, and where a listener is called.
+            Mode::Write(side) => {
+                let segments = inner.segments.read().clone();
+                let end = segments.last().map_or(Position::default(), |mutable| {
+                    Position::new(mutable.id(), mutable.key_end() as u32)
+                });
+                (segments, side.in_flight.complete_end(Position::default(), end))
+            }
+        };
         for metadata in segments.iter().filter_map(|s| s.metadata()) {
             keys += metadata.records;
             values += metadata.primaries;
             bytes += metadata.bytes();
         }
-        if let Ok(side) = inner.write_side() {
+        if let Mode::Write(side) = &inner.mode {
             // A segment whose seal is pending, and the mutable one.
             if let Some(totals) = side.sealing.pending_totals() {
                 keys += totals.records;
                 values += totals.primaries;
                 bytes += totals.key_end + totals.value_ends.iter().sum::<u64>();
             }
-            let writer = side.writer.lock();
-            if let Some(segment) = &writer.segment {
-                keys += segment.totals().records;
-                values += segment.totals().primaries;
-                bytes += segment.bytes();
-                unflushed_bytes = segment.bytes().saturating_sub(segment.segment().durable_bytes());
+            let (records, primaries) = side.counts.get();
+            keys += records;
+            values += primaries;
+            if let Some(mutable) = segments.last() {
+                let written = mutable.key_end() + mutable.value_ends().iter().sum::<u64>();
+                bytes += written;
+                unflushed_bytes = written.saturating_sub(mutable.durable_bytes());
             }
-        } else if let crate::table::Mode::Read(side) = &inner.mode {
+        } else if let Mode::Read(side) = &inner.mode {
             let tail = side.tail_counts();
             keys += tail.records;
             values += tail.primaries;

@@ -10,17 +10,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lithdb_env::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use lithdb_env::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use lithdb_env::sync::{Mutex, RwLock};
 use lithdb_env::{Env, Error, ErrorKind, Latch, Result, UnixMillis};
 use lithdb_keymap::Keymap;
+use lithdb_segment::scan::Totals;
 use lithdb_segment::{Context, Position, Segment, SegmentId, SegmentWriter, TableName};
 
+use crate::callback::refuse_in_callback;
 use crate::clock::ClockGuard;
 use crate::commit::Commit;
 use crate::counters::Counters;
 use crate::event::{Event, EventListener};
-use crate::filter::{GcFilter, refuse_in_filter};
+use crate::filter::GcFilter;
 use crate::in_flight::InFlight;
 use crate::options::TableOptions;
 use crate::seal::Sealing;
@@ -88,6 +90,26 @@ pub(crate) struct WriteSide {
     pub(crate) in_flight: InFlight,
     pub(crate) collecting: Mutex<ClockGuard>,
     pub(crate) activity: Mutex<Activity>,
+    pub(crate) counts: Counts,
+    /// Held while the table is being closed or dropped, before any other lock.
+    pub(crate) ending: Mutex<()>,
+}
+
+/// The records and the primary ones among them of the mutable segment, for those who do not take the writer's lock. Both
+/// stay below 2^32: a key file does.
+#[derive(Debug, Default)]
+pub(crate) struct Counts(AtomicU64);
+
+impl Counts {
+    /// Set under the writer's lock.
+    pub(crate) fn set(&self, totals: &Totals) {
+        self.0.store(totals.records << 32 | totals.primaries, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> (u64, u64) {
+        let packed = self.0.load(Ordering::Relaxed);
+        (packed >> 32, packed & u64::from(u32::MAX))
+    }
 }
 
 /// The writer of the mutable segment; `None` while the table has no segment.
@@ -189,6 +211,11 @@ impl Table {
         self.inner.latch.cause().cloned()
     }
 
+    /// Whether the table was closed or dropped: every call is refused. Values and iterators that are held stay good.
+    pub fn is_closed(&self) -> bool {
+        self.inner.closed.load(Ordering::Acquire)
+    }
+
     /// From now on every call is refused. Values and iterators that are held stay good.
     pub(crate) fn set_closed(&self) {
         self.inner.closed.store(true, Ordering::Release);
@@ -198,7 +225,7 @@ impl Table {
 impl Inner {
     /// Every public call begins here.
     pub(crate) fn enter(&self) -> Result<()> {
-        refuse_in_filter()?;
+        refuse_in_callback()?;
         self.still_open()
     }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_keymap::KeyHash;
+use lithdb_segment::scan::Totals;
 use lithdb_segment::{DirectWrite, Group, NewSegment, Position, Segment, SegmentId, SegmentWriter};
 
 use crate::batch::{Batch, SecondaryKey, check_group, check_key, show_key};
@@ -137,6 +138,7 @@ impl Inner {
             keys.push((KeyHash::of(seed, bytes), at));
         });
         placed.map_err(|e| self.fail(&e))?;
+        side.counts.set(segment_writer.totals());
         let segment = Arc::clone(segment_writer.segment());
         writer.begun.get_or_insert(now);
         writer.newest = last_primary;
@@ -271,6 +273,7 @@ impl Inner {
         writer.segment =
             Some(SegmentWriter::new(Arc::clone(&next), inline_max, next_totals, None, None));
         writer.begun = None;
+        side.counts.set(&Totals::default());
         side.sealing.begin(self, job, next);
         Ok(())
     }

@@ -1,0 +1,195 @@
+//! The open tables of a database: a slot for each name.
+//!
+//! The lock here is held for moments, never during I/O. Whoever opens or drops a table claims its slot. Others who want
+//! the same name wait for that, and nobody else does.
+
+use std::collections::BTreeMap;
+use std::thread::ThreadId;
+
+use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_segment::TableName;
+use lithdb_table::{Table, TableOptions};
+use parking_lot::{Condvar, Mutex};
+
+/// A table that is open, and what it was opened with. It may have been closed since.
+pub(crate) struct OpenTable {
+    pub(crate) table: Table,
+    pub(crate) options: TableOptions,
+    pub(crate) has_filter: bool,
+}
+
+impl OpenTable {
+    pub(crate) fn refuse_other(
+        &self,
+        name: &TableName,
+        asked: &TableOptions,
+        with_filter: bool,
+    ) -> Result<()> {
+        if self.options == *asked && self.has_filter == with_filter {
+            return Ok(());
+        }
+        let filter = |has| if has { "with a GC filter" } else { "without a GC filter" };
+        Err(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "table {name} is open already: expected {:?} {}, found {asked:?} {}",
+                self.options,
+                filter(self.has_filter),
+                filter(with_filter)
+            ),
+        ))
+    }
+}
+
+/// All slots, and whether the database is open.
+#[derive(Default)]
+pub(crate) struct Tables {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    phase: Phase,
+    slots: BTreeMap<TableName, Slot>,
+}
+
+#[derive(Default)]
+struct Slot {
+    is_claimed: bool,
+    open: Option<OpenTable>,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Open,
+    /// By this thread.
+    Closing(ThreadId),
+    Closed,
+}
+
+impl State {
+    fn check_open(&self) -> Result<()> {
+        if self.phase == Phase::Open { Ok(()) } else { Err(closed()) }
+    }
+}
+
+impl Tables {
+    pub(crate) fn check_open(&self) -> Result<()> {
+        self.state.lock().check_open()
+    }
+
+    /// Claims the slot of `name` when nobody else has it.
+    pub(crate) fn claim(&self, name: &TableName) -> Result<Claim<'_>> {
+        let mut state = self.state.lock();
+        loop {
+            state.check_open()?;
+            let slot = state.slots.entry(name.clone()).or_default();
+            if !slot.is_claimed {
+                slot.is_claimed = true;
+                return Ok(Claim { tables: self, name: name.clone() });
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// All tables that are open.
+    pub(crate) fn all(&self) -> Vec<Table> {
+        let state = self.state.lock();
+        state
+            .slots
+            .values()
+            .filter_map(|slot| slot.open.as_ref())
+            .map(|o| o.table.clone())
+            .collect()
+    }
+
+    /// Begins to close: from now on nothing is claimed, and what is claimed is waited for. `None` if it is closed; one
+    /// that another thread is closing is waited for.
+    pub(crate) fn begin_close(&self) -> Option<Closing<'_>> {
+        let this = std::thread::current().id();
+        let mut state = self.state.lock();
+        loop {
+            match state.phase {
+                Phase::Open => break,
+                // What the tables hold of the caller's is dropped while they are closed, and may call this.
+                Phase::Closing(by) if by == this => return None,
+                Phase::Closing(_) => self.changed.wait(&mut state),
+                Phase::Closed => return None,
+            }
+        }
+        state.phase = Phase::Closing(this);
+        while state.slots.values().any(|slot| slot.is_claimed) {
+            self.changed.wait(&mut state);
+        }
+        Some(Closing { tables: self })
+    }
+}
+
+/// A slot that nobody else may claim meanwhile.
+pub(crate) struct Claim<'a> {
+    tables: &'a Tables,
+    name: TableName,
+}
+
+impl Claim<'_> {
+    /// The table, unless it has been closed.
+    pub(crate) fn open<T>(&self, look: impl FnOnce(&OpenTable) -> T) -> Option<T> {
+        let state = self.tables.state.lock();
+        let open = state.slots.get(&self.name)?.open.as_ref();
+        open.filter(|open| !open.table.is_closed()).map(look)
+    }
+
+    /// Waits until a table that was closed has come to its end, and closes one that has failed: nothing of it is written
+    /// any more.
+    pub(crate) fn settle(&self) {
+        let state = self.tables.state.lock();
+        let open = state.slots.get(&self.name).and_then(|slot| slot.open.as_ref());
+        let table = open.map(|open| open.table.clone());
+        drop(state);
+        // What did not become durable was said when the table failed or was closed.
+        if let Some(Err(error)) = table.map(|table| table.close()) {
+            tracing::debug!(%error, "closing a table that has failed");
+        }
+    }
+
+    /// Puts a table into the slot, or empties it; returns what was there.
+    pub(crate) fn replace(&self, open: Option<OpenTable>) -> Option<OpenTable> {
+        let mut state = self.tables.state.lock();
+        let slot = state.slots.entry(self.name.clone()).or_default();
+        std::mem::replace(&mut slot.open, open)
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut state = self.tables.state.lock();
+        if let Some(slot) = state.slots.get_mut(&self.name) {
+            slot.is_claimed = false;
+            if slot.open.is_none() {
+                state.slots.remove(&self.name);
+            }
+        }
+        drop(state);
+        self.tables.changed.notify_all();
+    }
+}
+
+/// The database is being closed; dropped, it is closed.
+pub(crate) struct Closing<'a> {
+    tables: &'a Tables,
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        let slots = std::mem::take(&mut self.tables.state.lock().slots);
+        drop(slots);
+        self.tables.state.lock().phase = Phase::Closed;
+        self.tables.changed.notify_all();
+    }
+}
+
+pub(crate) fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the database was closed")
+}

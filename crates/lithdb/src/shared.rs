@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lithdb_env::{Env, Error, ErrorKind, Result, exists, spawn};
 pub(crate) use lithdb_rollback::refuse_pending as refuse_pending_rollback;
-use lithdb_segment::{HandleLimit, SEGMENTS_DIR, TableName};
+use lithdb_segment::{HandleLimit, TableName};
 use lithdb_table::roots::Roots;
 use lithdb_table::{
     GcFilter, Presence, Table, TableOptions, TableSetup, Upkeep, presence, refuse_in_callback,
@@ -104,20 +104,32 @@ impl Shared {
     /// opening; nobody sees it meanwhile.
     pub(crate) fn finish_interrupted(&self) {
         let roots = self.roots.read();
-        let names = roots.as_ref().map(|roots| roots.table_names(&self.env));
-        let Some(Ok(names)) = names else { return };
+        let names = match roots.as_ref().map(|roots| roots.table_names(&self.env)) {
+            Some(Ok(names)) => names,
+            Some(Err(error)) => return tracing::warn!(%error, "looking for interrupted drops"),
+            None => return,
+        };
         for name in names {
             let setup = self.setup(name, None);
-            // A table that cannot be judged says so when it is opened. A directory that never held a table is not ours.
-            let is_ours = |dir: &PathBuf| {
-                exists(&*self.env.fs, &dir.join(SEGMENTS_DIR)).is_ok_and(|is_there| is_there)
-            };
-            let is_interrupted = setup.dirs.iter().any(is_ours)
-                && presence(&*self.env.fs, &setup.dirs).is_ok_and(|p| p == Presence::Interrupted);
-            if is_interrupted && let Err(error) = Table::remove(&setup) {
+            if let Err(error) = self.finish_table(&setup) {
                 tracing::warn!(%error, "removing what an interrupted drop or creation left");
             }
         }
+    }
+
+    /// A table that cannot be judged stays as it is, and says why when it is opened. A directory that never held a table
+    /// is not ours.
+    fn finish_table(&self, setup: &TableSetup) -> Result<()> {
+        let fs = &*self.env.fs;
+        for segments in setup.segment_dirs() {
+            if exists(fs, &segments).map_err(|e| Error::io("look for", &segments, e))? {
+                return match presence(fs, &setup.dirs)? {
+                    Presence::Interrupted => Table::remove(setup),
+                    Presence::Absent | Presence::Present => Ok(()),
+                };
+            }
+        }
+        Ok(())
     }
 
     /// Does something with every open table, several at a time. The first error is returned; the others are done all the

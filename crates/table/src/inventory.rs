@@ -8,6 +8,15 @@ use lithdb_segment::{HEADER_LEN, SegmentFile, SegmentId, SegmentPaths, ShardId};
 
 use crate::keyfile::KeyFile;
 
+/// Begins the name of a directory in which a repair keeps what it replaces; the time in milliseconds follows.
+pub(crate) const ASIDE_PREFIX: &str = "damaged-";
+
+/// Whether a directory of this name was made by a repair.
+pub(crate) fn is_aside(name: &str) -> bool {
+    name.strip_prefix(ASIDE_PREFIX)
+        .is_some_and(|millis| !millis.is_empty() && millis.bytes().all(|b| b.is_ascii_digit()))
+}
+
 /// The files of one segment id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FoundFiles {
@@ -25,6 +34,11 @@ impl FoundFiles {
     /// All files, the key file last.
     pub fn all(&self) -> impl Iterator<Item = &PathBuf> {
         self.leftovers.iter().chain(self.values.values()).chain(&self.metadata).chain(&self.keys)
+    }
+
+    /// Whether there is nothing but replacements that were not finished. They prove nothing.
+    pub(crate) fn is_leftover(&self) -> bool {
+        self.all().count() == self.leftovers.len()
     }
 
     /// The lengths of all files together, as far as they are there.
@@ -55,12 +69,12 @@ impl FoundFiles {
     /// Refuses files of another table: what is about to be removed is so by the word of this table's state alone.
     ///
     /// # Errors
-    /// `Foreign` that names the file.
+    /// `Foreign` that names the file; what the file system says.
     pub(crate) fn require_of(&self, fs: &dyn Fs, table_id: u64) -> Result<()> {
         let Some(path) = &self.keys else { return Ok(()) };
         // A header that does not hold says nothing. Nor does one without a record behind it: of a segment that was never
         // synced it may be what the block held before, of a table that was dropped, say.
-        let Ok(file) = KeyFile::open(fs, path) else { return Ok(()) };
+        let Some(file) = KeyFile::open_if_sound(fs, path)? else { return Ok(()) };
         if file.len <= HEADER_LEN as u64 && self.metadata.is_none() {
             return Ok(());
         }
@@ -74,6 +88,19 @@ impl FoundFiles {
         );
         Err(Error::new(ErrorKind::Foreign, message))
     }
+}
+
+/// The error of something else in the place of a file or directory of ours.
+pub(crate) fn wrong_kind(path: &Path, expected: FileKind, found: FileKind) -> Error {
+    let name = |kind| match kind {
+        FileKind::File => "a file",
+        FileKind::Dir => "a directory",
+        FileKind::Symlink => "a symbolic link",
+        FileKind::Other => "something else",
+    };
+    let (path, expected, found) = (path.display(), name(expected), name(found));
+    let message = format!("{path}: expected {expected}, found {found}; move it out of the way");
+    Error::new(ErrorKind::Foreign, message)
 }
 
 /// The error of a file that must be there.
@@ -97,11 +124,11 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// Lists `dirs`. Symbolic links are taken for files only if `follow_links` is set (a reader of a snapshot).
+    /// Lists `dirs`. Symbolic links are followed by nobody, readers included.
     ///
     /// # Errors
     /// `Foreign` for a link or directory with the name of a segment's file; `Conflict` for a name on two roots.
-    pub fn list(fs: &dyn Fs, dirs: &[PathBuf], follow_links: bool) -> Result<Self> {
+    pub fn list(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Self> {
         let mut inventory = Self::default();
         let mut seen: BTreeMap<SegmentFile, PathBuf> = BTreeMap::new();
         for dir in dirs {
@@ -112,12 +139,8 @@ impl Inventory {
                     inventory.foreign.push(path);
                     continue;
                 };
-                let is_ours = entry.kind == FileKind::File
-                    || (entry.kind == FileKind::Symlink && follow_links);
-                if !is_ours {
-                    let found = format!("{:?}", entry.kind).to_lowercase();
-                    let message = format!("{}: expected a file, found a {found}", path.display());
-                    return Err(Error::new(ErrorKind::Foreign, message));
+                if entry.kind != FileKind::File {
+                    return Err(wrong_kind(&path, FileKind::File, entry.kind));
                 }
                 if let Some(other) = seen.insert(file, path.clone()) {
                     let (a, b) = (other.display(), path.display());

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lithdb_env::{Error, File, Fs, OpenMode, Result, read_up_to_at};
-use lithdb_segment::record::{Chain, Mark, Record, decode};
+use lithdb_env::{Error, ErrorKind, File, Fs, OpenMode, Result, read_up_to_at};
+use lithdb_segment::record::{Chain, Decoded, Mark, Record, decode};
 use lithdb_segment::scan::{KeySource, Scanner};
 use lithdb_segment::{HEADER_LEN, KeyHeader};
 
@@ -28,17 +28,30 @@ impl KeyFile {
         Ok(Self { path: path.to_owned(), file, len, header })
     }
 
+    /// Opens a file that may never have been synced: `None` if it does not begin with the header of a key file.
+    ///
+    /// # Errors
+    /// What the file system says; `Unsupported` for a header that holds and is of another version: a file that
+    /// cannot be read says nothing of what is in it.
+    pub(crate) fn open_if_sound(fs: &dyn Fs, path: &Path) -> Result<Option<Self>> {
+        match Self::open(fs, path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Foreign) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// The chain record, if the file begins with a sound one.
     pub(crate) fn chain(&self) -> Result<Option<Chain>> {
         // The longest chain record: 32 bytes and 8 for each of 256 value files.
         let bytes = read(&*self.file, &self.path, HEADER_LEN as u64, 32 + 8 * 256)?;
         let salt = self.header.identity.salt;
         Ok(match decode(&self.header.identity, salt, HEADER_LEN as u32, &bytes) {
-            Ok(decoded) => match decoded.record {
-                Record::Chain(chain) => Some(chain),
-                _ => None,
-            },
-            Err(_) => None,
+            Ok(Decoded { record: Record::Chain(chain), .. }) => Some(chain),
+            // The bytes were read: they are another record, or none that holds.
+            Ok(_) | Err(_) => None,
         })
     }
 
@@ -50,10 +63,13 @@ impl KeyFile {
     }
 
     /// Whether any mark in the file holds: something in it was acknowledged.
-    pub(crate) fn has_mark(&self) -> bool {
+    ///
+    /// # Errors
+    /// What the file system says: a file that cannot be read may hold one.
+    pub(crate) fn has_mark(&self) -> Result<bool> {
         let mut scanner = self.scan(self.len, None);
-        let _ = scanner.run(|_| Ok(()));
-        scanner.mark().is_some()
+        scanner.run(|_| Ok(()))?;
+        Ok(scanner.mark().is_some())
     }
 }
 

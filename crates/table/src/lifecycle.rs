@@ -1,14 +1,76 @@
 //! Creating a table and removing one; both can be interrupted at any point and are completed or undone by the next
 //! opening.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use lithdb_env::{Error, FileKind, Fs, Result, leftover_of, sync_parent};
+use lithdb_env::{DirEntry, Error, ErrorKind, FileKind, Fs, Result, leftover_of, sync_parent};
 use lithdb_segment::{SEGMENTS_DIR, STATE_FILE, SegmentFile};
 
+use crate::inventory::{is_aside, wrong_kind};
 use crate::plan::{Access, Plan};
-use crate::state::{StateFile, TableState};
+use crate::state::{StateFile, TableState, read_state};
 use crate::table::{Table, TableSetup};
+
+/// Whether a table is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// No directory has its name.
+    Absent,
+    /// It is there.
+    Present,
+    /// Its creation or removal was interrupted: nothing in it is of any use.
+    Interrupted,
+}
+
+/// Looks whether the table in `dirs` (its directory on every root) is there.
+///
+/// # Errors
+/// `Missing` if there are segments, or some that a repair kept, but no state; `Foreign` if something else, a symbolic
+/// link, say, stands where a directory or the state belongs; what reading the state says.
+pub fn presence(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Presence> {
+    let Some(first) = dirs.first() else { return Ok(Presence::Absent) };
+    let mut any = false;
+    for dir in dirs {
+        let is_table = is_there(fs, dir, FileKind::Dir)?;
+        any |= is_table;
+        if is_table {
+            is_there(fs, &dir.join(SEGMENTS_DIR), FileKind::Dir)?;
+        }
+    }
+    let state_path = first.join(STATE_FILE);
+    if is_there(fs, &state_path, FileKind::File)? {
+        let dropped = read_state(fs, &state_path)?.state.dropping;
+        return Ok(if dropped { Presence::Interrupted } else { Presence::Present });
+    }
+    for dir in dirs {
+        for place in asides(fs, dir)?.into_iter().chain([dir.join(SEGMENTS_DIR)]) {
+            if let Some(file) = entries(fs, &place)?.into_iter().find(|e| is_kept(&e.name)) {
+                return Err(Error::new(
+                    ErrorKind::Missing,
+                    format!(
+                        "{}: expected the state of the table that {} belongs to; bring it back, or see `lith repair`; if nobody needs the table any more, remove its directories",
+                        state_path.display(),
+                        place.join(file.name).display()
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(if any { Presence::Interrupted } else { Presence::Absent })
+}
+
+/// Whether something is at `path`.
+///
+/// # Errors
+/// `Foreign` if it is of another kind: links below a root are followed by nobody.
+fn is_there(fs: &dyn Fs, path: &Path, kind: FileKind) -> Result<bool> {
+    let found = match fs.metadata(path) {
+        Ok(found) => found.kind,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(Error::io("look for", path, error)),
+    };
+    if found == kind { Ok(true) } else { Err(wrong_kind(path, kind, found)) }
+}
 
 impl Table {
     /// Creates a table that is absent. Its state is the commit point: before it is there, there is no table.
@@ -83,7 +145,7 @@ fn remove(setup: &TableSetup) -> Result<()> {
     let fs = &*setup.env.fs;
     // Other roots first: while root 0 has the state, it says that the table is being dropped.
     for dir in setup.dirs.iter().rev() {
-        empty_segments(fs, &dir.join(SEGMENTS_DIR))?;
+        remove_files(fs, &dir.join(SEGMENTS_DIR), is_segment_file)?;
     }
     for dir in &setup.dirs {
         remove_kept_aside(fs, dir)?;
@@ -98,44 +160,50 @@ fn remove(setup: &TableSetup) -> Result<()> {
     Ok(())
 }
 
-fn empty_segments(fs: &dyn Fs, dir: &Path) -> Result<()> {
-    remove_files(fs, dir, |name| SegmentFile::parse(name).is_some())
-}
-
 /// Removes the files whose names are ours, durably. Others stay, and with them the directory.
 fn remove_files(fs: &dyn Fs, dir: &Path, is_ours: impl Fn(&str) -> bool) -> Result<()> {
-    let entries = match fs.list(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::io("list", dir, error)),
-    };
-    let files = entries.iter().filter(|e| e.kind != FileKind::Dir && is_ours(&e.name));
-    for entry in files {
+    if !is_there(fs, dir, FileKind::Dir)? {
+        return Ok(());
+    }
+    let entries = entries(fs, dir)?;
+    for entry in entries.iter().filter(|e| e.kind != FileKind::Dir && is_ours(&e.name)) {
         let path = dir.join(&entry.name);
         fs.remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
     }
     fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))
 }
 
-/// Removes what repairs have kept aside.
+/// Removes what repairs have kept of a table that is being dropped.
 fn remove_kept_aside(fs: &dyn Fs, dir: &Path) -> Result<()> {
-    let entries = match fs.list(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::io("list", dir, error)),
-    };
-    for entry in entries.iter().filter(|e| e.kind == FileKind::Dir && is_aside(&e.name)) {
-        let aside = dir.join(&entry.name);
-        remove_files(fs, &aside, |_| true)?;
+    for aside in asides(fs, dir)? {
+        remove_files(fs, &aside, is_kept)?;
         remove_dir(fs, &aside)?;
     }
     Ok(())
 }
 
-/// Whether a repair gave this name to a directory.
-fn is_aside(name: &str) -> bool {
-    name.strip_prefix("damaged-")
-        .is_some_and(|millis| !millis.is_empty() && millis.bytes().all(|b| b.is_ascii_digit()))
+/// The directories in which repairs have kept something.
+fn asides(fs: &dyn Fs, dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = entries(fs, dir)?.into_iter();
+    let asides = entries.filter(|e| e.kind == FileKind::Dir && is_aside(&e.name));
+    Ok(asides.map(|e| dir.join(e.name)).collect())
+}
+
+/// Whether a repair keeps files of this name.
+fn is_kept(name: &str) -> bool {
+    name == STATE_FILE || is_segment_file(name)
+}
+
+fn is_segment_file(name: &str) -> bool {
+    SegmentFile::parse(name).is_some()
+}
+
+/// What is in a directory; nothing if it is not there.
+fn entries(fs: &dyn Fs, dir: &Path) -> Result<Vec<DirEntry>> {
+    match fs.list(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed.map_err(|e| Error::io("list", dir, e)),
+    }
 }
 
 /// Removes a directory that should be empty. One with somebody else's files stays.

@@ -207,11 +207,7 @@ impl Inner {
         if side.commit.durable() < writer.log_end() {
             return Ok(());
         }
-        let tail = DurableTail {
-            segment: segment.segment().id(),
-            key_end: segment.totals().key_end as u32,
-            value_ends: segment.totals().value_ends.clone(),
-        };
+        let tail = DurableTail::of(segment.segment().id(), segment.totals());
         let written = side.state.update(|state| {
             if state.durable_tail.as_ref() != Some(&tail) {
                 state.durable_tail = Some(tail);

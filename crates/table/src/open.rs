@@ -1,15 +1,13 @@
 //! Opening a table for writing: state, plan, recovery, keymap.
 
 use std::any::Any;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lithdb_env::sync::atomic::AtomicBool;
 use lithdb_env::sync::{Mutex, RwLock};
-use lithdb_env::{
-    Error, ErrorKind, Fs, Latch, Result, UnixMillis, remove_if_there, replacement_path,
-};
+use lithdb_env::{Error, Latch, Result, UnixMillis, remove_if_there, replacement_path};
 use lithdb_keymap::{Keymap, MemoryKeymap};
 use lithdb_segment::{Context, Position, SEGMENTS_DIR, STATE_FILE};
 
@@ -220,55 +218,4 @@ fn record_settings(state: &StateFile, setup: &TableSetup, options: &TableOptions
 fn begun_at(writer: &TableWriter, now: UnixMillis) -> Option<UnixMillis> {
     let segment = writer.segment.as_ref()?;
     (segment.totals().records > 0).then(|| segment.segment().header().created.min(now))
-}
-
-/// Whether a table is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
-    /// No directory has its name.
-    Absent,
-    /// It is there.
-    Present,
-    /// Its creation or removal was interrupted: nothing in it is of any use.
-    Interrupted,
-}
-
-/// Looks whether the table in `dirs` (its directory on every root) is there.
-///
-/// # Errors
-/// `Missing` if there are segments, but no state; what reading the state says.
-pub fn presence(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Presence> {
-    let Some(first) = dirs.first() else { return Ok(Presence::Absent) };
-    let state_path = first.join(STATE_FILE);
-    if lithdb_env::exists(fs, &state_path).map_err(|e| Error::io("look for", &state_path, e))? {
-        let found = crate::state::read_state(fs, &state_path)?;
-        let dropped = found.state.dropping;
-        return Ok(if dropped { Presence::Interrupted } else { Presence::Present });
-    }
-    let mut any = false;
-    for dir in dirs {
-        any |= lithdb_env::exists(fs, dir).map_err(|e| Error::io("look for", dir, e))?;
-        if let Some(file) = first_segment_file(fs, &dir.join(SEGMENTS_DIR))? {
-            return Err(Error::new(
-                ErrorKind::Missing,
-                format!(
-                    "{}: expected the state of the table that {} belongs to; bring it back, or see `lith repair`",
-                    state_path.display(),
-                    file.display()
-                ),
-            ));
-        }
-    }
-    Ok(if any { Presence::Interrupted } else { Presence::Absent })
-}
-
-fn first_segment_file(fs: &dyn Fs, dir: &Path) -> Result<Option<PathBuf>> {
-    match fs.list(dir) {
-        Ok(entries) => Ok(entries
-            .into_iter()
-            .find(|entry| lithdb_segment::SegmentFile::parse(&entry.name).is_some())
-            .map(|entry| dir.join(entry.name))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io("list", dir, error)),
-    }
 }

@@ -67,7 +67,7 @@ impl Plan {
     /// Whatever is wrong with the first thing that is not as it must be; the message names the file and the
     /// remedy.
     pub fn make(env: &Env, dirs: &[PathBuf], state: &TableState, access: Access) -> Result<Self> {
-        let inventory = Inventory::list(&*env.fs, dirs, access == Access::Read)?;
+        let inventory = Inventory::list(&*env.fs, dirs)?;
         let mut plan = Self { foreign: inventory.foreign.clone(), ..Self::default() };
         let (below, live): (Vec<_>, Vec<_>) =
             inventory.segments.iter().partition(|(id, _)| **id < state.watermark);
@@ -100,6 +100,7 @@ impl Plan {
     /// The latest wall time that the segments' files have recorded.
     pub fn latest_time(&self) -> UnixMillis {
         let sealed = self.sealed.iter().map(|s| s.metadata.last_write);
+        // Without segments no time is known.
         sealed.chain(self.tail.as_ref().map(|t| t.newest_time)).max().unwrap_or_default()
     }
 }
@@ -118,9 +119,9 @@ struct ChainWalk<'a> {
 impl ChainWalk<'_> {
     fn walk(&mut self, live: &[(&SegmentId, &FoundFiles)]) -> Result<()> {
         if self.state.empty {
-            for (id, found) in live {
+            for (id, found) in live.iter().filter(|(_, found)| !found.is_leftover()) {
                 self.refuse_emptiness(found)?;
-                self.plan.add_discarded(**id, found);
+                self.discard(**id, found)?;
             }
             return Ok(());
         }
@@ -128,7 +129,7 @@ impl ChainWalk<'_> {
         let newest_sealed = newest_sealed.map(|(id, _)| **id);
         for (id, found) in live {
             let id = **id;
-            if found.all().count() == found.leftovers.len() {
+            if found.is_leftover() {
                 continue;
             }
             if self.plan.tail.is_some() {
@@ -143,6 +144,7 @@ impl ChainWalk<'_> {
                 self.unsealed(id, found)?;
             }
         }
+        self.require_promised(live)?;
         if self.plan.tail.is_some() {
             return Ok(());
         }
@@ -150,11 +152,49 @@ impl ChainWalk<'_> {
         Err(missing(&SegmentPaths::for_new(self.dirs, self.successor(), 1).keys))
     }
 
+    /// The state knows a segment that was durable when it was written. Later ones may be there, too; that one is.
+    fn require_promised(&self, live: &[(&SegmentId, &FoundFiles)]) -> Result<()> {
+        let tail = self.state.durable_tail.as_ref();
+        let Some(tail) = tail.filter(|tail| tail.segment >= self.state.watermark) else {
+            return Ok(());
+        };
+        let is_there =
+            |(id, found): &(&SegmentId, &FoundFiles)| **id == tail.segment && found.keys.is_some();
+        if live.iter().any(is_there) {
+            return Ok(());
+        }
+        let absent = missing(&SegmentPaths::for_new(self.dirs, tail.segment, 1).keys);
+        Err(absent.context(format_args!(
+            "table.state knows segment {}, so the newest files are lost or older than it",
+            tail.segment
+        )))
+    }
+
+    /// Gives up an id in which nothing was acknowledged. A roll-over begins only when the one before is done, and what was
+    /// discarded before is below the floor: of two at or above it one has been acknowledged.
+    fn discard(&mut self, id: SegmentId, found: &FoundFiles) -> Result<()> {
+        let floor = self.state.next_id_floor;
+        let before = self.plan.discard.as_ref().map_or(SegmentId::NONE, |found| found.highest);
+        if id >= floor && before >= floor {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "segments {before} and {id} are both newer than what table.state and the metadata of the others know: expected one at most; bring the metadata that is lost or the right table.state back, or see `lith repair`"
+                ),
+            ));
+        }
+        self.plan.add_discarded(id, found);
+        Ok(())
+    }
+
     /// The state says that nothing was ever acknowledged. A state of another table, or an old copy, may say so, too.
     fn refuse_emptiness(&self, found: &FoundFiles) -> Result<()> {
         found.require_of(&*self.env.fs, self.state.table_id)?;
         let marked = match &found.keys {
-            Some(path) => KeyFile::open(&*self.env.fs, path).is_ok_and(|file| file.has_mark()),
+            Some(path) => match KeyFile::open_if_sound(&*self.env.fs, path)? {
+                Some(file) => file.has_mark()?,
+                None => false,
+            },
             None => false,
         };
         let Some(path) = found.metadata.as_ref().or(found.keys.as_ref().filter(|_| marked)) else {
@@ -192,7 +232,9 @@ impl ChainWalk<'_> {
     fn sealed(&mut self, id: SegmentId, found: &FoundFiles) -> Result<()> {
         self.require_expected(id)?;
         let fs = &*self.env.fs;
-        let Some(path) = &found.metadata else { return Ok(()) };
+        let Some(path) = &found.metadata else {
+            return Err(missing(&SegmentPaths::for_new(self.dirs, id, 1).metadata));
+        };
         let metadata = Metadata::read(fs, path)?;
         self.require_writable(path)?;
         let shards = metadata.value_ends.len() as u16;
@@ -202,11 +244,7 @@ impl ChainWalk<'_> {
         let mut is_longer = require_len(&paths.keys, metadata.key_end, key_file.len)?;
         for (path, end) in paths.values.iter().zip(&metadata.value_ends) {
             let found = fs.metadata(path).map_err(|e| Error::io("look at", path, e))?;
-            let len = match found.kind {
-                lithdb_env::FileKind::Symlink => crate::keyfile::len_of(fs, path)?,
-                _ => found.len_bytes,
-            };
-            is_longer |= require_len(path, *end, len)?;
+            is_longer |= require_len(path, *end, found.len_bytes)?;
         }
         let header = key_file.header;
         self.expected = Some(metadata.clone());
@@ -270,13 +308,14 @@ impl ChainWalk<'_> {
             shown.table_id == self.state.table_id && shown.segment < self.state.watermark
         };
         let marked = match &found.keys {
-            Some(path) => KeyFile::open(&*self.env.fs, path)
-                .is_ok_and(|file| !is_of_old(&file) && file.has_mark()),
+            Some(path) => match KeyFile::open_if_sound(&*self.env.fs, path)? {
+                Some(file) => !is_of_old(&file) && file.has_mark()?,
+                None => false,
+            },
             None => false,
         };
         if !promised && !marked && found.metadata.is_none() {
-            self.plan.add_discarded(id, found);
-            return Ok(());
+            return self.discard(id, found);
         }
         let unsealed = self.plan.tail.as_ref().map(|t| t.header.identity.segment);
         let unsealed = unsealed.unwrap_or_default();
@@ -292,7 +331,7 @@ impl ChainWalk<'_> {
     /// An id off the chain, between sealed segments: discarded before, and the removal did not last. `is_followed`: what
     /// the chain goes on with is there.
     fn stray(&mut self, id: SegmentId, found: &FoundFiles, is_followed: bool) -> Result<()> {
-        if id < self.state.next_id_floor {
+        if id < self.state.next_id_floor && self.state.promise(id).is_none() {
             self.plan.add_discarded(id, found);
             return Ok(());
         }

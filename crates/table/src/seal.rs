@@ -11,6 +11,7 @@ use lithdb_segment::scan::Totals;
 use lithdb_segment::{Position, SealJob, Segment};
 
 use crate::event::Event;
+use crate::state::DurableTail;
 use crate::table::{Inner, Mode, WriteSide};
 
 /// The pending seal.
@@ -31,12 +32,20 @@ struct Pending {
     job: SealJob,
     /// The segment that took over: its files must be durable before the seal names it.
     next: Arc<Segment>,
+    /// What that one holds without any record.
+    begun: DurableTail,
 }
 
 impl Sealing {
     /// Begins a seal; none may be pending. Called under the writer's lock.
-    pub(crate) fn begin(&self, inner: &Arc<Inner>, job: SealJob, next: Arc<Segment>) {
-        self.state.lock().pending = Some(Arc::new(Pending { job, next }));
+    pub(crate) fn begin(
+        &self,
+        inner: &Arc<Inner>,
+        job: SealJob,
+        next: Arc<Segment>,
+        begun: DurableTail,
+    ) {
+        self.state.lock().pending = Some(Arc::new(Pending { job, next, begun }));
         let inner = Arc::clone(inner);
         let pool = Arc::clone(&inner.env.pool);
         pool.submit(move || {
@@ -103,7 +112,10 @@ fn run(inner: &Inner, side: &WriteSide, pending: &Pending) -> Result<()> {
     inner.latch.check()?;
     // A sync that says there is no space has failed like any other: trying again could succeed without writing.
     pending.next.sync_everything().map_err(|e| e.reclassified(ErrorKind::Io))?;
-    job.run()
+    job.run()?;
+    // From now on the loss of the seal, or of the segment that took over, is seen. Before anything in there is acknowledged.
+    let known = side.state.update(|state| state.durable_tail = Some(pending.begun.clone()));
+    known.map_err(|e| e.reclassified(ErrorKind::Io))
 }
 
 fn announce(inner: &Inner, job: &SealJob) {

@@ -13,6 +13,7 @@ use lithdb_env::{
 };
 use lithdb_segment::envelope::{self, Magic};
 use lithdb_segment::record::Mark;
+use lithdb_segment::scan::Totals;
 use lithdb_segment::{SegmentId, check_writable};
 use serde::{Deserialize, Serialize};
 
@@ -44,11 +45,11 @@ pub struct TableState {
     pub has_gc_filter: bool,
     /// The latest wall time that was seen.
     pub latest_time: UnixMillis,
-    /// The mutable segment is at least this long.
+    /// This segment is there, at least so long, and none before it is without its seal. Later ones may be there.
     pub durable_tail: Option<DurableTail>,
 }
 
-/// How long the mutable segment was when the table was closed.
+/// How long the mutable segment was when it was begun, or when the table was closed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DurableTail {
     /// The segment.
@@ -57,6 +58,14 @@ pub struct DurableTail {
     pub key_end: u32,
     /// The lengths of its value files.
     pub value_ends: Vec<u64>,
+}
+
+impl DurableTail {
+    /// Of a segment that durably holds `totals`.
+    pub(crate) fn of(segment: SegmentId, totals: &Totals) -> Self {
+        let (key_end, value_ends) = (totals.key_end as u32, totals.value_ends.clone());
+        Self { segment, key_end, value_ends }
+    }
 }
 
 impl TableState {

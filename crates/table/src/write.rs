@@ -15,6 +15,7 @@ use lithdb_segment::{DirectWrite, Group, NewSegment, Position, Segment, SegmentI
 use crate::batch::{Batch, SecondaryKey, check_group, check_key, show_key};
 use crate::options::DuplicateKeys;
 use crate::recovery::next_id;
+use crate::state::DurableTail;
 use crate::table::{Inner, Table, TableWriter, WriteSide};
 
 /// Batches of at least so many keys are published together.
@@ -235,6 +236,7 @@ impl Inner {
         let durable = segment.sync_everything().and_then(|()| {
             side.state.update(|state| {
                 (state.empty, state.watermark) = (false, id);
+                state.durable_tail = Some(DurableTail::of(id, &totals));
             })
         });
         // Half of it may be durable: only a reopening knows.
@@ -262,6 +264,7 @@ impl Inner {
         let shards = self.settings.lock().shards;
         let new = NewSegment { id, chain: Some(ending.chain()), shards, now };
         let (next, next_totals) = Segment::create(&self.context, &new)?;
+        let begun = DurableTail::of(id, &next_totals);
         let job = lithdb_segment::SealJob {
             segment: Arc::clone(ending.segment()),
             totals: ending.totals().clone(),
@@ -274,7 +277,7 @@ impl Inner {
             Some(SegmentWriter::new(Arc::clone(&next), inline_max, next_totals, None, None));
         writer.begun = None;
         side.counts.set(&Totals::default());
-        side.sealing.begin(self, job, next);
+        side.sealing.begin(self, job, next, begun);
         Ok(())
     }
 

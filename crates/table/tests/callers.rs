@@ -212,6 +212,8 @@ fn every_event_names_its_table_and_a_refresh_of_a_writer_changes_nothing() {
     let end = table.stats().log_end;
     table.refresh().unwrap();
     assert_eq!(table.stats().log_end, end);
+    table.put(b"b", b"2").unwrap();
+    table.flush().unwrap();
     drop(table);
     drop(world.open(&small()).unwrap());
     let heard = heard.lock();

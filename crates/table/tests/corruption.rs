@@ -296,7 +296,7 @@ fn foreign_files_are_not_touched_and_leftovers_are_removed() {
 }
 
 #[test]
-fn a_symbolic_link_is_refused_for_writing_and_followed_for_reading() {
+fn a_symbolic_link_is_refused_by_readers_and_writers() {
     let dir = tempfile::tempdir().unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
     let env = lithdb_env::Env::os(2).unwrap();
@@ -315,17 +315,27 @@ fn a_symbolic_link_is_refused_for_writing_and_followed_for_reading() {
         let (path, target) = (segments.join(name), elsewhere.path().join(name));
         fs.rename(&path, &target).unwrap();
         std::os::unix::fs::symlink(&target, &path).unwrap();
-        let error = Table::open(&setup, &small(), how).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
-        assert!(error.to_string().contains(name), "{error}");
-        let reader = Table::open_read_only(&setup, &small()).unwrap();
-        for n in 0..9_usize {
-            let value = reader.get(format!("key-{n}").as_bytes()).unwrap().unwrap();
-            assert_eq!(value, &value_of(n, 40)[..]);
+        let written = Table::open(&setup, &small(), how).map(drop);
+        for refused in [written, Table::open_read_only(&setup, &small()).map(drop)] {
+            let error = refused.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
+            assert!(error.to_string().contains(name), "{error}");
         }
         fs.rename(&target, &path).unwrap();
     }
     Table::open(&setup, &small(), how).unwrap();
+    // A table whose directory, or whose state, is a link is refused by whoever asks for it.
+    for path in
+        [dir.path().join("t"), dir.path().join("t/segments"), dir.path().join("t/table.state")]
+    {
+        let target = elsewhere.path().join("moved");
+        fs.rename(&path, &target).unwrap();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        let error = lithdb_table::presence(&*fs, &setup.dirs).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
+        fs.remove_file(&path).unwrap();
+        fs.rename(&target, &path).unwrap();
+    }
 }
 
 /// Two copies of the same files that went on on their own: the same ids, the same lengths, other bytes.

@@ -90,6 +90,10 @@ fn prepare_table(survey: Survey, at: CutAt<'_>, may_cut: bool) -> Result<Prepare
         floor: next_id(newest, current.next_id_floor)?,
         kept: None,
     };
+    if plan.discard.is_some() {
+        // The successor must not stand beside another segment that nothing names: an opening would refuse both.
+        state.update(|state| state.next_id_floor = step.floor)?;
+    }
     let CutAt::Behind(boundary) = at else {
         return Ok(Prepared { fs, step, created: Vec::new() });
     };
@@ -191,7 +195,7 @@ impl Cut<'_> {
     /// is taken for what is prepared now.
     fn remove_leftovers(&self) -> Result<()> {
         let (fs, dirs) = (&*self.setup.env.fs, self.setup.segment_dirs());
-        let inventory = Inventory::list(fs, &dirs, false)?;
+        let inventory = Inventory::list(fs, &dirs)?;
         let files = inventory.segments.get(&self.sealed.metadata.segment);
         for path in files.iter().flat_map(|files| &files.leftovers) {
             remove_if_there(fs, path)?;

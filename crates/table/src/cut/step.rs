@@ -104,7 +104,7 @@ impl Work<'_> {
         self.raise()?;
         // Here a keymap on disk would lose what stands behind the boundary; the one in memory is made from what stays.
         let dirs = self.setup.segment_dirs();
-        let mut inventory = Inventory::list(self.fs, &dirs, false)?;
+        let mut inventory = Inventory::list(self.fs, &dirs)?;
         let kept = self.step.kept.as_ref();
         let kept_files = kept.and_then(|kept| inventory.segments.remove(&kept.segment));
         let lowest = kept.map_or(SegmentId::NONE, |kept| kept.segment);
@@ -135,7 +135,7 @@ impl Work<'_> {
             return Ok(());
         };
         let dirs = self.setup.segment_dirs();
-        let inventory = Inventory::list(self.fs, &dirs, false)?;
+        let inventory = Inventory::list(self.fs, &dirs)?;
         let expected = SegmentPaths::for_new(&dirs, kept.segment, 1);
         let files = inventory.segments.get(&kept.segment);
         let files = files.ok_or_else(|| missing(&expected.keys))?;
@@ -230,7 +230,7 @@ impl Work<'_> {
     /// The successor as it was made: headers and a chain record.
     fn successor_tail(&self, kept: &Kept) -> Result<DurableTail> {
         let dirs = self.setup.segment_dirs();
-        let inventory = Inventory::list(self.fs, &dirs, false)?;
+        let inventory = Inventory::list(self.fs, &dirs)?;
         let keys = inventory.segments.get(&kept.successor).and_then(|files| files.keys.as_ref());
         let absent = || missing(&SegmentPaths::for_new(&dirs, kept.successor, 1).keys);
         let file = KeyFile::open(self.fs, keys.ok_or_else(absent)?)?;

@@ -44,7 +44,7 @@ impl Survey {
         let (env, dirs) = (&setup.env, setup.segment_dirs());
         let state = read_state(&*env.fs, &setup.state_path())?.state;
         let plan = Plan::make(env, &dirs, &state, Access::Write)?;
-        let inventory = Inventory::list(&*env.fs, &dirs, false)?;
+        let inventory = Inventory::list(&*env.fs, &dirs)?;
         Ok(Self { setup: setup.clone(), state, plan, inventory })
     }
 

@@ -7,15 +7,8 @@ use lithdb_env::{Env, Error, Fs, Result, exists, sync_parent, write_all_at};
 use lithdb_segment::{Metadata, SEGMENTS_DIR, SegmentFile, SegmentId};
 
 use super::window::{PIECE, Window};
+use crate::inventory::{ASIDE_PREFIX, is_aside};
 use crate::table::TableSetup;
-
-const PREFIX: &str = "damaged-";
-
-/// Whether a directory of this name was made by a repair.
-pub(super) fn is_aside(name: &str) -> bool {
-    let millis = name.strip_prefix(PREFIX).unwrap_or_default();
-    !millis.is_empty() && millis.bytes().all(|digit| digit.is_ascii_digit())
-}
 
 /// Keeps damaged files. What it has returned from is durable.
 #[derive(Debug)]
@@ -34,7 +27,7 @@ impl<'a> Aside<'a> {
     pub(super) fn new(env: &'a Env, tables: &[PathBuf]) -> Result<Self> {
         let mut millis = env.clock.now().0;
         'next: loop {
-            let name = format!("{PREFIX}{millis}");
+            let name = format!("{ASIDE_PREFIX}{millis}");
             for table in tables {
                 let path = table.join(&name);
                 if exists(&*env.fs, &path).map_err(|e| Error::io("look for", &path, e))? {

@@ -129,7 +129,7 @@ fn dump_table(
 ) -> Result<()> {
     let fs = &*setup.env.fs;
     let state = state_slots::look(fs, &setup.state_path())?.0;
-    let inventory = Inventory::list(fs, &setup.segment_dirs(), true)?;
+    let inventory = Inventory::list(fs, &setup.segment_dirs())?;
     let wanted = |id: SegmentId| segment.is_none_or(|wanted| wanted == id);
     let mut any = segment.is_none();
     for (id, files) in inventory.segments.iter().filter(|(id, _)| wanted(**id)) {

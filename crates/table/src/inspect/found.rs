@@ -52,17 +52,17 @@ impl Found {
     /// Reads metadata, header and chain record.
     ///
     /// # Errors
-    /// `Unsupported`.
+    /// `Unsupported`; a disk that does not read.
     pub(super) fn read(fs: &dyn Fs, id: SegmentId, files: &FoundFiles) -> Result<Self> {
         let metadata = files.metadata.as_ref().map(|path| Metadata::read(fs, path));
         let key_file = files.keys.as_ref().map(|path| KeyFile::open(fs, path));
         let mut found = Self { files: files.clone(), metadata, key_file, ..Self::absent(id) };
         for error in [found.metadata_error(), found.header_error()].into_iter().flatten() {
-            if error.kind() == ErrorKind::Unsupported {
+            if matches!(error.kind(), ErrorKind::Io | ErrorKind::Unsupported) {
                 return Err(error.clone());
             }
         }
-        found.read_chain();
+        found.chain = found.key_file().map_or(Ok(None), KeyFile::chain)?;
         found.see_through_repair()?;
         if found.header().is_none() && found.metadata().is_none() {
             let headers = found.value_headers(fs)?;
@@ -126,13 +126,6 @@ impl Found {
         self.unfinished.as_ref().is_some_and(|unfinished| unfinished.is_empty)
     }
 
-    fn read_chain(&mut self) {
-        self.chain = match &self.key_file {
-            Some(Ok(file)) => file.chain().ok().flatten(),
-            _ => None,
-        };
-    }
-
     /// Turns what belongs to another table or segment, and metadata that does not agree with the key file, into errors.
     pub(super) fn hold_against(&mut self, table_id: u64) {
         if let Some(Ok(file)) = &self.key_file
@@ -174,7 +167,7 @@ impl Found {
 
     /// Whether no file is there, leftovers aside.
     pub(super) fn is_absent(&self) -> bool {
-        self.files.all().count() == self.files.leftovers.len()
+        self.files.is_leftover()
     }
 
     /// The metadata, if it holds.
@@ -226,8 +219,19 @@ impl Found {
 
     /// Whether it shows that something in it was acknowledged: opening goes by the same where the state says that the
     /// table is empty.
-    pub(super) fn is_acknowledged(&self) -> bool {
-        self.files.metadata.is_some() || self.key_file().is_some_and(KeyFile::has_mark)
+    ///
+    /// # Errors
+    /// A disk that does not read.
+    pub(super) fn is_acknowledged(&self) -> Result<bool> {
+        Ok(self.files.metadata.is_some() || self.has_mark()?)
+    }
+
+    /// Whether its key file has a mark that holds.
+    ///
+    /// # Errors
+    /// A disk that does not read.
+    pub(super) fn has_mark(&self) -> Result<bool> {
+        self.key_file().map_or(Ok(false), KeyFile::has_mark)
     }
 
     /// All paths, as they are or would be.

@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 use lithdb_env::{Error, ErrorKind, FileKind, Result, leftover_of};
 use lithdb_segment::{SEGMENTS_DIR, STATE_FILE, SegmentId};
 
-use super::aside::is_aside;
 use super::finding::Finding;
 use super::found::Found;
 use super::state_slots::{self, Slots};
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, is_aside};
 use crate::plan::Access;
 use crate::state::TableState;
 use crate::table::TableSetup;
@@ -52,9 +51,9 @@ impl Outline {
         let fs = &*setup.env.fs;
         let path = setup.state_path();
         let (mut state, mut slots) = state_slots::look(fs, &path)?;
-        let inventory = Inventory::list(fs, &setup.segment_dirs(), access == Access::Read)?;
+        let inventory = Inventory::list(fs, &setup.segment_dirs())?;
         let foreign = |state: &TableState| state_slots::is_foreign(fs, &path, state, &inventory);
-        if let Some(error) = state.as_ref().and_then(foreign) {
+        if let Some(error) = state.as_ref().map_or(Ok(None), foreign)? {
             (state, slots) = (None, Slots::Lost(error));
         }
         if state.as_ref().is_some_and(|state| state.dropping) {
@@ -91,7 +90,7 @@ impl Outline {
         }
         let mut old = None;
         let stale = |state: &TableState| state_slots::is_stale(&path, state, &found);
-        if let Some(error) = state.as_ref().and_then(stale) {
+        if let Some(error) = state.as_ref().map_or(Ok(None), stale)? {
             // A writer may have put the first value meanwhile: its state says so before anything is acknowledged.
             if state_slots::look(fs, &path)?.0 != state {
                 return Self::look(setup, access);
@@ -103,7 +102,7 @@ impl Outline {
             segment.hold_against(rules.table_id);
         }
         let highest = inventory.segments.keys().next_back().copied().unwrap_or_default();
-        let (members, strays) = sort_out(&rules, found);
+        let (members, strays) = sort_out(&rules, found)?;
         let mut outline = Self { rules, slots, members, strays, highest, notes };
         outline.look_beside(setup)?;
         Ok(outline)
@@ -185,8 +184,11 @@ fn is_ours(name: &str, root: usize, is_dir: bool) -> bool {
 }
 
 /// Parts the segments that belong to the table from those that do not.
-fn sort_out(rules: &TableState, mut found: BTreeMap<SegmentId, Found>) -> (Vec<Found>, Vec<Stray>) {
-    let ids = if rules.empty { BTreeSet::new() } else { member_ids(rules, &found) };
+fn sort_out(
+    rules: &TableState,
+    mut found: BTreeMap<SegmentId, Found>,
+) -> Result<(Vec<Found>, Vec<Stray>)> {
+    let ids = if rules.empty { BTreeSet::new() } else { member_ids(rules, &found)? };
     let newest_sealed = ids.iter().rev().find(|id| {
         let found = found.get(id);
         found.is_some_and(|found| found.metadata.is_some())
@@ -199,10 +201,13 @@ fn sort_out(rules: &TableState, mut found: BTreeMap<SegmentId, Found>) -> (Vec<F
             !rules.empty && found.id < newest_sealed && found.id >= rules.next_id_floor;
         Stray { found, is_refused }
     });
-    (members, strays.collect())
+    Ok((members, strays.collect()))
 }
 
-fn member_ids(rules: &TableState, found: &BTreeMap<SegmentId, Found>) -> BTreeSet<SegmentId> {
+fn member_ids(
+    rules: &TableState,
+    found: &BTreeMap<SegmentId, Found>,
+) -> Result<BTreeSet<SegmentId>> {
     // Whatever was sealed, what the state names, and what these name.
     let sealed = found.values().filter(|found| found.metadata.is_some()).map(|found| found.id);
     let tail = rules.durable_tail.as_ref().map(|tail| tail.segment);
@@ -215,15 +220,19 @@ fn member_ids(rules: &TableState, found: &BTreeMap<SegmentId, Found>) -> BTreeSe
         let has_lost_seal =
             found.get(&newest).is_some_and(|found| found.metadata_error().is_some());
         let above = found.range(newest..).skip_while(|(id, _)| **id == newest);
-        let next = above.map(|(_, found)| found).find(|found| {
+        let mut next = None;
+        for (id, found) in above {
             let goes_on = has_lost_seal && found.predecessor().is_none_or(|id| id == newest);
-            goes_on || found.key_file().is_some_and(|file| file.has_mark())
-        });
+            if goes_on || found.has_mark()? {
+                next = Some(*id);
+                break;
+            }
+        }
         let Some(next) = next else { break };
-        members.insert(next.id);
+        members.insert(next);
         close(rules, found, &mut members);
     }
-    members
+    Ok(members)
 }
 
 /// Adds whatever the members' links name.

@@ -90,43 +90,55 @@ fn slots(path: &Path, bytes: &[u8]) -> Slots {
 
 /// What is wrong with a state if all segments that can be read are of one other table: the state is the stranger then,
 /// and nothing that it says of segments counts.
+///
+/// # Errors
+/// `Unsupported`; a disk that does not read.
 pub(super) fn is_foreign(
     fs: &dyn Fs,
     path: &Path,
     state: &TableState,
     inventory: &Inventory,
-) -> Option<Error> {
+) -> Result<Option<Error>> {
     let mut other = None;
     for (id, files) in &inventory.segments {
-        let Ok(found) = Found::read(fs, *id, files) else { continue };
+        let found = Found::read(fs, *id, files)?;
         for table_id in found.table_ids() {
             if table_id == state.table_id || other.is_some_and(|other| other != table_id) {
-                return None;
+                return Ok(None);
             }
             other = Some(table_id);
         }
     }
+    let Some(other) = other else { return Ok(None) };
     let (path, found) = (path.display(), state.table_id);
     let message = format!(
         "{path}: expected the state of table {:016x}, whose segments are here, found that of table {found:016x}",
-        other?
+        other
     );
-    Some(Error::new(ErrorKind::Foreign, message))
+    Ok(Some(Error::new(ErrorKind::Foreign, message)))
 }
 
 /// What is wrong with a state that says that nothing was ever acknowledged, if something was: it is an old copy, and
 /// nothing that it says of segments counts. Opening refuses it, too.
+///
+/// # Errors
+/// A disk that does not read.
 pub(super) fn is_stale(
     path: &Path,
     state: &TableState,
     found: &BTreeMap<SegmentId, Found>,
-) -> Option<Error> {
+) -> Result<Option<Error>> {
     let is_ours = |found: &&Found| found.table_ids().next().is_none_or(|id| id == state.table_id);
-    let mut ours = found.values().filter(is_ours);
-    let id = ours.find(|found| state.empty && found.is_acknowledged())?.id;
-    let found =
-        format!("one that says that the table is empty, and acknowledged data in segment {id}");
-    Some(Error::corrupt(path, 0, "the state of a table with segments", &found))
+    for found in found.values().filter(|_| state.empty).filter(is_ours) {
+        if found.is_acknowledged()? {
+            let id = found.id;
+            let found = format!(
+                "one that says that the table is empty, and acknowledged data in segment {id}"
+            );
+            return Ok(Some(Error::corrupt(path, 0, "the state of a table with segments", &found)));
+        }
+    }
+    Ok(None)
 }
 
 /// The state that a table must have had whose files are these; `old` is a copy from its beginning. What only the state

@@ -1,0 +1,224 @@
+//! What was promised, against what an opening finds: what does not fit is refused, and nothing of it goes away.
+
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use lithdb_env::{Error, ErrorKind};
+use lithdb_segment::SegmentId;
+use lithdb_segment::envelope::{Magic, seal};
+use lithdb_sim::Fault;
+use lithdb_table::state::{TableState, read_state};
+use lithdb_table::{Presence, Table, presence};
+use support::{World, small};
+
+fn file(name: &str) -> String {
+    format!("/r0/t/segments/{name}")
+}
+
+fn state(world: &World) -> TableState {
+    read_state(&world.fs, &world.setup.state_path()).unwrap().state
+}
+
+fn set_state(world: &World, change: impl FnOnce(&mut TableState)) {
+    let mut state = state(world);
+    change(&mut state);
+    let mut slot = seal(Magic::STATE, &state).unwrap();
+    slot.resize(4096, 0);
+    world.fs.write_raw(world.setup.state_path(), slot.repeat(2));
+}
+
+/// Segment 1 is sealed; the unsealed segment 2 holds acknowledged data and a mark. The process was killed.
+fn killed() -> World {
+    let world = World::new(1);
+    let table = world.create_and_open(&small());
+    table.put(b"a", b"1").unwrap();
+    table.seal().unwrap();
+    for value in [b"2", b"3"] {
+        table.put(b"b", value).unwrap();
+        table.flush().unwrap();
+    }
+    drop(table);
+    world.fs.release_locks();
+    world
+}
+
+fn files(world: &World) -> BTreeSet<PathBuf> {
+    world.fs.file_paths().into_iter().collect()
+}
+
+/// Refused by readers and writers, and everything is as it was.
+fn refused(world: &World, context: &str) -> Error {
+    let before = files(world);
+    let read = Table::open_read_only(&world.setup, &small()).map(drop).unwrap_err();
+    let written = world.open(&small()).map(drop).unwrap_err();
+    assert_eq!(files(world), before, "{context}");
+    assert_eq!(read.kind(), written.kind(), "{context}: {read}; {written}");
+    written
+}
+
+/// However often an opening is asked, a read that fails makes it fail, and takes nothing away.
+fn no_read_may_fail(world: &World, context: &str) {
+    let mut failures = 0;
+    for fault in [Fault::Eio, Fault::TooManyFiles] {
+        for n in 1.. {
+            let world = world.after_crash(world.fs.fork());
+            let before = files(&world);
+            world.fs.fail_read(n, fault);
+            let opened = world.open(&small()).map(drop);
+            if world.fs.faults_hit() == 0 {
+                break;
+            }
+            failures += 1;
+            assert!(opened.is_err(), "{context}: opened although read {n} failed");
+            assert_eq!(files(&world), before, "{context}: read {n}");
+        }
+    }
+    assert!(failures > 10, "{context}: {failures}");
+}
+
+#[test]
+fn a_read_that_fails_while_opening_discards_nothing() {
+    // The seal of segment 1 is lost, and the state is one that does not know of it: the mark in segment 2 speaks.
+    let world = killed();
+    set_state(&world, |state| state.durable_tail = None);
+    world.fs.remove_raw(file("1.metadata"));
+    assert_eq!(refused(&world, "a lost seal").kind(), ErrorKind::Corrupt);
+    no_read_may_fail(&world, "a lost seal");
+    let world = killed();
+    set_state(&world, |state| (state.empty, state.durable_tail) = (true, None));
+    world.fs.remove_raw(file("1.metadata"));
+    assert_eq!(refused(&world, "an old state").kind(), ErrorKind::Corrupt);
+    no_read_may_fail(&world, "an old state");
+    // Another table's segment below the watermark.
+    let world = killed();
+    set_state(&world, |state| {
+        (state.table_id, state.watermark) = (state.table_id ^ 1, SegmentId(3));
+    });
+    assert_eq!(refused(&world, "another state").kind(), ErrorKind::Foreign);
+    no_read_may_fail(&world, "another state");
+}
+
+#[test]
+fn lost_newest_segments_are_refused() {
+    let world = World::new(1);
+    let table = world.create_and_open(&small());
+    for n in 0..10 {
+        table.put(format!("key-{n}").as_bytes(), &[n; 30]).unwrap();
+    }
+    table.flush().unwrap();
+    drop(table);
+    world.fs.release_locks();
+    let promised = state(&world).durable_tail.unwrap();
+    assert_eq!(promised.segment, SegmentId(3));
+    for is_closed in [false, true] {
+        if is_closed {
+            world.open(&small()).unwrap().close().unwrap();
+        }
+        let lost = world.after_crash(world.fs.fork());
+        for name in ["2.metadata", "3.keys", "3-0.values"] {
+            lost.fs.remove_raw(file(name));
+        }
+        let error = refused(&lost, "the newest is lost");
+        assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
+        assert!(error.to_string().contains(&file("3.keys")), "{error}");
+        assert!(error.to_string().contains("segment 3"), "{error}");
+        // The seal alone: what is behind it was acknowledged.
+        let lost = world.after_crash(world.fs.fork());
+        lost.fs.remove_raw(file("2.metadata"));
+        let error = refused(&lost, "the seal is lost");
+        assert!(error.to_string().contains(&file("2.metadata")), "{error}");
+    }
+}
+
+#[test]
+fn first_segment_is_promised_before_it_takes_a_put() {
+    let world = World::new(1);
+    let table = world.create_and_open(&small());
+    assert!(state(&world).durable_tail.is_none());
+    table.put(b"a", b"1").unwrap();
+    drop(table);
+    world.fs.release_locks();
+    let promised = state(&world).durable_tail.unwrap();
+    assert_eq!((promised.segment, promised.key_end), (SegmentId(1), 64));
+    world.fs.remove_raw(file("1.keys"));
+    assert_eq!(refused(&world, "the first is lost").kind(), ErrorKind::Missing);
+}
+
+#[test]
+fn two_segments_that_nothing_names_are_refused() {
+    for is_empty in [false, true] {
+        let world = if is_empty { World::new(1) } else { killed() };
+        if is_empty {
+            world.create().unwrap();
+        }
+        for name in ["7.keys", "7-0.values"] {
+            world.fs.write_raw(file(name), vec![7; 100]);
+        }
+        let one = world.after_crash(world.fs.fork());
+        one.open(&small()).unwrap();
+        assert!(!files(&one).contains(&PathBuf::from(file("7.keys"))));
+        // What came back of an id that was discarded before does not count.
+        one.fs.release_locks();
+        one.fs.write_raw(file("7.keys"), vec![7; 100]);
+        one.fs.write_raw(file("8.keys"), vec![7; 100]);
+        one.open(&small()).unwrap();
+        world.fs.write_raw(file("8-0.values"), vec![7; 100]);
+        let error = refused(&world, "two of them");
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert!(error.to_string().contains("segments 7 and 8"), "{error}");
+    }
+}
+
+#[test]
+fn a_lone_replacement_proves_nothing() {
+    let world = killed();
+    let before = state(&world).next_id_floor;
+    world.fs.write_raw(file("9.keys.new"), vec![7; 100]);
+    world.fs.write_raw(file("9.metadata.new"), vec![7; 100]);
+    let table = world.open(&small()).unwrap();
+    assert_eq!(table.get(b"b").unwrap().unwrap(), b"3");
+    assert_eq!(state(&world).next_id_floor, before);
+    let world = World::new(1);
+    world.create().unwrap();
+    world.fs.write_raw(file("9.keys.new"), vec![7; 100]);
+    world.open(&small()).unwrap();
+    assert_eq!(state(&world).next_id_floor, SegmentId(1));
+    assert!(!files(&world).contains(&PathBuf::from(file("9.keys.new"))));
+}
+
+#[test]
+fn what_a_repair_kept_is_no_interrupted_drop() {
+    for name in ["1.keys", "2.metadata", "1-0.values", "table.state"] {
+        let world = World::new(2);
+        world.create().unwrap();
+        let kept = format!("/r1/t/damaged-123/{name}");
+        world.fs.write_raw(&kept, vec![1, 2, 3]);
+        assert_eq!(presence(&world.fs, &world.setup.dirs).unwrap(), Presence::Present);
+        world.fs.remove_raw(world.setup.state_path());
+        let error = presence(&world.fs, &world.setup.dirs).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
+        assert!(error.to_string().contains(&kept), "{error}");
+    }
+}
+
+#[test]
+fn a_drop_leaves_other_files_of_a_damaged_directory() {
+    let world = World::new(1);
+    let table = world.create_and_open(&small());
+    table.put(b"a", b"1").unwrap();
+    for name in ["1.keys", "3-0.values", "2.metadata", "table.state", "notes.txt", "1.keys.bak"] {
+        world.fs.write_raw(format!("/r0/t/damaged-123/{name}"), vec![7]);
+    }
+    world.fs.write_raw("/r0/t/damaged-by-me/1.keys", vec![7]);
+    table.begin_drop().unwrap();
+    Table::remove(&world.setup).unwrap();
+    let left = ["/damaged-123/1.keys.bak", "/damaged-123/notes.txt", "/damaged-by-me/1.keys"];
+    let left = left.map(|name| PathBuf::from(format!("/r0/t{name}")));
+    assert_eq!(files(&world), BTreeSet::from(left));
+    assert_eq!(presence(&world.fs, &world.setup.dirs).unwrap(), Presence::Interrupted);
+    world.create_and_open(&small());
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 
 use lithdb_env::{Env, ErrorKind, Result};
 use lithdb_segment::{HandleLimit, TableName};
@@ -128,12 +128,7 @@ impl Db {
             shared.finish_interrupted();
         }
         if !read_only && !shared.components.without_maintenance {
-            let options = &shared.options;
-            let tick = options.gc_interval.min(options.idle_after);
-            let tick = options.flush_after.map_or(tick, |after| tick.min(after));
-            let tick = tick.max(Duration::from_millis(1));
-            let thread = Maintenance::start(Arc::downgrade(&shared), tick)?;
-            *shared.maintenance.lock() = Some(thread);
+            *shared.maintenance.lock() = Some(Maintenance::start(&shared)?);
         }
         let keeper = Arc::new(Keeper(Arc::clone(&shared)));
         Ok(Self { shared, keeper })
@@ -186,22 +181,27 @@ impl Db {
         let setup = shared.setup(name.clone(), filter);
         let keeper: Arc<dyn Any + Send + Sync> = Arc::clone(&self.keeper) as _;
         let slot = shared.tables.claim(&name)?;
-        let is_open = slot.open(|open| {
-            if let Some(options) = &options {
-                open.refuse_other(&name, options, has_filter)?;
+        if let Some(open) = slot.get() {
+            if !open.table.is_closed() {
+                if let Some(options) = &options {
+                    open.refuse_other(&name, options, has_filter)?;
+                }
+                return Ok(open.table.kept_by(keeper));
             }
-            Ok(open.table.kept_by(Arc::clone(&keeper)))
-        });
-        if let Some(handle) = is_open {
-            return handle;
+            open.settle();
         }
-        slot.settle();
         let mut effective = asked.clone();
         effective.keymap.get_or_insert(shared.options.keymap);
         effective.validate()?;
         let table = shared.open_or_create(&setup, &effective, create)?;
         let handle = table.kept_by(keeper);
-        slot.replace(Some(OpenTable { table, options: asked, has_filter }));
+        slot.set(Some(OpenTable {
+            table,
+            options: asked,
+            has_filter,
+            in_upkeep: AtomicBool::new(false),
+            in_collection: AtomicBool::new(false),
+        }));
         Ok(handle)
     }
 
@@ -244,12 +244,15 @@ impl Db {
         let name = TableName::new(name)?;
         let setup = shared.setup(name.clone(), None);
         let slot = shared.tables.claim(&name)?;
-        // One that failed is closed: its state is read again before it is changed.
-        let open = slot.open(|open| open.table.clone()).filter(|table| table.failure().is_none());
-        match open {
+        let open = slot.get();
+        // One that failed is closed, and its state is read again before it is changed.
+        let whole = open.as_ref().map(|open| &open.table);
+        match whole.filter(|table| !table.is_closed() && table.failure().is_none()) {
             Some(table) => table.begin_drop()?,
             None => {
-                slot.settle();
+                if let Some(open) = &open {
+                    open.settle();
+                }
                 match presence(&*shared.env.fs, &setup.dirs)? {
                     Presence::Absent => return Err(no_table(&name)),
                     // A drop that failed half-way goes on.
@@ -259,7 +262,7 @@ impl Db {
                 }
             }
         }
-        slot.replace(None);
+        slot.set(None);
         Table::remove(&setup)
     }
 
@@ -269,7 +272,7 @@ impl Db {
     /// The first error of a table; the others are flushed all the same.
     pub fn flush(&self) -> Result<()> {
         self.shared.check_writable()?;
-        self.shared.each_table(Table::flush)
+        self.shared.each_table(|open| open.table.flush())
     }
 
     /// Takes a new view of all open tables, in a database that was opened for reading.
@@ -282,13 +285,14 @@ impl Db {
         if let (true, Some(roots)) = (self.shared.read_only, &*self.shared.roots.read()) {
             refuse_pending_rollback(&self.shared.env, roots)?;
         }
-        self.shared.each_table(Table::refresh)
+        self.shared.each_table(|open| open.table.refresh())
     }
 
     /// The database in numbers.
     pub fn stats(&self) -> DbStats {
         let tables = self.shared.tables.all();
-        let stats = tables.iter().map(|table| (table.name().clone(), table.stats()));
+        let tables = tables.iter().filter(|open| !open.table.is_closed());
+        let stats = tables.map(|open| (open.table.name().clone(), open.table.stats()));
         DbStats {
             roots: self.shared.paths.clone(),
             open_files: self.shared.handles.open_files(),
@@ -296,7 +300,7 @@ impl Db {
         }
     }
 
-    /// Does for all open tables what the maintenance thread does now and then.
+    /// Does for all open tables what the database's threads do now and then. Filters are asked on the caller's thread.
     ///
     /// # Errors
     /// The first error of a table.

@@ -1,5 +1,9 @@
-//! The maintenance thread: ages, idle marks, automatic flushes and collection, for all tables of a database.
+//! The database's own threads: upkeep (ages, idle marks, automatic flushes, collection by the TTL) and filters.
+//!
+//! The threads of a kind take turns in making the rounds of all tables. While one is held up by a table, the next one goes
+//! round, and passes that table over.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -9,14 +13,16 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::shared::Shared;
 
-/// How often tables are looked at.
+/// Tables are looked at this often or more often.
 const TICK: Duration = Duration::from_millis(500);
+const UPKEEP_THREADS: usize = 3;
+const FILTER_THREADS: usize = 2;
 
-/// The running thread. It holds no share in the database.
+/// The running threads. They hold no share in the database.
 #[derive(Debug)]
 pub(crate) struct Maintenance {
     stop: Arc<Stop>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -25,42 +31,96 @@ struct Stop {
     changed: Condvar,
 }
 
+/// The threads of one kind.
+struct Crew {
+    db: Weak<Shared>,
+    stop: Arc<Stop>,
+    /// Held by the thread that waits for the next round.
+    turn: Mutex<()>,
+    tick: Duration,
+    round: fn(&Shared),
+}
+
 impl Maintenance {
-    pub(crate) fn start(db: Weak<Shared>, tick: Duration) -> Result<Self> {
-        let stop = Arc::new(Stop::default());
-        let theirs = Arc::clone(&stop);
-        let tick = tick.min(TICK);
-        let thread = spawn("lithdb-maintenance", move || run(&db, &theirs, tick)).map_err(|e| {
-            Error::with_source(ErrorKind::Io, format!("start the maintenance thread: {e}"), e)
-        })?;
-        Ok(Self { stop, thread: Mutex::new(Some(thread)) })
+    pub(crate) fn start(db: &Arc<Shared>) -> Result<Self> {
+        let mut this = Self { stop: Arc::default(), threads: Vec::new() };
+        let options = &db.options;
+        let tick = options.gc_interval.min(options.idle_after).min(TICK);
+        let tick = options.flush_after.map_or(tick, |after| tick.min(after));
+        this.add(db, "lithdb-upkeep", UPKEEP_THREADS, tick, Shared::keep_up)?;
+        this.add(db, "lithdb-filter", FILTER_THREADS, options.gc_interval, Shared::ask_filters)?;
+        Ok(this)
     }
 
-    /// Stops the thread and waits for it, unless this is it.
+    fn add(
+        &mut self,
+        db: &Arc<Shared>,
+        name: &str,
+        threads: usize,
+        tick: Duration,
+        round: fn(&Shared),
+    ) -> Result<()> {
+        let (db, stop) = (Arc::downgrade(db), Arc::clone(&self.stop));
+        let tick = tick.max(Duration::from_millis(1));
+        let crew = Arc::new(Crew { db, stop, turn: Mutex::default(), tick, round });
+        for _ in 0..threads {
+            let theirs = Arc::clone(&crew);
+            let thread = spawn(name, move || theirs.run()).map_err(|e| {
+                Error::with_source(ErrorKind::Io, format!("start the thread {name}: {e}"), e)
+            })?;
+            self.threads.push(thread);
+        }
+        Ok(())
+    }
+
+    /// No thread begins another round.
     pub(crate) fn stop(&self) {
         *self.stop.is_stopping.lock() = true;
         self.stop.changed.notify_all();
-        let Some(thread) = self.thread.lock().take() else { return };
-        if thread.thread().id() != std::thread::current().id() {
-            let _ = thread.join();
+    }
+}
+
+impl Drop for Maintenance {
+    /// Waits for all threads, but for the one that does this.
+    fn drop(&mut self) {
+        self.stop();
+        for thread in self.threads.drain(..) {
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+                tracing::error!("a thread of the database panicked");
+            }
         }
     }
 }
 
-fn run(db: &Weak<Shared>, stop: &Stop, tick: Duration) {
-    loop {
-        {
-            let mut is_stopping = stop.is_stopping.lock();
-            if !*is_stopping {
-                let _ = stop.changed.wait_for(&mut is_stopping, tick);
+impl Crew {
+    fn run(&self) {
+        loop {
+            {
+                let _turn = self.turn.lock();
+                let mut is_stopping = self.stop.is_stopping.lock();
+                if !*is_stopping {
+                    // Woken early, it goes round early.
+                    let _ = self.stop.changed.wait_for(&mut is_stopping, self.tick);
+                }
+                if *is_stopping {
+                    return;
+                }
             }
-            if *is_stopping {
-                return;
-            }
+            let Some(db) = self.db.upgrade() else { return };
+            (self.round)(&db);
         }
-        let Some(db) = db.upgrade() else { return };
-        if let Err(error) = db.maintain() {
-            tracing::debug!(%error, "maintenance");
-        }
+    }
+}
+
+/// Does something that no other thread does at this moment; `is_busy` says so.
+pub(crate) fn unless_busy(is_busy: &AtomicBool, act: impl FnOnce() -> Result<()>) {
+    if is_busy.swap(true, Ordering::Acquire) {
+        return;
+    }
+    let done = act();
+    is_busy.store(false, Ordering::Release);
+    if let Err(error) = done {
+        // Told by an event, by the table's failure, or by the next flush.
+        tracing::debug!(%error, "maintenance");
     }
 }

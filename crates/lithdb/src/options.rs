@@ -157,6 +157,6 @@ pub struct Components {
     pub listener: EventListener,
     /// Another file system, clock or pool than the operating system's.
     pub env: Option<Env>,
-    /// No maintenance thread: the owner calls [`Db::maintain`](crate::Db::maintain) instead.
+    /// No threads for upkeep and filters: the owner calls [`Db::maintain`](crate::Db::maintain) instead.
     pub without_maintenance: bool,
 }

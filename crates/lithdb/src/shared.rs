@@ -14,9 +14,9 @@ use lithdb_table::{
 };
 use parking_lot::{Mutex, RwLock};
 
-use crate::maintenance::Maintenance;
+use crate::maintenance::{Maintenance, unless_busy};
 use crate::options::{Components, DbOptions};
-use crate::tables::Tables;
+use crate::tables::{OpenTable, Tables};
 
 /// What every handle of the database and of its tables holds. Closes the database when the last one goes, there and
 /// then: the maintenance thread has a share in what is closed, but none in this.
@@ -136,52 +136,74 @@ impl Shared {
     /// same.
     pub(crate) fn each_table(
         &self,
-        act: impl Fn(&Table) -> Result<()> + Copy + Send + 'static,
+        act: impl Fn(&OpenTable) -> Result<()> + Copy + Send + 'static,
     ) -> Result<()> {
-        let task = |table: Table| {
-            move || match act(&table) {
+        let task = |open: Arc<OpenTable>| {
+            move || match act(&open) {
                 // Its data was made durable, or not, by whoever closed or dropped it.
-                Err(error) if error.kind() == ErrorKind::Closed && table.is_closed() => Ok(()),
+                Err(error) if error.kind() == ErrorKind::Closed && open.table.is_closed() => Ok(()),
                 result => result,
             }
         };
         self.env.pool.run_all(self.tables.all().into_iter().map(task).collect())
     }
 
-    pub(crate) fn maintain(&self) -> Result<()> {
-        self.check_writable()?;
+    /// What is due in upkeep now.
+    fn upkeep(&self) -> Upkeep {
         let steady = self.env.clock.monotonic();
-        let collect = {
-            let mut last = self.last_gc.lock();
-            let is_due =
-                last.is_none_or(|last| steady.saturating_sub(last) >= self.options.gc_interval);
-            if is_due {
-                *last = Some(steady);
-            }
-            is_due
-        };
-        let upkeep = Upkeep {
+        let mut last = self.last_gc.lock();
+        let since = last.map(|last| steady.saturating_sub(last));
+        let collect = since.is_none_or(|since| since >= self.options.gc_interval);
+        if collect {
+            *last = Some(steady);
+        }
+        Upkeep {
             flush_bytes: self.options.flush_bytes,
             flush_after: self.options.flush_after,
             idle_after: self.options.idle_after,
             collect,
-        };
-        // Collection last: a slow filter of one table must not hold up the others' flushes.
-        let first = Upkeep { collect: false, ..upkeep };
-        let kept_up = self.each_table(move |table| table.tick(&first));
-        let collected =
-            if collect { self.each_table(move |table| table.tick(&upkeep)) } else { Ok(()) };
+        }
+    }
+
+    pub(crate) fn maintain(&self) -> Result<()> {
+        self.check_writable()?;
+        let upkeep = self.upkeep();
+        let kept_up = self.each_table(move |open| open.keep_up(upkeep));
+        let mut collected = Ok(());
+        for open in self.tables.all() {
+            if upkeep.collect && open.has_filter && !open.table.is_closed() {
+                collected = collected.and(open.table.run_gc().map(drop));
+            }
+        }
         kept_up.and(collected)
+    }
+
+    /// One round of upkeep.
+    pub(crate) fn keep_up(&self) {
+        let upkeep = self.upkeep();
+        for open in self.tables.all().iter().filter(|open| !open.table.is_closed()) {
+            unless_busy(&open.in_upkeep, || open.keep_up(upkeep));
+        }
+    }
+
+    /// One round of collection with filters.
+    pub(crate) fn ask_filters(&self) {
+        let tables = self.tables.all();
+        for open in tables.iter().filter(|open| open.has_filter && !open.table.is_closed()) {
+            unless_busy(&open.in_collection, || open.table.run_gc().map(drop));
+        }
     }
 
     pub(crate) fn close(&self) -> Result<()> {
         refuse_in_callback()?;
         let Some(_closing) = self.tables.begin_close() else { return Ok(()) };
         let maintenance = self.maintenance.lock().take();
-        if let Some(maintenance) = maintenance {
+        if let Some(maintenance) = &maintenance {
             maintenance.stop();
         }
-        let result = self.each_table(Table::close);
+        // Tables that are closed end the scans that the threads may be in.
+        let result = self.each_table(|open| open.table.close());
+        drop(maintenance);
         *self.roots.write() = None;
         result
     }

@@ -4,11 +4,13 @@
 //! the same name wait for that, and nobody else does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::ThreadId;
 
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_segment::TableName;
-use lithdb_table::{Table, TableOptions};
+use lithdb_table::{Table, TableOptions, Upkeep};
 use parking_lot::{Condvar, Mutex};
 
 /// A table that is open, and what it was opened with. It may have been closed since.
@@ -16,6 +18,10 @@ pub(crate) struct OpenTable {
     pub(crate) table: Table,
     pub(crate) options: TableOptions,
     pub(crate) has_filter: bool,
+    /// A thread keeps it up at this moment.
+    pub(crate) in_upkeep: AtomicBool,
+    /// A thread asks its filter at this moment.
+    pub(crate) in_collection: AtomicBool,
 }
 
 impl OpenTable {
@@ -39,6 +45,20 @@ impl OpenTable {
             ),
         ))
     }
+
+    /// Does what is due. Filters are not asked here: that is done apart, so that nothing waits for it.
+    pub(crate) fn keep_up(&self, upkeep: Upkeep) -> Result<()> {
+        self.table.tick(&Upkeep { collect: upkeep.collect && !self.has_filter, ..upkeep })
+    }
+
+    /// Waits until a table that was closed has come to its end, and closes one that has failed: nothing of it is written
+    /// any more.
+    pub(crate) fn settle(&self) {
+        // What did not become durable was said when the table failed or was closed.
+        if let Err(error) = self.table.close() {
+            tracing::debug!(%error, "closing a table that has failed");
+        }
+    }
 }
 
 /// All slots, and whether the database is open.
@@ -57,7 +77,7 @@ struct State {
 #[derive(Default)]
 struct Slot {
     is_claimed: bool,
-    open: Option<OpenTable>,
+    open: Option<Arc<OpenTable>>,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
@@ -94,15 +114,9 @@ impl Tables {
         }
     }
 
-    /// All tables that are open.
-    pub(crate) fn all(&self) -> Vec<Table> {
-        let state = self.state.lock();
-        state
-            .slots
-            .values()
-            .filter_map(|slot| slot.open.as_ref())
-            .map(|o| o.table.clone())
-            .collect()
+    /// All slots' tables. Some may have been closed.
+    pub(crate) fn all(&self) -> Vec<Arc<OpenTable>> {
+        self.state.lock().slots.values().filter_map(|slot| slot.open.clone()).collect()
     }
 
     /// Begins to close: from now on nothing is claimed, and what is claimed is waited for. `None` if it is closed; one
@@ -134,31 +148,19 @@ pub(crate) struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    /// The table, unless it has been closed.
-    pub(crate) fn open<T>(&self, look: impl FnOnce(&OpenTable) -> T) -> Option<T> {
-        let state = self.tables.state.lock();
-        let open = state.slots.get(&self.name)?.open.as_ref();
-        open.filter(|open| !open.table.is_closed()).map(look)
+    /// What is in the slot. It may have been closed.
+    pub(crate) fn get(&self) -> Option<Arc<OpenTable>> {
+        self.tables.state.lock().slots.get(&self.name).and_then(|slot| slot.open.clone())
     }
 
-    /// Waits until a table that was closed has come to its end, and closes one that has failed: nothing of it is written
-    /// any more.
-    pub(crate) fn settle(&self) {
-        let state = self.tables.state.lock();
-        let open = state.slots.get(&self.name).and_then(|slot| slot.open.as_ref());
-        let table = open.map(|open| open.table.clone());
-        drop(state);
-        // What did not become durable was said when the table failed or was closed.
-        if let Some(Err(error)) = table.map(|table| table.close()) {
-            tracing::debug!(%error, "closing a table that has failed");
-        }
-    }
-
-    /// Puts a table into the slot, or empties it; returns what was there.
-    pub(crate) fn replace(&self, open: Option<OpenTable>) -> Option<OpenTable> {
+    /// Puts a table into the slot, or empties it.
+    pub(crate) fn set(&self, open: Option<OpenTable>) {
         let mut state = self.tables.state.lock();
         let slot = state.slots.entry(self.name.clone()).or_default();
-        std::mem::replace(&mut slot.open, open)
+        let before = std::mem::replace(&mut slot.open, open.map(Arc::new));
+        drop(state);
+        // What the application gave it is dropped without the lock.
+        drop(before);
     }
 }
 

@@ -7,16 +7,20 @@
 mod hook;
 mod support;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hook::{Gate, HookFs};
 use lithdb::env::{Env, Pool, spawn};
-use lithdb::{Components, Db, ErrorKind};
-use lithdb_sim::{Fault, OpKind};
+use lithdb::{
+    Batch, Components, Db, DbOptions, Error, ErrorKind, Event, EventListener, GcFilter, Position,
+    Table, TableOptions, verify_keymap,
+};
+use lithdb_sim::{CrashImage, Fault, OpKind};
 use parking_lot::{Condvar, Mutex};
 use support::{World, check, put, small};
 
@@ -117,8 +121,8 @@ fn other_tables_are_used_while_one_is_dropped() {
     let again = begin(move || theirs.table("slow", small()));
     gate.open();
     dropping.recv_timeout(NEVER).unwrap().unwrap();
-    let again = again.recv_timeout(NEVER).unwrap();
-    assert!(again.is_ok_and(|again| again.stats().keys == 0 || again.is_closed()));
+    let again = again.recv_timeout(NEVER).unwrap().unwrap();
+    assert_eq!(again.stats().keys, 0);
 }
 
 #[test]
@@ -273,4 +277,340 @@ fn a_table_that_failed_is_dropped_alone() {
     let db = world.open();
     check(&db.existing_table("t").unwrap(), 0..2);
     check(&db.existing_table("other").unwrap(), 0..3);
+}
+
+/// On a real disk, with the database's own threads.
+struct Running {
+    _dir: tempfile::TempDir,
+    options: DbOptions,
+    gate: Arc<Gate>,
+    events: Receiver<Event>,
+    components: Components,
+}
+
+impl Running {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = DbOptions::new([dir.path().join("db")])
+            .gc_interval(Duration::from_millis(2))
+            .flush_by_itself(None, Some(Duration::from_millis(2)));
+        options.idle_after = Duration::from_millis(5);
+        let gate = Arc::new(Gate::default());
+        let theirs = Arc::clone(&gate);
+        let mut env = Env::os(2).unwrap();
+        env.fs = Arc::new(HookFs::new(env.fs, move |_, path: &Path, _| {
+            if path.components().any(|part| part.as_os_str() == "slow") {
+                theirs.pass();
+            }
+        }));
+        let (tell, events) = channel();
+        let tell = Mutex::new(tell);
+        let listener = EventListener::new(move |event| drop(tell.lock().send(event.clone())));
+        let components = Components { listener, env: Some(env), without_maintenance: false };
+        Self { _dir: dir, options, gate, events, components }
+    }
+
+    fn open(&self) -> Db {
+        Db::open_with(self.options.clone(), self.components.clone()).unwrap()
+    }
+
+    fn wait(&self, is_it: impl Fn(&Event) -> bool) {
+        while !is_it(&self.events.recv_timeout(NEVER).expect("an event")) {}
+    }
+}
+
+fn wait_durable_by_itself(table: &Table, at: Position) {
+    let began = Instant::now();
+    while table.durable_position() <= at {
+        assert!(began.elapsed() < NEVER, "never flushed");
+        std::thread::yield_now();
+    }
+}
+
+/// A table that is written, flushed, sealed by age and collected, all by itself.
+fn lives(running: &Running, db: &Db, name: &str) {
+    let ms = Duration::from_millis(10);
+    let table = db.table(name, TableOptions::new().ttl(ms).segment_age(ms)).unwrap();
+    for round in 0..3 {
+        let at = table.put(format!("{round}").as_bytes(), b"v").unwrap();
+        wait_durable_by_itself(&table, at);
+        running.wait(|e| matches!(e, Event::Collected { table, .. } if table.as_str() == name));
+    }
+}
+
+#[test]
+fn upkeep_and_collection_go_on_while_a_filter_hangs() {
+    let running = Running::new();
+    let db = running.open();
+    let gate = Arc::new(Gate::default());
+    gate.shut();
+    let theirs = Arc::clone(&gate);
+    let hangs = GcFilter::new(move |_, _| {
+        theirs.pass();
+        Ok(true)
+    });
+    let table = db.table_with_filter("filtered", TableOptions::new(), hangs).unwrap();
+    table.put(b"k", b"v").unwrap();
+    table.seal().unwrap();
+    gate.wait_for(1);
+    lives(&running, &db, "other");
+    let agrees = GcFilter::new(|_, _| Ok(true));
+    let also = db.table_with_filter("also", TableOptions::new(), agrees).unwrap();
+    also.put(b"k", b"v").unwrap();
+    also.seal().unwrap();
+    running.wait(|e| matches!(e, Event::Collected { table, .. } if table.as_str() == "also"));
+    // The table itself, too, but for its collection.
+    in_time("using the filtered table", {
+        let table = table.clone();
+        move || {
+            table.set_ttl(Some(Duration::from_secs(1))).and_then(|()| table.set_ttl(None)).unwrap();
+            table.accept_clock().unwrap();
+            let at = table.put(b"l", b"v").unwrap();
+            wait_durable_by_itself(&table, at);
+        }
+    });
+    gate.open();
+    running.wait(|e| matches!(e, Event::Collected { table, .. } if table.as_str() == "filtered"));
+    db.close().unwrap();
+}
+
+#[test]
+fn upkeep_goes_on_while_the_disk_of_a_table_hangs() {
+    let running = Running::new();
+    let db = running.open();
+    let slow = db.table("slow", TableOptions::new()).unwrap();
+    slow.put(b"k", b"v").unwrap();
+    running.gate.shut();
+    let at = slow.put(b"l", b"v").unwrap();
+    running.gate.wait_for(1);
+    lives(&running, &db, "other");
+    assert!(slow.durable_position() <= at);
+    running.gate.open();
+    wait_durable_by_itself(&slow, at);
+    db.close().unwrap();
+}
+
+/// What it left undone is not known: the table takes no more writes, and says so. The others go on.
+#[test]
+fn a_panic_in_upkeep_latches_its_table_alone() {
+    let world = World::new();
+    let is_armed = Arc::new(AtomicBool::new(false));
+    let armed = Arc::clone(&is_armed);
+    let hook = move |kind, path: &Path, _| {
+        if kind == OpKind::SyncData && path.starts_with("/r0/t") {
+            assert!(!armed.load(Ordering::Relaxed), "as asked for");
+        }
+    };
+    let mut components = world.hooked(0, hook);
+    components.without_maintenance = true;
+    let options = world.options().flush_by_itself(Some(1), None);
+    let db = Db::open_with(options, components).unwrap();
+    let (table, other) = (db.table("t", small()).unwrap(), db.table("u", small()).unwrap());
+    put(&table, 0..2);
+    put(&other, 0..2);
+    is_armed.store(true, Ordering::Relaxed);
+    db.maintain().unwrap_err();
+    assert!(table.failure().is_some());
+    assert_eq!(table.put(b"k", b"v").unwrap_err().kind(), ErrorKind::Latched);
+    assert_eq!(other.durable_position(), other.stats().log_end);
+    let latched = world.take_events();
+    let latched = latched.iter().filter(|e| matches!(e, Event::Latched { .. }));
+    assert_eq!(latched.map(|e| e.table().as_str().to_owned()).collect::<Vec<_>>(), ["t"]);
+    is_armed.store(false, Ordering::Relaxed);
+    db.maintain().unwrap_err();
+    put(&other, 2..4);
+    other.flush().unwrap();
+    assert!(db.close().is_err());
+}
+
+type Handles = Arc<Mutex<(Option<Db>, Option<Table>)>>;
+
+/// Makes every call, and returns those that were not refused as calls of a callback are.
+fn calls(db: &Db, table: Option<&Table>) -> Vec<&'static str> {
+    let mut done = vec![
+        ("table", db.table("new", small()).err()),
+        ("existing_table", db.existing_table("t").err()),
+        ("table_with_filter", db.table_with_filter("t", small(), no_filter()).err()),
+        ("tables", db.tables().err()),
+        ("drop_table", db.drop_table("t").err()),
+        ("Db::flush", db.flush().err()),
+        ("Db::refresh", db.refresh().err()),
+        ("maintain", db.maintain().err()),
+        ("Db::close", db.close().err()),
+    ];
+    let _ = (db.stats(), db.roots(), db.is_read_only(), format!("{db:?}"));
+    if let Some(table) = table {
+        let mut batch = Batch::new();
+        batch.put(b"k", b"v");
+        done.extend([
+            ("get", table.get(b"k").err()),
+            ("contains", table.contains(b"k").err()),
+            ("put", table.put(b"k", b"v").err()),
+            ("put_with", table.put_with(b"k", b"v", &[]).err()),
+            ("put_batch", table.put_batch(&batch).err()),
+            ("flush", table.flush().err()),
+            ("wait_durable", table.wait_durable(Position::default()).err()),
+            ("seal", table.seal().err()),
+            ("set_shards", table.set_shards(1).err()),
+            ("set_ttl", table.set_ttl(None).err()),
+            ("accept_clock", table.accept_clock().err()),
+            ("run_gc", table.run_gc().err()),
+            ("run_gc_without_filter", table.run_gc_without_filter().err()),
+            ("iter", table.iter().err()),
+            ("iter_from", table.iter_from(b"k").err()),
+            ("oldest_key", table.oldest_key().err()),
+            ("newest_key", table.newest_key().err()),
+            ("refresh", table.refresh().err()),
+            ("verify_keymap", verify_keymap(table, &mut |_| {}).err()),
+            ("begin_drop", table.begin_drop().err()),
+            ("close", table.close().err()),
+        ]);
+        let _ = (table.stats(), table.durable_position(), table.failure(), table.has_gc_filter());
+        let _ = (table.name(), table.options(), table.is_read_only(), format!("{table:?}"));
+    }
+    let is_refused = |error: &Option<Error>| {
+        let error = error.as_ref().filter(|error| error.kind() == ErrorKind::InvalidArgument);
+        error.is_some_and(|error| error.to_string().contains("called the database"))
+    };
+    done.into_iter().filter(|(_, error)| !is_refused(error)).map(|(call, _)| call).collect()
+}
+
+fn no_filter() -> GcFilter {
+    GcFilter::new(|_, _| Ok(false))
+}
+
+/// Every event, on whatever thread and under whatever locks it happens.
+#[test]
+fn every_call_from_a_listener_or_a_filter_is_refused() {
+    for threads in [0, 2] {
+        in_time("calls from callbacks", move || call_from_everywhere(threads));
+    }
+}
+
+fn call_from_everywhere(threads: usize) {
+    let world = World::new();
+    let handles: Handles = Arc::default();
+    let heard: Arc<Mutex<BTreeMap<&'static str, Vec<&'static str>>>> = Arc::default();
+    let call = {
+        let (handles, heard) = (Arc::clone(&handles), Arc::clone(&heard));
+        move |from: &'static str| {
+            let (db, table) = handles.lock().clone();
+            if let Some(db) = db {
+                let done = calls(&db, table.as_ref());
+                heard.lock().entry(from).or_default().extend(done);
+            }
+        }
+    };
+    let listen = call.clone();
+    let listener = EventListener::new(move |event| {
+        listen(match event {
+            Event::Sealed { .. } => "Sealed",
+            Event::Collected { .. } => "Collected",
+            Event::Latched { .. } => "Latched",
+            Event::Recovered { .. } => "Recovered",
+            Event::ClockJump { .. } => "ClockJump",
+            Event::GcPaused { .. } => "GcPaused",
+            _ => "another event",
+        });
+    });
+    let mood = Arc::new(AtomicU64::new(0));
+    let theirs = Arc::clone(&mood);
+    let filter = GcFilter::new(move |_, _| {
+        call("filter");
+        match theirs.load(Ordering::Relaxed) {
+            0 => Err(Error::new(ErrorKind::Io, "no idea")),
+            _ => Ok(true),
+        }
+    });
+    let open = || {
+        let components =
+            Components { listener: listener.clone(), ..world.hooked(threads, |_, _, _| {}) };
+        Db::open_with(world.options(), components).unwrap()
+    };
+    let db = open();
+    let table = db.table_with_filter("t", small(), filter.clone()).unwrap();
+    *handles.lock() = (Some(db.clone()), Some(table.clone()));
+    put(&table, 0..9); // sealed under the writer's lock, or in the pool
+    table.flush().unwrap();
+    table.run_gc().unwrap_err();
+    mood.store(1, Ordering::Relaxed);
+    table.run_gc().unwrap();
+    world.clock.jump(400 * 86_400_000);
+    table.run_gc().unwrap();
+    // A file that cannot be created, under the writer's lock.
+    world.fs.fail_op(1, Fault::Eio, true);
+    while table.failure().is_none() {
+        let _ = table.put(b"more", &[1; 100]);
+    }
+    world.fs.clear_faults();
+    *handles.lock() = (None, None);
+    db.close().unwrap_err();
+    drop((db, table));
+    let found = world.fs.crash_with(&CrashImage::Everything);
+    let world = world.on(found);
+    let components = Components { listener, ..world.hooked(threads, |_, _, _| {}) };
+    let db = Db::open_with(world.options(), components).unwrap();
+    handles.lock().0 = Some(db.clone());
+    let table = db.table_with_filter("t", small(), filter).unwrap();
+    put(&table, 10..19);
+    // A sync that fails in a flush.
+    world.fs.fail_op(1, Fault::Eio, true);
+    table.flush().unwrap_err();
+    *handles.lock() = (None, None);
+    let heard = heard.lock();
+    for from in ["Sealed", "Collected", "Latched", "Recovered", "ClockJump", "GcPaused", "filter"] {
+        assert_eq!(heard.get(from), Some(&Vec::new()), "{from}, {threads} threads: {heard:?}");
+    }
+}
+
+/// It is closed by a thread of its own, and its locks are free.
+#[test]
+fn the_last_handle_may_be_dropped_in_a_listener() {
+    let world = World::new();
+    let gate = Arc::new(Gate::default());
+    let handles: Handles = Arc::default();
+    let (theirs, inside) = (Arc::clone(&gate), Arc::clone(&handles));
+    let hook = move |kind, _: &Path, _| {
+        if kind == OpKind::SyncData || kind == OpKind::SyncAll {
+            theirs.pass();
+        }
+    };
+    let listener = EventListener::new(move |_| drop(std::mem::take(&mut *inside.lock())));
+    let components = Components { listener, ..world.hooked(1, hook) };
+    let db = Db::open_with(world.options(), components).unwrap();
+    let table = db.table("t", small()).unwrap();
+    put(&table, 0..1);
+    gate.shut();
+    put(&table, 1..6); // sealed in the pool, as soon as the gate is open
+    gate.wait_for(1);
+    *handles.lock() = (Some(db), Some(table));
+    gate.open();
+    wait_until_open(|| world.try_open());
+    check(&world.open().existing_table("t").unwrap(), 0..6);
+}
+
+#[test]
+fn the_last_handle_may_be_dropped_in_a_filter() {
+    let running = Running::new();
+    let db = running.open();
+    let handles: Handles = Arc::default();
+    let inside = Arc::clone(&handles);
+    let filter = GcFilter::new(move |_, _| {
+        drop(std::mem::take(&mut *inside.lock()));
+        Ok(false)
+    });
+    let table = db.table_with_filter("t", TableOptions::new(), filter).unwrap();
+    table.put(b"k", b"v").unwrap();
+    table.seal().unwrap();
+    *handles.lock() = (Some(db), Some(table));
+    wait_until_open(|| Db::open_with(running.options.clone(), running.components.clone()));
+}
+
+fn wait_until_open(open: impl Fn() -> lithdb::Result<Db>) {
+    let began = Instant::now();
+    while let Err(error) = open() {
+        assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+        assert!(began.elapsed() < NEVER, "never closed");
+        std::thread::yield_now();
+    }
 }

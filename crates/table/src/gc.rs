@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
-use lithdb_segment::{Metadata, Segment, SegmentId};
+use lithdb_segment::{Metadata, Position, Segment, SegmentId};
 
 use crate::clock::Judgement;
 use crate::event::Event;
@@ -75,37 +75,36 @@ impl Table {
 }
 
 impl Inner {
+    /// Collects what may be collected. A panic latches the table.
     pub(crate) fn collect(&self, side: &WriteSide) -> Result<GcReport> {
-        let mut guard = side.collecting.lock();
-        self.still_open()?;
-        match guard.judge(&*self.env.clock) {
-            Judgement::Fine => {}
-            Judgement::Held(rest) => {
-                return Ok(GcReport { held_for: Some(rest), ..GcReport::default() });
-            }
-            Judgement::Jumped { before, hold } => {
-                self.listener.emit(&Event::ClockJump {
-                    table: self.name.clone(),
-                    before,
-                    now: self.env.clock.now(),
-                    hold,
-                });
-                if !hold.is_zero() {
-                    return Ok(GcReport { held_for: Some(hold), ..GcReport::default() });
-                }
-            }
+        self.latch_on_panic("a collection", || self.collect_agreed(side))
+    }
+
+    fn collect_agreed(&self, side: &WriteSide) -> Result<GcReport> {
+        // Only collections wait for this. What others wait for is not held while the filter is asked.
+        let mut agreed = side.agreed.lock();
+        if let Some(held_for) = self.is_held(side)? {
+            return Ok(GcReport { held_for: Some(held_for), ..GcReport::default() });
         }
-        let ttl = self.settings.lock().ttl;
-        if ttl.is_none() && self.filter.is_none() {
+        if self.settings.lock().ttl.is_none() && self.filter.is_none() {
             return Ok(GcReport::default());
         }
         let now = self.env.clock.now();
         let segments = self.segments.read().clone();
+        if let Some(filter) = &self.filter {
+            self.ask(filter, &segments, now, &mut agreed)?;
+        }
+        let _collecting = side.collecting.lock();
+        self.still_open()?;
+        self.latch.check().map_err(|e| self.in_context(&e))?;
+        // It may have been changed while the filter was asked.
+        let ttl = self.settings.lock().ttl;
         let mut report = GcReport::default();
         let mut watermark = None;
         for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
             let Some(metadata) = segment.metadata() else { break };
-            if !is_expired(metadata, ttl, now) || !self.filter_agrees(segment, metadata)? {
+            let may_go = self.filter.is_none() || segment.id() < agreed.segment;
+            if !may_go || !is_expired(metadata, ttl, now) {
                 break;
             }
             watermark = Some(next.id());
@@ -121,6 +120,28 @@ impl Inner {
         raised.map_err(|e| self.latch(&e))?;
         self.forget_below(watermark, report);
         Ok(report)
+    }
+
+    /// For how long collection is held because the clock has jumped.
+    fn is_held(&self, side: &WriteSide) -> Result<Option<Duration>> {
+        let judgement = {
+            let mut guard = side.collecting.lock();
+            self.still_open()?;
+            guard.judge(&*self.env.clock)
+        };
+        match judgement {
+            Judgement::Fine => Ok(None),
+            Judgement::Held(rest) => Ok(Some(rest)),
+            Judgement::Jumped { before, hold } => {
+                self.listener.emit(&Event::ClockJump {
+                    table: self.name.clone(),
+                    before,
+                    now: self.env.clock.now(),
+                    hold,
+                });
+                Ok((!hold.is_zero()).then_some(hold))
+            }
+        }
     }
 
     /// The watermark is durable: takes the segments below it out of sight.
@@ -146,27 +167,73 @@ impl Inner {
         });
     }
 
-    fn filter_agrees(&self, segment: &Arc<Segment>, metadata: &Metadata) -> Result<bool> {
-        let Some(filter) = &self.filter else { return Ok(true) };
-        let agrees = scan_agrees(segment, metadata, filter);
-        if let Err(cause) = &agrees {
-            self.listener.emit(&Event::GcPaused { table: self.name.clone(), cause: cause.clone() });
+    /// Asks the filter of all keys that have expired, from where it said no the last time up to where it says no now.
+    fn ask(
+        &self,
+        filter: &GcFilter,
+        segments: &[Arc<Segment>],
+        now: UnixMillis,
+        agreed: &mut Position,
+    ) -> Result<()> {
+        let ttl = self.settings.lock().ttl;
+        for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
+            let Some(metadata) = segment.metadata() else { break };
+            if segment.id() < agreed.segment {
+                continue;
+            }
+            if !is_expired(metadata, ttl, now) {
+                break;
+            }
+            match self.ask_segment(filter, segment, metadata, agreed) {
+                Ok(true) => *agreed = Position::new(next.id(), 0),
+                Ok(false) => break,
+                Err(cause) => {
+                    let error = self.in_context(&cause);
+                    if self.still_taking().is_ok() {
+                        let table = self.name.clone();
+                        self.listener.emit(&Event::GcPaused { table, cause });
+                    }
+                    return Err(error);
+                }
+            }
         }
-        agrees.map_err(|e| self.in_context(&e))
+        Ok(())
+    }
+
+    /// Whether the filter says yes to all keys of the segment; `agreed` is where it did not.
+    fn ask_segment(
+        &self,
+        filter: &GcFilter,
+        segment: &Arc<Segment>,
+        metadata: &Metadata,
+        agreed: &mut Position,
+    ) -> Result<bool> {
+        // It has said yes to everything before this one.
+        let from = if agreed.segment == segment.id() { agreed.offset } else { 0 };
+        let mut ask = |offset, key: &[u8], is_primary| {
+            *agreed = Position::new(segment.id(), offset);
+            // Closing does not wait for a filter that has much to say.
+            self.still_taking()?;
+            filter.agrees(key, is_primary)
+        };
+        if from > 0 {
+            let (key, _, is_primary) = segment.read_key(from)?;
+            if !ask(from, &key, is_primary)? {
+                return Ok(false);
+            }
+        }
+        let mut scanner = segment.scan(metadata.key_end)?;
+        while let Some(entry) = scanner.next_entry()? {
+            let (key, is_primary) = (entry.record.key, entry.record.is_primary());
+            if entry.offset > from && !ask(entry.offset, key, is_primary)? {
+                return Ok(false);
+            }
+        }
+        scanner.require_clean()?;
+        Ok(true)
     }
 }
 
 fn is_expired(metadata: &Metadata, ttl: Option<Duration>, now: UnixMillis) -> bool {
     ttl.is_none_or(|ttl| metadata.last_write.plus(ttl) <= now)
-}
-
-fn scan_agrees(segment: &Arc<Segment>, metadata: &Metadata, filter: &GcFilter) -> Result<bool> {
-    let mut scanner = segment.scan(metadata.key_end)?;
-    while let Some(entry) = scanner.next_entry()? {
-        if !filter.agrees(entry.record.key, entry.record.is_primary())? {
-            return Ok(false);
-        }
-    }
-    scanner.require_clean()?;
-    Ok(true)
 }

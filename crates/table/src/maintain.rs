@@ -1,7 +1,6 @@
 //! What is done for a table now and then: sealing by age, the idle mark, automatic flushes, collection.
 //!
-//! The owner of the table calls [`Table::tick`] about once a second, from one thread. A tick never blocks writers for
-//! longer than a put does.
+//! The owner of the table calls [`Table::tick`] about once a second. A tick never blocks writers for longer than a put does.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,14 +34,17 @@ impl Table {
     pub fn tick(&self, upkeep: &Upkeep) -> Result<()> {
         let side = self.inner.enter_write()?;
         let inner = &self.inner;
-        let aged = inner.seal_by_age(side);
-        let flushed = inner.flush_if_due(side, upkeep);
-        let marked = inner.mark_if_idle(side, upkeep.idle_after);
+        let kept_up = inner.latch_on_panic("upkeep", || {
+            let aged = inner.seal_by_age(side);
+            let flushed = inner.flush_if_due(side, upkeep);
+            let marked = inner.mark_if_idle(side, upkeep.idle_after);
+            aged.and(flushed).and(marked)
+        });
         // Without the filter that the application collects with, nothing is collected by itself.
         let may_collect = inner.filter.is_some() || !inner.has_gc_filter;
         let collected =
             if upkeep.collect && may_collect { inner.collect(side).map(|_| ()) } else { Ok(()) };
-        aged.and(flushed).and(marked).and(collected)
+        kept_up.and(collected)
     }
 
     /// Seals the mutable segment now if there is anything in it, and waits until that is durable.

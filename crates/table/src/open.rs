@@ -148,6 +148,7 @@ impl Table {
                 steady,
             )),
             activity: Default::default(),
+            agreed: Default::default(),
             ending: Default::default(),
             counts: Default::default(),
             state: state_file,

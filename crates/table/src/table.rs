@@ -1,8 +1,10 @@
 //! The table itself: what its parts share, and how they are reached.
 //!
-//! Locks, in the order in which they may be taken: `writer` (orders writes; held during I/O only when a segment
-//! is created), then `sealing` or `segments` or the keymap's. `segments` is held for moments only. Flushes are
-//! ordered by `commit`; collections by `collecting`. No reader takes `writer` (iterators do, for a moment).
+//! Locks, in the order in which they may be taken: `ending` (held while the table is closed or dropped), or `agreed` (orders
+//! collections; held while the filter is asked, so nobody else waits for it); `writer` (orders writes; held during I/O only
+//! when a segment is created); `collecting` (changes of the state but for those of the writer; what closing waits for); then
+//! `sealing` or `segments` or the keymap's. `segments` is held for moments only. Flushes are ordered by `commit`. No reader
+//! takes `writer` (iterators do, for a moment), and a listener may be called under any of them (see `callback`).
 
 use std::any::Any;
 use std::fmt;
@@ -89,6 +91,8 @@ pub(crate) struct WriteSide {
     pub(crate) sealing: Sealing,
     pub(crate) in_flight: InFlight,
     pub(crate) collecting: Mutex<ClockGuard>,
+    /// The filter has said yes to every key before this. Held while it is asked, by collections alone.
+    pub(crate) agreed: Mutex<Position>,
     pub(crate) activity: Mutex<Activity>,
     pub(crate) counts: Counts,
     /// Held while the table is being closed or dropped, before any other lock.
@@ -234,9 +238,14 @@ impl Inner {
         if self.closed.load(Ordering::Acquire) { Err(self.closed_error()) } else { Ok(()) }
     }
 
-    /// Refuses a put that the flush of a close would not see. Called under the writer's lock.
+    /// Refuses a put that the flush of a close would not see. Called under the writer's lock. Ends a scan whose outcome a
+    /// table that is closed has no use for.
     pub(crate) fn still_taking(&self) -> Result<()> {
-        if self.closing.load(Ordering::Acquire) { Err(self.closed_error()) } else { Ok(()) }
+        if self.closing.load(Ordering::Acquire) {
+            Err(self.closed_error())
+        } else {
+            self.still_open()
+        }
     }
 
     fn closed_error(&self) -> Error {
@@ -297,6 +306,17 @@ impl Inner {
             self.listener.emit(&Event::Latched { table: self.name.clone(), cause: error.clone() });
         }
         error
+    }
+
+    /// Does what a thread of the database's own does with the table. A panic latches it: nobody knows what was left undone.
+    pub(crate) fn latch_on_panic<T>(
+        &self,
+        what: &str,
+        act: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).unwrap_or_else(|_| {
+            Err(self.latch(&Error::new(ErrorKind::Io, format!("{what} panicked"))))
+        })
     }
 
     pub(crate) fn watermark(&self) -> SegmentId {

@@ -84,7 +84,6 @@ impl Inner {
         let side = self.write_side()?;
         let rejects = self.options.duplicate_keys == DuplicateKeys::Reject;
         let mut writer = side.writer.lock();
-        self.still_open()?;
         self.still_taking()?;
         self.latch.check().map_err(|e| self.in_context(&e))?;
         if rejects {

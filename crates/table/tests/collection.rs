@@ -181,6 +181,101 @@ fn a_segment_goes_when_the_filter_says_yes_to_every_key() {
     assert_eq!(there(&table, 7), [6], "never the mutable segment");
 }
 
+/// It is not asked for what it has said yes to, in this segment or in those before.
+#[test]
+fn a_filter_that_said_no_is_asked_again_there() {
+    let mut world = World::new(1);
+    let (below, asked) = (Arc::new(AtomicU32::new(3)), Arc::new(Mutex::new(Vec::new())));
+    let (limit, tell) = (Arc::clone(&below), Arc::clone(&asked));
+    world.setup.filter = Some(GcFilter::new(move |key, _| {
+        let n: u32 = std::str::from_utf8(key).unwrap().parse().unwrap();
+        tell.lock().push(n);
+        let limit = limit.load(Ordering::SeqCst);
+        if limit == 7 && n == 7 { Err(Error::new(ErrorKind::Io, "no idea")) } else { Ok(n < limit) }
+    }));
+    let options = small().segment_keys(5);
+    let table = world.create_and_open(&options);
+    put(&table, 0..12);
+    table.flush().unwrap();
+    let asks = |limit, collected: Option<usize>, expected: &[u32]| {
+        below.store(limit, Ordering::SeqCst);
+        assert_eq!(table.run_gc().ok().map(|report| report.segments), collected, "{limit}");
+        assert_eq!(*asked.lock(), expected, "{limit}");
+        asked.lock().clear();
+    };
+    asks(3, Some(0), &[0, 1, 2, 3]);
+    asks(3, Some(0), &[3]);
+    asks(4, Some(0), &[3, 4]);
+    asks(7, None, &[4, 5, 6, 7]);
+    asks(7, None, &[7]);
+    assert_eq!(there(&table, 12).len(), 12, "a filter that fails deletes nothing");
+    asks(8, Some(1), &[7, 8]);
+    assert_eq!(there(&table, 12), [5, 6, 7, 8, 9, 10, 11]);
+    table.close().unwrap();
+    let table = world.open(&options).unwrap();
+    below.store(5, Ordering::SeqCst);
+    table.run_gc().unwrap();
+    assert_eq!(*asked.lock(), [5], "a reopening knows nothing of what was said before");
+}
+
+/// The scan ends at the next key, and what it found does not matter any more.
+#[test]
+fn a_close_does_not_wait_for_a_filter_and_ends_its_scan() {
+    let mut world = World::new(1);
+    let cell: Arc<Mutex<Option<Table>>> = Arc::default();
+    let (inside, (tell, told)) = (Arc::clone(&cell), std::sync::mpsc::channel());
+    let tell = Mutex::new(tell);
+    world.setup.filter = Some(GcFilter::new(move |key, _| {
+        tell.lock().send(key.to_vec()).unwrap();
+        let table = inside.lock().clone().unwrap();
+        while !table.is_closed() {
+            std::thread::yield_now();
+        }
+        Ok(true)
+    }));
+    let table = world.create_and_open(&small().segment_keys(2));
+    put(&table, 0..7);
+    *cell.lock() = Some(table.clone());
+    let theirs = table.clone();
+    let collecting = support::run(move || {
+        assert_eq!(theirs.run_gc().unwrap_err().kind(), ErrorKind::Closed);
+    });
+    assert_eq!(told.recv().unwrap(), b"0");
+    table.close().unwrap();
+    collecting.join();
+    assert!(told.try_recv().is_err(), "asked once");
+    *cell.lock() = None;
+    world.setup.filter = None;
+    assert_eq!(there(&world.open(&small().segment_keys(2)).unwrap(), 7).len(), 7);
+}
+
+/// What was decided by the shorter TTL while the filter was asked is not done by the longer one.
+#[test]
+fn a_ttl_that_is_set_while_a_filter_is_asked_counts() {
+    let mut world = World::new(1);
+    let (asked, told) = std::sync::mpsc::channel();
+    let (answer, answers) = std::sync::mpsc::channel::<()>();
+    let ends = Mutex::new((asked, answers));
+    world.setup.filter = Some(GcFilter::new(move |_, _| {
+        let ends = ends.lock();
+        ends.0.send(()).unwrap();
+        ends.1.recv().unwrap();
+        Ok(true)
+    }));
+    let options = small().segment_keys(1).ttl(60 * SECOND).segment_age(DAY);
+    let table = world.create_and_open(&options);
+    put(&table, 0..2);
+    table.flush().unwrap();
+    world.clock.advance(61 * SECOND);
+    let theirs = table.clone();
+    let collecting = support::run(move || assert_eq!(theirs.run_gc().unwrap().segments, 0));
+    told.recv().unwrap();
+    table.set_ttl(Some(DAY)).unwrap();
+    answer.send(()).unwrap();
+    collecting.join();
+    assert_eq!(there(&table, 2), [0, 1]);
+}
+
 #[test]
 fn ttl_and_filter_must_both_agree() {
     let (world, below) = with_filter();

@@ -162,6 +162,38 @@ fn what_cannot_be_done_says_why_and_changes_nothing() {
     assert!(none.contains("none"), "{none}");
 }
 
+#[test]
+fn a_position_is_a_place_in_one_table_and_a_record() {
+    let bench = bench();
+    bench.prepare(|db| drop(db.table("empty", Default::default()).unwrap()));
+    let scanned = bench.lith(&["scan", "events", "--json"]).json_lines();
+    let position = |n: usize| scanned[n]["position"].as_str().unwrap().to_owned();
+    let to = |position: &str, more: &[&str]| {
+        let args = ["rollback", "--through-position", position, "--yes"];
+        bench.lith(&[&args[..], more].concat())
+    };
+    let said = to("99:64", &["--table", "events"]).failed();
+    assert!(
+        said.contains(&format!("newest record is {} at {}", shown(59), position(59))),
+        "{said}"
+    );
+    let (segment, offset) =
+        position(20).split_once(':').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let inside = format!("{segment}:{}", offset.parse::<u32>().unwrap() + 1);
+    let said = to(&inside, &["--table", "events", "--no-match", "clear"]).failed();
+    for n in [20, 21] {
+        assert!(said.contains(&format!("{} at {}", shown(n as u64), position(n))), "{said}");
+    }
+    let said = to(&position(20), &["--table", "empty"]).failed();
+    assert!(said.contains("empty"), "{said}");
+    // The other tables have a record there as well, and it is another one that is meant.
+    let said = to(&position(20), &["--table", "events", "--table", "blocks"]).usage();
+    assert!(said.contains("--table"), "{said}");
+    assert_eq!(all_numbers(&bench), vec![(0..60).collect::<Vec<_>>(); 3]);
+    to(&position(20), &["--table", "events"]).ok();
+    assert_eq!(all_numbers(&bench).iter().map(Vec::len).collect::<Vec<_>>(), [60, 21, 60]);
+}
+
 /// Copies a directory with everything in it.
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap();

@@ -5,7 +5,7 @@
 mod support;
 
 use lithdb::rollback::{PerTable, max_be_u64, through_position};
-use lithdb::{ErrorKind, NoMatch, ReadMode, SecondaryKey, Verdict};
+use lithdb::{ErrorKind, NoMatch, Position, ReadMode, SecondaryKey, SegmentId, Verdict};
 use lithdb_sim::{CrashImage, SimClock};
 use support::past::{contents_of, filter, fork, height, image, put_groups, rollback};
 use support::{World, scenes, small};
@@ -56,11 +56,51 @@ fn through_a_position_keeps_it_and_what_is_before_it() {
         // Whole groups stay: the next record, if there is one, begins a group.
         assert!(old["t"].get(left.len()).is_none_or(|(_, is_primary, _)| *is_primary), "{n}");
     }
-    // One at which nothing stands: the last record before it.
-    let between = lithdb::Position { offset: positions[7].offset - 1, ..positions[7] };
-    rollback(&world).plan(through_position(between)).unwrap().execute().unwrap();
-    let left = &contents_of(&world)["t"];
-    assert!((7..=9).contains(&left.len()), "{}", left.len());
+}
+
+/// Nothing is rolled back to a place that was mistyped, or was read off another table, whatever is to become of tables in
+/// which nothing is to be kept.
+#[test]
+fn a_position_without_a_record_is_refused_with_its_neighbours() {
+    let world = one_table(0..20);
+    let (positions, shown): (Vec<_>, Vec<_>) = {
+        let copy = fork(&world);
+        let table = copy.open().existing_table("t").unwrap();
+        let of = |entry: lithdb::Entry| {
+            let key = String::from_utf8_lossy(entry.key()).into_owned();
+            (entry.position(), format!("{key:?} at {}", entry.position()))
+        };
+        table.iter().unwrap().map(|entry| of(entry.unwrap())).unzip()
+    };
+    let (last, before) = (positions.len() - 1, image(&world.fs));
+    let at = |segment, offset| Position { segment: SegmentId(segment), offset };
+    let (oldest, newest) = (positions[0], positions[last]);
+    let between = (1..=last).map(|n| {
+        let at = Position { offset: positions[n].offset - 1, ..positions[n] };
+        (at, vec![&shown[n - 1], &shown[n]])
+    });
+    let outside = [
+        (Position { offset: oldest.offset - 1, ..oldest }, vec![&shown[0]]),
+        (at(oldest.segment.0, 0), vec![&shown[0]]),
+        (Position { offset: newest.offset + 1, ..newest }, vec![&shown[last]]),
+        (at(newest.segment.0 + 1, newest.offset), vec![&shown[last]]),
+        (at(u32::MAX, u32::MAX), vec![&shown[last]]),
+    ];
+    for (at, neighbours) in between.chain(outside) {
+        for no_match in [NoMatch::Refuse, NoMatch::Keep, NoMatch::Clear] {
+            let plan = rollback(&world).on_no_match(no_match).plan(through_position(at));
+            let error = plan.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{at}: {error}");
+            let told = error.to_string();
+            assert!(told.contains(&format!("expected a record at {at}")), "{told}");
+            for (n, shown) in shown.iter().enumerate() {
+                let is_named =
+                    told.contains(&format!("{shown}.")) || told.contains(&format!("{shown} and"));
+                assert_eq!(is_named, neighbours.contains(&shown), "{n}: {told}");
+            }
+        }
+    }
+    assert!(image(&world.fs) == before);
 }
 
 #[test]

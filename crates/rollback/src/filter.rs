@@ -14,6 +14,7 @@
 //! # let _: &mut dyn FnMut(&lithdb_rollback::RecordRef<'_>) -> lithdb_env::Result<lithdb_rollback::Verdict> = &mut filter;
 //! ```
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
@@ -55,9 +56,56 @@ pub fn written_before(time: UnixMillis) -> impl FnMut(&RecordRef<'_>) -> Result<
     move |record| Ok(keep_if(record.written_before() <= time))
 }
 
-/// Keeps through the record at `position`, or the last one before it.
+/// Keeps through the record at `position`, with its whole group. A position is a place in one table: in a table that has no
+/// record there, it is an error that names the records beside it.
 pub fn through_position(position: Position) -> impl FnMut(&RecordRef<'_>) -> Result<Verdict> {
-    move |record| Ok(keep_if(record.position() <= position))
+    let mut newer = Neighbour::default();
+    move |record| match record.position().cmp(&position) {
+        Ordering::Equal => Ok(Verdict::Keep),
+        Ordering::Less => Err(nothing_at(position, &newer, record)),
+        Ordering::Greater if record.is_oldest() => {
+            Err(nothing_at(position, &Neighbour::default(), record))
+        }
+        Ordering::Greater => {
+            newer.is(record);
+            Ok(Verdict::Discard)
+        }
+    }
+}
+
+/// The record that was seen last.
+#[derive(Default)]
+struct Neighbour {
+    table: String,
+    key: Vec<u8>,
+    position: Position,
+}
+
+impl Neighbour {
+    fn is(&mut self, record: &RecordRef<'_>) {
+        if self.table != record.table() {
+            record.table().clone_into(&mut self.table);
+        }
+        record.key().clone_into(&mut self.key);
+        self.position = record.position();
+    }
+}
+
+fn nothing_at(position: Position, newer: &Neighbour, found: &RecordRef<'_>) -> Error {
+    let (table, at) = (found.table(), found.position());
+    let found = format!("{} at {at}", show_key(found.key()));
+    let beside = if newer.table == table {
+        let newer = format!("{} at {}", show_key(&newer.key), newer.position);
+        format!("the records beside it are {found} and {newer}")
+    } else if at < position {
+        format!("the newest record is {found}")
+    } else {
+        format!("the oldest record is {found}")
+    };
+    let message = format!(
+        "table {table}: expected a record at {position}, found none; {beside}. A position is a place in one table"
+    );
+    Error::new(ErrorKind::InvalidArgument, message)
 }
 
 fn keep_if(keep: bool) -> Verdict {

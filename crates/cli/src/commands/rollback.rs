@@ -127,7 +127,25 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         }
         planned => planned?,
     };
+    if let Some(position) = args.to.through_position {
+        refuse_elsewhere(position, &plan)?;
+    }
     carry_out(args, plan, command)
+}
+
+/// A position is a place in one table: what stands there in another one is there by chance. An empty table has nothing there.
+fn refuse_elsewhere(position: Position, plan: &RollbackPlan) -> Result<(), Failure> {
+    match &plan.tables[..] {
+        [table] if table.boundary.is_some() => Ok(()),
+        [table] => Err(Failure::failed(format_args!(
+            "table {}: expected a record at {position}, found an empty table",
+            table.table
+        ))),
+        tables => Err(Failure::usage(format_args!(
+            "{position} is a place in one table: expected --table with its name, found {} tables",
+            tables.len()
+        ))),
+    }
 }
 
 fn finish(rollback: &Rollback, command: &mut Command) -> Result<(), Failure> {

@@ -31,6 +31,17 @@ pub struct Shape {
     segments: Vec<(SegmentId, u32, u64, u64, u32)>,
 }
 
+/// A segment to be walked through.
+pub(super) struct ToWalk {
+    pub(super) segment: Arc<Segment>,
+    /// Where its records end.
+    pub(super) end: u64,
+    /// How many key records it has.
+    pub(super) records: u64,
+    /// All of it was written no later than this.
+    pub(super) written: UnixMillis,
+}
+
 impl Survey {
     /// Looks at the table as its next opening for writing would, and changes nothing.
     ///
@@ -88,21 +99,24 @@ impl Survey {
         self.inventory.segments.keys().next_back().copied().unwrap_or_default()
     }
 
-    /// The segments to be walked through, newest first, each with its end and the time before which all of it was
-    /// written.
-    pub(super) fn segments(&self) -> Vec<(Arc<Segment>, u64, UnixMillis)> {
+    /// The segments to be walked through, newest first.
+    pub(super) fn segments(&self) -> Vec<ToWalk> {
         let context = self.setup.context(&self.state, &TableOptions::default());
         let tail = self.plan.tail.iter().map(|tail| {
-            let ends = (tail.keep.key_end, &*tail.keep.value_ends);
+            let (keep, now) = (&tail.keep, self.setup.env.clock.now());
+            let ends = (keep.key_end, &*keep.value_ends);
             let (paths, header) = (tail.paths.clone(), tail.header);
             let segment = Segment::foreign_tail(&context, paths, header, ends, ends, &tail.epochs);
-            (Arc::new(segment), tail.keep.key_end, self.setup.env.clock.now())
+            let segment = Arc::new(segment);
+            ToWalk { segment, end: keep.key_end, records: keep.records, written: now }
         });
         let sealed = self.plan.sealed.iter().rev().map(|sealed| {
             let metadata = sealed.metadata.clone();
-            let (end, written) = (metadata.key_end, metadata.last_write);
+            let (end, records) = (metadata.key_end, metadata.records);
+            let written = metadata.last_write;
             let (paths, header) = (sealed.paths.clone(), sealed.header);
-            (Arc::new(Segment::sealed(&context, paths, header, metadata)), end, written)
+            let segment = Arc::new(Segment::sealed(&context, paths, header, metadata));
+            ToWalk { segment, end, records, written }
         });
         tail.chain(sealed).collect()
     }

@@ -15,7 +15,7 @@ use lithdb_segment::scan::{KeySource, Scanner};
 use lithdb_segment::{HEADER_LEN, Metadata, Position, Segment, SegmentId, TableName};
 use serde::{Deserialize, Serialize};
 
-use super::survey::Survey;
+use super::survey::{Survey, ToWalk};
 use crate::batch::show_key;
 use crate::keyfile::{KeyFile, read};
 
@@ -37,6 +37,7 @@ pub struct RecordRef<'a> {
     table: &'a TableName,
     key: &'a [u8],
     is_primary: bool,
+    is_oldest: bool,
     position: Position,
     written_before: UnixMillis,
     len_bytes: u32,
@@ -56,6 +57,11 @@ impl RecordRef<'_> {
     /// Whether the key is its value's own, not an alias.
     pub fn is_primary(&self) -> bool {
         self.is_primary
+    }
+
+    /// Whether the table has no older record.
+    pub fn is_oldest(&self) -> bool {
+        self.is_oldest
     }
 
     /// The segment that the record stands in.
@@ -151,13 +157,18 @@ impl Survey {
         &self,
         filter: &mut dyn FnMut(&RecordRef<'_>) -> Result<Verdict>,
     ) -> Result<Walked> {
-        let mut walk = Walk { table: &self.setup.name, filter, discarded: Discarded::default() };
+        let mut walk = Walk {
+            table: &self.setup.name,
+            filter,
+            discarded: Discarded::default(),
+            older: self.records(),
+        };
         // While one segment is walked through, the next one is scanned. What is wrong with one that is not needed does
         // not matter.
         let segments = self.segments();
         let mut scans = VecDeque::new();
         let mut ahead = segments.iter();
-        for (segment, ..) in &segments {
+        for ToWalk { segment, records, .. } in &segments {
             while scans.len() < 2
                 && let Some(next) = ahead.next()
             {
@@ -165,6 +176,11 @@ impl Survey {
             }
             let Some(scan) = scans.pop_front() else { break };
             let index = scan.recv().map_err(|_| panicked(segment.id()))??;
+            if index.offsets.len() as u64 != *records {
+                let found = format!("{} of them", index.offsets.len());
+                let path = &segment.paths().keys;
+                return Err(Error::corrupt(path, index.end, &format!("{records} records"), &found));
+            }
             let read = |offset, len| segment.read_keys(offset, len);
             let boundary = walk.segment(segment.id(), &index, &read)?;
             if boundary.is_some() {
@@ -172,16 +188,15 @@ impl Survey {
             }
         }
         let discarded = walk.discarded;
+        // Nobody counted what was collected.
+        walk.older = u64::MAX;
         self.refuse_collected(&mut walk)?;
         Ok(Walked { boundary: None, discarded })
     }
 
     /// Scans a segment on a thread of the pool, if it has any.
-    fn begin_scan(
-        &self,
-        (segment, end, written): &(Arc<Segment>, u64, UnixMillis),
-    ) -> Receiver<Result<Index>> {
-        let (segment, end, written) = (Arc::clone(segment), *end, *written);
+    fn begin_scan(&self, next: &ToWalk) -> Receiver<Result<Index>> {
+        let (segment, end, written) = (Arc::clone(&next.segment), next.end, next.written);
         let (tell, hear) = channel();
         self.setup.env.pool.submit(move || {
             let scan = || Index::make(segment.scan(end.max(HEADER_LEN as u64))?, end, written);
@@ -257,6 +272,8 @@ struct Walk<'a> {
     table: &'a TableName,
     filter: &'a mut dyn FnMut(&RecordRef<'_>) -> Result<Verdict>,
     discarded: Discarded,
+    /// Records of the table that were not asked about yet.
+    older: u64,
 }
 
 impl Walk<'_> {
@@ -280,10 +297,12 @@ impl Walk<'_> {
             {
                 (times, written) = (earlier, *time);
             }
+            self.older -= 1;
             let seen = RecordRef {
                 table: self.table,
                 key: record.key,
                 is_primary: record.is_primary(),
+                is_oldest: self.older == 0,
                 position: Position::new(id, *offset),
                 written_before: written,
                 len_bytes: record.stored_len,

@@ -194,6 +194,64 @@ fn a_position_is_a_place_in_one_table_and_a_record() {
     assert_eq!(all_numbers(&bench).iter().map(Vec::len).collect::<Vec<_>>(), [60, 21, 60]);
 }
 
+/// Block 5 of a branch that was left stands before block 4 of the one that is kept.
+#[test]
+fn blocks_above_the_height_that_stay_are_named_and_must_be_accepted() {
+    let bench = Bench::new();
+    for (n, height) in [1, 2, 3, 4, 5, 4, 5, 6_u64].into_iter().enumerate() {
+        let key = format!("0x{height:016x}");
+        bench.lith_with(&["put", "--create", "b", &key], format!("{n}").as_bytes()).ok();
+    }
+    let five = "0x0000000000000005";
+    for more in [&["--yes"][..], &["--dry-run"], &[]] {
+        let run = bench.lith(&[&["rollback", "--max-be-u64", "0:4"], more].concat());
+        let said = run.failed();
+        assert!(said.contains("table b: 1 of them, 0x0000000000000005 at "), "{said}");
+        assert!(said.contains("--accept-out-of-order"), "{said}");
+        assert!(
+            run.text().contains("out of order   values that stay although they are beyond: 1\n")
+        );
+    }
+    let run = bench.lith(&["rollback", "--max-be-u64", "0:4", "--yes", "--json"]);
+    run.failed();
+    let told: serde_json::Value = serde_json::from_str(&run.text()).unwrap();
+    let found = &told["plan"]["tables"][0]["out_of_order"];
+    assert_eq!((&told["executed"], &found["newest"][0]["key"]), (&false.into(), &five.into()));
+    assert_eq!(bench.lith(&["get", "b", five]).ok(), "6");
+    // To where none is left, or with it.
+    bench.lith(&["rollback", "--max-be-u64", "0:5", "--dry-run"]).ok();
+    bench.lith(&["rollback", "--max-be-u64", "0:4", "--accept-out-of-order", "--yes"]).ok();
+    assert_eq!(bench.lith(&["get", "b", five]).ok(), "4");
+    // Nothing goes, and it is not the height that was asked for.
+    let said = bench.lith(&["rollback", "--max-be-u64", "0:4", "--yes"]).failed();
+    assert!(said.contains("0x0000000000000005 at"), "{said}");
+}
+
+#[test]
+fn each_table_has_its_height() {
+    let bench = bench();
+    let to = |heights: &[&str], more: &[&str]| {
+        let heights = heights.iter().flat_map(|height| ["--max-be-u64", height]);
+        let args: Vec<&str> =
+            ["rollback"].into_iter().chain(heights).chain(more.iter().copied()).collect();
+        bench.lith(&args)
+    };
+    let said = to(&["blocks=1:5", "blocks=1:6", "1:7"], &["--yes"]).usage();
+    assert!(said.contains("expected one --max-be-u64"), "{said}");
+    let said = to(&["blocks=1:5", "1:7"], &["--table", "events", "--yes"]).usage();
+    assert!(said.contains("--table blocks"), "{said}");
+    // A name that is mistyped does not leave its table to the height of the others.
+    let said = to(&["block=1:5", "1:7"], &["--yes"]).failed();
+    assert!(said.contains("table block: there is none"), "{said}");
+    let said = to(&["blocks=1:5", "events=1:7"], &["--yes"]).failed();
+    assert!(said.contains("table receipts: no filter was given"), "{said}");
+    assert_eq!(all_numbers(&bench), vec![(0..60).collect::<Vec<_>>(); 3]);
+    to(&["blocks=1:5", "1:7"], &["--yes"]).ok();
+    assert_eq!(all_numbers(&bench).iter().map(Vec::len).collect::<Vec<_>>(), [6, 8, 8]);
+    to(&["events=1:3"], &["--table", "events", "--yes"]).ok();
+    assert_eq!(all_numbers(&bench).iter().map(Vec::len).collect::<Vec<_>>(), [6, 4, 8]);
+}
+
 /// Copies a directory with everything in it.
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap();

@@ -4,8 +4,10 @@
 
 mod support;
 
-use lithdb::rollback::{PerTable, max_be_u64, through_position};
-use lithdb::{ErrorKind, NoMatch, Position, ReadMode, SecondaryKey, SegmentId, Verdict};
+use lithdb::rollback::{Discarded, KeyAt, OutOfOrder, PerTable, max_be_u64, through_position};
+use lithdb::{
+    DuplicateKeys, ErrorKind, NoMatch, Position, ReadMode, SecondaryKey, SegmentId, Verdict,
+};
 use lithdb_sim::{CrashImage, SimClock};
 use support::past::{contents_of, filter, fork, height, image, put_groups, rollback};
 use support::{World, scenes, small};
@@ -155,27 +157,138 @@ fn a_filter_sees_of_a_record_what_iteration_gives() {
     }
 }
 
+/// Heights as they were put, each with an alias, four values to a segment.
+fn heights(put: &[u64]) -> World {
+    let world = World::new();
+    let db = world.open();
+    let table = db.table("t", small().segment_keys(8).duplicate_keys(DuplicateKeys::default()));
+    let table = table.unwrap();
+    for (n, height) in put.iter().enumerate() {
+        let alias = format!("hash:{n}");
+        let value = [n as u8; 40];
+        table.put_with(&height.to_be_bytes(), &value, &[SecondaryKey::whole(&alias)]).unwrap();
+    }
+    db.close().unwrap();
+    world
+}
+
+/// What is above the height and was put before the newest value that stays would show again: nobody is left to find that
+/// out afterwards.
 #[test]
-fn the_report_is_a_table_of_what_went() {
+fn values_out_of_order_are_counted_named_and_refused() {
+    let histories: [&[u64]; 5] = [
+        &[1, 2, 3, 4, 5, 4, 5, 6],
+        &[1, 2, 3, 4, 5, 6, 4],
+        &[9, 8, 7, 1, 2, 9, 9, 9, 9, 9, 9, 9, 2, 9],
+        &[5, 1],
+        &[1, 2, 3, 4, 5, 6, 7, 8, 9],
+    ];
+    let mut refusals = 0;
+    for put in histories {
+        let world = heights(put);
+        for max in 1..=9 {
+            let context = format!("{put:?} to {max}");
+            let Some(last) = put.iter().rposition(|height| *height <= max) else { continue };
+            let kept = &put[..=last];
+            let beyond: Vec<_> = kept.iter().rev().filter(|height| **height > max).collect();
+            let oldest = kept.iter().position(|height| *height > max);
+            let before = oldest.and_then(|n| kept[..n].last());
+            let run = fork(&world);
+            let plan = rollback(&run).plan(max_be_u64(0, max)).unwrap();
+            let found = plan.tables[0].out_of_order.clone().unwrap();
+            assert_eq!(found.values as usize, beyond.len(), "{context}: {plan}");
+            let height = |key: &[u8]| u64::from_be_bytes(key.try_into().unwrap());
+            let newest = found.newest.iter().map(|at| height(&at.key));
+            assert!(newest.eq(beyond.iter().take(5).map(|height| **height)), "{context}: {plan}");
+            assert_eq!(
+                found.before.as_ref().map(|at| height(&at.key)),
+                before.copied(),
+                "{context}"
+            );
+            assert_eq!(plan.check().is_err(), !beyond.is_empty(), "{context}");
+            assert_eq!(plan.to_string().contains("out of order"), !beyond.is_empty(), "{plan}");
+            let left = |world: &World| contents_of(world)["t"].len() / 2;
+            if !beyond.is_empty() {
+                refusals += 1;
+                let untouched = image(&run.fs);
+                let error = plan.execute().unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{context}: {error}");
+                let named = format!("table t: {} of them, {}", beyond.len(), found.newest[0]);
+                assert!(error.to_string().contains(&named), "{context}: {error}");
+                assert!(image(&run.fs) == untouched, "{context}");
+                // What is older than all of them leaves none.
+                if let Some(before) = &found.before {
+                    let further = fork(&world);
+                    let plan = rollback(&further).plan(through_position(before.position)).unwrap();
+                    plan.execute().unwrap();
+                    let none = rollback(&further).plan(max_be_u64(0, max)).unwrap();
+                    assert!(none.is_empty() && none.check().is_ok(), "{context}: {none}");
+                    assert_eq!(left(&further), oldest.unwrap(), "{context}");
+                }
+            }
+            let accepting = rollback(&run).accept_out_of_order(true);
+            accepting.plan(max_be_u64(0, max)).unwrap().execute().unwrap();
+            assert_eq!(left(&run), kept.len(), "{context}");
+        }
+    }
+    assert!(refusals >= 15, "{refusals}");
+}
+
+#[test]
+fn a_key_without_a_number_that_stays_is_named_with_those_out_of_order() {
+    let world = World::new();
+    let db = world.open();
+    let table = db.table("t", small()).unwrap();
+    table.put(b"genesis", b"first").unwrap();
+    for n in 1..9_u64 {
+        table.put(&n.to_be_bytes(), b"block").unwrap();
+    }
+    db.close().unwrap();
+    drop((table, db));
+    let error = rollback(&world).plan(max_be_u64(0, 4)).unwrap().execute().unwrap_err();
+    assert!(error.to_string().contains("1 of them, genesis at 1:"), "{error}");
+    // Filters that know no order are asked about nothing that stays in any case.
+    let mut asked = 0;
+    let plan = rollback(&world).plan(|record| {
+        asked += 1;
+        assert!(!record.stays());
+        Ok(if record.key() == 4_u64.to_be_bytes() { Verdict::Keep } else { Verdict::Discard })
+    });
+    let plan = plan.unwrap();
+    assert_eq!((asked, plan.tables[0].out_of_order.is_none()), (5, true));
+    plan.execute().unwrap();
+    assert_eq!(contents_of(&world)["t"].len(), 5);
+}
+
+/// Where somebody must say yes, lines that wrap cannot be read.
+#[test]
+fn plan_and_report_say_all_of_each_table_in_80_columns() {
     let scene = scenes::everything();
     let world = scene.copy();
     let old = contents_of(&world);
-    let report = scene.plan(&world).unwrap().execute().unwrap();
+    let plan = scene.plan(&world).unwrap();
+    let planned = plan.to_string();
+    assert_eq!(serde_json::to_value(&plan).unwrap()["roots"][0], "/r0");
+    let report = plan.execute().unwrap();
     let new = contents_of(&world);
-    let shown = report.to_string();
-    let lines: Vec<&str> = shown.lines().collect();
-    assert_eq!(lines.len(), 1 + report.tables.len(), "{shown}");
-    for title in ["table", "done", "last key that stayed", "position", "segment cut"] {
-        assert!(lines[0].contains(title), "{shown}");
-    }
-    for (line, table) in lines[1..].iter().zip(&report.tables) {
-        let name = table.table.as_str();
-        let words: Vec<&str> = line.split_whitespace().collect();
-        assert_eq!(words[..2], [name, table.action.as_str()], "{shown}");
-        let boundary = table.boundary.as_ref();
-        let key = boundary.map_or("–".to_owned(), |b| String::from_utf8(b.key.clone()).unwrap());
-        let gone = (old[name].len() - new[name].len()).to_string();
-        assert!(words.contains(&&*key) && words.contains(&&*gone), "{shown}");
+    for shown in [planned, report.to_string()].map(|shown| shown + "\n") {
+        assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+        for table in &report.tables {
+            let name = table.table.as_str();
+            let begins = format!("table {name}: {}\n", table.action.as_str());
+            let at = shown.find(&begins).unwrap_or_else(|| panic!("{begins}: {shown}"));
+            let told = shown[at..].split("\ntable ").next().unwrap();
+            let gone = old[name].len() - new[name].len();
+            assert_eq!(told.contains("removed  "), gone > 0, "{shown}");
+            assert!(gone == 0 || told.contains(&format!("keys: {gone},")), "{gone}: {shown}");
+            assert_eq!(told.contains("last key kept"), table.boundary.is_some(), "{shown}");
+            if let Some(boundary) = &table.boundary {
+                let key = String::from_utf8(boundary.key.clone()).unwrap();
+                assert!(told.contains(&format!("{key} at {}", boundary.position)), "{shown}");
+            }
+            let cut = table.segment_cut.map_or("table".to_owned(), |id| format!("cut    {id}"));
+            assert!(told.contains(&cut), "{shown}");
+        }
     }
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["took_seconds"], report.took.as_secs_f64());
@@ -186,10 +299,89 @@ fn the_report_is_a_table_of_what_went() {
         told.map(|key| height(key.as_bytes())).collect::<Vec<_>>(),
         keys.collect::<Vec<_>>()
     );
-    let plan = scene.plan(&scene.copy()).unwrap();
-    assert_eq!(serde_json::to_value(&plan).unwrap()["roots"][0], "/r0");
     let filters = PerTable::new().table("t", filter(&|_, _, _| true));
     assert_eq!(format!("{filters:?}"), "{\"t\"}");
+    // The longest of everything.
+    let at = KeyAt {
+        key: vec![0xff; 200],
+        position: Position { segment: SegmentId(u32::MAX), offset: u32::MAX },
+    };
+    let mut plan = scene.plan(&scene.copy()).unwrap();
+    let newest = vec![at.clone(); 5];
+    plan.tables[0].out_of_order =
+        Some(OutOfOrder { values: u64::MAX, newest, before: Some(at.clone()) });
+    let boundary = plan.tables[0].boundary.as_mut().unwrap();
+    (boundary.key, boundary.position) = (at.key, at.position);
+    plan.tables[0].discarded =
+        Discarded { records: u64::MAX >> 8, values: 1 << 40, bytes: 1 << 50 };
+    let shown = plan.to_string();
+    assert!(shown.contains("out of order") && shown.contains("older ones"), "{shown}");
+    assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+}
+
+/// Wherever it was interrupted: what is pending is described, and nothing is changed by that.
+#[test]
+fn a_rollback_interrupted_anywhere_is_described_until_it_is_finished() {
+    let scene = scenes::everything();
+    let mut pending = 0;
+    for k in 0.. {
+        let run = scene.copy();
+        run.fs.crash_after(k);
+        let done = scene.execute(&run).is_ok();
+        for image in [CrashImage::Nothing, CrashImage::Everything] {
+            let after = run.after_crash(&image);
+            let files = after.files("");
+            let is_pending = !after.files(INTENT).iter().all(|path| path.ends_with(".new"));
+            let found = rollback(&after).pending().unwrap();
+            assert_eq!(found.is_some(), is_pending, "{k}: {files:?}");
+            assert!(
+                after
+                    .files("")
+                    .iter()
+                    .filter(|p| !p.ends_with(".lock"))
+                    .eq(files.iter().filter(|p| !p.ends_with(".lock")))
+            );
+            let Some(found) = found else { continue };
+            pending += 1;
+            assert!(found.obstacle.is_none() && found.decided.is_some(), "{k}: {found}");
+            assert_eq!(found.tables.len(), 3, "{k}: {found}");
+            for part in ["is not finished", INTENT, "table c-clear", "`lith rollback --finish`"] {
+                let shown = found.to_string();
+                assert!(shown.contains(part), "{k}: {part}: {shown}");
+                assert!(shown.lines().all(|line| line.chars().count() <= 90), "{shown}");
+            }
+            let error = after.try_read().map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::RollbackPending, "{k}: {error}");
+            rollback(&after).finish().unwrap().unwrap();
+            assert!(rollback(&after).pending().unwrap().is_none(), "{k}");
+        }
+        if done {
+            break;
+        }
+    }
+    assert!(pending > 20, "{pending}");
+}
+
+#[test]
+fn what_keeps_a_pending_rollback_from_being_finished_is_said() {
+    let base = decided();
+    let prepared = base.files(".new");
+    for path in prepared.iter().map(String::as_str).chain([INTENT]) {
+        let world = fork(&base);
+        let bytes = world.fs.read_raw(path);
+        world.fs.write_raw(path, vec![7; bytes.len()]);
+        let found = rollback(&world).pending().unwrap().unwrap();
+        let obstacle = found.obstacle.as_ref().unwrap_or_else(|| panic!("{path}: {found}"));
+        assert!(obstacle.to_string().contains(path), "{path}: {found}");
+        assert!(!found.to_string().contains("opening the database for writing"), "{found}");
+        let told = world.try_read().map(drop).unwrap_err();
+        assert_eq!(told.kind(), ErrorKind::RollbackPending);
+        assert!(told.to_string().contains("cannot be finished"), "{told}");
+        assert_eq!(rollback(&world).finish().unwrap_err().to_string(), obstacle.to_string());
+        world.fs.write_raw(path, bytes);
+        assert!(rollback(&world).pending().unwrap().unwrap().obstacle.is_none(), "{path}");
+    }
+    assert!(prepared.len() > 2, "{prepared:?}");
 }
 
 #[test]

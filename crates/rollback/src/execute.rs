@@ -46,10 +46,38 @@ impl RollbackPlan {
         self.parts.iter().all(|part| matches!(part.cut, PlannedCut::Nothing))
     }
 
+    /// Whether it may be executed, as far as the plan itself tells.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, with the tables and keys, if values stay [out of order](crate::OutOfOrder), and that was not
+    /// [accepted](crate::Rollback::accept_out_of_order).
+    pub fn check(&self) -> Result<()> {
+        let left = |plan: &TablePlan| {
+            let found = plan.out_of_order.as_ref().filter(|found| found.values > 0)?;
+            let named: Vec<String> = found.newest.iter().map(ToString::to_string).collect();
+            let more = if found.values > named.len() as u64 { ", …" } else { "" };
+            Some(format!(
+                "table {}: {} of them, {}{more}",
+                plan.table,
+                found.values,
+                named.join(", ")
+            ))
+        };
+        let left: Vec<String> = self.tables.iter().filter_map(left).collect();
+        if self.accept_out_of_order || left.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "values beyond the point to roll back to would stay, because they were put before the last key kept ({}). Nothing was changed; roll back further, to a position before all of them, or accept that they stay out of order",
+            left.join("; ")
+        );
+        Err(Error::new(ErrorKind::InvalidArgument, message))
+    }
+
     /// Rolls back: all tables of the plan, or none, whatever happens.
     ///
     /// # Errors
-    /// `Locked`; `Conflict` if the database holds something else than when the plan was made; `StorageFull` and other
+    /// What [`check`](Self::check) says; `Locked`; `Conflict` if the database holds something else than when the plan was made; `StorageFull` and other
     /// failures of preparing: nothing has changed, and what was written is removed. A failure after the rollback was
     /// decided says so: the next opening, or [`Rollback::finish`](crate::Rollback::finish), goes on.
     pub fn execute(self) -> Result<RollbackReport> {
@@ -65,6 +93,7 @@ impl RollbackPlan {
         self,
         mut progress: impl FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<RollbackReport> {
+        self.check()?;
         let env = self.env.clone();
         let started = env.clock.monotonic();
         let roots = Roots::open_for_writing(&env, &self.roots, false)?;
@@ -83,8 +112,7 @@ impl RollbackPlan {
             }
         } else {
             let intent = self.decide(&env, &roots, prepared)?;
-            let names: Vec<_> = intent.tables.iter().map(|t| t.step.table.clone()).collect();
-            let mut tell = |n: usize, done| watch.applying(names.get(n), done);
+            let mut tell = |table: &TableName, done| watch.applying(table, done);
             let report = intent.carry_out(&env, &roots, may_cut, &mut tell);
             report.map_err(|e| {
                 e.context("the rollback was decided and is not finished; the next opening for writing, or `lith rollback --finish`, goes on with it")
@@ -254,8 +282,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn applying(&mut self, table: Option<&TableName>, done: Done) {
-        let Some(table) = table else { return };
+    fn applying(&mut self, table: &TableName, done: Done) {
         if self.table.as_ref() != Some(table) {
             self.before.segments += self.present.segments;
             self.before.bytes = self.before.bytes.saturating_add(self.present.bytes);

@@ -31,6 +31,10 @@ pub fn through_key(key: impl Into<Vec<u8>>) -> impl FnMut(&RecordRef<'_>) -> Res
 /// Keeps records whose number is `max` or less: the eight bytes of the key at `offset`, in big-endian order, such as a
 /// block's height. Looks at primary keys only: aliases (hashes, say) have no such number. A primary key that is too short to
 /// hold it is an error.
+///
+/// Looks at everything that stays, too: where numbers were put again, as by a chain that is reorganized, some above `max`
+/// may have been put before the newest one that stays. They stay with it, [out of order](crate::OutOfOrder); so do keys
+/// without a number.
 pub fn max_be_u64(offset: usize, max: u64) -> impl FnMut(&RecordRef<'_>) -> Result<Verdict> {
     move |record| {
         if !record.is_primary() {
@@ -38,6 +42,9 @@ pub fn max_be_u64(offset: usize, max: u64) -> impl FnMut(&RecordRef<'_>) -> Resu
         }
         let number = record.key().get(offset..).and_then(|bytes| bytes.first_chunk::<8>());
         let Some(number) = number else {
+            if record.stays() {
+                return Ok(Verdict::Discard);
+            }
             let message = format!(
                 "table {}: expected keys with a number of 8 bytes at offset {offset}, found {} of {} bytes",
                 record.table(),
@@ -46,12 +53,14 @@ pub fn max_be_u64(offset: usize, max: u64) -> impl FnMut(&RecordRef<'_>) -> Resu
             );
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         };
-        Ok(keep_if(u64::from_be_bytes(*number) <= max))
+        let keep = u64::from_be_bytes(*number) <= max;
+        Ok(if keep { Verdict::KeepAndCheck } else { Verdict::Discard })
     }
 }
 
 /// Keeps what was certainly put before `time` or at it. Files record times of flushes, not of records: what was put before
-/// `time`, but flushed only after it, goes, too (see [`RecordRef::written_before`]).
+/// `time`, but flushed only after it, goes, too (see [`RecordRef::written_before`]). What stays is in order by itself: it was put
+/// before a record that was there at that time.
 pub fn written_before(time: UnixMillis) -> impl FnMut(&RecordRef<'_>) -> Result<Verdict> {
     move |record| Ok(keep_if(record.written_before() <= time))
 }
@@ -156,7 +165,10 @@ impl<'a> PerTable<'a> {
         move |record| match self.tables.get_mut(record.table()).or(self.otherwise.as_mut()) {
             Some(filter) => filter(record),
             None => {
-                let message = format!("table {}: no filter was given for it", record.table());
+                let message = format!(
+                    "table {}: no filter was given for it; give one, or leave the table out",
+                    record.table()
+                );
                 Err(Error::new(ErrorKind::InvalidArgument, message))
             }
         }

@@ -9,16 +9,16 @@ use lithdb_env::{
     Env, Error, ErrorKind, Fs, OpenMode, Result, UnixMillis, exists, read_file, remove_if_there,
     replace_file, replacement_path, write_all_at,
 };
-use lithdb_segment::Position;
+use lithdb_segment::{Position, TableName};
 use lithdb_segment::envelope::{self, ENVELOPE_LEN, MAX_PAYLOAD_LEN, Magic};
 use lithdb_table::TableSetup;
 pub use lithdb_table::cut::INTENT_FILE;
-use lithdb_table::cut::{self, Discarded, Step};
+use lithdb_table::cut::{self, Discarded, Done, Step};
 use lithdb_table::roots::Roots;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{Action, Boundary, TablePlan};
-use crate::report::{RollbackReport, TableReport};
+use crate::report::{PendingRollback, RollbackReport, TableReport};
 
 /// A rollback that is going to happen. The order of the fields is the order of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,8 +44,9 @@ pub(crate) struct TableIntent {
     pub(crate) discarded: Discarded,
 }
 
+#[expect(clippy::expect_used, reason = "no database opens without a root")]
 fn path(roots: &Roots) -> PathBuf {
-    roots.paths().first().map(|root| root.join(INTENT_FILE)).unwrap_or_default()
+    roots.paths().first().expect("root 0").join(INTENT_FILE)
 }
 
 /// Whether a rollback was begun and not finished.
@@ -57,19 +58,45 @@ pub fn is_pending(env: &Env, roots: &Roots) -> Result<bool> {
     exists(&*env.fs, &path).map_err(|e| Error::io("look for", &path, e))
 }
 
+/// The rollback that was begun and not finished, if there is one. Nothing is written.
+///
+/// # Errors
+/// What the file system says. That the rollback cannot be finished as the files are is not an error but its
+/// [`obstacle`](PendingRollback::obstacle).
+pub fn pending(env: &Env, roots: &Roots) -> Result<Option<PendingRollback>> {
+    if !is_pending(env, roots)? {
+        return Ok(None);
+    }
+    let mut pending = PendingRollback {
+        path: path(roots),
+        decided: None,
+        is_carried_out: false,
+        tables: Vec::new(),
+        obstacle: None,
+    };
+    match Intent::read(&*env.fs, roots) {
+        Ok(intent) => {
+            pending.decided = Some(intent.decided);
+            pending.is_carried_out = intent.done;
+            pending.tables = intent.tables.iter().map(|t| t.report(Done::default())).collect();
+            if !intent.done {
+                // Another process may be finishing it, and files change their places under the first scan.
+                let failed = intent.check(env, roots).err();
+                pending.obstacle = failed.and_then(|_| intent.check(env, roots).err());
+            }
+        }
+        Err(error) => pending.obstacle = Some(error),
+    }
+    // Whatever was seen of one that was finished meanwhile says nothing.
+    Ok(is_pending(env, roots)?.then_some(pending))
+}
+
 /// Refuses a database with a rollback that is not finished, for those who only read.
 ///
 /// # Errors
 /// `RollbackPending`; what the file system says.
 pub fn refuse_pending(env: &Env, roots: &Roots) -> Result<()> {
-    if !is_pending(env, roots)? {
-        return Ok(());
-    }
-    let message = format!(
-        "{}: a rollback was begun and is not finished; `lith rollback --finish`, or opening the database for writing, finishes it",
-        path(roots).display()
-    );
-    Err(Error::new(ErrorKind::RollbackPending, message))
+    pending(env, roots)?.map_or(Ok(()), |pending| Err(pending.to_error()))
 }
 
 /// Finishes a rollback that was begun, if there is one. The caller has just opened the roots for writing, and no table.
@@ -88,7 +115,7 @@ pub fn finish_pending(env: &Env, roots: &Roots) -> Result<Option<RollbackReport>
     intent.write_in_place(fs, roots)?;
     if intent.done {
         remove(fs, roots)?;
-        let tables = intent.tables.iter().map(|table| table.report(cut::Done::default())).collect();
+        let tables = intent.tables.iter().map(|table| table.report(Done::default())).collect();
         let took = env.clock.monotonic().saturating_sub(started);
         let decided = Some(intent.decided);
         return Ok(Some(RollbackReport { decided, finished_later: true, tables, took }));
@@ -166,15 +193,15 @@ impl Intent {
         env: &Env,
         roots: &Roots,
         may_cut: bool,
-        progress: &mut dyn FnMut(usize, cut::Done),
+        progress: &mut dyn FnMut(&TableName, Done),
     ) -> Result<RollbackReport> {
         // Nothing is removed before it is certain that all of it can be done.
         self.check(env, roots)?;
         let setup = |step: &Step| TableSetup::for_files(step.table.clone(), env, roots.paths());
         let mut tables = Vec::with_capacity(self.tables.len());
-        for (n, table) in self.tables.iter().enumerate() {
+        for table in &self.tables {
             let step = &table.step;
-            let done = cut::carry_out(&setup(step), step, may_cut, &mut |done| progress(n, done))?;
+            let done = cut::carry_out(&setup(step), step, may_cut, &mut |done| progress(&step.table, done))?;
             tables.push(table.report(done));
         }
         // Should the file come back, because its removal was never durable, it says that there is nothing left to do.
@@ -196,7 +223,7 @@ impl TableIntent {
         Self { step, boundary, discarded: plan.discarded }
     }
 
-    fn report(&self, done: cut::Done) -> TableReport {
+    fn report(&self, done: Done) -> TableReport {
         let kept = self.step.kept.as_ref();
         TableReport {
             table: self.step.table.clone(),

@@ -17,8 +17,8 @@ mod text;
 
 pub use execute::{Phase, Progress};
 pub use filter::{PerTable, max_be_u64, through_key, through_position, written_before};
-pub use intent::{INTENT_FILE, finish_pending, is_pending, refuse_pending};
+pub use intent::{INTENT_FILE, finish_pending, is_pending, pending, refuse_pending};
 pub use lithdb_table::cut::{Discarded, RecordRef, Verdict};
-pub use plan::{Action, Boundary, RollbackPlan, TablePlan};
-pub use report::{RollbackReport, TableReport};
+pub use plan::{Action, Boundary, KeyAt, OutOfOrder, RollbackPlan, TablePlan};
+pub use report::{PendingRollback, RollbackReport, TableReport};
 pub use request::{NoMatch, Rollback};

@@ -9,7 +9,7 @@ use lithdb_table::cut::{self, Discarded, Shape, Survey, Walked};
 use serde::{Deserialize, Serialize};
 
 use crate::request::NoMatch;
-use crate::text::{self, Columns};
+use crate::text;
 
 /// What a rollback would do. Nothing has been changed; [`execute`](Self::execute) does it, if the database still holds what
 /// it held when this was made.
@@ -24,6 +24,8 @@ pub struct RollbackPlan {
     pub tables: Vec<TablePlan>,
     #[serde(skip)]
     pub(crate) parts: Vec<Part>,
+    #[serde(skip)]
+    pub(crate) accept_out_of_order: bool,
     #[serde(skip)]
     pub(crate) all_tables: bool,
     #[serde(skip)]
@@ -41,6 +43,8 @@ pub struct TablePlan {
     pub boundary: Option<Boundary>,
     /// What would go.
     pub discarded: Discarded,
+    /// What would stay although the filter would discard it; `None` if the filter knows no order.
+    pub out_of_order: Option<OutOfOrder>,
     /// The segments that would be removed.
     pub segments_removed: u64,
     /// Bytes of their files.
@@ -75,6 +79,36 @@ pub struct Boundary {
     pub written_before: UnixMillis,
 }
 
+/// A key, and where its record stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeyAt {
+    /// The key.
+    #[serde(serialize_with = "text::key")]
+    pub key: Vec<u8>,
+    /// Where its record stands.
+    pub position: Position,
+}
+
+/// Values that stay although the filter would discard them, because they were put before something that it keeps: of a
+/// chain that was reorganized, the old blocks above the height to roll back to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OutOfOrder {
+    /// How many there are.
+    pub values: u64,
+    /// The primary keys of the newest of them, newest first; five at the most.
+    pub newest: Vec<KeyAt>,
+    /// The newest primary key that is older than all of them: a rollback to its position leaves none.
+    pub before: Option<KeyAt>,
+}
+
+impl OutOfOrder {
+    fn new(found: cut::OutOfOrder) -> Self {
+        let at = |(key, position)| KeyAt { key, position };
+        let newest = found.newest.into_iter().map(at).collect();
+        Self { values: found.values, newest, before: found.before.map(at) }
+    }
+}
+
 /// What executing needs to know of a table.
 #[derive(Debug)]
 pub(crate) struct Part {
@@ -102,11 +136,12 @@ impl TablePlan {
             action: Action::Nothing,
             boundary: None,
             discarded: Discarded::default(),
+            out_of_order: walked.out_of_order.map(OutOfOrder::new),
             segments_removed: 0,
             bytes_removed: 0,
             segment_cut: None,
         };
-        let Walked { boundary, discarded } = walked;
+        let Walked { boundary, discarded, .. } = walked;
         let cut = match boundary {
             Some(boundary) => {
                 plan.boundary = Some(Boundary {
@@ -151,35 +186,90 @@ impl Action {
     }
 }
 
+impl fmt::Display for KeyAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", text::short_key(&self.key), self.position)
+    }
+}
+
 impl fmt::Display for RollbackPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut columns = Columns::new(&[
-            "table",
-            "action",
-            "last key that stays",
-            "position",
-            "put before",
-            "keys gone",
-            "values gone",
-            "bytes gone",
-            "segments gone",
-            "segment cut",
-        ]);
-        for plan in &self.tables {
-            let boundary = plan.boundary.as_ref();
-            columns.row([
-                plan.table.to_string(),
-                plan.action.as_str().to_owned(),
-                boundary.map_or_else(text::none, |b| text::short_key(&b.key)),
-                boundary.map_or_else(text::none, |b| b.position.to_string()),
-                boundary.map_or_else(text::none, |b| text::time(b.written_before)),
-                plan.discarded.records.to_string(),
-                plan.discarded.values.to_string(),
-                plan.discarded.bytes.to_string(),
-                plan.segments_removed.to_string(),
-                plan.segment_cut.map_or_else(text::none, |id| id.to_string()),
-            ]);
+        let outcomes = self.tables.iter().map(|plan| Outcome {
+            table: &plan.table,
+            action: plan.action,
+            boundary: plan.boundary.as_ref(),
+            discarded: plan.discarded,
+            segments_removed: Some(plan.segments_removed),
+            segment_cut: plan.segment_cut,
+            out_of_order: plan.out_of_order.as_ref(),
+        });
+        lines(f, outcomes)
+    }
+}
+
+/// What is, or was, done to a table, for people.
+pub(crate) struct Outcome<'a> {
+    pub(crate) table: &'a TableName,
+    pub(crate) action: Action,
+    pub(crate) boundary: Option<&'a Boundary>,
+    pub(crate) discarded: Discarded,
+    /// `None` if that is not known yet.
+    pub(crate) segments_removed: Option<u64>,
+    pub(crate) segment_cut: Option<SegmentId>,
+    pub(crate) out_of_order: Option<&'a OutOfOrder>,
+}
+
+/// Each on a line of its own, and no line behind the last.
+pub(crate) fn lines(
+    f: &mut fmt::Formatter<'_>,
+    items: impl Iterator<Item = impl fmt::Display>,
+) -> fmt::Result {
+    items.enumerate().try_for_each(|(n, item)| match n {
+        0 => write!(f, "{item}"),
+        _ => write!(f, "\n{item}"),
+    })
+}
+
+/// Lines of less than 80 columns, unless a table's name is very long.
+impl fmt::Display for Outcome<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "table {}: {}", self.table, self.action.as_str())?;
+        if self.action == Action::Keep {
+            f.write_str(", although nothing in it is to be kept")?;
         }
-        columns.fmt(f)
+        if let Some(Boundary { key, position, written_before }) = self.boundary {
+            write!(f, "\n  last key kept  {} at {position}", text::short_key(key))?;
+            write!(f, "\n  written        no later than {}", text::time(*written_before))?;
+        }
+        if self.discarded.records > 0 {
+            let Discarded { records, values, bytes } = self.discarded;
+            write!(f, "\n  removed        keys: {records}, values: {values}, bytes: {bytes}")?;
+            if let Some(removed) = self.segments_removed {
+                write!(f, "\n  segments       removed: {removed}")?;
+            }
+            if let Some(cut) = self.segment_cut {
+                write!(f, "\n  segment cut    {cut}")?;
+            }
+        }
+        match self.out_of_order {
+            Some(found) if found.values > 0 => found.fmt(f),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for OutOfOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\n  out of order   values that stay although they are beyond: {}", self.values)?;
+        for key in &self.newest {
+            write!(f, "\n                 {key}")?;
+        }
+        if self.values > self.newest.len() as u64 {
+            write!(f, "\n                 … and older ones")?;
+        }
+        match &self.before {
+            Some(before) => write!(f, "\n  before them    {before}"),
+            None => Ok(()),
+        }
     }
 }

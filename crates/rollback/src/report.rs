@@ -1,15 +1,16 @@
 //! What a rollback did.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use lithdb_env::UnixMillis;
+use lithdb_env::{Error, ErrorKind, UnixMillis};
 use lithdb_segment::{SegmentId, TableName};
 use lithdb_table::cut::Discarded;
 use serde::Serialize;
 
-use crate::plan::{Action, Boundary};
-use crate::text::{self, Columns};
+use crate::plan::{Action, Boundary, Outcome, lines};
+use crate::text;
 
 /// What a rollback did, to all tables that it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,33 +46,89 @@ pub struct TableReport {
     pub segment_cut: Option<SegmentId>,
 }
 
+/// A rollback that was decided and is not finished. Until it is, nothing else can be said of the tables: some files are as
+/// before it, some as after it, and some are prepared for it.
+#[derive(Debug, Clone, Serialize)]
+pub struct PendingRollback {
+    /// The file that says so.
+    #[serde(serialize_with = "text::path")]
+    pub path: PathBuf,
+    /// When it was decided; `None` if the file cannot be read.
+    pub decided: Option<UnixMillis>,
+    /// Whether all of it is done, and only the file is left to be removed.
+    pub is_carried_out: bool,
+    /// What becomes of the tables. No segments have been counted yet.
+    pub tables: Vec<TableReport>,
+    /// Why it cannot be finished as the files are; a message where it is serialized.
+    #[serde(serialize_with = "text::message")]
+    pub obstacle: Option<Error>,
+}
+
+/// How a rollback that is pending comes to its end.
+const FINISHES: &str = "`lith rollback --finish`, or opening the database for writing, finishes it";
+
+impl PendingRollback {
+    /// For whoever wanted something else, in one line.
+    pub(crate) fn to_error(&self) -> Error {
+        let names: Vec<&str> = self.tables.iter().map(|table| table.table.as_str()).collect();
+        let of = if names.is_empty() { "" } else { " of " };
+        let rest = match &self.obstacle {
+            Some(obstacle) => format!("it cannot be finished as the files are: {obstacle}"),
+            None => FINISHES.to_owned(),
+        };
+        let message = format!(
+            "{}: a rollback{of}{} was begun and is not finished; {rest}",
+            self.path.display(),
+            names.join(", ")
+        );
+        Error::new(ErrorKind::RollbackPending, message)
+    }
+}
+
+impl fmt::Display for PendingRollback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "a rollback was begun and is not finished\n  says           {}",
+            self.path.display()
+        )?;
+        if let Some(decided) = self.decided {
+            write!(f, "\n  decided        {}", text::time(decided))?;
+        }
+        for report in &self.tables {
+            write!(f, "\n{}", Outcome { segments_removed: None, ..Outcome::of(report) })?;
+        }
+        if let Some(obstacle) = &self.obstacle {
+            let remedy = "bring back what is missing or damaged, then finish it";
+            return write!(f, "\nit cannot be finished as the files are: {obstacle}\n{remedy}");
+        }
+        if self.is_carried_out {
+            f.write_str("\nall of it is done; only the file is left to be removed")?;
+        } else {
+            f.write_str(
+                "\nuntil then nothing else can be said of the tables, and no file is to be removed",
+            )?;
+        }
+        write!(f, "\n{FINISHES}")
+    }
+}
+
+impl<'a> Outcome<'a> {
+    fn of(report: &'a TableReport) -> Self {
+        Self {
+            table: &report.table,
+            action: report.action,
+            boundary: report.boundary.as_ref(),
+            discarded: report.discarded,
+            segments_removed: Some(report.segments_removed),
+            segment_cut: report.segment_cut,
+            out_of_order: None,
+        }
+    }
+}
+
 impl fmt::Display for RollbackReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut columns = Columns::new(&[
-            "table",
-            "done",
-            "last key that stayed",
-            "position",
-            "keys gone",
-            "values gone",
-            "bytes gone",
-            "segments gone",
-            "segment cut",
-        ]);
-        for report in &self.tables {
-            let boundary = report.boundary.as_ref();
-            columns.row([
-                report.table.to_string(),
-                report.action.as_str().to_owned(),
-                boundary.map_or_else(text::none, |b| text::short_key(&b.key)),
-                boundary.map_or_else(text::none, |b| b.position.to_string()),
-                report.discarded.records.to_string(),
-                report.discarded.values.to_string(),
-                report.discarded.bytes.to_string(),
-                report.segments_removed.to_string(),
-                report.segment_cut.map_or_else(text::none, |id| id.to_string()),
-            ]);
-        }
-        columns.fmt(f)
+        lines(f, self.tables.iter().map(Outcome::of))
     }
 }

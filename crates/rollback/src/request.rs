@@ -9,9 +9,9 @@ use lithdb_table::roots::Roots;
 use lithdb_table::{Presence, TableSetup, presence};
 use serde::{Deserialize, Serialize};
 
-use crate::intent::{finish_pending, refuse_pending};
+use crate::intent::{finish_pending, pending, refuse_pending};
 use crate::plan::{Part, RollbackPlan, TablePlan};
-use crate::report::RollbackReport;
+use crate::report::{PendingRollback, RollbackReport};
 
 /// Key files that are scanned at the same time, while a plan is made.
 const SCAN_THREADS: usize = 2;
@@ -36,6 +36,7 @@ pub struct Rollback {
     roots: Vec<PathBuf>,
     tables: Option<Vec<String>>,
     no_match: NoMatch,
+    accept_out_of_order: bool,
     read_mode: ReadMode,
     env: Option<Env>,
 }
@@ -44,7 +45,8 @@ impl Rollback {
     /// A rollback of the database in these root directories, all of them, in any order.
     pub fn new<P: Into<PathBuf>>(roots: impl IntoIterator<Item = P>) -> Self {
         let roots = roots.into_iter().map(Into::into).collect();
-        Self { roots, tables: None, no_match: NoMatch::Refuse, read_mode: ReadMode::Map, env: None }
+        let (no_match, read_mode) = (NoMatch::Refuse, ReadMode::Map);
+        Self { roots, tables: None, no_match, accept_out_of_order: false, read_mode, env: None }
     }
 
     /// Rolls back these tables only; the others stay as they are.
@@ -58,6 +60,14 @@ impl Rollback {
     #[must_use]
     pub fn on_no_match(mut self, no_match: NoMatch) -> Self {
         self.no_match = no_match;
+        self
+    }
+
+    /// Whether values may stay that the filter would discard, because they were put before something that it keeps. A plan
+    /// that leaves some is not executed otherwise.
+    #[must_use]
+    pub fn accept_out_of_order(mut self, accept: bool) -> Self {
+        self.accept_out_of_order = accept;
         self
     }
 
@@ -83,7 +93,8 @@ impl Rollback {
     }
 
     /// Walks through every table from its newest record to older ones, asks `filter` about each key record, and says what
-    /// would go: everything newer than the first group of which it keeps a record. Nothing is written at all.
+    /// would go: everything newer than the first group of which it keeps a record. A filter that knows an order
+    /// ([`Verdict::KeepAndCheck`]) is asked about everything that stays, too. Nothing is written at all.
     ///
     /// # Errors
     /// `Locked` if the database is open for writing. `RollbackPending`: see [`finish`](Self::finish). What the filter
@@ -102,6 +113,7 @@ impl Rollback {
             database_id: roots.database_id(),
             tables: Vec::new(),
             parts: Vec::new(),
+            accept_out_of_order: self.accept_out_of_order,
             all_tables: self.tables.is_none(),
             env: env.clone(),
         };
@@ -120,6 +132,16 @@ impl Rollback {
         }
         refuse_unmatched(&unmatched)?;
         Ok(plan)
+    }
+
+    /// The rollback that was begun and interrupted, if there is one. Nothing is changed.
+    ///
+    /// # Errors
+    /// What keeps the roots from being opened for reading, and what the file system says.
+    pub fn pending(&self) -> Result<Option<PendingRollback>> {
+        let env = self.environment()?;
+        let roots = Roots::open_for_reading(&env, &self.roots)?;
+        pending(&env, &roots)
     }
 
     /// Finishes a rollback that was begun and interrupted, if there is one. Opening the database for writing does the same.
@@ -146,8 +168,9 @@ impl Rollback {
             setup.read_mode = self.read_mode;
             match presence(&*env.fs, &setup.dirs)? {
                 Presence::Present => setups.push(setup),
-                _ if self.tables.is_none() => {} // half created or half dropped
-                _ => {
+                // Half created or half dropped.
+                Presence::Absent | Presence::Interrupted if self.tables.is_none() => {}
+                Presence::Absent | Presence::Interrupted => {
                     let message = format!("table {}: there is none of this name", setup.name);
                     return Err(Error::new(ErrorKind::Missing, message));
                 }

@@ -1,14 +1,14 @@
-//! How keys, times and tables of figures look.
+//! How keys and times look.
 
-use std::fmt::{self, Write};
-use std::path::PathBuf;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lithdb_env::UnixMillis;
+use lithdb_env::{Error, UnixMillis};
 use serde::{Serialize, Serializer};
 
-/// So many characters of a key are shown in a column.
-const SHORT: usize = 40;
+/// So many characters of a key are shown, so that it stands on a line of 80 with its position.
+const SHORT: usize = 36;
 
 /// A key: readable text as it is, everything else as `0x` and hex digits.
 pub(crate) fn show_key(key: &[u8]) -> String {
@@ -29,14 +29,10 @@ pub(crate) fn show_key(key: &[u8]) -> String {
 /// The beginning of a key.
 pub(crate) fn short_key(key: &[u8]) -> String {
     let shown = show_key(key);
-    match shown.char_indices().nth(SHORT) {
-        Some((end, _)) => format!("{}…", shown.get(..end).unwrap_or_default()),
-        None => shown,
+    match shown.chars().count() {
+        ..=SHORT => shown,
+        _ => shown.chars().take(SHORT).chain(['…']).collect(),
     }
-}
-
-pub(crate) fn none() -> String {
-    "–".to_owned()
 }
 
 /// A time of the wall clock, in UTC; one beyond the calendar in milliseconds.
@@ -54,56 +50,19 @@ pub(crate) fn seconds<S: Serializer>(took: &Duration, serializer: S) -> Result<S
     took.as_secs_f64().serialize(serializer)
 }
 
+pub(crate) fn path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    path.to_string_lossy().serialize(serializer)
+}
+
+pub(crate) fn message<S: Serializer>(
+    error: &Option<Error>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    error.as_ref().map(ToString::to_string).serialize(serializer)
+}
+
 pub(crate) fn paths<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
-}
-
-/// Rows of text under a heading; figures to the right.
-pub(crate) struct Columns {
-    rows: Vec<Vec<String>>,
-}
-
-impl Columns {
-    pub(crate) fn new(heading: &[&str]) -> Self {
-        Self { rows: vec![heading.iter().map(|&name| name.to_owned()).collect()] }
-    }
-
-    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.into());
-    }
-
-    /// Whether the cells of a column below the heading are numbers or nothing.
-    fn is_figures(&self, column: usize) -> bool {
-        let cells = self.rows.iter().skip(1).filter_map(|row| row.get(column));
-        cells.clone().next().is_some()
-            && cells.clone().all(|cell| cell == "–" || cell.bytes().all(|b| b.is_ascii_digit()))
-    }
-}
-
-impl fmt::Display for Columns {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let columns = self.rows.first().map_or(0, Vec::len);
-        let width = |n: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(n));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
-        };
-        let widths: Vec<(usize, bool)> =
-            (0..columns).map(|n| (width(n), self.is_figures(n))).collect();
-        for (n, row) in self.rows.iter().enumerate() {
-            let mut line = String::new();
-            for (cell, (width, is_figures)) in row.iter().zip(&widths) {
-                let _ = match is_figures {
-                    true => write!(line, "{cell:>width$}  "),
-                    false => write!(line, "{cell:<width$}  "),
-                };
-            }
-            if n > 0 {
-                f.write_char('\n')?;
-            }
-            f.write_str(line.trim_end())?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -128,14 +87,6 @@ mod tests {
         assert_eq!(show_key(b"h:1"), "h:1");
         assert_eq!(show_key(b"\x00\xff"), "0x00ff");
         assert_eq!(show_key(b"0x1"), "0x307831");
-        assert_eq!(short_key(&[b'k'; 41]), format!("{}…", "k".repeat(40)));
-    }
-
-    #[test]
-    fn figures_stand_to_the_right() {
-        let mut columns = Columns::new(&["table", "keys"]);
-        columns.row(["blocks".to_owned(), "7".to_owned()]);
-        columns.row(["b".to_owned(), "123456".to_owned()]);
-        assert_eq!(columns.to_string(), "table     keys\nblocks       7\nb       123456");
+        assert_eq!(short_key(&[b'k'; 37]), format!("{}…", "k".repeat(36)));
     }
 }

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use clap::ValueEnum;
 use lithdb::env::UnixMillis;
 use lithdb::rollback::{
-    Phase, RollbackReport, max_be_u64, through_key, through_position, written_before,
+    PerTable, Phase, RollbackReport, max_be_u64, through_key, through_position, written_before,
 };
 use lithdb::{ErrorKind, NoMatch, Position, RecordRef, Rollback, RollbackPlan, SegmentId, Verdict};
 use serde_json::json;
@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// What becomes of a table in which nothing is to be kept
     #[arg(long, value_name = "WHAT", default_value = "refuse")]
     no_match: OnNoMatch,
+    /// Keep values above the height although they stay, because they were put before the last key kept
+    #[arg(long)]
+    accept_out_of_order: bool,
     /// Show what would go, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -45,9 +48,10 @@ struct Target {
     /// Keep through the newest record of this key
     #[arg(long, value_name = "KEY", value_parser = keys::parse)]
     through_key: Option<Key>,
-    /// Keep while the eight bytes at OFFSET of the primary key, as a big-endian number, are VALUE or less
-    #[arg(long, value_name = "OFFSET:VALUE", value_parser = parse_number)]
-    max_be_u64: Option<(usize, u64)>,
+    /// Keep while the eight bytes at OFFSET of the primary key, as a big-endian number, are VALUE or less; with TABLE=, in
+    /// that table, once for each
+    #[arg(long, value_name = "[TABLE=]OFFSET:VALUE", value_parser = parse_height)]
+    max_be_u64: Vec<Height>,
     /// Keep what had been flushed, or sealed, at this time: 2026-11-21T08:00:00Z, or @ and seconds since 1970
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     before: Option<UnixMillis>,
@@ -55,8 +59,16 @@ struct Target {
     #[arg(long, value_name = "SEGMENT:OFFSET", value_parser = parse_position)]
     through_position: Option<Position>,
     /// Only finish a rollback that was interrupted
-    #[arg(long, conflicts_with_all = ["tables", "no_match", "dry_run", "yes"])]
+    #[arg(long, conflicts_with_all = ["tables", "no_match", "accept_out_of_order", "dry_run", "yes"])]
     finish: bool,
+}
+
+/// A number in the keys of one table, or of all that have none of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Height {
+    table: Option<String>,
+    offset: usize,
+    max: u64,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -74,8 +86,15 @@ fn parse_pair<A: std::str::FromStr, B: std::str::FromStr>(typed: &str) -> Option
     Some((a.parse().ok()?, b.parse().ok()?))
 }
 
-fn parse_number(typed: &str) -> Result<(usize, u64), String> {
-    parse_pair(typed).ok_or_else(|| format!("expected two numbers like 1:100, found {typed:?}"))
+fn parse_height(typed: &str) -> Result<Height, String> {
+    let (table, numbers) = match typed.split_once('=') {
+        Some((table, numbers)) => (Some(parse_table(table)?), numbers),
+        None => (None, typed),
+    };
+    match parse_pair(numbers) {
+        Some((offset, max)) => Ok(Height { table, offset, max }),
+        None => Err(format!("expected two numbers like 1:100 or blocks=1:100, found {typed:?}")),
+    }
 }
 
 fn parse_position(typed: &str) -> Result<Position, String> {
@@ -108,7 +127,9 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         OnNoMatch::Keep => NoMatch::Keep,
         OnNoMatch::Clear => NoMatch::Clear,
     };
+    args.check_heights()?;
     let mut rollback = Rollback::new(options.roots).on_no_match(no_match);
+    rollback = rollback.accept_out_of_order(args.accept_out_of_order);
     rollback = rollback.read_mode(options.read_mode);
     if !args.tables.is_empty() {
         rollback = rollback.tables(&args.tables);
@@ -119,6 +140,9 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let plan = match args.to.plan(&rollback) {
         // It is going to happen whatever comes next.
         Err(error) if error.kind() == ErrorKind::RollbackPending && !args.dry_run => {
+            if let Some(pending) = rollback.pending()? {
+                command.out.text(pending)?;
+            }
             remark("an interrupted rollback is finished first");
             if let Some(report) = rollback.finish()? {
                 command.out.text(report)?;
@@ -129,6 +153,10 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     };
     if let Some(position) = args.to.through_position {
         refuse_elsewhere(position, &plan)?;
+    }
+    let planned = |name: &&str| plan.tables.iter().any(|table| table.table.as_str() == *name);
+    if let Some(name) = args.to.named().find(|name| !planned(name)) {
+        return Err(Failure::failed(format_args!("table {name}: there is none of this name")));
     }
     carry_out(args, plan, command)
 }
@@ -167,12 +195,13 @@ fn carry_out(args: &Args, plan: RollbackPlan, command: &mut Command) -> Result<(
         Ok(json!({ "plan": plan, "executed": executed, "report": report }))
     };
     command.out.text(&plan)?;
-    if plan.is_empty() {
-        command.out.text("nothing to roll back")?;
-        return command.out.document(|| done(false, None));
+    if let Err(error) = plan.check() {
+        command.out.document(|| done(false, None))?;
+        return Err(Failure::failed(format_args!("{error} (--accept-out-of-order)")));
     }
-    if args.dry_run {
-        command.out.text("nothing was changed")?;
+    if plan.is_empty() || args.dry_run {
+        let nothing = if plan.is_empty() { "nothing to roll back" } else { "nothing was changed" };
+        command.out.text(nothing)?;
         return command.out.document(|| done(false, None));
     }
     command.out.flush()?;
@@ -206,7 +235,31 @@ fn agreed() -> Result<bool, Failure> {
 /// Says of each record, newest first, whether it stays.
 type Filter = Box<dyn FnMut(&RecordRef<'_>) -> lithdb::Result<Verdict>>;
 
+impl Args {
+    /// Each table has one height, and is one of those that are rolled back.
+    fn check_heights(&self) -> Result<(), Failure> {
+        for (n, Height { table, .. }) in self.to.max_be_u64.iter().enumerate() {
+            if self.to.max_be_u64.iter().take(n).any(|before| before.table == *table) {
+                return Err(Failure::usage("expected one --max-be-u64 for a table"));
+            }
+            if let Some(table) = table
+                && !self.tables.is_empty()
+                && !self.tables.contains(table)
+            {
+                let message = format_args!("expected --table {table} with its --max-be-u64");
+                return Err(Failure::usage(message));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Target {
+    /// The tables that have a height of their own.
+    fn named(&self) -> impl Iterator<Item = &str> {
+        self.max_be_u64.iter().filter_map(|height| height.table.as_deref())
+    }
+
     fn plan(&self, rollback: &Rollback) -> lithdb::Result<RollbackPlan> {
         let _spinner = Spinner::new("planning");
         rollback.plan(self.filter())
@@ -215,7 +268,17 @@ impl Target {
     fn filter(&self) -> Filter {
         match self {
             Self { through_key: Some(key), .. } => Box::new(through_key(key.0.clone())),
-            Self { max_be_u64: Some((offset, max)), .. } => Box::new(max_be_u64(*offset, *max)),
+            Self { max_be_u64: heights, .. } if !heights.is_empty() => {
+                let mut filter = PerTable::new();
+                for Height { table, offset, max } in heights {
+                    let height = max_be_u64(*offset, *max);
+                    filter = match table {
+                        Some(table) => filter.table(table, height),
+                        None => filter.otherwise(height),
+                    };
+                }
+                Box::new(filter.into_filter())
+            }
             Self { before: Some(time), .. } => Box::new(written_before(*time)),
             Self { through_position: Some(at), .. } => Box::new(through_position(*at)),
             // One of them is required.
@@ -240,7 +303,13 @@ mod tests {
 
     #[test]
     fn pairs_of_numbers() {
-        assert_eq!(parse_number("1:100"), Ok((1, 100)));
+        let height =
+            |table: Option<&str>| Height { table: table.map(Into::into), offset: 1, max: 100 };
+        assert_eq!(parse_height("1:100"), Ok(height(None)));
+        assert_eq!(parse_height("blocks=1:100"), Ok(height(Some("blocks"))));
+        for typed in ["=1:100", "a b=1:100", "blocks=", "blocks=1", "blocks"] {
+            assert!(parse_height(typed).is_err(), "{typed}");
+        }
         assert_eq!(parse_position("3:64"), Ok(Position::new(SegmentId(3), 64)));
         for typed in ["", "1", "1:", ":1", "1:2:3", "-1:2", "4294967296:1"] {
             assert!(parse_position(typed).is_err(), "{typed}");

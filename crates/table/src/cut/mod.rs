@@ -17,4 +17,4 @@ pub const INTENT_FILE: &str = "rollback.intent";
 pub use prepare::{CutAt, Prepared, prepare};
 pub use step::{Done, Kept, Step, carry_out, check};
 pub use survey::{Shape, Survey};
-pub use walk::{Boundary, Discarded, RecordRef, Verdict, Walked};
+pub use walk::{Boundary, Discarded, OutOfOrder, RecordRef, Verdict, Walked};

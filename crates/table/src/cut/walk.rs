@@ -4,6 +4,7 @@
 //! are then gone through backward.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
 use lithdb_segment::record::{Flags, KeyRecord, decode_unchecked};
 use lithdb_segment::scan::{KeySource, Scanner};
-use lithdb_segment::{HEADER_LEN, Metadata, Position, Segment, SegmentId, TableName};
+use lithdb_segment::{HEADER_LEN, Metadata, Position, SegmentId, TableName};
 use serde::{Deserialize, Serialize};
 
 use super::survey::{Survey, ToWalk};
@@ -25,8 +26,11 @@ const WINDOW: u64 = 1 << 20;
 /// What the filter says of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// This record stays, with its whole group and everything older.
+    /// This record stays, with its whole group and everything older. Nothing more is asked about the table.
     Keep,
+    /// As [`Keep`](Self::Keep), said by a filter that knows an order, of heights for example: it is asked about everything
+    /// that stays, too. A value of which it keeps no key there is [out of order](OutOfOrder).
+    KeepAndCheck,
     /// This record goes, unless it is of the group that stays.
     Discard,
 }
@@ -38,6 +42,7 @@ pub struct RecordRef<'a> {
     key: &'a [u8],
     is_primary: bool,
     is_oldest: bool,
+    stays: bool,
     position: Position,
     written_before: UnixMillis,
     len_bytes: u32,
@@ -62,6 +67,11 @@ impl RecordRef<'_> {
     /// Whether the table has no older record.
     pub fn is_oldest(&self) -> bool {
         self.is_oldest
+    }
+
+    /// Whether it stays in any case, because a newer record was kept; what is asked is only whether it is in order.
+    pub fn stays(&self) -> bool {
+        self.stays
     }
 
     /// The segment that the record stands in.
@@ -130,17 +140,52 @@ impl Discarded {
     }
 }
 
+/// What stays although its filter would discard it, because it was put before something that is kept: of a chain that was
+/// reorganized, the old blocks above the height to roll back to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OutOfOrder {
+    /// Values of which the filter keeps no key.
+    pub values: u64,
+    /// Primary keys of the newest of them, at most [`SHOWN`](Self::SHOWN).
+    pub newest: Vec<(Vec<u8>, Position)>,
+    /// The newest primary key that is older than all of them: a cut there leaves none.
+    pub before: Option<(Vec<u8>, Position)>,
+}
+
+impl OutOfOrder {
+    /// So many keys are named at the most.
+    pub const SHOWN: usize = 5;
+
+    /// The next older group.
+    fn group(&mut self, primary: &RecordRef<'_>, is_kept: bool) {
+        let named = || (primary.key.to_vec(), primary.position);
+        if is_kept {
+            if self.values > 0 {
+                self.before.get_or_insert_with(named);
+            }
+            return;
+        }
+        self.values += 1;
+        self.before = None;
+        if self.newest.len() < Self::SHOWN {
+            self.newest.push(named());
+        }
+    }
+}
+
 /// What came of a walk.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Walked {
     /// Where the table is cut; `None` if the filter kept nothing.
     pub boundary: Option<Boundary>,
     /// What stands behind that.
     pub discarded: Discarded,
+    /// What of that which stays is out of order; `None` if the filter knows no order.
+    pub out_of_order: Option<OutOfOrder>,
 }
 
 impl Survey {
-    /// Asks `filter` for every record from the newest on, until it keeps one.
+    /// Asks `filter` for every record from the newest on, until it keeps one; if it knows an order, for all of them.
     ///
     /// # Errors
     /// What the filter says, or that it panicked. `Corrupt` if a record does not hold. `InvalidArgument` if the record that
@@ -160,7 +205,7 @@ impl Survey {
         let mut walk = Walk {
             table: &self.setup.name,
             filter,
-            discarded: Discarded::default(),
+            walked: Walked::default(),
             older: self.records(),
         };
         // While one segment is walked through, the next one is scanned. What is wrong with one that is not needed does
@@ -174,7 +219,8 @@ impl Survey {
             {
                 scans.push_back(self.begin_scan(next));
             }
-            let Some(scan) = scans.pop_front() else { break };
+            #[expect(clippy::expect_used, reason = "one was begun for each segment, in their order")]
+            let scan = scans.pop_front().expect("a scan of this segment");
             let index = scan.recv().map_err(|_| panicked(segment.id()))??;
             if index.offsets.len() as u64 != *records {
                 let found = format!("{} of them", index.offsets.len());
@@ -182,16 +228,19 @@ impl Survey {
                 return Err(Error::corrupt(path, index.end, &format!("{records} records"), &found));
             }
             let read = |offset, len| segment.read_keys(offset, len);
-            let boundary = walk.segment(segment.id(), &index, &read)?;
-            if boundary.is_some() {
-                return Ok(Walked { boundary, discarded: walk.discarded });
+            if walk.segment(segment.id(), &index, &read)?.is_break() {
+                break;
             }
         }
-        let discarded = walk.discarded;
+        let walked = std::mem::take(&mut walk.walked);
+        if walked.boundary.is_some() {
+            return Ok(walked);
+        }
+        assert_eq!(walk.older, 0, "a record was not asked about");
         // Nobody counted what was collected.
         walk.older = u64::MAX;
         self.refuse_collected(&mut walk)?;
-        Ok(Walked { boundary: None, discarded })
+        Ok(walked)
     }
 
     /// Scans a segment on a thread of the pool, if it has any.
@@ -206,19 +255,22 @@ impl Survey {
         hear
     }
 
-    /// What was collected and still has files is looked at only to say that the boundary lies there.
+    /// What was collected and still has files is looked at only to say that the boundary lies there. It need not hold: its
+    /// removal has begun.
     fn refuse_collected(&self, walk: &mut Walk<'_>) -> Result<()> {
         for (id, files) in self.inventory.segments.range(..self.state.watermark).rev() {
             let Some(path) = &files.keys else { continue };
-            // A half-removed segment need not hold.
             let fs = &*self.setup.env.fs;
-            let Ok(file) = KeyFile::open(fs, path) else { continue };
-            let metadata = files.metadata.as_ref().and_then(|path| Metadata::read(fs, path).ok());
+            let Some(file) = unless_corrupt(KeyFile::open(fs, path))? else { continue };
+            let metadata = files.metadata.as_ref().map(|path| Metadata::read(fs, path));
+            let metadata = metadata.map(unless_corrupt).transpose()?.flatten();
             let now = self.setup.env.clock.now();
             let (end, written) = metadata.map_or((file.len, now), |m| (m.key_end, m.last_write));
-            let Ok(index) = Index::make(file.scan(end, None), end, written) else { continue };
+            let index = Index::make(file.scan(end, None), end, written);
+            let Some(index) = unless_corrupt(index)? else { continue };
             let read = |offset, len| read(&*file.file, &file.path, offset, len);
-            if let Some(boundary) = walk.segment(*id, &index, &read)? {
+            walk.segment(*id, &index, &read).map(drop)?;
+            if let Some(boundary) = &walk.walked.boundary {
                 let (key, at) = (show_key(&boundary.key), boundary.position);
                 let message = format!(
                     "the record to roll back to, {key} at {at}, has been collected: expected one in segment {} or newer",
@@ -228,6 +280,14 @@ impl Survey {
             }
         }
         Ok(())
+    }
+}
+
+fn unless_corrupt<T>(found: Result<T>) -> Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -259,6 +319,11 @@ impl Index {
         Ok(Self { offsets, times, written, end })
     }
 
+    #[expect(clippy::expect_used, reason = "the caller counts the offsets")]
+    fn offset(&self, n: usize) -> u32 {
+        *self.offsets.get(n).expect("a record of the segment")
+    }
+
     /// Where the bytes that may belong to the `n`th record end.
     fn bound(&self, n: usize) -> u64 {
         self.offsets.get(n + 1).map_or(self.end, |next| u64::from(*next))
@@ -271,24 +336,19 @@ type Read<'a> = &'a dyn Fn(u64, usize) -> Result<Bytes>;
 struct Walk<'a> {
     table: &'a TableName,
     filter: &'a mut dyn FnMut(&RecordRef<'_>) -> Result<Verdict>,
-    discarded: Discarded,
+    walked: Walked,
     /// Records of the table that were not asked about yet.
     older: u64,
 }
 
 impl Walk<'_> {
-    /// Goes through one segment, backward.
-    fn segment(
-        &mut self,
-        id: SegmentId,
-        index: &Index,
-        read: Read<'_>,
-    ) -> Result<Option<Boundary>> {
+    /// Goes through one segment, backward. Breaks if nothing more is to be asked.
+    fn segment(&mut self, id: SegmentId, index: &Index, read: Read<'_>) -> Result<ControlFlow<()>> {
         let mut window = Window { bytes: Bytes::new(), start: index.end };
         let mut times = index.times.as_slice();
         let mut written = index.written;
-        // What of the group that is being walked through goes if the group does.
-        let mut group = Discarded::default();
+        // Of the group that is being walked through: what goes if it does, and whether the filter keeps any of it.
+        let (mut group, mut is_kept) = (Discarded::default(), false);
         for (n, offset) in index.offsets.iter().enumerate().rev() {
             let bytes = window.at(u64::from(*offset), index.bound(n), read)?;
             let record = decode_unchecked(bytes).ok_or_else(|| changed(id, *offset))?;
@@ -303,28 +363,38 @@ impl Walk<'_> {
                 key: record.key,
                 is_primary: record.is_primary(),
                 is_oldest: self.older == 0,
+                stays: self.walked.boundary.is_some(),
                 position: Position::new(id, *offset),
                 written_before: written,
                 len_bytes: record.stored_len,
             };
-            if self.ask(&seen)? == Verdict::Keep {
-                let key = record.key.to_vec();
+            let verdict = self.ask(&seen)?;
+            is_kept |= verdict != Verdict::Discard;
+            if is_kept && self.walked.boundary.is_none() {
                 let (last, end) = group_end(id, index, n, read)?;
-                return Ok(Some(Boundary {
-                    key,
+                self.walked.boundary = Some(Boundary {
+                    key: record.key.to_vec(),
                     position: seen.position,
                     written_before: written,
-                    last: index.offsets.get(last).copied().unwrap_or_default(),
+                    last: index.offset(last),
                     end,
                     ends_segment: last + 1 == index.offsets.len(),
-                }));
+                });
+                if verdict == Verdict::Keep {
+                    return Ok(ControlFlow::Break(()));
+                }
             }
-            group.add(weight(&record));
-            if record.is_primary() {
-                self.discarded.add(std::mem::take(&mut group));
+            if self.walked.boundary.is_none() {
+                group.add(weight(&record));
+                if seen.is_primary {
+                    self.walked.discarded.add(std::mem::take(&mut group));
+                }
+            } else if seen.is_primary {
+                let is_kept = std::mem::take(&mut is_kept);
+                self.walked.out_of_order.get_or_insert_default().group(&seen, is_kept);
             }
         }
-        Ok(None)
+        Ok(ControlFlow::Continue(()))
     }
 
     /// A panic in the filter is an error; nothing has been changed.
@@ -357,7 +427,7 @@ fn group_end(id: SegmentId, index: &Index, n: usize, read: Read<'_>) -> Result<(
             return Ok((last, offset.saturating_add(record.encoded_len() as u32)));
         }
     }
-    Err(changed(id, index.offsets.get(n).copied().unwrap_or_default()))
+    Err(changed(id, index.offset(n)))
 }
 
 fn panicked(id: SegmentId) -> Error {
@@ -382,6 +452,7 @@ impl Window {
             self.start = bound.saturating_sub(WINDOW).max(HEADER_LEN as u64).min(offset);
             self.bytes = read(self.start, (bound - self.start) as usize)?;
         }
+        // Nothing is there where the file was cut short meanwhile: then there is no record.
         Ok(self.bytes.get((offset - self.start) as usize..).unwrap_or_default())
     }
 }

@@ -94,6 +94,7 @@ impl Run {
             Unmatched::Clear => NoMatch::Clear,
         };
         let rollback = Rollback::new(self.roots()).env(env).on_no_match(no_match);
+        let rollback = rollback.accept_out_of_order(true);
         let (planned, keep): (Result<RollbackPlan>, Option<Keep>) = match to {
             To::Key { table, back } => {
                 let records = &found[table].as_ref()?.records;
@@ -134,8 +135,8 @@ impl Run {
         }
         assert_eq!(self.disk.ops(), ops, "{context}: planning wrote something");
         count("rollbacks planned");
-        let (stays, mut is_refused) = match (&planned, keep) {
-            (_, Some(keep)) => self.model(&*keep, unmatched, found),
+        let (stays, mut is_refused) = match (&planned, &keep) {
+            (_, Some(keep)) => self.model(&**keep, unmatched, found),
             // Only the files know the times.
             (Ok(plan), None) => (self.as_planned(plan, to, found), false),
             (Err(_), None) => ([Stays::All; TABLES], unmatched == Unmatched::Refuse),
@@ -150,6 +151,14 @@ impl Run {
                     let left = if let Stays::First(left) = stays[n] { left } else { all };
                     let gone = table.discarded.records as usize;
                     assert_eq!(gone, all - left, "{context}: {plan}");
+                    let Some((out_of_order, keep)) = table.out_of_order.as_ref().zip(keep.as_ref())
+                    else {
+                        continue;
+                    };
+                    let kept = found[n].as_ref()?.records[..left].iter();
+                    let beyond =
+                        kept.filter(|(at, record)| record.is_primary && !keep(n, *at, record));
+                    assert_eq!(out_of_order.values, beyond.count() as u64, "{context}: {plan}");
                 }
                 Some((plan, stays))
             }

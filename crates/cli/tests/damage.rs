@@ -4,7 +4,12 @@
 
 mod support;
 
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use lithdb::env::{Fs, OsFs};
+use lithdb::rollback::{Phase, max_be_u64};
+use lithdb::{Rollback, TableOptions};
 use serde_json::json;
 use support::{Bench, flip, read};
 
@@ -192,25 +197,67 @@ fn repair_does_what_it_can_and_says_of_which_tables_it_cannot() {
     assert_eq!(bench.lith(&["repair", "t", "z"]).ok(), "nothing to repair\n");
 }
 
+/// A rollback of two tables that was killed behind its first step.
+fn pending_rollback() -> Bench {
+    let bench = Bench::new();
+    bench.prepare(|db| {
+        for name in ["t", "u"] {
+            let table = db.table(name, TableOptions::new().segment_keys(3)).unwrap();
+            for n in 0..10_u64 {
+                table.put(&n.to_be_bytes(), &[7; 900]).unwrap();
+            }
+        }
+    });
+    let plan = Rollback::new([bench.db()]).plan(max_be_u64(0, 3)).unwrap();
+    let stopped = catch_unwind(AssertUnwindSafe(|| {
+        plan.execute_with(|progress| {
+            assert!(progress.phase == Phase::Preparing, "stopped");
+            ControlFlow::Continue(())
+        })
+    }));
+    stopped.unwrap_err();
+    bench
+}
+
 #[test]
-fn a_rollback_that_is_pending_is_said_first_and_nothing_is_sound() {
-    let bench = two_segments();
-    bench.write("db/rollback.intent", &b"whatever".repeat(9));
+fn every_command_beside_a_pending_rollback_says_what_finishes_it() {
+    let bench = pending_rollback();
     let run = bench.lith(&["verify"]);
     let said = run.failed();
-    assert!(said.contains("a rollback was begun and not finished"), "{said}");
+    assert!(said.contains("not finished; see lith rollback --finish"), "{said}");
     let text = run.text();
-    assert!(text.starts_with("note: ") && text.contains("rollback.intent"), "{text}");
-    assert!(text.contains("table t: sound"), "{text}");
+    for part in ["rollback.intent", "table t: cut", "table u: cut", "`lith rollback --finish`"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    for part in ["sound", "DAMAGED", "damage:", "note:", "next opening"] {
+        assert!(!text.contains(part), "{part}: {text}");
+    }
     let run = bench.lith(&["verify", "--json"]);
     run.failed();
     let told: serde_json::Value = serde_json::from_str(&run.text()).unwrap();
-    assert_eq!((&told["sound"], &told["tables"][0]["sound"]), (&json!(false), &json!(true)));
-    assert!(told["pending_rollback"].as_str().unwrap().contains("rollback.intent"), "{told}");
-    for args in [&["repair"][..], &["repair", "--accept-loss"]] {
-        assert!(bench.lith(args).failed().contains("rollback.intent"), "{args:?}");
+    assert_eq!((&told["sound"], &told["tables"]), (&json!(false), &json!([])));
+    let pending = &told["pending_rollback"];
+    assert!(pending["path"].as_str().unwrap().contains("rollback.intent"), "{told}");
+    assert_eq!((&pending["tables"][1]["table"], &pending["obstacle"]), (&json!("u"), &json!(null)));
+    for args in [
+        &["repair"][..],
+        &["repair", "--accept-loss"],
+        &["dump", "t"],
+        &["info"],
+        &["ls"],
+        &["scan", "t"],
+        &["get", "t", "k"],
+        &["rollback", "--through-key", "k", "--dry-run"],
+    ] {
+        let run = bench.lith(args);
+        let said = run.failed();
+        for part in ["rollback.intent", "of t, u", "`lith rollback --finish`"] {
+            assert!(said.contains(part), "{args:?}: {said}");
+        }
+        assert_eq!(run.text(), "", "{args:?}");
     }
-    assert!(bench.lith(&["dump", "t"]).ok().contains("1.keys"));
+    bench.lith(&["rollback", "--finish"]).ok();
+    assert!(bench.lith(&["verify"]).ok().contains("table u: sound"));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lithdb_env::{Env, Error, Result};
+use lithdb_rollback::{PendingRollback, pending};
 use lithdb_segment::{HandleLimit, SegmentId, TableName};
 use lithdb_table::inspect::{DumpLine, Progress, RepairPlan, RepairReport, VerifyReport};
 use lithdb_table::roots::Roots;
@@ -31,9 +32,9 @@ pub struct Refused {
 /// What a verification found, table by table.
 #[derive(Debug, Clone)]
 pub struct Verification {
-    /// A rollback was begun and not finished, which this error says: files may hold together and yet be neither what was
-    /// before the rollback nor what is to be after it.
-    pub pending_rollback: Option<Error>,
+    /// A rollback was begun and not finished. Until it is, nothing else is said: files may hold together and yet be neither
+    /// what was before the rollback nor what is to be after it, or seem to be left over and yet be needed.
+    pub pending_rollback: Option<PendingRollback>,
     /// A report for each table that could be looked at.
     pub tables: Vec<VerifyReport>,
     /// The tables that could not be looked at.
@@ -65,7 +66,7 @@ pub struct Repaired {
 impl Db {
     /// Reads every byte of the tables (all of them, if none are named) and compares every checksum, link and count. Works on
     /// damaged tables, and beside a writer. A table that cannot be looked at does not keep the others from it; one that is
-    /// dropped meanwhile is left out, unless it was named.
+    /// dropped meanwhile is left out, unless it was named. While a rollback is pending, that is all that is said.
     ///
     /// # Errors
     /// What keeps the roots from being opened for reading, `Missing` for a named table that is not there, `Io`. Damage is not an
@@ -77,11 +78,12 @@ impl Db {
     ) -> Result<Verification> {
         let env = Env::os(options.io_threads)?;
         let roots = Roots::open_for_reading(&env, &options.roots)?;
-        let mut found = Verification {
-            pending_rollback: refuse_pending_rollback(&env, &roots).err(),
-            tables: Vec::new(),
-            refused: Vec::new(),
-        };
+        let mut found =
+            Verification { pending_rollback: None, tables: Vec::new(), refused: Vec::new() };
+        found.pending_rollback = pending(&env, &roots)?;
+        if found.pending_rollback.is_some() {
+            return Ok(found);
+        }
         for setup in setups(&env, &roots, tables, options)? {
             match inspect::verify(&setup, progress) {
                 Ok(report) if report.is_sound() => found.tables.push(report),
@@ -96,6 +98,14 @@ impl Db {
                 Err(error) => found.refused.push(Refused { table: setup.name, error }),
             }
         }
+        // What was seen of files while a rollback began is not said, either.
+        if let Some(pending) = pending(&env, &roots)? {
+            found = Verification {
+                pending_rollback: Some(pending),
+                tables: Vec::new(),
+                refused: Vec::new(),
+            };
+        }
         Ok(found)
     }
 
@@ -103,7 +113,8 @@ impl Db {
     /// stand.
     ///
     /// # Errors
-    /// As [`verify`](Self::verify), and what `each` returns.
+    /// As [`verify`](Self::verify), and what `each` returns. `RollbackPending` if a rollback was begun and not finished, or
+    /// one has begun meanwhile.
     pub fn dump(
         options: &DbOptions,
         table: &str,
@@ -112,8 +123,12 @@ impl Db {
     ) -> Result<()> {
         let env = Env::os(options.io_threads)?;
         let roots = Roots::open_for_reading(&env, &options.roots)?;
+        refuse_pending_rollback(&env, &roots)?;
         let setups = setups(&env, &roots, Some(&[table.to_owned()]), options)?;
-        setups.iter().try_for_each(|setup| inspect::dump(setup, segment.map(SegmentId), each))
+        let dump = |setup: &TableSetup| inspect::dump(setup, segment.map(SegmentId), each);
+        let dumped = setups.iter().try_for_each(dump);
+        refuse_pending_rollback(&env, &roots)?;
+        dumped
     }
 
     /// Says what it would take to make the tables (all of them, if none are named) open again: what would be given up, and

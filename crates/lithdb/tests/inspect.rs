@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
 
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use lithdb::env::{Fs, OpenMode, OsFs, read_exact_at, write_all_at};
-use lithdb::{Components, Db, DbOptions, ErrorKind};
+use lithdb::rollback::{Phase, max_be_u64};
+use lithdb::{Components, Db, DbOptions, ErrorKind, Rollback, TableOptions};
 
 /// A database of three tables, each with a sealed segment.
 fn three_tables(dir: &Path) -> (DbOptions, Db) {
@@ -102,26 +105,95 @@ fn a_table_that_is_dropped_meanwhile_is_no_failure() {
     db.close().unwrap();
 }
 
+/// Three tables of several segments, and a rollback of them that stops at a step: some files are as before it, some as
+/// after it, some are prepared for it.
+fn stopped_rollback(dir: &Path, steps: usize) -> (DbOptions, bool) {
+    let options = DbOptions::new([dir.join("db")]);
+    let db = Db::open_with(
+        options.clone(),
+        Components { without_maintenance: true, ..Default::default() },
+    );
+    let db = db.unwrap();
+    for name in ["a", "b", "c"] {
+        let table = db.table(name, TableOptions::new().segment_keys(3)).unwrap();
+        for n in 0..10_u64 {
+            table.put(&n.to_be_bytes(), &[7; 900]).unwrap();
+        }
+    }
+    db.close().unwrap();
+    drop(db);
+    let plan = Rollback::new([dir.join("db")]).plan(max_be_u64(0, 3)).unwrap();
+    let mut step = 0;
+    let stopped = catch_unwind(AssertUnwindSafe(|| {
+        plan.execute_with(|progress| {
+            step += usize::from(progress.phase == Phase::Applying);
+            assert!(step < steps, "stopped");
+            ControlFlow::Continue(())
+        })
+    }));
+    (options, stopped.is_err())
+}
+
 #[test]
-fn a_rollback_that_is_pending_is_reported_and_nothing_is_repaired_before_it_is_finished() {
+fn beside_a_pending_rollback_nothing_else_is_said_of_files() {
+    for steps in 1.. {
+        let dir = tempfile::tempdir().unwrap();
+        let (options, is_stopped) = stopped_rollback(dir.path(), steps);
+        if !is_stopped {
+            assert!(steps > 6, "{steps}");
+            break;
+        }
+        let found = Db::verify(&options, None, &mut |_| {}).unwrap();
+        assert!(found.tables.is_empty() && found.refused.is_empty(), "{steps}: {found:?}");
+        assert!(!found.is_sound());
+        let pending = found.pending_rollback.unwrap();
+        assert!(pending.obstacle.is_none(), "{pending}");
+        assert_eq!(names(pending.tables.iter().map(|report| &report.table)), ["a", "b", "c"]);
+        let nothing = |_: &lithdb::DumpLine| panic!("a record");
+        for refused in [
+            Db::plan_repair(&options, None, &mut |_| {}).map(drop),
+            Db::dump(&options, "a", None, &mut { nothing }),
+            Db::open_read_only(options.clone()).map(drop),
+        ] {
+            let error = refused.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::RollbackPending, "{error}");
+            for part in ["rollback.intent", "a, b, c", "`lith rollback --finish`"] {
+                assert!(error.to_string().contains(part), "{part}: {error}");
+            }
+        }
+        Rollback::new([dir.path().join("db")]).finish().unwrap().unwrap();
+        let found = Db::verify(&options, None, &mut |_| {}).unwrap();
+        assert!(
+            found.is_sound() && found.tables.iter().all(|t| t.findings.is_empty()),
+            "{found:?}"
+        );
+    }
+}
+
+/// The rollback begins while the files are read: what was seen of them is not said.
+#[test]
+fn a_rollback_that_begins_during_a_verification_is_all_that_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let (options, db) = three_tables(dir.path());
     db.close().unwrap();
-    damage(dir.path(), "b");
     let intent = dir.path().join("db/rollback.intent");
-    write_all_at(&*OsFs.create_new(&intent).unwrap(), &b"whatever".repeat(9), 0).unwrap();
-    let found = Db::verify(&options, None, &mut |_| {}).unwrap();
-    assert_eq!(found.tables.len(), 3);
-    assert!(found.pending_rollback.is_some() && !found.is_sound(), "{found:?}");
-    let error = Db::plan_repair(&options, None, &mut |_| {}).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::RollbackPending, "{error}");
+    let found = Db::verify(&options, None, &mut |_| {
+        if OsFs.metadata(&intent).is_err() {
+            drop(OsFs.create_new(&intent).unwrap());
+        }
+    });
+    let found = found.unwrap();
+    assert!(found.tables.is_empty() && found.pending_rollback.is_some(), "{found:?}");
+    OsFs.remove_file(&intent).unwrap();
     let mut lines = 0;
-    Db::dump(&options, "a", None, &mut |_| {
+    let dumped = Db::dump(&options, "a", None, &mut |_| {
         lines += 1;
+        if lines == 1 {
+            drop(OsFs.create_new(&intent).unwrap());
+        }
         Ok(())
-    })
-    .unwrap();
-    assert!(lines > 0);
+    });
+    assert_eq!(dumped.unwrap_err().kind(), ErrorKind::RollbackPending);
 }
 
 /// For programs: paths as text, whether or not they are UTF-8.

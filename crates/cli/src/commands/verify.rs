@@ -1,6 +1,7 @@
 //! `lith verify`: reads every byte and checks it. `--json`: `{"sound":…,"pending_rollback":…,"tables":[…],"keymaps":[…]}`.
 //! Each table has `table` and `sound` (its files and its keymap), one that could not be looked at also `error`; a table
-//! whose files are damaged has no entry in `keymaps`. `pending_rollback` is a message, or null.
+//! whose files are damaged has no entry in `keymaps`. While a rollback is pending, `pending_rollback` describes it, and
+//! nothing is said of tables; otherwise it is null.
 
 use lithdb::{Db, DbOptions, KeymapReport, Refused, TableName, Verification, VerifyReport};
 use lithdb::{ErrorKind, verify_keymap};
@@ -96,7 +97,9 @@ impl Verified {
         let refused = self.files.refused.iter().chain(&self.unopened).map(|r| &r.table);
         let mut parts = Vec::new();
         if self.files.pending_rollback.is_some() {
-            parts.push("a rollback was begun and not finished".to_owned());
+            parts.push(
+                "a rollback was begun and is not finished; see lith rollback --finish".to_owned(),
+            );
         }
         let names = |names: Vec<String>| (!names.is_empty()).then(|| names.join(", "));
         if let Some(names) = names(damaged.chain(wrong).map(ToString::to_string).collect()) {
@@ -110,9 +113,7 @@ impl Verified {
 
     fn show(&self, out: &mut Output) -> Result<(), Failure> {
         if let Some(pending) = &self.files.pending_rollback {
-            out.text(format_args!(
-                "note: {pending}\nnote: what follows is of files as the rollback left them; the keymaps were not looked at"
-            ))?;
+            out.text(pending)?;
         }
         for table in &self.files.tables {
             out.text(table)?;
@@ -150,7 +151,7 @@ impl Verified {
         keymaps.extend(self.unopened.iter().map(refused));
         Ok(keys::joinable(json!({
             "sound": self.verdict().is_ok(),
-            "pending_rollback": self.files.pending_rollback.as_ref().map(ToString::to_string),
+            "pending_rollback": to_json(&self.files.pending_rollback)?,
             "tables": tables,
             "keymaps": keymaps,
         })))

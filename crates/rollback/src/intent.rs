@@ -9,8 +9,8 @@ use lithdb_env::{
     Env, Error, ErrorKind, Fs, OpenMode, Result, UnixMillis, exists, read_file, remove_if_there,
     replace_file, replacement_path, write_all_at,
 };
-use lithdb_segment::{Position, TableName};
 use lithdb_segment::envelope::{self, ENVELOPE_LEN, MAX_PAYLOAD_LEN, Magic};
+use lithdb_segment::{Position, TableName};
 use lithdb_table::TableSetup;
 pub use lithdb_table::cut::INTENT_FILE;
 use lithdb_table::cut::{self, Discarded, Done, Step};
@@ -201,7 +201,9 @@ impl Intent {
         let mut tables = Vec::with_capacity(self.tables.len());
         for table in &self.tables {
             let step = &table.step;
-            let done = cut::carry_out(&setup(step), step, may_cut, &mut |done| progress(&step.table, done))?;
+            let done = cut::carry_out(&setup(step), step, may_cut, &mut |done| {
+                progress(&step.table, done)
+            })?;
             tables.push(table.report(done));
         }
         // Should the file come back, because its removal was never durable, it says that there is nothing left to do.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use lithdb_env::{Env, UnixMillis};
+use lithdb_env::{Env, Result, UnixMillis};
 use lithdb_segment::{Position, SegmentId, TableName};
 use lithdb_table::cut::{self, Discarded, Shape, Survey, Walked};
 use serde::{Deserialize, Serialize};
@@ -130,7 +130,7 @@ impl TablePlan {
         survey: &Survey,
         walked: Walked,
         no_match: NoMatch,
-    ) -> (Self, PlannedCut) {
+    ) -> Result<(Self, PlannedCut)> {
         let mut plan = Self {
             table: table.clone(),
             action: Action::Nothing,
@@ -150,27 +150,27 @@ impl TablePlan {
                     written_before: boundary.written_before,
                 });
                 if discarded.records == 0 {
-                    return (plan, PlannedCut::Nothing);
+                    return Ok((plan, PlannedCut::Nothing));
                 }
                 plan.action = Action::Cut;
                 let segment = boundary.position.segment;
-                (plan.segments_removed, plan.bytes_removed) = survey.behind(segment);
+                (plan.segments_removed, plan.bytes_removed) = survey.behind(segment)?;
                 plan.segment_cut = (!boundary.ends_segment()).then_some(segment);
                 PlannedCut::Behind(boundary)
             }
-            None if survey.records() == 0 => return (plan, PlannedCut::Nothing),
+            None if survey.records() == 0 => return Ok((plan, PlannedCut::Nothing)),
             None if no_match == NoMatch::Clear => {
                 plan.action = Action::Clear;
-                (plan.segments_removed, plan.bytes_removed) = survey.behind(SegmentId::NONE);
+                (plan.segments_removed, plan.bytes_removed) = survey.behind(SegmentId::NONE)?;
                 PlannedCut::Everything
             }
             None => {
                 plan.action = Action::Keep;
-                return (plan, PlannedCut::Nothing);
+                return Ok((plan, PlannedCut::Nothing));
             }
         };
         plan.discarded = discarded;
-        (plan, cut)
+        Ok((plan, cut))
     }
 }
 

@@ -126,7 +126,7 @@ impl Rollback {
                 unmatched.push((setup.name.clone(), survey.has_collected()));
                 continue;
             }
-            let (planned, cut) = TablePlan::make(&setup.name, &survey, walked, self.no_match);
+            let (planned, cut) = TablePlan::make(&setup.name, &survey, walked, self.no_match)?;
             plan.parts.push(Part { table: setup.name, shape: survey.shape(), cut });
             plan.tables.push(planned);
         }

@@ -41,10 +41,12 @@ impl FoundFiles {
         self.all().count() == self.leftovers.len()
     }
 
-    /// The lengths of all files together, as far as they are there.
-    pub(crate) fn bytes(&self, fs: &dyn Fs) -> u64 {
-        let lens = self.all().map(|path| fs.metadata(path).map_or(0, |found| found.len_bytes));
-        lens.fold(0, u64::saturating_add)
+    /// The lengths of all files together.
+    pub(crate) fn bytes(&self, fs: &dyn Fs) -> Result<u64> {
+        self.all().try_fold(0_u64, |sum, path| {
+            let found = fs.metadata(path).map_err(|e| Error::io("look at", path, e))?;
+            Ok(sum.saturating_add(found.len_bytes))
+        })
     }
 
     /// The paths of a segment with so many shards; a metadata file that is not there yet stands where a new

@@ -242,7 +242,7 @@ impl Work<'_> {
     }
 
     fn remove(&mut self, files: &FoundFiles) -> Result<()> {
-        self.done.bytes = self.done.bytes.saturating_add(files.bytes(self.fs));
+        self.done.bytes = self.done.bytes.saturating_add(files.bytes(self.fs)?);
         for path in files.all() {
             remove_if_there(self.fs, path)?;
         }

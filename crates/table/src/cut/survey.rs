@@ -87,11 +87,14 @@ impl Survey {
     }
 
     /// The segments behind `segment`, of whatever kind, and the bytes of their files: what a cut there removes.
-    pub fn behind(&self, segment: SegmentId) -> (u64, u64) {
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn behind(&self, segment: SegmentId) -> Result<(u64, u64)> {
         let behind = self.inventory.segments.iter().filter(|(id, _)| **id > segment);
-        behind.fold((0, 0), |(n, sum), (_, files)| {
-            (n + 1, files.bytes(&*self.setup.env.fs).saturating_add(sum))
-        })
+        behind
+            .map(|(_, files)| files.bytes(&*self.setup.env.fs))
+            .try_fold((0, 0), |(n, sum), bytes| Ok((n + 1, bytes?.saturating_add(sum))))
     }
 
     /// The highest id that any file has.

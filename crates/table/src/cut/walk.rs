@@ -219,7 +219,10 @@ impl Survey {
             {
                 scans.push_back(self.begin_scan(next));
             }
-            #[expect(clippy::expect_used, reason = "one was begun for each segment, in their order")]
+            #[expect(
+                clippy::expect_used,
+                reason = "one was begun for each segment, in their order"
+            )]
             let scan = scans.pop_front().expect("a scan of this segment");
             let index = scan.recv().map_err(|_| panicked(segment.id()))??;
             if index.offsets.len() as u64 != *records {
@@ -261,7 +264,7 @@ impl Survey {
         for (id, files) in self.inventory.segments.range(..self.state.watermark).rev() {
             let Some(path) = &files.keys else { continue };
             let fs = &*self.setup.env.fs;
-            let Some(file) = unless_corrupt(KeyFile::open(fs, path))? else { continue };
+            let Some(file) = KeyFile::open_if_sound(fs, path)? else { continue };
             let metadata = files.metadata.as_ref().map(|path| Metadata::read(fs, path));
             let metadata = metadata.map(unless_corrupt).transpose()?.flatten();
             let now = self.setup.env.clock.now();

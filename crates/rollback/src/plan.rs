@@ -260,7 +260,7 @@ impl fmt::Display for Outcome<'_> {
 
 impl fmt::Display for OutOfOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\n  out of order   values that stay although they are beyond: {}", self.values)?;
+        write!(f, "\n  out of order   values that stay, beyond the point: {}", self.values)?;
         for key in &self.newest {
             write!(f, "\n                 {key}")?;
         }

@@ -11,7 +11,7 @@ use lithdb_env::Result;
 use lithdb_env::sync::{Condvar, Mutex};
 use lithdb_segment::Position;
 
-use crate::table::{Inner, Table};
+use crate::table::{Inner, Mode, Table};
 
 /// What is durable, and whether a round is under way.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl Inner {
         if !commit.coalesce.is_zero() {
             std::thread::sleep(commit.coalesce);
         }
-        round.run()
+        self.latch_on_panic("a flush", || round.run())
     }
 }
 
@@ -127,7 +127,9 @@ impl Round<'_> {
         let (segment, capture, end) = {
             let writer = side.writer.lock();
             inner.still_open()?;
-            let Some(segment_writer) = &writer.segment else { return Ok(()) };
+            let segment_writer = writer.segment.as_ref();
+            #[expect(clippy::expect_used, reason = "something was put: it is in a segment")]
+            let segment_writer = segment_writer.expect("a log with an end has a segment");
             let segment = Arc::clone(segment_writer.segment());
             (segment, segment_writer.capture(), writer.log_end())
         };
@@ -155,7 +157,7 @@ impl Round<'_> {
 
 impl Drop for Round<'_> {
     fn drop(&mut self) {
-        if let Ok(side) = self.inner.write_side() {
+        if let Mode::Write(side) = &self.inner.mode {
             side.commit.state.lock().is_running = false;
             side.commit.changed.notify_all();
         }

@@ -57,7 +57,8 @@ impl Table {
         {
             let mut writer = side.writer.lock();
             if writer.segment.as_ref().is_some_and(|s| s.totals().records > 0) {
-                inner.roll_over(side, &mut writer).map_err(|e| inner.fail(&e))?;
+                let sealed = inner.latch_on_panic("a seal", || inner.roll_over(side, &mut writer));
+                sealed.map_err(|e| inner.fail(&e))?;
             }
         }
         side.sealing.finish(inner, side)

@@ -89,7 +89,7 @@ impl Inner {
         if rejects {
             self.refuse_duplicates(groups)?;
         }
-        let placed = self.place(side, &mut writer, groups)?;
+        let placed = self.latch_on_panic("a put", || self.place(side, &mut writer, groups))?;
         let mut landing =
             side.in_flight.begin(placed.first, !placed.direct.is_empty(), &self.latch);
         if rejects {

@@ -176,6 +176,7 @@ impl Db {
         let shared = &self.shared;
         shared.check_open()?;
         let name = TableName::new(name)?;
+        // Without options, what is recorded rules: the defaults change nothing of it.
         let asked = options.clone().unwrap_or_default();
         let has_filter = filter.is_some();
         let setup = shared.setup(name.clone(), filter);
@@ -319,7 +320,8 @@ impl Db {
     }
 
     /// Makes everything durable, closes all tables and releases the locks. Every later call on any handle is refused;
-    /// values that are held stay good. Closing a second time does nothing.
+    /// values that are held stay good. A filter is waited for until it has answered for one key. Closing a second time waits
+    /// until it is closed, and does nothing.
     ///
     /// # Errors
     /// The first error of a table: something that was put into it is not durable. The database is closed all the same.

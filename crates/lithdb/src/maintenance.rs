@@ -3,6 +3,7 @@
 //! The threads of a kind take turns in making the rounds of all tables. While one is held up by a table, the next one goes
 //! round, and passes that table over.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -107,19 +108,27 @@ impl Crew {
                 }
             }
             let Some(db) = self.db.upgrade() else { return };
-            (self.round)(&db);
+            // Upkeep and collection latch their table if they panic; whatever else does, the next round is made.
+            if catch_unwind(AssertUnwindSafe(|| (self.round)(&db))).is_err() {
+                tracing::error!("a round of maintenance panicked");
+            }
         }
     }
 }
 
 /// Does something that no other thread does at this moment; `is_busy` says so.
 pub(crate) fn unless_busy(is_busy: &AtomicBool, act: impl FnOnce() -> Result<()>) {
+    struct Busy<'a>(&'a AtomicBool);
+    impl Drop for Busy<'_> {
+        fn drop(&mut self) {
+            self.0.store(false, Ordering::Release);
+        }
+    }
     if is_busy.swap(true, Ordering::Acquire) {
         return;
     }
-    let done = act();
-    is_busy.store(false, Ordering::Release);
-    if let Err(error) = done {
+    let _busy = Busy(is_busy);
+    if let Err(error) = act() {
         // Told by an event, by the table's failure, or by the next flush.
         tracing::debug!(%error, "maintenance");
     }

@@ -78,7 +78,7 @@ impl Shared {
         if self.read_only {
             return match found {
                 Presence::Present => Table::open_read_only(setup, options),
-                _ => Err(no_table(&setup.name)),
+                Presence::Absent | Presence::Interrupted => Err(no_table(&setup.name)),
             };
         }
         if found == Presence::Interrupted {

@@ -149,7 +149,7 @@ impl Inner {
         self.watermark.store(watermark.0, Ordering::Release);
         self.keymap.raise_watermark(watermark);
         let mut segments = self.segments.write();
-        let live = segments.iter().position(|s| s.id() >= watermark).unwrap_or(segments.len());
+        let live = segments.partition_point(|segment| segment.id() < watermark);
         let gone: Vec<Arc<Segment>> = segments.drain(..live).collect();
         drop(segments);
         for segment in &gone {

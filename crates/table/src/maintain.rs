@@ -167,7 +167,7 @@ impl Inner {
     }
 
     /// Writes the mark that is due, and syncs it.
-    fn write_mark(self: &Arc<Self>, side: &WriteSide) -> Result<()> {
+    pub(crate) fn write_mark(self: &Arc<Self>, side: &WriteSide) -> Result<()> {
         let end = {
             let mut writer = side.writer.lock();
             self.still_open()?;

@@ -119,19 +119,19 @@ impl Inner {
     ) -> Result<Placed> {
         self.ensure_room(side, writer, groups).map_err(|e| self.fail(&e))?;
         let now = self.env.clock.now();
-        let Some(segment_writer) = &mut writer.segment else {
-            return Err(self.in_context(&Error::new(ErrorKind::Closed, "no mutable segment")));
-        };
+        #[expect(clippy::expect_used, reason = "`ensure_room` has seen to it")]
+        let segment_writer = writer.segment.as_mut().expect("a mutable segment");
         let mut direct = Vec::new();
         let mut keys = Vec::with_capacity(groups.iter().map(|g| 1 + g.aliases.len()).sum());
         let (mut first, mut last_primary) = (None, Position::default());
         let seed = self.hash_seed;
         let placed = segment_writer.append(groups, now, &mut direct, |group, key, at| {
             first.get_or_insert(at);
-            let bytes = groups.get(group).map_or(&[][..], |g| match key.checked_sub(1) {
-                None => g.key,
-                Some(alias) => g.aliases.get(alias).map_or(&[][..], |a| a.key),
-            });
+            #[expect(clippy::indexing_slicing, reason = "the numbers are those of this batch")]
+            let bytes = match key.checked_sub(1) {
+                None => groups[group].key,
+                Some(alias) => groups[group].aliases[alias].key,
+            };
             if key == 0 {
                 last_primary = at;
             }
@@ -142,13 +142,19 @@ impl Inner {
         let segment = Arc::clone(segment_writer.segment());
         writer.begun.get_or_insert(now);
         writer.newest = last_primary;
-        Ok(Placed { segment, first: first.unwrap_or_default(), last_primary, direct, keys })
+        #[expect(clippy::expect_used, reason = "a batch without keys is not written")]
+        let first = first.expect("a batch has a key");
+        Ok(Placed { segment, first, last_primary, direct, keys })
     }
 
     /// Writes large values to their places and publishes the keys.
     fn land(&self, placed: &Placed, groups: &[Group<'_>]) -> Result<()> {
         for place in &placed.direct {
-            let value = groups.get(place.group).map_or(&[][..], |g| g.value);
+            #[expect(
+                clippy::indexing_slicing,
+                reason = "the number is that of a group of this batch"
+            )]
+            let value = groups[place.group].value;
             // If it fails, the record is in the log and its value is not in the file: the log ends here.
             placed.segment.write_direct(place, value).map_err(|e| self.latch(&e))?;
         }
@@ -352,5 +358,17 @@ mod tests {
         };
         let refused = table.inner.write(&[group]).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Closed);
+    }
+
+    #[test]
+    fn a_mark_is_not_written_after_the_table_was_dropped() {
+        let fs = SimFs::new();
+        let setup = setup(&fs);
+        let table = open(&setup);
+        table.put(b"key", b"value").unwrap();
+        table.flush().unwrap();
+        let side = table.inner.enter_write().unwrap();
+        table.begin_drop().unwrap();
+        assert_eq!(table.inner.write_mark(side).unwrap_err().kind(), ErrorKind::Closed);
     }
 }

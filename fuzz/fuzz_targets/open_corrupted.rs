@@ -36,7 +36,7 @@ fn value(n: u8) -> Vec<u8> {
 }
 
 fn open(fs: &SimFs) -> lithdb_env::Result<Table> {
-    Table::open(&setup(fs), &options(), OpenForWriting { may_cut: true, ..OpenForWriting::default() })
+    Table::open(&setup(fs), &options(), OpenForWriting::default())
 }
 
 /// A table that was closed cleanly.

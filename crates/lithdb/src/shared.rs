@@ -1,6 +1,5 @@
 //! What all handles of a database share: roots and locks, open tables, upkeep, closing.
 
-use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +9,8 @@ pub(crate) use lithdb_rollback::refuse_pending as refuse_pending_rollback;
 use lithdb_segment::{HandleLimit, TableName};
 use lithdb_table::roots::Roots;
 use lithdb_table::{
-    GcFilter, Presence, Table, TableOptions, TableSetup, Upkeep, presence, refuse_in_callback,
+    GcFilter, OpenForWriting, Presence, Table, TableOptions, TableSetup, Upkeep, presence,
+    refuse_in_callback,
 };
 use parking_lot::{Mutex, RwLock};
 
@@ -91,13 +91,8 @@ impl Shared {
             }
             Table::create(setup)?;
         }
-        // A torn tail is cut only while nobody reads.
-        let mut exclude = || {
-            let roots = self.roots.read();
-            let guard = roots.as_ref().map(Roots::exclude_readers).transpose()?.flatten();
-            Ok(guard.map(|guard| Box::new(guard) as Box<dyn Any>))
-        };
-        Table::open_excluding(setup, options, self.options.flush_coalesce, &mut exclude)
+        let how = OpenForWriting { coalesce: self.options.flush_coalesce };
+        Table::open(setup, options, how)
     }
 
     /// Removes what drops and creations left that were interrupted. What cannot be removed now is tried again by the next

@@ -99,10 +99,8 @@ impl RollbackPlan {
         let roots = Roots::open_for_writing(&env, &self.roots, false)?;
         refuse_pending(&env, &roots)?;
         let surveys = self.surveys(&env, &roots)?;
-        let readers = roots.exclude_readers()?;
-        let may_cut = readers.is_some();
         let mut watch = Watch::new(&self, &mut progress);
-        let prepared = self.prepare(surveys, may_cut, &mut watch)?;
+        let prepared = self.prepare(surveys, &mut watch)?;
         let mut report = if prepared.is_empty() {
             RollbackReport {
                 decided: None,
@@ -113,12 +111,11 @@ impl RollbackPlan {
         } else {
             let intent = self.decide(&env, &roots, prepared)?;
             let mut tell = |table: &TableName, done| watch.applying(table, done);
-            let report = intent.carry_out(&env, &roots, may_cut, &mut tell);
+            let report = intent.carry_out(&env, &roots, &mut tell);
             report.map_err(|e| {
                 e.context("the rollback was decided and is not finished; the next opening for writing, or `lith rollback --finish`, goes on with it")
             })?
         };
-        drop(readers);
         // The tables to which nothing was done belong into the report, too.
         for plan in &self.tables {
             if !report.tables.iter().any(|done| done.table == plan.table) {
@@ -163,7 +160,6 @@ impl RollbackPlan {
     fn prepare<'a>(
         &'a self,
         surveys: Vec<Survey>,
-        may_cut: bool,
         watch: &mut Watch<'_>,
     ) -> Result<Vec<(&'a TablePlan, Prepared)>> {
         let mut prepared: Vec<(&TablePlan, Prepared)> = Vec::new();
@@ -176,7 +172,7 @@ impl RollbackPlan {
                     PlannedCut::Everything => CutAt::Everything,
                 };
                 watch.preparing(&part.table)?;
-                prepared.push((plan, prepare(survey, at, may_cut)?));
+                prepared.push((plan, prepare(survey, at)?));
             }
             match self.parts.last() {
                 Some(part) => watch.preparing(&part.table),
@@ -198,8 +194,7 @@ impl RollbackPlan {
         roots: &Roots,
         prepared: Vec<(&TablePlan, Prepared)>,
     ) -> Result<Intent> {
-        let tables =
-            prepared.iter().map(|(plan, prepared)| TableIntent::new(plan, prepared.step().clone()));
+        let tables = prepared.iter().map(|(plan, prepared)| TableIntent::new(plan, prepared));
         let intent = Intent {
             done: false,
             database_id: self.database_id,

@@ -13,7 +13,7 @@ use lithdb_segment::envelope::{self, ENVELOPE_LEN, MAX_PAYLOAD_LEN, Magic};
 use lithdb_segment::{Position, TableName};
 use lithdb_table::TableSetup;
 pub use lithdb_table::cut::INTENT_FILE;
-use lithdb_table::cut::{self, Discarded, Done, Step};
+use lithdb_table::cut::{self, Discarded, Done, Prepared, Step};
 use lithdb_table::roots::Roots;
 use serde::{Deserialize, Serialize};
 
@@ -121,8 +121,7 @@ pub fn finish_pending(env: &Env, roots: &Roots) -> Result<Option<RollbackReport>
         return Ok(Some(RollbackReport { decided, finished_later: true, tables, took }));
     }
     tracing::warn!(decided = %intent.decided, "finishing a rollback that was interrupted");
-    let readers = roots.exclude_readers()?;
-    let mut report = intent.carry_out(env, roots, readers.is_some(), &mut |_, _| {})?;
+    let mut report = intent.carry_out(env, roots, &mut |_, _| {})?;
     report.finished_later = true;
     report.took = env.clock.monotonic().saturating_sub(started);
     Ok(Some(report))
@@ -192,7 +191,6 @@ impl Intent {
         &self,
         env: &Env,
         roots: &Roots,
-        may_cut: bool,
         progress: &mut dyn FnMut(&TableName, Done),
     ) -> Result<RollbackReport> {
         // Nothing is removed before it is certain that all of it can be done.
@@ -201,9 +199,7 @@ impl Intent {
         let mut tables = Vec::with_capacity(self.tables.len());
         for table in &self.tables {
             let step = &table.step;
-            let done = cut::carry_out(&setup(step), step, may_cut, &mut |done| {
-                progress(&step.table, done)
-            })?;
+            let done = cut::carry_out(&setup(step), step, &mut |done| progress(&step.table, done))?;
             tables.push(table.report(done));
         }
         // Should the file come back, because its removal was never durable, it says that there is nothing left to do.
@@ -219,9 +215,10 @@ impl Intent {
 }
 
 impl TableIntent {
-    pub(crate) fn new(plan: &TablePlan, step: Step) -> Self {
-        let boundary = plan.boundary.as_ref();
-        let boundary = boundary.map(|b| (b.key.clone(), b.position, b.written_before));
+    pub(crate) fn new(plan: &TablePlan, prepared: &Prepared) -> Self {
+        let step = prepared.step().clone();
+        let boundary = plan.boundary.as_ref().zip(prepared.position());
+        let boundary = boundary.map(|(b, at)| (b.key.clone(), at, b.written_before));
         Self { step, boundary, discarded: plan.discarded }
     }
 

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use lithdb_env::{Error, ErrorKind, File, Result, UnixMillis, exists, write_all_at};
+use lithdb_env::{Error, ErrorKind, Result, UnixMillis, exists, write_all_at};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::growing::GrowingFile;
 use crate::handle::OpenFile;
 use crate::ids::SegmentId;
 use crate::metadata::Metadata;
+use crate::record::Mark;
 use crate::scan::Totals;
 use crate::segment::Segment;
 use crate::writer::{Capture, DirectWrite};
@@ -33,6 +34,8 @@ pub struct SealJob {
     pub successor: SegmentId,
     /// When it ended: its age counts from here.
     pub now: UnixMillis,
+    /// So much of the successor is durable (`None`: its beginning); its time is when what the segment holds was flushed.
+    pub successor_end: Option<Mark>,
 }
 
 impl GrowingFile {
@@ -172,6 +175,19 @@ impl Segment {
         Ok(())
     }
 
+    /// Gives back space that was reserved and not used. No file gets another length.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn give_back(&self) -> Result<()> {
+        for file in self.files() {
+            let (open, path) = (self.writing(file)?, file.handle.path());
+            let len = open.file.len().map_err(|e| Error::io("measure", path, e))?;
+            open.file.set_len(len).map_err(|e| Error::io("give space back", path, e))?;
+        }
+        Ok(())
+    }
+
     fn digest(&self, end: u64) -> Result<[u8; 16]> {
         digest_of(&self.paths().keys, end, |offset, len| self.read_keys(offset, len))
     }
@@ -211,11 +227,7 @@ impl SealJob {
         let durable = segment.make_durable(&Capture { totals: self.totals.clone() });
         // Space was reserved: a write or sync that finds none has failed, and must not be tried again.
         durable.map_err(|e| e.reclassified(ErrorKind::Io))?;
-        let ends = self.totals.value_ends.iter().copied().chain([self.totals.key_end]);
-        for (file, end) in segment.files().zip(ends) {
-            // Space that was reserved and not used goes back. The bytes that count are durable already.
-            give_back(&*segment.writing(file)?.file, file, end)?;
-        }
+        segment.give_back()?;
         let metadata = self.metadata(Some(segment.digest(self.totals.key_end)?));
         let (fs, path) = (&*segment.context().env.fs, &segment.paths().metadata);
         if let Err(error) = metadata.write(fs, path) {
@@ -236,7 +248,7 @@ impl SealJob {
 
     fn metadata(&self, digest: Option<[u8; 16]>) -> Metadata {
         let header = self.segment.header();
-        Metadata {
+        let mut metadata = Metadata {
             table_id: header.identity.table_id,
             segment: header.identity.segment,
             revision: 0,
@@ -254,16 +266,8 @@ impl SealJob {
             codec: 0,
             digest,
             extras: Vec::new(),
-        }
+        };
+        metadata.set_successor_end(self.successor_end.as_ref());
+        metadata
     }
-}
-
-/// Gives reserved space back if the file ends where it should; a longer file (somebody links to it, or reads
-/// it) stays as it is.
-fn give_back(open: &dyn File, file: &GrowingFile, end: u64) -> Result<()> {
-    let len = open.len().map_err(|e| Error::io("measure", file.handle.path(), e))?;
-    if len == end {
-        open.set_len(end).map_err(|e| Error::io("trim", file.handle.path(), e))?;
-    }
-    Ok(())
 }

@@ -5,9 +5,14 @@ use std::path::Path;
 use lithdb_env::{Error, Fs, Result, UnixMillis, read_file, replace_file};
 use serde::{Deserialize, Serialize};
 
+use crate::bytes_le::{u32_at, u64_at};
 use crate::envelope::{self, MAX_PAYLOAD_LEN, Magic};
 use crate::ids::SegmentId;
-use crate::record::Chain;
+use crate::record::{Chain, Mark};
+
+/// The type of the extra that says what recovery knew: when what the segment holds had been flushed, and how much of the
+/// successor was durable when the seal was written.
+const RECOVERED: u16 = 2;
 
 /// What is recorded of a sealed segment. The order of the fields is the order of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +81,36 @@ impl Metadata {
             running: self.running,
             value_ends: self.value_ends.clone(),
         }
+    }
+
+    /// Says how much of the successor is durable, and with the mark's time, when what this segment holds had been flushed.
+    pub fn set_successor_end(&mut self, end: Option<&Mark>) {
+        self.extras.retain(|(kind, _)| *kind != RECOVERED);
+        let Some(end) = end else { return };
+        let mut bytes = end.time.0.to_le_bytes().to_vec();
+        bytes.extend(end.through.to_le_bytes());
+        bytes.extend(end.value_ends.iter().flat_map(|end| end.to_le_bytes()));
+        self.extras.push((RECOVERED, bytes));
+    }
+
+    fn recovered(&self) -> Option<&[u8]> {
+        let found = self.extras.iter().find(|(kind, _)| *kind == RECOVERED);
+        found.map(|(_, bytes)| &**bytes)
+    }
+
+    /// So much of the successor was durable when the seal was written; `None`: its beginning.
+    pub fn successor_end(&self) -> Option<Mark> {
+        let bytes = self.recovered()?;
+        let through = u32_at(bytes, 8)?;
+        let lens = bytes.len() / 8;
+        let value_ends = (0..lens).map_while(|n| u64_at(bytes, 12 + 8 * n)).collect();
+        Some(Mark { through, value_ends, ..Mark::default() })
+    }
+
+    /// When what the segment holds had been flushed, if no mark in it says so.
+    pub fn flushed(&self) -> Option<UnixMillis> {
+        let time = u64_at(self.recovered()?, 0)?;
+        (time > 0).then_some(UnixMillis(time))
     }
 
     /// The bytes of all files that count. Lengths that no file has do not overflow.

@@ -156,6 +156,19 @@ impl<S: KeySource> Scanner<S> {
         }
     }
 
+    /// The same scanner, begun behind what another one of the file has counted, with the epochs it met.
+    #[must_use]
+    pub fn behind(mut self, counted: &Totals, epochs: &[(u32, u64)]) -> Self {
+        (self.offset, self.window_start) = (counted.key_end, counted.key_end);
+        self.now.catch_up(counted);
+        self.committed.catch_up(counted);
+        self.epochs = epochs.to_vec();
+        let identity = &self.header.identity;
+        let epoch = epochs.last().map_or(identity.salt, |(_, epoch)| *epoch);
+        self.seeds = FileSeeds::new(identity, epoch);
+        self
+    }
+
     /// The same scanner, told of a promise that stands outside of the file (the durable tail of the table's
     /// state).
     #[must_use]

@@ -125,6 +125,14 @@ fn tails_of_a_sealed_segment_keep_no_memory() {
     assert_eq!(tails().count(), 3);
     assert!(tails().all(|tail| capacity(tail) >= CHUNK_LEN));
     let totals = writer.totals().clone();
-    SealJob { segment: Arc::clone(&segment), totals, successor: SegmentId(2), now }.run().unwrap();
+    SealJob {
+        segment: Arc::clone(&segment),
+        totals,
+        successor: SegmentId(2),
+        now,
+        successor_end: None,
+    }
+    .run()
+    .unwrap();
     assert_eq!(tails().map(capacity).sum::<usize>(), 0);
 }

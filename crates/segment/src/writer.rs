@@ -5,6 +5,8 @@
 //! that readers share (`flush.rs`). Space is reserved before anything is accepted, so a full disk is an error
 //! with nothing done.
 
+mod copy;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,10 +21,14 @@ use crate::record::{
 use crate::scan::Totals;
 use crate::segment::Segment;
 
+pub use copy::Copier;
+
 /// Values of at least this many bytes go to their file directly from the caller's memory.
 const DIRECT_LEN: usize = 64 << 10;
 /// The largest buffer for records that is kept from one batch to the next.
 const MAX_SCRATCH: usize = 4 << 20;
+/// Recovery may have to copy a key file behind a longer chain record and leave room for marks.
+const MAX_KEY_END: u64 = u32::MAX as u64 - (64 << 10);
 const MIN_RESERVE: u64 = 256 << 10;
 const MAX_RESERVE: u64 = 64 << 20;
 
@@ -337,7 +343,11 @@ impl SegmentWriter {
 
     /// Chooses where every value goes (`INLINE` or the shard with the least in it) and makes sure of the space.
     fn place(&mut self, groups: &[Group<'_>]) -> Result<Shards> {
-        self.reserve_keys(self.key_end_with(groups))?;
+        let end = self.key_end_with(groups);
+        if end > MAX_KEY_END {
+            return Err(too_long(end, MAX_KEY_END));
+        }
+        self.reserve_keys(end)?;
         let place_one = |writer: &mut Self, len: usize, ends: Option<&mut Vec<u64>>| {
             if writer.is_inline(len) {
                 return Ok(ShardId::INLINE);
@@ -365,10 +375,7 @@ impl SegmentWriter {
 
     fn reserve_keys(&mut self, end: u64) -> Result<()> {
         if end > u64::from(u32::MAX) {
-            return Err(Error::new(
-                ErrorKind::InvalidArgument,
-                format!("a key file of {end} bytes; at most {} are possible", u32::MAX),
-            ));
+            return Err(too_long(end, u32::MAX.into()));
         }
         let file = &self.segment.keys;
         reserve(&self.segment, file, &mut self.key_reserved, self.totals.key_end, end)
@@ -383,6 +390,11 @@ impl SegmentWriter {
         let from = self.totals.value_ends.get(index).copied().unwrap_or(HEADER_LEN as u64);
         reserve(&self.segment, file, reserved, from, end)
     }
+}
+
+fn too_long(end: u64, most: u64) -> Error {
+    let message = format!("a key file of {end} bytes; at most {most} are possible");
+    Error::new(ErrorKind::InvalidArgument, message)
 }
 
 /// The shard of each group of a batch.

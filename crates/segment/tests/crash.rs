@@ -90,7 +90,7 @@ fn scenario(context: &Arc<Context>, known: &mut Known) -> Result<()> {
     known.flush(&writer)?;
 
     let (segment, totals) = (Arc::clone(writer.segment()), writer.totals().clone());
-    SealJob { segment, totals, successor: SegmentId(2), now: NOW }.run()?;
+    SealJob { segment, totals, successor: SegmentId(2), now: NOW, successor_end: None }.run()?;
     known.sealed = true;
     Ok(())
 }
@@ -309,7 +309,9 @@ fn a_segment_goes_on_growing_where_a_crash_left_it() {
     let mut placed = vec![known.put[0].clone()];
     placed.extend(append(&mut writer, &[put("again", noise(3, 900))]).unwrap());
     let (segment, totals) = (Arc::clone(writer.segment()), writer.totals().clone());
-    SealJob { segment, totals, successor: SegmentId(2), now: NOW }.run().unwrap();
+    SealJob { segment, totals, successor: SegmentId(2), now: NOW, successor_end: None }
+        .run()
+        .unwrap();
     let reopened = reopen(&context, 1, 2).unwrap();
     assert_eq!(reopened.metadata().unwrap().epochs.len(), 1);
     for placed in placed {

@@ -444,6 +444,7 @@ fn files_of_a_segment_are_read_back_by_the_document_alone() {
         totals: writer.totals().clone(),
         successor: SegmentId(11),
         now: UnixMillis(99),
+        successor_end: None,
     };
     job.run().unwrap();
 

@@ -90,6 +90,7 @@ fn seal_job(writer: &SegmentWriter) -> SealJob {
         totals: writer.totals().clone(),
         successor: SegmentId(writer.segment().id().0 + 1),
         now: NOW,
+        successor_end: None,
     }
 }
 

@@ -1,6 +1,5 @@
 //! Opening a table for writing: state, plan, recovery, keymap.
 
-use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,15 +17,13 @@ use crate::event::Event;
 use crate::fill::Fill;
 use crate::options::{KeymapKind, TableOptions, Ttl, millis};
 use crate::plan::{Access, Plan};
-use crate::recovery::Recovery;
+use crate::recovery::{Recovery, RecoveryReport};
 use crate::state::{StateFile, TableState};
 use crate::table::{Inner, Mode, Settings, Table, TableSetup, TableWriter, WriteSide};
 
 /// How a table is opened for writing, beside its options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OpenForWriting {
-    /// No other process reads, and none can begin to while the table is being opened: a torn tail may be cut.
-    pub may_cut: bool,
     /// How long a flush waits for company.
     pub coalesce: Duration,
 }
@@ -70,23 +67,8 @@ impl Table {
     /// # Errors
     /// Whatever is not as it must be, named with its file and the remedy; nothing was destroyed.
     pub fn open(setup: &TableSetup, options: &TableOptions, how: OpenForWriting) -> Result<Self> {
-        let mut exclude = || Ok(how.may_cut.then(|| Box::new(()) as Box<dyn Any>));
-        Self::open_excluding(setup, options, how.coalesce, &mut exclude)
-    }
-
-    /// As [`open`](Self::open); but only if something is to be cut, `exclude` is asked to keep readers out, and says with
-    /// what it returns whether it does. They are let in again before the keymap is filled.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open), and what `exclude` says.
-    pub fn open_excluding(
-        setup: &TableSetup,
-        options: &TableOptions,
-        coalesce: Duration,
-        exclude: &mut dyn FnMut() -> Result<Option<Box<dyn Any>>>,
-    ) -> Result<Self> {
         options.validate().map_err(|e| setup.in_context(&e))?;
-        let opened = Self::open_checked(setup, options, coalesce, exclude);
+        let opened = Self::open_checked(setup, options, how.coalesce);
         opened.map_err(|e| setup.in_context(&e))
     }
 
@@ -94,7 +76,6 @@ impl Table {
         setup: &TableSetup,
         options: &TableOptions,
         coalesce: Duration,
-        exclude: &mut dyn FnMut() -> Result<Option<Box<dyn Any>>>,
     ) -> Result<Self> {
         let env = &setup.env;
         let fs = &*env.fs;
@@ -108,19 +89,15 @@ impl Table {
         let plan = Plan::make(env, &setup.segment_dirs(), &state, Access::Write)?;
         let latest = state.latest_time.max(plan.latest_time());
         record_settings(&state_file, setup, options)?;
-        let was_torn = plan.tail.as_ref().is_some_and(|tail| tail.torn.is_some());
         let context = setup.context(&state, options);
         let shards = options.shards.unwrap_or(setup.dirs.len().clamp(1, 256) as u16);
-        let readers_excluded = if plan.cuts_something() { exclude()? } else { None };
         let recovery = Recovery {
             context: &context,
             state: &state_file,
-            may_cut: readers_excluded.is_some(),
             inline_max: options.inline_max_bytes,
             shards,
         };
         let recovered = recovery.apply(plan)?;
-        drop(readers_excluded);
         let keymap = new_keymap(options.keymap.unwrap_or_default());
         keymap.raise_watermark(state.watermark);
         let writer =
@@ -161,7 +138,7 @@ impl Table {
             Self::assemble(setup, options, context, &state, keymap, Mode::Write(Box::new(side)));
         *table.inner.segments.write() = recovered.segments;
         table.inner.settings.lock().shards = shards;
-        if was_torn || recovered.report.removed_files > 0 || recovered.report.rewritten_bytes > 0 {
+        if recovered.report != RecoveryReport::default() {
             let event = Event::Recovered { table: setup.name.clone(), report: recovered.report };
             setup.listener.emit(&event);
         }

@@ -23,8 +23,8 @@ pub struct SealedFound {
     pub header: KeyHeader,
     /// Its seal.
     pub metadata: Metadata,
-    /// Some file is longer than the seal says: space to be given back.
-    pub is_longer: bool,
+    /// Bytes behind the ends that the seal says, in all files together.
+    pub waiting_bytes: u64,
 }
 
 /// Files to be removed because nothing in them was ever acknowledged.
@@ -91,12 +91,6 @@ impl Plan {
         discard.files.extend(files.cloned());
     }
 
-    /// Whether carrying the plan out makes any file shorter.
-    pub fn cuts_something(&self) -> bool {
-        self.tail.as_ref().is_some_and(|tail| tail.surplus > 0)
-            || self.sealed.iter().any(|sealed| sealed.is_longer)
-    }
-
     /// The latest wall time that the segments' files have recorded.
     pub fn latest_time(&self) -> UnixMillis {
         let sealed = self.sealed.iter().map(|s| s.metadata.last_write);
@@ -136,7 +130,9 @@ impl ChainWalk<'_> {
                 self.never_acknowledged(id, found)?;
             } else if found.metadata.is_some() {
                 self.sealed(id, found)?;
-            } else if newest_sealed.is_some_and(|newest| id < newest) && !self.is_expected(id) {
+            } else if !self.is_expected(id)
+                && (id < self.successor() || newest_sealed.is_some_and(|newest| id < newest))
+            {
                 let follows = self.successor();
                 let is_followed = live.iter().any(|(id, _)| **id == follows);
                 self.stray(id, found, is_followed)?;
@@ -241,14 +237,14 @@ impl ChainWalk<'_> {
         let paths = found.paths(self.dirs, id, shards)?;
         let key_file = self.key_file(id, &paths.keys)?;
         check_agrees(path, &metadata, &key_file.header)?;
-        let mut is_longer = require_len(&paths.keys, metadata.key_end, key_file.len)?;
+        let mut waiting_bytes = require_len(&paths.keys, metadata.key_end, key_file.len)?;
         for (path, end) in paths.values.iter().zip(&metadata.value_ends) {
             let found = fs.metadata(path).map_err(|e| Error::io("look at", path, e))?;
-            is_longer |= require_len(path, *end, found.len_bytes)?;
+            waiting_bytes += require_len(path, *end, found.len_bytes)?;
         }
         let header = key_file.header;
         self.expected = Some(metadata.clone());
-        self.plan.sealed.push(SealedFound { paths, header, metadata, is_longer });
+        self.plan.sealed.push(SealedFound { paths, header, metadata, waiting_bytes });
         Ok(())
     }
 
@@ -287,12 +283,11 @@ impl ChainWalk<'_> {
         };
         let key_file = self.key_file(id, keys)?;
         let paths = found.paths(self.dirs, id, key_file.header.shards)?;
-        let promise = self.state.promise(id);
+        let before = self.expected.as_ref();
+        let promise = self.state.promise(id, before.and_then(Metadata::successor_end));
         let tail = TailFound::examine(self.env, paths, &key_file, promise)?;
-        for (n, path) in tail.paths.values.iter().enumerate() {
-            if !tail.bad_headers.iter().any(|shard| usize::from(shard.0) == n) {
-                self.require_writable(path)?;
-            }
+        for path in &tail.paths.values {
+            self.require_writable(path)?;
         }
         self.plan.tail = Some(tail);
         Ok(())
@@ -301,7 +296,7 @@ impl ChainWalk<'_> {
     /// A segment above an unsealed one: its predecessor was never sealed, so nothing in it was acknowledged.
     /// A mark in it would say otherwise.
     fn never_acknowledged(&mut self, id: SegmentId, found: &FoundFiles) -> Result<()> {
-        let promised = self.state.promise(id).is_some();
+        let promised = self.state.promise(id, None).is_some();
         // What was never synced may show what its blocks held before: a segment of this table that has been collected.
         let is_of_old = |file: &KeyFile| {
             let shown = file.header.identity;
@@ -331,7 +326,7 @@ impl ChainWalk<'_> {
     /// An id off the chain, between sealed segments: discarded before, and the removal did not last. `is_followed`: what
     /// the chain goes on with is there.
     fn stray(&mut self, id: SegmentId, found: &FoundFiles, is_followed: bool) -> Result<()> {
-        if id < self.state.next_id_floor && self.state.promise(id).is_none() {
+        if id < self.state.next_id_floor && self.state.promise(id, None).is_none() {
             self.plan.add_discarded(id, found);
             return Ok(());
         }
@@ -367,10 +362,10 @@ fn check_agrees(path: &Path, metadata: &Metadata, header: &KeyHeader) -> Result<
     ))
 }
 
-/// Whether the file is longer than it must be.
-fn require_len(path: &Path, expected: u64, found: u64) -> Result<bool> {
+/// By how much the file is longer than it must be.
+fn require_len(path: &Path, expected: u64, found: u64) -> Result<u64> {
     if found >= expected {
-        return Ok(found > expected);
+        return Ok(found - expected);
     }
     Err(Error::corrupt(
         path,

@@ -221,7 +221,7 @@ mod tests {
         };
         Table::create(&setup).unwrap();
         let options = TableOptions::new().ttl(Duration::from_secs(1));
-        let how = OpenForWriting { may_cut: true, coalesce: Duration::ZERO };
+        let how = OpenForWriting { coalesce: Duration::ZERO };
         let mut table = Table::open(&setup, &options, how).unwrap();
         let (meanwhile, _) = Answered::of(&mut table);
         table.put(b"key", b"older").unwrap();

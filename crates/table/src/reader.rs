@@ -268,7 +268,7 @@ impl ReadSide {
         let tail_totals = plan.tail.as_ref().map(|tail| tail.keep.clone()).unwrap_or_default();
         if let Some(tail) = plan.tail {
             let ends = (tail.keep.key_end, &*tail.keep.value_ends);
-            let durable = (tail.promised.0, &*tail.promised.1);
+            let durable = (tail.promised.key_end, &*tail.promised.value_ends);
             let context = &inner.context;
             let segment = Segment::foreign_tail(
                 context,

@@ -1,38 +1,34 @@
 //! Carrying out what opening for writing planned. Every step may be repeated after a crash.
 //!
-//! The order is that of `docs/FORMAT.md`: discard (floor first), make the tail good (write again what no mark
-//! vouches for, cut, new epoch, sync), and only then serve. Nothing that was acknowledged is touched, nothing
-//! that could not be verified is written.
+//! The order is that of `docs/FORMAT.md`: discard (floor first), end the unsealed segment where its promise ends and copy
+//! what else is whole to a new one, and only then serve. No byte of an old file is written or cut off: after a failed
+//! write-back its blocks may take no more writes, and whoever reads it may hold its bytes.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use lithdb_env::{Error, ErrorKind, File, OpenMode, Result, remove_if_there, write_all_at};
-use lithdb_segment::record::{Encoder, Mark};
-use lithdb_segment::scan::Totals;
+use lithdb_env::{Error, ErrorKind, File, OpenMode, Result, UnixMillis, remove_if_there};
+use lithdb_segment::scan::{Totals, Verdict};
 use lithdb_segment::{
-    Context, HEADER_LEN, NewSegment, SealJob, Segment, SegmentId, SegmentWriter, ShardId,
-    ValueHeader,
+    Context, Copier, NewSegment, SealJob, Segment, SegmentId, SegmentPaths, SegmentWriter,
 };
 
 use crate::keyfile::{KeyFile, read};
 use crate::plan::{Plan, SealedFound};
-use crate::state::StateFile;
-use crate::tail::TailFound;
+use crate::state::{DurableTail, StateFile};
+use crate::tail::{TailFound, changed};
 
 /// What opening did, for the event and the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecoveryReport {
     /// Files removed: below the watermark, leftovers, never acknowledged.
     pub removed_files: usize,
-    /// Bytes of the tail that were never acknowledged and are gone.
-    pub cut_bytes: u64,
-    /// Bytes that no mark vouched for, verified and written again.
-    pub rewritten_bytes: u64,
-    /// Why the tail was torn, if it was.
+    /// Bytes behind the last whole batch: never acknowledged, and no longer read. They go when their segment does.
+    pub torn_bytes: u64,
+    /// Bytes of records and values that no mark vouched for, verified and copied to a new segment.
+    pub copied_bytes: u64,
+    /// Why the end of the unsealed segment was torn, if it was.
     pub torn: Option<String>,
-    /// The tail was sealed where it ended, because somebody links to it or reads it.
-    pub sealed_instead_of_cut: bool,
 }
 
 /// A table's segments, ready to be served.
@@ -48,8 +44,6 @@ pub(crate) struct Recovered {
 pub(crate) struct Recovery<'a> {
     pub(crate) context: &'a Arc<Context>,
     pub(crate) state: &'a StateFile,
-    /// Nobody reads in another process, and nobody can begin to.
-    pub(crate) may_cut: bool,
     pub(crate) inline_max: u32,
     pub(crate) shards: u16,
 }
@@ -59,14 +53,12 @@ impl Recovery<'_> {
         let mut report = RecoveryReport::default();
         self.remove(&plan, &mut report)?;
         let mut segments = Vec::with_capacity(plan.sealed.len() + 2);
-        for sealed in plan.sealed {
-            self.trim(&sealed)?;
-            let SealedFound { paths, header, metadata, .. } = sealed;
+        for SealedFound { paths, header, metadata, .. } in plan.sealed {
             segments.push(Arc::new(Segment::sealed(self.context, paths, header, metadata)));
         }
         let mut writer = None;
         if let Some(tail) = plan.tail {
-            let resumed = self.make_good(tail, &mut segments, &mut report)?;
+            let resumed = self.resume(tail, &mut segments, &mut report)?;
             segments.push(Arc::clone(resumed.segment()));
             writer = Some(resumed);
         }
@@ -76,13 +68,11 @@ impl Recovery<'_> {
     /// Recovers, and seals what the tail holds: every record then stands in a sealed segment. Returns the id of the
     /// mutable one, which is empty.
     pub(crate) fn seal_tail(&self, plan: Plan) -> Result<SegmentId> {
-        let Recovered { mut segments, writer, .. } = self.apply(plan)?;
-        let Some(writer) = writer else { return Ok(SegmentId::NONE) };
+        let Some(writer) = self.apply(plan)?.writer else { return Ok(SegmentId::NONE) };
         if writer.totals().records == 0 {
             return Ok(writer.segment().id());
         }
-        let (segment, totals) = (Arc::clone(writer.segment()), writer.totals().clone());
-        let next = self.seal_where_it_ends(segment, totals, &mut segments)?;
+        let next = self.succeed(writer.segment(), writer.totals(), None)?;
         Ok(next.segment().id())
     }
 
@@ -98,191 +88,142 @@ impl Recovery<'_> {
             remove_if_there(fs, path)?;
             report.removed_files += 1;
         }
-        if report.removed_files > 0 {
-            for dir in &self.context.dirs {
-                fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives back what a sealed segment's files have behind their end, if nobody can be using it.
-    fn trim(&self, sealed: &SealedFound) -> Result<()> {
-        if !sealed.is_longer || !self.may_cut {
-            return Ok(());
-        }
-        self.require_seal_holds(sealed)?;
-        let ends = sealed.metadata.value_ends.iter().copied();
-        let values = sealed.paths.values.iter().zip(ends);
-        for (path, end) in values.chain([(&sealed.paths.keys, sealed.metadata.key_end)]) {
-            let file = self.open(path)?;
-            if is_alone(&*file, path)? && len(&*file, path)? > end {
-                file.set_len(end).map_err(|e| Error::io("trim", path, e))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Nothing behind the end of a key file goes away before the seal is known to be that of this file: of another one it
-    /// would end records that hold.
-    fn require_seal_holds(&self, sealed: &SealedFound) -> Result<()> {
-        let (path, metadata) = (&sealed.paths.keys, &sealed.metadata);
-        let keys = KeyFile::open(&*self.context.env.fs, path)?;
-        let mut scanner = keys.scan(metadata.key_end.min(keys.len), None);
-        scanner.run(|_| Ok(()))?;
-        scanner.require_clean()?;
-        let found = scanner.totals();
-        let expected = (metadata.key_end, metadata.records, metadata.running);
-        let counted = (found.key_end, found.records, found.running);
-        if expected == counted {
-            return Ok(());
-        }
-        let show = |(end, records, running): (u64, u64, u32)| {
-            format!("{records} records up to {end}, running checksum {running:08x}")
-        };
-        Err(Error::corrupt(path, found.key_end, &show(expected), &show(counted)))
+        if report.removed_files > 0 { self.sync_dirs() } else { Ok(()) }
     }
 
     fn open(&self, path: &Path) -> Result<Arc<dyn File>> {
         let fs = &self.context.env.fs;
-        let file = fs.open(path, OpenMode::ReadWrite).map_err(|e| Error::io("open", path, e))?;
-        Ok(file)
+        fs.open(path, OpenMode::ReadWrite).map_err(|e| Error::io("open", path, e))
     }
 
-    fn make_good(
+    /// Goes on with the unsealed segment, or ends it and goes on with a new one. What was promised is durable; of what is
+    /// behind it nobody knows, even if it can be read and a sync succeeds.
+    fn resume(
         &self,
         tail: TailFound,
         segments: &mut Vec<Arc<Segment>>,
         report: &mut RecoveryReport,
     ) -> Result<SegmentWriter> {
         let keys = self.open(&tail.paths.keys)?;
-        let values: Vec<_> =
-            tail.paths.values.iter().map(|path| self.open(path)).collect::<Result<_>>()?;
-        report.rewritten_bytes = self.write_again(&tail, &*keys, &values)?;
-        report.torn.clone_from(&tail.torn);
-        let mut is_linked = !is_alone(&*keys, &tail.paths.keys)?;
+        let values = tail.paths.values.iter().map(|path| self.open(path));
+        let values = values.collect::<Result<Vec<_>>>()?;
+        let mut is_linked = is_linked(&*keys, &tail.paths.keys)?;
         for (file, path) in values.iter().zip(&tail.paths.values) {
-            is_linked |= !is_alone(&**file, path)?;
+            is_linked |= self::is_linked(&**file, path)?;
         }
-        self.mend_headers(&tail, &values)?;
-        let (mut totals, mut epochs) = (tail.keep.clone(), tail.epochs.clone());
-        let is_longer = tail.surplus > 0;
-        // What others link to does not even grow.
-        let ends_here = is_linked || (is_longer && !self.may_cut);
-        let is_cut = is_longer && !ends_here;
-        if is_cut {
-            report.cut_bytes = tail.surplus;
-            cut(&*keys, &tail.paths.keys, totals.key_end)?;
-            for ((file, path), end) in values.iter().zip(&tail.paths.values).zip(&totals.value_ends)
-            {
-                cut(&**file, path, *end)?;
-            }
-            epochs.push(self.append_epoch(&tail, &*keys, &mut totals)?);
-        }
-        let paths = tail.paths.clone();
+        let (paths, header, epochs) = (tail.paths.clone(), tail.header, tail.promised_epochs());
         let segment =
-            Segment::growing(self.context, paths, tail.header, keys, values, &totals, &epochs);
+            Segment::growing(self.context, paths, header, keys, values, &tail.promised, epochs);
         let segment = Arc::new(segment);
-        segment.sync_everything()?;
-        if ends_here {
-            report.sealed_instead_of_cut = true;
-            return self.seal_where_it_ends(segment, totals, segments);
+        // What others link to does not even grow.
+        if !tail.is_longer && !is_linked {
+            let epoch = Some(self.context.env.random_u64()?);
+            return Ok(SegmentWriter::new(segment, self.inline_max, tail.promised, epoch, None));
         }
-        let epoch = if is_cut { None } else { Some(self.context.env.random_u64()?) };
-        // What was just made durable is like a flush: its mark precedes the next record, unless one says it already.
-        let now = self.context.env.clock.now();
-        let is_promised = tail.keep.key_end == tail.promised.0 || report.rewritten_bytes == 0;
-        let mark = (!is_promised || is_cut).then(|| mark_of(&totals, now));
-        Ok(SegmentWriter::new(segment, self.inline_max, totals, epoch, mark))
-    }
-
-    /// Writes again every byte that is kept and that no mark vouches for. It may have been read from the page cache
-    /// alone. What is written is what was verified.
-    fn write_again(
-        &self,
-        tail: &TailFound,
-        keys: &dyn File,
-        values: &[Arc<dyn File>],
-    ) -> Result<u64> {
-        let mut written = tail.unpromised_keys.len() as u64;
-        write_all_at(keys, &tail.unpromised_keys, tail.promised.0)
-            .map_err(|e| Error::io("write", &tail.paths.keys, e))?;
-        for &(shard, offset, len, checksum) in &tail.unpromised_values {
-            let index = usize::from(shard.0);
-            let (Some(file), Some(path)) = (values.get(index), tail.paths.values.get(index)) else {
-                continue;
-            };
-            let bytes = read(&**file, path, offset, len as usize)?;
-            if bytes.len() != len as usize || crc32c::crc32c(&bytes) != checksum {
-                let message = format!(
-                    "{} at offset {offset}: two reads gave different bytes; open it again",
-                    path.display()
-                );
-                return Err(Error::new(ErrorKind::Io, message));
-            }
-            write_all_at(&**file, &bytes, offset).map_err(|e| Error::io("write", path, e))?;
-            written += u64::from(len);
+        report.torn.clone_from(&tail.torn);
+        report.torn_bytes = tail.torn_bytes;
+        let next = self.succeed(&segment, &tail.promised, Some(&tail))?;
+        if next.totals().records > 0 {
+            report.copied_bytes = next.bytes();
         }
-        Ok(written)
-    }
-
-    fn mend_headers(&self, tail: &TailFound, values: &[Arc<dyn File>]) -> Result<()> {
-        for shard in &tail.bad_headers {
-            let index = usize::from(shard.0);
-            let (Some(file), Some(path)) = (values.get(index), tail.paths.values.get(index)) else {
-                continue;
-            };
-            let header = ValueHeader {
-                identity: tail.header.identity,
-                shard: ShardId(shard.0),
-                created: tail.header.created,
-            };
-            write_all_at(&**file, &header.encode(), 0).map_err(|e| Error::io("write", path, e))?;
-        }
-        Ok(())
-    }
-
-    /// What comes next is seeded with a new epoch: bytes of the life that was cut never pass for it.
-    fn append_epoch(
-        &self,
-        tail: &TailFound,
-        keys: &dyn File,
-        totals: &mut Totals,
-    ) -> Result<(u32, u64)> {
-        let epoch = self.context.env.random_u64()?;
-        let offset = totals.key_end;
-        let mut bytes = Vec::new();
-        let mut encoder = Encoder {
-            buffer: &mut bytes,
-            identity: tail.header.identity,
-            epoch: 0,
-            running: totals.running,
-            offset,
-        };
-        encoder.epoch(epoch, self.context.env.clock.now());
-        (totals.running, totals.key_end) = (encoder.running, encoder.offset);
-        write_all_at(keys, &bytes, offset).map_err(|e| Error::io("write", &tail.paths.keys, e))?;
-        Ok((offset as u32, epoch))
-    }
-
-    /// Somebody links to the tail or reads it: its files stay as they are, and it ends where it is whole.
-    fn seal_where_it_ends(
-        &self,
-        segment: Arc<Segment>,
-        totals: Totals,
-        segments: &mut Vec<Arc<Segment>>,
-    ) -> Result<SegmentWriter> {
-        let now = self.context.env.clock.now();
-        let state = self.state.get();
-        let ended =
-            SegmentWriter::new(Arc::clone(&segment), self.inline_max, totals.clone(), None, None);
-        let id = next_id(segment.id(), state.next_id_floor)?;
-        let new = NewSegment { id, chain: Some(ended.chain()), shards: self.shards, now };
-        let (next, next_totals) = Segment::create(self.context, &new)?;
-        next.sync_everything()?;
-        SealJob { segment: Arc::clone(&segment), totals, successor: id, now }.run()?;
         segments.push(segment);
-        Ok(SegmentWriter::new(next, self.inline_max, next_totals, None, None))
+        Ok(next)
+    }
+
+    /// Ends `segment`, of which `totals` are durable, and begins the next one with what is kept of `tail` behind that. The
+    /// seal is what counts: before it is durable, the new segment is one that was never acknowledged.
+    fn succeed(
+        &self,
+        segment: &Arc<Segment>,
+        totals: &Totals,
+        tail: Option<&TailFound>,
+    ) -> Result<SegmentWriter> {
+        // On a full disk this may be the space that the next one needs.
+        segment.give_back()?;
+        let id = next_id(segment.id(), self.state.get().next_id_floor)?;
+        // Should it come to nothing, the id is not given to another content.
+        let floor = id.next().ok_or_else(ids_used_up)?;
+        self.state.update(|state| state.next_id_floor = floor)?;
+        let next = self.begin(segment, totals, id, tail).and_then(|mut next| {
+            if next.totals().records > 0 {
+                next.set_mark_due(next.capture().mark(self.now()));
+            }
+            let flushed = tail.map_or_else(UnixMillis::default, |tail| tail.promised_at);
+            let successor_end = Some(next.capture().mark(flushed));
+            let (segment, totals) = (Arc::clone(segment), totals.clone());
+            let now = self.now();
+            SealJob { segment, totals, successor: id, now, successor_end }.run()?;
+            Ok(next)
+        });
+        let next = match next {
+            Err(error) if error.kind() == ErrorKind::StorageFull => {
+                self.take_back(id)?;
+                return Err(error);
+            }
+            next => next?,
+        };
+        // The seal says it, too; should that be lost, what was acknowledged must not pass for what never was.
+        let Totals { key_end, value_ends, .. } = next.totals().clone();
+        let tail = DurableTail { segment: id, key_end: key_end as u32, value_ends };
+        self.state.update(|state| state.durable_tail = Some(tail))?;
+        Ok(next)
+    }
+
+    /// Creates the segment `id` behind `segment`, copies to it what is kept of `tail`, and makes it durable.
+    fn begin(
+        &self,
+        segment: &Arc<Segment>,
+        totals: &Totals,
+        id: SegmentId,
+        tail: Option<&TailFound>,
+    ) -> Result<SegmentWriter> {
+        let chain = SegmentWriter::new(Arc::clone(segment), 0, totals.clone(), None, None).chain();
+        let new = NewSegment { id, chain: Some(chain), shards: self.shards, now: self.now() };
+        let (next, next_totals) = Segment::create(self.context, &new)?;
+        let writer = SegmentWriter::new(next, self.inline_max, next_totals, None, None);
+        let mut copier = Copier::new(writer);
+        if let Some(tail) = tail {
+            self.copy(tail, &mut copier)?;
+        }
+        copier.finish()
+    }
+
+    fn copy(&self, tail: &TailFound, to: &mut Copier) -> Result<()> {
+        let fs = &*self.context.env.fs;
+        let keys = KeyFile::open(fs, &tail.paths.keys)?;
+        let open = |path| fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e));
+        let values = tail.paths.values.iter().map(|path| Ok((open(path)?, path)));
+        let values = values.collect::<Result<Vec<_>>>()?;
+        let scanner = keys.scan(tail.keep.key_end, None);
+        let mut scanner = scanner.behind(&tail.promised, tail.promised_epochs());
+        while let Some(entry) = scanner.next_entry()? {
+            let record = &entry.record;
+            // The scanner has compared the number of the shard: without a file it is the key file.
+            let file = values.get(usize::from(record.shard.0));
+            let (file, path) = file.map_or((&keys.file, &keys.path), |(file, path)| (file, path));
+            to.record(record, path, |offset, len| read(&**file, path, offset, len))?;
+        }
+        let is_same = scanner.verdict() == Some(&Verdict::Clean) && *scanner.totals() == tail.keep;
+        if is_same { Ok(()) } else { Err(changed(&keys.path, tail.promised.key_end)) }
+    }
+
+    /// There was no space for the segment `id`: what there is of it goes.
+    fn take_back(&self, id: SegmentId) -> Result<()> {
+        let fs = &*self.context.env.fs;
+        for path in SegmentPaths::for_new(&self.context.dirs, id, self.shards).all() {
+            remove_if_there(fs, path)?;
+        }
+        self.sync_dirs()
+    }
+
+    fn sync_dirs(&self) -> Result<()> {
+        let fs = &*self.context.env.fs;
+        let mut dirs = self.context.dirs.iter();
+        dirs.try_for_each(|dir| fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e)))
+    }
+
+    fn now(&self) -> UnixMillis {
+        self.context.env.clock.now()
     }
 }
 
@@ -295,28 +236,6 @@ fn ids_used_up() -> Error {
     Error::new(ErrorKind::InvalidArgument, "the table has used up its 2^32 segment ids")
 }
 
-/// The mark of everything there is.
-pub(crate) fn mark_of(totals: &Totals, time: lithdb_env::UnixMillis) -> Mark {
-    Mark {
-        through: totals.key_end as u32,
-        time,
-        records: totals.records,
-        value_ends: totals.value_ends.clone(),
-    }
-}
-
-fn len(file: &dyn File, path: &Path) -> Result<u64> {
-    file.len().map_err(|e| Error::io("measure", path, e))
-}
-
-fn is_alone(file: &dyn File, path: &Path) -> Result<bool> {
-    Ok(file.links().map_err(|e| Error::io("look at", path, e))? <= 1)
-}
-
-fn cut(file: &dyn File, path: &Path, end: u64) -> Result<()> {
-    let found = len(file, path)?;
-    if found > end && end >= HEADER_LEN as u64 {
-        file.set_len(end).map_err(|e| Error::io("cut", path, e))?;
-    }
-    Ok(())
+fn is_linked(file: &dyn File, path: &Path) -> Result<bool> {
+    Ok(file.links().map_err(|e| Error::io("look at", path, e))? > 1)
 }

@@ -87,10 +87,15 @@ impl TableState {
         }
     }
 
-    /// What the durable tail promises for `segment`, as a mark.
-    pub fn promise(&self, segment: SegmentId) -> Option<Mark> {
-        let tail = self.durable_tail.as_ref().filter(|tail| tail.segment == segment)?;
-        Some(Mark { through: tail.key_end, value_ends: tail.value_ends.clone(), ..Mark::default() })
+    /// What is promised of `segment` outside of it, as a mark: by the durable tail, and by the seal before it.
+    pub fn promise(&self, segment: SegmentId, by_seal: Option<Mark>) -> Option<Mark> {
+        let tail = self.durable_tail.as_ref().filter(|tail| tail.segment == segment);
+        let by_state = tail.map(|tail| Mark {
+            through: tail.key_end,
+            value_ends: tail.value_ends.clone(),
+            ..Mark::default()
+        });
+        by_seal.into_iter().chain(by_state).max_by_key(|mark| mark.through)
     }
 
     fn slot(&self) -> Result<Vec<u8>> {

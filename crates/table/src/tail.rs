@@ -3,13 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use lithdb_env::{Env, Error, ErrorKind, File, OpenMode, Result, UnixMillis};
-use lithdb_segment::record::{Flags, KEY_FIXED_LEN, Mark};
-use lithdb_segment::scan::{Entry, Scanner, Totals, Verdict, corrupt};
-use lithdb_segment::{HEADER_LEN, KeyHeader, SegmentPaths, ShardId, ValueHeader};
+use lithdb_segment::record::{CHAIN_FIXED_LEN, Flags, KeyRecord, Mark};
+use lithdb_segment::scan::{KeySource, Scanner, Totals, Verdict, corrupt};
+use lithdb_segment::{HEADER_LEN, KeyHeader, SegmentId, SegmentPaths, ShardId, ValueHeader};
 
 use crate::keyfile::{KeyFile, read};
+
+/// So many bytes of a value are read at a time.
+const PIECE: u64 = 1 << 20;
 
 /// What is known of the mutable segment before anything is done to it.
 #[derive(Debug, Clone)]
@@ -18,24 +20,22 @@ pub struct TailFound {
     pub paths: SegmentPaths,
     /// The header of its key file.
     pub header: KeyHeader,
-    /// What is kept. Its end is where the segment goes on; value ends are never below the promise.
+    /// What was promised to be durable. If the segment does not go on, this is where it ends.
+    pub promised: Totals,
+    /// What is kept: what was promised, and the whole batches behind it.
     pub keep: Totals,
-    /// What was promised to be durable: end of keys and ends of values.
-    pub promised: (u64, Vec<u64>),
-    /// The key file from the promise to the kept end: the bytes whose checksums were compared.
-    pub unpromised_keys: Bytes,
-    /// Values that unpromised primary records name outside of the key file: shard, offset, length, checksum.
-    pub unpromised_values: Vec<(ShardId, u64, u32, u32)>,
-    /// Why the end is torn, if it is.
-    pub torn: Option<String>,
     /// Where epochs began, in what is kept.
     pub epochs: Vec<(u32, u64)>,
-    /// Value files whose header must be written anew: nothing in them was ever acknowledged.
-    pub bad_headers: Vec<ShardId>,
+    /// A file is longer than was promised: its blocks may never have reached the disk, whatever the page cache shows.
+    pub is_longer: bool,
+    /// Bytes behind what is kept.
+    pub torn_bytes: u64,
+    /// Why the end is torn, if it is.
+    pub torn: Option<String>,
+    /// When what was promised had been flushed; 0 if no mark says so.
+    pub promised_at: UnixMillis,
     /// The newest time that the file records.
     pub newest_time: UnixMillis,
-    /// Some file is longer than what is kept, and by how many bytes all are.
-    pub surplus: u64,
 }
 
 impl TailFound {
@@ -49,8 +49,8 @@ impl TailFound {
         key_file: &KeyFile,
         promise: Option<Mark>,
     ) -> Result<Self> {
-        let mut first = key_file.scan(key_file.len, promise);
-        let verdict = first.run(|_| Ok(()))?;
+        let mut whole = key_file.scan(key_file.len, promise);
+        let verdict = whole.run(|_| Ok(()))?;
         let mut torn = match verdict {
             Verdict::Clean => None,
             Verdict::Torn { reason, .. } => Some(reason),
@@ -59,84 +59,88 @@ impl TailFound {
                 return Err(corrupt(&key_file.path, offset, &reason));
             }
         };
-        let promised = promised(key_file, first.mark());
-        let values = Values::open(env, &paths, key_file, &promised.1)?;
-        let mut keep_end = first.totals().key_end;
-        let (mut unpromised_keys, mut second);
-        let unpromised_values = loop {
-            unpromised_keys = key_file.piece(promised.0, keep_end)?;
-            second = key_file.scan_with(&unpromised_keys, promised.0, keep_end);
-            match values.check(&mut second, promised.0)? {
-                Checked::Whole(unpromised) => break unpromised,
-                Checked::TornAt(offset, reason) => {
-                    keep_end = offset.max(promised.0);
-                    torn = Some(reason);
-                }
+        let (promised, promised_epochs) = promised(key_file, &whole)?;
+        let said = whole.mark().map_or(&promised.value_ends, |mark| &mark.value_ends);
+        let values = Values::open(env, &paths, key_file, &promised.value_ends, said)?;
+        let (mut keep, mut epochs) = (promised.clone(), promised_epochs);
+        let is_longer = key_file.len > promised.key_end || values.surplus(&promised.value_ends) > 0;
+        if is_longer {
+            let mut scanner =
+                key_file.scan(whole.totals().key_end, None).behind(&promised, &epochs);
+            if let Some(reason) = values.check(&mut scanner, &mut keep)? {
+                torn = Some(reason);
             }
-        };
-        let mut keep = second.totals().clone();
-        for (end, promised) in keep.value_ends.iter_mut().zip(&promised.1) {
-            *end = (*end).max(*promised);
+            epochs = scanner.epochs().to_vec();
+            epochs.retain(|(at, _)| u64::from(*at) < keep.key_end);
         }
-        let surplus = values.surplus(&keep.value_ends) + key_file.len.saturating_sub(keep.key_end);
-        let mark_time = first.mark().map_or(UnixMillis::default(), |mark| mark.time);
+        let torn_bytes = values.surplus(&keep.value_ends) + (key_file.len - keep.key_end);
+        let mark_time = whole.mark().map_or(UnixMillis::default(), |mark| mark.time);
+        let marked = whole.mark().map_or(0, |mark| u64::from(mark.through));
+        let promised_at =
+            if marked == promised.key_end { mark_time } else { UnixMillis::default() };
         Ok(Self {
             paths,
             header: key_file.header,
             promised,
-            unpromised_keys,
-            unpromised_values,
-            torn,
-            epochs: second.epochs().to_vec(),
-            bad_headers: values.bad_headers,
-            newest_time: key_file.header.created.max(mark_time),
-            surplus,
             keep,
+            epochs,
+            is_longer,
+            torn_bytes,
+            torn,
+            promised_at,
+            newest_time: key_file.header.created.max(mark_time),
         })
     }
+
+    /// Where epochs began, in what was promised.
+    pub(crate) fn promised_epochs(&self) -> &[(u32, u64)] {
+        let end = self.epochs.partition_point(|(at, _)| u64::from(*at) < self.promised.key_end);
+        self.epochs.get(..end).unwrap_or(&self.epochs)
+    }
 }
 
-fn promised(key_file: &KeyFile, mark: Option<&Mark>) -> (u64, Vec<u64>) {
+/// What was promised: up to the furthest mark; without one, header and chain record, which were durable before the
+/// segment was given to anybody.
+fn promised<S: KeySource>(
+    key_file: &KeyFile,
+    whole: &Scanner<S>,
+) -> Result<(Totals, Vec<(u32, u64)>)> {
     let header = HEADER_LEN as u64;
-    let shards = usize::from(key_file.header.shards);
-    match mark {
-        Some(mark) => (u64::from(mark.through).max(header), mark.value_ends.clone()),
-        None => (header, vec![header; shards]),
+    let beginning = match key_file.chain()? {
+        Some(chain) => header + (CHAIN_FIXED_LEN + 8 * chain.value_ends.len()) as u64,
+        None if key_file.header.predecessor == SegmentId::NONE => header,
+        None => return Err(corrupt(&key_file.path, header, "the chain record does not hold")),
+    };
+    let through = whole.mark().map_or(0, |mark| u64::from(mark.through));
+    let end = through.max(beginning);
+    let mut scanner = key_file.scan(end, None);
+    let (found, epochs) = if whole.totals().key_end == end {
+        (whole.totals(), whole.epochs())
+    } else {
+        scanner.run(|_| Ok(()))?;
+        scanner.require_clean()?;
+        (scanner.totals(), scanner.epochs())
+    };
+    if let Some(mark) = whole.mark()
+        && !bears_out(mark, found)
+    {
+        let show = |records, ends| format!("{records} records, value files of {ends:?} bytes");
+        let expected = show(mark.records, &mark.value_ends);
+        let found = show(found.records, &found.value_ends);
+        return Err(Error::corrupt(&key_file.path, through, &expected, &found));
     }
+    Ok((found.clone(), epochs.to_vec()))
 }
 
-impl KeyFile {
-    /// The bytes from `start` to `end`.
-    fn piece(&self, start: u64, end: u64) -> Result<Bytes> {
-        let len = end.saturating_sub(start) as usize;
-        let bytes = read(&*self.file, &self.path, start, len)?;
-        if bytes.len() == len {
-            return Ok(bytes);
-        }
-        Err(changed(&self.path, start))
-    }
-
-    /// A scanner that sees `piece`, which stands at `start`, instead of what the file holds there.
-    fn scan_with(
-        &self,
-        piece: &Bytes,
-        start: u64,
-        end: u64,
-    ) -> Scanner<impl Fn(u64, usize) -> Result<Bytes> + use<>> {
-        let (file, path, piece) = (Arc::clone(&self.file), self.path.clone(), piece.clone());
-        let source = move |offset: u64, len: usize| {
-            if offset >= start {
-                let from = ((offset - start) as usize).min(piece.len());
-                return Ok(piece.slice(from..(from + len).min(piece.len())));
-            }
-            // Records are not split at the promise: it is the end of one.
-            read(&*file, &path, offset, len.min((start - offset) as usize))
-        };
-        Scanner::new(source, &self.path, self.header, end)
-    }
+/// Whether a mark covers the records before it. One that stands outside of the key file does not say how many there are.
+fn bears_out(mark: &Mark, found: &Totals) -> bool {
+    let covers = |(said, found): (&u64, &u64)| said >= found;
+    mark.value_ends.len() == found.value_ends.len()
+        && mark.value_ends.iter().zip(&found.value_ends).all(covers)
+        && (mark.records == 0 || mark.records == found.records)
 }
 
-fn changed(path: &Path, offset: u64) -> Error {
+pub(crate) fn changed(path: &Path, offset: u64) -> Error {
     Error::new(
         ErrorKind::Io,
         format!(
@@ -147,105 +151,78 @@ fn changed(path: &Path, offset: u64) -> Error {
 }
 
 /// The value files of the tail.
-struct Values {
+struct Values<'a> {
+    keys: &'a KeyFile,
     files: Vec<(Arc<dyn File>, u64)>,
-    paths: SegmentPaths,
-    bad_headers: Vec<ShardId>,
+    paths: &'a SegmentPaths,
 }
 
-enum Checked {
-    Whole(Vec<(ShardId, u64, u32, u32)>),
-    TornAt(u64, String),
-}
-
-impl Values {
-    fn open(env: &Env, paths: &SegmentPaths, key_file: &KeyFile, promised: &[u64]) -> Result<Self> {
+impl<'a> Values<'a> {
+    fn open(
+        env: &Env,
+        paths: &'a SegmentPaths,
+        keys: &'a KeyFile,
+        counted: &[u64],
+        said: &[u64],
+    ) -> Result<Self> {
         let mut files = Vec::with_capacity(paths.values.len());
-        let mut bad_headers = Vec::new();
+        let promised = counted.iter().zip(said).map(|(counted, said)| (*counted).max(*said));
         for (n, (path, promised)) in paths.values.iter().zip(promised).enumerate() {
-            let shard = ShardId(n as u16);
             let file = env.fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
             let len = file.len().map_err(|e| Error::io("measure", path, e))?;
-            let holds_values = *promised > HEADER_LEN as u64;
-            if holds_values && len < *promised {
+            if len < promised {
                 let expected = format!("{promised} bytes, which were acknowledged");
                 return Err(Error::corrupt(path, len, &expected, "the end of the file"));
             }
-            let head = read(&*file, path, 0, HEADER_LEN)?;
-            let identity = &key_file.header.identity;
-            let header = ValueHeader::decode(path, &head)
-                .and_then(|header| header.belongs_to(path, identity, shard));
-            match header {
-                Ok(()) => {}
-                // A header that never became durable is zeros or cut; anything else is not ours to mend.
-                Err(e) if !holds_values && e.kind() == ErrorKind::Corrupt => {
-                    bad_headers.push(shard)
-                }
-                Err(error) => return Err(error),
-            }
+            let header = ValueHeader::decode(path, &read(&*file, path, 0, HEADER_LEN)?)?;
+            header.belongs_to(path, &keys.header.identity, ShardId(n as u16))?;
             files.push((file, len));
         }
-        Ok(Self { files, paths: paths.clone(), bad_headers })
+        Ok(Self { keys, files, paths })
     }
 
-    /// Compares the values of all records from `promised` on.
-    fn check<S: lithdb_segment::scan::KeySource>(
+    /// Compares the values of all records that `scanner` meets. `keep` becomes what stands before the first batch with a
+    /// bad one; says why it is bad.
+    fn check<S: KeySource>(
         &self,
         scanner: &mut Scanner<S>,
-        promised: u64,
-    ) -> Result<Checked> {
-        let mut unpromised = Vec::new();
-        let mut begun = None;
+        keep: &mut Totals,
+    ) -> Result<Option<String>> {
         while let Some(entry) = scanner.next_entry()? {
-            // Where the batch begins, not where the one before ends: the chain record, a mark or an epoch between
-            // them is kept.
-            let batch_start = begun.take().unwrap_or_else(|| u64::from(entry.offset));
-            if !entry.record.flags.has(Flags::END_OF_BATCH) {
-                begun = Some(batch_start);
+            let (offset, ends_batch) = (entry.offset, entry.record.flags.has(Flags::END_OF_BATCH));
+            if entry.record.is_primary() && !self.holds(&entry.record)? {
+                return Ok(Some(format!("the value of the record at {offset} does not hold")));
             }
-            if u64::from(entry.offset) < promised || !entry.record.is_primary() {
-                continue;
-            }
-            let record = entry.record;
-            let shard = record.shard;
-            let bytes = if shard == ShardId::INLINE {
-                None
-            } else {
-                unpromised.push((shard, record.offset, record.stored_len, record.value_checksum));
-                Some(self.read(&entry)?)
-            };
-            let (offset, key_len) = (u64::from(entry.offset), record.key.len());
-            let (checksum, expected) = (record.value_checksum, record.stored_len as usize);
-            let found = match &bytes {
-                Some(bytes) if bytes.len() < expected => None,
-                Some(bytes) => Some(crc32c::crc32c(bytes)),
-                None => {
-                    let (window, start) = scanner.window();
-                    let from = (offset - start) as usize + KEY_FIXED_LEN + key_len;
-                    window.get(from..from + expected).map(crc32c::crc32c)
-                }
-            };
-            if found != Some(checksum) {
-                let reason = format!("the value of the record at {offset} does not hold");
-                return Ok(Checked::TornAt(batch_start, reason));
+            if ends_batch {
+                keep.clone_from(scanner.totals());
             }
         }
-        match scanner.verdict() {
-            Some(Verdict::Clean) => Ok(Checked::Whole(unpromised)),
-            _ => Err(changed(&self.paths.keys, scanner.totals().key_end)),
+        if scanner.verdict() != Some(&Verdict::Clean) {
+            return Err(changed(&self.keys.path, scanner.totals().key_end));
         }
+        keep.clone_from(scanner.totals());
+        Ok(None)
     }
 
-    fn read(&self, entry: &Entry<'_>) -> Result<Bytes> {
-        let index = usize::from(entry.record.shard.0);
-        let (Some((file, len)), Some(path)) = (self.files.get(index), self.paths.values.get(index))
-        else {
-            return Ok(Bytes::new());
+    /// Whether the value of a primary record has its checksum.
+    fn holds(&self, record: &KeyRecord<'_>) -> Result<bool> {
+        let index = usize::from(record.shard.0);
+        let (file, path) = match (self.files.get(index), self.paths.values.get(index)) {
+            (Some((file, _)), Some(path)) => (file, path),
+            // The scanner has compared the number of the shard.
+            _ => (&self.keys.file, &self.keys.path),
         };
-        if entry.record.offset.saturating_add(u64::from(entry.record.stored_len)) > *len {
-            return Ok(Bytes::new()); // shorter than the record says: no memory for a length that is not there
+        let (mut at, end) = (record.offset, record.offset + u64::from(record.stored_len));
+        let mut checksum = 0;
+        while at < end {
+            let bytes = read(&**file, path, at, (end - at).min(PIECE) as usize)?;
+            if bytes.is_empty() {
+                break;
+            }
+            checksum = crc32c::crc32c_append(checksum, &bytes);
+            at += bytes.len() as u64;
         }
-        read(&**file, path, entry.record.offset, entry.record.stored_len as usize)
+        Ok(at == end && checksum == record.value_checksum)
     }
 
     fn surplus(&self, keep: &[u64]) -> u64 {

@@ -275,6 +275,7 @@ impl Inner {
             totals: ending.totals().clone(),
             successor: id,
             now,
+            successor_end: None,
         };
         self.segments.write().push(Arc::clone(&next));
         let inline_max = self.options.inline_max_bytes;
@@ -322,7 +323,7 @@ mod tests {
 
     fn open(setup: &TableSetup) -> Table {
         Table::create(setup).unwrap();
-        let how = OpenForWriting { may_cut: true, coalesce: Duration::ZERO };
+        let how = OpenForWriting { coalesce: Duration::ZERO };
         Table::open(setup, &TableOptions::new(), how).unwrap()
     }
 

@@ -340,7 +340,7 @@ fn os_setup(dir: &Path) -> TableSetup {
     setup
 }
 
-const HOW: OpenForWriting = OpenForWriting { may_cut: true, coalesce: Duration::ZERO };
+const HOW: OpenForWriting = OpenForWriting { coalesce: Duration::ZERO };
 
 #[test]
 fn a_value_outlives_collection_closing_and_the_table() {
@@ -765,34 +765,45 @@ fn upkeep_flushes_by_amount_and_by_age() {
 }
 
 #[test]
-fn opening_a_thousand_times_makes_a_handful_of_segments() {
-    for is_killed in [false, true] {
-        let mut world = World::new(2);
-        world.create().unwrap();
-        for n in 0..1000_u32 {
-            let table = world.open(&TableOptions::new()).unwrap();
-            table.put(&n.to_be_bytes(), &value_of(n as usize, 20)).unwrap();
-            if !is_killed {
-                table.close().unwrap();
-                continue;
-            }
-            if n % 2 == 0 {
-                table.flush().unwrap();
-            }
-            drop(table);
-            world = world.after_crash(world.fs.crash_with(&CrashImage::Everything));
-        }
+fn opening_after_closes_makes_no_segments() {
+    let world = World::new(2);
+    world.create().unwrap();
+    for n in 0..1000_u32 {
         let table = world.open(&TableOptions::new()).unwrap();
-        assert!(table.stats().segments <= 4, "{:?}", table.stats());
-        for n in 0..1000_u32 {
-            let value = table.get(&n.to_be_bytes()).unwrap();
-            if !is_killed || n % 2 == 0 {
-                assert_eq!(value.unwrap(), &value_of(n as usize, 20)[..]);
-            }
-        }
-        let files = world.fs.file_paths();
-        let bytes: usize = files.iter().map(|path| world.fs.read_raw(path).len()).sum();
-        assert!(bytes < 300_000, "{bytes} bytes in {files:?}");
+        table.put(&n.to_be_bytes(), &value_of(n as usize, 20)).unwrap();
+        table.close().unwrap();
+    }
+    let table = world.open(&TableOptions::new()).unwrap();
+    assert_eq!(table.stats().segments, 1);
+    for n in 0..1000_u32 {
+        let value = table.get(&n.to_be_bytes()).unwrap().unwrap();
+        assert_eq!(value, &value_of(n as usize, 20)[..]);
+    }
+}
+
+#[test]
+fn a_kill_makes_one_segment_only_if_something_was_put() {
+    let mut world = World::new(2);
+    world.create().unwrap();
+    let kill = |world: &World, table: Table| {
+        drop(table);
+        world.after_crash(world.fs.crash_with(&CrashImage::Everything))
+    };
+    for n in 0..50_u32 {
+        let table = world.open(&TableOptions::new()).unwrap();
+        table.put(&n.to_be_bytes(), &value_of(n as usize, 20)).unwrap();
+        table.flush().unwrap();
+        world = kill(&world, table);
+    }
+    for _ in 0..50 {
+        let table = world.open(&TableOptions::new()).unwrap();
+        assert_eq!(table.stats().segments, 51);
+        world = kill(&world, table);
+    }
+    let table = world.open(&TableOptions::new()).unwrap();
+    for n in 0..50_u32 {
+        let value = table.get(&n.to_be_bytes()).unwrap().unwrap();
+        assert_eq!(value, &value_of(n as usize, 20)[..]);
     }
 }
 

@@ -41,7 +41,7 @@ fn read(world: &World, options: &TableOptions) -> Table {
 
 /// Opens for writing as it is done while somebody reads.
 fn open_beside_readers(world: &World, options: &TableOptions) -> Table {
-    let how = OpenForWriting { may_cut: false, coalesce: Duration::ZERO };
+    let how = OpenForWriting { coalesce: Duration::ZERO };
     Table::open(&world.setup, options, how).unwrap()
 }
 
@@ -148,7 +148,7 @@ fn contents(world: &World, paths: &[impl AsRef<Path>]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_torn_tail_that_somebody_reads_is_sealed_where_it_ends_and_trimmed_later() {
+fn a_torn_tail_stays_as_it_is_beside_readers_and_without() {
     let world = World::new(2);
     let options = TableOptions::new().shards(1).inline_max_bytes(16);
     torn(&world, &options);
@@ -165,15 +165,11 @@ fn a_torn_tail_that_somebody_reads_is_sealed_where_it_ends_and_trimmed_later() {
     reader.refresh().unwrap();
     assert_eq!(there(&reader, 9), all(6));
     table.close().unwrap();
-    // Again with readers: it stays longer than its seal says.
-    drop(open_beside_readers(&world, &options));
-    assert_eq!(contents(&world, &tail_files()), before);
-    // Without: it is trimmed.
+    drop(reader);
     let table = world.open(&options).unwrap();
     assert_eq!(there(&table, 9), all(6));
-    for (path, before) in tail_files().iter().zip(&before) {
-        assert!(world.fs.read_raw(path).len() + 100 <= before.len(), "{path} was not trimmed");
-    }
+    assert_eq!(table.stats().segments, 2);
+    assert_eq!(contents(&world, &tail_files()), before);
     drop(table);
     let world = world.after_crash(world.fs.crash_with(&CrashImage::Nothing));
     assert_eq!(there(&world.open(&options).unwrap(), 9), all(6));
@@ -212,40 +208,36 @@ fn link_all(world: &World) -> Vec<PathBuf> {
 fn linked_files_stay_as_they_are_to_the_byte() {
     let options = TableOptions::new().shards(1).inline_max_bytes(16);
     for is_torn in [true, false] {
-        for may_cut in [true, false] {
-            let world = World::new(2);
-            if is_torn {
-                torn(&world, &options);
-            } else {
-                let table = world.create_and_open(&options);
-                put(&table, 0..3);
+        let world = World::new(2);
+        if is_torn {
+            torn(&world, &options);
+        } else {
+            let table = world.create_and_open(&options);
+            put(&table, 0..3);
+            table.close().unwrap();
+        }
+        let links = link_all(&world);
+        let before = contents(&world, &links);
+        for round in 0..3 {
+            let table = world.open(&options).unwrap();
+            assert_eq!(there(&table, 30), all(3 + 3 * round));
+            put(&table, 3 + 3 * round..6 + 3 * round);
+            table.flush().unwrap();
+            if round == 1 {
                 table.close().unwrap();
             }
-            let links = link_all(&world);
-            let before = contents(&world, &links);
-            for round in 0..3 {
-                let how = OpenForWriting { may_cut, coalesce: Duration::ZERO };
-                let table = Table::open(&world.setup, &options, how).unwrap();
-                assert_eq!(there(&table, 30), all(3 + 3 * round));
-                put(&table, 3 + 3 * round..6 + 3 * round);
-                table.flush().unwrap();
-                if round == 1 {
-                    table.close().unwrap();
-                }
-                drop(table);
-                let context = format!("torn {is_torn}, may cut {may_cut}, round {round}");
-                assert!(contents(&world, &links) == before, "{context}: a linked file changed");
-                assert!(world.fs.file_paths().iter().filter(|p| is_keys(p)).count() <= 2);
-            }
-            // The links are gone: what is too long is trimmed.
-            for link in &links {
-                world.fs.remove_file(link).unwrap();
-            }
-            let table = world.open(&options).unwrap();
-            assert_eq!(there(&table, 30), all(12));
-            let trimmed = world.fs.read_raw("/r0/t/segments/1.keys").len();
-            assert_eq!(trimmed < before[0].len(), is_torn);
+            drop(table);
+            let context = format!("torn {is_torn}, round {round}");
+            assert!(contents(&world, &links) == before, "{context}: a linked file changed");
+            assert!(world.fs.file_paths().iter().filter(|p| is_keys(p)).count() <= 3);
         }
+        // The links are gone: the files stay as they are.
+        for link in &links {
+            world.fs.remove_file(link).unwrap();
+        }
+        let table = world.open(&options).unwrap();
+        assert_eq!(there(&table, 30), all(12));
+        assert_eq!(world.fs.read_raw("/r0/t/segments/1.keys"), before[0]);
     }
 }
 

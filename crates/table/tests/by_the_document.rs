@@ -121,6 +121,8 @@ const ROWS: [Row; 8] = [
     (2, 186, "fifth", true, "5"),
 ];
 const LAST: Row = (2, 304, "sixth", true, "behind the mark");
+/// Recovery copies what stands behind the mark to a new segment.
+const MOVED: Row = (3, 104, "sixth", true, "behind the mark");
 
 fn row(entry: &Entry) -> (Position, Vec<u8>, bool, Vec<u8>) {
     let value = entry.value().unwrap().to_vec();
@@ -145,16 +147,16 @@ fn holds(table: &Table, rows: &[Row]) {
 #[test]
 fn a_table_put_together_by_hand_is_opened_and_goes_on() {
     let world = by_hand();
-    let rows = [&ROWS[..], &[LAST]].concat();
+    let rows = [&ROWS[..], &[MOVED]].concat();
     let table = world.open(&TableOptions::new()).unwrap();
     holds(&table, &rows);
     let read = files_agree(&table, &world, "by hand");
-    assert_eq!((read.state.watermark, read.state.next_id_floor), (1, 3));
+    assert_eq!((read.state.watermark, read.state.next_id_floor), (1, 4));
     table.put(b"seventh", b"put by the engine").unwrap();
     table.seal().unwrap();
     let read = files_agree(&table, &world, "by hand, one more, sealed");
     assert_eq!(read.records.len(), rows.len() + 1);
-    assert_eq!(read.segments.len(), 3);
+    assert_eq!(read.segments.len(), 4);
 }
 
 /// What stands behind the promise may be torn; what stands before it may not.

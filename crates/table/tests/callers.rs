@@ -139,7 +139,7 @@ fn a_put_that_panics_while_its_value_is_written_closes_the_table_for_writing() {
 fn flushes_that_wait_for_others_make_all_of_it_durable() {
     let world = World::new(1);
     world.create().unwrap();
-    let how = OpenForWriting { may_cut: true, coalesce: Duration::from_millis(1) };
+    let how = OpenForWriting { coalesce: Duration::from_millis(1) };
     let table = Table::open(&world.setup, &small(), how).unwrap();
     let threads: Vec<_> = (0..3_u32)
         .map(|thread| {

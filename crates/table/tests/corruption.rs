@@ -304,7 +304,7 @@ fn a_symbolic_link_is_refused_by_readers_and_writers() {
     let mut setup = support::setup(env, 1);
     setup.dirs = vec![dir.path().join("t")];
     Table::create(&setup).unwrap();
-    let how = OpenForWriting { may_cut: true, coalesce: Duration::ZERO };
+    let how = OpenForWriting { coalesce: Duration::ZERO };
     let table = Table::open(&setup, &small(), how).unwrap();
     for n in 0..9_usize {
         table.put(format!("key-{n}").as_bytes(), &value_of(n, 40)).unwrap();

@@ -104,20 +104,20 @@ fn a_read_that_fails_while_opening_discards_nothing() {
 
 #[test]
 fn lost_newest_segments_are_refused() {
-    let world = World::new(1);
-    let table = world.create_and_open(&small());
-    for n in 0..10 {
-        table.put(format!("key-{n}").as_bytes(), &[n; 30]).unwrap();
-    }
-    table.flush().unwrap();
-    drop(table);
-    world.fs.release_locks();
-    let promised = state(&world).durable_tail.unwrap();
-    assert_eq!(promised.segment, SegmentId(3));
     for is_closed in [false, true] {
-        if is_closed {
-            world.open(&small()).unwrap().close().unwrap();
+        let world = World::new(1);
+        let table = world.create_and_open(&small());
+        for n in 0..10 {
+            table.put(format!("key-{n}").as_bytes(), &[n; 30]).unwrap();
         }
+        table.flush().unwrap();
+        if is_closed {
+            table.close().unwrap();
+        }
+        drop(table);
+        world.fs.release_locks();
+        let promised = state(&world).durable_tail.unwrap();
+        assert_eq!(promised.segment, SegmentId(3));
         let lost = world.after_crash(world.fs.fork());
         for name in ["2.metadata", "3.keys", "3-0.values"] {
             lost.fs.remove_raw(file(name));
@@ -164,7 +164,7 @@ fn two_segments_that_nothing_names_are_refused() {
         // What came back of an id that was discarded before does not count.
         one.fs.release_locks();
         one.fs.write_raw(file("7.keys"), vec![7; 100]);
-        one.fs.write_raw(file("8.keys"), vec![7; 100]);
+        one.fs.write_raw(file("20.keys"), vec![7; 100]);
         one.open(&small()).unwrap();
         world.fs.write_raw(file("8-0.values"), vec![7; 100]);
         let error = refused(&world, "two of them");
@@ -176,12 +176,11 @@ fn two_segments_that_nothing_names_are_refused() {
 #[test]
 fn a_lone_replacement_proves_nothing() {
     let world = killed();
-    let before = state(&world).next_id_floor;
     world.fs.write_raw(file("9.keys.new"), vec![7; 100]);
     world.fs.write_raw(file("9.metadata.new"), vec![7; 100]);
     let table = world.open(&small()).unwrap();
     assert_eq!(table.get(b"b").unwrap().unwrap(), b"3");
-    assert_eq!(state(&world).next_id_floor, before);
+    assert!(state(&world).next_id_floor < SegmentId(9));
     let world = World::new(1);
     world.create().unwrap();
     world.fs.write_raw(file("9.keys.new"), vec![7; 100]);

@@ -10,18 +10,19 @@ use lithdb_env::{
 use lithdb_segment::envelope::{self, Magic};
 use lithdb_segment::record::{Chain, Encoder, Flags, MAX_RECORD_LEN, Record, decode};
 use lithdb_segment::scan::Verdict;
-use lithdb_segment::{Context, Metadata, NewSegment, Segment, SegmentId, digest_of};
+use lithdb_segment::{Context, Metadata, NewSegment, Position, Segment, SegmentId, digest_of};
 
 use super::step::{Kept, Step};
 use super::survey::Survey;
-use super::walk::Boundary;
+use super::walk::{self, Boundary};
 use crate::inventory::Inventory;
 use crate::keyfile::{KeyFile, read};
 use crate::options::TableOptions;
-use crate::plan::{Access, Plan, SealedFound};
+use crate::plan::SealedFound;
 use crate::recovery::{Recovery, next_id};
 use crate::state::StateFile;
 use crate::table::TableSetup;
+use crate::tail::TailFound;
 
 /// So many bytes are copied at a time.
 const PIECE: usize = 1 << 20;
@@ -40,6 +41,7 @@ pub enum CutAt<'a> {
 pub struct Prepared {
     fs: Arc<dyn Fs>,
     step: Step,
+    position: Option<Position>,
     created: Vec<PathBuf>,
 }
 
@@ -47,6 +49,11 @@ impl Prepared {
     /// What remains to be done.
     pub fn step(&self) -> &Step {
         &self.step
+    }
+
+    /// Where the record stands behind which the table is cut: recovery may have moved it.
+    pub fn position(&self) -> Option<Position> {
+        self.position
     }
 
     /// Removes what was written. What cannot be removed now, the next opening of the table removes.
@@ -64,17 +71,16 @@ fn remove(fs: &dyn Fs, created: &[PathBuf]) {
 }
 
 /// Writes what a cut at `at` needs beside the old files, and makes it durable. If the boundary lies in the unsealed
-/// segment, that one is recovered and sealed first, as opening the table and sealing would. `may_cut`: no other process
-/// reads, and none begins to.
+/// segment, the table is recovered and that segment sealed first, as opening the table and sealing would.
 ///
 /// # Errors
 /// `StorageFull` and what else the file system says: what was written is removed, and the table holds what it held.
-pub fn prepare(survey: Survey, at: CutAt<'_>, may_cut: bool) -> Result<Prepared> {
+pub fn prepare(survey: Survey, at: CutAt<'_>) -> Result<Prepared> {
     let setup = survey.setup.clone();
-    prepare_table(survey, at, may_cut).map_err(|e| setup.in_context(&e))
+    prepare_table(survey, at).map_err(|e| setup.in_context(&e))
 }
 
-fn prepare_table(survey: Survey, at: CutAt<'_>, may_cut: bool) -> Result<Prepared> {
+fn prepare_table(survey: Survey, at: CutAt<'_>) -> Result<Prepared> {
     let newest = survey.newest();
     let Survey { setup, plan, .. } = survey;
     let fs = Arc::clone(&setup.env.fs);
@@ -95,42 +101,60 @@ fn prepare_table(survey: Survey, at: CutAt<'_>, may_cut: bool) -> Result<Prepare
         state.update(|state| state.next_id_floor = step.floor)?;
     }
     let CutAt::Behind(boundary) = at else {
-        return Ok(Prepared { fs, step, created: Vec::new() });
+        return Ok(Prepared { fs, step, position: None, created: Vec::new() });
     };
     let context = setup.context(&current, &TableOptions::default());
     let shards = plan.tail.as_ref().map_or(1, |tail| tail.header.shards);
+    let in_tail = |tail: &TailFound| tail.header.identity.segment == boundary.position.segment;
+    let is_tail = plan.tail.as_ref().is_some_and(in_tail);
+    let mut boundary = boundary.clone();
+    let (mut plan, mut successor) = (plan, None);
+    if is_tail {
+        let recovery = Recovery { context: &context, state: &state, inline_max: 0, shards };
+        let mutable = recovery.seal_tail(plan)?;
+        step.floor = next_id(mutable, state.get().next_id_floor)?;
+        let survey = Survey::take(&setup)?;
+        boundary = survey.find_again(&boundary)?;
+        plan = survey.plan;
+        successor = Some(mutable);
+    }
     let segment = boundary.position.segment;
-    let is_tail = plan.tail.as_ref().is_some_and(|t| t.header.identity.segment == segment);
-    let (plan, successor) = if is_tail {
-        let recovery =
-            Recovery { context: &context, state: &state, may_cut, inline_max: 0, shards };
-        let successor = recovery.seal_tail(plan)?;
-        (
-            Plan::make(&setup.env, &setup.segment_dirs(), &state.get(), Access::Write)?,
-            Some(successor),
-        )
-    } else {
-        (plan, None)
-    };
     let sealed = plan.sealed.into_iter().find(|sealed| sealed.metadata.segment == segment);
     let sealed = sealed.ok_or_else(|| no_longer(&setup, segment))?;
-    if let Some(successor) = successor {
-        step.floor = next_id(successor, state.get().next_id_floor)?;
-    }
+    // The mutable segment, which is empty, follows on the one that is cut, unless recovery has moved records to another
+    // one between the two.
+    let successor = successor.filter(|mutable| sealed.metadata.successor == *mutable);
     let new = successor.is_none().then_some(step.floor);
     if let Some(new) = new {
         step.floor = next_id(new, step.floor)?;
     }
-    let mut cut = Cut { setup: &setup, context, boundary, sealed, created: Vec::new() };
+    let position = Some(boundary.position);
+    let mut cut = Cut { setup: &setup, context, boundary: &boundary, sealed, created: Vec::new() };
     match cut.write(new, successor, shards) {
         Ok(kept) => {
             step.kept = Some(kept);
-            Ok(Prepared { created: cut.created, fs, step })
+            Ok(Prepared { created: cut.created, fs, step, position })
         }
         Err(error) => {
             remove(&*fs, &cut.created);
             Err(error)
         }
+    }
+}
+
+impl Survey {
+    /// The boundary, where recovery has left its record.
+    fn find_again(&self, boundary: &Boundary) -> Result<Boundary> {
+        let mut behind = 0;
+        let walked = self.walk(&mut |record| {
+            if behind >= boundary.records_behind && record.key() == boundary.key {
+                return Ok(walk::Verdict::Keep);
+            }
+            behind += 1;
+            Ok(walk::Verdict::Discard)
+        })?;
+        let found = walked.boundary.filter(|b| b.records_behind == boundary.records_behind);
+        found.ok_or_else(|| no_longer(&self.setup, boundary.position.segment))
     }
 }
 
@@ -165,6 +189,8 @@ impl Cut<'_> {
             successor: new.or(successor).unwrap_or_default(),
             ..old.clone()
         };
+        // That of the old successor.
+        metadata.set_successor_end(None);
         let rewritten = !self.boundary.ends_segment;
         if rewritten {
             self.write_keys(&mut metadata)?;

@@ -3,11 +3,9 @@
 use std::path::Path;
 
 use lithdb_env::{
-    Error, ErrorKind, Fs, LEFTOVER_SUFFIX, OpenMode, Result, remove_if_there, replacement_path,
+    Error, ErrorKind, Fs, LEFTOVER_SUFFIX, Result, remove_if_there, replacement_path,
 };
-use lithdb_segment::{
-    HEADER_LEN, Metadata, SegmentFile, SegmentId, SegmentPaths, ShardId, TableName,
-};
+use lithdb_segment::{HEADER_LEN, Metadata, SegmentFile, SegmentId, SegmentPaths, TableName};
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::{FoundFiles, Inventory, missing};
@@ -76,19 +74,14 @@ pub fn check(setup: &TableSetup, step: &Step) -> Result<()> {
     work.check_prepared().map_err(|e| setup.in_context(&e))
 }
 
-/// Carries `step` out; `progress` hears what has been done so far. `may_cut`: no other process reads, and none begins
-/// to; otherwise value files keep what stands behind their end, and a later opening trims them.
+/// Carries `step` out; `progress` hears what has been done so far. Value files keep what stands behind their end: somebody
+/// may hold it. It goes when the segment does.
 ///
 /// # Errors
 /// What the file system says, or that the files are not those that were prepared; it may be repeated.
-pub fn carry_out(
-    setup: &TableSetup,
-    step: &Step,
-    may_cut: bool,
-    progress: &mut dyn FnMut(Done),
-) -> Result<Done> {
+pub fn carry_out(setup: &TableSetup, step: &Step, progress: &mut dyn FnMut(Done)) -> Result<Done> {
     let mut work = Work { setup, fs: &*setup.env.fs, step, done: Done::default() };
-    work.run(may_cut, progress).map_err(|e| setup.in_context(&e))?;
+    work.run(progress).map_err(|e| setup.in_context(&e))?;
     Ok(work.done)
 }
 
@@ -100,7 +93,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn run(&mut self, may_cut: bool, progress: &mut dyn FnMut(Done)) -> Result<()> {
+    fn run(&mut self, progress: &mut dyn FnMut(Done)) -> Result<()> {
         self.raise()?;
         // Here a keymap on disk would lose what stands behind the boundary; the one in memory is made from what stays.
         let dirs = self.setup.segment_dirs();
@@ -117,9 +110,6 @@ impl Work<'_> {
         }
         if let (Some(kept), Some(files)) = (kept, kept_files) {
             self.swap_in(kept, &files)?;
-            if may_cut {
-                self.trim(kept, &files)?;
-            }
         }
         for dir in &dirs {
             self.fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
@@ -263,21 +253,6 @@ impl Work<'_> {
             let name = staged.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let path = staged.with_file_name(name.trim_end_matches(LEFTOVER_SUFFIX));
             self.fs.rename(staged, &path).map_err(|e| Error::io("rename into place", &path, e))?;
-        }
-        Ok(())
-    }
-
-    /// Gives back what stands behind the ends, where nobody else holds the file.
-    fn trim(&self, kept: &Kept, files: &FoundFiles) -> Result<()> {
-        for (n, end) in kept.value_ends.iter().enumerate() {
-            let Some(path) = files.values.get(&ShardId(n as u16)) else { continue };
-            let file = self.fs.open(path, OpenMode::ReadWrite);
-            let file = file.map_err(|e| Error::io("open", path, e))?;
-            let links = file.links().map_err(|e| Error::io("look at", path, e))?;
-            let len = file.len().map_err(|e| Error::io("measure", path, e))?;
-            if links <= 1 && len > *end {
-                file.set_len(*end).map_err(|e| Error::io("trim", path, e))?;
-            }
         }
         Ok(())
     }

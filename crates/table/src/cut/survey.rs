@@ -116,7 +116,7 @@ impl Survey {
         let sealed = self.plan.sealed.iter().rev().map(|sealed| {
             let metadata = sealed.metadata.clone();
             let (end, records) = (metadata.key_end, metadata.records);
-            let written = metadata.last_write;
+            let written = metadata.flushed().unwrap_or(metadata.last_write);
             let (paths, header) = (sealed.paths.clone(), sealed.header);
             let segment = Arc::new(Segment::sealed(&context, paths, header, metadata));
             ToWalk { segment, end, records, written }

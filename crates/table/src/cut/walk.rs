@@ -112,6 +112,8 @@ pub struct Boundary {
     pub(super) end: u32,
     /// Whether no key record of the segment stands behind the group.
     pub(super) ends_segment: bool,
+    /// How many key records of the table stand behind the group.
+    pub(super) records_behind: u64,
 }
 
 impl Boundary {
@@ -382,6 +384,7 @@ impl Walk<'_> {
                     last: index.offset(last),
                     end,
                     ends_segment: last + 1 == index.offsets.len(),
+                    records_behind: self.walked.discarded.records,
                 });
                 if verdict == Verdict::Keep {
                     return Ok(ControlFlow::Break(()));

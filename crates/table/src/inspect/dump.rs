@@ -314,7 +314,7 @@ fn verdict_line(
     found: &Found,
 ) -> Result<(DumpLine, u64)> {
     let promise = state.filter(|_| found.metadata.is_none());
-    let promise = promise.and_then(|state| state.promise(found.id));
+    let promise = promise.and_then(|state| state.promise(found.id, None));
     let mut scanner = key_file.scan(end, promise);
     let verdict = match scanner.run(|_| Ok(()))? {
         Verdict::Clean => "clean".to_owned(),

@@ -5,7 +5,7 @@ mod tally;
 
 use std::path::PathBuf;
 
-use lithdb_env::{ErrorKind, Fs, Result, UnixMillis};
+use lithdb_env::{ErrorKind, Fs, Result, UnixMillis, replacement_path};
 use lithdb_segment::record::{Chain, KEY_FIXED_LEN, Mark};
 use lithdb_segment::scan::{Totals, Verdict};
 use lithdb_segment::{HEADER_LEN, Metadata, SegmentId, SegmentPaths, ShardId};
@@ -185,6 +185,13 @@ impl Examination<'_> {
         self.next?.chain.as_ref().filter(|chain| chain.predecessor == self.found.id)
     }
 
+    /// What is promised of the segment outside of it.
+    fn promise(&self) -> Option<Mark> {
+        let id = self.found.id;
+        let before = self.before.and_then(Found::metadata).filter(|m| m.successor == id);
+        self.outline.rules.promise(id, before.and_then(Metadata::successor_end))
+    }
+
     fn expected_records(&self) -> Option<u64> {
         let chain = self.chain_of_next().map(|chain| chain.records);
         self.found.metadata().map(|metadata| metadata.records).or(chain)
@@ -195,7 +202,7 @@ impl Examination<'_> {
         let keys = self.expected_records();
         // Nothing but the metadata tells values from keys.
         let values = metadata.map_or(keys.filter(|keys| *keys == 0), |m| Some(m.primaries));
-        let promise = self.outline.rules.promise(self.found.id);
+        let promise = self.promise();
         let bytes = metadata
             .map(Metadata::bytes)
             .or_else(|| chain.map(|chain| bytes_of(chain.key_end, &chain.value_ends)))
@@ -223,11 +230,14 @@ impl Examination<'_> {
         lens.reduce(u64::saturating_add)
     }
 
-    /// Where a segment without metadata ends. A repair that was interrupted leaves a successor that describes what the
-    /// key file was going to be: then all of it counts.
+    /// Where a segment without metadata ends: where its successor says, whatever stands behind that (records that were moved,
+    /// or rolled back). But a repair that was interrupted leaves a successor that describes what the key file was going to
+    /// be, with that file beside the old one: then all of the old one counts.
     fn end_by_chain(&self, key_file: &KeyFile, chain: &Chain) -> Result<u64> {
         let end = u64::from(chain.key_end);
-        if key_file.len <= end || says(chain, &scan(key_file, end, None)?.totals) {
+        let staged = replacement_path(&key_file.path);
+        let is_staged = self.found.files.leftovers.contains(&staged);
+        if !is_staged || key_file.len <= end || says(chain, &scan(key_file, end, None)?.totals) {
             return Ok(end);
         }
         Ok(key_file.len)
@@ -256,7 +266,7 @@ impl Examination<'_> {
             end: scan_end,
         };
         let groups = groups(&key_file, &walk, &mut values, Promised::ALL, meter)?;
-        let (bad_files, _) = self.check_files(&values, &value_ends, None);
+        let (bad_files, _) = self.check_files(&values, &value_ends);
         self.report_groups(&key_file, &groups, &values);
         let chain_holds = self.check_chain(&key_file, &groups);
         let is_whole = scan.verdict == Verdict::Clean && groups.is_whole();
@@ -299,7 +309,7 @@ impl Examination<'_> {
     }
 
     fn tail(&mut self, key_file: KeyFile, meter: &mut Meter<'_>) -> Result<()> {
-        let promise = self.outline.rules.promise(self.found.id);
+        let promise = self.promise();
         // The state's promise does not say how many records it covers; the newest mark in the file does.
         let mark = scan(&key_file, key_file.len, None)?.mark.unwrap_or_default();
         let scan = scan(&key_file, key_file.len, promise)?;
@@ -318,14 +328,14 @@ impl Examination<'_> {
             end: if is_corrupt { key_file.len } else { scan.totals.key_end },
         };
         let mut found = groups(&key_file, &walk, &mut values, known, meter)?;
-        let (bad_files, is_harmless) = self.check_files(&values, &value_ends, Some(promised));
+        let (bad_files, is_harmless) = self.check_files(&values, &value_ends);
         let holds = !is_corrupt && is_harmless && !found.is_promise_broken;
         if let (true, Some(torn)) = (holds, found.torn_batch) {
             walk.end = torn.max(promised);
             found = groups(&key_file, &walk, &mut values, known, meter)?;
         }
         if holds && walk.end < key_file.len {
-            let what = "from here on nothing was acknowledged; the next opening cuts it";
+            let what = "from here on nothing was acknowledged; the next opening leaves it out";
             self.report(Finding::note(&key_file.path, what).at(walk.end));
         } else if let Some(torn) = found.torn_batch {
             let what = "a batch that begins here is not whole; it was never acknowledged";

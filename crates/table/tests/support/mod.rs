@@ -59,7 +59,7 @@ impl World {
     }
 
     pub fn open(&self, options: &TableOptions) -> lithdb_env::Result<Table> {
-        let how = OpenForWriting { may_cut: true, coalesce: Duration::ZERO };
+        let how = OpenForWriting { coalesce: Duration::ZERO };
         Table::open(&self.setup, options, how)
     }
 

@@ -56,7 +56,7 @@ impl World {
 }
 
 pub(crate) fn open(setup: &TableSetup, options: &TableOptions) -> Result<Table> {
-    let how = OpenForWriting { may_cut: true, coalesce: Duration::ZERO };
+    let how = OpenForWriting { coalesce: Duration::ZERO };
     Table::open(setup, options, how)
 }
 

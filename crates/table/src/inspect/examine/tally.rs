@@ -1,7 +1,6 @@
 //! What an examination reports and counts.
 
-use lithdb_env::ErrorKind;
-use lithdb_segment::{HEADER_LEN, ShardId};
+use lithdb_segment::ShardId;
 
 use super::super::finding::Finding;
 use super::super::groups::Groups;
@@ -14,28 +13,16 @@ use crate::keyfile::KeyFile;
 const STRETCHES: usize = 16;
 
 impl Examination<'_> {
-    /// Looks at the value files as such. Of the unsealed tail it is known what was promised: a header that does not hold
-    /// is then harmless where no value was. Says which files must be written anew, and whether all is harmless.
+    /// Looks at the value files as such. Says which files must be written anew, and whether all of them hold.
     pub(super) fn check_files(
         &mut self,
         values: &ValueFiles,
         value_ends: &[u64],
-        promised: Option<u64>,
     ) -> (Vec<ShardId>, bool) {
         let (mut bad, mut is_harmless) = (Vec::new(), true);
         for (n, file) in values.files.iter().enumerate() {
             let least = value_ends.get(n).copied().unwrap_or_default();
             let finding = match (&file.fault, file.len()) {
-                (Some(FileFault::Header(error)), _)
-                    if promised.is_some()
-                        && least <= HEADER_LEN as u64
-                        && error.kind() == ErrorKind::Corrupt =>
-                {
-                    let what = "its header does not hold, nothing acknowledged is in it; the next opening writes it anew";
-                    self.report(Finding::note(&file.path, what).at(0));
-                    bad.push(ShardId(n as u16));
-                    continue;
-                }
                 (Some(FileFault::Absent), _) => {
                     let what = "expected this file on one of the roots, found it on none";
                     Finding::damage(&file.path, what)

@@ -1,0 +1,145 @@
+//! Copying records of an older segment into a new one: what recovery keeps of an unsealed segment behind its promise.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use lithdb_env::{Error, ErrorKind, Result};
+
+use super::SegmentWriter;
+use crate::ids::ShardId;
+use crate::record::{Encoder, KEY_FIXED_LEN, KeyRecord};
+use crate::segment::Segment;
+
+/// So many bytes of a value are in memory at a time.
+const PIECE: u32 = 1 << 20;
+
+/// Where the value of a group stood in the old segment, and where it stands in the new one.
+#[derive(Debug, Clone, Copy)]
+struct Moved {
+    from: u64,
+    to: u64,
+    shard: ShardId,
+}
+
+/// Appends records to a new segment that nobody else sees yet, one by one, in the order of the old segment.
+#[derive(Debug)]
+pub struct Copier {
+    writer: SegmentWriter,
+    moved: Moved,
+}
+
+impl Copier {
+    /// Appends behind what `writer` has written.
+    pub fn new(writer: SegmentWriter) -> Self {
+        Self { writer, moved: Moved { from: 0, to: 0, shard: ShardId::INLINE } }
+    }
+
+    /// Appends a key record and, if it is a primary one, the value that it names. A value in the key file stays in the key
+    /// file. `read` gives up to so many bytes of the value at an offset; what is written is what was compared with the
+    /// record's checksum. `path` is the old key file, for errors.
+    ///
+    /// # Errors
+    /// `Io` if the value does not have its checksum; what the file system says. The new segment is then of no use.
+    pub fn record(
+        &mut self,
+        record: &KeyRecord<'_>,
+        path: &Path,
+        mut read: impl FnMut(u64, usize) -> Result<Bytes>,
+    ) -> Result<()> {
+        let Self { writer, moved } = self;
+        let start = writer.totals.key_end;
+        writer.reserve_keys(start + record.encoded_len() as u64 + writer.slack())?;
+        if record.is_primary() {
+            *moved = writer.take_copied_space(record)?;
+        }
+        let Moved { from, to, shard } = *moved;
+        let mut buffer = Vec::with_capacity(KEY_FIXED_LEN + record.key.len());
+        let segment = &writer.segment;
+        let mut encoder = Encoder {
+            buffer: &mut buffer,
+            identity: *segment.identity(),
+            epoch: writer.epoch,
+            running: writer.totals.running,
+            offset: start,
+        };
+        encoder.key(&KeyRecord { shard, offset: record.offset - from + to, ..*record });
+        if record.is_primary() {
+            let (mut done, mut checksum) = (0, 0);
+            while done < record.stored_len {
+                let room = (record.stored_len - done).min(PIECE);
+                let bytes = read(record.offset + u64::from(done), room as usize)?;
+                if bytes.is_empty() {
+                    break;
+                }
+                checksum = crc32c::crc32c_append(checksum, &bytes);
+                if shard == ShardId::INLINE {
+                    encoder.inline(&bytes);
+                } else {
+                    append_value(segment, shard, to + u64::from(done), &bytes)?;
+                }
+                done += bytes.len() as u32;
+            }
+            if (done, checksum) != (record.stored_len, record.value_checksum) {
+                let (path, at) = (path.display(), record.offset);
+                let message = format!(
+                    "the value at {at} of a record in {path}: two reads gave different bytes; open it again"
+                );
+                return Err(Error::new(ErrorKind::Io, message));
+            }
+        }
+        writer.totals.running = encoder.running;
+        writer.totals.key_end = encoder.offset;
+        writer.totals.records += 1;
+        writer.totals.primaries += u64::from(record.is_primary());
+        writer.push_keys(start, buffer);
+        writer.segment.relieve()
+    }
+
+    /// Makes everything that was appended durable, with the names of the files, and returns the writer, which goes on there.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn finish(self) -> Result<SegmentWriter> {
+        let segment = &self.writer.segment;
+        segment.make_durable(&self.writer.capture())?;
+        segment.sync_everything()?;
+        Ok(self.writer)
+    }
+}
+
+impl SegmentWriter {
+    /// Where the value of a copied record goes: to the key file if it stood there, else to one value file for each of the old
+    /// ones.
+    fn take_copied_space(&mut self, record: &KeyRecord<'_>) -> Result<Moved> {
+        let from = record.offset;
+        if record.shard == ShardId::INLINE {
+            let to = self.totals.key_end + (KEY_FIXED_LEN + record.key.len()) as u64;
+            return Ok(Moved { from, to, shard: ShardId::INLINE });
+        }
+        let shards = self.segment.header().shards;
+        let shard = ShardId(record.shard.0 % shards);
+        let index = usize::from(shard.0);
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "a segment has a length for each of its shards"
+        )]
+        let to = self.totals.value_ends[index];
+        let end = to + u64::from(record.stored_len);
+        self.reserve_values(index, end)?;
+        #[expect(clippy::indexing_slicing, reason = "as above")]
+        {
+            self.totals.value_ends[index] = end;
+            self.segment.values[index].end.store(end, Ordering::Release);
+        }
+        Ok(Moved { from, to, shard })
+    }
+}
+
+fn append_value(segment: &Segment, shard: ShardId, offset: u64, bytes: &[u8]) -> Result<()> {
+    let file = segment.values.get(usize::from(shard.0));
+    if let Some(tail) = file.and_then(|file| file.tail.as_ref()) {
+        tail.append(offset, bytes);
+    }
+    segment.relieve()
+}

@@ -34,6 +34,11 @@ impl GrowingFile {
         Self::new(Handle::closed(path), None, end, end, end)
     }
 
+    /// A file that another process writes.
+    pub(crate) fn followed(path: PathBuf, durable: u64, end: u64) -> Self {
+        Self::new(Handle::closed(path), None, durable, end, MAP_AHEAD)
+    }
+
     pub(crate) fn growing(handle: Arc<Handle>, tail: Tail, end: u64) -> Self {
         Self::new(handle, Some(tail), end, end, MAP_AHEAD)
     }

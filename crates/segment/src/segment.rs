@@ -15,7 +15,7 @@ use lithdb_env::{Env, Error, ErrorKind, File, OpenMode, Result, read_exact_at};
 use serde::{Deserialize, Serialize};
 
 use crate::growing::GrowingFile;
-use crate::handle::{Handle, HandleLimit, OpenFile, ReadMode};
+use crate::handle::{HandleLimit, OpenFile, ReadMode};
 use crate::header::{HEADER_LEN, Identity, KeyHeader, ValueHeader};
 use crate::ids::{Address, SegmentId, ShardId};
 use crate::metadata::Metadata;
@@ -95,7 +95,7 @@ impl Segment {
     ) -> Self {
         let file = |path: &PathBuf, end: u64, durable: u64| {
             let durable = durable.min(end);
-            GrowingFile::new(Handle::closed(path.clone()), None, durable, end, durable)
+            GrowingFile::followed(path.clone(), durable, end)
         };
         let keys = file(&paths.keys, ends.0, durable.0);
         let values = paths
@@ -107,6 +107,26 @@ impl Segment {
             .collect();
         let epochs = RwLock::new(epochs.into());
         Self::assemble(context, paths, header, keys, values, epochs, None)
+    }
+
+    /// More of the unsealed segment of another process is there.
+    pub fn grow(&self, ends: (u64, &[u64]), durable: (u64, &[u64]), epochs: &[(u32, u64)]) {
+        // What seeds the checksums of records comes before the records, and values before the keys that name them.
+        *self.epochs.write() = epochs.into();
+        for (file, end) in self.values.iter().zip(ends.1).chain([(&self.keys, &ends.0)]) {
+            file.end.fetch_max(*end, Ordering::AcqRel);
+        }
+        for (file, end) in self.values.iter().zip(durable.1).chain([(&self.keys, &durable.0)]) {
+            file.durable.fetch_max((*end).min(file.end()), Ordering::AcqRel);
+        }
+    }
+
+    /// Another process has sealed the segment. All of it was seen.
+    pub fn seal_as(&self, metadata: Metadata) {
+        assert_eq!(self.key_end(), metadata.key_end, "segment {}: sealed elsewhere", self.id());
+        let ends = (metadata.key_end, &*metadata.value_ends);
+        self.grow(ends, ends, &metadata.epochs);
+        self.set_sealed(metadata);
     }
 
     pub(crate) fn assemble(
@@ -176,8 +196,8 @@ impl Segment {
     }
 
     pub(crate) fn set_sealed(&self, metadata: Metadata) {
-        // Set once, by the one seal of the segment.
-        let _ = self.sealed.set(metadata);
+        let is_first = self.sealed.set(metadata).is_ok();
+        assert!(is_first, "segment {} is sealed a second time", self.id());
     }
 
     /// From now on the files are removed when the last holder lets go. The watermark that lets this happen

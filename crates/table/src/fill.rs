@@ -1,4 +1,4 @@
-//! Filling a keymap from key files: when a table is opened, and when a reader catches up.
+//! Filling a keymap from key files, when a table is opened.
 //!
 //! Segments are scanned in parallel, each by one thread; every record's checksum is compared on the way, and what a
 //! sealed segment holds is compared with its seal.
@@ -11,7 +11,9 @@ use lithdb_env::{Error, Pool, Result};
 use lithdb_keymap::{KeyHash, Keymap};
 use lithdb_segment::record::KEY_FIXED_LEN;
 use lithdb_segment::scan::Totals;
-use lithdb_segment::{HEADER_LEN, Metadata, Position, Segment, SegmentId};
+use lithdb_segment::{HEADER_LEN, Metadata, Position, Segment};
+
+use crate::segments::Segments;
 
 /// So many keys are inserted at a time.
 const BATCH: usize = 64 << 10;
@@ -22,10 +24,7 @@ const MAX_THREADS: usize = 8;
 pub(crate) struct Fill<'a> {
     pub(crate) keymap: &'a Arc<dyn Keymap>,
     pub(crate) hash_seed: u64,
-    /// Sorted by id.
-    pub(crate) segments: &'a [Arc<Segment>],
-    /// Records before this are in the keymap already.
-    pub(crate) from: Position,
+    pub(crate) segments: &'a Segments,
     /// The end of the last segment; the others end where their seals say.
     pub(crate) end: Position,
 }
@@ -33,30 +32,23 @@ pub(crate) struct Fill<'a> {
 impl Fill<'_> {
     /// Returns the position of the newest primary record that was put in; the default if there was none.
     pub(crate) fn run(&self, pool: &Pool) -> Result<Position> {
-        let new = self.segments.partition_point(|segment| segment.id() < self.from.segment);
-        let todo: Arc<[Arc<Segment>]> = self.segments.get(new..).unwrap_or_default().into();
         // A damaged count must not make memory grow: there are no more records than fit into the file.
         let fit = |m: &Metadata| m.records.min(m.key_end / KEY_FIXED_LEN as u64);
-        let known: u64 = todo
-            .iter()
-            .filter(|segment| segment.id() > self.from.segment)
-            .filter_map(|segment| segment.metadata())
-            .map(fit)
-            .sum();
+        let known: u64 =
+            self.segments.iter().filter_map(|segment| segment.metadata()).map(fit).sum();
         self.keymap.reserve(known as usize);
-        let all: Arc<[Arc<Segment>]> = self.segments.into();
         let next = Arc::new(AtomicUsize::new(0));
         let newest = Arc::new(Mutex::new(Position::default()));
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = threads.min(MAX_THREADS).min(todo.len());
+        let threads = threads.min(MAX_THREADS).min(self.segments.len());
         let tasks: Vec<_> = (0..threads)
             .map(|_| {
-                let (todo, all, next) = (Arc::clone(&todo), Arc::clone(&all), Arc::clone(&next));
+                let (segments, next) = (self.segments.clone(), Arc::clone(&next));
                 let (keymap, seed) = (Arc::clone(self.keymap), self.hash_seed);
-                let (from, end, newest) = (self.from, self.end, Arc::clone(&newest));
+                let (end, newest) = (self.end, Arc::clone(&newest));
                 move || {
-                    while let Some(segment) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let found = fill_one(&*keymap, seed, segment, &all, from, end)?;
+                    while let Some(segment) = segments.at(next.fetch_add(1, Ordering::Relaxed)) {
+                        let found = fill_one(&*keymap, seed, segment, &segments, end)?;
                         let mut newest = newest.lock();
                         *newest = found.max(*newest);
                     }
@@ -74,8 +66,7 @@ fn fill_one(
     keymap: &dyn Keymap,
     seed: u64,
     segment: &Arc<Segment>,
-    all: &[Arc<Segment>],
-    from: Position,
+    all: &Segments,
     end: Position,
 ) -> Result<Position> {
     let key_end = match segment.metadata() {
@@ -89,9 +80,6 @@ fn fill_one(
     let mut newest = Position::default();
     while let Some(entry) = scanner.next_entry()? {
         let at = Position::new(segment.id(), entry.offset);
-        if at < from {
-            continue;
-        }
         if entry.record.is_primary() {
             newest = at;
         }
@@ -123,18 +111,11 @@ fn check_totals(segment: &Segment, found: &Totals) -> Result<()> {
 }
 
 /// Whether the records at two positions have one key.
-fn same_key(segments: &[Arc<Segment>], new: Position, old: Position) -> Result<bool> {
-    let find = |id: SegmentId| {
-        let index = segments.binary_search_by_key(&id, |segment| segment.id()).ok()?;
-        segments.get(index)
-    };
-    let (Some(newer), Some(older)) = (find(new.segment), find(old.segment)) else {
+pub(crate) fn same_key(segments: &Segments, new: Position, old: Position) -> Result<bool> {
+    // One whose segment was collected has nothing in common with anything.
+    let (Some(newer), Some(older)) = (segments.get(new.segment), segments.get(old.segment)) else {
         return Ok(false);
     };
-    // A reader's keymap may name what the writer has given up since: that is no record any more.
-    if u64::from(old.offset) >= older.key_end() {
-        return Ok(false);
-    }
     let (key, _, _) = newer.read_key(new.offset)?;
     Ok(older.lookup(old.offset, &key)?.is_some())
 }

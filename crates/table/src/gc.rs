@@ -12,6 +12,7 @@ use crate::clock::Judgement;
 use crate::event::Event;
 use crate::filter::GcFilter;
 use crate::options::{check_ttl, millis};
+use crate::segments::Segments;
 use crate::table::{Inner, Table, WriteSide};
 
 /// What a collection did.
@@ -90,7 +91,7 @@ impl Inner {
             return Ok(GcReport::default());
         }
         let now = self.env.clock.now();
-        let segments = self.segments.read().clone();
+        let segments = side.segments.read().clone();
         if let Some(filter) = &self.filter {
             self.ask(filter, &segments, now, &mut agreed)?;
         }
@@ -118,7 +119,7 @@ impl Inner {
             state.latest_time = state.latest_time.max(now);
         });
         raised.map_err(|e| self.latch(&e))?;
-        self.forget_below(watermark, report);
+        self.forget_below(side, watermark, report);
         Ok(report)
     }
 
@@ -145,13 +146,10 @@ impl Inner {
     }
 
     /// The watermark is durable: takes the segments below it out of sight.
-    fn forget_below(&self, watermark: SegmentId, report: GcReport) {
-        self.watermark.store(watermark.0, Ordering::Release);
-        self.keymap.raise_watermark(watermark);
-        let mut segments = self.segments.write();
-        let live = segments.partition_point(|segment| segment.id() < watermark);
-        let gone: Vec<Arc<Segment>> = segments.drain(..live).collect();
-        drop(segments);
+    fn forget_below(&self, side: &WriteSide, watermark: SegmentId, report: GcReport) {
+        side.watermark.store(watermark.0, Ordering::Release);
+        side.keymap.raise_watermark(watermark);
+        let gone = side.segments.write().remove_below(watermark);
         for segment in &gone {
             segment.doom();
         }
@@ -171,7 +169,7 @@ impl Inner {
     fn ask(
         &self,
         filter: &GcFilter,
-        segments: &[Arc<Segment>],
+        segments: &Segments,
         now: UnixMillis,
         agreed: &mut Position,
     ) -> Result<()> {

@@ -14,6 +14,8 @@ use lithdb_segment::scan::{KeySource, Scanner};
 use lithdb_segment::{Address, HEADER_LEN, Position, Segment, Value};
 
 use crate::batch::show_key;
+use crate::read::Failed;
+use crate::segments::Segments;
 use crate::table::{Inner, Mode, Table};
 
 /// One record: a key and what it names.
@@ -69,7 +71,7 @@ impl fmt::Debug for Entry {
 
 /// Walks the records of a table, oldest first, or newest first with `rev()`. See [`Table::iter`].
 pub struct Iter {
-    segments: VecDeque<Arc<Segment>>,
+    segments: Segments,
     /// The end of what is seen of the last segment.
     end: Position,
     /// Where the front begins in the first segment.
@@ -123,23 +125,22 @@ impl Table {
         self.inner.enter()?;
         self.inner.check_asked(key)?;
         let find = || {
-            let found = self.inner.again_if_collected(|| self.inner.find(key));
+            let found = self.inner.again_if_gone(|| self.inner.find(key));
             found.map_err(|e| self.inner.in_context(&e))
         };
-        let mut view = self.inner.view();
+        let mut seen = self.inner.seen();
         while let Some(found) = find()? {
             let (segments, end) = self.inner.snapshot_behind(found.at);
-            let holds_it = |segment: &Arc<Segment>| {
-                segment.id() == found.at.segment && u64::from(found.at.offset) < segment.key_end()
-            };
-            if segments.iter().any(holds_it) {
+            if found.at < end && segments.get(found.at.segment).is_some() {
                 return Ok(Some(Iter::new(segments, found.at, end).of(self)));
             }
-            // Collected or rolled back since; the key may have been put again before that, or have an older value.
-            let before = std::mem::replace(&mut view, self.inner.view());
-            if view == before {
+            // Collected or rolled back since, or newer than a reader's view; the key may have been put again, or have an
+            // older value.
+            let now = self.inner.seen();
+            if self.inner.still_sees(&seen) {
                 break;
             }
+            seen = now;
         }
         Ok(None)
     }
@@ -158,54 +159,55 @@ impl Table {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn newest_key(&self) -> Result<Option<Vec<u8>>> {
-        self.inner.enter()?;
-        let read = || self.inner.read_newest();
-        self.inner.again_if_collected(read).map_err(|e| self.inner.in_context(&e))
+        let inner = &self.inner;
+        inner.enter()?;
+        let read = || {
+            let (segments, end, newest) = inner.newest();
+            let Some(newest) = newest else { return Ok(Err((segments, end))) };
+            // If its segment was collected, every older one was, too.
+            let Some(segment) = segments.get(newest.segment).cloned() else { return Ok(Ok(None)) };
+            let read = segment.read_key(newest.offset);
+            let (key, _, is_primary) = read.map_err(|error| Failed { segment, error })?;
+            assert!(is_primary, "{newest}: an alias was noted as the newest value");
+            Ok(Ok(Some(key.to_vec())))
+        };
+        match inner.again_if_gone(read).map_err(|e| inner.in_context(&e))? {
+            Ok(key) => Ok(key),
+            Err((segments, end)) => {
+                let walk = Iter::new(segments, Position::default(), end).rev();
+                let mut primaries = walk.filter(|entry| !matches!(entry, Ok(e) if !e.is_primary()));
+                Ok(primaries.next().transpose()?.map(|entry| entry.key().to_vec()))
+            }
+        }
     }
 }
 
 impl Inner {
-    fn read_newest(self: &Arc<Self>) -> Result<Option<Vec<u8>>> {
-        let newest = match &self.mode {
-            Mode::Read(side) => side.newest(),
+    /// The segments, the end of what is complete, and the newest primary record; `None` if that is not known because
+    /// large values are on their way.
+    fn newest(&self) -> (Segments, Position, Option<Position>) {
+        match &self.mode {
+            Mode::Read(side) => {
+                let view = side.view();
+                (view.segments.clone(), view.end, Some(view.newest))
+            }
             Mode::Write(side) => {
                 let writer = side.writer.lock();
                 let log_end = writer.log_end();
                 let end = side.in_flight.complete_end(Position::default(), log_end);
-                if end < log_end {
-                    // Large values on their way: what is before them shows, and is not known without a walk.
-                    let segments = self.segments.read().clone();
-                    drop(writer);
-                    return newest_primary(Iter::new(segments, Position::default(), end));
-                }
-                writer.newest
+                let segments = side.segments.read().clone();
+                (segments, end, (end == log_end).then_some(writer.newest))
             }
-        };
-        // If its segment was collected, every older one was, too.
-        let Some(segment) = self.segment(newest.segment) else { return Ok(None) };
-        let (key, _, is_primary) = segment.read_key(newest.offset)?;
-        assert!(is_primary, "{newest}: an alias was noted as the newest value");
-        Ok(Some(key.to_vec()))
-    }
-}
-
-/// The key of the last primary record of a walk.
-fn newest_primary(walk: Iter) -> Result<Option<Vec<u8>>> {
-    for entry in walk.rev() {
-        let entry = entry?;
-        if entry.is_primary() {
-            return Ok(Some(entry.key().to_vec()));
         }
     }
-    Ok(None)
 }
 
 impl Iter {
-    pub(crate) fn new(segments: Vec<Arc<Segment>>, start: Position, end: Position) -> Self {
-        let segments = segments
-            .into_iter()
-            .filter(|segment| (start.segment..=end.segment).contains(&segment.id()))
-            .collect();
+    pub(crate) fn new(mut segments: Segments, start: Position, end: Position) -> Self {
+        segments.remove_below(start.segment);
+        while segments.last().is_some_and(|segment| segment.id() > end.segment) {
+            segments.pop();
+        }
         Self { segments, end, start, front: None, back: None, failed: false, reader: None }
     }
 
@@ -214,22 +216,22 @@ impl Iter {
         self
     }
 
-    /// Whether a file is absent because another process has collected its segment; what is then left to walk is
-    /// what is behind.
-    fn was_collected(&mut self, error: &Error) -> bool {
+    /// Whether a file of `segment` is absent because another process has collected it; what is then left to walk is what is
+    /// behind.
+    fn was_collected(&mut self, error: &Error, segment: Option<Arc<Segment>>) -> bool {
         let Some(inner) = self.reader.clone().filter(|_| error.kind() == ErrorKind::Missing) else {
             return false;
         };
-        let Mode::Read(side) = &inner.mode else { return false };
-        let before = self.segments.len();
-        if side.catch_up(&inner).is_err() {
+        let (Mode::Read(side), Some(segment)) = (&inner.mode, segment) else { return false };
+        // If that fails, too, the walk ends with the error it met.
+        if side.catch_up(&inner, &segment).is_err() {
             return false;
         }
         let watermark = inner.watermark();
-        self.segments.retain(|segment| segment.id() >= watermark);
+        let gone = self.segments.remove_below(watermark);
         self.front = self.front.take().filter(|front| front.segment.id() >= watermark);
         self.back = self.back.take().filter(|back| back.segment.id() >= watermark);
-        self.segments.len() < before
+        !gone.is_empty()
     }
 
     /// The end of what is seen of a segment's key file.
@@ -249,7 +251,7 @@ impl Iter {
     fn next_front(&mut self) -> Result<Option<Entry>> {
         loop {
             if self.front.is_none() {
-                let Some(segment) = self.segments.front().cloned() else { return Ok(None) };
+                let Some(segment) = self.segments.first().cloned() else { return Ok(None) };
                 let scanner = self.scanner(&segment)?;
                 self.front = Some(Front { scanner, segment });
             }
@@ -277,7 +279,8 @@ impl Iter {
                 }));
             }
             front.scanner.require_clean()?;
-            self.segments.pop_front();
+            let behind = front.segment.id().next().unwrap_or_default();
+            self.segments.remove_below(behind);
             self.front = None;
         }
     }
@@ -298,10 +301,10 @@ impl Iter {
                 if is_front {
                     self.front = None; // it has nothing left either
                 }
-                self.segments.pop_back();
+                self.segments.pop();
                 self.back = None;
             }
-            let Some(segment) = self.segments.back().cloned() else { return Ok(None) };
+            let Some(segment) = self.segments.last().cloned() else { return Ok(None) };
             let front = self.front.as_ref().filter(|front| Arc::ptr_eq(&front.segment, &segment));
             // What the front has given is not given again.
             let given = front.map_or(0, |front| front.scanner.next_offset());
@@ -350,7 +353,7 @@ impl Iterator for Iter {
         }
         let next = loop {
             match self.next_front() {
-                Err(error) if self.was_collected(&error) => {}
+                Err(error) if self.was_collected(&error, self.segments.first().cloned()) => {}
                 next => break next,
             }
         };
@@ -365,7 +368,7 @@ impl DoubleEndedIterator for Iter {
         }
         let next = loop {
             match self.next_from_back() {
-                Err(error) if self.was_collected(&error) => {}
+                Err(error) if self.was_collected(&error, self.segments.last().cloned()) => {}
                 next => break next,
             }
         };

@@ -18,6 +18,7 @@ use crate::fill::Fill;
 use crate::options::{KeymapKind, TableOptions, Ttl, millis};
 use crate::plan::{Access, Plan};
 use crate::recovery::{Recovery, RecoveryReport};
+use crate::segments::Segments;
 use crate::state::{StateFile, TableState};
 use crate::table::{Inner, Mode, Settings, Table, TableSetup, TableWriter, WriteSide};
 
@@ -103,17 +104,15 @@ impl Table {
         let writer =
             TableWriter { newest: Position::default(), begun: None, segment: recovered.writer };
         let end = writer.log_end();
-        let fill = Fill {
-            keymap: &keymap,
-            hash_seed: state.hash_seed,
-            segments: &recovered.segments,
-            from: Position::default(),
-            end,
-        };
+        let segments: Segments = recovered.segments.into_iter().collect();
+        let fill = Fill { keymap: &keymap, hash_seed: state.hash_seed, segments: &segments, end };
         let newest = fill.run(&env.pool)?;
         let steady = env.clock.monotonic();
         let begun = begun_at(&writer, env.clock.now());
         let side = WriteSide {
+            keymap,
+            segments: RwLock::new(segments),
+            watermark: state_file.get().watermark.0.into(),
             commit: Commit::new(end, coalesce),
             writer: Mutex::new(TableWriter { newest, begun, ..writer }),
             sealing: Default::default(),
@@ -134,9 +133,7 @@ impl Table {
             side.counts.set(segment.totals());
         }
         let state = side.state.get();
-        let table =
-            Self::assemble(setup, options, context, &state, keymap, Mode::Write(Box::new(side)));
-        *table.inner.segments.write() = recovered.segments;
+        let table = Self::assemble(setup, options, context, &state, Mode::Write(Box::new(side)));
         table.inner.settings.lock().shards = shards;
         if recovered.report != RecoveryReport::default() {
             let event = Event::Recovered { table: setup.name.clone(), report: recovered.report };
@@ -150,7 +147,6 @@ impl Table {
         options: &TableOptions,
         context: Arc<Context>,
         state: &TableState,
-        keymap: Arc<dyn Keymap>,
         mode: Mode,
     ) -> Self {
         let ttl = state.ttl_ms.map(Duration::from_millis);
@@ -164,9 +160,6 @@ impl Table {
                 settings: Mutex::new(Settings { ttl, shards: options.shards.unwrap_or(1) }),
                 hash_seed: state.hash_seed,
                 created: state.created,
-                keymap,
-                segments: RwLock::new(Vec::new()),
-                watermark: state.watermark.0.into(),
                 mode,
                 latch: Latch::new(),
                 closed: AtomicBool::new(false),

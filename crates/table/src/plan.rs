@@ -349,7 +349,7 @@ pub(crate) fn require_writable(fs: &dyn Fs, path: &Path) -> Result<()> {
     check_writable(path, &crate::keyfile::read(&*file, path, 0, ENVELOPE_LEN)?)
 }
 
-fn check_agrees(path: &Path, metadata: &Metadata, header: &KeyHeader) -> Result<()> {
+pub(crate) fn check_agrees(path: &Path, metadata: &Metadata, header: &KeyHeader) -> Result<()> {
     let identity = header.identity;
     let found = (metadata.table_id, metadata.segment, metadata.salt, metadata.predecessor);
     let expected = (identity.table_id, identity.segment, identity.salt, header.predecessor);

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use lithdb_env::{ErrorKind, Result};
-use lithdb_keymap::{Candidates, KeyHash};
+use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_keymap::{Candidates, KeyHash, Keymap};
 use lithdb_segment::{Address, Position, Segment, SegmentId, Value};
 
-use crate::table::{Inner, Mode, Table};
+use crate::table::{Inner, Mode, Table, WriteSide};
+use crate::view::View;
 
 /// So often a reader looks again for what goes while it looks.
 const CATCH_UPS: usize = 3;
@@ -16,6 +17,43 @@ pub(crate) struct Found {
     pub(crate) at: Position,
     pub(crate) segment: Arc<Segment>,
     pub(crate) address: Address,
+}
+
+/// A read that failed, and the segment in which it did.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) error: Error,
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
+}
+
+/// What a question is put to.
+pub(crate) enum Seen<'a> {
+    /// A table that is open for writing, and its watermark.
+    Live(&'a WriteSide, SegmentId),
+    /// What a reader sees.
+    View(Arc<View>),
+}
+
+impl Seen<'_> {
+    pub(crate) fn keymap(&self) -> &dyn Keymap {
+        match self {
+            Self::Live(side, _) => &*side.keymap,
+            Self::View(view) => &*view.keymap,
+        }
+    }
+
+    fn segment(&self, id: SegmentId) -> Option<Arc<Segment>> {
+        match self {
+            Self::Live(side, _) => side.segments.read().get(id).cloned(),
+            Self::View(view) => view.segments.get(id).cloned(),
+        }
+    }
 }
 
 impl Table {
@@ -29,11 +67,12 @@ impl Table {
         inner.enter()?;
         inner.check_asked(key)?;
         inner.counters.gets.increment(1);
-        let read = || match inner.find(key)? {
-            Some(found) => found.segment.read_value(&found.address).map(Some),
-            None => Ok(None),
+        let read = || {
+            let Some(Found { segment, address, .. }) = inner.find(key)? else { return Ok(None) };
+            let value = segment.read_value(&address);
+            value.map(Some).map_err(|error| Failed { segment, error })
         };
-        inner.again_if_collected(read).map_err(|e| inner.in_context(&e))
+        inner.again_if_gone(read).map_err(|e| inner.in_context(&e))
     }
 
     /// Whether `key` is there. Reads no value.
@@ -44,72 +83,74 @@ impl Table {
         let inner = &*self.inner;
         inner.enter()?;
         inner.check_asked(key)?;
-        let found = inner.again_if_collected(|| Ok(inner.find(key)?.map(|_| ())));
+        let found = inner.again_if_gone(|| Ok(inner.find(key)?.map(|_| ())));
         Ok(found.map_err(|e| inner.in_context(&e))?.is_some())
     }
 }
 
 impl Inner {
     /// The newest record of `key`.
-    pub(crate) fn find(&self, key: &[u8]) -> Result<Option<Found>> {
+    pub(crate) fn find(&self, key: &[u8]) -> Result<Option<Found>, Failed> {
         let hash = KeyHash::of(self.hash_seed, key);
         let mut candidates = Candidates::new();
         loop {
-            let view = self.view();
-            self.keymap.candidates(hash, &mut candidates);
+            let seen = self.seen();
+            seen.keymap().candidates(hash, &mut candidates);
             let mut passed_over = false;
             for at in candidates.iter().copied() {
-                // Collected since the keymap was asked.
-                let Some(segment) = self.segment(at.segment) else {
+                // Collected since the keymap was asked, or of a segment that is newer than the view.
+                let Some(segment) = seen.segment(at.segment) else {
                     passed_over = true;
                     continue;
                 };
-                // Seen by this reader before the writer's recovery gave it up.
-                if u64::from(at.offset) >= segment.key_end() {
-                    passed_over = true;
-                    continue;
-                }
-                if let Some(address) = segment.lookup(at.offset, key)? {
-                    return Ok(Some(Found { at, segment, address }));
+                match segment.lookup(at.offset, key) {
+                    Ok(Some(address)) => return Ok(Some(Found { at, segment, address })),
+                    Ok(None) => {}
+                    Err(error) => return Err(Failed { segment, error }),
                 }
             }
-            // The key may have been put again between the question and the collection, or a reader may be taking a new view
-            // whose keys are not all in the keymap yet. Asked again, the keymap says so.
-            if passed_over && let Mode::Read(side) = &self.mode {
-                side.wait_for_view();
-            }
-            if !passed_over || self.view() == view {
+            // The key may have been put again between the question and the collection, or a newer view may be there. Asked
+            // again, the keymap says so.
+            if !passed_over || self.still_sees(&seen) {
                 return Ok(None);
             }
         }
     }
 
-    /// What is seen: another one, if something may have come or gone since.
-    pub(crate) fn view(&self) -> (SegmentId, u64) {
-        let taken = match &self.mode {
-            Mode::Read(side) => side.view(),
-            Mode::Write(_) => 0,
-        };
-        (self.watermark(), taken)
+    /// What is seen now.
+    pub(crate) fn seen(&self) -> Seen<'_> {
+        match &self.mode {
+            Mode::Write(side) => Seen::Live(side, self.watermark()),
+            Mode::Read(side) => Seen::View(side.view()),
+        }
     }
 
-    /// A reader in another process may find that a file has been collected under it, or that a rollback has cut it: it looks
-    /// at the state again, and then the answer is that the key is gone, or an older value.
-    pub(crate) fn again_if_collected<T>(
-        &self,
-        read: impl Fn() -> Result<Option<T>>,
-    ) -> Result<Option<T>> {
-        for _ in 0..CATCH_UPS {
-            match (read(), &self.mode) {
-                (Err(error), Mode::Read(side))
-                    if matches!(error.kind(), ErrorKind::Missing | ErrorKind::Corrupt) =>
-                {
-                    side.catch_up(self)?;
-                }
-                (answer, _) => return answer,
-            }
+    /// Whether nothing has come or gone since.
+    pub(crate) fn still_sees(&self, seen: &Seen<'_>) -> bool {
+        match (seen, self.seen()) {
+            (Seen::View(before), Seen::View(now)) => Arc::ptr_eq(before, &now),
+            (Seen::Live(_, before), Seen::Live(_, now)) => *before == now,
+            (Seen::View(_), Seen::Live(..)) | (Seen::Live(..), Seen::View(_)) => false,
         }
-        read()
+    }
+
+    /// A reader in another process may find that a file has been collected under it, or that a rollback has cut it: then it
+    /// looks again, and the answer is that the key is gone, or an older value. What is neither is read once more at most.
+    pub(crate) fn again_if_gone<T>(&self, read: impl Fn() -> Result<T, Failed>) -> Result<T> {
+        let mut left = CATCH_UPS;
+        loop {
+            let failed = match read() {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => failed,
+            };
+            let Mode::Read(side) = &self.mode else { return Err(failed.error) };
+            let may_be_gone =
+                matches!(failed.error.kind(), ErrorKind::Missing | ErrorKind::Corrupt);
+            if !may_be_gone || left == 0 {
+                return Err(failed.error);
+            }
+            left = if side.catch_up(self, &failed.segment)? { left - 1 } else { 0 };
+        }
     }
 }
 
@@ -117,7 +158,6 @@ impl Inner {
 mod tests {
     use std::path::PathBuf;
     use std::sync::Arc;
-    use std::sync::mpsc::channel;
     use std::time::Duration;
 
     use lithdb_env::sync::Mutex;
@@ -128,7 +168,8 @@ mod tests {
 
     use crate::event::EventListener;
     use crate::inspect::verify_keymap;
-    use crate::table::TableSetup;
+    use crate::table::{Mode, TableSetup};
+    use crate::view::View;
     use crate::{OpenForWriting, Table, TableOptions};
 
     type Meanwhile = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
@@ -144,12 +185,19 @@ mod tests {
         /// Becomes the keymap of a table that nobody else has.
         fn of(table: &mut Table) -> (Meanwhile, Meanwhile) {
             let (meanwhile, before_filling) = (Meanwhile::default(), Meanwhile::default());
-            let inner = Arc::get_mut(&mut table.inner).unwrap();
-            inner.keymap = Arc::new(Self {
-                keymap: Arc::clone(&inner.keymap),
-                meanwhile: Arc::clone(&meanwhile),
-                before_filling: Arc::clone(&before_filling),
-            });
+            let answered = |keymap: &Arc<dyn Keymap>| -> Arc<dyn Keymap> {
+                Arc::new(Self {
+                    keymap: Arc::clone(keymap),
+                    meanwhile: Arc::clone(&meanwhile),
+                    before_filling: Arc::clone(&before_filling),
+                })
+            };
+            match &mut Arc::get_mut(&mut table.inner).unwrap().mode {
+                Mode::Write(side) => side.keymap = answered(&side.keymap),
+                Mode::Read(side) => {
+                    side.publish(|view| View { keymap: answered(&view.keymap), ..view.clone() });
+                }
+            }
             (meanwhile, before_filling)
         }
     }
@@ -270,37 +318,21 @@ mod tests {
     }
 
     #[test]
-    fn an_older_value_is_never_absent_while_a_reader_takes_a_view_that_lacks_the_newer_one() {
+    fn a_view_that_lacks_the_newer_value_shows_the_older_one() {
         let (writer, setup, _, _) = before_the_collection();
         writer.put(b"other", b"").unwrap();
         let behind = writer.stats().log_end;
         writer.put(b"key", b"newer").unwrap();
         writer.flush().unwrap();
-        let mut reader = Table::open_read_only(&setup, &TableOptions::new()).unwrap();
-        let (_, before_filling) = Answered::of(&mut reader);
+        let reader = Table::open_read_only(&setup, &TableOptions::new()).unwrap();
         assert_eq!(reader.get(b"key").unwrap().unwrap(), b"newer");
-        // As a rollback would: the newer value is gone.
+        // The newer value is gone, as if it had been rolled back.
         let path = setup.dirs[0].join(format!("segments/{}.keys", behind.segment));
         let file = setup.env.fs.open(&path, OpenMode::ReadWrite).unwrap();
         file.set_len(behind.offset.into()).unwrap();
-        // Another thread asks while the new view is known and its keys are not. It may have to wait.
-        let (tell, told) = channel();
-        let other = reader.clone();
-        let ask = move || {
-            let (asked, answered) = channel();
-            let body = move || {
-                let answer = other.get(b"key");
-                tell.send(answer).unwrap();
-                let _ = asked.send(());
-            };
-            lithdb_env::spawn("asks", body).unwrap();
-            let _ = answered.recv_timeout(Duration::from_millis(300));
-        };
-        *before_filling.lock() = Some(Box::new(ask));
         reader.refresh().unwrap();
-        assert_eq!(told.recv().unwrap().unwrap().unwrap(), b"older");
         assert_eq!(reader.get(b"key").unwrap().unwrap(), b"older");
-        drop(writer);
+        assert_eq!(reader.newest_key().unwrap().unwrap(), b"other");
     }
 
     #[test]
@@ -309,7 +341,7 @@ mod tests {
         let at = table.put(b"other", b"value").unwrap();
         assert!(verify_keymap(&table, &mut |_| {}).unwrap().is_sound());
         // The keymap alone: the table still has these segments.
-        table.inner.keymap.raise_watermark(at.segment.next().unwrap());
+        table.inner.seen().keymap().raise_watermark(at.segment.next().unwrap());
         let report = verify_keymap(&table, &mut |_| {}).unwrap();
         assert_eq!((report.records, report.keys, report.wrong), (2, 0, 2));
         assert!(!report.is_sound());

@@ -1,67 +1,69 @@
 //! A table that is open for reading only, beside a writer in another process.
 //!
-//! What a reader sees is a view of one moment, at least everything that had been flushed when it was taken;
-//! [`Table::refresh`] takes another. The writer changes files while the reader looks, so nothing is concluded from one
-//! look: a finding that would be an error is reported when a complete second look repeats it.
+//! What a reader sees is a [`View`] of one moment, at least everything that had been flushed when it was taken;
+//! [`Table::refresh`] takes another. A refresh goes on from where the view ends: it reads the state, asks whether the last
+//! segment has been sealed and whether it is longer, and reads what is new. Where the files do not continue the view, because
+//! the writer has given up some of it, and when the table is opened, all files are looked at. The writer changes them
+//! meanwhile, so an error is reported when a second look, with nothing changed in between, repeats it.
 
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use lithdb_env::sync::Mutex;
-use lithdb_env::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use lithdb_env::{Error, ErrorKind, Result, exists};
-use lithdb_segment::scan::Totals;
-use lithdb_segment::{Position, Segment, SegmentId};
+use lithdb_env::sync::{Mutex, RwLock};
+use lithdb_env::{Error, ErrorKind, Fs, Result, exists};
+use lithdb_keymap::KeyHash;
+use lithdb_segment::{Metadata, Position, Segment, SegmentPaths};
 
 use crate::cut::INTENT_FILE;
-use crate::fill::Fill;
-use crate::inventory::missing;
+use crate::fill::same_key;
+use crate::follow::Followed;
+use crate::inventory::Inventory;
+use crate::keyfile::KeyFile;
 use crate::open::new_keymap;
 use crate::options::TableOptions;
-use crate::plan::{Access, Plan};
+use crate::plan::{Access, Plan, check_agrees};
 use crate::state::{TableState, read_state};
 use crate::table::{Inner, Mode, Table, TableSetup};
+use crate::view::{TailSeen, View};
 
-/// How often a reader looks again before it believes that something is wrong.
+/// How often a reader looks at files that keep changing.
 const LOOKS: usize = 8;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(25);
 
 /// What only a reader has.
 #[derive(Debug)]
 pub(crate) struct ReadSide {
     setup: TableSetup,
-    /// The end of what is seen. Held while a new view is taken.
-    end: Mutex<Position>,
-    /// How often a view was begun to be taken, and taken: odd while segments and keymap may not fit together.
-    views: AtomicU64,
-    /// Whether the keymap may lack older values of keys, because something that was seen is gone and it could not be filled
-    /// anew since. Taken with `end`.
-    refill: Mutex<bool>,
-    /// The newest primary record that is seen, the default if there is none.
-    newest: Mutex<Position>,
-    /// What the unsealed segment held when the view was taken.
-    tail: Mutex<Totals>,
-    /// The floor of segment ids when the view was taken: it rises when segments are given up.
-    floor: AtomicU32,
+    /// Held for moments only.
+    view: RwLock<Arc<View>>,
+    /// Held while a newer view is made. The keys of the view that are not in its keymap: a refresh before failed there.
+    refreshing: Mutex<Vec<(KeyHash, Position)>>,
 }
 
-/// One look at the files.
-struct Look {
-    state: TableState,
-    plan: Plan,
+/// What one step of a refresh came to.
+enum Step {
+    NothingNew,
+    Went,
+    /// The files do not continue the view.
+    Breaks,
 }
 
-fn look(setup: &TableSetup) -> Result<Look> {
+/// Looks at all files.
+fn look(setup: &TableSetup) -> Result<(TableState, Plan)> {
     refuse_rollback(setup)?;
+    let state = read_live_state(setup)?;
+    let plan = Plan::make(&setup.env, &setup.segment_dirs(), &state, Access::Read)?;
+    // What was seen while one began may be neither the old state nor the new one.
+    refuse_rollback(setup)?;
+    Ok((state, plan))
+}
+
+fn read_live_state(setup: &TableSetup) -> Result<TableState> {
     let state = read_state(&*setup.env.fs, &setup.state_path())?.state;
     if state.dropping {
         let message = format!("table {}: it is being dropped", setup.name);
         return Err(Error::new(ErrorKind::Missing, message));
     }
-    let plan = Plan::make(&setup.env, &setup.segment_dirs(), &state, Access::Read)?;
-    // What was seen while one began may be neither the old state nor the new one.
-    refuse_rollback(setup)?;
-    Ok(Look { state, plan })
+    Ok(state)
 }
 
 /// Refuses a database that is being rolled back by another process, or was by one that is gone.
@@ -78,23 +80,23 @@ fn refuse_rollback(setup: &TableSetup) -> Result<()> {
     Err(Error::new(ErrorKind::RollbackPending, message))
 }
 
-/// Tries `attempt` until it succeeds, or fails in the same way twice with nothing changed in between.
-fn until_certain<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-    let mut before: Option<Error> = None;
-    for _ in 0..LOOKS {
-        let error = match attempt() {
+/// Looks until it succeeds, or fails twice with nothing changed in between.
+fn until_certain<T>(setup: &TableSetup, mut look: impl FnMut() -> Result<T>) -> Result<T> {
+    let fs = &*setup.env.fs;
+    let mut before = None;
+    for _ in 1..LOOKS {
+        let error = match look() {
             Ok(found) => return Ok(found),
             Err(error) => error,
         };
-        let repeats = before.as_ref().is_some_and(|before| before.to_string() == error.to_string());
-        if repeats && error.kind() != ErrorKind::Missing {
+        // What cannot be read is the same as long as it cannot be read.
+        let state = read_state(fs, &setup.state_path()).ok().map(|found| found.state);
+        let now = (state, Inventory::list(fs, &setup.segment_dirs()).ok());
+        if before.replace(now.clone()) == Some(now) {
             return Err(error);
         }
-        before = Some(error);
-        std::thread::sleep(BETWEEN_LOOKS);
     }
-    let never = || Error::new(ErrorKind::Io, "the files do not hold still");
-    Err(before.unwrap_or_else(never))
+    look()
 }
 
 impl Table {
@@ -105,11 +107,11 @@ impl Table {
     /// Whatever is not as it must be, named with its file and the remedy.
     pub fn open_read_only(setup: &TableSetup, options: &TableOptions) -> Result<Self> {
         options.validate().map_err(|e| setup.in_context(&e))?;
-        until_certain(|| open_once(setup, options)).map_err(|e| setup.in_context(&e))
+        until_certain(setup, || open_once(setup, options)).map_err(|e| setup.in_context(&e))
     }
 
-    /// Takes a new view of the files: sees at least everything that the writer has flushed by now. Values and iterators that
-    /// are held stay as they are. A table that is open for writing has nothing to refresh.
+    /// Takes a new view of the files: sees at least everything that the writer has flushed by now. Costs what is new. Values
+    /// and iterators that are held stay as they are. A table that is open for writing has nothing to refresh.
     ///
     /// # Errors
     /// As [`open_read_only`](Self::open_read_only); what the old view showed is still found, unless it is gone.
@@ -117,86 +119,41 @@ impl Table {
         self.inner.enter()?;
         match &self.inner.mode {
             Mode::Write(_) => Ok(()),
-            Mode::Read(side) => until_certain(|| side.refresh_once(&self.inner))
-                .map_err(|e| self.inner.in_context(&e)),
+            Mode::Read(side) => side.refresh(&self.inner).map_err(|e| self.inner.in_context(&e)),
         }
     }
 }
 
 fn open_once(setup: &TableSetup, options: &TableOptions) -> Result<Table> {
-    let Look { state, plan } = look(setup)?;
+    let (state, plan) = look(setup)?;
     let context = setup.context(&state, options);
     let keymap = new_keymap(options.keymap.unwrap_or_default());
-    let side = ReadSide {
-        setup: setup.clone(),
-        end: Mutex::default(),
-        views: AtomicU64::default(),
-        refill: Mutex::default(),
-        newest: Mutex::default(),
-        tail: Mutex::default(),
-        floor: AtomicU32::default(),
-    };
-    let table =
-        Table::assemble(setup, options, context, &state, keymap, Mode::Read(Box::new(side)));
-    if let Mode::Read(side) = &table.inner.mode {
-        side.take(&table.inner, &state, plan, &mut side.end.lock())?;
-    }
-    Ok(table)
-}
-
-impl Plan {
-    /// Whether a segment that was seen up to `end` is gone or shorter, and not collected.
-    fn has_cut(&self, seen: &Segment, watermark: SegmentId, end: Position) -> bool {
-        let id = seen.id();
-        let seen_end = if id == end.segment { u64::from(end.offset) } else { seen.key_end() };
-        let now = self.sealed.iter().find(|found| found.metadata.segment == id);
-        let is_whole = match (now, &self.tail) {
-            (Some(now), _) => now.metadata.key_end >= seen_end,
-            (None, Some(tail)) => {
-                tail.header.identity.segment == id && tail.keep.key_end >= seen_end
-            }
-            (None, None) => false,
-        };
-        id >= watermark && !is_whole
-    }
+    let view = Arc::new(View::whole(&context, state.clone(), plan, keymap)?);
+    let side =
+        ReadSide { setup: setup.clone(), view: RwLock::new(view), refreshing: Mutex::default() };
+    Ok(Table::assemble(setup, options, context, &state, Mode::Read(Box::new(side))))
 }
 
 impl ReadSide {
-    pub(crate) fn snapshot(&self, inner: &Inner) -> (Vec<Arc<Segment>>, Position) {
-        let end = self.end.lock();
-        (inner.segments.read().clone(), *end)
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read())
     }
 
-    /// Which view is seen. Two equal ones with an answer between them: the answer is that of one view.
-    pub(crate) fn view(&self) -> u64 {
-        self.views.load(Ordering::Acquire)
+    /// Makes what `change` makes of the view the one that is seen.
+    pub(crate) fn publish(&self, change: impl FnOnce(&View) -> View) {
+        let mut view = self.view.write();
+        let next = Arc::new(change(&view));
+        let before = std::mem::replace(&mut *view, next);
+        drop(view);
+        // Whoever held the last segments that are gone lets go of them without the lock.
+        drop(before);
     }
 
-    /// Waits while another thread takes a new view.
-    pub(crate) fn wait_for_view(&self) {
-        drop(self.end.lock());
-    }
-
-    pub(crate) fn newest(&self) -> Position {
-        let _view = self.end.lock();
-        *self.newest.lock()
-    }
-
-    pub(crate) fn tail_counts(&self) -> Totals {
-        self.tail.lock().clone()
-    }
-
-    fn refresh_once(&self, inner: &Inner) -> Result<()> {
-        let mut end = self.end.lock();
-        let Look { state, plan } = look(&self.setup)?;
-        self.refuse_another(inner, &state)?;
-        self.take(inner, &state, plan, &mut end)
-    }
-
-    /// A table of the same name that was created after this one had been dropped is another table.
-    fn refuse_another(&self, inner: &Inner, state: &TableState) -> Result<()> {
+    fn read_state(&self, inner: &Inner) -> Result<TableState> {
+        let state = read_live_state(&self.setup)?;
+        // A table of the same name that was created after this one had been dropped is another table.
         if state.table_id == inner.context.table_id {
-            return Ok(());
+            return Ok(state);
         }
         Err(Error::new(
             ErrorKind::Closed,
@@ -204,117 +161,206 @@ impl ReadSide {
         ))
     }
 
-    /// Whether files that are gone, or not what they were, have been collected: raises the watermark if they have. If a
-    /// rollback took them, there is nothing left of the view that could be held on to: a new one is taken.
-    pub(crate) fn catch_up(&self, inner: &Inner) -> Result<()> {
-        let state = read_state(&*self.setup.env.fs, &self.setup.state_path())?.state;
-        self.refuse_another(inner, &state)?;
-        if state.next_id_floor.0 > self.floor.load(Ordering::Acquire) {
-            return until_certain(|| self.refresh_once(inner));
+    fn refresh(&self, inner: &Inner) -> Result<()> {
+        let mut unpublished = self.refreshing.lock();
+        refuse_rollback(&self.setup)?;
+        let is_followed = match self.follow(inner, &mut unpublished) {
+            Ok(is_followed) => is_followed,
+            // What one look finds may come from the writer's steps: all files tell.
+            Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Missing) => false,
+            Err(error) => return Err(error),
+        };
+        if is_followed {
+            // What was seen while one began may be neither the old state nor the new one.
+            return refuse_rollback(&self.setup);
         }
-        if state.watermark > inner.watermark() {
-            // Another thread may be taking a new view: what was put again since is found when it is there.
-            let end = self.end.lock();
-            self.raise(inner, state.watermark);
-            drop(end);
-            return Ok(());
-        }
-        // Neither says why. A view that was taken while a rollback was at work knows the floor, but not yet what went.
-        until_certain(|| self.refresh_if_cut(inner))
+        self.replace(inner, &mut unpublished)
     }
 
-    fn refresh_if_cut(&self, inner: &Inner) -> Result<()> {
-        let mut end = self.end.lock();
-        let Look { state, plan } = look(&self.setup)?;
-        self.refuse_another(inner, &state)?;
-        let seen = inner.segments.read().clone();
-        if seen.iter().any(|segment| plan.has_cut(segment, state.watermark, *end)) {
-            return self.take(inner, &state, plan, &mut end);
-        }
+    /// Takes a view of all files in the place of the present one.
+    fn replace(&self, inner: &Inner, unpublished: &mut Vec<(KeyHash, Position)>) -> Result<()> {
+        let view = until_certain(&self.setup, || {
+            self.read_state(inner)?;
+            let (state, plan) = look(&self.setup)?;
+            let keymap = new_keymap(inner.options.keymap.unwrap_or_default());
+            View::whole(&inner.context, state, plan, keymap)
+        })?;
+        unpublished.clear();
+        self.publish(|_| view);
         Ok(())
     }
 
-    fn raise(&self, inner: &Inner, watermark: SegmentId) {
-        inner.watermark.fetch_max(watermark.0, Ordering::AcqRel);
-        inner.keymap.raise_watermark(watermark);
-        inner.segments.write().retain(|segment| segment.id() >= watermark);
+    /// Goes on from the view with what is new. False: the files do not continue it.
+    fn follow(&self, inner: &Inner, unpublished: &mut Vec<(KeyHash, Position)>) -> Result<bool> {
+        self.publish_keys(unpublished)?;
+        let state = self.read_state(inner)?;
+        let view = self.view();
+        // The floor rises when segments are given up.
+        let before = (view.state.next_id_floor, view.state.empty);
+        let is_collected = view.tail.is_some() && view.end.segment < state.watermark;
+        if before != (state.next_id_floor, state.empty) || is_collected {
+            return Ok(false);
+        }
+        loop {
+            let view = self.view();
+            match self.step(inner, &state, &view, unpublished)? {
+                Step::Went => {}
+                Step::Breaks => return Ok(false),
+                Step::NothingNew => break,
+            }
+        }
+        // What was collected stays good until the keymap knows where its keys were put again.
+        if state != view.state {
+            self.raise(|view| View { state: state.clone(), ..view.above(state.watermark) });
+        }
+        Ok(true)
     }
 
-    /// Makes what a look found the view of the table.
-    fn take(
+    /// Makes a view with a higher watermark the one that is seen.
+    fn raise(&self, change: impl FnOnce(&View) -> View) {
+        self.publish(change);
+        let view = self.view();
+        view.keymap.raise_watermark(view.watermark);
+    }
+
+    /// Reads on in the last segment of the view, or goes over to its successor.
+    fn step(
         &self,
         inner: &Inner,
         state: &TableState,
-        plan: Plan,
-        end: &mut Position,
-    ) -> Result<()> {
-        let seen = inner.segments.read().clone();
-        let is_cut = seen.iter().any(|s| plan.has_cut(s, state.watermark, *end));
-        let known = |id: SegmentId, revision: u32| {
-            let same = |s: &&Arc<Segment>| {
-                s.id() == id && s.metadata().is_some_and(|m| m.revision == revision)
-            };
-            seen.iter().find(same).map(Arc::clone)
+        view: &View,
+        unpublished: &mut Vec<(KeyHash, Position)>,
+    ) -> Result<Step> {
+        let (Some(segment), Some(tail)) = (view.segments.last(), &view.tail) else {
+            return Ok(if state.empty { Step::NothingNew } else { Step::Breaks });
         };
-        let mut segments = Vec::with_capacity(plan.sealed.len() + 1);
-        for found in plan.sealed {
-            let (id, revision) = (found.metadata.segment, found.metadata.revision);
-            segments.push(known(id, revision).unwrap_or_else(|| {
-                let (paths, header) = (found.paths, found.header);
-                Arc::new(Segment::sealed(&inner.context, paths, header, found.metadata))
-            }));
-        }
-        let mut new_end = Position::default();
-        let tail_totals = plan.tail.as_ref().map(|tail| tail.keep.clone()).unwrap_or_default();
-        if let Some(tail) = plan.tail {
-            let ends = (tail.keep.key_end, &*tail.keep.value_ends);
-            let durable = (tail.promised.key_end, &*tail.promised.value_ends);
-            let context = &inner.context;
-            let segment = Segment::foreign_tail(
-                context,
-                tail.paths,
-                tail.header,
-                ends,
-                durable,
-                &tail.epochs,
-            );
-            new_end = Position::new(segment.id(), tail.keep.key_end as u32);
-            segments.push(Arc::new(segment));
-        }
-        if segments.is_empty() && !state.empty {
-            return Err(missing(&self.setup.state_path()));
-        }
-        // The segments first: a position that the keymap gets below must be one that can be read, and those that it has
-        // stay good: what has been collected, too, until the keymap knows where its keys were put again. If the writer has
-        // given up some of what was seen, the keymap names places behind the end; readers pass over them (see `find`).
-        let is_collected = |segment: &&Arc<Segment>| !is_cut && segment.id() < state.watermark;
-        let collected = seen.iter().filter(is_collected).map(Arc::clone);
-        let mut refill = self.refill.lock();
-        *refill |= is_cut;
-        self.views.fetch_add(1, Ordering::AcqRel);
-        *inner.segments.write() = collected.chain(segments.iter().map(Arc::clone)).collect();
-        // If something that was seen is gone, older values of its keys show again: all keys are put in anew. What the
-        // keymap has of the lost ones stays, and readers pass over it, too.
-        let from = if *refill { Position::default() } else { (*end).min(new_end) };
-        let fill = Fill {
-            keymap: &inner.keymap,
-            hash_seed: inner.hash_seed,
-            segments: &segments,
-            from,
-            end: new_end,
+        let (fs, paths) = (&*inner.env.fs, segment.paths());
+        let seal = read_if_there(fs, &paths.metadata)?;
+        let end = match &seal {
+            Some(seal) => seal.key_end,
+            None => {
+                fs.metadata(&paths.keys)
+                    .map_err(|e| Error::io("look at", &paths.keys, e))?
+                    .len_bytes
+            }
         };
-        let filled = fill.run(&inner.env.pool);
-        self.views.fetch_add(1, Ordering::AcqRel);
-        let newest = filled?;
-        let is_new = !is_cut && !*refill;
-        let mut seen = self.newest.lock();
-        *seen = if is_new { newest.max(*seen) } else { newest };
-        drop(seen);
-        *refill = false;
-        *end = new_end;
-        *self.tail.lock() = tail_totals;
-        self.floor.store(state.next_id_floor.0, Ordering::Release);
-        self.raise(inner, state.watermark);
+        let is_continued = seal.as_ref().is_none_or(|seal| seal.revision == 0);
+        if !is_continued || end < tail.totals.key_end {
+            return Ok(Step::Breaks);
+        }
+        if end > tail.totals.key_end {
+            let keys = KeyFile::open(fs, &paths.keys)?;
+            if keys.header != *segment.header() || keys.len < end {
+                return Ok(Step::Breaks);
+            }
+            let before = view.segments.len().checked_sub(2).and_then(|n| view.segments.at(n));
+            let by_seal = before.and_then(|s| s.metadata()).and_then(Metadata::successor_end);
+            let promise = state.promise(segment.id(), by_seal);
+            let sealed_end = seal.as_ref().map(|seal| seal.key_end);
+            let hash_seed = inner.hash_seed;
+            let followed = Followed { fs, keys: &keys, paths, hash_seed, promise, sealed_end };
+            let new = followed.read_on(tail)?;
+            if new.seen.totals.key_end > tail.totals.key_end {
+                new.seen.grow(segment);
+                *unpublished = new.keys;
+                // The segment first: a position that the keymap gets must be one that can be read.
+                self.publish(|view| view.grown(new.seen, new.newest));
+                self.publish_keys(unpublished)?;
+                return Ok(Step::Went);
+            }
+        }
+        let Some(seal) = seal else {
+            // The state may know a later one: then files are lost, or older than it.
+            let known = state.durable_tail.as_ref().map(|tail| tail.segment);
+            let is_newest = known.is_none_or(|known| known <= segment.id());
+            return Ok(if is_newest { Step::NothingNew } else { Step::Breaks });
+        };
+        check_agrees(&paths.metadata, &seal, segment.header())?;
+        if !tail.agrees(&seal) {
+            return Ok(Step::Breaks);
+        }
+        let Some((next, begun)) = self.successor(inner, &seal)? else { return Ok(Step::Breaks) };
+        segment.seal_as(seal);
+        self.publish(|view| view.followed_by(next, begun));
+        Ok(Step::Went)
+    }
+
+    /// The segment that a seal names, of which nothing was seen yet; `None` if it is not as a writer leaves it.
+    fn successor(
+        &self,
+        inner: &Inner,
+        seal: &Metadata,
+    ) -> Result<Option<(Arc<Segment>, TailSeen)>> {
+        let (fs, dirs) = (&*inner.env.fs, &inner.context.dirs);
+        let path = SegmentPaths::for_new(dirs, seal.successor, 1).keys;
+        let keys = KeyFile::open(fs, &path)?;
+        keys.header.belongs_to(&path, inner.context.table_id, seal.successor)?;
+        if keys.chain()? != Some(seal.chain()) {
+            return Ok(None);
+        }
+        let paths = SegmentPaths::for_new(dirs, seal.successor, keys.header.shards);
+        for path in &paths.values {
+            if !exists(fs, path).map_err(|e| Error::io("look for", path, e))? {
+                return Ok(None);
+            }
+        }
+        let begun = TailSeen::begin(&keys.header);
+        let segment = begun.segment(&inner.context, paths, keys.header);
+        Ok(Some((segment, begun)))
+    }
+
+    /// Puts the keys of the view that are not in its keymap there.
+    fn publish_keys(&self, unpublished: &mut Vec<(KeyHash, Position)>) -> Result<()> {
+        let view = self.view();
+        let mut same_key = |new, old| same_key(&view.segments, new, old);
+        view.keymap.insert_batch(unpublished, &mut same_key)?;
+        unpublished.clear();
         Ok(())
     }
+
+    /// Finds out why something in `failed` could not be read, or is not what it was: collected, or given up by the writer.
+    /// False: neither, the finding is what it is.
+    pub(crate) fn catch_up(&self, inner: &Inner, failed: &Arc<Segment>) -> Result<bool> {
+        let view = self.view();
+        if !view.segments.get(failed.id()).is_some_and(|seen| Arc::ptr_eq(seen, failed)) {
+            return Ok(true); // another view is seen by now
+        }
+        let state = self.read_state(inner)?;
+        if state.next_id_floor == view.state.next_id_floor {
+            if state.watermark > view.watermark {
+                self.raise(|view| view.above(state.watermark));
+            }
+            if failed.id() < state.watermark {
+                return Ok(true);
+            }
+            if is_as_seen(inner, failed)? {
+                return Ok(false);
+            }
+        }
+        // A rollback: there is nothing left of the view that could be held on to.
+        let mut unpublished = self.refreshing.lock();
+        if Arc::ptr_eq(&view, &self.view()) {
+            self.replace(inner, &mut unpublished)?;
+        }
+        Ok(true)
+    }
+}
+
+fn read_if_there(fs: &dyn Fs, path: &Path) -> Result<Option<Metadata>> {
+    match Metadata::read(fs, path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if error.kind() == ErrorKind::Missing => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the seal of a segment says what it said, or there is none yet of what was seen.
+fn is_as_seen(inner: &Inner, segment: &Segment) -> Result<bool> {
+    let now = read_if_there(&*inner.env.fs, &segment.paths().metadata)?;
+    Ok(match (segment.metadata(), now) {
+        (Some(seen), Some(now)) => seen.revision == now.revision,
+        (Some(_), None) => false,
+        (None, Some(now)) => now.revision == 0 && now.key_end >= segment.key_end(),
+        (None, None) => true,
+    })
 }

@@ -56,10 +56,13 @@ impl Table {
         let inner = &self.inner;
         let (mut keys, mut values, mut bytes, mut unflushed_bytes) = (0, 0, 0, 0);
         let (segments, log_end) = match &inner.mode {
-            Mode::Read(side) => side.snapshot(inner),
+            Mode::Read(side) => {
+                let view = side.view();
+                (view.segments.clone(), view.end)
+            }
             // Without the writer's lock: it is held while a segment is created, and where a listener is called.
             Mode::Write(side) => {
-                let segments = inner.segments.read().clone();
+                let segments = side.segments.read().clone();
                 let end = segments.last().map_or(Position::default(), |mutable| {
                     Position::new(mutable.id(), mutable.key_end() as u32)
                 });
@@ -87,10 +90,12 @@ impl Table {
                 unflushed_bytes = written.saturating_sub(mutable.durable_bytes());
             }
         } else if let Mode::Read(side) = &inner.mode {
-            let tail = side.tail_counts();
-            keys += tail.records;
-            values += tail.primaries;
-            bytes += tail.key_end + tail.value_ends.iter().sum::<u64>();
+            let view = side.view();
+            if let Some(tail) = view.tail_totals() {
+                keys += tail.records;
+                values += tail.primaries;
+                bytes += tail.key_end + tail.value_ends.iter().sum::<u64>();
+            }
         }
         let settings = *inner.settings.lock();
         TableStats {
@@ -113,8 +118,8 @@ impl Table {
             ttl: settings.ttl,
             created: inner.created,
             keymap: inner.options.keymap.unwrap_or_default(),
-            keymap_entries: inner.keymap.entries(),
-            keymap_bytes: inner.keymap.memory_bytes(),
+            keymap_entries: inner.seen().keymap().entries(),
+            keymap_bytes: inner.seen().keymap().memory_bytes(),
             failure: inner.latch.cause().map(ToString::to_string),
         }
     }

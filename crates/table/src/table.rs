@@ -28,6 +28,7 @@ use crate::filter::GcFilter;
 use crate::in_flight::InFlight;
 use crate::options::TableOptions;
 use crate::seal::Sealing;
+use crate::segments::Segments;
 use crate::state::StateFile;
 
 /// A table that is open. Cheap to clone; all clones are the same table.
@@ -53,10 +54,6 @@ pub(crate) struct Inner {
     pub(crate) settings: Mutex<Settings>,
     pub(crate) hash_seed: u64,
     pub(crate) created: UnixMillis,
-    pub(crate) keymap: Arc<dyn Keymap>,
-    /// Sorted by id; the last one is mutable.
-    pub(crate) segments: RwLock<Vec<Arc<Segment>>>,
-    pub(crate) watermark: AtomicU32,
     pub(crate) mode: Mode,
     pub(crate) latch: Latch,
     pub(crate) closed: AtomicBool,
@@ -85,6 +82,10 @@ pub(crate) enum Mode {
 /// What only a table that is open for writing has.
 #[derive(Debug)]
 pub(crate) struct WriteSide {
+    pub(crate) keymap: Arc<dyn Keymap>,
+    /// The last one is mutable.
+    pub(crate) segments: RwLock<Segments>,
+    pub(crate) watermark: AtomicU32,
     pub(crate) state: StateFile,
     pub(crate) writer: Mutex<TableWriter>,
     pub(crate) commit: Commit,
@@ -320,30 +321,37 @@ impl Inner {
     }
 
     pub(crate) fn watermark(&self) -> SegmentId {
-        SegmentId(self.watermark.load(Ordering::Acquire))
+        match &self.mode {
+            Mode::Write(side) => SegmentId(side.watermark.load(Ordering::Acquire)),
+            Mode::Read(side) => side.view().watermark,
+        }
     }
 
     /// The segment with this id, if it is there and may be read.
     pub(crate) fn segment(&self, id: SegmentId) -> Option<Arc<Segment>> {
-        let segments = self.segments.read();
-        let index = segments.binary_search_by_key(&id, |segment| segment.id()).ok()?;
-        segments.get(index).map(Arc::clone)
+        match &self.mode {
+            Mode::Write(side) => side.segments.read().get(id).cloned(),
+            Mode::Read(side) => side.view().segments.get(id).cloned(),
+        }
     }
 
     /// All segments and the end of what may be seen of the last one.
-    pub(crate) fn snapshot(&self) -> (Vec<Arc<Segment>>, Position) {
+    pub(crate) fn snapshot(&self) -> (Segments, Position) {
         self.snapshot_behind(Position::default())
     }
 
     /// As [`snapshot`](Self::snapshot), for somebody who begins at a record that is there: large values that are on their
     /// way before it do not matter.
-    pub(crate) fn snapshot_behind(&self, at: Position) -> (Vec<Arc<Segment>>, Position) {
+    pub(crate) fn snapshot_behind(&self, at: Position) -> (Segments, Position) {
         match &self.mode {
-            Mode::Read(side) => side.snapshot(self),
+            Mode::Read(side) => {
+                let view = side.view();
+                (view.segments.clone(), view.end)
+            }
             Mode::Write(side) => {
                 // Under the writer's lock the list and the end belong together.
                 let writer = side.writer.lock();
-                let segments = self.segments.read().clone();
+                let segments = side.segments.read().clone();
                 let end = side.in_flight.complete_end(at, writer.log_end());
                 (segments, end)
             }

@@ -162,16 +162,17 @@ impl Inner {
     }
 
     fn publish(&self, placed: &Placed, groups: &[Group<'_>]) -> Result<()> {
+        let side = self.write_side()?;
         if placed.keys.len() >= PUBLISH_TOGETHER {
             // A record that cannot be read is not the same, as in `has_key`.
             let mut same_key = |new, old| Ok(self.same_key(new, old).unwrap_or_default());
-            return self.keymap.insert_batch(&placed.keys, &mut same_key);
+            return side.keymap.insert_batch(&placed.keys, &mut same_key);
         }
         let keys = groups
             .iter()
             .flat_map(|g| std::iter::once(g.key).chain(g.aliases.iter().map(|a| a.key)));
         for ((hash, at), key) in placed.keys.iter().zip(keys) {
-            self.keymap.insert(*hash, *at, &mut |old| Ok(self.has_key(old, key)))?;
+            side.keymap.insert(*hash, *at, &mut |old| Ok(self.has_key(old, key)))?;
         }
         Ok(())
     }
@@ -246,8 +247,8 @@ impl Inner {
         });
         // Half of it may be durable: only a reopening knows.
         durable.map_err(|e| self.latch(&e))?;
-        self.watermark.store(id.0, Ordering::Release);
-        self.segments.write().push(Arc::clone(&segment));
+        side.watermark.store(id.0, Ordering::Release);
+        side.segments.write().push(Arc::clone(&segment));
         let inline_max = self.options.inline_max_bytes;
         writer.segment = Some(SegmentWriter::new(segment, inline_max, totals, None, None));
         Ok(())
@@ -277,7 +278,7 @@ impl Inner {
             now,
             successor_end: None,
         };
-        self.segments.write().push(Arc::clone(&next));
+        side.segments.write().push(Arc::clone(&next));
         let inline_max = self.options.inline_max_bytes;
         writer.segment =
             Some(SegmentWriter::new(Arc::clone(&next), inline_max, next_totals, None, None));

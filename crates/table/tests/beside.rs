@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lithdb_env::{ErrorKind, Fs};
 use lithdb_sim::CrashImage;
-use lithdb_table::{OpenForWriting, Table, TableOptions};
+use lithdb_table::{Batch, OpenForWriting, Table, TableOptions};
 use support::script::value_of;
 use support::{DAY, World, small};
 
@@ -429,4 +429,146 @@ fn a_refresh_that_fails_half_way_takes_nothing_from_the_view() {
     assert!(failures > 3, "{failures}");
     assert_eq!(reader.get(b"same").unwrap().unwrap(), &value_of(1, 30)[..]);
     assert_eq!(there(&reader, 7), all(7));
+}
+
+/// The reads of a call.
+fn reads_of(world: &World, call: impl FnOnce()) -> u64 {
+    let before = world.fs.reads();
+    call();
+    world.fs.reads() - before
+}
+
+#[test]
+fn a_refresh_costs_what_is_new_whatever_there_is() {
+    let costs = [10, 300].map(|segments| {
+        let world = World::new(2);
+        let options = small().segment_keys(1);
+        let writer = world.create_and_open(&options);
+        put(&writer, 0..segments);
+        writer.flush().unwrap();
+        let reader = read(&world, &options);
+        let refresh = || reads_of(&world, || reader.refresh().unwrap());
+        let nothing = refresh();
+        let mut next = segments;
+        let mut new = |count: usize| {
+            put(&writer, next..next + count);
+            writer.flush().unwrap();
+            next += count;
+            let reads = refresh();
+            assert_eq!(there(&reader, next + 9), all(next));
+            assert_eq!(reader.stats().keys, next as u64);
+            reads
+        };
+        [nothing, new(1), new(1), new(20), refresh()]
+    });
+    assert_eq!(costs[0], costs[1]);
+    let [nothing, first, second, twenty, again] = costs[0];
+    assert!(nothing <= 16 && again == nothing, "{costs:?}");
+    assert!(first.max(second) <= 60 && twenty <= 20 * 60, "{costs:?}");
+}
+
+#[test]
+fn a_rotten_value_costs_its_reader_one_more_read_of_it() {
+    for segments in [4, 200] {
+        let world = World::new(1);
+        let options = small().segment_keys(1);
+        let writer = world.create_and_open(&options);
+        put(&writer, 0..segments);
+        writer.close().unwrap();
+        let path = "/r0/t/segments/2-0.values";
+        let mut bytes = world.fs.read_raw(path);
+        *bytes.last_mut().unwrap() ^= 1;
+        world.fs.write_raw(path, bytes);
+        let reader = read(&world, &options);
+        for _ in 0..3 {
+            let reads = reads_of(&world, || {
+                assert_eq!(reader.get(b"1").unwrap_err().kind(), ErrorKind::Corrupt);
+            });
+            assert!(reads < 30, "{reads} reads beside {segments} segments");
+        }
+        assert_eq!(reader.get(b"2").unwrap().unwrap(), &value_of(2, 30)[..]);
+    }
+}
+
+#[test]
+fn a_value_that_was_on_its_way_is_seen_when_it_is_there() {
+    let world = World::new(1);
+    let options = TableOptions::new().shards(1).inline_max_bytes(16);
+    let writer = world.create_and_open(&options);
+    put(&writer, 0..3);
+    writer.flush().unwrap();
+    let reader = read(&world, &options);
+    let path = "/r0/t/segments/1-0.values";
+    let before = world.fs.read_raw(path);
+    put(&writer, 3..6);
+    writer.flush().unwrap();
+    let after = world.fs.read_raw(path);
+    // The key file is as long as it will be, and the values are not there yet, or only one of them.
+    let one_more = before.len() + (after.len() - before.len()) / 3;
+    for (there_by_now, len) in [(3, before.len()), (4, one_more), (6, after.len())] {
+        world.fs.write_raw(path, after[..len].to_vec());
+        for reader in [&reader, &read(&world, &options)] {
+            reader.refresh().unwrap();
+            assert_eq!(there(reader, 9), all(there_by_now));
+            assert_eq!(reader.iter().unwrap().count(), there_by_now);
+        }
+    }
+}
+
+#[test]
+fn more_new_records_than_are_taken_at_once_are_all_seen() {
+    let world = World::new(1);
+    let options = TableOptions::new().segment_keys(100_000);
+    let writer = world.create_and_open(&options);
+    let reader = read(&world, &options);
+    let batches = 4_u32;
+    for n in 0..batches {
+        let mut batch = Batch::new();
+        for i in 0..40_000_u32 {
+            batch.put([n.to_be_bytes(), i.to_be_bytes()].concat(), b"");
+        }
+        writer.put_batch(&batch).unwrap();
+        writer.put(b"between", &n.to_be_bytes()).unwrap();
+    }
+    writer.flush().unwrap();
+    reader.refresh().unwrap();
+    assert_eq!(reader.stats().keys, 160_004);
+    assert_eq!(reader.stats().log_end, writer.stats().log_end);
+    assert_eq!(reader.stats().keymap_entries, writer.stats().keymap_entries);
+    assert_eq!(reader.get(b"between").unwrap().unwrap(), &3_u32.to_be_bytes());
+    assert_eq!(reader.newest_key().unwrap().unwrap(), b"between");
+    for n in 0..batches {
+        for i in [0_u32, 1, 39_999] {
+            assert!(reader.contains(&[n.to_be_bytes(), i.to_be_bytes()].concat()).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_view_behind_the_end_of_a_seal_is_replaced_as_a_whole() {
+    let world = World::new(1);
+    let options = TableOptions::new().shards(1).inline_max_bytes(16);
+    let writer = world.create_and_open(&options);
+    put(&writer, 0..3);
+    writer.flush().unwrap();
+    put(&writer, 3..6);
+    writer.flush().unwrap();
+    let reader = read(&world, &options);
+    let held = reader.iter().unwrap();
+    let value = reader.get(b"4").unwrap().unwrap();
+    // No mark vouches for the last ones: the next opening moves them to a new segment.
+    drop(writer);
+    let writer = world.open(&options).unwrap();
+    let segments = writer.stats().segments;
+    assert!(segments > 1);
+    reader.refresh().unwrap();
+    assert_eq!((there(&reader, 9), reader.stats().segments), (all(6), segments));
+    assert_eq!((reader.iter().unwrap().count(), reader.stats().keys), (6, 6));
+    assert_eq!(held.map(|entry| entry.unwrap().value().unwrap()).count(), 6);
+    assert_eq!(value, &value_of(4, 30)[..]);
+    // And it goes on from there.
+    put(&writer, 6..8);
+    writer.flush().unwrap();
+    reader.refresh().unwrap();
+    assert_eq!((there(&reader, 9), reader.stats().keys), (all(8), 8));
 }

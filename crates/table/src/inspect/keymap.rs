@@ -96,7 +96,7 @@ pub fn verify_keymap(table: &Table, progress: &mut dyn FnMut(Progress)) -> Resul
         let is_next = at.segment == before.segment;
         meter.add(u64::from(at.offset - if is_next { before.offset } else { 0 }));
         before = at;
-        let found = inner.find(entry.key()).map_err(|e| inner.in_context(&e))?;
+        let found = inner.find(entry.key()).map_err(|e| inner.in_context(&e.error))?;
         let found = found.map(|found| found.at);
         if found.is_none() && at.segment < inner.watermark() {
             continue;
@@ -114,7 +114,7 @@ pub fn verify_keymap(table: &Table, progress: &mut dyn FnMut(Progress)) -> Resul
             }
         }
     }
-    report.entries = inner.keymap.entries() as u64;
+    report.entries = inner.seen().keymap().entries() as u64;
     meter.finish();
     Ok(report)
 }

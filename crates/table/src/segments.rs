@@ -1,0 +1,190 @@
+//! The segments of a table, as a value.
+
+use std::sync::Arc;
+
+use lithdb_segment::{Segment, SegmentId};
+
+/// So many segments share a piece of the list.
+const CHUNK: usize = 128;
+
+/// A list of segments, sorted by id. A copy shares the pieces of the list, so that taking one, and adding to it, costs a
+/// hundredth of what it would to copy every element.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Segments {
+    /// All are full, but the first, whose beginning may be gone, and the last.
+    chunks: Vec<Arc<[Arc<Segment>]>>,
+    /// How many segments are gone from the beginning of the first chunk.
+    gone: usize,
+    len: usize,
+}
+
+impl Segments {
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Segment>> {
+        self.chunks.iter().flat_map(|chunk| chunk.iter())
+    }
+
+    pub(crate) fn first(&self) -> Option<&Arc<Segment>> {
+        self.at(0)
+    }
+
+    pub(crate) fn last(&self) -> Option<&Arc<Segment>> {
+        self.chunks.last().and_then(|chunk| chunk.last())
+    }
+
+    /// The segment at an index, from 0.
+    pub(crate) fn at(&self, index: usize) -> Option<&Arc<Segment>> {
+        let place = index + self.gone;
+        let gone = if place < CHUNK { self.gone } else { 0 };
+        self.chunks.get(place / CHUNK)?.get(place % CHUNK - gone)
+    }
+
+    pub(crate) fn get(&self, id: SegmentId) -> Option<&Arc<Segment>> {
+        self.at(self.below(id)).filter(|segment| segment.id() == id)
+    }
+
+    /// How many segments have a lower id.
+    pub(crate) fn below(&self, id: SegmentId) -> usize {
+        let is_below = |segment: &Arc<Segment>| segment.id() < id;
+        let chunk = self.chunks.partition_point(|chunk| chunk.last().is_some_and(is_below));
+        let inside = self.chunks.get(chunk).map_or(0, |chunk| chunk.partition_point(is_below));
+        match chunk {
+            0 => inside,
+            _ => (chunk * CHUNK - self.gone + inside).min(self.len),
+        }
+    }
+
+    /// Adds a segment with the highest id.
+    pub(crate) fn push(&mut self, segment: Arc<Segment>) {
+        assert!(
+            self.last().is_none_or(|last| last.id() < segment.id()),
+            "segment {} is added behind a later one",
+            segment.id()
+        );
+        if (self.len + self.gone).is_multiple_of(CHUNK) {
+            self.chunks.push([segment].into());
+        } else if let Some(last) = self.chunks.last_mut() {
+            *last = last.iter().cloned().chain([segment]).collect();
+        }
+        self.len += 1;
+    }
+
+    /// Takes the last segment out.
+    pub(crate) fn pop(&mut self) {
+        let Some(last) = self.chunks.last_mut() else { return };
+        let rest = last.len().saturating_sub(1);
+        *last = last.iter().take(rest).cloned().collect();
+        self.len -= 1;
+        if rest == 0 {
+            self.chunks.pop();
+        }
+        if self.len == 0 {
+            *self = Self::default();
+        }
+    }
+
+    /// Takes the segments with lower ids out.
+    pub(crate) fn remove_below(&mut self, id: SegmentId) -> Vec<Arc<Segment>> {
+        let removed: Vec<_> = self.iter().take(self.below(id)).cloned().collect();
+        let rest = self.gone + removed.len();
+        self.chunks.drain(..(rest / CHUNK).min(self.chunks.len()));
+        let before = if rest < CHUNK { self.gone } else { 0 };
+        self.gone = rest % CHUNK;
+        self.len -= removed.len();
+        if let Some(first) = self.chunks.first_mut() {
+            *first = first.iter().skip(self.gone - before).cloned().collect();
+        }
+        if self.len == 0 {
+            *self = Self::default();
+        }
+        removed
+    }
+}
+
+impl FromIterator<Arc<Segment>> for Segments {
+    fn from_iter<I: IntoIterator<Item = Arc<Segment>>>(segments: I) -> Self {
+        let segments: Vec<_> = segments.into_iter().collect();
+        let chunks = segments.chunks(CHUNK).map(Arc::from).collect();
+        Self { chunks, gone: 0, len: segments.len() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::path::PathBuf;
+
+    use lithdb_segment::{
+        Context, HandleLimit, Identity, KeyHeader, ReadMode, SegmentPaths, Verify,
+    };
+    use lithdb_sim::{SimClock, SimFs, sim_env};
+
+    use super::*;
+
+    fn segment(context: &Arc<Context>, id: u32) -> Arc<Segment> {
+        let identity = Identity { table_id: 1, segment: SegmentId(id), salt: 0 };
+        let header = KeyHeader {
+            identity,
+            predecessor: SegmentId::NONE,
+            created: lithdb_env::UnixMillis(0),
+            shards: 1,
+        };
+        let paths = SegmentPaths::for_new(&context.dirs, SegmentId(id), 1);
+        let ends = (64, &[64][..]);
+        Arc::new(Segment::foreign_tail(context, paths, header, ends, ends, &[]))
+    }
+
+    #[test]
+    fn the_list_agrees_with_a_plain_one_whatever_is_added_and_removed() {
+        let context = Arc::new(Context {
+            env: sim_env(&SimFs::new(), &SimClock::new(1)),
+            table_id: 1,
+            dirs: vec![PathBuf::from("/r")],
+            read_mode: ReadMode::Map,
+            verify: Verify::Always,
+            handles: Arc::new(HandleLimit::new(1)),
+        });
+        for step in [1, 2, 50, 127, 128, 129, 300] {
+            let (mut list, mut plain) = (Segments::default(), VecDeque::new());
+            list.pop();
+            for id in 1..=1000_u32 {
+                // Ids have gaps.
+                let added = segment(&context, 2 * id);
+                let before = list.clone();
+                list.push(Arc::clone(&added));
+                plain.push_back(2 * id);
+                assert_eq!(before.len() + 1, list.len(), "a copy stays as it is");
+                if id % step != 0 {
+                    continue;
+                }
+                let lowest = id + 1;
+                let gone = list.remove_below(SegmentId(lowest));
+                let expected = plain.partition_point(|id| *id < lowest);
+                assert!(gone.iter().map(|s| s.id().0).eq(plain.drain(..expected)));
+                assert!(list.iter().map(|s| s.id().0).eq(plain.iter().copied()));
+                assert_eq!(list.len(), plain.len());
+                let id_of = |s: Option<&Arc<Segment>>| s.map(|s| s.id().0);
+                assert_eq!(id_of(list.first()), plain.front().copied());
+                assert_eq!(id_of(list.last()), plain.back().copied());
+                for asked in [lowest, lowest + 1, lowest + 130, 2 * id, 2 * id + 1] {
+                    let below = plain.partition_point(|id| *id < asked);
+                    assert_eq!(list.below(SegmentId(asked)), below, "{asked} after {id}");
+                    assert_eq!(id_of(list.at(below)), plain.get(below).copied());
+                    let found = plain.contains(&asked).then_some(asked);
+                    assert_eq!(id_of(list.get(SegmentId(asked))), found);
+                }
+            }
+            let mut popped = list.clone();
+            for len in (0..list.len()).rev() {
+                popped.pop();
+                assert_eq!((popped.len(), popped.iter().count()), (len, len));
+            }
+            assert!(popped.first().is_none());
+            assert_eq!(list.remove_below(SegmentId(u32::MAX)).len(), plain.len());
+            assert!(list.len() == 0 && list.first().is_none());
+        }
+    }
+}

@@ -132,7 +132,12 @@ impl Segment {
                 let segment = Arc::clone(self);
                 move || {
                     let Some(file) = segment.files().nth(n) else { return Ok(()) };
-                    file.make_durable(&*segment.writing(file)?, end)
+                    match segment.writing(file) {
+                        Ok(open) => file.make_durable(&open, end),
+                        // Sealed meanwhile, it is durable: it may have been closed, and collected or dropped.
+                        Err(_) if file.durable() >= end => Ok(()),
+                        Err(error) => Err(error),
+                    }
                 }
             })
             .collect();

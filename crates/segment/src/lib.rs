@@ -34,6 +34,6 @@ pub use metadata::Metadata;
 pub use names::{SEGMENTS_DIR, STATE_FILE, SegmentFile, TableName};
 pub use paths::SegmentPaths;
 pub use seed::Seeds;
-pub use segment::{Context, Segment, Verify};
+pub use segment::{Context, Segment, UnlinkRight, Verify};
 pub use value::Value;
 pub use writer::{Alias, Capture, Copier, DirectWrite, Group, SegmentWriter};

@@ -2,16 +2,15 @@
 //!
 //! Invariants: bytes below the *durable* lengths never change again and may be lent from a mapping; bytes
 //! above are copied, from the tail if they are not in the file yet. A sealed segment is durable to its end.
-//! A segment that was *doomed* unlinks its files when its last holder lets go.
+//! A segment that was *doomed* unlinks its files when its last holder lets go, unless its table is closed by then.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lithdb_env::sync::OnceLock;
-use lithdb_env::sync::RwLock;
-use lithdb_env::sync::atomic::{AtomicBool, Ordering};
-use lithdb_env::{Env, Error, ErrorKind, File, OpenMode, Result, read_exact_at};
+use lithdb_env::sync::atomic::Ordering;
+use lithdb_env::sync::{Mutex, OnceLock, RwLock};
+use lithdb_env::{Env, Error, ErrorKind, File, Result, read_exact_at};
 use serde::{Deserialize, Serialize};
 
 use crate::growing::GrowingFile;
@@ -52,6 +51,25 @@ pub struct Context {
     pub handles: Arc<HandleLimit>,
 }
 
+/// The right of an open table to remove files of its segments by their names. The last holder of a segment may outlive the
+/// table, and another table of the same name has files of the same names.
+#[derive(Debug, Clone)]
+pub struct UnlinkRight(Arc<Mutex<bool>>);
+
+impl UnlinkRight {
+    /// The right of a table that has been opened for writing.
+    #[expect(clippy::new_without_default, reason = "who has it holds the locks: it is no default")]
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(true)))
+    }
+
+    /// Takes the right away, before the table's locks or its name may be given to others. Waits for a removal that is under
+    /// way; what is not removed by then is below the watermark, and is removed by the next opening.
+    pub fn withdraw(&self) {
+        *self.0.lock() = false;
+    }
+}
+
 /// One segment.
 #[derive(Debug)]
 pub struct Segment {
@@ -62,7 +80,7 @@ pub struct Segment {
     pub(crate) values: Vec<GrowingFile>,
     epochs: RwLock<Arc<[(u32, u64)]>>,
     sealed: OnceLock<Metadata>,
-    doomed: AtomicBool,
+    doomed: OnceLock<UnlinkRight>,
 }
 
 impl Segment {
@@ -146,7 +164,7 @@ impl Segment {
             values,
             epochs,
             sealed: metadata.map_or_else(OnceLock::new, OnceLock::from),
-            doomed: AtomicBool::new(false),
+            doomed: OnceLock::new(),
         }
     }
 
@@ -202,8 +220,9 @@ impl Segment {
 
     /// From now on the files are removed when the last holder lets go. The watermark that lets this happen
     /// must be durable.
-    pub fn doom(&self) {
-        self.doomed.store(true, Ordering::Release);
+    pub fn doom(&self, right: &UnlinkRight) {
+        let is_first = self.doomed.set(right.clone()).is_ok();
+        assert!(is_first, "segment {} is collected a second time", self.id());
     }
 
     /// Where epochs began.
@@ -425,21 +444,11 @@ impl Segment {
     }
 }
 
-impl Segment {
-    /// Whether its names still stand for its files. The last holder may outlive the table, and another table of the
-    /// same name has segments of the same numbers, but never of the same salt.
-    fn has_its_files(&self) -> bool {
-        let path = &self.paths.keys;
-        let Ok(file) = self.context.env.fs.open(path, OpenMode::Read) else { return false };
-        let mut head = [0; HEADER_LEN];
-        read_exact_at(&*file, &mut head, 0).is_ok()
-            && KeyHeader::decode(path, &head).is_ok_and(|header| header == self.header)
-    }
-}
-
 impl Drop for Segment {
     fn drop(&mut self) {
-        if !*self.doomed.get_mut() || !self.has_its_files() {
+        let Some(right) = self.doomed.get() else { return };
+        let may_unlink = right.0.lock();
+        if !*may_unlink {
             return;
         }
         for path in self.paths.all() {

@@ -18,7 +18,7 @@ use lithdb_env::{Env, ErrorKind, Fs, OsFs};
 use lithdb_segment::scan::Verdict;
 use lithdb_segment::{
     Context, HandleLimit, Metadata, NewSegment, ReadMode, SealJob, Segment, SegmentId,
-    SegmentPaths, SegmentWriter, ShardId, Verify,
+    SegmentPaths, SegmentWriter, ShardId, UnlinkRight, Verify,
 };
 use lithdb_sim::{Fault, OpKind, Pages, SimClock, SimFs, sim_env};
 use world::{NOW, Placed, append, context, create, noise, put, reopen, sim_context, sim_dirs};
@@ -156,7 +156,7 @@ fn a_life(context: &Arc<Context>) {
             reopened.read_value(&reopened.lookup(p.at.offset, &p.key).unwrap().unwrap()).unwrap()
         })
         .collect();
-    reopened.doom();
+    reopened.doom(&UnlinkRight::new());
     drop((reopened, writer, segment));
     let paths = SegmentPaths::for_new(&context.dirs, SegmentId(1), 3);
     for path in paths.all() {
@@ -588,7 +588,7 @@ fn files_of_a_doomed_segment_go_when_its_last_holder_lets_go() {
     let segment = Arc::clone(writer.segment());
     drop(writer);
     let holder = Arc::clone(&segment);
-    segment.doom();
+    segment.doom(&UnlinkRight::new());
     drop(segment);
     assert_eq!(fs.file_paths().len(), 4);
     check(&holder, &placed);
@@ -603,6 +603,17 @@ fn files_of_a_doomed_segment_go_when_its_last_holder_lets_go() {
     assert_eq!(removed[3], (OpKind::RemoveFile, keys));
     assert_eq!(fs.file_paths(), Vec::<PathBuf>::new());
     assert_eq!(value, placed[0].value.as_slice());
+}
+
+#[test]
+fn files_of_a_doomed_segment_stay_when_its_table_is_closed() {
+    let fs = SimFs::new();
+    let (writer, _) = sealed_with(&sim_context(&fs, ReadMode::Map), 1, 2);
+    let right = UnlinkRight::new();
+    writer.segment().doom(&right);
+    right.withdraw();
+    drop(writer);
+    assert_eq!(fs.file_paths().len(), 4);
 }
 
 #[test]

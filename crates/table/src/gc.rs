@@ -151,7 +151,7 @@ impl Inner {
         side.keymap.raise_watermark(watermark);
         let gone = side.segments.write().remove_below(watermark);
         for segment in &gone {
-            segment.doom();
+            segment.doom(&side.unlinks);
         }
         drop(gone);
         metrics::counter!("lithdb_collected_segments_total", "table" => self.name.to_string())

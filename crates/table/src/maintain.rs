@@ -108,12 +108,13 @@ impl Table {
 }
 
 impl WriteSide {
-    /// The table is closed: waits until whoever was past the door by then has come to an end. Nothing is written after it.
+    /// The table is closed: waits until whoever was past the door by then has come to an end. Nothing is written or removed after it.
     pub(crate) fn settle(&self) {
         self.in_flight.wait_all();
         self.commit.wait_idle();
         self.sealing.wait_idle();
         drop(self.collecting.lock());
+        self.unlinks.withdraw();
     }
 }
 

@@ -8,7 +8,7 @@ use lithdb_env::sync::atomic::AtomicBool;
 use lithdb_env::sync::{Mutex, RwLock};
 use lithdb_env::{Error, Latch, Result, UnixMillis, remove_if_there, replacement_path};
 use lithdb_keymap::{Keymap, MemoryKeymap};
-use lithdb_segment::{Context, Position, SEGMENTS_DIR, STATE_FILE};
+use lithdb_segment::{Context, Position, SEGMENTS_DIR, STATE_FILE, UnlinkRight};
 
 use crate::clock::ClockGuard;
 use crate::commit::Commit;
@@ -113,6 +113,7 @@ impl Table {
             keymap,
             segments: RwLock::new(segments),
             watermark: state_file.get().watermark.0.into(),
+            unlinks: UnlinkRight::new(),
             commit: Commit::new(end, coalesce),
             writer: Mutex::new(TableWriter { newest, begun, ..writer }),
             sealing: Default::default(),

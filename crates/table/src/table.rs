@@ -17,7 +17,9 @@ use lithdb_env::sync::{Mutex, RwLock};
 use lithdb_env::{Env, Error, ErrorKind, Latch, Result, UnixMillis};
 use lithdb_keymap::Keymap;
 use lithdb_segment::scan::Totals;
-use lithdb_segment::{Context, Position, Segment, SegmentId, SegmentWriter, TableName};
+use lithdb_segment::{
+    Context, Position, Segment, SegmentId, SegmentWriter, TableName, UnlinkRight,
+};
 
 use crate::callback::refuse_in_callback;
 use crate::clock::ClockGuard;
@@ -86,6 +88,7 @@ pub(crate) struct WriteSide {
     /// The last one is mutable.
     pub(crate) segments: RwLock<Segments>,
     pub(crate) watermark: AtomicU32,
+    pub(crate) unlinks: UnlinkRight,
     pub(crate) state: StateFile,
     pub(crate) writer: Mutex<TableWriter>,
     pub(crate) commit: Commit,
@@ -224,6 +227,12 @@ impl Table {
     /// From now on every call is refused. Values and iterators that are held stay good.
     pub(crate) fn set_closed(&self) {
         self.inner.closed.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for WriteSide {
+    fn drop(&mut self) {
+        self.unlinks.withdraw();
     }
 }
 

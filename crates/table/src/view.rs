@@ -55,8 +55,7 @@ impl View {
             .map(|f| Arc::new(Segment::sealed(context, f.paths, f.header, f.metadata)))
             .collect();
         let tail = plan.tail.map(|found| {
-            let (through, value_ends) =
-                (found.promised.key_end as u32, found.promised.value_ends);
+            let (through, value_ends) = (found.promised.key_end as u32, found.promised.value_ends);
             let promise = Mark { through, value_ends, ..Mark::default() };
             let seen = TailSeen { totals: found.keep, epochs: found.epochs, promise };
             segments.push(seen.segment(context, found.paths, found.header));

@@ -370,6 +370,37 @@ fn a_value_outlives_collection_closing_and_the_table() {
 }
 
 #[test]
+fn who_outlives_its_table_unlinks_nothing() {
+    for (is_closed, is_dropped) in [(true, false), (false, true), (false, false)] {
+        let world = World::new(1);
+        let options = small().segment_keys(1).ttl(Duration::from_secs(1));
+        let table = world.create_and_open(&options);
+        for n in 0..4_u8 {
+            table.put(&[n + 1], b"").unwrap();
+        }
+        let held = table.iter().unwrap();
+        world.clock.advance(Duration::from_secs(2));
+        assert_eq!(table.run_gc().unwrap().segments, 3);
+        if is_closed {
+            table.close().unwrap();
+        }
+        if is_dropped {
+            table.begin_drop().unwrap();
+        }
+        drop(table);
+        // From here on the names may stand for files of another table.
+        let (ops, files) = (world.fs.ops(), world.fs.file_paths());
+        drop(held);
+        assert_eq!((world.fs.ops(), world.fs.file_paths()), (ops, files));
+        if !is_dropped {
+            assert_eq!(world.open(&options).unwrap().stats().segments, 1);
+            let keys = world.fs.file_paths().into_iter().filter(|p| p.ends_with("1.keys"));
+            assert_eq!(keys.count(), 0, "the next opening removes what was collected");
+        }
+    }
+}
+
+#[test]
 fn what_is_held_of_a_table_that_is_gone_does_not_touch_its_successor() {
     let world = World::new(2);
     let options = small().segment_keys(1).ttl(Duration::from_secs(1));

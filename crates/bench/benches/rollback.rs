@@ -11,7 +11,7 @@
 use std::hint::black_box;
 use std::path::Path;
 
-use lithdb::rollback::max_be_u64;
+use lithdb::rollback::through_key;
 use lithdb::{Batch, Db, DbOptions, Rollback, TableOptions};
 use lithdb_bench::{median, noise, timed};
 use lithdb_env::{Fs, OsFs, append};
@@ -63,7 +63,7 @@ fn run(dir: &Path, rounds: usize, records: u64, inline: bool) {
         fill(&path, records, inline);
         let half = records / 2;
         let mut asked = 0_u64;
-        let mut filter = max_be_u64(0, half);
+        let mut filter = through_key(key(half));
         let rollback = Rollback::new([&path]);
         let (time, plan) = timed(|| {
             rollback.plan(|record| {

@@ -6,7 +6,7 @@ use lithdb::env::{Fs, OsFs};
 use lithdb::{Components, Db, DbOptions, ReadMode, Table};
 
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, remark};
 use crate::progress::Spinner;
 
 /// What every command has: where the database is, and where the answer goes.
@@ -51,7 +51,12 @@ impl Command {
     pub(crate) fn open_with(&self, options: DbOptions) -> Result<Db, Failure> {
         let _spinner = Spinner::new("opening");
         let components = Components { without_maintenance: true, ..Components::default() };
-        Ok(Db::open_with(options, components)?)
+        let db = Db::open_with(options, components)?;
+        if let Some(report) = db.finished_rollback() {
+            remark("a rollback had been interrupted, and was finished first:");
+            report.to_string().lines().for_each(remark);
+        }
+        Ok(db)
     }
 
     /// The root directories without links in their paths, as far as they are there.

@@ -261,6 +261,20 @@ fn every_command_beside_a_pending_rollback_says_what_finishes_it() {
 }
 
 #[test]
+fn a_command_that_finishes_a_rollback_on_its_way_says_so() {
+    let bench = pending_rollback();
+    let run = bench.lith_with(&["put", "t", "k"], b"value");
+    assert_eq!(run.output.status.code(), Some(0), "{run:?}");
+    for part in
+        ["a rollback had been interrupted, and was finished", "table t: cut", "table u: cut"]
+    {
+        assert!(run.errors().contains(part), "{part}: {run:?}");
+    }
+    bench.lith_with(&["put", "t", "k2"], b"value").ok();
+    assert_eq!(bench.lith(&["scan", "u", "--json"]).json_lines().len(), 4);
+}
+
+#[test]
 fn keys_of_dump_and_findings_are_those_of_scan() {
     let bench = Bench::new();
     let keys: [&[u8]; 5] =

@@ -148,6 +148,12 @@ fn what_cannot_be_done_says_why_and_changes_nothing() {
     let bench = bench();
     let said = bench.lith(&["rollback", "--through-key", "nobody", "--yes"]).failed();
     assert!(said.contains("blocks, events, receipts"), "{said}");
+    // A key that was mistyped does not empty all tables, nor is it "nothing to roll back".
+    for no_match in ["keep", "clear"] {
+        let args = ["rollback", "--through-key", "nobody", "--no-match", no_match, "--yes"];
+        let said = bench.lith(&args).failed();
+        assert!(said.contains("the key nobody"), "{said}");
+    }
     let said = bench.lith(&["rollback", "--max-be-u64", "7:1", "--yes"]).failed();
     assert!(said.contains("8 bytes at offset 7"), "{said}");
     let missing = ["rollback", "--through-key", "k", "--table", "nowhere", "--yes"];

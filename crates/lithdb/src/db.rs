@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use lithdb_env::{Env, ErrorKind, Result};
+use lithdb_rollback::RollbackReport;
 use lithdb_segment::{HandleLimit, TableName};
 use lithdb_table::roots::Roots;
 use lithdb_table::{GcFilter, Presence, Table, TableOptions, TableStats, presence};
@@ -107,10 +108,12 @@ impl Db {
         } else {
             Roots::open_for_writing(&env, &options.roots, options.create_if_missing)?
         };
+        let mut finished_rollback = None;
         if read_only {
             refuse_pending_rollback(&env, &roots)?;
         } else if let Some(report) = lithdb_rollback::finish_pending(&env, &roots)? {
             tracing::warn!(?report, "finished a rollback that had been interrupted");
+            finished_rollback = Some(report);
         }
         let shared = Arc::new(Shared {
             handles: Arc::new(HandleLimit::new(options.max_open_files)),
@@ -120,6 +123,7 @@ impl Db {
             maintenance: Mutex::default(),
             last_gc: Mutex::default(),
             read_only,
+            finished_rollback,
             env,
             options,
             components,
@@ -132,6 +136,11 @@ impl Db {
         }
         let keeper = Arc::new(Keeper(Arc::clone(&shared)));
         Ok(Self { shared, keeper })
+    }
+
+    /// The rollback that this opening finished, if one had been interrupted.
+    pub fn finished_rollback(&self) -> Option<&RollbackReport> {
+        self.shared.finished_rollback.as_ref()
     }
 
     /// Opens a table, and creates it if it is not there. A table that is open already is given again: it is one table,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lithdb_env::{Env, Error, ErrorKind, Result, exists, spawn};
+use lithdb_rollback::RollbackReport;
 pub(crate) use lithdb_rollback::refuse_pending as refuse_pending_rollback;
 use lithdb_segment::{HandleLimit, TableName};
 use lithdb_table::roots::Roots;
@@ -35,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) maintenance: Mutex<Option<Maintenance>>,
     pub(crate) last_gc: Mutex<Option<Duration>>,
     pub(crate) read_only: bool,
+    /// The rollback that this opening finished.
+    pub(crate) finished_rollback: Option<RollbackReport>,
 }
 
 impl Shared {

@@ -154,6 +154,14 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     if let Some(position) = args.to.through_position {
         refuse_elsewhere(position, &plan)?;
     }
+    if let Some(key) = &args.to.through_key
+        && plan.tables.iter().all(|table| table.boundary.is_none())
+    {
+        // Whatever is to become of tables that do not have it, one must.
+        let message =
+            format_args!("expected the key {} in a table, found none", keys::show(&key.0));
+        return Err(Failure::failed(message));
+    }
     let planned = |name: &&str| plan.tables.iter().any(|table| table.table.as_str() == *name);
     if let Some(name) = args.to.named().find(|name| !planned(name)) {
         return Err(Failure::failed(format_args!("table {name}: there is none of this name")));

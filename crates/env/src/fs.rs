@@ -95,7 +95,7 @@ pub trait Fs: Send + Sync + fmt::Debug {
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Makes the entries of a directory durable: files created, renamed and removed in it.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Takes an advisory lock on an existing file without waiting. `None`: somebody else holds it.
+    /// Takes an advisory lock on an existing file or directory without waiting. `None`: somebody else holds it.
     /// The lock is held until the returned value is dropped, and two handles of one process exclude
     /// each other like two processes.
     fn try_lock(&self, path: &Path, kind: LockKind) -> io::Result<Option<Box<dyn FileLock>>>;

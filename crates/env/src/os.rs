@@ -118,6 +118,8 @@ impl Fs for OsFs {
             Ok(file) => file,
             // A reader on a read-only mount, or without the right to write, can still lock.
             Err(_) if kind == LockKind::Shared => fs::File::open(path)?,
+            // A directory is only ever opened for reading.
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => fs::File::open(path)?,
             Err(error) => return Err(error),
         };
         let taken = match kind {

@@ -528,3 +528,25 @@ fn locks_are_free_at_once_although_other_threads_start_processes() {
         opened.unwrap();
     });
 }
+
+/// A table of which somebody removed everything but what a repair had kept is not an interrupted drop.
+#[test]
+fn opening_a_database_keeps_what_a_repair_kept() {
+    let world = World::new();
+    let db = world.open();
+    put(&db.table("t", small()).unwrap(), 0..6);
+    db.close().unwrap();
+    world.fs.write_raw("/r1/t/damaged-1700000000000/1.keys", b"the only copy".to_vec());
+    for path in world.files("/t/").into_iter().filter(|path| !path.contains("damaged-")) {
+        world.fs.remove_raw(&path);
+    }
+    let kept = world.files("/t/");
+    let db = world.open();
+    for refused in [db.table("t", small()).map(drop), db.drop_table("t")] {
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
+        assert!(error.to_string().contains("damaged-1700000000000/1.keys"), "{error}");
+    }
+    db.close().unwrap();
+    assert_eq!(world.files("/t/"), kept);
+}

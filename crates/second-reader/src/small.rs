@@ -85,6 +85,7 @@ pub struct State {
     pub ttl: Option<u64>,
     pub has_filter: bool,
     pub latest_time: u64,
+    pub highest_id: u32,
     pub durable_tail: Option<DurableTail>,
 }
 
@@ -120,6 +121,7 @@ fn slot(bytes: &[u8]) -> Option<State> {
         ttl: fields.option(Fields::u64),
         has_filter: fields.bool(),
         latest_time: fields.u64(),
+        highest_id: fields.u32(),
         durable_tail: fields.option(|fields| DurableTail {
             segment: fields.u32(),
             key_end: fields.u32(),

@@ -268,7 +268,6 @@ impl Fs for SimFs {
         let mut state = self.state();
         state.faults.read(ReadKind::Lock, 0)?;
         let ino = state.tree.resolve(path)?;
-        state.tree.node(ino)?.file()?;
         let Some(number) = state.locks.take(ino, kind) else { return Ok(None) };
         let file = self.open_held(&mut state, ino, path, true);
         Ok(Some(Box::new(SimLock { fs: self.clone(), ino, number, file })))

@@ -31,6 +31,7 @@ mod recovery;
 pub mod roots;
 mod seal;
 mod segments;
+mod slots;
 pub mod state;
 mod stats;
 mod table;

@@ -119,7 +119,7 @@ impl Table {
 }
 
 fn begin_drop_of(setup: &TableSetup) -> Result<()> {
-    let state = StateFile::open(&*setup.env.fs, &setup.state_path())?;
+    let state = StateFile::open(&setup.env.fs, &setup.state_path())?;
     Plan::make(&setup.env, &setup.segment_dirs(), &state.get(), Access::Write)?;
     state.update(|state| state.dropping = true)
 }

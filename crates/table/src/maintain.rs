@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use lithdb_env::{ErrorKind, Result};
+use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_segment::Position;
 
 use crate::callback::refuse_in_callback;
@@ -212,7 +212,15 @@ impl Inner {
             return Ok(());
         }
         let tail = DurableTail::of(segment.segment().id(), segment.totals());
+        if side.state.get().highest_id > tail.segment {
+            // What a roll-over that found no space left of the next id is gone for good.
+            for dir in &self.context.dirs {
+                self.env.fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
+            }
+        }
         let written = side.state.update(|state| {
+            // The next id has not been given away: whatever has it is newer than this state.
+            state.highest_id = tail.segment;
             if state.durable_tail.as_ref() != Some(&tail) {
                 state.durable_tail = Some(tail);
                 state.latest_time = state.latest_time.max(now);

@@ -80,7 +80,7 @@ impl Table {
     ) -> Result<Self> {
         let env = &setup.env;
         let fs = &*env.fs;
-        let state_file = StateFile::open(fs, &setup.state_path())?;
+        let state_file = StateFile::open(&env.fs, &setup.state_path())?;
         let state = state_file.get();
         remove_if_there(fs, &replacement_path(&setup.state_path()))?;
         // Names, too, may be in the page cache alone.

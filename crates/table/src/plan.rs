@@ -117,7 +117,7 @@ impl ChainWalk<'_> {
                 self.refuse_emptiness(found)?;
                 self.discard(**id, found)?;
             }
-            return Ok(());
+            return self.require_known(live);
         }
         let newest_sealed = live.iter().rev().find(|(_, found)| found.metadata.is_some());
         let newest_sealed = newest_sealed.map(|(id, _)| **id);
@@ -141,6 +141,7 @@ impl ChainWalk<'_> {
             }
         }
         self.require_promised(live)?;
+        self.require_known(live)?;
         if self.plan.tail.is_some() {
             return Ok(());
         }
@@ -164,6 +165,24 @@ impl ChainWalk<'_> {
             "table.state knows segment {}, so the newest files are lost or older than it",
             tail.segment
         )))
+    }
+
+    /// No id above the highest one that the state knows was ever given to a file.
+    fn require_known(&self, live: &[(&SegmentId, &FoundFiles)]) -> Result<()> {
+        let highest = self.state.highest_id;
+        let above = live.iter().filter(|(id, _)| **id > highest);
+        for path in
+            above.flat_map(|(_, found)| found.all().filter(|path| !found.leftovers.contains(path)))
+        {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "{}: expected no segment above {highest}, as table.state says: that is older than the segments; bring the newest one back, or see `lith repair`",
+                    path.display()
+                ),
+            ));
+        }
+        Ok(())
     }
 
     /// Gives up an id in which nothing was acknowledged. A roll-over begins only when the one before is done, and what was
@@ -312,8 +331,8 @@ impl ChainWalk<'_> {
         if !promised && !marked && found.metadata.is_none() {
             return self.discard(id, found);
         }
-        let unsealed = self.plan.tail.as_ref().map(|t| t.header.identity.segment);
-        let unsealed = unsealed.unwrap_or_default();
+        // The message names the unsealed segment, which the walk has found.
+        let unsealed = self.plan.tail.as_ref().map_or(id, |t| t.header.identity.segment);
         Err(Error::new(
             ErrorKind::Corrupt,
             format!(

@@ -3,7 +3,8 @@
 //! Every root carries a `root.id` (see `docs/FORMAT.md`) that says which database it belongs to, which of
 //! its roots it is and what the others are. The one on root 0 is the commit point of a creation. A
 //! database opens only with exactly its own roots, in whatever order they are listed; a root that is
-//! absent, foreign or doubled is refused and nothing is created, changed or removed.
+//! absent, foreign or doubled is refused and nothing is created, changed or removed. Every opening for writing, and
+//! every close, renews a generation on all roots, so that one that was put back is refused, too.
 //!
 //! Invariants: a database is created only in directories that hold nothing, or what an interrupted
 //! creation left; nothing in a root is changed without holding `lith.lock` of every root; what was
@@ -100,10 +101,12 @@ impl Roots {
         for _ in 0..ATTEMPTS {
             let plan = look(fs, roots, Access::Read, false)?;
             let locks = locks::lock_for_reading(fs, plan.roots(), &mut patience)?;
-            if look(fs, roots, Access::Read, false)? != plan {
+            // A writer that opens beside this renews the generation: nothing that concerns a reader.
+            let again = look(fs, roots, Access::Read, false)?;
+            if again.roots() != plan.roots() {
                 continue;
             }
-            if let Plan::Open { roots: paths, ids } = plan {
+            if let Plan::Open { roots: paths, ids } = again {
                 return Ok(Self::of(env, Access::Read, paths, first_id(ids), false, locks));
             }
         }
@@ -140,6 +143,26 @@ impl Roots {
     ) -> Self {
         let (fs, RootId { database_id, root_ids, .. }) = (Arc::clone(&env.fs), id);
         Self { fs, access, paths, database_id, root_ids, created, _locks: locks }
+    }
+
+    /// Gives all roots a new generation, as each opening for writing does: a copy of one root that was taken until now is
+    /// older than the others from now on.
+    ///
+    /// # Errors
+    /// What the file system says: the next opening for writing finishes it.
+    pub fn renew(&self, env: &Env) -> Result<()> {
+        if self.access == Access::Read {
+            return Ok(());
+        }
+        let mut ids = Vec::with_capacity(self.paths.len());
+        for root in &self.paths {
+            let id = RootId::read(&*self.fs, root, Access::Write)?;
+            ids.push(id.ok_or_else(|| {
+                let message = format!("{}: root.id is gone", root.display());
+                Error::new(ErrorKind::Missing, message)
+            })?);
+        }
+        create::renew(env, &self.paths, &ids)
     }
 
     /// The directories, absolute and without symbolic links, root 0 first.
@@ -226,15 +249,20 @@ fn carry_out(env: &Env, plan: Plan) -> Result<(Vec<PathBuf>, RootId)> {
             Ok((roots, id))
         }
         Plan::Open { roots, ids } => {
-            create::make_good(&*env.fs, &roots, &ids)?;
+            create::tidy(&*env.fs, &roots)?;
+            create::renew(env, &roots, &ids)?;
             Ok((roots, first_id(ids)))
         }
     }
 }
 
-/// What root 0 says; a database that opens has one.
+/// What root 0 says.
+#[expect(
+    clippy::expect_used,
+    reason = "a plan to open has an id for every root, and there is one at least"
+)]
 fn first_id(ids: Vec<RootId>) -> RootId {
-    ids.into_iter().next().unwrap_or_default()
+    ids.into_iter().next().expect("a database that opens has a root 0")
 }
 
 fn unsteady(roots: &[PathBuf]) -> Error {

@@ -34,7 +34,8 @@ fn assert_whole(fs: &SimFs, roots: &[PathBuf], database_id: u64) {
     let read = |root: &PathBuf| RootId::read(fs, root, Access::Write).unwrap().unwrap();
     let ids: Vec<RootId> = roots.iter().map(read).collect();
     for (number, id) in ids.iter().enumerate() {
-        assert!(id.complete);
+        assert_eq!((id.sequence, id.token), (ids[0].sequence, ids[0].token));
+        assert!(id.is_complete() && !id.is_renewing());
         assert_eq!((usize::from(id.number), id.database_id), (number, database_id));
         assert_eq!((&id.root_ids, id.root_ids.len()), (&ids[0].root_ids, roots.len()));
     }
@@ -128,14 +129,18 @@ fn a_database_that_is_there_survives_a_crash_of_every_opening() {
         let (fs, roots) = (SimFs::new(), paths(count));
         let id = Roots::open_for_writing(&world(&fs, 1), &roots, true).unwrap().database_id();
         fs.write_raw(roots[count - 1].join("root.id.new"), b"left over".to_vec());
-        crash_everywhere(&fs, &roots, Some(id), (1, true), "old");
+        crash_everywhere(&fs, &roots, Some(id), (u32::from(count == 1), true), "old");
         let completing = fs.fork();
-        for root in &roots[1..] {
+        for root in roots.iter().filter(|_| count > 1) {
             let id = RootId::read(&fs, root, Access::Write).unwrap().unwrap();
-            RootId { complete: false, ..id }.write(&completing, root).unwrap();
+            super::tests::as_begun(id).create(&completing, root).unwrap();
         }
         crash_everywhere(&completing, &roots, Some(id), (0, true), "to be completed");
     }
+    // An interrupted renewal that is interrupted again.
+    let (fs, roots) = (SimFs::new(), paths(2));
+    let id = Roots::open_for_writing(&world(&fs, 1), &roots, true).unwrap().database_id();
+    crash_everywhere(&fs, &roots, Some(id), (1, false), "renewed twice");
 }
 
 #[test]
@@ -167,15 +172,13 @@ fn what_a_failed_creation_left_in_the_page_cache_is_not_taken_for_durable() {
 }
 
 #[test]
-fn an_error_of_every_read_refuses_and_changes_nothing() {
+fn an_error_of_every_read_refuses_and_is_got_over() {
     let (fs, roots) = (SimFs::new(), paths(3));
     let id = Roots::open_for_writing(&world(&fs, 1), &roots, true).unwrap().database_id();
-    let before = fs.read_raw(roots[2].join("root.id"));
     for n in 1.. {
         let run = fs.fork();
         run.fail_read(n, Fault::Eio);
         let opened = Roots::open_for_writing(&world(&run, 2), &roots, true);
-        assert_eq!(run.read_raw(roots[2].join("root.id")), before);
         match opened {
             Ok(opened) => {
                 assert_eq!(opened.database_id(), id);
@@ -183,7 +186,12 @@ fn an_error_of_every_read_refuses_and_changes_nothing() {
                     return;
                 }
             }
-            Err(error) => assert_eq!(error.kind(), ErrorKind::Io, "{error}"),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+                run.clear_faults();
+                let again = Roots::open_for_writing(&world(&run, 3), &roots, true).unwrap();
+                assert_eq!((again.database_id(), again.created()), (id, false));
+            }
         }
     }
 }
@@ -200,9 +208,10 @@ fn a_full_disk_does_not_stand_in_the_way_of_opening() {
     assert!(opened.exclude_readers().unwrap().is_some());
 }
 
-fn flips(fs: &SimFs, root: &Path) -> Vec<(u64, u8)> {
-    let len = fs.read_raw(root.join("root.id")).len() as u64;
-    (0..len).flat_map(|at| (0..8).map(move |bit| (at, bit))).collect()
+/// All bits of the envelope, and some of the zeros behind it.
+fn flips() -> Vec<(u64, u8)> {
+    let at = (0..120).chain((120..4096).step_by(497));
+    at.flat_map(|at| (0..8).map(move |bit| (at, bit))).collect()
 }
 
 #[test]
@@ -223,11 +232,15 @@ fn a_root_id_with_any_flipped_bit_or_any_other_length_is_never_a_new_database() 
                 assert_eq!(fs.read_raw(&path), before);
                 fs.write_raw(&path, good.clone());
             };
-            for (at, bit) in flips(&fs, root) {
+            for (at, bit) in flips() {
+                // One slot is enough.
                 fs.flip_bit(&path, at, bit);
-                refuses(format!("bit {bit} of byte {at}"));
+                drop(Roots::open_for_reading(&world(&fs, 2), &roots).unwrap());
+                fs.flip_bit(&path, at + 4096, bit);
+                refuses(format!("bit {bit} of byte {at} in both slots"));
             }
-            for len in (0..good.len() + 3).filter(|len| *len != good.len()) {
+            let lens = (0..good.len()).step_by(511).chain([1, 4095, 4097, 8191, 8193, 8195]);
+            for len in lens {
                 fs.truncate_raw(&path, len as u64);
                 refuses(format!("length {len}"));
             }

@@ -114,7 +114,7 @@ fn run(inner: &Inner, side: &WriteSide, pending: &Pending) -> Result<()> {
     pending.next.sync_everything().map_err(|e| e.reclassified(ErrorKind::Io))?;
     job.run()?;
     // From now on the loss of the seal, or of the segment that took over, is seen. Before anything in there is acknowledged.
-    let known = side.state.update(|state| state.durable_tail = Some(pending.begun.clone()));
+    let known = side.state.update(|state| state.begin_segment(pending.begun.clone()));
     known.map_err(|e| e.reclassified(ErrorKind::Io))
 }
 

@@ -8,17 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lithdb_env::sync::{Mutex, MutexGuard};
-use lithdb_env::{
-    Error, ErrorKind, File, Fs, OpenMode, Result, UnixMillis, read_file, replace_file, write_all_at,
-};
-use lithdb_segment::envelope::{self, Magic};
+use lithdb_env::{Error, ErrorKind, File, Fs, Result, UnixMillis, read_file};
+use lithdb_segment::SegmentId;
+use lithdb_segment::envelope::Magic;
 use lithdb_segment::record::Mark;
 use lithdb_segment::scan::Totals;
-use lithdb_segment::{SegmentId, check_writable};
 use serde::{Deserialize, Serialize};
 
-pub(crate) const SLOT_LEN: usize = 4096;
-pub(crate) const SLOTS: usize = 2;
+use crate::slots::{self, Ruling, SLOTS, Slotted};
+
+pub(crate) const SLOT_LEN: usize = slots::SLOT_UNIT;
 
 /// What rules a table. The order of the fields is the order of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +44,8 @@ pub struct TableState {
     pub has_gc_filter: bool,
     /// The latest wall time that was seen.
     pub latest_time: UnixMillis,
+    /// No file of a higher id was ever created.
+    pub highest_id: SegmentId,
     /// This segment is there, at least so long, and none before it is without its seal. Later ones may be there.
     pub durable_tail: Option<DurableTail>,
 }
@@ -58,6 +59,14 @@ pub struct DurableTail {
     pub key_end: u32,
     /// The lengths of its value files.
     pub value_ends: Vec<u64>,
+}
+
+impl Slotted for TableState {
+    const MAGIC: Magic = Magic::STATE;
+
+    fn generation(&self) -> u64 {
+        self.generation
+    }
 }
 
 impl DurableTail {
@@ -83,8 +92,16 @@ impl TableState {
             ttl_ms: None,
             has_gc_filter: false,
             latest_time: now,
+            highest_id: SegmentId::FIRST,
             durable_tail: None,
         }
+    }
+
+    /// Everything before this segment is sealed, durably, and the id that follows may be given away.
+    pub(crate) fn begin_segment(&mut self, begun: DurableTail) {
+        let next = begun.segment.next().unwrap_or(begun.segment); // the last id of all has no next
+        self.highest_id = self.highest_id.max(next);
+        self.durable_tail = Some(begun);
     }
 
     /// What is promised of `segment` outside of it, as a mark: by the durable tail, and by the seal before it.
@@ -98,14 +115,14 @@ impl TableState {
         by_seal.into_iter().chain(by_state).max_by_key(|mark| mark.through)
     }
 
-    fn slot(&self) -> Result<Vec<u8>> {
-        let mut slot = envelope::seal(Magic::STATE, self)?;
-        if slot.len() > SLOT_LEN {
-            let message = format!("a table state of {} bytes; {SLOT_LEN} is the most", slot.len());
-            return Err(Error::new(ErrorKind::InvalidArgument, message));
+    /// The slots of a state have one length; 256 value files fit.
+    fn check_len(&self, path: &Path) -> Result<()> {
+        let len = slots::slot_of(self)?.len();
+        if len == SLOT_LEN {
+            return Ok(());
         }
-        slot.resize(SLOT_LEN, 0);
-        Ok(slot)
+        let message = format!("{}: a slot of {len} bytes; {SLOT_LEN} is the most", path.display());
+        Err(Error::new(ErrorKind::InvalidArgument, message))
     }
 }
 
@@ -129,44 +146,23 @@ pub fn read_state(fs: &dyn Fs, path: &Path) -> Result<FoundState> {
         let found = format!("{} bytes", bytes.len());
         return Err(Error::corrupt(path, 0, "8192 bytes", &found));
     }
-    ruling_slot(path, &bytes)
-}
-
-/// The state in the slot that rules, of the bytes of a state file whatever their length.
-///
-/// # Errors
-/// `Corrupt` if no slot holds; `Unsupported`.
-pub(crate) fn ruling_slot(path: &Path, bytes: &[u8]) -> Result<FoundState> {
-    let mut best: Option<FoundState> = None;
-    let mut problem = None;
-    for (slot, bytes) in bytes.chunks(SLOT_LEN).take(SLOTS).enumerate() {
-        match envelope::open::<TableState>(Magic::STATE, path, bytes) {
-            Ok((state, used)) if bytes.iter().skip(used).all(|byte| *byte == 0) => {
-                if best.as_ref().is_none_or(|b| b.state.generation < state.generation) {
-                    let writable = check_writable(path, bytes);
-                    best = Some(FoundState { state, ruling: slot, writable });
-                }
-            }
-            Ok((_, used)) => {
-                let at = (slot * SLOT_LEN + used) as u64;
-                problem = Some(Error::corrupt(path, at, "zeros behind the slot", "other bytes"));
-            }
-            Err(error) => problem = Some(error),
-        }
-    }
-    // A version that is not ours is not a torn slot.
-    if let Some(error) = problem.take_if(|e| e.kind() == ErrorKind::Unsupported || best.is_none()) {
-        return Err(error);
-    }
-    best.ok_or_else(|| Error::corrupt(path, 0, "a valid slot", "none"))
+    let Ruling { record: state, slot: ruling, writable } = slots::ruling(path, &bytes, SLOT_LEN)?;
+    Ok(FoundState { state, ruling, writable })
 }
 
 /// The state file of a table that is open for writing.
 #[derive(Debug)]
 pub struct StateFile {
+    fs: Arc<dyn Fs>,
     path: PathBuf,
+    current: Mutex<Current>,
+}
+
+/// The state that rules, and the file that it is written to.
+#[derive(Debug)]
+struct Current {
+    state: TableState,
     file: Arc<dyn File>,
-    current: Mutex<(TableState, usize)>,
 }
 
 impl StateFile {
@@ -175,8 +171,7 @@ impl StateFile {
     /// # Errors
     /// What the file system says.
     pub fn create(fs: &dyn Fs, path: &Path, state: &TableState) -> Result<()> {
-        let slot = state.slot()?;
-        replace_file(fs, path, &slot.repeat(SLOTS))
+        slots::create(fs, path, state)
     }
 
     /// Opens the file for writing. What was read may be in the page cache alone, so it is written again to both
@@ -184,21 +179,18 @@ impl StateFile {
     ///
     /// # Errors
     /// As [`read_state`]; what the file system says.
-    pub fn open(fs: &dyn Fs, path: &Path) -> Result<Self> {
-        let FoundState { state, ruling, writable } = read_state(fs, path)?;
+    pub fn open(fs: &Arc<dyn Fs>, path: &Path) -> Result<Self> {
+        let FoundState { state, ruling, writable } = read_state(&**fs, path)?;
         writable?;
-        let file = fs.open(path, OpenMode::ReadWrite).map_err(|e| Error::io("open", path, e))?;
-        let this = Self { path: path.to_owned(), file, current: Mutex::new((state, ruling)) };
-        {
-            let current = this.current.lock();
-            this.write_both(&current.0, ruling)?;
-        }
-        Ok(this)
+        let mut file = slots::open(&**fs, path)?;
+        slots::write_both(&**fs, path, &mut file, &state, ruling)?;
+        let current = Mutex::new(Current { state, file });
+        Ok(Self { fs: Arc::clone(fs), path: path.to_owned(), current })
     }
 
     /// The state as it rules now.
     pub fn get(&self) -> TableState {
-        self.current.lock().0.clone()
+        self.current.lock().state.clone()
     }
 
     /// Changes the state and makes the change durable in both slots. If `change` changes nothing, nothing is
@@ -208,25 +200,26 @@ impl StateFile {
     /// What the file system says: which state a reopening finds is then unknown, and the table must take no
     /// more writes.
     pub fn update(&self, change: impl FnOnce(&mut TableState)) -> Result<()> {
-        let mut current: MutexGuard<'_, (TableState, usize)> = self.current.lock();
-        let mut next = current.0.clone();
+        let mut current: MutexGuard<'_, Current> = self.current.lock();
+        let mut next = current.state.clone();
         change(&mut next);
-        if next == current.0 {
+        next.highest_id = next.highest_id.max(SegmentId(next.next_id_floor.0.saturating_sub(1)));
+        if next == current.state {
             return Ok(());
         }
         next.generation += 1;
-        self.write_both(&next, 0)?;
-        *current = (next, 0);
+        next.check_len(&self.path)?;
+        slots::write_both(&*self.fs, &self.path, &mut current.file, &next, 0)?;
+        current.state = next;
         Ok(())
     }
 
-    fn write_both(&self, state: &TableState, first: usize) -> Result<()> {
-        let bytes = state.slot()?;
-        for slot in [first, 1 - first.min(1)] {
-            write_all_at(&*self.file, &bytes, (slot * SLOT_LEN) as u64)
-                .map_err(|e| Error::io("write", &self.path, e))?;
-            self.file.sync_data().map_err(|e| Error::io("sync", &self.path, e))?;
-        }
-        Ok(())
+    /// Makes sure that `id` may be given to a new segment: no file of an id above the highest one that the state knows
+    /// is ever created.
+    ///
+    /// # Errors
+    /// As [`update`](Self::update).
+    pub(crate) fn reserve(&self, id: SegmentId) -> Result<()> {
+        self.update(|state| state.highest_id = state.highest_id.max(id))
     }
 }

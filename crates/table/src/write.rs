@@ -238,11 +238,12 @@ impl Inner {
             shards: self.settings.lock().shards,
             now: self.env.clock.now(),
         };
+        side.state.reserve(id).map_err(|e| self.latch(&e))?;
         let (segment, totals) = Segment::create(&self.context, &new)?;
         let durable = segment.sync_everything().and_then(|()| {
             side.state.update(|state| {
                 (state.empty, state.watermark) = (false, id);
-                state.durable_tail = Some(DurableTail::of(id, &totals));
+                state.begin_segment(DurableTail::of(id, &totals));
             })
         });
         // Half of it may be durable: only a reopening knows.
@@ -269,6 +270,7 @@ impl Inner {
         let id = next_id(ending.segment().id(), side.state.get().next_id_floor)?;
         let shards = self.settings.lock().shards;
         let new = NewSegment { id, chain: Some(ending.chain()), shards, now };
+        side.state.reserve(id).map_err(|e| self.latch(&e))?;
         let (next, next_totals) = Segment::create(&self.context, &new)?;
         let begun = DurableTail::of(id, &next_totals);
         let job = lithdb_segment::SealJob {

@@ -7,10 +7,10 @@ mod support;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use lithdb_env::{Error, ErrorKind};
+use lithdb_env::{Error, ErrorKind, Fs};
 use lithdb_segment::SegmentId;
 use lithdb_segment::envelope::{Magic, seal};
-use lithdb_sim::Fault;
+use lithdb_sim::{CrashImage, Fault};
 use lithdb_table::state::{TableState, read_state};
 use lithdb_table::{Presence, Table, presence};
 use support::{World, small};
@@ -155,6 +155,7 @@ fn two_segments_that_nothing_names_are_refused() {
         if is_empty {
             world.create().unwrap();
         }
+        set_state(&world, |state| state.highest_id = SegmentId(20));
         for name in ["7.keys", "7-0.values"] {
             world.fs.write_raw(file(name), vec![7; 100]);
         }
@@ -171,6 +172,72 @@ fn two_segments_that_nothing_names_are_refused() {
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         assert!(error.to_string().contains("segments 7 and 8"), "{error}");
     }
+}
+
+#[test]
+fn a_state_older_than_the_segments_is_refused() {
+    let world = World::new(1);
+    world.create().unwrap();
+    let mut ages = vec![world.fs.read_raw(world.setup.state_path())];
+    let table = world.open(&small()).unwrap();
+    let mut known = Vec::new();
+    for n in 0..4 {
+        table.put(&[n], b"value").unwrap();
+        table.seal().unwrap();
+        ages.push(world.fs.read_raw(world.setup.state_path()));
+        known.push((state(&world).highest_id, state(&world).durable_tail.unwrap().segment));
+    }
+    // The state is ahead by one id: a roll-over waits for it only where ids leap.
+    assert_eq!(known, [2, 3, 4, 5].map(|id| (SegmentId(id + 1), SegmentId(id))));
+    drop(table);
+    world.fs.release_locks();
+    let newest = ages.len() - 1;
+    for (age, bytes) in ages.into_iter().enumerate() {
+        let old = world.after_crash(world.fs.fork());
+        old.fs.write_raw(old.setup.state_path(), bytes);
+        // Of the last age but one nothing is missing but a promise that the segments keep without it.
+        if age + 1 >= newest {
+            let table = old.open(&small()).unwrap();
+            assert!((0..4).all(|n: u8| table.get(&[n]).unwrap().is_some()));
+            continue;
+        }
+        let error = refused(&old, "an old state");
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    }
+}
+
+#[test]
+fn a_state_that_somebody_links_to_is_replaced() {
+    let world = World::new(1);
+    let table = world.create_and_open(&small());
+    let mut copies = Vec::new();
+    for n in 0..4 {
+        let copy = format!("/r0/copy-{n}");
+        world.fs.hard_link(&world.setup.state_path(), copy.as_ref()).unwrap();
+        copies.push((world.fs.read_raw(&copy), copy));
+        table.put(&[n], b"value").unwrap();
+        table.seal().unwrap();
+        assert_eq!(state(&world).durable_tail.unwrap().segment, SegmentId(u32::from(n) + 2));
+    }
+    table.close().unwrap();
+    drop(table);
+    world.fs.release_locks();
+    for (before, copy) in &copies {
+        assert_eq!(world.fs.read_raw(copy), *before, "{copy}");
+    }
+    // What was written last went into the file that has the name, durably.
+    let written = state(&world);
+    let after = world.after_crash(world.fs.crash_with(&CrashImage::Nothing));
+    assert_eq!(state(&after), written);
+    assert_eq!(after.open(&small()).unwrap().get(&[3]).unwrap().unwrap(), b"value");
+    // On a full disk that is not possible, and says why.
+    after.fs.release_locks();
+    let full = world.after_crash(world.fs.fork());
+    full.fs.hard_link(&full.setup.state_path(), "/r0/copy".as_ref()).unwrap();
+    full.fs.set_capacity(Some(0));
+    let error = full.open(&small()).map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+    assert!(error.to_string().contains("links to"), "{error}");
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn prepare_table(survey: Survey, at: CutAt<'_>) -> Result<Prepared> {
     let Survey { setup, plan, .. } = survey;
     let fs = Arc::clone(&setup.env.fs);
     // As an opening: neither the state nor names are believed from the page cache.
-    let state = StateFile::open(&*fs, &setup.state_path())?;
+    let state = StateFile::open(&fs, &setup.state_path())?;
     for dir in setup.dirs.iter().chain(&setup.segment_dirs()) {
         fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
     }
@@ -96,10 +96,6 @@ fn prepare_table(survey: Survey, at: CutAt<'_>) -> Result<Prepared> {
         floor: next_id(newest, current.next_id_floor)?,
         kept: None,
     };
-    if plan.discard.is_some() {
-        // The successor must not stand beside another segment that nothing names: an opening would refuse both.
-        state.update(|state| state.next_id_floor = step.floor)?;
-    }
     let CutAt::Behind(boundary) = at else {
         return Ok(Prepared { fs, step, position: None, created: Vec::new() });
     };
@@ -126,6 +122,11 @@ fn prepare_table(survey: Survey, at: CutAt<'_>) -> Result<Prepared> {
     let successor = successor.filter(|mutable| sealed.metadata.successor == *mutable);
     let new = successor.is_none().then_some(step.floor);
     if let Some(new) = new {
+        // If this goes no further, an opening must be able to tell the successor from what an interrupted roll-over left.
+        state.update(|state| {
+            state.next_id_floor = new;
+            state.highest_id = state.highest_id.max(new);
+        })?;
         step.floor = next_id(new, step.floor)?;
     }
     let position = Some(boundary.position);

@@ -194,7 +194,7 @@ impl Work<'_> {
     /// No id that was used before is used again; an emptied table begins above all of them.
     fn raise(&self) -> Result<()> {
         self.state()?;
-        let state = StateFile::open(self.fs, &self.setup.state_path())?;
+        let state = StateFile::open(&self.setup.env.fs, &self.setup.state_path())?;
         let Step { floor, kept, .. } = self.step;
         let tail = match kept {
             Some(kept) if state.get().next_id_floor < *floor => Some(self.successor_tail(kept)?),

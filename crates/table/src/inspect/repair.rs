@@ -99,6 +99,7 @@ impl RepairPlan {
             if !strays.is_empty() || members.is_empty() {
                 state.next_id_floor = state.next_id_floor.max(floor);
             }
+            state.highest_id = state.highest_id.max(floor);
             state.durable_tail.take_if(|tail| lost.contains(&tail.segment));
         })?;
         aside.take_away(&strays)?;
@@ -148,6 +149,6 @@ impl RepairPlan {
             }
             StateFile::create(fs, &path, &state)?;
         }
-        StateFile::open(fs, &path)
+        StateFile::open(&env.fs, &path)
     }
 }

@@ -11,7 +11,8 @@ use lithdb_segment::envelope::{self, Magic};
 use super::found::Found;
 use crate::inventory::Inventory;
 use crate::keyfile::read;
-use crate::state::{SLOT_LEN, SLOTS, TableState, ruling_slot};
+use crate::slots::{self, SLOTS};
+use crate::state::{SLOT_LEN, TableState};
 
 const FILE_LEN: u64 = (SLOTS * SLOT_LEN) as u64;
 
@@ -48,16 +49,16 @@ pub(super) fn look(fs: &dyn Fs, path: &Path) -> Result<(Option<TableState>, Slot
         Ok(read) => read,
         Err(error) => return lost(error),
     };
-    let found = match ruling_slot(path, &bytes) {
+    let found = match slots::ruling::<TableState>(path, &bytes, SLOT_LEN) {
         Ok(found) => found,
         Err(error) => return lost(error),
     };
     if len != FILE_LEN {
         let expected = format!("{FILE_LEN} bytes");
         let error = Error::corrupt(path, len.min(FILE_LEN), &expected, &format!("{len} bytes"));
-        return Ok((Some(found.state), Slots::Misshapen(error)));
+        return Ok((Some(found.record), Slots::Misshapen(error)));
     }
-    Ok((Some(found.state), slots(path, &bytes)))
+    Ok((Some(found.record), compare(path, &bytes)))
 }
 
 /// What there is of the slots, and how long the file is.
@@ -68,7 +69,7 @@ fn read_slots(fs: &dyn Fs, path: &Path) -> Result<(Bytes, u64)> {
     Ok((bytes, len))
 }
 
-fn slots(path: &Path, bytes: &[u8]) -> Slots {
+fn compare(path: &Path, bytes: &[u8]) -> Slots {
     let mut generations = Vec::new();
     for (n, slot) in bytes.chunks(SLOT_LEN).enumerate() {
         let opened = envelope::open::<TableState>(Magic::STATE, path, slot);
@@ -118,8 +119,8 @@ pub(super) fn is_foreign(
     Ok(Some(Error::new(ErrorKind::Foreign, message)))
 }
 
-/// What is wrong with a state that says that nothing was ever acknowledged, if something was: it is an old copy, and
-/// nothing that it says of segments counts. Opening refuses it, too.
+/// What is wrong with a state that says that nothing was ever acknowledged, if something was, or that is older than a
+/// segment: it is an old copy, and nothing that it says of segments counts. Opening refuses it, too.
 ///
 /// # Errors
 /// A disk that does not read.
@@ -129,9 +130,14 @@ pub(super) fn is_stale(
     found: &BTreeMap<SegmentId, Found>,
 ) -> Result<Option<Error>> {
     let is_ours = |found: &&Found| found.table_ids().next().is_none_or(|id| id == state.table_id);
-    for found in found.values().filter(|_| state.empty).filter(is_ours) {
-        if found.is_acknowledged()? {
-            let id = found.id;
+    for found in found.values().filter(is_ours) {
+        let id = found.id;
+        if id > state.highest_id {
+            let found =
+                format!("one that knows no id above {}, and segment {id}", state.highest_id);
+            return Ok(Some(Error::corrupt(path, 0, "the state of a table with segments", &found)));
+        }
+        if state.empty && found.is_acknowledged()? {
             let found = format!(
                 "one that says that the table is empty, and acknowledged data in segment {id}"
             );
@@ -166,6 +172,7 @@ pub(super) fn rebuilt(found: &BTreeMap<SegmentId, Found>, old: Option<&TableStat
         state.watermark = *lowest;
         let floor = highest.next().unwrap_or(*highest);
         state.next_id_floor = old.map_or(floor, |old| floor.max(old.next_id_floor));
+        state.highest_id = state.next_id_floor;
     }
     state
 }

@@ -1,15 +1,20 @@
-//! Creating a database in its roots, and making good what an interrupted creation left.
+//! Creating a database in its roots, and renewing their generation.
 //!
-//! The order is what recovery relies on: all other roots with `complete` false → durable; root 0 → durable,
-//! which is the commit point; the others with `complete` true → durable. All of it happens under the locks of
-//! all roots, but for the directories themselves, without which there is nothing to lock.
+//! The order is what recovery relies on. Creation: all other roots with sequence 0 → durable; root 0 with sequence 1 →
+//! durable, which is the commit point; the rest is a renewal. Renewal: root 0 with the odd sequence in between → durable;
+//! the others with the even one behind it → durable, root by root; root 0 with that → durable. All of it happens under
+//! the locks of all roots, but for the directories themselves, without which there is nothing to lock.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use lithdb_env::{Env, Error, Fs, Result, exists, remove_if_there, replacement_path, sync_parent};
+use lithdb_env::{
+    Env, Error, ErrorKind, Fs, OpenMode, Result, exists, remove_if_there, replacement_path,
+    sync_parent,
+};
 
+use super::locks::WRITERS_LOCK;
 use super::root_id::{ROOT_ID_FILE, RootId};
 
 /// Creates the directories that are not there, durably.
@@ -64,42 +69,92 @@ fn is_not_ours(error: &io::Error) -> bool {
     )
 }
 
+/// A put is accepted only when there is space for it: without a way to reserve it there is no database.
+fn require_reservation(fs: &dyn Fs, root: &Path) -> Result<()> {
+    let path = root.join(WRITERS_LOCK);
+    let file = fs.open(&path, OpenMode::ReadWrite).map_err(|e| Error::io("open", &path, e))?;
+    match file.allocate(0, 4096) {
+        Err(error) if is_unsupported(&error) => Err(Error::with_source(
+            ErrorKind::Unsupported,
+            format!(
+                "{}: its file system cannot reserve space for files (fallocate); use another one",
+                root.display()
+            ),
+            error,
+        )),
+        reserved => reserved.map_err(|e| Error::io("reserve space in", &path, e)),
+    }
+}
+
+/// `EOPNOTSUPP` has no kind of its own everywhere.
+fn is_unsupported(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(95)
+}
+
 /// Creates a database in `roots`, root 0 first, and returns the id of that.
 pub(super) fn create(env: &Env, roots: &[PathBuf]) -> Result<RootId> {
     let fs = &*env.fs;
+    for root in roots {
+        require_reservation(fs, root)?;
+    }
     let database_id = env.random_u64()?;
     let root_ids = roots.iter().map(|_| env.random_u64()).collect::<Result<Vec<u64>>>()?;
-    let id = |number| RootId {
+    let (token, token_before) = (env.random_u64()?, env.random_u64()?);
+    let others = RootId {
         database_id,
-        number,
+        number: 0,
         version: 0,
-        complete: number == 0,
-        root_ids: root_ids.clone(),
+        sequence: 0,
+        token: token_before,
+        token_before,
+        root_ids,
     };
-    let all: Vec<(u16, &PathBuf)> = (0..).zip(roots).collect();
-    let (root_0, others) = all.split_at_checked(1).unwrap_or_default();
-    for (number, root) in others {
-        id(*number).write(fs, root)?;
+    // With one root there is nothing to compare, and so nothing to renew.
+    let sequence = if roots.len() == 1 { 2 } else { 1 };
+    let first = RootId { sequence, token, ..others.clone() };
+    let mut ids: Vec<RootId> =
+        (0..).zip(roots).map(|(number, _)| RootId { number, ..others.clone() }).collect();
+    for (root, id) in roots.iter().zip(&ids).skip(1) {
+        id.create(fs, root)?;
     }
-    for (number, root) in root_0 {
-        id(*number).write(fs, root)?;
+    for (root, id) in roots.iter().zip(&mut ids).take(1) {
+        first.create(fs, root)?;
+        *id = first.clone();
     }
-    for (number, root) in others {
-        id(*number).completed().write(fs, root)?;
-    }
-    Ok(id(0))
+    renew(env, roots, &ids)?;
+    Ok(first)
 }
 
-/// Makes the roots of a database what its creation would have made them. Root 0 first: what a process that was
-/// killed wrote there may be readable and yet not durable, and the others must not be ahead of it.
-pub(super) fn make_good(fs: &dyn Fs, roots: &[PathBuf], ids: &[RootId]) -> Result<()> {
+/// Removes replacements of ids that were not finished, and makes the names in the roots durable.
+pub(super) fn tidy(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
     for root in roots {
         remove_if_there(fs, &replacement_path(&root.join(ROOT_ID_FILE)))?;
         fs.sync_dir(root).map_err(|e| Error::io("sync directory", root, e))?;
     }
-    for (root, id) in roots.iter().zip(ids).filter(|(_, id)| !id.complete) {
-        tracing::warn!(root = %root.display(), "completing an interrupted creation");
-        id.completed().write(fs, root)?;
-    }
     Ok(())
+}
+
+/// Gives all roots a new generation, or finishes what an interrupted renewal (or creation) began. Every root is written,
+/// also those that show what they are to hold: what was read may be in the page cache alone.
+pub(super) fn renew(env: &Env, roots: &[PathBuf], ids: &[RootId]) -> Result<()> {
+    let Some((first, others)) = ids.split_first().filter(|(_, others)| !others.is_empty()) else {
+        return Ok(());
+    };
+    let fs = &*env.fs;
+    let begun = if first.is_renewing() {
+        tracing::warn!(roots = ?roots, "finishing a renewal of the roots that was interrupted");
+        first.clone()
+    } else {
+        let (sequence, token) = (first.sequence + 1, env.random_u64()?);
+        RootId { sequence, token, token_before: first.token, ..first.clone() }
+    };
+    let renewed =
+        |id: &RootId| RootId { number: id.number, sequence: begun.sequence + 1, ..begun.clone() };
+    for (root, id) in roots.iter().zip([&begun]) {
+        id.rewrite(fs, root)?;
+    }
+    for (root, id) in roots.iter().skip(1).zip(others) {
+        renewed(id).rewrite(fs, root)?;
+    }
+    roots.iter().zip([first]).try_for_each(|(root, id)| renewed(id).rewrite(fs, root))
 }

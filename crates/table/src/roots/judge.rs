@@ -59,7 +59,7 @@ pub(super) fn judge(seen: &[Seen], create: bool) -> Result<Plan> {
     let members: Vec<Member<'_>> = seen.iter().filter_map(with_id).collect();
     // Root 0 rules. Without it, one complete root proves that there was one.
     let root_0 = members.iter().find(|member| member.id.number == 0);
-    match root_0.or_else(|| members.iter().find(|member| member.id.complete)) {
+    match root_0.or_else(|| members.iter().find(|member| member.id.is_complete())) {
         Some(ruler) => open(seen, &members, *ruler),
         None if members.is_empty() => nothing_there(seen, create),
         None => interrupted(seen, &members, create),
@@ -165,6 +165,9 @@ fn open(seen: &[Seen], members: &[Member<'_>], ruler: Member<'_>) -> Result<Plan
             ),
         );
     }
+    for member in &in_order {
+        check_generation(ruler, **member)?;
+    }
     let roots = in_order.iter().map(|member| member.seen.path.clone()).collect();
     let ids = in_order.iter().map(|member| member.id.clone()).collect();
     Ok(Plan::Open { roots, ids })
@@ -188,6 +191,32 @@ fn check_same_set(ruler: Member<'_>, member: Member<'_>) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// `ruler` is root 0, by now. All roots are of one generation, or on the way from one to the next.
+fn check_generation(ruler: Member<'_>, member: Member<'_>) -> Result<()> {
+    let (zero, id) = (ruler.id, member.id);
+    let found = (id.sequence, id.token);
+    let agrees = id.number == zero.number
+        || if zero.is_renewing() {
+            found == (zero.sequence - 1, zero.token_before)
+                || found == (zero.sequence + 1, zero.token)
+        } else {
+            found == (zero.sequence, zero.token)
+        };
+    if agrees {
+        return Ok(());
+    }
+    let (older, newer) =
+        if id.sequence > zero.sequence { (ruler, member) } else { (member, ruler) };
+    let how = if id.sequence == zero.sequence { "of another history than" } else { "older than" };
+    refuse(
+        ErrorKind::Corrupt,
+        format!(
+            "{older} is {how} {newer} (generations {} and {}): it was put back, or the other was; bring the roots of one time together; nothing was changed",
+            older.id.sequence, newer.id.sequence
+        ),
+    )
 }
 
 fn absent(ruler: Member<'_>, number: usize, root_id: u64, strangers: &[&Seen]) -> String {

@@ -1,8 +1,8 @@
 //! The two lock files of every root. `lith.lock`: exclusive, for the writer, who leaves its process id in
 //! it. `readers.lock`: shared by readers; exclusive for a writer about to change what readers rely on.
 //!
-//! Lock files are never removed: a lock on a removed file would keep nobody out. All locks of a kind are taken
-//! in the same order.
+//! Lock files are never removed: a lock on a removed file would keep nobody out. Should somebody remove one all the same,
+//! the writer also holds the root directory itself. All locks of a kind are taken in the same order.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -61,6 +61,7 @@ pub(super) fn lock_for_writing(fs: &dyn Fs, roots: &[PathBuf]) -> Result<HeldLoc
         let path = root.join(WRITERS_LOCK);
         ensure_file(fs, &path).map_err(|e| Error::io("create", &path, e))?;
         let lock = take_writers_lock(fs, root, &path)?;
+        held.0.extend(lock_directory(fs, root)?);
         leave_name(lock.file(), &path)?;
         held.0.push(lock);
     }
@@ -75,6 +76,7 @@ pub(super) fn lock_for_writing(fs: &dyn Fs, roots: &[PathBuf]) -> Result<HeldLoc
 pub(super) fn lock_out_writers(fs: &dyn Fs, roots: &[PathBuf]) -> Result<HeldLocks> {
     let mut held = HeldLocks::default();
     for root in roots {
+        held.0.extend(lock_directory(fs, root)?);
         let path = root.join(WRITERS_LOCK);
         if exists(fs, &path).map_err(|e| Error::io("look for", &path, e))? {
             held.0.push(take_writers_lock(fs, root, &path)?);
@@ -84,17 +86,38 @@ pub(super) fn lock_out_writers(fs: &dyn Fs, roots: &[PathBuf]) -> Result<HeldLoc
 }
 
 fn take_writers_lock(fs: &dyn Fs, root: &Path, path: &Path) -> Result<Box<dyn FileLock>> {
-    let lock = fs.try_lock(path, LockKind::Exclusive);
-    lock.map_err(|e| Error::io("lock", path, e))?.ok_or_else(|| {
-        Error::new(
-            ErrorKind::Locked,
-            format!(
-                "{} is open for writing in {}; close it there, or open it for reading",
-                root.display(),
-                holder(fs, path)
-            ),
-        )
-    })
+    let lock = fs.try_lock(path, LockKind::Exclusive).map_err(|e| Error::io("lock", path, e))?;
+    lock.ok_or_else(|| locked(fs, root))
+}
+
+/// Locks the directory itself. Some network file systems lock files only; there, the lock file must do.
+fn lock_directory(fs: &dyn Fs, root: &Path) -> Result<Option<Box<dyn FileLock>>> {
+    match fs.try_lock(root, LockKind::Exclusive) {
+        Ok(Some(lock)) => Ok(Some(lock)),
+        Ok(None) => Err(locked(fs, root)),
+        Err(error) if locks_files_only(&error) => {
+            tracing::warn!(root = %root.display(), %error, "the directory itself cannot be locked");
+            Ok(None)
+        }
+        Err(error) => Err(Error::io("lock", root, error)),
+    }
+}
+
+/// `EBADF` and `ENOLCK` are what NFS answers.
+fn locks_files_only(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)
+        || matches!(error.raw_os_error(), Some(9 | 37 | 95))
+}
+
+fn locked(fs: &dyn Fs, root: &Path) -> Error {
+    Error::new(
+        ErrorKind::Locked,
+        format!(
+            "{} is open for writing in {}; close it there, or open it for reading",
+            root.display(),
+            holder(fs, &root.join(WRITERS_LOCK))
+        ),
+    )
 }
 
 /// Takes a share of the readers' lock of every root. Where there is none and none can be created (a read-only
@@ -195,6 +218,7 @@ fn leave_name(file: &dyn File, path: &Path) -> Result<()> {
 
 /// Who left its name in a lock file, for a message.
 fn holder(fs: &dyn Fs, path: &Path) -> String {
+    // For a message alone: who cannot be read is not named.
     let bytes = read_file(fs, path, 64).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     match text.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) {

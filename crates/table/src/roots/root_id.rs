@@ -1,20 +1,22 @@
-//! The file `root.id`: which database a directory belongs to, and which of its roots it is.
+//! The file `root.id`: which database a directory belongs to, which of its roots it is, and as of when.
+//!
+//! Two slots, written in place like `table.state`, so that a full disk does not stand in the way of an opening.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
-use lithdb_env::{Error, ErrorKind, Fs, Result, read_file, replace_file};
-use lithdb_segment::check_writable;
-use lithdb_segment::envelope::{self, Magic};
+use lithdb_env::{Error, ErrorKind, Fs, Result, read_file};
+use lithdb_segment::envelope::{ENVELOPE_LEN, Magic};
 use serde::{Deserialize, Serialize};
 
 use super::Access;
+use crate::slots::{self, Ruling, SLOT_UNIT, SLOTS, Slotted};
 
 /// The file's name.
 pub(super) const ROOT_ID_FILE: &str = "root.id";
 /// More than the file of a database with the greatest number of roots takes.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+const MAX_FILE_BYTES: u64 = 2 << 20;
 /// The most roots a database can have: their number is a u16.
 pub(super) const MAX_ROOTS: usize = u16::MAX as usize;
 
@@ -27,9 +29,13 @@ pub(super) struct RootId {
     pub(super) number: u16,
     /// Counts changes of the set of roots.
     pub(super) version: u32,
-    /// Whether the database had been created when this was written. Always so on root 0, whose file is the
-    /// commit point.
-    pub(super) complete: bool,
+    /// Rises with every renewal: odd on root 0 while one is under way, even otherwise. 0 before the commit point of a
+    /// creation, and so never on root 0.
+    pub(super) sequence: u64,
+    /// Random, drawn by each renewal; the same on all roots when it is done. Two histories may count alike.
+    pub(super) token: u64,
+    /// The token before that one.
+    pub(super) token_before: u64,
     /// Random, one for each root, in the order of their numbers.
     pub(super) root_ids: Vec<u64>,
 }
@@ -53,32 +59,55 @@ impl RootId {
                 return Err(if damaged { damage(&error) } else { error });
             }
         };
-        let id: Self = envelope::open_file(Magic::ROOT, &path, &bytes).map_err(|error| {
+        let slot_len = bytes.len() / SLOTS;
+        if slot_len == 0 || !bytes.len().is_multiple_of(SLOTS * SLOT_UNIT) {
+            let (expected, found) = ("two slots of 4096 bytes, or a multiple", bytes.len());
+            return Err(damage(&Error::corrupt(&path, 0, expected, &format!("{found} bytes"))));
+        }
+        let found = slots::ruling::<Self>(&path, &bytes, slot_len);
+        let Ruling { record: id, writable, .. } = found.map_err(|error| {
             if error.kind() == ErrorKind::Corrupt { damage(&error) } else { error }
         })?;
         id.check(&path).map_err(|error| damage(&error))?;
         if access == Access::Write {
-            check_writable(&path, &bytes)?;
+            writable?;
         }
         Ok(Some(id))
     }
 
-    /// Writes the id of directory `root`, atomically and durably.
-    pub(super) fn write(&self, fs: &dyn Fs, root: &Path) -> Result<()> {
+    /// Creates the id of directory `root`, atomically and durably.
+    pub(super) fn create(&self, fs: &dyn Fs, root: &Path) -> Result<()> {
         let path = root.join(ROOT_ID_FILE);
         self.check(&path)?;
-        replace_file(fs, &path, &envelope::seal(Magic::ROOT, self)?)
+        slots::create(fs, &path, self)
     }
 
-    /// The same root of a database whose creation is complete.
-    pub(super) fn completed(&self) -> Self {
-        Self { complete: true, ..self.clone() }
+    /// Writes the id of directory `root` in the place of an older one of the same length, durably. The slot that rules
+    /// is written last.
+    pub(super) fn rewrite(&self, fs: &dyn Fs, root: &Path) -> Result<()> {
+        let path = root.join(ROOT_ID_FILE);
+        self.check(&path)?;
+        let bytes =
+            read_file(fs, &path, MAX_FILE_BYTES).map_err(|e| Error::io("read", &path, e))?;
+        let ruling = slots::ruling::<Self>(&path, &bytes, bytes.len() / SLOTS)?.slot;
+        let mut file = slots::open(fs, &path)?;
+        slots::write_both(fs, &path, &mut file, self, 1 - ruling.min(1))
+    }
+
+    /// Whether the database had been created when this was written.
+    pub(super) fn is_complete(&self) -> bool {
+        self.sequence > 0
+    }
+
+    /// Whether a renewal is under way, or was interrupted. Asked of root 0.
+    pub(super) fn is_renewing(&self) -> bool {
+        !self.sequence.is_multiple_of(2)
     }
 
     /// What holds of every id that was ever written.
     fn check(&self, path: &Path) -> Result<()> {
         let wrong = |expected: &str, found: String| {
-            Err(Error::corrupt(path, envelope::ENVELOPE_LEN as u64, expected, &found))
+            Err(Error::corrupt(path, ENVELOPE_LEN as u64, expected, &found))
         };
         let count = self.root_ids.len();
         if count > MAX_ROOTS {
@@ -90,10 +119,21 @@ impl RootId {
         if self.root_ids.iter().collect::<BTreeSet<_>>().len() != count {
             return wrong("different ids of all roots", "one twice".to_owned());
         }
-        if self.number == 0 && !self.complete {
+        if self.number == 0 && !self.is_complete() {
             return wrong("root 0 of a complete database", "an incomplete one".to_owned());
         }
+        if self.number > 0 && self.is_renewing() {
+            return wrong("an even sequence, but on root 0", self.sequence.to_string());
+        }
         Ok(())
+    }
+}
+
+impl Slotted for RootId {
+    const MAGIC: Magic = Magic::ROOT;
+
+    fn generation(&self) -> u64 {
+        self.sequence
     }
 }
 

@@ -126,7 +126,7 @@ fn look_at(fs: &dyn Fs, found: Found<'_>, access: Access) -> Result<Seen> {
     }
     let id = RootId::read(fs, &path, access)?;
     let foreign = match &id {
-        Some(id) if id.complete => None,
+        Some(id) if id.is_complete() => None,
         _ => first_foreign(fs, &path)?,
     };
     Ok(Seen { path, is_there: true, id, foreign })

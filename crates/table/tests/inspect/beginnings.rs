@@ -308,7 +308,7 @@ fn a_segments_directory_that_is_a_file_is_an_error_for_whoever_looks_for_the_tab
     let world = World::new(1);
     world.fs.write_raw("/r0/t/segments", b"x".to_vec());
     let error = presence(&world.fs, &world.setup.dirs).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
     assert!(error.to_string().contains("/r0/t/segments"), "{error}");
 }
 

@@ -185,7 +185,7 @@ pub(super) fn mark(line: &DumpLine) -> Option<u32> {
 
 /// As if the table had not been closed: the state names no tail.
 pub(super) fn forget_tail(world: &World) {
-    let state = StateFile::open(&world.fs, Path::new("/r0/t/table.state")).unwrap();
+    let state = StateFile::open(&world.setup.env.fs, Path::new("/r0/t/table.state")).unwrap();
     state.update(|state| state.durable_tail = None).unwrap();
 }
 
@@ -260,7 +260,7 @@ pub(super) const STATE: &str = "/r0/t/table.state";
 
 /// Changes the state, and says what it is then.
 pub(super) fn change_state(world: &World, change: impl FnOnce(&mut TableState)) -> TableState {
-    let state = StateFile::open(&world.fs, Path::new(STATE)).unwrap();
+    let state = StateFile::open(&world.setup.env.fs, Path::new(STATE)).unwrap();
     state.update(change).unwrap();
     state.get()
 }

@@ -185,6 +185,7 @@ fn a_file_that_vanishes_while_it_is_dumped_is_named_unless_it_was_collected() {
                     return;
                 }
                 if is_collected {
+                    let fs: Arc<dyn lithdb_env::Fs> = Arc::new(fs.clone());
                     let state = StateFile::open(&fs, Path::new("/r0/t/table.state")).unwrap();
                     state.update(|state| state.watermark = SegmentId(4)).unwrap();
                 }

@@ -1,0 +1,109 @@
+//! A record in two slots of one file, written in place, one slot after the other.
+//!
+//! No write needs space on the disk, none can destroy what ruled before it, and a write that has returned is in both
+//! slots, so that no single damaged slot brings back an older record. A file that somebody links to is not written in
+//! place but replaced.
+
+use std::fmt::Debug;
+use std::path::Path;
+use std::sync::Arc;
+
+use lithdb_env::{Error, ErrorKind, File, Fs, OpenMode, Result, replace_file, write_all_at};
+use lithdb_segment::check_writable;
+use lithdb_segment::envelope::{self, Magic};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub(crate) const SLOTS: usize = 2;
+/// The length of a slot is a multiple of this.
+pub(crate) const SLOT_UNIT: usize = 4096;
+
+/// What is kept in slots.
+pub(crate) trait Slotted: Serialize + DeserializeOwned + Clone + Debug {
+    /// Begins each slot.
+    const MAGIC: Magic;
+
+    /// Rises with every write of another content; the valid slot with the higher one rules.
+    fn generation(&self) -> u64;
+}
+
+/// A record as it was read.
+#[derive(Debug, Clone)]
+pub(crate) struct Ruling<T> {
+    pub(crate) record: T,
+    /// The slot it stands in.
+    pub(crate) slot: usize,
+    /// Whether its features permit writing.
+    pub(crate) writable: Result<()>,
+}
+
+/// The record in the slot that rules, of the bytes of a file with slots of `slot_len`.
+///
+/// # Errors
+/// `Corrupt` if no slot holds; `Unsupported`.
+pub(crate) fn ruling<T: Slotted>(path: &Path, bytes: &[u8], slot_len: usize) -> Result<Ruling<T>> {
+    let mut best: Option<Ruling<T>> = None;
+    let mut problem = None;
+    for (slot, bytes) in bytes.chunks(slot_len).take(SLOTS).enumerate() {
+        match envelope::open::<T>(T::MAGIC, path, bytes) {
+            Ok((record, used)) if bytes.iter().skip(used).all(|byte| *byte == 0) => {
+                if best.as_ref().is_none_or(|b| b.record.generation() < record.generation()) {
+                    let writable = check_writable(path, bytes);
+                    best = Some(Ruling { record, slot, writable });
+                }
+            }
+            Ok((_, used)) => {
+                let at = (slot * slot_len + used) as u64;
+                problem = Some(Error::corrupt(path, at, "zeros behind the slot", "other bytes"));
+            }
+            Err(error) => problem = Some(error),
+        }
+    }
+    // A version that is not ours is not a torn slot.
+    if let Some(error) = problem.take_if(|e| e.kind() == ErrorKind::Unsupported || best.is_none()) {
+        return Err(error);
+    }
+    best.ok_or_else(|| Error::corrupt(path, 0, "a valid slot", "none"))
+}
+
+/// The bytes of one slot, of the shortest length that holds the record.
+pub(crate) fn slot_of<T: Slotted>(record: &T) -> Result<Vec<u8>> {
+    let mut slot = envelope::seal(T::MAGIC, record)?;
+    slot.resize(slot.len().next_multiple_of(SLOT_UNIT), 0);
+    Ok(slot)
+}
+
+/// Creates the file, or replaces it, atomically and durably.
+pub(crate) fn create<T: Slotted>(fs: &dyn Fs, path: &Path, record: &T) -> Result<()> {
+    replace_file(fs, path, &slot_of(record)?.repeat(SLOTS))
+}
+
+/// Opens the file to be written.
+pub(crate) fn open(fs: &dyn Fs, path: &Path) -> Result<Arc<dyn File>> {
+    fs.open(path, OpenMode::ReadWrite).map_err(|e| Error::io("open", path, e))
+}
+
+/// Writes both slots, `first` and then the other one, each of them durably. If `file` has another name it is somebody's
+/// copy: another file takes its place in the directory, and in `file`.
+pub(crate) fn write_both<T: Slotted>(
+    fs: &dyn Fs,
+    path: &Path,
+    file: &mut Arc<dyn File>,
+    record: &T,
+    first: usize,
+) -> Result<()> {
+    if file.links().map_err(|e| Error::io("look at", path, e))? > 1 {
+        create(fs, path, record).map_err(|e| {
+            e.context("somebody links to the file, so it is replaced and not written in place")
+        })?;
+        *file = open(fs, path)?;
+        return Ok(());
+    }
+    let bytes = slot_of(record)?;
+    for slot in [first, 1 - first.min(1)] {
+        write_all_at(&**file, &bytes, (slot * bytes.len()) as u64)
+            .map_err(|e| Error::io("write", path, e))?;
+        file.sync_data().map_err(|e| Error::io("sync", path, e))?;
+    }
+    Ok(())
+}

@@ -17,7 +17,7 @@ use crate::dir::{DirChange, DirNode, Entries, Place};
 use crate::fate::Fate;
 use crate::freed::OldBlocks;
 use crate::fs::SimFs;
-use crate::inode::{Body, FileChange, FileNode, Ino, Node};
+use crate::inode::{Body, FileChange, FileNode, Ino, Node, blank};
 use crate::space::{BLOCK_BYTES, blocks_of};
 use crate::tree::{ROOT, Tree};
 
@@ -269,8 +269,11 @@ impl<'a> Wreck<'a> {
     }
 
     /// A file with `bytes` that keeps the space it had within its length.
-    fn settle(&self, ino: Ino, bytes: Vec<u8>) -> FileNode {
+    fn settle(&self, ino: Ino, mut bytes: Vec<u8>) -> FileNode {
         let old = self.tree.node(ino).and_then(Node::file);
+        if let Ok(old) = &old {
+            blank(&mut bytes, &old.unwritable);
+        }
         let (mut extents, old_len) = old
             .as_ref()
             .map_or_else(|_| Default::default(), |f| (f.extents.clone(), f.live.len() as u64));

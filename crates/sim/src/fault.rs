@@ -21,6 +21,10 @@ pub enum Pages {
     /// them, and a crash loses them. (Of a directory: from now on its syncs succeed without doing
     /// anything, and a crash may lose what they were asked to keep.)
     ReadableAndClean,
+    /// The same, and blocks that were never durable take no more writes: what is written to them later can be read, a sync
+    /// of it succeeds, and a crash loses it. So it is on ext4 when the write-back of an unwritten extent fails: the extent
+    /// is never converted. (Of a directory: as `Lost`.)
+    Unwritable,
 }
 
 /// How an operation fails.

@@ -129,6 +129,18 @@ impl SimFs {
         self.state().tree.set_capacity(bytes);
     }
 
+    /// The write-back of everything that is not synced fails, and no sync says so: see [`Pages::Unwritable`]. So it is when
+    /// the process was killed before, and somebody else was told.
+    pub fn fail_writeback(&self) {
+        let mut state = self.state();
+        let seq = state.tree.next_seq();
+        for node in state.tree.nodes.values_mut() {
+            if let Body::File(file) = &mut node.body {
+                file.fail_sync(seq, Pages::Unwritable);
+            }
+        }
+    }
+
     /// Forgets all clean pages, as the kernel may at any time: what a failed sync left readable and clean reads as what
     /// is on the disk. What was written and not synced stays.
     pub fn evict(&self) {

@@ -4,13 +4,14 @@
 //! breaks it on purpose.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::dir::DirNode;
 use crate::errno::{EISDIR, ENOTDIR, errno};
 use crate::fate::Fate;
 use crate::fault::Pages;
-use crate::older::{Before, Older};
+use crate::older::{Before, Older, SECTOR_BYTES};
 use crate::space::Extents;
 
 /// The number of an inode; never used twice in one line of crashes.
@@ -75,6 +76,8 @@ pub(crate) struct FileNode {
     pub(crate) extents: Extents,
     /// What the durable image was before.
     pub(crate) older: Arc<Older>,
+    /// Blocks whose write-back failed before they were durable: they never will be.
+    pub(crate) unwritable: Vec<Range<usize>>,
 }
 
 /// An operation that no sync has covered.
@@ -89,6 +92,16 @@ pub(crate) struct FileOp {
 pub(crate) enum FileChange {
     Write { offset: usize, data: Vec<u8> },
     SetLen(usize),
+}
+
+/// What blocks read as that take no writes.
+pub(crate) fn blank(image: &mut [u8], unwritable: &[Range<usize>]) {
+    let len = image.len();
+    for blocks in unwritable {
+        if let Some(bytes) = image.get_mut(blocks.start.min(len)..blocks.end.min(len)) {
+            bytes.fill(0);
+        }
+    }
 }
 
 /// Writes into an image, filling a gap with zeros.
@@ -114,7 +127,8 @@ impl FileChange {
 impl FileNode {
     /// A file whose two images are `bytes`.
     pub(crate) fn settled(bytes: Vec<u8>, extents: Extents, older: Arc<Older>) -> Self {
-        Self { durable: bytes.clone(), live: bytes, log: Vec::new(), extents, older }
+        let unwritable = Vec::new();
+        Self { durable: bytes.clone(), live: bytes, log: Vec::new(), extents, older, unwritable }
     }
 
     pub(crate) fn change(&mut self, seq: u64, change: FileChange) {
@@ -126,7 +140,12 @@ impl FileNode {
         let before = self.before();
         for op in self.log.drain(..) {
             op.change.apply(&mut self.durable);
+            if let FileChange::SetLen(len) = op.change {
+                // Blocks that were cut off were given back.
+                self.unwritable.retain(|blocks| blocks.start < len);
+            }
         }
+        blank(&mut self.durable, &self.unwritable);
         Arc::make_mut(&mut self.older).note(seq, before, &self.durable);
     }
 
@@ -160,6 +179,19 @@ impl FileNode {
         let log = std::mem::take(&mut self.log);
         match pages {
             Pages::ReadableAndClean => {}
+            Pages::Unwritable => {
+                let new = self.durable.len().next_multiple_of(SECTOR_BYTES);
+                let len = self.live.len();
+                for op in &log {
+                    if let FileChange::Write { offset, data } = &op.change {
+                        let start = offset / SECTOR_BYTES * SECTOR_BYTES;
+                        let end = (offset + data.len()).next_multiple_of(SECTOR_BYTES);
+                        self.unwritable.push(start.max(new)..end.max(new));
+                    }
+                }
+                // The length is metadata.
+                self.log.push(FileOp { seq, change: FileChange::SetLen(len) });
+            }
             Pages::Lost | Pages::PartlyLost => {
                 if pages == Pages::PartlyLost {
                     for FileOp { seq, change } in &log {

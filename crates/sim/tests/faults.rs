@@ -145,6 +145,27 @@ fn after_a_failed_sync_the_pages_may_be_readable_and_clean() {
 }
 
 #[test]
+fn blocks_whose_writeback_failed_take_no_more_writes() {
+    for is_told in [true, false] {
+        let (fs, file) = opened(b"old");
+        file.write_at(&[1; 2000], 3).unwrap();
+        if is_told {
+            fs.fail_op(1, Fault::FailedSync { pages: Pages::Unwritable }, false);
+            assert!(file.sync_all().is_err());
+        } else {
+            fs.fail_writeback();
+        }
+        file.write_at(&[2; 3000], 3).unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(fs.read_raw("/f"), [&b"old"[..], &[2; 3000]].concat(), "still readable");
+        // The first block was durable before; behind the last one that failed everything is.
+        let found = fs.crash_with(&CrashImage::Everything).read_raw("/f");
+        let expected = [&b"old"[..], &[2; 509], &[0; 1536], &[2; 955]].concat();
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
 fn after_a_failed_directory_sync_later_ones_may_lie() {
     let (fs, _file) = opened(b"");
     fs.create_new(p("/g")).unwrap();

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use lithdb_env::Result;
 use lithdb_segment::{HEADER_LEN, ReadMode, SegmentId};
-use lithdb_sim::{Effort, Fault, SeededChoice, SimFs, Tally};
+use lithdb_sim::{CrashImage, Effort, Fault, Pages, SeededChoice, SimFs, Tally};
 use lithdb_table::{SecondaryKey, Table, TableOptions};
 use support::closed::{Closed, clock, files, honest, right_or_error};
 use support::script::value_of;
@@ -331,4 +331,45 @@ fn a_stale_read_never_gets_into_the_tail_that_is_made_good() {
         check(&open().unwrap_or_else(|e| panic!("{context}: {e}")));
     }
     assert!(tally.get("opened") > 0 && tally.get("refused") > 0, "{tally:?}");
+}
+
+/// Served, flushed and gone after the next mount: what a recovery writes over blocks that take no writes.
+#[test]
+fn what_recovery_keeps_is_safe_from_unwritable_blocks() {
+    for is_told in [true, false] {
+        for inline_max in [16, 4000] {
+            let options = TableOptions::new().shards(1).inline_max_bytes(inline_max);
+            let world = World::new(2);
+            let table = world.create_and_open(&options);
+            table.put(b"flushed", &[1; 700]).unwrap();
+            table.flush().unwrap();
+            // More than memory keeps back.
+            let value = |n: usize| vec![n as u8; 1000];
+            for n in 0..2500 {
+                table.put(format!("key-{n}").as_bytes(), &value(n)).unwrap();
+            }
+            if is_told {
+                world.fs.fail_op(1, Fault::FailedSync { pages: Pages::Unwritable }, true);
+                assert!(table.flush().is_err());
+            } else {
+                world.fs.fail_writeback();
+            }
+            drop(table);
+            world.fs.clear_faults();
+            // In the same mount: everything can be read, and every sync succeeds.
+            let table = world.open(&options).unwrap();
+            table.put(b"more", &[2; 700]).unwrap();
+            table.flush().unwrap();
+            let served = table.stats().keys;
+            assert!(served >= 2 && (!is_told || served == 2502), "{served}");
+            drop(table);
+            let world = world.after_crash(world.fs.crash_with(&CrashImage::Everything));
+            let table = world.open(&options).unwrap();
+            assert_eq!(table.stats().keys, served, "told {is_told}, inline {inline_max}");
+            for n in 0..served as usize - 2 {
+                let got = table.get(format!("key-{n}").as_bytes()).unwrap();
+                assert_eq!(got.unwrap(), &value(n)[..]);
+            }
+        }
+    }
 }

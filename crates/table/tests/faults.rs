@@ -60,9 +60,10 @@ fn faults(kind: OpKind) -> Vec<(Fault, bool)> {
     let lost = Fault::FailedSync { pages: Pages::Lost };
     let partly = Fault::FailedSync { pages: Pages::PartlyLost };
     let clean = Fault::FailedSync { pages: Pages::ReadableAndClean };
+    let unwritable = Fault::FailedSync { pages: Pages::Unwritable };
     match kind {
         OpKind::SyncData | OpKind::SyncAll => {
-            faults.extend([(lost, false), (partly, false), (clean, false)]);
+            faults.extend([(lost, false), (partly, false), (clean, false), (unwritable, false)]);
         }
         OpKind::SyncDir => faults.push((lost, false)),
         _ => {}

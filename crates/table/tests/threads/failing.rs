@@ -17,7 +17,8 @@ fn after_a_failed_sync_nobody_acknowledges() {
         let client = Client::new(&world, world.create_and_open(&options), Crash::AtTheEnd);
         // Known to this test alone, and not to the model checker: set when a call has failed.
         let failed = Arc::new(AtomicBool::new(false));
-        let pages = [Pages::Lost, Pages::PartlyLost, Pages::ReadableAndClean][any(3) as usize];
+        let pages = [Pages::Lost, Pages::PartlyLost, Pages::ReadableAndClean, Pages::Unwritable]
+            [any(4) as usize];
         world.fs.fail_op(1 + any(30), Fault::FailedSync { pages }, false);
         let flush = |client: &Client, failed: &AtomicBool| {
             let had_failed = failed.load(Ordering::SeqCst);

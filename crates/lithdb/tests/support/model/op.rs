@@ -293,6 +293,7 @@ fn fault() -> impl Strategy<Value = (Fault, bool)> {
         Just(Fault::FailedSync { pages: Pages::Lost }),
         Just(Fault::FailedSync { pages: Pages::PartlyLost }),
         Just(Fault::FailedSync { pages: Pages::ReadableAndClean }),
+        Just(Fault::FailedSync { pages: Pages::Unwritable }),
         Just(Fault::ShortWrite),
         Just(Fault::Interrupted),
         Just(Fault::TooManyFiles),

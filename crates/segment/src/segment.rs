@@ -80,6 +80,8 @@ pub struct Segment {
     pub(crate) values: Vec<GrowingFile>,
     epochs: RwLock<Arc<[(u32, u64)]>>,
     sealed: OnceLock<Metadata>,
+    /// Bytes of the files behind their ends: they go when the segment does.
+    waiting_bytes: u64,
     doomed: OnceLock<UnlinkRight>,
 }
 
@@ -164,6 +166,7 @@ impl Segment {
             values,
             epochs,
             sealed: metadata.map_or_else(OnceLock::new, OnceLock::from),
+            waiting_bytes: 0,
             doomed: OnceLock::new(),
         }
     }
@@ -223,6 +226,18 @@ impl Segment {
     pub fn doom(&self, right: &UnlinkRight) {
         let is_first = self.doomed.set(right.clone()).is_ok();
         assert!(is_first, "segment {} is collected a second time", self.id());
+    }
+
+    /// Says how many bytes the files of this segment, which is sealed, have behind their ends.
+    #[must_use]
+    pub fn with_waiting(mut self, bytes: u64) -> Self {
+        self.waiting_bytes = bytes;
+        self
+    }
+
+    /// Bytes of the files behind the ends that the seal says: they are kept for whoever holds them, until the segment goes.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.waiting_bytes
     }
 
     /// Where epochs began.

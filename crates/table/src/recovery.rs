@@ -53,8 +53,9 @@ impl Recovery<'_> {
         let mut report = RecoveryReport::default();
         self.remove(&plan, &mut report)?;
         let mut segments = Vec::with_capacity(plan.sealed.len() + 2);
-        for SealedFound { paths, header, metadata, .. } in plan.sealed {
-            segments.push(Arc::new(Segment::sealed(self.context, paths, header, metadata)));
+        for SealedFound { paths, header, metadata, waiting_bytes } in plan.sealed {
+            let segment = Segment::sealed(self.context, paths, header, metadata);
+            segments.push(Arc::new(segment.with_waiting(waiting_bytes)));
         }
         let mut writer = None;
         if let Some(tail) = plan.tail {
@@ -114,9 +115,9 @@ impl Recovery<'_> {
         let (paths, header, epochs) = (tail.paths.clone(), tail.header, tail.promised_epochs());
         let segment =
             Segment::growing(self.context, paths, header, keys, values, &tail.promised, epochs);
-        let segment = Arc::new(segment);
+        let segment = Arc::new(segment.with_waiting(tail.unpromised_bytes));
         // What others link to does not even grow.
-        if !tail.is_longer && !is_linked {
+        if tail.unpromised_bytes == 0 && !is_linked {
             let epoch = Some(self.context.env.random_u64()?);
             return Ok(SegmentWriter::new(segment, self.inline_max, tail.promised, epoch, None));
         }
@@ -158,7 +159,10 @@ impl Recovery<'_> {
         let next = match next {
             Err(error) if error.kind() == ErrorKind::StorageFull => {
                 self.take_back(id)?;
-                return Err(error);
+                let bytes = tail.map_or(0, |tail| tail.unpromised_bytes);
+                return Err(error.context(format_args!(
+                    "the new segment {id} needs about {bytes} bytes for what no mark vouches for; the table can be read meanwhile"
+                )));
             }
             next => next?,
         };

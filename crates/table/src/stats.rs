@@ -18,6 +18,9 @@ pub struct TableStats {
     pub values: u64,
     /// Bytes of keys and values in the segments' files.
     pub bytes: u64,
+    /// Bytes that nothing names any more, and that go when their segments expire: a recovery has copied them, or a rollback has
+    /// cut them off.
+    pub waiting_bytes: u64,
     /// Number of segments, the mutable one included.
     pub segments: usize,
     /// The oldest segment.
@@ -102,6 +105,7 @@ impl Table {
             keys,
             values,
             bytes,
+            waiting_bytes: segments.iter().map(|segment| segment.waiting_bytes()).sum(),
             segments: segments.len(),
             oldest_segment: segments.first().map_or(SegmentId::NONE, |s| s.id()),
             oldest_created: segments.first().map(|s| s.header().created),

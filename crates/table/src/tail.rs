@@ -26,8 +26,8 @@ pub struct TailFound {
     pub keep: Totals,
     /// Where epochs began, in what is kept.
     pub epochs: Vec<(u32, u64)>,
-    /// A file is longer than was promised: its blocks may never have reached the disk, whatever the page cache shows.
-    pub is_longer: bool,
+    /// Bytes behind what was promised: they may never have reached the disk, whatever the page cache shows.
+    pub unpromised_bytes: u64,
     /// Bytes behind what is kept.
     pub torn_bytes: u64,
     /// Why the end is torn, if it is.
@@ -63,8 +63,10 @@ impl TailFound {
         let said = whole.mark().map_or(&promised.value_ends, |mark| &mark.value_ends);
         let values = Values::open(env, &paths, key_file, &promised.value_ends, said)?;
         let (mut keep, mut epochs) = (promised.clone(), promised_epochs);
-        let is_longer = key_file.len > promised.key_end || values.surplus(&promised.value_ends) > 0;
-        if is_longer {
+        let behind =
+            |totals: &Totals| values.surplus(&totals.value_ends) + (key_file.len - totals.key_end);
+        let unpromised_bytes = behind(&promised);
+        if unpromised_bytes > 0 {
             let mut scanner =
                 key_file.scan(whole.totals().key_end, None).behind(&promised, &epochs);
             if let Some(reason) = values.check(&mut scanner, &mut keep)? {
@@ -73,7 +75,7 @@ impl TailFound {
             epochs = scanner.epochs().to_vec();
             epochs.retain(|(at, _)| u64::from(*at) < keep.key_end);
         }
-        let torn_bytes = values.surplus(&keep.value_ends) + (key_file.len - keep.key_end);
+        let torn_bytes = behind(&keep);
         let mark_time = whole.mark().map_or(UnixMillis::default(), |mark| mark.time);
         let marked = whole.mark().map_or(0, |mark| u64::from(mark.through));
         let promised_at =
@@ -84,7 +86,7 @@ impl TailFound {
             promised,
             keep,
             epochs,
-            is_longer,
+            unpromised_bytes,
             torn_bytes,
             torn,
             promised_at,

@@ -52,7 +52,10 @@ impl View {
         let mut segments: Segments = plan
             .sealed
             .into_iter()
-            .map(|f| Arc::new(Segment::sealed(context, f.paths, f.header, f.metadata)))
+            .map(|found| {
+                let segment = Segment::sealed(context, found.paths, found.header, found.metadata);
+                Arc::new(segment.with_waiting(found.waiting_bytes))
+            })
             .collect();
         let tail = plan.tail.map(|found| {
             let (through, value_ends) = (found.promised.key_end as u32, found.promised.value_ends);

@@ -160,6 +160,9 @@ fn a_torn_tail_stays_as_it_is_beside_readers_and_without() {
     table.flush().unwrap();
     assert_eq!(contents(&world, &tail_files()), before, "nothing was cut or written");
     assert_eq!(table.stats().segments, 2);
+    // What was copied, and 100 bytes of each of two files that are no batch.
+    let waiting = table.stats().waiting_bytes;
+    assert_eq!(waiting, before.iter().map(|bytes| bytes.len() as u64 - 64).sum());
     assert_eq!(there(&table, 9), all(6));
     assert_eq!(there(&reader, 9), all(3));
     reader.refresh().unwrap();
@@ -168,7 +171,8 @@ fn a_torn_tail_stays_as_it_is_beside_readers_and_without() {
     drop(reader);
     let table = world.open(&options).unwrap();
     assert_eq!(there(&table, 9), all(6));
-    assert_eq!(table.stats().segments, 2);
+    assert_eq!((table.stats().segments, table.stats().waiting_bytes), (2, waiting));
+    assert_eq!(read(&world, &options).stats().waiting_bytes, waiting);
     assert_eq!(contents(&world, &tail_files()), before);
     drop(table);
     let world = world.after_crash(world.fs.crash_with(&CrashImage::Nothing));

@@ -26,6 +26,7 @@ struct TableInfo {
     keys: u64,
     values: u64,
     bytes: u64,
+    waiting_bytes: u64,
     segments: usize,
     oldest_segment: u32,
     watermark: u32,
@@ -86,6 +87,7 @@ fn describe(db: &Db, name: &str) -> Result<(TableInfo, TableStats), Failure> {
         keys: stats.keys,
         values: stats.values,
         bytes: stats.bytes,
+        waiting_bytes: stats.waiting_bytes,
         segments: stats.segments,
         oldest_segment: stats.oldest_segment.0,
         watermark: stats.watermark.0,
@@ -116,9 +118,20 @@ fn show(command: &mut Command, info: &TableInfo, stats: &TableStats) -> Result<(
         None => "nothing yet".to_owned(),
     };
     let key = |key: &Option<String>| key.clone().unwrap_or_else(|| "none".to_owned());
+    let waiting = match info.waiting_bytes {
+        0 => String::new(),
+        bytes => format!(", and {} that go with their segments", size(bytes)),
+    };
     let lines = [
         ("keys", format!("{} for {}", count(info.keys), counted(info.values, "value"))),
-        ("bytes", format!("{} in {}", size(info.bytes), counted(info.segments as u64, "segment"))),
+        (
+            "bytes",
+            format!(
+                "{} in {}{waiting}",
+                size(info.bytes),
+                counted(info.segments as u64, "segment")
+            ),
+        ),
         ("oldest", oldest),
         ("oldest key", key(&info.oldest_key)),
         ("newest key", key(&info.newest_key)),

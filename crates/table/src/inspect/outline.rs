@@ -13,7 +13,6 @@ use super::finding::Finding;
 use super::found::Found;
 use super::state_slots::{self, Slots};
 use crate::inventory::{Inventory, is_aside};
-use crate::plan::Access;
 use crate::state::TableState;
 use crate::table::TableSetup;
 
@@ -47,7 +46,7 @@ impl Outline {
     /// # Errors
     /// `Missing` if there is no table, or it is being dropped; `Unsupported`, `Conflict` and `Foreign` as opening says
     /// them; a disk that does not read.
-    pub(super) fn look(setup: &TableSetup, access: Access) -> Result<Self> {
+    pub(super) fn look(setup: &TableSetup) -> Result<Self> {
         let fs = &*setup.env.fs;
         let path = setup.state_path();
         let (mut state, mut slots) = state_slots::look(fs, &path)?;
@@ -93,7 +92,7 @@ impl Outline {
         if let Some(error) = state.as_ref().map_or(Ok(None), stale)? {
             // A writer may have put the first value meanwhile: its state says so before anything is acknowledged.
             if state_slots::look(fs, &path)?.0 != state {
-                return Self::look(setup, access);
+                return Self::look(setup);
             }
             (old, slots) = (state.take(), Slots::Lost(error));
         }

@@ -125,7 +125,7 @@ pub fn plan_repair(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Re
 }
 
 fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<RepairPlan> {
-    let outline = Outline::look(setup, Access::Write)?;
+    let outline = Outline::look(setup)?;
     for found in &outline.members {
         found.require_writable(&*setup.env.fs)?;
     }

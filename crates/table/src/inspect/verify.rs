@@ -29,7 +29,7 @@ pub fn verify(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<
 }
 
 fn verify_table(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<VerifyReport> {
-    let outline = Outline::look(setup, Access::Read)?;
+    let outline = Outline::look(setup)?;
     let mut meter = Meter::new(progress, outline.bytes(setup));
     let mut looks = Looks {
         setup,
@@ -104,7 +104,7 @@ impl Looks<'_> {
                 break;
             }
             std::thread::sleep(BETWEEN_LOOKS);
-            self.outline = Outline::look(self.setup, Access::Read)?;
+            self.outline = Outline::look(self.setup)?;
             agreed.clear();
             for subject in std::mem::take(&mut doubtful) {
                 let before = std::mem::take(self.findings(subject));
@@ -154,7 +154,7 @@ impl Looks<'_> {
 fn refusal(setup: &TableSetup) -> Result<Option<Error>> {
     let mut before: Option<Error> = None;
     for _ in 0..LOOKS {
-        let rules = Outline::look(setup, Access::Read)?.rules;
+        let rules = Outline::look(setup)?.rules;
         let plan = Plan::make(&setup.env, &setup.segment_dirs(), &rules, Access::Read);
         let Err(error) = plan else { return Ok(None) };
         if before.as_ref().is_some_and(|before| before.message() == error.message()) {

@@ -196,7 +196,7 @@ fn gets(run: &mut Run, size: usize) {
         map.insert(key(n), (at, size, crc32c::crc32c(&value)));
     }
     table.flush().unwrap();
-    let mapped = file.map((count * size) as u64).unwrap();
+    let mapped = file.map((count * size) as u64, Default::default()).unwrap();
     let order: Vec<usize> =
         (0..count.max(100_000)).map(|n| n.wrapping_mul(0x9e37_79b9) % count).collect();
     let (mut ours, mut raw) = (Vec::new(), Vec::new());

@@ -116,7 +116,7 @@ fn main() {
                     }
                 });
                 bulk[n].push((16 * per_sync * size) as f64 / 1e6 / time.as_secs_f64());
-                let map = files.keys.map(files.key_end).unwrap();
+                let map = files.keys.map(files.key_end, Default::default()).unwrap();
                 let bytes = map.bytes(0, files.key_end as usize).unwrap();
                 let step = if layout == Layout::Inline { RECORD + size } else { RECORD };
                 let (time, sum) = timed(|| {

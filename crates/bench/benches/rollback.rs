@@ -80,7 +80,7 @@ fn run(dir: &Path, rounds: usize, records: u64, inline: bool) {
             append(&*file, &piece).unwrap();
         }
         let count = asked as usize;
-        let mapped = file.map(file.len().unwrap()).unwrap();
+        let mapped = file.map(file.len().unwrap(), Default::default()).unwrap();
         let (time, _) =
             timed(|| raw_walk(&mapped.bytes(0, count * stride).unwrap(), count, stride));
         raw.push(asked as f64 / 1e6 / time.as_secs_f64());
@@ -92,7 +92,11 @@ fn run(dir: &Path, rounds: usize, records: u64, inline: bool) {
             let source = OsFs.open(&keys, lithdb_env::OpenMode::Read).unwrap();
             let len = source.len().unwrap();
             let copy = OsFs.create_new(&dir.join(format!("copy-{inline}-{round}"))).unwrap();
-            append(&*copy, &source.map(len).unwrap().bytes(0, len as usize).unwrap()).unwrap();
+            append(
+                &*copy,
+                &source.map(len, Default::default()).unwrap().bytes(0, len as usize).unwrap(),
+            )
+            .unwrap();
             copy.sync_all().unwrap();
         });
         let gone = plan.tables[0].segments_removed;

@@ -42,6 +42,12 @@ pub enum ErrorKind {
     RollbackPending,
     /// The caller stopped the call; nothing was changed.
     Cancelled,
+    /// Descriptors, mappings, memory or write buffers are used up. Nothing was done; the message names the limit and how
+    /// to raise it, and the call works again when there is room.
+    Exhausted,
+    /// The operating system does not permit the call: owner, mode, or a file system that is mounted for reading only.
+    /// Nothing was done, and it says nothing about what the files hold.
+    PermissionDenied,
 }
 
 impl ErrorKind {
@@ -63,7 +69,16 @@ impl ErrorKind {
             Self::Closed => "closed",
             Self::RollbackPending => "rollback pending",
             Self::Cancelled => "cancelled",
+            Self::Exhausted => "limit reached",
+            Self::PermissionDenied => "permission denied",
         }
+    }
+}
+
+impl ErrorKind {
+    /// Whether the call failed, so that it says nothing about what the files hold: it is never damage, nor absence.
+    pub const fn is_failed_call(self) -> bool {
+        matches!(self, Self::Io | Self::Exhausted | Self::PermissionDenied)
     }
 }
 
@@ -96,12 +111,46 @@ struct Inner {
     kind: ErrorKind,
     message: String,
     source: Option<Source>,
+    latches: bool,
+}
+
+/// What an answer of the operating system means to a caller.
+fn kind_of(source: &io::Error) -> ErrorKind {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::StorageFull,
+        io::ErrorKind::NotFound => ErrorKind::Missing,
+        io::ErrorKind::OutOfMemory => ErrorKind::Exhausted,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            ErrorKind::PermissionDenied
+        }
+        _ if is_out_of_files(source) => ErrorKind::Exhausted,
+        _ => ErrorKind::Io,
+    }
+}
+
+pub(crate) fn is_out_of_files(source: &io::Error) -> bool {
+    let errno = rustix::io::Errno::from_io_error(source);
+    errno.is_some_and(|errno| matches!(errno, rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
+}
+
+/// How a limit of the operating system is raised.
+fn remedy(source: &io::Error) -> &'static str {
+    match rustix::io::Errno::from_io_error(source) {
+        Some(rustix::io::Errno::MFILE) => "; raise `ulimit -n`, or lower `max_open_files`",
+        Some(rustix::io::Errno::NFILE) => "; raise `sysctl fs.file-max`",
+        Some(rustix::io::Errno::NOMEM) => {
+            "; memory (`ulimit -v`, control group) or mappings (`sysctl vm.max_map_count`) are used up"
+        }
+        _ => "",
+    }
 }
 
 impl Error {
     /// An error of `kind` with a message for the person who reads it.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { inner: Arc::new(Inner { kind, message: message.into(), source: None }) }
+        Self {
+            inner: Arc::new(Inner { kind, message: message.into(), source: None, latches: false }),
+        }
     }
 
     /// An error of `kind` that was caused by `source`.
@@ -111,18 +160,50 @@ impl Error {
         source: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
         let source: Option<Source> = Some(Arc::new(source));
-        Self { inner: Arc::new(Inner { kind, message: message.into(), source }) }
+        Self { inner: Arc::new(Inner { kind, message: message.into(), source, latches: false }) }
     }
 
-    /// What the operating system answered to `operation` on `path`. A full disk or quota becomes
-    /// [`ErrorKind::StorageFull`], an absent file [`ErrorKind::Missing`], the rest [`ErrorKind::Io`].
+    /// What the operating system answered to `operation` on `path`, which did nothing. A full disk or quota becomes
+    /// [`ErrorKind::StorageFull`], an absent file [`ErrorKind::Missing`], a limit [`ErrorKind::Exhausted`], a lack of
+    /// rights [`ErrorKind::PermissionDenied`], the rest [`ErrorKind::Io`].
     pub fn io(operation: &str, path: &Path, source: io::Error) -> Self {
-        let kind = match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::StorageFull,
-            io::ErrorKind::NotFound => ErrorKind::Missing,
-            _ => ErrorKind::Io,
-        };
-        Self::with_source(kind, format!("{operation} {}: {source}", path.display()), source)
+        let message = format!("{operation} {}: {source}{}", path.display(), remedy(&source));
+        Self::with_source(kind_of(&source), message, source)
+    }
+
+    /// A write or sync of accepted bytes that failed: nobody knows what is on the disk, so the table must take no more
+    /// writes. A lack of space is no exception: asked again, a sync could succeed without having written anything.
+    pub fn failed_write(operation: &str, path: &Path, source: io::Error) -> Self {
+        Self::io(operation, path, source).reclassified(ErrorKind::Io).latching()
+    }
+
+    /// A write or sync that failed in a file that nothing refers to yet: as [`failed_write`](Self::failed_write), but if
+    /// there was no space, nothing was done.
+    pub fn failed_new_write(operation: &str, path: &Path, source: io::Error) -> Self {
+        match kind_of(&source) {
+            ErrorKind::StorageFull => Self::io(operation, path, source),
+            _ => Self::failed_write(operation, path, source),
+        }
+    }
+
+    /// The sync of directory `dir` failed: as [`failed_write`](Self::failed_write), unless the directory could not be
+    /// opened for it.
+    pub fn failed_dir_sync(dir: &Path, source: io::Error) -> Self {
+        let is_opening = is_out_of_files(&source)
+            || source.kind() == io::ErrorKind::PermissionDenied
+            || (source.kind() == io::ErrorKind::OutOfMemory && source.raw_os_error().is_none());
+        match is_opening {
+            true => Self::io("open directory", dir, source),
+            false => Self::failed_write("sync directory", dir, source),
+        }
+    }
+
+    /// No memory for `what`, of so many bytes.
+    pub fn out_of_memory(what: &str, len_bytes: usize) -> Self {
+        let message = format!(
+            "no memory for {what} of {len_bytes} bytes; raise the limit of the process (`ulimit -v`, control group)"
+        );
+        Self::new(ErrorKind::Exhausted, message)
     }
 
     /// Bytes that do not hold: `path`, the offset in it, what was expected and what was found.
@@ -141,6 +222,7 @@ impl Error {
                 kind: self.inner.kind,
                 message: format!("{context}: {}", self.inner.message),
                 source: self.inner.source.clone(),
+                latches: self.inner.latches,
             }),
         }
     }
@@ -148,13 +230,24 @@ impl Error {
     /// The same error as another kind, for a caller that knows better what it means.
     #[must_use]
     pub fn reclassified(&self, kind: ErrorKind) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                kind,
-                message: self.inner.message.clone(),
-                source: self.inner.source.clone(),
-            }),
-        }
+        self.altered(kind, self.inner.latches)
+    }
+
+    /// The same error, for a failure after which a table must take no more writes.
+    #[must_use]
+    pub fn latching(&self) -> Self {
+        self.altered(self.inner.kind, true)
+    }
+
+    fn altered(&self, kind: ErrorKind, latches: bool) -> Self {
+        let (message, source) = (self.inner.message.clone(), self.inner.source.clone());
+        Self { inner: Arc::new(Inner { kind, message, source, latches }) }
+    }
+
+    /// Whether a write or sync failed, so that the table concerned must take no more writes. Other errors have done
+    /// nothing, and the call may be repeated.
+    pub fn latches(&self) -> bool {
+        self.inner.latches
     }
 
     /// What a caller can act on.
@@ -201,6 +294,36 @@ mod tests {
         let path = Path::new("d/1.keys");
         assert_eq!(Error::io("write", path, full).kind(), ErrorKind::StorageFull);
         assert_eq!(Error::io("open", path, gone).kind(), ErrorKind::Missing);
+    }
+
+    #[test]
+    fn limits_and_rights_have_kinds_of_their_own() {
+        use rustix::io::Errno;
+        let error = |errno: Errno| Error::io("open", Path::new("d"), errno.into());
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+            assert_eq!(error(errno).kind(), ErrorKind::Exhausted);
+        }
+        for errno in [Errno::ACCESS, Errno::PERM, Errno::ROFS] {
+            assert_eq!(error(errno).kind(), ErrorKind::PermissionDenied);
+        }
+        assert!(error(Errno::MFILE).to_string().contains("ulimit -n"));
+        assert!(error(Errno::NOMEM).to_string().contains("vm.max_map_count"));
+    }
+
+    #[test]
+    fn only_failed_writes_and_syncs_latch() {
+        use rustix::io::Errno;
+        let path = Path::new("d/1.keys");
+        for errno in [Errno::MFILE, Errno::NOMEM, Errno::ACCESS, Errno::NOSPC, Errno::IO] {
+            assert!(!Error::io("open", path, errno.into()).latches());
+            let failed = Error::failed_write("sync", path, errno.into());
+            assert!(failed.context("table t").latches() && failed.kind() == ErrorKind::Io);
+        }
+        let new = |errno: Errno| Error::failed_new_write("write", path, errno.into()).latches();
+        assert!(new(Errno::IO) && !new(Errno::NOSPC));
+        let dir = |errno: Errno| Error::failed_dir_sync(path, errno.into()).latches();
+        assert!(dir(Errno::IO) && dir(Errno::NOSPC) && dir(Errno::NOMEM));
+        assert!(!dir(Errno::MFILE) && !dir(Errno::NFILE) && !dir(Errno::ACCESS));
     }
 
     #[test]

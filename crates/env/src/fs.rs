@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::budget::Permit;
+
 /// How an existing file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenMode {
@@ -130,7 +132,8 @@ pub trait File: Send + Sync + fmt::Debug {
     fn links(&self) -> io::Result<u64>;
     /// Maps `len_bytes` from the start of the file for reading; may be longer than the file, but
     /// only bytes within the file's length may then be asked for.
-    fn map(&self, len_bytes: u64) -> io::Result<Arc<dyn Map>>;
+    /// `permit` is given back with the mapping, which values may hold for longer than the [`Map`].
+    fn map(&self, len_bytes: u64, permit: Permit) -> io::Result<Arc<dyn Map>>;
     /// Asks the system to begin writing a range back, without waiting. A hint: errors do not matter
     /// for durability, which only the sync calls give.
     fn start_writeback(&self, offset: u64, len_bytes: u64) -> io::Result<()>;
@@ -224,8 +227,24 @@ pub fn read_file(fs: &dyn Fs, path: &Path, limit_bytes: u64) -> io::Result<Vec<u
             format!("expected at most {limit_bytes} bytes, found {len}"),
         ));
     }
-    let mut buf = vec![0; len as usize];
+    let mut buf = zeroed(len as usize)?;
     read_exact_at(&*file, &mut buf, 0)?;
+    Ok(buf)
+}
+
+/// A buffer of so many zeros, for a length that comes from a file or a caller.
+///
+/// # Errors
+/// [`io::ErrorKind::OutOfMemory`] if there is no memory for it.
+pub fn zeroed(len: usize) -> io::Result<Vec<u8>> {
+    let mut buf = Vec::new();
+    buf.try_reserve_exact(len).map_err(|_| {
+        let message = format!(
+            "no memory for a buffer of {len} bytes; raise the limit of the process (`ulimit -v`, control group)"
+        );
+        io::Error::new(io::ErrorKind::OutOfMemory, message)
+    })?;
+    buf.resize(len, 0);
     Ok(buf)
 }
 

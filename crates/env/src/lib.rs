@@ -8,6 +8,7 @@
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
 compile_error!("LithDB supports Linux on 64-bit little-endian machines");
 
+mod budget;
 mod clock;
 mod error;
 mod fs;
@@ -21,14 +22,15 @@ pub mod sync;
 
 use std::sync::Arc;
 
+pub use budget::{Budget, Budgets, Permit, Reclaim};
 pub use clock::{Clock, OsClock, UnixMillis};
 pub use error::{Error, ErrorKind, Result};
 pub use fs::{
     DirEntry, File, FileKind, FileLock, Fs, LockKind, Map, Metadata, OpenMode, append, exists,
-    read_exact_at, read_file, read_up_to_at, write_all_at,
+    read_exact_at, read_file, read_up_to_at, write_all_at, zeroed,
 };
 pub use latch::Latch;
-pub use os::OsFs;
+pub use os::{OsFs, max_map_count, raise_file_limit};
 pub use pool::{Pool, spawn};
 pub use replace::{
     LEFTOVER_SUFFIX, leftover_of, remove_if_there, replace_file, replacement_path, sync_parent,
@@ -43,6 +45,8 @@ pub struct Env {
     pub clock: Arc<dyn Clock>,
     /// Threads for syncs and seals.
     pub pool: Arc<Pool>,
+    /// How much may be held at a time.
+    pub budgets: Budgets,
 }
 
 impl Env {
@@ -54,7 +58,15 @@ impl Env {
         let pool = Pool::new(threads).map_err(|e| {
             Error::with_source(ErrorKind::Io, format!("start {threads} threads: {e}"), e)
         })?;
-        Ok(Self { fs: Arc::new(OsFs), clock: Arc::new(OsClock::new()), pool: Arc::new(pool) })
+        let clock = Arc::new(OsClock::new());
+        Ok(Self { fs: Arc::new(OsFs), clock, pool: Arc::new(pool), budgets: Budgets::default() })
+    }
+
+    /// The same world, in which no more is held at a time than the budgets allow.
+    #[must_use]
+    pub fn within(self, budgets: Budgets) -> Self {
+        let fs = Arc::new(budget::CountedFs { fs: self.fs, budgets: budgets.clone() });
+        Self { fs, budgets, ..self }
     }
 
     /// A random number.

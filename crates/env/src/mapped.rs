@@ -28,6 +28,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use memmap2::{Advice, Mmap, MmapOptions};
 
+use crate::budget::Permit;
 use crate::fs::Map;
 
 /// A read-only shared mapping of a file's beginning.
@@ -38,17 +39,20 @@ pub(crate) struct MappedFile {
 }
 
 /// Lets `Bytes` own a share of the mapping.
-struct Share(Arc<Mmap>);
+struct Share {
+    mmap: Arc<Mmap>,
+    _permit: Permit,
+}
 
 impl AsRef<[u8]> for Share {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        &self.mmap
     }
 }
 
 impl MappedFile {
-    /// Maps `len_bytes` from the start of `file`.
-    pub(crate) fn new(file: impl AsFd, len_bytes: u64) -> io::Result<Self> {
+    /// Maps `len_bytes` from the start of `file`; `permit` is given back with the mapping.
+    pub(crate) fn new(file: impl AsFd, len_bytes: u64, permit: Permit) -> io::Result<Self> {
         let Ok(len) = usize::try_from(len_bytes) else {
             return Err(io::Error::from(io::ErrorKind::FileTooLarge));
         };
@@ -61,7 +65,12 @@ impl MappedFile {
         // rules in the module's comment say and who keeps them.
         let mmap = unsafe { MmapOptions::new().len(len).map(&fd)? };
         let mmap = Arc::new(mmap);
-        Ok(Self { whole: Some((Bytes::from_owner(Share(Arc::clone(&mmap))), mmap)) })
+        Ok(Self {
+            whole: Some((
+                Bytes::from_owner(Share { mmap: Arc::clone(&mmap), _permit: permit }),
+                mmap,
+            )),
+        })
     }
 }
 

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Advice, FallocateFlags};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::budget::Permit;
 use crate::fs::{DirEntry, File, FileKind, FileLock, Fs, LockKind, Map, Metadata, OpenMode};
 use crate::mapped::MappedFile;
 
@@ -25,6 +27,28 @@ use crate::mapped::MappedFile;
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OsFs;
+
+/// Raises the soft limit of open files to the hard one, for the whole process: what it was and what it is now. `None`
+/// is no limit.
+///
+/// # Errors
+/// What the system says.
+pub fn raise_file_limit() -> io::Result<(Option<u64>, Option<u64>)> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
+    }
+    Ok((limit.current, limit.maximum))
+}
+
+/// How many mappings a process may have (`vm.max_map_count`).
+///
+/// # Errors
+/// What the system says.
+pub fn max_map_count() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/sys/vm/max_map_count")?;
+    text.trim().parse().map_err(io::Error::other)
+}
 
 #[derive(Debug)]
 struct OsFile {
@@ -184,8 +208,8 @@ impl File for OsFile {
         Ok(self.file.metadata()?.nlink())
     }
 
-    fn map(&self, len_bytes: u64) -> io::Result<Arc<dyn Map>> {
-        Ok(Arc::new(MappedFile::new(&self.file, len_bytes)?))
+    fn map(&self, len_bytes: u64, permit: Permit) -> io::Result<Arc<dyn Map>> {
+        Ok(Arc::new(MappedFile::new(&self.file, len_bytes, permit)?))
     }
 
     fn start_writeback(&self, offset: u64, len_bytes: u64) -> io::Result<()> {

@@ -142,7 +142,8 @@ fn guarded(task: impl FnOnce() -> Result<()>) -> Result<()> {
             .map(|s| (*s).to_owned())
             .or_else(|| panic.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "no message".to_owned());
-        Err(Error::new(ErrorKind::Io, format!("a background task panicked: {what}")))
+        // Nobody knows how far it came.
+        Err(Error::new(ErrorKind::Io, format!("a background task panicked: {what}")).latching())
     })
 }
 

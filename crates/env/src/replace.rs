@@ -25,12 +25,12 @@ pub fn leftover_of(name: &str) -> Option<&str> {
 /// and syncs the directory. After a crash the file holds the old bytes or the new ones, whole.
 ///
 /// # Errors
-/// What the file system says; the old file is then untouched, unless only the last sync failed, when
-/// either version may be there after a crash.
+/// What the file system says; the old file is then untouched, unless only the last sync failed (which latches, a lack of
+/// space included), when either version may be there after a crash. Without room for the new file nothing was done.
 pub fn replace_file(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> Result<()> {
     let new = replacement_path(path);
     write_replacement(fs, &new, bytes)?;
-    fs.rename(&new, path).map_err(|e| Error::io("rename into place", path, e))?;
+    fs.rename(&new, path).map_err(|e| Error::failed_new_write("rename into place", path, e))?;
     sync_parent(fs, path)
 }
 
@@ -38,8 +38,8 @@ fn write_replacement(fs: &dyn Fs, new: &Path, bytes: &[u8]) -> Result<()> {
     remove_if_there(fs, new)?;
     let file = fs.create_new(new).map_err(|e| Error::io("create", new, e))?;
     let written = write_all_at(&*file, bytes, 0)
-        .map_err(|e| Error::io("write", new, e))
-        .and_then(|()| file.sync_all().map_err(|e| Error::io("sync", new, e)));
+        .map_err(|e| Error::failed_new_write("write", new, e))
+        .and_then(|()| file.sync_all().map_err(|e| Error::failed_new_write("sync", new, e)));
     if written.is_err() {
         // Best effort: what stays behind is recognised by its name and removed by the next open.
         let _ = fs.remove_file(new);
@@ -63,7 +63,7 @@ pub fn sync_parent(fs: &dyn Fs, path: &Path) -> Result<()> {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
-    fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))
+    fs.sync_dir(dir).map_err(|e| Error::failed_dir_sync(dir, e))
 }
 
 #[cfg(test)]

@@ -7,14 +7,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use lithdb_env::{Env, ErrorKind, Result};
+use lithdb_env::Result;
 use lithdb_rollback::RollbackReport;
-use lithdb_segment::{HandleLimit, TableName};
+use lithdb_segment::TableName;
 use lithdb_table::roots::Roots;
 use lithdb_table::{GcFilter, Presence, Table, TableOptions, TableStats, presence};
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
+use crate::limits;
 use crate::maintenance::Maintenance;
 use crate::options::{Components, DbOptions};
 use crate::shared::{Keeper, Shared, no_table, refuse_pending_rollback};
@@ -52,7 +53,7 @@ impl fmt::Debug for Db {
 pub struct DbStats {
     /// The root directories, root 0 first.
     pub roots: Vec<PathBuf>,
-    /// Files of sealed segments that are open now.
+    /// Files of segments that are open now.
     pub open_files: usize,
     /// The tables that are open now.
     pub tables: BTreeMap<TableName, TableStats>,
@@ -99,10 +100,7 @@ impl Db {
 
     fn open_as(options: DbOptions, components: Components, read_only: bool) -> Result<Self> {
         options.validate()?;
-        let env = match &components.env {
-            Some(env) => env.clone(),
-            None => Env::os(options.io_threads)?,
-        };
+        let (env, handles) = limits::world(&options, &components)?;
         let roots = if read_only {
             Roots::open_for_reading(&env, &options.roots)?
         } else {
@@ -116,7 +114,7 @@ impl Db {
             finished_rollback = Some(report);
         }
         let shared = Arc::new(Shared {
-            handles: Arc::new(HandleLimit::new(options.max_open_files)),
+            handles,
             paths: roots.paths().to_vec(),
             roots: RwLock::new(Some(roots)),
             tables: Tables::default(),
@@ -236,7 +234,7 @@ impl Db {
                 }
             }
         });
-        match problem.filter(|error| error.kind() == ErrorKind::Io) {
+        match problem.filter(|error| error.kind().is_failed_call()) {
             Some(error) => Err(error),
             // One that is damaged is there, and says so when it is opened.
             None => Ok(names),

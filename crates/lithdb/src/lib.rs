@@ -40,6 +40,7 @@
 
 mod db;
 mod inspect;
+mod limits;
 mod maintenance;
 mod options;
 mod shared;

@@ -27,8 +27,15 @@ pub struct DbOptions {
     /// How files are read: mapped (nothing is copied; a device that cannot read a page raises SIGBUS) or by
     /// positional reads (an error instead). Default: mapped.
     pub read_mode: ReadMode,
-    /// How many files of sealed segments may be open (and mapped) at a time. 1 to 1,000,000, default 512.
+    /// How many descriptors may be open at a time, all of them: files of segments, those being written, states, locks. Idle
+    /// files are closed and opened again when needed. 1 to 1,000,000, default 512; a few dozen are always allowed, and no
+    /// more than three quarters of what the process may have (`ulimit -n`).
     pub max_open_files: usize,
+    /// How many mappings of files may be held at a time, by the database and by values. 1 to 1,000,000, default 16,384, and
+    /// no more than three quarters of `vm.max_map_count`.
+    pub max_mappings: usize,
+    /// How many bytes of all tables may be accepted and not yet in their files. At least 1 MiB, default 256 MiB.
+    pub write_buffer_bytes: u64,
     /// How long a flush waits for others to join it. 0 to 1 s, default 0: it takes those who come while it syncs.
     pub flush_coalesce: Duration,
     /// Flush a table by itself when about so many of its bytes are not durable. Default: 256 MiB; `None`: never.
@@ -56,6 +63,8 @@ impl Default for DbOptions {
             keymap: KeymapKind::Memory,
             read_mode: ReadMode::Map,
             max_open_files: 512,
+            max_mappings: 16_384,
+            write_buffer_bytes: 256 << 20,
             flush_coalesce: Duration::ZERO,
             flush_bytes: Some(256 << 20),
             flush_after: None,
@@ -126,6 +135,16 @@ impl DbOptions {
             (1..=1_000_000).contains(&self.max_open_files),
             "max_open_files: expected 1 to 1000000",
             self.max_open_files.to_string(),
+        )?;
+        check(
+            (1..=1_000_000).contains(&self.max_mappings),
+            "max_mappings: expected 1 to 1000000",
+            self.max_mappings.to_string(),
+        )?;
+        check(
+            self.write_buffer_bytes >= 1 << 20,
+            "write_buffer_bytes: expected at least 1048576",
+            self.write_buffer_bytes.to_string(),
         )?;
         check(
             self.flush_coalesce <= Duration::from_secs(1),

@@ -2,9 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-#[path = "../../table/tests/support/hook.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)] // the table's own tests use more of it
-mod hook;
 mod support;
 
 use std::collections::BTreeMap;
@@ -14,7 +11,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use hook::{Gate, HookFs};
 use lithdb::env::{Env, Pool, spawn};
 use lithdb::{
     Batch, Components, Db, DbOptions, Error, ErrorKind, Event, EventListener, GcFilter, Position,
@@ -22,6 +18,7 @@ use lithdb::{
 };
 use lithdb_sim::{CrashImage, Fault, OpKind};
 use parking_lot::{Condvar, Mutex};
+use support::past::hook::{Gate, HookFs};
 use support::{World, check, put, small};
 
 /// What does not come within this time never comes.
@@ -51,6 +48,7 @@ impl World {
             fs: Arc::new(HookFs::new(Arc::new(self.fs.clone()), hook)),
             clock: Arc::new(self.clock.clone()),
             pool: Arc::new(Pool::new(threads).unwrap()),
+            budgets: Default::default(),
         };
         Components { env: Some(env), ..self.components() }
     }

@@ -83,10 +83,20 @@ impl Segment {
         let value_ends = vec![HEADER_LEN as u64; values.len()];
         let totals = Totals { key_end, running, value_ends, ..Totals::default() };
         let segment = Self::growing(context, paths.clone(), header, keys, values, &totals, &[]);
+        for file in segment.files() {
+            segment.writing(file)?.wrote();
+        }
         Ok((Arc::new(segment), totals))
     }
 
-    /// A mutable segment over open files that hold `totals`, all of it durable or about to be synced.
+    /// Removes the files of a segment that nothing refers to. Best effort: an opening discards what stays.
+    pub fn remove_files(&self) {
+        for path in self.paths().all() {
+            let _ = self.context().env.fs.remove_file(path);
+        }
+    }
+
+    /// A mutable segment over open files that hold `totals`, all of it durable.
     pub fn growing(
         context: &Arc<Context>,
         paths: SegmentPaths,
@@ -98,7 +108,8 @@ impl Segment {
     ) -> Self {
         let file = |path: &Path, file: Arc<dyn File>, end: u64| {
             let handle = Handle::writing(path.to_owned(), file);
-            GrowingFile::growing(handle, Tail::new(end), end)
+            context.handles.admit(&handle);
+            GrowingFile::growing(handle, Tail::new(end, &context.env.budgets.buffers), end)
         };
         let key_file = file(&paths.keys, keys, totals.key_end);
         let value_files = paths
@@ -121,6 +132,6 @@ fn create_file<'a>(
 ) -> Result<Arc<dyn File>> {
     let file = context.env.fs.create_new(path).map_err(|e| Error::io("create", path, e))?;
     created.push(path);
-    write_all_at(&*file, head, 0).map_err(|e| Error::io("write", path, e))?;
+    write_all_at(&*file, head, 0).map_err(|e| Error::failed_new_write("write", path, e))?;
     Ok(file)
 }

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use lithdb_env::{Error, ErrorKind, Result, UnixMillis, exists, write_all_at};
+use lithdb_env::{Error, Result, UnixMillis, write_all_at};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::growing::GrowingFile;
 use crate::handle::OpenFile;
-use crate::ids::SegmentId;
+use crate::ids::{SegmentId, ShardId};
 use crate::metadata::Metadata;
 use crate::record::Mark;
 use crate::scan::Totals;
@@ -45,10 +45,9 @@ impl GrowingFile {
             if self.durable() >= end {
                 return Ok(());
             }
-            if let Some(tail) = &self.tail {
-                tail.drain(&*open.file).map_err(|e| Error::io("write", self.handle.path(), e))?;
-            }
-            open.file.sync_data().map_err(|e| Error::io("sync", self.handle.path(), e))?;
+            self.drain(open)?;
+            open.synced(|file| file.sync_data())
+                .map_err(|e| Error::failed_write("sync", self.handle.path(), e))?;
             self.durable.fetch_max(end, Ordering::AcqRel);
             Ok(())
         })
@@ -70,11 +69,21 @@ impl GrowingFile {
 impl Segment {
     /// The open file of one that is being written.
     pub(crate) fn writing(&self, file: &GrowingFile) -> Result<Arc<OpenFile>> {
-        let fs = &*self.context().env.fs;
-        file.handle.get(fs, &self.context().handles, |_| Ok(()))
+        match self.values.iter().position(|value| std::ptr::eq(value, file)) {
+            Some(shard) => self.open_values(file, ShardId(shard as u16)),
+            None => self.open_keys(),
+        }
     }
 
-    fn files(&self) -> impl Iterator<Item = &GrowingFile> {
+    /// Writes out what was accepted, for its memory: not yet durable.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(crate) fn write_out(&self) -> Result<()> {
+        self.files().try_for_each(|file| file.drain(&*self.writing(file)?))
+    }
+
+    pub(crate) fn files(&self) -> impl Iterator<Item = &GrowingFile> {
         self.values.iter().chain([&self.keys])
     }
 
@@ -84,12 +93,14 @@ impl Segment {
     /// What the file system says: the record that names the value is in the log already, so the table must
     /// take no more writes.
     pub fn write_direct(&self, place: &DirectWrite, value: &[u8]) -> Result<()> {
-        let Some(file) = self.values.get(usize::from(place.shard.0)) else { return Ok(()) };
-        let open = self.writing(file)?;
-        write_all_at(&*open.file, value, place.offset)
-            .map_err(|e| Error::io("write", file.handle.path(), e))?;
+        let Some(file) = self.values.get(usize::from(place.shard.0)) else {
+            unreachable!("a place is in one of the segment's value files")
+        };
+        let written = write_all_at(&*place.file.file, value, place.offset);
+        place.file.wrote();
+        written.map_err(|e| Error::failed_write("write", file.handle.path(), e))?;
         // Best effort: keeps the disk busy between flushes.
-        let _ = open.file.start_writeback(place.offset, value.len() as u64);
+        let _ = place.file.file.start_writeback(place.offset, value.len() as u64);
         Ok(())
     }
 
@@ -103,9 +114,12 @@ impl Segment {
             if !tail.has_waiting() {
                 continue;
             }
-            let open = self.writing(file)?;
+            // What cannot be written now stays in memory; the next flush says why.
+            let Ok(open) = self.writing(file) else { continue };
+            let written = tail.relieve(&*open.file);
+            open.wrote();
             let written =
-                tail.relieve(&*open.file).map_err(|e| Error::io("write", file.handle.path(), e))?;
+                written.map_err(|e| Error::failed_write("write", file.handle.path(), e))?;
             if let Some((start, end)) = written {
                 let _ = open.file.start_writeback(start, end - start);
             }
@@ -166,8 +180,8 @@ impl Segment {
                     let Some(file) = segment.files().nth(n) else { return Ok(()) };
                     let open = segment.writing(file)?;
                     file.one_sync_at_a_time(|| {
-                        let synced = open.file.sync_all();
-                        synced.map_err(|e| Error::io("sync", file.handle.path(), e))
+                        let synced = open.synced(|file| file.sync_all());
+                        synced.map_err(|e| Error::failed_write("sync", file.handle.path(), e))
                     })
                 }
             })
@@ -175,7 +189,7 @@ impl Segment {
         let env = &self.context().env;
         env.pool.run_all(tasks)?;
         for dir in self.paths().dirs() {
-            env.fs.sync_dir(&dir).map_err(|e| Error::io("sync directory", &dir, e))?;
+            env.fs.sync_dir(&dir).map_err(|e| Error::failed_dir_sync(&dir, e))?;
         }
         Ok(())
     }
@@ -185,16 +199,20 @@ impl Segment {
     /// # Errors
     /// What the file system says.
     pub fn give_back(&self) -> Result<()> {
-        for file in self.files() {
-            let (open, path) = (self.writing(file)?, file.handle.path());
-            let len = open.file.len().map_err(|e| Error::io("measure", path, e))?;
-            open.file.set_len(len).map_err(|e| Error::io("give space back", path, e))?;
-        }
-        Ok(())
+        self.files().try_for_each(|file| self.give_back_of(file))
+    }
+
+    pub(crate) fn give_back_of(&self, file: &GrowingFile) -> Result<()> {
+        let (open, path) = (self.writing(file)?, file.handle.path());
+        let len = open.file.len().map_err(|e| Error::io("measure", path, e))?;
+        open.file.set_len(len).map_err(|e| Error::io("give space back", path, e))
     }
 
     fn digest(&self, end: u64) -> Result<[u8; 16]> {
-        digest_of(&self.paths().keys, end, |offset, len| self.read_keys(offset, len))
+        // Copied: a seal must not depend on a mapping.
+        let open = self.open_keys()?;
+        let path = &self.paths().keys;
+        digest_of(path, end, |offset, len| open.copied(path, offset, len))
     }
 }
 
@@ -222,27 +240,20 @@ pub fn digest_of(
 
 impl SealJob {
     /// Makes the segment durable and writes its metadata. The successor's files and directory entries must be
-    /// durable. May be repeated after a failure for lack of space.
+    /// durable. May be repeated after a failure that does not latch.
     ///
     /// # Errors
-    /// `StorageFull` if there was no room for the metadata: nothing is lost. Anything else closes the table
-    /// for writing.
+    /// What the file system says. Unless it latches, as a failed write or sync does, nothing is lost.
     pub fn run(&self) -> Result<()> {
         let segment = &self.segment;
-        let durable = segment.make_durable(&Capture { totals: self.totals.clone() });
-        // Space was reserved: a write or sync that finds none has failed, and must not be tried again.
-        durable.map_err(|e| e.reclassified(ErrorKind::Io))?;
+        segment.make_durable(&Capture { totals: self.totals.clone() })?;
         segment.give_back()?;
         let metadata = self.metadata(Some(segment.digest(self.totals.key_end)?));
-        let (fs, path) = (&*segment.context().env.fs, &segment.paths().metadata);
-        if let Err(error) = metadata.write(fs, path) {
-            // Once it has its name, what failed was the sync of the directory.
-            let is_named = !matches!(exists(fs, path), Ok(false));
-            return Err(if is_named { error.reclassified(ErrorKind::Io) } else { error });
-        }
+        metadata.write(&*segment.context().env.fs, &segment.paths().metadata)?;
         segment.set_sealed(metadata);
         for file in segment.files() {
-            file.handle.finish_writing(&segment.context().handles);
+            file.handle.finish_writing();
+            segment.context().handles.admit(&file.handle);
             // A sealed segment may live as long as the process.
             if let Some(tail) = &file.tail {
                 tail.release();

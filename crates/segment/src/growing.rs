@@ -64,6 +64,20 @@ impl GrowingFile {
         self.durable.load(Ordering::Acquire)
     }
 
+    /// How long the file must be: what is not durable yet may be in the tail.
+    pub(crate) fn least_len(&self) -> u64 {
+        if self.tail.is_some() { self.durable() } else { self.end() }
+    }
+
+    /// Writes out what was appended before the call.
+    pub(crate) fn drain(&self, open: &OpenFile) -> Result<()> {
+        let Some(tail) = &self.tail else { return Ok(()) };
+        let drained = tail.drain(&*open.file);
+        open.wrote();
+        drained.map_err(|e| Error::failed_write("write", self.handle.path(), e))?;
+        Ok(())
+    }
+
     pub(crate) fn end(&self) -> u64 {
         self.end.load(Ordering::Acquire)
     }

@@ -1,8 +1,9 @@
 //! Open files, opened when first needed and closed again when there are too many.
 //!
-//! A [`Handle`] stands for one file of a segment. It is open or not; whoever reads gets a share of what is
-//! open, so closing it never takes bytes from under anybody. [`HandleLimit`] counts what is open and
-//! closes the handle that was not used for longest (approximately: second chance, as in CLOCK, Corbató 1968).
+//! A [`Handle`] stands for one file of a segment. It is open or not; whoever reads or writes gets a share of what is open,
+//! and only what nobody has a share of is closed. [`HandleLimit`] closes the handle that was not used for longest
+//! (approximately: second chance, as in CLOCK, Corbató 1968). A file with writes that were not synced stays open: the
+//! failure of a write-back is reported to those who had the file open.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use lithdb_env::sync::atomic::{AtomicBool, Ordering};
 use lithdb_env::sync::{Mutex, RwLock};
-use lithdb_env::{Error, File, Fs, Map, OpenMode, Result, read_up_to_at};
+use lithdb_env::{Error, File, Fs, Map, OpenMode, Permit, Reclaim, Result, read_up_to_at, zeroed};
 use serde::{Deserialize, Serialize};
 
 /// How values and keys are read.
@@ -25,7 +26,7 @@ pub enum ReadMode {
     Pread,
 }
 
-/// Keeps the number of open files below a limit.
+/// Keeps the number of open files of segments below a limit, as far as they are idle.
 #[derive(Debug)]
 pub struct HandleLimit {
     limit: usize,
@@ -33,31 +34,47 @@ pub struct HandleLimit {
 }
 
 impl HandleLimit {
-    /// A limit of so many files, at least 1. Files that are being written do not count.
+    /// A limit of so many files, at least 1, those included that are being written.
     pub fn new(limit: usize) -> Self {
         Self { limit: limit.max(1), open: Mutex::new(VecDeque::new()) }
     }
 
-    /// Number of files that are open now and count.
+    /// Number of files that are open now.
     pub fn open_files(&self) -> usize {
-        self.open.lock().iter().filter(|handle| handle.strong_count() > 0).count()
+        let is_open = |handle: &Weak<Handle>| handle.upgrade().is_some_and(|h| h.is_open());
+        self.open.lock().iter().filter(|handle| is_open(handle)).count()
     }
 
-    fn admit(&self, handle: &Arc<Handle>) {
+    /// A file that is open counts, and may be closed, from now on.
+    pub(crate) fn admit(&self, handle: &Arc<Handle>) {
         let mut open = self.open.lock();
-        open.push_back(Arc::downgrade(handle));
-        let mut chances = 2 * open.len();
-        while open.len() > self.limit && chances > 0 {
-            chances -= 1;
+        if !handle.is_listed.swap(true, Ordering::Relaxed) {
+            open.push_back(Arc::downgrade(handle));
+        }
+        while open.len() > self.limit && Self::close_one(&mut open, Some(handle)) {}
+    }
+
+    /// Closes one idle file, but never `newcomer`.
+    fn close_one(open: &mut VecDeque<Weak<Handle>>, newcomer: Option<&Arc<Handle>>) -> bool {
+        for _ in 0..2 * open.len() {
             let Some(candidate) = open.pop_front() else { break };
-            let Some(oldest) = candidate.upgrade() else { continue };
-            // The newcomer is never the one that goes.
-            if Arc::ptr_eq(&oldest, handle) || oldest.used.swap(false, Ordering::Relaxed) {
+            let Some(oldest) = candidate.upgrade() else { return true };
+            let is_newcomer = newcomer.is_some_and(|newcomer| Arc::ptr_eq(&oldest, newcomer));
+            if is_newcomer || oldest.used.swap(false, Ordering::Relaxed) || !oldest.close_if_idle()
+            {
                 open.push_back(candidate);
             } else {
-                *oldest.open.write() = None;
+                oldest.is_listed.store(false, Ordering::Relaxed);
+                return true;
             }
         }
+        false
+    }
+}
+
+impl Reclaim for HandleLimit {
+    fn reclaim(&self) -> bool {
+        Self::close_one(&mut self.open.lock(), None)
     }
 }
 
@@ -67,6 +84,9 @@ pub(crate) struct Handle {
     path: PathBuf,
     open: RwLock<Option<Arc<OpenFile>>>,
     used: AtomicBool,
+    is_written: AtomicBool,
+    /// Whether the limit knows of it; changed under its lock.
+    is_listed: AtomicBool,
 }
 
 /// An open file and its mapping.
@@ -74,25 +94,40 @@ pub(crate) struct Handle {
 pub(crate) struct OpenFile {
     pub(crate) file: Arc<dyn File>,
     map: RwLock<Option<Arc<dyn Map>>>,
+    /// Something was written, and no sync begun since.
+    unsynced: AtomicBool,
 }
 
 impl Handle {
     /// A file that is opened when it is needed.
     pub(crate) fn closed(path: PathBuf) -> Arc<Self> {
-        Arc::new(Self { path, open: RwLock::new(None), used: AtomicBool::new(true) })
+        Self::new(path, None, false)
     }
 
-    /// A file that is open for writing and does not count.
+    /// A file that is open for writing, with everything in it synced.
     pub(crate) fn writing(path: PathBuf, file: Arc<dyn File>) -> Arc<Self> {
-        let open = Arc::new(OpenFile { file, map: RwLock::new(None) });
-        Arc::new(Self { path, open: RwLock::new(Some(open)), used: AtomicBool::new(true) })
+        Self::new(path, Some(OpenFile::new(file)), true)
+    }
+
+    fn new(path: PathBuf, open: Option<Arc<OpenFile>>, is_written: bool) -> Arc<Self> {
+        Arc::new(Self {
+            path,
+            open: RwLock::new(open),
+            used: AtomicBool::new(true),
+            is_written: is_written.into(),
+            is_listed: AtomicBool::new(false),
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The open file. `check` sees it once, right after it was opened.
+    fn is_open(&self) -> bool {
+        self.open.read().is_some()
+    }
+
+    /// The open file. `check` sees it right after it was opened.
     pub(crate) fn get(
         self: &Arc<Self>,
         fs: &dyn Fs,
@@ -110,11 +145,13 @@ impl Handle {
             if let Some(open) = &*slot {
                 return Ok(Arc::clone(open));
             }
-            let file = fs
-                .open(&self.path, OpenMode::Read)
-                .map_err(|e| Error::io("open", &self.path, e))?;
+            let mode = match self.is_written.load(Ordering::Relaxed) {
+                true => OpenMode::ReadWrite,
+                false => OpenMode::Read,
+            };
+            let file = fs.open(&self.path, mode).map_err(|e| Error::io("open", &self.path, e))?;
             check(&*file)?;
-            let opened = Arc::new(OpenFile { file, map: RwLock::new(None) });
+            let opened = OpenFile::new(file);
             *slot = Some(Arc::clone(&opened));
             opened
         };
@@ -123,13 +160,57 @@ impl Handle {
         Ok(opened)
     }
 
-    /// From now on the file counts among those that may be closed.
-    pub(crate) fn finish_writing(self: &Arc<Self>, limit: &HandleLimit) {
-        limit.admit(self);
+    /// Closes the file if nobody uses it and nothing in it waits for a sync; says whether it is closed.
+    fn close_if_idle(&self) -> bool {
+        // Whoever holds it is about to use the file.
+        let Some(mut slot) = self.open.try_write() else { return false };
+        let is_in_use = |open: &mut Arc<OpenFile>| {
+            Arc::get_mut(open).is_none_or(|open| *open.unsynced.get_mut())
+        };
+        if slot.as_mut().is_some_and(is_in_use) {
+            return false;
+        }
+        *slot = None;
+        true
+    }
+
+    /// Closes the file if it is idle and was not used since this was last called.
+    pub(crate) fn rest(&self) {
+        if !self.used.swap(false, Ordering::Relaxed) {
+            self.close_if_idle();
+        }
+    }
+
+    /// From now on the file is opened for reading.
+    pub(crate) fn finish_writing(&self) {
+        self.is_written.store(false, Ordering::Relaxed);
     }
 }
 
 impl OpenFile {
+    fn new(file: Arc<dyn File>) -> Arc<Self> {
+        let (map, unsynced) = (RwLock::new(None), AtomicBool::new(false));
+        Arc::new(Self { file, map, unsynced })
+    }
+
+    /// Something was written; said before this share of the file is let go.
+    pub(crate) fn wrote(&self) {
+        self.unsynced.store(true, Ordering::Release);
+    }
+
+    /// A sync: of what was written before, nothing need be synced any more if it succeeds.
+    pub(crate) fn synced(
+        &self,
+        sync: impl FnOnce(&dyn File) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        self.unsynced.store(false, Ordering::Release);
+        let synced = sync(&*self.file);
+        if synced.is_err() {
+            self.wrote();
+        }
+        synced
+    }
+
     /// Mapped bytes. `map_len` is how much to map if no mapping is long enough; at least up to the end of the range.
     pub(crate) fn mapped(
         &self,
@@ -144,20 +225,25 @@ impl OpenFile {
         // In whole steps: a file that grows is mapped anew once for each, not for each read.
         let end = offset.saturating_add(len as u64);
         let wanted = end.max(1).next_multiple_of(map_len.max(1));
-        let map = self.file.map(wanted).map_err(|e| Error::io("map", path, e))?;
-        let bytes = map.bytes(offset, len).ok_or_else(|| {
-            let found = format!("a file of {} bytes", self.file.len().unwrap_or_default());
-            Error::corrupt(path, offset, &format!("{len} bytes"), &found)
-        })?;
+        let map =
+            self.file.map(wanted, Permit::default()).map_err(|e| Error::io("map", path, e))?;
+        let bytes = match map.bytes(offset, len) {
+            Some(bytes) => bytes,
+            None => {
+                let len_bytes = self.file.len().map_err(|e| Error::io("measure", path, e))?;
+                let found = format!("a file of {len_bytes} bytes");
+                return Err(Error::corrupt(path, offset, &format!("{len} bytes"), &found));
+            }
+        };
         *self.map.write() = Some(map);
         Ok(bytes)
     }
 
     /// Bytes copied from the file; fewer than `len` only at its end.
     pub(crate) fn copied(&self, path: &Path, offset: u64, len: usize) -> Result<Bytes> {
-        let mut buf = vec![0; len];
-        let got =
-            read_up_to_at(&*self.file, &mut buf, offset).map_err(|e| Error::io("read", path, e))?;
+        let io = |e| Error::io("read", path, e);
+        let mut buf = zeroed(len).map_err(io)?;
+        let got = read_up_to_at(&*self.file, &mut buf, offset).map_err(io)?;
         buf.truncate(got);
         Ok(Bytes::from(buf))
     }

@@ -257,10 +257,10 @@ impl Segment {
         newest.map_or(self.header.identity.salt, |(_, epoch)| *epoch)
     }
 
-    fn open_keys(&self) -> Result<Arc<OpenFile>> {
+    pub(crate) fn open_keys(&self) -> Result<Arc<OpenFile>> {
         let handle = &self.keys.handle;
         handle.get(&*self.context.env.fs, &self.context.handles, |file| {
-            let head = self.opened(file, handle.path(), self.keys.end())?;
+            let head = self.opened(file, handle.path(), self.keys.least_len())?;
             let found = KeyHeader::decode(handle.path(), &head)?;
             if found == self.header {
                 return Ok(());
@@ -273,10 +273,10 @@ impl Segment {
         })
     }
 
-    fn open_values(&self, file: &GrowingFile, shard: ShardId) -> Result<Arc<OpenFile>> {
+    pub(crate) fn open_values(&self, file: &GrowingFile, shard: ShardId) -> Result<Arc<OpenFile>> {
         let handle = &file.handle;
         handle.get(&*self.context.env.fs, &self.context.handles, |opened| {
-            let head = self.opened(opened, handle.path(), file.end())?;
+            let head = self.opened(opened, handle.path(), file.least_len())?;
             let found = ValueHeader::decode(handle.path(), &head)?;
             found.belongs_to(handle.path(), &self.header.identity, shard)
         })

@@ -13,75 +13,133 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use lithdb_env::sync::atomic::{AtomicUsize, Ordering};
 use lithdb_env::sync::{Mutex, RwLock};
-use lithdb_env::{File, write_all_at};
+use lithdb_env::{Budget, File, Permit, write_all_at};
 
-/// The size of a chunk: one positional write.
+/// The size of a full chunk of a file that much is appended to: one positional write.
 pub(crate) const CHUNK_LEN: usize = 1 << 20;
+/// The size of the first chunk; each that is full is followed by one of four times its size.
+const FIRST_LEN: usize = 16 << 10;
 /// So many full chunks may wait before an append has to help draining.
 const MAX_WAITING: usize = 8;
 /// Empty buffers that are kept for reuse.
 const MAX_SPARE: usize = 4;
+/// The largest buffer that is kept when everything is in the file.
+const MAX_KEPT_LEN: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Tail {
     state: RwLock<State>,
     draining: Mutex<()>,
+    /// How many full chunks wait to be written.
+    waiting: AtomicUsize,
+    budget: Arc<Budget>,
 }
 
 #[derive(Debug)]
 struct State {
     frozen: VecDeque<Arc<Chunk>>,
-    active: Vec<u8>,
+    active: Buffer,
     active_start: u64,
-    spare: Vec<Vec<u8>>,
+    spare: Vec<Buffer>,
+    next_len: usize,
+}
+
+/// Memory with its share of the budget.
+#[derive(Debug, Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    _permit: Permit,
 }
 
 #[derive(Debug)]
 struct Chunk {
     start: u64,
-    bytes: Vec<u8>,
+    buffer: Buffer,
+}
+
+impl Buffer {
+    fn new(budget: &Arc<Budget>, len: usize) -> io::Result<Self> {
+        let permit = budget.take(len as u64)?;
+        let mut bytes = Vec::new();
+        let reserved = bytes.try_reserve_exact(len);
+        reserved.map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
+        Ok(Self { bytes, _permit: permit })
+    }
+
+    fn has_room(&self, len: usize) -> bool {
+        self.bytes.capacity() - self.bytes.len() >= len
+    }
 }
 
 impl State {
     fn end(&self) -> u64 {
-        self.active_start + self.active.len() as u64
-    }
-
-    fn freeze(&mut self, min_capacity: usize) {
-        let start = self.end();
-        if !self.active.is_empty() {
-            let next = self.spare.pop().unwrap_or_default();
-            let bytes = std::mem::replace(&mut self.active, next);
-            self.frozen.push_back(Arc::new(Chunk { start: self.active_start, bytes }));
-        }
-        self.active.reserve(min_capacity.max(CHUNK_LEN));
-        self.active_start = start;
+        self.active_start + self.active.bytes.len() as u64
     }
 }
 
 impl Tail {
-    /// An empty tail behind the first `end` bytes of a file.
-    pub(crate) fn new(end: u64) -> Self {
+    /// An empty tail behind the first `end` bytes of a file. Its memory is taken from `budget`.
+    pub(crate) fn new(end: u64, budget: &Arc<Budget>) -> Self {
         let state = State {
             frozen: VecDeque::new(),
-            active: Vec::new(),
+            active: Buffer::default(),
             active_start: end,
             spare: Vec::new(),
+            next_len: FIRST_LEN,
         };
-        Self { state: RwLock::new(state), draining: Mutex::new(()) }
+        let (waiting, budget) = (AtomicUsize::new(0), Arc::clone(budget));
+        Self { state: RwLock::new(state), draining: Mutex::new(()), waiting, budget }
+    }
+
+    /// Makes sure that there is memory for an append of `len` bytes.
+    pub(crate) fn make_room(&self, len: usize) -> io::Result<()> {
+        let next_len = {
+            let state = self.state.read();
+            if state.active.has_room(len) || state.spare.iter().any(|spare| spare.has_room(len)) {
+                return Ok(());
+            }
+            state.next_len
+        };
+        let buffer = Buffer::new(&self.budget, next_len.max(len))
+            .or_else(|_| Buffer::new(&self.budget, len))?;
+        self.state.write().spare.push(buffer);
+        Ok(())
     }
 
     /// Appends `bytes` at `offset`, which is the end or, behind bytes that go to the file by another way, later.
     /// They stay together in one chunk.
     pub(crate) fn append(&self, offset: u64, bytes: &[u8]) {
         let mut state = self.state.write();
-        let contiguous = state.end() == offset;
-        if !contiguous || state.active.len() + bytes.len() > state.active.capacity() {
-            state.freeze(bytes.len());
+        let is_contiguous = state.end() == offset;
+        if !is_contiguous || !state.active.has_room(bytes.len()) {
+            if is_contiguous && !state.active.bytes.is_empty() {
+                state.next_len = (4 * state.next_len).min(CHUNK_LEN);
+            }
+            self.freeze(&mut state);
+            let fits = state.spare.iter().position(|spare| spare.has_room(bytes.len()));
+            let next_len = state.next_len.max(bytes.len());
+            let buffer = fits.map(|fits| state.spare.swap_remove(fits));
+            // A drain or a gap may have taken the room that was made. The bytes are accepted, so there is no way back.
+            let buffer = buffer.or_else(|| Buffer::new(&self.budget, next_len).ok());
+            state.active = buffer.unwrap_or_else(|| Buffer {
+                bytes: Vec::with_capacity(bytes.len()),
+                _permit: self.budget.take_anyway(bytes.len() as u64),
+            });
             state.active_start = offset;
         }
-        state.active.extend_from_slice(bytes);
+        state.active.bytes.extend_from_slice(bytes);
+    }
+
+    fn freeze(&self, state: &mut State) {
+        let start = state.end();
+        if !state.active.bytes.is_empty() {
+            let buffer = std::mem::take(&mut state.active);
+            state.frozen.push_back(Arc::new(Chunk { start: state.active_start, buffer }));
+            self.waiting.store(state.frozen.len(), Ordering::Relaxed);
+        }
+        state.active_start = start;
     }
 
     /// Up to `max_len` bytes at `offset`, copied; `None` if they are in the file.
@@ -93,24 +151,20 @@ impl Tail {
             Some(Bytes::copy_from_slice(rest.get(..max_len.min(rest.len()))?))
         };
         if offset >= state.active_start {
-            return piece(state.active_start, &state.active);
+            return piece(state.active_start, &state.active.bytes);
         }
-        state.frozen.iter().rev().find_map(|chunk| piece(chunk.start, &chunk.bytes))
+        state.frozen.iter().rev().find_map(|chunk| piece(chunk.start, &chunk.buffer.bytes))
     }
 
     /// Whether full chunks wait to be written.
     pub(crate) fn has_waiting(&self) -> bool {
-        self.waiting() > 0
-    }
-
-    fn waiting(&self) -> usize {
-        self.state.read().frozen.len()
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Writes full chunks out if nobody else does; waits for a turn only if too many have piled up. Returns the
     /// range that was written.
     pub(crate) fn relieve(&self, file: &dyn File) -> io::Result<Option<(u64, u64)>> {
-        let waiting = self.waiting();
+        let waiting = self.waiting.load(Ordering::Relaxed);
         if waiting == 0 {
             return Ok(None);
         }
@@ -124,19 +178,23 @@ impl Tail {
         written
     }
 
-    /// Writes everything out that was appended before the call.
+    /// Writes everything out that was appended before the call, and gives back the memory but for one small buffer.
     pub(crate) fn drain(&self, file: &dyn File) -> io::Result<Option<(u64, u64)>> {
         let _turn = self.draining.lock();
-        self.state.write().freeze(0);
-        self.write_frozen(file)
+        self.freeze(&mut self.state.write());
+        let written = self.write_frozen(file)?;
+        let mut state = self.state.write();
+        state.spare.retain(|spare| spare.bytes.capacity() <= MAX_KEPT_LEN);
+        state.spare.truncate(1);
+        Ok(written)
     }
 
     /// Gives the memory back that is kept for appends to come.
     pub(crate) fn release(&self) {
         let mut state = self.state.write();
-        state.spare = Vec::new();
-        if state.active.is_empty() {
-            state.active = Vec::new();
+        (state.spare, state.next_len) = (Vec::new(), FIRST_LEN);
+        if state.active.bytes.is_empty() {
+            state.active = Buffer::default();
         }
     }
 
@@ -144,18 +202,18 @@ impl Tail {
         let mut written: Option<(u64, u64)> = None;
         loop {
             let Some(chunk) = self.state.read().frozen.front().cloned() else { return Ok(written) };
-            write_all_at(file, &chunk.bytes, chunk.start)?;
-            let end = chunk.start + chunk.bytes.len() as u64;
+            write_all_at(file, &chunk.buffer.bytes, chunk.start)?;
+            let end = chunk.start + chunk.buffer.bytes.len() as u64;
             written = Some((written.map_or(chunk.start, |(start, _)| start), end));
             let mut state = self.state.write();
             state.frozen.pop_front();
-            if let Ok(chunk) = Arc::try_unwrap(chunk)
+            self.waiting.store(state.frozen.len(), Ordering::Relaxed);
+            if let Ok(Chunk { mut buffer, .. }) = Arc::try_unwrap(chunk)
                 && state.spare.len() < MAX_SPARE
-                && chunk.bytes.capacity() <= 2 * CHUNK_LEN
+                && (state.next_len..=2 * CHUNK_LEN).contains(&buffer.bytes.capacity())
             {
-                let mut bytes = chunk.bytes;
-                bytes.clear();
-                state.spare.push(bytes);
+                buffer.bytes.clear();
+                state.spare.push(buffer);
             }
         }
     }

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use lithdb_env::{Fs, UnixMillis, read_exact_at};
+use lithdb_env::{Budgets, Fs, UnixMillis, read_exact_at};
 use lithdb_sim::{SimClock, SimFs, sim_env};
 
 use super::*;
@@ -22,7 +22,8 @@ fn content(file: &dyn File) -> Vec<u8> {
 #[test]
 fn bytes_are_found_in_the_tail_until_they_are_in_the_file() {
     let file = file();
-    let tail = Tail::new(0);
+    let tail = Tail::new(0, &Budgets::default().buffers);
+    tail.make_room(11).unwrap();
     tail.append(0, b"hello ");
     tail.append(6, b"world");
     assert_eq!(tail.read(4, 100).unwrap(), &b"o world"[..]);
@@ -35,7 +36,7 @@ fn bytes_are_found_in_the_tail_until_they_are_in_the_file() {
 #[test]
 fn an_append_is_never_split_between_chunks() {
     let file = file();
-    let tail = Tail::new(0);
+    let tail = Tail::new(0, &Budgets::default().buffers);
     let piece = vec![7_u8; CHUNK_LEN / 3 + 1];
     for n in 0..4 {
         tail.append(n * piece.len() as u64, &piece);
@@ -49,7 +50,7 @@ fn an_append_is_never_split_between_chunks() {
 #[test]
 fn bytes_that_went_another_way_leave_a_gap_that_the_file_answers_for() {
     let file = file();
-    let tail = Tail::new(0);
+    let tail = Tail::new(0, &Budgets::default().buffers);
     tail.append(0, b"ab");
     write_all_at(&*file, b"LARGE", 2).unwrap();
     tail.append(7, b"cd");
@@ -64,7 +65,7 @@ fn bytes_that_went_another_way_leave_a_gap_that_the_file_answers_for() {
 fn bytes_of_a_failed_write_stay_readable() {
     let sim = SimFs::new();
     let file = sim.create_new(Path::new("/f")).unwrap();
-    let tail = Tail::new(0);
+    let tail = Tail::new(0, &Budgets::default().buffers);
     tail.append(0, b"kept");
     sim.fail_op(1, lithdb_sim::Fault::Eio, true);
     assert!(tail.drain(&*file).is_err());
@@ -73,16 +74,15 @@ fn bytes_of_a_failed_write_stay_readable() {
 
 fn capacity(tail: &Tail) -> usize {
     let state = tail.state.read();
-    let frozen = state.frozen.iter().map(|chunk| chunk.bytes.capacity());
-    frozen.sum::<usize>()
-        + state.active.capacity()
-        + state.spare.iter().map(Vec::capacity).sum::<usize>()
+    let frozen = state.frozen.iter().map(|chunk| &chunk.buffer);
+    let buffers = frozen.chain([&state.active]).chain(&state.spare);
+    buffers.map(|buffer| buffer.bytes.capacity()).sum()
 }
 
 #[test]
 fn released_memory_is_taken_again_when_more_is_appended() {
     let file = file();
-    let tail = Tail::new(0);
+    let tail = Tail::new(0, &Budgets::default().buffers);
     tail.append(0, b"in the file");
     tail.drain(&*file).unwrap();
     tail.append(11, b" and not");
@@ -96,6 +96,38 @@ fn released_memory_is_taken_again_when_more_is_appended() {
     assert_eq!(tail.read(19, 9).unwrap(), &b" yet"[..]);
     tail.drain(&*file).unwrap();
     assert_eq!(content(&*file), b"in the file and not yet");
+}
+
+#[test]
+fn buffers_grow_with_what_is_appended_and_go_with_a_drain() {
+    let (file, budget) = (file(), Budgets::default().buffers);
+    let tail = Tail::new(0, &budget);
+    tail.make_room(100).unwrap();
+    tail.append(0, &[1; 100]);
+    assert_eq!(budget.used(), FIRST_LEN as u64);
+    for n in 0..40 {
+        tail.make_room(60_000).unwrap();
+        tail.append(100 + n * 60_000, &[2; 60_000]);
+        tail.relieve(&*file).unwrap();
+    }
+    assert!(budget.used() >= CHUNK_LEN as u64);
+    tail.drain(&*file).unwrap();
+    assert!(budget.used() <= MAX_KEPT_LEN as u64, "{budget:?}");
+    assert_eq!(content(&*file).len(), 100 + 40 * 60_000);
+    drop(tail);
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn a_used_up_budget_refuses_room_and_what_was_accepted_stays() {
+    let (file, budget) = (file(), Budgets::new(0, 0, 50_000).buffers);
+    let tail = Tail::new(0, &budget);
+    tail.make_room(40_000).unwrap();
+    tail.append(0, &[1; 40_000]);
+    assert!(tail.make_room(20_000).unwrap_err().to_string().contains("write_buffer_bytes"));
+    tail.drain(&*file).unwrap();
+    tail.make_room(20_000).unwrap();
+    assert_eq!(content(&*file).len(), 40_000);
 }
 
 #[test]

@@ -13,6 +13,8 @@ use std::sync::atomic::Ordering;
 
 use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
 
+use crate::growing::GrowingFile;
+use crate::handle::OpenFile;
 use crate::header::HEADER_LEN;
 use crate::ids::{Position, ShardId};
 use crate::record::{
@@ -26,7 +28,7 @@ pub use copy::Copier;
 /// Values of at least this many bytes go to their file directly from the caller's memory.
 const DIRECT_LEN: usize = 64 << 10;
 /// The largest buffer for records that is kept from one batch to the next.
-const MAX_SCRATCH: usize = 4 << 20;
+const MAX_SCRATCH: usize = 256 << 10;
 /// Recovery may have to copy a key file behind a longer chain record and leave room for marks.
 const MAX_KEY_END: u64 = u32::MAX as u64 - (64 << 10);
 const MIN_RESERVE: u64 = 256 << 10;
@@ -63,8 +65,9 @@ impl Group<'_> {
     }
 }
 
-/// A large value whose place is reserved and whose bytes the caller writes next, outside of the lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A large value whose place is reserved and whose bytes the caller writes next, outside of the lock. It holds the open
+/// file: once its record is in the log, nothing but the write itself can fail.
+#[derive(Debug, Clone)]
 pub struct DirectWrite {
     /// Which group of the batch.
     pub group: usize,
@@ -72,6 +75,7 @@ pub struct DirectWrite {
     pub shard: ShardId,
     /// Where it goes.
     pub offset: u64,
+    pub(crate) file: Arc<OpenFile>,
 }
 
 /// What a segment held at one moment: what a flush makes durable.
@@ -186,6 +190,31 @@ impl SegmentWriter {
         self.totals.key_end + records + self.slack()
     }
 
+    /// Gives back what an idle table does not need: buffers, reserved space, descriptors. Does nothing before everything
+    /// is durable and vouched for.
+    ///
+    /// # Errors
+    /// What the file system says; nothing is lost.
+    pub fn rest(&mut self) -> Result<()> {
+        let segment = &self.segment;
+        if self.mark_due.is_some() || segment.files().any(|file| file.durable() < file.end()) {
+            return Ok(());
+        }
+        self.scratch = Vec::new();
+        let reserved = self.value_reserved.iter_mut().chain([&mut self.key_reserved]);
+        for (file, reserved) in segment.files().zip(reserved) {
+            if let Some(tail) = &file.tail {
+                tail.release();
+            }
+            if *reserved > file.end() {
+                segment.give_back_of(file)?;
+                *reserved = file.end();
+            }
+            file.handle.rest();
+        }
+        Ok(())
+    }
+
     fn is_inline(&self, len: usize) -> bool {
         len <= self.inline_max as usize
     }
@@ -208,7 +237,7 @@ impl SegmentWriter {
         direct: &mut Vec<DirectWrite>,
         mut placed: impl FnMut(usize, usize, Position),
     ) -> Result<()> {
-        let shards = self.place(groups)?;
+        let mut places = self.place(groups)?;
         self.append_due(now);
         let start = self.totals.key_end;
         let segment = Arc::clone(&self.segment);
@@ -224,11 +253,10 @@ impl SegmentWriter {
         };
         for (n, group) in groups.iter().enumerate() {
             let is_last_group = n + 1 == groups.len();
-            let shard = shards.get(n);
             let inline_at = encoder.offset + (KEY_FIXED_LEN + group.key.len()) as u64;
-            let (shard, offset) = match shard {
-                Some(ShardId::INLINE) => (ShardId::INLINE, inline_at),
-                shard => self.take_value_space(n, shard, group, direct),
+            let (shard, offset) = match places.take(n) {
+                Place { shard: ShardId::INLINE, .. } => (ShardId::INLINE, inline_at),
+                place => self.take_value_space(n, place, group, direct),
             };
             let record = |key, range: Range<u32>, value_checksum, flags: Flags| KeyRecord {
                 flags,
@@ -269,20 +297,23 @@ impl SegmentWriter {
     fn take_value_space(
         &mut self,
         n: usize,
-        shard: Option<ShardId>,
+        place: Place,
         group: &Group<'_>,
         direct: &mut Vec<DirectWrite>,
     ) -> (ShardId, u64) {
-        let shard = shard.unwrap_or_default();
+        let shard = place.shard;
         let index = usize::from(shard.0);
-        let Some(end) = self.totals.value_ends.get_mut(index) else { return (shard, 0) };
+        let (Some(end), Some(file)) =
+            (self.totals.value_ends.get_mut(index), self.segment.values.get(index))
+        else {
+            unreachable!("a place is in one of the segment's value files")
+        };
         let offset = *end;
         *end += group.value.len() as u64;
-        let Some(file) = self.segment.values.get(index) else { return (shard, offset) };
-        if group.value.len() >= DIRECT_LEN {
-            direct.push(DirectWrite { group: n, shard, offset });
-        } else if let Some(tail) = &file.tail {
-            tail.append(offset, group.value);
+        match (place.file, &file.tail) {
+            (Some(file), _) => direct.push(DirectWrite { group: n, shard, offset, file }),
+            (None, Some(tail)) => tail.append(offset, group.value),
+            (None, None) => unreachable!("a file that is written has a tail"),
         }
         file.end.store(*end, Ordering::Release);
         (shard, offset)
@@ -341,16 +372,22 @@ impl SegmentWriter {
         Ok(true)
     }
 
-    /// Chooses where every value goes (`INLINE` or the shard with the least in it) and makes sure of the space.
-    fn place(&mut self, groups: &[Group<'_>]) -> Result<Shards> {
-        let end = self.key_end_with(groups);
-        if end > MAX_KEY_END {
-            return Err(too_long(end, MAX_KEY_END));
+    /// Chooses where every value goes (`INLINE` or the shard with the least in it) and makes sure of the space, of memory
+    /// for small ones, and of the open files of values that are written directly.
+    fn place(&mut self, groups: &[Group<'_>]) -> Result<Places> {
+        let key_end = self.key_end_with(groups);
+        if key_end > MAX_KEY_END {
+            return Err(too_long(key_end, MAX_KEY_END));
         }
-        self.reserve_keys(end)?;
+        self.reserve_keys(key_end)?;
+        let key_bytes = (key_end - self.totals.key_end) as usize;
+        self.make_room(&self.segment.keys, key_bytes)?;
+        self.scratch.clear();
+        let reserved = self.scratch.try_reserve(key_bytes);
+        reserved.map_err(|_| Error::out_of_memory("the records of a batch", key_bytes))?;
         let place_one = |writer: &mut Self, len: usize, ends: Option<&mut Vec<u64>>| {
             if writer.is_inline(len) {
-                return Ok(ShardId::INLINE);
+                return Ok(Place { shard: ShardId::INLINE, file: None });
             }
             let ends = match ends {
                 Some(ends) => ends,
@@ -363,14 +400,42 @@ impl SegmentWriter {
             *end += len as u64;
             let end = *end;
             writer.reserve_values(index, end)?;
-            Ok(ShardId(index as u16))
+            let is_direct = len >= DIRECT_LEN;
+            let file = writer.segment.values.get(index).filter(|_| is_direct);
+            let file = file.map(|file| writer.segment.writing(file)).transpose()?;
+            Ok(Place { shard: ShardId(index as u16), file })
         };
+        let is_small = |place: &Place| place.shard != ShardId::INLINE && place.file.is_none();
         if let [group] = groups {
-            return Ok(Shards::One(place_one(self, group.value.len(), None)?));
+            let place = place_one(self, group.value.len(), None)?;
+            if is_small(&place)
+                && let Some(file) = self.segment.values.get(usize::from(place.shard.0))
+            {
+                self.make_room(file, group.value.len())?;
+            }
+            return Ok(Places::One(place));
         }
         let mut ends = self.totals.value_ends.clone();
-        let shards = groups.iter().map(|g| place_one(self, g.value.len(), Some(&mut ends)));
-        Ok(Shards::Many(shards.collect::<Result<_>>()?))
+        let places = groups.iter().map(|g| place_one(self, g.value.len(), Some(&mut ends)));
+        let places: Vec<Place> = places.collect::<Result<_>>()?;
+        for (shard, file) in self.segment.values.iter().enumerate() {
+            let here = |place: &Place| usize::from(place.shard.0) == shard && is_small(place);
+            let small = groups.iter().zip(&places).filter(|(_, place)| here(place));
+            let len = small.map(|(group, _)| group.value.len()).sum();
+            self.make_room(file, len)?;
+        }
+        Ok(Places::Many(places))
+    }
+
+    /// Makes sure of memory for what will be appended to a file. If the budget is used up, what this segment holds is
+    /// written out first.
+    fn make_room(&self, file: &GrowingFile, len: usize) -> Result<()> {
+        let Some(tail) = &file.tail else { unreachable!("a file that is written has a tail") };
+        if tail.make_room(len).is_ok() {
+            return Ok(());
+        }
+        self.segment.write_out()?;
+        tail.make_room(len).map_err(|e| Error::io("buffer bytes for", file.handle.path(), e))
     }
 
     fn reserve_keys(&mut self, end: u64) -> Result<()> {
@@ -397,26 +462,36 @@ fn too_long(end: u64, most: u64) -> Error {
     Error::new(ErrorKind::InvalidArgument, message)
 }
 
-/// The shard of each group of a batch.
-enum Shards {
-    One(ShardId),
-    Many(Vec<ShardId>),
+/// Where a value goes.
+struct Place {
+    shard: ShardId,
+    /// The open file, of a value that is written directly.
+    file: Option<Arc<OpenFile>>,
 }
 
-impl Shards {
-    fn get(&self, n: usize) -> Option<ShardId> {
-        match self {
-            Self::One(shard) => Some(*shard),
-            Self::Many(shards) => shards.get(n).copied(),
-        }
+/// The places of the values of a batch.
+enum Places {
+    One(Place),
+    Many(Vec<Place>),
+}
+
+impl Places {
+    /// The place of group `n`; asked for once.
+    fn take(&mut self, n: usize) -> Place {
+        let place = match self {
+            Self::One(place) => Some(place),
+            Self::Many(places) => places.get_mut(n),
+        };
+        let Some(place) = place else { unreachable!("every group has its place") };
+        Place { shard: place.shard, file: place.file.take() }
     }
 }
 
-/// Makes sure that the file has space up to `end`, in steps that grow with the file. If the disk has no room
+/// Makes sure that the file has space up to `end`, in steps of a quarter of what is in it. If the disk has no room
 /// for a step, it is asked for just what is needed.
 fn reserve(
     segment: &Segment,
-    file: &crate::growing::GrowingFile,
+    file: &GrowingFile,
     reserved: &mut u64,
     used: u64,
     end: u64,
@@ -426,7 +501,7 @@ fn reserve(
     }
     let open = segment.writing(file)?;
     let from = (*reserved).max(used);
-    let step = end.clamp(MIN_RESERVE, MAX_RESERVE);
+    let step = (end / 4).clamp(MIN_RESERVE, MAX_RESERVE);
     let target = end.saturating_add(step);
     let allocate = |target: u64| open.file.allocate(from, target.saturating_sub(from));
     let answer = match allocate(target) {

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use crate::errno::{EINTR, EIO, EMFILE, ENOSPC, crashed, errno};
+use crate::errno::{EACCES, EINTR, EIO, EMFILE, ENOMEM, ENOSPC, crashed, errno};
 use crate::trace::OpKind;
 
 /// What becomes of the pages that a failed sync could not write.
@@ -46,6 +46,11 @@ pub enum Fault {
     /// The process has too many open files (`EMFILE`). Applies to create, open, list, locks and directory
     /// syncs.
     TooManyFiles,
+    /// There is no memory, or no room for a mapping (`ENOMEM`). Applies to create, open, list, locks, mappings and
+    /// reservations.
+    OutOfMemory,
+    /// The process has not the right (`EACCES`). Applies to create, open, list, locks and directory syncs.
+    Denied,
     /// A sync reports an error, and does not stay the same (see [`Pages`]). Applies to the three syncs.
     FailedSync {
         /// What becomes of the unwritten pages.
@@ -108,7 +113,10 @@ impl Fault {
             Self::Interrupted => kind == OpKind::Write,
             Self::StaleRead => false,
             Self::ShortWrite => kind == OpKind::Write && len > 1,
-            Self::TooManyFiles => matches!(kind, OpKind::CreateNew | OpKind::SyncDir),
+            Self::TooManyFiles | Self::Denied => {
+                matches!(kind, OpKind::CreateNew | OpKind::SyncDir)
+            }
+            Self::OutOfMemory => matches!(kind, OpKind::CreateNew | OpKind::Allocate),
             Self::FailedSync { .. } => {
                 matches!(kind, OpKind::SyncData | OpKind::SyncAll | OpKind::SyncDir)
             }
@@ -122,8 +130,11 @@ impl Fault {
             Self::Interrupted => matches!(kind, ReadKind::ReadAt { .. }),
             Self::ShortWrite => matches!(kind, ReadKind::ReadAt { .. }) && len > 1,
             Self::StaleRead => kind == ReadKind::ReadAt { has_older: true },
-            Self::TooManyFiles => {
+            Self::TooManyFiles | Self::Denied => {
                 matches!(kind, ReadKind::Open | ReadKind::List | ReadKind::Lock)
+            }
+            Self::OutOfMemory => {
+                matches!(kind, ReadKind::Open | ReadKind::List | ReadKind::Lock | ReadKind::Map)
             }
         }
     }
@@ -134,6 +145,8 @@ impl Fault {
             Self::NoSpace => Err(errno(ENOSPC)),
             Self::Interrupted => Err(errno(EINTR)),
             Self::TooManyFiles => Err(errno(EMFILE)),
+            Self::OutOfMemory => Err(errno(ENOMEM)),
+            Self::Denied => Err(errno(EACCES)),
             Self::StaleRead => Ok(Verdict::Stale),
             Self::ShortWrite => Ok(Verdict::AtMost((len / 2).max(1))),
             Self::FailedSync { pages } => Ok(Verdict::FailSync(pages)),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lithdb_env::{File, Map};
+use lithdb_env::{File, Map, Permit};
 
 use crate::errno::{EBADF, EINVAL, EIO, errno};
 use crate::fault::{ReadKind, Verdict};
@@ -143,13 +143,13 @@ impl File for SimFile {
         Ok(state.tree.node(self.held.ino)?.links)
     }
 
-    fn map(&self, len_bytes: u64) -> io::Result<Arc<dyn Map>> {
+    fn map(&self, len_bytes: u64, permit: Permit) -> io::Result<Arc<dyn Map>> {
         let fs = self.held.fs.clone();
         let mut state = fs.state();
         state.faults.read(ReadKind::Map, 0)?;
         state.tree.hold(self.held.ino);
         drop(state);
-        Ok(Arc::new(SimMap { held: Held { fs, ino: self.held.ino }, len_bytes }))
+        Ok(Arc::new(SimMap { held: Held { fs, ino: self.held.ino }, len_bytes, _permit: permit }))
     }
 
     fn start_writeback(&self, _offset: u64, _len_bytes: u64) -> io::Result<()> {
@@ -162,6 +162,7 @@ impl File for SimFile {
 struct SimMap {
     held: Held,
     len_bytes: u64,
+    _permit: Permit,
 }
 
 impl Map for SimMap {

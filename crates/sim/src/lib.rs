@@ -65,5 +65,10 @@ pub use trace::{OpKind, TraceOp};
 #[expect(clippy::expect_used, reason = "a pool of no threads cannot fail to start them")]
 pub fn sim_env(fs: &SimFs, clock: &SimClock) -> Env {
     let pool = Pool::new(0).expect("a pool without threads");
-    Env { fs: Arc::new(fs.clone()), clock: Arc::new(clock.clone()), pool: Arc::new(pool) }
+    Env {
+        fs: Arc::new(fs.clone()),
+        clock: Arc::new(clock.clone()),
+        pool: Arc::new(pool),
+        budgets: Default::default(),
+    }
 }

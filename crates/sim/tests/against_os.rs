@@ -235,7 +235,7 @@ impl World<'_> {
             Op::Map(n) => {
                 let file = handle(*n)?;
                 let len = file.len()?;
-                Ok(format!("{:?}", file.map(len)?.bytes(0, len as usize)))
+                Ok(format!("{:?}", file.map(len, Default::default())?.bytes(0, len as usize)))
             }
             Op::Rename(from, to) => fs.rename(&at(from), &at(to)).map(nothing),
             Op::Remove(path) => fs.remove_file(&at(path)).map(nothing),

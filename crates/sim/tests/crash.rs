@@ -289,7 +289,7 @@ fn a_rename_alone_keeps_the_creation_it_stands_on() {
 fn every_handle_of_the_old_file_system_is_dead_after_a_crash() {
     let fs = with_durable(b"abc");
     let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
-    let map = file.map(3).unwrap();
+    let map = file.map(3, Default::default()).unwrap();
     assert_eq!(map.bytes(1, 2).unwrap(), &b"bc"[..]);
     let after = fs.crash_with(&CrashImage::Nothing);
     assert_eq!(file.read_at(&mut [0], 0).unwrap_err().to_string(), "simulated crash");
@@ -303,7 +303,7 @@ fn every_handle_of_the_old_file_system_is_dead_after_a_crash() {
 fn a_map_sees_the_live_bytes_and_nothing_past_the_end() {
     let fs = with_durable(b"abc");
     let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
-    let map = file.map(10).unwrap();
+    let map = file.map(10, Default::default()).unwrap();
     file.write_at(b"BCD", 1).unwrap();
     fs.remove_file(p("/d/f")).unwrap();
     drop(file);

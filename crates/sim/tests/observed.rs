@@ -474,7 +474,7 @@ impl<'a> History<'a> {
                 read(Fault::TooManyFiles);
                 assert_eq!(code(fs.try_lock(p("/d/x"), LockKind::Shared).unwrap_err()), 24);
                 read(Fault::TooManyFiles);
-                file.map(100).unwrap(); // takes no file of its own
+                file.map(100, Default::default()).unwrap(); // takes no file of its own
                 fs.metadata(p("/d/x")).unwrap();
                 fs.clear_faults();
                 self.see("EMFILE");

@@ -135,7 +135,7 @@ impl Round<'_> {
         };
         side.in_flight.wait_below(end);
         inner.latch.check().map_err(|e| inner.in_context(&e))?;
-        let made = segment.make_durable(&capture).map_err(|e| inner.latch(&e));
+        let made = segment.make_durable(&capture).map_err(|e| inner.fail(&e));
         let sealed = side.sealing.finish(inner, side);
         made.and(sealed)?;
         // Acknowledged before the mark is due: a mark promises what has been acknowledged.

@@ -69,7 +69,7 @@ impl Table {
         let _collecting = side.collecting.lock();
         self.inner.still_open()?;
         let written = side.state.update(|state| state.ttl_ms = ttl.map(millis));
-        written.map_err(|e| self.inner.latch(&e))?;
+        written.map_err(|e| self.inner.fail(&e))?;
         self.inner.settings.lock().ttl = ttl;
         Ok(())
     }
@@ -118,7 +118,7 @@ impl Inner {
             state.watermark = watermark;
             state.latest_time = state.latest_time.max(now);
         });
-        raised.map_err(|e| self.latch(&e))?;
+        raised.map_err(|e| self.fail(&e))?;
         self.forget_below(side, watermark, report);
         Ok(report)
     }

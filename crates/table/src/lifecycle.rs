@@ -93,7 +93,7 @@ impl Table {
     /// The first half of dropping a table: from now on it counts as gone, whatever happens. All handles are closed.
     ///
     /// # Errors
-    /// `Io`, which latches the table.
+    /// What writing the state says.
     pub fn begin_drop(&self) -> Result<()> {
         let side = self.inner.enter_write()?;
         let _ending = side.ending.lock();
@@ -102,7 +102,7 @@ impl Table {
             let _writer = side.writer.lock();
             self.inner.still_open()?;
             let written = side.state.update(|state| state.dropping = true);
-            written.map_err(|e| self.inner.latch(&e))?;
+            written.map_err(|e| self.inner.fail(&e))?;
             self.set_closed();
         }
         side.settle();

@@ -164,7 +164,16 @@ impl Inner {
             let activity = side.activity.lock();
             steady.saturating_sub(activity.since) >= idle_after
         };
-        if is_idle { self.write_mark(side) } else { Ok(()) }
+        if !is_idle {
+            return Ok(());
+        }
+        self.write_mark(side)?;
+        let mut writer = side.writer.lock();
+        match &mut writer.segment {
+            // The next tick does it if this one could not.
+            Some(segment) => segment.rest().map_err(|e| self.fail(&e)),
+            None => Ok(()),
+        }
     }
 
     /// Writes the mark that is due, and syncs it.
@@ -226,6 +235,6 @@ impl Inner {
                 state.latest_time = state.latest_time.max(now);
             }
         });
-        written.map_err(|e| self.latch(&e))
+        written.map_err(|e| self.fail(&e))
     }
 }

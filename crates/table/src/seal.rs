@@ -1,7 +1,7 @@
 //! The one seal that can be pending: the segment before the mutable one, on its way to being durable.
 //!
 //! It runs on the pool. Nothing in the mutable segment is acknowledged before it is done, so a flush waits for it and,
-//! if it failed for lack of space, tries it again. Any other failure latches the table.
+//! if it failed without a failed write or sync (no space, no descriptor), tries it again.
 
 use std::sync::Arc;
 
@@ -89,7 +89,7 @@ impl Sealing {
         // A panic on the way must not leave others waiting: it latches like a failure.
         let run = std::panic::AssertUnwindSafe(|| run(inner, side, &pending));
         let result = std::panic::catch_unwind(run)
-            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "the seal panicked")));
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "the seal panicked").latching()));
         let result = result.map_err(|e| inner.fail(&e));
         let mut state = self.state.lock();
         state.is_running = false;
@@ -110,12 +110,10 @@ fn run(inner: &Inner, side: &WriteSide, pending: &Pending) -> Result<()> {
     side.in_flight.wait_below(Position::new(job.segment.id(), u32::MAX));
     // A large value that failed on its way has latched the table.
     inner.latch.check()?;
-    // A sync that says there is no space has failed like any other: trying again could succeed without writing.
-    pending.next.sync_everything().map_err(|e| e.reclassified(ErrorKind::Io))?;
+    pending.next.sync_everything()?;
     job.run()?;
     // From now on the loss of the seal, or of the segment that took over, is seen. Before anything in there is acknowledged.
-    let known = side.state.update(|state| state.begin_segment(pending.begun.clone()));
-    known.map_err(|e| e.reclassified(ErrorKind::Io))
+    side.state.update(|state| state.begin_segment(pending.begun.clone()))
 }
 
 fn announce(inner: &Inner, job: &SealJob) {

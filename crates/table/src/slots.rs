@@ -96,14 +96,15 @@ pub(crate) fn write_both<T: Slotted>(
         create(fs, path, record).map_err(|e| {
             e.context("somebody links to the file, so it is replaced and not written in place")
         })?;
-        *file = open(fs, path)?;
+        // The record is replaced, and `file` is somebody else's now.
+        *file = open(fs, path).map_err(|e| e.latching())?;
         return Ok(());
     }
     let bytes = slot_of(record)?;
     for slot in [first, 1 - first.min(1)] {
         write_all_at(&**file, &bytes, (slot * bytes.len()) as u64)
-            .map_err(|e| Error::io("write", path, e))?;
-        file.sync_data().map_err(|e| Error::io("sync", path, e))?;
+            .map_err(|e| Error::failed_write("write", path, e))?;
+        file.sync_data().map_err(|e| Error::failed_write("sync", path, e))?;
     }
     Ok(())
 }

@@ -197,8 +197,7 @@ impl StateFile {
     /// written.
     ///
     /// # Errors
-    /// What the file system says: which state a reopening finds is then unknown, and the table must take no
-    /// more writes.
+    /// What the file system says. If it latches, which state a reopening finds is unknown.
     pub fn update(&self, change: impl FnOnce(&mut TableState)) -> Result<()> {
         let mut current: MutexGuard<'_, Current> = self.current.lock();
         let mut next = current.state.clone();

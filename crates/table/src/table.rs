@@ -291,26 +291,11 @@ impl Inner {
         error.context(context)
     }
 
-    /// A write or sync failed: nothing after it is acknowledged. A full disk is not of that kind, nor is a call that was
-    /// refused before anything was done: those are only passed on.
+    /// The error with the table's name. If it is a failed write or sync, nothing after it is acknowledged; whatever else
+    /// failed has done nothing, and is only passed on.
     pub(crate) fn fail(&self, error: &Error) -> Error {
-        match error.kind() {
-            ErrorKind::StorageFull
-            | ErrorKind::InvalidArgument
-            | ErrorKind::DuplicateKey
-            | ErrorKind::Closed => self.in_context(error),
-            _ => self.latch(error),
-        }
-    }
-
-    /// As [`fail`](Self::fail), whatever failed: something was begun that cannot be taken back.
-    pub(crate) fn latch(&self, error: &Error) -> Error {
-        // Here a full disk is no matter of asking again: something was begun that cannot be taken back.
-        let error = match error.kind() {
-            ErrorKind::StorageFull => self.in_context(&error.reclassified(ErrorKind::Io)),
-            _ => self.in_context(error),
-        };
-        if self.latch.close(&error) {
+        let error = self.in_context(error);
+        if error.latches() && self.latch.close(&error) {
             metrics::counter!("lithdb_latched_total", "table" => self.name.to_string())
                 .increment(1);
             self.listener.emit(&Event::Latched { table: self.name.clone(), cause: error.clone() });
@@ -325,7 +310,7 @@ impl Inner {
         act: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).unwrap_or_else(|_| {
-            Err(self.latch(&Error::new(ErrorKind::Io, format!("{what} panicked"))))
+            Err(self.fail(&Error::new(ErrorKind::Io, format!("{what} panicked")).latching()))
         })
     }
 

@@ -102,7 +102,7 @@ impl Inner {
             self.land(&placed, groups)?;
         }
         landing.landed();
-        placed.segment.relieve().map_err(|e| self.latch(&e))?;
+        placed.segment.relieve().map_err(|e| self.fail(&e))?;
         drop(landing);
         self.counters.values_put.increment(groups.len() as u64);
         let bytes = groups.iter().map(|group| group.value.len() as u64).sum();
@@ -122,7 +122,10 @@ impl Inner {
         #[expect(clippy::expect_used, reason = "`ensure_room` has seen to it")]
         let segment_writer = writer.segment.as_mut().expect("a mutable segment");
         let mut direct = Vec::new();
-        let mut keys = Vec::with_capacity(groups.iter().map(|g| 1 + g.aliases.len()).sum());
+        let count = groups.iter().map(|g| 1 + g.aliases.len()).sum();
+        let mut keys = Vec::new();
+        let reserved = keys.try_reserve_exact(count);
+        reserved.map_err(|_| Error::out_of_memory("the positions of keys", count))?;
         let (mut first, mut last_primary) = (None, Position::default());
         let seed = self.hash_seed;
         let placed = segment_writer.append(groups, now, &mut direct, |group, key, at| {
@@ -156,7 +159,7 @@ impl Inner {
             )]
             let value = groups[place.group].value;
             // If it fails, the record is in the log and its value is not in the file: the log ends here.
-            placed.segment.write_direct(place, value).map_err(|e| self.latch(&e))?;
+            placed.segment.write_direct(place, value).map_err(|e| self.fail(&e))?;
         }
         self.publish(placed, groups)
     }
@@ -238,7 +241,7 @@ impl Inner {
             shards: self.settings.lock().shards,
             now: self.env.clock.now(),
         };
-        side.state.reserve(id).map_err(|e| self.latch(&e))?;
+        side.state.reserve(id)?;
         let (segment, totals) = Segment::create(&self.context, &new)?;
         let durable = segment.sync_everything().and_then(|()| {
             side.state.update(|state| {
@@ -246,8 +249,13 @@ impl Inner {
                 state.begin_segment(DurableTail::of(id, &totals));
             })
         });
-        // Half of it may be durable: only a reopening knows.
-        durable.map_err(|e| self.latch(&e))?;
+        if let Err(error) = durable {
+            // After a failed write or sync only a reopening knows what is durable. Else nothing refers to the files.
+            if !error.latches() {
+                segment.remove_files();
+            }
+            return Err(error);
+        }
         side.watermark.store(id.0, Ordering::Release);
         side.segments.write().push(Arc::clone(&segment));
         let inline_max = self.options.inline_max_bytes;
@@ -270,7 +278,7 @@ impl Inner {
         let id = next_id(ending.segment().id(), side.state.get().next_id_floor)?;
         let shards = self.settings.lock().shards;
         let new = NewSegment { id, chain: Some(ending.chain()), shards, now };
-        side.state.reserve(id).map_err(|e| self.latch(&e))?;
+        side.state.reserve(id)?;
         let (next, next_totals) = Segment::create(&self.context, &new)?;
         let begun = DurableTail::of(id, &next_totals);
         let job = lithdb_segment::SealJob {

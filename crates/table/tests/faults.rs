@@ -1,7 +1,7 @@
 //! Every operation of every scenario fails: once, or from then on; and the disk is full at every size.
 //!
-//! After a failed write or sync the table is latched: nothing later is acknowledged, reads go on, a reopening clears it. A
-//! full disk is not of that kind. Whatever was acknowledged is there afterwards, whether the process was killed (the page
+//! After a failed write or sync the table is latched: nothing later is acknowledged, reads go on, a reopening clears it.
+//! Nothing else latches: what found no space, descriptor, memory or right has done nothing, and succeeds later. Whatever was acknowledged is there afterwards, whether the process was killed (the page
 //! cache stays as it is) or the power failed, too.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
@@ -20,6 +20,15 @@ use parking_lot::Mutex;
 use support::hook::HookFs;
 use support::script::{Op, Run, Scenario, check, value_of, verify};
 use support::{DAY, World, small};
+
+const READ_FAULTS: [Fault; 6] = [
+    Fault::Eio,
+    Fault::TooManyFiles,
+    Fault::OutOfMemory,
+    Fault::Denied,
+    Fault::Interrupted,
+    Fault::ShortWrite,
+];
 
 /// The operations of a scenario, in order.
 fn operations(scenario: &Scenario) -> Vec<(OpKind, PathBuf)> {
@@ -56,6 +65,10 @@ fn faults(kind: OpKind) -> Vec<(Fault, bool)> {
     }
     if matches!(kind, OpKind::CreateNew | OpKind::SyncDir) {
         faults.extend([(Fault::TooManyFiles, false), (Fault::TooManyFiles, true)]);
+        faults.extend([(Fault::Denied, false), (Fault::Denied, true)]);
+    }
+    if matches!(kind, OpKind::CreateNew | OpKind::Allocate) {
+        faults.extend([(Fault::OutOfMemory, false), (Fault::OutOfMemory, true)]);
     }
     let lost = Fault::FailedSync { pages: Pages::Lost };
     let partly = Fault::FailedSync { pages: Pages::PartlyLost };
@@ -74,9 +87,23 @@ fn faults(kind: OpKind) -> Vec<(Fault, bool)> {
     faults
 }
 
+/// Whether such an operation is a write or a sync.
+fn is_write(kind: OpKind) -> bool {
+    use OpKind::{Rename, SyncAll, SyncData, SyncDir, Write};
+    matches!(kind, Write | SyncData | SyncAll | SyncDir | Rename)
+}
+
+/// Whether a fault at such an operation may be a failed write or sync. (A fault that stays may meet one later.)
+fn may_latch(kind: OpKind, fault: Fault, sticky: bool) -> bool {
+    match fault {
+        Fault::TooManyFiles | Fault::Denied | Fault::OutOfMemory => false,
+        _ => sticky || is_write(kind),
+    }
+}
+
 /// Does all steps, going on after those that fail, and checks on the way that a latched table acknowledges nothing and goes
-/// on reading. Says how it ended.
-fn endure(run: &mut Run<'_>, context: &str) -> Result<()> {
+/// on reading. If `must_latch`, an i/o failure is one of a write or sync. Says how it ended.
+fn endure(run: &mut Run<'_>, must_latch: bool, context: &str) -> Result<()> {
     run.step(&Op::Create)?;
     for op in run.scenario.ops.clone() {
         if run.table.is_none() && !matches!(op, Op::Remove | Op::Create) {
@@ -100,9 +127,9 @@ fn endure(run: &mut Run<'_>, context: &str) -> Result<()> {
         match (done, &run.table) {
             (Ok(()), _) => {}
             (Err(error), Some(table)) => {
-                let excused = error.kind() == ErrorKind::StorageFull;
+                let latches = error.latches() || (must_latch && error.kind() == ErrorKind::Io);
                 assert!(
-                    excused || table.failure().is_some(),
+                    !latches || table.failure().is_some(),
                     "{context}, {op:?}: failed and goes on as if nothing had happened: {error}"
                 );
                 reads_go_on(run, &format!("{context}, {op:?}"));
@@ -114,6 +141,19 @@ fn endure(run: &mut Run<'_>, context: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What failed had done nothing: without another opening, everything can be made durable, and more be put.
+fn goes_on(run: &mut Run<'_>, context: &str) {
+    run.world.fs.clear_faults();
+    if run.table.is_none() || run.model.dropping {
+        return;
+    }
+    for op in [Op::Flush, Op::Put(20), Op::Seal, Op::Put(30), Op::Flush] {
+        run.step(&op).unwrap_or_else(|e| panic!("{context}: {op:?} when it has passed: {e}"));
+    }
+    let range = check(run.table(), &run.model, context);
+    assert_eq!(range.1, run.model.batches.len(), "{context}");
 }
 
 /// What was acknowledged is read; what was only put is read or an error, but not something else.
@@ -145,7 +185,7 @@ fn every_fault(scenario: &Scenario) {
             let broken = || {
                 let mut run = Run::new(scenario);
                 run.world.fs.fail_op(i as u64 + 1, fault, sticky);
-                let ended = endure(&mut run, &context);
+                let ended = endure(&mut run, is_write(kind) && !sticky, &context);
                 assert!(run.world.fs.faults_hit() > 0, "{context}: never struck");
                 assert_eq!(run.world.fs.bus_errors(), 0, "{context}: read behind the end");
                 let harmless = matches!(fault, Fault::ShortWrite | Fault::Interrupted);
@@ -154,8 +194,14 @@ fn every_fault(scenario: &Scenario) {
                     let failure = run.table.as_ref().and_then(|t| t.failure());
                     assert!(failure.is_none(), "{context}: latched: {failure:?}");
                 }
+                let failure = run.table.as_ref().and_then(|t| t.failure());
+                let latches = may_latch(kind, fault, sticky);
+                assert!(failure.is_none() || latches, "{context}: latched: {failure:?}");
                 run
             };
+            if !may_latch(kind, fault, sticky) {
+                goes_on(&mut broken(), &context);
+            }
             // The process is killed; another one finds what the page cache holds.
             let mut run = broken();
             let failed = run.table.as_ref().and_then(|t| t.failure());
@@ -194,8 +240,8 @@ fn every_fault(scenario: &Scenario) {
     assert!(tally.get("error points") > 3 * tally.get("operations"), "{tally:?}");
 }
 
-/// Every read of every step fails, once or until the step ends. That is an error of this step, or (of a seal) the latch of
-/// the table: nothing that was acknowledged is lost by it, and what was asked for succeeds when it is asked for again.
+/// Every read of every step fails, once or until the step ends. That is an error of this step and latches nothing: nothing
+/// that was acknowledged is lost by it, and what was asked for succeeds when it is asked for again.
 fn every_read_fails(scenario: &Scenario) {
     let name = scenario.name;
     let mut tally = Tally::new(format!("failed reads of a table: {name}"));
@@ -207,7 +253,7 @@ fn every_read_fails(scenario: &Scenario) {
             ops.for_each(|op| run.step(op).unwrap());
             run
         };
-        for fault in [Fault::Eio, Fault::TooManyFiles, Fault::Interrupted, Fault::ShortWrite] {
+        for fault in READ_FAULTS {
             for (sticky, nth) in (1..).map(|n| (n % 2 == 0, n / 2 + n % 2)) {
                 let how = if sticky { "until it ends" } else { "once" };
                 let context = format!("{name}, {fault:?} {how} at read {nth} of {at}, {op:?}");
@@ -230,8 +276,12 @@ fn every_read_fails(scenario: &Scenario) {
                 }
                 if let Err(error) = done {
                     tally.add("errors", 1);
-                    let kinds = [ErrorKind::Io, ErrorKind::Latched];
-                    assert!(kinds.contains(&error.kind()), "{context}: {error}");
+                    let kind = match fault {
+                        Fault::Denied => ErrorKind::PermissionDenied,
+                        Fault::TooManyFiles | Fault::OutOfMemory => ErrorKind::Exhausted,
+                        _ => ErrorKind::Io,
+                    };
+                    assert_eq!(error.kind(), kind, "{context}: {error}");
                     after_a_failed_read(&mut run, op, &context);
                 }
                 let world = run.world.after_crash(run.world.fs.crash_with(&CrashImage::Nothing));
@@ -255,11 +305,8 @@ fn after_a_failed_read(run: &mut Run<'_>, op: &Op, context: &str) {
             run.step(op)
         }
         _ => {
-            if let Some(failure) = run.table.as_ref().and_then(|table| table.failure()) {
-                assert!(matches!(op, Op::Seal | Op::Flush), "{context}: latched: {failure}");
-                reads_go_on(run, context);
-                run.step(&Op::Kill).unwrap_or_else(|e| panic!("{context}: open: {e}"));
-            }
+            let failure = run.table.as_ref().and_then(|table| table.failure());
+            assert!(failure.is_none(), "{context}: a read has latched: {failure:?}");
             run.step(op)
         }
     };
@@ -525,7 +572,7 @@ fn a_sync_that_says_no_space_is_a_failed_sync() {
         let context = format!("{i}, {kind:?} {}", path.display());
         let mut run = Run::new(&scenario);
         run.world.fs.fail_op(i as u64 + 1, Fault::NoSpace, false);
-        endure(&mut run, &context).unwrap();
+        endure(&mut run, true, &context).unwrap();
         assert!(run.table().failure().is_some(), "{context}: not latched");
         seen += 1;
     }
@@ -561,7 +608,7 @@ fn a_large_value_that_could_not_be_written_does_not_show_and_is_not_called_damag
 
 #[test]
 fn reading_errors_latch_nothing_and_reading_goes_on_when_they_pass() {
-    for fault in [Fault::Eio, Fault::TooManyFiles, Fault::Interrupted, Fault::ShortWrite] {
+    for fault in READ_FAULTS {
         let mut n = 0;
         loop {
             n += 1;

@@ -169,7 +169,7 @@ impl Examination<'_> {
                 return Ok(None);
             }
         };
-        if matches!(error.kind(), ErrorKind::Io | ErrorKind::Missing) {
+        if error.kind().is_failed_call() || error.kind() == ErrorKind::Missing {
             return Err(error.clone());
         }
         self.report(Finding::refused(&path, error).at(0));

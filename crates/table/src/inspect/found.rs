@@ -84,7 +84,7 @@ impl Found {
                 Ok(header) if (header.identity.segment, header.shard) == (self.id, *shard) => {
                     headers.push((path, header));
                 }
-                Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Unsupported) => {
+                Err(e) if e.kind().is_failed_call() || e.kind() == ErrorKind::Unsupported => {
                     return Err(e);
                 }
                 Ok(_) | Err(_) => {}

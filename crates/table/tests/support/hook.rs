@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lithdb_env::{DirEntry, File, FileLock, Fs, LockKind, Map, Metadata, OpenMode};
+use lithdb_env::{DirEntry, File, FileLock, Fs, LockKind, Map, Metadata, OpenMode, Permit};
 use lithdb_sim::OpKind;
 use parking_lot::{Condvar, Mutex};
 
@@ -129,8 +129,8 @@ impl File for HookFile {
     fn links(&self) -> io::Result<u64> {
         self.inner.links()
     }
-    fn map(&self, len_bytes: u64) -> io::Result<Arc<dyn Map>> {
-        self.inner.map(len_bytes)
+    fn map(&self, len_bytes: u64, permit: Permit) -> io::Result<Arc<dyn Map>> {
+        self.inner.map(len_bytes, permit)
     }
     fn start_writeback(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
         self.inner.start_writeback(offset, len_bytes)
@@ -313,9 +313,9 @@ impl File for LateFile {
     fn links(&self) -> io::Result<u64> {
         self.inner.links()
     }
-    fn map(&self, len_bytes: u64) -> io::Result<Arc<dyn Map>> {
+    fn map(&self, len_bytes: u64, permit: Permit) -> io::Result<Arc<dyn Map>> {
         self.catch_up()?;
-        self.inner.map(len_bytes)
+        self.inner.map(len_bytes, permit)
     }
     fn start_writeback(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
         self.inner.start_writeback(offset, len_bytes)

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lithdb_env::{ErrorKind, Result};
+use lithdb_env::Result;
 use lithdb_segment::KeyHeader;
 use lithdb_sim::CrashImage;
 use lithdb_table::inspect::{plan_repair, verify as verify_files};
@@ -172,7 +172,7 @@ impl<'a> Run<'a> {
                 Ok(())
             }
             Err(error) => {
-                if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::Latched) {
+                if !error.latches() {
                     self.model.batches.pop(); // nothing was written
                 }
                 Err(error)

@@ -45,6 +45,7 @@ impl World {
             fs: Arc::new(hooked),
             clock: Arc::new(clock.clone()),
             pool: Arc::new(Pool::new(1).unwrap()),
+            budgets: Default::default(),
         };
         Self { fs, clock, setup: setup(env), gate }
     }

@@ -49,7 +49,7 @@ impl Written {
             };
             failed("put", &error);
             let is_latched = self.table.failure().is_some();
-            if is_latched == (error.kind() == ErrorKind::StorageFull) {
+            if error.latches() && !is_latched {
                 dishonest(&format!("latched: {is_latched}, after a put: {error}"));
             }
             if is_latched && Op::new(self.name, 0, self.next).put(&self.table).is_ok() {
@@ -66,8 +66,8 @@ impl Written {
                 return;
             };
             failed("flush", &error);
-            if error.kind() == ErrorKind::StorageFull {
-                continue;
+            if self.table.failure().is_none() && !error.latches() {
+                continue; // nothing was done
             }
             if self.table.failure().is_none() {
                 dishonest(&format!("not latched after a flush: {error}"));

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lithdb_env::{DirEntry, File, FileLock, Fs, LockKind, Map, Metadata, OpenMode};
+use lithdb_env::{DirEntry, File, FileLock, Fs, LockKind, Map, Metadata, OpenMode, Permit};
 use lithdb_sim::{Fault, SimFs};
 use parking_lot::Mutex;
 
@@ -189,9 +189,9 @@ impl File for ProcessFile {
         self.process.read()?;
         self.file.links()
     }
-    fn map(&self, len_bytes: u64) -> io::Result<Arc<dyn Map>> {
+    fn map(&self, len_bytes: u64, permit: Permit) -> io::Result<Arc<dyn Map>> {
         self.process.read()?;
-        self.file.map(len_bytes)
+        self.file.map(len_bytes, permit)
     }
     fn start_writeback(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
         self.process.read()?;

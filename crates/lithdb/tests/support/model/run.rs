@@ -160,11 +160,12 @@ impl Run {
 
     /// What a disk that fails leads to. It is never told as damage, nor as something that is not there.
     pub fn is_of_the_disk(&self, error: &Error) {
-        let kinds = [ErrorKind::Io, ErrorKind::StorageFull, ErrorKind::Latched];
+        let kinds =
+            [ErrorKind::Io, ErrorKind::StorageFull, ErrorKind::Latched, ErrorKind::Exhausted];
         assert!(kinds.contains(&error.kind()), "{}: {:?}: {error}", self.context, error.kind());
     }
 
-    /// Something that writes was tried on a table: a latched one refuses, and a failure latches unless the disk is full.
+    /// Something that writes was tried on a table: a latched one refuses, and a failed write or sync latches.
     pub fn judge<T>(&self, table: &Table, was_latched: bool, done: &lithdb::Result<T>) {
         let context = &self.context;
         match done {
@@ -175,9 +176,8 @@ impl Run {
             }
             Err(error) => {
                 self.excuse(error);
-                let is_full = error.kind() == ErrorKind::StorageFull;
                 assert!(
-                    is_full || table.failure().is_some(),
+                    !error.latches() || table.failure().is_some(),
                     "{context}: failed and goes on as if nothing had happened: {error}"
                 );
             }

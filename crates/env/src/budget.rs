@@ -1,0 +1,320 @@
+//! Budgets: how many descriptors, mappings and bytes of write buffers a database may hold at a time.
+//!
+//! Whoever holds something holds a [`Permit`] for it, and gives it back by dropping it. If a budget is used up, those
+//! who registered are asked to let go of what is idle. If nobody can, the call is refused: an error that names the limit,
+//! with nothing done. Descriptors and mappings are counted at the door ([`Env::within`](crate::Env::within)), so
+//! none can be missed: locks, listings and syncs of directories, too.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+use crate::error::is_out_of_files;
+use crate::fs::{DirEntry, File, FileLock, Fs, LockKind, Map, Metadata, OpenMode};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// Holds what it could do without.
+pub trait Reclaim: Send + Sync {
+    /// Lets go of something idle; `false` if there is nothing of the kind.
+    fn reclaim(&self) -> bool;
+}
+
+/// How much of one kind may be held at a time.
+pub struct Budget {
+    limit: u64,
+    used: AtomicU64,
+    what: &'static str,
+    remedy: &'static str,
+    idle: Mutex<Vec<Weak<dyn Reclaim>>>,
+}
+
+/// A share of a budget; dropped, it is given back.
+#[derive(Debug, Default)]
+pub struct Permit {
+    budget: Option<Arc<Budget>>,
+    amount: u64,
+}
+
+/// The budgets of a database.
+#[derive(Debug, Clone)]
+pub struct Budgets {
+    /// Descriptors: files, directories, locks.
+    pub files: Arc<Budget>,
+    /// Mappings, those included that only values hold any more.
+    pub maps: Arc<Budget>,
+    /// Bytes of buffers of what was accepted and is not in its file yet.
+    pub buffers: Arc<Budget>,
+}
+
+impl Budgets {
+    /// Budgets of so many descriptors, mappings, and bytes of write buffers.
+    pub fn new(files: u64, maps: u64, buffers: u64) -> Self {
+        let budget = |limit, what, remedy| {
+            let (used, idle) = (AtomicU64::new(0), Mutex::default());
+            Arc::new(Budget { limit, used, what, remedy, idle })
+        };
+        Self {
+            files: budget(files, "open files", "raise `max_open_files`, and `ulimit -n` with it"),
+            maps: budget(
+                maps,
+                "mappings",
+                "hold fewer values at a time, or raise `max_mappings`, and `sysctl vm.max_map_count` with it",
+            ),
+            buffers: budget(
+                buffers,
+                "bytes of write buffers",
+                "flush more often, or raise `write_buffer_bytes`",
+            ),
+        }
+    }
+}
+
+impl Default for Budgets {
+    /// Budgets without a limit.
+    fn default() -> Self {
+        Self::new(u64::MAX, u64::MAX, u64::MAX)
+    }
+}
+
+impl fmt::Debug for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} {}", self.used(), self.limit, self.what)
+    }
+}
+
+impl Budget {
+    /// What is held now.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Acquire)
+    }
+
+    /// From now on `idle` is asked when the budget is used up.
+    pub fn reclaim_from(&self, idle: Weak<dyn Reclaim>) {
+        self.idle.lock().push(idle);
+    }
+
+    /// Takes a share.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, of the budget's own, if it is used up and nobody lets go of anything.
+    pub fn take(self: &Arc<Self>, amount: u64) -> io::Result<Permit> {
+        while !self.try_take(amount) {
+            if !self.reclaim() {
+                let (limit, what, remedy) = (self.limit, self.what, self.remedy);
+                let message = format!("all {limit} {what} of the database are in use; {remedy}");
+                return Err(io::Error::new(io::ErrorKind::OutOfMemory, message));
+            }
+        }
+        Ok(Permit { budget: Some(Arc::clone(self)), amount })
+    }
+
+    /// Takes a share, beyond the limit if need be: for what cannot be refused any more.
+    pub fn take_anyway(self: &Arc<Self>, amount: u64) -> Permit {
+        self.used.fetch_add(amount, Ordering::AcqRel);
+        Permit { budget: Some(Arc::clone(self)), amount }
+    }
+
+    fn try_take(&self, amount: u64) -> bool {
+        let more = |used: u64| used.checked_add(amount).filter(|used| *used <= self.limit);
+        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
+
+    /// Lets somebody let go of something idle; `false` if nobody can.
+    fn reclaim(&self) -> bool {
+        let idle = self.idle.lock().clone();
+        idle.iter().filter_map(Weak::upgrade).any(|idle| idle.reclaim())
+    }
+
+    /// Does what takes one of them, after others have let go of idle ones if the system has none left.
+    fn with_one<T>(
+        self: &Arc<Self>,
+        is_lacking: impl Fn(&io::Error) -> bool,
+        mut act: impl FnMut(&mut Permit) -> io::Result<T>,
+    ) -> io::Result<(T, Permit)> {
+        loop {
+            let mut permit = self.take(1)?;
+            match act(&mut permit) {
+                Err(error) if is_lacking(&error) && self.reclaim() => {}
+                answer => return answer.map(|done| (done, permit)),
+            }
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(budget) = &self.budget {
+            budget.used.fetch_sub(self.amount, Ordering::AcqRel);
+        }
+    }
+}
+
+/// A file system whose descriptors and mappings are counted.
+#[derive(Debug)]
+pub(crate) struct CountedFs {
+    pub(crate) fs: Arc<dyn Fs>,
+    pub(crate) budgets: Budgets,
+}
+
+#[derive(Debug)]
+struct CountedFile {
+    file: Arc<dyn File>,
+    maps: Arc<Budget>,
+    _permit: Permit,
+}
+
+#[derive(Debug)]
+struct CountedLock {
+    lock: Box<dyn FileLock>,
+    _permit: Permit,
+}
+
+impl CountedFs {
+    fn with_file<T>(&self, mut act: impl FnMut() -> io::Result<T>) -> io::Result<(T, Permit)> {
+        self.budgets.files.with_one(is_out_of_files, |_| act())
+    }
+
+    fn counted(&self, (file, permit): (Arc<dyn File>, Permit)) -> Arc<dyn File> {
+        Arc::new(CountedFile { file, maps: Arc::clone(&self.budgets.maps), _permit: permit })
+    }
+}
+
+impl Fs for CountedFs {
+    fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.with_file(|| self.fs.create_new(path)).map(|file| self.counted(file))
+    }
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        self.with_file(|| self.fs.open(path, mode)).map(|file| self.counted(file))
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        self.with_file(|| self.fs.list(dir)).map(|(entries, _)| entries)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.with_file(|| self.fs.sync_dir(dir)).map(|_| ())
+    }
+    fn try_lock(&self, path: &Path, kind: LockKind) -> io::Result<Option<Box<dyn FileLock>>> {
+        let (lock, permit) = self.with_file(|| self.fs.try_lock(path, kind))?;
+        Ok(lock.map(|lock| Box::new(CountedLock { lock, _permit: permit }) as Box<dyn FileLock>))
+    }
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        self.fs.metadata(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.fs.rename(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.fs.remove_file(path)
+    }
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.fs.remove_dir(path)
+    }
+    fn hard_link(&self, original: &Path, link: &Path) -> io::Result<()> {
+        self.fs.hard_link(original, link)
+    }
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.fs.create_dir(path)
+    }
+    fn free_space(&self, path: &Path) -> io::Result<u64> {
+        self.fs.free_space(path)
+    }
+    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
+        self.fs.canonicalize(path)
+    }
+}
+
+impl File for CountedFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buf, offset)
+    }
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        self.file.write_at(buf, offset)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+    fn sync_all(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.file.set_len(len_bytes)
+    }
+    fn allocate(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
+        self.file.allocate(offset, len_bytes)
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn links(&self) -> io::Result<u64> {
+        self.file.links()
+    }
+    fn map(&self, len_bytes: u64, _: Permit) -> io::Result<Arc<dyn Map>> {
+        let is_lacking = |error: &io::Error| error.kind() == io::ErrorKind::OutOfMemory;
+        let map = |permit: &mut Permit| self.file.map(len_bytes, std::mem::take(permit));
+        self.maps.with_one(is_lacking, map).map(|(map, _)| map)
+    }
+    fn start_writeback(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
+        self.file.start_writeback(offset, len_bytes)
+    }
+}
+
+impl FileLock for CountedLock {
+    fn file(&self) -> &dyn File {
+        self.lock.file()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Env, Error, ErrorKind};
+
+    struct Hoard(Mutex<Vec<Permit>>);
+
+    impl Reclaim for Hoard {
+        fn reclaim(&self) -> bool {
+            self.0.lock().pop().is_some()
+        }
+    }
+
+    #[test]
+    fn a_used_up_budget_takes_back_what_is_idle_and_then_refuses() {
+        let budget = Budgets::new(3, 0, 0).files;
+        let idle = (0..2).map(|_| budget.take(1).unwrap()).collect();
+        let hoard = Arc::new(Hoard(Mutex::new(idle)));
+        let registered: Arc<dyn Reclaim> = hoard.clone();
+        budget.reclaim_from(Arc::downgrade(&registered));
+        let held: Vec<_> = (0..3).map(|_| budget.take(1).unwrap()).collect();
+        let refused = Error::io("open", Path::new("d"), budget.take(1).unwrap_err());
+        assert_eq!(refused.kind(), ErrorKind::Exhausted);
+        assert!(refused.to_string().contains("max_open_files"), "{refused}");
+        assert_eq!(budget.used(), 3);
+        drop(held);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn every_descriptor_and_mapping_is_counted_until_it_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let env = Env::os(0).unwrap().within(Budgets::new(2, 1, 0));
+        let file = env.fs.create_new(&path).unwrap();
+        crate::write_all_at(&*file, b"bytes", 0).unwrap();
+        let lock = env.fs.try_lock(&path, LockKind::Shared).unwrap().unwrap();
+        assert_eq!(env.fs.list(dir.path()).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+        assert!(
+            env.fs.sync_dir(dir.path()).is_err() && env.fs.open(&path, OpenMode::Read).is_err()
+        );
+        drop(lock);
+        assert_eq!(env.fs.list(dir.path()).unwrap().len(), 1);
+        let bytes = file.map(5, Permit::default()).unwrap().bytes(0, 5).unwrap();
+        drop(file);
+        assert_eq!((env.budgets.files.used(), env.budgets.maps.used()), (0, 1));
+        let file = env.fs.open(&path, OpenMode::Read).unwrap();
+        assert!(file.map(5, Permit::default()).is_err(), "a value holds the only mapping");
+        assert_eq!(bytes, &b"bytes"[..]);
+        drop(bytes);
+        assert!(file.map(5, Permit::default()).is_ok());
+    }
+}

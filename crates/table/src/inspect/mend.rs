@@ -98,6 +98,12 @@ impl Mender<'_> {
         let chain =
             before.map(Metadata::chain).or_else(|| readable.key_file.chain().ok().flatten());
         let rewritten = rewrite(env, readable, &paths.values, chain.as_ref(), &paths.keys)?;
+        // What no mark vouches for goes to new blocks: the old ones may take no more writes.
+        for shard in &rewritten.unpromised {
+            if let Some(path) = paths.values.get(usize::from(shard.0)) {
+                self.value_file(path, *shard, &readable.key_file.header, 0)?;
+            }
+        }
         self.sync(&paths.values)?;
         let last_write = match found.metadata() {
             Some(metadata) => metadata.last_write,
@@ -291,7 +297,6 @@ impl Mender<'_> {
         value_ends: &[u64],
     ) -> Result<()> {
         let fs = &*self.setup.env.fs;
-        let header = readable.key_file.header;
         for (n, path) in paths.values.iter().enumerate() {
             let shard = ShardId(n as u16);
             let least = value_ends.get(n).copied().unwrap_or_default().max(HEADER_LEN as u64);
@@ -300,28 +305,41 @@ impl Mender<'_> {
             if is_there && !readable.bad_files.contains(&shard) && len(path) >= least {
                 continue;
             }
-            let mut staged = self.aside.dir_for(path)?.join(path.file_name().unwrap_or_default());
-            staged.as_mut_os_string().push(".new");
-            let head = ValueHeader { identity: header.identity, shard, created: header.created };
-            if is_there {
-                self.aside.keep([path])?;
-                copy(fs, path, &staged, &head.encode())?;
-            } else {
-                let file = fs.create_new(&staged).map_err(|e| Error::io("create", &staged, e))?;
-                write_all_at(&*file, &head.encode(), 0)
-                    .map_err(|e| Error::io("write", &staged, e))?;
-            }
-            let file = fs.open(&staged, OpenMode::ReadWrite);
-            let file = file.map_err(|e| Error::io("open", &staged, e))?;
-            if len(&staged) < least {
-                file.set_len(least).map_err(|e| Error::io("extend", &staged, e))?;
-            }
-            file.sync_all().map_err(|e| Error::io("sync", &staged, e))?;
-            fs.rename(&staged, path).map_err(|e| Error::io("rename into place", path, e))?;
-            sync_parent(fs, &staged)?;
-            sync_parent(fs, path)?;
+            self.value_file(path, shard, &readable.key_file.header, least)?;
         }
         Ok(())
+    }
+
+    /// Replaces a value file by a copy with a sound header, at least so long, or creates it.
+    fn value_file(
+        &mut self,
+        path: &PathBuf,
+        shard: ShardId,
+        header: &KeyHeader,
+        least: u64,
+    ) -> Result<()> {
+        let fs = &*self.setup.env.fs;
+        let is_there = exists(fs, path).map_err(|e| Error::io("look for", path, e))?;
+        let mut staged = self.aside.dir_for(path)?.join(path.file_name().unwrap_or_default());
+        staged.as_mut_os_string().push(".new");
+        let head = ValueHeader { identity: header.identity, shard, created: header.created };
+        if is_there {
+            self.aside.keep([path])?;
+            copy(fs, path, &staged, &head.encode())?;
+        } else {
+            let file = fs.create_new(&staged).map_err(|e| Error::io("create", &staged, e))?;
+            write_all_at(&*file, &head.encode(), 0).map_err(|e| Error::io("write", &staged, e))?;
+        }
+        let file = fs.open(&staged, OpenMode::ReadWrite);
+        let file = file.map_err(|e| Error::io("open", &staged, e))?;
+        let len = file.len().map_err(|e| Error::io("measure", &staged, e))?;
+        if len < least {
+            file.set_len(least).map_err(|e| Error::io("extend", &staged, e))?;
+        }
+        file.sync_all().map_err(|e| Error::io("sync", &staged, e))?;
+        fs.rename(&staged, path).map_err(|e| Error::io("rename into place", path, e))?;
+        sync_parent(fs, &staged)?;
+        sync_parent(fs, path)
     }
 }
 

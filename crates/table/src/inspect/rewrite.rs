@@ -3,6 +3,7 @@
 //! Values stay where they are, inline ones move with their records. What is written is what was verified: every record is
 //! decoded again from the bytes it is taken from, and every inline value is compared.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub(super) struct Rewritten {
     pub(super) totals: Totals,
     pub(super) epochs: Vec<(u32, u64)>,
     pub(super) digest: [u8; 16],
+    /// Value files with values that no mark vouches for.
+    pub(super) unpromised: BTreeSet<ShardId>,
 }
 
 /// Where the present group's inline value stood, and where it stands now.
@@ -48,10 +51,11 @@ struct Rewriting<'a> {
     /// What the buffer begins at.
     written: u64,
     moved: Moved,
+    unpromised: BTreeSet<ShardId>,
 }
 
-/// Writes the whole groups of `readable` to a file beside `path`, behind `chain` and a new epoch. Of a tail, the values
-/// that no mark vouches for are written again, too: they may have been read from the page cache alone.
+/// Writes the whole groups of `readable` to a file beside `path`, behind `chain` and a new epoch. Of a tail, it says
+/// where values stand that no mark vouches for: they may have been read from the page cache alone.
 pub(super) fn rewrite(
     env: &Env,
     readable: &Readable,
@@ -76,14 +80,15 @@ pub(super) fn rewrite(
         totals: Totals { key_end: header, value_ends, ..Totals::default() },
         written: 0,
         moved: Moved::default(),
+        unpromised: BTreeSet::new(),
     };
     let epoch_at = rewriting.begin(chain);
     rewriting.groups()?;
     rewriting.flush()?;
     rewriting.file.sync_all().map_err(|e| Error::io("sync", &staged, e))?;
-    let Rewriting { file, totals, epoch, .. } = rewriting;
+    let Rewriting { file, totals, epoch, unpromised, .. } = rewriting;
     let digest = digest(&mut Window::new(file, &staged, totals.key_end), totals.key_end)?;
-    Ok(Rewritten { totals, epochs: vec![(epoch_at, epoch)], digest, staged })
+    Ok(Rewritten { totals, epochs: vec![(epoch_at, epoch)], digest, staged, unpromised })
 }
 
 impl Rewriting<'_> {
@@ -166,7 +171,8 @@ impl Rewriting<'_> {
                 *value_end = end.max(*value_end);
             }
             if old.is_primary() && at >= self.readable.promised && old.stored_len > 0 {
-                self.write_value_again(old)?;
+                self.compare_value(old)?;
+                self.unpromised.insert(old.shard);
             }
         }
         self.encode(|encoder| {
@@ -178,16 +184,16 @@ impl Rewriting<'_> {
         Ok(())
     }
 
-    fn write_value_again(&self, record: &KeyRecord<'_>) -> Result<()> {
+    fn compare_value(&self, record: &KeyRecord<'_>) -> Result<()> {
         let Some(path) = self.values.get(usize::from(record.shard.0)) else { return Ok(()) };
-        let file = self.env.fs.open(path, OpenMode::ReadWrite);
+        let file = self.env.fs.open(path, OpenMode::Read);
         let file = file.map_err(|e| Error::io("open", path, e))?;
         let bytes = read(&*file, path, record.offset, record.stored_len as usize)?;
         let is_whole = bytes.len() == record.stored_len as usize;
         if !is_whole || crc32c::crc32c(&bytes) != record.value_checksum {
             return Err(changed(path, record.offset));
         }
-        write_all_at(&*file, &bytes, record.offset).map_err(|e| Error::io("write", path, e))
+        Ok(())
     }
 }
 

@@ -111,19 +111,25 @@ fn a_repair_that_is_interrupted_anywhere_can_be_planned_and_applied_again() {
 
 #[test]
 fn what_a_repair_keeps_of_a_tail_is_durable_whatever_the_page_cache_says() {
+    for pages in [Pages::ReadableAndClean, Pages::Unwritable] {
+        keeps_of_a_tail(pages);
+    }
+}
+
+fn keeps_of_a_tail(pages: Pages) {
     let world = World::new(1);
     let table = world.create_and_open(&options().shards(1));
     table.put(b"flushed", &[1; 100]).unwrap();
     table.put(b"damaged", &[2; 100]).unwrap();
     table.flush().unwrap();
-    table.put(b"behind a mark", &[3; 100]).unwrap();
+    table.put(b"behind a mark", &[3; 1000]).unwrap();
     // Its pages stay readable, and no later sync writes them.
-    world.fs.fail_op(1, Fault::FailedSync { pages: Pages::ReadableAndClean }, true);
+    world.fs.fail_op(1, Fault::FailedSync { pages }, true);
     assert!(table.flush().is_err());
     drop(table);
     world.fs.clear_faults();
     let bytes = world.fs.read_raw(world.file("1-0.values"));
-    assert!(find(&bytes, &[3; 100]).is_some(), "it was written, and is readable");
+    assert!(find(&bytes, &[3; 1000]).is_some(), "it was written, and is readable");
     let keys = world.file("1.keys");
     let at = find(&world.fs.read_raw(&keys), b"damaged").unwrap();
     world.fs.flip_bit(&keys, at as u64, 0);
@@ -133,7 +139,7 @@ fn what_a_repair_keeps_of_a_tail_is_durable_whatever_the_page_cache_says() {
     assert!(after.verify().is_sound());
     let table = after.open(&options()).unwrap();
     assert_eq!(table.get(b"flushed").unwrap().unwrap(), &[1; 100][..]);
-    assert_eq!(table.get(b"behind a mark").unwrap().unwrap(), &[3; 100][..]);
+    assert_eq!(table.get(b"behind a mark").unwrap().unwrap(), &[3; 1000][..]);
     assert_eq!(table.get(b"damaged").unwrap(), None);
 }
 

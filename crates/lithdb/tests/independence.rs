@@ -535,11 +535,11 @@ fn call_from_everywhere(threads: usize) {
     table.run_gc().unwrap();
     world.clock.jump(400 * 86_400_000);
     table.run_gc().unwrap();
-    // A file that cannot be created, under the writer's lock.
+    // A file that cannot be created, under the writer's lock, and a write that fails.
     world.fs.fail_op(1, Fault::Eio, true);
-    while table.failure().is_none() {
-        let _ = table.put(b"more", &[1; 100]);
-    }
+    while table.put(b"more", &[1; 100]).is_ok() {}
+    table.flush().unwrap_err();
+    assert!(table.failure().is_some());
     world.fs.clear_faults();
     *handles.lock() = (None, None);
     db.close().unwrap_err();

@@ -5,7 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lithdb_env::{DirEntry, File, FileLock, Fs, LockKind, Map, Metadata, OpenMode, Permit};
+use lithdb_env::{
+    DirEntry, File, FileKind, FileLock, Fs, LockKind, Map, Metadata, OpenMode, Permit,
+};
 use lithdb_sim::{Fault, SimFs};
 use parking_lot::Mutex;
 
@@ -136,6 +138,9 @@ impl Fs for ProcessFs {
     fn try_lock(&self, path: &Path, kind: LockKind) -> io::Result<Option<Box<dyn FileLock>>> {
         self.read()?;
         let Some(lock) = self.disk.try_lock(path, kind)? else { return Ok(None) };
+        if self.disk.metadata(path)?.kind == FileKind::Dir {
+            return Ok(Some(lock)); // nothing is written into a directory
+        }
         let file = self.disk.open(path, OpenMode::ReadWrite)?;
         let file = ProcessFile { file, process: self.clone() };
         Ok(Some(Box::new(ProcessLock { file, _lock: lock })))

@@ -191,6 +191,20 @@ pub fn read_up_to_at(file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result
     Ok(done)
 }
 
+/// As [`read_up_to_at`], from where a source is: a pipe, say.
+pub fn read_up_to(source: &mut dyn io::Read, buf: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match source.read(rest) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
 /// Writes all of `buf` at `offset`, going on after short and interrupted writes.
 pub fn write_all_at(file: &dyn File, buf: &[u8], offset: u64) -> io::Result<()> {
     let mut done = 0;

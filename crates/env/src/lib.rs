@@ -12,6 +12,7 @@ mod budget;
 mod clock;
 mod error;
 mod fs;
+pub mod human;
 mod latch;
 mod mapped;
 mod os;
@@ -27,7 +28,7 @@ pub use clock::{Clock, OsClock, UnixMillis};
 pub use error::{Error, ErrorKind, Result};
 pub use fs::{
     DirEntry, File, FileKind, FileLock, Fs, LockKind, Map, Metadata, OpenMode, append, exists,
-    read_exact_at, read_file, read_up_to_at, write_all_at, zeroed,
+    read_exact_at, read_file, read_up_to, read_up_to_at, write_all_at, zeroed,
 };
 pub use latch::Latch;
 pub use os::{OsFs, max_map_count, raise_file_limit};

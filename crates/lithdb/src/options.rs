@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lithdb_env::{Env, Error, ErrorKind, Result};
+use lithdb_env::{Env, Error, ErrorKind, Result, human};
 use lithdb_segment::ReadMode;
 use lithdb_table::{EventListener, KeymapKind};
 use serde::{Deserialize, Serialize};
 
-/// The options of a database. Plain data: read them from a file, or set them one by one.
+/// The options of a database. Plain data: read them from a file, or set them one by one. In TOML and JSON, durations and
+/// sizes are written as `"30 days"` and `"64 MiB"`, or as numbers of seconds and bytes; nothing is written `"never"`.
 ///
 /// ```
 /// use lithdb::{DbOptions, ReadMode};
@@ -35,20 +36,28 @@ pub struct DbOptions {
     /// no more than three quarters of `vm.max_map_count`.
     pub max_mappings: usize,
     /// How many bytes of all tables may be accepted and not yet in their files. At least 1 MiB, default 256 MiB.
+    #[serde(with = "human")]
     pub write_buffer_bytes: u64,
     /// How long a flush waits for others to join it. 0 to 1 s, default 0: it takes those who come while it syncs.
+    #[serde(with = "human")]
     pub flush_coalesce: Duration,
     /// Flush a table by itself when about so many of its bytes are not durable. Default: 256 MiB; `None`: never.
+    #[serde(with = "human::or_never")]
     pub flush_bytes: Option<u64>,
     /// Flush a table by itself when something in it has not been durable for about so long. Default: `None`, never.
+    #[serde(with = "human::or_never")]
     pub flush_after: Option<Duration>,
     /// How long nothing must have been put into a table for its idle mark to be written. Default: 1 s.
+    #[serde(with = "human")]
     pub idle_after: Duration,
     /// How often expired segments are looked for. At least 1 ms, default 10 s.
+    #[serde(with = "human")]
     pub gc_interval: Duration,
     /// By how much the wall clock may be ahead of the latest time seen before collection is held. Default: 24 h.
+    #[serde(with = "human")]
     pub clock_jump_limit: Duration,
     /// For how long (of running) collection is held after such a jump. Default: 1 h.
+    #[serde(with = "human")]
     pub clock_jump_hold: Duration,
     /// Threads for syncs and seals, shared by all tables. 0 to 256 (0: syncs run one after the other in their caller),
     /// default 4.

@@ -550,3 +550,83 @@ fn opening_a_database_keeps_what_a_repair_kept() {
     db.close().unwrap();
     assert_eq!(world.files("/t/"), kept);
 }
+
+#[test]
+fn options_are_read_from_toml_as_people_write_them() {
+    let read: DbOptions = toml::from_str(
+        r#"
+        roots = ["/a"]
+        flush_bytes = "never"
+        flush_after = "250ms"
+        idle_after = 0.5
+        gc_interval = 5
+        clock_jump_hold = "1h 30m"
+        "#,
+    )
+    .unwrap();
+    let expected = DbOptions {
+        idle_after: Duration::from_millis(500),
+        clock_jump_hold: Duration::from_secs(5400),
+        ..DbOptions::new(["/a"])
+            .flush_by_itself(None, Some(Duration::from_millis(250)))
+            .gc_interval(Duration::from_secs(5))
+    };
+    assert_eq!(read, expected);
+    let read: TableOptions = toml::from_str(
+        r#"
+        ttl = "30 days"
+        segment_bytes = "64 MiB"
+        segment_key_bytes = 1_000_000
+        segment_age = "auto"
+        inline_max_bytes = "2KiB"
+        "#,
+    )
+    .unwrap();
+    let expected = TableOptions {
+        segment_key_bytes: 1_000_000,
+        ..TableOptions::new()
+            .ttl(Duration::from_secs(30 * 86_400))
+            .segment_bytes(64 << 20)
+            .inline_max_bytes(2048)
+    };
+    assert_eq!(read, expected);
+    assert_eq!(toml::from_str::<TableOptions>("ttl = \"recorded\"").unwrap().ttl, Ttl::Recorded);
+    for (wrong, why) in [
+        ("gc_interval = \"5\"", "30 days"),
+        ("gc_interval = -1", "negative"),
+        ("gc_interval = \"never\"", "30 days"),
+        ("flush_bytes = \"1 apple\"", "64 MiB"),
+        ("flush_bytes = 0.5", "whole number"),
+        ("idle_after = true", "a number"),
+    ] {
+        let error = toml::from_str::<DbOptions>(wrong).unwrap_err();
+        assert!(error.to_string().contains(why), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn every_option_can_be_written_and_read_again() {
+    for options in [
+        DbOptions::new(["/a"]),
+        DbOptions {
+            idle_after: Duration::MAX,
+            clock_jump_limit: Duration::from_nanos(1),
+            ..DbOptions::new(["/a"]).flush_by_itself(None, None)
+        },
+    ] {
+        let text = toml::to_string(&options).unwrap();
+        assert_eq!(toml::from_str::<DbOptions>(&text).unwrap(), options, "{text}");
+        let text = serde_json::to_string(&options).unwrap();
+        assert_eq!(serde_json::from_str::<DbOptions>(&text).unwrap(), options, "{text}");
+    }
+    for options in [
+        TableOptions::new(),
+        TableOptions::new().no_ttl().segment_age(Duration::MAX),
+        TableOptions::new().ttl(Duration::from_millis(1)).shards(3).segment_bytes(100_001),
+    ] {
+        let text = toml::to_string(&options).unwrap();
+        assert_eq!(toml::from_str::<TableOptions>(&text).unwrap(), options, "{text}");
+    }
+    let said = toml::to_string(&DbOptions::new(["/a"]).flush_by_itself(None, None)).unwrap();
+    assert!(said.contains("flush_bytes = \"never\"") && said.contains("\"10s\""), "{said}");
+}

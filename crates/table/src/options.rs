@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
+use lithdb_env::human::{self, Human};
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_segment::record::MAX_INLINE_LEN;
 use lithdb_segment::{ShardId, Verify};
 use serde::{Deserialize, Serialize};
 
-/// How long values are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// How long values are kept. In TOML and JSON: `"recorded"`, `"never"`, or a duration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ttl {
     /// As the table has recorded it; a new table keeps everything.
     #[default]
@@ -18,6 +18,28 @@ pub enum Ttl {
     Never,
     /// For so long after its segment was sealed.
     After(Duration),
+}
+
+impl Human for Ttl {
+    fn show(&self) -> String {
+        match self {
+            Self::Recorded => "recorded".to_owned(),
+            Self::Never => "never".to_owned(),
+            Self::After(ttl) => ttl.show(),
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "recorded" => Ok(Self::Recorded),
+            "never" => Ok(Self::Never),
+            _ => Duration::read(text).map(Self::After),
+        }
+    }
+
+    fn of_number(number: f64) -> Result<Self, String> {
+        Duration::of_number(number).map(Self::After)
+    }
 }
 
 /// What happens to a put of a key that is there already.
@@ -41,7 +63,8 @@ pub enum KeymapKind {
     Memory,
 }
 
-/// The options of a table. Plain data: read them from a file, or set them one by one.
+/// The options of a table. Plain data: read them from a file, or set them one by one. Durations and sizes are written as
+/// `"30 days"` and `"64 MiB"`, or as numbers of seconds and bytes.
 ///
 /// ```
 /// use std::time::Duration;
@@ -54,22 +77,27 @@ pub enum KeymapKind {
 #[serde(default, deny_unknown_fields)]
 pub struct TableOptions {
     /// How long values are kept. Default: as recorded. A TTL is at least one millisecond.
+    #[serde(with = "human")]
     pub ttl: Ttl,
     /// Value files per segment, 1 to 256. Default: one per root directory. Holds from the next segment on.
     pub shards: Option<u16>,
     /// A segment is sealed before it grows beyond so many bytes, keys and values together; a single larger batch
     /// still fits. 64 KiB to 1 TiB, default 512 MiB.
+    #[serde(with = "human")]
     pub segment_bytes: u64,
     /// A segment is sealed before it has more keys than this. 1 to 2^31, default 8,388,608.
     pub segment_keys: u64,
     /// A segment is sealed before its key file (keys and inline values) grows beyond so many bytes. 64 KiB to
     /// 3 GiB, default 512 MiB.
+    #[serde(with = "human")]
     pub segment_key_bytes: u64,
     /// A segment with anything in it is sealed when it is this old, so that a slow table expires, too. Default: a
-    /// quarter of the TTL, but no more than a day.
+    /// quarter of the TTL, but no more than a day: `"auto"`.
+    #[serde(with = "human::or_auto")]
     pub segment_age: Option<Duration>,
     /// Values of up to so many bytes stand in the key file behind their key: one file to sync, one page to read. 0 to
     /// 65,536, default 1,024.
+    #[serde(with = "human")]
     pub inline_max_bytes: u32,
     /// What happens to a put of a key that is there. Default: the newest wins.
     pub duplicate_keys: DuplicateKeys,

@@ -1,0 +1,314 @@
+//! Durations and sizes as people write them, for options in TOML and JSON: `"30 days"`, `"1h 30m"`, `"64 MiB"`.
+//!
+//! A number without a unit is seconds, or bytes. What is written can be read again and is the same value.
+
+use std::time::Duration;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serializer};
+
+const NANOS: u128 = 1_000_000_000;
+
+/// How many nanoseconds a unit of time has.
+fn nanos_of(unit: &str) -> Option<u128> {
+    Some(match unit {
+        "ns" | "nanosecond" | "nanoseconds" => 1,
+        "us" | "µs" | "microsecond" | "microseconds" => 1_000,
+        "ms" | "millisecond" | "milliseconds" => 1_000_000,
+        "s" | "sec" | "secs" | "second" | "seconds" => NANOS,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60 * NANOS,
+        "h" | "hr" | "hrs" | "hour" | "hours" => 3600 * NANOS,
+        "d" | "day" | "days" => 86_400 * NANOS,
+        "w" | "week" | "weeks" => 7 * 86_400 * NANOS,
+        _ => return None,
+    })
+}
+
+/// How many bytes a unit of size has.
+fn bytes_of(unit: &str) -> Option<u128> {
+    Some(match unit.to_ascii_lowercase().as_str() {
+        "" | "b" | "byte" | "bytes" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return None,
+    })
+}
+
+/// The sum of amounts like `1h 30m` in the smallest unit; a fraction of that is cut off. `None`: it is not of this form.
+fn sum(text: &str, factor_of: fn(&str) -> Option<u128>) -> Option<u128> {
+    let (mut total, mut rest) = (0u128, text.trim());
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.');
+        let (number, behind) = rest.split_at(number_end.unwrap_or(rest.len()));
+        let behind = behind.trim_start();
+        let unit_end = behind.find(|c: char| !c.is_alphabetic()).unwrap_or(behind.len());
+        let (unit, behind) = behind.split_at(unit_end);
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+        let factor = factor_of(unit)?;
+        // Finer than a billionth is nothing.
+        let parts = fraction.parse::<u64>().ok().filter(|_| fraction.len() <= 9)?;
+        let parts = u128::from(parts) * factor / 10u128.pow(fraction.len() as u32);
+        let amount = whole.parse::<u128>().ok()?.checked_mul(factor)?.checked_add(parts)?;
+        total = total.checked_add(amount)?;
+        rest = behind.trim_start();
+    }
+    Some(total)
+}
+
+/// A duration as somebody writes it: `10s`, `1.5 h`, `30 days`, `1h 30m`.
+///
+/// # Errors
+/// What was expected.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let nanos = sum(text, nanos_of);
+    let duration = nanos.and_then(|nanos| {
+        let secs = u64::try_from(nanos / NANOS).ok()?;
+        Some(Duration::new(secs, (nanos % NANOS) as u32))
+    });
+    duration
+        .ok_or_else(|| format!("expected a duration like \"10s\" or \"30 days\", found {text:?}"))
+}
+
+/// A number of bytes as somebody writes it: `4096`, `64KiB`, `1.5 GiB`, `2GB`.
+///
+/// # Errors
+/// What was expected.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let bytes = sum(text, bytes_of).and_then(|bytes| u64::try_from(bytes).ok());
+    bytes.ok_or_else(|| format!("expected a size like 4096 or \"64 MiB\", found {text:?}"))
+}
+
+/// In the largest unit of which it is a multiple.
+fn exact(amount: u128, units: &[(u128, &str)]) -> String {
+    let unit = units.iter().find(|(factor, _)| amount != 0 && amount.is_multiple_of(*factor));
+    match unit.or(units.last()) {
+        Some((factor, unit)) => format!("{}{unit}", amount / factor),
+        None => amount.to_string(),
+    }
+}
+
+fn show_duration(duration: Duration) -> String {
+    let (minute, hour, day) = (60 * NANOS, 3600 * NANOS, 86_400 * NANOS);
+    let units =
+        [(day, "d"), (hour, "h"), (minute, "m"), (NANOS, "s"), (1_000_000, "ms"), (1, "ns")];
+    exact(duration.as_nanos(), &units)
+}
+
+fn show_size(bytes: u64) -> String {
+    exact(bytes.into(), &[(1 << 30, " GiB"), (1 << 20, " MiB"), (1 << 10, " KiB"), (1, " B")])
+}
+
+/// A value that is written as text, and read from text or from a number without a unit.
+pub trait Human: Sized {
+    /// As text.
+    fn show(&self) -> String;
+    /// From text.
+    ///
+    /// # Errors
+    /// What was expected.
+    fn read(text: &str) -> Result<Self, String>;
+    /// From a number.
+    ///
+    /// # Errors
+    /// What was expected.
+    fn of_number(number: f64) -> Result<Self, String>;
+}
+
+impl Human for Duration {
+    fn show(&self) -> String {
+        show_duration(*self)
+    }
+
+    fn read(text: &str) -> Result<Self, String> {
+        parse_duration(text)
+    }
+
+    fn of_number(number: f64) -> Result<Self, String> {
+        Self::try_from_secs_f64(number).map_err(|error| error.to_string())
+    }
+}
+
+impl Human for u64 {
+    fn show(&self) -> String {
+        show_size(*self)
+    }
+
+    fn read(text: &str) -> Result<Self, String> {
+        parse_size(text)
+    }
+
+    fn of_number(number: f64) -> Result<Self, String> {
+        Err(format!("expected a whole number of bytes, found {number}"))
+    }
+}
+
+impl Human for u32 {
+    fn show(&self) -> String {
+        show_size(u64::from(*self))
+    }
+
+    fn read(text: &str) -> Result<Self, String> {
+        let bytes = parse_size(text)?;
+        Self::try_from(bytes).map_err(|_| format!("expected less than 4 GiB, found {text:?}"))
+    }
+
+    fn of_number(number: f64) -> Result<Self, String> {
+        Err(format!("expected a whole number of bytes, found {number}"))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a number, or text like \"10s\", \"30 days\" or \"64 MiB\"")]
+enum Written {
+    None(()),
+    Whole(u64),
+    Number(f64),
+    Text(String),
+}
+
+fn read<'de, T: Human, D>(deserializer: D, none: Option<&str>) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let value = match (Written::deserialize(deserializer)?, none) {
+        (Written::None(()), Some(_)) => return Ok(None),
+        (Written::Text(text), Some(none)) if text == none => return Ok(None),
+        (Written::None(()), None) => Err("expected a value, found none".to_owned()),
+        (Written::Text(text), _) => T::read(&text),
+        (Written::Whole(number), _) => {
+            T::read(&number.to_string()).or_else(|_| T::of_number(number as f64))
+        }
+        (Written::Number(number), _) => T::of_number(number),
+    };
+    value.map(Some).map_err(D::Error::custom)
+}
+
+/// Writes an option, for `#[serde(with = "human")]`.
+///
+/// # Errors
+/// Of the serializer.
+pub fn serialize<T: Human, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&value.show())
+}
+
+/// Reads an option, for `#[serde(with = "human")]`.
+///
+/// # Errors
+/// Of the deserializer, or what was expected.
+pub fn deserialize<'de, T: Human, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    read(deserializer, None)?.ok_or_else(|| D::Error::custom("expected a value, found none"))
+}
+
+/// For an option that may be absent, which is written `"never"`.
+pub mod or_never {
+    use super::{Deserializer, Human, Serializer};
+
+    /// As [`serialize`](super::serialize).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn serialize<T: Human, S: Serializer>(
+        value: &Option<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&value.as_ref().map_or("never".to_owned(), T::show))
+    }
+
+    /// As [`deserialize`](super::deserialize); null is never, too.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn deserialize<'de, T: Human, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<T>, D::Error> {
+        super::read(deserializer, Some("never"))
+    }
+}
+
+/// For an option that may be absent, which is written `"auto"`.
+pub mod or_auto {
+    use super::{Deserializer, Human, Serializer};
+
+    /// As [`serialize`](super::serialize).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn serialize<T: Human, S: Serializer>(
+        value: &Option<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&value.as_ref().map_or("auto".to_owned(), T::show))
+    }
+
+    /// As [`deserialize`](super::deserialize); null is absent, too.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn deserialize<'de, T: Human, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<T>, D::Error> {
+        super::read(deserializer, Some("auto"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        let secs = Duration::from_secs;
+        for (text, duration) in [
+            ("10s", secs(10)),
+            ("30 days", secs(30 * 86_400)),
+            ("1.5 h", secs(5400)),
+            ("1h 30m", secs(5400)),
+            ("2 weeks", secs(14 * 86_400)),
+            ("250ms", Duration::from_millis(250)),
+            ("0s", Duration::ZERO),
+        ] {
+            assert_eq!(parse_duration(text), Ok(duration), "{text}");
+        }
+        for bad in
+            ["", "5", "s", "-1s", "1 month", "1.2.3s", "10 s!", "99999999999999999999999999w"]
+        {
+            assert!(parse_duration(bad).unwrap_err().contains("30 days"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_with_and_without_units() {
+        let read = ["4096", "64KiB", "1.5 GiB", "2gb", "7b"].map(parse_size);
+        assert_eq!(read, [4096, 64 << 10, 3 << 29, 2_000_000_000, 7].map(Ok));
+        for bad in ["", "KiB", "1.2.3", "-1", "5 apples", "99999999999999999999"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_the_same_value() {
+        let durations = [0, 1, 999, 1_000_000, 60 * 1_000_000_000, 90 * 86_400 * 1_000_000_000];
+        let durations = durations.map(Duration::from_nanos);
+        for duration in durations.into_iter().chain([Duration::MAX, Duration::from_secs(u64::MAX)])
+        {
+            assert_eq!(Duration::read(&duration.show()), Ok(duration), "{}", duration.show());
+        }
+        for bytes in [0, 1, 1000, 1 << 10, 512 << 20, 3 << 30, (1 << 40) + 1, u64::MAX] {
+            assert_eq!(u64::read(&bytes.show()), Ok(bytes), "{}", bytes.show());
+        }
+        assert_eq!((secs_shown(86_400), secs_shown(90)), ("1d".to_owned(), "90s".to_owned()));
+    }
+
+    fn secs_shown(secs: u64) -> String {
+        Duration::from_secs(secs).show()
+    }
+}

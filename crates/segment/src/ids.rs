@@ -1,8 +1,10 @@
 //! Names for numbers: segments, shards, positions, addresses. Nothing here touches bytes.
 
 use std::fmt;
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The number of a segment within its table. Never used twice in a table; 0 is no segment.
 #[derive(
@@ -61,10 +63,8 @@ impl fmt::Display for ShardId {
 }
 
 /// Where a record stands: its segment, and its offset in that segment's key file in bytes. The order
-/// of positions is the write order of the table.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+/// of positions is the write order of the table. Its text, also in JSON and TOML, is `SEGMENT:OFFSET`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Position {
     /// The segment.
     pub segment: SegmentId,
@@ -82,6 +82,36 @@ impl Position {
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.segment, self.offset)
+    }
+}
+
+impl FromStr for Position {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once(':').and_then(|(segment, offset)| {
+            // What is wrong with a number is said of the whole.
+            Some(Self::new(SegmentId(segment.parse().ok()?), offset.parse().ok()?))
+        });
+        parts.ok_or_else(|| format!("expected a position like 12:4096, found {text:?}"))
+    }
+}
+
+impl Serialize for Position {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            return serializer.collect_str(self);
+        }
+        (self.segment, self.offset).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Position {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            return String::deserialize(deserializer)?.parse().map_err(D::Error::custom);
+        }
+        Deserialize::deserialize(deserializer).map(|(segment, offset)| Self { segment, offset })
     }
 }
 

@@ -417,6 +417,28 @@ impl Segment {
         self.check_value(address, &bytes)
     }
 
+    /// Hands the bytes at `address` out piece by piece, none of them large, and compares their checksum at the end.
+    ///
+    /// # Errors
+    /// As [`read_value`](Self::read_value); what `each` returns.
+    pub fn read_in_pieces(
+        &self,
+        address: &Address,
+        each: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        const PIECE: u32 = 1 << 20;
+        let (mut done, mut checksum) = (0, 0);
+        while done < address.len_bytes {
+            let len_bytes = PIECE.min(address.len_bytes - done);
+            let offset = address.offset + u64::from(done);
+            let piece = self.value_bytes(&Address { offset, len_bytes, ..*address })?;
+            checksum = crc32c::crc32c_append(checksum, &piece);
+            each(&piece)?;
+            done += len_bytes;
+        }
+        self.compare(address, checksum)
+    }
+
     fn value_bytes(&self, address: &Address) -> Result<Bytes> {
         let (file, open) = if address.shard == ShardId::INLINE {
             (&self.keys, self.open_keys()?)
@@ -446,7 +468,10 @@ impl Segment {
     }
 
     fn check_value(&self, address: &Address, bytes: &[u8]) -> Result<()> {
-        let found = crc32c::crc32c(bytes);
+        self.compare(address, crc32c::crc32c(bytes))
+    }
+
+    fn compare(&self, address: &Address, found: u32) -> Result<()> {
         if found == address.checksum {
             return Ok(());
         }
@@ -454,7 +479,8 @@ impl Segment {
             Some(file) => file.handle.path(),
             None => &self.paths.keys,
         };
-        let expected = format!("{} bytes with checksum {:08x}", bytes.len(), address.checksum);
+        let expected =
+            format!("{} bytes with checksum {:08x}", address.len_bytes, address.checksum);
         Err(Error::corrupt(path, address.offset, &expected, &format!("{found:08x}")))
     }
 }

@@ -6,6 +6,7 @@
 //! with nothing done.
 
 mod copy;
+mod stream;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::scan::Totals;
 use crate::segment::Segment;
 
 pub use copy::Copier;
+pub use stream::Stream;
 
 /// Values of at least this many bytes go to their file directly from the caller's memory.
 const DIRECT_LEN: usize = 64 << 10;
@@ -379,12 +381,7 @@ impl SegmentWriter {
         if key_end > MAX_KEY_END {
             return Err(too_long(key_end, MAX_KEY_END));
         }
-        self.reserve_keys(key_end)?;
-        let key_bytes = (key_end - self.totals.key_end) as usize;
-        self.make_room(&self.segment.keys, key_bytes)?;
-        self.scratch.clear();
-        let reserved = self.scratch.try_reserve(key_bytes);
-        reserved.map_err(|_| Error::out_of_memory("the records of a batch", key_bytes))?;
+        self.reserve_key_bytes(key_end)?;
         let place_one = |writer: &mut Self, len: usize, ends: Option<&mut Vec<u64>>| {
             if writer.is_inline(len) {
                 return Ok(Place { shard: ShardId::INLINE, file: None });
@@ -436,6 +433,16 @@ impl SegmentWriter {
         }
         self.segment.write_out()?;
         tail.make_room(len).map_err(|e| Error::io("buffer bytes for", file.handle.path(), e))
+    }
+
+    /// Makes sure of the space and of the memory for records up to `end`.
+    fn reserve_key_bytes(&mut self, end: u64) -> Result<()> {
+        self.reserve_keys(end)?;
+        let len = (end - self.totals.key_end) as usize;
+        self.make_room(&self.segment.keys, len)?;
+        self.scratch.clear();
+        let reserved = self.scratch.try_reserve(len);
+        reserved.map_err(|_| Error::out_of_memory("the records of a batch", len))
     }
 
     fn reserve_keys(&mut self, end: u64) -> Result<()> {

@@ -75,6 +75,33 @@ impl Table {
         inner.again_if_gone(read).map_err(|e| inner.in_context(&e))
     }
 
+    /// Gives the value of `key` to `each` in pieces of at most a mebibyte, in order, and says how long it is: for values that
+    /// do not fit into memory. They are read twice: no piece is given before the whole value was checked.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); what `each` returns.
+    pub fn get_in_pieces(
+        &self,
+        key: &[u8],
+        each: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<Option<u32>> {
+        let inner = &*self.inner;
+        inner.enter()?;
+        inner.check_asked(key)?;
+        inner.counters.gets.increment(1);
+        let check = || {
+            let Some(found) = inner.find(key)? else { return Ok(None) };
+            match found.segment.read_in_pieces(&found.address, &mut |_| Ok(())) {
+                Ok(()) => Ok(Some(found)),
+                Err(error) => Err(Failed { segment: Arc::clone(&found.segment), error }),
+            }
+        };
+        let found = inner.again_if_gone(check).map_err(|e| inner.in_context(&e))?;
+        let Some(Found { segment, address, .. }) = found else { return Ok(None) };
+        segment.read_in_pieces(&address, each)?;
+        Ok(Some(address.len_bytes))
+    }
+
     /// Whether `key` is there. Reads no value.
     ///
     /// # Errors

@@ -4,6 +4,8 @@
 //! small values are copied into the tails. Large values are written to their places after the lock is released. Then the
 //! keys are published, and the call returns: every thread sees them.
 
+mod stream;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 

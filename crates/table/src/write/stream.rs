@@ -1,0 +1,114 @@
+//! put, for a value that does not fit into memory.
+
+use std::io::Read;
+
+use lithdb_env::{Error, ErrorKind, Result, read_up_to};
+use lithdb_keymap::KeyHash;
+use lithdb_segment::{Group, Position};
+
+use super::check_key;
+use crate::batch::show_key;
+use crate::options::DuplicateKeys;
+use crate::table::{Inner, Table, TableWriter, WriteSide};
+
+/// So much of a value is in memory at a time.
+const PIECE: usize = 1 << 20;
+
+impl Table {
+    /// Stores what `source` gives under `key`, as [`put`](Self::put) does, with one mebibyte of it in memory at a time.
+    /// `expected_len` is about how long it is: with it a segment that would grow too large is ended first.
+    ///
+    /// While the source is read, nobody else writes to the table or flushes it: for tools and for sources that do not wait.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put); what the source says, as `Io`. Nothing was stored then.
+    pub fn put_from(
+        &self,
+        key: &[u8],
+        expected_len: u64,
+        source: &mut dyn Read,
+    ) -> Result<Position> {
+        let inner = &self.inner;
+        inner.enter_write()?;
+        check_key(key).map_err(|e| inner.in_context(&e))?;
+        let mut piece = vec![0; PIECE];
+        let mut next = || {
+            let read = read_up_to(source, &mut piece);
+            let len = read.map_err(|e| {
+                let message = format!("read the value of key {}: {e}", show_key(key));
+                inner.in_context(&Error::with_source(ErrorKind::Io, message, e))
+            })?;
+            Ok(piece.get(..len).unwrap_or_default().to_vec())
+        };
+        let first = next()?;
+        if first.len() < PIECE {
+            return self.put(key, &first);
+        }
+        inner.write_stream(key, expected_len, first, &mut next)
+    }
+}
+
+impl Inner {
+    fn write_stream(
+        self: &std::sync::Arc<Self>,
+        key: &[u8],
+        expected_len: u64,
+        first: Vec<u8>,
+        next: &mut dyn FnMut() -> Result<Vec<u8>>,
+    ) -> Result<Position> {
+        let side = self.write_side()?;
+        let mut writer = side.writer.lock();
+        self.still_taking()?;
+        self.latch.check().map_err(|e| self.in_context(&e))?;
+        let group = Group { key, value: &first, checksum: 0, aliases: &[] };
+        if self.options.duplicate_keys == DuplicateKeys::Reject {
+            self.refuse_duplicates(std::slice::from_ref(&group))?;
+        }
+        self.ensure_room(side, &mut writer, &[group]).map_err(|e| self.fail(&e))?;
+        let is_begun = |segment: &lithdb_segment::SegmentWriter| segment.totals().records > 0;
+        let fits = |segment: &lithdb_segment::SegmentWriter| {
+            segment.bytes().saturating_add(expected_len) <= self.options.segment_bytes
+        };
+        if writer.segment.as_ref().is_some_and(|segment| is_begun(segment) && !fits(segment)) {
+            self.roll_over(side, &mut writer).map_err(|e| self.fail(&e))?;
+        }
+        let at =
+            self.latch_on_panic("a put", || self.stream_into(side, &mut writer, key, first, next))?;
+        let mut landing = side.in_flight.begin(at, false, &self.latch);
+        drop(writer);
+        let hash = KeyHash::of(self.hash_seed, key);
+        side.keymap.insert(hash, at, &mut |old| Ok(self.has_key(old, key)))?;
+        landing.landed();
+        drop(landing);
+        Ok(at)
+    }
+
+    fn stream_into(
+        &self,
+        side: &WriteSide,
+        writer: &mut TableWriter,
+        key: &[u8],
+        mut piece: Vec<u8>,
+        next: &mut dyn FnMut() -> Result<Vec<u8>>,
+    ) -> Result<Position> {
+        let now = self.env.clock.now();
+        let Some(segment) = &mut writer.segment else {
+            return Err(self.in_context(&Error::new(ErrorKind::Closed, "no mutable segment")));
+        };
+        let mut stream = segment.begin_stream().map_err(|e| self.fail(&e))?;
+        let mut len = 0;
+        while !piece.is_empty() {
+            segment.stream(&mut stream, &piece).map_err(|e| self.fail(&e))?;
+            len += piece.len() as u64;
+            piece = next()?;
+        }
+        let at = segment.append_stream(key, &stream, now).map_err(|e| self.fail(&e))?;
+        side.counts.set(segment.totals());
+        segment.segment().relieve().map_err(|e| self.fail(&e))?;
+        writer.begun.get_or_insert(now);
+        writer.newest = at;
+        self.counters.values_put.increment(1);
+        self.counters.bytes_put.increment(len);
+        Ok(at)
+    }
+}

@@ -1,0 +1,159 @@
+//! Values that come and go in pieces: what is stored is whole or not there.
+
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+mod support;
+
+use std::io::{self, Read};
+
+use lithdb_env::ErrorKind;
+use lithdb_segment::ReadMode;
+use lithdb_sim::{CrashImage, Fault};
+use lithdb_table::{DuplicateKeys, Table};
+use support::{World, small};
+
+const MIB: usize = 1 << 20;
+
+fn content(len: usize) -> Vec<u8> {
+    (0..len).map(|n| (n % 251) as u8 ^ (n >> 12) as u8).collect()
+}
+
+fn in_pieces(table: &Table, key: &[u8]) -> Vec<u8> {
+    let (mut value, mut longest) = (Vec::new(), 0);
+    let given = table.get_in_pieces(key, &mut |piece| {
+        longest = longest.max(piece.len());
+        value.extend_from_slice(piece);
+        Ok(())
+    });
+    assert_eq!(given.unwrap().unwrap() as usize, value.len());
+    assert!(longest <= MIB, "{longest}");
+    value
+}
+
+#[test]
+fn value_of_any_length_goes_in_and_comes_out_in_pieces() {
+    for mode in [ReadMode::Map, ReadMode::Pread] {
+        let mut world = World::new(2);
+        world.setup.read_mode = mode;
+        let options = small().segment_bytes(64 << 20).shards(2);
+        let table = world.create_and_open(&options);
+        for len in [0, 1, 5_000, MIB - 1, MIB, MIB + 1, 5 * MIB / 2] {
+            let (key, value) = (format!("key-{len}"), content(len));
+            table.put(b"between", b"a small one").unwrap();
+            // A source that gives little at a time.
+            let mut source = value
+                .chunks(70_001)
+                .fold(Box::new(io::empty()) as Box<dyn Read>, |before, chunk| {
+                    Box::new(before.chain(chunk))
+                });
+            table.put_from(key.as_bytes(), len as u64, &mut source).unwrap();
+            assert!(in_pieces(&table, key.as_bytes()) == value, "{len}");
+            assert!(table.get(key.as_bytes()).unwrap().unwrap() == &value[..], "{len}");
+        }
+        assert_eq!(table.get_in_pieces(b"absent", &mut |_| panic!("given")).unwrap(), None);
+        table.flush().unwrap();
+        // Flushed, it survives.
+        let table =
+            world.after_crash(world.fs.crash_with(&CrashImage::Nothing)).open(&options).unwrap();
+        let value = content(5 * MIB / 2);
+        assert!(in_pieces(&table, format!("key-{}", value.len()).as_bytes()) == value);
+        assert_eq!(table.get(b"between").unwrap().unwrap(), b"a small one");
+    }
+}
+
+/// Gives so many bytes and then fails.
+struct Failing(usize);
+
+impl Read for Failing {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let len = self.0.min(room.len());
+        self.0 -= len;
+        room[..len].fill(0xee);
+        if len == 0 { Err(io::Error::other("the pipe broke")) } else { Ok(len) }
+    }
+}
+
+#[test]
+fn source_that_fails_half_way_stores_nothing_and_latches_nothing() {
+    let world = World::new(1);
+    let options = small().segment_bytes(64 << 20);
+    let table = world.create_and_open(&options);
+    table.put(b"before", &[1; 3_000]).unwrap();
+    for len in [0, MIB / 2, 2 * MIB] {
+        let error = table.put_from(b"key", 0, &mut Failing(len)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert!(error.to_string().contains("the pipe broke"), "{error}");
+        assert_eq!(table.get(b"key").unwrap(), None);
+    }
+    // What comes next takes the place.
+    table.put(b"behind", &[2; 100_000]).unwrap();
+    table.put_from(b"key", 0, &mut &content(2 * MIB)[..]).unwrap();
+    table.close().unwrap();
+    drop(table);
+    let table = world.open(&options).unwrap();
+    assert!(in_pieces(&table, b"key") == content(2 * MIB));
+    assert_eq!(table.get(b"before").unwrap().unwrap(), &[1; 3_000]);
+    assert_eq!(table.get(b"behind").unwrap().unwrap(), &[2; 100_000]);
+}
+
+#[test]
+fn disk_that_fills_up_half_way_stores_nothing() {
+    let world = World::new(1);
+    let options = small().segment_bytes(64 << 20);
+    let table = world.create_and_open(&options);
+    table.put(b"before", &[1; 3_000]).unwrap();
+    world.fs.set_capacity(Some(4 << 20));
+    let error = table.put_from(b"key", 0, &mut &content(8 * MIB)[..]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+    world.fs.set_capacity(None);
+    assert_eq!(table.get(b"key").unwrap(), None);
+    table.put(b"behind", &[2; 3_000]).unwrap();
+    table.close().unwrap();
+    drop(table);
+    let table = world.open(&options).unwrap();
+    assert_eq!(table.get(b"before").unwrap().unwrap(), &[1; 3_000]);
+    assert_eq!(table.get(b"behind").unwrap().unwrap(), &[2; 3_000]);
+}
+
+#[test]
+fn failed_write_of_a_piece_latches() {
+    let world = World::new(1);
+    let table = world.create_and_open(&small().segment_bytes(64 << 20));
+    table.put(b"before", b"1").unwrap();
+    table.flush().unwrap();
+    world.fs.fail_op(2, Fault::Eio, true);
+    assert!(table.put_from(b"key", 0, &mut &content(3 * MIB)[..]).is_err());
+    world.fs.clear_faults();
+    assert_eq!(table.put(b"after", b"2").unwrap_err().kind(), ErrorKind::Latched);
+    assert_eq!(table.get(b"before").unwrap().unwrap(), b"1");
+}
+
+#[test]
+fn no_piece_of_a_damaged_value_is_given() {
+    let world = World::new(1);
+    let table = world.create_and_open(&small().segment_bytes(64 << 20));
+    table.put_from(b"key", 0, &mut &content(3 * MIB)[..]).unwrap();
+    table.seal().unwrap();
+    table.close().unwrap();
+    drop(table);
+    let path = world.setup.dirs[0].join("segments/1-0.values");
+    world.fs.flip_bit(&path, 64 + 5 * MIB as u64 / 2, 3);
+    let table = world.open(&small()).unwrap();
+    let given = table.get_in_pieces(b"key", &mut |_| panic!("given"));
+    assert_eq!(given.unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn long_value_begins_a_segment_where_it_would_not_fit() {
+    let world = World::new(1);
+    let options = small().segment_bytes(4 << 20).duplicate_keys(DuplicateKeys::Reject);
+    let table = world.create_and_open(&options);
+    table.put(b"small", b"1").unwrap();
+    let at = table.put_from(b"long", 3 << 20, &mut &content(3 * MIB)[..]).unwrap();
+    assert_eq!(at.segment.0, 1);
+    let at = table.put_from(b"longer", 2 << 20, &mut &content(2 * MIB)[..]).unwrap();
+    assert_eq!(at.segment.0, 2);
+    let error = table.put_from(b"long", 2 << 20, &mut &content(2 * MIB)[..]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DuplicateKey);
+    assert!(in_pieces(&table, b"long") == content(3 * MIB));
+}

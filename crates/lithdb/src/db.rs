@@ -213,32 +213,23 @@ impl Db {
         Ok(handle)
     }
 
-    /// The names of all tables, open or not, in name order.
+    /// The names of all tables, open or not, in name order: also of those that do not open.
     ///
     /// # Errors
-    /// `Io`, `Corrupt` for a table whose state cannot be read, `Closed`.
+    /// `Io` for a root that cannot be listed, `Closed`.
     pub fn tables(&self) -> Result<Vec<TableName>> {
         let shared = &self.shared;
         shared.check_open()?;
         let roots = shared.roots.read();
         let Some(roots) = &*roots else { return Err(closed()) };
         let mut names = roots.table_names(&shared.env)?;
-        let mut problem = None;
         names.retain(|name| {
             let dirs = shared.setup(name.clone(), None).dirs;
-            match presence(&*shared.env.fs, &dirs) {
-                Ok(presence) => presence == Presence::Present,
-                Err(error) => {
-                    problem.get_or_insert(error);
-                    true
-                }
-            }
+            let found = presence(&*shared.env.fs, &dirs);
+            // One that is damaged or cannot be read is there, and says so when it is opened.
+            !matches!(found, Ok(Presence::Absent | Presence::Interrupted))
         });
-        match problem.filter(|error| error.kind().is_failed_call()) {
-            Some(error) => Err(error),
-            // One that is damaged is there, and says so when it is opened.
-            None => Ok(names),
-        }
+        Ok(names)
     }
 
     /// Removes a table with everything in it, durably. Handles of it are closed; values that are held stay good. A drop

@@ -226,11 +226,26 @@ impl Repair {
         self.tables.is_empty()
     }
 
+    /// Whether nothing is given up: see [`RepairPlan::is_lossless`].
+    pub fn is_lossless(&self) -> bool {
+        self.tables.iter().all(RepairPlan::is_lossless)
+    }
+
     /// Carries the plans out. Damaged files are kept aside, none is deleted. A table whose repair fails does not keep the
     /// others from theirs: see [`Repaired::refused`].
     pub fn apply(self) -> Repaired {
+        self.apply_if(|_| true)
+    }
+
+    /// As [`apply`](Self::apply), but only the plans by which nothing is lost. The other tables stay as they are.
+    pub fn apply_lossless(self) -> Repaired {
+        self.apply_if(RepairPlan::is_lossless)
+    }
+
+    fn apply_if(self, may: impl Fn(&RepairPlan) -> bool) -> Repaired {
         let mut repaired = Repaired { tables: Vec::new(), refused: Vec::new() };
-        for (plan, setup) in self.tables.into_iter().zip(&self.setups) {
+        let planned = self.tables.into_iter().zip(&self.setups);
+        for (plan, setup) in planned.filter(|(plan, _)| may(plan)) {
             match plan.apply(setup) {
                 Ok(report) => repaired.tables.push(report),
                 Err(error) => {

@@ -58,7 +58,7 @@ impl Found {
         let key_file = files.keys.as_ref().map(|path| KeyFile::open(fs, path));
         let mut found = Self { files: files.clone(), metadata, key_file, ..Self::absent(id) };
         for error in [found.metadata_error(), found.header_error()].into_iter().flatten() {
-            if matches!(error.kind(), ErrorKind::Io | ErrorKind::Unsupported) {
+            if error.kind().is_failed_call() || error.kind() == ErrorKind::Unsupported {
                 return Err(error.clone());
             }
         }

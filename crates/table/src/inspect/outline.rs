@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use lithdb_env::{Error, ErrorKind, FileKind, Result, leftover_of};
+use lithdb_env::{Error, ErrorKind, FileKind, Result, exists, leftover_of};
 use lithdb_segment::{SEGMENTS_DIR, STATE_FILE, SegmentId};
 
 use super::finding::Finding;
@@ -26,6 +26,8 @@ pub(super) struct Outline {
     pub(super) members: Vec<Found>,
     /// Segments that do not belong to the table: nothing in them was ever acknowledged.
     pub(super) strays: Vec<Stray>,
+    /// Directories of the table that are gone, each behind the one that it belongs into.
+    pub(super) absent_dirs: Vec<PathBuf>,
     /// The highest id that any file has.
     pub(super) highest: SegmentId,
     /// What lies in the directories besides.
@@ -50,7 +52,10 @@ impl Outline {
         let fs = &*setup.env.fs;
         let path = setup.state_path();
         let (mut state, mut slots) = state_slots::look(fs, &path)?;
-        let inventory = Inventory::list(fs, &setup.segment_dirs())?;
+        let absent_dirs = absent_dirs(setup)?;
+        let mut dirs = setup.segment_dirs();
+        dirs.retain(|dir| !absent_dirs.contains(dir));
+        let inventory = Inventory::list(fs, &dirs)?;
         let foreign = |state: &TableState| state_slots::is_foreign(fs, &path, state, &inventory);
         if let Some(error) = state.as_ref().map_or(Ok(None), foreign)? {
             (state, slots) = (None, Slots::Lost(error));
@@ -101,8 +106,10 @@ impl Outline {
             segment.hold_against(rules.table_id);
         }
         let highest = inventory.segments.keys().next_back().copied().unwrap_or_default();
-        let (members, strays) = sort_out(&rules, found)?;
-        let mut outline = Self { rules, slots, members, strays, highest, notes };
+        // Where the state is gone with a directory, nothing that is left is known not to have been acknowledged.
+        let takes_all = matches!(slots, Slots::Lost(_)) && !absent_dirs.is_empty();
+        let (members, strays) = sort_out(&rules, found, takes_all)?;
+        let mut outline = Self { rules, slots, members, strays, absent_dirs, highest, notes };
         outline.look_beside(setup)?;
         Ok(outline)
     }
@@ -110,6 +117,9 @@ impl Outline {
     /// What lies in the table's directories besides its segments.
     fn look_beside(&mut self, setup: &TableSetup) -> Result<()> {
         for (root, dir) in setup.dirs.iter().enumerate() {
+            if self.absent_dirs.contains(dir) {
+                continue;
+            }
             let entries = setup.env.fs.list(dir).map_err(|e| Error::io("list", dir, e))?;
             for entry in entries {
                 let path = dir.join(&entry.name);
@@ -144,6 +154,9 @@ impl Outline {
                 findings.push(Finding::refused(state_path, error));
             }
         }
+        for dir in &self.absent_dirs {
+            findings.push(Finding::damage(dir, "this directory is gone, with everything in it"));
+        }
         for Stray { found, is_refused } in &self.strays {
             let Some(path) = found.files.all().find(|p| !found.files.leftovers.contains(p)) else {
                 continue;
@@ -174,6 +187,17 @@ impl Outline {
     }
 }
 
+/// The directories of the table that are not there.
+fn absent_dirs(setup: &TableSetup) -> Result<Vec<PathBuf>> {
+    let mut absent = Vec::new();
+    for dir in setup.dirs.iter().flat_map(|dir| [dir.clone(), dir.join(SEGMENTS_DIR)]) {
+        if !exists(&*setup.env.fs, &dir).map_err(|e| Error::io("look for", &dir, e))? {
+            absent.push(dir);
+        }
+    }
+    Ok(absent)
+}
+
 fn is_ours(name: &str, root: usize, is_dir: bool) -> bool {
     match name {
         SEGMENTS_DIR | "keymap" => is_dir,
@@ -186,8 +210,12 @@ fn is_ours(name: &str, root: usize, is_dir: bool) -> bool {
 fn sort_out(
     rules: &TableState,
     mut found: BTreeMap<SegmentId, Found>,
+    takes_all: bool,
 ) -> Result<(Vec<Found>, Vec<Stray>)> {
-    let ids = if rules.empty { BTreeSet::new() } else { member_ids(rules, &found)? };
+    let mut ids = if rules.empty { BTreeSet::new() } else { member_ids(rules, &found)? };
+    if takes_all {
+        ids.extend(found.keys());
+    }
     let newest_sealed = ids.iter().rev().find(|id| {
         let found = found.get(id);
         found.is_some_and(|found| found.metadata.is_some())

@@ -79,6 +79,9 @@ pub struct RepairPlan {
     pub table: TableName,
     /// What the user should know beside the losses.
     pub warnings: Vec<String>,
+    /// Directories that are gone and are created anew. What was in them is lost.
+    #[serde(serialize_with = "super::lossy::paths")]
+    pub creates_dirs: Vec<PathBuf>,
     /// `table.state` is written anew: as it was if a slot holds, otherwise from what the segments say.
     pub rebuilds_state: bool,
     /// The watermark is raised to this segment.
@@ -141,10 +144,11 @@ fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<Repair
     }
     let newest = outline.highest.max(outline.members.last().map_or(SegmentId::NONE, |m| m.id));
     let floor = next_id(newest, outline.rules.next_id_floor)?;
-    let Outline { rules, slots, members, strays, .. } = outline;
+    let Outline { rules, slots, members, strays, absent_dirs, .. } = outline;
     let mut plan = RepairPlan {
         table: setup.name.clone(),
         warnings: Vec::new(),
+        creates_dirs: absent_dirs,
         rebuilds_state: matches!(slots, Slots::Lost(_) | Slots::Misshapen(_)),
         raises_watermark: None,
         strays: Vec::new(),
@@ -246,7 +250,19 @@ impl RepairPlan {
 
     /// Nothing to repair: opening needs no help.
     pub fn is_empty(&self) -> bool {
-        self.segments.is_empty() && !self.rebuilds_state && self.strays.is_empty()
+        self.segments.is_empty()
+            && !self.rebuilds_state
+            && self.strays.is_empty()
+            && self.creates_dirs.is_empty()
+    }
+
+    /// Whether it gives nothing up: no key, no value, no setting, and no file that may have been acknowledged goes aside.
+    pub fn is_lossless(&self) -> bool {
+        let keeps_all = (self.lost_keys(), self.lost_bytes()) == (Some(0), Some(0));
+        keeps_all
+            && !self.work.is_state_lost
+            && self.strays.is_empty()
+            && self.creates_dirs.is_empty()
     }
 
     /// Key records that would be given up; `None` if nothing says how many.
@@ -335,7 +351,13 @@ impl fmt::Display for RepairPlan {
             return write!(f, "table {table}: nothing to repair");
         }
         let (keys, bytes) = (Lost(self.lost_keys(), "key"), Lost(self.lost_bytes(), "byte"));
-        write!(f, "table {table}: a repair gives up {keys} and {bytes}")?;
+        match self.is_lossless() {
+            true => write!(f, "table {table}: a repair loses nothing")?,
+            false => write!(f, "table {table}: a repair gives up {keys} and {bytes}")?,
+        }
+        for dir in &self.creates_dirs {
+            write!(f, "\n  {} is gone, and created anew", dir.display())?;
+        }
         if self.rebuilds_state {
             write!(f, "\n  table.state is written anew")?;
         }

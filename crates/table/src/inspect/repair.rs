@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
-use lithdb_env::{Error, Result};
+use lithdb_env::{Error, Result, sync_parent};
 use lithdb_segment::{Metadata, SegmentId, TableName};
 use serde::Serialize;
 
@@ -30,6 +30,8 @@ pub struct RepairReport {
     pub table: TableName,
     /// How many segments were mended, replaced or given up.
     pub segments: usize,
+    /// `table.state` was written anew.
+    pub rebuilt_state: bool,
     /// Key records that were given up; `None` if nothing says how many.
     pub lost_keys: Option<u64>,
     /// Bytes that were given up, as far as is known; `None` if nothing says how many.
@@ -43,13 +45,12 @@ pub struct RepairReport {
 
 impl fmt::Display for RepairReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { table, segments, lost_keys, lost_bytes, kept_files, kept_in } = self;
-        if *segments + *kept_files == 0 {
-            return write!(f, "table {table}: nothing to repair");
-        }
+        let Self { table, segments, rebuilt_state, lost_keys, lost_bytes, kept_files, kept_in } =
+            self;
+        let state = if *rebuilt_state { "table.state and " } else { "" };
         write!(
             f,
-            "table {table}: {} repaired, {} and {} given up; {} kept as before",
+            "table {table}: {state}{} repaired, {} and {} given up; {} kept as before",
             Counted(*segments as u64, "segment"),
             Lost(*lost_keys, "key"),
             Lost(*lost_bytes, "byte"),
@@ -76,6 +77,7 @@ impl RepairPlan {
         let mut report = RepairReport {
             table: self.table.clone(),
             segments: self.segments.len(),
+            rebuilt_state: self.rebuilds_state,
             lost_keys: self.lost_keys(),
             lost_bytes: self.lost_bytes(),
             kept_files: 0,
@@ -85,6 +87,10 @@ impl RepairPlan {
             return Ok(report);
         }
         let env = &setup.env;
+        for dir in &self.creates_dirs {
+            env.fs.create_dir(dir).map_err(|e| Error::io("create directory", dir, e))?;
+            sync_parent(&*env.fs, dir)?;
+        }
         // What was planned from may be in the page cache alone.
         for dir in setup.dirs.iter().chain(&setup.segment_dirs()) {
             env.fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;

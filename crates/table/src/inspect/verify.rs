@@ -66,6 +66,11 @@ fn verify_table(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Resul
     Ok(report)
 }
 
+fn is_denied(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+    cause.is_some_and(|cause: &std::io::Error| cause.kind() == std::io::ErrorKind::PermissionDenied)
+}
+
 /// Looks at a table, one after the other.
 struct Looks<'a> {
     setup: &'a TableSetup,
@@ -77,10 +82,10 @@ struct Looks<'a> {
 }
 
 impl Looks<'_> {
-    /// Examines a member. What cannot be read is a finding.
+    /// Examines a member. What the disk cannot read is a finding; what this user may not read says nothing.
     fn examine(&self, index: usize, meter: &mut Meter<'_>) -> Result<Examined> {
         let error = match examine(self.setup, &self.outline, index, meter) {
-            Err(error) if error.kind() != ErrorKind::Unsupported => error,
+            Err(error) if error.kind() != ErrorKind::Unsupported && !is_denied(&error) => error,
             certain => return certain,
         };
         let Some(found) = self.outline.members.get(index) else { return Err(error) };
@@ -157,6 +162,9 @@ fn refusal(setup: &TableSetup) -> Result<Option<Error>> {
         let rules = Outline::look(setup)?.rules;
         let plan = Plan::make(&setup.env, &setup.segment_dirs(), &rules, Access::Read);
         let Err(error) = plan else { return Ok(None) };
+        if is_denied(&error) {
+            return Err(error);
+        }
         if before.as_ref().is_some_and(|before| before.message() == error.message()) {
             return Ok(Some(error));
         }

@@ -16,15 +16,16 @@ use crate::failure::Failure;
 #[command(
     name = "lith",
     version,
+    max_term_width = 80,
     after_help = "Keys are text, or 0x and hex digits. Commands that only read work beside a process that writes. \
-                  Exit status: 0 done, 1 failed, 2 usage."
+                  Exit status: 0 done, 1 failed, 2 usage, 3 no such key."
 )]
 pub(crate) struct Cli {
     /// Before or behind the command, or both: see [`parse`].
     #[command(flatten)]
     pub(crate) roots: Roots,
 
-    /// Answer in JSON: one document on one line; a line for each record from scan and dump
+    /// Answer in JSON: one document on one line; a line for each record from scan and dump. Errors, too
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
@@ -69,9 +70,10 @@ pub(crate) enum Command {
     Gc(gc::Args),
     /// Print every record of a table's key files, also of damaged ones
     Dump(dump::Args),
-    /// Show what would have to be given up so that a damaged database opens again, or give it up
+    /// Make a damaged database open again: what loses nothing at once, what loses something if that is accepted
     Repair(repair::Args),
     /// Rewind a stopped database to an earlier point: all tables or none
+    #[command(override_usage = "lith rollback [OPTIONS] --db <DIR> <POINT>")]
     Rollback(rollback::Args),
     /// Rebuild the keymaps from the key files and check them both ways
     RebuildKeymap(rebuild_keymap::Args),
@@ -93,6 +95,11 @@ pub(crate) fn parse<T: Into<OsString> + Clone>(
         cli.roots.dirs.extend(roots.cloned());
     }
     Ok(cli)
+}
+
+/// Whether a command line asks for JSON, whatever else is wrong with it.
+pub(crate) fn asks_for_json(line: &[OsString]) -> bool {
+    line.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json")
 }
 
 /// What clap has to say, in the form of every other error.
@@ -124,43 +131,9 @@ pub(crate) fn parse_table(typed: &str) -> Result<String, String> {
     }
 }
 
-/// A number of bytes as somebody types it: `4096`, `64KiB`, `1.5 GiB`, `2GB`.
-pub(crate) fn parse_size(typed: &str) -> Result<u64, String> {
-    let typed = typed.trim();
-    let digits_end = typed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(typed.len());
-    let (number, unit) = typed.split_at(digits_end);
-    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        "g" | "gib" => 1 << 30,
-        "t" | "tib" => 1 << 40,
-        "kb" => 1_000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "tb" => 1_000_000_000_000,
-        other => return Err(format!("expected a unit like KiB, MiB or GiB, found {other:?}")),
-    };
-    let exact = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
-    let rounded = || number.parse::<f64>().ok().map(|n| n * factor as f64);
-    match exact.map(|n| n as f64).or_else(rounded) {
-        Some(bytes) if (0.0..9e18).contains(&bytes) => Ok(exact.unwrap_or(bytes as u64)),
-        _ => Err(format!("expected a size like 4096 or 64MiB, found {typed:?}")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_read_with_and_without_units() {
-        let read = ["4096", "64KiB", "1.5 GiB", "2gb", "7b"].map(parse_size);
-        assert_eq!(read, [4096, 64 << 10, 3 << 29, 2_000_000_000, 7].map(Ok));
-        for bad in ["", "KiB", "1.2.3", "-1", "5 apples", "99999999999999999999"] {
-            assert!(parse_size(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn the_arguments_are_consistent() {

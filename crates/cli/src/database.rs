@@ -1,5 +1,6 @@
 //! Opening the database that the command line names.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use lithdb::env::{Fs, OsFs};
@@ -59,16 +60,25 @@ impl Command {
         Ok(db)
     }
 
-    /// The root directories without links in their paths, as far as they are there.
-    pub(crate) fn real_roots(&self) -> Vec<PathBuf> {
-        self.roots.iter().filter_map(|root| OsFs.canonicalize(root).ok()).collect()
+    /// The root directories without links in their paths, as far as they exist.
+    pub(crate) fn real_roots(&self) -> Result<Vec<PathBuf>, Failure> {
+        let mut real = Vec::with_capacity(self.roots.len());
+        for root in &self.roots {
+            match OsFs.canonicalize(root) {
+                Ok(path) => real.push(path),
+                // It is created later, or refused by whoever opens it.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(Failure::io(root.display(), &error)),
+            }
+        }
+        Ok(real)
     }
 }
 
 /// Opens a table as it is recorded.
-pub(crate) fn existing_table(db: &Db, name: &str) -> Result<Table, Failure> {
+pub(crate) fn existing_table(db: &Db, name: &str) -> lithdb::Result<Table> {
     let _spinner = Spinner::new("reading keys");
-    Ok(db.existing_table(name)?)
+    db.existing_table(name)
 }
 
 /// The names of the tables that a command is about: the one that was named, or all.

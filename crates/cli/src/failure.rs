@@ -4,6 +4,11 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use serde_json::json;
+
+use crate::keys;
+use crate::output::say;
+
 /// Why a command stops.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -13,6 +18,8 @@ pub(crate) enum Failure {
     Failed(String),
     /// The database said no, or could not: status 1.
     Refused(lithdb::Error),
+    /// The key that was asked for is absent: status 3.
+    NoSuchKey(String),
     /// Help or the version, as asked for: status 0, on standard output.
     Help(String),
     /// Nobody reads the output any more, and it is all that the command is for: nothing to say, status 0.
@@ -30,6 +37,11 @@ impl Failure {
         Self::Failed(message.to_string())
     }
 
+    /// The key that was asked for is absent from the table.
+    pub(crate) fn no_such_key(key: &[u8], table: &str) -> Self {
+        Self::NoSuchKey(format!("not found: key {} in table {table}", keys::show(key)))
+    }
+
     /// What the operating system answered.
     pub(crate) fn io(doing: impl fmt::Display, error: &io::Error) -> Self {
         Self::Failed(format!("{doing}: {error}"))
@@ -45,33 +57,35 @@ impl Failure {
 
     /// Says on standard error what there is to say, in one line, and gives the exit status.
     pub(crate) fn report(self) -> ExitCode {
-        // Where standard error is closed there is nobody left to tell.
-        match self {
-            Self::Usage(message) => {
-                let _ = writeln!(io::stderr(), "lith: {}", one_line(&message));
-                ExitCode::from(2)
-            }
-            Self::Failed(message) => {
-                let _ = writeln!(io::stderr(), "lith: {}", one_line(&message));
-                ExitCode::FAILURE
-            }
-            Self::Refused(error) => Self::failed(error).report(),
+        let (kind, status) = match &self {
+            Self::Usage(_) => ("usage", 2),
+            Self::Failed(_) => ("failed", 1),
+            Self::Refused(error) => (error.kind().as_str(), 1),
+            Self::NoSuchKey(_) => ("no such key", 3),
             Self::Help(text) => {
                 let mut out = io::stdout();
-                match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+                return match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
                     Ok(()) => ExitCode::SUCCESS,
                     Err(error) => Self::output(&error).report(),
-                }
+                };
             }
-            Self::Unheard => ExitCode::SUCCESS,
-        }
+            Self::Unheard => return ExitCode::SUCCESS,
+        };
+        let message = one_line(&self.to_string());
+        say(
+            &message,
+            |message| json!({ "error": { "kind": kind, "status": status, "message": message } }),
+        );
+        ExitCode::from(status)
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(text) | Self::Failed(text) | Self::Help(text) => f.write_str(text),
+            Self::Usage(text) | Self::Failed(text) | Self::NoSuchKey(text) | Self::Help(text) => {
+                f.write_str(text)
+            }
             Self::Refused(error) => error.fmt(f),
             Self::Unheard => f.write_str("nobody reads the output"),
         }

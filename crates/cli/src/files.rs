@@ -1,110 +1,222 @@
-//! Reading and writing whole files that are not the database's.
+//! Reading and writing whole files that are not the database's, of any length in bounded memory.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
-use lithdb::env::{Clock, FileKind, Fs, OsClock, OsFs, write_all_at};
+use lithdb::env::{Clock, File, FileKind, Fs, OsClock, OsFs, read_up_to, write_all_at};
+use lithdb::{Position, Table};
+
+use crate::failure::Failure;
 
 /// The longest value.
 pub(crate) const MAX_VALUE_LEN: u64 = (1 << 32) - 2;
 
-/// Memory above this is given back after a large file.
-const KEEP: usize = 256 << 20;
+/// So much of a file is held in memory; what is longer is stored as it is read.
+pub(crate) const IN_MEMORY: usize = 32 << 20;
 
-/// The content of one file after another, in memory that is used again.
+/// A file or standard input, read from front to back.
+pub(crate) struct Input {
+    reader: Box<dyn Read>,
+    /// How long it was when it was opened; nobody knows of a pipe.
+    expected_len: u64,
+    failure: Option<io::Error>,
+}
+
+impl Input {
+    /// Opens what is at `path`: also a pipe.
+    ///
+    /// # Errors
+    /// What the file system says; `FileTooLarge` for one that is longer than a value can be.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let (file, metadata) = OsFs.reader(path)?;
+        if metadata.len_bytes > MAX_VALUE_LEN {
+            return Err(too_long());
+        }
+        Ok(Self { reader: Box::new(file), expected_len: metadata.len_bytes, failure: None })
+    }
+
+    /// Standard input.
+    pub(crate) fn standard() -> Self {
+        Self { reader: Box::new(io::stdin().lock()), expected_len: 0, failure: None }
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(room).inspect_err(|error| {
+            // Whoever reads through others must be able to tell this failure from theirs.
+            self.failure = Some(io::Error::new(error.kind(), error.to_string()));
+        })
+    }
+}
+
+fn too_long() -> io::Error {
+    let message = format!("longer than a value can be ({MAX_VALUE_LEN} bytes)");
+    io::Error::new(io::ErrorKind::FileTooLarge, message)
+}
+
+/// The beginnings of one input after another, in memory that is used again.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
     bytes: Vec<u8>,
 }
 
+/// What is to be stored: the beginning in memory, and where the rest comes from if that is not all.
+pub(crate) struct Content<'a> {
+    head: &'a [u8],
+    rest: Option<Input>,
+}
+
+/// Why a content was not stored.
+#[derive(Debug)]
+pub(crate) enum NotStored {
+    /// It cannot be read.
+    Input(io::Error),
+    /// The database said no, or could not.
+    Refused(lithdb::Error),
+}
+
 impl Buffer {
-    /// The whole content of what is at `path`, from front to back: also of a pipe.
+    /// Reads as much of `input` as is held in memory.
     ///
     /// # Errors
-    /// What the file system says; `FileTooLarge` for one that is longer than a value can be.
-    pub(crate) fn read(&mut self, path: &Path) -> io::Result<&[u8]> {
-        if self.bytes.len() > KEEP {
-            self.bytes = Vec::new();
-        }
-        let (mut file, metadata) = OsFs.reader(path)?;
-        let mut len = 0;
+    /// What the file system says; `OutOfMemory`.
+    pub(crate) fn begin(&mut self, mut input: Input) -> io::Result<Content<'_>> {
         // One byte more than expected: whoever gets it knows that the file has grown.
-        let mut wanted = metadata.len_bytes.saturating_add(1);
+        let mut wanted = usize::try_from(input.expected_len).map_or(IN_MEMORY, |len| len + 1);
+        let mut len = 0;
         loop {
-            if len as u64 > MAX_VALUE_LEN || wanted > MAX_VALUE_LEN + 1 {
-                return Err(io::Error::new(
-                    io::ErrorKind::FileTooLarge,
-                    format!("longer than a value can be ({MAX_VALUE_LEN} bytes)"),
-                ));
+            wanted = wanted.clamp(4096, IN_MEMORY);
+            if self.bytes.len() < wanted {
+                self.bytes.try_reserve_exact(wanted - self.bytes.len())?;
+                self.bytes.resize(wanted, 0);
             }
-            if self.bytes.len() < wanted as usize {
-                self.bytes.resize(wanted as usize, 0);
-            }
-            let room = self.bytes.get_mut(len..).unwrap_or_default();
-            let got = read_up_to(&mut file, room)?;
-            let is_over = got < room.len();
+            let room = self.bytes.get_mut(len..wanted).unwrap_or_default();
+            let (got, asked) = (read_up_to(&mut input, room)?, room.len());
             len += got;
-            if is_over {
-                return Ok(self.bytes.get(..len).unwrap_or_default());
+            if got < asked || len == IN_MEMORY {
+                let rest = (got == asked).then_some(input);
+                // What was read lies within what was asked for.
+                return Ok(Content { head: self.bytes.get(..len).unwrap_or_default(), rest });
             }
-            wanted = (2 * len as u64).clamp(4096, MAX_VALUE_LEN + 1).max(len as u64 + 1);
+            wanted = 2 * len;
+        }
+    }
+
+    /// The whole content of the file at `path`.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin); `FileTooLarge` for one that is not held in memory.
+    pub(crate) fn read(&mut self, path: &Path) -> io::Result<&[u8]> {
+        let Content { head, rest } = self.begin(Input::open(path)?)?;
+        match rest.map_or(Ok(0), |mut rest| read_up_to(&mut rest, &mut [0]))? {
+            0 => Ok(head),
+            _ => Err(io::Error::from(io::ErrorKind::FileTooLarge)),
         }
     }
 }
 
-/// Reads until `room` is full or the end is reached, and says how many bytes were read.
-fn read_up_to(file: &mut impl Read, room: &mut [u8]) -> io::Result<usize> {
-    let mut done = 0;
-    while let Some(rest) = room.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match file.read(rest) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+impl Content<'_> {
+    /// Stores it under `key`, and says where and how many bytes.
+    pub(crate) fn store(self, table: &Table, key: &[u8]) -> Result<(Position, u64), NotStored> {
+        let Self { head, rest } = self;
+        let Some(mut rest) = rest else {
+            let stored = table.put(key, head).map(|at| (at, head.len() as u64));
+            return stored.map_err(NotStored::Refused);
+        };
+        let expected_len = rest.expected_len;
+        let mut counted = Counted { inner: Cursor::new(head).chain(&mut rest), bytes: 0 };
+        let stored = table.put_from(key, expected_len, &mut counted);
+        let bytes = counted.bytes;
+        match (stored, rest.failure) {
+            (Ok(at), _) => Ok((at, bytes)),
+            (Err(_), Some(failure)) => Err(NotStored::Input(failure)),
+            (Err(error), None) => Err(NotStored::Refused(error)),
         }
     }
-    Ok(done)
 }
 
-/// Writes `bytes` as the whole content of what is at `path`, new or not. A regular file (also behind a link) has the old
-/// content or the new one, whole, whatever happens; a pipe or a device is written into.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Counts what is read through it.
+struct Counted<R> {
+    inner: R,
+    bytes: u64,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let got = self.inner.read(room)?;
+        self.bytes += got as u64;
+        Ok(got)
+    }
+}
+
+/// What gives a content to whoever writes it.
+pub(crate) type Give<'a> = &'a mut dyn FnMut(&mut dyn Write) -> Result<(), Failure>;
+
+/// Writes what `give` gives as the whole content of what is at `path`, new or not. A regular file (also behind a link) has the
+/// old content or the new one, whole, whatever happens; a pipe or a device is written into.
+pub(crate) fn write(path: &Path, give: Give<'_>) -> Result<(), Failure> {
+    let cannot = |error: io::Error| Failure::io(path.display(), &error);
     let found = match OsFs.describe(path) {
         Ok(metadata) => metadata.kind,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if OsFs.metadata(path).is_ok() {
-                let message = "a symbolic link that leads to nothing";
-                return Err(io::Error::new(io::ErrorKind::NotFound, message));
+            match OsFs.metadata(path) {
+                Ok(_) => {
+                    let message = "a symbolic link that leads to nothing";
+                    return Err(cannot(io::Error::new(io::ErrorKind::NotFound, message)));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(cannot(error)),
             }
-            return put_in_place(path, None, bytes);
+            return put_in_place(path, None, give);
         }
-        Err(error) => return Err(error),
+        Err(error) => return Err(cannot(error)),
     };
     match found {
         FileKind::File => {
-            let path = OsFs.canonicalize(path)?;
+            let path = OsFs.canonicalize(path).map_err(cannot)?;
             // One that may not be written may not be replaced either.
-            drop(OsFs.writer(&path)?);
-            put_in_place(&path, Some(&path), bytes)
+            drop(OsFs.writer(&path).map_err(cannot)?);
+            put_in_place(&path, Some(&path), give)
         }
-        FileKind::Dir => Err(io::Error::from(io::ErrorKind::IsADirectory)),
+        FileKind::Dir => Err(cannot(io::Error::from(io::ErrorKind::IsADirectory))),
         FileKind::Symlink | FileKind::Other => {
-            let mut target = OsFs.writer(path)?;
-            target.write_all(bytes)?;
-            target.flush()
+            let mut target = OsFs.writer(path).map_err(cannot)?;
+            give(&mut target)?;
+            target.flush().map_err(cannot)
         }
+    }
+}
+
+/// A file that is written from front to back.
+struct Appended<'a> {
+    file: &'a dyn File,
+    len: u64,
+}
+
+impl Write for Appended<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        write_all_at(self.file, bytes, self.len)?;
+        self.len += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 /// Writes a file beside `path`, with the permissions of the one before it, and renames it.
-fn put_in_place(path: &Path, before: Option<&Path>, bytes: &[u8]) -> io::Result<()> {
-    let beside = name_beside(path)?;
-    let file = OsFs.create_new(&beside)?;
+fn put_in_place(path: &Path, before: Option<&Path>, give: Give<'_>) -> Result<(), Failure> {
+    let cannot = |error: io::Error| Failure::io(path.display(), &error);
+    let beside = name_beside(path).map_err(cannot)?;
+    let file = OsFs.create_new(&beside).map_err(cannot)?;
     let done = before
         .map_or(Ok(()), |before| OsFs.copy_permissions(before, &beside))
-        .and_then(|()| write_all_at(&*file, bytes, 0))
-        .and_then(|()| file.sync_all())
-        .and_then(|()| OsFs.rename(&beside, path));
+        .map_err(cannot)
+        .and_then(|()| give(&mut Appended { file: &*file, len: 0 }))
+        .and_then(|()| file.sync_all().map_err(cannot))
+        .and_then(|()| OsFs.rename(&beside, path).map_err(cannot));
     if done.is_err() {
         // What went wrong with the content says more than that something stays behind.
         let _ = OsFs.remove_file(&beside);
@@ -121,16 +233,32 @@ fn name_beside(path: &Path) -> io::Result<PathBuf> {
 mod tests {
     use super::*;
 
+    fn put(path: &Path, content: &[u8]) -> Result<(), Failure> {
+        write(path, &mut |out| out.write_all(content).map_err(|e| Failure::io("give", &e)))
+    }
+
     #[test]
     fn files_of_any_length_are_read_whole_one_after_the_other() {
         let dir = tempfile::tempdir().unwrap();
         let mut buffer = Buffer::default();
-        for len in [100_000, 0, 1, 4096] {
+        for len in [100_000, 0, 1, 4096, IN_MEMORY] {
             let path = dir.path().join(len.to_string());
             let content: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
-            write(&path, &content).unwrap();
-            assert_eq!(buffer.read(&path).unwrap(), content);
+            put(&path, &content).unwrap();
+            assert!(buffer.read(&path).unwrap() == content, "{len}");
         }
+    }
+
+    #[test]
+    fn long_file_is_not_held_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("long");
+        OsFs.create_new(&path).unwrap().set_len(IN_MEMORY as u64 + 1).unwrap();
+        let mut buffer = Buffer::default();
+        let content = buffer.begin(Input::open(&path).unwrap()).unwrap();
+        assert_eq!((content.head.len(), content.rest.is_some()), (IN_MEMORY, true));
+        assert_eq!(buffer.bytes.len(), IN_MEMORY);
+        assert_eq!(buffer.read(&path).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
     }
 
     #[test]
@@ -144,10 +272,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("long");
         OsFs.create_new(&path).unwrap().set_len(MAX_VALUE_LEN + 1).unwrap();
-        let mut buffer = Buffer::default();
-        let error = buffer.read(&path).unwrap_err();
+        let error = Input::open(&path).map(|_| ()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
-        assert!(buffer.bytes.is_empty());
     }
 
     #[test]
@@ -155,8 +281,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink("nowhere", &link).unwrap();
-        assert!(write(&link, b"").unwrap_err().to_string().contains("leads to nothing"));
-        assert_eq!(write(dir.path(), b"").unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        assert!(put(&link, b"").unwrap_err().to_string().contains("leads to nothing"));
+        assert!(put(dir.path(), b"").unwrap_err().to_string().contains("directory"));
+    }
+
+    #[test]
+    fn content_that_fails_half_way_leaves_the_old_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        put(&path, b"old").unwrap();
+        let failed = write(&path, &mut |out| {
+            out.write_all(b"half").map_err(|e| Failure::io("give", &e))?;
+            Err(Failure::failed("gone"))
+        });
+        assert!(failed.unwrap_err().to_string().contains("gone"));
+        assert_eq!(Buffer::default().read(&path).unwrap(), b"old");
+        assert_eq!(OsFs.list(dir.path()).unwrap().len(), 1);
     }
 
     #[test]
@@ -164,13 +304,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
         for content in [&b"a long content"[..], b"short", b""] {
-            write(&path, content).unwrap();
+            put(&path, content).unwrap();
             assert_eq!(Buffer::default().read(&path).unwrap(), content);
         }
-        write(Path::new("/dev/null"), b"anything").unwrap();
+        put(Path::new("/dev/null"), b"anything").unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink("out", &link).unwrap();
-        write(&link, b"behind a link").unwrap();
+        put(&link, b"behind a link").unwrap();
         assert_eq!(Buffer::default().read(&path).unwrap(), b"behind a link");
         assert_eq!(OsFs.metadata(&link).unwrap().kind, FileKind::Symlink);
         // Nothing stays beside them.

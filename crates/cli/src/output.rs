@@ -2,13 +2,23 @@
 
 use std::fmt;
 use std::io::{self, BufWriter, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lithdb::env::UnixMillis;
 use serde::Serialize;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use crate::failure::Failure;
+
+/// Text for people is broken into lines of so many columns, unless COLUMNS says otherwise.
+const COLUMNS: usize = 80;
+
+/// The largest whole number that JavaScript holds exactly; so many bits has the mantissa of a double.
+const MAX_EXACT: u64 = (1 << 53) - 1;
+
+/// Numbers that are names: strings whatever their value, so that their type does not depend on it.
+const IDS: [&str; 4] = ["database_id", "table_id", "salt", "epoch"];
 
 /// What standard output is to a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +34,7 @@ pub(crate) struct Output {
     out: BufWriter<io::Stdout>,
     is_json: bool,
     purpose: Purpose,
+    columns: usize,
     /// The first failure of a report: nothing was written after it.
     failed: Option<io::Error>,
 }
@@ -32,7 +43,11 @@ impl Output {
     /// Standard output, for a program (`is_json`) or for people.
     pub(crate) fn new(is_json: bool, purpose: Purpose) -> Self {
         let out = BufWriter::with_capacity(64 << 10, io::stdout());
-        Self { out, is_json, purpose, failed: None }
+        let columns = std::env::var("COLUMNS").map_or(COLUMNS, |typed| {
+            // Whatever else is in it is not about us.
+            typed.parse().ok().filter(|columns| *columns >= 20).unwrap_or(COLUMNS)
+        });
+        Self { out, is_json, purpose, columns, failed: None }
     }
 
     /// Whether a program reads this.
@@ -40,12 +55,19 @@ impl Output {
         self.is_json
     }
 
-    /// A line for people; a program does not see it.
-    pub(crate) fn text(&mut self, line: impl fmt::Display) -> Result<(), Failure> {
+    /// Lines for people; a program does not see them. Those of a report are broken between words to fit the terminal; those
+    /// of a result are one for each record.
+    pub(crate) fn text(&mut self, lines: impl fmt::Display) -> Result<(), Failure> {
         if self.is_json {
             return Ok(());
         }
-        self.write(|out| writeln!(out, "{line}"))
+        match self.purpose {
+            Purpose::Result => self.write(|out| writeln!(out, "{lines}")),
+            Purpose::Report => {
+                let lines = wrapped(&lines.to_string(), self.columns);
+                self.write(|out| writeln!(out, "{lines}"))
+            }
+        }
     }
 
     /// A JSON document on one line, for a program; people do not see it. What cannot be a document is not begun.
@@ -53,7 +75,7 @@ impl Output {
         if !self.is_json {
             return Ok(());
         }
-        let mut line = serde_json::to_vec(document).map_err(not_json)?;
+        let mut line = serde_json::to_vec(&exact(to_json(document)?)).map_err(not_json)?;
         line.push(b'\n');
         self.write(|out| out.write_all(&line))
     }
@@ -112,9 +134,76 @@ fn not_json(error: serde_json::Error) -> Failure {
     Failure::failed(format_args!("expected an answer that can be JSON: {error}"))
 }
 
+/// The document with every number that JavaScript would round as a string.
+fn exact(mut document: Json) -> Json {
+    make_exact(&mut document, false);
+    document
+}
+
+fn make_exact(document: &mut Json, is_id: bool) {
+    match document {
+        Json::Number(number) => {
+            let is_rounded = number.as_u64().is_some_and(|n| n > MAX_EXACT)
+                || number.as_i64().is_some_and(|n| n.unsigned_abs() > MAX_EXACT);
+            if is_id || is_rounded {
+                *document = Json::String(number.to_string());
+            }
+        }
+        Json::Array(elements) => elements.iter_mut().for_each(|each| make_exact(each, is_id)),
+        Json::Object(fields) => {
+            fields.iter_mut().for_each(|(name, value)| {
+                make_exact(value, IDS.contains(&name.as_str()));
+            });
+        }
+        Json::Null | Json::Bool(_) | Json::String(_) => {}
+    }
+}
+
+/// `text` with its lines broken between words so that none has more columns, if its words let it. What is broken goes on
+/// deeper than it began.
+fn wrapped(text: &str, columns: usize) -> String {
+    let mut lines = Vec::new();
+    for line in text.split('\n') {
+        let begins = line.len() - line.trim_start().len();
+        let deeper = " ".repeat((begins + 4).min(columns / 2));
+        let (mut broken, mut len, mut is_begun) = (String::new(), 0, false);
+        // A piece is a word with the blanks behind it.
+        for piece in line.split_inclusive(' ') {
+            let word = piece.trim_end().chars().count();
+            if is_begun && word > 0 && len + word > columns {
+                lines.push(std::mem::replace(&mut broken, deeper.clone()));
+                len = deeper.len();
+            }
+            is_begun |= word > 0;
+            broken.push_str(piece);
+            len += piece.chars().count();
+        }
+        lines.push(broken);
+    }
+    let trimmed: Vec<&str> = lines.iter().map(|line| line.trim_end()).collect();
+    trimmed.join("\n")
+}
+
+/// Whether standard error is for a program.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// From here on errors and remarks are JSON, or not.
+pub(crate) fn say_in_json(is_json: bool) {
+    IS_JSON.store(is_json, Ordering::Relaxed);
+}
+
+/// A line on standard error: `message` for people, or what `document` makes of it for programs.
+pub(crate) fn say(message: &str, document: impl FnOnce(&str) -> Json) {
+    // Where standard error is closed there is nobody left to tell.
+    let _ = match IS_JSON.load(Ordering::Relaxed) {
+        true => writeln!(io::stderr(), "{}", document(message)),
+        false => writeln!(io::stderr(), "lith: {message}"),
+    };
+}
+
 /// A remark on standard error: neither an error nor part of the answer.
 pub(crate) fn remark(line: impl fmt::Display) {
-    let _ = writeln!(io::stderr(), "lith: {line}");
+    say(&line.to_string(), |message| json!({ "note": message }));
 }
 
 /// A number of bytes: `512 B`, `1.5 KiB`, `2.0 GiB`.
@@ -218,6 +307,29 @@ mod tests {
         let mut out = Output::new(true, Purpose::Report);
         assert!(matches!(out.json(&path), Err(Failure::Failed(_))));
         Output::new(false, Purpose::Report).document(|| panic!("not asked for")).unwrap();
+    }
+
+    #[test]
+    fn numbers_that_javascript_would_round_are_strings() {
+        let document = json!({
+            "records": MAX_EXACT, "bytes": [MAX_EXACT + 1, u64::MAX], "below": i64::MIN,
+            "table_id": 7, "epoch": u64::MAX, "seconds": 0.5, "none": null,
+        });
+        let expected = json!({
+            "records": MAX_EXACT, "bytes": ["9007199254740992", "18446744073709551615"],
+            "below": "-9223372036854775808", "table_id": "7", "epoch": "18446744073709551615",
+            "seconds": 0.5, "none": null,
+        });
+        assert_eq!(exact(document), expected);
+    }
+
+    #[test]
+    fn lines_are_broken_between_words_and_go_on_deeper() {
+        assert_eq!(wrapped("fits\n\n  as it is", 10), "fits\n\n  as it is");
+        assert_eq!(wrapped("  one two three four", 12), "  one two\n      three\n      four");
+        assert_eq!(wrapped("a  column   of one", 11), "a  column\n    of one");
+        assert_eq!(wrapped("/a/long/path tail", 8), "/a/long/path\n    tail");
+        assert_eq!(wrapped("größe größe", 11), "größe größe");
     }
 
     #[test]

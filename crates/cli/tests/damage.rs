@@ -131,6 +131,100 @@ fn repair_shows_the_loss_and_takes_it_only_when_it_is_accepted() {
     bench.lith_with(&["put", "t", "l"], b"v").ok();
 }
 
+#[test]
+fn repair_that_loses_nothing_needs_no_consent() {
+    let bench = two_segments();
+    let metadata = file(&bench, "1.metadata");
+    OsFs.remove_file(&metadata).unwrap();
+    assert!(bench.lith(&["info"]).failed().contains("1.metadata"));
+    assert!(bench.lith(&["verify"]).failed_with("see lith repair").contains("1.metadata"));
+    let shown = bench.lith(&["repair", "--dry-run"]).ok();
+    assert!(shown.contains("a repair loses nothing") && shown.contains("nothing was changed"));
+    assert!(OsFs.metadata(&metadata).is_err());
+    let told = bench.lith(&["repair", "--json"]).json();
+    assert_eq!((&told["applied"], &told["left"]), (&json!(true), &json!([])));
+    assert_eq!(told["report"]["tables"][0]["lost_keys"], 0);
+    bench.lith(&["verify"]).ok();
+    assert_eq!(bench.lith(&["scan", "t"]).ok().lines().count(), 11);
+    assert_eq!(bench.lith(&["repair"]).ok(), "nothing to repair\n");
+}
+
+#[test]
+fn repair_of_tables_with_and_without_loss_does_the_latter() {
+    let bench = two_segments();
+    put_into(&bench, &["z"]);
+    flip(&file(&bench, "1.keys"), 400);
+    OsFs.remove_file(&bench.db().join("z/segments/1.metadata")).unwrap();
+    let run = bench.lith(&["repair", "--json"]);
+    assert!(run.failed().contains("not repaired: t; --accept-loss"), "{run:?}");
+    let told: serde_json::Value = serde_json::from_str(&run.text()).unwrap();
+    assert_eq!((&told["applied"], &told["left"]), (&json!(true), &json!(["t"])));
+    assert_eq!(told["report"]["tables"][0]["table"], "z");
+    bench.lith(&["verify", "z"]).ok();
+    bench.lith(&["verify", "t"]).failed();
+    bench.lith(&["repair", "--accept-loss"]).ok();
+    bench.lith(&["verify"]).ok();
+}
+
+#[test]
+fn repair_of_a_lost_state_says_what_it_did() {
+    let bench = two_segments();
+    OsFs.remove_file(&bench.db().join("t/table.state")).unwrap();
+    for args in [&["info"][..], &["verify"], &["get", "t", "a"]] {
+        assert!(bench.lith(args).failed().contains("lith repair"), "{args:?}");
+    }
+    let run = bench.lith(&["repair"]);
+    assert!(run.failed().contains("not repaired: t; --accept-loss"), "{run:?}");
+    assert!(run.words().contains("its TTL is not known any more"), "{run:?}");
+    let words = bench.lith(&["repair", "--accept-loss"]).words();
+    assert!(words.contains("table t: table.state and 0 segments repaired"), "{words}");
+    assert!(!words.contains("nothing to repair"), "{words}");
+    bench.lith(&["verify"]).ok();
+    assert_eq!(bench.lith(&["scan", "t"]).ok().lines().count(), 11);
+}
+
+#[test]
+fn lost_table_directory_is_one_account_in_every_command() {
+    let bench = Bench::new();
+    let roots = [bench.path("r0"), bench.path("r1")];
+    let on = |args: &[&str]| {
+        let mut command = support::lith();
+        command.args(args).arg("--db").arg(&roots[0]).arg("--db").arg(&roots[1]);
+        support::run(command, b"")
+    };
+    for (n, lost) in [(0, "t"), (1, "t"), (0, "t/segments"), (1, "t/segments")] {
+        for root in &roots {
+            std::process::Command::new("rm").arg("-rf").arg(root).status().unwrap();
+        }
+        let db = lithdb::Db::open_with(lithdb::DbOptions::new(&roots), support::alone()).unwrap();
+        for name in ["t", "u"] {
+            let table = db.table(name, Default::default()).unwrap();
+            for key in 0..20u8 {
+                table.put(&[key], &[key; 3_000]).unwrap();
+            }
+            table.seal().unwrap();
+            table.put(b"last", &[9; 3_000]).unwrap();
+        }
+        db.close().unwrap();
+        let gone = roots[n].join(lost);
+        std::process::Command::new("rm").arg("-rf").arg(&gone).status().unwrap();
+        let said = on(&["info"]).failed();
+        assert!(said.contains("table t"), "{said}");
+        let run = on(&["verify"]);
+        run.failed();
+        let words = run.words();
+        assert!(words.contains("this directory is gone"), "{words}");
+        assert!(words.contains("table u: sound"), "{words}");
+        let run = on(&["repair"]);
+        assert!(run.failed().contains("not repaired: t; --accept-loss"), "{run:?}");
+        assert!(run.words().contains("is gone, and created anew"), "{run:?}");
+        on(&["repair", "--accept-loss"]).ok();
+        on(&["verify"]).ok();
+        assert_eq!(on(&["repair"]).ok(), "nothing to repair\n");
+        assert_eq!(on(&["get", "u", "last"]).output.stdout, [9; 3_000]);
+    }
+}
+
 /// Makes a table into something of which nothing can be said: its segments are not to be listed.
 fn hide_segments(bench: &Bench, table: &str) {
     let segments = bench.db().join(table).join("segments");

@@ -83,6 +83,30 @@ fn output_that_cannot_be_written_is_a_failure() {
     }
 }
 
+#[test]
+fn reports_and_help_fit_80_columns() {
+    let bench = damaged();
+    let fits = |run: &Run| {
+        let text = run.text();
+        for line in text.lines() {
+            // A path is not broken.
+            let words = line.split_whitespace().count();
+            assert!(line.chars().count() <= 80 || words == 1, "{line}");
+        }
+        assert!(!text.is_empty());
+    };
+    for args in [&["verify"][..], &["repair"], &["info"], &["gc"], &["rebuild-keymap"]] {
+        fits(&bench.lith(args));
+    }
+    fits(&bench.lith(&["repair", "--accept-loss"]));
+    fits(&bench.lith(&["info"]));
+    let commands = ["info", "put", "get", "scan", "load", "verify", "gc", "dump", "repair"];
+    for command in commands.iter().chain(&["rollback", "rebuild-keymap", "tour"]) {
+        fits(&bench.lith(&[command, "--help"]));
+    }
+    fits(&bench.lith(&["--help"]));
+}
+
 /// A database in a directory whose name is not UTF-8.
 fn oddly_named(bench: &Bench) -> PathBuf {
     let root = bench.dir.path().join(OsStr::from_bytes(b"r\xff"));

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 
 use serde_json::json;
-use support::{Bench, bare, lith, read, run};
+use support::{Bench, Run, bare, lith, read, run};
 
 #[test]
 fn put_creates_only_what_it_was_asked_to() {
@@ -62,14 +62,52 @@ fn get_answers_a_program_in_json() {
 }
 
 #[test]
-fn a_key_that_is_not_there_is_a_failure_and_leaves_no_file() {
+fn absent_key_has_a_status_of_its_own_and_leaves_no_file() {
     let bench = Bench::with(&[("k", b"v")]);
     let out = bench.path("out");
-    let said = bench.lith(&["get", "t", "0x00ff", "-o", out.to_str().unwrap()]).failed();
+    let said = bench.lith(&["get", "t", "0x00ff", "-o", out.to_str().unwrap()]).no_such_key();
     assert_eq!(said, "lith: not found: key 0x00ff in table t\n");
     assert!(lithdb::env::Fs::metadata(&lithdb::env::OsFs, &out).is_err());
+    let told = bench.lith(&["get", "t", "absent", "--json"]).failed_in_json(3);
+    assert_eq!(told["kind"], "no such key");
     let said = bench.lith(&["get", "nothing", "k"]).failed();
     assert!(said.contains("table nothing"), "{said}");
+}
+
+#[test]
+fn failures_are_json_where_answers_are() {
+    let bench = Bench::with(&[("k", b"v")]);
+    let told = bench.lith(&["get", "nothing", "k", "--json"]).failed_in_json(1);
+    assert_eq!(told["kind"], "missing");
+    assert!(told["message"].as_str().unwrap().contains("table nothing"), "{told}");
+    // A line that makes no sense, too, wherever it asks.
+    for args in [&["--json", "get", "t"][..], &["scam", "--json"], &["get", "t", "0xz", "--json"]] {
+        assert_eq!(bench.lith(args).failed_in_json(2)["kind"], "usage", "{args:?}");
+    }
+    let mut command = lith();
+    command.arg("--db").arg(bench.db()).args(["get", "t", "--", "--json"]);
+    assert!(run(command, b"").no_such_key().starts_with("lith: not found: key --json"));
+    let damaged = bench.db().join("t/segments/1.keys");
+    support::flip(&damaged, 10);
+    let told = bench.lith(&["info", "--json"]).failed_in_json(1);
+    assert_eq!(told["kind"], "corrupt");
+    assert!(told["message"].as_str().unwrap().contains("1.keys"), "{told}");
+}
+
+#[test]
+fn ids_are_strings_and_positions_have_one_form() {
+    let bench = Bench::with(&[("k", b"v"), ("l", b"w")]);
+    bench.prepare(|db| db.existing_table("t").unwrap().seal().unwrap());
+    let lines = bench.lith(&["dump", "t", "--json"]).json_lines();
+    let header = lines.iter().find(|line| line["line"] == "key_header").unwrap();
+    for id in ["table_id", "salt"] {
+        assert!(header[id].as_str().unwrap().parse::<u64>().is_ok(), "{id}: {header}");
+    }
+    let scanned = bench.lith(&["scan", "t", "--json"]).json_lines();
+    let to = ["rollback", "--through-key", "k", "--dry-run", "--json"];
+    let plan = bench.lith(&to).json();
+    assert!(plan["plan"]["database_id"].is_string(), "{plan}");
+    assert_eq!(plan["plan"]["tables"][0]["boundary"]["position"], scanned[0]["position"]);
 }
 
 #[test]
@@ -111,7 +149,7 @@ fn scan_goes_either_way_from_anywhere_up_to_a_limit() {
     assert_eq!(keys(&bench, &["--from", "a", "--rev"]), ["a", "c", "a", "d"]);
     assert_eq!(keys(&bench, &["--from", "a", "--rev", "--limit", "2"]), ["a", "c"]);
     for rev in [&["--rev"][..], &[]] {
-        let said = bench.lith(&[&["scan", "t", "--from", "nowhere"], rev].concat()).failed();
+        let said = bench.lith(&[&["scan", "t", "--from", "nowhere"], rev].concat()).no_such_key();
         assert!(said.contains("nowhere"), "{said}");
     }
 }
@@ -250,5 +288,38 @@ fn help_says_what_each_command_does() {
         assert!(help.contains(does), "{does} in {help}");
     }
     let help = bare(&["repair", "--help"]).ok();
-    assert!(help.starts_with("Show what would have to be given up"), "{help}");
+    assert!(help.starts_with("Make a damaged database open again"), "{help}");
+}
+
+/// Runs `lith` with no more than so many KiB of addresses.
+fn confined(bench: &Bench, kib: u64, args: &[&str]) -> Run {
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -v \"$0\" && exec \"$@\""]).arg(kib.to_string());
+    command.arg(env!("CARGO_BIN_EXE_lith")).env_remove("RUST_LOG");
+    // Addresses that malloc sets aside for each thread are no memory.
+    command.env("MALLOC_ARENA_MAX", "1").args(args).arg("--pread").arg("--db").arg(bench.db());
+    run(command, b"")
+}
+
+#[test]
+fn long_values_go_in_and_out_in_bounded_memory() {
+    const MIB: u64 = 1 << 20;
+    let bench = Bench::with(&[]);
+    let long = bench.write("tree/long", b"begin");
+    let file = lithdb::env::Fs::open(&lithdb::env::OsFs, &long, lithdb::env::OpenMode::ReadWrite);
+    lithdb::env::write_all_at(&*file.unwrap(), b"end", 200 * MIB).unwrap();
+    let (long, out) = (long.to_str().unwrap(), bench.path("out"));
+    // Less than the value has, for the program and everything that it does.
+    let kib = 190 << 10;
+    let answer = confined(&bench, kib, &["put", "t", "put", long, "--json"]).json();
+    assert_eq!(answer["bytes"], 200 * MIB + 3);
+    let tree = bench.path("tree");
+    confined(&bench, kib, &["load", "t", tree.to_str().unwrap()]).ok();
+    for key in ["put", "long"] {
+        confined(&bench, kib, &["get", "t", key, "-o", out.to_str().unwrap()]).ok();
+        let same = std::process::Command::new("cmp").arg(long).arg(&out).status().unwrap();
+        assert!(same.success());
+    }
+    let said = confined(&bench, kib, &["get", "t", "put", "--json"]).failed();
+    assert!(said.contains("--output"), "{said}");
 }

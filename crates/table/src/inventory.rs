@@ -36,11 +36,6 @@ impl FoundFiles {
         self.leftovers.iter().chain(self.values.values()).chain(&self.metadata).chain(&self.keys)
     }
 
-    /// All files but replacements that were not finished.
-    pub(crate) fn named(&self) -> impl Iterator<Item = &PathBuf> {
-        self.values.values().chain(&self.metadata).chain(&self.keys)
-    }
-
     /// Whether there is nothing but replacements that were not finished. They prove nothing.
     pub(crate) fn is_leftover(&self) -> bool {
         self.all().count() == self.leftovers.len()

@@ -170,15 +170,19 @@ impl ChainWalk<'_> {
     /// No id above the highest one that the state knows was ever given to a file.
     fn require_known(&self, live: &[(&SegmentId, &FoundFiles)]) -> Result<()> {
         let highest = self.state.highest_id;
-        let mut above = live.iter().filter(|(id, _)| **id > highest).flat_map(|(_, f)| f.named());
-        let Some(path) = above.next() else { return Ok(()) };
-        Err(Error::new(
-            ErrorKind::Corrupt,
-            format!(
-                "{}: expected no segment above {highest}, as table.state says: that is older than the segments; bring the newest one back, or see `lith repair`",
-                path.display()
-            ),
-        ))
+        let above = live.iter().filter(|(id, _)| **id > highest);
+        for path in
+            above.flat_map(|(_, found)| found.all().filter(|path| !found.leftovers.contains(path)))
+        {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "{}: expected no segment above {highest}, as table.state says: that is older than the segments; bring the newest one back, or see `lith repair`",
+                    path.display()
+                ),
+            ));
+        }
+        Ok(())
     }
 
     /// Gives up an id in which nothing was acknowledged. A roll-over begins only when the one before is done, and what was

@@ -1,15 +1,21 @@
 //! `lith gc`: one collection now, by the TTL that each table recorded. `--json`: `{"tables":[{"table":…,
-//! "collected":{"segments":…,"keys":…,"bytes":…},"sealed":…,"held_seconds":…}]}`.
+//! "collected":{"segments":…,"keys":…,"bytes":…},"sealed":…,"held_seconds":…}]}`; a table whose filter was not asked has
+//! `"filtered":true` instead, one that failed its `error`.
 
 use std::time::Duration;
 
-use lithdb::{ErrorKind, GcReport, Table, Upkeep};
-use serde_json::json;
+use lithdb::{Db, ErrorKind, GcReport, Table, Upkeep};
+use serde_json::{Value as Json, json};
 
 use crate::args::parse_table;
 use crate::database::{Command, existing_table, names};
 use crate::failure::Failure;
 use crate::output::{count, counted, duration, remark, size};
+
+/// A table that could not be collected, and why.
+type Refused = (String, lithdb::Error);
+
+const FILTERED: &str = "the application keeps values by a GC filter, which cannot be asked here; --force goes by the TTL alone";
 
 /// The arguments of `lith gc`.
 #[derive(Debug, clap::Args)]
@@ -25,57 +31,89 @@ pub(crate) struct Args {
     accept_clock: bool,
 }
 
-/// Collects what has expired.
+/// What became of the tables from which nothing was collected, and why.
+#[derive(Default)]
+struct Left {
+    filtered: Vec<String>,
+    held: Vec<String>,
+    failed: Vec<Refused>,
+}
+
+/// Collects what has expired, table by table: one that cannot be collected does not keep the others from it.
 pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let db = command.open()?;
-    let mut tables = Vec::new();
+    let (mut answers, mut left) = (Vec::new(), Left::default());
     for name in names(&db, args.table.as_deref())? {
-        tables.push((existing_table(&db, &name)?, name));
-    }
-    // All are looked at before anything is collected.
-    let filtered: Vec<&str> = tables
-        .iter()
-        .filter(|(table, _)| !args.force && table.has_gc_filter())
-        .map(|(_, name)| name.as_str())
-        .collect();
-    if !filtered.is_empty() {
-        return Err(Failure::failed(format_args!(
-            "{}: the application keeps values by a GC filter, which cannot be asked here; nothing was collected \
-             (--force goes by the TTL alone, or name another table)",
-            filtered.join(", ")
-        )));
-    }
-    let (mut answers, mut held) = (Vec::new(), Vec::new());
-    for (table, name) in &tables {
-        if args.accept_clock {
-            table.accept_clock()?;
+        match collect_from(args, &db, &name, command, &mut left) {
+            Ok(answer) => answers.push(answer),
+            Err(Failure::Refused(error)) => {
+                command.out.text(format_args!("{name}: {error}"))?;
+                answers.push(json!({ "table": name, "error": error.to_string() }));
+                left.failed.push((name, error));
+            }
+            Err(failure) => return Err(failure),
         }
-        let (report, sealed) = collect(args, table)?;
-        let has_ttl = table.stats().ttl.is_some();
-        command.out.text(format_args!("{name}: {}", describe(&report, has_ttl, sealed)))?;
-        if report.held_for.is_some() {
-            held.push(name.as_str());
-        }
-        answers.push(json!({
-            "table": name,
-            "collected": {
-                "segments": report.segments,
-                "keys": report.records,
-                "bytes": report.bytes,
-            },
-            "sealed": sealed,
-            "held_seconds": report.held_for.map(|held| held.as_secs_f64()),
-        }));
     }
-    db.close()?;
+    let closed = db.close();
     command.out.json(&json!({ "tables": answers }))?;
-    if held.is_empty() {
-        return Ok(());
+    closed?;
+    left.verdict()
+}
+
+fn collect_from(
+    args: &Args,
+    db: &Db,
+    name: &str,
+    command: &mut Command,
+    left: &mut Left,
+) -> Result<Json, Failure> {
+    let table = existing_table(db, name)?;
+    if table.has_gc_filter() && !args.force {
+        command.out.text(format_args!("{name}: not collected, {FILTERED}"))?;
+        left.filtered.push(name.to_owned());
+        return Ok(json!({ "table": name, "filtered": true }));
     }
-    Err(Failure::failed(format_args!(
-        "{}: the wall clock has jumped, nothing was collected; if it is right, say --accept-clock",
-        held.join(", ")
-    )))
+    if args.accept_clock {
+        table.accept_clock()?;
+    }
+    let (report, sealed) = collect(args, &table)?;
+    let has_ttl = table.stats().ttl.is_some();
+    command.out.text(format_args!("{name}: {}", describe(&report, has_ttl, sealed)))?;
+    if report.held_for.is_some() {
+        left.held.push(name.to_owned());
+    }
+    Ok(json!({
+        "table": name,
+        "collected": {
+            "segments": report.segments,
+            "keys": report.records,
+            "bytes": report.bytes,
+        },
+        "sealed": sealed,
+        "held_seconds": report.held_for.map(|held| held.as_secs_f64()),
+    }))
+}
+
+impl Left {
+    /// The verdict.
+    fn verdict(&self) -> Result<(), Failure> {
+        // Alone, an error keeps its kind.
+        if let ([(_, error)], [], []) = (&self.failed[..], &self.filtered[..], &self.held[..]) {
+            return Err(error.clone().into());
+        }
+        let failed: Vec<&str> = self.failed.iter().map(|(name, _)| name.as_str()).collect();
+        let parts = [
+            (failed.join(", "), "could not be collected"),
+            (self.filtered.join(", "), FILTERED),
+            (
+                self.held.join(", "),
+                "the wall clock has jumped, nothing was collected; if it is right, say --accept-clock",
+            ),
+        ];
+        let told = parts.iter().filter(|(names, _)| !names.is_empty());
+        let told: Vec<String> = told.map(|(names, what)| format!("{names}: {what}")).collect();
+        if told.is_empty() { Ok(()) } else { Err(Failure::failed(told.join("; "))) }
+    }
 }
 
 /// Collects, and seals a mutable segment that is old enough: unsealed, its values would never expire. Collecting first makes

@@ -1,8 +1,10 @@
 //! `lith get`: one value, byte for byte. `--json`: `{"table":…,"key":…,"bytes":…,"value":…}`, the value as text, or as
 //! `0x` and hex digits if it is not UTF-8 (or text that begins with `0x`); with `--output` its path as `output` instead of the value.
 
+use std::io;
 use std::path::PathBuf;
 
+use lithdb::Table;
 use serde::Serialize;
 
 use crate::args::parse_table;
@@ -10,6 +12,10 @@ use crate::database::{Command, existing_table};
 use crate::failure::Failure;
 use crate::files;
 use crate::keys::{self, Key};
+use crate::output::size;
+
+/// The longest value that is shown in JSON, where it is in memory several times.
+const MOST_IN_JSON: usize = 64 << 20;
 
 /// The arguments of `lith get`.
 #[derive(Debug, clap::Args)]
@@ -29,30 +35,69 @@ pub(crate) struct Args {
 struct Answer<'a> {
     table: &'a str,
     key: String,
-    bytes: usize,
+    bytes: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<String>,
 }
 
-/// Writes one value out.
+/// Writes one value out, piece by piece.
 pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let db = command.open_read_only()?;
     let table = existing_table(&db, &args.table)?;
-    let key = keys::show(&args.key.0);
-    let Some(value) = table.get(&args.key.0)? else {
-        return Err(Failure::failed(format_args!("not found: key {key} in table {}", args.table)));
+    let mut answer = Answer {
+        table: &args.table,
+        key: keys::show(&args.key.0),
+        bytes: 0,
+        value: None,
+        output: None,
     };
-    let mut answer =
-        Answer { table: &args.table, key, bytes: value.len(), value: None, output: None };
     if let Some(path) = &args.output {
-        files::write(path, &value).map_err(|e| Failure::io(path.display(), &e))?;
+        let cannot = |error: io::Error| Failure::io(path.display(), &error);
+        files::write(path, &mut |out| {
+            answer.bytes = give(args, &table, &mut |piece| out.write_all(piece).map_err(cannot))?;
+            Ok(())
+        })?;
         answer.output = Some(path.display().to_string());
     } else if command.out.is_json() {
+        let mut value = Vec::new();
+        answer.bytes = give(args, &table, &mut |piece| {
+            if value.len() + piece.len() > MOST_IN_JSON {
+                return Err(Failure::failed(format_args!(
+                    "expected a value of at most {} in JSON, found a longer one; --output writes it to a file",
+                    size(MOST_IN_JSON as u64)
+                )));
+            }
+            value.extend_from_slice(piece);
+            Ok(())
+        })?;
         answer.value = Some(keys::show_value(&value));
     } else {
-        command.out.raw(&value)?;
+        let out = &mut command.out;
+        give(args, &table, &mut |piece| out.raw(piece))?;
     }
     command.out.json(&answer)
+}
+
+/// Gives the value to `each`, and says how long it is.
+fn give(
+    args: &Args,
+    table: &Table,
+    each: &mut dyn FnMut(&[u8]) -> Result<(), Failure>,
+) -> Result<u32, Failure> {
+    // What stops it from within must come out as what it was.
+    let mut stopped = None;
+    let given = table.get_in_pieces(&args.key.0, &mut |piece| {
+        each(piece).map_err(|failure| {
+            stopped = Some(failure);
+            lithdb::Error::new(lithdb::ErrorKind::Cancelled, "output")
+        })
+    });
+    match (given, stopped) {
+        (_, Some(failure)) => Err(failure),
+        (Ok(None), None) => Err(Failure::no_such_key(&args.key.0, &args.table)),
+        (Ok(Some(len)), None) => Ok(len),
+        (Err(error), None) => Err(error.into()),
+    }
 }

@@ -1,10 +1,11 @@
-//! `lith info`: what can be said of tables in numbers. `--json`: `{"roots":[…],"tables":[…]}`; bytes, seconds, and
-//! times in milliseconds since 1970 are numbers, keys are as everywhere.
+//! `lith info`: what can be said of tables in numbers. `--json`: `{"roots":[…],"tables":[…],"refused":[…]}`; bytes, seconds,
+//! and times in milliseconds since 1970 are numbers, keys are as everywhere. A table that does not open is in `refused`, with
+//! its `error`.
 
 use lithdb::env::{Clock, OsClock};
 use lithdb::{Db, TableStats};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use crate::args::parse_table;
 use crate::database::{Command, existing_table, names};
@@ -48,22 +49,20 @@ struct TableInfo {
 pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let db = command.open_read_only()?;
     let names = names(&db, args.table.as_deref())?;
-    let mut tables = Vec::new();
-    let mut last_failure: Option<Failure> = None;
+    let (mut tables, mut refused) = (Vec::new(), Vec::new());
     for (index, name) in names.iter().enumerate() {
+        if index > 0 {
+            command.out.text("")?;
+        }
         match describe(&db, name) {
             Ok((info, stats)) => {
-                if index > 0 {
-                    command.out.text("")?;
-                }
                 show(command, &info, &stats)?;
                 tables.push(info);
             }
             // One that is damaged does not hide the others.
-            Err(failure) => {
-                if let Some(before) = last_failure.replace(failure) {
-                    before.report();
-                }
+            Err(error) => {
+                command.out.text(format_args!("table {name}\n  does not open: {error}"))?;
+                refused.push((name, error));
             }
         }
     }
@@ -74,11 +73,25 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         }
         command.out.text(format_args!("\nroots {}", roots.join(", ")))?;
     }
-    command.out.document(|| Ok(json!({ "roots": roots, "tables": to_json(&tables)? })))?;
-    last_failure.map_or(Ok(()), Err)
+    command.out.document(|| {
+        let told = refused
+            .iter()
+            .map(|(table, error)| json!({ "table": table, "error": error.to_string() }));
+        let told: Vec<Json> = told.collect();
+        Ok(json!({ "roots": roots, "tables": to_json(&tables)?, "refused": told }))
+    })?;
+    match &refused[..] {
+        [] => Ok(()),
+        // Alone, an error keeps its kind.
+        [(_, error)] => Err(error.clone().into()),
+        several => {
+            let names: Vec<&str> = several.iter().map(|(name, _)| name.as_str()).collect();
+            Err(Failure::failed(format_args!("tables that do not open: {}", names.join(", "))))
+        }
+    }
 }
 
-fn describe(db: &Db, name: &str) -> Result<(TableInfo, TableStats), Failure> {
+fn describe(db: &Db, name: &str) -> lithdb::Result<(TableInfo, TableStats)> {
     let table = existing_table(db, name)?;
     let stats = table.stats();
     let shown = |key: Option<Vec<u8>>| key.map(|key| keys::show(&key));

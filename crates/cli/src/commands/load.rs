@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::args::parse_table;
 use crate::database::Command;
 use crate::failure::Failure;
-use crate::files::Buffer;
+use crate::files::{Buffer, Input, NotStored};
 use crate::output::{counted, duration, per_second, remark, size, throughput, to_json};
 use crate::progress::Progress;
 use crate::walk::{Flow, Found, Start, Walk};
@@ -45,7 +45,7 @@ struct Stored {
 pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let options = command.options()?;
     let start = Start::find(&OsFs, &args.path)?;
-    if let Some(root) = command.real_roots().iter().find(|root| start.root.starts_with(root)) {
+    if let Some(root) = command.real_roots()?.iter().find(|root| start.root.starts_with(root)) {
         return Err(Failure::failed(format_args!(
             "{}: expected files of somebody else, found the database itself ({})",
             args.path.display(),
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     }
     let db = command.open_with(options.create_if_missing(args.create))?;
     let table = db.table(&args.table, TableOptions::new())?;
-    let own = command.real_roots();
+    let own = command.real_roots()?;
     let mut walk = Walk::new(&OsFs, &own);
     let mut loader = Loader {
         table: &table,
@@ -70,6 +70,7 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let (stored, bar) = (loader.stored, loader.bar);
     if let Err(failure) = loaded {
         drop(bar);
+        // The first failure is what is reported; this one only decides what may be said of the files before it.
         let kept = if table.flush().is_ok() { "stored" } else { "put, not all of it durable," };
         if stored.files > 0 {
             let files = counted(stored.files, "file");
@@ -121,15 +122,21 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     fn store(&mut self, found: &Found, walk: &mut Walk<'_>) -> Result<(), Failure> {
-        let value = match self.buffer.read(&found.path) {
-            Ok(value) => value,
+        let content = match Input::open(&found.path).and_then(|input| self.buffer.begin(input)) {
+            Ok(content) => content,
             Err(error) => {
                 walk.pass_by(&found.path, &error);
                 return Ok(());
             }
         };
-        self.table.put(found.relative.as_bytes(), value)?;
-        let bytes = value.len() as u64;
+        let bytes = match content.store(self.table, found.relative.as_bytes()) {
+            Ok((_, bytes)) => bytes,
+            Err(NotStored::Input(error)) => {
+                walk.pass_by(&found.path, &error);
+                return Ok(());
+            }
+            Err(NotStored::Refused(error)) => return Err(error.into()),
+        };
         self.stored.files += 1;
         self.stored.bytes += bytes;
         self.stored.pending += bytes;

@@ -1,6 +1,5 @@
 //! `lith put`: one value. `--json`: `{"table":…,"key":…,"bytes":…,"position":…}`.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use lithdb::TableOptions;
@@ -9,7 +8,7 @@ use serde_json::json;
 use crate::args::parse_table;
 use crate::database::Command;
 use crate::failure::Failure;
-use crate::files::{Buffer, MAX_VALUE_LEN};
+use crate::files::{Buffer, Input, NotStored};
 use crate::keys::{self, Key};
 use crate::output::size;
 
@@ -32,22 +31,21 @@ pub(crate) struct Args {
 /// Stores one value.
 pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let options = command.options()?;
-    // Read before anything is opened: nobody is kept waiting while somebody types.
+    // Its beginning is read before anything is opened: nobody is kept waiting while somebody types.
+    let named = args.file.as_deref().filter(|file| *file != Path::new("-"));
+    let name = named.map_or("standard input".to_owned(), |path| path.display().to_string());
     let mut buffer = Buffer::default();
-    let read;
-    let value = match args.file.as_deref().filter(|file| *file != Path::new("-")) {
-        Some(path) => buffer.read(path).map_err(|e| Failure::io(path.display(), &e))?,
-        None => {
-            read = read_standard_input()?;
-            &read
-        }
-    };
+    let input = named.map_or_else(|| Ok(Input::standard()), Input::open);
+    let content =
+        input.and_then(|input| buffer.begin(input)).map_err(|e| Failure::io(&name, &e))?;
     let db = command.open_with(options.create_if_missing(args.create))?;
     let table = db.table(&args.table, TableOptions::new())?;
-    let position = table.put(&args.key.0, value)?;
+    let (position, bytes) = content.store(&table, &args.key.0).map_err(|why| match why {
+        NotStored::Input(error) => Failure::io(&name, &error),
+        NotStored::Refused(error) => error.into(),
+    })?;
     table.flush()?;
     db.close()?;
-    let bytes = value.len() as u64;
     command.out.text(format_args!("{position}  {}  {}", size(bytes), keys::show(&args.key.0)))?;
     command.out.json(&json!({
         "table": args.table,
@@ -55,15 +53,4 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         "bytes": bytes,
         "position": position.to_string(),
     }))
-}
-
-fn read_standard_input() -> Result<Vec<u8>, Failure> {
-    let mut value = Vec::new();
-    let read = std::io::stdin().lock().take(MAX_VALUE_LEN + 1).read_to_end(&mut value);
-    read.map_err(|e| Failure::io("read standard input", &e))?;
-    if value.len() as u64 > MAX_VALUE_LEN {
-        let message = format!("standard input: longer than a value can be ({MAX_VALUE_LEN} bytes)");
-        return Err(Failure::Failed(message));
-    }
-    Ok(value)
 }

@@ -1,9 +1,10 @@
 //! `lith rebuild-keymap`: the keymaps are derived from the key files, and this derives them again. `--json`:
-//! `{"tables":[{"table":…,"records":…,"keys":…,"entries":…,"wrong":…,"sound":…,"rebuild_seconds":…,"check_seconds":…}]}`.
+//! `{"tables":[{"table":…,"records":…,"keys":…,"entries":…,"wrong":…,"sound":…,"rebuild_seconds":…,"check_seconds":…}]}`;
+//! one that could not be opened has `table`, `sound` and `error`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use lithdb::{KeymapReport, verify_keymap};
+use lithdb::{Db, KeymapReport, verify_keymap};
 use serde::Serialize;
 use serde_json::json;
 
@@ -31,42 +32,63 @@ struct Answer {
     check_seconds: f64,
 }
 
-/// Rebuilds by opening for writing, and checks: every record is looked up, and the keymap has no more than it should.
+/// Rebuilds by opening for writing, and checks: every record is looked up, and the keymap has no more than it should. A table
+/// that cannot be opened does not keep the others from it.
 pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let db = command.open()?;
-    let (mut answers, mut wrong) = (Vec::new(), Vec::new());
+    let (mut answers, mut wrong, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for name in names(&db, args.table.as_deref())? {
-        let started = Instant::now();
-        let table = existing_table(&db, &name)?;
-        let rebuilt = started.elapsed();
-        let started = Instant::now();
-        let mut bar = Progress::new("checking the keymap", 0);
-        let report = verify_keymap(&table, &mut |progress| {
-            bar.set(progress.bytes_done, progress.bytes_total);
-        })?;
-        drop(bar);
-        let checked = started.elapsed();
-        command.out.text(&report)?;
-        command.out.text(format_args!(
-            "  rebuilt in {}, every record looked up in {}",
-            duration(rebuilt),
-            duration(checked)
-        ))?;
-        let sound = report.is_sound();
-        answers.push(Answer {
-            report,
-            sound,
-            rebuild_seconds: rebuilt.as_secs_f64(),
-            check_seconds: checked.as_secs_f64(),
-        });
-        if !sound {
-            wrong.push(name);
+        match rebuild(&db, &name) {
+            Ok(answer) => {
+                command.out.text(&answer.report)?;
+                command.out.text(format_args!(
+                    "  rebuilt in {}, every record looked up in {}",
+                    duration(Duration::from_secs_f64(answer.rebuild_seconds)),
+                    duration(Duration::from_secs_f64(answer.check_seconds))
+                ))?;
+                if !answer.sound {
+                    wrong.push(name);
+                }
+                answers.push(keys::joinable(to_json(&answer)?));
+            }
+            Err(error) => {
+                command.out.text(format_args!("{name}: {error}"))?;
+                answers.push(json!({ "table": name, "sound": false, "error": error.to_string() }));
+                refused.push((name, error));
+            }
         }
     }
-    db.close()?;
-    command.out.document(|| Ok(json!({ "tables": keys::joinable(to_json(&answers)?) })))?;
-    if wrong.is_empty() {
-        return Ok(());
+    let closed = db.close();
+    command.out.json(&json!({ "tables": answers }))?;
+    closed?;
+    // Alone, an error keeps its kind.
+    if let ([(_, error)], []) = (&refused[..], &wrong[..]) {
+        return Err(error.clone().into());
     }
-    Err(Failure::failed(format_args!("keymap and key files disagree: {}", wrong.join(", "))))
+    let refused: Vec<String> = refused.into_iter().map(|(name, _)| name).collect();
+    let parts = [
+        ("keymap and key files disagree", wrong.join(", ")),
+        ("could not be opened or read", refused.join(", ")),
+    ];
+    let told = parts.iter().filter(|(_, names)| !names.is_empty());
+    let told: Vec<String> = told.map(|(what, names)| format!("{what}: {names}")).collect();
+    if told.is_empty() { Ok(()) } else { Err(Failure::failed(told.join("; "))) }
+}
+
+fn rebuild(db: &Db, name: &str) -> lithdb::Result<Answer> {
+    let started = Instant::now();
+    let table = existing_table(db, name)?;
+    let rebuilt = started.elapsed();
+    let started = Instant::now();
+    let mut bar = Progress::new("checking the keymap", 0);
+    let report = verify_keymap(&table, &mut |progress| {
+        bar.set(progress.bytes_done, progress.bytes_total);
+    })?;
+    drop(bar);
+    Ok(Answer {
+        sound: report.is_sound(),
+        report,
+        rebuild_seconds: rebuilt.as_secs_f64(),
+        check_seconds: started.elapsed().as_secs_f64(),
+    })
 }

@@ -1,7 +1,8 @@
-//! `lith repair`: for what opening refuses. `--json`: `{"needed":…,"plan":…,"applied":…,"report":…}`; plan and report have
-//! `tables`, and in `refused` the tables for which there is none, each with its `error`.
+//! `lith repair`: for what opening refuses. `--json`: `{"needed":…,"plan":…,"applied":…,"left":[…],"report":…}`; plan and
+//! report have `tables`, and in `refused` the tables for which there is none, each with its `error`. `left` names the tables
+//! whose repair gives something up and was not accepted.
 
-use lithdb::{Db, Refused, Repair, Repaired};
+use lithdb::{Db, Refused, Repair};
 use serde_json::{Value as Json, json};
 
 use crate::args::parse_table;
@@ -18,12 +19,15 @@ pub(crate) struct Args {
     #[arg(value_name = "TABLE", value_parser = parse_table)]
     tables: Vec<String>,
     /// Give up what the plan says cannot be kept. The damaged files are kept aside
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dry_run")]
     accept_loss: bool,
+    /// Show the plan, and change nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
-/// Shows what would be given up; does it only with `--accept-loss`, and then whether anybody reads or not. A repair that is
-/// needed and was not done is a failure.
+/// Shows the plan, and repairs the tables that lose nothing by it; the others only with `--accept-loss`. Whether anybody reads
+/// does not matter. A repair that is needed and was neither done nor only to be shown is a failure.
 pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let options = command.options()?;
     let named = (!args.tables.is_empty()).then_some(args.tables.as_slice());
@@ -34,46 +38,54 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     drop(bar);
     command.out.text(&plan)?;
     let unplanned = refusal(&plan.refused, "no repair can be planned for");
-    if plan.is_empty() {
-        command.out.document(|| {
-            let mut answer = json!({ "needed": false, "applied": false });
-            if unplanned.is_some() {
-                answer = json!({ "needed": true, "plan": shown(&plan)?, "applied": false });
-            }
-            Ok(answer)
-        })?;
-        return unplanned.map_or(Ok(()), |refusal| Err(Failure::Failed(refusal)));
-    }
-    if !args.accept_loss {
-        let answer = || Ok(json!({ "needed": true, "plan": shown(&plan)?, "applied": false }));
-        command.out.document(answer)?;
-        let told = "nothing was changed; --accept-loss carries the plan out".to_owned();
-        let told: Vec<String> = [told].into_iter().chain(unplanned).collect();
-        return Err(Failure::failed(told.join("; ")));
+    if plan.is_empty() && unplanned.is_none() {
+        return command.out.json(&json!({ "needed": false, "applied": false }));
     }
     // What can be shown of the plan must not decide whether it is carried out.
     let planned = command.out.is_json().then(|| shown(&plan));
+    let loses = |plan: &Repair| -> Vec<String> {
+        let lossy = plan.tables.iter().filter(|plan| !plan.is_lossless());
+        lossy.map(|plan| plan.table.to_string()).collect()
+    };
+    let left = if args.accept_loss { Vec::new() } else { loses(&plan) };
+    if args.dry_run || left.len() == plan.tables.len() {
+        if !plan.is_empty() {
+            command.out.text("nothing was changed")?;
+        }
+        command.out.document(|| {
+            let planned = planned.transpose()?;
+            Ok(json!({ "needed": true, "plan": planned, "applied": false, "left": left }))
+        })?;
+        let left = if args.dry_run { None } else { not_accepted(&left) };
+        return verdict([left, unplanned]);
+    }
     command.out.flush()?;
-    let report = plan.apply();
+    let report = if args.accept_loss { plan.apply() } else { plan.apply_lossless() };
     command.out.text(&report)?;
     command.out.document(|| {
-        let planned = planned.transpose()?;
-        Ok(json!({ "needed": true, "plan": planned, "applied": true, "report": done(&report)? }))
+        let (planned, report) = (planned.transpose()?, to_json(&report).map(keys::joinable)?);
+        Ok(json!({ "needed": true, "plan": planned, "applied": true, "left": left, "report": report }))
     })?;
     let unfinished = refusal(&report.refused, "the repair was not finished of");
-    let told: Vec<String> = unfinished.into_iter().chain(unplanned).collect();
-    if told.is_empty() { Ok(()) } else { Err(Failure::failed(told.join("; "))) }
+    verdict([unfinished, not_accepted(&left), unplanned])
 }
 
 fn shown(plan: &Repair) -> Result<Json, Failure> {
     to_json(plan).map(keys::joinable)
 }
 
-fn done(report: &Repaired) -> Result<Json, Failure> {
-    to_json(report).map(keys::joinable)
+fn not_accepted(left: &[String]) -> Option<String> {
+    let names = left.join(", ");
+    (!left.is_empty())
+        .then(|| format!("not repaired: {names}; --accept-loss gives up what the plan says"))
 }
 
 fn refusal(refused: &[Refused], what: &str) -> Option<String> {
     let names: Vec<&str> = refused.iter().map(|refused| refused.table.as_str()).collect();
     (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")))
+}
+
+fn verdict<const N: usize>(told: [Option<String>; N]) -> Result<(), Failure> {
+    let told: Vec<String> = told.into_iter().flatten().collect();
+    if told.is_empty() { Ok(()) } else { Err(Failure::failed(told.join("; "))) }
 }

@@ -47,6 +47,7 @@ struct Line {
 pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let db = command.open_read_only()?;
     let table = existing_table(&db, &args.table)?;
+    // No table has more records than fit the address space.
     let limit = args.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let from = args.from.as_ref();
     let Some(key) = from else {
@@ -57,14 +58,14 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         };
     };
     let Some(mut behind) = table.iter_from(&key.0)? else {
-        let key = keys::show(&key.0);
-        return Err(Failure::failed(format_args!("not found: key {key} in table {}", args.table)));
+        return Err(Failure::no_such_key(&key.0, &args.table));
     };
     if !args.rev {
         return show_all(args, command, &mut behind.take(limit));
     }
     let Some(newest) = behind.next().transpose()? else { return Ok(()) };
     let all = table.iter()?;
+    // An error is nothing to skip: it is shown.
     let is_newer = |entry: &lithdb::Result<Entry>| {
         entry.as_ref().is_ok_and(|entry| entry.position() > newest.position())
     };

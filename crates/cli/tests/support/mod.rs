@@ -161,6 +161,30 @@ impl Run {
         self.ended_with(1)
     }
 
+    /// The key is absent, and it said so in one line.
+    #[track_caller]
+    pub(crate) fn no_such_key(&self) -> String {
+        assert_eq!(self.text(), "", "{self:?}");
+        self.ended_with(3)
+    }
+
+    /// It has failed with this status, and said why as one JSON document on standard error.
+    #[track_caller]
+    pub(crate) fn failed_in_json(&self, status: i32) -> Json {
+        assert_eq!(self.output.status.code(), Some(status), "{self:?}");
+        let told: Json = serde_json::from_str(&self.errors()).unwrap();
+        assert_eq!(told["error"]["status"], status, "{told}");
+        told["error"].clone()
+    }
+
+    /// It has failed, and said why in one line: what it wrote.
+    #[track_caller]
+    pub(crate) fn failed_with(&self, why: &str) -> String {
+        let said = self.failed();
+        assert!(said.contains(why), "{said}");
+        self.text()
+    }
+
     /// It did not understand the command line, and said why in one line.
     #[track_caller]
     pub(crate) fn usage(&self) -> String {
@@ -172,9 +196,17 @@ impl Run {
     fn ended_with(&self, status: i32) -> String {
         assert_eq!(self.output.status.code(), Some(status), "{self:?}");
         let errors = self.errors();
-        assert!(errors.starts_with("lith: ") && errors.ends_with('\n'), "{self:?}");
         assert_eq!(errors.lines().count(), 1, "{self:?}");
+        if errors.starts_with('{') {
+            return self.failed_in_json(status)["message"].as_str().unwrap().to_owned();
+        }
+        assert!(errors.starts_with("lith: ") && errors.ends_with('\n'), "{self:?}");
         errors
+    }
+
+    /// What it wrote to standard output, however its lines are broken.
+    pub(crate) fn words(&self) -> String {
+        self.text().split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
     /// What it wrote to standard output.

@@ -96,6 +96,7 @@ impl Tally {
         };
         self.compared += 1;
         self.bytes += answer.len() as u64;
+        // One that cannot be read any more has changed: the digest tells whether the answer is right.
         let on_disk = buffer.read(&item.path).ok();
         if on_disk.is_some_and(|on_disk| on_disk == &answer[..]) {
             return Ok(());

@@ -1,9 +1,9 @@
 //! A tour must tell a wrong answer from a file that somebody changed.
 
+use lithdb::env::OsFs;
 use lithdb::{Db, DbOptions, TableOptions};
 
 use super::*;
-use crate::files::write;
 
 #[test]
 fn a_wrong_answer_is_told_from_a_file_that_was_changed() {
@@ -13,7 +13,7 @@ fn a_wrong_answer_is_told_from_a_file_that_was_changed() {
     let item = |name: &str, loaded: &[u8], on_disk: Option<&[u8]>| {
         let path = dir.path().join(name);
         if let Some(content) = on_disk {
-            write(&path, content).unwrap();
+            lithdb::env::replace_file(&OsFs, &path, content).unwrap();
         }
         Item { path, key: name.to_owned(), digest: Digest::of(loaded) }
     };

@@ -25,7 +25,6 @@ use self::compare::Tally;
 use self::files::Loaded;
 use self::place::{Place, Site};
 use self::tree::Tree;
-use crate::args::parse_size;
 use crate::commands::verify;
 use crate::database::Command;
 use crate::failure::Failure;
@@ -41,7 +40,7 @@ pub(crate) struct Args {
     /// named, or else the directory of this program
     path: Option<PathBuf>,
     /// Take no more than so many bytes
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "2GiB")]
+    #[arg(long, value_name = "SIZE", value_parser = lithdb::env::human::parse_size, default_value = "2GiB")]
     max_bytes: u64,
     /// Take no more than so many files
     #[arg(long, value_name = "N", default_value_t = 50_000)]

@@ -7,7 +7,7 @@ use lithdb::env::{Fs, OsFs, exists};
 use super::Args;
 use super::place::Site;
 use crate::failure::Failure;
-use crate::files::MAX_VALUE_LEN;
+use crate::files::IN_MEMORY;
 use crate::output::{counted, size};
 use crate::walk::{Flow, Found, Skipped, Walk};
 
@@ -17,6 +17,8 @@ pub(super) struct Tree {
     pub(super) files: Vec<Found>,
     pub(super) bytes: u64,
     skipped: Skipped,
+    /// How many files are too large to be compared in memory.
+    large: u64,
     /// There are more than were taken.
     is_cut: bool,
     /// The disk has no room for all that was allowed.
@@ -35,14 +37,18 @@ impl Tree {
         let is_tight = room < args.max_bytes;
         let most = args.max_bytes.min(room);
         let mut walk = Walk::new(&OsFs, &[]);
-        let (mut files, mut bytes, mut is_cut) = (Vec::new(), 0, false);
+        let (mut files, mut bytes, mut is_cut, mut large) = (Vec::new(), 0, false, 0);
         walk.run(&root, &mut |found, _| {
             if files.len() as u64 >= args.max_files || most - bytes < most / 64 {
                 is_cut = true;
                 return Ok(Flow::Enough);
             }
-            // A file that is too large does not keep out the smaller ones behind it.
-            if found.len_bytes > most - bytes || found.len_bytes > MAX_VALUE_LEN {
+            // Files are compared in memory. One that is too large does not keep out the smaller ones behind it.
+            if found.len_bytes >= IN_MEMORY as u64 {
+                large += 1;
+                return Ok(Flow::On);
+            }
+            if found.len_bytes > most - bytes {
                 is_cut = true;
                 return Ok(Flow::On);
             }
@@ -55,7 +61,8 @@ impl Tree {
             let message = format!("{}: expected files for the tour, found none", root.display());
             return Err(Failure::Failed(message));
         }
-        Ok(Self { root, files, bytes, skipped: walk.skipped, is_cut, is_tight: is_tight && is_cut })
+        let is_tight = is_tight && is_cut;
+        Ok(Self { root, files, bytes, skipped: walk.skipped, large, is_cut, is_tight })
     }
 
     /// What there is to say about the choice.
@@ -71,6 +78,10 @@ impl Tree {
                 counted(args.max_files, "file")
             ));
         }
+        if self.large > 0 {
+            let files = counted(self.large, "file");
+            notes.push(format!("left out: {files} of {} or more", size(IN_MEMORY as u64)));
+        }
         if let Some(skipped) = self.skipped.describe() {
             notes.push(format!("passed by: {skipped}"));
         }
@@ -81,6 +92,7 @@ impl Tree {
 /// The Cargo project around the current directory, or the directory of this program.
 fn default_root() -> Result<PathBuf, Failure> {
     let current = std::env::current_dir().map_err(|e| Failure::io("current directory", &e))?;
+    // A directory that cannot be looked into is not taken for a project: the next one above is.
     let has = |dir: &Path, name: &str| exists(&OsFs, &dir.join(name)).unwrap_or(false);
     // A workspace has its lock file at the top; the nearest manifest may be that of a member.
     let project = current

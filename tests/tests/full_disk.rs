@@ -328,8 +328,9 @@ fn a_rollback_on_a_full_disk_changes_nothing_until_it_fits_and_then_all_of_it() 
             give_back(&ballast, 1);
         }
         assert_eq!(ends(&root), [to, to]);
-        assert!(refused > 0, "it fitted at once");
         tally.add("rollbacks refused", refused);
+        // The unsealed segment gives back what was reserved for it, which may be all that is needed.
+        assert!(refused > 0 || to == 99, "it fitted at once");
         std::fs::remove_file(ballast).unwrap();
         let db = open(&root);
         let table = db.existing_table("t").unwrap();
@@ -373,8 +374,8 @@ fn a_rollback_that_was_decided_is_finished_on_a_full_disk() {
     }
 }
 
-/// A torn tail is cut without a block. Beside a reader it is to be sealed, which needs some: that is refused, and nothing is
-/// lost.
+/// A torn end is left where it is, and the next segment needs some blocks. What was reserved for the one that ends may be
+/// enough; where it is not, the opening is refused and nothing is lost.
 #[test]
 fn a_torn_tail_is_recovered_on_a_full_disk() {
     let name = "a_torn_tail_is_recovered_on_a_full_disk";
@@ -391,24 +392,29 @@ fn a_torn_tail_is_recovered_on_a_full_disk() {
         let ballast = disk.fill("ballast");
         let options = DbOptions::new([&root]).read_mode(ReadMode::Map);
         let reader = is_read.then(|| Db::open_read_only(options).unwrap());
-        if let Some(reader) = &reader {
-            let seen = reader.existing_table("t").unwrap();
-            check_named(&seen, "t", 100);
-            for _ in 0..3 {
-                let db = open(&root);
-                let error = db.existing_table("t").map(drop).unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
-                tally.add("recoveries refused", 1);
-                check_named(&seen, "t", 100);
+        let seen = reader.as_ref().map(|reader| reader.existing_table("t").unwrap());
+        for _ in 0..3 {
+            let db = open(&root);
+            match db.existing_table("t") {
+                Ok(table) => {
+                    check_named(&table, "t", 100);
+                    tally.add("torn ends recovered", 1);
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+                    tally.add("recoveries refused", 1);
+                }
             }
-            std::fs::remove_file(&ballast).unwrap();
-            assert_eq!(ends(&root), [100, 100]);
-            check_named(&seen, "t", 100);
-        } else {
-            assert_eq!(ends(&root), [100, 100]);
-            tally.add("tails cut", 2);
-            std::fs::remove_file(&ballast).unwrap();
+            if let Some(seen) = &seen {
+                check_named(seen, "t", 100);
+            }
         }
+        std::fs::remove_file(&ballast).unwrap();
+        assert_eq!(ends(&root), [100, 100]);
+        if let Some(seen) = &seen {
+            check_named(seen, "t", 100);
+        }
+        drop(seen);
         drop(reader);
         let db = open(&root);
         let table = db.existing_table("t").unwrap();

@@ -202,13 +202,9 @@ impl Shared {
         // Tables that are closed end the scans that the threads may be in.
         let result = self.each_table(|open| open.table.close());
         drop(maintenance);
-        if let Some(roots) = self.roots.write().take()
-            && let Err(error) = roots.renew(&self.env)
-        {
-            // Nothing that was put depends on it: a root that is put back is then not told from this one.
-            tracing::warn!(%error, "renewing the generation of the roots at close");
-        }
-        result
+        // Nothing that was put depends on it; but without it a root that is put back is not told from this one.
+        let renewed = self.roots.write().take().map_or(Ok(()), |roots| roots.renew(&self.env));
+        result.and(renewed)
     }
 }
 

@@ -106,7 +106,7 @@ fn units(now: &SimFs, then: &SimFs, effort: Effort) -> BTreeMap<String, BTreeSet
     }
     let mut choice = SeededChoice::new(effort.seed("ages"));
     for n in 0..effort.times(5) {
-        let some = all.iter().filter(|_| choice.next_u64() % 3 == 0).cloned().collect();
+        let some = all.iter().filter(|_| choice.next_u64().is_multiple_of(3)).cloned().collect();
         units.insert(format!("subset {n}"), some);
     }
     units

@@ -538,7 +538,7 @@ fn call_from_everywhere(threads: usize) {
     // A file that cannot be created, under the writer's lock, and a write that fails.
     world.fs.fail_op(1, Fault::Eio, true);
     while table.put(b"more", &[1; 100]).is_ok() {}
-    table.flush().unwrap_err();
+    table.set_ttl(Some(Duration::from_secs(1))).unwrap_err();
     assert!(table.failure().is_some());
     world.fs.clear_faults();
     *handles.lock() = (None, None);

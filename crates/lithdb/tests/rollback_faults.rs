@@ -96,7 +96,7 @@ fn broken(scene: &Scene, at: u64, fault: Fault, sticky: bool, context: &str) -> 
         assert!(done.is_ok(), "{context}: {done:?}");
     }
     if let Err(error) = &done {
-        let kinds = [ErrorKind::Io, ErrorKind::StorageFull];
+        let kinds = [ErrorKind::Io, ErrorKind::StorageFull, ErrorKind::Exhausted];
         assert!(kinds.contains(&error.kind()), "{context}: {error}");
     }
     run.fs.clear_faults();

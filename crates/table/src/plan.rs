@@ -171,18 +171,17 @@ impl ChainWalk<'_> {
     fn require_known(&self, live: &[(&SegmentId, &FoundFiles)]) -> Result<()> {
         let highest = self.state.highest_id;
         let above = live.iter().filter(|(id, _)| **id > highest);
-        for path in
-            above.flat_map(|(_, found)| found.all().filter(|path| !found.leftovers.contains(path)))
-        {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!(
-                    "{}: expected no segment above {highest}, as table.state says: that is older than the segments; bring the newest one back, or see `lith repair`",
-                    path.display()
-                ),
-            ));
-        }
-        Ok(())
+        let named = |(_, found): &(&SegmentId, &FoundFiles)| {
+            found.all().find(|path| !found.leftovers.contains(path)).cloned()
+        };
+        let Some(path) = above.filter_map(named).next() else { return Ok(()) };
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "{}: expected no segment above {highest}, as table.state says: that is older than the segments; bring the newest one back, or see `lith repair`",
+                path.display()
+            ),
+        ))
     }
 
     /// Gives up an id in which nothing was acknowledged. A roll-over begins only when the one before is done, and what was

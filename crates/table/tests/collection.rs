@@ -146,7 +146,8 @@ fn the_ttl_is_remembered_and_can_be_changed() {
     let table = world.open(&small().segment_keys(1)).unwrap();
     assert_eq!(table.stats().ttl, Some(5 * SECOND));
     world.clock.advance(6 * SECOND);
-    assert_eq!(table.run_gc().unwrap().segments, 3);
+    // The three that were sealed, and the fourth, which ends where its promise does: its key was copied to a fifth.
+    assert_eq!(table.run_gc().unwrap().segments, 4);
     table.set_ttl(None).unwrap();
     assert_eq!(world.open(&small().no_ttl()).unwrap().stats().ttl, None);
 }

@@ -48,7 +48,7 @@ fn value_of_any_length_goes_in_and_comes_out_in_pieces() {
                 });
             table.put_from(key.as_bytes(), len as u64, &mut source).unwrap();
             assert!(in_pieces(&table, key.as_bytes()) == value, "{len}");
-            assert!(table.get(key.as_bytes()).unwrap().unwrap() == &value[..], "{len}");
+            assert!(table.get(key.as_bytes()).unwrap().unwrap() == value[..], "{len}");
         }
         assert_eq!(table.get_in_pieces(b"absent", &mut |_| panic!("given")).unwrap(), None);
         table.flush().unwrap();

@@ -116,8 +116,8 @@ impl Run {
         };
         let is_attempt = match &put {
             Ok(_) => false,
-            // Nothing was written.
-            Err(e) if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::Latched) => return,
+            // Only a failed write latches: otherwise nothing was written.
+            Err(e) if !e.latches() => return,
             // It may be in the log, and is then the last.
             Err(_) if was_latched => return,
             Err(_) => true,

@@ -91,6 +91,7 @@ impl Buffer {
                 self.bytes.try_reserve_exact(wanted - self.bytes.len())?;
                 self.bytes.resize(wanted, 0);
             }
+            // The buffer was made at least as long as that above.
             let room = self.bytes.get_mut(len..wanted).unwrap_or_default();
             let (got, asked) = (read_up_to(&mut input, room)?, room.len());
             len += got;

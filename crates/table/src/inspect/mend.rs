@@ -320,6 +320,7 @@ impl Mender<'_> {
     ) -> Result<()> {
         let fs = &*self.setup.env.fs;
         let is_there = exists(fs, path).map_err(|e| Error::io("look for", path, e))?;
+        // A value file has a name: it was found by listing, or made from its segment's id.
         let mut staged = self.aside.dir_for(path)?.join(path.file_name().unwrap_or_default());
         staged.as_mut_os_string().push(".new");
         let head = ValueHeader { identity: header.identity, shard, created: header.created };

@@ -168,12 +168,17 @@ impl Inner {
             return Ok(());
         }
         self.write_mark(side)?;
+        self.give_back(side)
+    }
+
+    /// Gives back what an idle table need not hold. The next tick does it if this one could not.
+    fn give_back(&self, side: &WriteSide) -> Result<()> {
         let mut writer = side.writer.lock();
-        match &mut writer.segment {
-            // The next tick does it if this one could not.
-            Some(segment) => segment.rest().map_err(|e| self.fail(&e)),
-            None => Ok(()),
-        }
+        // Reserved space goes back through the files, which may be another handle's once the
+        // table is closed.
+        self.still_open()?;
+        let Some(segment) = &mut writer.segment else { return Ok(()) };
+        segment.rest().map_err(|e| self.fail(&e))
     }
 
     /// Writes the mark that is due, and syncs it.
@@ -238,3 +243,7 @@ impl Inner {
         written.map_err(|e| self.fail(&e))
     }
 }
+
+#[cfg(test)]
+#[path = "maintain_tests.rs"]
+mod tests;

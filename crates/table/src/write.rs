@@ -373,16 +373,4 @@ mod tests {
         let refused = table.inner.write(&[group]).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Closed);
     }
-
-    #[test]
-    fn a_mark_is_not_written_after_the_table_was_dropped() {
-        let fs = SimFs::new();
-        let setup = setup(&fs);
-        let table = open(&setup);
-        table.put(b"key", b"value").unwrap();
-        table.flush().unwrap();
-        let side = table.inner.enter_write().unwrap();
-        table.begin_drop().unwrap();
-        assert_eq!(table.inner.write_mark(side).unwrap_err().kind(), ErrorKind::Closed);
-    }
 }

@@ -1,8 +1,12 @@
 //! A table that is dropped or closed beside puts and seals.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use lithdb_env::ErrorKind;
 use lithdb_sim::SimFs;
-use lithdb_table::Table;
+use lithdb_table::{Table, Upkeep};
+use parking_lot::Mutex;
 
 use crate::search::search;
 use crate::world::{Client, Crash, World, go, join_all, options};
@@ -98,5 +102,52 @@ fn what_was_put_before_a_close_is_durable_and_what_comes_later_is_refused() {
         // All of it, not only what had returned when the close began.
         client.acknowledge(|_| Ok(())).unwrap();
         client.check_crashes(&options);
+    });
+}
+
+/// Another table may have its name and its files then.
+#[test]
+fn nothing_is_written_after_either_of_two_closes() {
+    search("two closes beside puts, upkeep and collection", 300, || {
+        let world = World::new();
+        let table = world.create_and_open(&options(2).ttl(Duration::from_secs(1)));
+        table.put(b"0", &[7; 40]).unwrap();
+        let upkeep = Upkeep {
+            flush_bytes: Some(1),
+            flush_after: None,
+            idle_after: Duration::ZERO,
+            collect: true,
+        };
+        let ops_then = Arc::new(Mutex::new(Vec::new()));
+        let close = || {
+            let (table, fs, ops) = (table.clone(), world.fs.clone(), Arc::clone(&ops_then));
+            go(move || {
+                table.close().unwrap();
+                ops.lock().push(fs.ops());
+            })
+        };
+        let (put, keep_up, clock) = (table.clone(), table.clone(), world.clock.clone());
+        let threads = [
+            close(),
+            close(),
+            go(move || {
+                for key in [b"1", b"2", b"3"] {
+                    if let Err(error) = put.put(key, &[7; 40]) {
+                        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+                    }
+                }
+            }),
+            go(move || {
+                clock.advance(Duration::from_secs(2));
+                for _ in 0..2 {
+                    if let Err(error) = keep_up.tick(&upkeep) {
+                        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+                    }
+                }
+            }),
+        ];
+        join_all(threads);
+        let now = world.fs.ops();
+        assert_eq!(*ops_then.lock(), [now, now]);
     });
 }

@@ -1,0 +1,58 @@
+//! Upkeep of a table that was closed meanwhile.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lithdb_segment::{HandleLimit, ReadMode, TableName};
+use lithdb_sim::{SimClock, SimFs, sim_env};
+
+use super::*;
+use crate::event::EventListener;
+use crate::table::TableSetup;
+use crate::{OpenForWriting, TableOptions};
+
+fn setup(fs: &SimFs) -> TableSetup {
+    fs.make_dirs("/r");
+    TableSetup {
+        name: TableName::new("t").unwrap(),
+        env: sim_env(fs, &SimClock::new(1)),
+        dirs: vec![PathBuf::from("/r/t")],
+        read_mode: ReadMode::Map,
+        handles: Arc::new(HandleLimit::new(8)),
+        listener: EventListener::default(),
+        filter: None,
+        clock_jump_limit: Duration::from_secs(86_400),
+        clock_jump_hold: Duration::from_secs(3600),
+    }
+}
+
+fn open(setup: &TableSetup) -> Table {
+    Table::create(setup).unwrap();
+    let how = OpenForWriting { coalesce: Duration::ZERO };
+    Table::open(setup, &TableOptions::new(), how).unwrap()
+}
+
+#[test]
+fn a_mark_is_not_written_after_the_table_was_dropped() {
+    let fs = SimFs::new();
+    let setup = setup(&fs);
+    let table = open(&setup);
+    table.put(b"key", b"value").unwrap();
+    table.flush().unwrap();
+    let side = table.inner.enter_write().unwrap();
+    table.begin_drop().unwrap();
+    assert_eq!(table.inner.write_mark(side).unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[test]
+fn space_is_not_given_back_after_the_table_was_closed() {
+    let fs = SimFs::new();
+    let table = open(&setup(&fs));
+    table.put(b"key", b"value").unwrap();
+    table.flush().unwrap();
+    let side = table.inner.enter_write().unwrap();
+    table.close().unwrap();
+    let ops = fs.ops();
+    assert_eq!(table.inner.give_back(side).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(fs.ops(), ops);
+}

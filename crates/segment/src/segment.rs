@@ -287,7 +287,7 @@ impl Segment {
     fn opened(&self, file: &dyn File, path: &Path, end: u64) -> Result<[u8; HEADER_LEN]> {
         let len = file.len().map_err(|e| Error::io("measure", path, e))?;
         if len < end {
-            if self.was_rolled_back() {
+            if self.was_rolled_back()? {
                 let message = format!(
                     "{}: another process has rolled the segment back since; refresh, and read what is left",
                     path.display()
@@ -303,13 +303,17 @@ impl Segment {
     }
 
     /// Whether the metadata is a revision that came after what is known. It gets its name before the shorter key file does.
-    fn was_rolled_back(&self) -> bool {
+    fn was_rolled_back(&self) -> Result<bool> {
         let known = self.metadata().map_or(0, |metadata| metadata.revision);
-        let now = Metadata::read(&*self.context.env.fs, &self.paths.metadata);
-        now.is_ok_and(|now| {
-            let is_this = now.table_id == self.context.table_id && now.segment == self.id();
-            is_this && now.revision > known
-        })
+        match Metadata::read(&*self.context.env.fs, &self.paths.metadata) {
+            Ok(now) => {
+                let is_this = now.table_id == self.context.table_id && now.segment == self.id();
+                Ok(is_this && now.revision > known)
+            }
+            Err(error) if error.kind().is_failed_call() => Err(error),
+            // Absent or damaged, it says nothing of a rollback.
+            Err(_) => Ok(false),
+        }
     }
 
     /// Up to `len` bytes of the key file at `offset`.

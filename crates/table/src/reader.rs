@@ -89,9 +89,10 @@ fn until_certain<T>(setup: &TableSetup, mut look: impl FnMut() -> Result<T>) -> 
             Ok(found) => return Ok(found),
             Err(error) => error,
         };
-        // What cannot be read is the same as long as it cannot be read.
-        let state = read_state(fs, &setup.state_path()).ok().map(|found| found.state);
-        let now = (state, Inventory::list(fs, &setup.segment_dirs()).ok());
+        // What cannot be read is the same as long as it cannot be read for the same reason.
+        let state = read_state(fs, &setup.state_path()).map(|found| found.state);
+        let files = Inventory::list(fs, &setup.segment_dirs());
+        let now = (state.map_err(|e| e.kind()), files.map_err(|e| e.kind()));
         if before.replace(now.clone()) == Some(now) {
             return Err(error);
         }

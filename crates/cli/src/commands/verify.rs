@@ -62,14 +62,20 @@ impl Verified {
             }
         };
         for table in names {
-            match check_keymap(&db, &table) {
-                Ok(report) => self.keymaps.push(report),
-                // One that was dropped meanwhile is no failure.
-                Err(error)
-                    if error.kind() == ErrorKind::Missing
-                        && db.tables().is_ok_and(|names| !names.contains(&table)) => {}
-                Err(error) => self.unopened.push(Refused { table, error }),
-            }
+            let error = match check_keymap(&db, &table) {
+                Ok(report) => {
+                    self.keymaps.push(report);
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::Missing => match db.tables() {
+                    // One that was dropped meanwhile is no failure.
+                    Ok(names) if !names.contains(&table) => continue,
+                    Ok(_) => error,
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            self.unopened.push(Refused { table, error });
         }
     }
 

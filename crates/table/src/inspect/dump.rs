@@ -150,7 +150,7 @@ fn dump_segment(
     each: &mut dyn FnMut(&DumpLine) -> Result<()>,
 ) -> Result<()> {
     let Beginnings { lines, key_file, is_missing_some } = beginnings(setup, state, found)?;
-    if is_missing_some && is_collected(setup, found.id) {
+    if is_missing_some && is_collected(setup, found.id)? {
         return Ok(());
     }
     lines.iter().try_for_each(&mut *each)?;
@@ -217,9 +217,13 @@ fn beginnings(setup: &TableSetup, state: Option<&TableState>, found: &Found) -> 
             out.unreadable(&paths.keys, error);
             let named = found.table_ids().chain(found.named_by_values.iter().copied()).next();
             let table_id = state.map(|state| state.table_id).or(named).unwrap_or_default();
-            let header = found.piece_together(fs, table_id, SegmentId::NONE).ok().flatten();
-            let opened = Window::open(fs, &paths.keys).ok();
-            opened.zip(header).map(|(window, header)| window.into_key_file(header))
+            let under = |header| Ok(Window::open(fs, &paths.keys)?.into_key_file(header));
+            let header = found.piece_together(fs, table_id, SegmentId::NONE);
+            let opened = header.and_then(|header| header.map(under).transpose());
+            opened.unwrap_or_else(|error| {
+                out.unreadable(&paths.keys, &error);
+                None
+            })
         }
         None => None,
     };
@@ -229,9 +233,9 @@ fn beginnings(setup: &TableSetup, state: Option<&TableState>, found: &Found) -> 
 }
 
 /// Whether a writer has collected the segment since it was listed.
-fn is_collected(setup: &TableSetup, id: SegmentId) -> bool {
-    let state = state_slots::look(&*setup.env.fs, &setup.state_path());
-    state.is_ok_and(|(state, _)| state.is_some_and(|state| id < state.watermark))
+fn is_collected(setup: &TableSetup, id: SegmentId) -> Result<bool> {
+    let (state, _) = state_slots::look(&*setup.env.fs, &setup.state_path())?;
+    Ok(state.is_some_and(|state| id < state.watermark))
 }
 
 fn metadata_line(path: &Path, metadata: &Metadata) -> DumpLine {

@@ -268,7 +268,7 @@ impl Examination<'_> {
         let groups = groups(&key_file, &walk, &mut values, Promised::ALL, meter)?;
         let (bad_files, _) = self.check_files(&values, &value_ends);
         self.report_groups(&key_file, &groups, &values);
-        let chain_holds = self.check_chain(&key_file, &groups);
+        let chain_holds = self.check_chain(&key_file, &groups)?;
         let is_whole = scan.verdict == Verdict::Clean && groups.is_whole();
         if scan_end < end {
             let what = format!("expected {end} bytes, found the end of the file");
@@ -342,7 +342,7 @@ impl Examination<'_> {
             self.report(Finding::note(&key_file.path, what).at(torn));
         }
         self.report_groups(&key_file, &found, &values);
-        let chain_holds = self.check_chain(&key_file, &found);
+        let chain_holds = self.check_chain(&key_file, &found)?;
         if is_corrupt && found.is_whole() {
             let (at, what) = why(&scan.verdict);
             self.report(Finding::damage(&key_file.path, what).at(at));

@@ -95,8 +95,10 @@ impl Mender<'_> {
         let paths = self.paths(found, readable);
         let old = found.files.all().filter(|path| !found.files.leftovers.contains(path));
         self.aside.keep(old)?;
-        let chain =
-            before.map(Metadata::chain).or_else(|| readable.key_file.chain().ok().flatten());
+        let chain = match before {
+            Some(before) => Some(before.chain()),
+            None => readable.key_file.chain()?,
+        };
         let rewritten = rewrite(env, readable, &paths.values, chain.as_ref(), &paths.keys)?;
         // What no mark vouches for goes to new blocks: the old ones may take no more writes.
         for shard in &rewritten.unpromised {
@@ -191,7 +193,7 @@ impl Mender<'_> {
             return Ok(known.saturating_add(1));
         }
         let kept = kept_of(self.setup, found.id)?;
-        let seconds = u32::try_from(self.now().max(self.latest).0 / 1000).unwrap_or(u32::MAX);
+        let seconds = (self.now().max(self.latest).0 / 1000).min(u64::from(u32::MAX)) as u32;
         Ok(kept.next_revision.max(seconds.saturating_add(kept.repairs)).max(1))
     }
 

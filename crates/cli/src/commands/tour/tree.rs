@@ -89,18 +89,21 @@ impl Tree {
     }
 }
 
+fn has(dir: &Path, name: &str) -> Result<bool, Failure> {
+    let path = dir.join(name);
+    exists(&OsFs, &path).map_err(|e| Failure::io(path.display(), &e))
+}
+
 /// The Cargo project around the current directory, or the directory of this program.
 fn default_root() -> Result<PathBuf, Failure> {
     let current = std::env::current_dir().map_err(|e| Failure::io("current directory", &e))?;
-    // A directory that cannot be looked into is not taken for a project: the next one above is.
-    let has = |dir: &Path, name: &str| exists(&OsFs, &dir.join(name)).unwrap_or(false);
     // A workspace has its lock file at the top; the nearest manifest may be that of a member.
-    let project = current
-        .ancestors()
-        .find(|dir| has(dir, "Cargo.toml") && has(dir, "Cargo.lock"))
-        .or_else(|| current.ancestors().find(|dir| has(dir, "Cargo.toml")));
-    if let Some(project) = project {
-        return Ok(project.to_owned());
+    for needs_lock in [true, false] {
+        for dir in current.ancestors() {
+            if has(dir, "Cargo.toml")? && (!needs_lock || has(dir, "Cargo.lock")?) {
+                return Ok(dir.to_owned());
+            }
+        }
     }
     let program = std::env::current_exe().map_err(|e| Failure::io("this program", &e))?;
     match program.parent() {

@@ -93,19 +93,18 @@ impl Examination<'_> {
     }
 
     /// The key file must begin with what the segment before ended as.
-    pub(super) fn check_chain(&mut self, key_file: &KeyFile, groups: &Groups) -> bool {
+    pub(super) fn check_chain(&mut self, key_file: &KeyFile, groups: &Groups) -> Result<bool> {
         let header = HEADER_LEN as u64;
-        let Some(before) = self.before else { return true };
-        let found = key_file.chain().ok().flatten();
-        if found.is_some_and(|chain| chain.predecessor == before.id) {
-            return true;
+        let Some(before) = self.before else { return Ok(true) };
+        if key_file.chain()?.is_some_and(|chain| chain.predecessor == before.id) {
+            return Ok(true);
         }
         // A damaged record has been reported.
         if groups.broken.first().is_none_or(|broken| broken.start != header) {
             let what = format!("expected the chain record that names segment {}", before.id);
             self.report(Finding::damage(&key_file.path, what).at(header));
         }
-        false
+        Ok(false)
     }
 }
 

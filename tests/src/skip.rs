@@ -11,5 +11,6 @@ pub fn cannot_run(test: &str, why: &str, required: &str) {
     let is_required = std::env::var_os(required).is_some_and(|value| value == "1");
     assert!(!is_required, "{test} cannot run, and {required}=1 says that it must: {why}");
     let line = format!("\n*** SKIPPED: {test}: {why} ({required}=1 makes this a failure) ***\n");
+    #[expect(clippy::let_underscore_must_use, reason = "who closed it does not want to know")]
     let _ = std::io::stderr().write_all(line.as_bytes());
 }

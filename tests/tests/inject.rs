@@ -77,7 +77,9 @@ const DEATHS: [Fault; 6] = [
 ];
 
 fn copy(from: &Path, to: &Path) {
-    let _ = std::fs::remove_dir_all(to);
+    if let Err(error) = std::fs::remove_dir_all(to) {
+        assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
+    }
     assert!(Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
 }
 

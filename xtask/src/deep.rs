@@ -144,6 +144,7 @@ impl Deep<'_> {
 
     fn say(&self, what: &str) {
         println!("{:>6} s  {what}", self.started.elapsed().as_secs());
+        #[expect(clippy::let_underscore_must_use, reason = "`println` has failed before it")]
         let _ = std::io::stdout().flush();
     }
 

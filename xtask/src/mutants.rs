@@ -112,5 +112,6 @@ fn seconds(since: Instant) -> u64 {
 /// A line that is seen at once, in a log, too.
 fn say(line: &str) {
     println!("{line}");
+    #[expect(clippy::let_underscore_must_use, reason = "`println` has failed before it")]
     let _ = std::io::stdout().flush();
 }

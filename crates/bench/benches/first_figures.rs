@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use lithdb::{Batch, Db, DbOptions, Table, TableOptions};
 use lithdb_bench::{median, noise, timed};
+use lithdb_env::human::parsed;
 use lithdb_env::{File, Fs, OsFs, append, write_all_at};
 
 const FLUSH_EVERY: usize = 64 << 20;
@@ -263,7 +264,7 @@ fn million(run: &mut Run) {
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    let number = |n: usize, default| args.get(n).and_then(|a| a.parse().ok()).unwrap_or(default);
+    let number = |n: usize, default| args.get(n).and_then(|a| parsed(a)).unwrap_or(default);
     let only = args.get(2).cloned().unwrap_or_default();
     let dir = tempfile::tempdir_in(".").unwrap();
     let mut run = Run { rounds: number(0, 5), bytes: number(1, 512) << 20, dir, count: 0 };

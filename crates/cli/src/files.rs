@@ -3,7 +3,7 @@
 use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
-use lithdb::env::{Clock, File, FileKind, Fs, OsClock, OsFs, read_up_to, write_all_at};
+use lithdb::env::{Clock, File, FileKind, Fs, OsClock, OsFs, read_up_to, try_remove, write_all_at};
 use lithdb::{Position, Table};
 
 use crate::failure::Failure;
@@ -219,8 +219,7 @@ fn put_in_place(path: &Path, before: Option<&Path>, give: Give<'_>) -> Result<()
         .and_then(|()| file.sync_all().map_err(cannot))
         .and_then(|()| OsFs.rename(&beside, path).map_err(cannot));
     if done.is_err() {
-        // What went wrong with the content says more than that something stays behind.
-        let _ = OsFs.remove_file(&beside);
+        try_remove(&OsFs, &beside);
     }
     done
 }

@@ -2,6 +2,7 @@
 //!
 //! What is printed can be typed: a key of readable text that happens to begin with `0x` is printed as hex, too.
 
+use lithdb::env::human::hex;
 use serde_json::Value as Json;
 
 /// A key that somebody typed.
@@ -31,15 +32,14 @@ fn parse_hex(digits: &[u8]) -> Result<Vec<u8>, String> {
     }
     let mut key = Vec::with_capacity(digits.len() / 2);
     for pair in digits.chunks_exact(2) {
-        let byte = std::str::from_utf8(pair)
-            .ok()
-            .filter(|pair| pair.bytes().all(|b| b.is_ascii_hexdigit()))
-            .and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        let byte = pair
+            .iter()
+            .try_fold(0, |byte, digit| Some(byte << 4 | char::from(*digit).to_digit(16)?));
         let Some(byte) = byte else {
             let pair = String::from_utf8_lossy(pair);
             return Err(format!("expected hex digits after 0x, found {pair:?}"));
         };
-        key.push(byte);
+        key.push(byte as u8);
     }
     Ok(key)
 }
@@ -65,14 +65,13 @@ pub(crate) fn show_head(bytes: &[u8], most: usize) -> String {
     let head = bytes.get(..most).unwrap_or(bytes);
     let dots = if head.len() < bytes.len() { "…" } else { "" };
     // A character that the cut went through does not make it unreadable.
-    let valid = match std::str::from_utf8(head) {
-        Ok(text) => Some(text),
+    let whole = match std::str::from_utf8(head) {
         Err(error) if error.error_len().is_none() && !dots.is_empty() => {
-            head.get(..error.valid_up_to()).and_then(|valid| std::str::from_utf8(valid).ok())
+            head.get(..error.valid_up_to()).unwrap_or(head)
         }
-        Err(_) => None,
+        Ok(_) | Err(_) => head,
     };
-    let Some(text) = valid else { return hex(head) + dots };
+    let Ok(text) = std::str::from_utf8(whole) else { return hex(head) + dots };
     let mut shown = String::with_capacity(text.len() + dots.len());
     for c in text.chars() {
         if is_hidden(c) {
@@ -92,16 +91,6 @@ fn is_readable(text: &str) -> bool {
 fn is_hidden(c: char) -> bool {
     let moves_text = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
     c.is_control() || moves_text
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut text = String::with_capacity(2 + 2 * bytes.len());
-    text.push_str("0x");
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 /// A document of the inspections with its keys as everywhere else, so that a program can join them. The inspections have
@@ -135,7 +124,10 @@ fn reshow(shown: &str) -> Option<String> {
         _ => (shown, ""),
     };
     let key = match shown.strip_prefix("0x") {
-        Some(digits) => parse_hex(digits.as_bytes()).ok()?,
+        Some(digits) => match parse_hex(digits.as_bytes()) {
+            Ok(key) => key,
+            Err(_) => return None,
+        },
         None => unescape(shown.strip_prefix('"')?.strip_suffix('"')?)?.into_bytes(),
     };
     Some(show(&key) + dots)
@@ -157,7 +149,10 @@ fn unescape(escaped: &str) -> Option<String> {
             '0' => '\0',
             'u' => {
                 let digits: String = chars.by_ref().take_while(|c| *c != '}').collect();
-                u32::from_str_radix(digits.strip_prefix('{')?, 16).ok().and_then(char::from_u32)?
+                let Ok(code) = u32::from_str_radix(digits.strip_prefix('{')?, 16) else {
+                    return None;
+                };
+                char::from_u32(code)?
             }
             same => same,
         });

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lithdb::env::UnixMillis;
+use lithdb::env::human::parsed;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
@@ -45,7 +46,7 @@ impl Output {
         let out = BufWriter::with_capacity(64 << 10, io::stdout());
         let columns = std::env::var("COLUMNS").map_or(COLUMNS, |typed| {
             // Whatever else is in it is not about us.
-            typed.parse().ok().filter(|columns| *columns >= 20).unwrap_or(COLUMNS)
+            parsed(&typed).filter(|columns| *columns >= 20).unwrap_or(COLUMNS)
         });
         Self { out, is_json, purpose, columns, failed: None }
     }
@@ -194,7 +195,7 @@ pub(crate) fn say_in_json(is_json: bool) {
 
 /// A line on standard error: `message` for people, or what `document` makes of it for programs.
 pub(crate) fn say(message: &str, document: impl FnOnce(&str) -> Json) {
-    // Where standard error is closed there is nobody left to tell.
+    #[expect(clippy::let_underscore_must_use, reason = "who closed it is not to be told")]
     let _ = match IS_JSON.load(Ordering::Relaxed) {
         true => writeln!(io::stderr(), "{}", document(message)),
         false => writeln!(io::stderr(), "lith: {message}"),

@@ -87,10 +87,12 @@ fn bar(label: &str, total: Option<u64>, elapsed: Duration) -> ProgressBar {
     bar
 }
 
+#[expect(clippy::let_underscore_must_use, reason = "a line without its rate is shown")]
 fn show_rate(state: &ProgressState, line: &mut dyn Write) {
     let _ = line.write_str(&throughput(state.pos(), state.elapsed()));
 }
 
+#[expect(clippy::let_underscore_must_use, reason = "a line without its time is shown")]
 fn show_left(state: &ProgressState, line: &mut dyn Write) {
     let left = state.len().unwrap_or_default().saturating_sub(state.pos());
     let secs = left as f64 / per_second(state.pos(), state.elapsed()).max(1.0);
@@ -121,7 +123,7 @@ impl Spinner {
             }
             spinner.finish_and_clear();
         };
-        // Without a thread there is no spinner; the work goes on.
+        #[expect(clippy::disallowed_methods, reason = "without a thread there is no spinner")]
         let thread = lithdb::env::spawn("lith-spinner", body).ok();
         Self { stop: Some(stop), thread }
     }
@@ -131,6 +133,7 @@ impl Drop for Spinner {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
+            #[expect(clippy::let_underscore_must_use, reason = "the work does not need a spinner")]
             let _ = thread.join();
         }
     }

@@ -281,7 +281,7 @@ fn killed_at_any_moment_all_tables_are_old_or_all_are_new() {
         // Moments all over the time that it takes, which the rounds that it survives tell.
         std::thread::sleep(longest.mul_f64(f64::from(round * 37 % 101) / 90.0));
         let survived = child.try_wait().unwrap().is_some();
-        let _ = child.kill();
+        child.kill().unwrap();
         child.wait().unwrap();
         if survived {
             longest = started.elapsed().min(longest.mul_f64(1.1)).max(Duration::from_millis(5));

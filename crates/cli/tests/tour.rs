@@ -23,7 +23,9 @@ fn grow(bench: &Bench, files: usize) {
 }
 
 fn tour(bench: &Bench, args: &[&str]) -> support::Run {
-    OsFs.create_dir(&bench.path("tmp")).ok();
+    if let Err(error) = OsFs.create_dir(&bench.path("tmp")) {
+        assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists, "{error}");
+    }
     let mut command = lith();
     command.env("TMPDIR", bench.path("tmp")).arg("tour").arg(bench.path("tree")).args(args);
     run(command, b"")

@@ -13,12 +13,16 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct UnixMillis(pub u64);
 
+/// A duration in milliseconds; what is longer than can be said is the longest.
+pub fn millis(duration: Duration) -> u64 {
+    duration.as_millis().min(u128::from(u64::MAX)) as u64
+}
+
 impl UnixMillis {
     /// The time that is `duration` later, or the end of time.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
-        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Self(self.0.saturating_add(millis))
+        Self(self.0.saturating_add(millis(duration)))
     }
 
     /// How much later this is than `earlier`; zero if it is not later.
@@ -69,7 +73,8 @@ impl Clock for OsClock {
     #[allow(clippy::disallowed_types, clippy::disallowed_methods)] // this is the door
     fn now(&self) -> UnixMillis {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        UnixMillis(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+        // A clock before 1970 is one that nobody has set.
+        UnixMillis(since.map_or(0, millis))
     }
 
     fn monotonic(&self) -> Duration {

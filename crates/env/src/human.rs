@@ -2,12 +2,25 @@
 //!
 //! A number without a unit is seconds, or bytes. What is written can be read again and is the same value.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serializer};
 
 const NANOS: u128 = 1_000_000_000;
+
+/// What `text` says, if it is one: text that is none is an answer, no failure.
+#[expect(clippy::disallowed_methods, reason = "nothing was read but the text")]
+pub fn parsed<T: FromStr>(text: &str) -> Option<T> {
+    text.parse().ok()
+}
+
+/// Bytes in hex, with `0x` before them.
+pub fn hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
+    std::iter::once("0x".to_owned()).chain(digits).collect()
+}
 
 /// How many nanoseconds a unit of time has.
 fn nanos_of(unit: &str) -> Option<u128> {
@@ -55,9 +68,9 @@ fn sum(text: &str, factor_of: fn(&str) -> Option<u128>) -> Option<u128> {
         let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
         let factor = factor_of(unit)?;
         // Finer than a billionth is nothing.
-        let parts = fraction.parse::<u64>().ok().filter(|_| fraction.len() <= 9)?;
+        let parts = parsed::<u64>(fraction).filter(|_| fraction.len() <= 9)?;
         let parts = u128::from(parts) * factor / 10u128.pow(fraction.len() as u32);
-        let amount = whole.parse::<u128>().ok()?.checked_mul(factor)?.checked_add(parts)?;
+        let amount = parsed::<u128>(whole)?.checked_mul(factor)?.checked_add(parts)?;
         total = total.checked_add(amount)?;
         rest = behind.trim_start();
     }
@@ -70,11 +83,10 @@ fn sum(text: &str, factor_of: fn(&str) -> Option<u128>) -> Option<u128> {
 /// What was expected.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let nanos = sum(text, nanos_of);
-    let duration = nanos.and_then(|nanos| {
-        let secs = u64::try_from(nanos / NANOS).ok()?;
-        Some(Duration::new(secs, (nanos % NANOS) as u32))
-    });
-    duration
+    let most = Duration::MAX.as_nanos();
+    let nanos = nanos.filter(|nanos| *nanos <= most);
+    nanos
+        .map(|nanos| Duration::new((nanos / NANOS) as u64, (nanos % NANOS) as u32))
         .ok_or_else(|| format!("expected a duration like \"10s\" or \"30 days\", found {text:?}"))
 }
 
@@ -83,8 +95,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// What was expected.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    let bytes = sum(text, bytes_of).and_then(|bytes| u64::try_from(bytes).ok());
-    bytes.ok_or_else(|| format!("expected a size like 4096 or \"64 MiB\", found {text:?}"))
+    let bytes = sum(text, bytes_of).filter(|bytes| *bytes <= u128::from(u64::MAX));
+    bytes
+        .map(|bytes| bytes as u64)
+        .ok_or_else(|| format!("expected a size like 4096 or \"64 MiB\", found {text:?}"))
 }
 
 /// In the largest unit of which it is a multiple.

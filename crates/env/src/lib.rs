@@ -24,7 +24,7 @@ pub mod sync;
 use std::sync::Arc;
 
 pub use budget::{Budget, Budgets, Permit, Reclaim};
-pub use clock::{Clock, OsClock, UnixMillis};
+pub use clock::{Clock, OsClock, UnixMillis, millis};
 pub use error::{Error, ErrorKind, Result};
 pub use fs::{
     DirEntry, File, FileKind, FileLock, Fs, LockKind, Map, Metadata, OpenMode, append, exists,
@@ -35,6 +35,7 @@ pub use os::{OsFs, max_map_count, raise_file_limit};
 pub use pool::{Pool, spawn};
 pub use replace::{
     LEFTOVER_SUFFIX, leftover_of, remove_if_there, replace_file, replacement_path, sync_parent,
+    try_remove,
 };
 
 /// The world a database lives in: cheap to clone, shared by everything that is open.

@@ -76,7 +76,7 @@ impl MappedFile {
 
 impl Map for MappedFile {
     fn bytes(&self, offset: u64, len: usize) -> Option<Bytes> {
-        let start = usize::try_from(offset).ok()?;
+        let start = offset as usize;
         let end = start.checked_add(len)?;
         match &self.whole {
             Some((whole, _)) if end <= whole.len() => Some(whole.slice(start..end)),
@@ -91,11 +91,11 @@ impl Map for MappedFile {
 
     fn will_read(&self, offset: u64, len_bytes: u64) {
         let Some((whole, mmap)) = &self.whole else { return };
-        let Ok(start) = usize::try_from(offset) else { return };
-        let end = start.saturating_add(usize::try_from(len_bytes).unwrap_or(usize::MAX));
+        let start = offset as usize;
+        let end = start.saturating_add(len_bytes as usize);
         let end = end.min(whole.len());
         if start < end {
-            // A hint: if the system does not take it, reading works all the same.
+            #[expect(clippy::let_underscore_must_use, reason = "a hint: reading works without")]
             let _ = mmap.advise_range(Advice::WillNeed, start, end - start);
         }
     }

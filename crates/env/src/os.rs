@@ -225,6 +225,7 @@ impl Drop for OsLock {
     /// Unlocks by name: a process that another thread is just starting has a copy of the descriptor until it runs its
     /// program, and merely closing ours would leave the lock with it for that while.
     fn drop(&mut self) {
+        #[expect(clippy::let_underscore_must_use, reason = "closing the file unlocks, too")]
         let _ = fs4::FileExt::unlock(&self.file.file);
     }
 }

@@ -111,6 +111,7 @@ impl Drop for Pool {
         for worker in self.workers.lock().drain(..) {
             // The last handle of a database may be dropped by a task of its own pool.
             if worker.thread().id() != this {
+                #[expect(clippy::let_underscore_must_use, reason = "a worker catches each panic")]
                 let _ = worker.join();
             }
         }
@@ -123,7 +124,10 @@ impl Shared {
         loop {
             if let Some(task) = queue.tasks.pop_front() {
                 drop(queue);
-                // A task reports its own failure (see `guarded`); the thread lives on.
+                #[expect(
+                    clippy::let_underscore_must_use,
+                    reason = "a task reports its own failure (see `guarded`); the thread lives on"
+                )]
                 let _ = catch_unwind(AssertUnwindSafe(task));
                 queue = self.queue.lock();
             } else if queue.closed {

@@ -41,10 +41,16 @@ fn write_replacement(fs: &dyn Fs, new: &Path, bytes: &[u8]) -> Result<()> {
         .map_err(|e| Error::failed_new_write("write", new, e))
         .and_then(|()| file.sync_all().map_err(|e| Error::failed_new_write("sync", new, e)));
     if written.is_err() {
-        // Best effort: what stays behind is recognised by its name and removed by the next open.
-        let _ = fs.remove_file(new);
+        try_remove(fs, new);
     }
     written
+}
+
+/// Removes a file that nothing refers to, if that works: what stays is recognised by its name, and the next opening
+/// discards it.
+#[expect(clippy::let_underscore_must_use, reason = "nothing depends on it")]
+pub fn try_remove(fs: &dyn Fs, path: &Path) {
+    let _ = fs.remove_file(path);
 }
 
 /// Removes a file that may not be there.

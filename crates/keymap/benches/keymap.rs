@@ -10,6 +10,7 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
 
+use lithdb_env::human::parsed;
 use lithdb_env::{Fs, OpenMode, OsFs, Result, read_up_to_at};
 use lithdb_keymap::{Candidates, KeyHash, Keymap, MemoryKeymap};
 use lithdb_segment::{Position, SegmentId};
@@ -37,17 +38,16 @@ fn timed(keys: u64, work: impl FnOnce()) -> f64 {
     start.elapsed().as_nanos() as f64 / keys as f64
 }
 
+#[expect(clippy::unwrap_used, reason = "a benchmark without this figure is none")]
 fn resident_bytes() -> u64 {
     // A file of /proc has no length, so it is read up to a limit.
-    let status = OsFs.open(Path::new("/proc/self/status"), OpenMode::Read).map(|file| {
-        let mut buf = vec![0; 1 << 16];
-        let len = read_up_to_at(&*file, &mut buf, 0).unwrap_or(0);
-        buf.truncate(len);
-        String::from_utf8_lossy(&buf).into_owned()
-    });
-    let status = status.unwrap_or_default();
+    let file = OsFs.open(Path::new("/proc/self/status"), OpenMode::Read).unwrap();
+    let mut buf = vec![0; 1 << 16];
+    let len = read_up_to_at(&*file, &mut buf, 0).unwrap();
+    buf.truncate(len);
+    let status = String::from_utf8_lossy(&buf);
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    let kib = line.and_then(|rest| parsed::<u64>(rest.split_whitespace().next()?));
     kib.unwrap_or(0) * 1024
 }
 
@@ -168,7 +168,7 @@ fn medians(rows: Vec<Row>) -> Row {
 
 fn main() -> Result<()> {
     let given = env::args().skip(1).chain(env::var("KEYMAP_BENCH_KEYS"));
-    let keys = given.filter_map(|text| text.parse().ok()).next().unwrap_or(1_000_000);
+    let keys = given.filter_map(|text| parsed(&text)).next().unwrap_or(1_000_000);
     memory(keys)?;
     let (mut ours, mut std_map, mut identity) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {

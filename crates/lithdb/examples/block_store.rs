@@ -248,7 +248,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     print!("the newest:");
     for entry in
-        store.blocks.iter()?.rev().filter(|e| !e.as_ref().is_ok_and(|e| !e.is_primary())).take(3)
+        store.blocks.iter()?.rev().filter(|e| !matches!(e, Ok(e) if !e.is_primary())).take(3)
     {
         let entry = entry?;
         print!(

@@ -284,7 +284,7 @@ impl<'a> Watch<'a> {
             self.table = Some(table.clone());
         }
         self.present = done;
-        // It is too late to stop it.
+        #[expect(clippy::let_underscore_must_use, reason = "it is too late to stop it")]
         let _ = self.tell(Phase::Applying, table);
     }
 }

@@ -1,9 +1,9 @@
 //! How keys and times look.
 
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lithdb_env::human::hex;
 use lithdb_env::{Error, UnixMillis};
 use serde::{Serialize, Serializer};
 
@@ -19,10 +19,7 @@ pub(crate) fn show_key(key: &[u8]) -> String {
     };
     match std::str::from_utf8(key) {
         Ok(text) if !text.starts_with("0x") && !text.chars().any(is_hidden) => text.to_owned(),
-        _ => key.iter().fold("0x".to_owned(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        }),
+        _ => hex(key),
     }
 }
 
@@ -37,9 +34,8 @@ pub(crate) fn short_key(key: &[u8]) -> String {
 
 /// A time of the wall clock, in UTC; one beyond the calendar in milliseconds.
 pub(crate) fn time(time: UnixMillis) -> String {
-    let known = i64::try_from(time.0).ok();
-    let known = known.and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
-    known.map_or_else(|| time.0.to_string(), |time| format!("{time:.3}"))
+    let known = jiff::Timestamp::from_millisecond(time.0.min(i64::MAX as u64) as i64);
+    known.map_or_else(|_| time.0.to_string(), |time| format!("{time:.3}"))
 }
 
 pub(crate) fn key<S: Serializer>(key: &[u8], serializer: S) -> Result<S::Ok, S::Error> {

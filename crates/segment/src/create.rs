@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lithdb_env::sync::RwLock;
-use lithdb_env::{Error, File, Result, UnixMillis, write_all_at};
+use lithdb_env::{Error, File, Result, UnixMillis, try_remove, write_all_at};
 
 use crate::growing::GrowingFile;
 use crate::handle::Handle;
@@ -41,8 +41,7 @@ impl Segment {
         let segment = Self::create_files(context, new, &paths, &mut created);
         if segment.is_err() {
             for path in created.into_iter().rev() {
-                // Best effort: an opening discards what stays.
-                let _ = context.env.fs.remove_file(path);
+                try_remove(&*context.env.fs, path);
             }
         }
         segment
@@ -92,7 +91,7 @@ impl Segment {
     /// Removes the files of a segment that nothing refers to. Best effort: an opening discards what stays.
     pub fn remove_files(&self) {
         for path in self.paths().all() {
-            let _ = self.context().env.fs.remove_file(path);
+            try_remove(&*self.context().env.fs, path);
         }
     }
 

@@ -99,7 +99,7 @@ impl Segment {
         let written = write_all_at(&*place.file.file, value, place.offset);
         place.file.wrote();
         written.map_err(|e| Error::failed_write("write", file.handle.path(), e))?;
-        // Best effort: keeps the disk busy between flushes.
+        #[expect(clippy::let_underscore_must_use, reason = "a hint: keeps the disk busy")]
         let _ = place.file.file.start_writeback(place.offset, value.len() as u64);
         Ok(())
     }
@@ -121,6 +121,7 @@ impl Segment {
             let written =
                 written.map_err(|e| Error::failed_write("write", file.handle.path(), e))?;
             if let Some((start, end)) = written {
+                #[expect(clippy::let_underscore_must_use, reason = "a hint, as in `write_direct`")]
                 let _ = open.file.start_writeback(start, end - start);
             }
         }
@@ -246,9 +247,6 @@ impl SealJob {
     /// What the file system says. Unless it latches, as a failed write or sync does, nothing is lost.
     pub fn run(&self) -> Result<()> {
         let segment = &self.segment;
-        if segment.metadata().is_some() {
-            return Ok(()); // it is sealed, durably: what failed came afterwards
-        }
         segment.make_durable(&Capture { totals: self.totals.clone() })?;
         segment.give_back()?;
         let metadata = self.metadata(Some(segment.digest(self.totals.key_end)?));

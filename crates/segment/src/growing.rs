@@ -98,7 +98,7 @@ impl GrowingFile {
         if let Some(bytes) = self.tail.as_ref().and_then(|tail| tail.read(offset, len)) {
             return Ok(bytes);
         }
-        let len = len.min(usize::try_from(self.end().saturating_sub(offset)).unwrap_or(usize::MAX));
+        let len = len.min(self.end().saturating_sub(offset) as usize);
         open.copied(self.handle.path(), offset, len)
     }
 }

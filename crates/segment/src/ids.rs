@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use lithdb_env::human::parsed;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -90,8 +91,7 @@ impl FromStr for Position {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let parts = text.split_once(':').and_then(|(segment, offset)| {
-            // What is wrong with a number is said of the whole.
-            Some(Self::new(SegmentId(segment.parse().ok()?), offset.parse().ok()?))
+            Some(Self::new(SegmentId(parsed(segment)?), parsed(offset)?))
         });
         parts.ok_or_else(|| format!("expected a position like 12:4096, found {text:?}"))
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use lithdb_env::human::parsed;
 use lithdb_env::{Error, ErrorKind, Result, leftover_of};
 use serde::{Deserialize, Serialize};
 
@@ -89,7 +90,7 @@ fn segment(text: &str) -> Option<SegmentId> {
 
 /// A decimal number without sign or leading zeros.
 fn canonical<T: std::str::FromStr + ToString>(text: &str) -> Option<T> {
-    text.parse::<T>().ok().filter(|n| n.to_string() == text)
+    parsed::<T>(text).filter(|n| n.to_string() == text)
 }
 
 /// The name of a table: 1 to 128 of `A-Z a-z 0-9 _ -`.

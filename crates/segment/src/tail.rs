@@ -121,9 +121,9 @@ impl Tail {
             let fits = state.spare.iter().position(|spare| spare.has_room(bytes.len()));
             let next_len = state.next_len.max(bytes.len());
             let buffer = fits.map(|fits| state.spare.swap_remove(fits));
+            let buffer = buffer.map_or_else(|| Buffer::new(&self.budget, next_len), Ok);
             // A drain or a gap may have taken the room that was made. The bytes are accepted, so there is no way back.
-            let buffer = buffer.or_else(|| Buffer::new(&self.budget, next_len).ok());
-            state.active = buffer.unwrap_or_else(|| Buffer {
+            state.active = buffer.unwrap_or_else(|_| Buffer {
                 bytes: Vec::with_capacity(bytes.len()),
                 _permit: self.budget.take_anyway(bytes.len() as u64),
             });
@@ -146,7 +146,7 @@ impl Tail {
     pub(crate) fn read(&self, offset: u64, max_len: usize) -> Option<Bytes> {
         let state = self.state.read();
         let piece = |start: u64, bytes: &[u8]| {
-            let from = usize::try_from(offset.checked_sub(start)?).ok()?;
+            let from = offset.checked_sub(start)? as usize;
             let rest = bytes.get(from..).filter(|rest| !rest.is_empty())?;
             Some(Bytes::copy_from_slice(rest.get(..max_len.min(rest.len()))?))
         };

@@ -14,6 +14,7 @@ mod world;
 use std::path::Path;
 
 use lithdb_env::UnixMillis;
+use lithdb_env::human::parsed;
 use lithdb_second_reader::{Record, crc32c, key_file, metadata, value_header};
 use lithdb_segment::envelope::{Magic, open_file, seal};
 use lithdb_segment::record::{Chain, Encoder, Flags, KeyRecord, Mark};
@@ -42,7 +43,7 @@ fn table(anchor: &str) -> Vec<Row> {
         .take_while(|line| line.starts_with('|'))
         .filter_map(|line| {
             let cells: Vec<&str> = line.trim_matches('|').splitn(3, '|').map(str::trim).collect();
-            let (offset, size) = (cells[0].parse().ok()?, cells[1].parse().ok()?);
+            let (offset, size) = (parsed(cells[0])?, parsed(cells[1])?);
             Some(Row { offset, size, field: cells[2] })
         })
         .collect()

@@ -78,7 +78,7 @@ impl SimFs {
     /// If there is no such file or byte.
     pub fn flip_bit(&self, path: impl AsRef<Path>, offset: u64, bit: u8) {
         let mut bytes = self.read_raw(&path);
-        let byte = usize::try_from(offset).ok().and_then(|at| bytes.get_mut(at));
+        let byte = bytes.get_mut(offset as usize);
         *byte.expect("the offset lies in the file") ^= 1 << (bit % 8);
         self.write_raw(path, bytes);
     }

@@ -282,7 +282,10 @@ impl<'a> Wreck<'a> {
         if len > old_len {
             extents.insert(blocks_of(old_len, len - old_len));
         }
-        let older = old.map(|file| file.older_after_crash(self.tree.last_seq(), &bytes));
-        FileNode::settled(bytes, extents, older.unwrap_or_default())
+        let older = old.map_or_else(
+            |_| Default::default(),
+            |file| file.older_after_crash(self.tree.last_seq(), &bytes),
+        );
+        FileNode::settled(bytes, extents, older)
     }
 }

@@ -42,7 +42,7 @@ impl Tree {
     }
 
     fn create(&mut self, path: &Path, body: Body) -> io::Result<Ino> {
-        if self.resolve(path).is_ok_and(|ino| ino == ROOT) {
+        if matches!(self.resolve(path), Ok(ROOT)) {
             return Err(errno(EEXIST));
         }
         let at = self.parent(path)?;

@@ -244,7 +244,9 @@ impl Tree {
     /// Every inode that some directory has now, has durably, or may have after a crash.
     pub(crate) fn referenced(&self) -> BTreeSet<Ino> {
         let mut all = BTreeSet::from([ROOT]);
-        for dir in self.nodes.values().filter_map(|node| node.dir().ok()) {
+        #[expect(clippy::disallowed_methods, reason = "what is no directory refers to nothing")]
+        let dirs = self.nodes.values().filter_map(|node| node.dir().ok());
+        for dir in dirs {
             all.extend(dir.live.values().chain(dir.durable.values()));
             all.extend(dir.log.iter().map(|DirOp { change, .. }| match change {
                 DirChange::Link { ino, .. }

@@ -2,7 +2,7 @@
 
 use std::ops::{Bound, Range, RangeBounds};
 
-use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_env::{Error, ErrorKind, Result, human};
 use lithdb_segment::Group;
 use lithdb_segment::record::{MAX_KEY_LEN, MAX_VALUE_LEN};
 
@@ -264,13 +264,6 @@ pub fn show_key(key: &[u8]) -> String {
         Ok(text) if !text.is_empty() && !text.chars().any(char::is_control) => {
             format!("{text:?}{dots}")
         }
-        _ => {
-            use std::fmt::Write;
-            let mut hex = String::from("0x");
-            for byte in head {
-                let _ = write!(hex, "{byte:02x}");
-            }
-            hex + dots
-        }
+        _ => human::hex(head) + dots,
     }
 }

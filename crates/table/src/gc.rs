@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
+use lithdb_env::{Error, ErrorKind, Result, UnixMillis, millis};
 use lithdb_segment::{Metadata, Position, Segment, SegmentId};
 
 use crate::clock::Judgement;
 use crate::event::Event;
 use crate::filter::GcFilter;
-use crate::options::{check_ttl, millis};
+use crate::options::check_ttl;
 use crate::segments::Segments;
 use crate::table::{Inner, Table, WriteSide};
 

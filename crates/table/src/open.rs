@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lithdb_env::sync::atomic::AtomicBool;
 use lithdb_env::sync::{Mutex, RwLock};
-use lithdb_env::{Error, Latch, Result, UnixMillis, remove_if_there, replacement_path};
+use lithdb_env::{Error, Latch, Result, UnixMillis, millis, remove_if_there, replacement_path};
 use lithdb_keymap::{Keymap, MemoryKeymap};
 use lithdb_segment::{Context, Position, SEGMENTS_DIR, STATE_FILE, UnlinkRight};
 
@@ -15,7 +15,7 @@ use crate::commit::Commit;
 use crate::counters::Counters;
 use crate::event::Event;
 use crate::fill::Fill;
-use crate::options::{KeymapKind, TableOptions, Ttl, millis};
+use crate::options::{KeymapKind, TableOptions, Ttl};
 use crate::plan::{Access, Plan};
 use crate::recovery::{Recovery, RecoveryReport};
 use crate::segments::Segments;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lithdb_env::human::{self, Human};
-use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_env::{Error, ErrorKind, Result, millis};
 use lithdb_segment::record::MAX_INLINE_LEN;
 use lithdb_segment::{ShardId, Verify};
 use serde::{Deserialize, Serialize};
@@ -235,10 +235,6 @@ fn in_range(field: &str, found: u64, least: u64, most: u64) -> Result<()> {
         ErrorKind::InvalidArgument,
         format!("{field}: expected {least} to {most}, found {found}"),
     ))
-}
-
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Refuses a TTL that would expire everything at once.

@@ -3,7 +3,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lithdb_env::{LockKind, OsFs, read_file, spawn, write_all_at};
+use lithdb_env::{LockKind, OsFs, read_file, remove_if_there, spawn, write_all_at};
 use lithdb_segment::envelope::{self, Magic};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -16,7 +16,7 @@ pub(super) fn os() -> Env {
 }
 
 pub(super) fn put(path: &Path, bytes: &[u8]) {
-    let _ = OsFs.remove_file(path);
+    remove_if_there(&OsFs, path).unwrap();
     write_all_at(&*OsFs.create_new(path).unwrap(), bytes, 0).unwrap();
 }
 
@@ -211,7 +211,7 @@ fn a_database_is_not_created_among_other_files() {
         assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
         assert!(error.to_string().contains(name), "{error}");
         assert!(OsFs.list(&dirs.path("a")).unwrap().is_empty());
-        let _ = OsFs.remove_file(&path).or_else(|_| OsFs.remove_dir(&path));
+        OsFs.remove_file(&path).or_else(|_| OsFs.remove_dir(&path)).unwrap();
     }
     assert!(dirs.create("abc").unwrap().created());
     assert!(!dirs.content().contains_key(&dirs.path("b/root.id.new")));

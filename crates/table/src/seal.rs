@@ -50,7 +50,10 @@ impl Sealing {
         let pool = Arc::clone(&inner.env.pool);
         pool.submit(move || {
             if let Mode::Write(side) = &inner.mode {
-                // Reported where it matters: by the latch, or by the flush that tries again.
+                #[expect(
+                    clippy::let_underscore_must_use,
+                    reason = "the latch reports it, or the flush that tries again"
+                )]
                 let _ = side.sealing.finish(&inner, side);
             }
         });

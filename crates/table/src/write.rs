@@ -169,7 +169,10 @@ impl Inner {
     fn publish(&self, placed: &Placed, groups: &[Group<'_>]) -> Result<()> {
         let side = self.write_side()?;
         if placed.keys.len() >= PUBLISH_TOGETHER {
-            // A record that cannot be read is not the same, as in `has_key`.
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a record that cannot be read stays a candidate, as in `has_key`"
+            )]
             let mut same_key = |new, old| Ok(self.same_key(new, old).unwrap_or_default());
             return side.keymap.insert_batch(&placed.keys, &mut same_key);
         }
@@ -311,17 +314,27 @@ mod tests {
     use std::path::PathBuf;
     use std::time::Duration;
 
-    use lithdb_segment::TableName;
+    use lithdb_segment::{HandleLimit, ReadMode, TableName};
     use lithdb_sim::{SimClock, SimFs, sim_env};
 
     use super::*;
+    use crate::event::EventListener;
     use crate::table::TableSetup;
     use crate::{OpenForWriting, TableOptions};
 
     fn setup(fs: &SimFs) -> TableSetup {
         fs.make_dirs("/r");
-        let name = TableName::new("t").unwrap();
-        TableSetup::for_files(name, &sim_env(fs, &SimClock::new(1)), &["/r".into()])
+        TableSetup {
+            name: TableName::new("t").unwrap(),
+            env: sim_env(fs, &SimClock::new(1)),
+            dirs: vec![PathBuf::from("/r/t")],
+            read_mode: ReadMode::Map,
+            handles: Arc::new(HandleLimit::new(8)),
+            listener: EventListener::default(),
+            filter: None,
+            clock_jump_limit: Duration::from_secs(86_400),
+            clock_jump_hold: Duration::from_secs(3600),
+        }
     }
 
     fn open(setup: &TableSetup) -> Table {

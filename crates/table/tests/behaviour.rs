@@ -844,11 +844,13 @@ fn nothing_is_left_open_after_closing() {
     let setup = os_setup(dir.path());
     let open_files = || {
         let own = PathBuf::from("/proc/self/fd");
+        #[expect(clippy::disallowed_methods, reason = "some descriptors are no files")]
+        let path_of = |name: &String| lithdb_env::OsFs.canonicalize(&own.join(name)).ok();
         lithdb_env::OsFs
             .list(&own)
             .unwrap()
             .iter()
-            .filter_map(|entry| lithdb_env::OsFs.canonicalize(&own.join(&entry.name)).ok())
+            .filter_map(|entry| path_of(&entry.name))
             .filter(|path| path.starts_with(dir.path()))
             .count()
     };

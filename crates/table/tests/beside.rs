@@ -378,6 +378,7 @@ fn sealing_and_dropping_at_the_same_time_leaves_nothing_behind() {
                 if round % 2 == 0 {
                     std::thread::yield_now();
                 }
+                #[expect(clippy::let_underscore_must_use, reason = "the table may be gone")]
                 let _ = table.seal();
             });
             table.begin_drop().unwrap();

@@ -4,6 +4,7 @@
 //! may be left with is opened and held against the model (`support::script`).
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+#![expect(clippy::let_underscore_must_use, reason = "runs end where the power fails")]
 
 mod support;
 

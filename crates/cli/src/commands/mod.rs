@@ -59,6 +59,7 @@ fn log(verbose: u8) {
         _ => LevelFilter::DEBUG,
     };
     let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
+    #[expect(clippy::let_underscore_must_use, reason = "whoever set a subscriber before keeps it")]
     let _ =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
 }

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 
 use clap::ValueEnum;
 use lithdb::env::UnixMillis;
+use lithdb::env::human::parsed;
 use lithdb::rollback::{
     PerTable, Phase, RollbackReport, max_be_u64, through_key, through_position, written_before,
 };
@@ -83,7 +84,7 @@ enum OnNoMatch {
 
 fn parse_pair<A: std::str::FromStr, B: std::str::FromStr>(typed: &str) -> Option<(A, B)> {
     let (a, b) = typed.split_once(':')?;
-    Some((a.parse().ok()?, b.parse().ok()?))
+    Some((parsed(a)?, parsed(b)?))
 }
 
 fn parse_height(typed: &str) -> Result<Height, String> {
@@ -105,10 +106,10 @@ fn parse_position(typed: &str) -> Result<Position, String> {
 /// A time as somebody types it.
 fn parse_time(typed: &str) -> Result<UnixMillis, String> {
     let parsed = match typed.strip_prefix('@') {
-        Some(secs) => secs.parse::<u64>().ok().and_then(|secs| secs.checked_mul(1000)),
+        Some(secs) => parsed::<u64>(secs).and_then(|secs| secs.checked_mul(1000)),
         None => {
-            let time = typed.parse::<jiff::Timestamp>();
-            time.ok().and_then(|time| u64::try_from(time.as_millisecond()).ok())
+            let time = parsed::<jiff::Timestamp>(typed).map(|time| time.as_millisecond());
+            time.filter(|millis| *millis >= 0).map(i64::unsigned_abs)
         }
     };
     parsed.map(UnixMillis).ok_or_else(|| {
@@ -232,8 +233,8 @@ fn carry_out(args: &Args, plan: RollbackPlan, command: &mut Command) -> Result<(
 /// Asks on standard error; only a yes is a yes.
 fn agreed() -> Result<bool, Failure> {
     let mut err = std::io::stderr();
-    let _ = write!(err, "lith: this cannot be undone; roll back? [yes/no] ");
-    let _ = err.flush();
+    let asked = write!(err, "lith: this cannot be undone; roll back? [yes/no] ");
+    asked.and_then(|()| err.flush()).map_err(|e| Failure::io("ask", &e))?;
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
     read.map_err(|e| Failure::io("read the answer", &e))?;

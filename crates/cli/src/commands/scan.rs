@@ -47,8 +47,7 @@ struct Line {
 pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let db = command.open_read_only()?;
     let table = existing_table(&db, &args.table)?;
-    // No table has more records than fit the address space.
-    let limit = args.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let limit = args.limit.map_or(usize::MAX, |limit| limit as usize);
     let from = args.from.as_ref();
     let Some(key) = from else {
         let all = table.iter()?;
@@ -65,9 +64,10 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     }
     let Some(newest) = behind.next().transpose()? else { return Ok(()) };
     let all = table.iter()?;
-    // An error is nothing to skip: it is shown.
-    let is_newer = |entry: &lithdb::Result<Entry>| {
-        entry.as_ref().is_ok_and(|entry| entry.position() > newest.position())
+    let is_newer = |entry: &lithdb::Result<Entry>| match entry {
+        Ok(entry) => entry.position() > newest.position(),
+        // Nothing to skip: it is shown.
+        Err(_) => false,
     };
     show_all(args, command, &mut all.rev().skip_while(is_newer).take(limit))
 }

@@ -117,7 +117,9 @@ pub(crate) fn run(mut command: Command, input: &[u8]) -> Run {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     // A program that does not read closes the pipe.
-    let _ = child.stdin.take().unwrap().write_all(input);
+    if let Err(error) = child.stdin.take().unwrap().write_all(input) {
+        assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe, "{error}");
+    }
     Run { output: child.wait_with_output().unwrap() }
 }
 

@@ -42,16 +42,16 @@ impl SegmentWriter {
     /// file system says.
     pub fn stream(&mut self, stream: &mut Stream, piece: &[u8]) -> Result<()> {
         let len = u64::from(stream.len) + piece.len() as u64;
-        let Some(len) = u32::try_from(len).ok().filter(|len| *len < u32::MAX) else {
+        if len >= u64::from(u32::MAX) {
             let message = format!("value: expected at most {} bytes, found more", u32::MAX - 1);
             return Err(Error::new(ErrorKind::InvalidArgument, message));
-        };
+        }
         let (shard, offset) = (stream.shard, stream.offset + u64::from(stream.len));
         self.reserve_values(usize::from(shard.0), offset + piece.len() as u64)?;
         let file = Arc::clone(&stream.file);
         self.segment.write_direct(&DirectWrite { group: 0, shard, offset, file }, piece)?;
         stream.checksum = crc32c::crc32c_append(stream.checksum, piece);
-        stream.len = len;
+        stream.len = len as u32;
         Ok(())
     }
 

@@ -254,7 +254,10 @@ impl Survey {
         let (tell, hear) = channel();
         self.setup.env.pool.submit(move || {
             let scan = || Index::make(segment.scan(end.max(HEADER_LEN as u64))?, end, written);
-            // Nobody waits any more when the boundary was found in a newer segment.
+            #[expect(
+                clippy::let_underscore_must_use,
+                reason = "nobody waits when the boundary was found in a newer segment"
+            )]
             let _ = tell.send(scan());
         });
         hear

@@ -147,7 +147,7 @@ pub(super) fn kept_of(setup: &TableSetup, id: SegmentId) -> Result<Kept> {
             }
         }
     }
-    kept.repairs = u32::try_from(repairs.len()).unwrap_or(u32::MAX);
+    kept.repairs = repairs.len() as u32;
     Ok(kept)
 }
 

@@ -19,7 +19,7 @@ pub(super) const WITNESSES: usize = 2;
 /// a key record at all.
 pub(super) fn derive(identity: &Identity, offset: u32, bytes: &[u8]) -> Option<u64> {
     let head = bytes.first_chunk::<KEY_FIXED_LEN>()?;
-    let word = |at: usize| head.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
+    let word = |at: usize| head.get(at..)?.first_chunk().copied().map(u32::from_le_bytes);
     let [_, _, _, _, kind, flags, n0, n1, ..] = *head;
     let covered = KEY_FIXED_LEN + usize::from(u16::from_le_bytes([n0, n1]));
     let [shard0, shard1, codec, zero] = word(20)?.to_le_bytes();

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use lithdb_env::Error;
+use lithdb_env::human::parsed;
 use lithdb_segment::{SegmentId, TableName};
 use serde::Serialize;
 
@@ -67,7 +68,7 @@ impl Finding {
         let message = error.message();
         let Some(rest) = message.strip_prefix(&name) else { return Self::damage(path, message) };
         let placed = rest.strip_prefix(" at offset ").and_then(|rest| rest.split_once(": "));
-        match placed.and_then(|(offset, what)| Some((offset.parse().ok()?, what))) {
+        match placed.and_then(|(offset, what)| Some((parsed(offset)?, what))) {
             Some((offset, what)) => Self::damage(path, what).at(offset),
             None => Self::damage(path, rest.strip_prefix(": ").unwrap_or(message)),
         }

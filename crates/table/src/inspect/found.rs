@@ -172,7 +172,10 @@ impl Found {
 
     /// The metadata, if it holds.
     pub(super) fn metadata(&self) -> Option<&Metadata> {
-        self.metadata.as_ref().and_then(|metadata| metadata.as_ref().ok())
+        match &self.metadata {
+            Some(Ok(metadata)) => Some(metadata),
+            Some(Err(_)) | None => None,
+        }
     }
 
     pub(super) fn metadata_error(&self) -> Option<&Error> {
@@ -181,7 +184,10 @@ impl Found {
 
     /// The key file, if its header holds.
     pub(super) fn key_file(&self) -> Option<&KeyFile> {
-        self.key_file.as_ref().and_then(|file| file.as_ref().ok())
+        match &self.key_file {
+            Some(Ok(file)) => Some(file),
+            Some(Err(_)) | None => None,
+        }
     }
 
     pub(super) fn header_error(&self) -> Option<&Error> {

@@ -182,6 +182,7 @@ impl Outline {
     }
 
     /// The place of a member.
+    #[expect(clippy::disallowed_methods, reason = "the error of a search is its absence")]
     pub(super) fn index_of(&self, id: SegmentId) -> Option<usize> {
         self.members.binary_search_by_key(&id, |found| found.id).ok()
     }

@@ -8,7 +8,7 @@
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_segment::Metadata;
 use lithdb_segment::envelope::{self, Magic};
-use lithdb_segment::record::{EPOCH_LEN, Record, decode};
+use lithdb_segment::record::{Decoded, EPOCH_LEN, Record, decode};
 
 use crate::keyfile::{KeyFile, read};
 
@@ -83,8 +83,9 @@ impl Unfinished {
         let bytes = read(&*keys.file, &keys.path, u64::from(*at), EPOCH_LEN)?;
         let identity = keys.header.identity;
         let decoded = decode(&identity, identity.salt, *at, &bytes);
-        let begun = decoded.ok().map(|decoded| decoded.record);
-        Ok(matches!(begun, Some(Record::Epoch(begun, _)) if begun == *epoch))
+        Ok(
+            matches!(decoded, Ok(Decoded { record: Record::Epoch(begun, _), .. }) if begun == *epoch),
+        )
     }
 }
 
@@ -131,7 +132,9 @@ mod tests {
             let found = Unfinished::of(&written, path).unwrap();
             assert_eq!((found.target, found.is_empty), (target, is_empty));
             assert_eq!(found.before.is_some(), before.is_some());
-            assert_eq!(found.before.and_then(Result::ok), before.and_then(Result::ok));
+            let what =
+                |before: Option<Result<_>>| before.map(|before| before.map_err(|e| e.kind()));
+            assert_eq!(what(found.before), what(before));
         }
         assert!(Unfinished::of(&metadata(1000), path).is_none());
     }

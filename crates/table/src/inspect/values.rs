@@ -96,8 +96,10 @@ impl ValueFiles {
         }
         // A file that says itself that it is another one is that one, unless the name it should have is rightly taken.
         let says = |named: &Named| {
-            let head = named.head.as_ref().ok().filter(|head| head.identity == identity)?;
-            Some(usize::from(head.shard.0)).filter(|shard| *shard < usize::from(header.shards))
+            // One whose header does not hold says nothing; it becomes a fault below.
+            let Ok(head) = &named.head else { return None };
+            let is_ours = head.identity == identity && head.shard.0 < header.shards;
+            is_ours.then(|| usize::from(head.shard.0))
         };
         let said: Vec<_> = named.iter().map(|named| named.as_ref().and_then(says)).collect();
         let mut files: Vec<Option<ValueFile>> = Vec::new();

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lithdb_env::human::parsed;
 use lithdb_env::{
     Error, ErrorKind, File, FileLock, Fs, LockKind, Result, exists, read_file, write_all_at,
 };
@@ -218,10 +219,13 @@ fn leave_name(file: &dyn File, path: &Path) -> Result<()> {
 
 /// Who left its name in a lock file, for a message.
 fn holder(fs: &dyn Fs, path: &Path) -> String {
-    // For a message alone: who cannot be read is not named.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a message alone: who cannot be read stays unnamed"
+    )]
     let bytes = read_file(fs, path, 64).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    match text.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) {
+    match text.lines().next().and_then(|line| parsed::<u32>(line.trim())) {
         Some(pid) if pid == std::process::id() => format!("this process ({pid})"),
         Some(pid) => format!("process {pid}"),
         None => "another process (which left no id)".to_owned(),

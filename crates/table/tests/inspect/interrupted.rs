@@ -45,6 +45,7 @@ fn a_salvage_killed_anywhere_loses_nothing_even_if_somebody_opens_the_table_betw
     let crash = |world: &World, after: u64, image: &CrashImage| {
         let plan = world.plan();
         world.fs.crash_after(world.fs.ops() + after);
+        #[expect(clippy::let_underscore_must_use, reason = "it ends where the power fails")]
         let _ = plan.apply(&world.setup);
         world.after_crash(world.fs.crash_with(image))
     };

@@ -39,6 +39,7 @@ pub fn by_the_document(world: &World) -> lithdb_second_reader::Table {
         .iter()
         .map(|dir| {
             let below = |path: &std::path::PathBuf| {
+                #[expect(clippy::disallowed_methods, reason = "it is in another directory")]
                 let name = path.strip_prefix(dir).ok()?.to_str().unwrap().to_owned();
                 Some((name, world.fs.read_raw(path)))
             };

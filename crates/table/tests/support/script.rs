@@ -454,7 +454,9 @@ fn is_every_fifth() -> bool {
 fn salts(world: &World) -> HashMap<(u64, u32), u64> {
     let paths = world.fs.file_paths();
     let keys = paths.iter().filter(|path| path.extension().is_some_and(|e| e == "keys"));
-    keys.filter_map(|path| KeyHeader::decode(path, &world.fs.read_raw(path)).ok())
+    #[expect(clippy::disallowed_methods, reason = "only headers that hold have a salt")]
+    let headers = keys.filter_map(|path| KeyHeader::decode(path, &world.fs.read_raw(path)).ok());
+    headers
         .map(|header| header.identity)
         .map(|identity| ((identity.table_id, identity.segment.0), identity.salt))
         .collect()

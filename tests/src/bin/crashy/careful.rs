@@ -187,6 +187,7 @@ fn write(roots: &[PathBuf], mode: ReadMode, dies: bool) -> Result<(), ()> {
 /// Writes and reads, and says `done` at the end; writes and dies, if `dies`.
 pub(crate) fn careful(mode: &str, dies: bool, roots: &[PathBuf]) {
     let mode = if mode == "pread" { ReadMode::Pread } else { ReadMode::Map };
+    #[expect(clippy::let_underscore_must_use, reason = "`failed` has told it")]
     let _ = write(roots, mode, dies);
     println!("done");
 }

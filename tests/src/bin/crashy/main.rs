@@ -5,7 +5,6 @@
 
 mod careful;
 mod collect;
-mod obey;
 mod watch;
 
 use std::io::Read;
@@ -50,7 +49,6 @@ fn main() -> ExitCode {
             watch::watch(&mode, number(args.next()), &roots(args));
         }
         "hold" => hold(&roots(args)),
-        "obey" => obey::obey(&roots(args)),
         "one-put" => one_put(number(args.next()), &roots(args)),
         "fill" => fill(&roots(args)),
         "durable" => durable(&roots(args)),
@@ -67,13 +65,13 @@ fn roots(args: impl Iterator<Item = String>) -> Vec<PathBuf> {
 
 /// Waits until the other side closes the pipe.
 pub(crate) fn wait_for_end_of_input() {
-    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
 
 pub(crate) fn kill_myself() -> ! {
     let kill = format!("kill -9 {}", std::process::id());
-    let _ = Command::new("sh").arg("-c").arg(kill).stdin(Stdio::null()).status();
-    panic!("survived");
+    let killed = Command::new("sh").arg("-c").arg(kill).stdin(Stdio::null()).status();
+    panic!("survived: {killed:?}");
 }
 
 /// Writes the pattern into two tables, from the given numbers on, until it is killed or asked to end.

@@ -105,7 +105,10 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
             Err(Failure::failed(format_args!("{failure}; the database is in {path}")))
         }
         Some(failure) => {
-            // Why the tour ended tells more than why it left something behind.
+            #[expect(
+                clippy::let_underscore_must_use,
+                reason = "why the tour ended tells more than why it left something behind"
+            )]
             let _ = place.remove();
             Err(failure)
         }

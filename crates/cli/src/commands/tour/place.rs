@@ -76,7 +76,7 @@ impl Place {
     fn with_roots(self) -> Result<Self, Failure> {
         for root in self.roots() {
             if let Err(error) = OsFs.create_dir(&root) {
-                // What is not of any use does not stand in the way of the next try.
+                #[expect(clippy::let_underscore_must_use, reason = "what failed first is said")]
                 let _ = self.roots().map(|root| OsFs.remove_dir(&root));
                 return Err(Failure::io(root.display(), &error));
             }
@@ -126,6 +126,7 @@ impl Drop for Place {
     /// The tour ended in a way that nobody thought of.
     fn drop(&mut self) {
         if !self.is_kept {
+            #[expect(clippy::let_underscore_must_use, reason = "a panic says why it ended")]
             let _ = remove_tree(&self.path);
         }
     }

@@ -35,6 +35,7 @@ impl Tour<'_> {
             let put = values
                 .into_iter()
                 .try_for_each(|(key, value)| writer.put(key.as_bytes(), &value).map(|_| ()));
+            #[expect(clippy::let_underscore_must_use, reason = "the reader may have failed by now")]
             let _ = done.send(put.and_then(|()| writer.flush()));
         };
         let thread = lithdb::env::spawn("lith-tour-writer", body)
@@ -42,9 +43,9 @@ impl Tour<'_> {
         let before = self.tally.counts();
         compare_sample(self.loaded.newer(), &reader, 2_000, &mut self.tally)?;
         let read = self.tally.since(before);
-        let flushed = finished.recv().map_err(|_| Failure::failed("the writer's thread ended"))?;
-        flushed?;
-        let _ = thread.join();
+        let panicked = || Failure::failed("the writer's thread panicked");
+        finished.recv().map_err(|_| panicked())??;
+        thread.join().map_err(|_| panicked())?;
         // What the reader saw at first it sees; what came later it sees when it looks again.
         let items: Vec<&Item> = self.loaded.newer().iter().take(count).collect();
         let too_early = items.iter().filter(|item| finds(&reader, item)).count();

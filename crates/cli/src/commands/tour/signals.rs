@@ -69,6 +69,7 @@ fn end(path: &Mutex<Option<PathBuf>>, signal: i32) {
             }
         }
     }
+    #[expect(clippy::let_underscore_must_use, reason = "if it fails, the next line ends this")]
     let _ = emulate_default_handler(signal);
     std::process::exit(128 + signal);
 }
@@ -95,8 +96,12 @@ fn lock(path: &Mutex<Option<PathBuf>>) -> MutexGuard<'_, Option<PathBuf>> {
 /// The signals that this process was started to ignore, bit by bit.
 fn ignored_signals() -> u64 {
     let mut buffer = Buffer::default();
-    let status = buffer.read(Path::new("/proc/self/status")).unwrap_or_default();
+    // Where the system does not say, none is.
+    let Ok(status) = buffer.read(Path::new("/proc/self/status")) else { return 0 };
     let status = String::from_utf8_lossy(status);
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    match mask.map(|mask| u64::from_str_radix(mask.trim(), 16)) {
+        Some(Ok(mask)) => mask,
+        Some(Err(_)) | None => 0,
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use lithdb::env::human::parsed;
 use lithdb::rollback::INTENT_FILE;
 use lithdb::{Components, Db, Table, verify_keymap};
 use lithdb_second_reader::{self as second_reader, crc32c, key_file, key_header, metadata};
@@ -353,7 +354,7 @@ fn end_of_sealed(files: &Image, path: &Path) -> Option<usize> {
     }
     let stem = path.file_stem()?.to_str()?;
     let (segment, shard) = match stem.split_once('-') {
-        Some((segment, shard)) => (segment, Some(shard.parse::<usize>().ok()?)),
+        Some((segment, shard)) => (segment, Some(parsed::<usize>(shard)?)),
         None => (stem, None),
     };
     let table = path.iter().nth(2)?;

@@ -247,6 +247,9 @@ impl SealJob {
     /// What the file system says. Unless it latches, as a failed write or sync does, nothing is lost.
     pub fn run(&self) -> Result<()> {
         let segment = &self.segment;
+        if segment.metadata().is_some() {
+            return Ok(()); // it is sealed, durably: what failed came afterwards
+        }
         segment.make_durable(&Capture { totals: self.totals.clone() })?;
         segment.give_back()?;
         let metadata = self.metadata(Some(segment.digest(self.totals.key_end)?));

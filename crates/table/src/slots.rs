@@ -6,9 +6,8 @@
 
 use std::fmt::Debug;
 use std::path::Path;
-use std::sync::Arc;
 
-use lithdb_env::{Error, ErrorKind, File, Fs, OpenMode, Result, replace_file, write_all_at};
+use lithdb_env::{Error, ErrorKind, Fs, OpenMode, Result, replace_file, write_all_at};
 use lithdb_segment::check_writable;
 use lithdb_segment::envelope::{self, Magic};
 use serde::Serialize;
@@ -78,31 +77,23 @@ pub(crate) fn create<T: Slotted>(fs: &dyn Fs, path: &Path, record: &T) -> Result
     replace_file(fs, path, &slot_of(record)?.repeat(SLOTS))
 }
 
-/// Opens the file to be written.
-pub(crate) fn open(fs: &dyn Fs, path: &Path) -> Result<Arc<dyn File>> {
-    fs.open(path, OpenMode::ReadWrite).map_err(|e| Error::io("open", path, e))
-}
-
-/// Writes both slots, `first` and then the other one, each of them durably. If `file` has another name it is somebody's
-/// copy: another file takes its place in the directory, and in `file`.
+/// Writes both slots, `first` and then the other one, each of them durably. If the file has another name it is somebody's
+/// copy: another file takes its place in the directory.
 pub(crate) fn write_both<T: Slotted>(
     fs: &dyn Fs,
     path: &Path,
-    file: &mut Arc<dyn File>,
     record: &T,
     first: usize,
 ) -> Result<()> {
+    let file = fs.open(path, OpenMode::ReadWrite).map_err(|e| Error::io("open", path, e))?;
     if file.links().map_err(|e| Error::io("look at", path, e))? > 1 {
-        create(fs, path, record).map_err(|e| {
+        return create(fs, path, record).map_err(|e| {
             e.context("somebody links to the file, so it is replaced and not written in place")
-        })?;
-        // The record is replaced, and `file` is somebody else's now.
-        *file = open(fs, path).map_err(|e| e.latching())?;
-        return Ok(());
+        });
     }
     let bytes = slot_of(record)?;
     for slot in [first, 1 - first.min(1)] {
-        write_all_at(&**file, &bytes, (slot * bytes.len()) as u64)
+        write_all_at(&*file, &bytes, (slot * bytes.len()) as u64)
             .map_err(|e| Error::failed_write("write", path, e))?;
         file.sync_data().map_err(|e| Error::failed_write("sync", path, e))?;
     }

@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lithdb_env::sync::{Mutex, MutexGuard};
-use lithdb_env::{Error, ErrorKind, File, Fs, Result, UnixMillis, read_file};
+use lithdb_env::sync::Mutex;
+use lithdb_env::{Error, ErrorKind, Fs, Result, UnixMillis, read_file};
 use lithdb_segment::SegmentId;
 use lithdb_segment::envelope::Magic;
 use lithdb_segment::record::Mark;
@@ -155,14 +155,8 @@ pub fn read_state(fs: &dyn Fs, path: &Path) -> Result<FoundState> {
 pub struct StateFile {
     fs: Arc<dyn Fs>,
     path: PathBuf,
-    current: Mutex<Current>,
-}
-
-/// The state that rules, and the file that it is written to.
-#[derive(Debug)]
-struct Current {
-    state: TableState,
-    file: Arc<dyn File>,
+    /// What rules. The file is open only while it is written.
+    current: Mutex<TableState>,
 }
 
 impl StateFile {
@@ -182,15 +176,13 @@ impl StateFile {
     pub fn open(fs: &Arc<dyn Fs>, path: &Path) -> Result<Self> {
         let FoundState { state, ruling, writable } = read_state(&**fs, path)?;
         writable?;
-        let mut file = slots::open(&**fs, path)?;
-        slots::write_both(&**fs, path, &mut file, &state, ruling)?;
-        let current = Mutex::new(Current { state, file });
-        Ok(Self { fs: Arc::clone(fs), path: path.to_owned(), current })
+        slots::write_both(&**fs, path, &state, ruling)?;
+        Ok(Self { fs: Arc::clone(fs), path: path.to_owned(), current: Mutex::new(state) })
     }
 
     /// The state as it rules now.
     pub fn get(&self) -> TableState {
-        self.current.lock().state.clone()
+        self.current.lock().clone()
     }
 
     /// Changes the state and makes the change durable in both slots. If `change` changes nothing, nothing is
@@ -199,17 +191,17 @@ impl StateFile {
     /// # Errors
     /// What the file system says. If it latches, which state a reopening finds is unknown.
     pub fn update(&self, change: impl FnOnce(&mut TableState)) -> Result<()> {
-        let mut current: MutexGuard<'_, Current> = self.current.lock();
-        let mut next = current.state.clone();
+        let mut current = self.current.lock();
+        let mut next = current.clone();
         change(&mut next);
         next.highest_id = next.highest_id.max(SegmentId(next.next_id_floor.0.saturating_sub(1)));
-        if next == current.state {
+        if next == *current {
             return Ok(());
         }
         next.generation += 1;
         next.check_len(&self.path)?;
-        slots::write_both(&*self.fs, &self.path, &mut current.file, &next, 0)?;
-        current.state = next;
+        slots::write_both(&*self.fs, &self.path, &next, 0)?;
+        *current = next;
         Ok(())
     }
 

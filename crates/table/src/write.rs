@@ -314,27 +314,17 @@ mod tests {
     use std::path::PathBuf;
     use std::time::Duration;
 
-    use lithdb_segment::{HandleLimit, ReadMode, TableName};
+    use lithdb_segment::TableName;
     use lithdb_sim::{SimClock, SimFs, sim_env};
 
     use super::*;
-    use crate::event::EventListener;
     use crate::table::TableSetup;
     use crate::{OpenForWriting, TableOptions};
 
     fn setup(fs: &SimFs) -> TableSetup {
         fs.make_dirs("/r");
-        TableSetup {
-            name: TableName::new("t").unwrap(),
-            env: sim_env(fs, &SimClock::new(1)),
-            dirs: vec![PathBuf::from("/r/t")],
-            read_mode: ReadMode::Map,
-            handles: Arc::new(HandleLimit::new(8)),
-            listener: EventListener::default(),
-            filter: None,
-            clock_jump_limit: Duration::from_secs(86_400),
-            clock_jump_hold: Duration::from_secs(3600),
-        }
+        let name = TableName::new("t").unwrap();
+        TableSetup::for_files(name, &sim_env(fs, &SimClock::new(1)), &["/r".into()])
     }
 
     fn open(setup: &TableSetup) -> Table {

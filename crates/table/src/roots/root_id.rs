@@ -90,8 +90,7 @@ impl RootId {
         let bytes =
             read_file(fs, &path, MAX_FILE_BYTES).map_err(|e| Error::io("read", &path, e))?;
         let ruling = slots::ruling::<Self>(&path, &bytes, bytes.len() / SLOTS)?.slot;
-        let mut file = slots::open(fs, &path)?;
-        slots::write_both(fs, &path, &mut file, self, 1 - ruling.min(1))
+        slots::write_both(fs, &path, self, 1 - ruling.min(1))
     }
 
     /// Whether the database had been created when this was written.

@@ -5,6 +5,7 @@
 
 mod careful;
 mod collect;
+mod obey;
 mod watch;
 
 use std::io::Read;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
             watch::watch(&mode, number(args.next()), &roots(args));
         }
         "hold" => hold(&roots(args)),
+        "obey" => obey::obey(&roots(args)),
         "one-put" => one_put(number(args.next()), &roots(args)),
         "fill" => fill(&roots(args)),
         "durable" => durable(&roots(args)),

@@ -171,6 +171,20 @@ impl Error {
         Self::with_source(kind_of(&source), message, source)
     }
 
+    /// A reservation of space that failed: `Unsupported` where the file system has none.
+    pub fn failed_reservation(path: &Path, source: io::Error) -> Self {
+        // `EOPNOTSUPP` has no kind of its own everywhere.
+        let none = source.kind() == io::ErrorKind::Unsupported || source.raw_os_error() == Some(95);
+        if !none {
+            return Self::io("reserve space in", path, source);
+        }
+        let message = format!(
+            "{}: its file system cannot reserve space for files (fallocate); use another one",
+            path.display()
+        );
+        Self::with_source(ErrorKind::Unsupported, message, source)
+    }
+
     /// A write or sync of accepted bytes that failed: nobody knows what is on the disk, so the table must take no more
     /// writes. A lack of space is no exception: asked again, a sync could succeed without having written anything.
     pub fn failed_write(operation: &str, path: &Path, source: io::Error) -> Self {

@@ -5,6 +5,7 @@
 mod support;
 
 use lithdb::{ErrorKind, Result};
+use lithdb_sim::Fault;
 use support::{World, check, key, put, small};
 
 /// A database that was closed cleanly: table `t` of several segments.
@@ -179,6 +180,35 @@ fn a_root_that_is_absent_or_of_another_database_is_refused_with_its_name() {
     let error = open(&["/r0", "/r0"]);
     assert!(error.to_string().contains("/r0"), "{error}");
     assert_eq!(image(&world), before);
+}
+
+/// A file system without `fallocate`: no database is created there, and one that was copied there is read and not written.
+#[test]
+fn file_system_that_reserves_no_space_is_unsupported() {
+    let world = World::new();
+    world.fs.fail_op(0, Fault::Unsupported, true);
+    let error = world.try_open().map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.message().contains("/r0") && error.message().contains("fallocate"), "{error}");
+    assert!(world.files("root.id").is_empty(), "nothing was created");
+    world.fs.clear_faults();
+    world.open().close().unwrap();
+    let world = closed();
+    let copied = world.on(world.fs.fork());
+    copied.fs.fail_op(0, Fault::Unsupported, true);
+    let db = copied.open();
+    let table = db.existing_table("t").unwrap();
+    check(&table, 0..10);
+    for _ in 0..2 {
+        let error = table.put(&key(10), &[7; 300]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.message().contains("/t/segments/"), "it names the file: {error}");
+    }
+    // Nothing was done: elsewhere it goes on.
+    copied.fs.clear_faults();
+    put(&table, 10..12);
+    db.close().unwrap();
+    check(&copied.open().existing_table("t").unwrap(), 0..12);
 }
 
 #[test]

@@ -515,7 +515,7 @@ fn reserve(
         Err(error) if is_full(&error) => allocate(end).map(|()| end),
         answer => answer.map(|()| target),
     };
-    *reserved = answer.map_err(|e| Error::io("reserve space in", file.handle.path(), e))?;
+    *reserved = answer.map_err(|e| Error::failed_reservation(file.handle.path(), e))?;
     Ok(())
 }
 

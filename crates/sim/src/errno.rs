@@ -18,6 +18,7 @@ pub(crate) const EMFILE: i32 = 24;
 pub(crate) const EFBIG: i32 = 27;
 pub(crate) const ENOSPC: i32 = 28;
 pub(crate) const ENOTEMPTY: i32 = 39;
+pub(crate) const EOPNOTSUPP: i32 = 95;
 
 pub(crate) fn errno(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use crate::errno::{EACCES, EINTR, EIO, EMFILE, ENOMEM, ENOSPC, crashed, errno};
+use crate::errno::{EACCES, EINTR, EIO, EMFILE, ENOMEM, ENOSPC, EOPNOTSUPP, crashed, errno};
 use crate::trace::OpKind;
 
 /// What becomes of the pages that a failed sync could not write.
@@ -49,6 +49,8 @@ pub enum Fault {
     /// There is no memory, or no room for a mapping (`ENOMEM`). Applies to create, open, list, locks, mappings and
     /// reservations.
     OutOfMemory,
+    /// The file system has no such call (`EOPNOTSUPP`). Applies to reservations.
+    Unsupported,
     /// The process has not the right (`EACCES`). Applies to create, open, list, locks and directory syncs.
     Denied,
     /// A sync reports an error, and does not stay the same (see [`Pages`]). Applies to the three syncs.
@@ -117,6 +119,7 @@ impl Fault {
                 matches!(kind, OpKind::CreateNew | OpKind::SyncDir)
             }
             Self::OutOfMemory => matches!(kind, OpKind::CreateNew | OpKind::Allocate),
+            Self::Unsupported => kind == OpKind::Allocate,
             Self::FailedSync { .. } => {
                 matches!(kind, OpKind::SyncData | OpKind::SyncAll | OpKind::SyncDir)
             }
@@ -126,7 +129,7 @@ impl Fault {
     fn applies_to_read(self, kind: ReadKind, len: usize) -> bool {
         match self {
             Self::Eio => true,
-            Self::NoSpace | Self::FailedSync { .. } => false,
+            Self::NoSpace | Self::Unsupported | Self::FailedSync { .. } => false,
             Self::Interrupted => matches!(kind, ReadKind::ReadAt { .. }),
             Self::ShortWrite => matches!(kind, ReadKind::ReadAt { .. }) && len > 1,
             Self::StaleRead => kind == ReadKind::ReadAt { has_older: true },
@@ -146,6 +149,7 @@ impl Fault {
             Self::Interrupted => Err(errno(EINTR)),
             Self::TooManyFiles => Err(errno(EMFILE)),
             Self::OutOfMemory => Err(errno(ENOMEM)),
+            Self::Unsupported => Err(errno(EOPNOTSUPP)),
             Self::Denied => Err(errno(EACCES)),
             Self::StaleRead => Ok(Verdict::Stale),
             Self::ShortWrite => Ok(Verdict::AtMost((len / 2).max(1))),

@@ -1,7 +1,6 @@
-//! Looking at a database's files without trusting them: verification, dump, repair.
+//! Looking at a database's files without trusting them: verification and dump.
 //!
-//! None of these opens a table the ordinary way, so all of them work where opening refuses. Verification and dump hold
-//! the readers' lock and write nothing; a repair holds the writer's locks from its plan to its end.
+//! Neither opens a table the ordinary way, so both work where opening refuses. They hold the readers' lock and write nothing.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,7 +9,7 @@ use std::sync::Arc;
 use lithdb_env::{Env, Error, Result};
 use lithdb_rollback::{PendingRollback, pending};
 use lithdb_segment::{HandleLimit, SegmentId, TableName};
-use lithdb_table::inspect::{DumpLine, Progress, RepairPlan, RepairReport, VerifyReport};
+use lithdb_table::inspect::{DumpLine, Progress, VerifyReport};
 use lithdb_table::roots::Roots;
 use lithdb_table::{EventListener, Presence, TableSetup, inspect, presence};
 use serde::{Serialize, Serializer};
@@ -38,28 +37,6 @@ pub struct Verification {
     /// A report for each table that could be looked at.
     pub tables: Vec<VerifyReport>,
     /// The tables that could not be looked at.
-    pub refused: Vec<Refused>,
-}
-
-/// What it takes to make a database open again, table by table. Holds the writer's locks.
-#[derive(Debug, Serialize)]
-pub struct Repair {
-    /// A plan for each table that needs one.
-    pub tables: Vec<RepairPlan>,
-    /// The tables for which no plan can be made.
-    pub refused: Vec<Refused>,
-    #[serde(skip)]
-    setups: Vec<TableSetup>,
-    #[serde(skip)]
-    _roots: Roots,
-}
-
-/// What a repair did, table by table.
-#[derive(Debug, Clone, Serialize)]
-pub struct Repaired {
-    /// A report for each table that was repaired.
-    pub tables: Vec<RepairReport>,
-    /// The tables whose repair was not finished; it may be planned and applied again.
     pub refused: Vec<Refused>,
 }
 
@@ -130,38 +107,6 @@ impl Db {
         refuse_pending_rollback(&env, &roots)?;
         dumped
     }
-
-    /// Says what it would take to make the tables (all of them, if none are named) open again: what would be given up, and
-    /// what is done. Changes nothing until it is applied. A table for which there can be no plan does not keep the others
-    /// from theirs.
-    ///
-    /// # Errors
-    /// `Locked`, `Missing` for a named table that is not there, and what no repair can decide: a missing root, a file on two
-    /// roots, a rollback that was begun and not finished.
-    pub fn plan_repair(
-        options: &DbOptions,
-        tables: Option<&[String]>,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Repair> {
-        let env = Env::os(options.io_threads)?;
-        let roots = Roots::open_for_writing(&env, &options.roots, false)?;
-        // Tables half-way through a rollback look damaged, and mending them would undo a part of it.
-        refuse_pending_rollback(&env, &roots)?;
-        let setups = setups(&env, &roots, tables, options)?;
-        let mut repair =
-            Repair { tables: Vec::new(), refused: Vec::new(), setups: Vec::new(), _roots: roots };
-        for setup in setups {
-            match inspect::plan_repair(&setup, progress) {
-                Ok(plan) if plan.is_empty() => {}
-                Ok(plan) => {
-                    repair.tables.push(plan);
-                    repair.setups.push(setup);
-                }
-                Err(error) => repair.refused.push(Refused { table: setup.name, error }),
-            }
-        }
-        Ok(repair)
-    }
 }
 
 /// Whether a table that was there was dropped meanwhile.
@@ -170,7 +115,7 @@ fn is_gone(env: &Env, setup: &TableSetup) -> bool {
 }
 
 /// What is needed to look at tables: named ones, or all that are there. One whose state is gone or damaged is there.
-fn setups(
+pub(crate) fn setups(
     env: &Env,
     roots: &Roots,
     named: Option<&[String]>,
@@ -220,43 +165,6 @@ impl Verification {
     }
 }
 
-impl Repair {
-    /// Whether there is nothing to repair, as far as plans could be made: see [`refused`](Self::refused).
-    pub fn is_empty(&self) -> bool {
-        self.tables.is_empty()
-    }
-
-    /// Whether nothing is given up: see [`RepairPlan::is_lossless`].
-    pub fn is_lossless(&self) -> bool {
-        self.tables.iter().all(RepairPlan::is_lossless)
-    }
-
-    /// Carries the plans out. Damaged files are kept aside, none is deleted. A table whose repair fails does not keep the
-    /// others from theirs: see [`Repaired::refused`].
-    pub fn apply(self) -> Repaired {
-        self.apply_if(|_| true)
-    }
-
-    /// As [`apply`](Self::apply), but only the plans by which nothing is lost. The other tables stay as they are.
-    pub fn apply_lossless(self) -> Repaired {
-        self.apply_if(RepairPlan::is_lossless)
-    }
-
-    fn apply_if(self, may: impl Fn(&RepairPlan) -> bool) -> Repaired {
-        let mut repaired = Repaired { tables: Vec::new(), refused: Vec::new() };
-        let planned = self.tables.into_iter().zip(&self.setups);
-        for (plan, setup) in planned.filter(|(plan, _)| may(plan)) {
-            match plan.apply(setup) {
-                Ok(report) => repaired.tables.push(report),
-                Err(error) => {
-                    repaired.refused.push(Refused { table: setup.name.clone(), error });
-                }
-            }
-        }
-        repaired
-    }
-}
-
 fn as_message<S: Serializer>(error: &Error, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(error)
 }
@@ -266,34 +174,4 @@ impl fmt::Display for Refused {
         // The message names the table.
         self.error.fmt(f)
     }
-}
-
-impl fmt::Display for Repair {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        lines(f, &self.tables, &self.refused)
-    }
-}
-
-impl fmt::Display for Repaired {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        lines(f, &self.tables, &self.refused)
-    }
-}
-
-fn lines(
-    f: &mut fmt::Formatter<'_>,
-    items: &[impl fmt::Display],
-    refused: &[Refused],
-) -> fmt::Result {
-    if items.is_empty() && refused.is_empty() {
-        return f.write_str("nothing to repair");
-    }
-    let refused = refused.iter().map(|refused| refused as &dyn fmt::Display);
-    for (n, item) in items.iter().map(|item| item as &dyn fmt::Display).chain(refused).enumerate() {
-        if n > 0 {
-            writeln!(f)?;
-        }
-        write!(f, "{item}")?;
-    }
-    Ok(())
 }

@@ -43,11 +43,12 @@ mod inspect;
 mod limits;
 mod maintenance;
 mod options;
+mod repair;
 mod shared;
 mod tables;
 
 pub use db::{Db, DbStats};
-pub use inspect::{Refused, Repair, Repaired, Verification};
+pub use inspect::{Refused, Verification};
 /// Disk, clock and threads, for tools that go through the same door.
 pub use lithdb_env as env;
 pub use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
@@ -59,12 +60,14 @@ pub use lithdb_table::inspect::{
     DumpLine, Finding, KeymapReport, Progress, RepairPlan, RepairReport, Severity, VerifyReport,
     verify_keymap,
 };
+pub use lithdb_table::roots::{LostRoot, RootLoss};
 pub use lithdb_table::{
     Batch, BatchEntry, DuplicateKeys, Entry, Event, EventListener, GcFilter, GcReport, Iter,
     KeymapKind, MAX_BATCH_BYTES, MAX_BATCH_KEYS, RecoveryReport, SecondaryKey, Table, TableOptions,
     TableStats, Ttl, Upkeep, show_key,
 };
 pub use options::{Components, DbOptions};
+pub use repair::{Repair, Repaired, RootsRepair};
 
 // The examples of the README and of the other documents are tests.
 #[cfg(doctest)]

@@ -59,7 +59,7 @@ fn a_table_that_cannot_be_looked_at_does_not_hide_the_others() {
     let plan = Db::plan_repair(&options, None, &mut |_| {}).unwrap();
     assert_eq!(names(plan.tables.iter().map(|plan| &plan.table)), ["b"]);
     assert_eq!(names(plan.refused.iter().map(|refused| &refused.table)), ["a"]);
-    let done = plan.apply();
+    let done = plan.apply().unwrap();
     assert_eq!((done.tables.len(), done.refused.len()), (1, 0));
     let found = Db::verify(&options, Some(&["b".into(), "c".into()]), &mut |_| {}).unwrap();
     assert!(found.is_sound(), "{found:?}");
@@ -75,7 +75,7 @@ fn only_the_tables_that_are_named_are_repaired() {
     let error = Db::plan_repair(&options, Some(&["b".into(), "x".into()]), &mut |_| {});
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Missing);
     let plan = Db::plan_repair(&options, Some(&["b".into()]), &mut |_| {}).unwrap();
-    assert_eq!(plan.apply().tables.len(), 1);
+    assert_eq!(plan.apply().unwrap().tables.len(), 1);
     let found = Db::verify(&options, None, &mut |_| {}).unwrap();
     let sound: Vec<bool> = found.tables.iter().map(|report| report.is_sound()).collect();
     assert_eq!(sound, [false, true, true]);

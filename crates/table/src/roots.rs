@@ -13,6 +13,7 @@
 mod create;
 mod judge;
 mod locks;
+mod repair;
 mod root_id;
 mod survey;
 
@@ -20,11 +21,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lithdb_env::{Env, Error, ErrorKind, FileKind, Fs, Result};
+use lithdb_env::{Env, Error, ErrorKind, FileKind, Fs, Result, exists};
 use lithdb_segment::TableName;
 
 use judge::Plan;
 use locks::{HeldLocks, Patience};
+use repair::Fresh;
+pub use repair::{LostRoot, LostRoots, RootLoss};
 use root_id::RootId;
 
 /// How often a change of the roots that happens at the same time is waited out.
@@ -49,7 +52,9 @@ pub struct Roots {
     database_id: u64,
     root_ids: Vec<u64>,
     created: bool,
-    _locks: HeldLocks,
+    /// Directories that a repair is to create.
+    absent: Vec<PathBuf>,
+    locks: HeldLocks,
 }
 
 /// While it lives, no other process reads the database, and none begins to.
@@ -133,6 +138,42 @@ impl Roots {
         Err(unsteady(roots))
     }
 
+    /// Opens the database that lives in `roots` to repair it, though some have no `root.id` that holds; what they need is the
+    /// second value. `gone` are directories, empty or not there yet, that take the place of roots that nobody has any more.
+    ///
+    /// # Errors
+    /// As [`open_for_writing`](Self::open_for_writing), where a repair has nothing to go by.
+    pub fn open_for_repair(
+        env: &Env,
+        roots: &[PathBuf],
+        gone: &[PathBuf],
+    ) -> Result<(Self, Option<LostRoots>)> {
+        if gone.is_empty() {
+            match Self::open_for_writing(env, roots, false) {
+                Err(error) if matches!(error.kind(), ErrorKind::Missing | ErrorKind::Corrupt) => {}
+                opened => return opened.map(|roots| (roots, None)),
+            }
+        }
+        let fs = &*env.fs;
+        let fresh = Fresh::draw(env, roots.len() + gone.len())?;
+        for _ in 0..ATTEMPTS {
+            let plan = repair::plan(fs, roots, gone, &fresh)?;
+            let (mut there, mut absent) = (Vec::new(), Vec::new());
+            for path in plan.paths() {
+                let is_there = exists(fs, path).map_err(|e| Error::io("look for", path, e))?;
+                if is_there { &mut there } else { &mut absent }.push(path.clone());
+            }
+            let locks = locks::lock_for_writing(fs, &there)?;
+            if repair::plan(fs, roots, gone, &fresh)? != plan {
+                continue;
+            }
+            let (paths, id) = (plan.paths().to_vec(), plan.first_id());
+            let opened = Self::of(env, Access::Write, paths, id, false, locks);
+            return Ok((Self { absent, ..opened }, Some(plan)));
+        }
+        Err(unsteady(roots))
+    }
+
     fn of(
         env: &Env,
         access: Access,
@@ -142,7 +183,7 @@ impl Roots {
         locks: HeldLocks,
     ) -> Self {
         let (fs, RootId { database_id, root_ids, .. }) = (Arc::clone(&env.fs), id);
-        Self { fs, access, paths, database_id, root_ids, created, _locks: locks }
+        Self { fs, access, paths, database_id, root_ids, created, absent: Vec::new(), locks }
     }
 
     /// Gives all roots a new generation, as each opening for writing does: a copy of one root that was taken until now is
@@ -213,7 +254,7 @@ impl Roots {
     /// What the file system says.
     pub fn table_names(&self, env: &Env) -> Result<Vec<TableName>> {
         let mut names = BTreeSet::new();
-        for root in &self.paths {
+        for root in self.paths.iter().filter(|root| !self.absent.contains(root)) {
             let entries = env.fs.list(root).map_err(|e| Error::io("list", root, e))?;
             let dirs = entries.into_iter().filter(|entry| entry.kind == FileKind::Dir);
             #[expect(clippy::disallowed_methods, reason = "what has no table's name is foreign")]

@@ -12,7 +12,7 @@ use crate::table::TableSetup;
 
 /// Keeps damaged files. What it has returned from is durable.
 #[derive(Debug)]
-pub(super) struct Aside<'a> {
+pub(crate) struct Aside<'a> {
     fs: &'a dyn Fs,
     name: String,
     /// The directories that were made.
@@ -24,7 +24,7 @@ pub(super) struct Aside<'a> {
 
 impl<'a> Aside<'a> {
     /// Chooses a name that is on none of `tables`, the table's directories.
-    pub(super) fn new(env: &'a Env, tables: &[PathBuf]) -> Result<Self> {
+    pub(crate) fn new(env: &'a Env, tables: &[PathBuf]) -> Result<Self> {
         let mut millis = env.clock.now().0;
         'next: loop {
             let name = format!("{ASIDE_PREFIX}{millis}");
@@ -85,7 +85,7 @@ impl<'a> Aside<'a> {
     }
 
     /// Moves files out of the way.
-    pub(super) fn take_away<'p>(
+    pub(crate) fn take_away<'p>(
         &mut self,
         paths: impl IntoIterator<Item = &'p PathBuf>,
     ) -> Result<()> {

@@ -37,6 +37,9 @@ pub(super) struct Examined {
     pub(super) losses: Losses,
     /// What no repair can decide.
     pub(super) by_hand: Option<Finding>,
+    /// Of an unsealed segment: every byte of its files belongs to a record or value that holds. A root of another time, whose
+    /// files go less far or further than the others', would show.
+    pub(super) ends_agree: bool,
     /// `None`: nothing of the segment can be read.
     pub(super) readable: Option<Readable>,
 }
@@ -76,6 +79,7 @@ impl Examined {
             bytes: 0,
             losses: Losses::default(),
             by_hand: None,
+            ends_agree: true,
             readable: None,
         }
     }
@@ -356,6 +360,9 @@ impl Examination<'_> {
         let expected = is_counted.then_some(mark.records);
         self.count_losses(&found, expected, found.records_marked, cut_bytes);
         self.count(&found, walk.end);
+        let mut ends = values.files.iter().zip(&found.value_ends);
+        let is_longer = ends.any(|(file, end)| file.len().is_some_and(|len| len > *end));
+        self.out.ends_agree = walk.end == key_file.len && found.torn_batch.is_none() && !is_longer;
         let keys_hold =
             !is_corrupt && found.is_whole() && chain_holds && self.found.header().is_some();
         self.out.readable = Some(Readable {

@@ -6,7 +6,7 @@
 //! [`RepairPlan::apply`] changes anything. Nothing is ever deleted: what is replaced is kept in
 //! `damaged-<milliseconds>` beside the `segments` directory it came from.
 
-mod aside;
+pub(crate) mod aside;
 mod dump;
 mod epoch;
 mod examine;

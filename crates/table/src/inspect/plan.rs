@@ -101,6 +101,8 @@ pub(super) struct Work {
     pub(super) rules: TableState,
     /// Nobody knows with which seed keys were hashed.
     pub(super) is_state_lost: bool,
+    /// What is there agrees on all roots, to the last byte.
+    pub(super) is_certain: bool,
     /// All ids that were ever seen are below.
     pub(super) floor: SegmentId,
     /// Segments of which nothing is left, and nothing is before them.
@@ -145,6 +147,7 @@ fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<Repair
     let newest = outline.highest.max(outline.members.last().map_or(SegmentId::NONE, |m| m.id));
     let floor = next_id(newest, outline.rules.next_id_floor)?;
     let Outline { rules, slots, members, strays, absent_dirs, .. } = outline;
+    let is_certain = strays.is_empty() && examined.iter().all(|examined| examined.ends_agree);
     let mut plan = RepairPlan {
         table: setup.name.clone(),
         warnings: Vec::new(),
@@ -156,6 +159,7 @@ fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<Repair
         work: Work {
             rules,
             is_state_lost: matches!(slots, Slots::Lost(_)),
+            is_certain,
             floor,
             given_up: Vec::new(),
             members: VecDeque::new(),
@@ -263,6 +267,12 @@ impl RepairPlan {
             && !self.work.is_state_lost
             && self.strays.is_empty()
             && self.creates_dirs.is_empty()
+    }
+
+    /// Whether the files of all roots agree to the last byte, so that none of them is older than the others and none has more:
+    /// as after a clean close. Short of that, what was put last may be lost, and nothing shows it.
+    pub fn is_certain(&self) -> bool {
+        self.is_lossless() && self.work.is_certain
     }
 
     /// Key records that would be given up; `None` if nothing says how many.

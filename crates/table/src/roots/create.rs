@@ -10,8 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use lithdb_env::{
-    Env, Error, ErrorKind, Fs, OpenMode, Result, exists, remove_if_there, replacement_path,
-    sync_parent,
+    Env, Error, Fs, OpenMode, Result, exists, remove_if_there, replacement_path, sync_parent,
 };
 
 use super::locks::WRITERS_LOCK;
@@ -70,25 +69,10 @@ fn is_not_ours(error: &io::Error) -> bool {
 }
 
 /// A put is accepted only when there is space for it: without a way to reserve it there is no database.
-fn require_reservation(fs: &dyn Fs, root: &Path) -> Result<()> {
+pub(super) fn require_reservation(fs: &dyn Fs, root: &Path) -> Result<()> {
     let path = root.join(WRITERS_LOCK);
     let file = fs.open(&path, OpenMode::ReadWrite).map_err(|e| Error::io("open", &path, e))?;
-    match file.allocate(0, 4096) {
-        Err(error) if is_unsupported(&error) => Err(Error::with_source(
-            ErrorKind::Unsupported,
-            format!(
-                "{}: its file system cannot reserve space for files (fallocate); use another one",
-                root.display()
-            ),
-            error,
-        )),
-        reserved => reserved.map_err(|e| Error::io("reserve space in", &path, e)),
-    }
-}
-
-/// `EOPNOTSUPP` has no kind of its own everywhere.
-fn is_unsupported(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(95)
+    file.allocate(0, 4096).map_err(|e| Error::failed_reservation(&path, e))
 }
 
 /// Creates a database in `roots`, root 0 first, and returns the id of that.
@@ -151,10 +135,10 @@ pub(super) fn renew(env: &Env, roots: &[PathBuf], ids: &[RootId]) -> Result<()> 
     let renewed =
         |id: &RootId| RootId { number: id.number, sequence: begun.sequence + 1, ..begun.clone() };
     for (root, id) in roots.iter().zip([&begun]) {
-        id.rewrite(fs, root)?;
+        id.write(fs, root)?;
     }
     for (root, id) in roots.iter().skip(1).zip(others) {
-        renewed(id).rewrite(fs, root)?;
+        renewed(id).write(fs, root)?;
     }
-    roots.iter().zip([first]).try_for_each(|(root, id)| renewed(id).rewrite(fs, root))
+    roots.iter().zip([first]).try_for_each(|(root, id)| renewed(id).write(fs, root))
 }

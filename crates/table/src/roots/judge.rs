@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use lithdb_env::{Error, ErrorKind, Result};
 
 use super::root_id::RootId;
-use super::survey::Seen;
+use super::survey::{Holds, Seen};
 
 /// What opening the roots comes to. `roots` are in the order of their numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +55,9 @@ fn refuse<T>(kind: ErrorKind, message: String) -> Result<T> {
 
 /// What is to be done with the roots as they were seen.
 pub(super) fn judge(seen: &[Seen], create: bool) -> Result<Plan> {
+    if let Some(damage) = seen.iter().find_map(|seen| seen.damage.as_ref()) {
+        return refuse(ErrorKind::Corrupt, damage.clone());
+    }
     let with_id = |seen| Member::of(seen);
     let members: Vec<Member<'_>> = seen.iter().filter_map(with_id).collect();
     // Root 0 rules. Without it, one complete root proves that there was one.
@@ -83,8 +86,11 @@ fn nothing_there(seen: &[Seen], create: bool) -> Result<Plan> {
     let what = match (&first.foreign, first.is_there) {
         (_, false) => "does not exist".to_owned(),
         (None, true) => "is empty: there is no database in it".to_owned(),
-        (Some(name), true) => {
+        (Some(name), true) if first.holds == Holds::Nothing => {
             format!("holds {name:?} but no root.id: it is not a root of a database")
+        }
+        (Some(_), true) => {
+            return refuse(ErrorKind::Missing, lost(first));
         }
     };
     let remedy = "check the path and that it is mounted, or ask for the database to be created";
@@ -119,12 +125,15 @@ fn interrupted(seen: &[Seen], members: &[Member<'_>], create: bool) -> Result<Pl
 
 fn plan_creation(seen: &[Seen], restarted: bool) -> Result<Plan> {
     for seen in seen {
+        if seen.holds > Holds::Nothing {
+            return refuse(ErrorKind::Missing, lost(seen));
+        }
         if let Some(name) = &seen.foreign {
             return refuse(
                 ErrorKind::Foreign,
                 format!(
                     "{} holds {name:?} and no database: a database is created only in an empty \
-                     directory; if there was one, its root.id is lost; else name another directory",
+                     directory; name another one",
                     seen.path.display()
                 ),
             );
@@ -220,17 +229,26 @@ fn check_generation(ruler: Member<'_>, member: Member<'_>) -> Result<()> {
 }
 
 fn absent(ruler: Member<'_>, number: usize, root_id: u64, strangers: &[&Seen]) -> String {
-    let mut message =
-        format!("root {number} (id {root_id:016x}) of the database of {ruler} is absent");
-    match strangers.first() {
-        None => message.push_str("; add its directory to the list"),
-        Some(stranger) => {
-            let what = if stranger.is_there { "has no root.id" } else { "does not exist" };
-            message.push_str(&format!(
-                "; {} {what}: mount what belongs there, or name the right directory; nothing was created",
-                stranger.path.display()
-            ));
-        }
+    let absent = format!("root {number} (id {root_id:016x}) of the database of {ruler} is absent");
+    let Some(stranger) = strangers.first() else {
+        return format!(
+            "{absent}; add its directory to the list; if it is gone for good, see `lith repair --lost-root`"
+        );
+    };
+    if stranger.holds > Holds::Nothing {
+        return format!("{absent}; {}", lost(stranger));
     }
-    message
+    let what = if stranger.is_there { "has no root.id" } else { "does not exist" };
+    format!(
+        "{absent}; {} {what}: mount what belongs there, or name the right directory; nothing was created; if that root is gone for good, see `lith repair --lost-root`",
+        stranger.path.display()
+    )
+}
+
+/// What is said of a root without its id, by everybody.
+fn lost(seen: &Seen) -> String {
+    format!(
+        "{} holds tables, but its root.id is lost: bring it back from a backup of this root, or see `lith repair`",
+        seen.path.display()
+    )
 }

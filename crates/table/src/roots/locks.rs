@@ -22,6 +22,13 @@ const NAP: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub(super) struct HeldLocks(Vec<Box<dyn FileLock>>);
 
+impl HeldLocks {
+    /// Holds those of `other`, too.
+    pub(super) fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+}
+
 impl Drop for HeldLocks {
     fn drop(&mut self) {
         // The last one first: who gets the first lock then gets the others.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
-use lithdb_env::{Error, ErrorKind, Fs, Result, read_file};
+use lithdb_env::{Error, ErrorKind, Fs, Result, exists, read_file};
 use lithdb_segment::envelope::{ENVELOPE_LEN, Magic};
 use serde::{Deserialize, Serialize};
 
@@ -82,10 +82,13 @@ impl RootId {
         slots::create(fs, &path, self)
     }
 
-    /// Writes the id of directory `root` in the place of an older one of the same length, durably. The slot that rules
-    /// is written last.
-    pub(super) fn rewrite(&self, fs: &dyn Fs, root: &Path) -> Result<()> {
+    /// Writes the id of directory `root` in the place of an older one of the same length, durably: the slot that rules
+    /// last. If there is none, because it is lost, it is created.
+    pub(super) fn write(&self, fs: &dyn Fs, root: &Path) -> Result<()> {
         let path = root.join(ROOT_ID_FILE);
+        if !exists(fs, &path).map_err(|e| Error::io("look for", &path, e))? {
+            return self.create(fs, root);
+        }
         self.check(&path)?;
         let bytes =
             read_file(fs, &path, MAX_FILE_BYTES).map_err(|e| Error::io("read", &path, e))?;
@@ -139,8 +142,8 @@ impl Slotted for RootId {
 fn damage(error: &Error) -> Error {
     error
         .context(
-            "the identity of a root is damaged (nothing was changed; put root.id back from a \
-             backup of this root)",
+            "the identity of a root is damaged (nothing was changed; bring root.id back from a \
+             backup of this root, or see `lith repair`)",
         )
         .reclassified(ErrorKind::Corrupt)
 }

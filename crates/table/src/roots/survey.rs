@@ -3,7 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use lithdb_env::{Error, ErrorKind, FileKind, Fs, LEFTOVER_SUFFIX, Result, exists};
+use lithdb_env::{DirEntry, Error, ErrorKind, FileKind, Fs, LEFTOVER_SUFFIX, Result, exists};
+use lithdb_segment::{SEGMENTS_DIR, STATE_FILE, TableName};
 
 use super::Access;
 use super::locks::{READERS_LOCK, WRITERS_LOCK};
@@ -18,14 +19,41 @@ pub(super) struct Seen {
     pub(super) is_there: bool,
     /// What its `root.id` says.
     pub(super) id: Option<RootId>,
+    /// Why its `root.id` cannot be believed.
+    pub(super) damage: Option<String>,
     /// The first entry that no creation of a database leaves. Looked for only without a complete `root.id`.
     pub(super) foreign: Option<String>,
+    /// What it has of tables. Looked for only without a complete `root.id`.
+    pub(super) holds: Holds,
+}
+
+impl Seen {
+    /// Whether it has a `root.id` that holds.
+    pub(super) fn has_id(&self) -> bool {
+        self.id.is_some()
+    }
+
+    /// Whether nothing shows that it was a root.
+    pub(super) fn is_blank(&self) -> bool {
+        self.id.is_none() && self.damage.is_none() && self.holds == Holds::Nothing
+    }
+}
+
+/// What a directory has of tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Holds {
+    /// Nothing.
+    Nothing,
+    /// Directories for segments.
+    Segments,
+    /// The state of a table, which stands on root 0.
+    State,
 }
 
 /// Looks at all `roots`, in the order in which they were named.
 ///
 /// # Errors
-/// If the list itself is wrong, if a `root.id` cannot be believed, or what the file system says.
+/// If the list itself is wrong, if a `root.id` is of another version, or what the file system says.
 pub(super) fn survey(fs: &dyn Fs, roots: &[PathBuf], access: Access) -> Result<Vec<Seen>> {
     let paths = resolve_all(fs, roots)?;
     paths.into_iter().map(|found| look_at(fs, found, access)).collect()
@@ -121,25 +149,76 @@ fn resolve(fs: &dyn Fs, given: &Path) -> Result<(PathBuf, bool)> {
 
 fn look_at(fs: &dyn Fs, found: Found<'_>, access: Access) -> Result<Seen> {
     let Found { path, identity, .. } = found;
-    if identity.is_none() {
-        return Ok(Seen { path, is_there: false, id: None, foreign: None });
-    }
-    let id = RootId::read(fs, &path, access)?;
-    let foreign = match &id {
-        Some(id) if id.is_complete() => None,
-        _ => first_foreign(fs, &path)?,
+    let mut seen = Seen {
+        path,
+        is_there: identity.is_some(),
+        id: None,
+        damage: None,
+        foreign: None,
+        holds: Holds::Nothing,
     };
-    Ok(Seen { path, is_there: true, id, foreign })
+    if !seen.is_there {
+        return Ok(seen);
+    }
+    match RootId::read(fs, &seen.path, access) {
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            seen.damage = Some(error.message().to_owned());
+        }
+        read => seen.id = read?,
+    }
+    if !seen.id.as_ref().is_some_and(RootId::is_complete) {
+        let entries = list(fs, &seen.path)?;
+        seen.holds = holds(fs, &seen.path, &entries)?;
+        seen.foreign = entries.into_iter().find(is_foreign).map(|entry| entry.name);
+    }
+    Ok(seen)
 }
 
-fn first_foreign(fs: &dyn Fs, root: &Path) -> Result<Option<String>> {
-    let entries = fs.list(root).map_err(|e| Error::io("list", root, e))?;
-    let foreign = entries.into_iter().find(|entry| match entry.kind {
+fn list(fs: &dyn Fs, root: &Path) -> Result<Vec<DirEntry>> {
+    fs.list(root).map_err(|e| Error::io("list", root, e))
+}
+
+/// What the root at `root` has of tables.
+///
+/// # Errors
+/// What the file system says.
+pub(super) fn holds_at(fs: &dyn Fs, root: &Path) -> Result<Holds> {
+    holds(fs, root, &list(fs, root)?)
+}
+
+fn holds(fs: &dyn Fs, root: &Path, entries: &[DirEntry]) -> Result<Holds> {
+    let mut most = Holds::Nothing;
+    for dir in entries.iter().filter(|entry| is_table(entry)) {
+        for (name, held) in [(SEGMENTS_DIR, Holds::Segments), (STATE_FILE, Holds::State)] {
+            let path = root.join(&dir.name).join(name);
+            if exists(fs, &path).map_err(|e| Error::io("look for", &path, e))? {
+                most = most.max(held);
+            }
+        }
+    }
+    Ok(most)
+}
+
+/// The first entry of a directory that neither a creation of a database leaves nor a repair of its tables.
+///
+/// # Errors
+/// What the file system says.
+pub(super) fn first_stranger(fs: &dyn Fs, root: &Path) -> Result<Option<String>> {
+    let mut entries = list(fs, root)?.into_iter();
+    let stranger = entries.find(|entry| is_foreign(entry) && !is_table(entry));
+    Ok(stranger.map(|entry| entry.name))
+}
+
+fn is_table(entry: &DirEntry) -> bool {
+    entry.kind == FileKind::Dir && TableName::new(&entry.name).is_ok()
+}
+
+fn is_foreign(entry: &DirEntry) -> bool {
+    match entry.kind {
         FileKind::File => !left_by_creation(&entry.name),
         FileKind::Dir => entry.name != "lost+found", // every ext file system has one
         FileKind::Symlink | FileKind::Other => true,
-    });
-    Ok(foreign.map(|entry| entry.name))
+    }
 }
 
 fn left_by_creation(name: &str) -> bool {

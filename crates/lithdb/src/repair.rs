@@ -1,0 +1,279 @@
+//! Making a database open again: a plan, and then what it says.
+//!
+//! No table is opened the ordinary way, so this works where opening refuses. The writer's locks are held from the plan to the
+//! end. Where roots have lost their `root.id`, the tables come first, and the ids last.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use lithdb_env::{Env, Error, ErrorKind, Result};
+use lithdb_rollback::is_pending;
+use lithdb_table::TableSetup;
+use lithdb_table::inspect::{self, Progress, RepairPlan, RepairReport};
+use lithdb_table::roots::{LostRoot, LostRoots, RootLoss, Roots};
+use serde::Serialize;
+
+use crate::db::Db;
+use crate::inspect::{Refused, setups};
+use crate::limits;
+use crate::options::{Components, DbOptions};
+use crate::shared::refuse_pending_rollback;
+
+/// What it takes to make a database open again: its roots, and table by table. Holds the writer's locks.
+#[derive(Debug, Serialize)]
+pub struct Repair {
+    /// Roots that get a new `root.id`, if there are any.
+    pub roots: Option<RootsRepair>,
+    /// A plan for each table that needs one.
+    pub tables: Vec<RepairPlan>,
+    /// The tables for which no plan can be made.
+    pub refused: Vec<Refused>,
+    #[serde(skip)]
+    setups: Vec<TableSetup>,
+    #[serde(skip)]
+    lost: Option<LostRoots>,
+    #[serde(skip)]
+    held: Roots,
+    #[serde(skip)]
+    env: Env,
+}
+
+/// Roots that get a new `root.id`. What is on them is taken as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RootsRepair {
+    /// The roots, by their numbers.
+    pub lost: Vec<LostRoot>,
+    /// Whether nothing is lost by it: the files of every table agree on all roots, to the last byte.
+    pub is_lossless: bool,
+    /// What the user should know of it.
+    pub warnings: Vec<String>,
+}
+
+/// What a repair did.
+#[derive(Debug, Clone, Serialize)]
+pub struct Repaired {
+    /// The roots that have a new `root.id`.
+    pub roots: Vec<LostRoot>,
+    /// A report for each table that was repaired.
+    pub tables: Vec<RepairReport>,
+    /// The tables whose repair was not finished; it may be planned and applied again.
+    pub refused: Vec<Refused>,
+}
+
+impl Db {
+    /// Says what it would take to make the tables (all of them, if none are named) open again: what would be given up, and
+    /// what is done. Changes nothing until it is applied. A table for which there can be no plan does not keep the others
+    /// from theirs. A root whose `root.id` is lost or damaged gets a new one.
+    ///
+    /// # Errors
+    /// `Locked`, `Missing` for a named table that is not there, and what no repair can decide: a missing root, a file on two
+    /// roots, a rollback that was begun and not finished.
+    pub fn plan_repair(
+        options: &DbOptions,
+        tables: Option<&[String]>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Repair> {
+        plan(options, &Components::default(), &[], tables, progress)
+    }
+
+    /// As [`plan_repair`](Self::plan_repair), of all tables of a database of which roots are gone for good: `options` name the
+    /// others, and `lost_roots` directories that are to take their places, empty or not there yet. What was on those roots is
+    /// given up.
+    ///
+    /// # Errors
+    /// As [`plan_repair`](Self::plan_repair); `InvalidArgument`, `Foreign`: what is in the way of a new root.
+    pub fn plan_repair_without(
+        options: &DbOptions,
+        components: &Components,
+        lost_roots: &[PathBuf],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Repair> {
+        plan(options, components, lost_roots, None, progress)
+    }
+}
+
+fn plan(
+    options: &DbOptions,
+    components: &Components,
+    gone: &[PathBuf],
+    tables: Option<&[String]>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Repair> {
+    let (env, _) = limits::world(options, components)?;
+    let (held, lost) = Roots::open_for_repair(&env, &options.roots, gone)?;
+    let mut repair = Repair {
+        roots: None,
+        tables: Vec::new(),
+        refused: Vec::new(),
+        setups: Vec::new(),
+        lost,
+        held,
+        env,
+    };
+    if let (Some(_), Some(_)) = (&repair.lost, tables) {
+        let message = "a root has lost its root.id: repair all tables together, and name none";
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    // Tables half-way through a rollback look damaged, and mending them would undo a part of it. Finishing it needs the ids.
+    if repair.lost.as_ref().is_some_and(may_be_finished) && is_pending(&repair.env, &repair.held)? {
+        let warning = "a rollback is pending, so nothing is said of the tables: finish it after this (`lith rollback --finish`)";
+        repair.roots =
+            repair.lost.as_ref().map(|lost| describe(lost, false, vec![warning.to_owned()]));
+        return Ok(repair);
+    }
+    refuse_pending_rollback(&repair.env, &repair.held)?;
+    let (is_one, mut agree) = (repair.held.paths().len() == 1, true);
+    for setup in setups(&repair.env, &repair.held, tables, options)? {
+        match inspect::plan_repair(&setup, progress) {
+            Ok(plan) => {
+                // One root has no other that could be of another time.
+                agree &= if is_one { plan.is_lossless() } else { plan.is_certain() };
+                if !plan.is_empty() {
+                    repair.tables.push(plan);
+                    repair.setups.push(setup);
+                }
+            }
+            // A call that failed says nothing of the table, and so nothing of the roots.
+            Err(error) if repair.lost.is_some() && error.kind().is_failed_call() => {
+                return Err(error);
+            }
+            Err(error) => {
+                agree = false;
+                repair.refused.push(Refused { table: setup.name, error });
+            }
+        }
+    }
+    repair.roots =
+        repair.lost.as_ref().map(|lost| describe(lost, agree, warnings(lost, is_one, agree)));
+    Ok(repair)
+}
+
+/// The ids are those that a pending rollback names, and its files may all be there.
+fn may_be_finished(lost: &LostRoots) -> bool {
+    !lost.is_new_identity() && lost.lost().iter().all(|root| root.loss != RootLoss::Gone)
+}
+
+fn describe(lost: &LostRoots, is_lossless: bool, warnings: Vec<String>) -> RootsRepair {
+    RootsRepair { lost: lost.lost().to_vec(), is_lossless, warnings }
+}
+
+fn warnings(lost: &LostRoots, is_one: bool, agree: bool) -> Vec<String> {
+    let has_root_0 = lost.lost().iter().any(|root| root.number == 0);
+    let warnings = [
+        (
+            !agree && !is_one,
+            "the files on the roots do not agree to the last byte: what was put last may be lost without being counted",
+        ),
+        (
+            agree && !is_one && has_root_0,
+            "that root 0 is not an old copy only the values on the others can show: values that stand in key files alone do not",
+        ),
+        (lost.is_new_identity(), "no root has an identity: the database gets a new one"),
+    ];
+    warnings.into_iter().filter(|(applies, _)| *applies).map(|(_, what)| what.to_owned()).collect()
+}
+
+impl Repair {
+    /// Whether there is nothing to repair, as far as plans could be made: see [`refused`](Self::refused).
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty() && self.roots.is_none()
+    }
+
+    /// Whether nothing is given up: see [`RepairPlan::is_lossless`] and [`RootsRepair::is_lossless`].
+    pub fn is_lossless(&self) -> bool {
+        self.keeps_roots() && self.tables.iter().all(RepairPlan::is_lossless)
+    }
+
+    fn keeps_roots(&self) -> bool {
+        self.roots.as_ref().is_none_or(|roots| roots.is_lossless)
+    }
+
+    /// Carries the plans out. Damaged files are kept aside, none is deleted. A table whose repair fails does not keep the
+    /// others from theirs, but roots from their ids: see [`Repaired::refused`].
+    ///
+    /// # Errors
+    /// A root that could not be given its id: plan again.
+    pub fn apply(self) -> Result<Repaired> {
+        self.apply_if(|_| true)
+    }
+
+    /// As [`apply`](Self::apply), but only the plans by which nothing is lost. The other tables stay as they are, and all do
+    /// if a root would be taken that may not be what it was.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub fn apply_lossless(self) -> Result<Repaired> {
+        if !self.keeps_roots() {
+            return Ok(Repaired { roots: Vec::new(), tables: Vec::new(), refused: Vec::new() });
+        }
+        self.apply_if(RepairPlan::is_lossless)
+    }
+
+    fn apply_if(mut self, may: impl Fn(&RepairPlan) -> bool) -> Result<Repaired> {
+        let mut repaired = Repaired { roots: Vec::new(), tables: Vec::new(), refused: Vec::new() };
+        if let Some(lost) = &self.lost {
+            lost.prepare(&self.env, &mut self.held)?;
+        }
+        let planned = self.tables.into_iter().zip(&self.setups);
+        for (plan, setup) in planned.filter(|(plan, _)| may(plan)) {
+            match plan.apply(setup) {
+                Ok(report) => repaired.tables.push(report),
+                Err(error) => {
+                    repaired.refused.push(Refused { table: setup.name.clone(), error });
+                }
+            }
+        }
+        // Until the ids are there, nobody opens what is half done.
+        let is_done = repaired.refused.is_empty();
+        if let Some(lost) = self.lost.as_ref().filter(|_| is_done) {
+            lost.write(&self.env)?;
+            repaired.roots.extend_from_slice(lost.lost());
+        }
+        Ok(repaired)
+    }
+}
+
+impl fmt::Display for RootsRepair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.is_lossless {
+            true => "roots: a repair loses nothing",
+            false => "roots: a repair takes them as they are, and gives up what is not there",
+        })?;
+        self.lost.iter().try_for_each(|root| write!(f, "\n  {root}"))?;
+        self.warnings.iter().try_for_each(|warning| write!(f, "\n  warning: {warning}"))
+    }
+}
+
+impl fmt::Display for Repair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        lines(f, self.roots.as_slice(), &self.tables, &self.refused)
+    }
+}
+
+impl fmt::Display for Repaired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let roots: Vec<_> = self.roots.iter().map(|root| root.path.display()).collect();
+        let roots: Vec<_> =
+            roots.iter().map(|path| format!("root {path}: root.id written")).collect();
+        lines(f, &roots, &self.tables, &self.refused)
+    }
+}
+
+fn lines(
+    f: &mut fmt::Formatter<'_>,
+    roots: &[impl fmt::Display],
+    items: &[impl fmt::Display],
+    refused: &[Refused],
+) -> fmt::Result {
+    let roots = roots.iter().map(|root| root as &dyn fmt::Display);
+    let items = items.iter().map(|item| item as &dyn fmt::Display);
+    let refused = refused.iter().map(|refused| refused as &dyn fmt::Display);
+    let mut is_first = true;
+    for item in roots.chain(items).chain(refused) {
+        if !std::mem::take(&mut is_first) {
+            writeln!(f)?;
+        }
+        write!(f, "{item}")?;
+    }
+    if is_first { f.write_str("nothing to repair") } else { Ok(()) }
+}

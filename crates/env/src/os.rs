@@ -97,12 +97,12 @@ impl Fs for OsFs {
         let mut entries = Vec::new();
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
-            let name = entry.file_name();
-            entries.push(DirEntry {
-                name: name.to_string_lossy().into_owned(),
-                is_exact: name.to_str().is_some(),
-                kind: kind_of(entry.file_type()?),
-            });
+            let kind = kind_of(entry.file_type()?);
+            let (name, is_exact) = match entry.file_name().into_string() {
+                Ok(name) => (name, true),
+                Err(name) => (name.to_string_lossy().into_owned(), false),
+            };
+            entries.push(DirEntry { name, is_exact, kind });
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
@@ -201,7 +201,8 @@ impl File for OsFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        // In half of the time of `fstat`. Nobody uses the position: reads and writes name theirs.
+        Ok(rustix::fs::seek(&self.file, rustix::fs::SeekFrom::End(0))?)
     }
 
     fn links(&self) -> io::Result<u64> {

@@ -6,14 +6,19 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::iter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex};
 
 type Task = Box<dyn FnOnce() + Send>;
+
+/// More threads than this do not help where memory is waited for.
+const MAX_SHARES: usize = 8;
 
 /// Starts a named thread.
 ///
@@ -100,6 +105,28 @@ impl Pool {
         }
         while round.run_next() {}
         round.wait()
+    }
+
+    /// Runs `work` on several threads, the caller's included, and waits for them. Each takes numbers
+    /// below `count` that no other one takes, as long as there are any.
+    ///
+    /// # Errors
+    /// As [`run_all`](Self::run_all).
+    pub fn share_out<W>(&self, count: usize, work: W) -> Result<()>
+    where
+        W: Fn(&mut dyn Iterator<Item = usize>) -> Result<()> + Send + Sync + 'static,
+    {
+        let threads = self.shared.queue.lock().threads + 1;
+        let shared = Arc::new((work, AtomicUsize::new(0)));
+        let take_part = || {
+            let shared = Arc::clone(&shared);
+            move || {
+                let (work, next) = &*shared;
+                let numbers = iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+                work(&mut numbers.take_while(|number| *number < count))
+            }
+        };
+        self.run_all((0..threads.min(MAX_SHARES).min(count)).map(|_| take_part()).collect())
     }
 }
 

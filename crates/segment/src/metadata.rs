@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes_le::{u32_at, u64_at};
 use crate::envelope::{self, MAX_PAYLOAD_LEN, Magic};
+use crate::header::check_writable;
 use crate::ids::SegmentId;
 use crate::record::{Chain, Mark};
 
@@ -59,9 +60,22 @@ impl Metadata {
     /// # Errors
     /// What the file system says; `Corrupt`, `Unsupported`.
     pub fn read(fs: &dyn Fs, path: &Path) -> Result<Self> {
+        envelope::open_file(Magic::METADATA, path, &Self::read_bytes(fs, path)?)
+    }
+
+    /// As [`read`](Self::read), for somebody who may write.
+    ///
+    /// # Errors
+    /// `Unsupported` also for features that forbid writing.
+    pub fn read_for_writing(fs: &dyn Fs, path: &Path) -> Result<Self> {
+        let bytes = Self::read_bytes(fs, path)?;
+        let metadata = envelope::open_file(Magic::METADATA, path, &bytes)?;
+        check_writable(path, &bytes).map(|()| metadata)
+    }
+
+    fn read_bytes(fs: &dyn Fs, path: &Path) -> Result<Vec<u8>> {
         let limit = (MAX_PAYLOAD_LEN + envelope::ENVELOPE_LEN) as u64;
-        let bytes = read_file(fs, path, limit).map_err(|e| Error::io("read", path, e))?;
-        envelope::open_file(Magic::METADATA, path, &bytes)
+        read_file(fs, path, limit).map_err(|e| Error::io("read", path, e))
     }
 
     /// Writes the metadata file at `path`, atomically and durably.

@@ -89,8 +89,9 @@ fn segment(text: &str) -> Option<SegmentId> {
 }
 
 /// A decimal number without sign or leading zeros.
-fn canonical<T: std::str::FromStr + ToString>(text: &str) -> Option<T> {
-    parsed::<T>(text).filter(|n| n.to_string() == text)
+fn canonical<T: std::str::FromStr>(text: &str) -> Option<T> {
+    let is_canonical = text == "0" || !text.starts_with(['0', '+', '-']);
+    parsed(text).filter(|_| is_canonical)
 }
 
 /// The name of a table: 1 to 128 of `A-Z a-z 0-9 _ -`.

@@ -6,19 +6,19 @@
 use std::sync::Arc;
 
 use lithdb_env::sync::Mutex;
-use lithdb_env::sync::atomic::{AtomicUsize, Ordering};
 use lithdb_env::{Error, Pool, Result};
 use lithdb_keymap::{KeyHash, Keymap};
 use lithdb_segment::record::KEY_FIXED_LEN;
-use lithdb_segment::scan::Totals;
+use lithdb_segment::scan::{KeySource, Scanner, Totals};
 use lithdb_segment::{HEADER_LEN, Metadata, Position, Segment};
 
+use crate::keyfile::{KeyFile, KeyFiles};
 use crate::segments::Segments;
 
 /// So many keys are inserted at a time.
 const BATCH: usize = 64 << 10;
-/// More threads than this do not help: they wait for memory.
-const MAX_THREADS: usize = 8;
+/// Key files up to this length are read, longer ones mapped.
+const SMALL: u64 = 1 << 20;
 
 /// What is to be filled from where.
 pub(crate) struct Fill<'a> {
@@ -31,68 +31,96 @@ pub(crate) struct Fill<'a> {
 
 impl Fill<'_> {
     /// Returns the position of the newest primary record that was put in; the default if there was none.
-    pub(crate) fn run(&self, pool: &Pool) -> Result<Position> {
+    /// `read`: what was read already.
+    pub(crate) fn run(&self, pool: &Pool, read: KeyFiles) -> Result<Position> {
         // A damaged count must not make memory grow: there are no more records than fit into the file.
         let fit = |m: &Metadata| m.records.min(m.key_end / KEY_FIXED_LEN as u64);
         let known: u64 =
             self.segments.iter().filter_map(|segment| segment.metadata()).map(fit).sum();
         self.keymap.reserve(known as usize);
-        let next = Arc::new(AtomicUsize::new(0));
         let newest = Arc::new(Mutex::new(Position::default()));
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = threads.min(MAX_THREADS).min(self.segments.len());
-        let tasks: Vec<_> = (0..threads)
-            .map(|_| {
-                let (segments, next) = (self.segments.clone(), Arc::clone(&next));
-                let (keymap, seed) = (Arc::clone(self.keymap), self.hash_seed);
-                let (end, newest) = (self.end, Arc::clone(&newest));
-                move || {
-                    while let Some(segment) = segments.at(next.fetch_add(1, Ordering::Relaxed)) {
-                        let found = fill_one(&*keymap, seed, segment, &segments, end)?;
-                        let mut newest = newest.lock();
-                        *newest = found.max(*newest);
-                    }
-                    Ok(())
-                }
-            })
-            .collect();
-        pool.run_all(tasks)?;
+        let (keymap, segments) = (Arc::clone(self.keymap), self.segments.clone());
+        let (seed, end, most) = (self.hash_seed, self.end, Arc::clone(&newest));
+        pool.share_out(segments.len(), move |numbers| {
+            let (keymap, read, batch) = (&*keymap, &read, Vec::new());
+            let mut filling = Filling { keymap, seed, segments: &segments, end, read, batch };
+            for segment in numbers.map_while(|number| segments.at(number)) {
+                let found = filling.take(segment)?;
+                let mut newest = most.lock();
+                *newest = found.max(*newest);
+            }
+            filling.insert()
+        })?;
         let newest = *newest.lock();
         Ok(newest)
     }
 }
 
-fn fill_one(
-    keymap: &dyn Keymap,
+/// What one thread does.
+struct Filling<'a> {
+    keymap: &'a dyn Keymap,
     seed: u64,
-    segment: &Arc<Segment>,
-    all: &Segments,
+    segments: &'a Segments,
     end: Position,
-) -> Result<Position> {
-    let key_end = match segment.metadata() {
-        Some(metadata) => metadata.key_end,
-        None if segment.id() == end.segment => u64::from(end.offset),
-        None => segment.key_end(),
-    };
-    let mut scanner = segment.scan(key_end.max(HEADER_LEN as u64))?;
-    let mut batch = Vec::with_capacity(BATCH.min((key_end / 64) as usize + 1));
-    let mut same_key = |new: Position, old: Position| same_key(all, new, old);
-    let mut newest = Position::default();
-    while let Some(entry) = scanner.next_entry()? {
-        let at = Position::new(segment.id(), entry.offset);
-        if entry.record.is_primary() {
-            newest = at;
+    read: &'a KeyFiles,
+    /// Keys that are not in the keymap yet.
+    batch: Vec<(KeyHash, Position)>,
+}
+
+impl Filling<'_> {
+    /// Takes the keys of one segment; returns the position of its newest primary record.
+    fn take(&mut self, segment: &Arc<Segment>) -> Result<Position> {
+        let key_end = match segment.metadata() {
+            Some(metadata) => metadata.key_end,
+            None if segment.id() == self.end.segment => u64::from(self.end.offset),
+            None => segment.key_end(),
+        };
+        let end = key_end.max(HEADER_LEN as u64);
+        if let Some(bytes) = self.read.get(&segment.id()) {
+            let source = |offset: u64, len: usize| {
+                let rest = bytes.get(offset as usize..).unwrap_or_default();
+                Ok(bytes.slice_ref(rest.get(..len).unwrap_or(rest)))
+            };
+            let (path, header) = (&segment.paths().keys, *segment.header());
+            return self.scan(segment, Scanner::new(source, path, header, end));
         }
-        batch.push((KeyHash::of(seed, entry.record.key), at));
-        if batch.len() == BATCH {
-            keymap.insert_batch(&batch, &mut same_key)?;
-            batch.clear();
+        if segment.metadata().is_some() && end <= SMALL {
+            // One of many, perhaps: it is neither mapped nor left open.
+            let keys = KeyFile::open(&*segment.context().env.fs, &segment.paths().keys)?;
+            if keys.header == *segment.header() && keys.len >= end {
+                return self.scan(segment, keys.scan(end, None));
+            }
         }
+        self.scan(segment, segment.scan(end)?)
     }
-    scanner.require_clean()?;
-    keymap.insert_batch(&batch, &mut same_key)?;
-    check_totals(segment, scanner.totals())?;
-    Ok(newest)
+
+    fn scan<S: KeySource>(
+        &mut self,
+        segment: &Segment,
+        mut scanner: Scanner<S>,
+    ) -> Result<Position> {
+        let mut newest = Position::default();
+        while let Some(entry) = scanner.next_entry()? {
+            let at = Position::new(segment.id(), entry.offset);
+            if entry.record.is_primary() {
+                newest = at;
+            }
+            self.batch.push((KeyHash::of(self.seed, entry.record.key), at));
+            if self.batch.len() == BATCH {
+                self.insert()?;
+            }
+        }
+        scanner.require_clean()?;
+        check_totals(segment, scanner.totals())?;
+        Ok(newest)
+    }
+
+    fn insert(&mut self) -> Result<()> {
+        let mut same_key = |new: Position, old: Position| same_key(self.segments, new, old);
+        self.keymap.insert_batch(&self.batch, &mut same_key)?;
+        self.batch.clear();
+        Ok(())
+    }
 }
 
 /// A sealed segment holds what its seal says.

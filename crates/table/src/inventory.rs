@@ -55,14 +55,14 @@ impl FoundFiles {
     /// # Errors
     /// `Missing` that names the file.
     pub fn paths(&self, dirs: &[PathBuf], id: SegmentId, shards: u16) -> Result<SegmentPaths> {
-        let new = SegmentPaths::for_new(dirs, id, shards);
-        let Some(keys) = self.keys.clone() else { return Err(missing(&new.keys)) };
-        let mut values = Vec::with_capacity(usize::from(shards));
-        for (n, expected) in new.values.iter().enumerate() {
-            let found = self.values.get(&ShardId(n as u16));
-            values.push(found.ok_or_else(|| missing(expected))?.clone());
+        let new = || SegmentPaths::for_new(dirs, id, shards);
+        let Some(keys) = self.keys.clone() else { return Err(missing(&new().keys)) };
+        let found = (0..shards).map_while(|n| self.values.get(&ShardId(n)).cloned());
+        let values: Vec<_> = found.collect();
+        if values.len() < usize::from(shards) {
+            return Err(missing(&new().values.swap_remove(values.len())));
         }
-        let metadata = self.metadata.clone().unwrap_or(new.metadata);
+        let metadata = self.metadata.clone().unwrap_or_else(|| new().metadata);
         Ok(SegmentPaths { keys, values, metadata })
     }
 }
@@ -132,7 +132,6 @@ impl Inventory {
     /// `Foreign` for a link or directory with the name of a segment's file; `Conflict` for a name on two roots.
     pub fn list(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Self> {
         let mut inventory = Self::default();
-        let mut seen: BTreeMap<SegmentFile, PathBuf> = BTreeMap::new();
         for dir in dirs {
             let entries = fs.list(dir).map_err(|e| Error::io("list", dir, e))?;
             for entry in entries {
@@ -144,28 +143,29 @@ impl Inventory {
                 if entry.kind != FileKind::File {
                     return Err(wrong_kind(&path, FileKind::File, entry.kind));
                 }
-                if let Some(other) = seen.insert(file, path.clone()) {
-                    let (a, b) = (other.display(), path.display());
-                    let message = format!("{a} and {b}: expected one of the two, found both");
-                    return Err(Error::new(ErrorKind::Conflict, message));
-                }
-                inventory.add(file, path);
+                inventory.add(file, dir, path)?;
             }
         }
         Ok(inventory)
     }
 
-    fn add(&mut self, file: SegmentFile, path: PathBuf) {
+    fn add(&mut self, file: SegmentFile, dir: &Path, path: PathBuf) -> Result<()> {
         let found = self.segments.entry(file.segment()).or_default();
-        match file {
-            SegmentFile::Keys(_) => found.keys = Some(path),
-            SegmentFile::Metadata(_) => found.metadata = Some(path),
-            SegmentFile::Values(_, shard) => {
-                found.values.insert(shard, path);
-            }
+        let other = match file {
+            SegmentFile::Keys(_) => found.keys.replace(path),
+            SegmentFile::Metadata(_) => found.metadata.replace(path),
+            SegmentFile::Values(_, shard) => found.values.insert(shard, path),
             SegmentFile::MetadataLeftover(_) | SegmentFile::KeysLeftover(_) => {
+                let is_same = |other: &PathBuf| other.file_name() == path.file_name();
+                let other = found.leftovers.iter().position(is_same);
                 found.leftovers.push(path);
+                other.map(|other| found.leftovers.swap_remove(other))
             }
-        }
+        };
+        let Some(other) = other else { return Ok(()) };
+        let path = dir.join(file.to_string());
+        let (a, b) = (other.display(), path.display());
+        let message = format!("{a} and {b}: expected one of the two, found both");
+        Err(Error::new(ErrorKind::Conflict, message))
     }
 }

@@ -1,5 +1,6 @@
 //! A key file as opening finds it: read directly, without a segment around it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,7 +8,24 @@ use bytes::Bytes;
 use lithdb_env::{Error, ErrorKind, File, Fs, OpenMode, Result, read_up_to_at};
 use lithdb_segment::record::{Chain, Decoded, Mark, Record, decode};
 use lithdb_segment::scan::{KeySource, Scanner};
-use lithdb_segment::{HEADER_LEN, KeyHeader};
+use lithdb_segment::{HEADER_LEN, KeyHeader, SegmentId, check_writable};
+
+/// The longest chain record: 32 bytes and 8 for each of 256 value files.
+const CHAIN_LEN: usize = 32 + 8 * 256;
+/// So much is read when a file is opened.
+const HEAD_LEN: usize = HEADER_LEN + CHAIN_LEN;
+
+/// Who asks: a reader follows links and does not mind what only a writer must refuse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// The holder of the exclusive locks.
+    Write,
+    /// A process that only reads.
+    Read,
+}
+
+/// Beginnings of key files of sealed segments, at least up to the ends that their seals say.
+pub(crate) type KeyFiles = HashMap<SegmentId, Bytes>;
 
 /// An open key file with a sound header.
 #[derive(Debug, Clone)]
@@ -17,15 +35,35 @@ pub(crate) struct KeyFile {
     /// The file's length when it was opened: what a reader beside a writer holds on to.
     pub(crate) len: u64,
     pub(crate) header: KeyHeader,
+    /// The beginning of the file; nothing if its header is known from elsewhere.
+    pub(crate) head: Bytes,
 }
 
 impl KeyFile {
     pub(crate) fn open(fs: &dyn Fs, path: &Path) -> Result<Self> {
         let file = fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
         let len = file.len().map_err(|e| Error::io("measure", path, e))?;
-        let head = read(&*file, path, 0, HEADER_LEN)?;
+        let head = read(&*file, path, 0, len.min(HEAD_LEN as u64) as usize)?;
         let header = KeyHeader::decode(path, &head)?;
-        Ok(Self { path: path.to_owned(), file, len, header })
+        Ok(Self { path: path.to_owned(), file, len, header, head })
+    }
+
+    /// Opens the key file of a table's segment.
+    ///
+    /// # Errors
+    /// Also if it is another one, or has features that forbid the access.
+    pub(crate) fn open_of(
+        fs: &dyn Fs,
+        path: &Path,
+        (table_id, id): (u64, SegmentId),
+        access: Access,
+    ) -> Result<Self> {
+        let file = Self::open(fs, path)?;
+        file.header.belongs_to(path, table_id, id)?;
+        if access == Access::Write {
+            check_writable(path, &file.head)?;
+        }
+        Ok(file)
     }
 
     /// Opens a file that may never have been synced: `None` if it does not begin with the header of a key file.
@@ -45,8 +83,7 @@ impl KeyFile {
 
     /// The chain record, if the file begins with a sound one.
     pub(crate) fn chain(&self) -> Result<Option<Chain>> {
-        // The longest chain record: 32 bytes and 8 for each of 256 value files.
-        let bytes = read(&*self.file, &self.path, HEADER_LEN as u64, 32 + 8 * 256)?;
+        let bytes = self.bytes(HEADER_LEN as u64, CHAIN_LEN)?;
         let salt = self.header.identity.salt;
         Ok(match decode(&self.header.identity, salt, HEADER_LEN as u32, &bytes) {
             Ok(Decoded { record: Record::Chain(chain), .. }) => Some(chain),
@@ -55,10 +92,19 @@ impl KeyFile {
         })
     }
 
+    /// Up to `len` bytes at `offset`, within the length that the file had when it was opened.
+    fn bytes(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let end = self.len.min(offset.saturating_add(len as u64));
+        if offset < end && end <= self.head.len() as u64 {
+            return Ok(self.head.slice(offset as usize..end as usize));
+        }
+        read(&*self.file, &self.path, offset, end.saturating_sub(offset) as usize)
+    }
+
     /// A scanner of the file up to `end`.
     pub(crate) fn scan(&self, end: u64, promise: Option<Mark>) -> Scanner<impl KeySource + use<>> {
-        let (file, path) = (Arc::clone(&self.file), self.path.clone());
-        let source = move |offset: u64, len: usize| read(&*file, &path, offset, len);
+        let file = self.clone();
+        let source = move |offset: u64, len: usize| file.bytes(offset, len);
         Scanner::new(source, &self.path, self.header, end).promised(promise)
     }
 

@@ -30,6 +30,7 @@ mod reader;
 mod recovery;
 pub mod roots;
 mod seal;
+mod sealed;
 mod segments;
 mod slots;
 pub mod state;

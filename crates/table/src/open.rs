@@ -87,7 +87,7 @@ impl Table {
         for dir in setup.dirs.iter().chain(&setup.segment_dirs()) {
             fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
         }
-        let plan = Plan::make(env, &setup.segment_dirs(), &state, Access::Write)?;
+        let mut plan = Plan::make(env, &setup.segment_dirs(), &state, Access::Write)?;
         let latest = state.latest_time.max(plan.latest_time());
         record_settings(&state_file, setup, options)?;
         let context = setup.context(&state, options);
@@ -98,6 +98,7 @@ impl Table {
             inline_max: options.inline_max_bytes,
             shards,
         };
+        let read = plan.take_key_files();
         let recovered = recovery.apply(plan)?;
         let keymap = new_keymap(options.keymap.unwrap_or_default());
         keymap.raise_watermark(state.watermark);
@@ -106,7 +107,7 @@ impl Table {
         let end = writer.log_end();
         let segments: Segments = recovered.segments.into_iter().collect();
         let fill = Fill { keymap: &keymap, hash_seed: state.hash_seed, segments: &segments, end };
-        let newest = fill.run(&env.pool)?;
+        let newest = fill.run(&env.pool, read)?;
         let steady = env.clock.monotonic();
         let begun = begun_at(&writer, env.clock.now());
         let side = WriteSide {

@@ -7,25 +7,16 @@ use std::path::{Path, PathBuf};
 
 use lithdb_env::{Env, Error, ErrorKind, Fs, OpenMode, Result, UnixMillis};
 use lithdb_segment::envelope::ENVELOPE_LEN;
-use lithdb_segment::{KeyHeader, Metadata, SegmentId, SegmentPaths, check_writable};
+use lithdb_segment::record::Chain;
+use lithdb_segment::{Metadata, SegmentId, SegmentPaths, check_writable};
 
 use crate::inventory::{FoundFiles, Inventory, missing};
-use crate::keyfile::KeyFile;
+pub use crate::keyfile::Access;
+use crate::keyfile::{KeyFile, KeyFiles};
+pub use crate::sealed::SealedFound;
+use crate::sealed::{Live, read_sealed};
 use crate::state::TableState;
 use crate::tail::TailFound;
-
-/// A sealed segment that was found whole as far as its metadata and lengths go.
-#[derive(Debug, Clone)]
-pub struct SealedFound {
-    /// Its files.
-    pub paths: SegmentPaths,
-    /// The header of its key file.
-    pub header: KeyHeader,
-    /// Its seal.
-    pub metadata: Metadata,
-    /// Bytes behind the ends that the seal says, in all files together.
-    pub waiting_bytes: u64,
-}
 
 /// Files to be removed because nothing in them was ever acknowledged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,15 +42,6 @@ pub struct Plan {
     pub foreign: Vec<PathBuf>,
 }
 
-/// Who asks: a reader follows links and does not mind what only a writer must refuse.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// The holder of the exclusive locks.
-    Write,
-    /// A process that only reads.
-    Read,
-}
-
 impl Plan {
     /// Looks at the table whose `segments` directories are `dirs`.
     ///
@@ -68,17 +50,17 @@ impl Plan {
     /// remedy.
     pub fn make(env: &Env, dirs: &[PathBuf], state: &TableState, access: Access) -> Result<Self> {
         let inventory = Inventory::list(&*env.fs, dirs)?;
-        let mut plan = Self { foreign: inventory.foreign.clone(), ..Self::default() };
-        let (below, live): (Vec<_>, Vec<_>) =
-            inventory.segments.iter().partition(|(id, _)| **id < state.watermark);
-        for (_, found) in &below {
+        let mut plan = Self { foreign: inventory.foreign, ..Self::default() };
+        let mut below = inventory.segments;
+        let live: Live = below.split_off(&state.watermark).into_iter().collect();
+        for found in below.values() {
             found.require_of(&*env.fs, state.table_id)?;
         }
-        plan.remove = below.into_iter().flat_map(|(_, found)| found.all().cloned()).collect();
-        for (_, found) in &live {
+        plan.remove = below.values().flat_map(FoundFiles::all).cloned().collect();
+        for (_, found) in &*live {
             plan.remove.extend(found.leftovers.iter().cloned());
         }
-        let mut chain = ChainWalk { env, dirs, state, access, plan: &mut plan, expected: None };
+        let mut chain = ChainWalk { env, dirs, state, access, plan: &mut plan };
         chain.walk(&live)?;
         Ok(plan)
     }
@@ -89,6 +71,12 @@ impl Plan {
         discard.highest = discard.highest.max(id);
         let files = found.all().filter(|path| !found.leftovers.contains(path));
         discard.files.extend(files.cloned());
+    }
+
+    /// Takes out the sealed segments' key files that were read whole: they need not be read again.
+    pub(crate) fn take_key_files(&mut self) -> KeyFiles {
+        let take = |s: &mut SealedFound| s.keys.take().map(|keys| (s.metadata.segment, keys));
+        self.sealed.iter_mut().filter_map(take).collect()
     }
 
     /// The latest wall time that the segments' files have recorded.
@@ -106,35 +94,34 @@ struct ChainWalk<'a> {
     state: &'a TableState,
     access: Access,
     plan: &'a mut Plan,
-    /// What the sealed segment before says of the next one.
-    expected: Option<Metadata>,
 }
 
 impl ChainWalk<'_> {
-    fn walk(&mut self, live: &[(&SegmentId, &FoundFiles)]) -> Result<()> {
+    fn walk(&mut self, live: &Live) -> Result<()> {
         if self.state.empty {
             for (id, found) in live.iter().filter(|(_, found)| !found.is_leftover()) {
                 self.refuse_emptiness(found)?;
-                self.discard(**id, found)?;
+                self.discard(*id, found)?;
             }
             return self.require_known(live);
         }
         let newest_sealed = live.iter().rev().find(|(_, found)| found.metadata.is_some());
-        let newest_sealed = newest_sealed.map(|(id, _)| **id);
-        for (id, found) in live {
-            let id = **id;
+        let newest_sealed = newest_sealed.map(|(id, _)| *id);
+        let sealed = read_sealed(self.env, self.dirs, self.state.table_id, self.access, live)?;
+        for ((id, found), sealed) in live.iter().zip(sealed) {
+            let id = *id;
             if found.is_leftover() {
                 continue;
             }
             if self.plan.tail.is_some() {
                 self.never_acknowledged(id, found)?;
-            } else if found.metadata.is_some() {
-                self.sealed(id, found)?;
+            } else if let Some(sealed) = sealed {
+                self.sealed(id, sealed)?;
             } else if !self.is_expected(id)
                 && (id < self.successor() || newest_sealed.is_some_and(|newest| id < newest))
             {
                 let follows = self.successor();
-                let is_followed = live.iter().any(|(id, _)| **id == follows);
+                let is_followed = live.iter().any(|(id, _)| *id == follows);
                 self.stray(id, found, is_followed)?;
             } else {
                 self.unsealed(id, found)?;
@@ -150,13 +137,13 @@ impl ChainWalk<'_> {
     }
 
     /// The state knows a segment that was durable when it was written. Later ones may be there, too; that one is.
-    fn require_promised(&self, live: &[(&SegmentId, &FoundFiles)]) -> Result<()> {
+    fn require_promised(&self, live: &[(SegmentId, FoundFiles)]) -> Result<()> {
         let tail = self.state.durable_tail.as_ref();
         let Some(tail) = tail.filter(|tail| tail.segment >= self.state.watermark) else {
             return Ok(());
         };
         let is_there =
-            |(id, found): &(&SegmentId, &FoundFiles)| **id == tail.segment && found.keys.is_some();
+            |(id, found): &(SegmentId, FoundFiles)| *id == tail.segment && found.keys.is_some();
         if live.iter().any(is_there) {
             return Ok(());
         }
@@ -168,10 +155,10 @@ impl ChainWalk<'_> {
     }
 
     /// No id above the highest one that the state knows was ever given to a file.
-    fn require_known(&self, live: &[(&SegmentId, &FoundFiles)]) -> Result<()> {
+    fn require_known(&self, live: &[(SegmentId, FoundFiles)]) -> Result<()> {
         let highest = self.state.highest_id;
-        let above = live.iter().filter(|(id, _)| **id > highest);
-        let named = |(_, found): &(&SegmentId, &FoundFiles)| {
+        let above = live.iter().filter(|(id, _)| *id > highest);
+        let named = |(_, found): &(SegmentId, FoundFiles)| {
             found.all().find(|path| !found.leftovers.contains(path)).cloned()
         };
         let Some(path) = above.filter_map(named).next() else { return Ok(()) };
@@ -223,9 +210,14 @@ impl ChainWalk<'_> {
         ))
     }
 
+    /// What the sealed segment before says of the next one.
+    fn before(&self) -> Option<&Metadata> {
+        self.plan.sealed.last().map(|sealed| &sealed.metadata)
+    }
+
     /// Whether the chain goes on with this id.
     fn is_expected(&self, id: SegmentId) -> bool {
-        match &self.expected {
+        match self.before() {
             Some(before) => before.successor == id,
             None => self.state.watermark == id,
         }
@@ -233,7 +225,7 @@ impl ChainWalk<'_> {
 
     /// What the chain goes on with.
     fn successor(&self) -> SegmentId {
-        self.expected.as_ref().map_or(self.state.watermark, |m| m.successor)
+        self.before().map_or(self.state.watermark, |m| m.successor)
     }
 
     fn require_expected(&self, id: SegmentId) -> Result<()> {
@@ -243,52 +235,25 @@ impl ChainWalk<'_> {
         Err(missing(&SegmentPaths::for_new(self.dirs, self.successor(), 1).keys))
     }
 
-    fn sealed(&mut self, id: SegmentId, found: &FoundFiles) -> Result<()> {
+    fn sealed(&mut self, id: SegmentId, found: Result<SealedFound>) -> Result<()> {
         self.require_expected(id)?;
-        let fs = &*self.env.fs;
-        let Some(path) = &found.metadata else {
-            return Err(missing(&SegmentPaths::for_new(self.dirs, id, 1).metadata));
-        };
-        let metadata = Metadata::read(fs, path)?;
-        self.require_writable(path)?;
-        let shards = metadata.value_ends.len() as u16;
-        let paths = found.paths(self.dirs, id, shards)?;
-        let key_file = self.key_file(id, &paths.keys)?;
-        check_agrees(path, &metadata, &key_file.header)?;
-        let mut waiting_bytes = require_len(&paths.keys, metadata.key_end, key_file.len)?;
-        for (path, end) in paths.values.iter().zip(&metadata.value_ends) {
-            let found = fs.metadata(path).map_err(|e| Error::io("look at", path, e))?;
-            waiting_bytes += require_len(path, *end, found.len_bytes)?;
-        }
-        let header = key_file.header;
-        self.expected = Some(metadata.clone());
-        self.plan.sealed.push(SealedFound { paths, header, metadata, waiting_bytes });
+        let found = found?;
+        self.require_follows(&found.paths.keys, found.chain.as_ref())?;
+        self.plan.sealed.push(found);
         Ok(())
     }
 
-    /// Refuses, for a writer, a file with features that forbid writing. The beginning of the file is sound.
-    fn require_writable(&self, path: &Path) -> Result<()> {
-        if self.access == Access::Read {
-            return Ok(());
-        }
-        require_writable(&*self.env.fs, path)
-    }
-
-    /// Opens a key file and holds its beginning against the segment before it.
-    fn key_file(&self, id: SegmentId, path: &Path) -> Result<KeyFile> {
-        let key_file = KeyFile::open(&*self.env.fs, path)?;
-        key_file.header.belongs_to(path, self.state.table_id, id)?;
-        self.require_writable(path)?;
-        let Some(before) = &self.expected else { return Ok(key_file) };
-        let found = key_file.chain()?;
+    /// Compares the beginning of a key file with the segment before it.
+    fn require_follows(&self, path: &Path, found: Option<&Chain>) -> Result<()> {
+        let Some(before) = self.before() else { return Ok(()) };
         let expected = before.chain();
-        let agrees = match &found {
+        let agrees = match found {
             Some(found) if before.revision == 0 => *found == expected,
             Some(found) => found.predecessor == before.segment,
             None => false,
         };
         if agrees {
-            return Ok(key_file);
+            return Ok(());
         }
         let found = found.map_or("no chain record".to_owned(), |found| format!("{found:?}"));
         Err(Error::corrupt(path, 64, &format!("{expected:?}"), &found))
@@ -299,13 +264,16 @@ impl ChainWalk<'_> {
         let Some(keys) = &found.keys else {
             return Err(missing(&SegmentPaths::for_new(self.dirs, id, 1).keys));
         };
-        let key_file = self.key_file(id, keys)?;
+        let of = (self.state.table_id, id);
+        let key_file = KeyFile::open_of(&*self.env.fs, keys, of, self.access)?;
+        self.require_follows(keys, key_file.chain()?.as_ref())?;
         let paths = found.paths(self.dirs, id, key_file.header.shards)?;
-        let before = self.expected.as_ref();
+        let before = self.before();
         let promise = self.state.promise(id, before.and_then(Metadata::successor_end));
         let tail = TailFound::examine(self.env, paths, &key_file, promise)?;
-        for path in &tail.paths.values {
-            self.require_writable(path)?;
+        if self.access == Access::Write {
+            let values = &mut tail.paths.values.iter();
+            values.try_for_each(|path| require_writable(&*self.env.fs, path))?;
         }
         self.plan.tail = Some(tail);
         Ok(())
@@ -365,30 +333,4 @@ impl ChainWalk<'_> {
 pub(crate) fn require_writable(fs: &dyn Fs, path: &Path) -> Result<()> {
     let file = fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
     check_writable(path, &crate::keyfile::read(&*file, path, 0, ENVELOPE_LEN)?)
-}
-
-pub(crate) fn check_agrees(path: &Path, metadata: &Metadata, header: &KeyHeader) -> Result<()> {
-    let identity = header.identity;
-    let found = (metadata.table_id, metadata.segment, metadata.salt, metadata.predecessor);
-    let expected = (identity.table_id, identity.segment, identity.salt, header.predecessor);
-    if found == expected && metadata.value_ends.len() == usize::from(header.shards) {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::Foreign,
-        format!("{}: expected the metadata of {header:?}, found {metadata:?}", path.display()),
-    ))
-}
-
-/// By how much the file is longer than it must be.
-fn require_len(path: &Path, expected: u64, found: u64) -> Result<u64> {
-    if found >= expected {
-        return Ok(found - expected);
-    }
-    Err(Error::corrupt(
-        path,
-        found,
-        &format!("{expected} bytes, as the segment's metadata says"),
-        "the end of the file",
-    ))
 }

@@ -14,7 +14,8 @@ use lithdb_segment::{
 };
 
 use crate::keyfile::{KeyFile, read};
-use crate::plan::{Plan, SealedFound};
+use crate::plan::Plan;
+use crate::sealed::SealedFound;
 use crate::state::{DurableTail, StateFile};
 use crate::tail::{TailFound, changed};
 
@@ -53,7 +54,7 @@ impl Recovery<'_> {
         let mut report = RecoveryReport::default();
         self.remove(&plan, &mut report)?;
         let mut segments = Vec::with_capacity(plan.sealed.len() + 2);
-        for SealedFound { paths, header, metadata, waiting_bytes } in plan.sealed {
+        for SealedFound { paths, header, metadata, waiting_bytes, .. } in plan.sealed {
             let segment = Segment::sealed(self.context, paths, header, metadata);
             segments.push(Arc::new(segment.with_waiting(waiting_bytes)));
         }

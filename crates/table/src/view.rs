@@ -46,9 +46,10 @@ impl View {
     pub(crate) fn whole(
         context: &Arc<Context>,
         state: TableState,
-        plan: Plan,
+        mut plan: Plan,
         keymap: Arc<dyn Keymap>,
     ) -> Result<Self> {
+        let read = plan.take_key_files();
         let mut segments: Segments = plan
             .sealed
             .into_iter()
@@ -71,7 +72,7 @@ impl View {
             _ => Position::default(),
         };
         let fill = Fill { keymap: &keymap, hash_seed: state.hash_seed, segments: &segments, end };
-        let newest = fill.run(&context.env.pool)?;
+        let newest = fill.run(&context.env.pool, read)?;
         Ok(Self { watermark: state.watermark, state, segments, end, newest, keymap, tail })
     }
 

@@ -473,6 +473,29 @@ fn a_refresh_costs_what_is_new_whatever_there_is() {
 }
 
 #[test]
+fn opening_makes_five_calls_for_each_sealed_segment() {
+    let options = small().segment_keys(5);
+    let costs = [30, 130].map(|segments: usize| {
+        let world = World::new(1);
+        let writer = world.create_and_open(&options);
+        put(&writer, 0..5 * segments);
+        writer.close().unwrap();
+        let writing = reads_of(&world, || {
+            let writer = world.open(&options).unwrap();
+            assert_eq!(writer.stats().keys, 5 * segments as u64);
+        });
+        let reading = reads_of(&world, || {
+            let reader = read(&world, &options);
+            assert_eq!(reader.stats().keys, 5 * segments as u64);
+        });
+        [writing, reading]
+    });
+    // Metadata and key file are opened and read, and the value file is looked at.
+    let [writing, reading] = [0, 1].map(|n| costs[1][n] - costs[0][n]);
+    assert_eq!([writing, reading], [500, 500], "{costs:?}");
+}
+
+#[test]
 fn a_rotten_value_costs_its_reader_one_more_read_of_it() {
     for segments in [4, 200] {
         let world = World::new(1);

@@ -39,7 +39,7 @@ impl Window {
 
     /// The open file, its path and its length, as one with this header.
     pub(super) fn into_key_file(self, header: KeyHeader) -> KeyFile {
-        KeyFile { path: self.path, file: self.file, len: self.len, header }
+        KeyFile { path: self.path, file: self.file, len: self.len, header, head: Bytes::new() }
     }
 
     /// The length that the file had when it was opened, or has turned out to have.

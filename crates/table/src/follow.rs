@@ -1,20 +1,17 @@
 //! Reading on in the segment that another process writes, from where a view ends.
 
-use std::sync::Arc;
-
-use lithdb_env::{Error, File, Fs, OpenMode, Result};
+use lithdb_env::{Fs, Result};
 use lithdb_keymap::KeyHash;
-use lithdb_segment::record::{Flags, KeyRecord, Mark};
-use lithdb_segment::scan::{Verdict, corrupt};
+use lithdb_segment::record::{Flags, Mark};
+use lithdb_segment::scan::{Totals, Verdict, corrupt};
 use lithdb_segment::{Position, SegmentPaths};
 
-use crate::keyfile::{KeyFile, read};
+use crate::keyfile::KeyFile;
+use crate::values::Values;
 use crate::view::TailSeen;
 
 /// About so many records are taken at a time.
 const PIECE: usize = 64 << 10;
-/// So many bytes of a value are read at a time.
-const VALUE_PIECE: u64 = 1 << 20;
 
 /// What was found behind the end of a view.
 #[derive(Debug)]
@@ -41,13 +38,13 @@ impl Followed<'_> {
     /// Takes whole batches behind what was `seen`: not all of them, if there are many.
     pub(crate) fn read_on(&self, seen: &TailSeen) -> Result<NewRecords> {
         let mut seen = seen.clone();
-        let end = match self.sealed_end {
-            Some(end) => end,
+        let Totals { key_end, value_ends, .. } = match self.sealed_end {
+            Some(key_end) => Totals { key_end, ..seen.totals.clone() },
             None => self.look_ahead(&mut seen)?,
         };
-        let mut scanner = self.keys.scan(end, None).behind(&seen.totals, &seen.epochs);
+        let mut scanner = self.keys.scan(key_end, None).behind(&seen.totals, &seen.epochs);
         let id = scanner.header().identity.segment;
-        let mut values = Values { followed: self, files: vec![None; self.paths.values.len()] };
+        let mut values = Values::new(self.fs, self.paths, self.keys, &value_ends);
         let (mut keys, mut newest) = (Vec::new(), None);
         let (mut whole, mut newest_whole) = (0, None);
         let mut is_cut_off = false;
@@ -84,7 +81,7 @@ impl Followed<'_> {
     }
 
     /// Finds where the whole batches of the next piece end, and which of them are vouched for.
-    fn look_ahead(&self, seen: &mut TailSeen) -> Result<u64> {
+    fn look_ahead(&self, seen: &mut TailSeen) -> Result<Totals> {
         let promise = self.promise.clone().filter(|p| p.through > seen.promise.through);
         let promise = promise.unwrap_or_else(|| seen.promise.clone());
         let mut scanner = self.keys.scan(self.keys.len, Some(promise));
@@ -103,43 +100,6 @@ impl Followed<'_> {
         if let Some(mark) = scanner.mark() {
             seen.promise.clone_from(mark);
         }
-        Ok(scanner.totals().key_end)
-    }
-}
-
-/// The value files, opened when they are needed.
-struct Values<'a> {
-    followed: &'a Followed<'a>,
-    files: Vec<Option<Arc<dyn File>>>,
-}
-
-impl Values<'_> {
-    /// Whether the value of a primary record is there.
-    fn holds(&mut self, record: &KeyRecord<'_>) -> Result<bool> {
-        let shard = usize::from(record.shard.0);
-        let (file, path) = match (self.files.get_mut(shard), self.followed.paths.values.get(shard))
-        {
-            (Some(file), Some(path)) => match file {
-                Some(file) => (&*file, path),
-                None => {
-                    let opened = self.followed.fs.open(path, OpenMode::Read);
-                    let opened = opened.map_err(|e| Error::io("open", path, e))?;
-                    (&*file.insert(opened), path)
-                }
-            },
-            // The scanner has compared the number of the shard: the value stands in the key file.
-            _ => (&self.followed.keys.file, &self.followed.keys.path),
-        };
-        let (mut at, end) = (record.offset, record.offset + u64::from(record.stored_len));
-        let mut checksum = 0;
-        while at < end {
-            let bytes = read(&**file, path, at, (end - at).min(VALUE_PIECE) as usize)?;
-            if bytes.is_empty() {
-                return Ok(false);
-            }
-            checksum = crc32c::crc32c_append(checksum, &bytes);
-            at += bytes.len() as u64;
-        }
-        Ok(checksum == record.value_checksum)
+        Ok(scanner.totals().clone())
     }
 }

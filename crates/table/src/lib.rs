@@ -37,7 +37,9 @@ pub mod state;
 mod stats;
 mod table;
 pub mod tail;
+mod values;
 mod view;
+mod window;
 mod write;
 
 pub use batch::{Batch, BatchEntry, MAX_BATCH_BYTES, MAX_BATCH_KEYS, SecondaryKey, show_key};

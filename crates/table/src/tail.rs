@@ -1,17 +1,14 @@
 //! The unsealed end of a table, as it is found: what of it was acknowledged, what else may be kept, what is torn.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use lithdb_env::{Env, Error, ErrorKind, File, OpenMode, Result, UnixMillis};
-use lithdb_segment::record::{CHAIN_FIXED_LEN, Flags, KeyRecord, Mark};
+use lithdb_env::{Env, Error, ErrorKind, Result, UnixMillis};
+use lithdb_segment::record::{CHAIN_FIXED_LEN, Flags, Mark};
 use lithdb_segment::scan::{KeySource, Scanner, Totals, Verdict, corrupt};
 use lithdb_segment::{HEADER_LEN, KeyHeader, SegmentId, SegmentPaths, ShardId, ValueHeader};
 
-use crate::keyfile::{KeyFile, read};
-
-/// So many bytes of a value are read at a time.
-const PIECE: u64 = 1 << 20;
+use crate::keyfile::KeyFile;
+use crate::values::Values;
 
 /// What is known of the mutable segment before anything is done to it.
 #[derive(Debug, Clone)]
@@ -61,21 +58,24 @@ impl TailFound {
         };
         let (promised, promised_epochs) = promised(key_file, &whole)?;
         let said = whole.mark().map_or(&promised.value_ends, |mark| &mark.value_ends);
-        let values = Values::open(env, &paths, key_file, &promised.value_ends, said)?;
+        let mut values = Values::new(&*env.fs, &paths, key_file, &whole.totals().value_ends);
+        let acknowledged = promised.value_ends.iter().zip(said).map(|(a, b)| *a.max(b));
+        open_all(&mut values, key_file, &paths, acknowledged)?;
         let (mut keep, mut epochs) = (promised.clone(), promised_epochs);
-        let behind =
-            |totals: &Totals| values.surplus(&totals.value_ends) + (key_file.len - totals.key_end);
-        let unpromised_bytes = behind(&promised);
+        let behind = |values: &Values<'_>, totals: &Totals| {
+            values.surplus(&totals.value_ends) + (key_file.len - totals.key_end)
+        };
+        let unpromised_bytes = behind(&values, &promised);
         if unpromised_bytes > 0 {
             let mut scanner =
                 key_file.scan(whole.totals().key_end, None).behind(&promised, &epochs);
-            if let Some(reason) = values.check(&mut scanner, &mut keep)? {
+            if let Some(reason) = check(&mut values, key_file, &mut scanner, &mut keep)? {
                 torn = Some(reason);
             }
             epochs = scanner.epochs().to_vec();
             epochs.retain(|(at, _)| u64::from(*at) < keep.key_end);
         }
-        let torn_bytes = behind(&keep);
+        let torn_bytes = behind(&values, &keep);
         let mark_time = whole.mark().map_or(UnixMillis::default(), |mark| mark.time);
         let marked = whole.mark().map_or(0, |mark| u64::from(mark.through));
         let promised_at =
@@ -152,82 +152,45 @@ pub(crate) fn changed(path: &Path, offset: u64) -> Error {
     )
 }
 
-/// The value files of the tail.
-struct Values<'a> {
-    keys: &'a KeyFile,
-    files: Vec<(Arc<dyn File>, u64)>,
-    paths: &'a SegmentPaths,
+/// Opens the value files: each is the right one, and has what was acknowledged.
+fn open_all(
+    values: &mut Values<'_>,
+    key_file: &KeyFile,
+    paths: &SegmentPaths,
+    ends: impl Iterator<Item = u64>,
+) -> Result<()> {
+    for (n, (path, promised)) in paths.values.iter().zip(ends).enumerate() {
+        let file = values.file(n)?;
+        if file.len() < promised {
+            let expected = format!("{promised} bytes, which were acknowledged");
+            return Err(Error::corrupt(path, file.len(), &expected, "the end of the file"));
+        }
+        let header = ValueHeader::decode(path, file.get(0, HEADER_LEN)?)?;
+        header.belongs_to(path, &key_file.header.identity, ShardId(n as u16))?;
+    }
+    Ok(())
 }
 
-impl<'a> Values<'a> {
-    fn open(
-        env: &Env,
-        paths: &'a SegmentPaths,
-        keys: &'a KeyFile,
-        counted: &[u64],
-        said: &[u64],
-    ) -> Result<Self> {
-        let mut files = Vec::with_capacity(paths.values.len());
-        let promised = counted.iter().zip(said).map(|(counted, said)| (*counted).max(*said));
-        for (n, (path, promised)) in paths.values.iter().zip(promised).enumerate() {
-            let file = env.fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
-            let len = file.len().map_err(|e| Error::io("measure", path, e))?;
-            if len < promised {
-                let expected = format!("{promised} bytes, which were acknowledged");
-                return Err(Error::corrupt(path, len, &expected, "the end of the file"));
-            }
-            let header = ValueHeader::decode(path, &read(&*file, path, 0, HEADER_LEN)?)?;
-            header.belongs_to(path, &keys.header.identity, ShardId(n as u16))?;
-            files.push((file, len));
+/// Compares the values of all records that `scanner` meets. `keep` becomes what stands before the
+/// first batch with a bad one; says why it is bad.
+fn check<S: KeySource>(
+    values: &mut Values<'_>,
+    key_file: &KeyFile,
+    scanner: &mut Scanner<S>,
+    keep: &mut Totals,
+) -> Result<Option<String>> {
+    while let Some(entry) = scanner.next_entry()? {
+        let (offset, ends_batch) = (entry.offset, entry.record.flags.has(Flags::END_OF_BATCH));
+        if entry.record.is_primary() && !values.holds(&entry.record)? {
+            return Ok(Some(format!("the value of the record at {offset} does not hold")));
         }
-        Ok(Self { keys, files, paths })
-    }
-
-    /// Compares the values of all records that `scanner` meets. `keep` becomes what stands before the first batch with a
-    /// bad one; says why it is bad.
-    fn check<S: KeySource>(
-        &self,
-        scanner: &mut Scanner<S>,
-        keep: &mut Totals,
-    ) -> Result<Option<String>> {
-        while let Some(entry) = scanner.next_entry()? {
-            let (offset, ends_batch) = (entry.offset, entry.record.flags.has(Flags::END_OF_BATCH));
-            if entry.record.is_primary() && !self.holds(&entry.record)? {
-                return Ok(Some(format!("the value of the record at {offset} does not hold")));
-            }
-            if ends_batch {
-                keep.clone_from(scanner.totals());
-            }
+        if ends_batch {
+            keep.clone_from(scanner.totals());
         }
-        if scanner.verdict() != Some(&Verdict::Clean) {
-            return Err(changed(&self.keys.path, scanner.totals().key_end));
-        }
-        keep.clone_from(scanner.totals());
-        Ok(None)
     }
-
-    /// Whether the value of a primary record has its checksum.
-    fn holds(&self, record: &KeyRecord<'_>) -> Result<bool> {
-        let index = usize::from(record.shard.0);
-        let (file, path) = match (self.files.get(index), self.paths.values.get(index)) {
-            (Some((file, _)), Some(path)) => (file, path),
-            // The scanner has compared the number of the shard.
-            _ => (&self.keys.file, &self.keys.path),
-        };
-        let (mut at, end) = (record.offset, record.offset + u64::from(record.stored_len));
-        let mut checksum = 0;
-        while at < end {
-            let bytes = read(&**file, path, at, (end - at).min(PIECE) as usize)?;
-            if bytes.is_empty() {
-                break;
-            }
-            checksum = crc32c::crc32c_append(checksum, &bytes);
-            at += bytes.len() as u64;
-        }
-        Ok(at == end && checksum == record.value_checksum)
+    if scanner.verdict() != Some(&Verdict::Clean) {
+        return Err(changed(&key_file.path, scanner.totals().key_end));
     }
-
-    fn surplus(&self, keep: &[u64]) -> u64 {
-        self.files.iter().zip(keep).map(|((_, len), end)| len.saturating_sub(*end)).sum()
-    }
+    keep.clone_from(scanner.totals());
+    Ok(None)
 }

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use lithdb_env::{Env, Error, Fs, Result, exists, sync_parent, write_all_at};
 use lithdb_segment::{Metadata, SEGMENTS_DIR, SegmentFile, SegmentId};
 
-use super::window::{PIECE, Window};
 use crate::inventory::{ASIDE_PREFIX, is_aside};
 use crate::table::TableSetup;
+use crate::window::{PIECE, Window};
 
 /// Keeps damaged files. What it has returned from is durable.
 #[derive(Debug)]

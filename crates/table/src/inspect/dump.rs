@@ -12,12 +12,12 @@ use serde::Serialize;
 use super::found::Found;
 use super::state_slots;
 use super::walk::{Step, Walk};
-use super::window::Window;
 use crate::batch::show_key;
 use crate::inventory::Inventory;
 use crate::keyfile::KeyFile;
 use crate::state::TableState;
 use crate::table::TableSetup;
+use crate::window::Window;
 
 /// One line of a dump.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

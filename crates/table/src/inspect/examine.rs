@@ -19,9 +19,9 @@ use super::losses::{Losses, bytes_of};
 use super::outline::Outline;
 use super::values::ValueFiles;
 use super::walk::Walk;
-use super::window::{PIECE, Window};
 use crate::keyfile::KeyFile;
 use crate::table::TableSetup;
+use crate::window::{PIECE, Window};
 use links::says;
 
 /// What was found of one segment.

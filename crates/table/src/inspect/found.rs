@@ -9,10 +9,10 @@ use lithdb_segment::{
 };
 
 use super::unfinished::Unfinished;
-use super::window::Window;
 use crate::inventory::FoundFiles;
 use crate::keyfile::KeyFile;
 use crate::plan::require_writable;
+use crate::window::Window;
 
 /// One segment's files, and what of their beginnings holds.
 #[derive(Debug)]

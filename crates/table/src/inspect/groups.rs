@@ -10,7 +10,7 @@ use super::Meter;
 use super::losses::Losses;
 use super::values::ValueFiles;
 use super::walk::{Step, Walk};
-use super::window::Window;
+use crate::window::Window;
 
 /// Whole groups that stand behind each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,8 +17,8 @@ use super::found::Found;
 use super::plan::{Action, Member};
 use super::rewrite::rewrite;
 use super::unfinished::Unfinished;
-use super::window::Window;
 use crate::table::TableSetup;
+use crate::window::Window;
 
 /// Mends segments, one after the other.
 #[derive(Debug)]

@@ -26,7 +26,6 @@ mod unfinished;
 mod values;
 mod verify;
 mod walk;
-mod window;
 
 use serde::Serialize;
 

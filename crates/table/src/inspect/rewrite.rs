@@ -17,8 +17,8 @@ use lithdb_segment::scan::Totals;
 use lithdb_segment::{HEADER_LEN, ShardId};
 
 use super::examine::{Readable, digest};
-use super::window::{PIECE, Window};
 use crate::keyfile::read;
+use crate::window::{PIECE, Window};
 
 /// A key file that has been written and synced beside the one it is to replace.
 #[derive(Debug)]

@@ -7,9 +7,9 @@ use lithdb_segment::{
     HEADER_LEN, Identity, KeyHeader, SegmentFile, SegmentPaths, ShardId, ValueHeader,
 };
 
-use super::window::{PIECE, Window};
 use crate::inventory::FoundFiles;
 use crate::keyfile::KeyFile;
+use crate::window::Window;
 
 /// What is wrong with a value file as such.
 #[derive(Debug, Clone)]
@@ -152,21 +152,15 @@ impl ValueFiles {
                 None => return Ok(Some(format!("there is no value file {shard}"))),
             }
         };
-        let mut found = 0;
-        let end = offset.saturating_add(u64::from(len));
-        let mut at = offset;
-        while at < end {
-            let Some(window) = window.as_deref_mut() else {
-                return Ok(Some("the value file is absent".to_owned()));
-            };
-            let piece = window.get(at, ((end - at) as usize).min(PIECE))?;
-            if piece.is_empty() {
-                let ends = window.len();
-                return Ok(Some(format!("expected {len} bytes, the file ends at {ends}")));
-            }
-            found = crc32c::crc32c_append(found, piece);
-            at += piece.len() as u64;
-        }
+        let found = match window.as_deref_mut() {
+            Some(window) => window.checksum(offset, len)?,
+            None if len > 0 => return Ok(Some("the value file is absent".to_owned())),
+            None => Some(0),
+        };
+        let Some(found) = found else {
+            let ends = window.map_or(0, |window| window.len());
+            return Ok(Some(format!("expected {len} bytes, the file ends at {ends}")));
+        };
         let expected = format_args!("expected checksum {checksum:08x}, found {found:08x}");
         Ok((found != checksum).then(|| expected.to_string()))
     }

@@ -9,7 +9,7 @@ use lithdb_segment::record::{Decoded, EPOCH_LEN, MAX_RECORD_LEN, Record, decode}
 use lithdb_segment::{HEADER_LEN, Identity};
 
 use super::epoch::{WITNESSES, derive};
-use super::window::Window;
+use crate::window::Window;
 
 /// Where to walk.
 #[derive(Debug, Clone, Copy)]

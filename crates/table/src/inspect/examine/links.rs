@@ -8,9 +8,9 @@ use lithdb_segment::{HEADER_LEN, SegmentId};
 use super::super::finding::Finding;
 use super::super::groups::Groups;
 use super::super::losses::Losses;
-use super::super::window::Window;
 use super::{Examination, Scan, digest};
 use crate::keyfile::KeyFile;
+use crate::window::Window;
 
 impl Examination<'_> {
     pub(super) fn check_links(&mut self) {

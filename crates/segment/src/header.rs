@@ -4,7 +4,7 @@ use std::path::Path;
 
 use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
 
-use crate::bytes_le::{u16_at, u32_at, u64_at};
+use crate::bytes_le::{u16_at, u32_at};
 use crate::ids::{SegmentId, ShardId};
 
 /// The length of both headers; the first record or value byte stands behind.
@@ -85,12 +85,11 @@ fn finish(mut header: [u8; HEADER_LEN]) -> [u8; HEADER_LEN] {
 /// Checks what both headers share. The checksum comes first: flags of a damaged header mean nothing.
 fn check<'a>(path: &Path, bytes: &'a [u8], magic: [u8; 8]) -> Result<&'a [u8; HEADER_LEN]> {
     let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
-        let found = format!("{} bytes", bytes.len());
-        return Err(Error::corrupt(path, 0, "a header of 64 bytes", &found));
+        return Err(too_short(path, bytes));
     };
     let (covered, _) = header.split_at(CHECKSUM_AT);
     let expected = crc32c::crc32c(covered);
-    let found = u32_at(header, CHECKSUM_AT).unwrap_or_default();
+    let found = u32::from_le_bytes(field(header, CHECKSUM_AT));
     let name = String::from_utf8_lossy(&magic).into_owned();
     if !header.starts_with(&magic) {
         let kind = if expected == found { ErrorKind::Foreign } else { ErrorKind::Corrupt };
@@ -101,13 +100,17 @@ fn check<'a>(path: &Path, bytes: &'a [u8], magic: [u8; 8]) -> Result<&'a [u8; HE
         return Err(Error::corrupt(path, CHECKSUM_AT as u64, &expected, &format!("{found:08x}")));
     }
     check_version(path, header)?;
-    let len = u16_at(header, LEN_AT).unwrap_or_default();
+    let len = u16::from_le_bytes(field(header, LEN_AT));
     if usize::from(len) != HEADER_LEN {
         let message =
             format!("{}: header length: expected {HEADER_LEN}, found {len}", path.display());
         return Err(Error::new(ErrorKind::Unsupported, message));
     }
     Ok(header)
+}
+
+fn too_short(path: &Path, bytes: &[u8]) -> Error {
+    Error::corrupt(path, 0, "a header of 64 bytes", &format!("{} bytes", bytes.len()))
 }
 
 /// Refuses versions and flags that this build does not know. Version 1 has no flags, and readers and
@@ -118,11 +121,14 @@ pub(crate) fn check_version(path: &Path, bytes: &[u8]) -> Result<()> {
         let message = format!("{}: {what}: expected {expected}, found {found}", path.display());
         Err(Error::new(ErrorKind::Unsupported, message))
     };
-    let version = u16_at(bytes, VERSION_AT).unwrap_or_default();
+    let (Some(version), Some(incompatible)) =
+        (u16_at(bytes, VERSION_AT), u32_at(bytes, FLAGS_AT + 8))
+    else {
+        return Err(too_short(path, bytes));
+    };
     if version != FORMAT_VERSION {
         return unsupported("format version", FORMAT_VERSION.to_string(), version.to_string());
     }
-    let incompatible = u32_at(bytes, FLAGS_AT + 8).unwrap_or_default();
     if incompatible != 0 {
         return unsupported("incompatible features", "none".into(), format!("{incompatible:#x}"));
     }
@@ -132,11 +138,13 @@ pub(crate) fn check_version(path: &Path, bytes: &[u8]) -> Result<()> {
 /// The flags that forbid writing, of any header or envelope.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] if there are any that this build does not know.
+/// [`ErrorKind::Unsupported`] if there are any that this build does not know; [`ErrorKind::Corrupt`] if the bytes are
+/// too few to have them.
 pub fn check_writable(path: &Path, bytes: &[u8]) -> Result<()> {
-    match u32_at(bytes, FLAGS_AT + 4).unwrap_or_default() {
-        0 => Ok(()),
-        flags => Err(Error::new(
+    match u32_at(bytes, FLAGS_AT + 4) {
+        None => Err(too_short(path, bytes)),
+        Some(0) => Ok(()),
+        Some(flags) => Err(Error::new(
             ErrorKind::Unsupported,
             format!(
                 "{}: features that forbid writing: expected none, found {flags:#x}; open for reading only",
@@ -146,11 +154,17 @@ pub fn check_writable(path: &Path, bytes: &[u8]) -> Result<()> {
     }
 }
 
-fn identity_of(header: &[u8], salt_at: usize) -> Identity {
+/// The bytes of a field at a place that the format names.
+#[expect(clippy::expect_used, reason = "every field lies within the header")]
+fn field<const N: usize>(header: &[u8; HEADER_LEN], at: usize) -> [u8; N] {
+    *header.get(at..).and_then(<[u8]>::first_chunk).expect("a field lies within the header")
+}
+
+fn identity_of(header: &[u8; HEADER_LEN], salt_at: usize) -> Identity {
     Identity {
-        table_id: u64_at(header, TABLE_AT).unwrap_or_default(),
-        segment: SegmentId(u32_at(header, SEGMENT_AT).unwrap_or_default()),
-        salt: u64_at(header, salt_at).unwrap_or_default(),
+        table_id: u64::from_le_bytes(field(header, TABLE_AT)),
+        segment: SegmentId(u32::from_le_bytes(field(header, SEGMENT_AT))),
+        salt: u64::from_le_bytes(field(header, salt_at)),
     }
 }
 
@@ -176,15 +190,15 @@ impl KeyHeader {
     /// `Corrupt`, `Foreign` or `Unsupported`.
     pub fn decode(path: &Path, bytes: &[u8]) -> Result<Self> {
         let header = check(path, bytes, KEY_MAGIC)?;
-        let shards = u16_at(header, Self::SHARDS_AT).unwrap_or_default();
+        let shards = u16::from_le_bytes(field(header, Self::SHARDS_AT));
         if shards == 0 || shards > ShardId::MAX_SHARDS {
             let at = Self::SHARDS_AT as u64;
             return Err(Error::corrupt(path, at, "1 to 256 value files", &shards.to_string()));
         }
         Ok(Self {
             identity: identity_of(header, Self::SALT_AT),
-            predecessor: SegmentId(u32_at(header, Self::PREDECESSOR_AT).unwrap_or_default()),
-            created: UnixMillis(u64_at(header, Self::CREATED_AT).unwrap_or_default()),
+            predecessor: SegmentId(u32::from_le_bytes(field(header, Self::PREDECESSOR_AT))),
+            created: UnixMillis(u64::from_le_bytes(field(header, Self::CREATED_AT))),
             shards,
         })
     }
@@ -238,8 +252,8 @@ impl ValueHeader {
         let header = check(path, bytes, VALUE_MAGIC)?;
         Ok(Self {
             identity: identity_of(header, Self::SALT_AT),
-            shard: ShardId(u16_at(header, Self::SHARD_AT).unwrap_or_default()),
-            created: UnixMillis(u64_at(header, Self::CREATED_AT).unwrap_or_default()),
+            shard: ShardId(u16::from_le_bytes(field(header, Self::SHARD_AT))),
+            created: UnixMillis(u64::from_le_bytes(field(header, Self::CREATED_AT))),
         })
     }
 

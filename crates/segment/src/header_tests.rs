@@ -89,6 +89,8 @@ fn what_another_version_wrote_is_unsupported_and_what_it_may_add_is_ignored() {
         let header = altered(header, offset, bytes);
         assert_eq!(kind_of(KeyHeader::decode(path(), &header)), ErrorKind::Unsupported, "{offset}");
     }
+    let cut = check_writable(path(), &header[..FLAGS_AT + 7]);
+    assert_eq!(kind_of(cut), ErrorKind::Corrupt, "features that are not there are not none");
     for flags_at in [FLAGS_AT, FLAGS_AT + 4] {
         let header = altered(header, flags_at, &[0, 0, 0, 1]);
         assert_eq!(KeyHeader::decode(path(), &header).unwrap(), key_header());

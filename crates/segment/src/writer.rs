@@ -457,7 +457,7 @@ impl SegmentWriter {
         let (Some(file), Some(reserved)) =
             (self.segment.values.get(index), self.value_reserved.get_mut(index))
         else {
-            return Ok(());
+            unreachable!("a shard is one of the segment's value files")
         };
         let from = self.totals.value_ends.get(index).copied().unwrap_or(HEADER_LEN as u64);
         reserve(&self.segment, file, reserved, from, end)

@@ -84,6 +84,7 @@ impl Table {
     pub fn durable_position(&self) -> Position {
         match self.inner.write_side() {
             Ok(side) => side.commit.durable(),
+            // The only error: it is a reader.
             Err(_) => self.inner.snapshot().1,
         }
     }

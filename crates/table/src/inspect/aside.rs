@@ -137,12 +137,17 @@ pub(super) fn kept_of(setup: &TableSetup, id: SegmentId) -> Result<Kept> {
                 let Some(file) = file else { continue };
                 repairs.insert(aside.name.clone());
                 kept.has_keys |= file == SegmentFile::Keys(id);
-                if file == SegmentFile::Metadata(id)
-                    && let Ok(metadata) = Metadata::read(fs, &dir.join(&entry.name))
-                    && metadata.segment == id
-                {
-                    kept.next_revision =
-                        kept.next_revision.max(metadata.revision.saturating_add(2));
+                if file != SegmentFile::Metadata(id) {
+                    continue;
+                }
+                match Metadata::read(fs, &dir.join(&entry.name)) {
+                    Ok(metadata) if metadata.segment == id => {
+                        let next = metadata.revision.saturating_add(2);
+                        kept.next_revision = kept.next_revision.max(next);
+                    }
+                    Err(error) if error.kind().is_failed_call() => return Err(error),
+                    // What does not hold says nothing.
+                    Ok(_) | Err(_) => {}
                 }
             }
         }

@@ -174,7 +174,7 @@ impl Outline {
         findings
     }
 
-    /// How many bytes there are to read.
+    /// How many bytes there are to read, for the progress alone: what cannot be measured counts for nothing.
     pub(super) fn bytes(&self, setup: &TableSetup) -> u64 {
         let files = self.members.iter().flat_map(|found| found.files.all());
         let len = |path: &PathBuf| setup.env.fs.metadata(path).map_or(0, |found| found.len_bytes);

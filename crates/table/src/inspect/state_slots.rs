@@ -34,6 +34,7 @@ pub(super) enum Slots {
 /// # Errors
 /// `Unsupported`; `Foreign` if it is no file; a disk that does not read.
 pub(super) fn look(fs: &dyn Fs, path: &Path) -> Result<(Option<TableState>, Slots)> {
+    // What it fails for, reading says.
     if let Ok(found) = fs.metadata(path)
         && !matches!(found.kind, FileKind::File | FileKind::Symlink)
     {

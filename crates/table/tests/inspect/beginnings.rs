@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lithdb_env::ErrorKind;
+use lithdb_env::{ErrorKind, Result};
 use lithdb_second_reader::crc32c;
 use lithdb_segment::{KeyHeader, Metadata, SegmentId};
 use lithdb_sim::Fault;
@@ -73,6 +73,41 @@ fn a_state_that_the_disk_does_not_read_is_not_taken_for_lost() {
         world.fs.fail_reads_from(n, Fault::Eio);
         for error in refused(&world, ErrorKind::Io) {
             assert!(error.contains("table.state"), "{n}: {error}");
+        }
+    }
+}
+
+#[test]
+fn one_read_that_fails_is_an_error_or_is_named() {
+    let (world, _) = table();
+    world.fs.flip_bit(world.file("3.keys"), 20, 0);
+    let verified =
+        |world: &World| verify(&world.setup, &mut |_| {}).map(|report| vec![report.to_string()]);
+    let dumped = |world: &World| {
+        let mut lines = Vec::new();
+        let mut each = |line: &DumpLine| {
+            lines.push(format!("{line:?}"));
+            Ok(())
+        };
+        dump(&world.setup, None, &mut each).map(|()| lines)
+    };
+    for look in [&verified as &dyn Fn(&World) -> Result<Vec<String>>, &dumped] {
+        let expected = look(&world.fork()).unwrap();
+        for n in 1.. {
+            let world = world.fork();
+            world.fs.fail_read(n, Fault::Eio);
+            let found = look(&world);
+            if world.fs.faults_hit() == 0 {
+                assert!(n > 20, "{n}");
+                break;
+            }
+            let named = |line: &String| line.contains("Unreadable") && line.contains("os error 5");
+            match found {
+                Ok(found) => {
+                    assert!(found == expected || found.iter().any(named), "{n}: {found:?}")
+                }
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Io, "{n}: {error}"),
+            }
         }
     }
 }

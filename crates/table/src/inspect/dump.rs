@@ -221,7 +221,10 @@ fn beginnings(setup: &TableSetup, state: Option<&TableState>, found: &Found) -> 
             let header = found.piece_together(fs, table_id, SegmentId::NONE);
             let opened = header.and_then(|header| header.map(under).transpose());
             opened.unwrap_or_else(|error| {
-                out.unreadable(&paths.keys, &error);
+                // A file that has gone has been named.
+                if error.kind() != ErrorKind::Missing {
+                    out.unreadable(&paths.keys, &error);
+                }
                 None
             })
         }

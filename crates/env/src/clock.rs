@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +41,8 @@ impl fmt::Display for UnixMillis {
 pub trait Clock: Send + Sync + fmt::Debug {
     /// The wall clock: may jump, forwards and backwards.
     fn now(&self) -> UnixMillis;
-    /// Time since some fixed moment: never goes back, does not follow changes of the wall clock.
+    /// Time since some fixed moment: never goes back, does not follow changes of the wall clock,
+    /// and goes on while the machine is suspended.
     fn monotonic(&self) -> Duration;
     /// A number that nobody can guess and that does not come twice: table ids, seeds, epochs.
     ///
@@ -52,14 +53,12 @@ pub trait Clock: Send + Sync + fmt::Debug {
 
 /// The operating system's clocks and random source.
 #[derive(Debug, Clone, Copy)]
-pub struct OsClock {
-    start: Instant,
-}
+pub struct OsClock;
 
 impl OsClock {
-    /// A clock whose monotonic time begins now.
+    /// The clocks that everybody sees.
     pub fn new() -> Self {
-        Self { start: Instant::now() }
+        Self
     }
 }
 
@@ -78,7 +77,9 @@ impl Clock for OsClock {
     }
 
     fn monotonic(&self) -> Duration {
-        self.start.elapsed()
+        let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        // The kernel counts up from 0.
+        Duration::new(since.tv_sec.unsigned_abs(), since.tv_nsec.unsigned_abs() as u32)
     }
 
     fn random_u64(&self) -> io::Result<u64> {

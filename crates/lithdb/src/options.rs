@@ -53,10 +53,11 @@ pub struct DbOptions {
     /// How often expired segments are looked for. At least 1 ms, default 10 s.
     #[serde(with = "human")]
     pub gc_interval: Duration,
-    /// By how much the wall clock may be ahead of the latest time seen before collection is held. Default: 24 h.
+    /// By how much the wall clock may be ahead after a stop before it is in doubt. Default: 24 h.
     #[serde(with = "human")]
     pub clock_jump_limit: Duration,
-    /// For how long (of running) collection is held after such a jump. Default: 1 h.
+    /// For how long a wall clock that was in doubt must run steadily to be followed again.
+    /// Default: 1 h.
     #[serde(with = "human")]
     pub clock_jump_hold: Duration,
     /// Threads for syncs and seals, shared by all tables. 0 to 256 (0: syncs run one after the other in their caller),

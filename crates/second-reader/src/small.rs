@@ -86,6 +86,9 @@ pub struct State {
     pub has_filter: bool,
     pub latest_time: u64,
     pub highest_id: u32,
+    pub clock_offset: u64,
+    pub jumped_while_open: bool,
+    pub redated: Vec<(u32, u32, u64)>,
     pub durable_tail: Option<DurableTail>,
 }
 
@@ -122,6 +125,9 @@ fn slot(bytes: &[u8]) -> Option<State> {
         has_filter: fields.bool(),
         latest_time: fields.u64(),
         highest_id: fields.u32(),
+        clock_offset: fields.u64(),
+        jumped_while_open: fields.bool(),
+        redated: fields.list(|fields| (fields.u32(), fields.u32(), fields.u64())),
         durable_tail: fields.option(|fields| DurableTail {
             segment: fields.u32(),
             key_end: fields.u32(),

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ids::SegmentId;
-use crate::metadata::Metadata;
+use crate::metadata::{Metadata, Stamp};
 
 fn path() -> &'static Path {
     Path::new("/t/1.metadata")
@@ -18,7 +18,7 @@ fn metadata() -> Metadata {
         predecessor: SegmentId(1),
         successor: SegmentId(3),
         created: UnixMillis(4),
-        last_write: UnixMillis(5),
+        last_write: Stamp::certain(UnixMillis(5)),
         salt: 6,
         key_end: 700,
         records: 8,
@@ -82,7 +82,7 @@ fn any_metadata() -> impl Strategy<Value = Metadata> {
             predecessor: SegmentId(short[2]),
             successor: SegmentId(short[3]),
             created: UnixMillis(long[1]),
-            last_write: UnixMillis(long[2]),
+            last_write: Stamp::uncertain(UnixMillis(long[2])),
             salt: long[3],
             key_end: long[4],
             records: long[5],

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use lithdb_env::{Error, Result, UnixMillis, write_all_at};
+use lithdb_env::{Error, Result, write_all_at};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::growing::GrowingFile;
 use crate::handle::OpenFile;
 use crate::ids::{SegmentId, ShardId};
 use crate::metadata::Metadata;
+use crate::metadata::Stamp;
 use crate::record::Mark;
 use crate::scan::Totals;
 use crate::segment::Segment;
@@ -33,7 +34,7 @@ pub struct SealJob {
     /// The segment that took over; its files are durable.
     pub successor: SegmentId,
     /// When it ended: its age counts from here.
-    pub now: UnixMillis,
+    pub stamp: Stamp,
     /// So much of the successor is durable (`None`: its beginning); its time is when what the segment holds was flushed.
     pub successor_end: Option<Mark>,
 }
@@ -275,7 +276,7 @@ impl SealJob {
             predecessor: header.predecessor,
             successor: self.successor,
             created: header.created,
-            last_write: self.now,
+            last_write: self.stamp,
             salt: header.identity.salt,
             key_end: self.totals.key_end,
             records: self.totals.records,

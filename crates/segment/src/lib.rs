@@ -30,7 +30,7 @@ pub use header::{
     check_writable,
 };
 pub use ids::{Address, Position, SegmentId, ShardId};
-pub use metadata::Metadata;
+pub use metadata::{Metadata, Stamp};
 pub use names::{SEGMENTS_DIR, STATE_FILE, SegmentFile, TableName};
 pub use paths::SegmentPaths;
 pub use seed::Seeds;

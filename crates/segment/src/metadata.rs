@@ -15,6 +15,36 @@ use crate::record::{Chain, Mark};
 /// successor was durable when the seal was written.
 const RECOVERED: u16 = 2;
 
+/// The time of a seal, and whether it is certain: whether the wall clock was trusted. As a number,
+/// the milliseconds since 1970, with the highest bit set if it is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Stamp(u64);
+
+impl Stamp {
+    const UNCERTAIN: u64 = 1 << 63;
+
+    /// The time that a trusted clock showed.
+    pub fn certain(time: UnixMillis) -> Self {
+        Self(time.0 & !Self::UNCERTAIN)
+    }
+
+    /// The time by a clock that was in doubt: the true one may be later.
+    pub fn uncertain(time: UnixMillis) -> Self {
+        Self(time.0 | Self::UNCERTAIN)
+    }
+
+    /// The time, certain or not.
+    pub fn time(self) -> UnixMillis {
+        UnixMillis(self.0 & !Self::UNCERTAIN)
+    }
+
+    /// Whether the clock was trusted.
+    pub fn is_certain(self) -> bool {
+        self.0 & Self::UNCERTAIN == 0
+    }
+}
+
 /// What is recorded of a sealed segment. The order of the fields is the order of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
@@ -31,7 +61,7 @@ pub struct Metadata {
     /// When the segment was created.
     pub created: UnixMillis,
     /// When it was last written to; its age counts from here.
-    pub last_write: UnixMillis,
+    pub last_write: Stamp,
     /// The salt of the key file.
     pub salt: u64,
     /// Length of the key file in bytes; what is behind does not count.
@@ -146,7 +176,7 @@ mod tests {
             predecessor: SegmentId::NONE,
             successor: SegmentId(2),
             created: UnixMillis(0),
-            last_write: UnixMillis(0),
+            last_write: Stamp::certain(UnixMillis(0)),
             salt: 0,
             key_end: 100,
             records: 0,

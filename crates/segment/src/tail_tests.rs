@@ -6,7 +6,7 @@ use lithdb_sim::{SimClock, SimFs, sim_env};
 use super::*;
 use crate::{
     Context, Group, HandleLimit, NewSegment, ReadMode, SealJob, Segment, SegmentId, SegmentWriter,
-    Verify,
+    Stamp, Verify,
 };
 
 fn file() -> Arc<dyn File> {
@@ -161,7 +161,7 @@ fn tails_of_a_sealed_segment_keep_no_memory() {
         segment: Arc::clone(&segment),
         totals,
         successor: SegmentId(2),
-        now,
+        stamp: Stamp::certain(now),
         successor_end: None,
     }
     .run()

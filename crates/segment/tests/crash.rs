@@ -20,7 +20,7 @@ use lithdb_env::{Fs, OpenMode, Result, read_up_to_at};
 use lithdb_segment::scan::{Scanner, Totals, Verdict};
 use lithdb_segment::{
     Context, KeyHeader, Metadata, ReadMode, SealJob, Segment, SegmentId, SegmentPaths,
-    SegmentWriter, ShardId,
+    SegmentWriter, ShardId, Stamp,
 };
 use lithdb_sim::{CrashImage, SimFs};
 use world::{NOW, Placed, Put, append, create, noise, put, reopen, sim_context};
@@ -90,7 +90,8 @@ fn scenario(context: &Arc<Context>, known: &mut Known) -> Result<()> {
     known.flush(&writer)?;
 
     let (segment, totals) = (Arc::clone(writer.segment()), writer.totals().clone());
-    SealJob { segment, totals, successor: SegmentId(2), now: NOW, successor_end: None }.run()?;
+    let stamp = Stamp::certain(NOW);
+    SealJob { segment, totals, successor: SegmentId(2), stamp, successor_end: None }.run()?;
     known.sealed = true;
     Ok(())
 }
@@ -309,9 +310,8 @@ fn a_segment_goes_on_growing_where_a_crash_left_it() {
     let mut placed = vec![known.put[0].clone()];
     placed.extend(append(&mut writer, &[put("again", noise(3, 900))]).unwrap());
     let (segment, totals) = (Arc::clone(writer.segment()), writer.totals().clone());
-    SealJob { segment, totals, successor: SegmentId(2), now: NOW, successor_end: None }
-        .run()
-        .unwrap();
+    let stamp = Stamp::certain(NOW);
+    SealJob { segment, totals, successor: SegmentId(2), stamp, successor_end: None }.run().unwrap();
     let reopened = reopen(&context, 1, 2).unwrap();
     assert_eq!(reopened.metadata().unwrap().epochs.len(), 1);
     for placed in placed {

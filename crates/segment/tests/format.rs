@@ -19,7 +19,7 @@ use lithdb_second_reader::{Record, crc32c, key_file, metadata, value_header};
 use lithdb_segment::envelope::{Magic, open_file, seal};
 use lithdb_segment::record::{Chain, Encoder, Flags, KeyRecord, Mark};
 use lithdb_segment::{
-    Identity, KeyHeader, Metadata, ReadMode, SealJob, SegmentId, ShardId, ValueHeader,
+    Identity, KeyHeader, Metadata, ReadMode, SealJob, SegmentId, ShardId, Stamp, ValueHeader,
 };
 use lithdb_sim::SimFs;
 use world::{NOW, TABLE, append, create, noise, put, sim_context};
@@ -140,7 +140,7 @@ fn seal_of_a_segment() -> Metadata {
         predecessor: PREDECESSOR,
         successor: SegmentId(0x2122_2325),
         created: CREATED,
-        last_write: UnixMillis(CREATED.0 + 9),
+        last_write: Stamp::certain(UnixMillis(CREATED.0 + 9)),
         salt: IDENTITY.salt,
         key_end: 300,
         records: 7,
@@ -444,7 +444,7 @@ fn files_of_a_segment_are_read_back_by_the_document_alone() {
         segment: std::sync::Arc::clone(writer.segment()),
         totals: writer.totals().clone(),
         successor: SegmentId(11),
-        now: UnixMillis(99),
+        stamp: Stamp::certain(UnixMillis(99)),
         successor_end: None,
     };
     job.run().unwrap();

@@ -18,7 +18,7 @@ use lithdb_env::{Env, ErrorKind, Fs, OsFs};
 use lithdb_segment::scan::Verdict;
 use lithdb_segment::{
     Context, HandleLimit, Metadata, NewSegment, ReadMode, SealJob, Segment, SegmentId,
-    SegmentPaths, SegmentWriter, ShardId, UnlinkRight, Verify,
+    SegmentPaths, SegmentWriter, ShardId, Stamp, UnlinkRight, Verify,
 };
 use lithdb_sim::{Fault, OpKind, Pages, SimClock, SimFs, sim_env};
 use world::{NOW, Placed, append, context, create, noise, put, reopen, sim_context, sim_dirs};
@@ -89,7 +89,7 @@ fn seal_job(writer: &SegmentWriter) -> SealJob {
         segment: Arc::clone(writer.segment()),
         totals: writer.totals().clone(),
         successor: SegmentId(writer.segment().id().0 + 1),
-        now: NOW,
+        stamp: Stamp::certain(NOW),
         successor_end: None,
     }
 }

@@ -141,7 +141,7 @@ impl Round<'_> {
         made.and(sealed)?;
         // Acknowledged before the mark is due: a mark promises what has been acknowledged.
         side.commit.acknowledge(end);
-        let mark = capture.mark(inner.env.clock.now());
+        let mark = capture.mark(inner.now(side).time);
         let mut writer = side.writer.lock();
         if let Some(segment_writer) = &mut writer.segment
             && segment_writer.segment().id() == segment.id()

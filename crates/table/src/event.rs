@@ -52,15 +52,16 @@ pub enum Event {
         /// What was done.
         report: RecoveryReport,
     },
-    /// The wall clock jumped; nothing expires until the jump is accepted or undone, or the hold has passed.
+    /// The wall clock jumped and is in doubt: expiry goes by the steady clock until the jump is
+    /// accepted or undone, or the hold has passed.
     ClockJump {
         /// The table.
         table: TableName,
-        /// The latest time seen before.
+        /// The table's time.
         before: UnixMillis,
-        /// The time seen now.
+        /// What the wall clock shows.
         now: UnixMillis,
-        /// For how long collection is held; zero if the clock went back.
+        /// For how long it must run steadily to be followed again.
         hold: Duration,
     },
     /// The table's filter failed: nothing of the table is collected until the next attempt.

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use lithdb_env::{Error, ErrorKind, Result, UnixMillis, millis};
+use lithdb_env::{Error, ErrorKind, Result, millis};
 use lithdb_segment::{Metadata, Position, Segment, SegmentId};
 
-use crate::clock::Judgement;
+use crate::clock::Reading;
 use crate::event::Event;
 use crate::filter::GcFilter;
 use crate::options::check_ttl;
 use crate::segments::Segments;
+use crate::state::TableState;
 use crate::table::{Inner, Table, WriteSide};
 
 /// What a collection did.
@@ -24,7 +25,8 @@ pub struct GcReport {
     pub records: u64,
     /// Their bytes, keys and values.
     pub bytes: u64,
-    /// The clock has jumped: nothing was collected, for as long as this.
+    /// The wall clock has jumped and is in doubt: for as long as this, time goes on with the
+    /// steady clock alone.
     pub held_for: Option<Duration>,
 }
 
@@ -84,28 +86,28 @@ impl Inner {
     fn collect_agreed(&self, side: &WriteSide) -> Result<GcReport> {
         // Only collections wait for this. What others wait for is not held while the filter is asked.
         let mut agreed = side.agreed.lock();
-        if let Some(held_for) = self.is_held(side)? {
-            return Ok(GcReport { held_for: Some(held_for), ..GcReport::default() });
-        }
+        let now = self.record_time(side)?;
         if self.settings.lock().ttl.is_none() && self.filter.is_none() {
             return Ok(GcReport::default());
         }
-        let now = self.env.clock.now();
         let segments = side.segments.read().clone();
         if let Some(filter) = &self.filter {
-            self.ask(filter, &segments, now, &mut agreed)?;
+            self.ask(filter, &segments, side, now, &mut agreed)?;
         }
         let _collecting = side.collecting.lock();
-        self.still_open()?;
         self.latch.check().map_err(|e| self.in_context(&e))?;
-        // It may have been changed while the filter was asked.
+        // The clock may have been accepted, and the TTL changed, while the filter was asked.
+        let now = self.record_time_alone(side)?;
+        let state = side.state.get();
         let ttl = self.settings.lock().ttl;
-        let mut report = GcReport::default();
+        // Without a TTL nothing goes by the clock.
+        let held_for = now.held_for.filter(|_| ttl.is_some());
+        let mut report = GcReport { held_for, ..GcReport::default() };
         let mut watermark = None;
         for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
             let Some(metadata) = segment.metadata() else { break };
             let may_go = self.filter.is_none() || segment.id() < agreed.segment;
-            if !may_go || !is_expired(metadata, ttl, now) {
+            if !may_go || !is_expired(&state, metadata, ttl, now) {
                 break;
             }
             watermark = Some(next.id());
@@ -114,35 +116,9 @@ impl Inner {
             report.bytes += metadata.bytes();
         }
         let Some(watermark) = watermark else { return Ok(report) };
-        let raised = side.state.update(|state| {
-            state.watermark = watermark;
-            state.latest_time = state.latest_time.max(now);
-        });
-        raised.map_err(|e| self.fail(&e))?;
+        self.update_state(side, |state| state.watermark = watermark)?;
         self.forget_below(side, watermark, report);
         Ok(report)
-    }
-
-    /// For how long collection is held because the clock has jumped.
-    fn is_held(&self, side: &WriteSide) -> Result<Option<Duration>> {
-        let judgement = {
-            let mut guard = side.collecting.lock();
-            self.still_open()?;
-            guard.judge(&*self.env.clock)
-        };
-        match judgement {
-            Judgement::Fine => Ok(None),
-            Judgement::Held(rest) => Ok(Some(rest)),
-            Judgement::Jumped { before, hold } => {
-                self.listener.emit(&Event::ClockJump {
-                    table: self.name.clone(),
-                    before,
-                    now: self.env.clock.now(),
-                    hold,
-                });
-                Ok((!hold.is_zero()).then_some(hold))
-            }
-        }
     }
 
     /// The watermark is durable: takes the segments below it out of sight.
@@ -170,16 +146,17 @@ impl Inner {
         &self,
         filter: &GcFilter,
         segments: &Segments,
-        now: UnixMillis,
+        side: &WriteSide,
+        now: Reading,
         agreed: &mut Position,
     ) -> Result<()> {
-        let ttl = self.settings.lock().ttl;
+        let (ttl, state) = (self.settings.lock().ttl, side.state.get());
         for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
             let Some(metadata) = segment.metadata() else { break };
             if segment.id() < agreed.segment {
                 continue;
             }
-            if !is_expired(metadata, ttl, now) {
+            if !is_expired(&state, metadata, ttl, now) {
                 break;
             }
             match self.ask_segment(filter, segment, metadata, agreed) {
@@ -232,6 +209,14 @@ impl Inner {
     }
 }
 
-fn is_expired(metadata: &Metadata, ttl: Option<Duration>, now: UnixMillis) -> bool {
-    ttl.is_none_or(|ttl| metadata.last_write.plus(ttl) <= now)
+fn is_expired(
+    state: &TableState,
+    metadata: &Metadata,
+    ttl: Option<Duration>,
+    now: Reading,
+) -> bool {
+    let Some(ttl) = ttl else { return true };
+    let (sealed_at, is_settled) = state.sealed_at(metadata);
+    // One that was sealed after the time was recorded counts as sealed at the next recording.
+    (is_settled || !now.is_certain) && sealed_at.plus(ttl) <= now.time
 }

@@ -35,10 +35,11 @@ impl Table {
         let side = self.inner.enter_write()?;
         let inner = &self.inner;
         let kept_up = inner.latch_on_panic("upkeep", || {
+            let timed = inner.record_time(side).map(drop);
             let aged = inner.seal_by_age(side);
             let flushed = inner.flush_if_due(side, upkeep);
             let marked = inner.mark_if_idle(side, upkeep.idle_after);
-            aged.and(flushed).and(marked)
+            timed.and(aged).and(flushed).and(marked)
         });
         // Without the filter that the application collects with, nothing is collected by itself.
         let may_collect = inner.filter.is_some() || !inner.has_gc_filter;
@@ -120,12 +121,14 @@ impl WriteSide {
 
 impl Inner {
     fn seal_by_age(self: &Arc<Self>, side: &WriteSide) -> Result<()> {
-        let now = self.env.clock.now();
+        let steady = self.env.clock.monotonic();
         let age = self.options.segment_age_for(self.settings.lock().ttl);
         let mut writer = side.writer.lock();
         let has_records = writer.segment.as_ref().is_some_and(|s| s.totals().records > 0);
         match writer.begun {
-            Some(begun) if has_records && now.since(begun) >= age => {
+            Some((since, before))
+                if has_records && steady.saturating_sub(since).saturating_add(before) >= age =>
+            {
                 self.roll_over(side, &mut writer).map_err(|e| self.fail(&e))
             }
             _ => Ok(()),
@@ -187,7 +190,7 @@ impl Inner {
             let mut writer = side.writer.lock();
             self.still_open()?;
             let was_durable = side.commit.durable() >= writer.log_end();
-            let now = self.env.clock.now();
+            let now = writer.opened;
             let Some(segment) = &mut writer.segment else { return Ok(()) };
             match segment.append_mark(now) {
                 Ok(true) if was_durable => {}
@@ -218,7 +221,6 @@ impl Inner {
     /// The mark, and the durable tail in the state: an opening then knows how long the files must be.
     fn leave_clean(self: &Arc<Self>, side: &WriteSide) -> Result<()> {
         self.write_mark(side)?;
-        let now = self.env.clock.now();
         let writer = side.writer.lock();
         let Some(segment) = &writer.segment else { return Ok(()) };
         // What another thread put meanwhile is not promised.
@@ -232,15 +234,12 @@ impl Inner {
                 self.env.fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
             }
         }
-        let written = side.state.update(|state| {
+        let written = self.update_state(side, |state| {
             // The next id has not been given away: whatever has it is newer than this state.
             state.highest_id = tail.segment;
-            if state.durable_tail.as_ref() != Some(&tail) {
-                state.durable_tail = Some(tail);
-                state.latest_time = state.latest_time.max(now);
-            }
+            state.durable_tail = Some(tail);
         });
-        written.map_err(|e| self.fail(&e))
+        written.map(drop)
     }
 }
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use lithdb_env::sync::atomic::AtomicBool;
 use lithdb_env::sync::{Mutex, RwLock};
-use lithdb_env::{Error, Latch, Result, UnixMillis, millis, remove_if_there, replacement_path};
+use lithdb_env::{Error, Latch, Result, millis, remove_if_there, replacement_path};
 use lithdb_keymap::{Keymap, MemoryKeymap};
 use lithdb_segment::{Context, Position, SEGMENTS_DIR, STATE_FILE, UnlinkRight};
 
-use crate::clock::ClockGuard;
+use crate::clock::TableClock;
 use crate::commit::Commit;
 use crate::counters::Counters;
 use crate::event::Event;
@@ -38,6 +38,10 @@ impl TableSetup {
     /// The `segments` directories, in the order of the roots.
     pub fn segment_dirs(&self) -> Vec<PathBuf> {
         self.dirs.iter().map(|dir| dir.join(SEGMENTS_DIR)).collect()
+    }
+
+    pub(crate) fn table_clock(&self, state: &TableState) -> TableClock {
+        TableClock::new(state, self.clock_jump_limit, self.clock_jump_hold, &*self.env.clock)
     }
 
     pub(crate) fn context(&self, state: &TableState, options: &TableOptions) -> Arc<Context> {
@@ -88,8 +92,9 @@ impl Table {
             fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
         }
         let mut plan = Plan::make(env, &setup.segment_dirs(), &state, Access::Write)?;
-        let latest = state.latest_time.max(plan.latest_time());
         record_settings(&state_file, setup, options)?;
+        let mut clock = setup.table_clock(&state_file.get());
+        let now = clock.read(&*env.clock);
         let context = setup.context(&state, options);
         let shards = options.shards.unwrap_or(setup.dirs.len().clamp(1, 256) as u16);
         let recovery = Recovery {
@@ -97,19 +102,23 @@ impl Table {
             state: &state_file,
             inline_max: options.inline_max_bytes,
             shards,
+            now,
         };
         let read = plan.take_key_files();
         let recovered = recovery.apply(plan)?;
         let keymap = new_keymap(options.keymap.unwrap_or_default());
         keymap.raise_watermark(state.watermark);
-        let writer =
-            TableWriter { newest: Position::default(), begun: None, segment: recovered.writer };
+        let writer = TableWriter {
+            newest: Position::default(),
+            begun: None,
+            opened: now.time,
+            segment: recovered.writer,
+        };
         let end = writer.log_end();
         let segments: Segments = recovered.segments.into_iter().collect();
         let fill = Fill { keymap: &keymap, hash_seed: state.hash_seed, segments: &segments, end };
         let newest = fill.run(&env.pool, read)?;
-        let steady = env.clock.monotonic();
-        let begun = begun_at(&writer, env.clock.now());
+        let begun = begun(&writer).map(|age| (env.clock.monotonic(), age));
         let side = WriteSide {
             keymap,
             segments: RwLock::new(segments),
@@ -119,12 +128,8 @@ impl Table {
             writer: Mutex::new(TableWriter { newest, begun, ..writer }),
             sealing: Default::default(),
             in_flight: Default::default(),
-            collecting: Mutex::new(ClockGuard::new(
-                setup.clock_jump_limit,
-                setup.clock_jump_hold,
-                latest,
-                steady,
-            )),
+            collecting: Default::default(),
+            clock: Mutex::new(clock),
             activity: Default::default(),
             agreed: Default::default(),
             ending: Default::default(),
@@ -137,6 +142,7 @@ impl Table {
         let state = side.state.get();
         let table = Self::assemble(setup, options, context, &state, Mode::Write(Box::new(side)));
         table.inner.settings.lock().shards = shards;
+        table.inner.record_time(table.inner.write_side()?)?;
         if recovered.report != RecoveryReport::default() {
             let event = Event::Recovered { table: setup.name.clone(), report: recovered.report };
             setup.listener.emit(&event);
@@ -187,8 +193,12 @@ fn record_settings(state: &StateFile, setup: &TableSetup, options: &TableOptions
     })
 }
 
-/// Since when the recovered segment has held records: nobody knows better than that it was there.
-fn begun_at(writer: &TableWriter, now: UnixMillis) -> Option<UnixMillis> {
-    let segment = writer.segment.as_ref()?;
-    (segment.totals().records > 0).then(|| segment.segment().header().created.min(now))
+/// How old the recovered segment is if it holds records: nobody knows better than that it was
+/// there. One that is younger than nothing was created by a clock that was wrong: it is sealed, so
+/// that it does not stay for ever.
+fn begun(writer: &TableWriter) -> Option<Duration> {
+    let segment = writer.segment.as_ref().filter(|segment| segment.totals().records > 0)?;
+    let created = segment.segment().header().created;
+    let is_odd = created > writer.opened;
+    Some(if is_odd { Duration::MAX } else { writer.opened.since(created) })
 }

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lithdb_env::{Env, Error, ErrorKind, Fs, OpenMode, Result, UnixMillis};
+use lithdb_env::{Env, Error, ErrorKind, Fs, OpenMode, Result};
 use lithdb_segment::envelope::ENVELOPE_LEN;
 use lithdb_segment::record::Chain;
 use lithdb_segment::{Metadata, SegmentId, SegmentPaths, check_writable};
@@ -77,13 +77,6 @@ impl Plan {
     pub(crate) fn take_key_files(&mut self) -> KeyFiles {
         let take = |s: &mut SealedFound| s.keys.take().map(|keys| (s.metadata.segment, keys));
         self.sealed.iter_mut().filter_map(take).collect()
-    }
-
-    /// The latest wall time that the segments' files have recorded.
-    pub fn latest_time(&self) -> UnixMillis {
-        let sealed = self.sealed.iter().map(|s| s.metadata.last_write);
-        // Without segments no time is known.
-        sealed.chain(self.tail.as_ref().map(|t| t.newest_time)).max().unwrap_or_default()
     }
 }
 

@@ -13,6 +13,7 @@ use lithdb_segment::{
     Context, Copier, NewSegment, SealJob, Segment, SegmentId, SegmentPaths, SegmentWriter,
 };
 
+use crate::clock::Reading;
 use crate::keyfile::{KeyFile, read};
 use crate::plan::Plan;
 use crate::sealed::SealedFound;
@@ -47,6 +48,7 @@ pub(crate) struct Recovery<'a> {
     pub(crate) state: &'a StateFile,
     pub(crate) inline_max: u32,
     pub(crate) shards: u16,
+    pub(crate) now: Reading,
 }
 
 impl Recovery<'_> {
@@ -148,13 +150,13 @@ impl Recovery<'_> {
         self.state.update(|state| state.next_id_floor = floor)?;
         let next = self.begin(segment, totals, id, tail).and_then(|mut next| {
             if next.totals().records > 0 {
-                next.set_mark_due(next.capture().mark(self.now()));
+                next.set_mark_due(next.capture().mark(self.now.time));
             }
             let flushed = tail.map_or_else(UnixMillis::default, |tail| tail.promised_at);
             let successor_end = Some(next.capture().mark(flushed));
             let (segment, totals) = (Arc::clone(segment), totals.clone());
-            let now = self.now();
-            SealJob { segment, totals, successor: id, now, successor_end }.run()?;
+            let stamp = self.now.stamp();
+            SealJob { segment, totals, successor: id, stamp, successor_end }.run()?;
             Ok(next)
         });
         let next = match next {
@@ -183,7 +185,7 @@ impl Recovery<'_> {
         tail: Option<&TailFound>,
     ) -> Result<SegmentWriter> {
         let chain = SegmentWriter::new(Arc::clone(segment), 0, totals.clone(), None, None).chain();
-        let new = NewSegment { id, chain: Some(chain), shards: self.shards, now: self.now() };
+        let new = NewSegment { id, chain: Some(chain), shards: self.shards, now: self.now.time };
         let (next, next_totals) = Segment::create(self.context, &new)?;
         let writer = SegmentWriter::new(next, self.inline_max, next_totals, None, None);
         let mut copier = Copier::new(writer);
@@ -225,10 +227,6 @@ impl Recovery<'_> {
         let fs = &*self.context.env.fs;
         let mut dirs = self.context.dirs.iter();
         dirs.try_for_each(|dir| fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e)))
-    }
-
-    fn now(&self) -> UnixMillis {
-        self.context.env.clock.now()
     }
 }
 

@@ -116,7 +116,7 @@ fn run(inner: &Inner, side: &WriteSide, pending: &Pending) -> Result<()> {
     pending.next.sync_everything()?;
     job.run()?;
     // From now on the loss of the seal, or of the segment that took over, is seen. Before anything in there is acknowledged.
-    side.state.update(|state| state.begin_segment(pending.begun.clone()))
+    inner.update_state(side, |state| state.begin_segment(pending.begun.clone())).map(drop)
 }
 
 fn announce(inner: &Inner, job: &SealJob) {

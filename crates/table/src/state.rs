@@ -42,12 +42,32 @@ pub struct TableState {
     pub ttl_ms: Option<u64>,
     /// Whether the application collects with a filter.
     pub has_gc_filter: bool,
-    /// The latest wall time that was seen.
+    /// The table's time when it was last recorded; only an accepted clock sets it back.
     pub latest_time: UnixMillis,
     /// No file of a higher id was ever created.
     pub highest_id: SegmentId,
+    /// By how much the table's time is ahead of the wall clock that it follows, in milliseconds.
+    pub clock_offset_ms: u64,
+    /// The wall clock has jumped while the table was open, and is in doubt.
+    pub jumped_while_open: bool,
+    /// Segments that count as sealed at another time than they record, lowest first.
+    pub redated: Vec<Redated>,
     /// This segment is there, at least so long, and none before it is without its seal. Later ones may be there.
     pub durable_tail: Option<DurableTail>,
+}
+
+/// The most ranges of segments that the state has room for.
+pub(crate) const MAX_REDATED: usize = 16;
+
+/// Segments that count as sealed at one time, whatever their metadata record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redated {
+    /// The first of them.
+    pub first: SegmentId,
+    /// The last of them.
+    pub last: SegmentId,
+    /// When they count as sealed.
+    pub at: UnixMillis,
 }
 
 /// How long the mutable segment was when it was begun, or when the table was closed.
@@ -93,6 +113,9 @@ impl TableState {
             has_gc_filter: false,
             latest_time: now,
             highest_id: SegmentId::FIRST,
+            clock_offset_ms: 0,
+            jumped_while_open: false,
+            redated: Vec::new(),
             durable_tail: None,
         }
     }

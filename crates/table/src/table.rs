@@ -3,8 +3,9 @@
 //! Locks, in the order in which they may be taken: `ending` (held while the table is closed or dropped), or `agreed` (orders
 //! collections; held while the filter is asked, so nobody else waits for it); `writer` (orders writes; held during I/O only
 //! when a segment is created); `collecting` (changes of the state but for those of the writer; what closing waits for); then
-//! `sealing` or `segments` or the keymap's. `segments` is held for moments only. Flushes are ordered by `commit`. No reader
-//! takes `writer` (iterators do, for a moment), and a listener may be called under any of them (see `callback`).
+//! `sealing` or `segments` or the keymap's. `segments` is held for moments only, and `clock`,
+//! which is taken last. Flushes are ordered by `commit`. No reader takes `writer` (iterators do,
+//! for a moment), and a listener may be called under any of them (see `callback`).
 
 use std::any::Any;
 use std::fmt;
@@ -22,7 +23,7 @@ use lithdb_segment::{
 };
 
 use crate::callback::refuse_in_callback;
-use crate::clock::ClockGuard;
+use crate::clock::TableClock;
 use crate::commit::Commit;
 use crate::counters::Counters;
 use crate::event::{Event, EventListener};
@@ -94,9 +95,10 @@ pub(crate) struct WriteSide {
     pub(crate) commit: Commit,
     pub(crate) sealing: Sealing,
     pub(crate) in_flight: InFlight,
-    pub(crate) collecting: Mutex<ClockGuard>,
+    pub(crate) collecting: Mutex<()>,
     /// The filter has said yes to every key before this. Held while it is asked, by collections alone.
     pub(crate) agreed: Mutex<Position>,
+    pub(crate) clock: Mutex<TableClock>,
     pub(crate) activity: Mutex<Activity>,
     pub(crate) counts: Counts,
     /// Held while the table is being closed or dropped, before any other lock.
@@ -126,8 +128,10 @@ pub(crate) struct TableWriter {
     pub(crate) segment: Option<SegmentWriter>,
     /// The newest primary record, the default while there is none.
     pub(crate) newest: Position,
-    /// When the segment got its first record in this process's knowledge.
-    pub(crate) begun: Option<UnixMillis>,
+    /// Since when (monotonic) the segment has held records, and how old it was then.
+    pub(crate) begun: Option<(Duration, Duration)>,
+    /// The table's time when it was opened.
+    pub(crate) opened: UnixMillis,
 }
 
 /// What the maintenance thread goes by.
@@ -159,9 +163,9 @@ pub struct TableSetup {
     pub listener: EventListener,
     /// What may be collected, beside the TTL.
     pub filter: Option<GcFilter>,
-    /// By how much the wall clock may be ahead of the latest time seen before collection is held.
+    /// By how much the wall clock may be ahead after a stop before it is in doubt.
     pub clock_jump_limit: Duration,
-    /// For how long (of running) collection is then held.
+    /// For how long it must then run steadily to be followed again.
     pub clock_jump_hold: Duration,
 }
 
@@ -176,8 +180,8 @@ impl TableSetup {
             handles: Arc::new(lithdb_segment::HandleLimit::new(64)),
             listener: EventListener::default(),
             filter: None,
-            clock_jump_limit: Duration::MAX,
-            clock_jump_hold: Duration::ZERO,
+            clock_jump_limit: Duration::from_secs(24 * 3600),
+            clock_jump_hold: Duration::MAX,
         }
     }
 }

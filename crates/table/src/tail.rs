@@ -31,8 +31,6 @@ pub struct TailFound {
     pub torn: Option<String>,
     /// When what was promised had been flushed; 0 if no mark says so.
     pub promised_at: UnixMillis,
-    /// The newest time that the file records.
-    pub newest_time: UnixMillis,
 }
 
 impl TailFound {
@@ -90,7 +88,6 @@ impl TailFound {
             torn_bytes,
             torn,
             promised_at,
-            newest_time: key_file.header.created.max(mark_time),
         })
     }
 

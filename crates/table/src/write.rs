@@ -8,6 +8,7 @@ mod stream;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_keymap::KeyHash;
@@ -120,7 +121,8 @@ impl Inner {
         groups: &[Group<'_>],
     ) -> Result<Placed> {
         self.ensure_room(side, writer, groups).map_err(|e| self.fail(&e))?;
-        let now = self.env.clock.now();
+        // It dates the first epoch after an opening: the records before it are older than that.
+        let now = writer.opened;
         #[expect(clippy::expect_used, reason = "`ensure_room` has seen to it")]
         let segment_writer = writer.segment.as_mut().expect("a mutable segment");
         let mut direct = Vec::new();
@@ -145,7 +147,7 @@ impl Inner {
         placed.map_err(|e| self.fail(&e))?;
         side.counts.set(segment_writer.totals());
         let segment = Arc::clone(segment_writer.segment());
-        writer.begun.get_or_insert(now);
+        writer.begun.get_or_insert_with(|| (self.env.clock.monotonic(), Duration::ZERO));
         writer.newest = last_primary;
         #[expect(clippy::expect_used, reason = "a batch without keys is not written")]
         let first = first.expect("a batch has a key");
@@ -244,7 +246,7 @@ impl Inner {
             id,
             chain: None,
             shards: self.settings.lock().shards,
-            now: self.env.clock.now(),
+            now: self.now(side).time,
         };
         side.state.reserve(id)?;
         let (segment, totals) = Segment::create(&self.context, &new)?;
@@ -279,10 +281,10 @@ impl Inner {
         self.latch.check()?;
         let Some(ending) = &writer.segment else { return Ok(()) };
         side.sealing.finish(self, side)?;
-        let now = self.env.clock.now();
+        let now = self.now(side);
         let id = next_id(ending.segment().id(), side.state.get().next_id_floor)?;
         let shards = self.settings.lock().shards;
-        let new = NewSegment { id, chain: Some(ending.chain()), shards, now };
+        let new = NewSegment { id, chain: Some(ending.chain()), shards, now: now.time };
         side.state.reserve(id)?;
         let (next, next_totals) = Segment::create(&self.context, &new)?;
         let begun = DurableTail::of(id, &next_totals);
@@ -290,7 +292,7 @@ impl Inner {
             segment: Arc::clone(ending.segment()),
             totals: ending.totals().clone(),
             successor: id,
-            now,
+            stamp: now.stamp(),
             successor_end: None,
         };
         side.segments.write().push(Arc::clone(&next));
@@ -312,7 +314,6 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
-    use std::time::Duration;
 
     use lithdb_segment::TableName;
     use lithdb_sim::{SimClock, SimFs, sim_env};

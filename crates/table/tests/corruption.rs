@@ -12,7 +12,7 @@ use std::time::Duration;
 use lithdb_env::{ErrorKind, Fs, Result, UnixMillis};
 use lithdb_segment::envelope::{Magic, open, seal};
 use lithdb_segment::record::{Encoder, Flags, KeyRecord, Mark};
-use lithdb_segment::{HEADER_LEN, KeyHeader, Metadata, SegmentId, ShardId};
+use lithdb_segment::{HEADER_LEN, KeyHeader, Metadata, SegmentId, ShardId, Stamp};
 use lithdb_sim::{Effort, SimClock, SimFs, Tally};
 use lithdb_table::plan::{Access, Plan};
 use lithdb_table::state::{TableState, read_state};
@@ -432,7 +432,7 @@ fn lengths_that_lie_with_a_right_checksum_take_no_memory() {
         ("value_ends", |m| m.value_ends = vec![u64::MAX; 2]),
         ("many values", |m| m.value_ends = vec![64; 70_000]),
         ("epochs", |m| m.epochs = vec![(u32::MAX, 1); 100_000]),
-        ("times", |m| m.last_write = UnixMillis(u64::MAX)),
+        ("times", |m| m.last_write = Stamp::uncertain(UnixMillis(u64::MAX))),
         ("ids", |m| (m.segment, m.successor) = (SegmentId(u32::MAX), SegmentId(u32::MAX))),
     ];
     for (path, bytes) in files(&closed.fs) {

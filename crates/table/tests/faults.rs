@@ -554,6 +554,31 @@ fn a_seal_that_finds_no_space_is_tried_again_by_the_next_flush() {
 }
 
 #[test]
+fn a_seal_that_waits_for_space_gets_no_older_by_a_jump() {
+    let full = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&full);
+    let is_full = move |_: OpKind, path: &Path| {
+        path.ends_with("1.metadata.new") && flag.load(Ordering::Relaxed)
+    };
+    let world = world_that_fills(1, is_full);
+    let table = world.create_and_open(&small().segment_keys(1).ttl(DAY));
+    table.put(b"a", &value_of(1, 40)).unwrap();
+    full.store(true, Ordering::Relaxed);
+    table.put(b"b", &value_of(2, 40)).unwrap();
+    assert_eq!(table.flush().unwrap_err().kind(), ErrorKind::StorageFull);
+    // The clock jumps, and is followed after the hold.
+    world.clock.jump(365 * DAY.as_millis() as i64);
+    assert!(table.run_gc().unwrap().held_for.is_some());
+    world.clock.advance(world.setup.clock_jump_hold);
+    assert_eq!(table.run_gc().unwrap().held_for, None);
+    full.store(false, Ordering::Relaxed);
+    table.flush().unwrap();
+    assert_eq!(table.run_gc().unwrap().segments, 0, "its stamp is older than the jump");
+    world.clock.advance(DAY);
+    assert_eq!(table.run_gc().unwrap().segments, 1);
+}
+
+#[test]
 fn a_sync_that_says_no_space_is_a_failed_sync() {
     // Retrying it could succeed without having written anything.
     let options = small().segment_keys(1);

@@ -107,7 +107,7 @@ impl Left {
             (self.filtered.join(", "), FILTERED),
             (
                 self.held.join(", "),
-                "the wall clock has jumped, nothing was collected; if it is right, say --accept-clock",
+                "the wall clock has jumped and is not gone by; if it is right, say --accept-clock",
             ),
         ];
         let told = parts.iter().filter(|(names, _)| !names.is_empty());
@@ -146,8 +146,9 @@ fn seal_if_old(table: &Table) -> Result<bool, Failure> {
 }
 
 fn describe(report: &GcReport, has_ttl: bool, sealed: bool) -> String {
-    if let Some(held) = report.held_for {
-        return format!("held for {}", duration(held));
+    if let (Some(held), 0) = (report.held_for, report.segments) {
+        let minutes = held.as_secs_f64() / 60.0;
+        return format!("held for {}", duration(Duration::from_secs(60) * minutes.ceil() as u32));
     }
     if !has_ttl {
         return "nothing expires: it has no TTL".to_owned();

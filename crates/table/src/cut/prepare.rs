@@ -106,7 +106,8 @@ fn prepare_table(survey: Survey, at: CutAt<'_>) -> Result<Prepared> {
     let mut boundary = boundary.clone();
     let (mut plan, mut successor) = (plan, None);
     if is_tail {
-        let recovery = Recovery { context: &context, state: &state, inline_max: 0, shards };
+        let now = setup.table_clock(&current).read(&*setup.env.clock);
+        let recovery = Recovery { context: &context, state: &state, inline_max: 0, shards, now };
         let mutable = recovery.seal_tail(plan)?;
         step.floor = next_id(mutable, state.get().next_id_floor)?;
         let survey = Survey::take(&setup)?;

@@ -116,7 +116,9 @@ impl Survey {
         let sealed = self.plan.sealed.iter().rev().map(|sealed| {
             let metadata = sealed.metadata.clone();
             let (end, records) = (metadata.key_end, metadata.records);
-            let written = metadata.flushed().unwrap_or(metadata.last_write);
+            let (sealed_at, is_certain) = self.state.sealed_at(&metadata);
+            let sealed_at = if is_certain { sealed_at } else { self.setup.env.clock.now() };
+            let written = metadata.flushed().unwrap_or(sealed_at);
             let (paths, header) = (sealed.paths.clone(), sealed.header);
             let segment = Arc::new(Segment::sealed(&context, paths, header, metadata));
             ToWalk { segment, end, records, written }

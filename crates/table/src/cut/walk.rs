@@ -273,7 +273,8 @@ impl Survey {
             let metadata = files.metadata.as_ref().map(|path| Metadata::read(fs, path));
             let metadata = metadata.map(unless_corrupt).transpose()?.flatten();
             let now = self.setup.env.clock.now();
-            let (end, written) = metadata.map_or((file.len, now), |m| (m.key_end, m.last_write));
+            let ends = |m: Metadata| (m.key_end, m.last_write.time());
+            let (end, written) = metadata.map_or((file.len, now), ends);
             let index = Index::make(file.scan(end, None), end, written);
             let Some(index) = unless_corrupt(index)? else { continue };
             let read = |offset, len| read(&*file.file, &file.path, offset, len);

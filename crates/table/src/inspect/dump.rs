@@ -249,7 +249,7 @@ fn metadata_line(path: &Path, metadata: &Metadata) -> DumpLine {
         predecessor: metadata.predecessor,
         successor: metadata.successor,
         created: metadata.created,
-        last_write: metadata.last_write,
+        last_write: metadata.last_write.time(),
         key_end: metadata.key_end,
         records: metadata.records,
         primaries: metadata.primaries,

@@ -8,7 +8,7 @@ use lithdb_segment::record::Chain;
 use lithdb_segment::scan::Totals;
 use lithdb_segment::{
     Context, HEADER_LEN, Identity, KeyHeader, Metadata, NewSegment, Segment, SegmentId,
-    SegmentPaths, ShardId, ValueHeader,
+    SegmentPaths, ShardId, Stamp, ValueHeader,
 };
 
 use super::aside::{Aside, copy, kept_of};
@@ -38,7 +38,7 @@ struct Seal {
     epochs: Vec<(u32, u64)>,
     digest: Option<[u8; 16]>,
     revision: u32,
-    last_write: UnixMillis,
+    last_write: Stamp,
     successor: SegmentId,
 }
 
@@ -109,8 +109,8 @@ impl Mender<'_> {
         self.sync(&paths.values)?;
         let last_write = match found.metadata() {
             Some(metadata) => metadata.last_write,
-            None if new_successor.is_some() => self.now(),
-            None => self.time_of(readable),
+            None if new_successor.is_some() => Stamp::uncertain(self.now()),
+            None => Stamp::uncertain(self.time_of(readable)),
         };
         let totals = rewritten.totals;
         let shards = readable.key_file.header.shards;
@@ -178,7 +178,7 @@ impl Mender<'_> {
             totals,
             epochs: readable.epochs.clone(),
             revision,
-            last_write: last_write.unwrap_or_else(|| self.time_of(readable)),
+            last_write: last_write.unwrap_or_else(|| Stamp::uncertain(self.time_of(readable))),
             successor,
         });
         metadata.write(&*self.setup.env.fs, &paths.metadata)?;
@@ -232,7 +232,8 @@ impl Mender<'_> {
         let shards = before.map_or(1, |before| before.value_ends.len() as u16);
         let path = found.paths(&self.context.dirs, shards).metadata;
         // It must not keep what is behind it from expiring.
-        let last_write = found.metadata().or(before).map_or(now, |known| known.last_write);
+        let last_write =
+            found.metadata().or(before).map_or(Stamp::uncertain(now), |known| known.last_write);
         let identity = Identity { table_id: self.context.table_id, segment: found.id, salt: 0 };
         let predecessor = before.map_or(SegmentId::NONE, |before| before.segment);
         let mut seal = Seal {

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 use lithdb_env::{Error, ErrorKind, FileKind, Fs, OpenMode, Result, UnixMillis};
-use lithdb_segment::SegmentId;
 use lithdb_segment::envelope::{self, Magic};
+use lithdb_segment::{SegmentId, Stamp};
 
 use super::found::Found;
 use crate::inventory::Inventory;
@@ -164,7 +164,12 @@ pub(super) fn rebuilt(found: &BTreeMap<SegmentId, Found>, old: Option<&TableStat
         .unwrap_or_default();
     let headers = || found.values().filter_map(Found::header);
     let created = headers().map(|header| header.created).min().unwrap_or_default();
-    let written = found.values().filter_map(|found| found.metadata()).map(|m| m.last_write);
+    let written = found
+        .values()
+        .filter_map(|found| found.metadata())
+        .map(|m| m.last_write)
+        .filter(|stamp| stamp.is_certain())
+        .map(Stamp::time);
     let latest = written.chain(headers().map(|header| header.created)).max().unwrap_or_default();
     let mut state = TableState::new(table_id, 0, created);
     state.latest_time = UnixMillis(latest.0);

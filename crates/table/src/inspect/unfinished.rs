@@ -92,7 +92,7 @@ impl Unfinished {
 #[cfg(test)]
 mod tests {
     use lithdb_env::UnixMillis;
-    use lithdb_segment::SegmentId;
+    use lithdb_segment::{SegmentId, Stamp};
 
     use super::*;
 
@@ -104,7 +104,7 @@ mod tests {
             predecessor: SegmentId(2),
             successor: SegmentId(4),
             created: UnixMillis(5),
-            last_write: UnixMillis(6),
+            last_write: Stamp::certain(UnixMillis(6)),
             salt: 7,
             key_end,
             records: 8,

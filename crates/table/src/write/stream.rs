@@ -1,6 +1,7 @@
 //! put, for a value that does not fit into memory.
 
 use std::io::Read;
+use std::time::Duration;
 
 use lithdb_env::{Error, ErrorKind, Result, read_up_to};
 use lithdb_keymap::KeyHash;
@@ -91,7 +92,8 @@ impl Inner {
         mut piece: Vec<u8>,
         next: &mut dyn FnMut() -> Result<Vec<u8>>,
     ) -> Result<Position> {
-        let now = self.env.clock.now();
+        // As with every put: the records before an epoch are older than the opening.
+        let now = writer.opened;
         let Some(segment) = &mut writer.segment else {
             return Err(self.in_context(&Error::new(ErrorKind::Closed, "no mutable segment")));
         };
@@ -105,7 +107,7 @@ impl Inner {
         let at = segment.append_stream(key, &stream, now).map_err(|e| self.fail(&e))?;
         side.counts.set(segment.totals());
         segment.segment().relieve().map_err(|e| self.fail(&e))?;
-        writer.begun.get_or_insert(now);
+        writer.begun.get_or_insert_with(|| (self.env.clock.monotonic(), Duration::ZERO));
         writer.newest = at;
         self.counters.values_put.increment(1);
         self.counters.bytes_put.increment(len);

@@ -44,8 +44,9 @@ impl StateMachineTest for Database {
 }
 
 /// What must have taken place in a run, beside every kind of operation.
-const EVENTS: [&str; 16] = [
+const EVENTS: [&str; 18] = [
     "batches collected",
+    "clocks believed",
     "closed and opened again",
     "crashes in openings",
     "duplicates refused",
@@ -61,6 +62,7 @@ const EVENTS: [&str; 16] = [
     "rollbacks left to the next opening",
     "rollbacks refused",
     "rollbacks that failed",
+    "tables emptied by their TTL",
 ];
 
 #[test]

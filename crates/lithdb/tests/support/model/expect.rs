@@ -19,11 +19,14 @@ pub struct Written {
     pub records: Arc<Vec<Record>>,
     /// The position of its last value's record, once it is known.
     pub at: Option<Position>,
-    /// The earliest time that its segment can have been sealed at, and the latest, once it is sealed.
+    /// The earliest time (true) that its segment can have been sealed at, and the latest, once it
+    /// is sealed.
     pub earliest: u64,
     pub sealed_by: Option<u64>,
     /// The wall clock when it was put.
     pub put_at: u64,
+    /// A clock that was ahead has been believed since: it may go at any time.
+    pub may_go: bool,
 }
 
 /// Everything that is known of one table.
@@ -41,6 +44,14 @@ pub struct Expected {
     pub collectable: usize,
     /// The last one was refused in a way that leaves open whether it is in the log.
     pub is_attempt: bool,
+    /// The wall clock may have been in doubt since the last collection by a clock that was
+    /// trusted.
+    pub was_held: bool,
+    /// By how much its time may be ahead of the true one (or behind).
+    pub believes: i64,
+    /// Since when its wall clock has been further ahead than that, and whether it was so when the
+    /// table was opened.
+    pub ahead_since: Option<(u64, bool)>,
     /// What its TTL may be, in milliseconds.
     pub ttls: Vec<Option<u64>>,
     /// Every key that was ever put into a table of this name.
@@ -75,9 +86,10 @@ impl Found {
 
 impl Expected {
     /// A table that was just created, with what is known of earlier ones of its name.
-    pub fn created(&self) -> Self {
+    pub fn created(&self, wall_ahead: i64) -> Self {
         Self {
             exists: true,
+            believes: wall_ahead,
             ttls: vec![None],
             known: self.known.clone(),
             next: self.next,
@@ -88,6 +100,14 @@ impl Expected {
     /// What is left when it was dropped.
     pub fn dropped(&self) -> Self {
         Self { known: self.known.clone(), next: self.next, ..Self::default() }
+    }
+
+    /// The wall clock sets the time: one that is ahead makes everything older.
+    pub fn believe(&mut self, wall_ahead: i64, makes_old: bool) {
+        if wall_ahead > self.believes && makes_old {
+            self.batches.iter_mut().for_each(|batch| batch.may_go = true);
+        }
+        (self.believes, self.ahead_since) = (wall_ahead, None);
     }
 
     /// How many batches are certainly below this segment.
@@ -192,6 +212,9 @@ impl Expected {
         self.batches.truncate(range.end);
         self.batches.drain(..range.start);
         (self.acked, self.collectable, self.is_attempt) = (self.batches.len(), 0, false);
+        // A crash forgets some of the time that has passed, and the wall clock is then ahead of
+        // it.
+        self.was_held = true;
         self.place(found);
     }
 

@@ -28,6 +28,13 @@ pub struct Item {
     pub aliases: u8,
 }
 
+/// What the wall clock shows: the time, or one that is wrong by days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wall {
+    Right,
+    Off(i64),
+}
+
 /// How a process ends without having closed anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crash {
@@ -118,6 +125,21 @@ pub enum Op {
         table: usize,
         accept: bool,
     },
+    /// The wall clock jumps while everything runs.
+    Wall(Wall),
+    /// The program does not run for a while, and its wall clock may then be another one.
+    Stop {
+        crash: Option<Crash>,
+        secs: u64,
+        wall: Option<Wall>,
+    },
+    /// It runs for a while, and is looked after.
+    Run {
+        secs: u64,
+    },
+    Accept {
+        table: usize,
+    },
     Ttl {
         table: usize,
         secs: Option<u64>,
@@ -188,6 +210,10 @@ impl Op {
             Self::Upkeep => "upkeep",
             Self::Advance { .. } => "clock advance",
             Self::Jump { .. } => "clock jump",
+            Self::Wall(_) => "another wall clock",
+            Self::Stop { .. } => "stop",
+            Self::Run { .. } => "run",
+            Self::Accept { .. } => "accept the clock",
             Self::Ttl { .. } => "set ttl",
             Self::Shards { .. } => "set shards",
             Self::Create { .. } => "create",
@@ -211,7 +237,7 @@ impl Op {
 }
 
 /// Every kind that [`Op::kind`] knows.
-pub const KINDS: [&str; 31] = [
+pub const KINDS: [&str; 35] = [
     "put with secondary keys",
     "put",
     "batch",
@@ -225,6 +251,10 @@ pub const KINDS: [&str; 31] = [
     "upkeep",
     "clock advance",
     "clock jump",
+    "another wall clock",
+    "stop",
+    "run",
+    "accept the clock",
     "set ttl",
     "set shards",
     "create",
@@ -282,6 +312,12 @@ fn image() -> impl Strategy<Value = CrashImage> {
     ]
 }
 
+fn wall() -> impl Strategy<Value = Wall> {
+    // The last one is that of a machine without a battery: before 2020.
+    let off = prop_oneof![Just(400_i64), Just(800), Just(-400), Just(-18_000)];
+    prop_oneof![1 => Just(Wall::Right), 2 => off.prop_map(Wall::Off)]
+}
+
 fn crash() -> impl Strategy<Value = Crash> {
     prop_oneof![2 => Just(Crash::Kill), 3 => image().prop_map(Crash::Power)]
 }
@@ -337,6 +373,7 @@ fn on_a_table(table: usize) -> BoxedStrategy<Op> {
         4 => Just(Op::Seal { table }),
         6 => Just(Op::Gc { table }),
         1 => any::<bool>().prop_map(move |accept| Op::Jump { table, accept }),
+        1 => Just(Op::Accept { table }),
         3 => option::weighted(0.85, 1..120_u64).prop_map(move |secs| Op::Ttl { table, secs }),
         1 => (1..4_u16).prop_map(move |shards| Op::Shards { table, shards }),
         1 => Just(Op::Create { table }),
@@ -379,6 +416,10 @@ impl ReferenceStateMachine for Histories {
             flush => Just(Op::FlushAll),
             2 => Just(Op::Upkeep),
             7 => (1..200_u64).prop_map(|secs| Op::Advance { secs }),
+            2 => wall().prop_map(Op::Wall),
+            2 => (option::of(crash()), 1..3_600_u64, option::of(wall()))
+                .prop_map(|(crash, secs, wall)| Op::Stop { crash, secs, wall }),
+            1 => (1..7_200_u64).prop_map(|secs| Op::Run { secs }),
             2 => any::<bool>().prop_map(|stopped| Op::Snapshot { stopped }),
             6 => read,
             open => Just(Op::Reopen),
@@ -405,7 +446,11 @@ impl ReferenceStateMachine for Histories {
             Op::Crash(Crash::Power(_)) => {
                 (sketch.has_reader, sketch.is_troubled) = (false, false);
             }
-            Op::Reopen | Op::Crash(_) | Op::CrashInOpening { .. } | Op::RollBack { .. } => {
+            Op::Reopen
+            | Op::Stop { .. }
+            | Op::Crash(_)
+            | Op::CrashInOpening { .. }
+            | Op::RollBack { .. } => {
                 sketch.is_troubled = false;
             }
             _ => {}

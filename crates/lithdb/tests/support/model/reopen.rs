@@ -143,6 +143,7 @@ impl Run {
         fs.spare();
         count("openings");
         self.look();
+        self.wall_is_seen(true);
         Ok(())
     }
 
@@ -171,7 +172,7 @@ impl Run {
                     let is_new = !expected.exists;
                     expected.settle(range, found);
                     if is_new {
-                        *expected = expected.created();
+                        *expected = expected.created(self.wall_ahead);
                     }
                     expected.in_doubt = false;
                 }

@@ -72,6 +72,9 @@ pub struct Run {
     /// Faults that had struck when the process began.
     pub hits: u64,
     pub serial: u64,
+    /// By how many milliseconds the wall clock is ahead, and whether it was ever wrong.
+    pub wall_ahead: i64,
+    pub was_wrong: bool,
     /// What is being done.
     pub context: String,
 }
@@ -110,6 +113,8 @@ impl Run {
             identities: Identities::default(),
             hits: 0,
             serial: 0,
+            wall_ahead: 0,
+            was_wrong: false,
             context: "the beginning".into(),
         };
         count("histories");
@@ -119,6 +124,11 @@ impl Run {
 
     pub fn now(&self) -> u64 {
         self.clock.now().0
+    }
+
+    /// The time that has passed, whatever the wall clock shows.
+    pub fn true_now(&self) -> u64 {
+        self.clock.monotonic().as_millis() as u64
     }
 
     pub fn roots(&self) -> Vec<PathBuf> {
@@ -200,7 +210,7 @@ impl Run {
         }
         for n in 0..TABLES {
             let Some(table) = self.table(n) else { continue };
-            self.expected[n].note_tail(table.stats().log_end.segment.0, self.clock.now().0);
+            self.expected[n].note_tail(table.stats().log_end.segment.0, self.true_now());
             if table.failure().is_some() {
                 self.reads_go_on(n, &table);
             }
@@ -212,6 +222,7 @@ impl Run {
         self.context = "the end".into();
         self.close();
         self.open();
+        self.nothing_is_held_for_ever();
         self.reader = None;
         self.close();
     }
@@ -247,6 +258,26 @@ impl Run {
             Op::Upkeep => self.upkeep(),
             Op::Advance { secs } => self.clock.advance(Duration::from_secs(*secs)),
             Op::Jump { table, accept } => self.jump(*table, *accept),
+            Op::Wall(wall) => {
+                self.set_wall(wall.ahead());
+                self.upkeep();
+                if !self.is_excused() {
+                    self.wall_is_seen(false);
+                }
+            }
+            Op::Stop { crash, secs, wall } => {
+                match crash {
+                    Some(crash) => self.crash(*crash),
+                    None => drop(self.close()),
+                }
+                self.clock.advance(Duration::from_secs(*secs));
+                if let Some(wall) = wall {
+                    self.set_wall(wall.ahead());
+                }
+                self.open();
+            }
+            Op::Run { secs } => self.run_for(*secs),
+            Op::Accept { table } => self.accept(*table),
             Op::Ttl { table, secs } => self.set_ttl(*table, *secs),
             Op::Shards { table, shards } => {
                 if let Some(table) = self.table(*table).filter(|table| table.failure().is_none()) {

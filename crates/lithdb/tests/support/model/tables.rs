@@ -27,7 +27,7 @@ impl Run {
         let process = self.process.as_mut()?;
         match process.db.table(NAMES[n], options(n)) {
             Ok(table) => {
-                *expected = expected.created();
+                *expected = expected.created(self.wall_ahead);
                 process.tables[n] = Some(table.clone());
                 Some(table)
             }
@@ -106,13 +106,14 @@ impl Run {
         }
         assert!(put.is_err() || !is_double, "{}: a key was put twice", self.context);
         self.judge(&table, was_latched, &put);
-        let now = self.now();
+        let (now, put_at) = (self.true_now(), self.now());
         let written = |at| Written {
             records: Arc::new(records),
             at,
             earliest: now,
             sealed_by: None,
-            put_at: now,
+            put_at,
+            may_go: false,
         };
         let is_attempt = match &put {
             Ok(_) => false,
@@ -167,12 +168,18 @@ impl Run {
         self.judge(&table, was_latched, &report);
         self.note_collection(n, &table, tail, report.is_ok());
         let Ok(report) = report else { return None };
-        if report.held_for.is_some() {
-            assert_eq!(report.segments, 0, "{}: {report:?}", self.context);
+        let now = self.true_now();
+        let expected = &mut self.expected[n];
+        expected.was_held |= report.held_for.is_some();
+        if report.held_for.is_some() || table.stats().ttl.is_none() {
             return Some(report);
         }
+        if std::mem::take(&mut expected.was_held) {
+            // What was sealed while the clock was in doubt counts as sealed now.
+            let sealed = expected.batches.iter_mut().filter_map(|batch| batch.sealed_by.as_mut());
+            sealed.for_each(|by| *by = now);
+        }
         if let ([Some(ttl)], false) = (&self.expected[n].ttls[..], self.is_excused()) {
-            let now = self.now();
             let first = self.expected[n].batches.first();
             let is_late = first.and_then(|batch| batch.sealed_by).is_some_and(|by| by + ttl <= now);
             assert!(!is_late, "{}: something has expired and stays", self.context);
@@ -182,10 +189,12 @@ impl Run {
 
     /// Takes what is below the watermark out of the model.
     pub fn note_collection(&mut self, n: usize, table: &Table, tail: u32, is_certain: bool) {
-        let (now, expected) = (self.now(), &mut self.expected[n]);
+        self.hold_passes();
+        let (now, expected) = (self.true_now(), &mut self.expected[n]);
         let gone = expected.below(table.stats().watermark.0);
         for batch in expected.batches.iter().take(gone) {
-            let is_expired = |ttl: &Option<u64>| ttl.is_some_and(|t| batch.earliest + t <= now);
+            let is_old = |ttl| batch.may_go || batch.earliest + ttl <= now;
+            let is_expired = |ttl: &Option<u64>| ttl.is_some_and(is_old);
             assert!(expected.ttls.iter().any(is_expired), "{}: went too early", self.context);
             count("batches collected");
         }
@@ -211,16 +220,39 @@ impl Run {
     pub fn jump(&mut self, n: usize, accept: bool) {
         let Some(before) = self.gc(n) else { return };
         let Some(table) = self.table(n) else { return };
-        self.clock.jump(JUMP_MILLIS);
+        let wall = self.wall_ahead;
+        self.set_wall(wall + JUMP_MILLIS);
         let Some(held) = self.gc(n) else { return };
         let is_held = held.held_for.is_some() || before.held_for.is_some();
+        let is_held = is_held || table.stats().ttl.is_none();
         assert!(is_held, "{}: the clock has jumped, and something is collected", self.context);
         if accept {
-            table.accept_clock().unwrap();
+            self.accept(n);
         } else {
-            self.clock.jump(-JUMP_MILLIS);
+            self.set_wall(wall);
         }
         self.gc(n);
+    }
+
+    /// The wall clock is accepted, whatever it shows.
+    pub fn accept(&mut self, n: usize) {
+        let Some(table) = self.table(n) else { return };
+        let (was_latched, is_wrong) = (table.failure().is_some(), self.now() < 1_577_836_800_000);
+        let accepted = table.accept_clock();
+        if is_wrong && !was_latched && !self.is_excused() {
+            assert_eq!(accepted.unwrap_err().kind(), ErrorKind::InvalidArgument);
+            return;
+        }
+        let is_refused = accepted.as_ref().is_err_and(|e| e.kind() == ErrorKind::InvalidArgument);
+        if !is_refused {
+            self.judge(&table, was_latched, &accepted);
+        }
+        // One that failed may have happened.
+        let (wall_ahead, expected) = (self.wall_ahead, &mut self.expected[n]);
+        if accepted.is_ok() || wall_ahead > expected.believes {
+            expected.believe(wall_ahead, true);
+        }
+        expected.was_held = true;
     }
 
     pub fn set_ttl(&mut self, n: usize, secs: Option<u64>) {

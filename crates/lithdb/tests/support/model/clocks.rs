@@ -1,0 +1,95 @@
+//! What wrong clocks may do to a table, and what they may not.
+//!
+//! A table's time is behind the true one, or ahead of it by what a clock was ahead that was
+//! believed: one that was accepted, or that had been ahead for the hold when the table was opened
+//! before. All clocks here are wrong by more than the limit, or not at all.
+
+use std::time::Duration;
+
+use super::op::{TABLES, Wall};
+use super::run::{Run, count};
+
+const DAY_MILLIS: i64 = 86_400_000;
+/// For how long the clock must run steadily.
+const HOLD_MILLIS: u64 = 3_600_000;
+
+impl Wall {
+    /// By how many milliseconds it is ahead.
+    pub fn ahead(self) -> i64 {
+        match self {
+            Self::Right => 0,
+            Self::Off(days) => days * DAY_MILLIS,
+        }
+    }
+}
+
+impl Run {
+    /// From now on the wall clock is ahead by this.
+    pub fn set_wall(&mut self, ahead: i64) {
+        self.hold_passes();
+        self.clock.jump(ahead - self.wall_ahead);
+        self.wall_ahead = ahead;
+        self.was_wrong |= ahead != 0;
+        for expected in &mut self.expected {
+            expected.was_held = true;
+            if ahead <= expected.believes {
+                expected.ahead_since = None;
+            }
+        }
+    }
+
+    /// The tables have seen what the wall clock shows, and have made it durable; or they are just
+    /// being opened.
+    pub fn wall_is_seen(&mut self, is_opening: bool) {
+        let now = self.true_now();
+        for expected in &mut self.expected {
+            let was_opening = expected.ahead_since.is_some_and(|(_, is_opening)| is_opening);
+            let is_ahead = self.wall_ahead > expected.believes;
+            let since = (now, is_opening || was_opening);
+            expected.ahead_since = is_ahead.then_some(since);
+        }
+    }
+
+    /// A clock that has run steadily for the hold is believed: what it gained while the program
+    /// was stopped makes everything older, what it gained meanwhile nothing.
+    pub fn hold_passes(&mut self) {
+        let now = self.true_now();
+        for expected in &mut self.expected {
+            if let Some((since, is_opening)) = expected.ahead_since
+                && now - since >= HOLD_MILLIS
+            {
+                expected.believe(self.wall_ahead, is_opening);
+                count("clocks believed");
+            }
+        }
+    }
+
+    /// Runs, and is looked after now and then.
+    pub fn run_for(&mut self, secs: u64) {
+        for part in [secs / 2, secs - secs / 2] {
+            self.clock.advance(Duration::from_secs(part));
+            self.upkeep();
+        }
+    }
+
+    /// Whatever the clock did: when it has run steadily for the hold, and the TTL has passed since
+    /// the seal, everything is gone.
+    pub fn nothing_is_held_for_ever(&mut self) {
+        self.upkeep();
+        self.run_for(HOLD_MILLIS / 1000 + 1);
+        for n in 0..TABLES {
+            let Some(table) = self.table(n) else { continue };
+            let ([Some(ttl)], None) = (&self.expected[n].ttls[..], table.failure()) else {
+                continue;
+            };
+            let ttl = *ttl;
+            table.seal().unwrap();
+            self.all_durable(n);
+            self.clock.advance(Duration::from_millis(ttl));
+            self.gc(n);
+            let left = self.expected[n].batches.len();
+            assert_eq!(left, 0, "{}: of table {n}, batches are held for ever", self.context);
+            count("tables emptied by their TTL");
+        }
+    }
+}

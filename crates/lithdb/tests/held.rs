@@ -111,7 +111,7 @@ fn held_values_outlive_a_repair_that_rewrites_their_files() {
     let damaged = held.bytes();
     let plan = Db::plan_repair(&options(dir.path()), None, &mut |_| {}).unwrap();
     assert!(!plan.is_empty());
-    let repaired = plan.apply();
+    let repaired = plan.apply().unwrap();
     assert!(repaired.refused.is_empty(), "{:?}", repaired.refused);
     assert!(held.bytes() == damaged);
     let db = open(dir.path());

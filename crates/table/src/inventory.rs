@@ -1,6 +1,7 @@
 //! What is in the `segments` directories of a table: files are found by listing, never computed.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use lithdb_env::{Error, ErrorKind, FileKind, Fs, Result};
@@ -92,8 +93,21 @@ impl FoundFiles {
     }
 }
 
+/// Whether something is at `path`.
+///
+/// # Errors
+/// `Foreign` if it is of another kind: links below a root are followed by nobody; what the file system says.
+pub(crate) fn is_there(fs: &dyn Fs, path: &Path, kind: FileKind) -> Result<bool> {
+    let found = match fs.metadata(path) {
+        Ok(found) => found.kind,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(Error::io("look for", path, error)),
+    };
+    if found == kind { Ok(true) } else { Err(wrong_kind(path, kind, found)) }
+}
+
 /// The error of something else in the place of a file or directory of ours.
-pub(crate) fn wrong_kind(path: &Path, expected: FileKind, found: FileKind) -> Error {
+fn wrong_kind(path: &Path, expected: FileKind, found: FileKind) -> Error {
     let name = |kind| match kind {
         FileKind::File => "a file",
         FileKind::Dir => "a directory",

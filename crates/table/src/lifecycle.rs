@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use lithdb_env::{DirEntry, Error, ErrorKind, FileKind, Fs, Result, leftover_of, sync_parent};
 use lithdb_segment::{SEGMENTS_DIR, STATE_FILE, SegmentFile};
 
-use crate::inventory::{is_aside, wrong_kind};
+use crate::inventory::{is_aside, is_there};
 use crate::plan::{Access, Plan};
 use crate::state::{StateFile, TableState, read_state};
 use crate::table::{Table, TableSetup};
@@ -57,19 +57,6 @@ pub fn presence(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Presence> {
         }
     }
     Ok(if any { Presence::Interrupted } else { Presence::Absent })
-}
-
-/// Whether something is at `path`.
-///
-/// # Errors
-/// `Foreign` if it is of another kind: links below a root are followed by nobody.
-fn is_there(fs: &dyn Fs, path: &Path, kind: FileKind) -> Result<bool> {
-    let found = match fs.metadata(path) {
-        Ok(found) => found.kind,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(Error::io("look for", path, error)),
-    };
-    if found == kind { Ok(true) } else { Err(wrong_kind(path, kind, found)) }
 }
 
 impl Table {

@@ -148,23 +148,26 @@ impl Roots {
         roots: &[PathBuf],
         gone: &[PathBuf],
     ) -> Result<(Self, Option<LostRoots>)> {
-        if gone.is_empty() {
+        let refusal = if gone.is_empty() {
             match Self::open_for_writing(env, roots, false) {
-                Err(error) if matches!(error.kind(), ErrorKind::Missing | ErrorKind::Corrupt) => {}
+                Err(e) if matches!(e.kind(), ErrorKind::Missing | ErrorKind::Corrupt) => e,
                 opened => return opened.map(|roots| (roots, None)),
             }
-        }
+        } else {
+            let message = "every root has its root.id: none is lost";
+            Error::new(ErrorKind::InvalidArgument, message)
+        };
         let fs = &*env.fs;
         let fresh = Fresh::draw(env, roots.len() + gone.len())?;
         for _ in 0..ATTEMPTS {
-            let plan = repair::plan(fs, roots, gone, &fresh)?;
+            let plan = repair::plan(fs, roots, gone, &fresh, &refusal)?;
             let (mut there, mut absent) = (Vec::new(), Vec::new());
             for path in plan.paths() {
                 let is_there = exists(fs, path).map_err(|e| Error::io("look for", path, e))?;
                 if is_there { &mut there } else { &mut absent }.push(path.clone());
             }
             let locks = locks::lock_for_writing(fs, &there)?;
-            if repair::plan(fs, roots, gone, &fresh)? != plan {
+            if repair::plan(fs, roots, gone, &fresh, &refusal)? != plan {
                 continue;
             }
             let (paths, id) = (plan.paths().to_vec(), plan.first_id());
@@ -247,7 +250,7 @@ impl Roots {
         Ok(locks.map(|locks| ReadersExcluded { _locks: locks }))
     }
 
-    /// The names of all tables in name order: directories with the name of a table, on root 0 or (what a creation
+    /// The names of all tables in name order: directories (and links) with the name of a table, on root 0 or (what a creation
     /// or a drop leaves when it is interrupted) only on others. All other entries are foreign and ignored.
     ///
     /// # Errors
@@ -256,7 +259,9 @@ impl Roots {
         let mut names = BTreeSet::new();
         for root in self.paths.iter().filter(|root| !self.absent.contains(root)) {
             let entries = env.fs.list(root).map_err(|e| Error::io("list", root, e))?;
-            let dirs = entries.into_iter().filter(|entry| entry.kind == FileKind::Dir);
+            // A link is listed and refused when it is looked at: left out, a table would be passed over in silence.
+            let dirs = entries.into_iter();
+            let dirs = dirs.filter(|e| matches!(e.kind, FileKind::Dir | FileKind::Symlink));
             #[expect(clippy::disallowed_methods, reason = "what has no table's name is foreign")]
             names.extend(dirs.filter_map(|dir| TableName::new(dir.name).ok()));
         }

@@ -113,8 +113,8 @@ fn with_another_creator(roots: Vec<PathBuf>, call: Call, end: &'static str) -> E
 #[test]
 fn a_database_that_another_process_creates_meanwhile_is_opened_and_not_created_again() {
     for (call, end) in [
-        (Call::Open, "a/root.id"),
-        (Call::Open, "b/root.id"),
+        (Call::Other, "a/root.id"),
+        (Call::Other, "b/root.id"),
         (Call::List, "a"),
         (Call::List, "b"),
         (Call::Lock, "b/lith.lock"),
@@ -130,7 +130,7 @@ fn a_database_that_another_process_creates_meanwhile_is_opened_and_not_created_a
 
 #[test]
 fn a_reader_does_not_believe_one_look_at_a_database_that_is_being_created() {
-    for (call, end) in [(Call::Open, "a/root.id"), (Call::Open, "b/root.id"), (Call::List, "a")] {
+    for (call, end) in [(Call::Other, "a/root.id"), (Call::Other, "b/root.id"), (Call::List, "a")] {
         let dirs = Dirs::new("ab");
         let env = with_another_creator(dirs.all("ab"), call, end);
         let opened = Roots::open_for_reading(&env, &dirs.all("ab")).unwrap();

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
+use lithdb_env::{Error, ErrorKind, FileKind, Result, UnixMillis};
 use lithdb_segment::record::{Chain, Flags, Mark, Record};
 use lithdb_segment::scan::Verdict;
 use lithdb_segment::{HEADER_LEN, KeyHeader, Metadata, SegmentId, ShardId, ValueHeader};
@@ -13,7 +13,7 @@ use super::found::Found;
 use super::state_slots;
 use super::walk::{Step, Walk};
 use crate::batch::show_key;
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, is_there};
 use crate::keyfile::KeyFile;
 use crate::state::TableState;
 use crate::table::TableSetup;
@@ -129,6 +129,9 @@ fn dump_table(
 ) -> Result<()> {
     let fs = &*setup.env.fs;
     let state = state_slots::look(fs, &setup.state_path())?.0;
+    for dir in setup.dirs.iter().chain(&setup.segment_dirs()) {
+        is_there(fs, dir, FileKind::Dir)?;
+    }
     let inventory = Inventory::list(fs, &setup.segment_dirs())?;
     let wanted = |id: SegmentId| segment.is_none_or(|wanted| wanted == id);
     let mut any = segment.is_none();

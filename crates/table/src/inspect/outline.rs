@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use lithdb_env::{Error, ErrorKind, FileKind, Result, exists, leftover_of};
+use lithdb_env::{Error, ErrorKind, FileKind, Result, leftover_of};
 use lithdb_segment::{SEGMENTS_DIR, STATE_FILE, SegmentId};
 
 use super::finding::Finding;
 use super::found::Found;
 use super::state_slots::{self, Slots};
-use crate::inventory::{Inventory, is_aside};
+use crate::inventory::{Inventory, is_aside, is_there};
 use crate::state::TableState;
 use crate::table::TableSetup;
 
@@ -192,7 +192,7 @@ impl Outline {
 fn absent_dirs(setup: &TableSetup) -> Result<Vec<PathBuf>> {
     let mut absent = Vec::new();
     for dir in setup.dirs.iter().flat_map(|dir| [dir.clone(), dir.join(SEGMENTS_DIR)]) {
-        if !exists(&*setup.env.fs, &dir).map_err(|e| Error::io("look for", &dir, e))? {
+        if !is_there(&*setup.env.fs, &dir, FileKind::Dir)? {
             absent.push(dir);
         }
     }

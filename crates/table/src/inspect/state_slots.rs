@@ -9,7 +9,7 @@ use lithdb_segment::envelope::{self, Magic};
 use lithdb_segment::{SegmentId, Stamp};
 
 use super::found::Found;
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, is_there};
 use crate::keyfile::read;
 use crate::slots::{self, SLOTS};
 use crate::state::{SLOT_LEN, TableState};
@@ -35,13 +35,7 @@ pub(super) enum Slots {
 /// `Unsupported`; `Foreign` if it is no file; a disk that does not read.
 pub(super) fn look(fs: &dyn Fs, path: &Path) -> Result<(Option<TableState>, Slots)> {
     // What it fails for, reading says.
-    if let Ok(found) = fs.metadata(path)
-        && !matches!(found.kind, FileKind::File | FileKind::Symlink)
-    {
-        let (path, kind) = (path.display(), format!("{:?}", found.kind).to_lowercase());
-        let message = format!("{path}: expected a file, found a {kind}; move it out of the way");
-        return Err(Error::new(ErrorKind::Foreign, message));
-    }
+    is_there(fs, path, FileKind::File)?;
     let lost = |error: Error| match error.kind() {
         ErrorKind::Missing | ErrorKind::Corrupt => Ok((None, Slots::Lost(error))),
         _ => Err(error),

@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use lithdb_env::human::parsed;
 use lithdb_env::{
-    Error, ErrorKind, File, FileLock, Fs, LockKind, Result, exists, read_file, write_all_at,
+    Error, ErrorKind, File, FileKind, FileLock, Fs, LockKind, Result, read_file, write_all_at,
 };
+
+use crate::inventory::is_there;
 
 pub(super) const WRITERS_LOCK: &str = "lith.lock";
 pub(super) const READERS_LOCK: &str = "readers.lock";
@@ -67,7 +69,7 @@ pub(super) fn lock_for_writing(fs: &dyn Fs, roots: &[PathBuf]) -> Result<HeldLoc
     let mut held = HeldLocks::default();
     for root in roots {
         let path = root.join(WRITERS_LOCK);
-        ensure_file(fs, &path).map_err(|e| Error::io("create", &path, e))?;
+        ensure_file(fs, &path)?;
         let lock = take_writers_lock(fs, root, &path)?;
         held.0.extend(lock_directory(fs, root)?);
         leave_name(lock.file(), &path)?;
@@ -75,7 +77,7 @@ pub(super) fn lock_for_writing(fs: &dyn Fs, roots: &[PathBuf]) -> Result<HeldLoc
     }
     for root in roots {
         let path = root.join(READERS_LOCK);
-        ensure_file(fs, &path).map_err(|e| Error::io("create", &path, e))?;
+        ensure_file(fs, &path)?;
     }
     Ok(held)
 }
@@ -86,7 +88,7 @@ pub(super) fn lock_out_writers(fs: &dyn Fs, roots: &[PathBuf]) -> Result<HeldLoc
     for root in roots {
         held.0.extend(lock_directory(fs, root)?);
         let path = root.join(WRITERS_LOCK);
-        if exists(fs, &path).map_err(|e| Error::io("look for", &path, e))? {
+        if is_there(fs, &path, FileKind::File)? {
             held.0.push(take_writers_lock(fs, root, &path)?);
         }
     }
@@ -137,14 +139,16 @@ pub(super) fn lock_for_reading(
 ) -> Result<HeldLocks> {
     let mut held = HeldLocks::default();
     for root in roots {
+        is_there(fs, &root.join(WRITERS_LOCK), FileKind::File)?;
         let path = root.join(READERS_LOCK);
         match ensure_file(fs, &path) {
             Ok(()) => {}
-            Err(error) if is_read_only(&error) => {
+            // So is a file system that is mounted for reading only.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 tracing::warn!(root = %root.display(), %error, "reading without readers.lock");
                 continue;
             }
-            Err(error) => return Err(Error::io("create", &path, error)),
+            Err(error) => return Err(error),
         }
         held.0.push(share(fs, root, &path, patience)?);
     }
@@ -182,7 +186,7 @@ pub(super) fn lock_out_readers(fs: &dyn Fs, roots: &[PathBuf]) -> Result<Option<
     let mut held = HeldLocks::default();
     for root in roots {
         let path = root.join(READERS_LOCK);
-        ensure_file(fs, &path).map_err(|e| Error::io("create", &path, e))?;
+        ensure_file(fs, &path)?;
         let lock = fs.try_lock(&path, LockKind::Exclusive);
         match lock.map_err(|e| Error::io("lock", &path, e))? {
             Some(lock) => held.0.push(lock),
@@ -193,19 +197,16 @@ pub(super) fn lock_out_readers(fs: &dyn Fs, roots: &[PathBuf]) -> Result<Option<
 }
 
 /// Creates an empty file unless it is there.
-fn ensure_file(fs: &dyn Fs, path: &Path) -> io::Result<()> {
-    match fs.metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        known => return known.map(|_| ()),
+fn ensure_file(fs: &dyn Fs, path: &Path) -> Result<()> {
+    if is_there(fs, path, FileKind::File)? {
+        return Ok(());
     }
     match fs.create_new(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Error::io("create", path, error))
+        }
         _ => Ok(()),
     }
-}
-
-fn is_read_only(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
 }
 
 /// Writes this process's id into a lock file. The line is written before the file is cut behind it, so that

@@ -82,7 +82,7 @@ impl Fresh {
 }
 
 /// Plans ids for those of `roots` that have none, and for `gone`, directories that are to take the place of roots that
-/// nobody has any more.
+/// nobody has any more. `no_id_is_lost` is said if all have theirs.
 ///
 /// # Errors
 /// What opening says, if no id is lost or if nothing shows that a directory is a root; `InvalidArgument`, `Foreign`,
@@ -92,6 +92,7 @@ pub(super) fn plan(
     roots: &[PathBuf],
     gone: &[PathBuf],
     fresh: &Fresh,
+    no_id_is_lost: &Error,
 ) -> Result<LostRoots> {
     let all: Vec<PathBuf> = roots.iter().chain(gone).cloned().collect();
     let mut seen = survey::survey(fs, &all, Access::Write)?;
@@ -104,10 +105,7 @@ pub(super) fn plan(
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
     let refusal = match refusal {
-        Ok(_) => {
-            let message = "every root has its root.id; there is nothing to repair of them";
-            return Err(Error::new(ErrorKind::InvalidArgument, message));
-        }
+        Ok(_) => return Err(no_id_is_lost.clone()),
         Err(refusal) => refusal,
     };
     let known: Vec<RootId> = seen.iter().filter_map(|seen| seen.id.clone()).collect();

@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
-use lithdb_env::{Error, ErrorKind, Fs, Result, exists, read_file};
+use lithdb_env::{Error, ErrorKind, FileKind, Fs, Result, exists, read_file};
 use lithdb_segment::envelope::{ENVELOPE_LEN, Magic};
 use serde::{Deserialize, Serialize};
 
 use super::Access;
+use crate::inventory::is_there;
 use crate::slots::{self, Ruling, SLOT_UNIT, SLOTS, Slotted};
 
 /// The file's name.
@@ -47,6 +48,9 @@ impl RootId {
     /// `Corrupt` (an empty file, too: it is not the same as none), `Unsupported`, what the file system says.
     pub(super) fn read(fs: &dyn Fs, root: &Path, access: Access) -> Result<Option<Self>> {
         let path = root.join(ROOT_ID_FILE);
+        if !is_there(fs, &path, FileKind::File)? {
+            return Ok(None);
+        }
         let bytes = match read_file(fs, &path, MAX_FILE_BYTES) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

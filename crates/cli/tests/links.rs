@@ -1,0 +1,73 @@
+//! Symbolic links below a root: refused by every command in the same words, and nothing is done to what they lead to.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
+
+mod support;
+
+use std::os::unix::fs::symlink;
+
+use lithdb::TableOptions;
+use lithdb::env::{Fs, OsFs};
+use support::{Bench, read};
+
+/// Two segments, the first one sealed.
+fn two_segments() -> Bench {
+    let bench = Bench::new();
+    bench.prepare(|db| {
+        let table = db.table("t", TableOptions::new()).unwrap();
+        table.put(b"a", &[1; 3_000]).unwrap();
+        table.seal().unwrap();
+        table.put(b"b", &[2; 3_000]).unwrap();
+    });
+    bench
+}
+
+const COMMANDS: [&[&str]; 8] = [
+    &["get", "t", "a"],
+    &["scan", "t"],
+    &["verify"],
+    &["dump", "t"],
+    &["put", "t", "k"],
+    &["gc"],
+    &["repair"],
+    &["repair", "--accept-loss"],
+];
+
+#[test]
+fn symbolic_link_below_a_root_is_refused_by_every_command() {
+    for (name, kind) in [
+        ("root.id", "file"),
+        ("lith.lock", "file"),
+        ("readers.lock", "file"),
+        ("t/table.state", "file"),
+        ("t/segments/1.keys", "file"),
+        ("t/segments/1.metadata", "file"),
+        ("t/segments/1-0.values", "file"),
+        ("t/segments/2.keys", "file"),
+        ("t/segments", "directory"),
+        ("t", "directory"),
+    ] {
+        // What it leads to is there, or is not.
+        for is_dangling in [false, true] {
+            let bench = two_segments();
+            let (place, elsewhere) = (bench.db().join(name), bench.path("elsewhere"));
+            OsFs.rename(&place, &elsewhere).unwrap();
+            let target = if is_dangling { bench.path("nowhere") } else { elsewhere.clone() };
+            symlink(target, &place).unwrap();
+            let bytes = (kind == "file").then(|| read(&elsewhere));
+            for args in COMMANDS {
+                let run = bench.lith(args);
+                let said = run.failed() + &run.words();
+                let expected = format!("{name}: expected a {kind}, found a symbolic link");
+                let context = format!("{name}, dangling: {is_dangling}, {args:?}");
+                assert!(said.contains(&expected), "{context}: {said}");
+                assert!(!said.contains("DAMAGED"), "{context}: {said}");
+                assert!(run.text().is_empty() || !said.contains("--accept-loss"), "{context}");
+            }
+            assert_eq!((kind == "file").then(|| read(&elsewhere)), bytes, "{name}");
+            OsFs.remove_file(&place).unwrap();
+            OsFs.rename(&elsewhere, &place).unwrap();
+            bench.lith(&["verify"]).ok();
+        }
+    }
+}

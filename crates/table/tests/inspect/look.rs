@@ -180,8 +180,8 @@ fn a_file_that_vanishes_while_it_is_dumped_is_named_unless_it_was_collected() {
             let mut looks = 0;
             let act = move || {
                 looks += 1;
-                // Behind the state and the listings of two roots.
-                if looks != 5 {
+                // Behind the state, the four directories and the listings of two roots.
+                if looks != 9 {
                     return;
                 }
                 if is_collected {

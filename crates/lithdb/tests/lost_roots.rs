@@ -79,12 +79,13 @@ fn lost_root_id_is_written_anew_where_all_files_agree() {
             assert_eq!((done.roots.len(), done.tables.len()), (1, 0));
             let kept = world.files("/damaged-");
             assert_eq!(kept.len(), usize::from(loss == RootLoss::IdDamaged), "{kept:?}");
+            // What was taken away and comes back is older from now on.
+            let back = past::fork(&world);
+            back.fs.write_raw(&id, old);
+            let error = back.try_open().map(drop).unwrap_err();
+            assert!(error.message().contains("is older than"), "{error}");
             check(&world, &expected, root);
             assert!(plan(&world).unwrap().is_empty());
-            // What was taken away and comes back is older.
-            world.fs.write_raw(&id, old);
-            let error = world.try_open().map(drop).unwrap_err();
-            assert!(error.message().contains("is older than"), "{error}");
         }
     }
 }

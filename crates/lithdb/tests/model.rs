@@ -16,7 +16,7 @@
 mod model;
 
 use lithdb_sim::{CrashImage, Effort, Fault, Pages, Tally};
-use model::op::{Crash, Histories, Item, KINDS, Op, Place, Sketch};
+use model::op::{Crash, Histories, Item, KINDS, Op, Place, Sketch, Wall};
 use model::run::{Run, take_counts};
 use proptest::test_runner::{
     Config, FileFailurePersistence, RngSeed, TestCaseError, TestError, TestRunner,
@@ -135,6 +135,31 @@ fn the_id_of_a_segment_that_was_discarded_is_not_used_again() {
             let seal = Op::Seal { table: 0 };
             let ops =
                 [put(100), Op::CrashSoon { after, crash }, seal.clone(), put(100), seal, put(20)];
+            history(TWO_ROOTS, &ops);
+        }
+    }
+}
+
+/// What is sealed by a clock that is in doubt is not as old as the stop before it.
+#[test]
+fn what_a_wrong_clock_sealed_between_two_stops_is_not_old() {
+    let stop = |crash, secs, wall| Op::Stop { crash, secs, wall: Some(wall) };
+    for days in [400, -400, -18_000] {
+        for crash in [None, Some(Crash::Kill), Some(Crash::Power(CrashImage::Nothing))] {
+            let (put, seal, gc) = (put(100), Op::Seal { table: 0 }, Op::Gc { table: 0 });
+            let ops = [
+                put.clone(),
+                Op::Ttl { table: 0, secs: Some(100) },
+                seal.clone(),
+                stop(crash, 3_000, Wall::Off(days)),
+                put,
+                seal,
+                gc.clone(),
+                stop(crash, 10, Wall::Right),
+                gc.clone(),
+                Op::Run { secs: 80 },
+                gc,
+            ];
             history(TWO_ROOTS, &ops);
         }
     }

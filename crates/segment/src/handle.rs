@@ -123,8 +123,9 @@ impl Handle {
         &self.path
     }
 
+    /// Asked under the limit's lock, for which whoever opens the file may be waiting: one that is held counts as open.
     fn is_open(&self) -> bool {
-        self.open.read().is_some()
+        self.open.try_write().is_none_or(|open| open.is_some())
     }
 
     /// The open file. `check` sees it right after it was opened.
@@ -246,5 +247,39 @@ impl OpenFile {
         let got = read_up_to_at(&*self.file, &mut buf, offset).map_err(io)?;
         buf.truncate(got);
         Ok(Bytes::from(buf))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use lithdb_sim::SimFs;
+
+    use super::*;
+
+    /// Whoever opens a file may have to close another one, for which it takes the limit's lock.
+    #[test]
+    fn open_files_are_counted_while_one_is_opened() {
+        let fs = SimFs::new();
+        fs.create_new(Path::new("/f")).unwrap();
+        let limit = Arc::new(HandleLimit::new(1));
+        let handle = Handle::closed("/f".into());
+        drop(handle.get(&fs, &limit, |_| Ok(())).unwrap());
+        for _ in 0..2 {
+            handle.rest(); // closed, and still in the limit's list
+        }
+        assert_eq!(limit.open_files(), 0);
+        let (tell, told) = channel();
+        let theirs = Arc::clone(&limit);
+        let while_it_opens = |_: &dyn File| {
+            lithdb_env::spawn("count", move || tell.send(theirs.open_files()).unwrap()).unwrap();
+            assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(1), "it waits for the file");
+            assert!(!limit.reclaim());
+            Ok(())
+        };
+        handle.get(&fs, &limit, while_it_opens).unwrap();
+        assert_eq!(limit.open_files(), 1);
     }
 }

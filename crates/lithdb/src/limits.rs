@@ -66,8 +66,9 @@ fn within_the_process(files: u64, least: u64, maps: u64) -> Result<(u64, u64)> {
 fn fit(option: &str, wanted: u64, least: u64, limit: u64, remedy: &str) -> Result<u64> {
     let most = limit - limit / 4;
     if most < least {
+        let needed = 4 * (least - 1) / 3 + 1;
         let message = format!(
-            "{option}: expected at least {least} to be possible, found a limit of {limit} for the whole process; raise `{remedy}`"
+            "{option}: a database needs {least}, and takes at most three quarters of what the process may have, which is {limit}; raise `{remedy}` to at least {needed}"
         );
         return Err(Error::new(ErrorKind::Exhausted, message));
     }
@@ -85,8 +86,12 @@ mod tests {
     fn a_budget_leaves_room_to_the_process_or_is_refused() {
         assert_eq!(fit("max_open_files", 512, 36, 1024, "ulimit -n").unwrap(), 512);
         assert_eq!(fit("max_open_files", 4096, 36, 1024, "ulimit -n").unwrap(), 768);
-        let refused = fit("max_open_files", 512, 36, 40, "ulimit -n").unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::Exhausted);
-        assert!(refused.to_string().contains("ulimit -n"), "{refused}");
+        for (least, needed) in [(36, 48), (40, 53), (44, 58), (48, 64)] {
+            let refused = fit("max_open_files", 512, least, needed - 1, "ulimit -n").unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Exhausted);
+            let told = format!("raise `ulimit -n` to at least {needed}");
+            assert!(refused.to_string().contains(&told), "{refused}");
+            assert_eq!(fit("max_open_files", 512, least, needed, "ulimit -n").unwrap(), least);
+        }
     }
 }

@@ -54,6 +54,14 @@ impl GrowingFile {
         })
     }
 
+    /// Syncs the file with its length, whatever is known of it.
+    pub(crate) fn sync_all(&self, open: &OpenFile) -> Result<()> {
+        self.one_sync_at_a_time(|| {
+            let synced = open.synced(|file| file.sync_all());
+            synced.map_err(|e| Error::failed_write("sync", self.handle.path(), e))
+        })
+    }
+
     /// A failed write-back is reported to one sync of a file alone: the next one succeeds, whatever is on the disk. So
     /// syncs of one file take turns, and after a failure all of them fail.
     fn one_sync_at_a_time(&self, sync: impl FnOnce() -> Result<()>) -> Result<()> {
@@ -180,11 +188,7 @@ impl Segment {
                 let segment = Arc::clone(self);
                 move || {
                     let Some(file) = segment.files().nth(n) else { return Ok(()) };
-                    let open = segment.writing(file)?;
-                    file.one_sync_at_a_time(|| {
-                        let synced = open.synced(|file| file.sync_all());
-                        synced.map_err(|e| Error::failed_write("sync", file.handle.path(), e))
-                    })
+                    file.sync_all(&*segment.writing(file)?)
                 }
             })
             .collect();

@@ -3,7 +3,7 @@
 //! Owned by the table and used under its writer lock: it decides offsets and puts records and small values
 //! into the tails. Everything that waits for the disk happens outside of that lock, through the [`Segment`]
 //! that readers share (`flush.rs`). Space is reserved before anything is accepted, so a full disk is an error
-//! with nothing done.
+//! with nothing done, save a value that comes in pieces: what is written of it is cut off again (`stream.rs`).
 
 mod copy;
 mod stream;

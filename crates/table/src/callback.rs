@@ -1,4 +1,4 @@
-//! Calls into the application: its GC filter and its event listener.
+//! Calls into the application: its GC filter, its event listener and its sources of values.
 //!
 //! They run on threads that are in the middle of something, and that may hold locks. Every call of the database that could
 //! wait is refused there, so that none can wait for itself.
@@ -21,7 +21,7 @@ pub(crate) fn call<T>(what: &'static str, callback: impl FnOnce() -> T) -> std::
     answer
 }
 
-/// Refuses calls that come out of a filter or a listener.
+/// Refuses calls that come out of a filter, a listener or a source.
 ///
 /// # Errors
 /// `InvalidArgument` that names the callback.

@@ -182,7 +182,7 @@ impl Inner {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::path::PathBuf;
     use std::sync::Arc;
     use std::time::Duration;
@@ -199,10 +199,10 @@ mod tests {
     use crate::view::View;
     use crate::{OpenForWriting, Table, TableOptions};
 
-    type Meanwhile = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+    pub(crate) type Meanwhile = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
     /// A keymap after whose next answer something else happens before it is looked at, or before it is filled.
-    struct Answered {
+    pub(crate) struct Answered {
         keymap: Arc<dyn Keymap>,
         meanwhile: Meanwhile,
         before_filling: Meanwhile,
@@ -210,7 +210,7 @@ mod tests {
 
     impl Answered {
         /// Becomes the keymap of a table that nobody else has.
-        fn of(table: &mut Table) -> (Meanwhile, Meanwhile) {
+        pub(crate) fn of(table: &mut Table) -> (Meanwhile, Meanwhile) {
             let (meanwhile, before_filling) = (Meanwhile::default(), Meanwhile::default());
             let answered = |keymap: &Arc<dyn Keymap>| -> Arc<dyn Keymap> {
                 Arc::new(Self {
@@ -250,6 +250,7 @@ mod tests {
             at: Position,
             same_key: &mut dyn FnMut(Position) -> Result<bool>,
         ) -> Result<()> {
+            happens(&self.before_filling);
             self.keymap.insert(hash, at, same_key)
         }
         fn insert_batch(

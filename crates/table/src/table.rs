@@ -2,10 +2,11 @@
 //!
 //! Locks, in the order in which they may be taken: `ending` (held while the table is closed or dropped), or `agreed` (orders
 //! collections; held while the filter is asked, so nobody else waits for it); `writer` (orders writes; held during I/O only
-//! when a segment is created); `collecting` (changes of the state but for those of the writer; what closing waits for); then
+//! when a segment is created or a value comes in pieces); `collecting` (changes of the state but for those of the writer; what closing waits for); then
 //! `sealing` or `segments` or the keymap's. `segments` is held for moments only, and `clock`,
 //! which is taken last. Flushes are ordered by `commit`. No reader takes `writer` (iterators do,
-//! for a moment), and a listener may be called under any of them (see `callback`).
+//! for a moment), and a listener may be called under any of them (see `callback`),
+//! the source of a value under `writer`.
 
 use std::any::Any;
 use std::fmt;

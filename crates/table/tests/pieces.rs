@@ -5,11 +5,13 @@
 mod support;
 
 use std::io::{self, Read};
+use std::path::Path;
+use std::time::Duration;
 
 use lithdb_env::ErrorKind;
 use lithdb_segment::ReadMode;
-use lithdb_sim::{CrashImage, Fault};
-use lithdb_table::{DuplicateKeys, Table};
+use lithdb_sim::{CrashImage, Fault, OpKind};
+use lithdb_table::{DuplicateKeys, Table, Upkeep};
 use support::{World, small};
 
 const MIB: usize = 1 << 20;
@@ -94,6 +96,148 @@ fn source_that_fails_half_way_stores_nothing_and_latches_nothing() {
     assert!(in_pieces(&table, b"key") == content(2 * MIB));
     assert_eq!(table.get(b"before").unwrap().unwrap(), &[1; 3_000]);
     assert_eq!(table.get(b"behind").unwrap().unwrap(), &[2; 100_000]);
+}
+
+/// Makes something else happen when so many bytes were given, and goes on.
+struct Meanwhile<F>(usize, F);
+
+impl<F: FnMut()> Read for Meanwhile<F> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        if self.0 == 0 {
+            (self.1)();
+            return Ok(0);
+        }
+        Failing(self.0).read(room).inspect(|len| self.0 -= len)
+    }
+}
+
+/// The free space, and how long every file is.
+fn space(world: &World) -> (u64, Vec<usize>) {
+    let free = world.setup.env.fs.free_space(Path::new("/r0")).unwrap();
+    (free, world.fs.file_paths().iter().map(|path| world.fs.read_raw(path).len()).collect())
+}
+
+/// A table at rest, with one value and a disk of 16 MiB.
+fn at_rest(world: &World) -> Table {
+    world.fs.set_capacity(Some(16 << 20));
+    let table = world.create_and_open(&small().segment_bytes(64 << 20).shards(2));
+    table.put(b"before", &[1; 3_000]).unwrap();
+    table.flush().unwrap();
+    let upkeep =
+        Upkeep { flush_bytes: None, flush_after: None, idle_after: Duration::ZERO, collect: false };
+    table.tick(&upkeep).unwrap();
+    table
+}
+
+#[test]
+fn refused_stream_leaves_space_and_lengths_as_they_were() {
+    let world = World::new(1);
+    let table = at_rest(&world);
+    let before = space(&world);
+    let mut panics = Meanwhile(2 * MIB, || panic!("as asked for"));
+    let refused: [(&mut dyn Read, _); 4] = [
+        (&mut Failing(2 * MIB), ErrorKind::Io),
+        (&mut Failing(MIB), ErrorKind::Io),
+        (&mut panics, ErrorKind::InvalidArgument),
+        (&mut io::repeat(7).take(32 << 20), ErrorKind::StorageFull),
+    ];
+    for (source, kind) in refused {
+        world.fs.take_trace();
+        let error = table.put_from(b"key", 0, source).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert_eq!(space(&world), before, "{error}");
+        assert!(table.failure().is_none());
+        // The new length is durable: what a clean close says of the file holds after power loss.
+        let kinds: Vec<_> = world.fs.take_trace().iter().map(|op| op.kind).collect();
+        assert_eq!(kinds[kinds.len() - 2..], [OpKind::SetLen, OpKind::SyncAll], "{error}");
+    }
+    // What was refused can be tried again, and what comes behind it is kept.
+    world.fs.set_capacity(None);
+    table.put_from(b"key", 0, &mut &content(3 * MIB)[..]).unwrap();
+    table.put(b"behind", &[2; 3_000]).unwrap();
+    table.close().unwrap();
+    drop(table);
+    let table = world.open(&small()).unwrap();
+    assert!(in_pieces(&table, b"key") == content(3 * MIB));
+    assert_eq!(table.get(b"before").unwrap().unwrap(), &[1; 3_000]);
+    assert_eq!(table.get(b"behind").unwrap().unwrap(), &[2; 3_000]);
+}
+
+/// Small values that no flush has written yet are in memory, below what is cut off.
+#[test]
+fn stream_that_is_given_up_takes_no_byte_of_its_neighbours() {
+    let world = World::new(1);
+    let table = world.create_and_open(&small().segment_bytes(64 << 20));
+    for n in 0..40_u8 {
+        table.put(&[n], &[n; 60_000]).unwrap();
+        table.put_from(b"key", 0, &mut Failing(MIB + usize::from(n))).unwrap_err();
+    }
+    table.close().unwrap();
+    drop(table);
+    let table = world.open(&small()).unwrap();
+    for n in 0..40_u8 {
+        assert_eq!(table.get(&[n]).unwrap().unwrap(), &[n; 60_000]);
+    }
+}
+
+#[test]
+fn every_operation_of_a_refused_stream_fails() {
+    let (mut left, mut latched) = (0, 0);
+    for n in 1.. {
+        let world = World::new(1);
+        let table = at_rest(&world);
+        let before = space(&world);
+        world.fs.fail_op(n, Fault::Eio, false);
+        table.put_from(b"key", 0, &mut Failing(2 * MIB)).unwrap_err();
+        if world.fs.faults_hit() == 0 {
+            break;
+        }
+        world.fs.clear_faults();
+        match table.put(b"behind", b"2") {
+            Ok(_) => left += usize::from(space(&world).1 != before.1),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Latched, "{error}");
+                latched += 1;
+            }
+        }
+        assert_eq!(table.close().is_ok(), table.failure().is_none());
+        drop(table);
+        let table = world.open(&small()).unwrap();
+        assert_eq!(table.get(b"before").unwrap().unwrap(), &[1; 3_000]);
+        assert_eq!(table.get(b"key").unwrap(), None);
+    }
+    // The bytes stay where the file could not be cut; each write and the sync latch.
+    assert_eq!((left, latched), (1, 3));
+}
+
+#[test]
+fn source_that_calls_the_database_is_refused_there() {
+    let world = World::new(1);
+    let table = world.create_and_open(&small().segment_bytes(64 << 20));
+    let mut refused = Vec::new();
+    // Short enough to be in memory, and longer.
+    for len in [MIB / 2, 2 * MIB] {
+        let calls = || {
+            refused.extend([
+                table.put(b"other", b"1").err(),
+                table.put_from(b"other", 0, &mut &b"1"[..]).err(),
+                table.get(b"other").err(),
+                table.flush().err(),
+                table.iter().err(),
+                table.newest_key().err(),
+                table.close().err(),
+            ]);
+        };
+        table.put_from(b"key", 0, &mut Meanwhile(len, calls)).unwrap();
+        assert_eq!(in_pieces(&table, b"key").len(), len);
+    }
+    assert_eq!(refused.len(), 14);
+    for error in refused {
+        let error = error.unwrap();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.to_string().contains("the source of put_from called"), "{error}");
+    }
+    table.put(b"other", b"1").unwrap();
 }
 
 #[test]

@@ -10,7 +10,8 @@ use crate::handle::OpenFile;
 use crate::ids::{Position, ShardId};
 use crate::record::{Encoder, Flags, KEY_FIXED_LEN, KeyRecord};
 
-/// A value under way. Dropped before it is appended, it has done nothing: the next value goes to the same place.
+/// A value under way: appended in the end, or [given up](SegmentWriter::give_up), and the next value
+/// goes to its place.
 #[derive(Debug)]
 pub struct Stream {
     shard: ShardId,
@@ -38,8 +39,8 @@ impl SegmentWriter {
     /// Writes the next bytes of the value.
     ///
     /// # Errors
-    /// `InvalidArgument` for a value longer than 2^32 − 2 bytes and `StorageFull`: the segment is as it was. Else what the
-    /// file system says.
+    /// `InvalidArgument` for a value longer than 2^32 − 2 bytes and `StorageFull`: the value is to be
+    /// given up. Else what the file system says.
     pub fn stream(&mut self, stream: &mut Stream, piece: &[u8]) -> Result<()> {
         let len = u64::from(stream.len) + piece.len() as u64;
         if len >= u64::from(u32::MAX) {
@@ -53,6 +54,25 @@ impl SegmentWriter {
         stream.checksum = crc32c::crc32c_append(stream.checksum, piece);
         stream.len = len as u32;
         Ok(())
+    }
+
+    /// Gives up a value whose record was not appended: nobody was ever shown a byte of it, so its
+    /// file is cut off where the last value ends, durably, and the space is free again.
+    ///
+    /// # Errors
+    /// What the file system says: the bytes stay, and the file is longer than its end. A failed sync
+    /// latches.
+    pub fn give_up(&mut self, stream: &Stream) -> Result<()> {
+        let (index, end) = (usize::from(stream.shard.0), stream.offset);
+        let (Some(file), Some(reserved)) =
+            (self.segment.values.get(index), self.value_reserved.get_mut(index))
+        else {
+            unreachable!("a shard is one of the segment's value files")
+        };
+        let cut = stream.file.file.set_len(end);
+        cut.map_err(|e| Error::io("give space back", file.handle.path(), e))?;
+        *reserved = end;
+        file.sync_all(&stream.file)
     }
 
     /// Appends the record of a value that is whole, as a batch of its own.

@@ -9,6 +9,7 @@ use lithdb_segment::{Group, Position};
 
 use super::check_key;
 use crate::batch::show_key;
+use crate::callback::call;
 use crate::options::DuplicateKeys;
 use crate::table::{Inner, Table, TableWriter, WriteSide};
 
@@ -19,10 +20,13 @@ impl Table {
     /// Stores what `source` gives under `key`, as [`put`](Self::put) does, with one mebibyte of it in memory at a time.
     /// `expected_len` is about how long it is: with it a segment that would grow too large is ended first.
     ///
-    /// While the source is read, nobody else writes to the table or flushes it: for tools and for sources that do not wait.
+    /// While the source is read, nobody else writes to the table, flushes it or begins an
+    /// iterator: for tools and for sources that do not wait. The source is a callback: it may not
+    /// call the database.
     ///
     /// # Errors
-    /// As [`put`](Self::put); what the source says, as `Io`. Nothing was stored then.
+    /// As [`put`](Self::put); what the source says, as `Io`; `InvalidArgument` if it panics. Nothing
+    /// was stored then, and the space is free again.
     pub fn put_from(
         &self,
         key: &[u8],
@@ -34,8 +38,10 @@ impl Table {
         check_key(key).map_err(|e| inner.in_context(&e))?;
         let mut piece = vec![0; PIECE];
         let mut next = || {
-            let read = read_up_to(source, &mut piece);
-            let len = read.map_err(|e| {
+            let read = call("the source of put_from", || read_up_to(source, &mut piece));
+            let panicked =
+                |_| Error::new(ErrorKind::InvalidArgument, "the source of put_from panicked");
+            let len = read.map_err(|p| inner.in_context(&panicked(p)))?.map_err(|e| {
                 let message = format!("read the value of key {}: {e}", show_key(key));
                 inner.in_context(&Error::with_source(ErrorKind::Io, message, e))
             })?;
@@ -76,7 +82,9 @@ impl Inner {
         let at =
             self.latch_on_panic("a put", || self.stream_into(side, &mut writer, key, first, next))?;
         let mut landing = side.in_flight.begin(at, false, &self.latch);
-        drop(writer);
+        // Where duplicates are refused, the next writer must find this key.
+        let rejects = self.options.duplicate_keys == DuplicateKeys::Reject;
+        let _held = rejects.then_some(writer);
         let hash = KeyHash::of(self.hash_seed, key);
         side.keymap.insert(hash, at, &mut |old| Ok(self.has_key(old, key)))?;
         landing.landed();
@@ -99,12 +107,28 @@ impl Inner {
         };
         let mut stream = segment.begin_stream().map_err(|e| self.fail(&e))?;
         let mut len = 0;
-        while !piece.is_empty() {
-            segment.stream(&mut stream, &piece).map_err(|e| self.fail(&e))?;
-            len += piece.len() as u64;
-            piece = next()?;
-        }
-        let at = segment.append_stream(key, &stream, now).map_err(|e| self.fail(&e))?;
+        let mut put = || {
+            while !piece.is_empty() {
+                segment.stream(&mut stream, &piece)?;
+                len += piece.len() as u64;
+                piece = next()?;
+            }
+            segment.append_stream(key, &stream, now)
+        };
+        let at = match put() {
+            Ok(at) => at,
+            Err(error) => {
+                let error = self.fail(&error);
+                // After a failed write or sync nobody knows what is in the file: it is left alone.
+                if !error.latches()
+                    && let Err(left) = segment.give_up(&stream)
+                {
+                    let left = self.fail(&left);
+                    tracing::warn!(error = %left, "the bytes of a value that was given up stay");
+                }
+                return Err(error);
+            }
+        };
         side.counts.set(segment.totals());
         segment.segment().relieve().map_err(|e| self.fail(&e))?;
         writer.begun.get_or_insert_with(|| (self.env.clock.monotonic(), Duration::ZERO));
@@ -112,5 +136,45 @@ impl Inner {
         self.counters.values_put.increment(1);
         self.counters.bytes_put.increment(len);
         Ok(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use lithdb_env::sync::Mutex;
+    use lithdb_segment::TableName;
+    use lithdb_sim::{SimClock, SimFs, sim_env};
+
+    use super::*;
+    use crate::read::tests::Answered;
+    use crate::table::TableSetup;
+    use crate::{OpenForWriting, TableOptions};
+
+    /// Whether another writer gets in before the key is in the keymap.
+    fn gets_in(duplicates: DuplicateKeys) -> bool {
+        let fs = SimFs::new();
+        fs.make_dirs("/r");
+        let name = TableName::new("t").unwrap();
+        let setup = TableSetup::for_files(name, &sim_env(&fs, &SimClock::new(1)), &["/r".into()]);
+        Table::create(&setup).unwrap();
+        let options = TableOptions::new().duplicate_keys(duplicates);
+        let how = OpenForWriting { coalesce: Duration::ZERO };
+        let mut table = Table::open(&setup, &options, how).unwrap();
+        let (_, before_inserting) = Answered::of(&mut table);
+        let (other, seen) = (table.clone(), Arc::new(Mutex::new(None)));
+        let told = Arc::clone(&seen);
+        *before_inserting.lock() = Some(Box::new(move || {
+            *told.lock() = Some(other.inner.write_side().unwrap().writer.try_lock().is_some());
+        }));
+        table.put_from(b"key", 0, &mut &vec![7; 2 * PIECE][..]).unwrap();
+        seen.lock().unwrap()
+    }
+
+    #[test]
+    fn key_of_a_stream_is_there_before_the_next_writer_looks() {
+        assert!(!gets_in(DuplicateKeys::Reject));
+        assert!(gets_in(DuplicateKeys::NewestWins));
     }
 }

@@ -6,12 +6,12 @@
 //! change, or if the file is cut so that a touched page is gone (SIGBUS). Three rules exclude both;
 //! their keepers are named:
 //!
-//! 1. *Only immutable bytes are lent.* The segment reader asks a map for bytes below the durable
-//!    length only; the writer appends above it and never writes below it (`segment::reader`).
-//! 2. *No mapped file shrinks while it may be mapped.* Files are cut only while opening, under the
-//!    exclusive writer lock of every root, before this process maps anything, and only if the
-//!    exclusive hold of `readers.lock` shows that no other process reads (`table::recovery`).
-//!    A file that is unlinked keeps its pages until the last mapping is gone.
+//! 1. *Only immutable bytes are lent.* A segment asks a map for bytes below the durable length
+//!    only; the writer appends above it and never writes below it (`segment::growing`).
+//! 2. *No file is shortened below a byte that was published.* What recovery, rollback and repair
+//!    keep of an unsealed segment goes to new files, and what they give up stays where it is until
+//!    its segment expires (`table::recovery`, `table::cut`). A file that is unlinked or replaced
+//!    keeps its pages until the last mapping is gone.
 //! 3. *Within the file.* Lengths in metadata are compared with the file's length when a segment is
 //!    opened; a map may be longer than the file, but bytes past the durable length are not lent.
 //!

@@ -5,6 +5,7 @@
 mod support;
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -275,6 +276,16 @@ fn what_is_pending_is_made_certain_before_anything_is_done_on_the_strength_of_it
     assert!(certain < at("Write", "table.state"), "{trace:#?}");
     assert!(certain < at("RemoveFile", "/segments/"), "{trace:#?}");
     assert!(at("Rename", "/segments/") < at("RemoveFile", "rollback.intent"));
+}
+
+/// A snapshot of the roots that was taken by links while the rollback was pending stays pending.
+#[test]
+fn an_intent_that_somebody_links_to_is_replaced() {
+    let world = pending();
+    let intent = world.fs.read_raw("/r0/rollback.intent");
+    world.fs.hard_link(Path::new("/r0/rollback.intent"), Path::new("/copy")).unwrap();
+    rollback(&world).finish().unwrap().unwrap();
+    assert_eq!(world.fs.read_raw("/copy"), intent);
 }
 
 #[test]

@@ -167,12 +167,15 @@ impl Intent {
         ))
     }
 
-    /// Writes the intent over itself. What was read may be in the page cache alone: it is written again before anything is
+    /// Writes the intent over itself, which needs no space. What was read may be in the page cache alone: it is written again before anything is
     /// done on the strength of it.
     fn write_in_place(&self, fs: &dyn Fs, roots: &Roots) -> Result<()> {
         let path = path(roots);
         let bytes = envelope::seal(Magic::ROLLBACK, self)?;
         let file = fs.open(&path, OpenMode::ReadWrite).map_err(|e| Error::io("open", &path, e))?;
+        if file.links().map_err(|e| Error::io("look at", &path, e))? > 1 {
+            return self.write(fs, roots); // the other name is somebody's copy
+        }
         write_all_at(&*file, &bytes, 0).map_err(|e| Error::io("write", &path, e))?;
         file.sync_all().map_err(|e| Error::io("sync", &path, e))?;
         lithdb_env::sync_parent(fs, &path)

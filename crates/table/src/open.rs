@@ -20,7 +20,7 @@ use crate::plan::{Access, Plan};
 use crate::recovery::{Recovery, RecoveryReport};
 use crate::segments::Segments;
 use crate::state::{StateFile, TableState};
-use crate::table::{Inner, Mode, Settings, Table, TableSetup, TableWriter, WriteSide};
+use crate::table::{Inner, Mode, Settings, Table, TableSetup, TableWriter, WriteSide, in_context};
 
 /// How a table is opened for writing, beside its options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,7 +56,7 @@ impl TableSetup {
     }
 
     pub(crate) fn in_context(&self, error: &Error) -> Error {
-        error.context(format_args!("table {}", self.name))
+        in_context(&self.name, error)
     }
 }
 

@@ -288,12 +288,7 @@ impl Inner {
 
     /// The error with the table's name in front, once.
     pub(crate) fn in_context(&self, error: &Error) -> Error {
-        let context = format!("table {}", self.name);
-        let rest = error.message().strip_prefix(&context);
-        if rest.is_some_and(|rest| rest.starts_with(": ")) {
-            return error.clone();
-        }
-        error.context(context)
+        in_context(&self.name, error)
     }
 
     /// The error with the table's name. If it is a failed write or sync, nothing after it is acknowledged; whatever else
@@ -356,6 +351,16 @@ impl Inner {
             }
         }
     }
+}
+
+/// The error with the table's name in front, once.
+pub(crate) fn in_context(name: &TableName, error: &Error) -> Error {
+    let context = format!("table {name}");
+    let rest = error.message().strip_prefix(&context);
+    if rest.is_some_and(|rest| rest.starts_with(": ")) {
+        return error.clone();
+    }
+    error.context(context)
 }
 
 impl TableWriter {

@@ -38,7 +38,6 @@ fn symbolic_link_below_a_root_is_refused_by_every_command() {
     for (name, kind) in [
         ("root.id", "file"),
         ("lith.lock", "file"),
-        ("readers.lock", "file"),
         ("t/table.state", "file"),
         ("t/segments/1.keys", "file"),
         ("t/segments/1.metadata", "file"),

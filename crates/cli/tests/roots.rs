@@ -65,7 +65,7 @@ fn lost_root_id_is_one_account_in_every_command() {
 #[test]
 fn root_gone_for_good_is_replaced_when_its_loss_is_accepted() {
     let bench = two_roots();
-    for name in ["b/t/segments/1-0.values", "b/root.id", "b/lith.lock", "b/readers.lock"] {
+    for name in ["b/t/segments/1-0.values", "b/root.id", "b/lith.lock"] {
         remove(&bench.path(name));
     }
     for name in ["b/t/segments", "b/t", "b"] {

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lithdb::env::Fs;
 use lithdb::rollback::{Phase, RollbackPlan, through_key};
 use lithdb::{Db, DbOptions, Error, ErrorKind, GcFilter, NoMatch, Result, Rollback, Verdict};
 use lithdb_sim::CrashImage;
@@ -63,7 +64,7 @@ fn an_error_or_a_panic_of_the_filter_at_the_second_table_changes_nothing() {
 fn planning_writes_not_one_byte_and_creates_no_file() {
     for scene in [scenes::sealed(), scenes::tail(), scenes::clear(), scenes::everything()] {
         let world = scene.copy();
-        world.fs.remove_raw("/r1/readers.lock"); // as after a copy of the files that matter
+        world.fs.remove_raw("/r1/lith.lock"); // as after a copy of the files that matter
         let before = image(&world.fs);
         let plan = rollback(&world).on_no_match(scene.no_match);
         let plan = plan.plan(past::filter(scene.keep)).unwrap();

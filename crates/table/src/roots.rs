@@ -25,7 +25,7 @@ use lithdb_env::{Env, Error, ErrorKind, FileKind, Fs, Result, exists};
 use lithdb_segment::TableName;
 
 use judge::Plan;
-use locks::{HeldLocks, Patience};
+use locks::HeldLocks;
 use repair::Fresh;
 pub use repair::{LostRoot, LostRoots, RootLoss};
 use root_id::RootId;
@@ -55,13 +55,6 @@ pub struct Roots {
     /// Directories that a repair is to create.
     absent: Vec<PathBuf>,
     locks: HeldLocks,
-}
-
-/// While it lives, no other process reads the database, and none begins to.
-#[derive(Debug)]
-#[must_use = "readers are kept out only as long as this is held"]
-pub struct ReadersExcluded {
-    _locks: HeldLocks,
 }
 
 impl Roots {
@@ -94,28 +87,19 @@ impl Roots {
         Err(unsteady(roots))
     }
 
-    /// Opens the database that lives in `roots` for reading, beside a writer or without one. Changes nothing,
-    /// but for a `readers.lock` where it is absent and can be created.
+    /// Opens the database that lives in `roots` for reading, beside a writer or without one. Changes nothing, and takes no
+    /// lock.
     ///
     /// # Errors
-    /// As [`open_for_writing`](Self::open_for_writing) without creation. `Locked`: a writer that is opening the
-    /// database keeps readers out for longer than about two seconds.
+    /// As [`open_for_writing`](Self::open_for_writing) without creation.
     pub fn open_for_reading(env: &Env, roots: &[PathBuf]) -> Result<Self> {
-        let fs = &*env.fs;
-        let mut patience = Patience::of_a_reader();
-        for _ in 0..ATTEMPTS {
-            let plan = look(fs, roots, Access::Read, false)?;
-            let locks = locks::lock_for_reading(fs, plan.roots(), &mut patience)?;
-            // A writer that opens beside this renews the generation: nothing that concerns a reader.
-            let again = look(fs, roots, Access::Read, false)?;
-            if again.roots() != plan.roots() {
-                continue;
+        match look(&*env.fs, roots, Access::Read, false)? {
+            Plan::Open { roots: paths, ids } => {
+                let locks = HeldLocks::default();
+                Ok(Self::of(env, Access::Read, paths, first_id(ids), false, locks))
             }
-            if let Plan::Open { roots: paths, ids } = again {
-                return Ok(Self::of(env, Access::Read, paths, first_id(ids), false, locks));
-            }
+            Plan::Create { .. } => Err(unsteady(roots)),
         }
-        Err(unsteady(roots))
     }
 
     /// Opens the database that lives in `roots`, which no process may have open for writing, to look at it: keeps writers
@@ -233,21 +217,6 @@ impl Roots {
     /// What the roots were opened for.
     pub fn access(&self) -> Access {
         self.access
-    }
-
-    /// Keeps other processes (and handles of this one) from reading, if none reads now. `None`: somebody does.
-    ///
-    /// # Errors
-    /// `ReadOnly` if the roots were opened for reading; else what the file system says.
-    pub fn exclude_readers(&self) -> Result<Option<ReadersExcluded>> {
-        if self.access == Access::Read {
-            return Err(Error::new(
-                ErrorKind::ReadOnly,
-                "keeping readers out needs a database that was opened for writing",
-            ));
-        }
-        let locks = locks::lock_out_readers(&*self.fs, &self.paths)?;
-        Ok(locks.map(|locks| ReadersExcluded { _locks: locks }))
     }
 
     /// The names of all tables in name order: directories (and links) with the name of a table, on root 0 or (what a creation

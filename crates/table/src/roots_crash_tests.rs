@@ -41,7 +41,7 @@ fn assert_whole(fs: &SimFs, roots: &[PathBuf], database_id: u64) {
     }
     for path in fs.file_paths() {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        assert!(["lith.lock", "readers.lock", "root.id"].contains(&name.as_str()), "{path:?}");
+        assert!(["lith.lock", "root.id"].contains(&name.as_str()), "{path:?}");
     }
 }
 
@@ -207,7 +207,6 @@ fn a_full_disk_does_not_stand_in_the_way_of_opening() {
     assert!(fs.create_dir(Path::new("/more")).is_err(), "the disk is full");
     let opened = Roots::open_for_writing(&world(&fs, 2), &roots, false).unwrap();
     assert_eq!(opened.database_id(), id);
-    assert!(opened.exclude_readers().unwrap().is_some());
 }
 
 /// All bits of the envelope, and some of the zeros behind it.
@@ -254,12 +253,11 @@ fn a_root_id_with_any_flipped_bit_or_any_other_length_is_never_a_new_database() 
 }
 
 #[test]
-fn a_reader_writes_nothing_where_the_writer_left_it_a_lock() {
+fn a_reader_of_the_roots_writes_nothing() {
     let (fs, roots) = (SimFs::new(), paths(3));
     let writer = Roots::open_for_writing(&world(&fs, 1), &roots, true).unwrap();
     let (id, before) = (writer.database_id(), fs.ops());
     let reader = Roots::open_for_reading(&world(&fs, 2), &roots).unwrap();
     assert_eq!((reader.database_id(), reader.paths()), (id, writer.paths()));
     assert_eq!(fs.ops(), before);
-    assert!(fs.list(&roots[0]).unwrap().iter().any(|entry| entry.name == "readers.lock"));
 }

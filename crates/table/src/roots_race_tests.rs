@@ -140,22 +140,16 @@ fn a_reader_does_not_believe_one_look_at_a_database_that_is_being_created() {
 
 #[test]
 fn a_root_that_becomes_another_before_it_is_locked_is_noticed() {
-    for access in [Access::Write, Access::Read] {
-        let (dirs, other) = (Dirs::with_database("ab"), Dirs::with_database("ab"));
-        let (b, stranger) = (dirs.path("b/root.id"), copy_of(&other.path("b/root.id")));
-        let env = env_with(move |call, path| {
-            if call == Call::Lock && path.parent() == b.parent() {
-                put(&b, &stranger);
-            }
-            Ok(())
-        });
-        let opened = match access {
-            Access::Write => Roots::open_for_writing(&env, &dirs.all("ab"), true),
-            Access::Read => Roots::open_for_reading(&env, &dirs.all("ab")),
-        };
-        let error = opened.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
-    }
+    let (dirs, other) = (Dirs::with_database("ab"), Dirs::with_database("ab"));
+    let (b, stranger) = (dirs.path("b/root.id"), copy_of(&other.path("b/root.id")));
+    let env = env_with(move |call, path| {
+        if call == Call::Lock && path.parent() == b.parent() {
+            put(&b, &stranger);
+        }
+        Ok(())
+    });
+    let error = Roots::open_for_writing(&env, &dirs.all("ab"), true).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
 }
 
 #[test]
@@ -185,23 +179,4 @@ fn a_directory_is_not_created_where_its_name_cannot_be_made_durable() {
     let there = [dirs.path("b")];
     OsFs.create_dir(&there[0]).unwrap();
     assert!(Roots::open_for_writing(&env, &there, true).is_ok(), "others care for what is above");
-}
-
-#[test]
-fn a_reader_without_a_lock_file_creates_it_or_goes_on_where_it_cannot() {
-    let dirs = Dirs::with_database("ab");
-    OsFs.remove_file(&dirs.path("b/readers.lock")).unwrap();
-    for (kind, goes_on) in [
-        (io::ErrorKind::ReadOnlyFilesystem, true),
-        (io::ErrorKind::PermissionDenied, true),
-        (io::ErrorKind::StorageFull, false),
-    ] {
-        let env = env_with(move |call, _| match call {
-            Call::CreateNew => Err(kind.into()),
-            _ => Ok(()),
-        });
-        assert_eq!(Roots::open_for_reading(&env, &dirs.all("ab")).is_ok(), goes_on, "{kind}");
-    }
-    assert!(dirs.read("ab").is_ok());
-    assert!(copy_of(&dirs.path("b/readers.lock")).is_empty());
 }

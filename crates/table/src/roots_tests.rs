@@ -1,7 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use lithdb_env::{LockKind, OsFs, read_file, remove_if_there, spawn, write_all_at};
 use lithdb_segment::envelope::{self, Magic};
@@ -196,7 +195,7 @@ fn nothing_is_created_unless_asked_for() {
 #[test]
 fn a_database_is_not_created_among_other_files() {
     let dirs = Dirs::new("abc");
-    for ours in ["lith.lock", "readers.lock", "root.id.new"] {
+    for ours in ["lith.lock", "root.id.new"] {
         put(&dirs.path("b").join(ours), b"rubbish");
     }
     OsFs.create_dir(&dirs.path("b/lost+found")).unwrap();
@@ -494,36 +493,6 @@ fn a_removed_lock_file_lets_no_second_writer_in() {
     assert_eq!(Roots::open_stopped(&os(), &dirs.all("ab")).unwrap_err().kind(), ErrorKind::Locked);
     drop(writer);
     dirs.open("ab").unwrap();
-}
-
-#[test]
-fn readers_and_their_exclusion_exclude_each_other() {
-    let dirs = Dirs::with_database("ab");
-    let writer = dirs.open("ab").unwrap();
-    let readers = [dirs.read("ab").unwrap(), dirs.read("ba").unwrap()];
-    assert!(writer.exclude_readers().unwrap().is_none());
-    assert_eq!(readers[0].exclude_readers().unwrap_err().kind(), ErrorKind::ReadOnly);
-    drop(readers);
-    let excluded = writer.exclude_readers().unwrap().unwrap();
-    let roots = dirs.all("ab");
-    let error = locks::lock_for_reading(&OsFs, &roots, &mut Patience::none()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Locked);
-    assert!(error.to_string().contains(dirs.path("a").to_str().unwrap()), "{error}");
-    drop(excluded);
-    assert!(dirs.read("ab").is_ok());
-    assert!(writer.exclude_readers().unwrap().is_some());
-}
-
-#[test]
-fn a_reader_waits_while_readers_are_excluded_for_a_moment() {
-    let dirs = Dirs::with_database("ab");
-    let writer = dirs.open("ab").unwrap();
-    let excluded = writer.exclude_readers().unwrap().unwrap();
-    let roots = dirs.all("ab");
-    let reader = spawn("reader", move || drop(Roots::open_for_reading(&os(), &roots).unwrap()));
-    std::thread::sleep(Duration::from_millis(50));
-    drop(excluded);
-    reader.unwrap().join().unwrap();
 }
 
 #[test]

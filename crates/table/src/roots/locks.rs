@@ -1,12 +1,11 @@
-//! The two lock files of every root. `lith.lock`: exclusive, for the writer, who leaves its process id in
-//! it. `readers.lock`: shared by readers; exclusive for a writer about to change what readers rely on.
+//! `lith.lock` of every root: exclusive, for the writer, who leaves its process id in it. Readers take no lock: nothing
+//! that a writer does changes what they rely on.
 //!
 //! Lock files are never removed: a lock on a removed file would keep nobody out. Should somebody remove one all the same,
-//! the writer also holds the root directory itself. All locks of a kind are taken in the same order.
+//! the writer also holds the root directory itself. The locks are taken in the order of the roots.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use lithdb_env::human::parsed;
 use lithdb_env::{
@@ -16,9 +15,6 @@ use lithdb_env::{
 use crate::inventory::is_there;
 
 pub(super) const WRITERS_LOCK: &str = "lith.lock";
-pub(super) const READERS_LOCK: &str = "readers.lock";
-
-const NAP: Duration = Duration::from_millis(20);
 
 /// Locks in the order in which they were taken.
 #[derive(Debug, Default)]
@@ -38,33 +34,7 @@ impl Drop for HeldLocks {
     }
 }
 
-/// How many more times somebody sleeps before giving up.
-#[derive(Debug)]
-pub(super) struct Patience {
-    naps: u32,
-}
-
-impl Patience {
-    /// About two seconds: longer than a writer takes to cut a tail.
-    pub(super) fn of_a_reader() -> Self {
-        Self { naps: 100 }
-    }
-
-    /// None at all.
-    #[cfg(test)]
-    pub(super) fn none() -> Self {
-        Self { naps: 0 }
-    }
-
-    fn nap(&mut self) -> bool {
-        let Some(left) = self.naps.checked_sub(1) else { return false };
-        self.naps = left;
-        std::thread::sleep(NAP);
-        true
-    }
-}
-
-/// Takes the writer's lock of every root and makes sure that readers find theirs.
+/// Takes the writer's lock of every root.
 pub(super) fn lock_for_writing(fs: &dyn Fs, roots: &[PathBuf]) -> Result<HeldLocks> {
     let mut held = HeldLocks::default();
     for root in roots {
@@ -74,10 +44,6 @@ pub(super) fn lock_for_writing(fs: &dyn Fs, roots: &[PathBuf]) -> Result<HeldLoc
         held.0.extend(lock_directory(fs, root)?);
         leave_name(lock.file(), &path)?;
         held.0.push(lock);
-    }
-    for root in roots {
-        let path = root.join(READERS_LOCK);
-        ensure_file(fs, &path)?;
     }
     Ok(held)
 }
@@ -128,72 +94,6 @@ fn locked(fs: &dyn Fs, root: &Path) -> Error {
             holder(fs, &root.join(WRITERS_LOCK))
         ),
     )
-}
-
-/// Takes a share of the readers' lock of every root. Where there is none and none can be created (a read-only
-/// file system), nothing can be cut either, and the reader goes on without.
-pub(super) fn lock_for_reading(
-    fs: &dyn Fs,
-    roots: &[PathBuf],
-    patience: &mut Patience,
-) -> Result<HeldLocks> {
-    let mut held = HeldLocks::default();
-    for root in roots {
-        is_there(fs, &root.join(WRITERS_LOCK), FileKind::File)?;
-        let path = root.join(READERS_LOCK);
-        match ensure_file(fs, &path) {
-            Ok(()) => {}
-            // So is a file system that is mounted for reading only.
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                tracing::warn!(root = %root.display(), %error, "reading without readers.lock");
-                continue;
-            }
-            Err(error) => return Err(error),
-        }
-        held.0.push(share(fs, root, &path, patience)?);
-    }
-    Ok(held)
-}
-
-fn share(
-    fs: &dyn Fs,
-    root: &Path,
-    path: &Path,
-    patience: &mut Patience,
-) -> Result<Box<dyn FileLock>> {
-    loop {
-        let lock = fs.try_lock(path, LockKind::Shared).map_err(|e| Error::io("lock", path, e))?;
-        match lock {
-            Some(lock) => return Ok(lock),
-            None if patience.nap() => {}
-            None => {
-                let writer = holder(fs, &root.join(WRITERS_LOCK));
-                return Err(Error::new(
-                    ErrorKind::Locked,
-                    format!(
-                        "{} is being opened for writing in {writer}, which keeps readers out for a \
-                         while; try again",
-                        root.display()
-                    ),
-                ));
-            }
-        }
-    }
-}
-
-/// Takes the readers' lock of every root for the writer alone; `None` if somebody reads.
-pub(super) fn lock_out_readers(fs: &dyn Fs, roots: &[PathBuf]) -> Result<Option<HeldLocks>> {
-    let mut held = HeldLocks::default();
-    for root in roots {
-        let path = root.join(READERS_LOCK);
-        ensure_file(fs, &path)?;
-        let lock = fs.try_lock(&path, LockKind::Exclusive);
-        match lock.map_err(|e| Error::io("lock", &path, e))? {
-            Some(lock) => held.0.push(lock),
-            None => return Ok(None),
-        }
-    }
-    Ok(Some(held))
 }
 
 /// Creates an empty file unless it is there.

@@ -7,7 +7,7 @@ use lithdb_env::{DirEntry, Error, ErrorKind, FileKind, Fs, LEFTOVER_SUFFIX, Resu
 use lithdb_segment::{SEGMENTS_DIR, STATE_FILE, TableName};
 
 use super::Access;
-use super::locks::{READERS_LOCK, WRITERS_LOCK};
+use super::locks::WRITERS_LOCK;
 use super::root_id::{MAX_ROOTS, ROOT_ID_FILE, RootId};
 
 /// One directory that was named as a root.
@@ -223,5 +223,5 @@ fn is_foreign(entry: &DirEntry) -> bool {
 
 fn left_by_creation(name: &str) -> bool {
     let whole = name.strip_suffix(LEFTOVER_SUFFIX);
-    matches!(name, WRITERS_LOCK | READERS_LOCK | ROOT_ID_FILE) || whole == Some(ROOT_ID_FILE)
+    matches!(name, WRITERS_LOCK | ROOT_ID_FILE) || whole == Some(ROOT_ID_FILE)
 }

@@ -267,7 +267,7 @@ fn files(run: &Run, context: &str) {
         let is_known = match &parts[2..] {
             [file] => {
                 assert_ne!(*file, INTENT_FILE, "{context}: was left behind");
-                ["lith.lock", "readers.lock", "root.id"].contains(&&**file)
+                ["lith.lock", "root.id"].contains(&&**file)
             }
             [table, ..] => {
                 let n = NAMES.iter().position(|name| name == table);

@@ -1,10 +1,10 @@
 //! The database's own threads: upkeep (ages, idle marks, automatic flushes, collection by the TTL) and filters.
 //!
 //! The threads of a kind take turns in making the rounds of all tables. While one is held up by a table, the next one goes
-//! round, and passes that table over.
+//! round, and passes that table over. There are two of a kind, and as many more as tables have held up at the same time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -16,68 +16,75 @@ use crate::shared::Shared;
 
 /// Tables are looked at this often or more often.
 const TICK: Duration = Duration::from_millis(500);
-const UPKEEP_THREADS: usize = 3;
-const FILTER_THREADS: usize = 2;
 
 /// The running threads. They hold no share in the database.
 #[derive(Debug)]
 pub(crate) struct Maintenance {
-    stop: Arc<Stop>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Arc<Threads>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+struct Threads {
+    state: Mutex<State>,
+    stopped: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Stop {
-    is_stopping: Mutex<bool>,
-    changed: Condvar,
+struct State {
+    is_stopping: bool,
+    handles: Vec<JoinHandle<()>>,
 }
 
 /// The threads of one kind.
 struct Crew {
     db: Weak<Shared>,
-    stop: Arc<Stop>,
+    threads: Arc<Threads>,
+    name: &'static str,
     /// Held by the thread that waits for the next round.
     turn: Mutex<()>,
+    /// Those that have the turn or wait for it.
+    waiting: AtomicUsize,
+    all: AtomicUsize,
     tick: Duration,
     round: fn(&Shared),
 }
 
 impl Maintenance {
     pub(crate) fn start(db: &Arc<Shared>) -> Result<Self> {
-        let mut this = Self { stop: Arc::default(), threads: Vec::new() };
+        let this = Self { threads: Arc::default() };
         let options = &db.options;
         let tick = options.gc_interval.min(options.idle_after).min(TICK);
         let tick = options.flush_after.map_or(tick, |after| tick.min(after));
-        this.add(db, "lithdb-upkeep", UPKEEP_THREADS, tick, Shared::keep_up)?;
-        this.add(db, "lithdb-filter", FILTER_THREADS, options.gc_interval, Shared::ask_filters)?;
+        this.begin(db, "lithdb-upkeep", tick, Shared::keep_up)?;
+        this.begin(db, "lithdb-filter", options.gc_interval, Shared::ask_filters)?;
         Ok(this)
     }
 
-    fn add(
-        &mut self,
+    fn begin(
+        &self,
         db: &Arc<Shared>,
-        name: &str,
-        threads: usize,
+        name: &'static str,
         tick: Duration,
         round: fn(&Shared),
     ) -> Result<()> {
-        let (db, stop) = (Arc::downgrade(db), Arc::clone(&self.stop));
-        let tick = tick.max(Duration::from_millis(1));
-        let crew = Arc::new(Crew { db, stop, turn: Mutex::default(), tick, round });
-        for _ in 0..threads {
-            let theirs = Arc::clone(&crew);
-            let thread = spawn(name, move || theirs.run()).map_err(|e| {
-                Error::with_source(ErrorKind::Io, format!("start the thread {name}: {e}"), e)
-            })?;
-            self.threads.push(thread);
-        }
-        Ok(())
+        let crew = Crew {
+            db: Arc::downgrade(db),
+            threads: Arc::clone(&self.threads),
+            name,
+            turn: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            all: AtomicUsize::new(0),
+            tick: tick.max(Duration::from_millis(1)),
+            round,
+        };
+        Arc::new(crew).add()
     }
 
     /// No thread begins another round.
     pub(crate) fn stop(&self) {
-        *self.stop.is_stopping.lock() = true;
-        self.stop.changed.notify_all();
+        self.threads.state.lock().is_stopping = true;
+        self.threads.stopped.notify_all();
     }
 }
 
@@ -85,7 +92,8 @@ impl Drop for Maintenance {
     /// Waits for all threads, but for the one that does this.
     fn drop(&mut self) {
         self.stop();
-        for thread in self.threads.drain(..) {
+        let handles = std::mem::take(&mut self.threads.state.lock().handles);
+        for thread in handles {
             if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
                 tracing::error!("a thread of the database panicked");
             }
@@ -94,20 +102,44 @@ impl Drop for Maintenance {
 }
 
 impl Crew {
-    fn run(&self) {
+    /// One thread more, unless they are being stopped.
+    fn add(self: &Arc<Self>) -> Result<()> {
+        let mut state = self.threads.state.lock();
+        if state.is_stopping {
+            return Ok(());
+        }
+        let (theirs, name) = (Arc::clone(self), self.name);
+        let thread = spawn(name, move || theirs.run()).map_err(|e| {
+            Error::with_source(ErrorKind::Io, format!("start the thread {name}: {e}"), e)
+        })?;
+        state.handles.push(thread);
+        self.all.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn run(self: &Arc<Self>) {
         loop {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
             {
                 let _turn = self.turn.lock();
-                let mut is_stopping = self.stop.is_stopping.lock();
-                if !*is_stopping {
+                let mut state = self.threads.state.lock();
+                if !state.is_stopping {
                     // Woken early, it goes round early.
-                    let _ = self.stop.changed.wait_for(&mut is_stopping, self.tick);
+                    let _ = self.threads.stopped.wait_for(&mut state, self.tick);
                 }
-                if *is_stopping {
+                if state.is_stopping {
                     return;
                 }
             }
             let Some(db) = self.db.upgrade() else { return };
+            let is_last = self.waiting.fetch_sub(1, Ordering::Relaxed) == 1;
+            // Each table holds up one of them at the most.
+            if is_last
+                && self.all.load(Ordering::Relaxed) <= db.tables.all().len()
+                && let Err(error) = self.add()
+            {
+                tracing::warn!(%error, "tables wait for one that is held up");
+            }
             // Upkeep and collection latch their table if they panic; whatever else does, the next round is made.
             if catch_unwind(AssertUnwindSafe(|| (self.round)(&db))).is_err() {
                 tracing::error!("a round of maintenance panicked");

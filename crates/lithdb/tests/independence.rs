@@ -297,7 +297,7 @@ impl Running {
         let theirs = Arc::clone(&gate);
         let mut env = Env::os(2).unwrap();
         env.fs = Arc::new(HookFs::new(env.fs, move |_, path: &Path, _| {
-            if path.components().any(|part| part.as_os_str() == "slow") {
+            if path.components().any(|p| p.as_os_str().as_encoded_bytes().starts_with(b"slow")) {
                 theirs.pass();
             }
         }));
@@ -312,7 +312,7 @@ impl Running {
         Db::open_with(self.options.clone(), self.components.clone()).unwrap()
     }
 
-    fn wait(&self, is_it: impl Fn(&Event) -> bool) {
+    fn wait(&self, mut is_it: impl FnMut(&Event) -> bool) {
         while !is_it(&self.events.recv_timeout(NEVER).expect("an event")) {}
     }
 }
@@ -324,6 +324,9 @@ fn wait_durable_by_itself(table: &Table, at: Position) {
         std::thread::yield_now();
     }
 }
+
+/// More tables than there are threads of a kind to begin with.
+const HELD_UP: usize = 5;
 
 /// A table that is written, flushed, sealed by age and collected, all by itself.
 fn lives(running: &Running, db: &Db, name: &str) {
@@ -337,7 +340,7 @@ fn lives(running: &Running, db: &Db, name: &str) {
 }
 
 #[test]
-fn upkeep_and_collection_go_on_while_a_filter_hangs() {
+fn upkeep_and_collection_go_on_while_filters_hang() {
     let running = Running::new();
     let db = running.open();
     let gate = Arc::new(Gate::default());
@@ -347,19 +350,28 @@ fn upkeep_and_collection_go_on_while_a_filter_hangs() {
         theirs.pass();
         Ok(true)
     });
-    let table = db.table_with_filter("filtered", TableOptions::new(), hangs).unwrap();
-    table.put(b"k", b"v").unwrap();
-    table.seal().unwrap();
-    gate.wait_for(1);
+    let filtered: Vec<_> = (0..HELD_UP)
+        .map(|n| {
+            let name = format!("filtered{n}");
+            let table = db.table_with_filter(&name, TableOptions::new(), hangs.clone()).unwrap();
+            table.put(b"k", b"v").unwrap();
+            table.seal().unwrap();
+            table
+        })
+        .collect();
+    in_time("all filters asked", {
+        let gate = Arc::clone(&gate);
+        move || gate.wait_for(HELD_UP)
+    });
     lives(&running, &db, "other");
     let agrees = GcFilter::new(|_, _| Ok(true));
     let also = db.table_with_filter("also", TableOptions::new(), agrees).unwrap();
     also.put(b"k", b"v").unwrap();
     also.seal().unwrap();
     running.wait(|e| matches!(e, Event::Collected { table, .. } if table.as_str() == "also"));
-    // The table itself, too, but for its collection.
-    in_time("using the filtered table", {
-        let table = table.clone();
+    // The tables themselves, too, but for their collection.
+    in_time("using a filtered table", {
+        let table = filtered[0].clone();
         move || {
             table.set_ttl(Some(Duration::from_secs(1))).and_then(|()| table.set_ttl(None)).unwrap();
             table.accept_clock().unwrap();
@@ -368,24 +380,89 @@ fn upkeep_and_collection_go_on_while_a_filter_hangs() {
         }
     });
     gate.open();
-    running.wait(|e| matches!(e, Event::Collected { table, .. } if table.as_str() == "filtered"));
+    let mut left = HELD_UP;
+    running.wait(|e| {
+        left -= usize::from(
+            matches!(e, Event::Collected { table, .. } if table.as_str().starts_with("filtered")),
+        );
+        left == 0
+    });
     db.close().unwrap();
 }
 
 #[test]
-fn upkeep_goes_on_while_the_disk_of_a_table_hangs() {
+fn upkeep_goes_on_while_the_disks_of_tables_hang() {
+    let mut running = Running::new();
+    // The space that is reserved stays: a put waits for no disk.
+    running.options.idle_after = Duration::from_secs(3600);
+    let db = running.open();
+    let open = |n| db.table(&format!("slow{n}"), TableOptions::new()).unwrap();
+    let slow: Vec<_> = (0..HELD_UP).map(open).collect();
+    for slow in &slow {
+        slow.put(b"k", b"v").unwrap();
+    }
+    running.gate.shut();
+    let put = |slow: &Table| slow.put(b"l", b"v").unwrap();
+    let ends: Vec<_> = slow.iter().map(put).collect();
+    in_time("upkeep of all tables", {
+        let gate = Arc::clone(&running.gate);
+        move || gate.wait_for(HELD_UP)
+    });
+    lives(&running, &db, "other");
+    for (slow, at) in slow.iter().zip(&ends) {
+        assert!(slow.durable_position() <= *at);
+    }
+    running.gate.open();
+    for (slow, at) in slow.iter().zip(&ends) {
+        wait_durable_by_itself(slow, *at);
+    }
+    db.close().unwrap();
+}
+
+/// A put that waits for its source holds the table's lock: the threads that come to the table stand there.
+#[test]
+fn upkeep_goes_on_while_sources_of_values_hang() {
     let running = Running::new();
     let db = running.open();
-    let slow = db.table("slow", TableOptions::new()).unwrap();
-    slow.put(b"k", b"v").unwrap();
-    running.gate.shut();
-    let at = slow.put(b"l", b"v").unwrap();
-    running.gate.wait_for(1);
-    lives(&running, &db, "other");
-    assert!(slow.durable_position() <= at);
-    running.gate.open();
-    wait_durable_by_itself(&slow, at);
+    let gate = Arc::new(Gate::default());
+    gate.shut();
+    let putting: Vec<_> = (0..HELD_UP)
+        .map(|n| {
+            let table = db.table(&format!("t{n}"), TableOptions::new()).unwrap();
+            let theirs = Hanging { gate: Arc::clone(&gate), left: 2 << 20 };
+            begin(move || table.put_from(b"k", 0, &mut { theirs }))
+        })
+        .collect();
+    in_time("all sources", {
+        let gate = Arc::clone(&gate);
+        move || gate.wait_for(HELD_UP)
+    });
+    for n in 0..3 {
+        lives(&running, &db, &format!("other{n}"));
+    }
+    gate.open();
+    for put in putting {
+        put.recv_timeout(NEVER).unwrap().unwrap();
+    }
     db.close().unwrap();
+}
+
+/// A source that stands at the gate half-way.
+struct Hanging {
+    gate: Arc<Gate>,
+    left: usize,
+}
+
+impl std::io::Read for Hanging {
+    fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
+        if self.left <= 1 << 20 {
+            self.gate.pass();
+        }
+        let len = self.left.min(room.len());
+        self.left -= len;
+        room[..len].fill(7);
+        Ok(len)
+    }
 }
 
 /// What it left undone is not known: the table takes no more writes, and says so. The others go on.

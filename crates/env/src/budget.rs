@@ -17,8 +17,8 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Holds what it could do without.
 pub trait Reclaim: Send + Sync {
-    /// Lets go of something idle; `false` if there is nothing of the kind.
-    fn reclaim(&self) -> bool;
+    /// Lets go of something idle; `false` if there is nothing of the kind. Who asks may hold any lock: none is waited for.
+    fn reclaim(self: Arc<Self>) -> bool;
 }
 
 /// How much of one kind may be held at a time.
@@ -92,7 +92,9 @@ impl Budget {
 
     /// From now on `idle` is asked when the budget is used up.
     pub fn reclaim_from(&self, idle: Weak<dyn Reclaim>) {
-        self.idle.lock().push(idle);
+        let mut all = self.idle.lock();
+        all.retain(|idle| idle.strong_count() > 0);
+        all.push(idle);
     }
 
     /// Takes a share.
@@ -101,13 +103,23 @@ impl Budget {
     /// `OutOfMemory`, of the budget's own, if it is used up and nobody lets go of anything.
     pub fn take(self: &Arc<Self>, amount: u64) -> io::Result<Permit> {
         while !self.try_take(amount) {
-            if !self.reclaim() {
+            if amount > self.limit || !self.reclaim() {
                 let (limit, what, remedy) = (self.limit, self.what, self.remedy);
                 let message = format!("all {limit} {what} of the database are in use; {remedy}");
                 return Err(io::Error::new(io::ErrorKind::OutOfMemory, message));
             }
         }
         Ok(Permit { budget: Some(Arc::clone(self)), amount })
+    }
+
+    /// Takes a share that is free: nobody is asked to let go of anything.
+    pub fn take_free(self: &Arc<Self>, amount: u64) -> Option<Permit> {
+        self.try_take(amount).then(|| Permit { budget: Some(Arc::clone(self)), amount })
+    }
+
+    /// How much may be held at a time.
+    pub fn limit(&self) -> u64 {
+        self.limit
     }
 
     /// Takes a share, beyond the limit if need be: for what cannot be refused any more.
@@ -273,7 +285,7 @@ mod tests {
     struct Hoard(Mutex<Vec<Permit>>);
 
     impl Reclaim for Hoard {
-        fn reclaim(&self) -> bool {
+        fn reclaim(self: Arc<Self>) -> bool {
             self.0.lock().pop().is_some()
         }
     }

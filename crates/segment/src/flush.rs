@@ -92,6 +92,28 @@ impl Segment {
         self.files().try_for_each(|file| file.drain(&*self.writing(file)?))
     }
 
+    /// Gives back buffers: those that are empty, or else what is in them is written out. Waits for nobody who writes; says
+    /// whether there was something.
+    ///
+    /// # Errors
+    /// What the file system says: after a failed write the table must take no more.
+    pub fn let_go_of_buffers(&self) -> Result<bool> {
+        let tails = || self.files().filter_map(|file| Some((file, file.tail.as_ref()?)));
+        if tails().fold(false, |is_any, (_, tail)| is_any | tail.release()) {
+            return Ok(true);
+        }
+        let mut is_any = false;
+        for (file, tail) in tails().filter(|(_, tail)| !tail.is_empty()) {
+            let open = self.writing(file)?;
+            let written = tail.try_drain(&*open.file);
+            open.wrote();
+            let written =
+                written.map_err(|e| Error::failed_write("write", file.handle.path(), e))?;
+            is_any |= written.is_some() | tail.release();
+        }
+        Ok(is_any)
+    }
+
     pub(crate) fn files(&self) -> impl Iterator<Item = &GrowingFile> {
         self.values.iter().chain([&self.keys])
     }

@@ -73,7 +73,7 @@ impl HandleLimit {
 }
 
 impl Reclaim for HandleLimit {
-    fn reclaim(&self) -> bool {
+    fn reclaim(self: Arc<Self>) -> bool {
         Self::close_one(&mut self.open.lock(), None)
     }
 }
@@ -276,7 +276,7 @@ mod tests {
         let while_it_opens = |_: &dyn File| {
             lithdb_env::spawn("count", move || tell.send(theirs.open_files()).unwrap()).unwrap();
             assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(1), "it waits for the file");
-            assert!(!limit.reclaim());
+            assert!(!Arc::clone(&limit).reclaim());
             Ok(())
         };
         handle.get(&fs, &limit, while_it_opens).unwrap();

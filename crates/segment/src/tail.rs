@@ -60,8 +60,7 @@ struct Chunk {
 }
 
 impl Buffer {
-    fn new(budget: &Arc<Budget>, len: usize) -> io::Result<Self> {
-        let permit = budget.take(len as u64)?;
+    fn new(permit: Permit, len: usize) -> io::Result<Self> {
         let mut bytes = Vec::new();
         let reserved = bytes.try_reserve_exact(len);
         reserved.map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
@@ -93,17 +92,45 @@ impl Tail {
         Self { state: RwLock::new(state), draining: Mutex::new(()), waiting, budget }
     }
 
-    /// Makes sure that there is memory for an append of `len` bytes.
-    pub(crate) fn make_room(&self, len: usize) -> io::Result<()> {
+    /// Whether there is memory for an append of `len` bytes, taken now if some is free.
+    pub(crate) fn has_room(&self, len: usize) -> bool {
         let next_len = {
             let state = self.state.read();
             if state.active.has_room(len) || state.spare.iter().any(|spare| spare.has_room(len)) {
-                return Ok(());
+                return true;
             }
             state.next_len
         };
-        let buffer = Buffer::new(&self.budget, next_len.max(len))
-            .or_else(|_| Buffer::new(&self.budget, len))?;
+        let buffer = self.free(next_len.max(len)).or_else(|| self.free(len));
+        let is_found = buffer.is_some();
+        self.state.write().spare.extend(buffer);
+        is_found
+    }
+
+    /// A buffer for which memory is free. None takes that away from others.
+    fn free(&self, len: usize) -> Option<Buffer> {
+        let permit = self.budget.take_free(len as u64)?;
+        // If the process has no memory, it is as if the budget had none.
+        let Ok(buffer) = Buffer::new(permit, len) else { return None };
+        Some(buffer)
+    }
+
+    /// Makes sure that there is memory for an append of `len` bytes, for which others let go of what they hold.
+    pub(crate) fn make_room(&self, len: usize) -> io::Result<()> {
+        if self.has_room(len) {
+            return Ok(());
+        }
+        let buffer = Buffer::new(self.budget.take(len as u64)?, len)?;
+        self.state.write().spare.push(buffer);
+        Ok(())
+    }
+
+    /// As [`make_room`](Self::make_room), for what cannot be put another way: it may take more than the whole budget.
+    pub(crate) fn make_room_at_any_rate(&self, len: usize) -> io::Result<()> {
+        if len as u64 <= self.budget.limit() {
+            return self.make_room(len);
+        }
+        let buffer = Buffer::new(self.budget.take_anyway(len as u64), len)?;
         self.state.write().spare.push(buffer);
         Ok(())
     }
@@ -121,9 +148,8 @@ impl Tail {
             let fits = state.spare.iter().position(|spare| spare.has_room(bytes.len()));
             let next_len = state.next_len.max(bytes.len());
             let buffer = fits.map(|fits| state.spare.swap_remove(fits));
-            let buffer = buffer.map_or_else(|| Buffer::new(&self.budget, next_len), Ok);
             // A drain or a gap may have taken the room that was made. The bytes are accepted, so there is no way back.
-            state.active = buffer.unwrap_or_else(|_| Buffer {
+            state.active = buffer.or_else(|| self.free(next_len)).unwrap_or_else(|| Buffer {
                 bytes: Vec::with_capacity(bytes.len()),
                 _permit: self.budget.take_anyway(bytes.len() as u64),
             });
@@ -181,6 +207,18 @@ impl Tail {
     /// Writes everything out that was appended before the call, and gives back the memory but for one small buffer.
     pub(crate) fn drain(&self, file: &dyn File) -> io::Result<Option<(u64, u64)>> {
         let _turn = self.draining.lock();
+        self.drain_in_turn(file)
+    }
+
+    /// As [`drain`](Self::drain), if nobody writes out at this moment.
+    pub(crate) fn try_drain(&self, file: &dyn File) -> io::Result<Option<(u64, u64)>> {
+        match self.draining.try_lock() {
+            Some(_turn) => self.drain_in_turn(file),
+            None => Ok(None),
+        }
+    }
+
+    fn drain_in_turn(&self, file: &dyn File) -> io::Result<Option<(u64, u64)>> {
         self.freeze(&mut self.state.write());
         let written = self.write_frozen(file)?;
         let mut state = self.state.write();
@@ -189,13 +227,22 @@ impl Tail {
         Ok(written)
     }
 
-    /// Gives the memory back that is kept for appends to come.
-    pub(crate) fn release(&self) {
+    /// Gives the memory back that is kept for appends to come; says whether there was any.
+    pub(crate) fn release(&self) -> bool {
         let mut state = self.state.write();
+        let mut is_any = !state.spare.is_empty();
         (state.spare, state.next_len) = (Vec::new(), FIRST_LEN);
         if state.active.bytes.is_empty() {
+            is_any |= state.active.bytes.capacity() > 0;
             state.active = Buffer::default();
         }
+        is_any
+    }
+
+    /// Whether everything is in the file.
+    pub(crate) fn is_empty(&self) -> bool {
+        let state = self.state.read();
+        state.frozen.is_empty() && state.active.bytes.is_empty()
     }
 
     fn write_frozen(&self, file: &dyn File) -> io::Result<Option<(u64, u64)>> {

@@ -404,42 +404,64 @@ impl SegmentWriter {
         };
         let is_small = |place: &Place| place.shard != ShardId::INLINE && place.file.is_none();
         if let [group] = groups {
-            let place = place_one(self, group.value.len(), None)?;
+            let mut place = place_one(self, group.value.len(), None)?;
             if is_small(&place)
                 && let Some(file) = self.segment.values.get(usize::from(place.shard.0))
             {
-                self.make_room(file, group.value.len())?;
+                place.file = self.room_for_values(file, group.value.len())?;
             }
             return Ok(Places::One(place));
         }
         let mut ends = self.totals.value_ends.clone();
         let places = groups.iter().map(|g| place_one(self, g.value.len(), Some(&mut ends)));
-        let places: Vec<Place> = places.collect::<Result<_>>()?;
+        let mut places: Vec<Place> = places.collect::<Result<_>>()?;
         for (shard, file) in self.segment.values.iter().enumerate() {
             let here = |place: &Place| usize::from(place.shard.0) == shard && is_small(place);
             let small = groups.iter().zip(&places).filter(|(_, place)| here(place));
             let len = small.map(|(group, _)| group.value.len()).sum();
-            self.make_room(file, len)?;
+            if let Some(open) = self.room_for_values(file, len)? {
+                for place in places.iter_mut().filter(|place| here(place)) {
+                    place.file = Some(Arc::clone(&open));
+                }
+            }
         }
         Ok(Places::Many(places))
     }
 
-    /// Makes sure of memory for what will be appended to a file. If the budget is used up, what this segment holds is
-    /// written out first.
-    fn make_room(&self, file: &GrowingFile, len: usize) -> Result<()> {
+    /// Makes sure of memory for records. If the budget is used up, what this segment holds is written out first, and then
+    /// what others hold.
+    fn room_for_records(&self, len: usize) -> Result<()> {
+        let file = &self.segment.keys;
         let Some(tail) = &file.tail else { unreachable!("a file that is written has a tail") };
-        if tail.make_room(len).is_ok() {
+        if tail.has_room(len) {
             return Ok(());
         }
         self.segment.write_out()?;
-        tail.make_room(len).map_err(|e| Error::io("buffer bytes for", file.handle.path(), e))
+        for tail in self.segment.files().filter_map(|file| file.tail.as_ref()) {
+            tail.release();
+        }
+        let made = tail.make_room_at_any_rate(len);
+        made.map_err(|e| Error::io("buffer bytes for", file.handle.path(), e))
+    }
+
+    /// Makes sure of memory for small values of one file. If there is none, they are written directly, as large ones are:
+    /// to the open file that is returned.
+    fn room_for_values(&self, file: &GrowingFile, len: usize) -> Result<Option<Arc<OpenFile>>> {
+        let Some(tail) = &file.tail else { unreachable!("a file that is written has a tail") };
+        if tail.has_room(len) {
+            return Ok(None);
+        }
+        let open = self.segment.writing(file)?;
+        // Of this file alone: for the others room has been made.
+        file.drain(&open)?;
+        Ok(tail.make_room(len).is_err().then_some(open))
     }
 
     /// Makes sure of the space and of the memory for records up to `end`.
     fn reserve_key_bytes(&mut self, end: u64) -> Result<()> {
         self.reserve_keys(end)?;
         let len = (end - self.totals.key_end) as usize;
-        self.make_room(&self.segment.keys, len)?;
+        self.room_for_records(len)?;
         self.scratch.clear();
         let reserved = self.scratch.try_reserve(len);
         reserved.map_err(|_| Error::out_of_memory("the records of a batch", len))

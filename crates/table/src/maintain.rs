@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_env::{Error, ErrorKind, Reclaim, Result};
 use lithdb_segment::Position;
 
 use crate::callback::refuse_in_callback;
@@ -184,6 +184,23 @@ impl Inner {
         segment.rest().map_err(|e| self.fail(&e))
     }
 
+    /// Writes out what is in buffers, for their memory, unless somebody else has the writer's lock.
+    fn let_go_of_buffers(&self) -> bool {
+        let Mode::Write(side) = &self.mode else { return false };
+        // Held until the end: closing the table waits for it, and nothing is written afterwards.
+        let Some(writer) = side.writer.try_lock() else { return false };
+        if self.still_open().is_err() || self.latch.check().is_err() {
+            return false;
+        }
+        let Some(segment) = &writer.segment else { return false };
+        segment.segment().let_go_of_buffers().unwrap_or_else(|error| {
+            // Told to those who use this table, not to the one who wants memory.
+            let failed = self.fail(&error);
+            tracing::debug!(%failed, "writing out for another table");
+            false
+        })
+    }
+
     /// Writes the mark that is due, and syncs it.
     pub(crate) fn write_mark(self: &Arc<Self>, side: &WriteSide) -> Result<()> {
         let end = {
@@ -240,6 +257,19 @@ impl Inner {
             state.durable_tail = Some(tail);
         });
         written.map(drop)
+    }
+}
+
+/// Gives buffers back when another table needs memory.
+impl Reclaim for Inner {
+    fn reclaim(self: Arc<Self>) -> bool {
+        let is_any = self.let_go_of_buffers();
+        let pool = Arc::clone(&self.env.pool);
+        // What the application gave the table is not dropped under the locks of the one who asks.
+        if let Some(last) = Arc::into_inner(self) {
+            pool.submit(move || drop(last));
+        }
+        is_any
     }
 }
 

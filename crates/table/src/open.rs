@@ -1,7 +1,7 @@
 //! Opening a table for writing: state, plan, recovery, keymap.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use lithdb_env::sync::atomic::AtomicBool;
@@ -142,6 +142,8 @@ impl Table {
         let state = side.state.get();
         let table = Self::assemble(setup, options, context, &state, Mode::Write(Box::new(side)));
         table.inner.settings.lock().shards = shards;
+        let idle: Weak<Inner> = Arc::downgrade(&table.inner);
+        env.budgets.buffers.reclaim_from(idle);
         table.inner.record_time(table.inner.write_side()?)?;
         if recovered.report != RecoveryReport::default() {
             let event = Event::Recovered { table: setup.name.clone(), report: recovered.report };

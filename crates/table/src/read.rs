@@ -210,7 +210,7 @@ pub(crate) mod tests {
 
     impl Answered {
         /// Becomes the keymap of a table that nobody else has.
-        pub(crate) fn of(table: &mut Table) -> (Meanwhile, Meanwhile) {
+        pub(crate) fn of(table: Table) -> (Table, Meanwhile, Meanwhile) {
             let (meanwhile, before_filling) = (Meanwhile::default(), Meanwhile::default());
             let answered = |keymap: &Arc<dyn Keymap>| -> Arc<dyn Keymap> {
                 Arc::new(Self {
@@ -219,13 +219,15 @@ pub(crate) mod tests {
                     before_filling: Arc::clone(&before_filling),
                 })
             };
-            match &mut Arc::get_mut(&mut table.inner).unwrap().mode {
+            let mut inner = Arc::into_inner(table.inner).unwrap();
+            match &mut inner.mode {
                 Mode::Write(side) => side.keymap = answered(&side.keymap),
                 Mode::Read(side) => {
                     side.publish(|view| View { keymap: answered(&view.keymap), ..view.clone() });
                 }
             }
-            (meanwhile, before_filling)
+            let table = Table { inner: Arc::new(inner), _keeper: None };
+            (table, meanwhile, before_filling)
         }
     }
 
@@ -298,8 +300,8 @@ pub(crate) mod tests {
         Table::create(&setup).unwrap();
         let options = TableOptions::new().ttl(Duration::from_secs(1));
         let how = OpenForWriting { coalesce: Duration::ZERO };
-        let mut table = Table::open(&setup, &options, how).unwrap();
-        let (meanwhile, _) = Answered::of(&mut table);
+        let table = Table::open(&setup, &options, how).unwrap();
+        let (table, meanwhile, _) = Answered::of(table);
         table.put(b"key", b"older").unwrap();
         table.seal().unwrap();
         clock.advance(Duration::from_secs(2));
@@ -328,8 +330,8 @@ pub(crate) mod tests {
     #[test]
     fn a_key_that_was_put_again_is_never_absent_while_a_reader_takes_a_new_view() {
         let (_writer, setup, _, put_and_collect) = before_the_collection();
-        let mut reader = Table::open_read_only(&setup, &TableOptions::new()).unwrap();
-        let (_, before_filling) = Answered::of(&mut reader);
+        let reader = Table::open_read_only(&setup, &TableOptions::new()).unwrap();
+        let (reader, _, before_filling) = Answered::of(reader);
         assert_eq!(reader.get(b"key").unwrap().unwrap(), b"older");
         put_and_collect();
         // The new view is known, and its keys are not: another thread asks.

@@ -161,8 +161,8 @@ mod tests {
         Table::create(&setup).unwrap();
         let options = TableOptions::new().duplicate_keys(duplicates);
         let how = OpenForWriting { coalesce: Duration::ZERO };
-        let mut table = Table::open(&setup, &options, how).unwrap();
-        let (_, before_inserting) = Answered::of(&mut table);
+        let table = Table::open(&setup, &options, how).unwrap();
+        let (table, _, before_inserting) = Answered::of(table);
         let (other, seen) = (table.clone(), Arc::new(Mutex::new(None)));
         let told = Arc::clone(&seen);
         *before_inserting.lock() = Some(Box::new(move || {

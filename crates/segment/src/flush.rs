@@ -283,7 +283,7 @@ impl SealJob {
         metadata.write(&*segment.context().env.fs, &segment.paths().metadata)?;
         segment.set_sealed(metadata);
         for file in segment.files() {
-            file.handle.finish_writing();
+            file.seal();
             segment.context().handles.admit(&file.handle);
             // A sealed segment may live as long as the process.
             if let Some(tail) = &file.tail {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lithdb_env::sync::Mutex;
-use lithdb_env::sync::atomic::{AtomicU64, Ordering};
+use lithdb_env::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use lithdb_env::{Error, Result};
 
 use crate::handle::{Handle, OpenFile, ReadMode};
@@ -23,41 +23,46 @@ pub(crate) struct GrowingFile {
     pub(crate) durable: AtomicU64,
     /// Bytes below this can be read (records that are published may be below or above the durable end).
     pub(crate) end: AtomicU64,
-    /// How much to map at once.
-    map_len: AtomicU64,
+    /// It is written here, and mapped beyond what is in it.
+    is_mapped_ahead: AtomicBool,
     /// The first sync that failed; held while one is under way.
     pub(crate) sync_failure: Mutex<Option<Error>>,
 }
 
 impl GrowingFile {
     pub(crate) fn sealed(path: PathBuf, end: u64) -> Self {
-        Self::new(Handle::closed(path), None, end, end, end)
+        Self::new(Handle::closed(path), None, end, end)
     }
 
     /// A file that another process writes.
     pub(crate) fn followed(path: PathBuf, durable: u64, end: u64) -> Self {
-        Self::new(Handle::closed(path), None, durable, end, MAP_AHEAD)
+        Self::new(Handle::closed(path), None, durable, end)
     }
 
     pub(crate) fn growing(handle: Arc<Handle>, tail: Tail, end: u64) -> Self {
-        Self::new(handle, Some(tail), end, end, MAP_AHEAD)
+        Self::new(handle, Some(tail), end, end)
     }
 
-    pub(crate) fn new(
-        handle: Arc<Handle>,
-        tail: Option<Tail>,
-        durable: u64,
-        end: u64,
-        map_len: u64,
-    ) -> Self {
+    fn new(handle: Arc<Handle>, tail: Option<Tail>, durable: u64, end: u64) -> Self {
         Self {
+            is_mapped_ahead: tail.is_some().into(),
             handle,
             tail,
             durable: durable.into(),
             end: end.into(),
-            map_len: map_len.into(),
             sync_failure: Mutex::default(),
         }
+    }
+
+    /// How much to map at once: a file that is not written here is read up to its durable end.
+    fn map_len(&self) -> u64 {
+        if self.is_mapped_ahead.load(Ordering::Relaxed) { MAP_AHEAD } else { self.durable() }
+    }
+
+    /// Nothing more is written: from now on it is mapped to its end, and no mapping of more is kept.
+    pub(crate) fn seal(&self) {
+        self.is_mapped_ahead.store(false, Ordering::Relaxed);
+        self.handle.finish_writing();
     }
 
     pub(crate) fn durable(&self) -> u64 {
@@ -92,13 +97,43 @@ impl GrowingFile {
     ) -> Result<Bytes> {
         let end = offset.saturating_add(len as u64);
         if mode == ReadMode::Map && end <= self.durable() {
-            let map_len = self.map_len.load(Ordering::Relaxed);
-            return open.mapped(self.handle.path(), offset, len, map_len);
+            return open.mapped(self.handle.path(), offset, len, self.map_len());
         }
         if let Some(bytes) = self.tail.as_ref().and_then(|tail| tail.read(offset, len)) {
             return Ok(bytes);
         }
         let len = len.min(self.end().saturating_sub(offset) as usize);
         open.copied(self.handle.path(), offset, len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use lithdb_env::{Budgets, Fs, write_all_at};
+    use lithdb_sim::SimFs;
+
+    use super::*;
+    use crate::handle::HandleLimit;
+
+    #[test]
+    fn only_a_file_that_is_written_here_is_mapped_ahead() {
+        let fs = SimFs::new();
+        let file = fs.create_new(Path::new("/f")).unwrap();
+        write_all_at(&*file, &[7; 100], 0).unwrap();
+        let path = || PathBuf::from("/f");
+        assert_eq!(GrowingFile::sealed(path(), 100).map_len(), 100);
+        assert_eq!(GrowingFile::followed(path(), 60, 100).map_len(), 60);
+        let tail = Tail::new(100, &Budgets::default().buffers);
+        let growing = GrowingFile::growing(Handle::writing(path(), file), tail, 100);
+        assert_eq!(growing.map_len(), MAP_AHEAD);
+        let open = growing.handle.get(&fs, &HandleLimit::new(9), |_| Ok(())).unwrap();
+        assert_eq!(growing.read(&open, ReadMode::Map, 0, 100).unwrap(), &[7; 100][..]);
+        assert!(open.is_mapped());
+        growing.seal();
+        assert!(!open.is_mapped());
+        assert_eq!(growing.map_len(), 100);
+        assert_eq!(growing.read(&open, ReadMode::Map, 0, 100).unwrap(), &[7; 100][..]);
     }
 }

@@ -182,9 +182,12 @@ impl Handle {
         }
     }
 
-    /// From now on the file is opened for reading.
+    /// From now on the file is opened for reading. A mapping that was made while it grew is left to those who hold it.
     pub(crate) fn finish_writing(&self) {
         self.is_written.store(false, Ordering::Relaxed);
+        if let Some(open) = &*self.open.read() {
+            *open.map.write() = None;
+        }
     }
 }
 
@@ -192,6 +195,11 @@ impl OpenFile {
     fn new(file: Arc<dyn File>) -> Arc<Self> {
         let (map, unsynced) = (RwLock::new(None), AtomicBool::new(false));
         Arc::new(Self { file, map, unsynced })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.map.read().is_some()
     }
 
     /// Something was written; said before this share of the file is let go.

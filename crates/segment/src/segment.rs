@@ -265,11 +265,14 @@ impl Segment {
             if found == self.header {
                 return Ok(());
             }
+            let ours = &self.header.identity;
+            found.belongs_to(handle.path(), ours.table_id, ours.segment)?;
             let path = handle.path().display();
-            Err(Error::new(
-                ErrorKind::Foreign,
-                format!("{path}: expected {:?}, found {found:?}", self.header),
-            ))
+            let message = format!(
+                "{path}: expected the header with salt {:016x}, found another one with salt {:016x}",
+                ours.salt, found.identity.salt
+            );
+            Err(Error::new(ErrorKind::Foreign, message))
         })
     }
 

@@ -161,8 +161,8 @@ impl Inner {
         }
     }
 
-    /// A reader in another process may find that a file has been collected under it, or that a rollback has cut it: then it
-    /// looks again, and the answer is that the key is gone, or an older value. What is neither is read once more at most.
+    /// A reader in another process may find that a file has been collected under it, that a rollback has cut it, or that it
+    /// is another table's of the same name: then it looks again, and the answer is that the key is gone, or an older value. What is neither is read once more at most.
     pub(crate) fn again_if_gone<T>(&self, read: impl Fn() -> Result<T, Failed>) -> Result<T> {
         let mut left = CATCH_UPS;
         loop {
@@ -171,8 +171,10 @@ impl Inner {
                 Err(failed) => failed,
             };
             let Mode::Read(side) = &self.mode else { return Err(failed.error) };
-            let may_be_gone =
-                matches!(failed.error.kind(), ErrorKind::Missing | ErrorKind::Corrupt);
+            let may_be_gone = matches!(
+                failed.error.kind(),
+                ErrorKind::Missing | ErrorKind::Corrupt | ErrorKind::Foreign
+            );
             if !may_be_gone || left == 0 {
                 return Err(failed.error);
             }

@@ -326,13 +326,19 @@ fn a_reader_of_a_table_that_was_dropped_and_created_anew_is_told_so() {
     let writer = world.create_and_open(&small());
     put(&writer, 0..3);
     writer.flush().unwrap();
-    let reader = read(&world, &small());
+    let (reader, unread) = (read(&world, &small()), read(&world, &small()));
     writer.begin_drop().unwrap();
     drop(writer);
     Table::remove(&world.setup).unwrap();
     let writer = world.create_and_open(&small());
+    // As long as the old one's, so that length says nothing.
+    put(&writer, 0..4);
     writer.put(b"0", b"another table's").unwrap();
     writer.flush().unwrap();
+    // A file that is not open is opened anew, and is the other table's.
+    let error = unread.get(b"0").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+    assert!(error.to_string().contains("another one was created with its name"), "{error}");
     assert_eq!(reader.refresh().unwrap_err().kind(), ErrorKind::Closed);
     assert_eq!(read(&world, &small()).get(b"0").unwrap().unwrap(), b"another table's");
 }

@@ -86,7 +86,7 @@ mod tests {
     fn a_budget_leaves_room_to_the_process_or_is_refused() {
         assert_eq!(fit("max_open_files", 512, 36, 1024, "ulimit -n").unwrap(), 512);
         assert_eq!(fit("max_open_files", 4096, 36, 1024, "ulimit -n").unwrap(), 768);
-        for (least, needed) in [(36, 48), (40, 53), (44, 58), (48, 64)] {
+        for (least, needed) in [(36, 47), (40, 53), (44, 58), (48, 63)] {
             let refused = fit("max_open_files", 512, least, needed - 1, "ulimit -n").unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Exhausted);
             let told = format!("raise `ulimit -n` to at least {needed}");

@@ -95,6 +95,7 @@ impl Roots {
     pub fn open_for_reading(env: &Env, roots: &[PathBuf]) -> Result<Self> {
         match look(&*env.fs, roots, Access::Read, false)? {
             Plan::Open { roots: paths, ids } => {
+                locks::check_files(&*env.fs, &paths)?;
                 let locks = HeldLocks::default();
                 Ok(Self::of(env, Access::Read, paths, first_id(ids), false, locks))
             }

@@ -61,6 +61,13 @@ pub(super) fn lock_out_writers(fs: &dyn Fs, roots: &[PathBuf]) -> Result<HeldLoc
     Ok(held)
 }
 
+/// A lock file that is something else is refused, by those who take no lock, too.
+pub(super) fn check_files(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
+    roots.iter().try_for_each(|root| {
+        is_there(fs, &root.join(WRITERS_LOCK), FileKind::File).map(|_is_there| ())
+    })
+}
+
 fn take_writers_lock(fs: &dyn Fs, root: &Path, path: &Path) -> Result<Box<dyn FileLock>> {
     let lock = fs.try_lock(path, LockKind::Exclusive).map_err(|e| Error::io("lock", path, e))?;
     lock.ok_or_else(|| locked(fs, root))

@@ -90,6 +90,7 @@ pub struct State {
     pub jumped_while_open: bool,
     pub redated: Vec<(u32, u32, u64)>,
     pub durable_tail: Option<DurableTail>,
+    pub ends_with_tail: bool,
 }
 
 /// What is at least there of the segment that was mutable.
@@ -133,6 +134,7 @@ fn slot(bytes: &[u8]) -> Option<State> {
             key_end: fields.u32(),
             value_ends: fields.list(Fields::u64),
         }),
+        ends_with_tail: fields.bool(),
     };
     assert!(fields.rest.is_empty(), "a payload that goes on");
     Some(state)

@@ -90,6 +90,9 @@ pub fn table(roots: &[Root]) -> Table {
         let mut ends = tail.value_ends.iter().zip(&named.value_ends);
         assert!(ends.all(|(promised, end)| promised <= end), "{tail:?}, {:?}", named.value_ends);
     }
+    if state.ends_with_tail {
+        files.ends_with(&state);
+    }
     Table { state, segments, records }
 }
 
@@ -145,6 +148,26 @@ impl<'a> Files<'a> {
         assert!(root == 0 || name.ends_with(".values"), "{name} is on root {root}");
         self.read.insert((root, name.to_owned()));
         Some(bytes)
+    }
+
+    /// A table that was closed: no file goes on behind the durable tail.
+    fn ends_with(&self, state: &State) {
+        let tail = state.durable_tail.as_ref();
+        for (name, bytes) in self.roots.iter().flatten() {
+            let Some(name) = name.strip_prefix("segments/") else { continue };
+            let (name, extension) = name.split_once('.').unwrap();
+            let (id, shard) = name.split_once('-').unwrap_or((name, "0"));
+            let (id, shard): (u32, usize) = (id.parse().unwrap(), shard.parse().unwrap());
+            let Some(tail) = tail.filter(|tail| id <= tail.segment) else {
+                panic!("{name}.{extension} is newer than the state");
+            };
+            match extension {
+                _ if id < tail.segment => {}
+                "keys" => assert_eq!(bytes.len() as u64, u64::from(tail.key_end), "{name}"),
+                "values" => assert_eq!(bytes.len() as u64, tail.value_ends[shard], "{name}"),
+                _ => panic!("{name}.{extension}: the durable tail is sealed"),
+            }
+        }
     }
 
     fn nothing_else(&self) {

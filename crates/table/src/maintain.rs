@@ -2,15 +2,17 @@
 //!
 //! The owner of the table calls [`Table::tick`] about once a second. A tick never blocks writers for longer than a put does.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lithdb_env::{Error, ErrorKind, Reclaim, Result};
-use lithdb_segment::Position;
+use lithdb_segment::{Position, STATE_FILE};
 
 use crate::callback::refuse_in_callback;
-use crate::state::DurableTail;
+use crate::inventory::Inventory;
+use crate::state::{DurableTail, TableState};
 use crate::table::{Inner, Mode, Table, WriteSide};
 
 /// When a table does by itself what it could be asked to do.
@@ -98,13 +100,14 @@ impl Table {
             }
             self.inner.closing.store(true, Ordering::Release);
         }
-        let left = self.flush().and_then(|()| self.inner.leave_clean(side));
+        let left = self.flush().and_then(|()| self.inner.write_mark(side));
         {
             let _writer = side.writer.lock();
             self.set_closed();
         }
         side.settle();
-        left
+        // Nobody appends any more: what the state says now stays true.
+        left.and_then(|()| self.inner.leave_clean(side))
     }
 }
 
@@ -235,28 +238,48 @@ impl Inner {
         Ok(())
     }
 
-    /// The mark, and the durable tail in the state: an opening then knows how long the files must be.
-    fn leave_clean(self: &Arc<Self>, side: &WriteSide) -> Result<()> {
-        self.write_mark(side)?;
+    /// The durable tail in the state, and that nothing is behind it: an opening then knows how long the files must be.
+    fn leave_clean(&self, side: &WriteSide) -> Result<()> {
+        self.latch.check().map_err(|e| self.in_context(&e))?;
         let writer = side.writer.lock();
-        let Some(segment) = &writer.segment else { return Ok(()) };
         // What another thread put meanwhile is not promised.
         if side.commit.durable() < writer.log_end() {
             return Ok(());
         }
-        let tail = DurableTail::of(segment.segment().id(), segment.totals());
-        if side.state.get().highest_id > tail.segment {
+        let mut left = side.state.get();
+        if let Some(segment) = &writer.segment {
+            left.durable_tail = Some(DurableTail::of(segment.segment().id(), segment.totals()));
+        }
+        let tail = left.durable_tail.clone();
+        if tail.as_ref().is_none_or(|tail| left.highest_id > tail.segment) {
             // What a roll-over that found no space left of the next id is gone for good.
             for dir in &self.context.dirs {
                 self.env.fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
             }
         }
+        left.ends_with_tail = true;
+        let ends_with_tail = self.is_all(&left)?;
         let written = self.update_state(side, |state| {
             // The next id has not been given away: whatever has it is newer than this state.
-            state.highest_id = tail.segment;
-            state.durable_tail = Some(tail);
+            state.highest_id = tail.as_ref().map_or(state.highest_id, |tail| tail.segment);
+            state.durable_tail = tail;
+            state.ends_with_tail = ends_with_tail;
         });
         written.map(drop)
+    }
+
+    /// Whether no file goes on behind what `left` says. A value that failed on its way may have left bytes.
+    fn is_all(&self, left: &TableState) -> Result<bool> {
+        let fs = &*self.env.fs;
+        let inventory = match Inventory::list(fs, &self.context.dirs) {
+            // Somebody has put something there: the next opening refuses it, whatever the state says.
+            Err(e) if matches!(e.kind(), ErrorKind::Foreign | ErrorKind::Conflict) => {
+                return Ok(false);
+            }
+            listed => listed?,
+        };
+        let live = inventory.segments.range(left.watermark..).map(|(id, found)| (*id, found));
+        Ok(left.is_older(fs, Path::new(STATE_FILE), live)?.is_none())
     }
 }
 

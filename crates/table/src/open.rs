@@ -19,7 +19,7 @@ use crate::options::{KeymapKind, TableOptions, Ttl};
 use crate::plan::{Access, Plan};
 use crate::recovery::{Recovery, RecoveryReport};
 use crate::segments::Segments;
-use crate::state::{StateFile, TableState};
+use crate::state::{StateFile, TableState, read_writable};
 use crate::table::{Inner, Mode, Settings, Table, TableSetup, TableWriter, WriteSide, in_context};
 
 /// How a table is opened for writing, beside its options.
@@ -84,16 +84,21 @@ impl Table {
     ) -> Result<Self> {
         let env = &setup.env;
         let fs = &*env.fs;
-        let state_file = StateFile::open(&env.fs, &setup.state_path())?;
-        let state = state_file.get();
-        remove_if_there(fs, &replacement_path(&setup.state_path()))?;
+        let state_path = setup.state_path();
+        let found = read_writable(fs, &state_path)?;
+        remove_if_there(fs, &replacement_path(&state_path))?;
         // Names, too, may be in the page cache alone.
         for dir in setup.dirs.iter().chain(&setup.segment_dirs()) {
             fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
         }
-        let mut plan = Plan::make(env, &setup.segment_dirs(), &state, Access::Write)?;
-        record_settings(&state_file, setup, options)?;
-        let mut clock = setup.table_clock(&state_file.get());
+        let mut plan = Plan::make(env, &setup.segment_dirs(), &found.state, Access::Write)?;
+        // Nothing was refused: from here on the table may go on behind what the last close left.
+        let state_file = StateFile::change(&env.fs, &state_path, found, |state| {
+            state.ends_with_tail = false;
+            record_settings(state, setup, options);
+        })?;
+        let state = state_file.get();
+        let mut clock = setup.table_clock(&state);
         let now = clock.read(&*env.clock);
         let context = setup.context(&state, options);
         let shards = options.shards.unwrap_or(setup.dirs.len().clamp(1, 256) as u16);
@@ -184,15 +189,13 @@ impl Table {
 }
 
 /// What the application says now and has to be known without it: the TTL, and that there is a filter.
-fn record_settings(state: &StateFile, setup: &TableSetup, options: &TableOptions) -> Result<()> {
-    state.update(|state| {
-        match options.ttl {
-            Ttl::Recorded => {}
-            Ttl::Never => state.ttl_ms = None,
-            Ttl::After(ttl) => state.ttl_ms = Some(millis(ttl)),
-        }
-        state.has_gc_filter |= setup.filter.is_some();
-    })
+fn record_settings(state: &mut TableState, setup: &TableSetup, options: &TableOptions) {
+    match options.ttl {
+        Ttl::Recorded => {}
+        Ttl::Never => state.ttl_ms = None,
+        Ttl::After(ttl) => state.ttl_ms = Some(millis(ttl)),
+    }
+    state.has_gc_filter |= setup.filter.is_some();
 }
 
 /// How old the recovered segment is if it holds records: nobody knows better than that it was

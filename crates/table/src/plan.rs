@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use lithdb_env::{Env, Error, ErrorKind, Fs, OpenMode, Result};
 use lithdb_segment::envelope::ENVELOPE_LEN;
 use lithdb_segment::record::Chain;
-use lithdb_segment::{Metadata, SegmentId, SegmentPaths, check_writable};
+use lithdb_segment::{Metadata, STATE_FILE, SegmentId, SegmentPaths, check_writable};
 
 use crate::inventory::{FoundFiles, Inventory, missing};
 pub use crate::keyfile::Access;
@@ -62,7 +62,12 @@ impl Plan {
         }
         let mut chain = ChainWalk { env, dirs, state, access, plan: &mut plan };
         chain.walk(&live)?;
-        Ok(plan)
+        let path = dirs.first().and_then(|dir| dir.parent()).map(|dir| dir.join(STATE_FILE));
+        let live = live.iter().map(|(id, found)| (*id, found));
+        match state.is_older(&*env.fs, &path.unwrap_or_default(), live)? {
+            Some(error) => Err(error),
+            None => Ok(plan),
+        }
     }
 
     /// Makes `id` and its files part of what is discarded.

@@ -77,22 +77,43 @@ pub(crate) fn create<T: Slotted>(fs: &dyn Fs, path: &Path, record: &T) -> Result
     replace_file(fs, path, &slot_of(record)?.repeat(SLOTS))
 }
 
-/// Writes both slots, `first` and then the other one, each of them durably. If the file has another name it is somebody's
-/// copy: another file takes its place in the directory.
+/// Writes `record` to both slots, `first` and then the other one, each of them durably.
 pub(crate) fn write_both<T: Slotted>(
     fs: &dyn Fs,
     path: &Path,
     record: &T,
     first: usize,
 ) -> Result<()> {
+    write(fs, path, record, &[(first, record), (other(first), record)])
+}
+
+/// Writes `record`, where slot `ruling` was read as `before`. That may be in the page cache alone: it is made durable first,
+/// so that there is a valid slot at every moment.
+pub(crate) fn write_after<T: Slotted>(
+    fs: &dyn Fs,
+    path: &Path,
+    before: &T,
+    record: &T,
+    ruling: usize,
+) -> Result<()> {
+    write(fs, path, record, &[(ruling, before), (other(ruling), record), (ruling, record)])
+}
+
+fn other(slot: usize) -> usize {
+    1 - slot.min(1)
+}
+
+/// Carries `writes` out, each of them durably. If the file has another name it is somebody's copy: another file, with
+/// `record`, takes its place in the directory.
+fn write<T: Slotted>(fs: &dyn Fs, path: &Path, record: &T, writes: &[(usize, &T)]) -> Result<()> {
     let file = fs.open(path, OpenMode::ReadWrite).map_err(|e| Error::io("open", path, e))?;
     if file.links().map_err(|e| Error::io("look at", path, e))? > 1 {
         return create(fs, path, record).map_err(|e| {
             e.context("somebody links to the file, so it is replaced and not written in place")
         });
     }
-    let bytes = slot_of(record)?;
-    for slot in [first, 1 - first.min(1)] {
+    for (slot, record) in writes {
+        let bytes = slot_of(*record)?;
         write_all_at(&*file, &bytes, (slot * bytes.len()) as u64)
             .map_err(|e| Error::failed_write("write", path, e))?;
         file.sync_data().map_err(|e| Error::failed_write("sync", path, e))?;

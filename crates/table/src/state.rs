@@ -1,4 +1,4 @@
-//! `table.state`: what rules a table, in two slots that are written in turn, in place.
+//! `table.state`: what rules a table, in two slots that are written one after the other, in place.
 //!
 //! The one place that the gc-watermark and the floor of segment ids are read from. Writing needs no space on
 //! the disk, so expiry works when it is full. A write is acknowledged after both slots hold it, so that no single
@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use lithdb_env::sync::Mutex;
 use lithdb_env::{Error, ErrorKind, Fs, Result, UnixMillis, read_file};
-use lithdb_segment::SegmentId;
 use lithdb_segment::envelope::Magic;
 use lithdb_segment::record::Mark;
 use lithdb_segment::scan::Totals;
+use lithdb_segment::{SegmentId, ShardId};
 use serde::{Deserialize, Serialize};
 
+use crate::inventory::FoundFiles;
+use crate::keyfile::len_of;
 use crate::slots::{self, Ruling, SLOTS, Slotted};
 
 pub(crate) const SLOT_LEN: usize = slots::SLOT_UNIT;
@@ -54,6 +56,9 @@ pub struct TableState {
     pub redated: Vec<Redated>,
     /// This segment is there, at least so long, and none before it is without its seal. Later ones may be there.
     pub durable_tail: Option<DurableTail>,
+    /// The table was closed, and nothing was put since: it ends with the durable tail, no file goes on behind it. An opening
+    /// for writing clears this before anything is put.
+    pub ends_with_tail: bool,
 }
 
 /// The most ranges of segments that the state has room for.
@@ -117,6 +122,7 @@ impl TableState {
             jumped_while_open: false,
             redated: Vec::new(),
             durable_tail: None,
+            ends_with_tail: false,
         }
     }
 
@@ -136,6 +142,46 @@ impl TableState {
             ..Mark::default()
         });
         by_seal.into_iter().chain(by_state).max_by_key(|mark| mark.through)
+    }
+
+    /// What is wrong with the state of a table that was closed, if a file is there that goes on behind where the table
+    /// ended then: the state is older than it. `live`: the files of what is not below the watermark.
+    ///
+    /// # Errors
+    /// A file that cannot be measured.
+    pub(crate) fn is_older<'a>(
+        &self,
+        fs: &dyn Fs,
+        path: &Path,
+        live: impl Iterator<Item = (SegmentId, &'a FoundFiles)>,
+    ) -> Result<Option<Error>> {
+        let tail = self.durable_tail.as_ref();
+        if !self.ends_with_tail || (tail.is_none() && !self.empty) {
+            return Ok(None);
+        }
+        for (id, found) in live.filter(|(id, _)| tail.is_none_or(|tail| *id >= tail.segment)) {
+            let tail = tail.filter(|tail| tail.segment == id);
+            let value_end = |shard: ShardId| tail?.value_ends.get(usize::from(shard.0)).copied();
+            let keys = found.keys.iter().map(|path| (path, tail.map(|t| u64::from(t.key_end))));
+            let values = found.values.iter().map(|(shard, path)| (path, value_end(*shard)));
+            let seal = found.metadata.iter().map(|path| (path, None));
+            for (file, end) in keys.chain(values).chain(seal) {
+                let len = len_of(fs, file)?;
+                if end.is_some_and(|end| len <= end) {
+                    continue;
+                }
+                let expected = end.map_or("no such file".to_owned(), |end| format!("{end} bytes"));
+                return Ok(Some(Error::new(
+                    ErrorKind::Corrupt,
+                    format!(
+                        "{}: expected {expected}, as the last close left it by the word of {}, found {len} bytes: that state, and what else was put back with it, is older than this file; bring the newest of all files back, or see `lith repair`",
+                        file.display(),
+                        path.display()
+                    ),
+                )));
+            }
+        }
+        Ok(None)
     }
 
     /// The slots of a state have one length; 256 value files fit.
@@ -173,6 +219,13 @@ pub fn read_state(fs: &dyn Fs, path: &Path) -> Result<FoundState> {
     Ok(FoundState { state, ruling, writable })
 }
 
+/// As [`read_state`], and refuses what this version must not write to.
+pub(crate) fn read_writable(fs: &dyn Fs, path: &Path) -> Result<FoundState> {
+    let found = read_state(fs, path)?;
+    found.writable.clone()?;
+    Ok(found)
+}
+
 /// The state file of a table that is open for writing.
 #[derive(Debug)]
 pub struct StateFile {
@@ -197,9 +250,30 @@ impl StateFile {
     /// # Errors
     /// As [`read_state`]; what the file system says.
     pub fn open(fs: &Arc<dyn Fs>, path: &Path) -> Result<Self> {
-        let FoundState { state, ruling, writable } = read_state(&**fs, path)?;
-        writable?;
-        slots::write_both(&**fs, path, &state, ruling)?;
+        Self::change(fs, path, read_writable(&**fs, path)?, |_| {})
+    }
+
+    /// As [`open`](Self::open), for a state that was read before and that nobody has changed since; what is written to both
+    /// slots is what `change` makes of it.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(crate) fn change(
+        fs: &Arc<dyn Fs>,
+        path: &Path,
+        found: FoundState,
+        change: impl FnOnce(&mut TableState),
+    ) -> Result<Self> {
+        let FoundState { state: before, ruling, .. } = found;
+        let mut state = before.clone();
+        change(&mut state);
+        if state == before {
+            slots::write_both(&**fs, path, &state, ruling)?;
+        } else {
+            state.generation += 1;
+            state.check_len(path)?;
+            slots::write_after(&**fs, path, &before, &state, ruling)?;
+        }
         Ok(Self { fs: Arc::clone(fs), path: path.to_owned(), current: Mutex::new(state) })
     }
 

@@ -99,6 +99,8 @@ fn prepare_table(survey: Survey, at: CutAt<'_>) -> Result<Prepared> {
     let CutAt::Behind(boundary) = at else {
         return Ok(Prepared { fs, step, position: None, created: Vec::new() });
     };
+    // As an opening: what is prepared goes on behind what the last close left.
+    state.update(|state| state.ends_with_tail = false)?;
     let context = setup.context(&current, &TableOptions::default());
     let shards = plan.tail.as_ref().map_or(1, |tail| tail.header.shards);
     let in_tail = |tail: &TailFound| tail.header.identity.segment == boundary.position.segment;

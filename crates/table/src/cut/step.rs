@@ -205,11 +205,14 @@ impl Work<'_> {
             match kept {
                 // Of what goes nothing is promised any more. That there is a successor is: without it the segment that
                 // stays could, its seal lost, pass for one that was never sealed.
-                Some(_) => state.durable_tail = tail.or(state.durable_tail.take()),
+                Some(_) => {
+                    state.ends_with_tail |= tail.is_some();
+                    state.durable_tail = tail.or(state.durable_tail.take());
+                }
                 // Below the floor there may be something; at or above it only what was put after this step.
                 None if state.watermark < *floor => {
                     state.durable_tail = None;
-                    state.empty = true;
+                    (state.empty, state.ends_with_tail) = (true, true);
                     state.watermark = *floor;
                 }
                 None => {}

@@ -93,7 +93,7 @@ impl Outline {
             return Err(error.clone());
         }
         let mut old = None;
-        let stale = |state: &TableState| state_slots::is_stale(&path, state, &found);
+        let stale = |state: &TableState| state_slots::is_stale(fs, &path, state, &found);
         if let Some(error) = state.as_ref().map_or(Ok(None), stale)? {
             // A writer may have put the first value meanwhile: its state says so before anything is acknowledged.
             if state_slots::look(fs, &path)?.0 != state {

@@ -106,6 +106,7 @@ impl RepairPlan {
                 state.next_id_floor = state.next_id_floor.max(floor);
             }
             state.highest_id = state.highest_id.max(floor);
+            state.ends_with_tail = false;
             state.durable_tail.take_if(|tail| lost.contains(&tail.segment));
         })?;
         aside.take_away(&strays)?;

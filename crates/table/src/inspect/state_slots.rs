@@ -115,11 +115,12 @@ pub(super) fn is_foreign(
 }
 
 /// What is wrong with a state that says that nothing was ever acknowledged, if something was, or that is older than a
-/// segment: it is an old copy, and nothing that it says of segments counts. Opening refuses it, too.
+/// segment or file: it is an old copy, and nothing that it says of segments counts. Opening refuses it, too.
 ///
 /// # Errors
 /// A disk that does not read.
 pub(super) fn is_stale(
+    fs: &dyn Fs,
     path: &Path,
     state: &TableState,
     found: &BTreeMap<SegmentId, Found>,
@@ -139,7 +140,7 @@ pub(super) fn is_stale(
             return Ok(Some(Error::corrupt(path, 0, "the state of a table with segments", &found)));
         }
     }
-    Ok(None)
+    state.is_older(fs, path, found.iter().map(|(id, found)| (*id, &found.files)))
 }
 
 /// The state that a table must have had whose files are these; `old` is a copy from its beginning. What only the state

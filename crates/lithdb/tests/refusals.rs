@@ -32,8 +32,10 @@ fn open_all(world: &World, read_only: bool) -> Result<()> {
 type Image = Vec<(String, Vec<u8>)>;
 
 fn image(world: &World) -> Image {
-    // Every opening for writing gives all roots a new generation.
-    let is_kept = |path: &String| !path.ends_with(".lock") && !path.ends_with("root.id");
+    // Every opening for writing gives all roots a new generation, and a table that opens says in its
+    // state that it is open.
+    let changes = [".lock", "root.id", "table.state"];
+    let is_kept = |path: &String| !changes.iter().any(|end| path.ends_with(end));
     let files = world.files("").into_iter().filter(is_kept);
     files.map(|path| (path.clone(), world.fs.read_raw(&path))).collect()
 }

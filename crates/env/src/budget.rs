@@ -117,11 +117,6 @@ impl Budget {
         self.try_take(amount).then(|| Permit { budget: Some(Arc::clone(self)), amount })
     }
 
-    /// How much may be held at a time.
-    pub fn limit(&self) -> u64 {
-        self.limit
-    }
-
     /// Takes a share, beyond the limit if need be: for what cannot be refused any more.
     pub fn take_anyway(self: &Arc<Self>, amount: u64) -> Permit {
         self.used.fetch_add(amount, Ordering::AcqRel);

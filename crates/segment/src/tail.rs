@@ -125,10 +125,11 @@ impl Tail {
         Ok(())
     }
 
-    /// As [`make_room`](Self::make_room), for what cannot be put another way: it may take more than the whole budget.
+    /// As [`make_room`](Self::make_room), for what cannot be put another way: it may go beyond the budget. Who holds the
+    /// memory may be busy, or closed by a failure.
     pub(crate) fn make_room_at_any_rate(&self, len: usize) -> io::Result<()> {
-        if len as u64 <= self.budget.limit() {
-            return self.make_room(len);
+        if self.make_room(len).is_ok() {
+            return Ok(());
         }
         let buffer = Buffer::new(self.budget.take_anyway(len as u64), len)?;
         self.state.write().spare.push(buffer);

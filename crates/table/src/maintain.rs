@@ -248,6 +248,8 @@ impl Inner {
         }
         let mut left = side.state.get();
         if let Some(segment) = &writer.segment {
+            // A length that was cut before a crash may be in the page cache alone.
+            segment.segment().sync_everything().map_err(|e| self.fail(&e))?;
             left.durable_tail = Some(DurableTail::of(segment.segment().id(), segment.totals()));
         }
         let tail = left.durable_tail.clone();
@@ -258,10 +260,17 @@ impl Inner {
             }
         }
         left.ends_with_tail = true;
-        let ends_with_tail = self.is_all(&left)?;
+        // What cannot be measured is not promised; everything is durable all the same.
+        let ends_with_tail = self.is_all(&left).unwrap_or_else(|error| {
+            tracing::warn!(%error, table = %self.name, "the files could not be measured at the close");
+            false
+        });
         let written = self.update_state(side, |state| {
-            // The next id has not been given away: whatever has it is newer than this state.
-            state.highest_id = tail.as_ref().map_or(state.highest_id, |tail| tail.segment);
+            // The next id has not been given away: whatever has it is newer than this state. Unless it
+            // is what a failed roll-over has left, and could not remove.
+            if ends_with_tail {
+                state.highest_id = tail.as_ref().map_or(state.highest_id, |tail| tail.segment);
+            }
             state.durable_tail = tail;
             state.ends_with_tail = ends_with_tail;
         });
@@ -271,13 +280,7 @@ impl Inner {
     /// Whether no file goes on behind what `left` says. A value that failed on its way may have left bytes.
     fn is_all(&self, left: &TableState) -> Result<bool> {
         let fs = &*self.env.fs;
-        let inventory = match Inventory::list(fs, &self.context.dirs) {
-            // Somebody has put something there: the next opening refuses it, whatever the state says.
-            Err(e) if matches!(e.kind(), ErrorKind::Foreign | ErrorKind::Conflict) => {
-                return Ok(false);
-            }
-            listed => listed?,
-        };
+        let inventory = Inventory::list(fs, &self.context.dirs)?;
         let live = inventory.segments.range(left.watermark..).map(|(id, found)| (*id, found));
         Ok(left.is_older(fs, Path::new(STATE_FILE), live)?.is_none())
     }

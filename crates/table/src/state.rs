@@ -162,12 +162,8 @@ impl TableState {
         for (id, found) in live.filter(|(id, _)| tail.is_none_or(|tail| *id >= tail.segment)) {
             let tail = tail.filter(|tail| tail.segment == id);
             let value_end = |shard: ShardId| tail?.value_ends.get(usize::from(shard.0)).copied();
-            let keys = found.keys.iter().map(|path| (path, tail.map(|t| u64::from(t.key_end))));
-            if let (Some(path), Some(tail)) = (&found.keys, tail)
-                && len_of(fs, path)? > u64::from(tail.key_end)
-            {
-                continue; // the state alone is older: the records say what is there
-            }
+            // A key file may go on: its records say themselves what is there.
+            let keys = found.keys.iter().filter(|_| tail.is_none()).map(|path| (path, None));
             let values = found.values.iter().map(|(shard, path)| (path, value_end(*shard)));
             let seal = found.metadata.iter().map(|path| (path, None));
             for (file, end) in keys.chain(values).chain(seal) {

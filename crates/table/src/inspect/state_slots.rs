@@ -140,7 +140,8 @@ pub(super) fn is_stale(
             return Ok(Some(Error::corrupt(path, 0, "the state of a table with segments", &found)));
         }
     }
-    state.is_older(fs, path, found.iter().map(|(id, found)| (*id, &found.files)))
+    let live = found.range(state.watermark..).map(|(id, found)| (*id, &found.files));
+    state.is_older(fs, path, live)
 }
 
 /// The state that a table must have had whose files are these; `old` is a copy from its beginning. What only the state

@@ -29,7 +29,7 @@ fn with_a_gap() -> World {
     table.close().unwrap();
     drop(table);
     // As after a kill: the id of the next segment was made known before it was begun.
-    set_state(&world, |state| state.highest_id = SegmentId(2));
+    set_state(&world, |state| (state.highest_id, state.ends_with_tail) = (SegmentId(2), false));
     world.fs.write_raw(file("2.keys"), vec![7; 100]);
     let table = world.open(&small()).unwrap();
     for key in [b"b", b"c", b"d"] {

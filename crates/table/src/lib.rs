@@ -37,6 +37,8 @@ pub mod state;
 mod stats;
 mod table;
 pub mod tail;
+#[cfg(test)]
+mod test_support;
 mod values;
 mod view;
 mod window;

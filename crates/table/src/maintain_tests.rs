@@ -1,25 +1,9 @@
 //! Upkeep of a table that was closed meanwhile.
 
-use std::time::Duration;
-
-use lithdb_segment::TableName;
-use lithdb_sim::{SimClock, SimFs, sim_env};
+use lithdb_sim::SimFs;
 
 use super::*;
-use crate::table::TableSetup;
-use crate::{OpenForWriting, TableOptions};
-
-fn setup(fs: &SimFs) -> TableSetup {
-    fs.make_dirs("/r");
-    let name = TableName::new("t").unwrap();
-    TableSetup::for_files(name, &sim_env(fs, &SimClock::new(1)), &["/r".into()])
-}
-
-fn open(setup: &TableSetup) -> Table {
-    Table::create(setup).unwrap();
-    let how = OpenForWriting { coalesce: Duration::ZERO };
-    Table::open(setup, &TableOptions::new(), how).unwrap()
-}
+use crate::test_support::{open, setup};
 
 #[test]
 fn a_mark_is_not_written_after_the_table_was_dropped() {

@@ -315,24 +315,10 @@ impl Inner {
 mod tests {
     use std::path::PathBuf;
 
-    use lithdb_segment::TableName;
-    use lithdb_sim::{SimClock, SimFs, sim_env};
+    use lithdb_sim::SimFs;
 
     use super::*;
-    use crate::table::TableSetup;
-    use crate::{OpenForWriting, TableOptions};
-
-    fn setup(fs: &SimFs) -> TableSetup {
-        fs.make_dirs("/r");
-        let name = TableName::new("t").unwrap();
-        TableSetup::for_files(name, &sim_env(fs, &SimClock::new(1)), &["/r".into()])
-    }
-
-    fn open(setup: &TableSetup) -> Table {
-        Table::create(setup).unwrap();
-        let how = OpenForWriting { coalesce: Duration::ZERO };
-        Table::open(setup, &TableOptions::new(), how).unwrap()
-    }
+    use crate::test_support::{open, setup};
 
     /// Who was past the door when the table was dropped, and gets the writer's lock only then.
     #[test]

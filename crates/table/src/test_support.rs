@@ -1,0 +1,22 @@
+//! A table for the unit tests of this crate.
+
+use std::time::Duration;
+
+use lithdb_segment::TableName;
+use lithdb_sim::{SimClock, SimFs, sim_env};
+
+use crate::table::{Table, TableSetup};
+use crate::{OpenForWriting, TableOptions};
+
+pub(crate) fn setup(fs: &SimFs) -> TableSetup {
+    fs.make_dirs("/r");
+    let name = TableName::new("t").unwrap();
+    TableSetup::for_files(name, &sim_env(fs, &SimClock::new(1)), &["/r".into()])
+}
+
+/// Created, and opened for writing.
+pub(crate) fn open(setup: &TableSetup) -> Table {
+    Table::create(setup).unwrap();
+    let how = OpenForWriting { coalesce: Duration::ZERO };
+    Table::open(setup, &TableOptions::new(), how).unwrap()
+}

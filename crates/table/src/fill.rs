@@ -78,6 +78,7 @@ impl Filling<'_> {
         let end = key_end.max(HEADER_LEN as u64);
         if let Some(bytes) = self.read.get(&segment.id()) {
             let source = |offset: u64, len: usize| {
+                // As of a file: behind its end there is nothing, and the scanner says what is missing.
                 let rest = bytes.get(offset as usize..).unwrap_or_default();
                 Ok(bytes.slice_ref(rest.get(..len).unwrap_or(rest)))
             };

@@ -62,9 +62,10 @@ impl Plan {
         }
         let mut chain = ChainWalk { env, dirs, state, access, plan: &mut plan };
         chain.walk(&live)?;
-        let path = dirs.first().and_then(|dir| dir.parent()).map(|dir| dir.join(STATE_FILE));
+        #[expect(clippy::expect_used, reason = "a database has a root, and segments a table")]
+        let table = dirs.first().and_then(|dir| dir.parent()).expect("the table's directory");
         let live = live.iter().map(|(id, found)| (*id, found));
-        match state.is_older(&*env.fs, &path.unwrap_or_default(), live)? {
+        match state.is_older(&*env.fs, &table.join(STATE_FILE), live)? {
             Some(error) => Err(error),
             None => Ok(plan),
         }

@@ -121,8 +121,6 @@ fn examine(world: &World, expected: &Expected, context: &str) -> lithdb::Result<
     Ok(all_right)
 }
 
-const FLIPPED: &str = "two tables, flipped";
-
 /// Does `damage` to a copy for everything it can be done to; `undo` takes it back.
 fn each(
     name: &str,
@@ -155,12 +153,11 @@ fn each(
             }
         }
     }
-    let seen = ["harmless", "noticed by a table", "refused by the opening"];
-    // One bit damages one slot of a root.id, and the other one is enough.
-    let count = if name == FLIPPED { 2 } else { 3 };
-    for seen in seen.into_iter().take(count) {
-        assert!(tally.get(seen) > 0, "{tally:?}");
-    }
+    // Which outcomes there are depends on the places: of a closed database a cut is hardly ever harmless, and a flipped bit
+    // never refused by the opening.
+    assert!(tally.get("noticed by a table") > 0, "{tally:?}");
+    let others = tally.get("harmless") + tally.get("refused by the opening");
+    assert!(others > 0, "{tally:?}");
 }
 
 /// Every `step`-th place, another one with every seed; in a deep run every place.
@@ -188,7 +185,7 @@ fn cut(world: &World, path: &str, len: u64) {
 
 #[test]
 fn a_flipped_bit_anywhere_in_a_database_is_an_error_or_harmless() {
-    each(FLIPPED, "byte flips", two_tables(), |bytes| bits(bytes, 17), flip);
+    each("two tables, flipped", "byte flips", two_tables(), |bytes| bits(bytes, 17), flip);
 }
 
 #[test]

@@ -279,7 +279,7 @@ impl SealJob {
         }
         segment.make_durable(&Capture { totals: self.totals.clone() })?;
         segment.give_back()?;
-        let metadata = self.metadata(Some(segment.digest(self.totals.key_end)?));
+        let metadata = self.metadata(segment.digest(self.totals.key_end)?);
         metadata.write(&*segment.context().env.fs, &segment.paths().metadata)?;
         segment.set_sealed(metadata);
         for file in segment.files() {
@@ -293,26 +293,12 @@ impl SealJob {
         Ok(())
     }
 
-    fn metadata(&self, digest: Option<[u8; 16]>) -> Metadata {
-        let header = self.segment.header();
+    fn metadata(&self, digest: [u8; 16]) -> Metadata {
         let mut metadata = Metadata {
-            table_id: header.identity.table_id,
-            segment: header.identity.segment,
-            revision: 0,
-            predecessor: header.predecessor,
             successor: self.successor,
-            created: header.created,
-            last_write: self.stamp,
-            salt: header.identity.salt,
-            key_end: self.totals.key_end,
-            records: self.totals.records,
-            primaries: self.totals.primaries,
-            running: self.totals.running,
-            value_ends: self.totals.value_ends.clone(),
             epochs: self.segment.epochs().to_vec(),
-            codec: 0,
-            digest,
-            extras: Vec::new(),
+            digest: Some(digest),
+            ..Metadata::of(self.segment.header(), self.totals.clone(), self.stamp)
         };
         metadata.set_successor_end(self.successor_end.as_ref());
         metadata

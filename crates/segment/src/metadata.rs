@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes_le::{u32_at, u64_at};
 use crate::envelope::{self, MAX_PAYLOAD_LEN, Magic};
-use crate::header::check_writable;
+use crate::header::{KeyHeader, check_writable};
 use crate::ids::SegmentId;
 use crate::record::{Chain, Mark};
+use crate::scan::Totals;
 
 /// The type of the extra that says what recovery knew: when what the segment holds had been flushed, and how much of the
 /// successor was durable when the seal was written.
@@ -85,6 +86,30 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// Of a segment that holds `totals`; nobody has said yet where its epochs began and what follows it.
+    pub fn of(header: &KeyHeader, totals: Totals, last_write: Stamp) -> Self {
+        let Totals { key_end, records, primaries, running, value_ends } = totals;
+        Self {
+            table_id: header.identity.table_id,
+            segment: header.identity.segment,
+            revision: 0,
+            predecessor: header.predecessor,
+            successor: SegmentId::NONE,
+            created: header.created,
+            last_write,
+            salt: header.identity.salt,
+            key_end,
+            records,
+            primaries,
+            running,
+            value_ends,
+            epochs: Vec::new(),
+            codec: 0,
+            digest: None,
+            extras: Vec::new(),
+        }
+    }
+
     /// Reads the metadata file at `path`.
     ///
     /// # Errors

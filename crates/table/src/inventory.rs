@@ -34,12 +34,17 @@ pub struct FoundFiles {
 impl FoundFiles {
     /// All files, the key file last.
     pub fn all(&self) -> impl Iterator<Item = &PathBuf> {
-        self.leftovers.iter().chain(self.values.values()).chain(&self.metadata).chain(&self.keys)
+        self.leftovers.iter().chain(self.finished())
+    }
+
+    /// The files without replacements that were not finished, the key file last.
+    pub(crate) fn finished(&self) -> impl Iterator<Item = &PathBuf> {
+        self.values.values().chain(&self.metadata).chain(&self.keys)
     }
 
     /// Whether there is nothing but replacements that were not finished. They prove nothing.
     pub(crate) fn is_leftover(&self) -> bool {
-        self.all().count() == self.leftovers.len()
+        self.finished().next().is_none()
     }
 
     /// The lengths of all files together.

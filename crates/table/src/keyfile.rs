@@ -8,7 +8,7 @@ use bytes::Bytes;
 use lithdb_env::{Error, ErrorKind, File, Fs, OpenMode, Result, read_up_to_at};
 use lithdb_segment::record::{Chain, Decoded, Mark, Record, decode};
 use lithdb_segment::scan::{KeySource, Scanner};
-use lithdb_segment::{HEADER_LEN, KeyHeader, SegmentId, check_writable};
+use lithdb_segment::{HEADER_LEN, KeyHeader, SegmentId, check_writable, digest_of};
 
 /// The longest chain record: 32 bytes and 8 for each of 256 value files.
 const CHAIN_LEN: usize = 32 + 8 * 256;
@@ -41,8 +41,7 @@ pub(crate) struct KeyFile {
 
 impl KeyFile {
     pub(crate) fn open(fs: &dyn Fs, path: &Path) -> Result<Self> {
-        let file = fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
-        let len = file.len().map_err(|e| Error::io("measure", path, e))?;
+        let (file, len) = open(fs, path)?;
         let head = read(&*file, path, 0, len.min(HEAD_LEN as u64) as usize)?;
         let header = KeyHeader::decode(path, &head)?;
         Ok(Self { path: path.to_owned(), file, len, header, head })
@@ -101,6 +100,11 @@ impl KeyFile {
         read(&*self.file, &self.path, offset, end.saturating_sub(offset) as usize)
     }
 
+    /// The content digest of the file up to `end`.
+    pub(crate) fn digest(&self, end: u64) -> Result<[u8; 16]> {
+        digest_of(&self.path, end, |offset, len| self.bytes(offset, len))
+    }
+
     /// A scanner of the file up to `end`.
     pub(crate) fn scan(&self, end: u64, promise: Option<Mark>) -> Scanner<impl KeySource + use<>> {
         let file = self.clone();
@@ -127,8 +131,9 @@ pub(crate) fn read(file: &dyn File, path: &Path, offset: u64, len: usize) -> Res
     Ok(Bytes::from(buf))
 }
 
-/// The length of a file, through a link if it is one.
-pub(crate) fn len_of(fs: &dyn Fs, path: &Path) -> Result<u64> {
+/// Opens a file for reading, and says how long it is.
+pub(crate) fn open(fs: &dyn Fs, path: &Path) -> Result<(Arc<dyn File>, u64)> {
     let file = fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
-    file.len().map_err(|e| Error::io("measure", path, e))
+    let len = file.len().map_err(|e| Error::io("measure", path, e))?;
+    Ok((file, len))
 }

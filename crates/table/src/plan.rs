@@ -75,8 +75,7 @@ impl Plan {
     fn add_discarded(&mut self, id: SegmentId, found: &FoundFiles) {
         let discard = self.discard.get_or_insert_default();
         discard.highest = discard.highest.max(id);
-        let files = found.all().filter(|path| !found.leftovers.contains(path));
-        discard.files.extend(files.cloned());
+        discard.files.extend(found.finished().cloned());
     }
 
     /// Takes out the sealed segments' key files that were read whole: they need not be read again.
@@ -157,10 +156,8 @@ impl ChainWalk<'_> {
     fn require_known(&self, live: &[(SegmentId, FoundFiles)]) -> Result<()> {
         let highest = self.state.highest_id;
         let above = live.iter().filter(|(id, _)| *id > highest);
-        let named = |(_, found): &(SegmentId, FoundFiles)| {
-            found.all().find(|path| !found.leftovers.contains(path)).cloned()
-        };
-        let Some(path) = above.filter_map(named).next() else { return Ok(()) };
+        let mut named = above.flat_map(|(_, found)| found.finished());
+        let Some(path) = named.next() else { return Ok(()) };
         Err(Error::new(
             ErrorKind::Corrupt,
             format!(
@@ -315,7 +312,7 @@ impl ChainWalk<'_> {
             self.plan.add_discarded(id, found);
             return Ok(());
         }
-        let Some(path) = found.all().find(|p| is_followed && !found.leftovers.contains(p)) else {
+        let Some(path) = found.finished().next().filter(|_| is_followed) else {
             return self.require_expected(id);
         };
         Err(Error::new(

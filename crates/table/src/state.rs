@@ -16,7 +16,7 @@ use lithdb_segment::{SegmentId, ShardId};
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::FoundFiles;
-use crate::keyfile::len_of;
+use crate::keyfile;
 use crate::slots::{self, Ruling, SLOTS, Slotted};
 
 pub(crate) const SLOT_LEN: usize = slots::SLOT_UNIT;
@@ -167,7 +167,7 @@ impl TableState {
             let values = found.values.iter().map(|(shard, path)| (path, value_end(*shard)));
             let seal = found.metadata.iter().map(|path| (path, None));
             for (file, end) in keys.chain(values).chain(seal) {
-                let len = len_of(fs, file)?;
+                let (_, len) = keyfile::open(fs, file)?;
                 if end.is_some_and(|end| len <= end) {
                     continue;
                 }

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lithdb_env::{Error, File, Fs, OpenMode, Result};
+use lithdb_env::{File, Fs, Result};
 use lithdb_segment::KeyHeader;
 
-use crate::keyfile::{KeyFile, read};
+use crate::keyfile::{self, KeyFile, read};
 
 /// So many bytes are read at a time.
 pub(crate) const PIECE: usize = 1 << 20;
@@ -32,8 +32,7 @@ impl Window {
     }
 
     pub(crate) fn open(fs: &dyn Fs, path: &Path) -> Result<Self> {
-        let file = fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
-        let len = file.len().map_err(|e| Error::io("measure", path, e))?;
+        let (file, len) = keyfile::open(fs, path)?;
         Ok(Self::new(file, path, len))
     }
 

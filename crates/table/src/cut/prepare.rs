@@ -10,7 +10,7 @@ use lithdb_env::{
 use lithdb_segment::envelope::{self, Magic};
 use lithdb_segment::record::{Chain, Encoder, Flags, MAX_RECORD_LEN, Record, decode};
 use lithdb_segment::scan::Verdict;
-use lithdb_segment::{Context, Metadata, NewSegment, Position, Segment, SegmentId, digest_of};
+use lithdb_segment::{Context, Metadata, NewSegment, Position, Segment, SegmentId};
 
 use super::step::{Kept, Step};
 use super::survey::Survey;
@@ -292,8 +292,7 @@ impl Cut<'_> {
         metadata.running = totals.running;
         metadata.value_ends.clone_from(&totals.value_ends);
         metadata.epochs = scanner.epochs().to_vec();
-        let piece = |offset, len| read(&*keys.file, &keys.path, offset, len);
-        metadata.digest = Some(digest_of(&keys.path, end, piece)?);
+        metadata.digest = Some(keys.digest(end)?);
         Ok(())
     }
 

@@ -162,7 +162,7 @@ impl Work<'_> {
         let shards = kept.value_ends.len() as u16;
         let paths = files.paths(&dirs, kept.segment, shards)?;
         for (path, end) in paths.values.iter().zip(&kept.value_ends) {
-            let found = crate::keyfile::len_of(self.fs, path)?;
+            let (_, found) = crate::keyfile::open(self.fs, path)?;
             if found < *end {
                 let expected = format!("at least {end} bytes, as a rollback is to leave it");
                 return Err(Error::corrupt(path, found, &expected, "the end of the file"));

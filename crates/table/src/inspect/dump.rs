@@ -4,14 +4,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use lithdb_env::{Error, ErrorKind, FileKind, Result, UnixMillis};
-use lithdb_segment::record::{Chain, Flags, Mark, Record};
+use lithdb_segment::record::{Chain, Decoded, Flags, Mark, Record};
 use lithdb_segment::scan::Verdict;
 use lithdb_segment::{HEADER_LEN, KeyHeader, Metadata, SegmentId, ShardId, ValueHeader};
 use serde::Serialize;
 
 use super::found::Found;
 use super::state_slots;
-use super::walk::{Step, Walk};
+use super::walk::{Stretch, Walk};
 use crate::batch::show_key;
 use crate::inventory::{Inventory, is_there};
 use crate::keyfile::KeyFile;
@@ -152,90 +152,89 @@ fn dump_segment(
     found: &Found,
     each: &mut dyn FnMut(&DumpLine) -> Result<()>,
 ) -> Result<()> {
-    let Beginnings { lines, key_file, is_missing_some } = beginnings(setup, state, found)?;
-    if is_missing_some && is_collected(setup, found.id)? {
+    let mut beginning = Beginning::default();
+    let key_file = beginning.read(setup, state, found);
+    if beginning.is_missing_some && is_collected(setup, found.id)? {
         return Ok(());
     }
-    lines.iter().try_for_each(&mut *each)?;
+    beginning.lines.iter().try_for_each(&mut *each)?;
     let Some(key_file) = key_file else { return Ok(()) };
     let end = found.metadata().map_or(key_file.len, |m| m.key_end.min(key_file.len));
     let epochs = found.metadata().map(|metadata| metadata.epochs.as_slice()).unwrap_or_default();
     let (verdict, promised) = verdict_line(&key_file, end, state, found)?;
     let asks_records_until = if found.metadata().is_some() { 0 } else { promised };
     let walk = Walk { identity: key_file.header.identity, epochs, asks_records_until, end };
-    walk.run(&mut Window::of(&key_file), &mut |step| each(&record_line(&step)))?;
+    walk.run(&mut Window::of(&key_file), &mut |stretch| each(&record_line(stretch)))?;
     each(&verdict)
 }
 
 /// What comes before the records of a segment.
 #[derive(Default)]
-struct Beginnings {
+struct Beginning {
     lines: Vec<DumpLine>,
-    /// The key file, if it can be read.
-    key_file: Option<KeyFile>,
     /// A file that was listed is not there any more.
     is_missing_some: bool,
 }
 
-impl Beginnings {
+impl Beginning {
     fn unreadable(&mut self, path: &Path, error: &Error) {
         self.is_missing_some |= error.kind() == ErrorKind::Missing;
         self.lines.push(DumpLine::Unreadable { path: path.to_owned(), what: error.to_string() });
     }
-}
 
-fn beginnings(setup: &TableSetup, state: Option<&TableState>, found: &Found) -> Result<Beginnings> {
-    let fs = &*setup.env.fs;
-    let paths = found.paths(&setup.segment_dirs(), 1);
-    let mut out = Beginnings::default();
-    if found.unfinished.is_some() {
-        let (path, what) = (paths.metadata.clone(), "a repair was interrupted".to_owned());
-        out.lines.push(DumpLine::Unreadable { path, what });
-    }
-    match &found.metadata {
-        Some(Ok(metadata)) => out.lines.push(metadata_line(&paths.metadata, metadata)),
-        Some(Err(error)) => out.unreadable(&paths.metadata, error),
-        None => {}
-    }
-    for path in found.files.values.values() {
-        let opened = Window::open(fs, path).and_then(|mut window| {
-            let header = ValueHeader::decode(path, window.get(0, HEADER_LEN)?)?;
-            Ok((window.len(), header))
-        });
-        match opened {
-            Ok((len, header)) => out.lines.push(DumpLine::ValueHeader {
-                path: path.clone(),
-                len,
-                segment: header.identity.segment,
-                shard: header.shard,
-                salt: header.identity.salt,
-                created: header.created,
-            }),
-            Err(error) => out.unreadable(path, &error),
+    /// Returns the key file, if it can be read.
+    fn read(
+        &mut self,
+        setup: &TableSetup,
+        state: Option<&TableState>,
+        found: &Found,
+    ) -> Option<KeyFile> {
+        let fs = &*setup.env.fs;
+        let paths = found.paths(&setup.segment_dirs(), 1);
+        if found.unfinished.is_some() {
+            let (path, what) = (paths.metadata.clone(), "a repair was interrupted".to_owned());
+            self.lines.push(DumpLine::Unreadable { path, what });
         }
-    }
-    out.key_file = match &found.key_file {
-        Some(Ok(file)) => Some(file.clone()),
-        Some(Err(error)) => {
-            out.unreadable(&paths.keys, error);
-            let named = found.table_ids().chain(found.named_by_values.iter().copied()).next();
-            let table_id = state.map(|state| state.table_id).or(named).unwrap_or_default();
-            let under = |header| Ok(Window::open(fs, &paths.keys)?.into_key_file(header));
-            let header = found.piece_together(fs, table_id, SegmentId::NONE);
-            let opened = header.and_then(|header| header.map(under).transpose());
-            opened.unwrap_or_else(|error| {
-                // A file that has gone has been named.
-                if error.kind() != ErrorKind::Missing {
-                    out.unreadable(&paths.keys, &error);
-                }
+        match &found.metadata {
+            Some(Ok(metadata)) => self.lines.push(metadata_line(&paths.metadata, metadata)),
+            Some(Err(error)) => self.unreadable(&paths.metadata, error),
+            None => {}
+        }
+        for path in found.files.values.values() {
+            let opened = Window::open(fs, path).and_then(|mut window| {
+                let header = ValueHeader::decode(path, window.get(0, HEADER_LEN)?)?;
+                Ok((window.len(), header))
+            });
+            match opened {
+                Ok((len, header)) => self.lines.push(DumpLine::ValueHeader {
+                    path: path.clone(),
+                    len,
+                    segment: header.identity.segment,
+                    shard: header.shard,
+                    salt: header.identity.salt,
+                    created: header.created,
+                }),
+                Err(error) => self.unreadable(path, &error),
+            }
+        }
+        if let Some(error) = found.header_error() {
+            self.unreadable(&paths.keys, error);
+        }
+        let named = found.table_ids().chain(found.named_by_values.iter().copied()).next();
+        let table_id = state.map(|state| state.table_id).or(named).unwrap_or_default();
+        let key_file = match found.usable_key_file(fs, table_id, SegmentId::NONE) {
+            Ok(key_file) => key_file,
+            // A file that has gone has been named.
+            Err(error) if error.kind() == ErrorKind::Missing => None,
+            Err(error) => {
+                self.unreadable(&paths.keys, &error);
                 None
-            })
-        }
-        None => None,
-    };
-    let header = out.key_file.as_ref().map(|file| header_line(&file.path, file.len, &file.header));
-    out.lines.extend(header);
-    Ok(out)
+            }
+        };
+        let file = key_file.as_ref();
+        self.lines.extend(file.map(|file| header_line(&file.path, file.len, &file.header)));
+        key_file
+    }
 }
 
 /// Whether a writer has collected the segment since it was listed.
@@ -274,14 +273,16 @@ fn header_line(path: &Path, len: u64, header: &KeyHeader) -> DumpLine {
     }
 }
 
-fn record_line(step: &Step<'_>) -> DumpLine {
-    let (offset, decoded) = match step {
-        Step::Damage { start, end, reason } => {
-            return DumpLine::Damage { offset: *start, end: *end, what: reason.clone() };
+fn record_line(Stretch { at, decoded, .. }: Stretch<'_>) -> DumpLine {
+    let offset = at.start as u32;
+    let Decoded { record, checksum, .. } = match decoded {
+        Ok(decoded) => decoded,
+        Err(invalid) => {
+            let what = invalid.to_string();
+            return DumpLine::Damage { offset: at.start, end: at.end, what };
         }
-        Step::Record { offset, decoded, .. } => (*offset, decoded),
     };
-    match &decoded.record {
+    match record {
         Record::Key(record) => DumpLine::Key {
             offset,
             key: show_key(record.key),
@@ -292,27 +293,16 @@ fn record_line(step: &Step<'_>) -> DumpLine {
             value_offset: record.offset,
             value_len: record.stored_len,
             value_checksum: record.value_checksum,
-            checksum: decoded.checksum,
+            checksum,
         },
-        Record::Epoch(epoch, time) => DumpLine::Epoch { offset, epoch: *epoch, time: *time },
+        Record::Epoch(epoch, time) => DumpLine::Epoch { offset, epoch, time },
         Record::Chain(Chain { predecessor, key_end, records, running, value_ends }) => {
-            DumpLine::Chain {
-                offset,
-                predecessor: *predecessor,
-                key_end: *key_end,
-                records: *records,
-                running: *running,
-                value_ends: value_ends.clone(),
-            }
+            DumpLine::Chain { offset, predecessor, key_end, records, running, value_ends }
         }
-        Record::Mark(Mark { through, time, records, value_ends }) => DumpLine::Mark {
-            offset,
-            through: *through,
-            time: *time,
-            records: *records,
-            value_ends: value_ends.clone(),
-        },
-        Record::Padding(len) => DumpLine::Padding { offset, len: *len },
+        Record::Mark(Mark { through, time, records, value_ends }) => {
+            DumpLine::Mark { offset, through, time, records, value_ends }
+        }
+        Record::Padding(len) => DumpLine::Padding { offset, len },
     }
 }
 

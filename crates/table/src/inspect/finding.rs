@@ -8,7 +8,7 @@ use lithdb_env::human::parsed;
 use lithdb_segment::{SegmentId, TableName};
 use serde::Serialize;
 
-use super::Counted;
+use super::counted;
 use super::losses::{Losses, sum};
 
 /// How bad a finding is.
@@ -85,7 +85,7 @@ impl Finding {
     }
 
     pub(super) fn losing(mut self, losses: &Losses) -> Self {
-        self.lost_keys = losses.known_keys();
+        self.lost_keys = Some(losses.keys);
         self.sample_keys.clone_from(&losses.sample_keys);
         self
     }
@@ -98,26 +98,18 @@ impl Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let severity = match self.severity {
-            Severity::Note => "note",
-            Severity::Damage => "damage",
-        };
+        let severity = if self.is_damage() { "damage" } else { "note" };
         write!(f, "{severity}: {}", self.path.display())?;
         if let Some(offset) = self.offset {
             write!(f, " at offset {offset}")?;
         }
         write!(f, ": {}", self.what)?;
         match self.lost_keys {
-            Some(0) => Ok(()),
-            Some(lost) => {
-                write!(f, "; keys lost: {lost}")?;
-                show_samples(f, &self.sample_keys, Some(lost))
-            }
-            None => {
-                f.write_str("; keys lost: unknown how many")?;
-                show_samples(f, &self.sample_keys, None)
-            }
+            Some(0) => return Ok(()),
+            Some(lost) => write!(f, "; keys lost: {lost}")?,
+            None => f.write_str("; keys lost: unknown how many")?,
         }
+        show_samples(f, &self.sample_keys, self.lost_keys)
     }
 }
 
@@ -170,10 +162,10 @@ impl fmt::Display for VerifyReport {
         write!(
             f,
             "table {table}: {verdict}: {}, {}, {}, {} intact",
-            Counted(*segments, "segment"),
-            Counted(*records, "key"),
-            Counted(*values, "value"),
-            Counted(*bytes, "byte"),
+            counted(*segments, "segment"),
+            counted(*records, "key"),
+            counted(*values, "value"),
+            counted(*bytes, "byte"),
         )?;
         for finding in &self.findings {
             write!(f, "\n  {finding}")?;

@@ -12,10 +12,11 @@ use super::unfinished::Unfinished;
 use crate::inventory::FoundFiles;
 use crate::keyfile::KeyFile;
 use crate::plan::require_writable;
+use crate::sealed::check_agrees;
 use crate::window::Window;
 
 /// One segment's files, and what of their beginnings holds.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) id: SegmentId,
     pub(super) files: FoundFiles,
@@ -36,17 +37,7 @@ pub(super) struct Found {
 impl Found {
     /// A segment of which nothing is there.
     pub(super) fn absent(id: SegmentId) -> Self {
-        let files = FoundFiles::default();
-        Self {
-            id,
-            files,
-            metadata: None,
-            key_file: None,
-            chain: None,
-            unfinished: None,
-            revision: None,
-            named_by_values: Vec::new(),
-        }
+        Self { id, ..Self::default() }
     }
 
     /// Reads metadata, header and chain record.
@@ -147,18 +138,12 @@ impl Found {
             self.metadata = Some(Err(foreign(ours(), &unfinished.target)));
         }
         let Some(Ok(metadata)) = &self.metadata else { return };
-        let agrees = |header: &KeyHeader| {
-            metadata.salt == header.identity.salt
-                && metadata.predecessor == header.predecessor
-                && metadata.value_ends.len() == usize::from(header.shards)
-        };
         let problem = if !is_ours(metadata) {
             Some(foreign(ours(), metadata))
-        } else if metadata.value_ends.is_empty() || metadata.value_ends.len() > 256 {
+        } else if !(1..=256).contains(&metadata.value_ends.len()) {
             Some(foreign("1 to 256 value files".to_owned(), metadata))
         } else {
-            let header = self.header().filter(|header| !agrees(header));
-            header.map(|header| foreign(format!("the metadata of {header:?}"), metadata))
+            self.header().and_then(|header| check_agrees(&path, metadata, header).err())
         };
         if let Some(error) = problem {
             self.metadata = Some(Err(error));
@@ -172,10 +157,7 @@ impl Found {
 
     /// The metadata, if it holds.
     pub(super) fn metadata(&self) -> Option<&Metadata> {
-        match &self.metadata {
-            Some(Ok(metadata)) => Some(metadata),
-            Some(Err(_)) | None => None,
-        }
+        if let Some(Ok(metadata)) = &self.metadata { Some(metadata) } else { None }
     }
 
     pub(super) fn metadata_error(&self) -> Option<&Error> {
@@ -184,10 +166,7 @@ impl Found {
 
     /// The key file, if its header holds.
     pub(super) fn key_file(&self) -> Option<&KeyFile> {
-        match &self.key_file {
-            Some(Ok(file)) => Some(file),
-            Some(Err(_)) | None => None,
-        }
+        if let Some(Ok(file)) = &self.key_file { Some(file) } else { None }
     }
 
     pub(super) fn header_error(&self) -> Option<&Error> {
@@ -254,39 +233,44 @@ impl Found {
         }
     }
 
-    /// The header that the key file must have had, from the metadata or from the value files; `before` is the segment
-    /// before. `None` if nothing names the salt.
+    /// The key file; if its header does not hold, with the one that it must have had, from the metadata or the value files.
+    /// `before` is the segment before. `None` if nothing names the salt.
     ///
     /// # Errors
     /// `Unsupported`; a disk that does not read.
-    pub(super) fn piece_together(
+    pub(super) fn usable_key_file(
         &self,
         fs: &dyn Fs,
         table_id: u64,
         before: SegmentId,
-    ) -> Result<Option<KeyHeader>> {
-        if let Some(metadata) = self.metadata() {
-            let (segment, salt) = (metadata.segment, metadata.salt);
-            return Ok(Some(KeyHeader {
-                identity: Identity { table_id, segment, salt },
+    ) -> Result<Option<KeyFile>> {
+        let path = match (&self.key_file, &self.files.keys) {
+            (Some(Ok(file)), _) => return Ok(Some(file.clone())),
+            (_, Some(path)) => path,
+            (_, None) => return Ok(None),
+        };
+        let header = match self.metadata() {
+            Some(metadata) => KeyHeader {
+                identity: Identity { table_id, segment: metadata.segment, salt: metadata.salt },
                 predecessor: metadata.predecessor,
                 created: metadata.created,
                 shards: metadata.value_ends.len() as u16,
-            }));
-        }
-        let headers = self.value_headers(fs)?.into_iter().map(|(_, header)| header);
-        let mut ours = headers.filter(|header| header.identity.table_id == table_id);
-        let last = self.files.values.keys().next_back();
-        let (Some(header), Some(last)) = (ours.next(), last) else { return Ok(None) };
-        let ValueHeader { identity, created, .. } = header;
-        let mut header = KeyHeader { identity, predecessor: before, created, shards: last.0 + 1 };
-        if before == SegmentId::NONE
-            && let Some(path) = &self.files.keys
-        {
+            },
+            None => {
+                let headers = self.value_headers(fs)?.into_iter().map(|(_, header)| header);
+                let mut ours = headers.filter(|header| header.identity.table_id == table_id);
+                let last = self.files.values.keys().next_back();
+                let (Some(ours), Some(last)) = (ours.next(), last) else { return Ok(None) };
+                let ValueHeader { identity, created, .. } = ours;
+                KeyHeader { identity, predecessor: before, created, shards: last.0 + 1 }
+            }
+        };
+        let mut file = Window::open(fs, path)?.into_key_file(header);
+        if self.metadata().is_none() && before == SegmentId::NONE {
             // It has been collected, or nobody has looked: the chain record names it.
-            let chain = Window::open(fs, path)?.into_key_file(header).chain()?;
-            header.predecessor = chain.map_or(before, |chain| chain.predecessor);
+            let chain = file.chain()?;
+            file.header.predecessor = chain.map_or(before, |chain| chain.predecessor);
         }
-        Ok(Some(header))
+        Ok(Some(file))
     }
 }

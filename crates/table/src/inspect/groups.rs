@@ -1,40 +1,38 @@
 //! Which groups of a segment are whole: their records hold, and the value bytes they name do, too.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use lithdb_env::Result;
-use lithdb_segment::record::{Flags, KeyRecord, Record};
+use lithdb_segment::record::{Decoded, Flags, KeyRecord, Record};
 use lithdb_segment::{HEADER_LEN, ShardId};
 
 use super::Meter;
 use super::losses::Losses;
 use super::values::ValueFiles;
-use super::walk::{Step, Walk};
+use super::walk::{Stretch, Walk};
 use crate::window::Window;
 
 /// Whole groups that stand behind each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Span {
-    /// Offset of the first record.
-    pub(super) start: u32,
-    /// Where the last one ends, with the value it may carry.
-    pub(super) end: u32,
+    /// From the first record to where the last one ends, with the value it may carry.
+    pub(super) at: Range<u64>,
     /// The epoch of the records.
     pub(super) epoch: u64,
 }
 
 /// A stretch of the key file that holds no whole group, though it should.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Broken {
-    pub(super) start: u64,
-    pub(super) end: u64,
+    pub(super) at: Range<u64>,
     pub(super) reason: String,
     /// The records in it that hold, and are lost with their group.
     pub(super) losses: Losses,
 }
 
-/// Values of one file that do not hold, with their groups.
-#[derive(Debug, Clone)]
+/// Values of one file that were promised and do not hold, with their groups.
+#[derive(Debug)]
 pub(super) struct BadValues {
     /// Offset in the value file of the first.
     pub(super) offset: u64,
@@ -46,7 +44,7 @@ pub(super) struct BadValues {
 }
 
 /// What a segment's key file is worth.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Groups {
     pub(super) spans: Vec<Span>,
     /// Key records of whole groups.
@@ -62,8 +60,6 @@ pub(super) struct Groups {
     pub(super) bad: BTreeMap<ShardId, BadValues>,
     /// Key records of whole groups before the newest mark's end.
     pub(super) records_marked: u64,
-    /// Some bad value was promised.
-    pub(super) is_promise_broken: bool,
     /// The start of the first batch behind the promise that is not whole. It was never acknowledged, so nothing of it is
     /// kept, and nothing of it counts as lost.
     pub(super) torn_batch: Option<u64>,
@@ -100,9 +96,8 @@ pub(super) fn examine_groups(
     meter: &mut Meter<'_>,
 ) -> Result<Groups> {
     let value_ends = vec![HEADER_LEN as u64; values.files.len()];
-    let found = Groups { value_ends, ..Groups::default() };
     let mut sorting = Sorting {
-        found,
+        found: Groups { value_ends, ..Groups::default() },
         values,
         promised,
         batch_start: HEADER_LEN as u64,
@@ -111,8 +106,8 @@ pub(super) fn examine_groups(
         open: None,
         meter,
     };
-    walk.run(keys, &mut |step| sorting.take(step))?;
-    sorting.break_open(walk.end, "the end comes before the group's");
+    walk.run(keys, &mut |stretch| sorting.take(stretch))?;
+    sorting.break_open("the end comes before the group's");
     sorting.tear_batch(walk.end);
     Ok(sorting.found)
 }
@@ -126,77 +121,72 @@ struct Sorting<'a, 'm> {
     /// Something of the present batch is missing.
     is_batch_torn: bool,
     /// Its groups behind the promise: they count when the batch has ended whole.
-    batch: Vec<Whole>,
-    open: Option<Open>,
+    batch: Vec<Group>,
+    /// The group that has begun.
+    open: Option<Group>,
     meter: &'a mut Meter<'m>,
 }
 
-/// A group that has begun.
-struct Open {
-    start: u64,
+/// A group, as far as it was read.
+struct Group {
+    at: Range<u64>,
     epoch: u64,
     shard: ShardId,
-    range: std::ops::Range<u64>,
+    /// Where in its file the value stands.
+    value: Range<u64>,
     /// What it would be if it were lost.
     losses: Losses,
     /// The first of its checksums that does not hold.
     bad: Option<(u64, String)>,
 }
 
-/// A group that is whole.
-struct Whole {
-    at: Span,
-    shard: ShardId,
-    value_end: u64,
-    keys: u64,
-    bytes: u64,
-}
-
 impl Sorting<'_, '_> {
-    fn take(&mut self, step: Step<'_>) -> Result<()> {
-        match step {
-            Step::Damage { start, end, reason } => {
-                self.meter.add(end - start);
-                let start = self.open.as_ref().map_or(start, |open| open.start);
-                let losses = self.open.take().map(|open| open.losses).unwrap_or_default();
-                self.break_up(Broken { start, end, reason, losses });
-                Ok(())
+    fn take(&mut self, Stretch { mut at, epoch, decoded }: Stretch<'_>) -> Result<()> {
+        self.meter.add(at.end - at.start);
+        match decoded {
+            Err(invalid) => {
+                let mut losses = Losses::default();
+                if let Some(open) = self.open.take() {
+                    (at.start, losses) = (open.at.start, open.losses);
+                }
+                self.break_up(at, invalid.to_string(), losses);
             }
-            Step::Record { offset, epoch, decoded, bytes } => {
-                let start = u64::from(offset);
-                let end = start + bytes.len() as u64;
-                self.meter.add(bytes.len() as u64);
-                match &decoded.record {
-                    Record::Key(record) => self.key(record, start..end, epoch),
-                    _ => {
-                        self.break_open(start, "expected the rest of the group");
-                        // Within a batch there is nothing but key records.
-                        self.tear_batch(start);
-                        self.begin_batch(end);
-                        Ok(())
-                    }
+            Ok(Decoded { record: Record::Key(record), .. }) => {
+                self.key(&record, &at, epoch)?;
+                if record.flags.has(Flags::END_OF_BATCH) {
+                    self.end_batch(at.end);
                 }
             }
+            // Within a batch there is nothing but key records.
+            Ok(_) => {
+                self.break_open("expected the rest of the group");
+                self.tear_batch(at.end);
+            }
         }
+        Ok(())
     }
 
     /// The group that has begun, if there is one, does not end: it is lost.
-    fn break_open(&mut self, end: u64, reason: &str) {
-        let Some(open) = self.open.take() else { return };
-        let (start, reason) = (open.start, reason.to_owned());
-        self.break_up(Broken { start, end, reason, losses: open.losses });
+    fn break_open(&mut self, reason: &str) {
+        if let Some(open) = self.open.take() {
+            self.break_up(open.at, reason.to_owned(), open.losses);
+        }
     }
 
     /// A stretch holds no whole group. That is a loss only of what was promised.
-    fn break_up(&mut self, broken: Broken) {
-        if broken.start < self.promised.through {
-            self.is_batch_torn = true;
-            self.found.broken.push(broken);
-            return;
-        }
-        self.found.torn_batch.get_or_insert(self.batch_start.max(self.promised.through));
-        self.found.torn_bytes += broken.end - broken.start;
+    fn break_up(&mut self, at: Range<u64>, reason: String, losses: Losses) {
         self.is_batch_torn = true;
+        if at.start < self.promised.through {
+            self.found.broken.push(Broken { at, reason, losses });
+        } else {
+            self.give_up(at.end - at.start);
+        }
+    }
+
+    /// So many bytes of the present batch are not kept.
+    fn give_up(&mut self, bytes: u64) {
+        self.found.torn_batch.get_or_insert(self.batch_start.max(self.promised.through));
+        self.found.torn_bytes += bytes;
     }
 
     /// The present batch ends here, and not as a batch ends: behind the promise nothing of it is kept.
@@ -208,141 +198,94 @@ impl Sorting<'_, '_> {
     /// The present batch is over.
     fn end_batch(&mut self, end: u64) {
         let batch = std::mem::take(&mut self.batch);
-        if self.is_batch_torn && !batch.is_empty() {
-            self.found.torn_batch.get_or_insert(self.batch_start.max(self.promised.through));
-            let bytes = |group: &Whole| u64::from(group.at.end - group.at.start);
-            self.found.torn_bytes += batch.iter().map(bytes).sum::<u64>();
+        if std::mem::take(&mut self.is_batch_torn) && !batch.is_empty() {
+            self.give_up(batch.iter().map(|group| group.at.end - group.at.start).sum());
         } else {
             batch.iter().for_each(|group| self.count(group));
         }
-        self.begin_batch(end);
+        self.batch_start = end;
     }
 
-    fn begin_batch(&mut self, start: u64) {
-        (self.batch_start, self.is_batch_torn) = (start, false);
-    }
-
-    fn key(&mut self, record: &KeyRecord<'_>, at: std::ops::Range<u64>, epoch: u64) -> Result<()> {
+    fn key(&mut self, record: &KeyRecord<'_>, at: &Range<u64>, epoch: u64) -> Result<()> {
+        let (shard, is_primary) = (record.shard, record.is_primary());
         let value = record.offset..record.offset.saturating_add(u64::from(record.stored_len));
-        if record.is_primary() {
-            self.break_open(at.start, "expected the rest of the group");
-            let shard = record.shard;
-            self.open = Some(Open {
-                start: at.start,
-                epoch,
-                shard,
-                range: value.clone(),
-                losses: Losses::default(),
-                bad: None,
-            });
+        if is_primary {
+            self.break_open("expected the rest of the group");
+            let (at, value, losses) = (at.clone(), value.clone(), Losses::default());
+            self.open = Some(Group { at, epoch, shard, value, losses, bad: None });
         }
         let Some(open) = &mut self.open else {
-            self.orphan(record, &at);
-            if record.flags.has(Flags::END_OF_BATCH) {
-                self.end_batch(at.end);
-            }
+            self.orphan(record, at);
             return Ok(());
         };
-        let primary_bytes = record.is_primary().then_some(record.stored_len);
-        open.losses.add_record(record.key, primary_bytes);
-        let is_inside = record.shard == open.shard
-            && open.range.start <= value.start
-            && value.end <= open.range.end;
+        open.at.end = at.end;
+        open.losses.add_record(record.key, is_primary.then_some(record.stored_len));
+        let is_inside =
+            shard == open.shard && open.value.start <= value.start && value.end <= open.value.end;
         if !is_inside {
-            self.break_open(at.end, "expected a range inside of the primary record's value");
-            if record.flags.has(Flags::END_OF_BATCH) {
-                self.end_batch(at.end);
-            }
+            self.break_open("expected a range inside of the primary record's value");
             return Ok(());
         }
         if open.bad.is_none() {
-            let wrong = self.values.check(
-                record.shard,
-                record.offset,
-                record.stored_len,
-                record.value_checksum,
-            )?;
-            open.bad = wrong.map(|wrong| (record.offset, wrong));
+            open.bad = self.values.check(record)?.map(|wrong| (record.offset, wrong));
         }
-        if record.is_primary() && record.shard != ShardId::INLINE {
+        if is_primary && shard != ShardId::INLINE {
             self.meter.add(u64::from(record.stored_len));
         }
         if record.flags.has(Flags::END_OF_GROUP) {
-            self.close_group(at.end);
-        }
-        if record.flags.has(Flags::END_OF_BATCH) {
-            self.end_batch(at.end);
+            self.close_group();
         }
         Ok(())
     }
 
     /// An alias whose primary record is damaged.
-    fn orphan(&mut self, record: &KeyRecord<'_>, at: &std::ops::Range<u64>) {
-        let reason = "expected a primary record before it";
+    fn orphan(&mut self, record: &KeyRecord<'_>, at: &Range<u64>) {
         match self.found.broken.last_mut() {
-            Some(last) if last.end == at.start && at.start < self.promised.through => {
-                last.end = at.end;
+            Some(last) if last.at.end == at.start && at.start < self.promised.through => {
+                last.at.end = at.end;
                 last.losses.add_record(record.key, None);
             }
             _ => {
                 let mut losses = Losses::default();
                 losses.add_record(record.key, None);
-                let (start, end) = (at.start, at.end);
-                self.break_up(Broken { start, end, reason: reason.to_owned(), losses });
+                self.break_up(at.clone(), "expected a primary record before it".to_owned(), losses);
             }
         }
     }
 
-    fn close_group(&mut self, end: u64) {
-        let Some(open) = self.open.take() else { return };
-        let is_promised = open.start < self.promised.through;
-        if let Some((_, reason)) = open.bad.as_ref().filter(|_| !is_promised) {
-            let (start, reason) = (open.start, reason.clone());
-            self.break_up(Broken { start, end, reason, losses: open.losses });
-            return;
-        }
-        if let Some((offset, reason)) = open.bad {
-            self.found.is_promise_broken = true;
-            let bad = self.found.bad.entry(open.shard).or_insert_with(|| BadValues {
-                offset,
-                count: 0,
-                reason,
-                losses: Losses::default(),
-            });
-            bad.count += 1;
-            bad.losses.add(&open.losses);
-            bad.losses.add_range(open.start..end);
-            return;
-        }
-        let group = Whole {
-            at: Span { start: open.start as u32, end: end as u32, epoch: open.epoch },
-            shard: open.shard,
-            value_end: open.range.end,
-            keys: open.losses.keys,
-            bytes: open.losses.bytes,
-        };
-        if is_promised {
-            self.count(&group);
-        } else {
-            self.batch.push(group);
+    fn close_group(&mut self) {
+        let Some(group) = self.open.take() else { return };
+        let is_promised = group.at.start < self.promised.through;
+        match group.bad {
+            Some((offset, reason)) if is_promised => {
+                let new = || BadValues { offset, count: 0, reason, losses: Losses::default() };
+                let bad = self.found.bad.entry(group.shard).or_insert_with(new);
+                bad.count += 1;
+                bad.losses.add(&group.losses);
+                bad.losses.add_range(group.at);
+            }
+            Some((_, reason)) => self.break_up(group.at, reason, group.losses),
+            None if is_promised => self.count(&group),
+            None => self.batch.push(group),
         }
     }
 
-    fn count(&mut self, group: &Whole) {
+    fn count(&mut self, group: &Group) {
         let found = &mut self.found;
         found.values += 1;
-        found.records += group.keys;
-        if u64::from(group.at.start) < self.promised.marked {
-            found.records_marked += group.keys;
+        found.records += group.losses.keys;
+        if group.at.start < self.promised.marked {
+            found.records_marked += group.losses.keys;
         }
         if let Some(value_end) = found.value_ends.get_mut(usize::from(group.shard.0)) {
-            *value_end = (*value_end).max(group.value_end);
-            found.value_bytes += group.bytes;
+            *value_end = (*value_end).max(group.value.end);
+            found.value_bytes += group.losses.bytes;
         }
-        let Span { start, end, epoch } = group.at;
         match found.spans.last_mut() {
-            Some(last) if last.end == start && last.epoch == epoch => last.end = end,
-            _ => found.spans.push(group.at),
+            Some(last) if last.at.end == group.at.start && last.epoch == group.epoch => {
+                last.at.end = group.at.end;
+            }
+            _ => found.spans.push(Span { at: group.at.clone(), epoch: group.epoch }),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lithdb_env::{Error, OpenMode, Result, UnixMillis, exists, sync_parent, write_all_at};
+use lithdb_env::{Error, FileKind, OpenMode, Result, UnixMillis, sync_parent, write_all_at};
 use lithdb_segment::record::Chain;
 use lithdb_segment::scan::Totals;
 use lithdb_segment::{
@@ -12,13 +12,14 @@ use lithdb_segment::{
 };
 
 use super::aside::{Aside, copy, kept_of};
-use super::examine::{Readable, digest};
+use super::examine::Readable;
 use super::found::Found;
 use super::plan::{Action, Member};
 use super::rewrite::rewrite;
 use super::unfinished::Unfinished;
+use crate::inventory::is_there;
+use crate::keyfile::KeyFile;
 use crate::table::TableSetup;
-use crate::window::Window;
 
 /// Mends segments, one after the other.
 #[derive(Debug)]
@@ -30,16 +31,12 @@ pub(super) struct Mender<'a> {
     pub(super) latest: UnixMillis,
 }
 
-/// What the metadata of a mended segment is made of.
-#[derive(Clone)]
-struct Seal {
-    header: KeyHeader,
-    totals: Totals,
-    epochs: Vec<(u32, u64)>,
-    digest: Option<[u8; 16]>,
-    revision: u32,
-    last_write: Stamp,
+/// What goes on behind a segment.
+#[derive(Debug, Clone, Copy)]
+struct Next {
     successor: SegmentId,
+    /// The successor is not there yet.
+    is_new: bool,
 }
 
 impl Mender<'_> {
@@ -52,25 +49,24 @@ impl Mender<'_> {
         next: Option<SegmentId>,
     ) -> Result<Option<Metadata>> {
         let Member { found, examined, action, new_successor } = member;
-        let successor = next.unwrap_or_default();
+        let next = Next { successor: next.unwrap_or_default(), is_new: new_successor.is_some() };
         let sealed = found.metadata().cloned();
-        let Some(action) = action else { return Ok(sealed) };
-        if matches!(action, Action::Placeholder | Action::GiveUp) {
-            return self.replace(&found, before, successor, new_successor).map(Some);
-        }
-        let Some(readable) = examined.readable else { return Ok(sealed) };
-        match action {
-            Action::Salvage => {
-                self.salvage(&found, &readable, before, successor, new_successor).map(Some)
+        match (action, &examined.readable) {
+            (Some(Action::Placeholder | Action::GiveUp), _) => {
+                self.replace(&found, before, next).map(Some)
             }
-            Action::RebuildMetadata => {
-                self.rebuild(&found, &readable, successor, new_successor).map(Some)
+            (Some(Action::Salvage), Some(readable)) => {
+                self.salvage(&found, readable, before, next).map(Some)
             }
-            _ => {
-                let paths = self.paths(&found, &readable);
-                self.value_files(&paths, &readable, &readable.value_ends)?;
+            (Some(Action::RebuildMetadata), Some(readable)) => {
+                self.rebuild(&found, readable, next).map(Some)
+            }
+            (Some(Action::RestoreValueFiles), Some(readable)) => {
+                let paths = self.paths(&found, readable);
+                self.value_files(&paths, readable, &readable.value_ends)?;
                 Ok(sealed)
             }
+            (None, _) | (_, None) => Ok(sealed),
         }
     }
 
@@ -88,48 +84,41 @@ impl Mender<'_> {
         found: &Found,
         readable: &Readable,
         before: Option<&Metadata>,
-        successor: SegmentId,
-        new_successor: Option<SegmentId>,
+        next: Next,
     ) -> Result<Metadata> {
-        let env = &self.setup.env;
+        let (env, header) = (&self.setup.env, &readable.key_file.header);
         let paths = self.paths(found, readable);
-        let old = found.files.all().filter(|path| !found.files.leftovers.contains(path));
-        self.aside.keep(old)?;
+        self.aside.keep(found.files.finished())?;
         let chain = match before {
             Some(before) => Some(before.chain()),
             None => readable.key_file.chain()?,
         };
-        let rewritten = rewrite(env, readable, &paths.values, chain.as_ref(), &paths.keys)?;
+        let rewritten = rewrite(env, readable, &paths, chain.as_ref())?;
         // What no mark vouches for goes to new blocks: the old ones may take no more writes.
         for shard in &rewritten.unpromised {
             if let Some(path) = paths.values.get(usize::from(shard.0)) {
-                self.value_file(path, *shard, &readable.key_file.header, 0)?;
+                self.value_file(path, *shard, header, 0)?;
             }
         }
         self.sync(&paths.values)?;
         let last_write = match found.metadata() {
             Some(metadata) => metadata.last_write,
-            None if new_successor.is_some() => Stamp::uncertain(self.now()),
+            None if next.is_new => Stamp::uncertain(self.now()),
             None => Stamp::uncertain(self.time_of(readable)),
         };
-        let totals = rewritten.totals;
-        let shards = readable.key_file.header.shards;
-        self.begin_successor(found.id, &totals, shards, new_successor)?;
-        let value_ends = totals.value_ends.clone();
-        let metadata = metadata(Seal {
-            header: readable.key_file.header,
-            totals,
+        let metadata = Metadata {
             epochs: rewritten.epochs,
             digest: Some(rewritten.digest),
             revision: self.next_revision(found)?,
-            last_write,
-            successor,
-        });
+            successor: next.successor,
+            ..Metadata::of(header, rewritten.totals, last_write)
+        };
+        self.begin_successor(&metadata, next)?;
         self.begin(found, &metadata, false, &paths.metadata)?;
         let rename = env.fs.rename(&rewritten.staged, &paths.keys);
         rename.map_err(|e| Error::io("rename into place", &paths.keys, e))?;
         sync_parent(&*env.fs, &paths.keys)?;
-        self.value_files(&paths, readable, &value_ends)?;
+        self.value_files(&paths, readable, &metadata.value_ends)?;
         metadata.write(&*env.fs, &paths.metadata)?;
         Ok(metadata)
     }
@@ -143,17 +132,11 @@ impl Mender<'_> {
     }
 
     /// The metadata of a segment whose key file is whole.
-    fn rebuild(
-        &mut self,
-        found: &Found,
-        readable: &Readable,
-        successor: SegmentId,
-        new_successor: Option<SegmentId>,
-    ) -> Result<Metadata> {
+    fn rebuild(&mut self, found: &Found, readable: &Readable, next: Next) -> Result<Metadata> {
         let paths = self.paths(found, readable);
         self.aside.keep(&found.files.metadata)?;
         self.sync(paths.values.iter().chain([&paths.keys]))?;
-        let mut totals = readable.totals.clone();
+        let mut totals = readable.scan.totals.clone();
         let is_confirmed = found.metadata().is_none() && readable.next_agrees;
         // What the successor says is what the segment was sealed with, unless it was mended when it was the newest.
         let is_first = totals.records > 0 && !kept_of(self.setup, found.id)?.has_keys;
@@ -168,19 +151,17 @@ impl Mender<'_> {
         if is_confirmed {
             totals.value_ends.clone_from(&readable.value_ends);
         }
-        let shards = readable.key_file.header.shards;
-        self.begin_successor(found.id, &totals, shards, new_successor)?;
-        self.value_files(&paths, readable, &totals.value_ends)?;
         let last_write = found.metadata().map(|metadata| metadata.last_write);
-        let metadata = metadata(Seal {
-            header: readable.key_file.header,
-            digest: Some(digest(&mut Window::of(&readable.key_file), totals.key_end)?),
-            totals,
-            epochs: readable.epochs.clone(),
+        let last_write = last_write.unwrap_or_else(|| Stamp::uncertain(self.time_of(readable)));
+        let metadata = Metadata {
+            epochs: readable.scan.epochs.clone(),
+            digest: Some(readable.key_file.digest(totals.key_end)?),
             revision,
-            last_write: last_write.unwrap_or_else(|| Stamp::uncertain(self.time_of(readable))),
-            successor,
-        });
+            successor: next.successor,
+            ..Metadata::of(&readable.key_file.header, totals, last_write)
+        };
+        self.begin_successor(&metadata, next)?;
+        self.value_files(&paths, readable, &metadata.value_ends)?;
         metadata.write(&*self.setup.env.fs, &paths.metadata)?;
         Ok(metadata)
     }
@@ -199,10 +180,9 @@ impl Mender<'_> {
 
     /// Rule 6 of the format: the files are durable before the seal says what they hold.
     fn sync<'p>(&self, paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<()> {
-        let fs = &*self.setup.env.fs;
         for path in paths {
-            if exists(fs, path).map_err(|e| Error::io("look for", path, e))? {
-                let file = fs.open(path, OpenMode::ReadWrite);
+            if self.is_there(path)? {
+                let file = self.setup.env.fs.open(path, OpenMode::ReadWrite);
                 let synced = file.and_then(|file| file.sync_all());
                 synced.map_err(|e| Error::io("sync", path, e))?;
             }
@@ -210,11 +190,15 @@ impl Mender<'_> {
         Ok(())
     }
 
+    fn is_there(&self, path: &Path) -> Result<bool> {
+        is_there(&*self.setup.env.fs, path, FileKind::File)
+    }
+
     /// When a segment was last written to, if its metadata does not say: its age counts from there.
     fn time_of(&self, readable: &Readable) -> UnixMillis {
-        let marked = readable.newest_mark.as_ref().map(|mark| mark.time).unwrap_or_default();
-        let known = [readable.ended, readable.key_file.header.created, marked];
-        known.into_iter().max().unwrap_or_default().min(self.now())
+        let marked = readable.scan.mark.as_ref().map(|mark| mark.time).unwrap_or_default();
+        let known = readable.ended.max(readable.key_file.header.created).max(marked);
+        known.min(self.now())
     }
 
     /// An empty sealed segment in the place of one of which nothing is left: the id never stands for another content
@@ -223,38 +207,32 @@ impl Mender<'_> {
         &mut self,
         found: &Found,
         before: Option<&Metadata>,
-        successor: SegmentId,
-        new_successor: Option<SegmentId>,
+        next: Next,
     ) -> Result<Metadata> {
-        let fs = &*self.setup.env.fs;
-        let files = &found.files;
+        let (fs, files) = (&*self.setup.env.fs, &found.files);
         let now = self.now();
         let shards = before.map_or(1, |before| before.value_ends.len() as u16);
         let path = found.paths(&self.context.dirs, shards).metadata;
         // It must not keep what is behind it from expiring.
         let last_write =
             found.metadata().or(before).map_or(Stamp::uncertain(now), |known| known.last_write);
+        let revision = self.next_revision(found)?;
+        let sealed = |header: &KeyHeader, totals: Totals| Metadata {
+            revision,
+            successor: next.successor,
+            ..Metadata::of(header, totals, last_write)
+        };
         let identity = Identity { table_id: self.context.table_id, segment: found.id, salt: 0 };
         let predecessor = before.map_or(SegmentId::NONE, |before| before.segment);
-        let mut seal = Seal {
-            header: KeyHeader { identity, predecessor, created: now, shards },
-            totals: Totals::default(),
-            epochs: Vec::new(),
-            digest: None,
-            revision: self.next_revision(found)?,
-            last_write,
-            successor,
-        };
+        let header = KeyHeader { identity, predecessor, created: now, shards };
         self.aside.keep(&files.metadata)?;
-        self.begin(found, &metadata(seal.clone()), true, &path)?;
+        self.begin(found, &sealed(&header, Totals::default()), true, &path)?;
         self.aside.take_away(files.values.values().chain(&files.keys))?;
         let (segment, totals) = self.create(found.id, before.map(Metadata::chain), shards)?;
-        self.begin_successor(found.id, &totals, shards, new_successor)?;
-        let mut keys = Window::open(fs, &segment.paths().keys)?;
-        seal.header = *segment.header();
-        seal.digest = Some(digest(&mut keys, totals.key_end)?);
-        seal.totals = totals;
-        let metadata = metadata(seal);
+        let mut metadata = sealed(segment.header(), totals);
+        self.begin_successor(&metadata, next)?;
+        let keys = KeyFile::open(fs, &segment.paths().keys)?;
+        metadata.digest = Some(keys.digest(metadata.key_end)?);
         metadata.write(fs, &path)?;
         Ok(metadata)
     }
@@ -273,22 +251,12 @@ impl Mender<'_> {
     }
 
     /// Rule 6 of the format: the successor is durable before the seal names it.
-    fn begin_successor(
-        &self,
-        id: SegmentId,
-        totals: &Totals,
-        shards: u16,
-        new_successor: Option<SegmentId>,
-    ) -> Result<()> {
-        let Some(successor) = new_successor else { return Ok(()) };
-        let chain = Chain {
-            predecessor: id,
-            key_end: totals.key_end as u32,
-            records: totals.records,
-            running: totals.running,
-            value_ends: totals.value_ends.clone(),
-        };
-        self.create(successor, Some(chain), shards).map(|_| ())
+    fn begin_successor(&self, sealed: &Metadata, next: Next) -> Result<()> {
+        if next.is_new {
+            let shards = sealed.value_ends.len() as u16;
+            self.create(next.successor, Some(sealed.chain()), shards)?;
+        }
+        Ok(())
     }
 
     /// Gives every value file a sound header and its length. One that is replaced is kept; one that is absent is created:
@@ -303,12 +271,10 @@ impl Mender<'_> {
         for (n, path) in paths.values.iter().enumerate() {
             let shard = ShardId(n as u16);
             let least = value_ends.get(n).copied().unwrap_or_default().max(HEADER_LEN as u64);
-            let is_there = exists(fs, path).map_err(|e| Error::io("look for", path, e))?;
-            let len = |path| fs.metadata(path).map_or(0, |found| found.len_bytes);
-            if is_there && !readable.bad_files.contains(&shard) && len(path) >= least {
-                continue;
+            let len = fs.metadata(path).map_or(0, |found| found.len_bytes);
+            if len < least || readable.bad_files.contains(&shard) {
+                self.value_file(path, shard, &readable.key_file.header, least)?;
             }
-            self.value_file(path, shard, &readable.key_file.header, least)?;
         }
         Ok(())
     }
@@ -322,12 +288,11 @@ impl Mender<'_> {
         least: u64,
     ) -> Result<()> {
         let fs = &*self.setup.env.fs;
-        let is_there = exists(fs, path).map_err(|e| Error::io("look for", path, e))?;
         // A value file has a name: it was found by listing, or made from its segment's id.
         let mut staged = self.aside.dir_for(path)?.join(path.file_name().unwrap_or_default());
         staged.as_mut_os_string().push(".new");
         let head = ValueHeader { identity: header.identity, shard, created: header.created };
-        if is_there {
+        if self.is_there(path)? {
             self.aside.keep([path])?;
             copy(fs, path, &staged, &head.encode())?;
         } else {
@@ -344,28 +309,5 @@ impl Mender<'_> {
         fs.rename(&staged, path).map_err(|e| Error::io("rename into place", path, e))?;
         sync_parent(fs, &staged)?;
         sync_parent(fs, path)
-    }
-}
-
-fn metadata(seal: Seal) -> Metadata {
-    let Seal { header, totals, epochs, digest, revision, last_write, successor } = seal;
-    Metadata {
-        table_id: header.identity.table_id,
-        segment: header.identity.segment,
-        revision,
-        predecessor: header.predecessor,
-        successor,
-        created: header.created,
-        last_write,
-        salt: header.identity.salt,
-        key_end: totals.key_end,
-        records: totals.records,
-        primaries: totals.primaries,
-        running: totals.running,
-        value_ends: totals.value_ends,
-        epochs,
-        codec: 0,
-        digest,
-        extras: Vec::new(),
     }
 }

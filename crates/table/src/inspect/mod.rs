@@ -76,24 +76,11 @@ impl<'a> Meter<'a> {
     }
 }
 
-/// `1 key`, `2 keys`; `an unknown number of keys`.
-struct Lost(Option<u64>, &'static str);
-
-impl std::fmt::Display for Lost {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match *self {
-            Self(Some(number), noun) => Counted(number, noun).fmt(f),
-            Self(None, noun) => write!(f, "an unknown number of {noun}s"),
-        }
-    }
-}
-
-/// `1 key`, `2 keys`.
-struct Counted(u64, &'static str);
-
-impl std::fmt::Display for Counted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self(number, noun) = self;
-        write!(f, "{number} {noun}{}", if *number == 1 { "" } else { "s" })
+/// `1 key`, `2 keys`, `an unknown number of keys`.
+fn counted(number: impl Into<Option<u64>>, noun: &str) -> String {
+    match number.into() {
+        Some(1) => format!("1 {noun}"),
+        Some(number) => format!("{number} {noun}s"),
+        None => format!("an unknown number of {noun}s"),
     }
 }

@@ -4,6 +4,7 @@
 //! either side, so that a segment that is absent is known by its neighbours.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use lithdb_env::{Error, ErrorKind, FileKind, Result, leftover_of};
@@ -15,6 +16,8 @@ use super::state_slots::{self, Slots};
 use crate::inventory::{Inventory, is_aside, is_there};
 use crate::state::TableState;
 use crate::table::TableSetup;
+
+const NOT_OURS: &str = "not a file of LithDB; it is never touched";
 
 /// Everything that is known before records are read.
 #[derive(Debug)]
@@ -67,14 +70,13 @@ impl Outline {
         let mut notes = Vec::new();
         let mut found = BTreeMap::new();
         for (id, files) in &inventory.segments {
+            let mut note = |path: &PathBuf, what| notes.push(Finding::note(path, what).of(*id));
             for path in &files.leftovers {
-                let what = "a replacement that was not finished; the next opening removes it";
-                notes.push(Finding::note(path, what).of(*id));
+                note(path, "a replacement that was not finished; the next opening removes it");
             }
             if *id < watermark {
-                for path in files.all().filter(|path| !files.leftovers.contains(path)) {
-                    let what = "below the watermark: expired; the next opening removes it";
-                    notes.push(Finding::note(path, what).of(*id));
+                for path in files.finished() {
+                    note(path, "below the watermark: expired; the next opening removes it");
                 }
                 continue;
             }
@@ -83,9 +85,7 @@ impl Outline {
                 found.insert(*id, segment);
             }
         }
-        for path in &inventory.foreign {
-            notes.push(Finding::note(path, "not a file of LithDB; it is never touched"));
-        }
+        notes.extend(inventory.foreign.iter().map(|path| Finding::note(path, NOT_OURS)));
         if let Slots::Lost(error) = &slots
             && error.kind() == ErrorKind::Missing
             && found.is_empty()
@@ -125,17 +125,16 @@ impl Outline {
                 let path = dir.join(&entry.name);
                 let name = entry.name.as_str();
                 let is_dir = entry.kind == FileKind::Dir;
-                if is_dir && is_aside(name) {
-                    let what =
-                        "damaged files that a repair kept; remove them when nobody needs them";
-                    self.notes.push(Finding::note(&path, what));
+                let what = if is_dir && is_aside(name) {
+                    "damaged files that a repair kept; remove them when nobody needs them"
                 } else if root == 0 && leftover_of(name) == Some(STATE_FILE) {
-                    let what = "a replacement that was not finished; the next one removes it";
-                    self.notes.push(Finding::note(&path, what));
+                    "a replacement that was not finished; the next one removes it"
                 } else if !is_ours(name, root, is_dir) {
-                    let what = "not a file of LithDB; it is never touched";
-                    self.notes.push(Finding::note(&path, what));
-                }
+                    NOT_OURS
+                } else {
+                    continue;
+                };
+                self.notes.push(Finding::note(&path, what));
             }
         }
         Ok(())
@@ -158,17 +157,17 @@ impl Outline {
             findings.push(Finding::damage(dir, "this directory is gone, with everything in it"));
         }
         for Stray { found, is_refused } in &self.strays {
-            let Some(path) = found.files.all().find(|p| !found.files.leftovers.contains(p)) else {
-                continue;
-            };
-            let finding = if *is_refused {
-                let what = "no segment names this one, and its id may still be given away";
-                Finding::damage(path, what)
-            } else {
-                let what = "nothing in this segment was acknowledged; an opening after a crash discards it";
-                Finding::note(path, what)
-            };
-            findings.push(finding.of(found.id));
+            let finding = found.files.finished().next().map(|path| match is_refused {
+                true => Finding::damage(
+                    path,
+                    "no segment names this one, and its id may still be given away",
+                ),
+                false => Finding::note(
+                    path,
+                    "nothing in this segment was acknowledged; an opening after a crash discards it",
+                ),
+            });
+            findings.extend(finding.map(|finding| finding.of(found.id)));
         }
         findings.extend(self.notes.iter().cloned());
         findings
@@ -179,12 +178,6 @@ impl Outline {
         let files = self.members.iter().flat_map(|found| found.files.all());
         let len = |path: &PathBuf| setup.env.fs.metadata(path).map_or(0, |found| found.len_bytes);
         files.map(len).sum()
-    }
-
-    /// The place of a member.
-    #[expect(clippy::disallowed_methods, reason = "the error of a search is its absence")]
-    pub(super) fn index_of(&self, id: SegmentId) -> Option<usize> {
-        self.members.binary_search_by_key(&id, |found| found.id).ok()
     }
 }
 
@@ -217,11 +210,8 @@ fn sort_out(
     if takes_all {
         ids.extend(found.keys());
     }
-    let newest_sealed = ids.iter().rev().find(|id| {
-        let found = found.get(id);
-        found.is_some_and(|found| found.metadata.is_some())
-    });
-    let newest_sealed = newest_sealed.copied().unwrap_or_default();
+    let is_sealed = |id: &&SegmentId| found.get(id).is_some_and(|found| found.metadata.is_some());
+    let newest_sealed = ids.iter().rev().find(is_sealed).copied().unwrap_or_default();
     let members =
         ids.iter().map(|id| found.remove(id).unwrap_or_else(|| Found::absent(*id))).collect();
     let strays = found.into_values().map(|found| {
@@ -247,20 +237,18 @@ fn member_ids(
         let newest = members.last().copied().unwrap_or_default();
         let has_lost_seal =
             found.get(&newest).is_some_and(|found| found.metadata_error().is_some());
-        let above = found.range(newest..).skip_while(|(id, _)| **id == newest);
         let mut next = None;
-        for (id, found) in above {
+        for (id, found) in found.range((Bound::Excluded(newest), Bound::Unbounded)) {
             let goes_on = has_lost_seal && found.predecessor().is_none_or(|id| id == newest);
             if goes_on || found.has_mark()? {
                 next = Some(*id);
                 break;
             }
         }
-        let Some(next) = next else { break };
+        let Some(next) = next else { return Ok(members) };
         members.insert(next);
         close(rules, found, &mut members);
     }
-    Ok(members)
 }
 
 /// Adds whatever the members' links name.

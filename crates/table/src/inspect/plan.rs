@@ -14,7 +14,7 @@ use super::found::Found;
 use super::losses::sum;
 use super::outline::Outline;
 use super::state_slots::Slots;
-use super::{Counted, Lost, Meter, Progress};
+use super::{Meter, Progress, counted};
 use crate::plan::{Access, Plan};
 use crate::recovery::next_id;
 use crate::state::TableState;
@@ -146,8 +146,10 @@ fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<Repair
     }
     let newest = outline.highest.max(outline.members.last().map_or(SegmentId::NONE, |m| m.id));
     let floor = next_id(newest, outline.rules.next_id_floor)?;
-    let Outline { rules, slots, members, strays, absent_dirs, .. } = outline;
-    let is_certain = strays.is_empty() && examined.iter().all(|examined| examined.ends_agree);
+    let Outline { rules, slots, members: found, strays, absent_dirs, .. } = outline;
+    let is_certain = strays.is_empty() && !examined.iter().any(|examined| examined.ends_differ);
+    let is_state_lost = matches!(slots, Slots::Lost(_));
+    let (given_up, members) = (Vec::new(), VecDeque::new());
     let mut plan = RepairPlan {
         table: setup.name.clone(),
         warnings: Vec::new(),
@@ -156,20 +158,16 @@ fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<Repair
         raises_watermark: None,
         strays: Vec::new(),
         segments: Vec::new(),
-        work: Work {
-            rules,
-            is_state_lost: matches!(slots, Slots::Lost(_)),
-            is_certain,
-            floor,
-            given_up: Vec::new(),
-            members: VecDeque::new(),
-        },
+        work: Work { rules, is_state_lost, is_certain, floor, given_up, members },
     };
-    let last = members.len().checked_sub(1);
-    for (n, (found, examined)) in members.into_iter().zip(examined).enumerate() {
+    let last = found.len().checked_sub(1);
+    for (n, (found, examined)) in found.into_iter().zip(examined).enumerate() {
         plan.add(found, examined, Some(n) == last);
     }
-    plan.conclude();
+    if !plan.work.given_up.is_empty() {
+        let first = plan.work.members.front();
+        plan.raises_watermark = Some(first.map_or(floor, |member| member.found.id));
+    }
     match &slots {
         Slots::Lost(error) => plan.warn_of_lost_state(error),
         Slots::Misshapen(error) => {
@@ -196,13 +194,11 @@ fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<Repair
 }
 
 fn decide(found: &Found, examined: &Examined, is_last: bool) -> Option<Action> {
-    let is_tail = is_last && found.metadata.is_none();
     if !examined.is_damaged() {
         return None;
     }
-    let Some(readable) = &examined.readable else {
-        return Some(Action::Placeholder);
-    };
+    let Some(readable) = &examined.readable else { return Some(Action::Placeholder) };
+    let is_tail = is_last && found.metadata.is_none();
     Some(match (readable.keys_hold, readable.metadata_holds || is_tail) {
         (false, _) => Action::Salvage,
         (true, false) => Action::RebuildMetadata,
@@ -231,25 +227,15 @@ impl RepairPlan {
         }
     }
 
-    /// Beginning and end of the table, once all segments are known.
-    fn conclude(&mut self) {
-        let work = &self.work;
-        let first = work.members.front().map(|member| member.found.id);
-        if !work.given_up.is_empty() {
-            self.raises_watermark = Some(first.unwrap_or(work.floor));
-        }
-    }
-
     fn warn_of_lost_state(&mut self, error: &Error) {
         self.warnings.push(format!("the table's state is lost: {}", error.message()));
-        for warning in [
+        let follows = [
             "its TTL is not known any more and will be none; set it again",
             "whether the application collects with a filter is not known any more: until it has opened the table again with its filter, others collect without one",
             "segments that had expired and whose files were still there come back",
             "keys are hashed with a new seed: a keymap on disk is rebuilt",
-        ] {
-            self.warnings.push(warning.to_owned());
-        }
+        ];
+        self.warnings.extend(follows.map(str::to_owned));
     }
 
     /// Nothing to repair: opening needs no help.
@@ -299,9 +285,9 @@ fn describe(
         reasons: examined.findings.iter().filter(|finding| finding.is_damage()).cloned().collect(),
         kept_values: examined.values,
         kept_keys: examined.records,
-        lost_keys: losses.known_keys(),
-        lost_values: losses.known_values(),
-        lost_bytes: losses.known_bytes(),
+        lost_keys: examined.lost_keys,
+        lost_values: examined.lost_values,
+        lost_bytes: examined.lost_bytes,
         sample_keys: losses.sample_keys.clone(),
         lost_at: losses
             .ranges
@@ -327,14 +313,14 @@ impl fmt::Display for Action {
 impl fmt::Display for SegmentRepair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { segment, action, lost_keys, lost_values, lost_bytes, kept_keys, .. } = self;
-        write!(f, "segment {segment}: {action}: {} kept, ", Counted(*kept_keys, "key"))?;
+        write!(f, "segment {segment}: {action}: {} kept, ", counted(*kept_keys, "key"))?;
         match lost_keys {
             Some(lost) => write!(f, "{lost} lost")?,
             None => f.write_str("an unknown number lost")?,
         }
         show_samples(f, &self.sample_keys, *lost_keys)?;
         if (*lost_keys, *lost_bytes) != (Some(0), Some(0)) {
-            let (values, bytes) = (Lost(*lost_values, "value"), Lost(*lost_bytes, "byte"));
+            let (values, bytes) = (counted(*lost_values, "value"), counted(*lost_bytes, "byte"));
             write!(f, ", {values} and {bytes} lost as far as is known")?;
         }
         if let Some(successor) = self.new_successor {
@@ -360,7 +346,7 @@ impl fmt::Display for RepairPlan {
         if self.is_empty() {
             return write!(f, "table {table}: nothing to repair");
         }
-        let (keys, bytes) = (Lost(self.lost_keys(), "key"), Lost(self.lost_bytes(), "byte"));
+        let (keys, bytes) = (counted(self.lost_keys(), "key"), counted(self.lost_bytes(), "byte"));
         match self.is_lossless() {
             true => write!(f, "table {table}: a repair loses nothing")?,
             false => write!(f, "table {table}: a repair gives up {keys} and {bytes}")?,

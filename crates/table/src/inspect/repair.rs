@@ -15,9 +15,9 @@ use lithdb_segment::{Metadata, SegmentId, TableName};
 use serde::Serialize;
 
 use super::aside::Aside;
+use super::counted;
 use super::mend::Mender;
 use super::plan::{RepairPlan, Work};
-use super::{Counted, Lost};
 use crate::options::TableOptions;
 use crate::plan::{Access, Plan};
 use crate::state::StateFile;
@@ -51,10 +51,10 @@ impl fmt::Display for RepairReport {
         write!(
             f,
             "table {table}: {state}{} repaired, {} and {} given up; {} kept as before",
-            Counted(*segments as u64, "segment"),
-            Lost(*lost_keys, "key"),
-            Lost(*lost_bytes, "byte"),
-            Counted(*kept_files as u64, "file"),
+            counted(*segments as u64, "segment"),
+            counted(*lost_keys, "key"),
+            counted(*lost_bytes, "byte"),
+            counted(*kept_files as u64, "file"),
         )?;
         for dir in kept_in {
             write!(f, "\n  in {}", dir.display())?;

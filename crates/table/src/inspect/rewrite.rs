@@ -8,16 +8,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lithdb_env::{
-    Env, Error, ErrorKind, File, OpenMode, Result, remove_if_there, replacement_path, write_all_at,
+    Env, Error, ErrorKind, File, Result, remove_if_there, replacement_path, write_all_at,
 };
 use lithdb_segment::record::{
     Chain, Encoder, Flags, KEY_FIXED_LEN, KeyRecord, MAX_RECORD_LEN, Record, decode,
 };
 use lithdb_segment::scan::Totals;
-use lithdb_segment::{HEADER_LEN, ShardId};
+use lithdb_segment::{HEADER_LEN, SegmentPaths, ShardId, digest_of};
 
-use super::examine::{Readable, digest};
+use super::examine::Readable;
 use crate::keyfile::read;
+use crate::values::Values;
 use crate::window::{PIECE, Window};
 
 /// A key file that has been written and synced beside the one it is to replace.
@@ -32,63 +33,62 @@ pub(super) struct Rewritten {
     pub(super) unpromised: BTreeSet<ShardId>,
 }
 
-/// Where the present group's inline value stood, and where it stands now.
-#[derive(Debug, Clone, Copy, Default)]
-struct Moved {
-    from: u64,
-    to: u64,
-}
-
 struct Rewriting<'a> {
     readable: &'a Readable,
-    values: &'a [PathBuf],
-    env: &'a Env,
+    paths: &'a SegmentPaths,
+    values: Values<'a>,
     file: Arc<dyn File>,
     path: &'a Path,
+    /// The end of what `totals` covers; what is before it has been written.
     buffer: Vec<u8>,
     epoch: u64,
     totals: Totals,
-    /// What the buffer begins at.
-    written: u64,
-    moved: Moved,
+    /// Where the present group's inline value stood, and where it stands now.
+    moved: (u64, u64),
     unpromised: BTreeSet<ShardId>,
 }
 
-/// Writes the whole groups of `readable` to a file beside `path`, behind `chain` and a new epoch. Of a tail, it says
+/// Writes the whole groups of `readable` to a file beside its key file, behind `chain` and a new epoch. Of a tail, it says
 /// where values stand that no mark vouches for: they may have been read from the page cache alone.
 pub(super) fn rewrite(
     env: &Env,
     readable: &Readable,
-    values: &[PathBuf],
+    paths: &SegmentPaths,
     chain: Option<&Chain>,
-    path: &Path,
 ) -> Result<Rewritten> {
     let fs = &*env.fs;
-    let staged = replacement_path(path);
+    let staged = replacement_path(&paths.keys);
     remove_if_there(fs, &staged)?;
     let file = fs.create_new(&staged).map_err(|e| Error::io("create", &staged, e))?;
-    let header = HEADER_LEN as u64;
-    let value_ends = vec![header; usize::from(readable.key_file.header.shards)];
+    let header = &readable.key_file.header;
+    let start = HEADER_LEN as u64;
+    let value_ends = vec![start; usize::from(header.shards)];
+    let ends = &readable.groups.value_ends;
     let mut rewriting = Rewriting {
         readable,
-        values,
-        env,
+        paths,
+        values: Values::new(fs, paths, &readable.key_file, ends),
         file,
         path: &staged,
-        buffer: readable.key_file.header.encode().to_vec(),
+        buffer: header.encode().to_vec(),
         epoch: env.random_u64()?,
-        totals: Totals { key_end: header, value_ends, ..Totals::default() },
-        written: 0,
-        moved: Moved::default(),
+        totals: Totals { key_end: start, value_ends, ..Totals::default() },
+        moved: (0, 0),
         unpromised: BTreeSet::new(),
     };
-    let epoch_at = rewriting.begin(chain);
+    if let Some(chain) = chain {
+        rewriting.encode(|encoder| encoder.chain(chain));
+    }
+    let (epoch, now) = (rewriting.epoch, env.clock.now());
+    let epochs = vec![(rewriting.totals.key_end as u32, epoch)];
+    rewriting.encode(|encoder| encoder.epoch(epoch, now));
     rewriting.groups()?;
     rewriting.flush()?;
     rewriting.file.sync_all().map_err(|e| Error::io("sync", &staged, e))?;
-    let Rewriting { file, totals, epoch, unpromised, .. } = rewriting;
-    let digest = digest(&mut Window::new(file, &staged, totals.key_end), totals.key_end)?;
-    Ok(Rewritten { totals, epochs: vec![(epoch_at, epoch)], digest, staged, unpromised })
+    let Rewriting { file, totals, unpromised, .. } = rewriting;
+    let piece = |offset, len| read(&*file, &staged, offset, len);
+    let digest = digest_of(&staged, totals.key_end, piece)?;
+    Ok(Rewritten { totals, epochs, digest, staged, unpromised })
 }
 
 impl Rewriting<'_> {
@@ -104,39 +104,26 @@ impl Rewriting<'_> {
         (self.totals.running, self.totals.key_end) = (encoder.running, encoder.offset);
     }
 
-    /// Chain and epoch; says where the epoch begins.
-    fn begin(&mut self, chain: Option<&Chain>) -> u32 {
-        if let Some(chain) = chain {
-            self.encode(|encoder| encoder.chain(chain));
-        }
-        let (at, epoch, now) = (self.totals.key_end as u32, self.epoch, self.env.clock.now());
-        self.encode(|encoder| encoder.epoch(epoch, now));
-        at
-    }
-
     fn flush(&mut self) -> Result<()> {
-        write_all_at(&*self.file, &self.buffer, self.written)
+        let start = self.totals.key_end - self.buffer.len() as u64;
+        write_all_at(&*self.file, &self.buffer, start)
             .map_err(|e| Error::io("write", self.path, e))?;
-        self.written += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
     }
 
     fn groups(&mut self) -> Result<()> {
-        let readable = self.readable;
-        let identity = readable.key_file.header.identity;
-        let mut keys = Window::of(&readable.key_file);
-        for span in &readable.groups.spans {
-            let mut at = u64::from(span.start);
-            let end = u64::from(span.end);
-            while at < end {
-                let room = (end - at).min(MAX_RECORD_LEN as u64) as usize;
+        let key_file = &self.readable.key_file;
+        let mut keys = Window::of(key_file);
+        for span in &self.readable.groups.spans {
+            let mut at = span.at.start;
+            while at < span.at.end {
+                let room = (span.at.end - at).min(MAX_RECORD_LEN as u64) as usize;
                 let bytes = keys.get(at, room)?;
-                let decoded = decode(&identity, span.epoch, at as u32, bytes);
-                let (Ok(decoded), path) = (decoded, &readable.key_file.path) else {
-                    return Err(changed(&readable.key_file.path, at));
-                };
-                let Record::Key(record) = decoded.record else { return Err(changed(path, at)) };
+                let decoded = decode(&key_file.header.identity, span.epoch, at as u32, bytes);
+                let changed = || changed(&key_file.path, at);
+                let decoded = decoded.map_err(|_| changed())?;
+                let Record::Key(record) = decoded.record else { return Err(changed()) };
                 let value = bytes.get(KEY_FIXED_LEN + record.key.len()..decoded.len);
                 self.key(&record, value.unwrap_or_default(), at)?;
                 at += decoded.len as u64;
@@ -150,28 +137,32 @@ impl Rewriting<'_> {
 
     /// Appends a record as it is, but for the place of an inline value and the batches: each group is one of its own.
     fn key(&mut self, old: &KeyRecord<'_>, inline: &[u8], at: u64) -> Result<()> {
+        let path = &self.readable.key_file.path;
         let mut record = *old;
         record.flags = Flags(old.flags.0 & !Flags::END_OF_BATCH.0);
         if old.flags.has(Flags::END_OF_GROUP) {
             record.flags = record.flags.with(Flags::END_OF_BATCH);
         }
         if old.carries_value() {
-            let path = &self.readable.key_file.path;
             if crc32c::crc32c(inline) != old.value_checksum {
                 return Err(changed(path, old.offset));
             }
             let to = self.totals.key_end + (KEY_FIXED_LEN + old.key.len()) as u64;
-            self.moved = Moved { from: old.offset, to };
+            self.moved = (old.offset, to);
         }
         if old.shard == ShardId::INLINE {
-            record.offset = old.offset - self.moved.from + self.moved.to;
+            let (from, to) = self.moved;
+            record.offset = old.offset - from + to;
         } else {
             let end = old.offset + u64::from(old.stored_len);
             if let Some(value_end) = self.totals.value_ends.get_mut(usize::from(old.shard.0)) {
                 *value_end = end.max(*value_end);
             }
             if old.is_primary() && at >= self.readable.promised && old.stored_len > 0 {
-                self.compare_value(old)?;
+                if !self.values.holds(old)? {
+                    let path = self.paths.values.get(usize::from(old.shard.0)).unwrap_or(path);
+                    return Err(changed(path, old.offset));
+                }
                 self.unpromised.insert(old.shard);
             }
         }
@@ -181,18 +172,6 @@ impl Rewriting<'_> {
         });
         self.totals.records += 1;
         self.totals.primaries += u64::from(old.is_primary());
-        Ok(())
-    }
-
-    fn compare_value(&self, record: &KeyRecord<'_>) -> Result<()> {
-        let Some(path) = self.values.get(usize::from(record.shard.0)) else { return Ok(()) };
-        let file = self.env.fs.open(path, OpenMode::Read);
-        let file = file.map_err(|e| Error::io("open", path, e))?;
-        let bytes = read(&*file, path, record.offset, record.stored_len as usize)?;
-        let is_whole = bytes.len() == record.stored_len as usize;
-        if !is_whole || crc32c::crc32c(&bytes) != record.value_checksum {
-            return Err(changed(path, record.offset));
-        }
         Ok(())
     }
 }

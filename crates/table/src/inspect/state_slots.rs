@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bytes::Bytes;
-use lithdb_env::{Error, ErrorKind, FileKind, Fs, OpenMode, Result, UnixMillis};
+use lithdb_env::{Error, ErrorKind, FileKind, Fs, Result};
 use lithdb_segment::envelope::{self, Magic};
 use lithdb_segment::{SegmentId, Stamp};
 
 use super::found::Found;
 use crate::inventory::{Inventory, is_there};
-use crate::keyfile::read;
 use crate::slots::{self, SLOTS};
 use crate::state::{SLOT_LEN, TableState};
+use crate::window::Window;
 
 const FILE_LEN: u64 = (SLOTS * SLOT_LEN) as u64;
 
@@ -36,47 +35,39 @@ pub(super) enum Slots {
 pub(super) fn look(fs: &dyn Fs, path: &Path) -> Result<(Option<TableState>, Slots)> {
     // What it fails for, reading says.
     is_there(fs, path, FileKind::File)?;
-    let lost = |error: Error| match error.kind() {
-        ErrorKind::Missing | ErrorKind::Corrupt => Ok((None, Slots::Lost(error))),
-        _ => Err(error),
+    let read = || -> Result<_> {
+        let mut window = Window::open(fs, path)?;
+        let bytes = window.get(0, FILE_LEN as usize)?.to_vec();
+        let ruling = slots::ruling::<TableState>(path, &bytes, SLOT_LEN)?;
+        Ok((ruling.record, bytes, window.len()))
     };
-    let (bytes, len) = match read_slots(fs, path) {
+    let (state, bytes, len) = match read() {
         Ok(read) => read,
-        Err(error) => return lost(error),
-    };
-    let found = match slots::ruling::<TableState>(path, &bytes, SLOT_LEN) {
-        Ok(found) => found,
-        Err(error) => return lost(error),
+        Err(error) if matches!(error.kind(), ErrorKind::Missing | ErrorKind::Corrupt) => {
+            return Ok((None, Slots::Lost(error)));
+        }
+        Err(error) => return Err(error),
     };
     if len != FILE_LEN {
         let expected = format!("{FILE_LEN} bytes");
         let error = Error::corrupt(path, len.min(FILE_LEN), &expected, &format!("{len} bytes"));
-        return Ok((Some(found.record), Slots::Misshapen(error)));
+        return Ok((Some(state), Slots::Misshapen(error)));
     }
-    Ok((Some(found.record), compare(path, &bytes)))
-}
-
-/// What there is of the slots, and how long the file is.
-fn read_slots(fs: &dyn Fs, path: &Path) -> Result<(Bytes, u64)> {
-    let file = fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
-    let len = file.len().map_err(|e| Error::io("measure", path, e))?;
-    let bytes = read(&*file, path, 0, FILE_LEN as usize)?;
-    Ok((bytes, len))
+    Ok((Some(state), compare(path, &bytes)))
 }
 
 fn compare(path: &Path, bytes: &[u8]) -> Slots {
     let mut generations = Vec::new();
     for (n, slot) in bytes.chunks(SLOT_LEN).enumerate() {
-        let opened = envelope::open::<TableState>(Magic::STATE, path, slot);
-        match opened {
+        let why = match envelope::open::<TableState>(Magic::STATE, path, slot) {
             Ok((state, used)) if slot.iter().skip(used).all(|byte| *byte == 0) => {
                 generations.push(state.generation);
+                continue;
             }
-            Ok(_) => return Slots::OneRules(format!("slot {n} has bytes behind its end")),
-            Err(error) => {
-                return Slots::OneRules(format!("slot {n} does not hold: {}", error.message()));
-            }
-        }
+            Ok(_) => format!("slot {n} has bytes behind its end"),
+            Err(error) => format!("slot {n} does not hold: {}", error.message()),
+        };
+        return Slots::OneRules(why);
     }
     match generations.as_slice() {
         [a, b] if a == b => Slots::Sound,
@@ -128,17 +119,14 @@ pub(super) fn is_stale(
     let is_ours = |found: &&Found| found.table_ids().next().is_none_or(|id| id == state.table_id);
     for found in found.values().filter(is_ours) {
         let id = found.id;
-        if id > state.highest_id {
-            let found =
-                format!("one that knows no id above {}, and segment {id}", state.highest_id);
-            return Ok(Some(Error::corrupt(path, 0, "the state of a table with segments", &found)));
-        }
-        if state.empty && found.is_acknowledged()? {
-            let found = format!(
-                "one that says that the table is empty, and acknowledged data in segment {id}"
-            );
-            return Ok(Some(Error::corrupt(path, 0, "the state of a table with segments", &found)));
-        }
+        let found = if id > state.highest_id {
+            format!("one that knows no id above {}, and segment {id}", state.highest_id)
+        } else if state.empty && found.is_acknowledged()? {
+            format!("one that says that the table is empty, and acknowledged data in segment {id}")
+        } else {
+            continue;
+        };
+        return Ok(Some(Error::corrupt(path, 0, "the state of a table with segments", &found)));
     }
     let live = found.range(state.watermark..).map(|(id, found)| (*id, &found.files));
     state.is_older(fs, path, live)
@@ -160,15 +148,11 @@ pub(super) fn rebuilt(found: &BTreeMap<SegmentId, Found>, old: Option<&TableStat
         .unwrap_or_default();
     let headers = || found.values().filter_map(Found::header);
     let created = headers().map(|header| header.created).min().unwrap_or_default();
-    let written = found
-        .values()
-        .filter_map(|found| found.metadata())
-        .map(|m| m.last_write)
-        .filter(|stamp| stamp.is_certain())
-        .map(Stamp::time);
-    let latest = written.chain(headers().map(|header| header.created)).max().unwrap_or_default();
+    let written = found.values().filter_map(Found::metadata).map(|metadata| metadata.last_write);
+    let written = written.filter(|stamp| stamp.is_certain()).map(Stamp::time);
     let mut state = TableState::new(table_id, 0, created);
-    state.latest_time = UnixMillis(latest.0);
+    let latest = written.chain(headers().map(|header| header.created)).max();
+    state.latest_time = latest.unwrap_or_default();
     if let (Some(lowest), Some(highest)) = (found.keys().next(), found.keys().next_back()) {
         state.empty = false;
         state.watermark = *lowest;

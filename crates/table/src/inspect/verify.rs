@@ -31,27 +31,24 @@ pub fn verify(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<
 fn verify_table(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<VerifyReport> {
     let outline = Outline::look(setup)?;
     let mut meter = Meter::new(progress, outline.bytes(setup));
-    let mut looks = Looks {
-        setup,
-        examined: BTreeMap::new(),
-        beside: outline.findings(&setup.state_path()),
-        outline,
-    };
-    for index in 0..looks.outline.members.len() {
-        let examined = looks.examine(index, &mut meter)?;
-        looks.examined.insert(examined.id, examined);
+    let mut seen = BTreeMap::new();
+    let members = outline.members.iter().map(|found| Some(found.id));
+    for subject in std::iter::once(None).chain(members) {
+        if let Some(examined) = look_at(setup, &outline, subject, &mut meter)? {
+            seen.insert(subject, examined);
+        }
     }
-    looks.until_certain()?;
+    make_certain(setup, &mut seen)?;
     meter.finish();
     let mut report = VerifyReport {
         table: setup.name.clone(),
-        segments: looks.examined.len() as u64,
+        segments: seen.keys().flatten().count() as u64,
         records: 0,
         values: 0,
         bytes: 0,
-        findings: looks.beside,
+        findings: Vec::new(),
     };
-    for examined in looks.examined.into_values() {
+    for examined in seen.into_values() {
         report.records += examined.records;
         report.values += examined.values;
         report.bytes += examined.bytes;
@@ -71,88 +68,64 @@ fn is_denied(error: &Error) -> bool {
     cause.is_some_and(|cause: &std::io::Error| cause.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
-/// Looks at a table, one after the other.
-struct Looks<'a> {
-    setup: &'a TableSetup,
-    /// The latest.
-    outline: Outline,
-    examined: BTreeMap<SegmentId, Examined>,
-    /// Findings beside the segments.
-    beside: Vec<Finding>,
+/// What there is to look at: a segment, or what lies beside the segments.
+type Subject = Option<SegmentId>;
+
+/// Examines one subject; `None` if it is not there any more: a segment may have been collected meanwhile. What the disk
+/// cannot read is a finding; what this user may not read says nothing.
+fn look_at(
+    setup: &TableSetup,
+    outline: &Outline,
+    subject: Subject,
+    meter: &mut Meter<'_>,
+) -> Result<Option<Examined>> {
+    let Some(id) = subject else {
+        let findings = outline.findings(&setup.state_path());
+        return Ok(Some(Examined { findings, ..Examined::default() }));
+    };
+    let index = outline.members.partition_point(|found| found.id < id);
+    let found = outline.members.get(index).filter(|found| found.id == id);
+    let Some(found) = found else { return Ok(None) };
+    match examine(setup, outline, index, meter) {
+        Err(error) if error.kind() != ErrorKind::Unsupported && !is_denied(&error) => {
+            let path = found.paths(&setup.segment_dirs(), 1).keys;
+            let findings = vec![Finding::refused(&path, &error).of(id)];
+            Ok(Some(Examined { id, findings, ..Examined::default() }))
+        }
+        certain => certain.map(Some),
+    }
 }
 
-impl Looks<'_> {
-    /// Examines a member. What the disk cannot read is a finding; what this user may not read says nothing.
-    fn examine(&self, index: usize, meter: &mut Meter<'_>) -> Result<Examined> {
-        let error = match examine(self.setup, &self.outline, index, meter) {
-            Err(error) if error.kind() != ErrorKind::Unsupported && !is_denied(&error) => error,
-            certain => return certain,
-        };
-        let Some(found) = self.outline.members.get(index) else { return Err(error) };
-        let mut examined = Examined::new(found.id);
-        let path = found.paths(&self.setup.segment_dirs(), 1).keys;
-        examined.findings.push(Finding::refused(&path, &error).of(found.id));
-        Ok(examined)
-    }
-
-    /// Looks again at whatever seems damaged, until two looks show the same. Of what is different at every look, only that
-    /// counts on which the last two agree.
-    fn until_certain(&mut self) -> Result<()> {
-        let damaged = self.examined.values().filter(|examined| examined.is_damaged());
-        let mut doubtful: Vec<_> = damaged.map(|examined| Some(examined.id)).collect();
-        if self.beside.iter().any(Finding::is_damage) {
-            doubtful.push(None);
+/// Looks again at whatever seems damaged, until two looks show the same. Of what is different at every look, only that
+/// counts on which the last two agree.
+fn make_certain(setup: &TableSetup, seen: &mut BTreeMap<Subject, Examined>) -> Result<()> {
+    let damaged = seen.iter().filter(|(_, examined)| examined.is_damaged());
+    let mut doubtful: Vec<_> = damaged.map(|(subject, _)| *subject).collect();
+    let mut agreed = Vec::new();
+    for _ in 1..LOOKS {
+        if doubtful.is_empty() {
+            break;
         }
-        let mut agreed = Vec::new();
-        for _ in 1..LOOKS {
-            if doubtful.is_empty() {
-                break;
+        std::thread::sleep(BETWEEN_LOOKS);
+        let outline = Outline::look(setup)?;
+        agreed.clear();
+        for subject in std::mem::take(&mut doubtful) {
+            let before = seen.remove(&subject).unwrap_or_default().findings;
+            let again = look_at(setup, &outline, subject, &mut Meter::new(&mut |_| {}, 0))?;
+            let Some(again) = again else { continue };
+            let both = |finding: &&Finding| !finding.is_damage() || before.contains(finding);
+            let both: Vec<_> = again.findings.iter().filter(both).cloned().collect();
+            if both.len() < again.findings.len() {
+                doubtful.push(subject);
+                agreed.push((subject, both));
             }
-            std::thread::sleep(BETWEEN_LOOKS);
-            self.outline = Outline::look(self.setup)?;
-            agreed.clear();
-            for subject in std::mem::take(&mut doubtful) {
-                let before = std::mem::take(self.findings(subject));
-                if !self.look_again(subject)? {
-                    continue;
-                }
-                let now = self.findings(subject);
-                let both = |finding: &&Finding| !finding.is_damage() || before.contains(finding);
-                let both: Vec<_> = now.iter().filter(both).cloned().collect();
-                if both.len() < now.len() {
-                    doubtful.push(subject);
-                    agreed.push((subject, both));
-                }
-            }
-        }
-        for (subject, both) in agreed {
-            *self.findings(subject) = both;
-        }
-        Ok(())
-    }
-
-    /// The findings of a segment, or those beside the segments.
-    fn findings(&mut self, subject: Option<SegmentId>) -> &mut Vec<Finding> {
-        match subject.and_then(|id| self.examined.get_mut(&id)) {
-            Some(examined) => &mut examined.findings,
-            None => &mut self.beside,
+            seen.insert(subject, again);
         }
     }
-
-    /// Whether the subject is still there: a segment may have been collected meanwhile.
-    fn look_again(&mut self, subject: Option<SegmentId>) -> Result<bool> {
-        let Some(id) = subject else {
-            self.beside = self.outline.findings(&self.setup.state_path());
-            return Ok(true);
-        };
-        let Some(index) = self.outline.index_of(id) else {
-            self.examined.remove(&id);
-            return Ok(false);
-        };
-        let again = self.examine(index, &mut Meter::new(&mut |_| {}, 0))?;
-        self.examined.insert(id, again);
-        Ok(true)
+    for (subject, both) in agreed {
+        seen.entry(subject).or_default().findings = both;
     }
+    Ok(())
 }
 
 /// What opening would say that is wrong, twice in a row.

@@ -4,8 +4,10 @@
 //! checksum is seeded with its table, segment, offset and epoch, so what holds at any byte behind the damage is a record
 //! that was written there.
 
+use std::ops::Range;
+
 use lithdb_env::Result;
-use lithdb_segment::record::{Decoded, EPOCH_LEN, MAX_RECORD_LEN, Record, decode};
+use lithdb_segment::record::{Decoded, EPOCH_LEN, Invalid, MAX_RECORD_LEN, Record, decode};
 use lithdb_segment::{HEADER_LEN, Identity};
 
 use super::epoch::{WITNESSES, derive};
@@ -24,29 +26,13 @@ pub(super) struct Walk<'a> {
     pub(super) end: u64,
 }
 
-/// What stands at an offset.
+/// A stretch of a key file: a record with the value it carries, or bytes that are none.
 #[derive(Debug)]
-pub(super) enum Step<'a> {
-    /// A record.
-    Record {
-        /// Where it begins.
-        offset: u32,
-        /// The epoch that its checksum was seeded with.
-        epoch: u64,
-        /// The record.
-        decoded: Decoded<'a>,
-        /// Its bytes, with the value it carries.
-        bytes: &'a [u8],
-    },
-    /// Bytes that are no record.
-    Damage {
-        /// Where they begin.
-        start: u64,
-        /// Where the next record begins, or the end.
-        end: u64,
-        /// What is wrong with them.
-        reason: String,
-    },
+pub(super) struct Stretch<'a> {
+    pub(super) at: Range<u64>,
+    /// The epoch that the record's checksum was seeded with.
+    pub(super) epoch: u64,
+    pub(super) decoded: Result<Decoded<'a>, Invalid>,
 }
 
 impl Walk<'_> {
@@ -54,66 +40,65 @@ impl Walk<'_> {
     pub(super) fn run(
         &self,
         keys: &mut Window,
-        each: &mut dyn FnMut(Step<'_>) -> Result<()>,
+        each: &mut dyn FnMut(Stretch<'_>) -> Result<()>,
     ) -> Result<()> {
         let mut epoch = self.identity.salt;
-        let mut offset = HEADER_LEN as u64;
-        while offset < self.end {
-            let bytes = keys.get(offset, self.room(offset))?;
-            match decode(&self.identity, epoch, offset as u32, bytes) {
+        let mut start = HEADER_LEN as u64;
+        while start < self.end {
+            let end = match decode(&self.identity, epoch, start as u32, self.bytes(keys, start)?) {
                 Ok(decoded) => {
                     if let Record::Epoch(begun, _) = decoded.record {
                         epoch = begun;
                     }
-                    let len = decoded.len;
-                    let bytes = bytes.get(..len).unwrap_or_default();
-                    each(Step::Record { offset: offset as u32, epoch, decoded, bytes })?;
-                    offset += len as u64;
+                    let end = start + decoded.len as u64;
+                    each(Stretch { at: start..end, epoch, decoded: Ok(decoded) })?;
+                    end
                 }
                 Err(invalid) => {
-                    let start = offset;
-                    (offset, epoch) = self.resume(keys, start, epoch)?;
-                    if offset > start {
-                        let reason = invalid.to_string();
-                        each(Step::Damage { start, end: offset, reason })?;
+                    let (end, next_epoch) = self.resume(keys, start, epoch)?;
+                    epoch = next_epoch;
+                    if end > start {
+                        each(Stretch { at: start..end, epoch, decoded: Err(invalid) })?;
                     }
+                    end
                 }
-            }
+            };
+            start = end;
         }
         Ok(())
     }
 
     /// The next place from `start` on where a record holds, and its epoch.
     fn resume(&self, keys: &mut Window, start: u64, epoch: u64) -> Result<(u64, u64)> {
-        let mut at = start;
-        while at < self.end {
-            let bytes = keys.get(at, self.room(at))?;
-            if matches!(bytes.get(4), Some(1..=5)) {
-                let recorded = self.recorded_epoch(at as u32);
-                for epoch in std::iter::once(epoch).chain(recorded) {
-                    if decode(&self.identity, epoch, at as u32, bytes).is_ok() {
-                        return Ok((at, epoch));
-                    }
-                }
-                // An epoch record must have stood before.
-                if at >= start + EPOCH_LEN as u64
-                    && at < self.asks_records_until
-                    && let Some(epoch) = derive(&self.identity, at as u32, bytes)
-                    && self.is_witnessed(keys, at, epoch)?
-                {
+        for at in start..self.end {
+            let bytes = self.bytes(keys, at)?;
+            if !matches!(bytes.get(4), Some(1..=5)) {
+                continue;
+            }
+            let recorded = self.epochs.partition_point(|(begun, _)| u64::from(*begun) <= at);
+            let recorded = self.epochs.get(..recorded).and_then(<[_]>::last);
+            for epoch in [epoch].into_iter().chain(recorded.map(|(_, epoch)| *epoch)) {
+                if decode(&self.identity, epoch, at as u32, bytes).is_ok() {
                     return Ok((at, epoch));
                 }
             }
-            at += 1;
+            // An epoch record must have stood before.
+            if at >= start + EPOCH_LEN as u64
+                && at < self.asks_records_until
+                && let Some(epoch) = derive(&self.identity, at as u32, bytes)
+                && self.is_witnessed(keys, at, epoch)?
+            {
+                return Ok((at, epoch));
+            }
         }
         Ok((self.end, epoch))
     }
 
     /// Whether a record stands at `at`, and the next ones were written in the same epoch.
-    fn is_witnessed(&self, keys: &mut Window, at: u64, epoch: u64) -> Result<bool> {
-        let (mut at, mut witnesses) = (at, 0);
+    fn is_witnessed(&self, keys: &mut Window, mut at: u64, epoch: u64) -> Result<bool> {
+        let mut witnesses = 0;
         while at < self.end {
-            let bytes = keys.get(at, self.room(at))?;
+            let bytes = self.bytes(keys, at)?;
             let Ok(decoded) = decode(&self.identity, epoch, at as u32, bytes) else { break };
             match decoded.record {
                 // The first is the one that the epoch was derived from.
@@ -127,13 +112,7 @@ impl Walk<'_> {
         Ok(false)
     }
 
-    fn recorded_epoch(&self, offset: u32) -> Option<u64> {
-        let before = self.epochs.partition_point(|(at, _)| *at <= offset);
-        let newest = before.checked_sub(1).and_then(|n| self.epochs.get(n));
-        newest.map(|(_, epoch)| *epoch)
-    }
-
-    fn room(&self, offset: u64) -> usize {
-        (self.end - offset).min(MAX_RECORD_LEN as u64) as usize
+    fn bytes<'k>(&self, keys: &'k mut Window, offset: u64) -> Result<&'k [u8]> {
+        keys.get(offset, (self.end - offset).min(MAX_RECORD_LEN as u64) as usize)
     }
 }

@@ -8,9 +8,8 @@ use lithdb_segment::{HEADER_LEN, SegmentId};
 use super::super::finding::Finding;
 use super::super::groups::Groups;
 use super::super::losses::Losses;
-use super::{Examination, Scan, digest};
+use super::{Examination, Scan};
 use crate::keyfile::KeyFile;
-use crate::window::Window;
 
 impl Examination<'_> {
     pub(super) fn check_links(&mut self) {
@@ -73,7 +72,7 @@ impl Examination<'_> {
         let covers = metadata.value_ends.iter().zip(&totals.value_ends).all(|(a, b)| a >= b);
         compare("value files cover all values", true.to_string(), covers.to_string());
         if let Some(expected) = metadata.digest {
-            let found = digest(&mut Window::of(key_file), metadata.key_end)?;
+            let found = key_file.digest(metadata.key_end)?;
             compare("digest", format!("{expected:02x?}"), format!("{found:02x?}"));
         }
         let mut holds = wrong.is_empty() && self.found.unfinished.is_none();
@@ -100,7 +99,7 @@ impl Examination<'_> {
             return Ok(true);
         }
         // A damaged record has been reported.
-        if groups.broken.first().is_none_or(|broken| broken.start != header) {
+        if groups.broken.first().is_none_or(|broken| broken.at.start != header) {
             let what = format!("expected the chain record that names segment {}", before.id);
             self.report(Finding::damage(&key_file.path, what).at(header));
         }

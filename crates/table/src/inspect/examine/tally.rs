@@ -3,7 +3,7 @@
 use lithdb_segment::ShardId;
 
 use super::super::finding::Finding;
-use super::super::groups::Groups;
+use super::super::groups::{Broken, Groups};
 use super::super::losses::{Losses, sum};
 use super::super::values::{FileFault, ValueFiles};
 use super::Examination;
@@ -29,9 +29,9 @@ impl Examination<'_> {
                 }
                 (Some(FileFault::Header(error)), _) => Finding::refused(&file.path, error).at(0),
                 (Some(FileFault::Misnamed(right)), _) => {
-                    let name = right.file_name().unwrap_or_default().to_string_lossy();
-                    let what =
-                        format!("it holds value file {n} of the segment: rename it back to {name}");
+                    let what = format!(
+                        "it holds value file {n} of the segment: rename it back to {right}"
+                    );
                     let finding = Finding::damage(&file.path, what);
                     self.out.by_hand.get_or_insert_with(|| finding.clone());
                     finding
@@ -63,15 +63,15 @@ impl Examination<'_> {
     ) {
         let path = &key_file.path;
         for broken in groups.broken.iter().take(STRETCHES) {
-            let until = broken.end;
+            let until = broken.at.end;
             let what = format!("the records up to {until} are damaged: {}", broken.reason);
-            self.report(Finding::damage(path, what).at(broken.start).losing(&broken.losses));
+            self.report(Finding::damage(path, what).at(broken.at.start).losing(&broken.losses));
         }
         if let Some(rest) = groups.broken.get(STRETCHES..).filter(|rest| !rest.is_empty()) {
             let mut losses = Losses::default();
             rest.iter().for_each(|broken| losses.add(&broken.losses));
             let what = format!("{} more stretches of records are damaged", rest.len());
-            let start = rest.first().map_or(0, |broken| broken.start);
+            let start = rest.first().map_or(0, |broken| broken.at.start);
             self.report(Finding::damage(path, what).at(start).losing(&losses));
         }
         for (shard, bad) in &groups.bad {
@@ -85,41 +85,37 @@ impl Examination<'_> {
     }
 
     /// Sums up what is lost. Records that are missing and cannot be told apart are put down to the first damage of the
-    /// key file. `expected` records there were, `kept` of them are there; if `expected` is unknown, so is what is lost.
+    /// key file. `expected` records there were (of a tail, up to its newest mark); if that is unknown, so is what is lost.
     /// `cut_bytes` of the key file are missing at its end.
-    pub(super) fn count_losses(
-        &mut self,
-        groups: &Groups,
-        expected: Option<u64>,
-        kept: u64,
-        cut_bytes: u64,
-    ) {
+    pub(super) fn count_losses(&mut self, groups: &Groups, expected: Option<u64>, cut_bytes: u64) {
         let mut losses = Losses { bytes: cut_bytes, ..Losses::default() };
-        for broken in &groups.broken {
-            losses.add(&broken.losses);
-            losses.bytes = losses.bytes.saturating_add(broken.end - broken.start);
-            losses.add_range(broken.start..broken.end);
+        for Broken { at, losses: lost, .. } in &groups.broken {
+            losses.add(lost);
+            losses.bytes = losses.bytes.saturating_add(at.end - at.start);
+            losses.add_range(at.clone());
         }
         groups.bad.values().for_each(|bad| losses.add(&bad.losses));
-        let known = kept.saturating_add(losses.keys);
+        let known = groups.records_marked.saturating_add(losses.keys);
         let missing = expected.map(|expected| expected.saturating_sub(known));
-        losses.keys = losses.keys.saturating_add(missing.unwrap_or_default());
-        losses.unknown_keys = missing.is_none();
-        losses.unknown_values = missing != Some(0);
         losses.ranges.sort_by_key(|range| range.start);
         self.out.losses.add(&losses);
+        let Losses { keys, values, bytes, .. } = self.out.losses;
+        self.out.lost_keys = missing.map(|missing| keys.saturating_add(missing));
+        self.out.lost_values = (missing == Some(0)).then_some(values);
+        self.out.lost_bytes = Some(bytes);
         let keys = self.expected_paths().keys;
         // At the key file's own damage, or what else is damaged: the metadata that would say how many there were.
-        let damage = || self.out.findings.iter().enumerate().filter(|(_, f)| f.is_damage());
-        let at = damage().find(|(_, f)| f.path == keys).or_else(|| damage().next_back());
-        let at = at.map(|(n, _)| n);
-        if let Some(finding) = at.and_then(|at| self.out.findings.get_mut(at)) {
+        let mut damage: Vec<_> =
+            self.out.findings.iter_mut().filter(|finding| finding.is_damage()).collect();
+        let at = damage.iter().position(|finding| finding.path == keys);
+        let at = at.or(damage.len().checked_sub(1)).and_then(|at| damage.get_mut(at));
+        if let Some(finding) = at {
             finding.lost_keys = sum([finding.lost_keys, missing]);
         }
     }
 
     pub(super) fn count(&mut self, groups: &Groups, key_end: u64) {
-        let broken: u64 = groups.broken.iter().map(|broken| broken.end - broken.start).sum();
+        let broken: u64 = groups.broken.iter().map(|broken| broken.at.end - broken.at.start).sum();
         self.out.records = groups.records;
         self.out.values = groups.values;
         let keys = key_end.saturating_sub(broken).saturating_sub(groups.torn_bytes);

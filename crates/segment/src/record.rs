@@ -347,14 +347,8 @@ pub(crate) fn decode_with<'a>(
     let [a, b, c, d, kind, flags, n0, n1] = *prefix;
     let found = u32::from_le_bytes([a, b, c, d]);
     let n = usize::from(u16::from_le_bytes([n0, n1]));
-    let (kind, covered, seeds) = match kind {
-        1 => (Kind::Key, KEY_FIXED_LEN + n, seeds.epoch),
-        2 => (Kind::Epoch, EPOCH_LEN, seeds.salt),
-        3 => (Kind::Chain, CHAIN_FIXED_LEN + 8 * n, seeds.salt),
-        4 => (Kind::Mark, MARK_FIXED_LEN + 8 * n, seeds.salt),
-        5 => (Kind::Padding, n.max(PREFIX_LEN), seeds.epoch),
-        other => return Err(Invalid::Kind(other)),
-    };
+    let (kind, covered) = covered(kind, n).ok_or(Invalid::Kind(kind))?;
+    let seeds = if matches!(kind, Kind::Key | Kind::Padding) { seeds.epoch } else { seeds.salt };
     let record = bytes.get(..covered).ok_or(Invalid::CutShort)?;
     let body = record.get(4..).ok_or(Invalid::CutShort)?;
     let expected = crc32c::crc32c_append(seeds.at(offset), body);
@@ -403,16 +397,24 @@ pub(crate) fn decode_with<'a>(
     Ok(Decoded { record, checksum: found, len: covered })
 }
 
+/// The kind of this number, and the length of such a record without the value it carries.
+fn covered(kind: u8, n: usize) -> Option<(Kind, usize)> {
+    Some(match kind {
+        1 => (Kind::Key, KEY_FIXED_LEN + n),
+        2 => (Kind::Epoch, EPOCH_LEN),
+        3 => (Kind::Chain, CHAIN_FIXED_LEN + 8 * n),
+        4 => (Kind::Mark, MARK_FIXED_LEN + 8 * n),
+        5 => (Kind::Padding, n.max(PREFIX_LEN)),
+        _ => return None,
+    })
+}
+
 /// How long the record that begins `bytes` says it is, with the value it carries. Nothing is checked.
 pub(crate) fn encoded_len(bytes: &[u8]) -> Option<usize> {
-    let n = usize::from(u16_at(bytes, 6)?);
-    Some(match bytes.get(4)? {
-        1 => decode_unchecked(bytes)?.encoded_len(),
-        2 => EPOCH_LEN,
-        3 => CHAIN_FIXED_LEN + 8 * n,
-        4 => MARK_FIXED_LEN + 8 * n,
-        _ => n.max(PREFIX_LEN),
-    })
+    match covered(*bytes.get(4)?, usize::from(u16_at(bytes, 6)?))? {
+        (Kind::Key, _) => Some(decode_unchecked(bytes)?.encoded_len()),
+        (_, len) => Some(len),
+    }
 }
 
 /// The key record that begins `bytes`, for a caller that compares the checksum itself or has done so.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
 
 use crate::header::{HEADER_LEN, KeyHeader};
-use crate::ids::{Position, ShardId};
+use crate::ids::ShardId;
 use crate::record::{
     Chain, Decoded, FileSeeds, Flags, Invalid, KeyRecord, MARK_ALIGN, MARK_FIXED_LEN, MARK_MAGIC,
     MAX_RECORD_LEN, Mark, Record, decode_unchecked, decode_with, encoded_len,
@@ -117,7 +117,6 @@ pub struct Scanner<S> {
     mark: Option<Mark>,
     /// Of every mark that was passed, if somebody wants to know: what it promised, and when.
     times: Option<Vec<(u32, UnixMillis)>>,
-    chain: Option<Chain>,
     verdict: Option<Verdict>,
 }
 
@@ -151,7 +150,6 @@ impl<S: KeySource> Scanner<S> {
             group: None,
             mark: None,
             times: None,
-            chain: None,
             verdict: None,
         }
     }
@@ -220,44 +218,40 @@ impl<S: KeySource> Scanner<S> {
                 break;
             }
             self.fill()?;
-            let start = (self.offset - self.window_start) as usize;
-            let bytes = self.window.get(start..).unwrap_or_default();
             let offset = self.offset as u32;
-            match decode_with(&self.seeds, offset, bytes) {
-                Ok(decoded) => match take(&mut self.now, &mut self.group, &decoded) {
-                    Ok(ends_batch) => {
-                        let len = decoded.len as u64;
-                        let record = decoded.record;
-                        let is_key = matches!(record, Record::Key(_));
-                        let problem = match record {
-                            Record::Epoch(epoch, _) => {
-                                self.seeds = FileSeeds::new(&self.header.identity, epoch);
-                                self.epochs.push((offset, epoch));
-                                None
-                            }
-                            Record::Chain(chain) => self.take_chain(chain),
-                            Record::Mark(mark) => self.take_mark(mark),
-                            Record::Key(_) | Record::Padding(_) => None,
-                        };
-                        if let Some(problem) = problem {
-                            self.stop(problem)?;
-                            break;
-                        }
-                        self.offset += len;
-                        self.now.key_end = self.offset;
-                        if ends_batch {
-                            self.committed.catch_up(&self.now);
-                        }
-                        if is_key {
-                            return Ok(Some(offset));
-                        }
-                    }
-                    Err(problem) => self.stop(Invalid::Meaning(problem))?,
-                },
+            match self.take_record(offset) {
+                Ok(true) => return Ok(Some(offset)),
+                Ok(false) => {}
                 Err(invalid) => self.stop(invalid)?,
             }
         }
         Ok(None)
+    }
+
+    /// Counts in the record at the present offset; says whether it is a key record.
+    fn take_record(&mut self, offset: u32) -> Result<bool, Invalid> {
+        let start = (self.offset - self.window_start) as usize;
+        let bytes = self.window.get(start..).unwrap_or_default();
+        let decoded = decode_with(&self.seeds, offset, bytes)?;
+        let ends_batch =
+            take(&mut self.now, &mut self.group, &decoded).map_err(Invalid::Meaning)?;
+        let Decoded { record, len, .. } = decoded;
+        let is_key = matches!(record, Record::Key(_));
+        match record {
+            Record::Epoch(epoch, _) => {
+                self.seeds = FileSeeds::new(&self.header.identity, epoch);
+                self.epochs.push((offset, epoch));
+            }
+            Record::Chain(chain) => self.check_chain(&chain)?,
+            Record::Mark(mark) => self.take_mark(mark)?,
+            Record::Key(_) | Record::Padding(_) => {}
+        }
+        self.offset += len as u64;
+        self.now.key_end = self.offset;
+        if ends_batch {
+            self.committed.catch_up(&self.now);
+        }
+        Ok(is_key)
     }
 
     /// Makes sure that the window holds the record at the present offset, if the file does. A source may
@@ -280,28 +274,25 @@ impl<S: KeySource> Scanner<S> {
         Ok(())
     }
 
-    fn take_chain(&mut self, chain: Chain) -> Option<Invalid> {
-        if self.offset != HEADER_LEN as u64 || chain.predecessor != self.header.predecessor {
-            return Some(Invalid::Meaning(
-                "expected the chain record first, naming the predecessor",
-            ));
+    fn check_chain(&self, chain: &Chain) -> Result<(), Invalid> {
+        if self.offset == HEADER_LEN as u64 && chain.predecessor == self.header.predecessor {
+            return Ok(());
         }
-        self.chain = Some(chain);
-        None
+        Err(Invalid::Meaning("expected the chain record first, naming the predecessor"))
     }
 
-    fn take_mark(&mut self, mark: Mark) -> Option<Invalid> {
+    fn take_mark(&mut self, mark: Mark) -> Result<(), Invalid> {
         let sound = u64::from(mark.through) <= self.offset
             && self.offset.is_multiple_of(MARK_ALIGN as u64)
             && mark.value_ends.len() == usize::from(self.header.shards);
         if !sound {
-            return Some(Invalid::Meaning("expected a mark of what stands before it"));
+            return Err(Invalid::Meaning("expected a mark of what stands before it"));
         }
         if let Some(times) = &mut self.times {
             times.push((mark.through, mark.time));
         }
         self.promise(mark);
-        None
+        Ok(())
     }
 
     /// The furthest promise counts, wherever it stands.
@@ -397,11 +388,6 @@ impl<S: KeySource> Scanner<S> {
         self.mark.as_ref()
     }
 
-    /// What the predecessor ended as, if the file says so.
-    pub fn chain(&self) -> Option<&Chain> {
-        self.chain.as_ref()
-    }
-
     /// Where epochs began.
     pub fn epochs(&self) -> &[(u32, u64)] {
         &self.epochs
@@ -415,11 +401,6 @@ impl<S: KeySource> Scanner<S> {
     /// The offset behind the last record that was returned.
     pub fn next_offset(&self) -> u32 {
         self.offset as u32
-    }
-
-    /// The position of a record at `offset`.
-    pub fn position(&self, offset: u32) -> Position {
-        Position::new(self.header.identity.segment, offset)
     }
 
     /// The bytes that the last entry was read from, and their offset in the file: lets an iterator keep

@@ -75,9 +75,6 @@ impl FoundFiles {
 
 impl FoundFiles {
     /// Refuses files of another table: what is about to be removed is so by the word of this table's state alone.
-    ///
-    /// # Errors
-    /// `Foreign` that names the file; what the file system says.
     pub(crate) fn require_of(&self, fs: &dyn Fs, table_id: u64) -> Result<()> {
         let Some(path) = &self.keys else { return Ok(()) };
         // A header that does not hold says nothing. Nor does one without a record behind it: of a segment that was never
@@ -98,10 +95,7 @@ impl FoundFiles {
     }
 }
 
-/// Whether something is at `path`.
-///
-/// # Errors
-/// `Foreign` if it is of another kind: links below a root are followed by nobody; what the file system says.
+/// Whether something is at `path`. Of another kind it is `Foreign`: links below a root are followed by nobody.
 pub(crate) fn is_there(fs: &dyn Fs, path: &Path, kind: FileKind) -> Result<bool> {
     let found = match fs.metadata(path) {
         Ok(found) => found.kind,

@@ -47,10 +47,7 @@ impl KeyFile {
         Ok(Self { path: path.to_owned(), file, len, header, head })
     }
 
-    /// Opens the key file of a table's segment.
-    ///
-    /// # Errors
-    /// Also if it is another one, or has features that forbid the access.
+    /// Opens the key file of a table's segment, unless it is another one, or has features that forbid the access.
     pub(crate) fn open_of(
         fs: &dyn Fs,
         path: &Path,
@@ -65,11 +62,8 @@ impl KeyFile {
         Ok(file)
     }
 
-    /// Opens a file that may never have been synced: `None` if it does not begin with the header of a key file.
-    ///
-    /// # Errors
-    /// What the file system says; `Unsupported` for a header that holds and is of another version: a file that
-    /// cannot be read says nothing of what is in it.
+    /// Opens a file that may never have been synced: `None` if it does not begin with the header of a key file. One of
+    /// another version is an error, as a failed read is: neither says what is in the file.
     pub(crate) fn open_if_sound(fs: &dyn Fs, path: &Path) -> Result<Option<Self>> {
         match Self::open(fs, path) {
             Ok(file) => Ok(Some(file)),
@@ -112,10 +106,7 @@ impl KeyFile {
         Scanner::new(source, &self.path, self.header, end).promised(promise)
     }
 
-    /// Whether any mark in the file holds: something in it was acknowledged.
-    ///
-    /// # Errors
-    /// What the file system says: a file that cannot be read may hold one.
+    /// Whether any mark in the file holds: something in it was acknowledged. A file that cannot be read may hold one.
     pub(crate) fn has_mark(&self) -> Result<bool> {
         let mut scanner = self.scan(self.len, None);
         scanner.run(|_| Ok(()))?;

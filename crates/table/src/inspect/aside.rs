@@ -25,24 +25,20 @@ pub(crate) struct Aside<'a> {
 impl<'a> Aside<'a> {
     /// Chooses a name that is on none of `tables`, the table's directories.
     pub(crate) fn new(env: &'a Env, tables: &[PathBuf]) -> Result<Self> {
-        let mut millis = env.clock.now().0;
-        'next: loop {
-            let name = format!("{ASIDE_PREFIX}{millis}");
-            for table in tables {
-                let path = table.join(&name);
-                if exists(&*env.fs, &path).map_err(|e| Error::io("look for", &path, e))? {
-                    millis += 1;
-                    continue 'next;
+        let (fs, mut millis) = (&*env.fs, env.clock.now().0);
+        let is_taken = |name: &str| -> Result<bool> {
+            for path in tables.iter().map(|table| table.join(name)) {
+                if exists(fs, &path).map_err(|e| Error::io("look for", &path, e))? {
+                    return Ok(true);
                 }
             }
-            return Ok(Self {
-                fs: &*env.fs,
-                name,
-                dirs: BTreeSet::new(),
-                kept: BTreeSet::new(),
-                files: 0,
-            });
+            Ok(false)
+        };
+        while is_taken(&format!("{ASIDE_PREFIX}{millis}"))? {
+            millis += 1;
         }
+        let name = format!("{ASIDE_PREFIX}{millis}");
+        Ok(Self { fs, name, dirs: BTreeSet::new(), kept: BTreeSet::new(), files: 0 })
     }
 
     /// The directory for `path`, durable.
@@ -122,9 +118,6 @@ pub(super) struct Kept {
 }
 
 /// Looks through what repairs have kept.
-///
-/// # Errors
-/// A disk that does not read.
 pub(super) fn kept_of(setup: &TableSetup, id: SegmentId) -> Result<Kept> {
     let fs = &*setup.env.fs;
     let list = |dir: &Path| fs.list(dir).map_err(|e| Error::io("list", dir, e));

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use lithdb_env::{Error, ErrorKind, FileKind, Result, UnixMillis};
 use lithdb_segment::record::{Chain, Decoded, Flags, Mark, Record};
-use lithdb_segment::scan::Verdict;
+use lithdb_segment::scan::{Totals, Verdict};
 use lithdb_segment::{HEADER_LEN, KeyHeader, Metadata, SegmentId, ShardId, ValueHeader};
 use serde::Serialize;
 
+use super::examine::Scan;
 use super::found::Found;
 use super::state_slots;
 use super::walk::{Stretch, Walk};
@@ -133,17 +134,15 @@ fn dump_table(
         is_there(fs, dir, FileKind::Dir)?;
     }
     let inventory = Inventory::list(fs, &setup.segment_dirs())?;
+    if let Some(id) = segment.filter(|id| !inventory.segments.contains_key(id)) {
+        let message = format!("segment {id}: expected its files, found none");
+        return Err(Error::new(ErrorKind::Missing, message));
+    }
     let wanted = |id: SegmentId| segment.is_none_or(|wanted| wanted == id);
-    let mut any = segment.is_none();
     for (id, files) in inventory.segments.iter().filter(|(id, _)| wanted(**id)) {
-        any = true;
         dump_segment(setup, state.as_ref(), &Found::read(fs, *id, files)?, each)?;
     }
-    if any {
-        return Ok(());
-    }
-    let id = segment.unwrap_or_default();
-    Err(Error::new(ErrorKind::Missing, format!("segment {id}: expected its files, found none")))
+    Ok(())
 }
 
 fn dump_segment(
@@ -154,18 +153,26 @@ fn dump_segment(
 ) -> Result<()> {
     let mut beginning = Beginning::default();
     let key_file = beginning.read(setup, state, found);
-    if beginning.is_missing_some && is_collected(setup, found.id)? {
-        return Ok(());
+    if beginning.is_missing_some {
+        // A writer may have collected the segment since it was listed.
+        let (state, _) = state_slots::look(&*setup.env.fs, &setup.state_path())?;
+        if state.is_some_and(|state| found.id < state.watermark) {
+            return Ok(());
+        }
     }
     beginning.lines.iter().try_for_each(&mut *each)?;
     let Some(key_file) = key_file else { return Ok(()) };
-    let end = found.metadata().map_or(key_file.len, |m| m.key_end.min(key_file.len));
-    let epochs = found.metadata().map(|metadata| metadata.epochs.as_slice()).unwrap_or_default();
-    let (verdict, promised) = verdict_line(&key_file, end, state, found)?;
-    let asks_records_until = if found.metadata().is_some() { 0 } else { promised };
+    let metadata = found.metadata();
+    let end = metadata.map_or(key_file.len, |m| m.key_end.min(key_file.len));
+    let epochs = metadata.map(|metadata| metadata.epochs.as_slice()).unwrap_or_default();
+    let promise = state.filter(|_| found.metadata.is_none());
+    let promise = promise.and_then(|state| state.promise(found.id, None));
+    let scan = Scan::of(&key_file, end, promise)?;
+    let mark = scan.mark.as_ref().filter(|_| metadata.is_none());
+    let asks_records_until = mark.map_or(0, |mark| u64::from(mark.through));
     let walk = Walk { identity: key_file.header.identity, epochs, asks_records_until, end };
     walk.run(&mut Window::of(&key_file), &mut |stretch| each(&record_line(stretch)))?;
-    each(&verdict)
+    each(&verdict_line(&key_file.path, scan))
 }
 
 /// What comes before the records of a segment.
@@ -237,12 +244,6 @@ impl Beginning {
     }
 }
 
-/// Whether a writer has collected the segment since it was listed.
-fn is_collected(setup: &TableSetup, id: SegmentId) -> Result<bool> {
-    let (state, _) = state_slots::look(&*setup.env.fs, &setup.state_path())?;
-    Ok(state.is_some_and(|state| id < state.watermark))
-}
-
 fn metadata_line(path: &Path, metadata: &Metadata) -> DumpLine {
     DumpLine::Metadata {
         path: path.to_owned(),
@@ -306,32 +307,16 @@ fn record_line(Stretch { at, decoded, .. }: Stretch<'_>) -> DumpLine {
     }
 }
 
-/// What the scanner makes of the key file, and how much of it was acknowledged as far as is known.
-fn verdict_line(
-    key_file: &KeyFile,
-    end: u64,
-    state: Option<&TableState>,
-    found: &Found,
-) -> Result<(DumpLine, u64)> {
-    let promise = state.filter(|_| found.metadata.is_none());
-    let promise = promise.and_then(|state| state.promise(found.id, None));
-    let mut scanner = key_file.scan(end, promise);
-    let verdict = match scanner.run(|_| Ok(()))? {
+fn verdict_line(path: &Path, scan: Scan) -> DumpLine {
+    let verdict = match scan.verdict {
         Verdict::Clean => "clean".to_owned(),
         Verdict::Torn { offset, reason } => format!("torn at {offset}: {reason}"),
         Verdict::Corrupt { offset, acknowledged, reason } => {
             format!("corrupt at {offset}, {acknowledged} bytes were acknowledged: {reason}")
         }
     };
-    let totals = scanner.totals();
-    let line = DumpLine::Verdict {
-        path: key_file.path.clone(),
-        end: totals.key_end,
-        records: totals.records,
-        running: totals.running,
-        verdict,
-    };
-    Ok((line, scanner.mark().map_or(0, |mark| u64::from(mark.through))))
+    let Totals { key_end, records, running, .. } = scan.totals;
+    DumpLine::Verdict { path: path.to_owned(), end: key_end, records, running, verdict }
 }
 
 impl fmt::Display for DumpLine {

@@ -73,7 +73,7 @@ pub(super) struct Readable {
 /// What the scan of a key file says of its end.
 #[derive(Debug)]
 pub(super) struct Scan {
-    verdict: Verdict,
+    pub(super) verdict: Verdict,
     pub(super) totals: Totals,
     pub(super) epochs: Vec<(u32, u64)>,
     /// What promises most.
@@ -81,7 +81,7 @@ pub(super) struct Scan {
 }
 
 impl Scan {
-    fn of(key_file: &KeyFile, end: u64, promise: Option<Mark>) -> Result<Self> {
+    pub(super) fn of(key_file: &KeyFile, end: u64, promise: Option<Mark>) -> Result<Self> {
         let mut scanner = key_file.scan(end, promise);
         let verdict = scanner.run(|_| Ok(()))?;
         let (totals, epochs) = (scanner.totals().clone(), scanner.epochs().to_vec());
@@ -97,9 +97,6 @@ impl Examined {
 }
 
 /// Examines the member at `index`.
-///
-/// # Errors
-/// `Unsupported`; a disk that does not read.
 pub(super) fn examine(
     setup: &TableSetup,
     outline: &Outline,

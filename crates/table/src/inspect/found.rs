@@ -41,9 +41,6 @@ impl Found {
     }
 
     /// Reads metadata, header and chain record.
-    ///
-    /// # Errors
-    /// `Unsupported`; a disk that does not read.
     pub(super) fn read(fs: &dyn Fs, id: SegmentId, files: &FoundFiles) -> Result<Self> {
         let metadata = files.metadata.as_ref().map(|path| Metadata::read(fs, path));
         let key_file = files.keys.as_ref().map(|path| KeyFile::open(fs, path));
@@ -63,9 +60,6 @@ impl Found {
     }
 
     /// The headers of the value files that hold and stand in the file that they name.
-    ///
-    /// # Errors
-    /// `Unsupported`; a disk that does not read.
     fn value_headers(&self, fs: &dyn Fs) -> Result<Vec<(&PathBuf, ValueHeader)>> {
         let mut headers = Vec::new();
         for (shard, path) in &self.files.values {
@@ -85,9 +79,6 @@ impl Found {
     }
 
     /// No file of the segment has features that forbid writing. What does not hold says nothing.
-    ///
-    /// # Errors
-    /// `Unsupported` that names the file; a disk that does not read.
     pub(super) fn require_writable(&self, fs: &dyn Fs) -> Result<()> {
         let keys = self.key_file().map(|file| &file.path);
         let metadata = self.files.metadata.as_ref().filter(|_| self.metadata().is_some());
@@ -114,7 +105,7 @@ impl Found {
 
     /// An empty segment was about to take the place: its files do not count.
     pub(super) fn is_to_be_empty(&self) -> bool {
-        self.unfinished.as_ref().is_some_and(|unfinished| unfinished.is_empty)
+        self.unfinished.as_ref().is_some_and(Unfinished::is_empty)
     }
 
     /// Turns what belongs to another table or segment, and metadata that does not agree with the key file, into errors.
@@ -204,17 +195,11 @@ impl Found {
 
     /// Whether it shows that something in it was acknowledged: opening goes by the same where the state says that the
     /// table is empty.
-    ///
-    /// # Errors
-    /// A disk that does not read.
     pub(super) fn is_acknowledged(&self) -> Result<bool> {
         Ok(self.files.metadata.is_some() || self.has_mark()?)
     }
 
     /// Whether its key file has a mark that holds.
-    ///
-    /// # Errors
-    /// A disk that does not read.
     pub(super) fn has_mark(&self) -> Result<bool> {
         self.key_file().map_or(Ok(false), KeyFile::has_mark)
     }
@@ -235,9 +220,6 @@ impl Found {
 
     /// The key file; if its header does not hold, with the one that it must have had, from the metadata or the value files.
     /// `before` is the segment before. `None` if nothing names the salt.
-    ///
-    /// # Errors
-    /// `Unsupported`; a disk that does not read.
     pub(super) fn usable_key_file(
         &self,
         fs: &dyn Fs,

@@ -44,25 +44,26 @@ impl Mender<'_> {
     /// Returns its metadata if it is sealed.
     pub(super) fn mend(
         &mut self,
-        member: Member,
+        member: &Member,
         before: Option<&Metadata>,
         next: Option<SegmentId>,
     ) -> Result<Option<Metadata>> {
         let Member { found, examined, action, new_successor } = member;
+        let next = next.or(*new_successor);
         let next = Next { successor: next.unwrap_or_default(), is_new: new_successor.is_some() };
         let sealed = found.metadata().cloned();
         match (action, &examined.readable) {
             (Some(Action::Placeholder | Action::GiveUp), _) => {
-                self.replace(&found, before, next).map(Some)
+                self.replace(found, before, next).map(Some)
             }
             (Some(Action::Salvage), Some(readable)) => {
-                self.salvage(&found, readable, before, next).map(Some)
+                self.salvage(found, readable, before, next).map(Some)
             }
             (Some(Action::RebuildMetadata), Some(readable)) => {
-                self.rebuild(&found, readable, next).map(Some)
+                self.rebuild(found, readable, next).map(Some)
             }
             (Some(Action::RestoreValueFiles), Some(readable)) => {
-                let paths = self.paths(&found, readable);
+                let paths = self.paths(found, readable);
                 self.value_files(&paths, readable, &readable.value_ends)?;
                 Ok(sealed)
             }
@@ -114,7 +115,7 @@ impl Mender<'_> {
             ..Metadata::of(header, rewritten.totals, last_write)
         };
         self.begin_successor(&metadata, next)?;
-        self.begin(found, &metadata, false, &paths.metadata)?;
+        self.begin(found, &metadata, &paths.metadata)?;
         let rename = env.fs.rename(&rewritten.staged, &paths.keys);
         rename.map_err(|e| Error::io("rename into place", &paths.keys, e))?;
         sync_parent(&*env.fs, &paths.keys)?;
@@ -125,9 +126,8 @@ impl Mender<'_> {
 
     /// From here on until the metadata is as it is to be, no opening accepts the segment, and no other plan is made than to
     /// go on.
-    fn begin(&self, found: &Found, target: &Metadata, is_empty: bool, path: &Path) -> Result<()> {
-        let (target, before) = (target.clone(), found.metadata.clone());
-        let unfinished = Unfinished { target, is_empty, before };
+    fn begin(&self, found: &Found, target: &Metadata, path: &Path) -> Result<()> {
+        let unfinished = Unfinished { target: target.clone(), before: found.metadata.clone() };
         unfinished.metadata()?.write(&*self.setup.env.fs, path)
     }
 
@@ -226,7 +226,7 @@ impl Mender<'_> {
         let predecessor = before.map_or(SegmentId::NONE, |before| before.segment);
         let header = KeyHeader { identity, predecessor, created: now, shards };
         self.aside.keep(&files.metadata)?;
-        self.begin(found, &sealed(&header, Totals::default()), true, &path)?;
+        self.begin(found, &sealed(&header, Totals::default()), &path)?;
         self.aside.take_away(files.values.values().chain(&files.keys))?;
         let (segment, totals) = self.create(found.id, before.map(Metadata::chain), shards)?;
         let mut metadata = sealed(segment.header(), totals);

@@ -46,11 +46,7 @@ pub(super) struct Stray {
 }
 
 impl Outline {
-    /// Looks at the table.
-    ///
-    /// # Errors
-    /// `Missing` if there is no table, or it is being dropped; `Unsupported`, `Conflict` and `Foreign` as opening says
-    /// them; a disk that does not read.
+    /// Looks at the table; `Missing` if there is none, or it is being dropped.
     pub(super) fn look(setup: &TableSetup) -> Result<Self> {
         let fs = &*setup.env.fs;
         let path = setup.state_path();

@@ -1,6 +1,5 @@
 //! What a repair would do, and what would be given up. A plan changes nothing.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -108,7 +107,7 @@ pub(super) struct Work {
     /// Segments of which nothing is left, and nothing is before them.
     pub(super) given_up: Vec<Found>,
     /// The others, oldest first.
-    pub(super) members: VecDeque<Member>,
+    pub(super) members: Vec<Member>,
 }
 
 #[derive(Debug)]
@@ -135,10 +134,9 @@ fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<Repair
         found.require_writable(&*setup.env.fs)?;
     }
     let mut meter = Meter::new(progress, outline.bytes(setup));
-    let mut examined = Vec::with_capacity(outline.members.len());
-    for index in 0..outline.members.len() {
-        examined.push(examine(setup, &outline, index, &mut meter)?);
-    }
+    let members = 0..outline.members.len();
+    let examined = members.map(|index| examine(setup, &outline, index, &mut meter));
+    let examined = examined.collect::<Result<Vec<_>>>()?;
     meter.finish();
     if let Some(by_hand) = examined.iter().find_map(|examined| examined.by_hand.as_ref()) {
         let message = format!("{}: {}", by_hand.path.display(), by_hand.what);
@@ -149,7 +147,7 @@ fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<Repair
     let Outline { rules, slots, members: found, strays, absent_dirs, .. } = outline;
     let is_certain = strays.is_empty() && !examined.iter().any(|examined| examined.ends_differ);
     let is_state_lost = matches!(slots, Slots::Lost(_));
-    let (given_up, members) = (Vec::new(), VecDeque::new());
+    let (given_up, members) = (Vec::new(), Vec::new());
     let mut plan = RepairPlan {
         table: setup.name.clone(),
         warnings: Vec::new(),
@@ -165,7 +163,7 @@ fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<Repair
         plan.add(found, examined, Some(n) == last);
     }
     if !plan.work.given_up.is_empty() {
-        let first = plan.work.members.front();
+        let first = plan.work.members.first();
         plan.raises_watermark = Some(first.map_or(floor, |member| member.found.id));
     }
     match &slots {
@@ -223,7 +221,7 @@ impl RepairPlan {
         }
         match action {
             Some(Action::GiveUp) => work.given_up.push(found),
-            _ => work.members.push_back(Member { found, examined, action, new_successor }),
+            _ => work.members.push(Member { found, examined, action, new_successor }),
         }
     }
 
@@ -277,8 +275,8 @@ fn describe(
     action: Action,
     new_successor: Option<SegmentId>,
 ) -> SegmentRepair {
-    let losses = &examined.losses;
     let at = |offset: u64| Position::new(examined.id, offset as u32);
+    let ranges = examined.losses.ranges.iter();
     SegmentRepair {
         segment: examined.id,
         action,
@@ -288,12 +286,8 @@ fn describe(
         lost_keys: examined.lost_keys,
         lost_values: examined.lost_values,
         lost_bytes: examined.lost_bytes,
-        sample_keys: losses.sample_keys.clone(),
-        lost_at: losses
-            .ranges
-            .iter()
-            .map(|range| PositionRange { from: at(range.start), to: at(range.end) })
-            .collect(),
+        sample_keys: examined.losses.sample_keys.clone(),
+        lost_at: ranges.map(|r| PositionRange { from: at(r.start), to: at(r.end) }).collect(),
         new_successor,
     }
 }

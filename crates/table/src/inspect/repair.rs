@@ -119,17 +119,14 @@ impl RepairPlan {
             state.empty |= members.is_empty();
         })?;
         let context = setup.context(&state.get(), &TableOptions::new());
-        let next_ids: Vec<_> = members.iter().skip(1).map(|member| member.found.id).collect();
-        let mut next_ids = next_ids.into_iter();
         let latest = state.get().latest_time;
         let mut mender = Mender { setup, context, aside, latest };
         let mut before: Option<Metadata> = None;
         let mut sealed = BTreeSet::new();
-        for member in members {
-            let next = next_ids.next().or(member.new_successor);
-            let id = member.found.id;
+        for (n, member) in members.iter().enumerate() {
+            let next = members.get(n + 1).map(|next| next.found.id);
             before = mender.mend(member, before.as_ref(), next)?;
-            sealed.extend(before.as_ref().map(|_| id));
+            sealed.extend(before.as_ref().map(|_| member.found.id));
         }
         // What a sealed segment holds is said by its metadata.
         state.update(|state| {

@@ -1,6 +1,6 @@
 //! `table.state` as it is found, valid or not, and what it must have been.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use lithdb_env::{Error, ErrorKind, FileKind, Fs, Result};
@@ -29,9 +29,6 @@ pub(super) enum Slots {
 }
 
 /// Reads the state.
-///
-/// # Errors
-/// `Unsupported`; `Foreign` if it is no file; a disk that does not read.
 pub(super) fn look(fs: &dyn Fs, path: &Path) -> Result<(Option<TableState>, Slots)> {
     // What it fails for, reading says.
     is_there(fs, path, FileKind::File)?;
@@ -77,39 +74,29 @@ fn compare(path: &Path, bytes: &[u8]) -> Slots {
 
 /// What is wrong with a state if all segments that can be read are of one other table: the state is the stranger then,
 /// and nothing that it says of segments counts.
-///
-/// # Errors
-/// `Unsupported`; a disk that does not read.
 pub(super) fn is_foreign(
     fs: &dyn Fs,
     path: &Path,
     state: &TableState,
     inventory: &Inventory,
 ) -> Result<Option<Error>> {
-    let mut other = None;
+    let mut tables = BTreeSet::new();
     for (id, files) in &inventory.segments {
-        let found = Found::read(fs, *id, files)?;
-        for table_id in found.table_ids() {
-            if table_id == state.table_id || other.is_some_and(|other| other != table_id) {
-                return Ok(None);
-            }
-            other = Some(table_id);
+        tables.extend(Found::read(fs, *id, files)?.table_ids());
+        if tables.len() > 1 || tables.contains(&state.table_id) {
+            return Ok(None);
         }
     }
-    let Some(other) = other else { return Ok(None) };
+    let Some(other) = tables.first() else { return Ok(None) };
     let (path, found) = (path.display(), state.table_id);
     let message = format!(
-        "{path}: expected the state of table {:016x}, whose segments are here, found that of table {found:016x}",
-        other
+        "{path}: expected the state of table {other:016x}, whose segments are here, found that of table {found:016x}"
     );
     Ok(Some(Error::new(ErrorKind::Foreign, message)))
 }
 
 /// What is wrong with a state that says that nothing was ever acknowledged, if something was, or that is older than a
 /// segment or file: it is an old copy, and nothing that it says of segments counts. Opening refuses it, too.
-///
-/// # Errors
-/// A disk that does not read.
 pub(super) fn is_stale(
     fs: &dyn Fs,
     path: &Path,

@@ -8,7 +8,7 @@
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_segment::Metadata;
 use lithdb_segment::envelope::{self, Magic};
-use lithdb_segment::record::{Decoded, EPOCH_LEN, Record, decode};
+use lithdb_segment::record::{EPOCH_LEN, Record, decode};
 
 use crate::keyfile::{KeyFile, read};
 
@@ -27,20 +27,14 @@ pub(super) struct Unfinished {
     /// What the segment's metadata is going to be. Of an empty segment that is put in the place of one of which nothing is
     /// left, only ids and revision.
     pub(super) target: Metadata,
-    /// An empty segment takes the place: whatever files there are do not count.
-    pub(super) is_empty: bool,
     /// The metadata as it was found: none, damaged, or this.
     pub(super) before: Option<Result<Metadata>>,
 }
 
 impl Unfinished {
     /// The metadata that stands for this.
-    ///
-    /// # Errors
-    /// If it is larger than metadata may be.
     pub(super) fn metadata(&self) -> Result<Metadata> {
-        let end = if self.is_empty { 0 } else { self.target.key_end };
-        let mut extra = end.to_le_bytes().to_vec();
+        let mut extra = self.target.key_end.to_le_bytes().to_vec();
         match &self.before {
             None => extra.push(NONE),
             Some(Err(_)) => extra.push(DAMAGED),
@@ -62,7 +56,6 @@ impl Unfinished {
         let (end, rest) = extra.split_first_chunk::<8>()?;
         let (kind, before) = rest.split_first()?;
         target.key_end = u64::from_le_bytes(*end);
-        let is_empty = target.key_end == 0;
         let before = match *kind {
             NONE => None,
             HELD => Some(envelope::open_file(Magic::METADATA, path, before)),
@@ -71,21 +64,22 @@ impl Unfinished {
                 Some(Err(Error::new(ErrorKind::Corrupt, message)))
             }
         };
-        Some(Self { target, is_empty, before })
+        Some(Self { target, before })
+    }
+
+    /// An empty segment takes the place: whatever files there are do not count.
+    pub(super) fn is_empty(&self) -> bool {
+        self.target.key_end == 0
     }
 
     /// Whether the new key file has taken its place: it begins a new epoch.
-    ///
-    /// # Errors
-    /// A disk that does not read.
     pub(super) fn is_in_place(&self, keys: &KeyFile) -> Result<bool> {
         let Some((at, epoch)) = self.target.epochs.first() else { return Ok(false) };
         let bytes = read(&*keys.file, &keys.path, u64::from(*at), EPOCH_LEN)?;
         let identity = keys.header.identity;
         let decoded = decode(&identity, identity.salt, *at, &bytes);
-        Ok(
-            matches!(decoded, Ok(Decoded { record: Record::Epoch(begun, _), .. }) if begun == *epoch),
-        )
+        let begun = decoded.map(|decoded| decoded.record);
+        Ok(matches!(begun, Ok(Record::Epoch(begun, _)) if begun == *epoch))
     }
 }
 
@@ -124,13 +118,13 @@ mod tests {
         let damaged = Error::new(ErrorKind::Corrupt, "damaged");
         let befores = [None, Some(Err(damaged)), Some(Ok(metadata(1000)))];
         for (before, end) in befores.into_iter().zip([0, 1200, 1200]) {
-            let is_empty = end == 0;
             let target = metadata(end);
-            let written = Unfinished { target: target.clone(), is_empty, before: before.clone() };
+            let written = Unfinished { target: target.clone(), before: before.clone() };
             let written = written.metadata().unwrap();
             assert_eq!(written.key_end, u64::MAX, "no file is that long");
             let found = Unfinished::of(&written, path).unwrap();
-            assert_eq!((found.target, found.is_empty), (target, is_empty));
+            assert_eq!(found.is_empty(), end == 0);
+            assert_eq!(found.target, target);
             assert_eq!(found.before.is_some(), before.is_some());
             let what =
                 |before: Option<Result<_>>| before.map(|before| before.map_err(|e| e.kind()));

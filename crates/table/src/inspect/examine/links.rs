@@ -6,6 +6,7 @@ use lithdb_segment::scan::Totals;
 use lithdb_segment::{HEADER_LEN, SegmentId};
 
 use super::super::finding::Finding;
+use super::super::found::Found;
 use super::super::groups::Groups;
 use super::super::losses::Losses;
 use super::{Examination, Scan};
@@ -13,19 +14,16 @@ use crate::keyfile::KeyFile;
 
 impl Examination<'_> {
     pub(super) fn check_links(&mut self) {
-        let mut wrong = Vec::new();
-        if let (Some(before), Some(header)) = (self.before, self.found.header())
-            && header.predecessor != before.id
-        {
-            wrong.push(format!("the header names {} before it", header.predecessor));
-        }
-        if let Some(metadata) = self.found.metadata() {
-            let next = self.next.map_or(SegmentId::NONE, |next| next.id);
-            if metadata.successor != next {
-                wrong.push(format!("the metadata names {} behind it", metadata.successor));
-            }
-        }
-        let before = self.before.map_or(SegmentId::NONE, |before| before.id);
+        let id = |neighbour: Option<&Found>| neighbour.map_or(SegmentId::NONE, |found| found.id);
+        let (before, next) = (id(self.before), id(self.next));
+        let predecessor = self.found.header().map(|header| header.predecessor);
+        let predecessor = predecessor.filter(|id| before.is_some() && *id != before);
+        let successor = self.found.metadata().map(|metadata| metadata.successor);
+        let successor = successor.filter(|id| *id != next);
+        let wrong = predecessor.map(|id| format!("the header names {id} before it"));
+        let wrong = wrong
+            .into_iter()
+            .chain(successor.map(|id| format!("the metadata names {id} behind it")));
         for wrong in wrong {
             let what = format!(
                 "the chain forks: segment {before} stands before it, and {wrong}; which of the files belong to the table must be decided by hand"
@@ -58,26 +56,24 @@ impl Examination<'_> {
         let Some(metadata) = self.found.metadata() else { return Ok(false) };
         let totals = &scan.totals;
         let path = self.expected_paths().metadata;
-        let mut wrong = Vec::new();
-        let mut compare = |name: &str, expected: String, found: String| {
-            if expected != found {
-                wrong.push(format!("{name}: the metadata says {expected}, the files {found}"));
-            }
-        };
-        compare("keys", metadata.records.to_string(), totals.records.to_string());
-        compare("values", metadata.primaries.to_string(), totals.primaries.to_string());
         let show = |running: u32| format!("{running:08x}");
-        compare("running checksum", show(metadata.running), show(totals.running));
-        compare("epochs", format!("{:?}", metadata.epochs), format!("{:?}", scan.epochs));
         let covers = metadata.value_ends.iter().zip(&totals.value_ends).all(|(a, b)| a >= b);
-        compare("value files cover all values", true.to_string(), covers.to_string());
+        let mut compared = vec![
+            ("keys", metadata.records.to_string(), totals.records.to_string()),
+            ("values", metadata.primaries.to_string(), totals.primaries.to_string()),
+            ("running checksum", show(metadata.running), show(totals.running)),
+            ("epochs", format!("{:?}", metadata.epochs), format!("{:?}", scan.epochs)),
+            ("value files cover all values", true.to_string(), covers.to_string()),
+        ];
         if let Some(expected) = metadata.digest {
             let found = key_file.digest(metadata.key_end)?;
-            compare("digest", format!("{expected:02x?}"), format!("{found:02x?}"));
+            compared.push(("digest", format!("{expected:02x?}"), format!("{found:02x?}")));
         }
-        let mut holds = wrong.is_empty() && self.found.unfinished.is_none();
-        for wrong in wrong {
+        let mut holds = self.found.unfinished.is_none();
+        for (name, expected, found) in compared.iter().filter(|(_, said, found)| said != found) {
+            let wrong = format!("{name}: the metadata says {expected}, the files {found}");
             self.report(Finding::damage(&path, wrong));
+            holds = false;
         }
         let next = self.chain_of_next().filter(|_| metadata.revision == 0);
         if let Some(chain) = next.filter(|chain| **chain != metadata.chain()) {

@@ -71,7 +71,7 @@ impl<'a> Aside<'a> {
             }
             let place = self.place(path)?;
             if self.fs.hard_link(path, &place).is_err() {
-                copy(self.fs, path, &place, &[])?;
+                copy(self.fs, Some(path), &place, &[], 0)?;
             }
             self.files += 1;
             self.kept.insert(path.clone());
@@ -149,19 +149,29 @@ pub(super) fn kept_of(setup: &TableSetup, id: SegmentId) -> Result<Kept> {
     Ok(kept)
 }
 
-/// Copies a file, with `head` in the place of its beginning, and syncs the copy (not its directory).
-pub(super) fn copy(fs: &dyn Fs, from: &Path, to: &Path, head: &[u8]) -> Result<()> {
-    let mut source = Window::open(fs, from)?;
+/// Copies a file, if there is one, with `head` in the place of its beginning, to a new one that is at least so long, and syncs
+/// that (not its directory).
+pub(super) fn copy(
+    fs: &dyn Fs,
+    from: Option<&PathBuf>,
+    to: &Path,
+    head: &[u8],
+    least: u64,
+) -> Result<()> {
+    let mut source = from.map(|from| Window::open(fs, from)).transpose()?;
     let target = fs.create_new(to).map_err(|e| Error::io("create", to, e))?;
     write_all_at(&*target, head, 0).map_err(|e| Error::io("write", to, e))?;
     let mut at = head.len() as u64;
-    loop {
+    while let Some(source) = &mut source {
         let piece = source.get(at, PIECE)?;
         if piece.is_empty() {
             break;
         }
         write_all_at(&*target, piece, at).map_err(|e| Error::io("write", to, e))?;
         at += piece.len() as u64;
+    }
+    if at < least {
+        target.set_len(least).map_err(|e| Error::io("extend", to, e))?;
     }
     target.sync_all().map_err(|e| Error::io("sync", to, e))
 }

@@ -105,9 +105,11 @@ pub(super) fn examine(
 ) -> Result<Examined> {
     let member = |index: Option<usize>| index.and_then(|index| outline.members.get(index));
     let Some(found) = member(Some(index)) else { return Ok(Examined::default()) };
+    let dirs = setup.segment_dirs();
     let mut examination = Examination {
         fs: &*setup.env.fs,
-        dirs: setup.segment_dirs(),
+        paths: found.paths(&dirs, 1),
+        dirs,
         outline,
         found,
         before: member(index.checked_sub(1)),
@@ -126,6 +128,8 @@ pub(super) fn examine(
 struct Examination<'a> {
     fs: &'a dyn Fs,
     dirs: Vec<PathBuf>,
+    /// Its files as they are or would be; of value files, the first.
+    paths: SegmentPaths,
     outline: &'a Outline,
     found: &'a Found,
     before: Option<&'a Found>,
@@ -138,16 +142,11 @@ impl Examination<'_> {
         self.out.findings.push(finding.of(self.found.id));
     }
 
-    fn expected_paths(&self) -> SegmentPaths {
-        self.found.paths(&self.dirs, 1)
-    }
-
     /// The key file, with a header that is pieced together if its own does not hold.
     fn usable_key_file(&mut self) -> Result<Option<KeyFile>> {
         if self.found.is_to_be_empty() {
             return Ok(None);
         }
-        let path = self.expected_paths().keys;
         match &self.found.key_file {
             Some(Ok(_)) => {}
             Some(Err(error))
@@ -155,14 +154,13 @@ impl Examination<'_> {
             {
                 return Err(error.clone());
             }
-            Some(Err(error)) => self.report(Finding::refused(&path, error).at(0)),
-            None if self.found.is_absent() => {
-                let what = "expected this segment, found none of its files";
-                self.report(Finding::damage(&path, what));
-            }
+            Some(Err(error)) => self.report(Finding::refused(&self.paths.keys, error).at(0)),
             None => {
-                let what = "expected this file on one of the roots, found it on none";
-                self.report(Finding::damage(&path, what));
+                let what = match self.found.is_absent() {
+                    true => "expected this segment, found none of its files",
+                    false => "expected this file on one of the roots, found it on none",
+                };
+                self.report(Finding::damage(&self.paths.keys, what));
             }
         }
         let before = self.before.map_or(SegmentId::NONE, |before| before.id);

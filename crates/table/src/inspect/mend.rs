@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lithdb_env::{Error, FileKind, OpenMode, Result, UnixMillis, sync_parent, write_all_at};
+use lithdb_env::{Error, FileKind, OpenMode, Result, UnixMillis, sync_parent};
 use lithdb_segment::record::Chain;
 use lithdb_segment::scan::Totals;
 use lithdb_segment::{
@@ -292,20 +292,9 @@ impl Mender<'_> {
         let mut staged = self.aside.dir_for(path)?.join(path.file_name().unwrap_or_default());
         staged.as_mut_os_string().push(".new");
         let head = ValueHeader { identity: header.identity, shard, created: header.created };
-        if self.is_there(path)? {
-            self.aside.keep([path])?;
-            copy(fs, path, &staged, &head.encode())?;
-        } else {
-            let file = fs.create_new(&staged).map_err(|e| Error::io("create", &staged, e))?;
-            write_all_at(&*file, &head.encode(), 0).map_err(|e| Error::io("write", &staged, e))?;
-        }
-        let file = fs.open(&staged, OpenMode::ReadWrite);
-        let file = file.map_err(|e| Error::io("open", &staged, e))?;
-        let len = file.len().map_err(|e| Error::io("measure", &staged, e))?;
-        if len < least {
-            file.set_len(least).map_err(|e| Error::io("extend", &staged, e))?;
-        }
-        file.sync_all().map_err(|e| Error::io("sync", &staged, e))?;
+        let old = self.is_there(path)?.then_some(path);
+        self.aside.keep(old)?;
+        copy(fs, old, &staged, &head.encode(), least)?;
         fs.rename(&staged, path).map_err(|e| Error::io("rename into place", path, e))?;
         sync_parent(fs, &staged)?;
         sync_parent(fs, path)

@@ -63,11 +63,6 @@ fn verify_table(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Resul
     Ok(report)
 }
 
-fn is_denied(error: &Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
-    cause.is_some_and(|cause: &std::io::Error| cause.kind() == std::io::ErrorKind::PermissionDenied)
-}
-
 /// What there is to look at: a segment, or what lies beside the segments.
 type Subject = Option<SegmentId>;
 
@@ -87,7 +82,9 @@ fn look_at(
     let found = outline.members.get(index).filter(|found| found.id == id);
     let Some(found) = found else { return Ok(None) };
     match examine(setup, outline, index, meter) {
-        Err(error) if error.kind() != ErrorKind::Unsupported && !is_denied(&error) => {
+        Err(error)
+            if !matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) =>
+        {
             let path = found.paths(&setup.segment_dirs(), 1).keys;
             let findings = vec![Finding::refused(&path, &error).of(id)];
             Ok(Some(Examined { id, findings, ..Examined::default() }))
@@ -135,7 +132,7 @@ fn refusal(setup: &TableSetup) -> Result<Option<Error>> {
         let rules = Outline::look(setup)?.rules;
         let plan = Plan::make(&setup.env, &setup.segment_dirs(), &rules, Access::Read);
         let Err(error) = plan else { return Ok(None) };
-        if is_denied(&error) {
+        if error.kind() == ErrorKind::PermissionDenied {
             return Err(error);
         }
         if before.as_ref().is_some_and(|before| before.message() == error.message()) {

@@ -16,38 +16,41 @@ impl Examination<'_> {
     pub(super) fn check_links(&mut self) {
         let id = |neighbour: Option<&Found>| neighbour.map_or(SegmentId::NONE, |found| found.id);
         let (before, next) = (id(self.before), id(self.next));
-        let predecessor = self.found.header().map(|header| header.predecessor);
-        let predecessor = predecessor.filter(|id| before.is_some() && *id != before);
-        let successor = self.found.metadata().map(|metadata| metadata.successor);
-        let successor = successor.filter(|id| *id != next);
-        let wrong = predecessor.map(|id| format!("the header names {id} before it"));
-        let wrong = wrong
-            .into_iter()
-            .chain(successor.map(|id| format!("the metadata names {id} behind it")));
-        for wrong in wrong {
-            let what = format!(
-                "the chain forks: segment {before} stands before it, and {wrong}; which of the files belong to the table must be decided by hand"
-            );
-            let finding = Finding::damage(&self.expected_paths().keys, what);
-            self.out.by_hand.get_or_insert_with(|| finding.clone());
-            self.report(finding);
+        if let Some(header) = self.found.header()
+            && before.is_some()
+            && header.predecessor != before
+        {
+            self.report_fork(before, &format!("the header names {} before it", header.predecessor));
+        }
+        if let Some(metadata) = self.found.metadata()
+            && metadata.successor != next
+        {
+            let wrong = format!("the metadata names {} behind it", metadata.successor);
+            self.report_fork(before, &wrong);
         }
     }
 
+    fn report_fork(&mut self, before: SegmentId, wrong: &str) {
+        let what = format!(
+            "the chain forks: segment {before} stands before it, and {wrong}; which of the files belong to the table must be decided by hand"
+        );
+        let finding = Finding::damage(&self.paths.keys, what);
+        self.out.by_hand.get_or_insert_with(|| finding.clone());
+        self.report(finding);
+    }
+
     pub(super) fn check_metadata(&mut self) {
-        let path = self.expected_paths().metadata;
         if self.found.unfinished.is_some() {
             let what = "a repair of this segment was interrupted; plan and apply it again";
-            self.report(Finding::damage(&path, what));
+            self.report(Finding::damage(&self.paths.metadata, what));
         }
         match &self.found.metadata {
-            Some(Ok(_)) => {}
-            Some(Err(error)) => self.report(Finding::refused(&path, error)),
+            Some(Err(error)) => self.report(Finding::refused(&self.paths.metadata, error)),
             None if self.next.is_some() && !self.found.is_absent() => {
                 let what = "expected the metadata of a sealed segment, found none";
-                self.report(Finding::damage(&path, what));
+                self.report(Finding::damage(&self.paths.metadata, what));
             }
-            None => {}
+            Some(Ok(_)) | None => {}
         }
     }
 
@@ -55,7 +58,6 @@ impl Examination<'_> {
     pub(super) fn metadata_holds(&mut self, key_file: &KeyFile, scan: &Scan) -> Result<bool> {
         let Some(metadata) = self.found.metadata() else { return Ok(false) };
         let totals = &scan.totals;
-        let path = self.expected_paths().metadata;
         let show = |running: u32| format!("{running:08x}");
         let covers = metadata.value_ends.iter().zip(&totals.value_ends).all(|(a, b)| a >= b);
         let mut compared = vec![
@@ -72,7 +74,7 @@ impl Examination<'_> {
         let mut holds = self.found.unfinished.is_none();
         for (name, expected, found) in compared.iter().filter(|(_, said, found)| said != found) {
             let wrong = format!("{name}: the metadata says {expected}, the files {found}");
-            self.report(Finding::damage(&path, wrong));
+            self.report(Finding::damage(&self.paths.metadata, wrong));
             holds = false;
         }
         let next = self.chain_of_next().filter(|_| metadata.revision == 0);
@@ -81,7 +83,7 @@ impl Examination<'_> {
             let keys = chain.records.saturating_sub(metadata.records);
             let losses = Losses { keys, ..Losses::default() };
             self.out.losses.add(&losses);
-            self.report(Finding::damage(&path, what).losing(&losses));
+            self.report(Finding::damage(&self.paths.metadata, what).losing(&losses));
             holds = false;
         }
         Ok(holds)

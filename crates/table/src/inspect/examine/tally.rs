@@ -103,11 +103,10 @@ impl Examination<'_> {
         self.out.lost_keys = missing.map(|missing| keys.saturating_add(missing));
         self.out.lost_values = (missing == Some(0)).then_some(values);
         self.out.lost_bytes = Some(bytes);
-        let keys = self.expected_paths().keys;
         // At the key file's own damage, or what else is damaged: the metadata that would say how many there were.
         let mut damage: Vec<_> =
             self.out.findings.iter_mut().filter(|finding| finding.is_damage()).collect();
-        let at = damage.iter().position(|finding| finding.path == keys);
+        let at = damage.iter().position(|finding| finding.path == self.paths.keys);
         let at = at.or(damage.len().checked_sub(1)).and_then(|at| damage.get_mut(at));
         if let Some(finding) = at {
             finding.lost_keys = sum([finding.lost_keys, missing]);

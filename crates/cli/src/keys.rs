@@ -2,7 +2,7 @@
 //!
 //! What is printed can be typed: a key of readable text that happens to begin with `0x` is printed as hex, too.
 
-use lithdb::env::human::hex;
+use lithdb::env::human::{hex, is_hidden};
 use serde_json::Value as Json;
 
 /// A key that somebody typed.
@@ -44,13 +44,7 @@ fn parse_hex(digits: &[u8]) -> Result<Vec<u8>, String> {
     Ok(key)
 }
 
-/// Bytes as they are printed: text where it is readable and cannot be mistaken, else hex.
-pub(crate) fn show(bytes: &[u8]) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(text) if is_readable(text) => text.to_owned(),
-        _ => hex(bytes),
-    }
-}
+pub(crate) use lithdb::env::human::readable as show;
 
 /// A value for a program: text, or hex for what is not UTF-8 and for text that could be mistaken for it.
 pub(crate) fn show_value(bytes: &[u8]) -> String {
@@ -81,16 +75,6 @@ pub(crate) fn show_head(bytes: &[u8], most: usize) -> String {
         }
     }
     shown + dots
-}
-
-fn is_readable(text: &str) -> bool {
-    !text.is_empty() && !text.starts_with("0x") && !text.chars().any(is_hidden)
-}
-
-/// Characters that a terminal does not show as themselves.
-fn is_hidden(c: char) -> bool {
-    let moves_text = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
-    c.is_control() || moves_text
 }
 
 /// A document of the inspections with its keys as everywhere else, so that a program can join them. The inspections have

@@ -22,6 +22,22 @@ pub fn hex(bytes: &[u8]) -> String {
     std::iter::once("0x".to_owned()).chain(digits).collect()
 }
 
+/// Bytes as text where that is readable and cannot be mistaken, else in hex.
+pub fn readable(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.is_empty() && !text.starts_with("0x") && !text.chars().any(is_hidden) => {
+            text.to_owned()
+        }
+        _ => hex(bytes),
+    }
+}
+
+/// Whether a terminal does not show a character as itself.
+pub fn is_hidden(c: char) -> bool {
+    let moves_text = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    c.is_control() || moves_text
+}
+
 /// A duration as somebody writes it: `10s`, `1.5 h`, `30 days`, `1h 30m`.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ mod error;
 mod fs;
 pub mod human;
 mod latch;
+pub mod lossy;
 mod mapped;
 mod os;
 mod outside;

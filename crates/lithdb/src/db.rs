@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use lithdb_env::Result;
 use lithdb_rollback::RollbackReport;
@@ -15,10 +14,11 @@ use lithdb_table::{GcFilter, Presence, Table, TableOptions, TableStats, presence
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
+use crate::inspect::is_gone;
 use crate::limits;
-use crate::maintenance::Maintenance;
+use crate::maintenance;
 use crate::options::{Components, DbOptions};
-use crate::shared::{Keeper, Shared, no_table, refuse_pending_rollback};
+use crate::shared::{Keeper, Shared, finish_interrupted, no_table, refuse_pending_rollback};
 use crate::tables::{OpenTable, Tables, closed};
 
 /// An open database. Cheap to clone; all clones and all handles of its tables keep it open. The last one dropped
@@ -106,19 +106,23 @@ impl Db {
         } else {
             Roots::open_for_writing(&env, &options.roots, options.create_if_missing)?
         };
-        let mut finished_rollback = None;
-        if read_only {
-            refuse_pending_rollback(&env, &roots)?;
-        } else if let Some(report) = lithdb_rollback::finish_pending(&env, &roots)? {
-            tracing::warn!(?report, "finished a rollback that had been interrupted");
-            finished_rollback = Some(report);
-        }
+        let finished_rollback = if read_only {
+            refuse_pending_rollback(&roots)?;
+            None
+        } else {
+            let finished = lithdb_rollback::finish_pending(&roots)?;
+            if let Some(report) = &finished {
+                tracing::warn!(?report, "finished a rollback that had been interrupted");
+            }
+            finish_interrupted(&roots);
+            finished
+        };
         let shared = Arc::new(Shared {
             handles,
             paths: roots.paths().to_vec(),
             roots: RwLock::new(Some(roots)),
             tables: Tables::default(),
-            maintenance: Mutex::default(),
+            threads: Arc::default(),
             last_gc: Mutex::default(),
             read_only,
             finished_rollback,
@@ -126,13 +130,10 @@ impl Db {
             options,
             components,
         });
-        if !read_only {
-            shared.finish_interrupted();
-        }
-        if !read_only && !shared.components.without_maintenance {
-            *shared.maintenance.lock() = Some(Maintenance::start(&shared)?);
-        }
         let keeper = Arc::new(Keeper(Arc::clone(&shared)));
+        if !read_only && !shared.components.without_maintenance {
+            maintenance::start(&shared)?;
+        }
         Ok(Self { shared, keeper })
     }
 
@@ -207,8 +208,8 @@ impl Db {
             table,
             options: asked,
             has_filter,
-            in_upkeep: AtomicBool::new(false),
-            in_collection: AtomicBool::new(false),
+            in_upkeep: Mutex::default(),
+            in_collection: Mutex::default(),
         }));
         Ok(handle)
     }
@@ -222,13 +223,8 @@ impl Db {
         shared.check_open()?;
         let roots = shared.roots.read();
         let Some(roots) = &*roots else { return Err(closed()) };
-        let mut names = roots.table_names(&shared.env)?;
-        names.retain(|name| {
-            let dirs = shared.setup(name.clone(), None).dirs;
-            let found = presence(&*shared.env.fs, &dirs);
-            // One that is damaged or cannot be read is there, and says so when it is opened.
-            !matches!(found, Ok(Presence::Absent | Presence::Interrupted))
-        });
+        let mut names = roots.table_names()?;
+        names.retain(|name| !is_gone(&roots.setup(name.clone())));
         Ok(names)
     }
 
@@ -282,7 +278,7 @@ impl Db {
     pub fn refresh(&self) -> Result<()> {
         self.shared.check_open()?;
         if let (true, Some(roots)) = (self.shared.read_only, &*self.shared.roots.read()) {
-            refuse_pending_rollback(&self.shared.env, roots)?;
+            refuse_pending_rollback(roots)?;
         }
         self.shared.each_table(|open| open.table.refresh())
     }

@@ -3,16 +3,14 @@
 //! Neither opens a table the ordinary way, so both work where opening refuses. They hold the readers' lock and write nothing.
 
 use std::fmt;
-use std::path::PathBuf;
-use std::sync::Arc;
 
 use lithdb_env::{Env, Error, Result};
 use lithdb_rollback::{PendingRollback, pending};
-use lithdb_segment::{HandleLimit, SegmentId, TableName};
+use lithdb_segment::{SegmentId, TableName};
 use lithdb_table::inspect::{DumpLine, Progress, VerifyReport};
 use lithdb_table::roots::Roots;
-use lithdb_table::{EventListener, Presence, TableSetup, inspect, presence};
-use serde::{Serialize, Serializer};
+use lithdb_table::{Presence, TableSetup, inspect, presence};
+use serde::Serialize;
 
 use crate::db::Db;
 use crate::options::DbOptions;
@@ -24,7 +22,6 @@ pub struct Refused {
     /// The table.
     pub table: TableName,
     /// Why; a message where it is serialized.
-    #[serde(serialize_with = "as_message")]
     pub error: Error,
 }
 
@@ -55,17 +52,20 @@ impl Db {
     ) -> Result<Verification> {
         let env = Env::os(options.io_threads)?;
         let roots = Roots::open_for_reading(&env, &options.roots)?;
-        let mut found =
-            Verification { pending_rollback: None, tables: Vec::new(), refused: Vec::new() };
-        found.pending_rollback = pending(&env, &roots)?;
-        if found.pending_rollback.is_some() {
-            return Ok(found);
+        let nothing_but = |pending_rollback| Verification {
+            pending_rollback,
+            tables: Vec::new(),
+            refused: Vec::new(),
+        };
+        if let Some(pending) = pending(&roots)? {
+            return Ok(nothing_but(Some(pending)));
         }
-        for setup in setups(&env, &roots, tables, options)? {
+        let mut found = nothing_but(None);
+        for setup in setups(&roots, tables)? {
             match inspect::verify(&setup, progress) {
                 Ok(report) if report.is_sound() => found.tables.push(report),
                 // Whatever was found of it was found while its files went away.
-                _ if is_gone(&env, &setup) => {
+                _ if is_gone(&setup) => {
                     if tables.is_some() {
                         let error = no_table(&setup.name);
                         found.refused.push(Refused { table: setup.name, error });
@@ -76,12 +76,8 @@ impl Db {
             }
         }
         // What was seen of files while a rollback began is not said, either.
-        if let Some(pending) = pending(&env, &roots)? {
-            found = Verification {
-                pending_rollback: Some(pending),
-                tables: Vec::new(),
-                refused: Vec::new(),
-            };
+        if let Some(pending) = pending(&roots)? {
+            found = nothing_but(Some(pending));
         }
         Ok(found)
     }
@@ -100,61 +96,34 @@ impl Db {
     ) -> Result<()> {
         let env = Env::os(options.io_threads)?;
         let roots = Roots::open_for_reading(&env, &options.roots)?;
-        refuse_pending_rollback(&env, &roots)?;
-        let setups = setups(&env, &roots, Some(&[table.to_owned()]), options)?;
+        refuse_pending_rollback(&roots)?;
+        let setups = setups(&roots, Some(&[table.to_owned()]))?;
         let dump = |setup: &TableSetup| inspect::dump(setup, segment.map(SegmentId), each);
         let dumped = setups.iter().try_for_each(dump);
-        refuse_pending_rollback(&env, &roots)?;
+        refuse_pending_rollback(&roots)?;
         dumped
     }
 }
 
-/// Whether a table that was there was dropped meanwhile.
-fn is_gone(env: &Env, setup: &TableSetup) -> bool {
-    matches!(presence(&*env.fs, &setup.dirs), Ok(Presence::Absent | Presence::Interrupted))
+/// Whether there is no such table. One that is damaged or cannot be read is there.
+pub(crate) fn is_gone(setup: &TableSetup) -> bool {
+    let found = presence(&*setup.env.fs, &setup.dirs);
+    matches!(found, Ok(Presence::Absent | Presence::Interrupted))
 }
 
-/// What is needed to look at tables: named ones, or all that are there. One whose state is gone or damaged is there.
-pub(crate) fn setups(
-    env: &Env,
-    roots: &Roots,
-    named: Option<&[String]>,
-    options: &DbOptions,
-) -> Result<Vec<TableSetup>> {
-    let present = roots.table_names(env)?;
-    let names: Vec<TableName> = match named {
-        Some(names) => names.iter().map(TableName::new).collect::<Result<_>>()?,
-        None => present.clone(),
+/// What is needed to look at tables: named ones, or all that are there.
+pub(crate) fn setups(roots: &Roots, named: Option<&[String]>) -> Result<Vec<TableSetup>> {
+    let present = roots.table_names()?;
+    let is_there = |setup: &TableSetup| present.contains(&setup.name) && !is_gone(setup);
+    let Some(names) = named else {
+        let setups = present.iter().map(|name| roots.setup(name.clone()));
+        return Ok(setups.filter(is_there).collect());
     };
-    let mut setups = Vec::with_capacity(names.len());
-    for name in names {
-        let setup = setup(env, roots.paths(), name, options);
-        let is_there = present.contains(&setup.name)
-            && !matches!(
-                presence(&*env.fs, &setup.dirs),
-                Ok(Presence::Absent | Presence::Interrupted)
-            );
-        if is_there {
-            setups.push(setup);
-        } else if named.is_some() {
-            return Err(no_table(&setup.name));
-        }
-    }
-    Ok(setups)
-}
-
-fn setup(env: &Env, roots: &[PathBuf], name: TableName, options: &DbOptions) -> TableSetup {
-    TableSetup {
-        dirs: roots.iter().map(|root| root.join(name.as_str())).collect(),
-        name,
-        env: env.clone(),
-        read_mode: options.read_mode,
-        handles: Arc::new(HandleLimit::new(options.max_open_files)),
-        listener: EventListener::default(),
-        filter: None,
-        clock_jump_limit: options.clock_jump_limit,
-        clock_jump_hold: options.clock_jump_hold,
-    }
+    let setup = |name| {
+        let setup = roots.setup(TableName::new(name)?);
+        if is_there(&setup) { Ok(setup) } else { Err(no_table(&setup.name)) }
+    };
+    names.iter().map(setup).collect()
 }
 
 impl Verification {
@@ -163,10 +132,6 @@ impl Verification {
         let is_whole = self.refused.is_empty() && self.pending_rollback.is_none();
         is_whole && self.tables.iter().all(VerifyReport::is_sound)
     }
-}
-
-fn as_message<S: Serializer>(error: &Error, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(error)
 }
 
 impl fmt::Display for Refused {

@@ -4,7 +4,7 @@
 //! round, and passes that table over. There are two of a kind, and as many more as tables have held up at the same time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,14 +18,8 @@ use crate::shared::Shared;
 const TICK: Duration = Duration::from_millis(500);
 
 /// The running threads. They hold no share in the database.
-#[derive(Debug)]
-pub(crate) struct Maintenance {
-    threads: Arc<Threads>,
-}
-
-/// All of them.
 #[derive(Debug, Default)]
-struct Threads {
+pub(crate) struct Threads {
     state: Mutex<State>,
     stopped: Condvar,
 }
@@ -50,27 +44,15 @@ struct Crew {
     round: fn(&Shared),
 }
 
-impl Maintenance {
-    pub(crate) fn start(db: &Arc<Shared>) -> Result<Self> {
-        let this = Self { threads: Arc::default() };
-        let options = &db.options;
-        let tick = options.gc_interval.min(options.idle_after).min(TICK);
-        let tick = options.flush_after.map_or(tick, |after| tick.min(after));
-        this.begin(db, "lithdb-upkeep", tick, Shared::keep_up)?;
-        this.begin(db, "lithdb-filter", options.gc_interval, Shared::ask_filters)?;
-        Ok(this)
-    }
-
-    fn begin(
-        &self,
-        db: &Arc<Shared>,
-        name: &'static str,
-        tick: Duration,
-        round: fn(&Shared),
-    ) -> Result<()> {
+/// Starts the threads of a database.
+pub(crate) fn start(db: &Arc<Shared>) -> Result<()> {
+    let options = &db.options;
+    let tick = options.gc_interval.min(options.idle_after).min(TICK);
+    let tick = options.flush_after.map_or(tick, |after| tick.min(after));
+    let begin = |name, tick: Duration, round| {
         let crew = Crew {
             db: Arc::downgrade(db),
-            threads: Arc::clone(&self.threads),
+            threads: Arc::clone(&db.threads),
             name,
             turn: Mutex::default(),
             waiting: AtomicUsize::new(0),
@@ -79,20 +61,21 @@ impl Maintenance {
             round,
         };
         Arc::new(crew).add()
-    }
-
-    /// No thread begins another round.
-    pub(crate) fn stop(&self) {
-        self.threads.state.lock().is_stopping = true;
-        self.threads.stopped.notify_all();
-    }
+    };
+    begin("lithdb-upkeep", tick, Shared::keep_up)?;
+    begin("lithdb-filter", options.gc_interval, Shared::ask_filters)
 }
 
-impl Drop for Maintenance {
+impl Threads {
+    /// No thread begins another round.
+    pub(crate) fn stop(&self) {
+        self.state.lock().is_stopping = true;
+        self.stopped.notify_all();
+    }
+
     /// Waits for all threads, but for the one that does this.
-    fn drop(&mut self) {
-        self.stop();
-        let handles = std::mem::take(&mut self.threads.state.lock().handles);
+    pub(crate) fn join(&self) {
+        let handles = std::mem::take(&mut self.state.lock().handles);
         for thread in handles {
             if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
                 tracing::error!("a thread of the database panicked");
@@ -148,18 +131,9 @@ impl Crew {
     }
 }
 
-/// Does something that no other thread does at this moment; `is_busy` says so.
-pub(crate) fn unless_busy(is_busy: &AtomicBool, act: impl FnOnce() -> Result<()>) {
-    struct Busy<'a>(&'a AtomicBool);
-    impl Drop for Busy<'_> {
-        fn drop(&mut self) {
-            self.0.store(false, Ordering::Release);
-        }
-    }
-    if is_busy.swap(true, Ordering::Acquire) {
-        return;
-    }
-    let _busy = Busy(is_busy);
+/// Does something that no other thread does at this moment.
+pub(crate) fn unless_busy(busy: &Mutex<()>, act: impl FnOnce() -> Result<()>) {
+    let Some(_busy) = busy.try_lock() else { return };
     if let Err(error) = act() {
         // Told by an event, by the table's failure, or by the next flush.
         tracing::debug!(%error, "maintenance");

@@ -1,5 +1,6 @@
 //! The options of a database: plain data, checked once; and the components that stand beside them.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -133,49 +134,26 @@ impl DbOptions {
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] that names the field, its range and what was found.
     pub fn validate(&self) -> Result<()> {
-        let check = |is_right: bool, what: &str, found: String| {
+        let check = |is_right: bool, field: &str, range: &str, found: &dyn fmt::Debug| {
             if is_right {
                 return Ok(());
             }
-            let message = format!("{what}, found {found}");
+            let message = format!("{field}: expected {range}, found {found:?}");
             Err(Error::new(ErrorKind::InvalidArgument, message))
         };
-        check(!self.roots.is_empty(), "roots: expected at least one directory", "none".into())?;
-        check(
-            (1..=1_000_000).contains(&self.max_open_files),
-            "max_open_files: expected 1 to 1000000",
-            self.max_open_files.to_string(),
-        )?;
-        check(
-            (1..=1_000_000).contains(&self.max_mappings),
-            "max_mappings: expected 1 to 1000000",
-            self.max_mappings.to_string(),
-        )?;
-        check(
-            self.write_buffer_bytes >= 1 << 20,
-            "write_buffer_bytes: expected at least 1048576",
-            self.write_buffer_bytes.to_string(),
-        )?;
-        check(
-            self.flush_coalesce <= Duration::from_secs(1),
-            "flush_coalesce: expected at most 1 s",
-            format!("{:?}", self.flush_coalesce),
-        )?;
-        check(
-            self.flush_bytes != Some(0),
-            "flush_bytes: expected at least 1, or none",
-            "0".into(),
-        )?;
-        check(
-            self.gc_interval >= Duration::from_millis(1),
-            "gc_interval: expected at least 1 ms",
-            format!("{:?}", self.gc_interval),
-        )?;
-        check(
-            self.io_threads <= 256,
-            "io_threads: expected at most 256",
-            self.io_threads.to_string(),
-        )
+        let (files, maps, buffer) =
+            (self.max_open_files, self.max_mappings, self.write_buffer_bytes);
+        let (coalesce, interval, threads) =
+            (self.flush_coalesce, self.gc_interval, self.io_threads);
+        let (most, no_roots) = (1_000_000, format_args!("none"));
+        check(!self.roots.is_empty(), "roots", "at least one directory", &no_roots)?;
+        check((1..=most).contains(&files), "max_open_files", "1 to 1000000", &files)?;
+        check((1..=most).contains(&maps), "max_mappings", "1 to 1000000", &maps)?;
+        check(buffer >= 1 << 20, "write_buffer_bytes", "at least 1048576", &buffer)?;
+        check(coalesce <= Duration::from_secs(1), "flush_coalesce", "at most 1 s", &coalesce)?;
+        check(self.flush_bytes != Some(0), "flush_bytes", "at least 1, or none", &0)?;
+        check(interval >= Duration::from_millis(1), "gc_interval", "at least 1 ms", &interval)?;
+        check(threads <= 256, "io_threads", "at most 256", &threads)
     }
 }
 

@@ -6,9 +6,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use lithdb_env::{Env, Error, ErrorKind, Result};
+use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_rollback::is_pending;
-use lithdb_table::TableSetup;
 use lithdb_table::inspect::{self, Progress, RepairPlan, RepairReport};
 use lithdb_table::roots::{LostRoot, LostRoots, RootLoss, Roots};
 use serde::Serialize;
@@ -29,13 +28,9 @@ pub struct Repair {
     /// The tables for which no plan can be made.
     pub refused: Vec<Refused>,
     #[serde(skip)]
-    setups: Vec<TableSetup>,
-    #[serde(skip)]
     lost: Option<LostRoots>,
     #[serde(skip)]
     held: Roots,
-    #[serde(skip)]
-    env: Env,
 }
 
 /// Roots that get a new `root.id`. What is on them is taken as it is.
@@ -101,37 +96,27 @@ fn plan(
 ) -> Result<Repair> {
     let (env, _) = limits::world(options, components)?;
     let (held, lost) = Roots::open_for_repair(&env, &options.roots, gone)?;
-    let mut repair = Repair {
-        roots: None,
-        tables: Vec::new(),
-        refused: Vec::new(),
-        setups: Vec::new(),
-        lost,
-        held,
-        env,
-    };
-    if let (Some(_), Some(_)) = (&repair.lost, tables) {
+    if let (Some(_), Some(_)) = (&lost, tables) {
         let message = "a root has lost its root.id: repair all tables together, and name none";
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
+    let mut repair = Repair { roots: None, tables: Vec::new(), refused: Vec::new(), lost, held };
     // Tables half-way through a rollback look damaged, and mending them would undo a part of it. Finishing it needs the ids.
-    if repair.lost.as_ref().is_some_and(may_be_finished) && is_pending(&repair.env, &repair.held)? {
+    if let Some(lost) = repair.lost.as_ref().filter(|lost| may_be_finished(lost))
+        && is_pending(&repair.held)?
+    {
         let warning = "a rollback is pending, so nothing is said of the tables: finish it after this (`lith rollback --finish`)";
-        repair.roots =
-            repair.lost.as_ref().map(|lost| describe(lost, false, vec![warning.to_owned()]));
+        repair.roots = Some(describe(lost, false, vec![warning]));
         return Ok(repair);
     }
-    refuse_pending_rollback(&repair.env, &repair.held)?;
+    refuse_pending_rollback(&repair.held)?;
     let (is_one, mut agree) = (repair.held.paths().len() == 1, true);
-    for setup in setups(&repair.env, &repair.held, tables, options)? {
+    for setup in setups(&repair.held, tables)? {
         match inspect::plan_repair(&setup, progress) {
             Ok(plan) => {
                 // One root has no other that could be of another time.
                 agree &= if is_one { plan.is_lossless() } else { plan.is_certain() };
-                if !plan.is_empty() {
-                    repair.tables.push(plan);
-                    repair.setups.push(setup);
-                }
+                repair.tables.extend(Some(plan).filter(|plan| !plan.is_empty()));
             }
             // A call that failed says nothing of the table, and so nothing of the roots.
             Err(error) if repair.lost.is_some() && error.kind().is_failed_call() => {
@@ -143,8 +128,8 @@ fn plan(
             }
         }
     }
-    repair.roots =
-        repair.lost.as_ref().map(|lost| describe(lost, agree, warnings(lost, is_one, agree)));
+    let roots = repair.lost.as_ref();
+    repair.roots = roots.map(|lost| describe(lost, agree, warnings(lost, is_one, agree)));
     Ok(repair)
 }
 
@@ -153,24 +138,24 @@ fn may_be_finished(lost: &LostRoots) -> bool {
     !lost.is_new_identity() && lost.lost().iter().all(|root| root.loss != RootLoss::Gone)
 }
 
-fn describe(lost: &LostRoots, is_lossless: bool, warnings: Vec<String>) -> RootsRepair {
+fn describe(lost: &LostRoots, is_lossless: bool, warnings: Vec<&str>) -> RootsRepair {
+    let warnings = warnings.into_iter().map(str::to_owned).collect();
     RootsRepair { lost: lost.lost().to_vec(), is_lossless, warnings }
 }
 
-fn warnings(lost: &LostRoots, is_one: bool, agree: bool) -> Vec<String> {
+fn warnings(lost: &LostRoots, is_one: bool, agree: bool) -> Vec<&'static str> {
     let has_root_0 = lost.lost().iter().any(|root| root.number == 0);
-    let warnings = [
-        (
-            !agree && !is_one,
-            "the files on the roots do not agree to the last byte: what was put last may be lost without being counted",
-        ),
-        (
-            agree && !is_one && has_root_0,
-            "that root 0 is not an old copy only the values on the others can show: values that stand in key files alone do not",
-        ),
-        (lost.is_new_identity(), "no root has an identity: the database gets a new one"),
-    ];
-    warnings.into_iter().filter(|(applies, _)| *applies).map(|(_, what)| what.to_owned()).collect()
+    let mut warnings = Vec::new();
+    if !agree && !is_one {
+        warnings.push("the files on the roots do not agree to the last byte: what was put last may be lost without being counted");
+    }
+    if agree && !is_one && has_root_0 {
+        warnings.push("that root 0 is not an old copy only the values on the others can show: values that stand in key files alone do not");
+    }
+    if lost.is_new_identity() {
+        warnings.push("no root has an identity: the database gets a new one");
+    }
+    warnings
 }
 
 impl Repair {
@@ -212,21 +197,19 @@ impl Repair {
     fn apply_if(mut self, may: impl Fn(&RepairPlan) -> bool) -> Result<Repaired> {
         let mut repaired = Repaired { roots: Vec::new(), tables: Vec::new(), refused: Vec::new() };
         if let Some(lost) = &self.lost {
-            lost.prepare(&self.env, &mut self.held)?;
+            lost.prepare(&mut self.held)?;
         }
-        let planned = self.tables.into_iter().zip(&self.setups);
-        for (plan, setup) in planned.filter(|(plan, _)| may(plan)) {
-            match plan.apply(setup) {
+        for plan in self.tables.into_iter().filter(may) {
+            let setup = self.held.setup(plan.table.clone());
+            match plan.apply(&setup) {
                 Ok(report) => repaired.tables.push(report),
-                Err(error) => {
-                    repaired.refused.push(Refused { table: setup.name.clone(), error });
-                }
+                Err(error) => repaired.refused.push(Refused { table: setup.name, error }),
             }
         }
         // Until the ids are there, nobody opens what is half done.
         let is_done = repaired.refused.is_empty();
         if let Some(lost) = self.lost.as_ref().filter(|_| is_done) {
-            lost.write(&self.env)?;
+            lost.write(self.held.env())?;
             repaired.roots.extend_from_slice(lost.lost());
         }
         Ok(repaired)
@@ -246,34 +229,25 @@ impl fmt::Display for RootsRepair {
 
 impl fmt::Display for Repair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        lines(f, self.roots.as_slice(), &self.tables, &self.refused)
+        show(f, self.roots.iter().map(ToString::to_string), &self.tables, &self.refused)
     }
 }
 
 impl fmt::Display for Repaired {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let roots: Vec<_> = self.roots.iter().map(|root| root.path.display()).collect();
-        let roots: Vec<_> =
-            roots.iter().map(|path| format!("root {path}: root.id written")).collect();
-        lines(f, &roots, &self.tables, &self.refused)
+        let written = |root: &LostRoot| format!("root {}: root.id written", root.path.display());
+        show(f, self.roots.iter().map(written), &self.tables, &self.refused)
     }
 }
 
-fn lines(
+fn show(
     f: &mut fmt::Formatter<'_>,
-    roots: &[impl fmt::Display],
-    items: &[impl fmt::Display],
+    roots: impl Iterator<Item = String>,
+    tables: &[impl fmt::Display],
     refused: &[Refused],
 ) -> fmt::Result {
-    let roots = roots.iter().map(|root| root as &dyn fmt::Display);
-    let items = items.iter().map(|item| item as &dyn fmt::Display);
-    let refused = refused.iter().map(|refused| refused as &dyn fmt::Display);
-    let mut is_first = true;
-    for item in roots.chain(items).chain(refused) {
-        if !std::mem::take(&mut is_first) {
-            writeln!(f)?;
-        }
-        write!(f, "{item}")?;
-    }
-    if is_first { f.write_str("nothing to repair") } else { Ok(()) }
+    let refused = refused.iter().map(ToString::to_string);
+    let all: Vec<String> =
+        roots.chain(tables.iter().map(ToString::to_string)).chain(refused).collect();
+    if all.is_empty() { f.write_str("nothing to repair") } else { f.write_str(&all.join("\n")) }
 }

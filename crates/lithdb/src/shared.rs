@@ -15,7 +15,7 @@ use lithdb_table::{
 };
 use parking_lot::{Mutex, RwLock};
 
-use crate::maintenance::{Maintenance, unless_busy};
+use crate::maintenance::{Threads, unless_busy};
 use crate::options::{Components, DbOptions};
 use crate::tables::{OpenTable, Tables};
 
@@ -33,7 +33,7 @@ pub(crate) struct Shared {
     pub(crate) roots: RwLock<Option<Roots>>,
     pub(crate) paths: Vec<PathBuf>,
     pub(crate) tables: Tables,
-    pub(crate) maintenance: Mutex<Option<Maintenance>>,
+    pub(crate) threads: Arc<Threads>,
     pub(crate) last_gc: Mutex<Option<Duration>>,
     pub(crate) read_only: bool,
     /// The rollback that this opening finished.
@@ -58,15 +58,13 @@ impl Shared {
 
     pub(crate) fn setup(&self, name: TableName, filter: Option<GcFilter>) -> TableSetup {
         TableSetup {
-            dirs: self.paths.iter().map(|root| root.join(name.as_str())).collect(),
-            name,
-            env: self.env.clone(),
             read_mode: self.options.read_mode,
             handles: Arc::clone(&self.handles),
             listener: self.components.listener.clone(),
             filter,
             clock_jump_limit: self.options.clock_jump_limit,
             clock_jump_hold: self.options.clock_jump_hold,
+            ..TableSetup::for_files(name, &self.env, &self.paths)
         }
     }
 
@@ -96,38 +94,6 @@ impl Shared {
         }
         let how = OpenForWriting { coalesce: self.options.flush_coalesce };
         Table::open(setup, options, how)
-    }
-
-    /// Removes what drops and creations left that were interrupted. What cannot be removed now is tried again by the next
-    /// opening; nobody sees it meanwhile.
-    pub(crate) fn finish_interrupted(&self) {
-        let roots = self.roots.read();
-        let names = match roots.as_ref().map(|roots| roots.table_names(&self.env)) {
-            Some(Ok(names)) => names,
-            Some(Err(error)) => return tracing::warn!(%error, "looking for interrupted drops"),
-            None => return,
-        };
-        for name in names {
-            let setup = self.setup(name, None);
-            if let Err(error) = self.finish_table(&setup) {
-                tracing::warn!(%error, "removing what an interrupted drop or creation left");
-            }
-        }
-    }
-
-    /// A table that cannot be judged stays as it is, and says why when it is opened. A directory that never held a table
-    /// is not ours.
-    fn finish_table(&self, setup: &TableSetup) -> Result<()> {
-        let fs = &*self.env.fs;
-        for segments in setup.segment_dirs() {
-            if exists(fs, &segments).map_err(|e| Error::io("look for", &segments, e))? {
-                return match presence(fs, &setup.dirs)? {
-                    Presence::Interrupted => Table::remove(setup),
-                    Presence::Absent | Presence::Present => Ok(()),
-                };
-            }
-        }
-        Ok(())
     }
 
     /// Does something with every open table, several at a time. The first error is returned; the others are done all the
@@ -195,15 +161,12 @@ impl Shared {
     pub(crate) fn close(&self) -> Result<()> {
         refuse_in_callback()?;
         let Some(_closing) = self.tables.begin_close() else { return Ok(()) };
-        let maintenance = self.maintenance.lock().take();
-        if let Some(maintenance) = &maintenance {
-            maintenance.stop();
-        }
+        self.threads.stop();
         // Tables that are closed end the scans that the threads may be in.
         let result = self.each_table(|open| open.table.close());
-        drop(maintenance);
+        self.threads.join();
         // Nothing that was put depends on it; but without it a root that is put back is not told from this one.
-        let renewed = self.roots.write().take().map_or(Ok(()), |roots| roots.renew(&self.env));
+        let renewed = self.roots.write().take().map_or(Ok(()), |roots| roots.renew());
         result.and(renewed)
     }
 }
@@ -223,6 +186,35 @@ impl Drop for Keeper {
             tracing::error!(%error, "no thread to close the database, whose last handle a callback dropped");
         }
     }
+}
+
+/// Removes what drops and creations left that were interrupted. What cannot be removed now is tried again by the next
+/// opening; nobody sees it meanwhile.
+pub(crate) fn finish_interrupted(roots: &Roots) {
+    let names = match roots.table_names() {
+        Ok(names) => names,
+        Err(error) => return tracing::warn!(%error, "looking for interrupted drops"),
+    };
+    for name in names {
+        if let Err(error) = finish_table(&roots.setup(name)) {
+            tracing::warn!(%error, "removing what an interrupted drop or creation left");
+        }
+    }
+}
+
+/// A table that cannot be judged stays as it is, and says why when it is opened. A directory that never held a table
+/// is not ours.
+fn finish_table(setup: &TableSetup) -> Result<()> {
+    let fs = &*setup.env.fs;
+    for segments in setup.segment_dirs() {
+        if exists(fs, &segments).map_err(|e| Error::io("look for", &segments, e))? {
+            return match presence(fs, &setup.dirs)? {
+                Presence::Interrupted => Table::remove(setup),
+                Presence::Absent | Presence::Present => Ok(()),
+            };
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn no_table(name: &TableName) -> Error {

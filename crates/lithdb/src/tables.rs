@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread::ThreadId;
 
 use lithdb_env::{Error, ErrorKind, Result};
@@ -18,10 +17,10 @@ pub(crate) struct OpenTable {
     pub(crate) table: Table,
     pub(crate) options: TableOptions,
     pub(crate) has_filter: bool,
-    /// A thread keeps it up at this moment.
-    pub(crate) in_upkeep: AtomicBool,
-    /// A thread asks its filter at this moment.
-    pub(crate) in_collection: AtomicBool,
+    /// Held by the thread that keeps it up.
+    pub(crate) in_upkeep: Mutex<()>,
+    /// Held by the thread that asks its filter.
+    pub(crate) in_collection: Mutex<()>,
 }
 
 impl OpenTable {

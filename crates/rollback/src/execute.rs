@@ -2,15 +2,15 @@
 
 use std::ops::ControlFlow;
 
-use lithdb_env::{Env, Error, ErrorKind, Result};
+use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_segment::TableName;
-use lithdb_table::cut::{CutAt, Done, Prepared, Survey, prepare};
+use lithdb_table::cut::{Done, Prepared, Survey, prepare};
 use lithdb_table::roots::Roots;
-use lithdb_table::{Presence, TableSetup, presence};
+use lithdb_table::{Presence, presence};
 use serde::Serialize;
 
 use crate::intent::{Intent, TableIntent, is_pending, refuse_pending};
-use crate::plan::{PlannedCut, RollbackPlan, TablePlan};
+use crate::plan::{RollbackPlan, TablePlan};
 use crate::report::{RollbackReport, TableReport};
 
 /// How far an execution has come.
@@ -43,7 +43,7 @@ pub enum Phase {
 impl RollbackPlan {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.parts.iter().all(|part| matches!(part.cut, PlannedCut::Nothing))
+        self.parts.iter().all(|part| part.cut.is_none())
     }
 
     /// Whether it may be executed, as far as the plan itself tells.
@@ -94,126 +94,100 @@ impl RollbackPlan {
         mut progress: impl FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<RollbackReport> {
         self.check()?;
-        let env = self.env.clone();
-        let started = env.clock.monotonic();
-        let roots = Roots::open_for_writing(&env, &self.roots, false)?;
-        refuse_pending(&env, &roots)?;
-        let surveys = self.surveys(&env, &roots)?;
+        let clock = &self.env.clock;
+        let started = clock.monotonic();
+        let roots = Roots::open_for_writing(&self.env, &self.roots, false)?;
+        refuse_pending(&roots)?;
+        let surveys = self.surveys(&roots)?;
         let mut watch = Watch::new(&self, &mut progress);
         let prepared = self.prepare(surveys, &mut watch)?;
-        let mut report = if prepared.is_empty() {
-            RollbackReport {
-                decided: None,
-                finished_later: false,
-                tables: Vec::new(),
-                took: Default::default(),
-            }
-        } else {
-            let intent = self.decide(&env, &roots, prepared)?;
-            let mut tell = |table: &TableName, done| watch.applying(table, done);
-            let report = intent.carry_out(&env, &roots, &mut tell);
-            report.map_err(|e| {
+        let (mut decided, mut tables) = (None, Vec::new());
+        if !prepared.is_empty() {
+            let intent = self.decide(&roots, prepared)?;
+            decided = Some(intent.decided);
+            let done =
+                intent.carry_out(&roots, &mut |table, removed| watch.applying(table, removed));
+            tables = done.map_err(|e| {
                 e.context("the rollback was decided and is not finished; the next opening for writing, or `lith rollback --finish`, goes on with it")
-            })?
-        };
-        // The tables to which nothing was done belong into the report, too.
-        for plan in &self.tables {
-            if !report.tables.iter().any(|done| done.table == plan.table) {
-                report.tables.push(TableReport::untouched(plan));
-            }
+            })?;
         }
-        report.tables.sort_by(|a, b| a.table.cmp(&b.table));
-        report.took = env.clock.monotonic().saturating_sub(started);
-        Ok(report)
+        // The tables to which nothing was done belong into the report, too.
+        let untouched = self.tables.iter().zip(&self.parts).filter(|(_, part)| part.cut.is_none());
+        tables.extend(untouched.map(|(plan, _)| TableReport::of(plan)));
+        tables.sort_by(|a, b| a.table.cmp(&b.table));
+        let took = clock.monotonic().saturating_sub(started);
+        Ok(RollbackReport { decided, finished_later: false, tables, took })
     }
 
     /// The tables again, which must hold what they held.
-    fn surveys(&self, env: &Env, roots: &Roots) -> Result<Vec<Survey>> {
+    fn surveys(&self, roots: &Roots) -> Result<Vec<Survey>> {
         if roots.database_id() != self.database_id {
             return Err(stale("another database is in its place"));
         }
+        let is_there = |name: &TableName| -> Result<bool> {
+            let dirs = roots.setup(name.clone()).dirs;
+            Ok(presence(&*self.env.fs, &dirs)? == Presence::Present)
+        };
         if self.all_tables {
-            for name in roots.table_names(env)? {
-                let setup = TableSetup::for_files(name, env, roots.paths());
-                let is_there = presence(&*env.fs, &setup.dirs)? == Presence::Present;
-                if is_there && !self.parts.iter().any(|part| part.table == setup.name) {
-                    return Err(stale(&format!("table {} is new", setup.name)));
+            for name in roots.table_names()? {
+                if is_there(&name)? && !self.tables.iter().any(|plan| plan.table == name) {
+                    return Err(stale(&format!("table {name} is new")));
                 }
             }
         }
-        let mut surveys = Vec::with_capacity(self.parts.len());
-        for part in &self.parts {
-            let setup = TableSetup::for_files(part.table.clone(), env, roots.paths());
-            if presence(&*env.fs, &setup.dirs)? != Presence::Present {
-                return Err(stale(&format!("table {} is gone", part.table)));
+        let again = self.tables.iter().zip(&self.parts).map(|(TablePlan { table, .. }, part)| {
+            if !is_there(table)? {
+                return Err(stale(&format!("table {table} is gone")));
             }
-            let survey = Survey::take(&setup)?;
+            let survey = Survey::take(&roots.setup(table.clone()))?;
             if survey.shape() != part.shape {
-                return Err(stale(&format!("table {} holds something else", part.table)));
+                return Err(stale(&format!("table {table} holds something else")));
             }
-            surveys.push(survey);
-        }
-        Ok(surveys)
+            Ok(survey)
+        });
+        again.collect()
     }
 
-    /// Prepares all tables, or none.
-    fn prepare<'a>(
-        &'a self,
+    /// Prepares all tables, or none: what is dropped here is removed again.
+    fn prepare(
+        &self,
         surveys: Vec<Survey>,
         watch: &mut Watch<'_>,
-    ) -> Result<Vec<(&'a TablePlan, Prepared)>> {
-        let mut prepared: Vec<(&TablePlan, Prepared)> = Vec::new();
-        let parts = self.parts.iter().zip(&self.tables).zip(surveys);
-        let all = || -> Result<()> {
-            for ((part, plan), survey) in parts {
-                let at = match &part.cut {
-                    PlannedCut::Nothing => continue,
-                    PlannedCut::Behind(boundary) => CutAt::Behind(boundary),
-                    PlannedCut::Everything => CutAt::Everything,
-                };
-                watch.preparing(&part.table)?;
+    ) -> Result<Vec<(&TablePlan, Prepared)>> {
+        let mut prepared = Vec::new();
+        for ((part, plan), survey) in self.parts.iter().zip(&self.tables).zip(surveys) {
+            if let Some(at) = &part.cut {
+                watch.preparing(&plan.table)?;
                 prepared.push((plan, prepare(survey, at)?));
             }
-            match self.parts.last() {
-                Some(part) => watch.preparing(&part.table),
-                None => Ok(()),
-            }
-        };
-        let outcome = all();
-        if let Err(error) = outcome {
-            prepared.into_iter().for_each(|(_, prepared)| prepared.abandon());
-            return Err(error);
+        }
+        if let Some(plan) = self.tables.last() {
+            watch.preparing(&plan.table)?;
         }
         Ok(prepared)
     }
 
     /// From here on it is going to happen.
-    fn decide(
-        &self,
-        env: &Env,
-        roots: &Roots,
-        prepared: Vec<(&TablePlan, Prepared)>,
-    ) -> Result<Intent> {
+    fn decide(&self, roots: &Roots, prepared: Vec<(&TablePlan, Prepared)>) -> Result<Intent> {
         let tables = prepared.iter().map(|(plan, prepared)| TableIntent::new(plan, prepared));
         let intent = Intent {
             done: false,
             database_id: self.database_id,
             root_ids: roots.root_ids().to_vec(),
-            decided: env.clock.now(),
+            decided: self.env.clock.now(),
             tables: tables.collect(),
         };
         // What could not be carried out must not be decided.
-        let written = intent.check(env, roots).and_then(|()| intent.write(&*env.fs, roots));
-        let Err(error) = written else { return Ok(intent) };
+        let written = intent.check(roots).and_then(|()| intent.write(roots));
         // Once it has its name nobody knows what a crash would leave: then what is prepared must stay.
-        if matches!(is_pending(env, roots), Ok(false)) {
-            intent.abandon(&*env.fs, roots);
-            prepared.into_iter().for_each(|(_, prepared)| prepared.abandon());
-            return Err(error);
+        if written.is_err() && matches!(is_pending(roots), Ok(false)) {
+            Intent::abandon(roots);
+            return written.map(|()| intent);
         }
-        Err(error.context(
-            "whether the rollback happens is not decided; the next opening for writing decides it",
-        ))
+        prepared.into_iter().for_each(|(_, prepared)| prepared.keep());
+        written.map(|()| intent).map_err(|e| {
+            e.context("whether the rollback happens is not decided; the next opening for writing decides it")
+        })
     }
 }
 
@@ -222,48 +196,30 @@ fn stale(what: &str) -> Error {
     Error::new(ErrorKind::Conflict, message)
 }
 
-impl TableReport {
-    fn untouched(plan: &TablePlan) -> Self {
-        Self {
-            table: plan.table.clone(),
-            action: plan.action,
-            boundary: plan.boundary.clone(),
-            discarded: plan.discarded,
-            segments_removed: 0,
-            bytes_removed: 0,
-            segment_cut: None,
-        }
-    }
-}
-
 /// Tells the caller how far it is.
 struct Watch<'a> {
     progress: &'a mut dyn FnMut(&Progress) -> ControlFlow<()>,
-    segments_total: u64,
-    bytes_total: u64,
-    /// Of the tables before the present one.
-    before: Done,
-    present: Done,
-    table: Option<TableName>,
+    total: Done,
+    done: Done,
 }
 
 impl<'a> Watch<'a> {
     fn new(plan: &RollbackPlan, progress: &'a mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Self {
-        let segments_total = plan.tables.iter().map(|table| table.segments_removed).sum();
-        let bytes = plan.tables.iter().map(|table| table.bytes_removed);
-        let bytes_total = bytes.fold(0, u64::saturating_add);
-        let (before, present) = (Done::default(), Done::default());
-        Self { progress, segments_total, bytes_total, before, present, table: None }
+        let mut total = Done::default();
+        for TablePlan { segments_removed, bytes_removed, .. } in &plan.tables {
+            total.add(Done { segments: *segments_removed, bytes: *bytes_removed });
+        }
+        Self { progress, total, done: Done::default() }
     }
 
     fn tell(&mut self, phase: Phase, table: &TableName) -> ControlFlow<()> {
         (self.progress)(&Progress {
             phase,
             table: table.clone(),
-            segments_done: self.before.segments + self.present.segments,
-            segments_total: self.segments_total,
-            bytes_done: self.before.bytes.saturating_add(self.present.bytes),
-            bytes_total: self.bytes_total,
+            segments_done: self.done.segments,
+            segments_total: self.total.segments,
+            bytes_done: self.done.bytes,
+            bytes_total: self.total.bytes,
         })
     }
 
@@ -277,13 +233,8 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn applying(&mut self, table: &TableName, done: Done) {
-        if self.table.as_ref() != Some(table) {
-            self.before.segments += self.present.segments;
-            self.before.bytes = self.before.bytes.saturating_add(self.present.bytes);
-            self.table = Some(table.clone());
-        }
-        self.present = done;
+    fn applying(&mut self, table: &TableName, removed: Done) {
+        self.done.add(removed);
         #[expect(clippy::let_underscore_must_use, reason = "it is too late to stop it")]
         let _ = self.tell(Phase::Applying, table);
     }

@@ -6,18 +6,17 @@
 use std::path::PathBuf;
 
 use lithdb_env::{
-    Env, Error, ErrorKind, Fs, OpenMode, Result, UnixMillis, exists, read_file, remove_if_there,
-    replace_file, replacement_path, write_all_at,
+    Error, ErrorKind, OpenMode, Result, UnixMillis, exists, read_file, remove_if_there,
+    replace_file, replacement_path, sync_parent, write_all_at,
 };
 use lithdb_segment::envelope::{self, ENVELOPE_LEN, MAX_PAYLOAD_LEN, Magic};
 use lithdb_segment::{Position, TableName};
-use lithdb_table::TableSetup;
 pub use lithdb_table::cut::INTENT_FILE;
-use lithdb_table::cut::{self, Discarded, Done, Prepared, Step};
+use lithdb_table::cut::{self, Boundary, Discarded, Done, Prepared, Step};
 use lithdb_table::roots::Roots;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{Action, Boundary, TablePlan};
+use crate::plan::{Action, TablePlan};
 use crate::report::{PendingRollback, RollbackReport, TableReport};
 
 /// A rollback that is going to happen. The order of the fields is the order of the bytes.
@@ -53,9 +52,9 @@ fn path(roots: &Roots) -> PathBuf {
 ///
 /// # Errors
 /// What the file system says.
-pub fn is_pending(env: &Env, roots: &Roots) -> Result<bool> {
+pub fn is_pending(roots: &Roots) -> Result<bool> {
     let path = path(roots);
-    exists(&*env.fs, &path).map_err(|e| Error::io("look for", &path, e))
+    exists(&*roots.env().fs, &path).map_err(|e| Error::io("look for", &path, e))
 }
 
 /// The rollback that was begun and not finished, if there is one. Nothing is written.
@@ -63,8 +62,8 @@ pub fn is_pending(env: &Env, roots: &Roots) -> Result<bool> {
 /// # Errors
 /// What the file system says. That the rollback cannot be finished as the files are is not an error but its
 /// [`obstacle`](PendingRollback::obstacle).
-pub fn pending(env: &Env, roots: &Roots) -> Result<Option<PendingRollback>> {
-    if !is_pending(env, roots)? {
+pub fn pending(roots: &Roots) -> Result<Option<PendingRollback>> {
+    if !is_pending(roots)? {
         return Ok(None);
     }
     let mut pending = PendingRollback {
@@ -74,29 +73,29 @@ pub fn pending(env: &Env, roots: &Roots) -> Result<Option<PendingRollback>> {
         tables: Vec::new(),
         obstacle: None,
     };
-    match Intent::read(&*env.fs, roots) {
+    match Intent::read(roots) {
         Ok(intent) => {
             pending.decided = Some(intent.decided);
             pending.is_carried_out = intent.done;
-            pending.tables = intent.tables.iter().map(|t| t.report(Done::default())).collect();
+            pending.tables = intent.reports();
             if !intent.done {
                 // Another process may be finishing it, and files change their places under the first scan.
-                let failed = intent.check(env, roots).err();
-                pending.obstacle = failed.and_then(|_| intent.check(env, roots).err());
+                let failed = intent.check(roots).err();
+                pending.obstacle = failed.and_then(|_| intent.check(roots).err());
             }
         }
         Err(error) => pending.obstacle = Some(error),
     }
     // Whatever was seen of one that was finished meanwhile says nothing.
-    Ok(is_pending(env, roots)?.then_some(pending))
+    Ok(is_pending(roots)?.then_some(pending))
 }
 
 /// Refuses a database with a rollback that is not finished, for those who only read.
 ///
 /// # Errors
 /// `RollbackPending`; what the file system says.
-pub fn refuse_pending(env: &Env, roots: &Roots) -> Result<()> {
-    pending(env, roots)?.map_or(Ok(()), |pending| Err(pending.to_error()))
+pub fn refuse_pending(roots: &Roots) -> Result<()> {
+    pending(roots)?.map_or(Ok(()), |pending| Err(pending.to_error()))
 }
 
 /// Finishes a rollback that was begun, if there is one. The caller has just opened the roots for writing, and no table.
@@ -104,50 +103,47 @@ pub fn refuse_pending(env: &Env, roots: &Roots) -> Result<()> {
 /// # Errors
 /// `Corrupt`, `Foreign`, `Missing` if the intent or what was prepared for it is not as it was written: nothing was changed.
 /// What the file system says: it may be called again.
-pub fn finish_pending(env: &Env, roots: &Roots) -> Result<Option<RollbackReport>> {
-    let fs = &*env.fs;
-    let started = env.clock.monotonic();
-    remove_if_there(fs, &replacement_path(&path(roots)))?;
-    if !is_pending(env, roots)? {
+pub fn finish_pending(roots: &Roots) -> Result<Option<RollbackReport>> {
+    let clock = &roots.env().clock;
+    let started = clock.monotonic();
+    remove_if_there(&*roots.env().fs, &replacement_path(&path(roots)))?;
+    if !is_pending(roots)? {
         return Ok(None);
     }
-    let intent = Intent::read(fs, roots)?;
-    intent.write_in_place(fs, roots)?;
-    if intent.done {
-        remove(fs, roots)?;
-        let tables = intent.tables.iter().map(|table| table.report(Done::default())).collect();
-        let took = env.clock.monotonic().saturating_sub(started);
-        let decided = Some(intent.decided);
-        return Ok(Some(RollbackReport { decided, finished_later: true, tables, took }));
-    }
-    tracing::warn!(decided = %intent.decided, "finishing a rollback that was interrupted");
-    let mut report = intent.carry_out(env, roots, &mut |_, _| {})?;
-    report.finished_later = true;
-    report.took = env.clock.monotonic().saturating_sub(started);
-    Ok(Some(report))
+    let intent = Intent::read(roots)?;
+    intent.write_in_place(roots)?;
+    let tables = if intent.done {
+        remove(roots)?;
+        intent.reports()
+    } else {
+        tracing::warn!(decided = %intent.decided, "finishing a rollback that was interrupted");
+        intent.carry_out(roots, &mut |_, _| {})?
+    };
+    let (decided, took) = (Some(intent.decided), clock.monotonic().saturating_sub(started));
+    Ok(Some(RollbackReport { decided, finished_later: true, tables, took }))
 }
 
-fn remove(fs: &dyn Fs, roots: &Roots) -> Result<()> {
-    let path = path(roots);
+fn remove(roots: &Roots) -> Result<()> {
+    let (fs, path) = (&*roots.env().fs, path(roots));
     remove_if_there(fs, &path)?;
-    lithdb_env::sync_parent(fs, &path)
+    sync_parent(fs, &path)
 }
 
 impl Intent {
     /// Writes the intent, durably. If it fails, [`is_pending`] says whether the rollback may still happen.
-    pub(crate) fn write(&self, fs: &dyn Fs, roots: &Roots) -> Result<()> {
-        replace_file(fs, &path(roots), &envelope::seal(Magic::ROLLBACK, self)?)
+    pub(crate) fn write(&self, roots: &Roots) -> Result<()> {
+        replace_file(&*roots.env().fs, &path(roots), &envelope::seal(Magic::ROLLBACK, self)?)
     }
 
     /// Removes what a failed [`write`](Self::write) may have left beside it.
-    pub(crate) fn abandon(&self, fs: &dyn Fs, roots: &Roots) {
-        if let Err(error) = remove_if_there(fs, &replacement_path(&path(roots))) {
+    pub(crate) fn abandon(roots: &Roots) {
+        if let Err(error) = remove_if_there(&*roots.env().fs, &replacement_path(&path(roots))) {
             tracing::warn!(%error, "what a rollback had prepared stays until the next opening");
         }
     }
 
-    fn read(fs: &dyn Fs, roots: &Roots) -> Result<Self> {
-        let path = path(roots);
+    fn read(roots: &Roots) -> Result<Self> {
+        let (fs, path) = (&*roots.env().fs, path(roots));
         let limit = (MAX_PAYLOAD_LEN + ENVELOPE_LEN) as u64;
         let bytes = read_file(fs, &path, limit).map_err(|e| Error::io("read", &path, e))?;
         let intent: Self = envelope::open_file(Magic::ROLLBACK, &path, &bytes)?;
@@ -167,53 +163,50 @@ impl Intent {
         ))
     }
 
-    /// Writes the intent over itself, which needs no space. What was read may be in the page cache alone: it is written again before anything is
-    /// done on the strength of it.
-    fn write_in_place(&self, fs: &dyn Fs, roots: &Roots) -> Result<()> {
-        let path = path(roots);
-        let bytes = envelope::seal(Magic::ROLLBACK, self)?;
+    /// Writes the intent over itself, which needs no space. What was read may be in the page cache alone: it is written
+    /// again before anything is done on the strength of it.
+    fn write_in_place(&self, roots: &Roots) -> Result<()> {
+        let (fs, path) = (&*roots.env().fs, path(roots));
         let file = fs.open(&path, OpenMode::ReadWrite).map_err(|e| Error::io("open", &path, e))?;
         if file.links().map_err(|e| Error::io("look at", &path, e))? > 1 {
-            return self.write(fs, roots); // the other name is somebody's copy
+            return self.write(roots); // the other name is somebody's copy
         }
+        let bytes = envelope::seal(Magic::ROLLBACK, self)?;
         write_all_at(&*file, &bytes, 0).map_err(|e| Error::io("write", &path, e))?;
         file.sync_all().map_err(|e| Error::io("sync", &path, e))?;
-        lithdb_env::sync_parent(fs, &path)
+        sync_parent(fs, &path)
     }
 
     /// Makes sure that everything that the steps need is there.
-    pub(crate) fn check(&self, env: &Env, roots: &Roots) -> Result<()> {
-        self.tables.iter().try_for_each(|table| {
-            let setup = TableSetup::for_files(table.step.table.clone(), env, roots.paths());
-            cut::check(&setup, &table.step)
-        })
+    pub(crate) fn check(&self, roots: &Roots) -> Result<()> {
+        let mut steps = self.tables.iter().map(|table| &table.step);
+        steps.try_for_each(|step| cut::check(&roots.setup(step.table.clone()), step))
     }
 
     /// Carries out all steps, and removes the intent when everything is durable.
     pub(crate) fn carry_out(
         &self,
-        env: &Env,
         roots: &Roots,
         progress: &mut dyn FnMut(&TableName, Done),
-    ) -> Result<RollbackReport> {
+    ) -> Result<Vec<TableReport>> {
         // Nothing is removed before it is certain that all of it can be done.
-        self.check(env, roots)?;
-        let setup = |step: &Step| TableSetup::for_files(step.table.clone(), env, roots.paths());
-        let mut tables = Vec::with_capacity(self.tables.len());
-        for table in &self.tables {
-            let step = &table.step;
-            let done = cut::carry_out(&setup(step), step, &mut |done| progress(&step.table, done))?;
-            tables.push(table.report(done));
+        self.check(roots)?;
+        let mut reports = self.reports();
+        for (TableIntent { step, .. }, report) in self.tables.iter().zip(&mut reports) {
+            cut::carry_out(&roots.setup(step.table.clone()), step, &mut |removed| {
+                report.count(removed);
+                progress(&step.table, removed);
+            })?;
         }
         // Should the file come back, because its removal was never durable, it says that there is nothing left to do.
-        Self { done: true, ..self.clone() }.write_in_place(&*env.fs, roots)?;
-        remove(&*env.fs, roots)?;
-        Ok(RollbackReport {
-            decided: Some(self.decided),
-            finished_later: false,
-            tables,
-            took: Default::default(),
-        })
+        Self { done: true, ..self.clone() }.write_in_place(roots)?;
+        remove(roots)?;
+        Ok(reports)
+    }
+
+    /// What is done to the tables, as far as the intent says.
+    fn reports(&self) -> Vec<TableReport> {
+        self.tables.iter().map(TableIntent::report).collect()
     }
 }
 
@@ -225,19 +218,20 @@ impl TableIntent {
         Self { step, boundary, discarded: plan.discarded }
     }
 
-    fn report(&self, done: Done) -> TableReport {
+    fn report(&self) -> TableReport {
         let kept = self.step.kept.as_ref();
+        let boundary = self.boundary.clone();
         TableReport {
             table: self.step.table.clone(),
             action: if kept.is_some() { Action::Cut } else { Action::Clear },
-            boundary: self.boundary.as_ref().map(|(key, position, written_before)| Boundary {
-                key: key.clone(),
-                position: *position,
-                written_before: *written_before,
+            boundary: boundary.map(|(key, position, written_before)| Boundary {
+                key,
+                position,
+                written_before,
             }),
             discarded: self.discarded,
-            segments_removed: done.segments,
-            bytes_removed: done.bytes,
+            segments_removed: 0,
+            bytes_removed: 0,
             segment_cut: kept.filter(|kept| kept.rewritten).map(|kept| kept.segment),
         }
     }

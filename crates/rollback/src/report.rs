@@ -4,12 +4,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lithdb_env::{Error, ErrorKind, UnixMillis};
+use lithdb_env::{Error, ErrorKind, UnixMillis, lossy};
 use lithdb_segment::{SegmentId, TableName};
-use lithdb_table::cut::Discarded;
+use lithdb_table::cut::{Boundary, Discarded, Done, short_key};
 use serde::Serialize;
 
-use crate::plan::{Action, Boundary, Outcome, lines};
+use crate::plan::{Action, TablePlan};
 use crate::text;
 
 /// What a rollback did, to all tables that it was asked for.
@@ -51,7 +51,7 @@ pub struct TableReport {
 #[derive(Debug, Clone, Serialize)]
 pub struct PendingRollback {
     /// The file that says so.
-    #[serde(serialize_with = "text::path")]
+    #[serde(serialize_with = "lossy::path")]
     pub path: PathBuf,
     /// When it was decided; `None` if the file cannot be read.
     pub decided: Option<UnixMillis>,
@@ -60,7 +60,6 @@ pub struct PendingRollback {
     /// What becomes of the tables. No segments have been counted yet.
     pub tables: Vec<TableReport>,
     /// Why it cannot be finished as the files are; a message where it is serialized.
-    #[serde(serialize_with = "text::message")]
     pub obstacle: Option<Error>,
 }
 
@@ -96,7 +95,8 @@ impl fmt::Display for PendingRollback {
             write!(f, "\n  decided        {}", text::time(decided))?;
         }
         for report in &self.tables {
-            write!(f, "\n{}", Outcome { segments_removed: None, ..Outcome::of(report) })?;
+            f.write_str("\n")?;
+            report.show(f, None)?;
         }
         if let Some(obstacle) = &self.obstacle {
             let remedy = "bring back what is missing or damaged, then finish it";
@@ -113,22 +113,66 @@ impl fmt::Display for PendingRollback {
     }
 }
 
-impl<'a> Outcome<'a> {
-    fn of(report: &'a TableReport) -> Self {
-        Self {
-            table: &report.table,
-            action: report.action,
-            boundary: report.boundary.as_ref(),
-            discarded: report.discarded,
-            segments_removed: Some(report.segments_removed),
-            segment_cut: report.segment_cut,
-            out_of_order: None,
-        }
-    }
+/// Each on a line of its own, and no line behind the last.
+pub(crate) fn lines(f: &mut fmt::Formatter<'_>, items: &[impl fmt::Display]) -> fmt::Result {
+    items.iter().enumerate().try_for_each(|(n, item)| match n {
+        0 => write!(f, "{item}"),
+        _ => write!(f, "\n{item}"),
+    })
 }
 
 impl fmt::Display for RollbackReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        lines(f, self.tables.iter().map(Outcome::of))
+        lines(f, &self.tables)
+    }
+}
+
+impl TableReport {
+    /// As if everything went as planned.
+    pub(crate) fn of(plan: &TablePlan) -> Self {
+        Self {
+            table: plan.table.clone(),
+            action: plan.action,
+            boundary: plan.boundary.clone(),
+            discarded: plan.discarded,
+            segments_removed: plan.segments_removed,
+            bytes_removed: plan.bytes_removed,
+            segment_cut: plan.segment_cut,
+        }
+    }
+
+    pub(crate) fn count(&mut self, removed: Done) {
+        self.segments_removed += removed.segments;
+        self.bytes_removed = self.bytes_removed.saturating_add(removed.bytes);
+    }
+
+    /// Lines of less than 80 columns, unless a table's name is very long. `segments`: those that are removed, if they were
+    /// counted.
+    fn show(&self, f: &mut fmt::Formatter<'_>, segments: Option<u64>) -> fmt::Result {
+        write!(f, "table {}: {}", self.table, self.action.as_str())?;
+        if self.action == Action::Keep {
+            f.write_str(", although nothing in it is to be kept")?;
+        }
+        if let Some(Boundary { key, position, written_before }) = &self.boundary {
+            write!(f, "\n  last key kept  {} at {position}", short_key(key))?;
+            write!(f, "\n  written        no later than {}", text::time(*written_before))?;
+        }
+        if self.discarded.records > 0 {
+            let Discarded { records, values, bytes } = self.discarded;
+            write!(f, "\n  removed        keys: {records}, values: {values}, bytes: {bytes}")?;
+            if let Some(removed) = segments {
+                write!(f, "\n  segments       removed: {removed}")?;
+            }
+            if let Some(cut) = self.segment_cut {
+                write!(f, "\n  segment cut    {cut}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for TableReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.show(f, Some(self.segments_removed))
     }
 }

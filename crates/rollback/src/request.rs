@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use lithdb_env::{DirEntry, Env, Error, ErrorKind, FileKind, Result};
+use lithdb_env::{Env, Error, ErrorKind, Result};
 use lithdb_segment::{ReadMode, TableName};
 use lithdb_table::cut::{RecordRef, Survey, Verdict};
 use lithdb_table::roots::Roots;
@@ -10,7 +10,7 @@ use lithdb_table::{Presence, TableSetup, presence};
 use serde::{Deserialize, Serialize};
 
 use crate::intent::{finish_pending, pending, refuse_pending};
-use crate::plan::{Part, RollbackPlan, TablePlan};
+use crate::plan::{RollbackPlan, TablePlan};
 use crate::report::{PendingRollback, RollbackReport};
 
 /// Key files that are scanned at the same time, while a plan is made.
@@ -107,7 +107,7 @@ impl Rollback {
     {
         let env = self.environment()?;
         let roots = Roots::open_stopped(&env, &self.roots)?;
-        refuse_pending(&env, &roots)?;
+        refuse_pending(&roots)?;
         let mut plan = RollbackPlan {
             roots: roots.paths().to_vec(),
             database_id: roots.database_id(),
@@ -115,10 +115,10 @@ impl Rollback {
             parts: Vec::new(),
             accept_out_of_order: self.accept_out_of_order,
             all_tables: self.tables.is_none(),
-            env: env.clone(),
+            env,
         };
         let mut unmatched = Vec::new();
-        for setup in self.setups(&env, &roots)? {
+        for setup in self.setups(&roots)? {
             let survey = Survey::take(&setup)?;
             let walked = survey.walk(&mut filter)?;
             if walked.boundary.is_none() && survey.records() > 0 && self.no_match == NoMatch::Refuse
@@ -126,8 +126,8 @@ impl Rollback {
                 unmatched.push((setup.name.clone(), survey.has_collected()));
                 continue;
             }
-            let (planned, cut) = TablePlan::make(&setup.name, &survey, walked, self.no_match)?;
-            plan.parts.push(Part { table: setup.name, shape: survey.shape(), cut });
+            let (planned, part) = TablePlan::make(&setup.name, &survey, walked, self.no_match)?;
+            plan.parts.push(part);
             plan.tables.push(planned);
         }
         refuse_unmatched(&unmatched)?;
@@ -141,7 +141,7 @@ impl Rollback {
     pub fn pending(&self) -> Result<Option<PendingRollback>> {
         let env = self.environment()?;
         let roots = Roots::open_for_reading(&env, &self.roots)?;
-        pending(&env, &roots)
+        pending(&roots)
     }
 
     /// Finishes a rollback that was begun and interrupted, if there is one. Opening the database for writing does the same.
@@ -151,22 +151,20 @@ impl Rollback {
     pub fn finish(&self) -> Result<Option<RollbackReport>> {
         let env = self.environment()?;
         let roots = Roots::open_for_writing(&env, &self.roots, false)?;
-        finish_pending(&env, &roots)
+        finish_pending(&roots)
     }
 
-    fn setups(&self, env: &Env, roots: &Roots) -> Result<Vec<TableSetup>> {
-        refuse_linked_tables(env, roots)?;
+    fn setups(&self, roots: &Roots) -> Result<Vec<TableSetup>> {
         let mut names = match &self.tables {
             Some(names) => names.iter().map(TableName::new).collect::<Result<Vec<_>>>()?,
-            None => roots.table_names(env)?,
+            None => roots.table_names()?,
         };
         names.sort();
         names.dedup();
         let mut setups = Vec::with_capacity(names.len());
         for name in names {
-            let mut setup = TableSetup::for_files(name, env, roots.paths());
-            setup.read_mode = self.read_mode;
-            match presence(&*env.fs, &setup.dirs)? {
+            let setup = TableSetup { read_mode: self.read_mode, ..roots.setup(name) };
+            match presence(&*setup.env.fs, &setup.dirs)? {
                 Presence::Present => setups.push(setup),
                 // Half created or half dropped.
                 Presence::Absent | Presence::Interrupted if self.tables.is_none() => {}
@@ -178,23 +176,6 @@ impl Rollback {
         }
         Ok(setups)
     }
-}
-
-/// A table whose directory is a symbolic link opens by its name, and is in no listing: it would be left out in silence.
-fn refuse_linked_tables(env: &Env, roots: &Roots) -> Result<()> {
-    for root in roots.paths() {
-        let entries = env.fs.list(root).map_err(|e| Error::io("list", root, e))?;
-        let is_linked = |entry: &DirEntry| {
-            entry.kind == FileKind::Symlink && TableName::new(entry.name.as_str()).is_ok()
-        };
-        if let Some(entry) = entries.into_iter().find(is_linked) {
-            let path = root.join(entry.name);
-            let message =
-                format!("{}: expected a directory, found a symbolic link", path.display());
-            return Err(Error::new(ErrorKind::Foreign, message));
-        }
-    }
-    Ok(())
 }
 
 fn refuse_unmatched(unmatched: &[(TableName, bool)]) -> Result<()> {

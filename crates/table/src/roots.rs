@@ -19,38 +19,30 @@ mod survey;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use lithdb_env::{Env, Error, ErrorKind, FileKind, Fs, Result, exists};
+use lithdb_env::{Env, Error, ErrorKind, FileKind, Fs, Result};
 use lithdb_segment::TableName;
 
 use judge::Plan;
 use locks::HeldLocks;
-use repair::Fresh;
 pub use repair::{LostRoot, LostRoots, RootLoss};
 use root_id::RootId;
 
+use crate::keyfile::Access;
+use crate::table::TableSetup;
+
 /// How often a change of the roots that happens at the same time is waited out.
 const ATTEMPTS: u32 = 20;
-
-/// What a process may do with a database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Access {
-    /// Read and write: one process at a time.
-    Write,
-    /// Read only: any number of processes, beside a writer.
-    Read,
-}
 
 /// The root directories of one open database, in the order of their numbers, and the locks held on them.
 /// Dropped, it releases them.
 #[derive(Debug)]
 pub struct Roots {
-    fs: Arc<dyn Fs>,
+    env: Env,
     access: Access,
     paths: Vec<PathBuf>,
-    database_id: u64,
-    root_ids: Vec<u64>,
+    /// That of root 0.
+    id: RootId,
     created: bool,
     /// Directories that a repair is to create.
     absent: Vec<PathBuf>,
@@ -70,21 +62,26 @@ impl Roots {
     /// says.
     pub fn open_for_writing(env: &Env, roots: &[PathBuf], create_if_missing: bool) -> Result<Self> {
         let fs = &*env.fs;
-        for _ in 0..ATTEMPTS {
-            let plan = look(fs, roots, Access::Write, create_if_missing)?;
-            if let Plan::Create { roots, .. } = &plan {
+        let look = || look(fs, roots, Access::Write, create_if_missing);
+        let (plan, locks) = under_locks(roots, look, |plan| {
+            if let Plan::Create(roots) = plan {
                 create::make_dirs(fs, roots)?;
             }
-            let locks = locks::lock_for_writing(fs, plan.roots())?;
-            let seen = survey::survey(fs, roots, Access::Write)?;
-            if judge::judge(&seen, create_if_missing)? != plan {
-                continue; // another process created or completed the database before the locks were ours
+            locks::take(fs, plan.roots(), Access::Write)
+        })?;
+        match plan {
+            Plan::Create(paths) => {
+                let id = create::create(env, &paths)?;
+                tracing::info!(database_id = id.database_id, roots = ?paths, "created a database");
+                let opened = Self::of(env, Access::Write, paths, id, locks);
+                Ok(Self { created: true, ..opened })
             }
-            let created = matches!(plan, Plan::Create { .. });
-            let (paths, id) = carry_out(env, plan)?;
-            return Ok(Self::of(env, Access::Write, paths, id, created, locks));
+            Plan::Open { roots: paths, ids } => {
+                create::tidy(fs, &paths)?;
+                create::renew(env, &paths, &ids)?;
+                Ok(Self::of(env, Access::Write, paths, first_id(ids), locks))
+            }
         }
-        Err(unsteady(roots))
     }
 
     /// Opens the database that lives in `roots` for reading, beside a writer or without one. Changes nothing, and takes no
@@ -93,14 +90,9 @@ impl Roots {
     /// # Errors
     /// As [`open_for_writing`](Self::open_for_writing) without creation.
     pub fn open_for_reading(env: &Env, roots: &[PathBuf]) -> Result<Self> {
-        match look(&*env.fs, roots, Access::Read, false)? {
-            Plan::Open { roots: paths, ids } => {
-                locks::check_files(&*env.fs, &paths)?;
-                let locks = HeldLocks::default();
-                Ok(Self::of(env, Access::Read, paths, first_id(ids), false, locks))
-            }
-            Plan::Create { .. } => Err(unsteady(roots)),
-        }
+        let plan = look(&*env.fs, roots, Access::Read, false)?;
+        locks::check_files(&*env.fs, plan.roots())?;
+        Self::as_found(env, roots, plan, HeldLocks::default())
     }
 
     /// Opens the database that lives in `roots`, which no process may have open for writing, to look at it: keeps writers
@@ -110,17 +102,10 @@ impl Roots {
     /// As [`open_for_writing`](Self::open_for_writing) without creation.
     pub fn open_stopped(env: &Env, roots: &[PathBuf]) -> Result<Self> {
         let fs = &*env.fs;
-        for _ in 0..ATTEMPTS {
-            let plan = look(fs, roots, Access::Write, false)?;
-            let locks = locks::lock_out_writers(fs, plan.roots())?;
-            if look(fs, roots, Access::Write, false)? != plan {
-                continue;
-            }
-            if let Plan::Open { roots: paths, ids } = plan {
-                return Ok(Self::of(env, Access::Read, paths, first_id(ids), false, locks));
-            }
-        }
-        Err(unsteady(roots))
+        let look = || look(fs, roots, Access::Write, false);
+        let lock = |plan: &Plan| locks::take(fs, plan.roots(), Access::Read);
+        let (plan, locks) = under_locks(roots, look, lock)?;
+        Self::as_found(env, roots, plan, locks)
     }
 
     /// Opens the database that lives in `roots` to repair it, though some have no `root.id` that holds; what they need is the
@@ -143,35 +128,25 @@ impl Roots {
             Error::new(ErrorKind::InvalidArgument, message)
         };
         let fs = &*env.fs;
-        let fresh = Fresh::draw(env, roots.len() + gone.len())?;
-        for _ in 0..ATTEMPTS {
-            let plan = repair::plan(fs, roots, gone, &fresh, &refusal)?;
-            let (mut there, mut absent) = (Vec::new(), Vec::new());
-            for path in plan.paths() {
-                let is_there = exists(fs, path).map_err(|e| Error::io("look for", path, e))?;
-                if is_there { &mut there } else { &mut absent }.push(path.clone());
-            }
-            let locks = locks::lock_for_writing(fs, &there)?;
-            if repair::plan(fs, roots, gone, &fresh, &refusal)? != plan {
-                continue;
-            }
-            let (paths, id) = (plan.paths().to_vec(), plan.first_id());
-            let opened = Self::of(env, Access::Write, paths, id, false, locks);
-            return Ok((Self { absent, ..opened }, Some(plan)));
-        }
-        Err(unsteady(roots))
+        let fresh = RootId::fresh(env, roots.len() + gone.len())?;
+        let plan = || repair::plan(fs, roots, gone, &fresh, &refusal);
+        let lock = |plan: &LostRoots| locks::take(fs, &plan.there(), Access::Write);
+        let (plan, locks) = under_locks(roots, plan, lock)?;
+        let opened = Self::of(env, Access::Write, plan.paths.clone(), plan.first_id(), locks);
+        Ok((Self { absent: plan.absent.clone(), ..opened }, Some(plan)))
     }
 
-    fn of(
-        env: &Env,
-        access: Access,
-        paths: Vec<PathBuf>,
-        id: RootId,
-        created: bool,
-        locks: HeldLocks,
-    ) -> Self {
-        let (fs, RootId { database_id, root_ids, .. }) = (Arc::clone(&env.fs), id);
-        Self { fs, access, paths, database_id, root_ids, created, absent: Vec::new(), locks }
+    fn as_found(env: &Env, roots: &[PathBuf], plan: Plan, locks: HeldLocks) -> Result<Self> {
+        match plan {
+            Plan::Open { roots: paths, ids } => {
+                Ok(Self::of(env, Access::Read, paths, first_id(ids), locks))
+            }
+            Plan::Create(_) => Err(unsteady(roots)),
+        }
+    }
+
+    fn of(env: &Env, access: Access, paths: Vec<PathBuf>, id: RootId, locks: HeldLocks) -> Self {
+        Self { env: env.clone(), access, paths, id, created: false, absent: Vec::new(), locks }
     }
 
     /// Gives all roots a new generation, as each opening for writing does: a copy of one root that was taken until now is
@@ -179,20 +154,25 @@ impl Roots {
     ///
     /// # Errors
     /// What the file system says: the next opening for writing finishes it.
-    pub fn renew(&self, env: &Env) -> Result<()> {
+    pub fn renew(&self) -> Result<()> {
         // One root has no other that it could be compared with.
         if self.access == Access::Read || self.paths.len() < 2 {
             return Ok(());
         }
-        let mut ids = Vec::with_capacity(self.paths.len());
-        for root in &self.paths {
-            let id = RootId::read(&*self.fs, root, Access::Write)?;
-            ids.push(id.ok_or_else(|| {
+        let read = |root: &PathBuf| {
+            let id = RootId::read(&*self.env.fs, root, Access::Write)?;
+            id.ok_or_else(|| {
                 let message = format!("{}: root.id is gone", root.display());
                 Error::new(ErrorKind::Missing, message)
-            })?);
-        }
-        create::renew(env, &self.paths, &ids)
+            })
+        };
+        let ids = self.paths.iter().map(read).collect::<Result<Vec<_>>>()?;
+        create::renew(&self.env, &self.paths, &ids)
+    }
+
+    /// The disk, clock and threads that the roots were opened with.
+    pub fn env(&self) -> &Env {
+        &self.env
     }
 
     /// The directories, absolute and without symbolic links, root 0 first.
@@ -202,12 +182,12 @@ impl Roots {
 
     /// The random number that tells this database from all others.
     pub fn database_id(&self) -> u64 {
-        self.database_id
+        self.id.database_id
     }
 
     /// The random numbers of the roots, in the order of their numbers.
     pub fn root_ids(&self) -> &[u64] {
-        &self.root_ids
+        &self.id.root_ids
     }
 
     /// Whether the call that opened these roots created the database.
@@ -215,9 +195,9 @@ impl Roots {
         self.created
     }
 
-    /// What the roots were opened for.
-    pub fn access(&self) -> Access {
-        self.access
+    /// What it takes to look at the files of a table.
+    pub fn setup(&self, name: TableName) -> TableSetup {
+        TableSetup::for_files(name, &self.env, &self.paths)
     }
 
     /// The names of all tables in name order: directories (and links) with the name of a table, on root 0 or (what a creation
@@ -225,12 +205,11 @@ impl Roots {
     ///
     /// # Errors
     /// What the file system says.
-    pub fn table_names(&self, env: &Env) -> Result<Vec<TableName>> {
+    pub fn table_names(&self) -> Result<Vec<TableName>> {
         let mut names = BTreeSet::new();
         for root in self.paths.iter().filter(|root| !self.absent.contains(root)) {
-            let entries = env.fs.list(root).map_err(|e| Error::io("list", root, e))?;
             // A link is listed and refused when it is looked at: left out, a table would be passed over in silence.
-            let dirs = entries.into_iter();
+            let dirs = survey::list(&*self.env.fs, root)?.into_iter();
             let dirs = dirs.filter(|e| matches!(e.kind, FileKind::Dir | FileKind::Symlink));
             #[expect(clippy::disallowed_methods, reason = "what has no table's name is foreign")]
             names.extend(dirs.filter_map(|dir| TableName::new(dir.name).ok()));
@@ -257,21 +236,21 @@ fn look(fs: &dyn Fs, roots: &[PathBuf], access: Access, create: bool) -> Result<
     Err(unsteady(roots))
 }
 
-/// Does what was planned, under the locks; returns the roots in order and the id of the first.
-fn carry_out(env: &Env, plan: Plan) -> Result<(Vec<PathBuf>, RootId)> {
-    match plan {
-        Plan::Create { roots, restarted } => {
-            let id = create::create(env, &roots)?;
-            let database_id = id.database_id;
-            tracing::info!(database_id, roots = ?roots, restarted, "created a database");
-            Ok((roots, id))
-        }
-        Plan::Open { roots, ids } => {
-            create::tidy(&*env.fs, &roots)?;
-            create::renew(env, &roots, &ids)?;
-            Ok((roots, first_id(ids)))
+/// A plan that is made again under the locks it needs, and is still the same: another process may have changed the roots
+/// before the locks were ours.
+fn under_locks<P: PartialEq>(
+    roots: &[PathBuf],
+    plan: impl Fn() -> Result<P>,
+    lock: impl Fn(&P) -> Result<HeldLocks>,
+) -> Result<(P, HeldLocks)> {
+    for _ in 0..ATTEMPTS {
+        let planned = plan()?;
+        let locks = lock(&planned)?;
+        if plan()? == planned {
+            return Ok((planned, locks));
         }
     }
+    Err(unsteady(roots))
 }
 
 /// What root 0 says.

@@ -117,7 +117,7 @@ fn a_database_that_another_process_creates_meanwhile_is_opened_and_not_created_a
         (Call::Other, "b/root.id"),
         (Call::List, "a"),
         (Call::List, "b"),
-        (Call::Lock, "b/lith.lock"),
+        (Call::Lock, "b"),
     ] {
         let dirs = Dirs::new("ab");
         let env = with_another_creator(dirs.all("ab"), call, end);

@@ -127,7 +127,7 @@ fn a_database_is_created_with_its_directories_and_opens_again() {
     drop(created);
     let opened = Roots::open_for_writing(&os(), &roots, true).unwrap();
     assert_eq!((opened.created(), opened.database_id()), (false, id));
-    assert_eq!(opened.access(), Access::Write);
+    assert_eq!(opened.access, Access::Write);
 }
 
 #[test]
@@ -380,7 +380,7 @@ fn one_writer_at_a_time_and_its_process_is_named() {
         assert!(error.to_string().contains(part), "{error}");
     }
     let reader = dirs.read("abc").unwrap();
-    assert_eq!(reader.access(), Access::Read);
+    assert_eq!(reader.access, Access::Read);
     drop(writer);
     assert!(dirs.open("abc").is_ok(), "a reader does not keep a writer out");
     for name in ["a", "b", "c"] {
@@ -410,7 +410,7 @@ fn renewed() -> (Dirs, Dirs) {
     for name in ["a", "b"] {
         put(&older.path(name).join("root.id"), &copy_of(&dirs.path(name).join("root.id")));
     }
-    dirs.open("ab").unwrap().renew(&os()).unwrap();
+    dirs.open("ab").unwrap().renew().unwrap();
     (dirs, older)
 }
 
@@ -434,7 +434,7 @@ fn a_root_that_was_put_back_is_refused_and_named() {
 fn two_histories_that_count_alike_do_not_mix() {
     let (dirs, older) = renewed();
     // The older one goes on by itself, as often.
-    older.open("ab").unwrap().renew(&os()).unwrap();
+    older.open("ab").unwrap().renew().unwrap();
     assert_eq!(older.id("b").sequence, dirs.id("b").sequence);
     put(&dirs.path("b/root.id"), &copy_of(&older.path("b/root.id")));
     dirs.refuses("ab", ErrorKind::Corrupt, &["another history", "/a", "/b"]);
@@ -524,7 +524,7 @@ fn tables_are_directories_and_links_with_their_names_on_any_root() {
     put(&dirs.path("a/file"), b"");
     symlink(dirs.path("a/blocks"), dirs.path("a/link")).unwrap();
     let roots = dirs.open("ba").unwrap();
-    let names = roots.table_names(&os()).unwrap();
+    let names = roots.table_names().unwrap();
     let names: Vec<_> = names.iter().map(TableName::as_str).collect();
     // A link is refused by name: see the tests of the tool.
     assert_eq!(names, ["A_1", "blocks", "half-dropped", "link"]);

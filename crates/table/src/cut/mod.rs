@@ -6,6 +6,7 @@
 //! the caller's business: it makes the steps durable as one intent before it carries out the first. It holds the
 //! exclusive locks of all roots.
 
+mod outcome;
 mod prepare;
 mod step;
 mod survey;
@@ -14,7 +15,8 @@ mod walk;
 /// The name of the file, on root 0, that says that a rollback is going to happen. What it says is the caller's.
 pub const INTENT_FILE: &str = "rollback.intent";
 
+pub use outcome::{Boundary, CutPoint, Discarded, KeyAt, OutOfOrder, Walked, short_key};
 pub use prepare::{CutAt, Prepared, prepare};
 pub use step::{Done, Kept, Step, carry_out, check};
 pub use survey::{Shape, Survey};
-pub use walk::{Boundary, Discarded, OutOfOrder, RecordRef, Verdict, Walked};
+pub use walk::{Filter, RecordRef, Verdict};

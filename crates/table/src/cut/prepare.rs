@@ -8,41 +8,37 @@ use lithdb_env::{
     write_all_at,
 };
 use lithdb_segment::envelope::{self, Magic};
-use lithdb_segment::record::{Chain, Encoder, Flags, MAX_RECORD_LEN, Record, decode};
+use lithdb_segment::record::{Encoder, Flags, MAX_RECORD_LEN, Record, decode};
 use lithdb_segment::scan::Verdict;
 use lithdb_segment::{Context, Metadata, NewSegment, Position, Segment, SegmentId};
 
+use super::outcome::CutPoint;
 use super::step::{Kept, Step};
 use super::survey::Survey;
-use super::walk::{self, Boundary};
-use crate::inventory::Inventory;
+use super::walk;
 use crate::keyfile::{KeyFile, read};
 use crate::options::TableOptions;
 use crate::recovery::{Recovery, next_id};
 use crate::sealed::SealedFound;
 use crate::state::StateFile;
 use crate::table::TableSetup;
-use crate::tail::TailFound;
-
-/// So many bytes are copied at a time.
-const PIECE: usize = 1 << 20;
+use crate::window::{PIECE, Window};
 
 /// Where a table is cut.
-#[derive(Debug, Clone, Copy)]
-pub enum CutAt<'a> {
+#[derive(Debug)]
+pub enum CutAt {
     /// Behind the group of this record.
-    Behind(&'a Boundary),
+    Behind(CutPoint),
     /// Before everything: the table becomes empty.
     Everything,
 }
 
-/// A cut of which everything is written and durable, and nothing in force.
+/// A cut of which everything is written and durable, and nothing in force. Dropped, it is removed again.
 #[derive(Debug)]
 pub struct Prepared {
-    fs: Arc<dyn Fs>,
     step: Step,
     position: Option<Position>,
-    created: Vec<PathBuf>,
+    staged: Staged,
 }
 
 impl Prepared {
@@ -56,16 +52,25 @@ impl Prepared {
         self.position
     }
 
-    /// Removes what was written. What cannot be removed now, the next opening of the table removes.
-    pub fn abandon(self) {
-        remove(&*self.fs, &self.created);
+    /// Leaves everything in its place, for the step.
+    pub fn keep(mut self) {
+        self.staged.created.clear();
     }
 }
 
-fn remove(fs: &dyn Fs, created: &[PathBuf]) {
-    for path in created.iter().rev() {
-        if let Err(error) = remove_if_there(fs, path) {
-            tracing::warn!(%error, "what a rollback had prepared stays until the next opening");
+/// The files that were created. Those that cannot be removed now, the next opening of the table removes.
+#[derive(Debug)]
+struct Staged {
+    fs: Arc<dyn Fs>,
+    created: Vec<PathBuf>,
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        for path in self.created.iter().rev() {
+            if let Err(error) = remove_if_there(&*self.fs, path) {
+                tracing::warn!(%error, "what a rollback had prepared stays until the next opening");
+            }
         }
     }
 }
@@ -75,14 +80,13 @@ fn remove(fs: &dyn Fs, created: &[PathBuf]) {
 ///
 /// # Errors
 /// `StorageFull` and what else the file system says: what was written is removed, and the table holds what it held.
-pub fn prepare(survey: Survey, at: CutAt<'_>) -> Result<Prepared> {
+pub fn prepare(survey: Survey, at: &CutAt) -> Result<Prepared> {
     let setup = survey.setup.clone();
     prepare_table(survey, at).map_err(|e| setup.in_context(&e))
 }
 
-fn prepare_table(survey: Survey, at: CutAt<'_>) -> Result<Prepared> {
-    let newest = survey.newest();
-    let Survey { setup, plan, .. } = survey;
+fn prepare_table(mut survey: Survey, at: &CutAt) -> Result<Prepared> {
+    let setup = survey.setup.clone();
     let fs = Arc::clone(&setup.env.fs);
     // As an opening: neither the state nor names are believed from the page cache.
     let state = StateFile::open(&fs, &setup.state_path())?;
@@ -93,33 +97,30 @@ fn prepare_table(survey: Survey, at: CutAt<'_>) -> Result<Prepared> {
     let mut step = Step {
         table: setup.name.clone(),
         table_id: current.table_id,
-        floor: next_id(newest, current.next_id_floor)?,
+        floor: next_id(survey.newest(), current.next_id_floor)?,
         kept: None,
     };
-    let CutAt::Behind(boundary) = at else {
-        return Ok(Prepared { fs, step, position: None, created: Vec::new() });
-    };
+    let staged = Staged { fs, created: Vec::new() };
+    let CutAt::Behind(point) = at else { return Ok(Prepared { step, position: None, staged }) };
     // As an opening: what is prepared goes on behind what the last close left.
     state.update(|state| state.ends_with_tail = false)?;
     let context = setup.context(&current, &TableOptions::default());
-    let shards = plan.tail.as_ref().map_or(1, |tail| tail.header.shards);
-    let in_tail = |tail: &TailFound| tail.header.identity.segment == boundary.position.segment;
-    let is_tail = plan.tail.as_ref().is_some_and(in_tail);
-    let mut boundary = boundary.clone();
-    let (mut plan, mut successor) = (plan, None);
-    if is_tail {
+    let tail = survey.plan.tail.as_ref().map(|tail| tail.header);
+    let shards = tail.map_or(1, |tail| tail.shards);
+    let (mut point, mut successor) = (point.clone(), None);
+    if tail.is_some_and(|tail| tail.identity.segment == point.boundary.position.segment) {
         let now = setup.table_clock(&current).read(&*setup.env.clock);
         let recovery = Recovery { context: &context, state: &state, inline_max: 0, shards, now };
-        let mutable = recovery.seal_tail(plan)?;
+        let mutable = recovery.seal_tail(survey.plan)?;
         step.floor = next_id(mutable, state.get().next_id_floor)?;
-        let survey = Survey::take(&setup)?;
-        boundary = survey.find_again(&boundary)?;
-        plan = survey.plan;
+        survey = Survey::take(&setup)?;
+        point = survey.find_again(&point)?;
         successor = Some(mutable);
     }
-    let segment = boundary.position.segment;
-    let sealed = plan.sealed.into_iter().find(|sealed| sealed.metadata.segment == segment);
-    let sealed = sealed.ok_or_else(|| no_longer(&setup, segment))?;
+    let position = point.boundary.position;
+    let mut sealed = survey.plan.sealed.into_iter();
+    let sealed = sealed.find(|sealed| sealed.metadata.segment == position.segment);
+    let sealed = sealed.ok_or_else(|| no_longer(&setup, position.segment))?;
     // The mutable segment, which is empty, follows on the one that is cut, unless recovery has moved records to another
     // one between the two.
     let successor = successor.filter(|mutable| sealed.metadata.successor == *mutable);
@@ -132,33 +133,30 @@ fn prepare_table(survey: Survey, at: CutAt<'_>) -> Result<Prepared> {
         })?;
         step.floor = next_id(new, step.floor)?;
     }
-    let position = Some(boundary.position);
-    let mut cut = Cut { setup: &setup, context, boundary: &boundary, sealed, created: Vec::new() };
-    match cut.write(new, successor, shards) {
-        Ok(kept) => {
-            step.kept = Some(kept);
-            Ok(Prepared { created: cut.created, fs, step, position })
-        }
-        Err(error) => {
-            remove(&*fs, &cut.created);
-            Err(error)
-        }
+    // Of earlier attempts nothing must be taken for what is prepared now.
+    let files = survey.inventory.segments.get(&position.segment);
+    for path in files.iter().flat_map(|files| &files.leftovers) {
+        remove_if_there(&*staged.fs, path)?;
+        sync_parent(&*staged.fs, path)?;
     }
+    let mut cut = Cut { context, point: &point, sealed, staged };
+    step.kept = Some(cut.write(new, successor, shards)?);
+    Ok(Prepared { step, position: Some(position), staged: cut.staged })
 }
 
 impl Survey {
-    /// The boundary, where recovery has left its record.
-    fn find_again(&self, boundary: &Boundary) -> Result<Boundary> {
+    /// The place to cut at, where recovery has left its record.
+    fn find_again(&self, point: &CutPoint) -> Result<CutPoint> {
         let mut behind = 0;
         let walked = self.walk(&mut |record| {
-            if behind >= boundary.records_behind && record.key() == boundary.key {
+            if behind >= point.records_behind && record.key() == point.boundary.key {
                 return Ok(walk::Verdict::Keep);
             }
             behind += 1;
             Ok(walk::Verdict::Discard)
         })?;
-        let found = walked.boundary.filter(|b| b.records_behind == boundary.records_behind);
-        found.ok_or_else(|| no_longer(&self.setup, boundary.position.segment))
+        let found = walked.boundary.filter(|found| found.records_behind == point.records_behind);
+        found.ok_or_else(|| no_longer(&self.setup, point.boundary.position.segment))
     }
 }
 
@@ -170,11 +168,10 @@ fn no_longer(setup: &TableSetup, segment: SegmentId) -> Error {
 
 /// The segment that is cut.
 struct Cut<'a> {
-    setup: &'a TableSetup,
     context: Arc<Context>,
-    boundary: &'a Boundary,
+    point: &'a CutPoint,
     sealed: SealedFound,
-    created: Vec<PathBuf>,
+    staged: Staged,
 }
 
 impl Cut<'_> {
@@ -185,112 +182,92 @@ impl Cut<'_> {
         successor: Option<SegmentId>,
         shards: u16,
     ) -> Result<Kept> {
-        let fs = &*self.setup.env.fs;
-        self.remove_leftovers()?;
         let old = &self.sealed.metadata;
-        let mut metadata = Metadata {
-            revision: old.revision.checked_add(1).ok_or_else(revisions_used_up)?,
-            successor: new.or(successor).unwrap_or_default(),
-            ..old.clone()
-        };
+        let revision = old.revision.checked_add(1).ok_or_else(|| {
+            let message = "the segment has used up its 2^32 revisions";
+            Error::new(ErrorKind::InvalidArgument, message)
+        })?;
+        let successor = new.or(successor).unwrap_or_default();
+        let mut metadata = Metadata { revision, successor, ..old.clone() };
         // That of the old successor.
         metadata.set_successor_end(None);
-        let rewritten = !self.boundary.ends_segment;
+        let rewritten = !self.point.ends_segment;
         if rewritten {
             self.write_keys(&mut metadata)?;
         }
         if let Some(id) = new {
-            // What the segment was, not what it will be: from the first revision on only the id is compared, and a
-            // repair that finds no metadata must not take what was cut for the first one.
-            let chain = self.sealed.metadata.chain();
-            self.create_successor(id, chain, shards)?;
+            self.create_successor(id, shards)?;
         }
+        let path = replacement_path(&self.sealed.paths.metadata);
+        let file = self.create(&path)?;
         let bytes = envelope::seal(Magic::METADATA, &metadata)?;
-        self.write_file(&replacement_path(&self.sealed.paths.metadata), &bytes)?;
+        write_all_at(&*file, &bytes, 0).map_err(|e| Error::io("write", &path, e))?;
+        file.sync_all().map_err(|e| Error::io("sync", &path, e))?;
         for path in [&self.sealed.paths.keys, &self.sealed.paths.metadata] {
-            sync_parent(fs, path)?;
+            sync_parent(&*self.staged.fs, path)?;
         }
         Ok(Kept {
             segment: metadata.segment,
-            revision: metadata.revision,
+            revision,
             rewritten,
-            successor: metadata.successor,
+            successor,
             key_end: metadata.key_end,
             value_ends: metadata.value_ends,
             digest: metadata.digest,
         })
     }
 
-    /// Removes what earlier attempts left of the segment's replacements, on whichever root: durably, so that none of it
-    /// is taken for what is prepared now.
-    fn remove_leftovers(&self) -> Result<()> {
-        let (fs, dirs) = (&*self.setup.env.fs, self.setup.segment_dirs());
-        let inventory = Inventory::list(fs, &dirs)?;
-        let files = inventory.segments.get(&self.sealed.metadata.segment);
-        for path in files.iter().flat_map(|files| &files.leftovers) {
-            remove_if_there(fs, path)?;
-            sync_parent(fs, path)?;
-        }
-        Ok(())
-    }
-
-    fn create_successor(&mut self, id: SegmentId, chain: Chain, shards: u16) -> Result<()> {
-        let now = self.setup.env.clock.now();
+    /// Its chain record says what the cut segment was, not what it will be: from the first revision on only the id is
+    /// compared, and a repair that finds no metadata must not take what was cut for the first one.
+    fn create_successor(&mut self, id: SegmentId, shards: u16) -> Result<()> {
+        let (chain, now) = (self.sealed.metadata.chain(), self.context.env.clock.now());
         let new = NewSegment { id, chain: Some(chain), shards, now };
         let (segment, _) = Segment::create(&self.context, &new)?;
-        self.created.extend(segment.paths().all().map(Path::to_owned));
+        self.staged.created.extend(segment.paths().all().map(Path::to_owned));
         segment.sync_everything()
     }
 
     /// Creates a file; it is removed with everything else if the cut comes to nothing.
     fn create(&mut self, path: &Path) -> Result<Arc<dyn File>> {
-        let fs = &self.setup.env.fs;
-        let file = fs.create_new(path).map_err(|e| Error::io("create", path, e))?;
-        self.created.push(path.to_owned());
+        let file = self.staged.fs.create_new(path).map_err(|e| Error::io("create", path, e))?;
+        self.staged.created.push(path.to_owned());
         Ok(file)
-    }
-
-    fn write_file(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
-        let file = self.create(path)?;
-        write_all_at(&*file, bytes, 0).map_err(|e| Error::io("write", path, e))?;
-        file.sync_all().map_err(|e| Error::io("sync", path, e))
     }
 
     /// The key file up to the boundary: the same bytes, but that the last record ends its batch.
     fn write_keys(&mut self, metadata: &mut Metadata) -> Result<()> {
-        let source = KeyFile::open(&*self.setup.env.fs, &self.sealed.paths.keys)?;
+        let source = KeyFile::open(&*self.staged.fs, &self.sealed.paths.keys)?;
         let staged = replacement_path(&source.path);
         let file = self.create(&staged)?;
-        let (last, end) = (self.boundary.last, u64::from(self.boundary.end));
+        let (last, end) = (u64::from(self.point.last), u64::from(self.point.end));
+        let mut keys = Window::of(&source);
         let mut at = 0;
         while at < end {
-            let len = (end - at).min(PIECE as u64) as usize;
-            let bytes = read(&*source.file, &source.path, at, len)?;
-            if bytes.is_empty() {
+            let piece = keys.get(at, (end - at).min(PIECE as u64) as usize)?;
+            if piece.is_empty() {
                 let expected = format!("{end} bytes");
                 return Err(Error::corrupt(&source.path, at, &expected, "the end of the file"));
             }
-            write_all_at(&*file, &bytes, at).map_err(|e| Error::io("write", &staged, e))?;
-            at += bytes.len() as u64;
+            write_all_at(&*file, piece, at).map_err(|e| Error::io("write", &staged, e))?;
+            at += piece.len() as u64;
         }
         let record = self.last_record(&source)?;
-        write_all_at(&*file, &record, u64::from(last))
-            .map_err(|e| Error::io("write", &staged, e))?;
+        write_all_at(&*file, &record, last).map_err(|e| Error::io("write", &staged, e))?;
         file.sync_all().map_err(|e| Error::io("sync", &staged, e))?;
         // What was written is what will rule: it is read again before anything depends on it.
-        let keys = KeyFile::open(&*self.setup.env.fs, &staged)?;
+        let keys = KeyFile::open(&*self.staged.fs, &staged)?;
         let mut scanner = keys.scan(keys.len, None);
         if scanner.run(|_| Ok(()))? != Verdict::Clean || keys.len != end {
             scanner.require_clean()?;
             let found = format!("{} bytes", keys.len);
             return Err(Error::corrupt(&staged, keys.len, &format!("{end} bytes"), &found));
         }
-        let totals = scanner.totals();
+        let totals = scanner.totals().clone();
         metadata.key_end = totals.key_end;
         metadata.records = totals.records;
         metadata.primaries = totals.primaries;
         metadata.running = totals.running;
-        metadata.value_ends.clone_from(&totals.value_ends);
+        metadata.value_ends = totals.value_ends;
         metadata.epochs = scanner.epochs().to_vec();
         metadata.digest = Some(keys.digest(end)?);
         Ok(())
@@ -298,27 +275,22 @@ impl Cut<'_> {
 
     /// The last record that stays, as the last one of its batch (without an inline value, which does not change).
     fn last_record(&self, source: &KeyFile) -> Result<Vec<u8>> {
-        let (last, identity) = (self.boundary.last, source.header.identity);
-        let bytes = read(&*source.file, &source.path, u64::from(last), MAX_RECORD_LEN)?;
+        let (last, identity) = (self.point.last, source.header.identity);
+        let offset = u64::from(last);
+        let bytes = read(&*source.file, &source.path, offset, MAX_RECORD_LEN)?;
         let epochs = &self.sealed.metadata.epochs;
         let epoch = epochs.iter().rev().find(|(at, _)| *at < last);
         let epoch = epoch.map_or(identity.salt, |(_, epoch)| *epoch);
-        let decoded = decode(&identity, epoch, last, &bytes).map_err(|invalid| {
-            let reason = invalid.to_string();
-            Error::corrupt(&source.path, u64::from(last), "a sound key record", &reason)
-        })?;
+        let corrupt =
+            |expected: &str, found: &str| Error::corrupt(&source.path, offset, expected, found);
+        let decoded = decode(&identity, epoch, last, &bytes)
+            .map_err(|invalid| corrupt("a sound key record", &invalid.to_string()))?;
         let Record::Key(mut record) = decoded.record else {
-            let message = "another record";
-            return Err(Error::corrupt(&source.path, u64::from(last), "a key record", message));
+            return Err(corrupt("a key record", "another record"));
         };
         record.flags = record.flags.with(Flags::END_OF_BATCH);
         let mut buffer = Vec::new();
-        let offset = u64::from(last);
         Encoder { buffer: &mut buffer, identity, epoch, running: 0, offset }.key(&record);
         Ok(buffer)
     }
-}
-
-fn revisions_used_up() -> Error {
-    Error::new(ErrorKind::InvalidArgument, "the segment has used up its 2^32 revisions")
 }

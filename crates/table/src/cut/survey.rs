@@ -1,12 +1,13 @@
 //! What a stopped table holds, as opening it would find it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use lithdb_env::{Result, UnixMillis};
-use lithdb_segment::record::KEY_FIXED_LEN;
-use lithdb_segment::{Segment, SegmentId};
+use lithdb_segment::{Context, Segment, SegmentId, SegmentPaths};
 
 use crate::inventory::Inventory;
+use crate::keyfile::KeyFile;
 use crate::options::TableOptions;
 use crate::plan::{Access, Plan};
 use crate::state::{TableState, read_state};
@@ -32,6 +33,7 @@ pub struct Shape {
 }
 
 /// A segment to be walked through.
+#[derive(Clone)]
 pub(super) struct ToWalk {
     pub(super) segment: Arc<Segment>,
     /// Where its records end.
@@ -48,15 +50,14 @@ impl Survey {
     /// # Errors
     /// Whatever opening would refuse: damage, absent files, symbolic links.
     pub fn take(setup: &TableSetup) -> Result<Self> {
-        Self::look(setup).map_err(|e| setup.in_context(&e))
-    }
-
-    fn look(setup: &TableSetup) -> Result<Self> {
-        let (env, dirs) = (&setup.env, setup.segment_dirs());
-        let state = read_state(&*env.fs, &setup.state_path())?.state;
-        let plan = Plan::make(env, &dirs, &state, Access::Write)?;
-        let inventory = Inventory::list(&*env.fs, &dirs)?;
-        Ok(Self { setup: setup.clone(), state, plan, inventory })
+        let look = || {
+            let (env, dirs) = (&setup.env, setup.segment_dirs());
+            let state = read_state(&*env.fs, &setup.state_path())?.state;
+            let plan = Plan::make(env, &dirs, &state, Access::Write)?;
+            let inventory = Inventory::list(&*env.fs, &dirs)?;
+            Ok(Self { setup: setup.clone(), state, plan, inventory })
+        };
+        look().map_err(|e| setup.in_context(&e))
     }
 
     /// What the table holds, to be compared with a later survey.
@@ -81,9 +82,8 @@ impl Survey {
     /// Number of key records.
     pub fn records(&self) -> u64 {
         let sealed = self.plan.sealed.iter().map(|sealed| sealed.metadata.records);
-        sealed
-            .chain(self.plan.tail.iter().map(|tail| tail.keep.records))
-            .fold(0, u64::saturating_add)
+        let tail = self.plan.tail.iter().map(|tail| tail.keep.records);
+        sealed.chain(tail).fold(0, u64::saturating_add)
     }
 
     /// The segments behind `segment`, of whatever kind, and the bytes of their files: what a cut there removes.
@@ -102,32 +102,38 @@ impl Survey {
         self.inventory.segments.keys().next_back().copied().unwrap_or_default()
     }
 
+    fn context(&self) -> Arc<Context> {
+        self.setup.context(&self.state, &TableOptions::default())
+    }
+
     /// The segments to be walked through, newest first.
     pub(super) fn segments(&self) -> Vec<ToWalk> {
-        let context = self.setup.context(&self.state, &TableOptions::default());
+        let (context, now) = (self.context(), self.setup.env.clock.now());
         let tail = self.plan.tail.iter().map(|tail| {
-            let (keep, now) = (&tail.keep, self.setup.env.clock.now());
-            let ends = (keep.key_end, &*keep.value_ends);
-            let (paths, header) = (tail.paths.clone(), tail.header);
-            let segment = Segment::foreign_tail(&context, paths, header, ends, ends, &tail.epochs);
-            let segment = Arc::new(segment);
-            ToWalk { segment, end: keep.key_end, records: keep.records, written: now }
+            let keep = &tail.keep;
+            let (ends, paths) = ((keep.key_end, &*keep.value_ends), tail.paths.clone());
+            let segment =
+                Segment::foreign_tail(&context, paths, tail.header, ends, ends, &tail.epochs);
+            let (end, records) = (keep.key_end, keep.records);
+            ToWalk { segment: Arc::new(segment), end, records, written: now }
         });
         let sealed = self.plan.sealed.iter().rev().map(|sealed| {
             let metadata = sealed.metadata.clone();
             let (end, records) = (metadata.key_end, metadata.records);
             let (sealed_at, is_certain) = self.state.sealed_at(&metadata);
-            let sealed_at = if is_certain { sealed_at } else { self.setup.env.clock.now() };
-            let written = metadata.flushed().unwrap_or(sealed_at);
-            let (paths, header) = (sealed.paths.clone(), sealed.header);
-            let segment = Arc::new(Segment::sealed(&context, paths, header, metadata));
-            ToWalk { segment, end, records, written }
+            let written = metadata.flushed().unwrap_or(if is_certain { sealed_at } else { now });
+            let segment = Segment::sealed(&context, sealed.paths.clone(), sealed.header, metadata);
+            ToWalk { segment: Arc::new(segment), end, records, written }
         });
         tail.chain(sealed).collect()
     }
 
-    /// How many records fit into `bytes` of a key file at the most.
-    pub(super) const fn most_records(bytes: u64) -> usize {
-        (bytes / KEY_FIXED_LEN as u64) as usize
+    /// The key file of a segment that was collected, up to `end`.
+    pub(super) fn collected(&self, file: &KeyFile, end: u64, written: UnixMillis) -> ToWalk {
+        let ends: (u64, &[u64]) = (end, &[]);
+        let (keys, metadata) = (file.path.clone(), PathBuf::new());
+        let paths = SegmentPaths { keys, values: Vec::new(), metadata };
+        let segment = Segment::foreign_tail(&self.context(), paths, file.header, ends, ends, &[]);
+        ToWalk { segment: Arc::new(segment), end, records: 0, written }
     }
 }

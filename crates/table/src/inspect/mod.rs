@@ -15,7 +15,6 @@ mod found;
 mod groups;
 mod keymap;
 mod losses;
-mod lossy;
 mod mend;
 mod outline;
 mod plan;
@@ -27,6 +26,7 @@ mod values;
 mod verify;
 mod walk;
 
+use lithdb_env::lossy;
 use serde::Serialize;
 
 pub use dump::{DumpLine, dump};

@@ -78,33 +78,18 @@ pub(super) fn require_reservation(fs: &dyn Fs, root: &Path) -> Result<()> {
 /// Creates a database in `roots`, root 0 first, and returns the id of that.
 pub(super) fn create(env: &Env, roots: &[PathBuf]) -> Result<RootId> {
     let fs = &*env.fs;
-    for root in roots {
-        require_reservation(fs, root)?;
-    }
-    let database_id = env.random_u64()?;
-    let root_ids = roots.iter().map(|_| env.random_u64()).collect::<Result<Vec<u64>>>()?;
-    let (token, token_before) = (env.random_u64()?, env.random_u64()?);
-    let others = RootId {
-        database_id,
-        number: 0,
-        version: 0,
-        sequence: 0,
-        token: token_before,
-        token_before,
-        root_ids,
-    };
+    roots.iter().try_for_each(|root| require_reservation(fs, root))?;
+    let others = RootId { sequence: 0, ..RootId::fresh(env, roots.len())? };
     // With one root there is nothing to compare, and so nothing to renew.
     let sequence = if roots.len() == 1 { 2 } else { 1 };
-    let first = RootId { sequence, token, ..others.clone() };
-    let mut ids: Vec<RootId> =
-        (0..).zip(roots).map(|(number, _)| RootId { number, ..others.clone() }).collect();
-    for (root, id) in roots.iter().zip(&ids).skip(1) {
-        id.create(fs, root)?;
-    }
-    for (root, id) in roots.iter().zip(&mut ids).take(1) {
-        first.create(fs, root)?;
-        *id = first.clone();
-    }
+    let first = RootId { sequence, token: env.random_u64()?, ..others.clone() };
+    let id = |number| match number {
+        0 => first.clone(),
+        _ => RootId { number, ..others.clone() },
+    };
+    let ids: Vec<RootId> = (0..).zip(roots).map(|(number, _)| id(number)).collect();
+    // Root 0 is the last one.
+    roots.iter().zip(&ids).rev().try_for_each(|(root, id)| id.create(fs, root))?;
     renew(env, roots, &ids)?;
     Ok(first)
 }
@@ -121,9 +106,10 @@ pub(super) fn tidy(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
 /// Gives all roots a new generation, or finishes what an interrupted renewal (or creation) began. Every root is written,
 /// also those that show what they are to hold: what was read may be in the page cache alone.
 pub(super) fn renew(env: &Env, roots: &[PathBuf], ids: &[RootId]) -> Result<()> {
-    let Some((first, others)) = ids.split_first().filter(|(_, others)| !others.is_empty()) else {
+    let ([root_0, other_roots @ ..], [first, others @ ..]) = (roots, ids) else { return Ok(()) };
+    if others.is_empty() {
         return Ok(());
-    };
+    }
     let fs = &*env.fs;
     let begun = if first.is_renewing() {
         tracing::warn!(roots = ?roots, "finishing a renewal of the roots that was interrupted");
@@ -134,11 +120,9 @@ pub(super) fn renew(env: &Env, roots: &[PathBuf], ids: &[RootId]) -> Result<()> 
     };
     let renewed =
         |id: &RootId| RootId { number: id.number, sequence: begun.sequence + 1, ..begun.clone() };
-    for (root, id) in roots.iter().zip([&begun]) {
-        id.write(fs, root)?;
-    }
-    for (root, id) in roots.iter().skip(1).zip(others) {
+    begun.write(fs, root_0)?;
+    for (root, id) in other_roots.iter().zip(others) {
         renewed(id).write(fs, root)?;
     }
-    roots.iter().zip([first]).try_for_each(|(root, id)| renewed(id).write(fs, root))
+    renewed(first).write(fs, root_0)
 }

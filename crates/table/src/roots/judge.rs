@@ -11,11 +11,7 @@ use super::survey::{Holds, Seen};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Plan {
     /// Nothing was ever acknowledged here: a database is created.
-    Create {
-        roots: Vec<PathBuf>,
-        /// An earlier creation was interrupted.
-        restarted: bool,
-    },
+    Create(Vec<PathBuf>),
     /// All roots of one database are there, and nothing else.
     Open { roots: Vec<PathBuf>, ids: Vec<RootId> },
 }
@@ -23,7 +19,7 @@ pub(super) enum Plan {
 impl Plan {
     pub(super) fn roots(&self) -> &[PathBuf] {
         match self {
-            Self::Create { roots, .. } | Self::Open { roots, .. } => roots,
+            Self::Create(roots) | Self::Open { roots, .. } => roots,
         }
     }
 }
@@ -54,11 +50,11 @@ fn refuse<T>(kind: ErrorKind, message: String) -> Result<T> {
 }
 
 /// What is to be done with the roots as they were seen.
-pub(super) fn judge(seen: &[Seen], create: bool) -> Result<Plan> {
+pub(super) fn judge<'a>(seen: &'a [Seen], create: bool) -> Result<Plan> {
     if let Some(damage) = seen.iter().find_map(|seen| seen.damage.as_ref()) {
         return refuse(ErrorKind::Corrupt, damage.clone());
     }
-    let with_id = |seen| Member::of(seen);
+    let with_id = |seen: &'a Seen| Some(Member { seen, id: seen.id.as_ref()? });
     let members: Vec<Member<'_>> = seen.iter().filter_map(with_id).collect();
     // Root 0 rules. Without it, one complete root proves that there was one.
     let root_0 = members.iter().find(|member| member.id.number == 0);
@@ -69,16 +65,10 @@ pub(super) fn judge(seen: &[Seen], create: bool) -> Result<Plan> {
     }
 }
 
-impl<'a> Member<'a> {
-    fn of(seen: &'a Seen) -> Option<Self> {
-        seen.id.as_ref().map(|id| Self { seen, id })
-    }
-}
-
 /// No root has an id.
 fn nothing_there(seen: &[Seen], create: bool) -> Result<Plan> {
     if create {
-        return plan_creation(seen, false);
+        return plan_creation(seen);
     }
     let Some(first) = seen.iter().find(|seen| !seen.is_there).or(seen.first()) else {
         return refuse(ErrorKind::InvalidArgument, "no root directories were given".to_owned());
@@ -120,10 +110,10 @@ fn interrupted(seen: &[Seen], members: &[Member<'_>], create: bool) -> Result<Pl
             );
         }
     }
-    plan_creation(seen, true)
+    plan_creation(seen)
 }
 
-fn plan_creation(seen: &[Seen], restarted: bool) -> Result<Plan> {
+fn plan_creation(seen: &[Seen]) -> Result<Plan> {
     for seen in seen {
         if seen.holds > Holds::Nothing {
             return refuse(ErrorKind::Missing, lost(seen));
@@ -139,7 +129,7 @@ fn plan_creation(seen: &[Seen], restarted: bool) -> Result<Plan> {
             );
         }
     }
-    Ok(Plan::Create { roots: seen.iter().map(|seen| seen.path.clone()).collect(), restarted })
+    Ok(Plan::Create(seen.iter().map(|seen| seen.path.clone()).collect()))
 }
 
 /// There is a database, and `ruler` is a root of it.

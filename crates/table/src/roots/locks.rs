@@ -12,6 +12,7 @@ use lithdb_env::{
     Error, ErrorKind, File, FileKind, FileLock, Fs, LockKind, Result, read_file, write_all_at,
 };
 
+use super::Access;
 use crate::inventory::is_there;
 
 pub(super) const WRITERS_LOCK: &str = "lith.lock";
@@ -34,29 +35,24 @@ impl Drop for HeldLocks {
     }
 }
 
-/// Takes the writer's lock of every root.
-pub(super) fn lock_for_writing(fs: &dyn Fs, roots: &[PathBuf]) -> Result<HeldLocks> {
-    let mut held = HeldLocks::default();
-    for root in roots {
-        let path = root.join(WRITERS_LOCK);
-        ensure_file(fs, &path)?;
-        let lock = take_writers_lock(fs, root, &path)?;
-        held.0.extend(lock_directory(fs, root)?);
-        leave_name(lock.file(), &path)?;
-        held.0.push(lock);
-    }
-    Ok(held)
-}
-
-/// Takes the writer's lock of every root and leaves no trace. Where there is no lock file, nobody has the lock.
-pub(super) fn lock_out_writers(fs: &dyn Fs, roots: &[PathBuf]) -> Result<HeldLocks> {
+/// Takes the writer's lock of every root. Who only reads leaves no trace: where there is no lock file, nobody has the lock.
+pub(super) fn take(fs: &dyn Fs, roots: &[PathBuf], access: Access) -> Result<HeldLocks> {
     let mut held = HeldLocks::default();
     for root in roots {
         held.0.extend(lock_directory(fs, root)?);
         let path = root.join(WRITERS_LOCK);
-        if is_there(fs, &path, FileKind::File)? {
-            held.0.push(take_writers_lock(fs, root, &path)?);
+        if access == Access::Write {
+            ensure_file(fs, &path)?;
+        } else if !is_there(fs, &path, FileKind::File)? {
+            continue;
         }
+        let lock = fs.try_lock(&path, LockKind::Exclusive);
+        let lock = lock.map_err(|e| Error::io("lock", &path, e))?;
+        let lock = lock.ok_or_else(|| locked(fs, root))?;
+        if access == Access::Write {
+            leave_name(lock.file(), &path)?;
+        }
+        held.0.push(lock);
     }
     Ok(held)
 }
@@ -66,11 +62,6 @@ pub(super) fn check_files(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
     roots.iter().try_for_each(|root| {
         is_there(fs, &root.join(WRITERS_LOCK), FileKind::File).map(|_is_there| ())
     })
-}
-
-fn take_writers_lock(fs: &dyn Fs, root: &Path, path: &Path) -> Result<Box<dyn FileLock>> {
-    let lock = fs.try_lock(path, LockKind::Exclusive).map_err(|e| Error::io("lock", path, e))?;
-    lock.ok_or_else(|| locked(fs, root))
 }
 
 /// Locks the directory itself. Some network file systems lock files only; there, the lock file must do.

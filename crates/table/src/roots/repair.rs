@@ -5,10 +5,10 @@
 //! written by a renewal on all roots, so that what was taken away and comes back is older than the others.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use lithdb_env::{Env, Error, ErrorKind, Fs, Result};
-use serde::{Serialize, Serializer};
+use lithdb_env::{Env, Error, ErrorKind, Fs, Result, lossy};
+use serde::Serialize;
 
 use super::judge::{self, Plan};
 use super::root_id::{ROOT_ID_FILE, RootId};
@@ -32,16 +32,12 @@ pub enum RootLoss {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LostRoot {
     /// The directory.
-    #[serde(serialize_with = "as_text")]
+    #[serde(serialize_with = "lossy::path")]
     pub path: PathBuf,
     /// Which root of the database it is.
     pub number: u16,
     /// Why.
     pub loss: RootLoss,
-}
-
-fn as_text<S: Serializer>(path: &Path, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-    serializer.collect_str(&path.display())
 }
 
 impl fmt::Display for LostRoot {
@@ -59,30 +55,17 @@ impl fmt::Display for LostRoot {
 /// What it takes to give all roots of a database a `root.id`. Changes nothing until it is told to.
 #[derive(Debug, PartialEq)]
 pub struct LostRoots {
-    paths: Vec<PathBuf>,
+    pub(super) paths: Vec<PathBuf>,
+    /// Those of them that do not exist yet.
+    pub(super) absent: Vec<PathBuf>,
     /// As they are to be, before the renewal.
     ids: Vec<RootId>,
     lost: Vec<LostRoot>,
     is_new_identity: bool,
 }
 
-/// Random numbers for a database no root of which has an id any more.
-pub(super) struct Fresh {
-    database_id: u64,
-    token: u64,
-    root_ids: Vec<u64>,
-}
-
-impl Fresh {
-    pub(super) fn draw(env: &Env, roots: usize) -> Result<Self> {
-        let (database_id, token) = (env.random_u64()?, env.random_u64()?);
-        let root_ids = (0..roots).map(|_| env.random_u64()).collect::<Result<_>>()?;
-        Ok(Self { database_id, token, root_ids })
-    }
-}
-
 /// Plans ids for those of `roots` that have none, and for `gone`, directories that are to take the place of roots that
-/// nobody has any more. `no_id_is_lost` is said if all have theirs.
+/// nobody has any more. `fresh` is for a database no root of which has an id. `no_id_is_lost` is said if all have theirs.
 ///
 /// # Errors
 /// What opening says, if no id is lost or if nothing shows that a directory is a root; `InvalidArgument`, `Foreign`,
@@ -91,15 +74,13 @@ pub(super) fn plan(
     fs: &dyn Fs,
     roots: &[PathBuf],
     gone: &[PathBuf],
-    fresh: &Fresh,
+    fresh: &RootId,
     no_id_is_lost: &Error,
 ) -> Result<LostRoots> {
     let all: Vec<PathBuf> = roots.iter().chain(gone).cloned().collect();
     let mut seen = survey::survey(fs, &all, Access::Write)?;
     let refusal = judge::judge(&seen, false);
-    let is_gone: Vec<bool> = (0..seen.len()).map(|n| n >= roots.len()).collect();
-    if let Some((seen, _)) = seen.iter().zip(&is_gone).find(|(seen, gone)| **gone && seen.has_id())
-    {
+    if let Some(seen) = seen.iter().skip(roots.len()).find(|seen| seen.id.is_some()) {
         let path = seen.path.display();
         let message = format!("{path} has a root.id: it is not lost; list it with the other roots");
         return Err(Error::new(ErrorKind::InvalidArgument, message));
@@ -113,22 +94,23 @@ pub(super) fn plan(
     if known.len() == seen.len() || is_creation {
         return Err(refusal);
     }
-    let mut most = Holds::Nothing;
-    for seen in &seen {
-        most = most.max(if seen.has_id() { survey::holds_at(fs, &seen.path)? } else { seen.holds });
-    }
-    if known.is_empty() && most == Holds::Nothing {
+    let holds = |seen: &Seen| match seen.id {
+        Some(_) => survey::holds(fs, &seen.path, &survey::list(fs, &seen.path)?),
+        None => Ok(seen.holds),
+    };
+    let most = seen.iter().map(holds).collect::<Result<Vec<_>>>()?.into_iter().max();
+    let is_blank = most.is_none_or(|most| most == Holds::Nothing);
+    if known.is_empty() && is_blank {
         return Err(refusal);
     }
-    for (seen, is_gone) in seen.iter().zip(&is_gone).filter(|(seen, _)| seen.id.is_none()) {
-        if *is_gone {
+    for (n, seen) in seen.iter().enumerate().filter(|(_, seen)| seen.id.is_none()) {
+        if n >= roots.len() {
             refuse_strangers(fs, seen)?;
-        } else if !seen.is_there || seen.is_blank() && most > Holds::Nothing {
+        } else if !seen.is_there || seen.is_blank() && !is_blank {
             // It may be what is there while the disk of the root is not mounted.
             return Err(refusal);
         }
     }
-    let is_new_identity = known.is_empty();
     let mut lost = Vec::new();
     for (n, id) in numbered(&seen, &known, fresh, &refusal)? {
         let Some(seen) = seen.get_mut(n) else { continue };
@@ -140,18 +122,19 @@ pub(super) fn plan(
             );
             return Err(Error::new(ErrorKind::Foreign, message));
         }
-        let loss = match (is_gone.get(n), &seen.damage) {
-            (Some(true), _) => RootLoss::Gone,
-            (_, Some(_)) => RootLoss::IdDamaged,
-            (_, None) => RootLoss::IdLost,
+        let loss = match seen.damage.take() {
+            _ if n >= roots.len() => RootLoss::Gone,
+            Some(_) => RootLoss::IdDamaged,
+            None => RootLoss::IdLost,
         };
         lost.push(LostRoot { path: seen.path.clone(), number: id.number, loss });
-        (seen.id, seen.damage) = (Some(id), None);
+        seen.id = Some(id);
     }
-    match judge::judge(&seen, false)? {
-        Plan::Open { roots: paths, ids } => Ok(LostRoots { paths, ids, lost, is_new_identity }),
-        Plan::Create { .. } => Err(refusal),
-    }
+    let Plan::Open { roots: paths, ids } = judge::judge(&seen, false)? else {
+        return Err(refusal);
+    };
+    let absent = seen.into_iter().filter(|seen| !seen.is_there).map(|seen| seen.path).collect();
+    Ok(LostRoots { paths, absent, ids, lost, is_new_identity: known.is_empty() })
 }
 
 /// The place of a root that is gone must be empty, or hold what an earlier attempt has left.
@@ -169,13 +152,13 @@ fn refuse_strangers(fs: &dyn Fs, seen: &Seen) -> Result<()> {
 fn numbered(
     seen: &[Seen],
     known: &[RootId],
-    fresh: &Fresh,
+    fresh: &RootId,
     refusal: &Error,
 ) -> Result<Vec<(usize, RootId)>> {
-    let mut places: Vec<usize> = (0..seen.len()).collect();
-    places.retain(|n| seen.get(*n).is_some_and(|seen| seen.id.is_none()));
+    let mut places: Vec<(usize, &Seen)> =
+        seen.iter().enumerate().filter(|(_, seen)| seen.id.is_none()).collect();
     // Root 0 has the states; the order of the others does not matter, for files are found by listing.
-    places.sort_by_key(|n| std::cmp::Reverse(seen.get(*n).map(|seen| seen.holds)));
+    places.sort_by_key(|(_, seen)| std::cmp::Reverse(seen.holds));
     let rules = match root_0(known) {
         Some(rules) => rules,
         None => {
@@ -183,14 +166,7 @@ fn numbered(
             if !is_certain {
                 return Err(refusal.clone());
             }
-            RootId {
-                database_id: fresh.database_id,
-                sequence: 2,
-                token: fresh.token,
-                token_before: fresh.token,
-                root_ids: fresh.root_ids.clone(),
-                ..RootId::default()
-            }
+            fresh.clone()
         }
     };
     let is_absent = |number: &u16| known.iter().all(|id| id.number != *number);
@@ -210,7 +186,7 @@ fn numbered(
         let sequence = if number == 0 { rules.sequence } else { of_others };
         RootId { number, sequence, ..rules.clone() }
     };
-    Ok(places.into_iter().zip(numbers.into_iter().map(id)).collect())
+    Ok(places.into_iter().map(|(n, _)| n).zip(numbers.into_iter().map(id)).collect())
 }
 
 /// What root 0 says, or must have said: the others show whether it was in the middle of a renewal.
@@ -235,8 +211,9 @@ impl LostRoots {
         self.is_new_identity
     }
 
-    pub(super) fn paths(&self) -> &[PathBuf] {
-        &self.paths
+    /// The directories that exist.
+    pub(super) fn there(&self) -> Vec<PathBuf> {
+        self.paths.iter().filter(|path| !self.absent.contains(path)).cloned().collect()
     }
 
     pub(super) fn first_id(&self) -> RootId {
@@ -247,10 +224,10 @@ impl LostRoots {
     ///
     /// # Errors
     /// What the file system says; it may be called again.
-    pub fn prepare(&self, env: &Env, roots: &mut Roots) -> Result<()> {
-        let fs = &*env.fs;
+    pub fn prepare(&self, roots: &mut Roots) -> Result<()> {
+        let fs = &*roots.env.fs;
         create::make_dirs(fs, &roots.absent)?;
-        roots.locks.append(locks::lock_for_writing(fs, &roots.absent)?);
+        roots.locks.append(locks::take(fs, &roots.absent, Access::Write)?);
         roots.absent.clear();
         let gone = self.lost.iter().filter(|lost| lost.loss == RootLoss::Gone);
         gone.map(|lost| &lost.path).try_for_each(|path| create::require_reservation(fs, path))
@@ -261,15 +238,14 @@ impl LostRoots {
     /// # Errors
     /// What the file system says: plan again.
     pub fn write(&self, env: &Env) -> Result<()> {
-        let fs = &*env.fs;
         let damaged = self.lost.iter().filter(|lost| lost.loss == RootLoss::IdDamaged);
         let damaged: Vec<PathBuf> = damaged.map(|lost| lost.path.join(ROOT_ID_FILE)).collect();
         if !damaged.is_empty() {
             Aside::new(env, &self.paths)?.take_away(&damaged)?;
         }
-        create::tidy(fs, &self.paths)?;
+        create::tidy(&*env.fs, &self.paths)?;
         match (self.paths.as_slice(), self.ids.as_slice()) {
-            ([path], [id]) => id.create(fs, path),
+            ([path], [id]) => id.create(&*env.fs, path),
             (paths, ids) => create::renew(env, paths, ids),
         }
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
-use lithdb_env::{Error, ErrorKind, FileKind, Fs, Result, exists, read_file};
+use lithdb_env::{Env, Error, ErrorKind, FileKind, Fs, Result, exists, read_file};
 use lithdb_segment::envelope::{ENVELOPE_LEN, Magic};
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ const MAX_FILE_BYTES: u64 = 2 << 20;
 pub(super) const MAX_ROOTS: usize = u16::MAX as usize;
 
 /// What `root.id` says. The order of the fields is the order of the bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RootId {
     /// Random; the same on all roots of a database.
     pub(super) database_id: u64,
@@ -42,6 +42,14 @@ pub(super) struct RootId {
 }
 
 impl RootId {
+    /// The id of root 0 of a new database.
+    pub(super) fn fresh(env: &Env, roots: usize) -> Result<Self> {
+        let (database_id, token) = (env.random_u64()?, env.random_u64()?);
+        let root_ids = (0..roots).map(|_| env.random_u64()).collect::<Result<_>>()?;
+        let (number, version, sequence, token_before) = (0, 0, 2, token);
+        Ok(Self { database_id, number, version, sequence, token, token_before, root_ids })
+    }
+
     /// Reads the id of directory `root`; `None` if it has none.
     ///
     /// # Errors

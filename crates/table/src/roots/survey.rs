@@ -28,11 +28,6 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Whether it has a `root.id` that holds.
-    pub(super) fn has_id(&self) -> bool {
-        self.id.is_some()
-    }
-
     /// Whether nothing shows that it was a root.
     pub(super) fn is_blank(&self) -> bool {
         self.id.is_none() && self.damage.is_none() && self.holds == Holds::Nothing
@@ -174,19 +169,12 @@ fn look_at(fs: &dyn Fs, found: Found<'_>, access: Access) -> Result<Seen> {
     Ok(seen)
 }
 
-fn list(fs: &dyn Fs, root: &Path) -> Result<Vec<DirEntry>> {
+pub(super) fn list(fs: &dyn Fs, root: &Path) -> Result<Vec<DirEntry>> {
     fs.list(root).map_err(|e| Error::io("list", root, e))
 }
 
 /// What the root at `root` has of tables.
-///
-/// # Errors
-/// What the file system says.
-pub(super) fn holds_at(fs: &dyn Fs, root: &Path) -> Result<Holds> {
-    holds(fs, root, &list(fs, root)?)
-}
-
-fn holds(fs: &dyn Fs, root: &Path, entries: &[DirEntry]) -> Result<Holds> {
+pub(super) fn holds(fs: &dyn Fs, root: &Path, entries: &[DirEntry]) -> Result<Holds> {
     let mut most = Holds::Nothing;
     for dir in entries.iter().filter(|entry| is_table(entry)) {
         for (name, held) in [(SEGMENTS_DIR, Holds::Segments), (STATE_FILE, Holds::State)] {

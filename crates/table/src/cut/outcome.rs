@@ -1,0 +1,158 @@
+//! What comes of a walk: where the table would be cut, what would go, and what would stay out of order.
+
+use std::fmt;
+
+use lithdb_env::{UnixMillis, human};
+use lithdb_segment::Position;
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::walk::RecordRef;
+
+/// The newest record that stays, as the filter saw it. Its whole group stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Boundary {
+    /// The key.
+    #[serde(serialize_with = "as_text")]
+    pub key: Vec<u8>,
+    /// Where its record stands.
+    pub position: Position,
+    /// When it had certainly been put.
+    pub written_before: UnixMillis,
+}
+
+/// Where a table is cut: behind the group of the newest record that the filter keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CutPoint {
+    /// That record.
+    pub boundary: Boundary,
+    /// The offset of the last record of its group.
+    pub(super) last: u32,
+    /// The end of that record, with the value it carries.
+    pub(super) end: u32,
+    /// Whether no record of its segment goes: the segment stays whole.
+    pub ends_segment: bool,
+    /// How many key records of the table stand behind the group.
+    pub(super) records_behind: u64,
+}
+
+/// What a cut takes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Discarded {
+    /// Key records, primary and secondary.
+    pub records: u64,
+    /// Values, that is primary records.
+    pub values: u64,
+    /// Bytes of these values.
+    pub bytes: u64,
+}
+
+impl Discarded {
+    pub(super) fn count(&mut self, record: &RecordRef<'_>) {
+        let values = u64::from(record.is_primary);
+        self.add(Self { records: 1, values, bytes: values * u64::from(record.len_bytes) });
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        self.records += other.records;
+        self.values += other.values;
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}
+
+/// A key, and where its record stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeyAt {
+    /// The key.
+    #[serde(serialize_with = "as_text")]
+    pub key: Vec<u8>,
+    /// Where its record stands.
+    pub position: Position,
+}
+
+/// Values that stay although the filter would discard them, because they were put before something that it keeps: of a
+/// chain that was reorganized, the old blocks above the height to roll back to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct OutOfOrder {
+    /// How many there are.
+    pub values: u64,
+    /// The primary keys of the newest of them, newest first; five at the most.
+    pub newest: Vec<KeyAt>,
+    /// The newest primary key that is older than all of them: a rollback to its position leaves none.
+    pub before: Option<KeyAt>,
+}
+
+impl OutOfOrder {
+    /// So many keys are named at the most.
+    const SHOWN: usize = 5;
+
+    /// The next older group.
+    pub(super) fn group(&mut self, primary: &RecordRef<'_>, is_kept: bool) {
+        let named = || KeyAt { key: primary.key.to_vec(), position: primary.position };
+        if is_kept {
+            if self.values > 0 {
+                self.before.get_or_insert_with(named);
+            }
+            return;
+        }
+        self.values += 1;
+        self.before = None;
+        if self.newest.len() < Self::SHOWN {
+            self.newest.push(named());
+        }
+    }
+}
+
+/// What came of a walk.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Walked {
+    /// Where the table is cut; `None` if the filter kept nothing.
+    pub boundary: Option<CutPoint>,
+    /// What stands behind that.
+    pub discarded: Discarded,
+    /// What of that which stays is out of order; `None` if the filter knows no order.
+    pub out_of_order: Option<OutOfOrder>,
+}
+
+fn as_text<S: Serializer>(key: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&human::readable(key))
+}
+
+/// The beginning of a key, so that it stands on a line of 80 characters with its position.
+pub fn short_key(key: &[u8]) -> String {
+    const MOST: usize = 36;
+    let shown = human::readable(key);
+    match shown.char_indices().nth(MOST) {
+        Some((end, _)) => shown.get(..end).unwrap_or_default().to_owned() + "…",
+        None => shown,
+    }
+}
+
+impl fmt::Display for KeyAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", short_key(&self.key), self.position)
+    }
+}
+
+impl fmt::Display for OutOfOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\n  out of order   values that stay, beyond the point: {}", self.values)?;
+        for key in &self.newest {
+            write!(f, "\n                 {key}")?;
+        }
+        if self.values > self.newest.len() as u64 {
+            write!(f, "\n                 … and older ones")?;
+        }
+        self.before.iter().try_for_each(|before| write!(f, "\n  before them    {before}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_keys_are_cut_short() {
+        assert_eq!(short_key(&[b'k'; 36]), "k".repeat(36));
+        assert_eq!(short_key(&[b'k'; 37]), format!("{}…", "k".repeat(36)));
+    }
+}

@@ -239,6 +239,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn bytes_are_text_or_hex() {
+        assert_eq!(readable(b"h:1"), "h:1");
+        assert_eq!(readable(b"\x00\xff"), "0x00ff");
+        assert_eq!(readable(b"0x1"), "0x307831");
+    }
+
+    #[test]
     fn durations_are_read_as_people_write_them() {
         let secs = Duration::from_secs;
         for (text, duration) in [

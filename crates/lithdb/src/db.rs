@@ -149,7 +149,7 @@ impl Db {
     /// `InvalidArgument` (name, options), `Conflict` if the table is open with other options, `Missing` in a database that
     /// was opened for reading, and whatever recovery refuses: it names the file and the remedy.
     pub fn table(&self, name: &str, options: TableOptions) -> Result<Table> {
-        self.open_table(name, Some(options), None, !self.shared.read_only)
+        self.open_table(name, Some(options), None)
     }
 
     /// As [`table`](Self::table), for a table whose values are collected when `filter` agrees for every key of a segment
@@ -163,7 +163,7 @@ impl Db {
         options: TableOptions,
         filter: GcFilter,
     ) -> Result<Table> {
-        self.open_table(name, Some(options), Some(filter), !self.shared.read_only)
+        self.open_table(name, Some(options), Some(filter))
     }
 
     /// Opens a table that is there, as it was recorded; one that is open already is given as it is.
@@ -171,7 +171,7 @@ impl Db {
     /// # Errors
     /// `Missing` if there is none; else as [`table`](Self::table).
     pub fn existing_table(&self, name: &str) -> Result<Table> {
-        self.open_table(name, None, None, false)
+        self.open_table(name, None, None)
     }
 
     fn open_table(
@@ -179,7 +179,6 @@ impl Db {
         name: &str,
         options: Option<TableOptions>,
         filter: Option<GcFilter>,
-        create: bool,
     ) -> Result<Table> {
         let shared = &self.shared;
         shared.check_open()?;
@@ -202,7 +201,7 @@ impl Db {
         let mut effective = asked.clone();
         effective.keymap.get_or_insert(shared.options.keymap);
         effective.validate()?;
-        let table = shared.open_or_create(&setup, &effective, create)?;
+        let table = shared.open_or_create(&setup, &effective, options.is_some())?;
         let handle = table.kept_by(keeper);
         slot.set(Some(OpenTable {
             table,

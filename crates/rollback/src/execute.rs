@@ -2,14 +2,14 @@
 
 use std::ops::ControlFlow;
 
-use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_env::{Error, ErrorKind, Result, replacement_path, try_remove};
 use lithdb_segment::TableName;
 use lithdb_table::cut::{Done, Prepared, Survey, prepare};
 use lithdb_table::roots::Roots;
 use lithdb_table::{Presence, presence};
 use serde::Serialize;
 
-use crate::intent::{Intent, TableIntent, is_pending, refuse_pending};
+use crate::intent::{Intent, TableIntent, is_pending, path, refuse_pending};
 use crate::plan::{RollbackPlan, TablePlan};
 use crate::report::{RollbackReport, TableReport};
 
@@ -181,7 +181,7 @@ impl RollbackPlan {
         let written = intent.check(roots).and_then(|()| intent.write(roots));
         // Once it has its name nobody knows what a crash would leave: then what is prepared must stay.
         if written.is_err() && matches!(is_pending(roots), Ok(false)) {
-            Intent::abandon(roots);
+            try_remove(&*self.env.fs, &replacement_path(&path(roots)));
             return written.map(|()| intent);
         }
         prepared.into_iter().for_each(|(_, prepared)| prepared.keep());

@@ -44,7 +44,7 @@ pub(crate) struct TableIntent {
 }
 
 #[expect(clippy::expect_used, reason = "no database opens without a root")]
-fn path(roots: &Roots) -> PathBuf {
+pub(crate) fn path(roots: &Roots) -> PathBuf {
     roots.paths().first().expect("root 0").join(INTENT_FILE)
 }
 
@@ -133,13 +133,6 @@ impl Intent {
     /// Writes the intent, durably. If it fails, [`is_pending`] says whether the rollback may still happen.
     pub(crate) fn write(&self, roots: &Roots) -> Result<()> {
         replace_file(&*roots.env().fs, &path(roots), &envelope::seal(Magic::ROLLBACK, self)?)
-    }
-
-    /// Removes what a failed [`write`](Self::write) may have left beside it.
-    pub(crate) fn abandon(roots: &Roots) {
-        if let Err(error) = remove_if_there(&*roots.env().fs, &replacement_path(&path(roots))) {
-            tracing::warn!(%error, "what a rollback had prepared stays until the next opening");
-        }
     }
 
     fn read(roots: &Roots) -> Result<Self> {

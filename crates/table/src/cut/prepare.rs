@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lithdb_env::{
-    Error, ErrorKind, File, Fs, Result, remove_if_there, replacement_path, sync_parent,
+    Error, ErrorKind, File, Fs, Result, remove_if_there, replacement_path, sync_parent, try_remove,
     write_all_at,
 };
 use lithdb_segment::envelope::{self, Magic};
@@ -58,7 +58,7 @@ impl Prepared {
     }
 }
 
-/// The files that were created. Those that cannot be removed now, the next opening of the table removes.
+/// The files that were created.
 #[derive(Debug)]
 struct Staged {
     fs: Arc<dyn Fs>,
@@ -67,11 +67,7 @@ struct Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        for path in self.created.iter().rev() {
-            if let Err(error) = remove_if_there(&*self.fs, path) {
-                tracing::warn!(%error, "what a rollback had prepared stays until the next opening");
-            }
-        }
+        self.created.iter().rev().for_each(|path| try_remove(&*self.fs, path));
     }
 }
 

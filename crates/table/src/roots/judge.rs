@@ -70,10 +70,10 @@ fn nothing_there(seen: &[Seen], create: bool) -> Result<Plan> {
     if create {
         return plan_creation(seen);
     }
-    let Some(first) = seen.iter().find(|seen| !seen.is_there).or(seen.first()) else {
+    let Some(first) = seen.iter().find(|seen| !seen.is_there()).or(seen.first()) else {
         return refuse(ErrorKind::InvalidArgument, "no root directories were given".to_owned());
     };
-    let what = match (&first.foreign, first.is_there) {
+    let what = match (&first.foreign, first.is_there()) {
         (_, false) => "does not exist".to_owned(),
         (None, true) => "is empty: there is no database in it".to_owned(),
         (Some(name), true) if first.holds == Holds::Nothing => {
@@ -228,7 +228,7 @@ fn absent(ruler: Member<'_>, number: usize, root_id: u64, strangers: &[&Seen]) -
     if stranger.holds > Holds::Nothing {
         return format!("{absent}; {}", lost(stranger));
     }
-    let what = if stranger.is_there { "has no root.id" } else { "does not exist" };
+    let what = if stranger.is_there() { "has no root.id" } else { "does not exist" };
     format!(
         "{absent}; {} {what}: mount what belongs there, or name the right directory; nothing was created; if that root is gone for good, see `lith repair --lost-root`",
         stranger.path.display()

@@ -106,7 +106,7 @@ pub(super) fn plan(
     for (n, seen) in seen.iter().enumerate().filter(|(_, seen)| seen.id.is_none()) {
         if n >= roots.len() {
             refuse_strangers(fs, seen)?;
-        } else if !seen.is_there || seen.is_blank() && !is_blank {
+        } else if !seen.is_there() || seen.is_blank() && !is_blank {
             // It may be what is there while the disk of the root is not mounted.
             return Err(refusal);
         }
@@ -133,13 +133,13 @@ pub(super) fn plan(
     let Plan::Open { roots: paths, ids } = judge::judge(&seen, false)? else {
         return Err(refusal);
     };
-    let absent = seen.into_iter().filter(|seen| !seen.is_there).map(|seen| seen.path).collect();
+    let absent = seen.into_iter().filter(|seen| !seen.is_there()).map(|seen| seen.path).collect();
     Ok(LostRoots { paths, absent, ids, lost, is_new_identity: known.is_empty() })
 }
 
 /// The place of a root that is gone must be empty, or hold what an earlier attempt has left.
 fn refuse_strangers(fs: &dyn Fs, seen: &Seen) -> Result<()> {
-    let stranger = if seen.is_there { survey::first_stranger(fs, &seen.path)? } else { None };
+    let stranger = if seen.is_there() { survey::first_stranger(fs, &seen.path)? } else { None };
     let Some(name) = stranger else { return Ok(()) };
     let message = format!(
         "{} holds {name:?}: what takes the place of a lost root must be an empty directory",

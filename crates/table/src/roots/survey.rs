@@ -15,8 +15,8 @@ use super::root_id::{MAX_ROOTS, ROOT_ID_FILE, RootId};
 pub(super) struct Seen {
     /// Absolute, without symbolic links; where it would be created if it is not there.
     pub(super) path: PathBuf,
-    /// Whether the directory is there.
-    pub(super) is_there: bool,
+    /// What tells the directory from others by whatever name; `None` if it is not there.
+    identity: Option<(u64, u64)>,
     /// What its `root.id` says.
     pub(super) id: Option<RootId>,
     /// Why its `root.id` cannot be believed.
@@ -28,6 +28,11 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// Whether the directory is there.
+    pub(super) fn is_there(&self) -> bool {
+        self.identity.is_some()
+    }
+
     /// Whether nothing shows that it was a root.
     pub(super) fn is_blank(&self) -> bool {
         self.id.is_none() && self.damage.is_none() && self.holds == Holds::Nothing
@@ -50,63 +55,54 @@ pub(super) enum Holds {
 /// # Errors
 /// If the list itself is wrong, if a `root.id` is of another version, or what the file system says.
 pub(super) fn survey(fs: &dyn Fs, roots: &[PathBuf], access: Access) -> Result<Vec<Seen>> {
-    let paths = resolve_all(fs, roots)?;
-    paths.into_iter().map(|found| look_at(fs, found, access)).collect()
-}
-
-/// A directory by all its names.
-struct Found<'a> {
-    given: &'a Path,
-    path: PathBuf,
-    identity: Option<(u64, u64)>,
-}
-
-fn invalid<T>(message: String) -> Result<T> {
-    Err(Error::new(ErrorKind::InvalidArgument, message))
-}
-
-fn resolve_all<'a>(fs: &dyn Fs, roots: &'a [PathBuf]) -> Result<Vec<Found<'a>>> {
     if roots.is_empty() || roots.len() > MAX_ROOTS {
         return invalid(format!(
             "expected 1 to {MAX_ROOTS} root directories, found {}",
             roots.len()
         ));
     }
-    let mut all: Vec<Found<'_>> = Vec::with_capacity(roots.len());
+    let mut all: Vec<Seen> = Vec::with_capacity(roots.len());
     for given in roots {
-        let found = find(fs, given)?;
-        for other in &all {
-            let (a, b) = (other.given.display(), given.display());
-            let same_inode = found.identity.is_some() && found.identity == other.identity;
-            if same_inode || found.path == other.path {
+        let seen = find(fs, given)?;
+        for (other, named) in all.iter().zip(roots) {
+            let (a, b) = (named.display(), given.display());
+            let is_same_inode = seen.is_there() && seen.identity == other.identity;
+            if is_same_inode || seen.path == other.path {
                 return invalid(format!(
                     "{a} and {b} are the same directory; list every root once"
                 ));
             }
-            if found.path.starts_with(&other.path) || other.path.starts_with(&found.path) {
+            if seen.path.starts_with(&other.path) || other.path.starts_with(&seen.path) {
                 return invalid(format!(
                     "of the roots {a} and {b} one lies inside the other; use directories side by side"
                 ));
             }
         }
-        all.push(found);
+        all.push(seen);
     }
+    all.iter_mut().filter(|seen| seen.is_there()).try_for_each(|seen| read(fs, seen, access))?;
     Ok(all)
 }
 
-fn find<'a>(fs: &dyn Fs, given: &'a Path) -> Result<Found<'a>> {
+fn invalid<T>(message: String) -> Result<T> {
+    Err(Error::new(ErrorKind::InvalidArgument, message))
+}
+
+/// The directory, of which nothing was read yet.
+fn find(fs: &dyn Fs, given: &Path) -> Result<Seen> {
     if given.as_os_str().is_empty() {
         return invalid("the path of a root directory is empty; use \".\" for this one".to_owned());
     }
     let (path, is_there) = resolve(fs, given)?;
-    if !is_there {
-        return Ok(Found { given, path, identity: None });
+    let mut identity = None;
+    if is_there {
+        let metadata = fs.metadata(&path).map_err(|e| Error::io("look at root", &path, e))?;
+        if metadata.kind != FileKind::Dir {
+            return invalid(format!("root {} is not a directory", given.display()));
+        }
+        identity = Some(metadata.identity);
     }
-    let metadata = fs.metadata(&path).map_err(|e| Error::io("look at root", &path, e))?;
-    if metadata.kind != FileKind::Dir {
-        return invalid(format!("root {} is not a directory", given.display()));
-    }
-    Ok(Found { given, path, identity: Some(metadata.identity) })
+    Ok(Seen { path, identity, id: None, damage: None, foreign: None, holds: Holds::Nothing })
 }
 
 /// The absolute path without symbolic links, and whether it is there. What is not there has no links.
@@ -142,19 +138,7 @@ fn resolve(fs: &dyn Fs, given: &Path) -> Result<(PathBuf, bool)> {
     }
 }
 
-fn look_at(fs: &dyn Fs, found: Found<'_>, access: Access) -> Result<Seen> {
-    let Found { path, identity, .. } = found;
-    let mut seen = Seen {
-        path,
-        is_there: identity.is_some(),
-        id: None,
-        damage: None,
-        foreign: None,
-        holds: Holds::Nothing,
-    };
-    if !seen.is_there {
-        return Ok(seen);
-    }
+fn read(fs: &dyn Fs, seen: &mut Seen, access: Access) -> Result<()> {
     match RootId::read(fs, &seen.path, access) {
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             seen.damage = Some(error.message().to_owned());
@@ -166,7 +150,7 @@ fn look_at(fs: &dyn Fs, found: Found<'_>, access: Access) -> Result<Seen> {
         seen.holds = holds(fs, &seen.path, &entries)?;
         seen.foreign = entries.into_iter().find(is_foreign).map(|entry| entry.name);
     }
-    Ok(seen)
+    Ok(())
 }
 
 pub(super) fn list(fs: &dyn Fs, root: &Path) -> Result<Vec<DirEntry>> {

@@ -60,14 +60,14 @@ pub use lithdb_table::inspect::{
     DumpLine, Finding, KeymapReport, Progress, RepairPlan, RepairReport, Severity, VerifyReport,
     verify_keymap,
 };
-pub use lithdb_table::roots::{LostRoot, RootLoss};
+pub use lithdb_table::roots::{LostRoot, RootLoss, RootsRepair};
 pub use lithdb_table::{
     Batch, BatchEntry, DuplicateKeys, Entry, Event, EventListener, GcFilter, GcReport, Iter,
     KeymapKind, MAX_BATCH_BYTES, MAX_BATCH_KEYS, RecoveryReport, SecondaryKey, Table, TableOptions,
     TableStats, Ttl, Upkeep, show_key,
 };
 pub use options::{Components, DbOptions};
-pub use repair::{Repair, Repaired, RootsRepair};
+pub use repair::{Repair, Repaired};
 
 // The examples of the README and of the other documents are tests.
 #[cfg(doctest)]

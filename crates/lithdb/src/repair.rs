@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_rollback::is_pending;
 use lithdb_table::inspect::{self, Progress, RepairPlan, RepairReport};
-use lithdb_table::roots::{LostRoot, LostRoots, RootLoss, Roots};
+use lithdb_table::roots::{LostRoot, RootLoss, Roots, RootsRepair};
 use serde::Serialize;
 
 use crate::db::Db;
@@ -28,20 +28,7 @@ pub struct Repair {
     /// The tables for which no plan can be made.
     pub refused: Vec<Refused>,
     #[serde(skip)]
-    lost: Option<LostRoots>,
-    #[serde(skip)]
     held: Roots,
-}
-
-/// Roots that get a new `root.id`. What is on them is taken as it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RootsRepair {
-    /// The roots, by their numbers.
-    pub lost: Vec<LostRoot>,
-    /// Whether nothing is lost by it: the files of every table agree on all roots, to the last byte.
-    pub is_lossless: bool,
-    /// What the user should know of it.
-    pub warnings: Vec<String>,
 }
 
 /// What a repair did.
@@ -95,18 +82,18 @@ fn plan(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Repair> {
     let (env, _) = limits::world(options, components)?;
-    let (held, lost) = Roots::open_for_repair(&env, &options.roots, gone)?;
-    if let (Some(_), Some(_)) = (&lost, tables) {
+    let (held, roots) = Roots::open_for_repair(&env, &options.roots, gone)?;
+    if let (Some(_), Some(_)) = (&roots, tables) {
         let message = "a root has lost its root.id: repair all tables together, and name none";
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
-    let mut repair = Repair { roots: None, tables: Vec::new(), refused: Vec::new(), lost, held };
+    let mut repair = Repair { roots, tables: Vec::new(), refused: Vec::new(), held };
     // Tables half-way through a rollback look damaged, and mending them would undo a part of it. Finishing it needs the ids.
-    if let Some(lost) = repair.lost.as_ref().filter(|lost| may_be_finished(lost))
+    if let Some(roots) = repair.roots.as_mut().filter(|roots| may_be_finished(roots))
         && is_pending(&repair.held)?
     {
         let warning = "a rollback is pending, so nothing is said of the tables: finish it after this (`lith rollback --finish`)";
-        repair.roots = Some(describe(lost, false, vec![warning]));
+        roots.warnings.push(warning.to_owned());
         return Ok(repair);
     }
     refuse_pending_rollback(&repair.held)?;
@@ -119,7 +106,7 @@ fn plan(
                 repair.tables.extend(Some(plan).filter(|plan| !plan.is_empty()));
             }
             // A call that failed says nothing of the table, and so nothing of the roots.
-            Err(error) if repair.lost.is_some() && error.kind().is_failed_call() => {
+            Err(error) if repair.roots.is_some() && error.kind().is_failed_call() => {
                 return Err(error);
             }
             Err(error) => {
@@ -128,34 +115,36 @@ fn plan(
             }
         }
     }
-    let roots = repair.lost.as_ref();
-    repair.roots = roots.map(|lost| describe(lost, agree, warnings(lost, is_one, agree)));
+    if let Some(roots) = &mut repair.roots {
+        roots.is_lossless = agree;
+        roots.warnings = warnings(roots, is_one, agree).map(str::to_owned).collect();
+    }
     Ok(repair)
 }
 
 /// The ids are those that a pending rollback names, and its files may all be there.
-fn may_be_finished(lost: &LostRoots) -> bool {
-    !lost.is_new_identity() && lost.lost().iter().all(|root| root.loss != RootLoss::Gone)
+fn may_be_finished(roots: &RootsRepair) -> bool {
+    !roots.is_new_identity() && roots.lost.iter().all(|root| root.loss != RootLoss::Gone)
 }
 
-fn describe(lost: &LostRoots, is_lossless: bool, warnings: Vec<&str>) -> RootsRepair {
-    let warnings = warnings.into_iter().map(str::to_owned).collect();
-    RootsRepair { lost: lost.lost().to_vec(), is_lossless, warnings }
-}
-
-fn warnings(lost: &LostRoots, is_one: bool, agree: bool) -> Vec<&'static str> {
-    let has_root_0 = lost.lost().iter().any(|root| root.number == 0);
-    let mut warnings = Vec::new();
-    if !agree && !is_one {
-        warnings.push("the files on the roots do not agree to the last byte: what was put last may be lost without being counted");
-    }
-    if agree && !is_one && has_root_0 {
-        warnings.push("that root 0 is not an old copy only the values on the others can show: values that stand in key files alone do not");
-    }
-    if lost.is_new_identity() {
-        warnings.push("no root has an identity: the database gets a new one");
-    }
-    warnings
+fn warnings(
+    roots: &RootsRepair,
+    is_one: bool,
+    agree: bool,
+) -> impl Iterator<Item = &'static str> + use<> {
+    let has_root_0 = roots.lost.iter().any(|root| root.number == 0);
+    let warnings = [
+        (
+            !agree && !is_one,
+            "the files on the roots do not agree to the last byte: what was put last may be lost without being counted",
+        ),
+        (
+            agree && !is_one && has_root_0,
+            "that root 0 is not an old copy only the values on the others can show: values that stand in key files alone do not",
+        ),
+        (roots.is_new_identity(), "no root has an identity: the database gets a new one"),
+    ];
+    warnings.into_iter().filter(|(applies, _)| *applies).map(|(_, what)| what)
 }
 
 impl Repair {
@@ -196,8 +185,8 @@ impl Repair {
 
     fn apply_if(mut self, may: impl Fn(&RepairPlan) -> bool) -> Result<Repaired> {
         let mut repaired = Repaired { roots: Vec::new(), tables: Vec::new(), refused: Vec::new() };
-        if let Some(lost) = &self.lost {
-            lost.prepare(&mut self.held)?;
+        if let Some(roots) = &self.roots {
+            roots.prepare(&mut self.held)?;
         }
         for plan in self.tables.into_iter().filter(may) {
             let setup = self.held.setup(plan.table.clone());
@@ -208,22 +197,11 @@ impl Repair {
         }
         // Until the ids are there, nobody opens what is half done.
         let is_done = repaired.refused.is_empty();
-        if let Some(lost) = self.lost.as_ref().filter(|_| is_done) {
-            lost.write(self.held.env())?;
-            repaired.roots.extend_from_slice(lost.lost());
+        if let Some(roots) = self.roots.filter(|_| is_done) {
+            roots.write(self.held.env())?;
+            repaired.roots = roots.lost;
         }
         Ok(repaired)
-    }
-}
-
-impl fmt::Display for RootsRepair {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.is_lossless {
-            true => "roots: a repair loses nothing",
-            false => "roots: a repair takes them as they are, and gives up what is not there",
-        })?;
-        self.lost.iter().try_for_each(|root| write!(f, "\n  {root}"))?;
-        self.warnings.iter().try_for_each(|warning| write!(f, "\n  warning: {warning}"))
     }
 }
 

@@ -43,7 +43,7 @@ pub enum Phase {
 impl RollbackPlan {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.parts.iter().all(|part| part.cut.is_none())
+        self.tables.iter().all(|plan| plan.cut.is_none())
     }
 
     /// Whether it may be executed, as far as the plan itself tells.
@@ -112,8 +112,8 @@ impl RollbackPlan {
             })?;
         }
         // The tables to which nothing was done belong into the report, too.
-        let untouched = self.tables.iter().zip(&self.parts).filter(|(_, part)| part.cut.is_none());
-        tables.extend(untouched.map(|(plan, _)| TableReport::of(plan)));
+        let untouched = self.tables.iter().filter(|plan| plan.cut.is_none());
+        tables.extend(untouched.map(TableReport::of));
         tables.sort_by(|a, b| a.table.cmp(&b.table));
         let took = clock.monotonic().saturating_sub(started);
         Ok(RollbackReport { decided, finished_later: false, tables, took })
@@ -135,12 +135,12 @@ impl RollbackPlan {
                 }
             }
         }
-        let again = self.tables.iter().zip(&self.parts).map(|(TablePlan { table, .. }, part)| {
+        let again = self.tables.iter().map(|TablePlan { table, shape, .. }| {
             if !is_there(table)? {
                 return Err(stale(&format!("table {table} is gone")));
             }
             let survey = Survey::take(&roots.setup(table.clone()))?;
-            if survey.shape() != part.shape {
+            if survey.shape() != *shape {
                 return Err(stale(&format!("table {table} holds something else")));
             }
             Ok(survey)
@@ -155,8 +155,8 @@ impl RollbackPlan {
         watch: &mut Watch<'_>,
     ) -> Result<Vec<(&TablePlan, Prepared)>> {
         let mut prepared = Vec::new();
-        for ((part, plan), survey) in self.parts.iter().zip(&self.tables).zip(surveys) {
-            if let Some(at) = &part.cut {
+        for (plan, survey) in self.tables.iter().zip(surveys) {
+            if let Some(at) = &plan.cut {
                 watch.preparing(&plan.table)?;
                 prepared.push((plan, prepare(survey, at)?));
             }

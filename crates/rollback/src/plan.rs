@@ -23,8 +23,6 @@ pub struct RollbackPlan {
     /// The tables, in the order of their names.
     pub tables: Vec<TablePlan>,
     #[serde(skip)]
-    pub(crate) parts: Vec<Part>,
-    #[serde(skip)]
     pub(crate) accept_out_of_order: bool,
     #[serde(skip)]
     pub(crate) all_tables: bool,
@@ -51,6 +49,12 @@ pub struct TablePlan {
     pub bytes_removed: u64,
     /// The segment that would be cut: records go from it and others stay.
     pub segment_cut: Option<SegmentId>,
+    /// What the table must still hold when the plan is executed.
+    #[serde(skip)]
+    pub(crate) shape: Shape,
+    /// `None` if there is nothing to do.
+    #[serde(skip)]
+    pub(crate) cut: Option<CutAt>,
 }
 
 /// What is done to a table.
@@ -67,21 +71,13 @@ pub enum Action {
     Keep,
 }
 
-/// What executing needs to know of a table.
-#[derive(Debug)]
-pub(crate) struct Part {
-    pub(crate) shape: Shape,
-    /// `None` if there is nothing to do.
-    pub(crate) cut: Option<CutAt>,
-}
-
 impl TablePlan {
     pub(crate) fn make(
         table: &TableName,
         survey: &Survey,
         walked: Walked,
         no_match: NoMatch,
-    ) -> Result<(Self, Part)> {
+    ) -> Result<Self> {
         let mut plan = Self {
             table: table.clone(),
             action: Action::Nothing,
@@ -91,30 +87,31 @@ impl TablePlan {
             segments_removed: 0,
             bytes_removed: 0,
             segment_cut: None,
+            shape: survey.shape(),
+            cut: None,
         };
-        let mut part = Part { shape: survey.shape(), cut: None };
         let last = match walked.boundary {
-            _ if walked.discarded.records == 0 => return Ok((plan, part)),
+            _ if walked.discarded.records == 0 => return Ok(plan),
             Some(point) => {
                 let segment = point.boundary.position.segment;
                 plan.action = Action::Cut;
                 plan.segment_cut = (!point.ends_segment).then_some(segment);
-                part.cut = Some(CutAt::Behind(point));
+                plan.cut = Some(CutAt::Behind(point));
                 segment
             }
             None if no_match == NoMatch::Clear => {
                 plan.action = Action::Clear;
-                part.cut = Some(CutAt::Everything);
+                plan.cut = Some(CutAt::Everything);
                 SegmentId::NONE
             }
             None => {
                 plan.action = Action::Keep;
-                return Ok((plan, part));
+                return Ok(plan);
             }
         };
         plan.discarded = walked.discarded;
         (plan.segments_removed, plan.bytes_removed) = survey.behind(last)?;
-        Ok((plan, part))
+        Ok(plan)
     }
 }
 

@@ -112,7 +112,6 @@ impl Rollback {
             roots: roots.paths().to_vec(),
             database_id: roots.database_id(),
             tables: Vec::new(),
-            parts: Vec::new(),
             accept_out_of_order: self.accept_out_of_order,
             all_tables: self.tables.is_none(),
             env,
@@ -126,9 +125,7 @@ impl Rollback {
                 unmatched.push((setup.name.clone(), survey.has_collected()));
                 continue;
             }
-            let (planned, part) = TablePlan::make(&setup.name, &survey, walked, self.no_match)?;
-            plan.parts.push(part);
-            plan.tables.push(planned);
+            plan.tables.push(TablePlan::make(&setup.name, &survey, walked, self.no_match)?);
         }
         refuse_unmatched(&unmatched)?;
         Ok(plan)

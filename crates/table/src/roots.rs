@@ -25,7 +25,7 @@ use lithdb_segment::TableName;
 
 use judge::Plan;
 use locks::HeldLocks;
-pub use repair::{LostRoot, LostRoots, RootLoss};
+pub use repair::{LostRoot, RootLoss, RootsRepair};
 use root_id::RootId;
 
 use crate::keyfile::Access;
@@ -117,7 +117,7 @@ impl Roots {
         env: &Env,
         roots: &[PathBuf],
         gone: &[PathBuf],
-    ) -> Result<(Self, Option<LostRoots>)> {
+    ) -> Result<(Self, Option<RootsRepair>)> {
         let refusal = if gone.is_empty() {
             match Self::open_for_writing(env, roots, false) {
                 Err(e) if matches!(e.kind(), ErrorKind::Missing | ErrorKind::Corrupt) => e,
@@ -130,7 +130,7 @@ impl Roots {
         let fs = &*env.fs;
         let fresh = RootId::fresh(env, roots.len() + gone.len())?;
         let plan = || repair::plan(fs, roots, gone, &fresh, &refusal);
-        let lock = |plan: &LostRoots| locks::take(fs, &plan.there(), Access::Write);
+        let lock = |plan: &RootsRepair| locks::take(fs, &plan.there(), Access::Write);
         let (plan, locks) = under_locks(roots, plan, lock)?;
         let opened = Self::of(env, Access::Write, plan.paths.clone(), plan.first_id(), locks);
         Ok((Self { absent: plan.absent.clone(), ..opened }, Some(plan)))

@@ -25,7 +25,7 @@ use crate::table::TableSetup;
 use crate::window::{PIECE, Window};
 
 /// Where a table is cut.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CutAt {
     /// Behind the group of this record.
     Behind(CutPoint),

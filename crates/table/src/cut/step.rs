@@ -90,9 +90,9 @@ pub fn carry_out(setup: &TableSetup, step: &Step, progress: &mut dyn FnMut(Done)
 
 fn run(setup: &TableSetup, step: &Step, progress: &mut dyn FnMut(Done)) -> Result<()> {
     let (fs, dirs) = (&*setup.env.fs, setup.segment_dirs());
-    raise(setup, step, &dirs)?;
-    // Here a keymap on disk would lose what stands behind the boundary; the one in memory is made from what stays.
     let inventory = Inventory::list(fs, &dirs)?;
+    raise(setup, step, &inventory)?;
+    // Here a keymap on disk would lose what stands behind the boundary; the one in memory is made from what stays.
     let kept = step.kept.as_ref();
     let lowest = kept.map_or(SegmentId::NONE, |kept| kept.segment);
     let successor = kept.map_or(SegmentId::NONE, |kept| kept.successor);
@@ -193,13 +193,13 @@ fn read_own(setup: &TableSetup, step: &Step) -> Result<TableState> {
 }
 
 /// No id that was used before is used again; an emptied table begins above all of them.
-fn raise(setup: &TableSetup, step: &Step, dirs: &[PathBuf]) -> Result<()> {
+fn raise(setup: &TableSetup, step: &Step, inventory: &Inventory) -> Result<()> {
     read_own(setup, step)?;
     let state = StateFile::open(&setup.env.fs, &setup.state_path())?;
     let Step { floor, kept, .. } = step;
     let tail = match kept {
         Some(kept) if state.get().next_id_floor < *floor => {
-            Some(successor_tail(&*setup.env.fs, dirs, kept.successor)?)
+            Some(successor_tail(setup, inventory, kept.successor)?)
         }
         _ => None,
     };
@@ -224,10 +224,13 @@ fn raise(setup: &TableSetup, step: &Step, dirs: &[PathBuf]) -> Result<()> {
 }
 
 /// The successor as it was made: headers and a chain record.
-fn successor_tail(fs: &dyn Fs, dirs: &[PathBuf], successor: SegmentId) -> Result<DurableTail> {
-    let inventory = Inventory::list(fs, dirs)?;
-    let (_, keys) = files_of(&inventory, dirs, successor)?;
-    let file = KeyFile::open(fs, keys)?;
+fn successor_tail(
+    setup: &TableSetup,
+    inventory: &Inventory,
+    successor: SegmentId,
+) -> Result<DurableTail> {
+    let (_, keys) = files_of(inventory, &setup.segment_dirs(), successor)?;
+    let file = KeyFile::open(&*setup.env.fs, keys)?;
     Ok(DurableTail {
         segment: successor,
         key_end: file.len as u32,

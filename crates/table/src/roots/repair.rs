@@ -52,16 +52,36 @@ impl fmt::Display for LostRoot {
     }
 }
 
-/// What it takes to give all roots of a database a `root.id`. Changes nothing until it is told to.
-#[derive(Debug, PartialEq)]
-pub struct LostRoots {
+/// Roots that get a new `root.id`. What is on them is taken as it is. Changes nothing until it is told to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RootsRepair {
+    /// The roots, by their numbers.
+    pub lost: Vec<LostRoot>,
+    /// Whether nothing is lost by it: the files of every table agree on all roots, to the last byte.
+    pub is_lossless: bool,
+    /// What the user should know of it.
+    pub warnings: Vec<String>,
+    #[serde(skip)]
     pub(super) paths: Vec<PathBuf>,
     /// Those of them that do not exist yet.
+    #[serde(skip)]
     pub(super) absent: Vec<PathBuf>,
     /// As they are to be, before the renewal.
+    #[serde(skip)]
     ids: Vec<RootId>,
-    lost: Vec<LostRoot>,
+    #[serde(skip)]
     is_new_identity: bool,
+}
+
+impl fmt::Display for RootsRepair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.is_lossless {
+            true => "roots: a repair loses nothing",
+            false => "roots: a repair takes them as they are, and gives up what is not there",
+        })?;
+        self.lost.iter().try_for_each(|root| write!(f, "\n  {root}"))?;
+        self.warnings.iter().try_for_each(|warning| write!(f, "\n  warning: {warning}"))
+    }
 }
 
 /// Plans ids for those of `roots` that have none, and for `gone`, directories that are to take the place of roots that
@@ -76,7 +96,7 @@ pub(super) fn plan(
     gone: &[PathBuf],
     fresh: &RootId,
     no_id_is_lost: &Error,
-) -> Result<LostRoots> {
+) -> Result<RootsRepair> {
     let all: Vec<PathBuf> = roots.iter().chain(gone).cloned().collect();
     let mut seen = survey::survey(fs, &all, Access::Write)?;
     let refusal = judge::judge(&seen, false);
@@ -134,7 +154,15 @@ pub(super) fn plan(
         return Err(refusal);
     };
     let absent = seen.into_iter().filter(|seen| !seen.is_there()).map(|seen| seen.path).collect();
-    Ok(LostRoots { paths, absent, ids, lost, is_new_identity: known.is_empty() })
+    Ok(RootsRepair {
+        lost,
+        is_lossless: false,
+        warnings: Vec::new(),
+        paths,
+        absent,
+        ids,
+        is_new_identity: known.is_empty(),
+    })
 }
 
 /// The place of a root that is gone must be empty, or hold what an earlier attempt has left.
@@ -200,12 +228,7 @@ fn root_0(known: &[RootId]) -> Option<RootId> {
     Some(RootId { number: 0, sequence, ..newest.clone() })
 }
 
-impl LostRoots {
-    /// The roots that get a new `root.id`, by their numbers.
-    pub fn lost(&self) -> &[LostRoot] {
-        &self.lost
-    }
-
+impl RootsRepair {
     /// No root has an id: the database gets a new identity.
     pub fn is_new_identity(&self) -> bool {
         self.is_new_identity

@@ -3,7 +3,7 @@
 //! The lock here is held for moments, never during I/O. Whoever opens or drops a table claims its slot. Others who want
 //! the same name wait for that, and nobody else does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread::ThreadId;
 
@@ -60,7 +60,7 @@ impl OpenTable {
     }
 }
 
-/// All slots, and whether the database is open.
+/// The tables, who has claimed their names, and whether the database is open.
 #[derive(Default)]
 pub(crate) struct Tables {
     state: Mutex<State>,
@@ -70,13 +70,8 @@ pub(crate) struct Tables {
 #[derive(Default)]
 struct State {
     phase: Phase,
-    slots: BTreeMap<TableName, Slot>,
-}
-
-#[derive(Default)]
-struct Slot {
-    is_claimed: bool,
-    open: Option<Arc<OpenTable>>,
+    open: BTreeMap<TableName, Arc<OpenTable>>,
+    claimed: BTreeSet<TableName>,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
@@ -104,18 +99,16 @@ impl Tables {
         let mut state = self.state.lock();
         loop {
             state.check_open()?;
-            let slot = state.slots.entry(name.clone()).or_default();
-            if !slot.is_claimed {
-                slot.is_claimed = true;
+            if state.claimed.insert(name.clone()) {
                 return Ok(Claim { tables: self, name: name.clone() });
             }
             self.changed.wait(&mut state);
         }
     }
 
-    /// All slots' tables. Some may have been closed.
+    /// All tables. Some may have been closed.
     pub(crate) fn all(&self) -> Vec<Arc<OpenTable>> {
-        self.state.lock().slots.values().filter_map(|slot| slot.open.clone()).collect()
+        self.state.lock().open.values().cloned().collect()
     }
 
     /// Begins to close: from now on nothing is claimed, and what is claimed is waited for. `None` if it is closed; one
@@ -133,7 +126,7 @@ impl Tables {
             }
         }
         state.phase = Phase::Closing(this);
-        while state.slots.values().any(|slot| slot.is_claimed) {
+        while !state.claimed.is_empty() {
             self.changed.wait(&mut state);
         }
         Some(Closing { tables: self })
@@ -149,14 +142,16 @@ pub(crate) struct Claim<'a> {
 impl Claim<'_> {
     /// What is in the slot. It may have been closed.
     pub(crate) fn get(&self) -> Option<Arc<OpenTable>> {
-        self.tables.state.lock().slots.get(&self.name).and_then(|slot| slot.open.clone())
+        self.tables.state.lock().open.get(&self.name).cloned()
     }
 
     /// Puts a table into the slot, or empties it.
     pub(crate) fn set(&self, open: Option<OpenTable>) {
         let mut state = self.tables.state.lock();
-        let slot = state.slots.entry(self.name.clone()).or_default();
-        let before = std::mem::replace(&mut slot.open, open.map(Arc::new));
+        let before = match open {
+            Some(open) => state.open.insert(self.name.clone(), Arc::new(open)),
+            None => state.open.remove(&self.name),
+        };
         drop(state);
         // What the application gave it is dropped without the lock.
         drop(before);
@@ -165,14 +160,7 @@ impl Claim<'_> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        let mut state = self.tables.state.lock();
-        if let Some(slot) = state.slots.get_mut(&self.name) {
-            slot.is_claimed = false;
-            if slot.open.is_none() {
-                state.slots.remove(&self.name);
-            }
-        }
-        drop(state);
+        self.tables.state.lock().claimed.remove(&self.name);
         self.tables.changed.notify_all();
     }
 }
@@ -184,8 +172,8 @@ pub(crate) struct Closing<'a> {
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        let slots = std::mem::take(&mut self.tables.state.lock().slots);
-        drop(slots);
+        let open = std::mem::take(&mut self.tables.state.lock().open);
+        drop(open);
         self.tables.state.lock().phase = Phase::Closed;
         self.tables.changed.notify_all();
     }

@@ -19,7 +19,7 @@ use std::collections::HashMap;
 
 use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
 use lithdb_segment::Position;
-use lithdb_table::cut::{RecordRef, Verdict};
+use lithdb_table::cut::{KeyAt, RecordRef, Verdict};
 use lithdb_table::show_key;
 
 /// Keeps through the newest record of this key, primary or secondary.
@@ -68,48 +68,31 @@ pub fn written_before(time: UnixMillis) -> impl FnMut(&RecordRef<'_>) -> Result<
 /// Keeps through the record at `position`, with its whole group. A position is a place in one table: in a table that has no
 /// record there, it is an error that names the records beside it.
 pub fn through_position(position: Position) -> impl FnMut(&RecordRef<'_>) -> Result<Verdict> {
-    let mut newer = Neighbour::default();
+    // The record that was seen last, and its table.
+    let mut newer: Option<(String, KeyAt)> = None;
     move |record| match record.position().cmp(&position) {
         Ordering::Equal => Ok(Verdict::Keep),
-        Ordering::Less => Err(nothing_at(position, &newer, record)),
-        Ordering::Greater if record.is_oldest() => {
-            Err(nothing_at(position, &Neighbour::default(), record))
-        }
+        Ordering::Less => Err(nothing_at(position, newer.as_ref(), record)),
+        Ordering::Greater if record.is_oldest() => Err(nothing_at(position, None, record)),
         Ordering::Greater => {
-            newer.is(record);
+            let (key, position) = (record.key().to_vec(), record.position());
+            newer = Some((record.table().to_owned(), KeyAt { key, position }));
             Ok(Verdict::Discard)
         }
     }
 }
 
-/// The record that was seen last.
-#[derive(Default)]
-struct Neighbour {
-    table: String,
-    key: Vec<u8>,
-    position: Position,
-}
-
-impl Neighbour {
-    fn is(&mut self, record: &RecordRef<'_>) {
-        if self.table != record.table() {
-            record.table().clone_into(&mut self.table);
-        }
-        record.key().clone_into(&mut self.key);
-        self.position = record.position();
-    }
-}
-
-fn nothing_at(position: Position, newer: &Neighbour, found: &RecordRef<'_>) -> Error {
+fn nothing_at(position: Position, newer: Option<&(String, KeyAt)>, found: &RecordRef<'_>) -> Error {
     let (table, at) = (found.table(), found.position());
-    let found = format!("{} at {at}", show_key(found.key()));
-    let beside = if newer.table == table {
-        let newer = format!("{} at {}", show_key(&newer.key), newer.position);
-        format!("the records beside it are {found} and {newer}")
-    } else if at < position {
-        format!("the newest record is {found}")
-    } else {
-        format!("the oldest record is {found}")
+    let shown = |key: &[u8], at: Position| format!("{} at {at}", show_key(key));
+    let found = shown(found.key(), at);
+    let beside = match newer {
+        Some((of, newer)) if of == table => {
+            let newer = shown(&newer.key, newer.position);
+            format!("the records beside it are {found} and {newer}")
+        }
+        _ if at < position => format!("the newest record is {found}"),
+        _ => format!("the oldest record is {found}"),
     };
     let message = format!(
         "table {table}: expected a record at {position}, found none; {beside}. A position is a place in one table"

@@ -67,7 +67,10 @@ struct Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        self.created.iter().rev().for_each(|path| try_remove(&*self.fs, path));
+        // In a panic nobody knows what is decided. What nobody needs, the next opening removes.
+        if !std::thread::panicking() {
+            self.created.iter().rev().for_each(|path| try_remove(&*self.fs, path));
+        }
     }
 }
 

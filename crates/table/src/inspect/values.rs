@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 
 use lithdb_env::{Error, ErrorKind, Fs, Result};
 use lithdb_segment::record::KeyRecord;
-use lithdb_segment::{
-    HEADER_LEN, Identity, KeyHeader, SegmentFile, SegmentPaths, ShardId, ValueHeader,
-};
+use lithdb_segment::{HEADER_LEN, KeyHeader, SegmentPaths, ShardId, ValueHeader};
 
 use crate::inventory::FoundFiles;
 use crate::keyfile::KeyFile;
@@ -19,8 +17,8 @@ pub(super) enum FileFault {
     Absent,
     /// Its header does not hold, or is another file's.
     Header(Error),
-    /// It has the name of another value file of the segment. This is its own.
-    Misnamed(String),
+    /// It has the name of another value file of the segment. A new one would stand here.
+    Misnamed(PathBuf),
 }
 
 /// One value file.
@@ -36,31 +34,6 @@ impl ValueFile {
     /// The length; none of a file that is absent.
     pub(super) fn len(&self) -> Option<u64> {
         self.window.as_ref().map(Window::len)
-    }
-}
-
-/// A value file as its name says.
-struct Named {
-    path: PathBuf,
-    window: Window,
-    head: Result<ValueHeader>,
-}
-
-impl Named {
-    fn open(fs: &dyn Fs, path: &Path) -> Result<Self> {
-        let mut window = Window::open(fs, path)?;
-        let head = ValueHeader::decode(path, window.get(0, HEADER_LEN)?);
-        Ok(Self { path: path.to_owned(), window, head })
-    }
-
-    fn into_file(self, identity: &Identity, shard: ShardId) -> Result<ValueFile> {
-        let Self { path, window, head } = self;
-        let fault = match head.and_then(|head| head.belongs_to(&path, identity, shard)) {
-            Ok(()) => None,
-            Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
-            Err(error) => Some(FileFault::Header(error)),
-        };
-        Ok(ValueFile { path, fault, window: Some(window) })
     }
 }
 
@@ -80,11 +53,11 @@ impl ValueFiles {
         keys: &KeyFile,
     ) -> Result<Self> {
         let KeyHeader { identity, shards, .. } = keys.header;
-        let open = |n| found.values.get(&ShardId(n)).map(|path| Named::open(fs, path)).transpose();
+        let open = |n| found.values.get(&ShardId(n)).map(|path| open_named(fs, path)).transpose();
         let mut named = (0..shards).map(open).collect::<Result<Vec<_>>>()?;
         // One whose header does not hold says nothing; it becomes a fault below.
-        let says = |named: &Option<Named>| match named.as_ref().map(|named| &named.head) {
-            Some(Ok(head)) if head.identity == identity => Some(head.shard),
+        let says = |named: &Option<(ValueFile, Result<ValueHeader>)>| match named {
+            Some((_, Ok(head))) if head.identity == identity => Some(head.shard),
             _ => None,
         };
         let said: Vec<_> = named.iter().map(says).collect();
@@ -95,21 +68,21 @@ impl ValueFiles {
             named.get_mut(other)?.take()
         });
         let misnamed: Vec<_> = misnamed.collect();
-        let new = SegmentPaths::for_new(dirs, identity.segment, shards);
-        let mut files = Vec::with_capacity(named.len());
-        for (n, ((named, misnamed), path)) in
-            named.into_iter().zip(misnamed).zip(new.values).enumerate()
-        {
+        let new = SegmentPaths::for_new(dirs, identity.segment, shards).values;
+        let mut files = Vec::with_capacity(new.len());
+        for (n, ((named, misnamed), path)) in named.into_iter().zip(misnamed).zip(new).enumerate() {
             let shard = ShardId(n as u16);
-            files.push(match (misnamed, named) {
-                (Some(Named { path, window, .. }), _) => {
-                    let right = SegmentFile::Values(identity.segment, shard).to_string();
-                    let fault = Some(FileFault::Misnamed(right));
-                    ValueFile { path, fault, window: Some(window) }
-                }
-                (None, Some(named)) => named.into_file(&identity, shard)?,
-                (None, None) => ValueFile { path, fault: Some(FileFault::Absent), window: None },
-            });
+            let Some((file, head)) = misnamed.or(named) else {
+                files.push(ValueFile { path, fault: Some(FileFault::Absent), window: None });
+                continue;
+            };
+            let fault = match head.and_then(|head| head.belongs_to(&file.path, &identity, shard)) {
+                Ok(()) if file.path.file_name() == path.file_name() => None,
+                Ok(()) => Some(FileFault::Misnamed(path)),
+                Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
+                Err(error) => Some(FileFault::Header(error)),
+            };
+            files.push(ValueFile { fault, ..file });
         }
         Ok(Self { files, keys: Window::of(keys), keys_path: keys.path.clone() })
     }
@@ -144,4 +117,11 @@ impl ValueFiles {
         let wrong = || format!("expected checksum {expected:08x}, found {found:08x}");
         Ok((found != expected).then(wrong))
     }
+}
+
+/// Opens a value file, and reads the header that it has.
+fn open_named(fs: &dyn Fs, path: &Path) -> Result<(ValueFile, Result<ValueHeader>)> {
+    let mut window = Window::open(fs, path)?;
+    let head = ValueHeader::decode(path, window.get(0, HEADER_LEN)?);
+    Ok((ValueFile { path: path.to_owned(), fault: None, window: Some(window) }, head))
 }

@@ -29,6 +29,7 @@ impl Examination<'_> {
                 }
                 (Some(FileFault::Header(error)), _) => Finding::refused(&file.path, error).at(0),
                 (Some(FileFault::Misnamed(right)), _) => {
+                    let right = right.file_name().unwrap_or_default().display();
                     let what = format!(
                         "it holds value file {n} of the segment: rename it back to {right}"
                     );

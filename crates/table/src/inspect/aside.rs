@@ -62,7 +62,6 @@ impl<'a> Aside<'a> {
     /// Keeps files that stay where they are until they are replaced: by a second link, or as a copy where there are
     /// no links.
     pub(super) fn keep<'p>(&mut self, paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<()> {
-        let mut dirs = BTreeSet::new();
         for path in paths {
             if self.kept.contains(path)
                 || !exists(self.fs, path).map_err(|e| Error::io("look for", path, e))?
@@ -75,9 +74,8 @@ impl<'a> Aside<'a> {
             }
             self.files += 1;
             self.kept.insert(path.clone());
-            dirs.extend(place.parent().map(Path::to_owned));
         }
-        self.sync(&dirs)
+        self.sync(&self.dirs)
     }
 
     /// Moves files out of the way.
@@ -85,16 +83,15 @@ impl<'a> Aside<'a> {
         &mut self,
         paths: impl IntoIterator<Item = &'p PathBuf>,
     ) -> Result<()> {
-        // First where they go, then where they were: they are never in neither.
-        let (mut to, mut from) = (BTreeSet::new(), BTreeSet::new());
+        let mut from = BTreeSet::new();
         for path in paths {
             let place = self.place(path)?;
             self.fs.rename(path, &place).map_err(|e| Error::io("move aside", path, e))?;
             self.files += 1;
-            to.extend(place.parent().map(Path::to_owned));
             from.extend(path.parent().map(Path::to_owned));
         }
-        self.sync(&to)?;
+        // First where they go, then where they were: they are never in neither.
+        self.sync(&self.dirs)?;
         self.sync(&from)
     }
 

@@ -180,18 +180,15 @@ impl Mender<'_> {
 
     /// Rule 6 of the format: the files are durable before the seal says what they hold.
     fn sync<'p>(&self, paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<()> {
+        let fs = &*self.setup.env.fs;
         for path in paths {
-            if self.is_there(path)? {
-                let file = self.setup.env.fs.open(path, OpenMode::ReadWrite);
+            if is_there(fs, path, FileKind::File)? {
+                let file = fs.open(path, OpenMode::ReadWrite);
                 let synced = file.and_then(|file| file.sync_all());
                 synced.map_err(|e| Error::io("sync", path, e))?;
             }
         }
         Ok(())
-    }
-
-    fn is_there(&self, path: &Path) -> Result<bool> {
-        is_there(&*self.setup.env.fs, path, FileKind::File)
     }
 
     /// When a segment was last written to, if its metadata does not say: its age counts from there.
@@ -292,7 +289,7 @@ impl Mender<'_> {
         let mut staged = self.aside.dir_for(path)?.join(path.file_name().unwrap_or_default());
         staged.as_mut_os_string().push(".new");
         let head = ValueHeader { identity: header.identity, shard, created: header.created };
-        let old = self.is_there(path)?.then_some(path);
+        let old = is_there(fs, path, FileKind::File)?.then_some(path);
         self.aside.keep(old)?;
         copy(fs, old, &staged, &head.encode(), least)?;
         fs.rename(&staged, path).map_err(|e| Error::io("rename into place", path, e))?;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
-use lithdb_env::{Error, ErrorKind, FileKind, Result, leftover_of};
+use lithdb_env::{Error, ErrorKind, FileKind, Fs, Result, leftover_of};
 use lithdb_segment::{SEGMENTS_DIR, STATE_FILE, SegmentId};
 
 use super::finding::Finding;
@@ -33,8 +33,8 @@ pub(super) struct Outline {
     pub(super) absent_dirs: Vec<PathBuf>,
     /// The highest id that any file has.
     pub(super) highest: SegmentId,
-    /// What lies in the directories besides.
-    pub(super) notes: Vec<Finding>,
+    /// What the outline alone shows: the state, strays, foreign files.
+    pub(super) findings: Vec<Finding>,
 }
 
 /// Files off the chain.
@@ -43,6 +43,21 @@ pub(super) struct Stray {
     pub(super) found: Found,
     /// Opening does not know them for what they are.
     pub(super) is_refused: bool,
+}
+
+impl Stray {
+    fn finding(&self) -> Option<Finding> {
+        let path = self.found.files.finished().next()?;
+        let finding = if self.is_refused {
+            let what = "no segment names this one, and its id may still be given away";
+            Finding::damage(path, what)
+        } else {
+            let what =
+                "nothing in this segment was acknowledged; an opening after a crash discards it";
+            Finding::note(path, what)
+        };
+        Some(finding.of(self.found.id))
+    }
 }
 
 impl Outline {
@@ -105,68 +120,23 @@ impl Outline {
         // Where the state is gone with a directory, nothing that is left is known not to have been acknowledged.
         let takes_all = matches!(slots, Slots::Lost(_)) && !absent_dirs.is_empty();
         let (members, strays) = sort_out(&rules, found, takes_all)?;
-        let mut outline = Self { rules, slots, members, strays, absent_dirs, highest, notes };
-        outline.look_beside(setup)?;
-        Ok(outline)
-    }
-
-    /// What lies in the table's directories besides its segments.
-    fn look_beside(&mut self, setup: &TableSetup) -> Result<()> {
-        for (root, dir) in setup.dirs.iter().enumerate() {
-            if self.absent_dirs.contains(dir) {
-                continue;
-            }
-            let entries = setup.env.fs.list(dir).map_err(|e| Error::io("list", dir, e))?;
-            for entry in entries {
-                let path = dir.join(&entry.name);
-                let name = entry.name.as_str();
-                let is_dir = entry.kind == FileKind::Dir;
-                let what = if is_dir && is_aside(name) {
-                    "damaged files that a repair kept; remove them when nobody needs them"
-                } else if root == 0 && leftover_of(name) == Some(STATE_FILE) {
-                    "a replacement that was not finished; the next one removes it"
-                } else if !is_ours(name, root, is_dir) {
-                    NOT_OURS
-                } else {
-                    continue;
-                };
-                self.notes.push(Finding::note(&path, what));
-            }
-        }
-        Ok(())
-    }
-
-    /// What the outline alone shows: the state, strays, foreign files.
-    pub(super) fn findings(&self, state_path: &Path) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        match &self.slots {
-            Slots::Sound => {}
+        let mut findings = match &slots {
+            Slots::Sound => Vec::new(),
             Slots::OneRules(why) => {
                 let what = format!("{why}; harmless, healed by the next opening");
-                findings.push(Finding::note(state_path, what));
+                vec![Finding::note(&path, what)]
             }
-            Slots::Misshapen(error) | Slots::Lost(error) => {
-                findings.push(Finding::refused(state_path, error));
-            }
-        }
-        for dir in &self.absent_dirs {
+            Slots::Misshapen(error) | Slots::Lost(error) => vec![Finding::refused(&path, error)],
+        };
+        for dir in &absent_dirs {
             findings.push(Finding::damage(dir, "this directory is gone, with everything in it"));
         }
-        for Stray { found, is_refused } in &self.strays {
-            let finding = found.files.finished().next().map(|path| match is_refused {
-                true => Finding::damage(
-                    path,
-                    "no segment names this one, and its id may still be given away",
-                ),
-                false => Finding::note(
-                    path,
-                    "nothing in this segment was acknowledged; an opening after a crash discards it",
-                ),
-            });
-            findings.extend(finding.map(|finding| finding.of(found.id)));
+        findings.extend(strays.iter().filter_map(Stray::finding));
+        findings.append(&mut notes);
+        for (root, dir) in setup.dirs.iter().enumerate().filter(|(_, d)| !absent_dirs.contains(d)) {
+            look_beside(fs, root, dir, &mut findings)?;
         }
-        findings.extend(self.notes.iter().cloned());
-        findings
+        Ok(Self { rules, slots, members, strays, absent_dirs, highest, findings })
     }
 
     /// How many bytes there are to read, for the progress alone: what cannot be measured counts for nothing.
@@ -186,6 +156,25 @@ fn absent_dirs(setup: &TableSetup) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(absent)
+}
+
+/// What lies in a table's directory besides its segments.
+fn look_beside(fs: &dyn Fs, root: usize, dir: &Path, findings: &mut Vec<Finding>) -> Result<()> {
+    for entry in fs.list(dir).map_err(|e| Error::io("list", dir, e))? {
+        let name = entry.name.as_str();
+        let is_dir = entry.kind == FileKind::Dir;
+        let what = if is_dir && is_aside(name) {
+            "damaged files that a repair kept; remove them when nobody needs them"
+        } else if root == 0 && leftover_of(name) == Some(STATE_FILE) {
+            "a replacement that was not finished; the next one removes it"
+        } else if !is_ours(name, root, is_dir) {
+            NOT_OURS
+        } else {
+            continue;
+        };
+        findings.push(Finding::note(&dir.join(name), what));
+    }
+    Ok(())
 }
 
 fn is_ours(name: &str, root: usize, is_dir: bool) -> bool {

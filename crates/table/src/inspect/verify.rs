@@ -75,7 +75,7 @@ fn look_at(
     meter: &mut Meter<'_>,
 ) -> Result<Option<Examined>> {
     let Some(id) = subject else {
-        let findings = outline.findings(&setup.state_path());
+        let findings = outline.findings.clone();
         return Ok(Some(Examined { findings, ..Examined::default() }));
     };
     let index = outline.members.partition_point(|found| found.id < id);

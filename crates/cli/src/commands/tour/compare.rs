@@ -1,23 +1,67 @@
-//! Comparing what the database answers with the files on disk. Step 2: all of them.
+//! What the tour knows of each file, and the comparison of what the database answers with it.
 
-use std::fmt;
-use std::time::Instant;
+use std::path::PathBuf;
 
-use lithdb::{Db, Table};
+use lithdb::Table;
+use xxhash_rust::xxh3::xxh3_128;
 
-use super::files::{Digest, Item, Loaded};
-use super::{TABLE, Tour};
 use crate::failure::Failure;
 use crate::files::Buffer;
 use crate::output::{counted, size};
 use crate::progress::Progress;
 
+/// A file that was loaded.
+pub(super) struct Item {
+    pub(super) path: PathBuf,
+    /// Its path from the root of the tree.
+    pub(super) key: String,
+    /// Of what was stored.
+    pub(super) digest: Digest,
+}
+
+impl Item {
+    /// The key under which it is stored a second time: no path from the root of a tree has two
+    /// slashes in a row.
+    pub(super) fn second_key(&self) -> String {
+        format!("again://{}", self.key)
+    }
+}
+
+/// All files that were loaded, in that order.
+#[derive(Default)]
+pub(super) struct Loaded {
+    pub(super) items: Vec<Item>,
+    /// How many are in the older half, which was sealed before the rest was put.
+    pub(super) older: usize,
+}
+
+impl Loaded {
+    /// The older half and the newer one.
+    pub(super) fn halves(&self) -> (&[Item], &[Item]) {
+        self.items.split_at(self.older)
+    }
+}
+
+/// 128 bits of a content that have nothing to do with the checksums of the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Digest(u128);
+
+impl Digest {
+    pub(super) fn of(content: &[u8]) -> Self {
+        Self(xxh3_128(content))
+    }
+
+    /// The secondary key of a content, whatever its file is called.
+    pub(super) fn key(self) -> String {
+        format!("xxh3://{:032x}", self.0)
+    }
+}
+
 /// What all comparisons found.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// Answers that were compared.
+    /// Answers that were compared, and their bytes.
     pub(super) compared: u64,
-    /// Their bytes.
     pub(super) bytes: u64,
     /// Files that are not on disk any more as they were loaded.
     pub(super) changed: Vec<String>,
@@ -25,176 +69,55 @@ pub(super) struct Tally {
     pub(super) wrong: Vec<String>,
 }
 
-/// How far a tally has come.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Counts {
-    compared: u64,
-    bytes: u64,
-    wrong: usize,
-}
-
-/// What was compared between two counts.
-pub(super) struct Compared {
-    pub(super) answers: u64,
-    pub(super) bytes: u64,
-    wrong: usize,
-}
-
-impl fmt::Display for Compared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} ({}) compared byte by byte: ",
-            counted(self.answers, "file"),
-            size(self.bytes)
-        )?;
-        match self.wrong {
-            0 => f.write_str("all equal"),
-            wrong => write!(f, "{wrong} WRONG"),
-        }
-    }
-}
-
 impl Tally {
-    /// How far it has come.
-    pub(super) fn counts(&self) -> Counts {
-        Counts { compared: self.compared, bytes: self.bytes, wrong: self.wrong.len() }
-    }
-
-    /// What was compared since then.
-    pub(super) fn since(&self, before: Counts) -> Compared {
-        Compared {
-            answers: self.compared - before.compared,
-            bytes: self.bytes - before.bytes,
-            wrong: self.wrong.len() - before.wrong,
+    /// Compares what is stored under the keys of these files, and says so in words, with the
+    /// number of bytes.
+    pub(super) fn compare_all<'a>(
+        &mut self,
+        items: impl IntoIterator<Item = &'a Item>,
+        table: &Table,
+    ) -> Result<(String, u64), Failure> {
+        let (compared, bytes, wrong) = (self.compared, self.bytes, self.wrong.len());
+        let (mut buffer, mut bar) = (Buffer::default(), Progress::counting("comparing"));
+        for item in items {
+            self.compare(table, &item.key, item, &mut buffer);
+            bar.done(self.bytes - bytes);
         }
-    }
-
-    /// Something is not as promised.
-    pub(super) fn wrong(&mut self, what: String) {
-        self.wrong.push(what);
+        let verdict = match self.wrong.len() - wrong {
+            0 => "all equal".to_owned(),
+            wrong => format!("{wrong} WRONG"),
+        };
+        let bytes = self.bytes - bytes;
+        let files = counted(self.compared - compared, "file");
+        Ok((format!("{files} ({}) compared byte by byte: {verdict}", size(bytes)), bytes))
     }
 
     /// Compares what `key` answers with the file of `item`.
-    pub(super) fn compare(
-        &mut self,
-        table: &Table,
-        key: &str,
-        item: &Item,
-        buffer: &mut Buffer,
-    ) -> Result<(), Failure> {
+    pub(super) fn compare(&mut self, table: &Table, key: &str, item: &Item, buffer: &mut Buffer) {
         let answer = match table.get(key.as_bytes()) {
             Ok(Some(answer)) => answer,
-            Ok(None) => {
-                self.wrong(format!("{key}: stored, and not found"));
-                return Ok(());
-            }
-            Err(error) => {
-                self.wrong(format!("{key}: {error}"));
-                return Ok(());
-            }
+            Ok(None) => return self.wrong.push(format!("{key}: stored, and not found")),
+            Err(error) => return self.wrong.push(format!("{key}: {error}")),
         };
         self.compared += 1;
         self.bytes += answer.len() as u64;
-        match buffer.read(&item.path) {
-            Ok(on_disk) if on_disk == &answer[..] => return Ok(()),
-            // One that cannot be read any more has changed: the digest tells whether the answer is right.
-            Ok(_) | Err(_) => {}
+        let is_on_disk = matches!(buffer.read(&item.path), Ok(on_disk) if on_disk == &answer[..]);
+        if is_on_disk {
+            return;
         }
-        if Digest::of(&answer) == item.digest {
-            // The answer is what was loaded: it is the file that is another.
-            if !self.changed.contains(&item.key) {
-                self.changed.push(item.key.clone());
-            }
-        } else {
-            self.wrong(format!(
-                "{key}: the answer is not what was stored ({} bytes)",
-                answer.len()
-            ));
+        // The file was changed or removed since, or the answer is wrong: the digest tells which.
+        if Digest::of(&answer) != item.digest {
+            let len = answer.len();
+            self.wrong.push(format!("{key}: the answer is not what was stored ({len} bytes)"));
+        } else if !self.changed.contains(&item.key) {
+            self.changed.push(item.key.clone());
         }
-        Ok(())
     }
 }
 
-impl Loaded {
-    /// Compares about `most` of the files, evenly spread.
-    pub(super) fn compare_sample(
-        &self,
-        table: &Table,
-        most: usize,
-        tally: &mut Tally,
-    ) -> Result<(), Failure> {
-        compare_sample(&self.items, table, most, tally)
-    }
-}
-
-/// Compares about `most` of the files, evenly spread.
-pub(super) fn compare_sample(
-    items: &[Item],
-    table: &Table,
-    most: usize,
-    tally: &mut Tally,
-) -> Result<(), Failure> {
-    let mut buffer = Buffer::default();
-    for item in items.iter().step_by(items.len().div_ceil(most.max(1)).max(1)) {
-        tally.compare(table, &item.key, item, &mut buffer)?;
-    }
-    Ok(())
-}
-
-/// Compares all of them.
-pub(super) fn compare_all(items: &[Item], table: &Table, tally: &mut Tally) -> Result<(), Failure> {
-    let mut buffer = Buffer::default();
-    let mut bar = Progress::counting("comparing");
-    let before = tally.counts();
-    for item in items {
-        tally.compare(table, &item.key, item, &mut buffer)?;
-        bar.done(tally.since(before).bytes);
-    }
-    Ok(())
-}
-
-impl Tour<'_> {
-    /// Reads everything back.
-    pub(super) fn read_back(&mut self, db: &Db) -> Result<(), Failure> {
-        let started = Instant::now();
-        let table = db.table(TABLE, self.table_options.clone())?;
-        let before = self.tally.counts();
-        compare_all(&self.loaded.items, &table, &mut self.tally)?;
-        let all = self.tally.since(before);
-        let took = started.elapsed();
-        // The second names find the same contents.
-        let mut buffer = Buffer::default();
-        let items = &self.loaded.items;
-        let mut aliases = 0;
-        for item in items.iter().step_by(items.len().div_ceil(500).max(1)) {
-            self.tally.compare(&table, &item.digest.key(), item, &mut buffer)?;
-            aliases += 1;
-        }
-        // And a walk through the table meets each record once, in the order of loading.
-        let mut expected = items.iter();
-        let mut records = 0;
-        for entry in table.iter()? {
-            let entry = entry?;
-            records += 1;
-            let is_next = !entry.is_primary()
-                || expected.next().map(|i| i.key.as_bytes()) == Some(entry.key());
-            if !is_next {
-                self.tally
-                    .wrong(format!("iteration: record {records} is not the next that was put"));
-                break;
-            }
-        }
-        if expected.next().is_some() {
-            self.tally.wrong(format!("iteration: ended after {records} records, too soon"));
-        }
-        let what = format!(
-            "{all}; {} also found by digest; iteration gives {} in the order of loading",
-            counted(aliases, "file"),
-            counted(records, "record")
-        );
-        self.tell("Read back", took, Some(all.bytes), what)
-    }
+/// About `most` of the files, evenly spread.
+pub(super) fn sample(items: &[Item], most: usize) -> impl Iterator<Item = &Item> {
+    items.iter().step_by(items.len().div_ceil(most).max(1))
 }
 
 #[cfg(test)]

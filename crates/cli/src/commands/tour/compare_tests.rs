@@ -28,7 +28,7 @@ fn a_wrong_answer_is_told_from_a_file_that_was_changed() {
         item("lost", b"one", Some(b"one")),
     ];
     let mut tally = Tally::default();
-    compare_all(&items, &table, &mut tally).unwrap();
+    tally.compare_all(&items, &table).unwrap();
     assert_eq!(tally.changed, ["changed", "gone"]);
     assert_eq!(tally.wrong.len(), 2, "{:?}", tally.wrong);
     assert!(tally.wrong[0].starts_with("wrong: ") && tally.wrong[1].starts_with("lost: "));

@@ -5,27 +5,20 @@
 //! changes meanwhile is told from a wrong answer by the digest that was taken of it then.
 
 mod compare;
-mod expire;
-mod files;
-mod load;
 mod place;
-mod reader;
-mod rollback;
-mod signals;
+mod steps;
 mod tree;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lithdb::{Db, ErrorKind, TableOptions};
+use lithdb::{ErrorKind, TableOptions};
 use serde::Serialize;
 use serde_json::json;
 
-use self::compare::Tally;
-use self::files::Loaded;
-use self::place::{Place, Site};
+use self::compare::{Loaded, Tally};
+use self::place::Place;
 use self::tree::Tree;
-use crate::commands::verify;
 use crate::database::Command;
 use crate::failure::Failure;
 use crate::output::{counted, duration, per_second, size, throughput, to_json};
@@ -80,16 +73,14 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         ));
     }
     let started = Instant::now();
-    let site = Site::choose(args.keep.as_deref())?;
-    // What is not there to be shown is found out before anything is made.
-    let tree = Tree::choose(args, &site)?;
-    let place = site.make()?;
-    let ended = lead(args, command, &place, &tree, started);
-    let wrong = match ended {
+    let mut place = Place::choose(args.keep.as_deref())?;
+    // A tree without files is refused before anything is created.
+    let tree = Tree::choose(args, &place)?;
+    place.make()?;
+    let wrong = match lead(args, command, &place, &tree, started) {
         Ok(tally) => tally
             .wrong
-            .into_iter()
-            .next()
+            .first()
             .map(|first| Failure::failed(format_args!("the tour found a mismatch: {first}"))),
         Err(failure) => Some(failure),
     };
@@ -104,14 +95,7 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
             place.keep();
             Err(Failure::failed(format_args!("{failure}; the database is in {path}")))
         }
-        Some(failure) => {
-            #[expect(
-                clippy::let_underscore_must_use,
-                reason = "why the tour ended tells more than why it left something behind"
-            )]
-            let _ = place.remove();
-            Err(failure)
-        }
+        Some(failure) => Err(failure),
         None if place.is_kept() => command.out.text(format_args!("The database is in {path}")),
         None => place.remove(),
     }
@@ -182,46 +166,6 @@ impl Tour<'_> {
             what,
         });
         Ok(())
-    }
-
-    /// Closes, opens again, and compares a sample.
-    fn reopen(&mut self, db: Db) -> Result<(), Failure> {
-        let started = Instant::now();
-        db.close()?;
-        drop(db);
-        let closed = started.elapsed();
-        let started = Instant::now();
-        let db = Db::open(self.options.clone())?;
-        let table = db.table(TABLE, self.table_options.clone())?;
-        let opened = started.elapsed();
-        let keys = table.stats().keys;
-        let before = self.tally.counts();
-        self.loaded.compare_sample(&table, 1_000, &mut self.tally)?;
-        let sample = self.tally.since(before);
-        db.close()?;
-        let what = format!(
-            "closed in {}, opened in {} with the keymap of {} rebuilt from the key files; {sample}",
-            duration(closed),
-            duration(opened),
-            counted(keys, "key"),
-        );
-        self.tell("Reopen", closed + opened, None, what)
-    }
-
-    fn verify(&mut self) -> Result<(), Failure> {
-        let started = Instant::now();
-        let verified = verify::verify(&self.options, None)?;
-        let took = started.elapsed();
-        let problems = verified.problems();
-        let bytes = verified.files.tables.iter().map(|report| report.bytes).sum();
-        let what = match problems.is_empty() {
-            true => "every byte read, every checksum, chain, count and keymap entry checked: sound",
-            false => "every byte read: NOT sound, see below",
-        };
-        for problem in problems {
-            self.tally.wrong(format!("verify: {problem}"));
-        }
-        self.tell("Verify", took, Some(bytes), what.to_owned())
     }
 
     fn sum_up(self, place: &Place, tree: &Tree, took: Duration) -> Result<Tally, Failure> {

@@ -1,43 +1,50 @@
-//! Where the tour's database is: a directory of its own, removed with everything in it however the tour ends, or the one
-//! to keep.
+//! The directory of the tour's database: its own, removed however the tour ends, or the one to keep.
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use lithdb::env::{Clock, FileKind, Fs, OsClock, OsFs, exists};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
 
-use super::signals::Doom;
 use crate::failure::Failure;
+use crate::files::Buffer;
+use crate::output::remark;
 
-/// Where the directory will be. Nothing is made yet.
-pub(super) struct Site {
-    path: PathBuf,
-    is_kept: bool,
-}
+/// How often a signal tries to remove a directory in which the tour still creates files.
+const TRIES: usize = 500;
+const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 
-/// The directory of the tour's database. Dropped, it is gone, unless it is kept.
+/// The directory; removed when this is dropped or a signal ends the tour, unless it is to be kept.
 pub(super) struct Place {
     path: PathBuf,
     is_kept: bool,
-    /// Removes it if a signal ends the tour. `None` for one that is kept.
-    doom: Option<Doom>,
+    /// What a signal removes. Whoever holds the lock is not interrupted by it.
+    doomed: Arc<Mutex<Option<PathBuf>>>,
 }
 
-impl Site {
-    /// A name under the system's temporary directory, or the directory to keep, which must be new or empty.
+impl Place {
+    /// A name under the system's temporary directory, or the directory to keep, which must be new
+    /// or empty. Nothing is created yet.
     pub(super) fn choose(keep: Option<&Path>) -> Result<Self, Failure> {
+        let place = |path, is_kept| Self { path, is_kept, doomed: Arc::default() };
         let Some(path) = keep else {
             let dir = std::env::temp_dir();
             let dir = OsFs.canonicalize(&dir).map_err(|e| Failure::io(dir.display(), &e))?;
             let number = OsClock::new().random_u64().map_err(|e| Failure::io("random", &e))?;
-            return Ok(Self { path: dir.join(format!("lith-tour-{number:016x}")), is_kept: false });
+            return Ok(place(dir.join(format!("lith-tour-{number:016x}")), false));
         };
-        let site = Self { path: path.to_owned(), is_kept: true };
-        let cannot = |e: std::io::Error| Failure::io(path.display(), &e);
+        let cannot = |e: io::Error| Failure::io(path.display(), &e);
         if exists(&OsFs, path).map_err(cannot)? && !OsFs.list(path).map_err(cannot)?.is_empty() {
-            let message = format!("{}: expected a new or empty directory", path.display());
-            return Err(Failure::Failed(message));
+            let shown = path.display();
+            return Err(Failure::failed(format_args!(
+                "{shown}: expected a new or empty directory"
+            )));
         }
-        Ok(site)
+        Ok(place(path.to_owned(), true))
     }
 
     /// Bytes that may be written there.
@@ -46,45 +53,29 @@ impl Site {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        OsFs.free_space(&self.path)
-            .or_else(|_| OsFs.free_space(parent))
-            .map_err(|e| Failure::io(parent.display(), &e))
+        let free = OsFs.free_space(&self.path).or_else(|_| OsFs.free_space(parent));
+        free.map_err(|e| Failure::io(parent.display(), &e))
     }
 
-    /// Makes the directory, and one for each root.
-    pub(super) fn make(self) -> Result<Place, Failure> {
-        let Self { path, is_kept } = self;
-        let cannot = |e: std::io::Error| Failure::io(path.display(), &e);
-        if is_kept {
-            match OsFs.create_dir(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                    return Err(cannot(error));
-                }
-                _ => {}
-            }
-            let path = OsFs.canonicalize(&path).map_err(cannot)?;
-            return Place { path, is_kept, doom: None }.with_roots();
+    /// Creates the directory, and one for each root.
+    pub(super) fn make(&mut self) -> Result<(), Failure> {
+        let cannot = |path: &Path, e: io::Error| Failure::io(path.display(), &e);
+        // The watch begins before there is anything to be removed.
+        if !self.is_kept {
+            remove_on_signals(&self.doomed).map_err(|e| Failure::io("watch for signals", &e))?;
         }
-        // Whatever comes is removed: the watch begins before there is anything.
-        let doom = Doom::of(path.clone()).map_err(|e| Failure::io("watch for signals", &e))?;
-        doom.unless_it_comes(|| OsFs.create_dir(&path)).map_err(cannot)?;
-        Place { path, is_kept, doom: Some(doom) }.with_roots()
-    }
-}
-
-impl Place {
-    fn with_roots(self) -> Result<Self, Failure> {
-        for root in self.roots() {
-            if let Err(error) = OsFs.create_dir(&root) {
-                #[expect(clippy::let_underscore_must_use, reason = "what failed first is said")]
-                let _ = self.roots().map(|root| OsFs.remove_dir(&root));
-                return Err(Failure::io(root.display(), &error));
-            }
+        let mut doomed = lock(&self.doomed);
+        match OsFs.create_dir(&self.path) {
+            Err(error) if self.is_kept && error.kind() == io::ErrorKind::AlreadyExists => {}
+            created => created.map_err(|e| cannot(&self.path, e))?,
         }
-        Ok(self)
+        if !self.is_kept {
+            *doomed = Some(self.path.clone());
+        }
+        self.path = OsFs.canonicalize(&self.path).map_err(|e| cannot(&self.path, e))?;
+        self.roots().iter().try_for_each(|root| OsFs.create_dir(root).map_err(|e| cannot(root, e)))
     }
 
-    /// The directory.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -94,46 +85,35 @@ impl Place {
         [self.path.join("root-a"), self.path.join("root-b")]
     }
 
-    /// Whether the database stays when the tour is over.
     pub(super) fn is_kept(&self) -> bool {
         self.is_kept
     }
 
-    /// It stays, whatever comes.
-    pub(super) fn keep(mut self) {
+    /// From here on it stays, whatever happens.
+    pub(super) fn keep(&mut self) {
         self.is_kept = true;
-        if let Some(doom) = &self.doom {
-            doom.avert();
-        }
+        *lock(&self.doomed) = None;
     }
 
-    /// Removes the directory, which this program made, with everything in it.
-    pub(super) fn remove(mut self) -> Result<(), Failure> {
-        self.is_kept = true;
-        let remove = || remove_tree(&self.path);
-        let removed = match &self.doom {
-            Some(doom) => doom.unless_it_comes(remove),
-            None => remove(),
-        };
-        if let Some(doom) = &self.doom {
-            doom.avert();
-        }
-        removed.map_err(|e| Failure::io(self.path.display(), &e))
+    /// Removes the directory with everything in it.
+    pub(super) fn remove(self) -> Result<(), Failure> {
+        remove_doomed(&self.doomed).map_err(|e| Failure::io(self.path.display(), &e))
     }
 }
 
 impl Drop for Place {
-    /// The tour ended in a way that nobody thought of.
     fn drop(&mut self) {
-        if !self.is_kept {
-            #[expect(clippy::let_underscore_must_use, reason = "a panic says why it ended")]
-            let _ = remove_tree(&self.path);
-        }
+        #[expect(clippy::let_underscore_must_use, reason = "why the tour ended tells more")]
+        let _ = remove_doomed(&self.doomed);
     }
 }
 
-/// Removes a directory with everything in it.
-pub(super) fn remove_tree(dir: &Path) -> std::io::Result<()> {
+fn remove_doomed(doomed: &Mutex<Option<PathBuf>>) -> io::Result<()> {
+    let mut doomed = lock(doomed);
+    doomed.take().map_or(Ok(()), |path| remove_tree(&path))
+}
+
+fn remove_tree(dir: &Path) -> io::Result<()> {
     for entry in OsFs.list(dir)? {
         let path = dir.join(&entry.name);
         match entry.kind {
@@ -144,35 +124,89 @@ pub(super) fn remove_tree(dir: &Path) -> std::io::Result<()> {
     OsFs.remove_dir(dir)
 }
 
+/// Starts a thread that removes what is doomed when a signal comes, and ends the process by that
+/// signal. It keeps the lock: whoever would say how the tour ended waits for the end.
+fn remove_on_signals(doomed: &Arc<Mutex<Option<PathBuf>>>) -> io::Result<()> {
+    let ignored = ignored_signals();
+    let watched = [SIGINT, SIGTERM, SIGHUP].into_iter();
+    // What was ignored from the start (nohup, a background job) stays so.
+    let mut signals = Signals::new(watched.filter(|signal| ignored & (1 << (signal - 1)) == 0))?;
+    let doomed = Arc::clone(doomed);
+    let wait = move || {
+        let Some(signal) = signals.forever().next() else { return };
+        let doomed = lock(&doomed);
+        if let Some(path) = &*doomed {
+            match remove_patiently(path) {
+                Ok(()) => remark("interrupted; the tour's database is removed"),
+                Err(e) => remark(format_args!("interrupted; {} is left: {e}", path.display())),
+            }
+        }
+        #[expect(clippy::let_underscore_must_use, reason = "then the next line ends it")]
+        let _ = emulate_default_handler(signal);
+        std::process::exit(128 + signal);
+    };
+    lithdb::env::spawn("lith-tour-signals", wait).map(|_| ())
+}
+
+fn remove_patiently(path: &Path) -> io::Result<()> {
+    let mut removed = remove_tree(path);
+    for _ in 0..TRIES {
+        if !exists(&OsFs, path)? {
+            return Ok(());
+        }
+        std::thread::sleep(BETWEEN_TRIES);
+        removed = remove_tree(path);
+    }
+    removed
+}
+
+fn lock(doomed: &Mutex<Option<PathBuf>>) -> MutexGuard<'_, Option<PathBuf>> {
+    doomed.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The signals that this process was started to ignore, bit by bit; none where nothing says so.
+fn ignored_signals() -> u64 {
+    let mut buffer = Buffer::default();
+    let Ok(status) = buffer.read(Path::new("/proc/self/status")) else { return 0 };
+    let status = String::from_utf8_lossy(status);
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    match mask.map(|mask| u64::from_str_radix(mask.trim(), 16)) {
+        Some(Ok(mask)) => mask,
+        Some(Err(_)) | None => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_gone_after_a_panic_and_one_to_keep_is_not() {
+    fn directory_is_removed_after_a_panic_unless_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let asked = dir.path().join("asked");
-        for (is_kept, left) in [(false, 0), (true, 2)] {
-            let path = asked.clone();
-            let panicked = std::panic::catch_unwind(move || {
-                let place = Site { path, is_kept: true }.make().unwrap();
-                let _place = Place { is_kept, path: place.path().to_owned(), doom: None };
-                place.keep();
+        let path = dir.path().join("place");
+        for (is_kept, left) in [(false, false), (true, true)] {
+            let mut place = Place { path: path.clone(), is_kept: false, doomed: Arc::default() };
+            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+                place.make().unwrap();
+                if is_kept {
+                    place.keep();
+                }
                 panic!("in the middle of the tour");
-            });
+            }));
             assert!(panicked.is_err());
-            assert_eq!(OsFs.list(&asked).map_or(0, |entries| entries.len()), left);
+            assert_eq!(exists(&OsFs, &path).unwrap(), left);
         }
     }
 
     #[test]
-    fn a_directory_to_keep_is_new_or_empty_and_not_made_too_early() {
+    fn directory_to_keep_is_new_or_empty_and_not_made_too_early() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kept");
-        let site = Site::choose(Some(&path)).unwrap();
-        assert!(site.free_space().unwrap() > 0);
+        let mut place = Place::choose(Some(&path)).unwrap();
+        assert!(place.free_space().unwrap() > 0);
         assert!(!exists(&OsFs, &path).unwrap());
-        assert!(site.make().unwrap().is_kept());
-        assert!(Site::choose(Some(&path)).is_err());
+        place.make().unwrap();
+        assert!(place.is_kept());
+        assert!(Place::choose(Some(&path)).is_err());
     }
 }

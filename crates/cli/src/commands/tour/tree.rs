@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use lithdb::env::{Fs, OsFs, exists};
 
 use super::Args;
-use super::place::Site;
+use super::place::Place;
 use crate::failure::Failure;
 use crate::files::IN_MEMORY;
 use crate::output::{counted, size};
@@ -27,13 +27,13 @@ pub(super) struct Tree {
 
 impl Tree {
     /// Chooses the tree and looks at what is in it.
-    pub(super) fn choose(args: &Args, site: &Site) -> Result<Self, Failure> {
+    pub(super) fn choose(args: &Args, place: &Place) -> Result<Self, Failure> {
         let root = match &args.path {
             Some(path) => path.clone(),
             None => default_root()?,
         };
         // The database needs as much again, and the disk has other users.
-        let room = site.free_space()? / 2;
+        let room = place.free_space()? / 2;
         let is_tight = room < args.max_bytes;
         let most = args.max_bytes.min(room);
         let mut walk = Walk::new(&OsFs, &[]);

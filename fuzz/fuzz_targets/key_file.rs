@@ -22,7 +22,7 @@ fn sound_file() -> Vec<u8> {
         created: UnixMillis(4),
         shards: 2,
     };
-    let mut file = header.encode().to_vec();
+    let mut file = header.encode();
     let mut encoder = Encoder {
         buffer: &mut file,
         identity: IDENTITY,

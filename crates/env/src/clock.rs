@@ -45,9 +45,6 @@ pub trait Clock: Send + Sync + fmt::Debug {
     /// and goes on while the machine is suspended.
     fn monotonic(&self) -> Duration;
     /// A number that nobody can guess and that does not come twice: table ids, seeds, epochs.
-    ///
-    /// # Errors
-    /// If the system's random source fails.
     fn random_u64(&self) -> io::Result<u64>;
 }
 

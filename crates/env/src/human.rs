@@ -39,9 +39,6 @@ pub fn is_hidden(c: char) -> bool {
 }
 
 /// A duration as somebody writes it: `10s`, `1.5 h`, `30 days`, `1h 30m`.
-///
-/// # Errors
-/// What was expected.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let parsed = humantime::parse_duration(text.trim());
     parsed.map_err(|error| {
@@ -50,9 +47,6 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A number of bytes as somebody writes it: `4096`, `64KiB`, `1.5 GiB`, `2GB`.
-///
-/// # Errors
-/// What was expected.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     parse_size::parse_size(text).map_err(|error| {
         format!("expected a size like 4096 or \"64 MiB\", found {text:?} ({error})")
@@ -86,14 +80,8 @@ pub trait Human: Sized {
     /// As text.
     fn show(&self) -> String;
     /// From text.
-    ///
-    /// # Errors
-    /// What was expected.
     fn read(text: &str) -> Result<Self, String>;
     /// From a number.
-    ///
-    /// # Errors
-    /// What was expected.
     fn of_number(number: f64) -> Result<Self, String>;
 }
 
@@ -167,17 +155,11 @@ where
 }
 
 /// Writes an option, for `#[serde(with = "human")]`.
-///
-/// # Errors
-/// Of the serializer.
 pub fn serialize<T: Human, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&value.show())
 }
 
 /// Reads an option, for `#[serde(with = "human")]`.
-///
-/// # Errors
-/// Of the deserializer, or what was expected.
 pub fn deserialize<'de, T: Human, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     read(deserializer, None)?.ok_or_else(|| D::Error::custom("expected a value, found none"))
 }
@@ -187,9 +169,6 @@ pub mod or_never {
     use super::{Deserializer, Human, Serializer};
 
     /// As [`serialize`](super::serialize).
-    ///
-    /// # Errors
-    /// As there.
     pub fn serialize<T: Human, S: Serializer>(
         value: &Option<T>,
         serializer: S,
@@ -198,9 +177,6 @@ pub mod or_never {
     }
 
     /// As [`deserialize`](super::deserialize); null is never, too.
-    ///
-    /// # Errors
-    /// As there.
     pub fn deserialize<'de, T: Human, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<T>, D::Error> {
@@ -213,9 +189,6 @@ pub mod or_auto {
     use super::{Deserializer, Human, Serializer};
 
     /// As [`serialize`](super::serialize).
-    ///
-    /// # Errors
-    /// As there.
     pub fn serialize<T: Human, S: Serializer>(
         value: &Option<T>,
         serializer: S,
@@ -224,9 +197,6 @@ pub mod or_auto {
     }
 
     /// As [`deserialize`](super::deserialize); null is absent, too.
-    ///
-    /// # Errors
-    /// As there.
     pub fn deserialize<'de, T: Human, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<T>, D::Error> {

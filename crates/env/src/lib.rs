@@ -54,9 +54,6 @@ pub struct Env {
 
 impl Env {
     /// The operating system, with `threads` threads for syncs and seals.
-    ///
-    /// # Errors
-    /// If the system cannot give the threads.
     pub fn os(threads: usize) -> Result<Self> {
         let pool = Pool::new(threads).map_err(|e| {
             Error::with_source(ErrorKind::Io, format!("start {threads} threads: {e}"), e)
@@ -73,9 +70,6 @@ impl Env {
     }
 
     /// A random number.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`] if the random source fails.
     pub fn random_u64(&self) -> Result<u64> {
         self.clock.random_u64().map_err(|e| {
             Error::with_source(ErrorKind::Io, format!("read the random source: {e}"), e)

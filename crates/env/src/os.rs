@@ -30,9 +30,6 @@ pub struct OsFs;
 
 /// Raises the soft limit of open files to the hard one, for the whole process: what it was and what it is now. `None`
 /// is no limit.
-///
-/// # Errors
-/// What the system says.
 pub fn raise_file_limit() -> io::Result<(Option<u64>, Option<u64>)> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
@@ -42,9 +39,6 @@ pub fn raise_file_limit() -> io::Result<(Option<u64>, Option<u64>)> {
 }
 
 /// How many mappings a process may have (`vm.max_map_count`).
-///
-/// # Errors
-/// What the system says.
 pub fn max_map_count() -> io::Result<u64> {
     let text = fs::read_to_string("/proc/sys/vm/max_map_count")?;
     text.trim().parse().map_err(io::Error::other)

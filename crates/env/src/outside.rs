@@ -23,9 +23,6 @@ impl OsFs {
 
     /// Opens what is at `path` for reading from front to back, and describes it. Waits, if it is a pipe, for
     /// somebody who writes into it.
-    ///
-    /// # Errors
-    /// What the system says.
     pub fn reader(&self, path: &Path) -> io::Result<(impl Read + use<>, Metadata)> {
         let file = fs::File::open(path)?;
         let metadata = describe(&file.metadata()?);
@@ -33,17 +30,11 @@ impl OsFs {
     }
 
     /// Opens what is at `path` for writing from front to back. Waits, if it is a pipe, for somebody who reads from it.
-    ///
-    /// # Errors
-    /// What the system says.
     pub fn writer(&self, path: &Path) -> io::Result<impl Write + use<>> {
         fs::OpenOptions::new().write(true).open(path)
     }
 
     /// Gives the file at `to` the permissions of the one at `from`.
-    ///
-    /// # Errors
-    /// What the system says.
     pub fn copy_permissions(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::set_permissions(to, fs::metadata(from)?.permissions())
     }

@@ -21,9 +21,6 @@ type Task = Box<dyn FnOnce() + Send>;
 const MAX_SHARES: usize = 8;
 
 /// Starts a named thread.
-///
-/// # Errors
-/// If the system cannot give one.
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     #[allow(clippy::disallowed_methods)] // this is the door
     thread::Builder::new().name(name.to_owned()).spawn(body)
@@ -56,9 +53,6 @@ impl fmt::Debug for Pool {
 
 impl Pool {
     /// A pool with `threads` threads; with none, tasks run in the caller.
-    ///
-    /// # Errors
-    /// If the system cannot give the threads.
     pub fn new(threads: usize) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         shared.queue.lock().threads = threads;
@@ -88,9 +82,6 @@ impl Pool {
     /// returns the first error in their order. A task that panics counts as one that failed. Tasks
     /// that no thread has begun are done by the caller: a pool that is busy with long work delays
     /// nothing, and a task of the pool may call this without waiting for itself.
-    ///
-    /// # Errors
-    /// The first error of a task.
     pub fn run_all<T>(&self, tasks: Vec<T>) -> Result<()>
     where
         T: FnOnce() -> Result<()> + Send + 'static,
@@ -109,9 +100,6 @@ impl Pool {
 
     /// Runs `work` on several threads, the caller's included, and waits for them. Each takes numbers
     /// below `count` that no other one takes, as long as there are any.
-    ///
-    /// # Errors
-    /// As [`run_all`](Self::run_all).
     pub fn share_out<W>(&self, count: usize, work: W) -> Result<()>
     where
         W: Fn(&mut dyn Iterator<Item = usize>) -> Result<()> + Send + Sync + 'static,

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use lithdb_env::sync::RwLock;
 use lithdb_env::{Error, File, Result, UnixMillis, try_remove, write_all_at};
 
 use crate::growing::GrowingFile;
@@ -61,7 +60,7 @@ impl Segment {
             created: new.now,
             shards: new.shards,
         };
-        let mut head = header.encode().to_vec();
+        let mut head = header.encode();
         let mut encoder = Encoder {
             buffer: &mut head,
             identity,
@@ -83,7 +82,7 @@ impl Segment {
         let totals = Totals { key_end, running, value_ends, ..Totals::default() };
         let segment = Self::growing(context, paths.clone(), header, keys, values, &totals, &[]);
         for file in segment.files() {
-            segment.writing(file)?.wrote();
+            segment.open(file)?.wrote();
         }
         Ok((Arc::new(segment), totals))
     }
@@ -105,21 +104,15 @@ impl Segment {
         totals: &Totals,
         epochs: &[(u32, u64)],
     ) -> Self {
-        let file = |path: &Path, file: Arc<dyn File>, end: u64| {
-            let handle = Handle::writing(path.to_owned(), file);
+        let mut files = std::iter::once(keys).chain(values);
+        let ends = (totals.key_end, &*totals.value_ends);
+        Self::assemble(context, paths, header, ends, epochs, |path, shard, end| {
+            #[expect(clippy::expect_used, reason = "the caller has opened every file")]
+            let handle = Handle::writing(path.to_owned(), files.next().expect("an open file"));
             context.handles.admit(&handle);
-            GrowingFile::growing(handle, Tail::new(end, &context.env.budgets.buffers), end)
-        };
-        let key_file = file(&paths.keys, keys, totals.key_end);
-        let value_files = paths
-            .values
-            .iter()
-            .zip(values)
-            .zip(&totals.value_ends)
-            .map(|((path, value), end)| file(path, value, *end))
-            .collect();
-        let epochs = RwLock::new(epochs.into());
-        Self::assemble(context, paths, header, key_file, value_files, epochs, None)
+            let tail = Tail::new(end, &context.env.budgets.buffers);
+            GrowingFile::new(handle, shard, Some(tail), end, end)
+        })
     }
 }
 

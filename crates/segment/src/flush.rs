@@ -13,13 +13,12 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::growing::GrowingFile;
 use crate::handle::OpenFile;
-use crate::ids::{SegmentId, ShardId};
-use crate::metadata::Metadata;
-use crate::metadata::Stamp;
+use crate::ids::SegmentId;
+use crate::metadata::{Metadata, Stamp};
 use crate::record::Mark;
 use crate::scan::Totals;
 use crate::segment::Segment;
-use crate::writer::{Capture, DirectWrite};
+use crate::writer::DirectWrite;
 
 /// Bytes are read in pieces of this size for the digest.
 const DIGEST_PIECE: u64 = 1 << 20;
@@ -76,20 +75,9 @@ impl GrowingFile {
 }
 
 impl Segment {
-    /// The open file of one that is being written.
-    pub(crate) fn writing(&self, file: &GrowingFile) -> Result<Arc<OpenFile>> {
-        match self.values.iter().position(|value| std::ptr::eq(value, file)) {
-            Some(shard) => self.open_values(file, ShardId(shard as u16)),
-            None => self.open_keys(),
-        }
-    }
-
     /// Writes out what was accepted, for its memory: not yet durable.
-    ///
-    /// # Errors
-    /// What the file system says.
     pub(crate) fn write_out(&self) -> Result<()> {
-        self.files().try_for_each(|file| file.drain(&*self.writing(file)?))
+        self.files().try_for_each(|file| file.drain(&*self.open(file)?))
     }
 
     /// Gives back buffers: those that are empty, or else what is in them is written out. Waits for nobody who writes; says
@@ -104,11 +92,7 @@ impl Segment {
         }
         let mut is_any = false;
         for (file, tail) in tails().filter(|(_, tail)| !tail.is_empty()) {
-            let open = self.writing(file)?;
-            let written = tail.try_drain(&*open.file);
-            open.wrote();
-            let written =
-                written.map_err(|e| Error::failed_write("write", file.handle.path(), e))?;
+            let written = file.write(&*self.open(file)?, |file| tail.try_drain(file))?;
             is_any |= written.is_some() | tail.release();
         }
         Ok(is_any)
@@ -124,12 +108,10 @@ impl Segment {
     /// What the file system says: the record that names the value is in the log already, so the table must
     /// take no more writes.
     pub fn write_direct(&self, place: &DirectWrite, value: &[u8]) -> Result<()> {
-        let Some(file) = self.values.get(usize::from(place.shard.0)) else {
+        let Some(file) = self.file(place.shard) else {
             unreachable!("a place is in one of the segment's value files")
         };
-        let written = write_all_at(&*place.file.file, value, place.offset);
-        place.file.wrote();
-        written.map_err(|e| Error::failed_write("write", file.handle.path(), e))?;
+        file.write(&place.file, |file| write_all_at(file, value, place.offset))?;
         #[expect(clippy::let_underscore_must_use, reason = "a hint: keeps the disk busy")]
         let _ = place.file.file.start_writeback(place.offset, value.len() as u64);
         Ok(())
@@ -146,12 +128,8 @@ impl Segment {
                 continue;
             }
             // What cannot be written now stays in memory; the next flush says why.
-            let Ok(open) = self.writing(file) else { continue };
-            let written = tail.relieve(&*open.file);
-            open.wrote();
-            let written =
-                written.map_err(|e| Error::failed_write("write", file.handle.path(), e))?;
-            if let Some((start, end)) = written {
+            let Ok(open) = self.open(file) else { continue };
+            if let Some((start, end)) = file.write(&open, |file| tail.relieve(file))? {
                 #[expect(clippy::let_underscore_must_use, reason = "a hint, as in `write_direct`")]
                 let _ = open.file.start_writeback(start, end - start);
             }
@@ -159,58 +137,37 @@ impl Segment {
         Ok(())
     }
 
-    /// Makes everything in `capture` durable: all files at the same time, and only those with something new.
+    /// Makes everything in `totals` durable: all files at the same time, and only those with something new.
     ///
     /// # Errors
     /// What the file system says: the table must take no more writes.
-    pub fn make_durable(self: &Arc<Self>, capture: &Capture) -> Result<()> {
-        let value_ends = &capture.totals.value_ends;
-        let ends = value_ends.iter().copied().chain([capture.totals.key_end]);
-        let dirty: Vec<(usize, u64)> = self
-            .files()
-            .zip(ends)
-            .enumerate()
-            .filter_map(|(n, (file, end))| (file.durable() < end).then_some((n, end)))
-            .collect();
-        let tasks: Vec<_> = dirty
-            .into_iter()
-            .map(|(n, end)| {
-                let segment = Arc::clone(self);
-                move || {
-                    let Some(file) = segment.files().nth(n) else { return Ok(()) };
-                    match segment.writing(file) {
-                        Ok(open) => file.make_durable(&open, end),
-                        // Sealed meanwhile, it is durable: it may have been closed, and collected or dropped.
-                        Err(_) if file.durable() >= end => Ok(()),
-                        Err(error) => Err(error),
-                    }
+    pub fn make_durable(self: &Arc<Self>, totals: &Totals) -> Result<()> {
+        let ends = totals.value_ends.iter().chain([&totals.key_end]);
+        let dirty = self.files().zip(ends).enumerate();
+        let dirty = dirty.filter(|(_, (file, end))| file.durable() < **end);
+        let tasks = dirty.map(|(n, (_, end))| {
+            let (segment, end) = (Arc::clone(self), *end);
+            move || {
+                let Some(file) = segment.files().nth(n) else { return Ok(()) };
+                match segment.open(file) {
+                    Ok(open) => file.make_durable(&open, end),
+                    // Sealed meanwhile, it is durable: it may have been closed, and collected or dropped.
+                    Err(_) if file.durable() >= end => Ok(()),
+                    Err(error) => Err(error),
                 }
-            })
-            .collect();
-        self.context().env.pool.run_all(tasks)?;
-        self.set_durable(&capture.totals);
-        Ok(())
-    }
-
-    /// Bytes below these ends never change again.
-    fn set_durable(&self, totals: &Totals) {
-        self.keys.durable.fetch_max(totals.key_end, Ordering::AcqRel);
-        for (file, end) in self.values.iter().zip(&totals.value_ends) {
-            file.durable.fetch_max(*end, Ordering::AcqRel);
-        }
+            }
+        });
+        self.context().env.pool.run_all(tasks.collect())
     }
 
     /// Syncs all files and the directories they are in, whatever is known of them.
-    ///
-    /// # Errors
-    /// What the file system says.
     pub fn sync_everything(self: &Arc<Self>) -> Result<()> {
         let tasks: Vec<_> = (0..=self.values.len())
             .map(|n| {
                 let segment = Arc::clone(self);
                 move || {
                     let Some(file) = segment.files().nth(n) else { return Ok(()) };
-                    file.sync_all(&*segment.writing(file)?)
+                    file.sync_all(&*segment.open(file)?)
                 }
             })
             .collect();
@@ -223,22 +180,19 @@ impl Segment {
     }
 
     /// Gives back space that was reserved and not used. No file gets another length.
-    ///
-    /// # Errors
-    /// What the file system says.
     pub fn give_back(&self) -> Result<()> {
         self.files().try_for_each(|file| self.give_back_of(file))
     }
 
     pub(crate) fn give_back_of(&self, file: &GrowingFile) -> Result<()> {
-        let (open, path) = (self.writing(file)?, file.handle.path());
+        let (open, path) = (self.open(file)?, file.handle.path());
         let len = open.file.len().map_err(|e| Error::io("measure", path, e))?;
         open.file.set_len(len).map_err(|e| Error::io("give space back", path, e))
     }
 
     fn digest(&self, end: u64) -> Result<[u8; 16]> {
         // Copied: a seal must not depend on a mapping.
-        let open = self.open_keys()?;
+        let open = self.open(&self.keys)?;
         let path = &self.paths().keys;
         digest_of(path, end, |offset, len| open.copied(path, offset, len))
     }
@@ -277,13 +231,13 @@ impl SealJob {
         if segment.metadata().is_some() {
             return Ok(()); // it is sealed, durably: what failed came afterwards
         }
-        segment.make_durable(&Capture { totals: self.totals.clone() })?;
+        segment.make_durable(&self.totals)?;
         segment.give_back()?;
         let metadata = self.metadata(segment.digest(self.totals.key_end)?);
         metadata.write(&*segment.context().env.fs, &segment.paths().metadata)?;
         segment.set_sealed(metadata);
         for file in segment.files() {
-            file.seal();
+            file.handle.finish_writing();
             segment.context().handles.admit(&file.handle);
             // A sealed segment may live as long as the process.
             if let Some(tail) = &file.tail {

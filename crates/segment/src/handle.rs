@@ -123,6 +123,11 @@ impl Handle {
         &self.path
     }
 
+    /// Whether the file is written here.
+    pub(crate) fn is_written(&self) -> bool {
+        self.is_written.load(Ordering::Relaxed)
+    }
+
     /// Asked under the limit's lock, for which whoever opens the file may be waiting: one that is held counts as open.
     fn is_open(&self) -> bool {
         self.open.try_write().is_none_or(|open| open.is_some())
@@ -146,10 +151,7 @@ impl Handle {
             if let Some(open) = &*slot {
                 return Ok(Arc::clone(open));
             }
-            let mode = match self.is_written.load(Ordering::Relaxed) {
-                true => OpenMode::ReadWrite,
-                false => OpenMode::Read,
-            };
+            let mode = if self.is_written() { OpenMode::ReadWrite } else { OpenMode::Read };
             let file = fs.open(&self.path, mode).map_err(|e| Error::io("open", &self.path, e))?;
             check(&*file)?;
             let opened = OpenFile::new(file);

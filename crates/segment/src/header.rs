@@ -21,6 +21,12 @@ const LEN_AT: usize = 10;
 pub(crate) const FLAGS_AT: usize = 12;
 const TABLE_AT: usize = 24;
 const SEGMENT_AT: usize = 32;
+/// The predecessor in a key file, the shard in a value file.
+const LINK_AT: usize = 36;
+const CREATED_AT: usize = 40;
+const SALT_AT: usize = 48;
+/// In a key file alone.
+const SHARDS_AT: usize = 56;
 const CHECKSUM_AT: usize = 60;
 
 /// What all files of a segment share, and what every record's checksum is seeded with.
@@ -58,27 +64,29 @@ pub struct ValueHeader {
     pub created: UnixMillis,
 }
 
-/// Writes `bytes` at `offset` of a header under construction.
-fn put(header: &mut [u8; HEADER_LEN], offset: usize, bytes: &[u8]) {
-    if let Some(field) = header.get_mut(offset..offset + bytes.len()) {
-        field.copy_from_slice(bytes);
-    }
-}
-
-fn begin(magic: [u8; 8], identity: &Identity) -> [u8; HEADER_LEN] {
-    let mut header = [0; HEADER_LEN];
-    put(&mut header, 0, &magic);
-    put(&mut header, VERSION_AT, &FORMAT_VERSION.to_le_bytes());
-    put(&mut header, LEN_AT, &(HEADER_LEN as u16).to_le_bytes());
-    put(&mut header, TABLE_AT, &identity.table_id.to_le_bytes());
-    put(&mut header, SEGMENT_AT, &identity.segment.0.to_le_bytes());
-    header
-}
-
-fn finish(mut header: [u8; HEADER_LEN]) -> [u8; HEADER_LEN] {
-    let (covered, _) = header.split_at(CHECKSUM_AT);
-    let checksum = crc32c::crc32c(covered);
-    put(&mut header, CHECKSUM_AT, &checksum.to_le_bytes());
+/// The bytes of a header.
+fn encode(
+    magic: [u8; 8],
+    identity: &Identity,
+    link: u32,
+    created: UnixMillis,
+    shards: u16,
+) -> Vec<u8> {
+    let mut header = [
+        &magic[..],
+        &FORMAT_VERSION.to_le_bytes(),
+        &(HEADER_LEN as u16).to_le_bytes(),
+        &[0; 12], // flags
+        &identity.table_id.to_le_bytes(),
+        &identity.segment.0.to_le_bytes(),
+        &link.to_le_bytes(),
+        &created.0.to_le_bytes(),
+        &identity.salt.to_le_bytes(),
+        &shards.to_le_bytes(),
+        &[0; 2],
+    ]
+    .concat();
+    header.extend(crc32c::crc32c(&header).to_le_bytes());
     header
 }
 
@@ -160,53 +168,41 @@ fn field<const N: usize>(header: &[u8; HEADER_LEN], at: usize) -> [u8; N] {
     *header.get(at..).and_then(<[u8]>::first_chunk).expect("a field lies within the header")
 }
 
-fn identity_of(header: &[u8; HEADER_LEN], salt_at: usize) -> Identity {
+fn identity_of(header: &[u8; HEADER_LEN]) -> Identity {
     Identity {
         table_id: u64::from_le_bytes(field(header, TABLE_AT)),
         segment: SegmentId(u32::from_le_bytes(field(header, SEGMENT_AT))),
-        salt: u64::from_le_bytes(field(header, salt_at)),
+        salt: u64::from_le_bytes(field(header, SALT_AT)),
     }
 }
 
-impl KeyHeader {
-    const PREDECESSOR_AT: usize = 36;
-    const CREATED_AT: usize = 40;
-    const SALT_AT: usize = 48;
-    const SHARDS_AT: usize = 56;
+fn created_of(header: &[u8; HEADER_LEN]) -> UnixMillis {
+    UnixMillis(u64::from_le_bytes(field(header, CREATED_AT)))
+}
 
+impl KeyHeader {
     /// The bytes of the header.
-    pub fn encode(&self) -> [u8; HEADER_LEN] {
-        let mut header = begin(KEY_MAGIC, &self.identity);
-        put(&mut header, Self::PREDECESSOR_AT, &self.predecessor.0.to_le_bytes());
-        put(&mut header, Self::CREATED_AT, &self.created.0.to_le_bytes());
-        put(&mut header, Self::SALT_AT, &self.identity.salt.to_le_bytes());
-        put(&mut header, Self::SHARDS_AT, &self.shards.to_le_bytes());
-        finish(header)
+    pub fn encode(&self) -> Vec<u8> {
+        encode(KEY_MAGIC, &self.identity, self.predecessor.0, self.created, self.shards)
     }
 
     /// Reads the header of the key file at `path`, which is only named in errors.
-    ///
-    /// # Errors
-    /// `Corrupt`, `Foreign` or `Unsupported`.
     pub fn decode(path: &Path, bytes: &[u8]) -> Result<Self> {
         let header = check(path, bytes, KEY_MAGIC)?;
-        let shards = u16::from_le_bytes(field(header, Self::SHARDS_AT));
+        let shards = u16::from_le_bytes(field(header, SHARDS_AT));
         if shards == 0 || shards > ShardId::MAX_SHARDS {
-            let at = Self::SHARDS_AT as u64;
+            let at = SHARDS_AT as u64;
             return Err(Error::corrupt(path, at, "1 to 256 value files", &shards.to_string()));
         }
         Ok(Self {
-            identity: identity_of(header, Self::SALT_AT),
-            predecessor: SegmentId(u32::from_le_bytes(field(header, Self::PREDECESSOR_AT))),
-            created: UnixMillis(u64::from_le_bytes(field(header, Self::CREATED_AT))),
+            identity: identity_of(header),
+            predecessor: SegmentId(u32::from_le_bytes(field(header, LINK_AT))),
+            created: created_of(header),
             shards,
         })
     }
 
     /// Refuses a file of another table or segment.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Foreign`] that names both.
     pub fn belongs_to(&self, path: &Path, table_id: u64, segment: SegmentId) -> Result<()> {
         let found = self.identity;
         belongs(path, (table_id, segment), (found.table_id, found.segment))
@@ -231,36 +227,22 @@ fn belongs(path: &Path, expected: (u64, SegmentId), found: (u64, SegmentId)) -> 
 }
 
 impl ValueHeader {
-    const SHARD_AT: usize = 36;
-    const CREATED_AT: usize = 40;
-    const SALT_AT: usize = 48;
-
     /// The bytes of the header.
-    pub fn encode(&self) -> [u8; HEADER_LEN] {
-        let mut header = begin(VALUE_MAGIC, &self.identity);
-        put(&mut header, Self::SHARD_AT, &self.shard.0.to_le_bytes());
-        put(&mut header, Self::CREATED_AT, &self.created.0.to_le_bytes());
-        put(&mut header, Self::SALT_AT, &self.identity.salt.to_le_bytes());
-        finish(header)
+    pub fn encode(&self) -> Vec<u8> {
+        encode(VALUE_MAGIC, &self.identity, self.shard.0.into(), self.created, 0)
     }
 
     /// Reads the header of the value file at `path`, which is only named in errors.
-    ///
-    /// # Errors
-    /// `Corrupt`, `Foreign` or `Unsupported`.
     pub fn decode(path: &Path, bytes: &[u8]) -> Result<Self> {
         let header = check(path, bytes, VALUE_MAGIC)?;
         Ok(Self {
-            identity: identity_of(header, Self::SALT_AT),
-            shard: ShardId(u16::from_le_bytes(field(header, Self::SHARD_AT))),
-            created: UnixMillis(u64::from_le_bytes(field(header, Self::CREATED_AT))),
+            identity: identity_of(header),
+            shard: ShardId(u16::from_le_bytes(field(header, LINK_AT))),
+            created: created_of(header),
         })
     }
 
     /// Refuses a file of another table, segment, shard or life of the segment.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Foreign`] that names both.
     pub fn belongs_to(&self, path: &Path, identity: &Identity, shard: ShardId) -> Result<()> {
         let found = self.identity;
         belongs(path, (identity.table_id, identity.segment), (found.table_id, found.segment))?;

@@ -29,10 +29,12 @@ fn value_header() -> ValueHeader {
 }
 
 /// A header with other bytes at `offset`, and the checksum that belongs to them.
-fn altered(header: [u8; HEADER_LEN], offset: usize, bytes: &[u8]) -> [u8; HEADER_LEN] {
-    let mut header = header;
-    put(&mut header, offset, bytes);
-    finish(header)
+fn altered(header: &[u8], offset: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut header = header.to_vec();
+    header[offset..offset + bytes.len()].copy_from_slice(bytes);
+    let checksum = crc32c::crc32c(&header[..CHECKSUM_AT]);
+    header[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
+    header
 }
 
 fn kind_of<T: std::fmt::Debug>(result: Result<T>) -> ErrorKind {
@@ -63,12 +65,17 @@ proptest! {
 fn every_flipped_bit_and_every_cut_of_a_header_is_corrupt() {
     let (key, value) = (key_header().encode(), value_header().encode());
     for bit in 0..HEADER_LEN * 8 {
-        let flip = |mut header: [u8; HEADER_LEN]| {
+        let flip = |header: &Vec<u8>| {
+            let mut header = header.clone();
             header[bit / 8] ^= 1 << (bit % 8);
             header
         };
-        assert_eq!(kind_of(KeyHeader::decode(path(), &flip(key))), ErrorKind::Corrupt, "{bit}");
-        assert_eq!(kind_of(ValueHeader::decode(path(), &flip(value))), ErrorKind::Corrupt, "{bit}");
+        assert_eq!(kind_of(KeyHeader::decode(path(), &flip(&key))), ErrorKind::Corrupt, "{bit}");
+        assert_eq!(
+            kind_of(ValueHeader::decode(path(), &flip(&value))),
+            ErrorKind::Corrupt,
+            "{bit}"
+        );
     }
     for len in 0..HEADER_LEN {
         assert_eq!(kind_of(KeyHeader::decode(path(), &key[..len])), ErrorKind::Corrupt);
@@ -86,13 +93,13 @@ fn what_another_version_wrote_is_unsupported_and_what_it_may_add_is_ignored() {
         (FLAGS_AT + 8, &[1, 0, 0, 0]),
         (FLAGS_AT + 11, &[0x80]),
     ] {
-        let header = altered(header, offset, bytes);
+        let header = altered(&header, offset, bytes);
         assert_eq!(kind_of(KeyHeader::decode(path(), &header)), ErrorKind::Unsupported, "{offset}");
     }
     let cut = check_writable(path(), &header[..FLAGS_AT + 7]);
     assert_eq!(kind_of(cut), ErrorKind::Corrupt, "features that are not there are not none");
     for flags_at in [FLAGS_AT, FLAGS_AT + 4] {
-        let header = altered(header, flags_at, &[0, 0, 0, 1]);
+        let header = altered(&header, flags_at, &[0, 0, 0, 1]);
         assert_eq!(KeyHeader::decode(path(), &header).unwrap(), key_header());
         let writable = check_writable(path(), &header);
         assert_eq!(writable.is_ok(), flags_at == FLAGS_AT);
@@ -105,7 +112,7 @@ fn what_another_version_wrote_is_unsupported_and_what_it_may_add_is_ignored() {
 
 #[test]
 fn a_file_of_something_else_is_foreign() {
-    let key = altered(key_header().encode(), 0, b"SQLite f");
+    let key = altered(&key_header().encode(), 0, b"SQLite f");
     assert_eq!(kind_of(KeyHeader::decode(path(), &key)), ErrorKind::Foreign);
     let value = value_header().encode();
     assert_eq!(kind_of(KeyHeader::decode(path(), &value)), ErrorKind::Foreign);

@@ -36,4 +36,4 @@ pub use paths::SegmentPaths;
 pub use seed::Seeds;
 pub use segment::{Context, Segment, UnlinkRight, Verify};
 pub use value::Value;
-pub use writer::{Alias, Capture, Copier, DirectWrite, Group, SegmentWriter, Stream};
+pub use writer::{Alias, Appended, Copier, DirectWrite, Group, SegmentWriter, Stream};

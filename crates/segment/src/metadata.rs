@@ -111,9 +111,6 @@ impl Metadata {
     }
 
     /// Reads the metadata file at `path`.
-    ///
-    /// # Errors
-    /// What the file system says; `Corrupt`, `Unsupported`.
     pub fn read(fs: &dyn Fs, path: &Path) -> Result<Self> {
         envelope::open_file(Magic::METADATA, path, &Self::read_bytes(fs, path)?)
     }
@@ -134,9 +131,6 @@ impl Metadata {
     }
 
     /// Writes the metadata file at `path`, atomically and durably.
-    ///
-    /// # Errors
-    /// What the file system says.
     pub fn write(&self, fs: &dyn Fs, path: &Path) -> Result<()> {
         replace_file(fs, path, &envelope::seal(Magic::METADATA, self)?)
     }

@@ -104,9 +104,6 @@ impl TableName {
     pub const MAX_LEN: usize = 128;
 
     /// Checks a name.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidArgument`] that names the first thing wrong.
     pub fn new(name: impl Into<String>) -> Result<Self> {
         let name = name.into();
         let invalid = |what: String| {

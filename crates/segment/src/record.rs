@@ -312,9 +312,6 @@ pub const fn max_mark_len(shards: u16) -> u64 {
 }
 
 /// Reads the record that begins `bytes`, which stands at `offset` of the file of `identity`.
-///
-/// # Errors
-/// [`Invalid`] says why the bytes are no record.
 pub fn decode<'a>(
     identity: &Identity,
     epoch: u64,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
 
 use crate::header::{HEADER_LEN, KeyHeader};
-use crate::ids::ShardId;
+use crate::ids::{SegmentId, ShardId};
 use crate::record::{
     Chain, Decoded, FileSeeds, Flags, Invalid, KeyRecord, MARK_ALIGN, MARK_FIXED_LEN, MARK_MAGIC,
     MAX_RECORD_LEN, Mark, Record, decode_unchecked, decode_with, encoded_len,
@@ -20,27 +20,8 @@ use crate::seed::append_word;
 /// How many bytes are read at a time when the file is not mapped.
 const WINDOW_LEN: usize = 1 << 20;
 
-/// Where the scanner gets bytes from: an offset and a length it would like; it takes less, but more than
-/// nothing before the end. Returned bytes must stay as they are.
-pub trait KeySource {
-    /// Up to `len` bytes at `offset`.
-    ///
-    /// # Errors
-    /// What the file system says.
-    fn read(&self, offset: u64, len: usize) -> Result<Bytes>;
-}
-
-impl<F: Fn(u64, usize) -> Result<Bytes>> KeySource for F {
-    fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
-        self(offset, len)
-    }
-}
-
-impl KeySource for Box<dyn KeySource + Send + Sync> {
-    fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
-        (**self).read(offset, len)
-    }
-}
+/// Where the scanner gets bytes from: an offset and a length it would like. They must stay as they are.
+type Source<'a> = Box<dyn Fn(u64, usize) -> Result<Bytes> + Send + Sync + 'a>;
 
 /// What the scanner made of the end of a key file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +62,23 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// What the successor of `segment` says of it, if it ends here.
+    pub fn chain(&self, segment: SegmentId) -> Chain {
+        Chain {
+            predecessor: segment,
+            key_end: self.key_end as u32,
+            records: self.records,
+            running: self.running,
+            value_ends: self.value_ends.clone(),
+        }
+    }
+
+    /// The mark that vouches for it.
+    pub fn mark(&self, time: UnixMillis) -> Mark {
+        let (through, value_ends) = (self.key_end as u32, self.value_ends.clone());
+        Mark { through, time, records: self.records, value_ends }
+    }
+
     /// Becomes equal to `now`, of the same file, without a new list.
     fn catch_up(&mut self, now: &Self) {
         let Self { key_end, records, primaries, running, value_ends } = now;
@@ -100,9 +98,8 @@ pub struct Entry<'a> {
 }
 
 /// Walks a key file.
-#[derive(Debug)]
-pub struct Scanner<S> {
-    source: S,
+pub struct Scanner<'a> {
+    source: Source<'a>,
     path: PathBuf,
     header: KeyHeader,
     end: u64,
@@ -129,14 +126,20 @@ struct Group {
     open: bool,
 }
 
-impl<S: KeySource> Scanner<S> {
-    /// A scanner of the key file at `path` with the given header, which ends at `end`.
-    pub fn new(source: S, path: &Path, header: KeyHeader, end: u64) -> Self {
+impl<'a> Scanner<'a> {
+    /// A scanner of the key file at `path` with the given header, which ends at `end`. `source` gives up to so many bytes
+    /// at an offset: fewer, but more than nothing before the end.
+    pub fn new(
+        source: impl Fn(u64, usize) -> Result<Bytes> + Send + Sync + 'a,
+        path: &Path,
+        header: KeyHeader,
+        end: u64,
+    ) -> Self {
         let start = HEADER_LEN as u64;
         let value_ends = vec![HEADER_LEN as u64; usize::from(header.shards)];
         let totals = Totals { key_end: start, value_ends, ..Totals::default() };
         Self {
-            source,
+            source: Box::new(source),
             path: path.to_owned(),
             header,
             end,
@@ -189,9 +192,6 @@ impl<S: KeySource> Scanner<S> {
 
     /// The next key record, or `None` when the scan is over: see [`verdict`](Self::verdict). Records of
     /// a batch that turns out torn have been returned before it does.
-    ///
-    /// # Errors
-    /// What the file system says.
     pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>> {
         // Borrowing from `self.window` across the loop needs the offsets first and the record again.
         let Some(offset) = self.advance_to_key()? else { return Ok(None) };
@@ -201,9 +201,6 @@ impl<S: KeySource> Scanner<S> {
     }
 
     /// Goes through the rest of the file, calling `each` for every key record, and returns the verdict.
-    ///
-    /// # Errors
-    /// What the file system says, or what `each` says.
     pub fn run(&mut self, mut each: impl FnMut(&Entry<'_>) -> Result<()>) -> Result<Verdict> {
         while let Some(entry) = self.next_entry()? {
             each(&entry)?;
@@ -265,7 +262,7 @@ impl<S: KeySource> Scanner<S> {
             return Ok(());
         }
         let len = (self.end - self.offset).min(WINDOW_LEN as u64) as usize;
-        self.window = self.source.read(self.offset, len)?;
+        self.window = (self.source)(self.offset, len)?;
         self.window_start = self.offset;
         if self.window.is_empty() {
             let found = format!("none; the file should have {} bytes", self.end);
@@ -335,7 +332,7 @@ impl<S: KeySource> Scanner<S> {
         let longest = MARK_FIXED_LEN + 8 * usize::from(ShardId::MAX_SHARDS);
         while at < self.end {
             let len = (self.end - at).min((WINDOW_LEN + longest) as u64) as usize;
-            let bytes = self.source.read(at, len)?;
+            let bytes = (self.source)(at, len)?;
             let step = if bytes.len() < len { bytes.len() } else { len.min(WINDOW_LEN) };
             if step == 0 {
                 break;

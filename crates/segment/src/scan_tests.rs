@@ -42,7 +42,7 @@ impl KeyFile {
         let totals = Totals { key_end: START, value_ends, ..Totals::default() };
         Self {
             header,
-            bytes: header.encode().to_vec(),
+            bytes: header.encode(),
             epoch: IDENTITY.salt,
             running: 0,
             commits: vec![totals.clone()],
@@ -236,9 +236,9 @@ fn header_of(bytes: &[u8]) -> KeyHeader {
     KeyHeader::decode(path(), bytes).unwrap()
 }
 
-fn whole(bytes: &[u8]) -> impl KeySource {
+fn whole(bytes: &[u8]) -> Source<'static> {
     let bytes = Bytes::copy_from_slice(bytes);
-    move |offset: u64, len: usize| Ok(slice(&bytes, offset, len))
+    Box::new(move |offset, len| Ok(slice(&bytes, offset, len)))
 }
 
 fn slice(bytes: &Bytes, offset: u64, len: usize) -> Bytes {
@@ -250,7 +250,7 @@ fn scan(bytes: &[u8], promise: Option<Mark>) -> Scan {
     scan_from(whole(bytes), bytes, promise)
 }
 
-fn scan_from(source: impl KeySource, bytes: &[u8], promise: Option<Mark>) -> Scan {
+fn scan_from(source: Source<'_>, bytes: &[u8], promise: Option<Mark>) -> Scan {
     let end = bytes.len() as u64;
     let mut scanner = Scanner::new(source, path(), header_of(bytes), end).promised(promise);
     let mut entries = Vec::new();
@@ -687,7 +687,7 @@ fn a_mark_off_its_place_or_of_what_is_yet_to_come_is_refused() {
 }
 
 /// A source that gives at most `limit` bytes, but never part of a record: like tails in memory.
-fn in_pieces(file: &KeyFile, limit: usize) -> impl KeySource + Send + Sync + use<> {
+fn in_pieces(file: &KeyFile, limit: usize) -> Source<'static> {
     let bytes = Bytes::copy_from_slice(&file.bytes);
     let mut ends: Vec<usize> = file.entries.iter().map(|(at, _)| *at as usize).collect();
     ends.extend(file.commits.iter().map(|totals| totals.key_end as usize));
@@ -700,11 +700,11 @@ fn in_pieces(file: &KeyFile, limit: usize) -> impl KeySource + Send + Sync + use
         }
     }
     pieces.push(bytes.len());
-    move |offset: u64, len: usize| {
+    Box::new(move |offset, len| {
         let offset = offset as usize;
         let piece = pieces[pieces.partition_point(|end| *end <= offset)];
         Ok(bytes.slice(offset..piece.min(offset + len)))
-    }
+    })
 }
 
 /// More than three windows of small and of longest records, with marks between.
@@ -740,12 +740,12 @@ fn windows_of_any_size_give_the_same_entries_as_the_whole_file() {
         let bytes = bytes.clone();
         move |offset: u64, len: usize| Ok(slice(&bytes, offset, len.min(limit)))
     };
-    let sources: Vec<Box<dyn KeySource + Send + Sync>> = vec![
+    let sources: Vec<Source<'_>> = vec![
         Box::new(at_most(usize::MAX)),
         Box::new(at_most(MAX_RECORD_LEN)),
         Box::new(at_most(MAX_RECORD_LEN + 1)),
-        Box::new(in_pieces(&file, 1000)),
-        Box::new(in_pieces(&file, 100_000)),
+        in_pieces(&file, 1000),
+        in_pieces(&file, 100_000),
     ];
     for (n, source) in sources.into_iter().enumerate() {
         let scan = scan_from(source, &file.bytes, None);

@@ -14,13 +14,13 @@ use lithdb_env::{Env, Error, ErrorKind, File, Result, read_exact_at};
 use serde::{Deserialize, Serialize};
 
 use crate::growing::GrowingFile;
-use crate::handle::{HandleLimit, OpenFile, ReadMode};
+use crate::handle::{Handle, HandleLimit, OpenFile, ReadMode};
 use crate::header::{HEADER_LEN, Identity, KeyHeader, ValueHeader};
 use crate::ids::{Address, SegmentId, ShardId};
 use crate::metadata::Metadata;
 use crate::paths::SegmentPaths;
 use crate::record::{KEY_FIXED_LEN, check_key_record, decode_unchecked};
-use crate::scan::{KeySource, Scanner};
+use crate::scan::Scanner;
 use crate::value::Value;
 
 /// Whether checksums of values are compared when they are read.
@@ -93,15 +93,10 @@ impl Segment {
         header: KeyHeader,
         metadata: Metadata,
     ) -> Self {
-        let keys = GrowingFile::sealed(paths.keys.clone(), metadata.key_end);
-        let values = paths
-            .values
-            .iter()
-            .zip(&metadata.value_ends)
-            .map(|(path, end)| GrowingFile::sealed(path.clone(), *end))
-            .collect();
-        let epochs = RwLock::new(metadata.epochs.clone().into());
-        Self::assemble(context, paths, header, keys, values, epochs, Some(metadata))
+        let ends = (metadata.key_end, &*metadata.value_ends);
+        let mut segment = Self::foreign_tail(context, paths, header, ends, ends, &metadata.epochs);
+        segment.sealed = metadata.into();
+        segment
     }
 
     /// The unsealed segment of another process: readable up to the given ends, durable up to its newest mark.
@@ -113,20 +108,15 @@ impl Segment {
         durable: (u64, &[u64]),
         epochs: &[(u32, u64)],
     ) -> Self {
-        let file = |path: &PathBuf, end: u64, durable: u64| {
-            let durable = durable.min(end);
-            GrowingFile::followed(path.clone(), durable, end)
+        let file = |path: &Path, shard, end: u64| {
+            let durable = match shard {
+                ShardId::INLINE => durable.0,
+                ShardId(n) => durable.1.get(usize::from(n)).copied().unwrap_or_default(),
+            };
+            let handle = Handle::closed(path.to_owned());
+            GrowingFile::new(handle, shard, None, durable.min(end), end)
         };
-        let keys = file(&paths.keys, ends.0, durable.0);
-        let values = paths
-            .values
-            .iter()
-            .zip(ends.1)
-            .enumerate()
-            .map(|(n, (path, end))| file(path, *end, durable.1.get(n).copied().unwrap_or_default()))
-            .collect();
-        let epochs = RwLock::new(epochs.into());
-        Self::assemble(context, paths, header, keys, values, epochs, None)
+        Self::assemble(context, paths, header, ends, epochs, file)
     }
 
     /// More of the unsealed segment of another process is there.
@@ -149,23 +139,25 @@ impl Segment {
         self.set_sealed(metadata);
     }
 
+    /// `file` makes a file of a path, a shard and an end.
     pub(crate) fn assemble(
         context: &Arc<Context>,
         paths: SegmentPaths,
         header: KeyHeader,
-        keys: GrowingFile,
-        values: Vec<GrowingFile>,
-        epochs: RwLock<Arc<[(u32, u64)]>>,
-        metadata: Option<Metadata>,
+        (key_end, value_ends): (u64, &[u64]),
+        epochs: &[(u32, u64)],
+        mut file: impl FnMut(&Path, ShardId, u64) -> GrowingFile,
     ) -> Self {
+        let keys = file(&paths.keys, ShardId::INLINE, key_end);
+        let values = (0..).map(ShardId).zip(paths.values.iter().zip(value_ends));
         Self {
             context: Arc::clone(context),
             header,
-            paths,
             keys,
-            values,
-            epochs,
-            sealed: metadata.map_or_else(OnceLock::new, OnceLock::from),
+            values: values.map(|(shard, (path, end))| file(path, shard, *end)).collect(),
+            paths,
+            epochs: RwLock::new(epochs.into()),
+            sealed: OnceLock::new(),
             waiting_bytes: 0,
             doomed: OnceLock::new(),
         }
@@ -257,31 +249,35 @@ impl Segment {
         newest.map_or(self.header.identity.salt, |(_, epoch)| *epoch)
     }
 
-    pub(crate) fn open_keys(&self) -> Result<Arc<OpenFile>> {
-        let handle = &self.keys.handle;
-        handle.get(&*self.context.env.fs, &self.context.handles, |file| {
-            let head = self.opened(file, handle.path(), self.keys.least_len())?;
-            let found = KeyHeader::decode(handle.path(), &head)?;
+    /// The file with the values of `shard`.
+    pub(crate) fn file(&self, shard: ShardId) -> Option<&GrowingFile> {
+        match shard {
+            ShardId::INLINE => Some(&self.keys),
+            ShardId(n) => self.values.get(usize::from(n)),
+        }
+    }
+
+    /// The open file, which is the right one.
+    pub(crate) fn open(&self, file: &GrowingFile) -> Result<Arc<OpenFile>> {
+        let handle = &file.handle;
+        let (path, ours) = (handle.path(), &self.header.identity);
+        handle.get(&*self.context.env.fs, &self.context.handles, |opened| {
+            let head = self.opened(opened, path, file.least_len())?;
+            if file.shard != ShardId::INLINE {
+                return ValueHeader::decode(path, &head)?.belongs_to(path, ours, file.shard);
+            }
+            let found = KeyHeader::decode(path, &head)?;
             if found == self.header {
                 return Ok(());
             }
-            let ours = &self.header.identity;
-            found.belongs_to(handle.path(), ours.table_id, ours.segment)?;
-            let path = handle.path().display();
+            found.belongs_to(path, ours.table_id, ours.segment)?;
             let message = format!(
-                "{path}: expected the header with salt {:016x}, found another one with salt {:016x}",
-                ours.salt, found.identity.salt
+                "{}: expected the header with salt {:016x}, found another one with salt {:016x}",
+                path.display(),
+                ours.salt,
+                found.identity.salt
             );
             Err(Error::new(ErrorKind::Foreign, message))
-        })
-    }
-
-    pub(crate) fn open_values(&self, file: &GrowingFile, shard: ShardId) -> Result<Arc<OpenFile>> {
-        let handle = &file.handle;
-        handle.get(&*self.context.env.fs, &self.context.handles, |opened| {
-            let head = self.opened(opened, handle.path(), file.least_len())?;
-            let found = ValueHeader::decode(handle.path(), &head)?;
-            found.belongs_to(handle.path(), &self.header.identity, shard)
         })
     }
 
@@ -319,26 +315,23 @@ impl Segment {
         }
     }
 
+    fn read(&self, file: &GrowingFile, offset: u64, len: usize) -> Result<Bytes> {
+        file.read(&*self.open(file)?, self.context.read_mode, offset, len)
+    }
+
     /// Up to `len` bytes of the key file at `offset`.
-    ///
-    /// # Errors
-    /// What the file system says.
     pub fn read_keys(&self, offset: u64, len: usize) -> Result<Bytes> {
-        let open = self.open_keys()?;
-        self.keys.read(&open, self.context.read_mode, offset, len)
+        self.read(&self.keys, offset, len)
     }
 
     /// A scanner of the key file up to `end`, a batch's end.
-    ///
-    /// # Errors
-    /// What the file system says.
-    pub fn scan(self: &Arc<Self>, end: u64) -> Result<Scanner<Box<dyn KeySource + Send + Sync>>> {
-        let open = self.open_keys()?;
-        let segment = Arc::clone(self);
+    pub fn scan(self: &Arc<Self>, end: u64) -> Result<Scanner<'static>> {
+        // Held until the end: another process may collect the segment meanwhile.
+        let (segment, open) = (Arc::clone(self), self.open(&self.keys)?);
         let source = move |offset: u64, len: usize| {
             segment.keys.read(&open, segment.context.read_mode, offset, len)
         };
-        Ok(Scanner::new(Box::new(source), &self.paths.keys, self.header, end))
+        Ok(Scanner::new(source, &self.paths.keys, self.header, end))
     }
 
     /// The address of the value if the record at `offset` has this key, `None` if it has another one.
@@ -346,7 +339,7 @@ impl Segment {
     /// # Errors
     /// `Corrupt` if the record at `offset` does not hold: a damaged key must not become an absent one.
     pub fn lookup(&self, offset: u32, key: &[u8]) -> Result<Option<Address>> {
-        let open = self.open_keys()?;
+        let open = self.open(&self.keys)?;
         let at = u64::from(offset);
         let room = self.keys.end().saturating_sub(at);
         let want = (KEY_FIXED_LEN + key.len()).min(room as usize);
@@ -367,7 +360,7 @@ impl Segment {
     /// # Errors
     /// `Corrupt` if there is no sound key record at `offset`.
     pub fn read_key(&self, offset: u32) -> Result<(Bytes, Address, bool)> {
-        let open = self.open_keys()?;
+        let open = self.open(&self.keys)?;
         let mode = self.context.read_mode;
         let head = self.keys.read(&open, mode, u64::from(offset), KEY_FIXED_LEN)?;
         let bytes = self.record_bytes(&open, offset, head)?;
@@ -410,18 +403,9 @@ impl Segment {
     pub fn read_value(&self, address: &Address) -> Result<Value> {
         let bytes = self.value_bytes(address)?;
         if self.context.verify == Verify::Always {
-            self.check_value(address, &bytes)?;
+            self.compare(address, crc32c::crc32c(&bytes))?;
         }
         Ok(Value::new(bytes))
-    }
-
-    /// Reads the bytes at `address` and compares their checksum, whatever the options say.
-    ///
-    /// # Errors
-    /// As [`read_value`](Self::read_value).
-    pub fn verify_value(&self, address: &Address) -> Result<()> {
-        let bytes = self.value_bytes(address)?;
-        self.check_value(address, &bytes)
     }
 
     /// Hands the bytes at `address` out piece by piece, none of them large, and compares their checksum at the end.
@@ -447,16 +431,12 @@ impl Segment {
     }
 
     fn value_bytes(&self, address: &Address) -> Result<Bytes> {
-        let (file, open) = if address.shard == ShardId::INLINE {
-            (&self.keys, self.open_keys()?)
-        } else {
-            let Some(file) = self.values.get(usize::from(address.shard.0)) else {
-                let expected = format!("one of {} shards", self.values.len());
-                let found = address.shard.to_string();
-                return Err(Error::corrupt(&self.paths.keys, 0, &expected, &found));
-            };
-            (file, self.open_values(file, address.shard)?)
+        let Some(file) = self.file(address.shard) else {
+            let expected = format!("one of {} shards", self.values.len());
+            let found = address.shard.to_string();
+            return Err(Error::corrupt(&self.paths.keys, 0, &expected, &found));
         };
+        let open = self.open(file)?;
         let len = address.len_bytes as usize;
         if len == 0 {
             return Ok(Bytes::new());
@@ -474,18 +454,11 @@ impl Segment {
         Ok(bytes)
     }
 
-    fn check_value(&self, address: &Address, bytes: &[u8]) -> Result<()> {
-        self.compare(address, crc32c::crc32c(bytes))
-    }
-
     fn compare(&self, address: &Address, found: u32) -> Result<()> {
         if found == address.checksum {
             return Ok(());
         }
-        let path = match self.values.get(usize::from(address.shard.0)) {
-            Some(file) => file.handle.path(),
-            None => &self.paths.keys,
-        };
+        let path = self.file(address.shard).unwrap_or(&self.keys).handle.path();
         let expected =
             format!("{} bytes with checksum {:08x}", address.len_bytes, address.checksum);
         Err(Error::corrupt(path, address.offset, &expected, &format!("{found:08x}")))

@@ -150,7 +150,7 @@ fn tails_of_a_sealed_segment_keep_no_memory() {
     for _ in 0..50 {
         let checksum = crc32c::crc32c(&value);
         let group = Group { key: &key, value: &value, checksum, aliases: &[] };
-        writer.append(&[group], now, &mut Vec::new(), |_, _, _| {}).unwrap();
+        writer.append(&[group], now).unwrap();
         segment.relieve().unwrap();
     }
     let tails = || segment.values.iter().chain([&segment.keys]).filter_map(|f| f.tail.as_ref());

@@ -16,11 +16,8 @@ use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
 
 use crate::growing::GrowingFile;
 use crate::handle::OpenFile;
-use crate::header::HEADER_LEN;
 use crate::ids::{Position, ShardId};
-use crate::record::{
-    Chain, EPOCH_LEN, Encoder, Flags, KEY_FIXED_LEN, KeyRecord, Mark, max_mark_len,
-};
+use crate::record::{EPOCH_LEN, Encoder, Flags, KEY_FIXED_LEN, KeyRecord, Mark, max_mark_len};
 use crate::scan::Totals;
 use crate::segment::Segment;
 
@@ -31,6 +28,8 @@ pub use stream::Stream;
 const DIRECT_LEN: usize = 64 << 10;
 /// The largest buffer for records that is kept from one batch to the next.
 const MAX_SCRATCH: usize = 256 << 10;
+/// So many places are kept likewise.
+const MAX_PLACES: usize = 1024;
 /// Recovery may have to copy a key file behind a longer chain record and leave room for marks.
 const MAX_KEY_END: u64 = u32::MAX as u64 - (64 << 10);
 const MIN_RESERVE: u64 = 256 << 10;
@@ -80,23 +79,13 @@ pub struct DirectWrite {
     pub(crate) file: Arc<OpenFile>,
 }
 
-/// What a segment held at one moment: what a flush makes durable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Capture {
-    /// The key file's length, the number of records, the lengths of the value files.
-    pub totals: Totals,
-}
-
-impl Capture {
-    /// The mark that vouches for it.
-    pub fn mark(&self, time: UnixMillis) -> Mark {
-        Mark {
-            through: self.totals.key_end as u32,
-            time,
-            records: self.totals.records,
-            value_ends: self.totals.value_ends.clone(),
-        }
-    }
+/// What became of a batch.
+#[derive(Debug)]
+pub struct Appended {
+    /// Where every key record stands, in order: of each group the primary one, then the secondary ones.
+    pub positions: Vec<Position>,
+    /// The values that the caller must write itself.
+    pub direct: Vec<DirectWrite>,
 }
 
 /// Appends to a mutable segment.
@@ -108,9 +97,10 @@ pub struct SegmentWriter {
     epoch: u64,
     epoch_due: Option<u64>,
     mark_due: Option<Mark>,
-    key_reserved: u64,
-    value_reserved: Vec<u64>,
+    /// Buffers that are kept from one batch to the next.
     scratch: Vec<u8>,
+    places: Vec<Place>,
+    ends: Vec<u64>,
 }
 
 impl SegmentWriter {
@@ -130,9 +120,9 @@ impl SegmentWriter {
             epoch,
             epoch_due,
             mark_due,
-            key_reserved: totals.key_end,
-            value_reserved: totals.value_ends.clone(),
             scratch: Vec::new(),
+            places: Vec::new(),
+            ends: Vec::new(),
             totals,
             segment,
         }
@@ -146,11 +136,6 @@ impl SegmentWriter {
     /// What the segment holds now.
     pub fn totals(&self) -> &Totals {
         &self.totals
-    }
-
-    /// What the segment holds now, to make it durable.
-    pub fn capture(&self) -> Capture {
-        Capture { totals: self.totals.clone() }
     }
 
     /// Bytes of records and values in all files.
@@ -173,17 +158,6 @@ impl SegmentWriter {
         self.mark_due = None;
     }
 
-    /// What the successor says of this segment, if it ends here.
-    pub fn chain(&self) -> Chain {
-        Chain {
-            predecessor: self.segment.id(),
-            key_end: self.totals.key_end as u32,
-            records: self.totals.records,
-            running: self.totals.running,
-            value_ends: self.totals.value_ends.clone(),
-        }
-    }
-
     /// How long the key file would be with these groups in it (an upper bound).
     pub fn key_end_with(&self, groups: &[Group<'_>]) -> u64 {
         let inline =
@@ -203,14 +177,11 @@ impl SegmentWriter {
             return Ok(());
         }
         self.scratch = Vec::new();
-        let reserved = self.value_reserved.iter_mut().chain([&mut self.key_reserved]);
-        for (file, reserved) in segment.files().zip(reserved) {
-            if let Some(tail) = &file.tail {
-                tail.release();
-            }
-            if *reserved > file.end() {
+        for file in segment.files() {
+            file.written_tail().release();
+            if file.reserved.load(Ordering::Relaxed) > file.end() {
                 segment.give_back_of(file)?;
-                *reserved = file.end();
+                file.reserved.store(file.end(), Ordering::Relaxed);
             }
             file.handle.rest();
         }
@@ -226,136 +197,119 @@ impl SegmentWriter {
         EPOCH_LEN as u64 + 2 * max_mark_len(self.segment.header().shards)
     }
 
-    /// Appends a batch. `placed` is called for every key record with the number of its group, the number of its
-    /// key in the group (0 is the primary one) and its position. Values that the caller must write itself
-    /// are added to `direct`.
+    /// Appends a batch.
     ///
     /// # Errors
     /// `StorageFull` with nothing done, or what the file system says.
-    pub fn append(
-        &mut self,
-        groups: &[Group<'_>],
-        now: UnixMillis,
-        direct: &mut Vec<DirectWrite>,
-        mut placed: impl FnMut(usize, usize, Position),
-    ) -> Result<()> {
-        let mut places = self.place(groups)?;
+    pub fn append(&mut self, groups: &[Group<'_>], now: UnixMillis) -> Result<Appended> {
+        let keys = groups.iter().map(|g| 1 + g.aliases.len()).sum();
+        let (mut positions, mut direct) = (Vec::new(), Vec::new());
+        let reserved = positions.try_reserve_exact(keys);
+        reserved.map_err(|_| Error::out_of_memory("the positions of keys", keys))?;
+        let mut places = std::mem::take(&mut self.places);
+        self.place(groups, &mut places)?;
         self.append_due(now);
-        let start = self.totals.key_end;
-        let segment = Arc::clone(&self.segment);
-        let id = segment.id();
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        let mut encoder = Encoder {
-            buffer: &mut scratch,
-            identity: *segment.identity(),
-            epoch: self.epoch,
-            running: self.totals.running,
-            offset: start,
-        };
-        for (n, group) in groups.iter().enumerate() {
-            let is_last_group = n + 1 == groups.len();
-            let inline_at = encoder.offset + (KEY_FIXED_LEN + group.key.len()) as u64;
-            let (shard, offset) = match places.take(n) {
-                Place { shard: ShardId::INLINE, .. } => (ShardId::INLINE, inline_at),
-                place => self.take_value_space(n, place, group, direct),
-            };
-            let record = |key, range: Range<u32>, value_checksum, flags: Flags| KeyRecord {
-                flags,
-                key,
-                stored_len: range.end - range.start,
-                raw_len: range.end - range.start,
-                value_checksum,
-                shard,
-                offset: offset + u64::from(range.start),
-                codec: 0,
-            };
-            let flags_of = |is_last_key: bool| match (is_last_key, is_last_group) {
-                (true, true) => Flags::END_OF_GROUP.with(Flags::END_OF_BATCH),
-                (true, false) => Flags::END_OF_GROUP,
-                (false, _) => Flags::default(),
-            };
-            let flags = Flags::PRIMARY.with(flags_of(group.aliases.is_empty()));
-            placed(n, 0, Position::new(id, encoder.offset as u32));
-            encoder.key(&record(group.key, 0..group.value.len() as u32, group.checksum, flags));
-            if shard == ShardId::INLINE {
-                encoder.inline(group.value);
+        for (n, (group, place)) in groups.iter().zip(&mut places).enumerate() {
+            let &mut Place { shard, offset, .. } = place;
+            let Some(file) = self.segment.values.get(usize::from(shard.0)) else { continue };
+            match place.file.take() {
+                Some(file) => direct.push(DirectWrite { group: n, shard, offset, file }),
+                None => file.written_tail().append(offset, group.value),
             }
-            for (a, alias) in group.aliases.iter().enumerate() {
-                let flags = flags_of(a + 1 == group.aliases.len());
-                placed(n, a + 1, Position::new(id, encoder.offset as u32));
-                encoder.key(&record(alias.key, alias.range.clone(), alias.checksum, flags));
-            }
-            self.totals.records += 1 + group.aliases.len() as u64;
-            self.totals.primaries += 1;
+            self.set_value_end(shard, offset + group.value.len() as u64);
         }
-        self.totals.running = encoder.running;
-        self.totals.key_end = encoder.offset;
-        self.push_keys(start, scratch);
-        Ok(())
+        let id = self.segment.id();
+        self.push_records(|encoder| {
+            for (n, (group, place)) in groups.iter().zip(&places).enumerate() {
+                let shard = place.shard;
+                let offset = match shard {
+                    ShardId::INLINE => encoder.offset + (KEY_FIXED_LEN + group.key.len()) as u64,
+                    _ => place.offset,
+                };
+                let record = |key, range: Range<u32>, value_checksum, flags: Flags| KeyRecord {
+                    flags,
+                    key,
+                    stored_len: range.end - range.start,
+                    raw_len: range.end - range.start,
+                    value_checksum,
+                    shard,
+                    offset: offset + u64::from(range.start),
+                    codec: 0,
+                };
+                let is_last_group = n + 1 == groups.len();
+                let flags_of = |is_last_key: bool| match (is_last_key, is_last_group) {
+                    (true, true) => Flags::END_OF_GROUP.with(Flags::END_OF_BATCH),
+                    (true, false) => Flags::END_OF_GROUP,
+                    (false, _) => Flags::default(),
+                };
+                let flags = Flags::PRIMARY.with(flags_of(group.aliases.is_empty()));
+                positions.push(Position::new(id, encoder.offset as u32));
+                encoder.key(&record(group.key, 0..group.value.len() as u32, group.checksum, flags));
+                if shard == ShardId::INLINE {
+                    encoder.inline(group.value);
+                }
+                for (a, alias) in group.aliases.iter().enumerate() {
+                    let flags = flags_of(a + 1 == group.aliases.len());
+                    positions.push(Position::new(id, encoder.offset as u32));
+                    encoder.key(&record(alias.key, alias.range.clone(), alias.checksum, flags));
+                }
+            }
+        });
+        self.totals.records += keys as u64;
+        self.totals.primaries += groups.len() as u64;
+        places.clear();
+        places.shrink_to(MAX_PLACES);
+        self.places = places;
+        Ok(Appended { positions, direct })
     }
 
-    /// Takes the place of a value in its file; a small one goes into the tail at once.
-    fn take_value_space(
-        &mut self,
-        n: usize,
-        place: Place,
-        group: &Group<'_>,
-        direct: &mut Vec<DirectWrite>,
-    ) -> (ShardId, u64) {
-        let shard = place.shard;
+    #[expect(clippy::indexing_slicing, reason = "a shard is one of the segment's value files")]
+    fn set_value_end(&mut self, shard: ShardId, end: u64) {
         let index = usize::from(shard.0);
-        let (Some(end), Some(file)) =
-            (self.totals.value_ends.get_mut(index), self.segment.values.get(index))
-        else {
-            unreachable!("a place is in one of the segment's value files")
-        };
-        let offset = *end;
-        *end += group.value.len() as u64;
-        match (place.file, &file.tail) {
-            (Some(file), _) => direct.push(DirectWrite { group: n, shard, offset, file }),
-            (None, Some(tail)) => tail.append(offset, group.value),
-            (None, None) => unreachable!("a file that is written has a tail"),
-        }
-        file.end.store(*end, Ordering::Release);
-        (shard, offset)
+        self.totals.value_ends[index] = end;
+        self.segment.values[index].end.store(end, Ordering::Release);
     }
 
-    fn push_keys(&mut self, start: u64, bytes: Vec<u8>) {
-        if let Some(tail) = &self.segment.keys.tail {
-            tail.append(start, &bytes);
-        }
-        self.segment.keys.end.store(self.totals.key_end, Ordering::Release);
-        // The buffer of an unusually large batch is not kept.
-        self.scratch = if bytes.capacity() <= MAX_SCRATCH { bytes } else { Vec::new() };
-    }
-
-    /// Appends the epoch record and the mark that are due.
-    fn append_due(&mut self, now: UnixMillis) {
-        if self.epoch_due.is_none() && self.mark_due.is_none() {
-            return;
-        }
+    /// Appends the records that `write` encodes.
+    fn push_records<T>(&mut self, write: impl FnOnce(&mut Encoder<'_>) -> T) -> T {
         let start = self.totals.key_end;
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
+        self.scratch.clear();
         let mut encoder = Encoder {
-            buffer: &mut scratch,
+            buffer: &mut self.scratch,
             identity: *self.segment.identity(),
             epoch: self.epoch,
             running: self.totals.running,
             offset: start,
         };
-        if let Some(epoch) = self.epoch_due.take() {
-            self.segment.add_epoch(encoder.offset as u32, epoch);
-            encoder.epoch(epoch, now);
-        }
-        if let Some(mark) = self.mark_due.take() {
-            encoder.mark(&mark);
-        }
-        self.epoch = encoder.epoch;
-        self.totals.running = encoder.running;
+        let answer = write(&mut encoder);
+        (self.epoch, self.totals.running) = (encoder.epoch, encoder.running);
         self.totals.key_end = encoder.offset;
-        self.push_keys(start, scratch);
+        let keys = &self.segment.keys;
+        keys.written_tail().append(start, &self.scratch);
+        keys.end.store(self.totals.key_end, Ordering::Release);
+        // The buffer of an unusually large batch is not kept.
+        if self.scratch.capacity() > MAX_SCRATCH {
+            self.scratch = Vec::new();
+        }
+        answer
+    }
+
+    /// Appends the epoch record and the mark that are due.
+    fn append_due(&mut self, now: UnixMillis) {
+        let (epoch, mark) = (self.epoch_due.take(), self.mark_due.take());
+        if epoch.is_none() && mark.is_none() {
+            return;
+        }
+        let segment = Arc::clone(&self.segment);
+        self.push_records(|encoder| {
+            if let Some(epoch) = epoch {
+                segment.add_epoch(encoder.offset as u32, epoch);
+                encoder.epoch(epoch, now);
+            }
+            if let Some(mark) = mark {
+                encoder.mark(&mark);
+            }
+        });
     }
 
     /// Appends the mark that is due now, for a table that goes idle or closes; says whether there was one.
@@ -376,69 +330,51 @@ impl SegmentWriter {
 
     /// Chooses where every value goes (`INLINE` or the shard with the least in it) and makes sure of the space, of memory
     /// for small ones, and of the open files of values that are written directly.
-    fn place(&mut self, groups: &[Group<'_>]) -> Result<Places> {
+    fn place(&mut self, groups: &[Group<'_>], places: &mut Vec<Place>) -> Result<()> {
         let key_end = self.key_end_with(groups);
         if key_end > MAX_KEY_END {
             return Err(too_long(key_end, MAX_KEY_END));
         }
         self.reserve_key_bytes(key_end)?;
-        let place_one = |writer: &mut Self, len: usize, ends: Option<&mut Vec<u64>>| {
-            if writer.is_inline(len) {
-                return Ok(Place { shard: ShardId::INLINE, file: None });
+        self.ends.clone_from(&self.totals.value_ends);
+        for group in groups {
+            let len = group.value.len();
+            if self.is_inline(len) {
+                places.push(Place { shard: ShardId::INLINE, offset: 0, file: None });
+                continue;
             }
-            let ends = match ends {
-                Some(ends) => ends,
-                None => &mut writer.totals.value_ends.clone(),
-            };
-            let least = ends.iter_mut().enumerate().min_by_key(|(_, end)| **end);
-            let Some((index, end)) = least else {
-                return Err(Error::new(ErrorKind::InvalidArgument, "a segment without shards"));
-            };
+            let (file, end) = least(&self.segment, &mut self.ends);
+            let offset = *end;
             *end += len as u64;
-            let end = *end;
-            writer.reserve_values(index, end)?;
+            self.segment.reserve(file, *end)?;
             let is_direct = len >= DIRECT_LEN;
-            let file = writer.segment.values.get(index).filter(|_| is_direct);
-            let file = file.map(|file| writer.segment.writing(file)).transpose()?;
-            Ok(Place { shard: ShardId(index as u16), file })
-        };
-        let is_small = |place: &Place| place.shard != ShardId::INLINE && place.file.is_none();
-        if let [group] = groups {
-            let mut place = place_one(self, group.value.len(), None)?;
-            if is_small(&place)
-                && let Some(file) = self.segment.values.get(usize::from(place.shard.0))
-            {
-                place.file = self.room_for_values(file, group.value.len())?;
-            }
-            return Ok(Places::One(place));
+            let open = is_direct.then(|| self.segment.open(file)).transpose()?;
+            places.push(Place { shard: file.shard, offset, file: open });
         }
-        let mut ends = self.totals.value_ends.clone();
-        let places = groups.iter().map(|g| place_one(self, g.value.len(), Some(&mut ends)));
-        let mut places: Vec<Place> = places.collect::<Result<_>>()?;
-        for (shard, file) in self.segment.values.iter().enumerate() {
-            let here = |place: &Place| usize::from(place.shard.0) == shard && is_small(place);
-            let small = groups.iter().zip(&places).filter(|(_, place)| here(place));
+        for file in &self.segment.values {
+            let is_here = |place: &Place| place.shard == file.shard && place.file.is_none();
+            let small = groups.iter().zip(&*places).filter(|(_, place)| is_here(place));
             let len = small.map(|(group, _)| group.value.len()).sum();
             if let Some(open) = self.room_for_values(file, len)? {
-                for place in places.iter_mut().filter(|place| here(place)) {
+                for place in places.iter_mut().filter(|place| is_here(place)) {
                     place.file = Some(Arc::clone(&open));
                 }
             }
         }
-        Ok(Places::Many(places))
+        Ok(())
     }
 
     /// Makes sure of memory for records. If the budget is used up, what this segment holds is written out first, and then
     /// what others hold.
     fn room_for_records(&self, len: usize) -> Result<()> {
         let file = &self.segment.keys;
-        let Some(tail) = &file.tail else { unreachable!("a file that is written has a tail") };
+        let tail = file.written_tail();
         if tail.has_room(len) {
             return Ok(());
         }
         self.segment.write_out()?;
-        for tail in self.segment.files().filter_map(|file| file.tail.as_ref()) {
-            tail.release();
+        for file in self.segment.files() {
+            file.written_tail().release();
         }
         let made = tail.make_room_at_any_rate(len);
         made.map_err(|e| Error::io("buffer bytes for", file.handle.path(), e))
@@ -447,11 +383,11 @@ impl SegmentWriter {
     /// Makes sure of memory for small values of one file. If there is none, they are written directly, as large ones are:
     /// to the open file that is returned.
     fn room_for_values(&self, file: &GrowingFile, len: usize) -> Result<Option<Arc<OpenFile>>> {
-        let Some(tail) = &file.tail else { unreachable!("a file that is written has a tail") };
+        let tail = file.written_tail();
         if tail.has_room(len) {
             return Ok(None);
         }
-        let open = self.segment.writing(file)?;
+        let open = self.segment.open(file)?;
         // Of this file alone: for the others room has been made.
         file.drain(&open)?;
         Ok(tail.make_room(len).is_err().then_some(open))
@@ -467,22 +403,11 @@ impl SegmentWriter {
         reserved.map_err(|_| Error::out_of_memory("the records of a batch", len))
     }
 
-    fn reserve_keys(&mut self, end: u64) -> Result<()> {
+    fn reserve_keys(&self, end: u64) -> Result<()> {
         if end > u64::from(u32::MAX) {
             return Err(too_long(end, u32::MAX.into()));
         }
-        let file = &self.segment.keys;
-        reserve(&self.segment, file, &mut self.key_reserved, self.totals.key_end, end)
-    }
-
-    fn reserve_values(&mut self, index: usize, end: u64) -> Result<()> {
-        let (Some(file), Some(reserved)) =
-            (self.segment.values.get(index), self.value_reserved.get_mut(index))
-        else {
-            unreachable!("a shard is one of the segment's value files")
-        };
-        let from = self.totals.value_ends.get(index).copied().unwrap_or(HEADER_LEN as u64);
-        reserve(&self.segment, file, reserved, from, end)
+        self.segment.reserve(&self.segment.keys, end)
     }
 }
 
@@ -492,53 +417,42 @@ fn too_long(end: u64, most: u64) -> Error {
 }
 
 /// Where a value goes.
+#[derive(Debug)]
 struct Place {
     shard: ShardId,
+    /// Its offset in a value file.
+    offset: u64,
     /// The open file, of a value that is written directly.
     file: Option<Arc<OpenFile>>,
 }
 
-/// The places of the values of a batch.
-enum Places {
-    One(Place),
-    Many(Vec<Place>),
+/// The value file with the least in it, by their `ends`.
+#[expect(clippy::expect_used, reason = "a segment has at least one value file")]
+fn least<'a>(segment: &'a Segment, ends: &'a mut [u64]) -> (&'a GrowingFile, &'a mut u64) {
+    segment.values.iter().zip(ends).min_by_key(|(_, end)| **end).expect("a value file")
 }
 
-impl Places {
-    /// The place of group `n`; asked for once.
-    fn take(&mut self, n: usize) -> Place {
-        let place = match self {
-            Self::One(place) => Some(place),
-            Self::Many(places) => places.get_mut(n),
+impl Segment {
+    /// Makes sure that the file has space up to `end`, in steps of a quarter of what is in it. If the disk has no room
+    /// for a step, it is asked for just what is needed.
+    fn reserve(&self, file: &GrowingFile, end: u64) -> Result<()> {
+        let reserved = file.reserved.load(Ordering::Relaxed);
+        if end <= reserved {
+            return Ok(());
+        }
+        let open = self.open(file)?;
+        let from = reserved.max(file.end());
+        let step = (end / 4).clamp(MIN_RESERVE, MAX_RESERVE);
+        let target = end.saturating_add(step);
+        let allocate = |target: u64| open.file.allocate(from, target.saturating_sub(from));
+        let answer = match allocate(target) {
+            Err(error) if is_full(&error) => allocate(end).map(|()| end),
+            answer => answer.map(|()| target),
         };
-        let Some(place) = place else { unreachable!("every group has its place") };
-        Place { shard: place.shard, file: place.file.take() }
+        let reserved = answer.map_err(|e| Error::failed_reservation(file.handle.path(), e))?;
+        file.reserved.store(reserved, Ordering::Relaxed);
+        Ok(())
     }
-}
-
-/// Makes sure that the file has space up to `end`, in steps of a quarter of what is in it. If the disk has no room
-/// for a step, it is asked for just what is needed.
-fn reserve(
-    segment: &Segment,
-    file: &GrowingFile,
-    reserved: &mut u64,
-    used: u64,
-    end: u64,
-) -> Result<()> {
-    if end <= *reserved {
-        return Ok(());
-    }
-    let open = segment.writing(file)?;
-    let from = (*reserved).max(used);
-    let step = (end / 4).clamp(MIN_RESERVE, MAX_RESERVE);
-    let target = end.saturating_add(step);
-    let allocate = |target: u64| open.file.allocate(from, target.saturating_sub(from));
-    let answer = match allocate(target) {
-        Err(error) if is_full(&error) => allocate(end).map(|()| end),
-        answer => answer.map(|()| target),
-    };
-    *reserved = answer.map_err(|e| Error::failed_reservation(file.handle.path(), e))?;
-    Ok(())
 }
 
 fn is_full(error: &std::io::Error) -> bool {

@@ -52,9 +52,9 @@ impl Known {
     }
 
     fn flush(&mut self, writer: &SegmentWriter) -> Result<()> {
-        let capture = writer.capture();
+        let capture = writer.totals().clone();
         writer.segment().make_durable(&capture)?;
-        self.acknowledged = (capture.totals.records as usize, capture.totals.key_end);
+        self.acknowledged = (capture.records as usize, capture.key_end);
         Ok(())
     }
 }
@@ -74,17 +74,17 @@ fn scenario(context: &Arc<Context>, known: &mut Known) -> Result<()> {
     known.flush(&writer)?;
 
     // Not flushed before more is written, and large values that go to the file at once.
-    writer.set_mark_due(writer.capture().mark(NOW));
+    writer.set_mark_due(writer.totals().mark(NOW));
     known.batch(&mut writer, &[put("large", noise(3, 66_000))])?;
     known.batch(&mut writer, &[put(noise(4, 3_000), "long key")])?;
     known.flush(&writer)?;
     known.batch(&mut writer, &[put("behind no mark", noise(5, 1_500))])?;
     known.flush(&writer)?;
 
-    writer.set_mark_due(writer.capture().mark(NOW));
+    writer.set_mark_due(writer.totals().mark(NOW));
     known.batch(&mut writer, &[put("last", noise(6, 80))])?;
-    writer.segment().make_durable(&writer.capture())?;
-    writer.set_mark_due(writer.capture().mark(NOW));
+    writer.segment().make_durable(writer.totals())?;
+    writer.set_mark_due(writer.totals().mark(NOW));
     writer.append_mark(NOW)?;
     known.batch_ends.push((writer.totals().key_end, writer.totals().records));
     known.flush(&writer)?;
@@ -253,7 +253,7 @@ fn chunks_written_ahead_of_a_flush_are_torn_at_a_batch() {
     known.batch_ends.push((64, 0));
     known.batch(&mut writer, &[put("acknowledged", noise(1, 900))]).unwrap();
     known.flush(&writer).unwrap();
-    writer.set_mark_due(writer.capture().mark(NOW));
+    writer.set_mark_due(writer.totals().mark(NOW));
     for n in 0..5_000 {
         known.batch(&mut writer, &[put(noise(n, 500), "x").alias("alias", 0..1)]).unwrap();
         writer.segment().relieve().unwrap();
@@ -288,7 +288,7 @@ fn a_segment_goes_on_growing_where_a_crash_left_it() {
     let header = *writer.segment().header();
     let paths = writer.segment().paths().clone();
     // The torn record is in the file, its last bytes are not.
-    writer.segment().make_durable(&writer.capture()).unwrap();
+    writer.segment().make_durable(writer.totals()).unwrap();
     let fs = fs.crash_with(&CrashImage::Nothing);
     fs.truncate_raw(&paths.keys, lost.key_end - 1);
 

@@ -428,8 +428,8 @@ fn files_of_a_segment_are_read_back_by_the_document_alone() {
         ],
     )
     .unwrap();
-    segment.make_durable(&writer.capture()).unwrap();
-    writer.set_mark_due(writer.capture().mark(UnixMillis(77)));
+    segment.make_durable(writer.totals()).unwrap();
+    writer.set_mark_due(writer.totals().mark(UnixMillis(77)));
     placed.extend(append(&mut writer, &[put("large", noise(2, 70_000))]).unwrap());
     // The table goes on as if it had been opened again.
     let mut writer = lithdb_segment::SegmentWriter::new(
@@ -437,7 +437,7 @@ fn files_of_a_segment_are_read_back_by_the_document_alone() {
         world::INLINE_MAX,
         writer.totals().clone(),
         Some(EPOCH),
-        Some(writer.capture().mark(UnixMillis(78))),
+        Some(writer.totals().mark(UnixMillis(78))),
     );
     placed.extend(append(&mut writer, &[put("empty", "")]).unwrap());
     let job = SealJob {

@@ -35,7 +35,7 @@ fn check(segment: &Segment, placed: &[Placed]) {
         assert_eq!(at.segment, segment.id());
         let address = segment.lookup(at.offset, key).unwrap().unwrap();
         assert_eq!(segment.read_value(&address).unwrap(), value.as_slice(), "{at}");
-        segment.verify_value(&address).unwrap();
+        segment.read_in_pieces(&address, &mut |_| Ok(())).unwrap();
         let (found, again, is_primary) = segment.read_key(at.offset).unwrap();
         assert_eq!((found.as_ref(), again, is_primary), (key.as_slice(), address, *primary));
         for other in [&key[1..], b"another", &[key.as_slice(), b"x"].concat(), &[b'?'; 65_535]] {
@@ -110,12 +110,12 @@ fn a_life(context: &Arc<Context>) {
     check_scan(&writer, &placed);
     segment.relieve().unwrap();
 
-    segment.make_durable(&writer.capture()).unwrap();
+    segment.make_durable(writer.totals()).unwrap();
     check(&segment, &placed);
     check_scan(&writer, &placed);
 
     // Durable and not durable bytes side by side, across an epoch.
-    writer.set_mark_due(writer.capture().mark(NOW));
+    writer.set_mark_due(writer.totals().mark(NOW));
     let due = writer.mark_due().cloned();
     let totals = writer.totals().clone();
     let mut writer = SegmentWriter::new(Arc::clone(&segment), 64, totals, Some(0xe90c), due);
@@ -204,7 +204,7 @@ fn readers_find_what_is_published_while_others_write_and_flush() {
     let mut writer = create(&context, 1, 2, None).unwrap();
     let segment = Arc::clone(writer.segment());
     let (published, done) = (Mutex::new(Vec::new()), AtomicBool::new(false));
-    let (capture, reads) = (Mutex::new(writer.capture()), AtomicUsize::new(0));
+    let (capture, reads) = (Mutex::new(writer.totals().clone()), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         let read = |reader: usize| {
             let (segment, published, done, reads) = (&segment, &published, &done, &reads);
@@ -242,9 +242,9 @@ fn readers_find_what_is_published_while_others_write_and_flush() {
             let placed = append(&mut writer, &[put(key, noise(n, len))]).unwrap();
             segment.relieve().unwrap();
             published.lock().unwrap().extend(placed);
-            *capture.lock().unwrap() = writer.capture();
+            *capture.lock().unwrap() = writer.totals().clone();
             if n % 100 == 0 {
-                let capture = writer.capture();
+                let capture = writer.totals().clone();
                 segment.make_durable(&capture).unwrap();
                 writer.set_mark_due(capture.mark(NOW));
             }
@@ -322,7 +322,7 @@ fn a_full_disk_refuses_the_batch_and_nothing_else() {
         check(&segment, &placed);
         check_scan(&writer, &placed);
         // What was accepted has its space.
-        segment.make_durable(&writer.capture()).unwrap();
+        segment.make_durable(writer.totals()).unwrap();
 
         fs.set_capacity(None);
         for batch in refused {
@@ -347,16 +347,16 @@ fn the_mark_has_its_space_on_a_full_disk_whatever_the_last_record_left() {
         // Room for the records, and none for what is reserved ahead.
         fs.set_capacity(Some(taken + 4096 * 10));
         append(&mut writer, &[put(vec![b'k'; len], "")]).unwrap();
-        writer.segment().make_durable(&writer.capture()).unwrap();
-        writer.set_mark_due(writer.capture().mark(NOW));
+        writer.segment().make_durable(writer.totals()).unwrap();
+        writer.set_mark_due(writer.totals().mark(NOW));
         append(&mut writer, &[put("behind a mark", "")]).unwrap();
 
         fs.set_capacity(Some(0));
-        writer.segment().make_durable(&writer.capture()).unwrap();
-        writer.set_mark_due(writer.capture().mark(NOW));
+        writer.segment().make_durable(writer.totals()).unwrap();
+        writer.set_mark_due(writer.totals().mark(NOW));
         assert!(writer.append_mark(NOW).unwrap(), "a key of {len} bytes");
         assert!(!writer.append_mark(NOW).unwrap(), "there is one mark per flush");
-        writer.segment().make_durable(&writer.capture()).unwrap();
+        writer.segment().make_durable(writer.totals()).unwrap();
     }
 }
 
@@ -424,7 +424,7 @@ fn only_files_with_something_new_are_synced_and_nothing_twice() {
     assert_eq!(synced(&fs), all);
 
     let flush = |writer: &SegmentWriter| {
-        segment.make_durable(&writer.capture()).unwrap();
+        segment.make_durable(writer.totals()).unwrap();
         synced(&fs)
     };
     assert_eq!(flush(&writer), Vec::<PathBuf>::new());
@@ -437,7 +437,7 @@ fn only_files_with_something_new_are_synced_and_nothing_twice() {
     let mut both = [paths.keys.clone(), paths.values[1].clone()];
     both.sort();
     assert_eq!(flush(&writer), both);
-    writer.set_mark_due(writer.capture().mark(NOW));
+    writer.set_mark_due(writer.totals().mark(NOW));
     assert!(writer.append_mark(NOW).unwrap());
     assert_eq!(flush(&writer), [paths.keys]);
     assert_eq!(flush(&writer), Vec::<PathBuf>::new());
@@ -450,13 +450,13 @@ fn an_earlier_capture_is_durable_without_what_came_after_it() {
     let mut writer = create(&context, 1, 1, None).unwrap();
     let segment = Arc::clone(writer.segment());
     let first = append(&mut writer, &[put("a", noise(1, 1000))]).unwrap();
-    let capture = writer.capture();
+    let capture = writer.totals().clone();
     let second = append(&mut writer, &[put("b", noise(2, 1000))]).unwrap();
     segment.make_durable(&capture).unwrap();
     fs.take_trace();
     segment.make_durable(&capture).unwrap();
     assert_eq!(synced(&fs), Vec::<PathBuf>::new());
-    segment.make_durable(&writer.capture()).unwrap();
+    segment.make_durable(writer.totals()).unwrap();
     assert_eq!(synced(&fs).len(), 2, "the later records are not durable by the earlier flush");
     check(&segment, &first);
     check(&segment, &second);
@@ -473,14 +473,14 @@ fn a_failed_sync_is_an_error_and_nothing_becomes_durable_by_it() {
         fs.take_trace();
         // The first file's write, then its sync.
         fs.fail_op(2, fault, false);
-        let error = segment.make_durable(&writer.capture()).unwrap_err();
+        let error = segment.make_durable(writer.totals()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io);
         assert!(error.to_string().contains("sync /r"), "{error}");
         assert_eq!(fs.faults_hit(), 1);
         fs.take_trace();
         // The failure is reported once by the system, and by every later sync of that file here: what it did not write is
         // not made durable by a sync that finds nothing to write.
-        let again = segment.make_durable(&writer.capture()).unwrap_err();
+        let again = segment.make_durable(writer.totals()).unwrap_err();
         assert_eq!(again.to_string(), error.to_string());
         assert!(segment.durable_bytes() < writer.bytes());
     }
@@ -512,7 +512,7 @@ fn a_seal_that_found_no_space_is_repeated_and_whole() {
         let context = sim_context(&fs, ReadMode::Map);
         let mut writer = create(&context, 1, 2, None).unwrap();
         let placed = fill(&mut writer, n);
-        writer.segment().make_durable(&writer.capture()).unwrap();
+        writer.segment().make_durable(writer.totals()).unwrap();
         fs.fail_op(n, Fault::NoSpace, false);
         let job = seal_job(&writer);
         if job.run().is_ok() {
@@ -819,7 +819,10 @@ fn a_flipped_bit_of_a_value_is_corrupt_and_names_file_and_offset() {
                 assert_eq!(error.kind(), ErrorKind::Corrupt);
                 let says = format!("{} at offset {}", path.display(), address.offset);
                 assert!(error.to_string().contains(&says), "{error}");
-                assert_eq!(kind_of(reopened.verify_value(&address)), Some(ErrorKind::Corrupt));
+                assert_eq!(
+                    kind_of(reopened.read_in_pieces(&address, &mut |_| Ok(()))),
+                    Some(ErrorKind::Corrupt)
+                );
                 fs.flip_bit(path, address.offset + at, 5);
             }
             assert_eq!(reopened.read_value(&address).unwrap(), placed.value.as_slice());
@@ -845,7 +848,10 @@ fn callers_that_check_values_themselves_get_them_unchecked_but_keys_are_checked(
     let mut flipped = placed.value.clone();
     flipped[0] ^= 1;
     assert_eq!(reopened.read_value(&address).unwrap(), flipped.as_slice());
-    assert_eq!(kind_of(reopened.verify_value(&address)), Some(ErrorKind::Corrupt));
+    assert_eq!(
+        kind_of(reopened.read_in_pieces(&address, &mut |_| Ok(()))),
+        Some(ErrorKind::Corrupt)
+    );
     fs.flip_bit(&paths.keys, u64::from(placed.at.offset) + 33, 0);
     assert_eq!(kind_of(reopened.lookup(placed.at.offset, &placed.key)), Some(ErrorKind::Corrupt));
 }
@@ -949,11 +955,11 @@ fn a_tail_of_another_process_is_read_up_to_the_ends_that_were_taken() {
         let mut writer = create(&context, 1, 2, None).unwrap();
         let segment = Arc::clone(writer.segment());
         let mut placed = fill(&mut writer, 0);
-        segment.make_durable(&writer.capture()).unwrap();
+        segment.make_durable(writer.totals()).unwrap();
         let durable = writer.totals().clone();
-        writer.set_mark_due(writer.capture().mark(NOW));
+        writer.set_mark_due(writer.totals().mark(NOW));
         placed.extend(fill(&mut writer, 50));
-        segment.make_durable(&writer.capture()).unwrap();
+        segment.make_durable(writer.totals()).unwrap();
         let ends = writer.totals().clone();
         let seen = Segment::foreign_tail(
             &context,
@@ -964,7 +970,7 @@ fn a_tail_of_another_process_is_read_up_to_the_ends_that_were_taken() {
             &segment.epochs(),
         );
         let later = append(&mut writer, &[put("later", noise(1, 1000))]).unwrap();
-        segment.make_durable(&writer.capture()).unwrap();
+        segment.make_durable(writer.totals()).unwrap();
         check(&seen, &placed);
         assert_eq!(kind_of(seen.lookup(later[0].at.offset, b"later")), Some(ErrorKind::Corrupt));
         assert!(seen.metadata().is_none());

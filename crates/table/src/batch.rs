@@ -1,10 +1,10 @@
 //! What is put: values with their keys, alone or several at once.
 
-use std::ops::{Bound, Range, RangeBounds};
+use std::ops::{Bound, RangeBounds};
 
 use lithdb_env::{Error, ErrorKind, Result, human};
-use lithdb_segment::Group;
 use lithdb_segment::record::{MAX_KEY_LEN, MAX_VALUE_LEN};
+use lithdb_segment::{Alias, Group};
 
 /// The most bytes of keys and values that one batch may have: it lies in one segment.
 pub const MAX_BATCH_BYTES: u64 = 1 << 30;
@@ -22,7 +22,7 @@ pub const MAX_BATCH_KEYS: usize = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecondaryKey<'a> {
     key: &'a [u8],
-    range: (Bound<usize>, Bound<usize>),
+    range: Bounds,
 }
 
 impl<'a> SecondaryKey<'a> {
@@ -33,10 +33,8 @@ impl<'a> SecondaryKey<'a> {
 
     /// An alias for the bytes of the value in `range`, which must lie inside of it.
     pub fn range(key: &'a (impl AsRef<[u8]> + ?Sized), range: impl RangeBounds<usize>) -> Self {
-        Self {
-            key: key.as_ref(),
-            range: (range.start_bound().cloned(), range.end_bound().cloned()),
-        }
+        let range = (range.start_bound().cloned(), range.end_bound().cloned());
+        Self { key: key.as_ref(), range }
     }
 
     /// The key.
@@ -44,25 +42,8 @@ impl<'a> SecondaryKey<'a> {
         self.key
     }
 
-    fn resolve(&self, len: usize) -> Result<Range<u32>> {
-        let start = match self.range.0 {
-            Bound::Included(start) => Some(start),
-            Bound::Excluded(start) => start.checked_add(1),
-            Bound::Unbounded => Some(0),
-        };
-        let end = match self.range.1 {
-            Bound::Included(end) => end.checked_add(1),
-            Bound::Excluded(end) => Some(end),
-            Bound::Unbounded => Some(len),
-        };
-        match (start, end) {
-            (Some(start), Some(end)) if start <= end && end <= len => Ok(start as u32..end as u32),
-            _ => Err(invalid(format!(
-                "range of secondary key {}: expected it within the value's {len} bytes, found {:?}",
-                show_key(self.key),
-                self.range
-            ))),
-        }
+    pub(crate) fn parts(&self) -> (&'a [u8], Bounds) {
+        (self.key, self.range)
     }
 }
 
@@ -86,13 +67,16 @@ pub struct Batch {
 struct Item {
     key: Vec<u8>,
     value: Vec<u8>,
-    aliases: Vec<OwnedAlias>,
+    aliases: Vec<(Vec<u8>, Bounds)>,
 }
 
-#[derive(Debug, Clone)]
-struct OwnedAlias {
-    key: Vec<u8>,
-    range: (Bound<usize>, Bound<usize>),
+type Bounds = (Bound<usize>, Bound<usize>);
+
+impl Item {
+    fn check(&self) -> Result<Vec<Alias<'_>>> {
+        let aliases = self.aliases.iter().map(|(key, range)| (&**key, *range));
+        check_group(&self.key, &self.value, aliases)
+    }
 }
 
 impl Batch {
@@ -147,19 +131,7 @@ impl Batch {
                 self.bytes, self.keys
             )));
         }
-        let aliases: Vec<Vec<SecondaryKey<'_>>> = self
-            .items
-            .iter()
-            .map(|item| {
-                item.aliases.iter().map(|a| SecondaryKey { key: &a.key, range: a.range }).collect()
-            })
-            .collect();
-        let checked: Vec<Vec<lithdb_segment::Alias<'_>>> = self
-            .items
-            .iter()
-            .zip(&aliases)
-            .map(|(item, aliases)| check_group(&item.key, &item.value, aliases))
-            .collect::<Result<_>>()?;
+        let checked: Vec<_> = self.items.iter().map(Item::check).collect::<Result<_>>()?;
         let groups: Vec<Group<'_>> = self
             .items
             .iter()
@@ -189,7 +161,7 @@ impl BatchEntry<'_> {
         self.batch.keys += 1;
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
         if let Some(item) = self.batch.items.last_mut() {
-            item.aliases.push(OwnedAlias { key, range });
+            item.aliases.push((key, range));
         }
         self
     }
@@ -199,8 +171,8 @@ impl BatchEntry<'_> {
 pub(crate) fn check_group<'a>(
     key: &[u8],
     value: &[u8],
-    aliases: &[SecondaryKey<'a>],
-) -> Result<Vec<lithdb_segment::Alias<'a>>> {
+    aliases: impl ExactSizeIterator<Item = (&'a [u8], Bounds)>,
+) -> Result<Vec<Alias<'a>>> {
     check_key(key)?;
     if value.len() as u64 > MAX_VALUE_LEN {
         return Err(invalid(format!(
@@ -209,37 +181,39 @@ pub(crate) fn check_group<'a>(
             value.len()
         )));
     }
-    let mut checked: Vec<lithdb_segment::Alias<'a>> = Vec::with_capacity(aliases.len());
-    for alias in aliases {
-        check_key(alias.key)?;
-        let range = alias.resolve(value.len())?;
-        let bytes = value.get(range.start as usize..range.end as usize).unwrap_or_default();
-        checked.push(lithdb_segment::Alias {
-            key: alias.key,
-            range,
-            checksum: crc32c::crc32c(bytes),
-        });
+    let mut checked = Vec::with_capacity(aliases.len());
+    for (key, bounds) in aliases {
+        check_key(key)?;
+        let Some(bytes) = value.get(bounds) else {
+            return Err(invalid(format!(
+                "range of secondary key {}: expected it within the value's {} bytes, found {bounds:?}",
+                show_key(key),
+                value.len()
+            )));
+        };
+        let start = match bounds.0 {
+            Bound::Included(start) => start,
+            Bound::Excluded(start) => start + 1,
+            Bound::Unbounded => 0,
+        };
+        let range = start as u32..(start + bytes.len()) as u32;
+        checked.push(Alias { key, range, checksum: crc32c::crc32c(bytes) });
     }
-    refuse_doubles(key, aliases)?;
+    refuse_doubles(key, &checked)?;
     Ok(checked)
 }
 
-fn refuse_doubles(key: &[u8], aliases: &[SecondaryKey<'_>]) -> Result<()> {
+fn refuse_doubles(key: &[u8], aliases: &[Alias<'_>]) -> Result<()> {
     if aliases.is_empty() {
         return Ok(());
     }
     let mut keys: Vec<&[u8]> = aliases.iter().map(|alias| alias.key).chain([key]).collect();
     keys.sort_unstable();
-    match keys.windows(2).find_map(|pair| match pair {
-        [a, b] if a == b => Some(*a),
-        _ => None,
-    }) {
-        None => Ok(()),
-        Some(double) => Err(invalid(format!(
-            "keys of one value: expected each once, found {} twice",
-            show_key(double)
-        ))),
-    }
+    let double = keys.array_windows().find(|[a, b]| a == b);
+    double.map_or(Ok(()), |[double, _]| {
+        let double = show_key(double);
+        Err(invalid(format!("keys of one value: expected each once, found {double} twice")))
+    })
 }
 
 pub(crate) fn check_key(key: &[u8]) -> Result<()> {

@@ -132,7 +132,7 @@ impl Round<'_> {
             #[expect(clippy::expect_used, reason = "something was put: it is in a segment")]
             let segment_writer = segment_writer.expect("a log with an end has a segment");
             let segment = Arc::clone(segment_writer.segment());
-            (segment, segment_writer.capture(), writer.log_end())
+            (segment, segment_writer.totals().clone(), writer.log_end())
         };
         side.in_flight.wait_below(end);
         inner.latch.check().map_err(|e| inner.in_context(&e))?;

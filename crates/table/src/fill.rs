@@ -9,7 +9,7 @@ use lithdb_env::sync::Mutex;
 use lithdb_env::{Error, Pool, Result};
 use lithdb_keymap::{KeyHash, Keymap};
 use lithdb_segment::record::KEY_FIXED_LEN;
-use lithdb_segment::scan::{KeySource, Scanner, Totals};
+use lithdb_segment::scan::{Scanner, Totals};
 use lithdb_segment::{HEADER_LEN, Metadata, Position, Segment};
 
 use crate::keyfile::{KeyFile, KeyFiles};
@@ -95,11 +95,7 @@ impl Filling<'_> {
         self.scan(segment, segment.scan(end)?)
     }
 
-    fn scan<S: KeySource>(
-        &mut self,
-        segment: &Segment,
-        mut scanner: Scanner<S>,
-    ) -> Result<Position> {
+    fn scan(&mut self, segment: &Segment, mut scanner: Scanner<'_>) -> Result<Position> {
         let mut newest = Position::default();
         while let Some(entry) = scanner.next_entry()? {
             let at = Position::new(segment.id(), entry.offset);

@@ -57,9 +57,6 @@ impl FoundFiles {
 
     /// The paths of a segment with so many shards; a metadata file that is not there yet stands where a new
     /// one goes.
-    ///
-    /// # Errors
-    /// `Missing` that names the file.
     pub fn paths(&self, dirs: &[PathBuf], id: SegmentId, shards: u16) -> Result<SegmentPaths> {
         let new = || SegmentPaths::for_new(dirs, id, shards);
         let Some(keys) = self.keys.clone() else { return Err(missing(&new().keys)) };

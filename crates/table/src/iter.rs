@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_segment::record::KEY_FIXED_LEN;
-use lithdb_segment::scan::{KeySource, Scanner};
+use lithdb_segment::scan::Scanner;
 use lithdb_segment::{Address, HEADER_LEN, Position, Segment, Value};
 
 use crate::batch::show_key;
@@ -84,7 +84,7 @@ pub struct Iter {
 }
 
 struct Front {
-    scanner: Scanner<Box<dyn KeySource + Send + Sync>>,
+    scanner: Scanner<'static>,
     segment: Arc<Segment>,
 }
 
@@ -243,7 +243,7 @@ impl Iter {
         }
     }
 
-    fn scanner(&self, segment: &Arc<Segment>) -> Result<Scanner<Box<dyn KeySource + Send + Sync>>> {
+    fn scanner(&self, segment: &Arc<Segment>) -> Result<Scanner<'static>> {
         let end = self.end_of(segment).max(HEADER_LEN as u64);
         segment.scan(end)
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lithdb_env::{Error, ErrorKind, File, Fs, OpenMode, Result, read_up_to_at};
 use lithdb_segment::record::{Chain, Decoded, Mark, Record, decode};
-use lithdb_segment::scan::{KeySource, Scanner};
+use lithdb_segment::scan::Scanner;
 use lithdb_segment::{HEADER_LEN, KeyHeader, SegmentId, check_writable, digest_of};
 
 /// The longest chain record: 32 bytes and 8 for each of 256 value files.
@@ -100,7 +100,7 @@ impl KeyFile {
     }
 
     /// A scanner of the file up to `end`.
-    pub(crate) fn scan(&self, end: u64, promise: Option<Mark>) -> Scanner<impl KeySource + use<>> {
+    pub(crate) fn scan(&self, end: u64, promise: Option<Mark>) -> Scanner<'static> {
         let file = self.clone();
         let source = move |offset: u64, len: usize| file.bytes(offset, len);
         Scanner::new(source, &self.path, self.header, end).promised(promise)

@@ -150,10 +150,10 @@ impl Recovery<'_> {
         self.state.update(|state| state.next_id_floor = floor)?;
         let next = self.begin(segment, totals, id, tail).and_then(|mut next| {
             if next.totals().records > 0 {
-                next.set_mark_due(next.capture().mark(self.now.time));
+                next.set_mark_due(next.totals().mark(self.now.time));
             }
             let flushed = tail.map_or_else(UnixMillis::default, |tail| tail.promised_at);
-            let successor_end = Some(next.capture().mark(flushed));
+            let successor_end = Some(next.totals().mark(flushed));
             let (segment, totals) = (Arc::clone(segment), totals.clone());
             let stamp = self.now.stamp();
             SealJob { segment, totals, successor: id, stamp, successor_end }.run()?;
@@ -170,8 +170,7 @@ impl Recovery<'_> {
             next => next?,
         };
         // The seal says it, too; should that be lost, what was acknowledged must not pass for what never was.
-        let Totals { key_end, value_ends, .. } = next.totals().clone();
-        let tail = DurableTail { segment: id, key_end: key_end as u32, value_ends };
+        let tail = DurableTail::of(id, next.totals());
         self.state.update(|state| state.durable_tail = Some(tail))?;
         Ok(next)
     }
@@ -184,8 +183,8 @@ impl Recovery<'_> {
         id: SegmentId,
         tail: Option<&TailFound>,
     ) -> Result<SegmentWriter> {
-        let chain = SegmentWriter::new(Arc::clone(segment), 0, totals.clone(), None, None).chain();
-        let new = NewSegment { id, chain: Some(chain), shards: self.shards, now: self.now.time };
+        let chain = Some(totals.chain(segment.id()));
+        let new = NewSegment { id, chain, shards: self.shards, now: self.now.time };
         let (next, next_totals) = Segment::create(self.context, &new)?;
         let writer = SegmentWriter::new(next, self.inline_max, next_totals, None, None);
         let mut copier = Copier::new(writer);

@@ -146,9 +146,6 @@ impl TableState {
 
     /// What is wrong with the state of a table that was closed, if a file is there that goes on behind where the table
     /// ended then: the state is older than it. `live`: the files of what is not below the watermark.
-    ///
-    /// # Errors
-    /// A file that cannot be measured.
     pub(crate) fn is_older<'a>(
         &self,
         fs: &dyn Fs,
@@ -238,27 +235,18 @@ pub struct StateFile {
 
 impl StateFile {
     /// Creates the file, atomically and durably: the table exists from here on.
-    ///
-    /// # Errors
-    /// What the file system says.
     pub fn create(fs: &dyn Fs, path: &Path, state: &TableState) -> Result<()> {
         slots::create(fs, path, state)
     }
 
     /// Opens the file for writing. What was read may be in the page cache alone, so it is written again to both
     /// slots, the ruling one first, before anybody acts on it.
-    ///
-    /// # Errors
-    /// As [`read_state`]; what the file system says.
     pub fn open(fs: &Arc<dyn Fs>, path: &Path) -> Result<Self> {
         Self::change(fs, path, read_writable(&**fs, path)?, |_| {})
     }
 
     /// As [`open`](Self::open), for a state that was read before and that nobody has changed since; what is written to both
     /// slots is what `change` makes of it.
-    ///
-    /// # Errors
-    /// What the file system says.
     pub(crate) fn change(
         fs: &Arc<dyn Fs>,
         path: &Path,
@@ -305,9 +293,6 @@ impl StateFile {
 
     /// Makes sure that `id` may be given to a new segment: no file of an id above the highest one that the state knows
     /// is ever created.
-    ///
-    /// # Errors
-    /// As [`update`](Self::update).
     pub(crate) fn reserve(&self, id: SegmentId) -> Result<()> {
         self.update(|state| state.highest_id = state.highest_id.max(id))
     }

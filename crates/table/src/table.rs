@@ -19,9 +19,7 @@ use lithdb_env::sync::{Mutex, RwLock};
 use lithdb_env::{Env, Error, ErrorKind, Latch, Result, UnixMillis};
 use lithdb_keymap::Keymap;
 use lithdb_segment::scan::Totals;
-use lithdb_segment::{
-    Context, Position, Segment, SegmentId, SegmentWriter, TableName, UnlinkRight,
-};
+use lithdb_segment::{Context, Position, SegmentId, SegmentWriter, TableName, UnlinkRight};
 
 use crate::callback::refuse_in_callback;
 use crate::clock::TableClock;
@@ -318,14 +316,6 @@ impl Inner {
         match &self.mode {
             Mode::Write(side) => SegmentId(side.watermark.load(Ordering::Acquire)),
             Mode::Read(side) => side.view().watermark,
-        }
-    }
-
-    /// The segment with this id, if it is there and may be read.
-    pub(crate) fn segment(&self, id: SegmentId) -> Option<Arc<Segment>> {
-        match &self.mode {
-            Mode::Write(side) => side.segments.read().get(id).cloned(),
-            Mode::Read(side) => side.view().segments.get(id).cloned(),
         }
     }
 

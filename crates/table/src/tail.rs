@@ -4,7 +4,7 @@ use std::path::Path;
 
 use lithdb_env::{Env, Error, ErrorKind, Result, UnixMillis};
 use lithdb_segment::record::{CHAIN_FIXED_LEN, Flags, Mark};
-use lithdb_segment::scan::{KeySource, Scanner, Totals, Verdict, corrupt};
+use lithdb_segment::scan::{Scanner, Totals, Verdict, corrupt};
 use lithdb_segment::{HEADER_LEN, KeyHeader, SegmentId, SegmentPaths, ShardId, ValueHeader};
 
 use crate::keyfile::KeyFile;
@@ -100,10 +100,7 @@ impl TailFound {
 
 /// What was promised: up to the furthest mark; without one, header and chain record, which were durable before the
 /// segment was given to anybody.
-fn promised<S: KeySource>(
-    key_file: &KeyFile,
-    whole: &Scanner<S>,
-) -> Result<(Totals, Vec<(u32, u64)>)> {
+fn promised(key_file: &KeyFile, whole: &Scanner<'_>) -> Result<(Totals, Vec<(u32, u64)>)> {
     let header = HEADER_LEN as u64;
     let beginning = match key_file.chain()? {
         Some(chain) => header + (CHAIN_FIXED_LEN + 8 * chain.value_ends.len()) as u64,
@@ -170,10 +167,10 @@ fn open_all(
 
 /// Compares the values of all records that `scanner` meets. `keep` becomes what stands before the
 /// first batch with a bad one; says why it is bad.
-fn check<S: KeySource>(
+fn check(
     values: &mut Values<'_>,
     key_file: &KeyFile,
-    scanner: &mut Scanner<S>,
+    scanner: &mut Scanner<'_>,
     keep: &mut Totals,
 ) -> Result<Option<String>> {
     while let Some(entry) = scanner.next_entry()? {

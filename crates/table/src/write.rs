@@ -13,9 +13,10 @@ use std::time::Duration;
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_keymap::KeyHash;
 use lithdb_segment::scan::Totals;
-use lithdb_segment::{DirectWrite, Group, NewSegment, Position, Segment, SegmentId, SegmentWriter};
+use lithdb_segment::{Appended, Group, NewSegment, Position, Segment, SegmentId, SegmentWriter};
 
 use crate::batch::{Batch, SecondaryKey, check_group, check_key, show_key};
+use crate::fill::same_key;
 use crate::options::DuplicateKeys;
 use crate::recovery::next_id;
 use crate::state::DurableTail;
@@ -23,18 +24,6 @@ use crate::table::{Inner, Table, TableWriter, WriteSide};
 
 /// Batches of at least so many keys are published together.
 const PUBLISH_TOGETHER: usize = 4096;
-
-/// A batch that has its place in the log.
-struct Placed {
-    segment: Arc<Segment>,
-    /// The position of the first record.
-    first: Position,
-    /// The position of the last primary record: what the caller gets.
-    last_primary: Position,
-    /// Values that are still to be written.
-    direct: Vec<DirectWrite>,
-    keys: Vec<(KeyHash, Position)>,
-}
 
 impl Table {
     /// Stores `value` under `key`. When it returns, every thread's `get` sees the value; it survives a crash once
@@ -62,7 +51,8 @@ impl Table {
     ) -> Result<Position> {
         let inner = &self.inner;
         inner.enter_write()?;
-        let aliases = check_group(key, value, secondary).map_err(|e| inner.in_context(&e))?;
+        let aliases = check_group(key, value, secondary.iter().map(SecondaryKey::parts));
+        let aliases = aliases.map_err(|e| inner.in_context(&e))?;
         let checksum = crc32c::crc32c(value);
         inner.write(&[Group { key, value, checksum, aliases: &aliases }])
     }
@@ -84,6 +74,15 @@ impl Table {
 
 impl Inner {
     fn write(self: &Arc<Self>, groups: &[Group<'_>]) -> Result<Position> {
+        self.write_placed(groups, |side, writer| self.place(side, writer, groups))
+    }
+
+    /// Writes `groups`: `place` gives them their places in the log and says how many bytes of values they have.
+    fn write_placed(
+        &self,
+        groups: &[Group<'_>],
+        place: impl FnOnce(&WriteSide, &mut TableWriter) -> Result<(Appended, u64)>,
+    ) -> Result<Position> {
         let side = self.write_side()?;
         let rejects = self.options.duplicate_keys == DuplicateKeys::Reject;
         let mut writer = side.writer.lock();
@@ -92,25 +91,32 @@ impl Inner {
         if rejects {
             self.refuse_duplicates(groups)?;
         }
-        let placed = self.latch_on_panic("a put", || self.place(side, &mut writer, groups))?;
-        let mut landing =
-            side.in_flight.begin(placed.first, !placed.direct.is_empty(), &self.latch);
-        if rejects {
-            // The next writer must find these keys.
-            let landed = self.land(&placed, groups);
-            drop(writer);
-            landed?;
-        } else {
-            drop(writer);
-            self.land(&placed, groups)?;
-        }
+        let (appended, bytes) = self.latch_on_panic("a put", || place(side, &mut writer))?;
+        let Some(segment_writer) = &writer.segment else {
+            unreachable!("what was appended is in a segment")
+        };
+        let segment = Arc::clone(segment_writer.segment());
+        side.counts.set(segment_writer.totals());
+        let aliases = groups.last().map_or(0, |group| group.aliases.len());
+        let positions = &appended.positions;
+        let (Some(&first), Some(&last_primary)) =
+            (positions.first(), positions.iter().rev().nth(aliases))
+        else {
+            unreachable!("every group has a key, and every key a position")
+        };
+        writer.begun.get_or_insert_with(|| (self.env.clock.monotonic(), Duration::ZERO));
+        writer.newest = last_primary;
+        let mut landing = side.in_flight.begin(first, !appended.direct.is_empty(), &self.latch);
+        // Where duplicates are refused, the next writer must find these keys.
+        let held = rejects.then_some(writer);
+        self.land(side, &segment, &appended, groups)?;
+        drop(held);
         landing.landed();
-        placed.segment.relieve().map_err(|e| self.fail(&e))?;
+        segment.relieve().map_err(|e| self.fail(&e))?;
         drop(landing);
         self.counters.values_put.increment(groups.len() as u64);
-        let bytes = groups.iter().map(|group| group.value.len() as u64).sum();
         self.counters.bytes_put.increment(bytes);
-        Ok(placed.last_primary)
+        Ok(last_primary)
     }
 
     /// Gives the batch its place in the log. Nothing is done if there is no space.
@@ -119,94 +125,63 @@ impl Inner {
         side: &WriteSide,
         writer: &mut TableWriter,
         groups: &[Group<'_>],
-    ) -> Result<Placed> {
-        self.ensure_room(side, writer, groups).map_err(|e| self.fail(&e))?;
+    ) -> Result<(Appended, u64)> {
+        let bytes = groups.iter().map(|group| group.value.len() as u64).sum();
         // It dates the first epoch after an opening: the records before it are older than that.
         let now = writer.opened;
-        #[expect(clippy::expect_used, reason = "`ensure_room` has seen to it")]
-        let segment_writer = writer.segment.as_mut().expect("a mutable segment");
-        let mut direct = Vec::new();
-        let count = groups.iter().map(|g| 1 + g.aliases.len()).sum();
-        let mut keys = Vec::new();
-        let reserved = keys.try_reserve_exact(count);
-        reserved.map_err(|_| Error::out_of_memory("the positions of keys", count))?;
-        let (mut first, mut last_primary) = (None, Position::default());
-        let seed = self.hash_seed;
-        let placed = segment_writer.append(groups, now, &mut direct, |group, key, at| {
-            first.get_or_insert(at);
-            #[expect(clippy::indexing_slicing, reason = "the numbers are those of this batch")]
-            let bytes = match key.checked_sub(1) {
-                None => groups[group].key,
-                Some(alias) => groups[group].aliases[alias].key,
-            };
-            if key == 0 {
-                last_primary = at;
-            }
-            keys.push((KeyHash::of(seed, bytes), at));
-        });
-        placed.map_err(|e| self.fail(&e))?;
-        side.counts.set(segment_writer.totals());
-        let segment = Arc::clone(segment_writer.segment());
-        writer.begun.get_or_insert_with(|| (self.env.clock.monotonic(), Duration::ZERO));
-        writer.newest = last_primary;
-        #[expect(clippy::expect_used, reason = "a batch without keys is not written")]
-        let first = first.expect("a batch has a key");
-        Ok(Placed { segment, first, last_primary, direct, keys })
+        let segment = self.ensure_room(side, writer, groups, bytes)?;
+        Ok((segment.append(groups, now).map_err(|e| self.fail(&e))?, bytes))
     }
 
     /// Writes large values to their places and publishes the keys.
-    fn land(&self, placed: &Placed, groups: &[Group<'_>]) -> Result<()> {
-        for place in &placed.direct {
+    fn land(
+        &self,
+        side: &WriteSide,
+        segment: &Segment,
+        appended: &Appended,
+        groups: &[Group<'_>],
+    ) -> Result<()> {
+        for place in &appended.direct {
             #[expect(
                 clippy::indexing_slicing,
                 reason = "the number is that of a group of this batch"
             )]
             let value = groups[place.group].value;
             // If it fails, the record is in the log and its value is not in the file: the log ends here.
-            placed.segment.write_direct(place, value).map_err(|e| self.fail(&e))?;
+            segment.write_direct(place, value).map_err(|e| self.fail(&e))?;
         }
-        self.publish(placed, groups)
+        self.publish(side, &appended.positions, groups)
     }
 
-    fn publish(&self, placed: &Placed, groups: &[Group<'_>]) -> Result<()> {
-        let side = self.write_side()?;
-        if placed.keys.len() >= PUBLISH_TOGETHER {
+    fn publish(
+        &self,
+        side: &WriteSide,
+        positions: &[Position],
+        groups: &[Group<'_>],
+    ) -> Result<()> {
+        let keys = keys_of(groups).zip(positions);
+        let hashed = keys.map(|(key, at)| (KeyHash::of(self.hash_seed, key), *at, key));
+        let (count, mut together) = (positions.len(), Vec::new());
+        // Without the memory for it they are published one by one.
+        if count >= PUBLISH_TOGETHER && together.try_reserve_exact(count).is_ok() {
+            together.extend(hashed.map(|(hash, at, _)| (hash, at)));
+            let segments = side.segments.read().clone();
             #[expect(
                 clippy::disallowed_methods,
                 reason = "a record that cannot be read stays a candidate, as in `has_key`"
             )]
-            let mut same_key = |new, old| Ok(self.same_key(new, old).unwrap_or_default());
-            return side.keymap.insert_batch(&placed.keys, &mut same_key);
+            let mut same_key = |new, old| Ok(same_key(&segments, new, old).unwrap_or_default());
+            return side.keymap.insert_batch(&together, &mut same_key);
         }
-        let keys = groups
-            .iter()
-            .flat_map(|g| std::iter::once(g.key).chain(g.aliases.iter().map(|a| a.key)));
-        for ((hash, at), key) in placed.keys.iter().zip(keys) {
-            side.keymap.insert(*hash, *at, &mut |old| Ok(self.has_key(old, key)))?;
+        for (hash, at, key) in hashed {
+            side.keymap.insert(hash, at, &mut |old| Ok(side.has_key(old, key)))?;
         }
         Ok(())
     }
 
-    /// Whether the record at `at` has this key. One that cannot be read stays a candidate of its own: whoever asks for
-    /// its key gets the error.
-    fn has_key(&self, at: Position, key: &[u8]) -> bool {
-        let Some(segment) = self.segment(at.segment) else { return false };
-        matches!(segment.lookup(at.offset, key), Ok(Some(_)))
-    }
-
-    /// Whether the records at the two positions have one key.
-    pub(crate) fn same_key(&self, new: Position, old: Position) -> Result<bool> {
-        let Some(segment) = self.segment(new.segment) else { return Ok(false) };
-        let (key, _, _) = segment.read_key(new.offset)?;
-        Ok(self.has_key(old, &key))
-    }
-
     fn refuse_duplicates(&self, groups: &[Group<'_>]) -> Result<()> {
         let mut batch_keys = std::collections::HashSet::new();
-        let keys = groups
-            .iter()
-            .flat_map(|g| std::iter::once(g.key).chain(g.aliases.iter().map(|a| a.key)));
-        for key in keys {
+        for key in keys_of(groups) {
             if !batch_keys.insert(key) || self.find(key)?.is_some() {
                 let message =
                     format!("table {}: key {} is there already", self.name, show_key(key));
@@ -216,26 +191,35 @@ impl Inner {
         Ok(())
     }
 
-    /// Makes sure that there is a mutable segment and that the batch fits into it.
-    fn ensure_room(
+    /// Makes sure that there is a mutable segment and that the batch, with so many bytes of values, fits into it.
+    fn ensure_room<'a>(
         self: &Arc<Self>,
         side: &WriteSide,
-        writer: &mut TableWriter,
+        writer: &'a mut TableWriter,
         groups: &[Group<'_>],
-    ) -> Result<()> {
-        let Some(segment) = &writer.segment else { return self.first_segment(side, writer) };
-        if segment.totals().records == 0 {
-            return Ok(());
-        }
-        let options = &self.options;
-        let values: u64 = groups.iter().map(|g| g.value.len() as u64).sum();
-        let keys: u64 = groups.iter().map(|g| 1 + g.aliases.len() as u64).sum();
+        value_bytes: u64,
+    ) -> Result<&'a mut SegmentWriter> {
+        let made = match &writer.segment {
+            None => self.first_segment(side, writer),
+            Some(segment) if self.is_full(segment, groups, value_bytes) => {
+                self.roll_over(side, writer)
+            }
+            Some(_) => Ok(()),
+        };
+        made.map_err(|e| self.fail(&e))?;
+        #[expect(clippy::expect_used, reason = "it was made, or is there")]
+        Ok(writer.segment.as_mut().expect("a mutable segment"))
+    }
+
+    /// Whether a segment with something in it has no room for the batch.
+    fn is_full(&self, segment: &SegmentWriter, groups: &[Group<'_>], value_bytes: u64) -> bool {
+        let (options, held) = (&self.options, segment.totals());
         let key_end = segment.key_end_with(groups);
-        let grown = segment.bytes() - segment.totals().key_end + key_end + values;
+        let grown = (segment.bytes() - held.key_end + key_end).saturating_add(value_bytes);
         let is_full = key_end > options.segment_key_bytes
             || grown > options.segment_bytes
-            || segment.totals().records + keys > options.segment_keys;
-        if is_full { self.roll_over(side, writer) } else { Ok(()) }
+            || held.records + keys_of(groups).count() as u64 > options.segment_keys;
+        held.records > 0 && is_full
     }
 
     /// The first segment of a table: durable before anything is accepted.
@@ -284,7 +268,8 @@ impl Inner {
         let now = self.now(side);
         let id = next_id(ending.segment().id(), side.state.get().next_id_floor)?;
         let shards = self.settings.lock().shards;
-        let new = NewSegment { id, chain: Some(ending.chain()), shards, now: now.time };
+        let chain = ending.totals().chain(ending.segment().id());
+        let new = NewSegment { id, chain: Some(chain), shards, now: now.time };
         side.state.reserve(id)?;
         let (next, next_totals) = Segment::create(&self.context, &new)?;
         let begun = DurableTail::of(id, &next_totals);
@@ -309,6 +294,23 @@ impl Inner {
     pub(crate) fn check_asked(&self, key: &[u8]) -> Result<()> {
         check_key(key).map_err(|e| self.in_context(&e))
     }
+}
+
+impl WriteSide {
+    /// Whether the record at `at` has this key. One that cannot be read stays a candidate of its own: whoever asks for
+    /// its key gets the error.
+    fn has_key(&self, at: Position, key: &[u8]) -> bool {
+        let segment = self.segments.read().get(at.segment).cloned();
+        segment.is_some_and(|segment| matches!(segment.lookup(at.offset, key), Ok(Some(_))))
+    }
+}
+
+/// All keys, in the order of their records.
+fn keys_of<'a>(groups: &'a [Group<'_>]) -> impl Iterator<Item = &'a [u8]> {
+    let keys = |group: &'a Group<'_>| {
+        std::iter::once(group.key).chain(group.aliases.iter().map(|alias| alias.key))
+    };
+    groups.iter().flat_map(keys)
 }
 
 #[cfg(test)]

@@ -1,15 +1,14 @@
 //! Copying records of an older segment into a new one: what recovery keeps of an unsealed segment behind its promise.
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use lithdb_env::{Error, ErrorKind, Result};
 
 use super::SegmentWriter;
 use crate::ids::ShardId;
-use crate::record::{Encoder, KEY_FIXED_LEN, KeyRecord};
-use crate::segment::Segment;
+use crate::record::{KEY_FIXED_LEN, KeyRecord};
 
 /// So many bytes of a value are in memory at a time.
 const PIECE: u32 = 1 << 20;
@@ -54,17 +53,12 @@ impl Copier {
             *moved = writer.take_copied_space(record)?;
         }
         let Moved { from, to, shard } = *moved;
-        let mut buffer = Vec::with_capacity(KEY_FIXED_LEN + record.key.len());
-        let segment = &writer.segment;
-        let mut encoder = Encoder {
-            buffer: &mut buffer,
-            identity: *segment.identity(),
-            epoch: writer.epoch,
-            running: writer.totals.running,
-            offset: start,
-        };
-        encoder.key(&KeyRecord { shard, offset: record.offset - from + to, ..*record });
-        if record.is_primary() {
+        let segment = Arc::clone(&writer.segment);
+        writer.push_records(|encoder| {
+            encoder.key(&KeyRecord { shard, offset: record.offset - from + to, ..*record });
+            if !record.is_primary() {
+                return Ok(());
+            }
             let (mut done, mut checksum) = (0, 0);
             while done < record.stored_len {
                 let room = (record.stored_len - done).min(PIECE);
@@ -73,10 +67,12 @@ impl Copier {
                     break;
                 }
                 checksum = crc32c::crc32c_append(checksum, &bytes);
-                if shard == ShardId::INLINE {
-                    encoder.inline(&bytes);
-                } else {
-                    append_value(segment, shard, to + u64::from(done), &bytes)?;
+                match segment.values.get(usize::from(shard.0)) {
+                    Some(file) => {
+                        file.written_tail().append(to + u64::from(done), &bytes);
+                        segment.relieve()?;
+                    }
+                    None => encoder.inline(&bytes),
                 }
                 done += bytes.len() as u32;
             }
@@ -87,22 +83,17 @@ impl Copier {
                 );
                 return Err(Error::new(ErrorKind::Io, message));
             }
-        }
-        writer.totals.running = encoder.running;
-        writer.totals.key_end = encoder.offset;
+            Ok(())
+        })?;
         writer.totals.records += 1;
         writer.totals.primaries += u64::from(record.is_primary());
-        writer.push_keys(start, buffer);
-        writer.segment.relieve()
+        segment.relieve()
     }
 
     /// Makes everything that was appended durable, with the names of the files, and returns the writer, which goes on there.
-    ///
-    /// # Errors
-    /// What the file system says.
     pub fn finish(self) -> Result<SegmentWriter> {
         let segment = &self.writer.segment;
-        segment.make_durable(&self.writer.capture())?;
+        segment.make_durable(&self.writer.totals)?;
         segment.sync_everything()?;
         Ok(self.writer)
     }
@@ -117,29 +108,13 @@ impl SegmentWriter {
             let to = self.totals.key_end + (KEY_FIXED_LEN + record.key.len()) as u64;
             return Ok(Moved { from, to, shard: ShardId::INLINE });
         }
-        let shards = self.segment.header().shards;
-        let shard = ShardId(record.shard.0 % shards);
-        let index = usize::from(shard.0);
-        #[expect(
-            clippy::indexing_slicing,
-            reason = "a segment has a length for each of its shards"
-        )]
-        let to = self.totals.value_ends[index];
+        let shard = ShardId(record.shard.0 % self.segment.header().shards);
+        #[expect(clippy::indexing_slicing, reason = "the shard is one of the segment's")]
+        let file = &self.segment.values[usize::from(shard.0)];
+        let to = file.end();
         let end = to + u64::from(record.stored_len);
-        self.reserve_values(index, end)?;
-        #[expect(clippy::indexing_slicing, reason = "as above")]
-        {
-            self.totals.value_ends[index] = end;
-            self.segment.values[index].end.store(end, Ordering::Release);
-        }
+        self.segment.reserve(file, end)?;
+        self.set_value_end(shard, end);
         Ok(Moved { from, to, shard })
     }
-}
-
-fn append_value(segment: &Segment, shard: ShardId, offset: u64, bytes: &[u8]) -> Result<()> {
-    let file = segment.values.get(usize::from(shard.0));
-    if let Some(tail) = file.and_then(|file| file.tail.as_ref()) {
-        tail.append(offset, bytes);
-    }
-    segment.relieve()
 }

@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 
 use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
 
-use super::{DirectWrite, SegmentWriter};
+use super::{DirectWrite, SegmentWriter, least};
+use crate::growing::GrowingFile;
 use crate::handle::OpenFile;
 use crate::ids::{Position, ShardId};
-use crate::record::{Encoder, Flags, KEY_FIXED_LEN, KeyRecord};
+use crate::record::{Flags, KEY_FIXED_LEN, KeyRecord};
 
 /// A value under way: appended in the end, or [given up](SegmentWriter::give_up), and the next value
 /// goes to its place.
@@ -27,13 +28,10 @@ impl SegmentWriter {
     /// # Errors
     /// What the file system says: the file could not be opened, and nothing was done.
     pub fn begin_stream(&self) -> Result<Stream> {
-        let ends = self.totals.value_ends.iter().enumerate();
-        let least = ends.min_by_key(|(_, end)| **end);
-        let (index, offset) = least.map_or((0, 0), |(index, end)| (index, *end));
-        assert!(offset > 0, "a segment has at least one value file, with a header");
-        #[expect(clippy::indexing_slicing, reason = "the shard was chosen among these")]
-        let file = self.segment.writing(&self.segment.values[index])?;
-        Ok(Stream { shard: ShardId(index as u16), file, offset, len: 0, checksum: 0 })
+        let mut ends = self.totals.value_ends.clone();
+        let (file, offset) = least(&self.segment, &mut ends);
+        let (shard, offset, open) = (file.shard, *offset, self.segment.open(file)?);
+        Ok(Stream { shard, file: open, offset, len: 0, checksum: 0 })
     }
 
     /// Writes the next bytes of the value.
@@ -41,14 +39,14 @@ impl SegmentWriter {
     /// # Errors
     /// `InvalidArgument` for a value longer than 2^32 − 2 bytes and `StorageFull`: the value is to be
     /// given up. Else what the file system says.
-    pub fn stream(&mut self, stream: &mut Stream, piece: &[u8]) -> Result<()> {
+    pub fn stream(&self, stream: &mut Stream, piece: &[u8]) -> Result<()> {
         let len = u64::from(stream.len) + piece.len() as u64;
         if len >= u64::from(u32::MAX) {
             let message = format!("value: expected at most {} bytes, found more", u32::MAX - 1);
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         let (shard, offset) = (stream.shard, stream.offset + u64::from(stream.len));
-        self.reserve_values(usize::from(shard.0), offset + piece.len() as u64)?;
+        self.segment.reserve(self.value_file(stream), offset + piece.len() as u64)?;
         let file = Arc::clone(&stream.file);
         self.segment.write_direct(&DirectWrite { group: 0, shard, offset, file }, piece)?;
         stream.checksum = crc32c::crc32c_append(stream.checksum, piece);
@@ -62,23 +60,20 @@ impl SegmentWriter {
     /// # Errors
     /// What the file system says: the bytes stay, and the file is longer than its end. A failed sync
     /// latches.
-    pub fn give_up(&mut self, stream: &Stream) -> Result<()> {
-        let (index, end) = (usize::from(stream.shard.0), stream.offset);
-        let (Some(file), Some(reserved)) =
-            (self.segment.values.get(index), self.value_reserved.get_mut(index))
-        else {
-            unreachable!("a shard is one of the segment's value files")
-        };
+    pub fn give_up(&self, stream: &Stream) -> Result<()> {
+        let (file, end) = (self.value_file(stream), stream.offset);
         let cut = stream.file.file.set_len(end);
         cut.map_err(|e| Error::io("give space back", file.handle.path(), e))?;
-        *reserved = end;
+        file.reserved.store(end, Ordering::Relaxed);
         file.sync_all(&stream.file)
     }
 
+    #[expect(clippy::indexing_slicing, reason = "the shard was chosen among these")]
+    fn value_file(&self, stream: &Stream) -> &GrowingFile {
+        &self.segment.values[usize::from(stream.shard.0)]
+    }
+
     /// Appends the record of a value that is whole, as a batch of its own.
-    ///
-    /// # Errors
-    /// As [`append`](Self::append).
     pub fn append_stream(
         &mut self,
         key: &[u8],
@@ -88,39 +83,23 @@ impl SegmentWriter {
         let record_len = (KEY_FIXED_LEN + key.len()) as u64;
         self.reserve_key_bytes(self.totals.key_end + record_len + self.slack())?;
         self.append_due(now);
-        let start = self.totals.key_end;
         let &Stream { shard, offset, len, checksum, .. } = value;
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        let mut encoder = Encoder {
-            buffer: &mut scratch,
-            identity: *self.segment.identity(),
-            epoch: self.epoch,
-            running: self.totals.running,
-            offset: start,
-        };
-        encoder.key(&KeyRecord {
-            flags: Flags::PRIMARY.with(Flags::END_OF_GROUP).with(Flags::END_OF_BATCH),
-            key,
-            stored_len: len,
-            raw_len: len,
-            value_checksum: checksum,
-            shard,
-            offset,
-            codec: 0,
+        self.set_value_end(shard, offset + u64::from(len));
+        let at = Position::new(self.segment.id(), self.totals.key_end as u32);
+        self.push_records(|encoder| {
+            encoder.key(&KeyRecord {
+                flags: Flags::PRIMARY.with(Flags::END_OF_GROUP).with(Flags::END_OF_BATCH),
+                key,
+                stored_len: len,
+                raw_len: len,
+                value_checksum: checksum,
+                shard,
+                offset,
+                codec: 0,
+            });
         });
-        self.totals.running = encoder.running;
-        self.totals.key_end = encoder.offset;
         self.totals.records += 1;
         self.totals.primaries += 1;
-        let index = usize::from(shard.0);
-        let end = offset + u64::from(len);
-        #[expect(clippy::indexing_slicing, reason = "the shard was chosen among these")]
-        {
-            self.totals.value_ends[index] = end;
-            self.segment.values[index].end.store(end, Ordering::Release);
-        }
-        self.push_keys(start, scratch);
-        Ok(Position::new(self.segment.id(), start as u32))
+        Ok(at)
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use lithdb_env::{Env, Result, UnixMillis};
 use lithdb_segment::record::Chain;
 use lithdb_segment::{
-    Alias, Context, DirectWrite, Group, HandleLimit, KeyHeader, Metadata, NewSegment, Position,
-    ReadMode, Segment, SegmentId, SegmentPaths, SegmentWriter, Verify,
+    Alias, Context, Group, HandleLimit, KeyHeader, Metadata, NewSegment, Position, ReadMode,
+    Segment, SegmentId, SegmentPaths, SegmentWriter, Verify,
 };
 use lithdb_sim::{SimClock, SimFs, sim_env};
 
@@ -121,21 +121,22 @@ pub(crate) fn append(writer: &mut SegmentWriter, puts: &[Put]) -> Result<Vec<Pla
             aliases,
         })
         .collect();
-    let (mut placed, mut direct) = (Vec::new(), Vec::<DirectWrite>::new());
-    writer.append(&groups, NOW, &mut direct, |group, n, at| {
-        let put = &puts[group];
-        placed.push(match n.checked_sub(1) {
-            None => Placed { at, key: put.key.clone(), value: put.value.clone(), primary: true },
-            Some(n) => {
-                let (key, range) = &put.aliases[n];
-                Placed { at, key: key.clone(), value: put.part(range).to_vec(), primary: false }
-            }
-        });
-    })?;
-    for place in &direct {
+    let appended = writer.append(&groups, NOW)?;
+    let keys = puts.iter().flat_map(|put| {
+        let primary = (&put.key, &*put.value, true);
+        let aliases = put.aliases.iter().map(|(key, range)| (key, put.part(range), false));
+        std::iter::once(primary).chain(aliases)
+    });
+    let placed = keys.zip(appended.positions).map(|((key, value, primary), at)| Placed {
+        at,
+        key: key.clone(),
+        value: value.to_vec(),
+        primary,
+    });
+    for place in &appended.direct {
         writer.segment().write_direct(place, &puts[place.group].value)?;
     }
-    Ok(placed)
+    Ok(placed.collect())
 }
 
 /// Opens a sealed segment from what is on disk.

@@ -70,7 +70,7 @@ pub(super) fn rewrite(
         values: Values::new(fs, paths, &readable.key_file, ends),
         file,
         path: &staged,
-        buffer: header.encode().to_vec(),
+        buffer: header.encode(),
         epoch: env.random_u64()?,
         totals: Totals { key_end: start, value_ends, ..Totals::default() },
         moved: (0, 0),

@@ -1,17 +1,15 @@
 //! put, for a value that does not fit into memory.
 
 use std::io::Read;
-use std::time::Duration;
+use std::sync::Arc;
 
-use lithdb_env::{Error, ErrorKind, Result, read_up_to};
-use lithdb_keymap::KeyHash;
-use lithdb_segment::{Group, Position};
+use lithdb_env::{Error, ErrorKind, Result, UnixMillis, read_up_to};
+use lithdb_segment::{Appended, Group, Position, SegmentWriter};
 
 use super::check_key;
 use crate::batch::show_key;
 use crate::callback::call;
-use crate::options::DuplicateKeys;
-use crate::table::{Inner, Table, TableWriter, WriteSide};
+use crate::table::{Inner, Table};
 
 /// So much of a value is in memory at a time.
 const PIECE: usize = 1 << 20;
@@ -57,97 +55,69 @@ impl Table {
 
 impl Inner {
     fn write_stream(
-        self: &std::sync::Arc<Self>,
+        self: &Arc<Self>,
         key: &[u8],
         expected_len: u64,
         first: Vec<u8>,
         next: &mut dyn FnMut() -> Result<Vec<u8>>,
     ) -> Result<Position> {
-        let side = self.write_side()?;
-        let mut writer = side.writer.lock();
-        self.still_taking()?;
-        self.latch.check().map_err(|e| self.in_context(&e))?;
-        let group = Group { key, value: &first, checksum: 0, aliases: &[] };
-        if self.options.duplicate_keys == DuplicateKeys::Reject {
-            self.refuse_duplicates(std::slice::from_ref(&group))?;
-        }
-        self.ensure_room(side, &mut writer, &[group]).map_err(|e| self.fail(&e))?;
-        let is_begun = |segment: &lithdb_segment::SegmentWriter| segment.totals().records > 0;
-        let fits = |segment: &lithdb_segment::SegmentWriter| {
-            segment.bytes().saturating_add(expected_len) <= self.options.segment_bytes
-        };
-        if writer.segment.as_ref().is_some_and(|segment| is_begun(segment) && !fits(segment)) {
-            self.roll_over(side, &mut writer).map_err(|e| self.fail(&e))?;
-        }
-        let at =
-            self.latch_on_panic("a put", || self.stream_into(side, &mut writer, key, first, next))?;
-        let mut landing = side.in_flight.begin(at, false, &self.latch);
-        // Where duplicates are refused, the next writer must find this key.
-        let rejects = self.options.duplicate_keys == DuplicateKeys::Reject;
-        let _held = rejects.then_some(writer);
-        let hash = KeyHash::of(self.hash_seed, key);
-        side.keymap.insert(hash, at, &mut |old| Ok(self.has_key(old, key)))?;
-        landing.landed();
-        drop(landing);
-        Ok(at)
+        let groups = [Group { key, value: &first, checksum: 0, aliases: &[] }];
+        self.write_placed(&groups, |side, writer| {
+            // As with every put: the records before an epoch are older than the opening.
+            let now = writer.opened;
+            let expected_len = expected_len.max(first.len() as u64);
+            let segment = self.ensure_room(side, writer, &groups, expected_len)?;
+            self.stream_into(segment, key, now, &first, next)
+        })
     }
 
     fn stream_into(
         &self,
-        side: &WriteSide,
-        writer: &mut TableWriter,
+        segment: &mut SegmentWriter,
         key: &[u8],
-        mut piece: Vec<u8>,
+        now: UnixMillis,
+        first: &[u8],
         next: &mut dyn FnMut() -> Result<Vec<u8>>,
-    ) -> Result<Position> {
-        // As with every put: the records before an epoch are older than the opening.
-        let now = writer.opened;
-        let Some(segment) = &mut writer.segment else {
-            return Err(self.in_context(&Error::new(ErrorKind::Closed, "no mutable segment")));
-        };
+    ) -> Result<(Appended, u64)> {
         let mut stream = segment.begin_stream().map_err(|e| self.fail(&e))?;
-        let mut len = 0;
         let mut put = || {
-            while !piece.is_empty() {
+            segment.stream(&mut stream, first)?;
+            let mut len = first.len() as u64;
+            loop {
+                let piece = next()?;
+                if piece.is_empty() {
+                    break;
+                }
                 segment.stream(&mut stream, &piece)?;
                 len += piece.len() as u64;
-                piece = next()?;
             }
-            segment.append_stream(key, &stream, now)
+            let positions = vec![segment.append_stream(key, &stream, now)?];
+            Ok((Appended { positions, direct: Vec::new() }, len))
         };
-        let at = match put() {
-            Ok(at) => at,
-            Err(error) => {
-                let error = self.fail(&error);
-                // After a failed write or sync nobody knows what is in the file: it is left alone.
-                if !error.latches()
-                    && let Err(left) = segment.give_up(&stream)
-                {
-                    let left = self.fail(&left);
-                    tracing::warn!(error = %left, "the bytes of a value that was given up stay");
-                }
-                return Err(error);
+        put().map_err(|error| {
+            let error = self.fail(&error);
+            // After a failed write or sync nobody knows what is in the file: it is left alone.
+            if !error.latches()
+                && let Err(left) = segment.give_up(&stream)
+            {
+                let left = self.fail(&left);
+                tracing::warn!(error = %left, "the bytes of a value that was given up stay");
             }
-        };
-        side.counts.set(segment.totals());
-        segment.segment().relieve().map_err(|e| self.fail(&e))?;
-        writer.begun.get_or_insert_with(|| (self.env.clock.monotonic(), Duration::ZERO));
-        writer.newest = at;
-        self.counters.values_put.increment(1);
-        self.counters.bytes_put.increment(len);
-        Ok(at)
+            error
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::time::Duration;
 
     use lithdb_env::sync::Mutex;
     use lithdb_segment::TableName;
     use lithdb_sim::{SimClock, SimFs, sim_env};
 
     use super::*;
+    use crate::options::DuplicateKeys;
     use crate::read::tests::Answered;
     use crate::table::TableSetup;
     use crate::{OpenForWriting, TableOptions};

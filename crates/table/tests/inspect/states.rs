@@ -168,7 +168,7 @@ fn value_files_do_not_outvote_key_files_on_whose_a_table_is() {
     let identity = Identity { table_id: u64::MAX, segment: SegmentId(2), salt: 1 };
     let header = ValueHeader { identity, shard: ShardId(0), created: UnixMillis(1) };
     world.fs.write_raw("/r0/t/segments/2.keys", vec![0; 64]);
-    world.fs.write_raw("/r0/t/segments/2-0.values", header.encode().to_vec());
+    world.fs.write_raw("/r0/t/segments/2-0.values", header.encode());
     world.plan().apply(&world.setup).unwrap();
     assert_eq!(change_state(&world, |_| {}).table_id, id);
     let table = world.open(&options()).unwrap();

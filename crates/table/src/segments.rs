@@ -1,45 +1,34 @@
 //! The segments of a table, as a value.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use lithdb_segment::{Segment, SegmentId};
 
-/// So many segments share a piece of the list.
-const CHUNK: usize = 128;
-
-/// A list of segments, sorted by id. A copy shares the pieces of the list, so that taking one, and adding to it, costs a
-/// hundredth of what it would to copy every element.
+/// A list of segments, sorted by id. A copy shares the list until one of them is changed.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Segments {
-    /// All are full, but the first, whose beginning may be gone, and the last.
-    chunks: Vec<Arc<[Arc<Segment>]>>,
-    /// How many segments are gone from the beginning of the first chunk.
-    gone: usize,
-    len: usize,
-}
+pub(crate) struct Segments(Arc<VecDeque<Arc<Segment>>>);
 
 impl Segments {
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.0.len()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Segment>> {
-        self.chunks.iter().flat_map(|chunk| chunk.iter())
+        self.0.iter()
     }
 
     pub(crate) fn first(&self) -> Option<&Arc<Segment>> {
-        self.at(0)
+        self.0.front()
     }
 
     pub(crate) fn last(&self) -> Option<&Arc<Segment>> {
-        self.chunks.last().and_then(|chunk| chunk.last())
+        self.0.back()
     }
 
     /// The segment at an index, from 0.
     pub(crate) fn at(&self, index: usize) -> Option<&Arc<Segment>> {
-        let place = index + self.gone;
-        let gone = if place < CHUNK { self.gone } else { 0 };
-        self.chunks.get(place / CHUNK)?.get(place % CHUNK - gone)
+        self.0.get(index)
     }
 
     pub(crate) fn get(&self, id: SegmentId) -> Option<&Arc<Segment>> {
@@ -48,13 +37,7 @@ impl Segments {
 
     /// How many segments have a lower id.
     pub(crate) fn below(&self, id: SegmentId) -> usize {
-        let is_below = |segment: &Arc<Segment>| segment.id() < id;
-        let chunk = self.chunks.partition_point(|chunk| chunk.last().is_some_and(is_below));
-        let inside = self.chunks.get(chunk).map_or(0, |chunk| chunk.partition_point(is_below));
-        match chunk {
-            0 => inside,
-            _ => (chunk * CHUNK - self.gone + inside).min(self.len),
-        }
+        self.0.partition_point(|segment| segment.id() < id)
     }
 
     /// Adds a segment with the highest id.
@@ -64,57 +47,31 @@ impl Segments {
             "segment {} is added behind a later one",
             segment.id()
         );
-        if (self.len + self.gone).is_multiple_of(CHUNK) {
-            self.chunks.push([segment].into());
-        } else if let Some(last) = self.chunks.last_mut() {
-            *last = last.iter().cloned().chain([segment]).collect();
-        }
-        self.len += 1;
+        Arc::make_mut(&mut self.0).push_back(segment);
     }
 
     /// Takes the last segment out.
     pub(crate) fn pop(&mut self) {
-        let Some(last) = self.chunks.last_mut() else { return };
-        let rest = last.len().saturating_sub(1);
-        *last = last.iter().take(rest).cloned().collect();
-        self.len -= 1;
-        if rest == 0 {
-            self.chunks.pop();
-        }
-        if self.len == 0 {
-            *self = Self::default();
-        }
+        Arc::make_mut(&mut self.0).pop_back();
     }
 
     /// Takes the segments with lower ids out.
     pub(crate) fn remove_below(&mut self, id: SegmentId) -> Vec<Arc<Segment>> {
-        let removed: Vec<_> = self.iter().take(self.below(id)).cloned().collect();
-        let rest = self.gone + removed.len();
-        self.chunks.drain(..(rest / CHUNK).min(self.chunks.len()));
-        let before = if rest < CHUNK { self.gone } else { 0 };
-        self.gone = rest % CHUNK;
-        self.len -= removed.len();
-        if let Some(first) = self.chunks.first_mut() {
-            *first = first.iter().skip(self.gone - before).cloned().collect();
+        match self.below(id) {
+            0 => Vec::new(),
+            gone => Arc::make_mut(&mut self.0).drain(..gone).collect(),
         }
-        if self.len == 0 {
-            *self = Self::default();
-        }
-        removed
     }
 }
 
 impl FromIterator<Arc<Segment>> for Segments {
     fn from_iter<I: IntoIterator<Item = Arc<Segment>>>(segments: I) -> Self {
-        let segments: Vec<_> = segments.into_iter().collect();
-        let chunks = segments.chunks(CHUNK).map(Arc::from).collect();
-        Self { chunks, gone: 0, len: segments.len() }
+        Self(Arc::new(segments.into_iter().collect()))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
     use std::path::PathBuf;
 
     use lithdb_segment::{
@@ -147,7 +104,7 @@ mod tests {
             verify: Verify::Always,
             handles: Arc::new(HandleLimit::new(1)),
         });
-        for step in [1, 2, 50, 127, 128, 129, 300] {
+        for step in [1, 2, 50, 300] {
             let (mut list, mut plain) = (Segments::default(), VecDeque::new());
             list.pop();
             for id in 1..=1000_u32 {

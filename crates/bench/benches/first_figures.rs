@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lithdb::{Batch, Db, DbOptions, Table, TableOptions};
-use lithdb_bench::{median, noise, timed};
+use lithdb_bench::{append, median, noise, timed};
 use lithdb_env::human::parsed;
-use lithdb_env::{File, Fs, OsFs, append, write_all_at};
+use lithdb_env::{File, Fs, OsFs, write_all_at};
 
 const FLUSH_EVERY: usize = 64 << 20;
 const WRITE_LEN: usize = 1 << 20;

@@ -13,8 +13,8 @@ use std::path::Path;
 
 use lithdb::rollback::through_key;
 use lithdb::{Batch, Db, DbOptions, Rollback, TableOptions};
-use lithdb_bench::{median, noise, timed};
-use lithdb_env::{Fs, OsFs, append};
+use lithdb_bench::{append, median, noise, timed};
+use lithdb_env::{Fs, OsFs};
 
 const VALUE_LEN: usize = 256;
 const RECORD_LEN: usize = 32 + 16;

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use lithdb_env::{File, write_all_at};
+
 /// The median of several measurements (the upper one of an even number).
 pub fn median(mut samples: Vec<f64>) -> f64 {
     samples.sort_by(f64::total_cmp);
@@ -27,4 +29,11 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
             (state >> 32) as u8
         })
         .collect()
+}
+
+/// Writes all of `buf` behind the file's present end and returns the offset it went to.
+pub fn append(file: &dyn File, buf: &[u8]) -> std::io::Result<u64> {
+    let offset = file.len()?;
+    write_all_at(file, buf, offset)?;
+    Ok(offset)
 }

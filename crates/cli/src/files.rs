@@ -225,7 +225,7 @@ fn put_in_place(path: &Path, before: Option<&Path>, give: Give<'_>) -> Result<()
 }
 
 fn name_beside(path: &Path) -> io::Result<PathBuf> {
-    let number = OsClock::new().random_u64()?;
+    let number = OsClock.random_u64()?;
     Ok(path.with_file_name(format!(".lith-{number:016x}")))
 }
 

@@ -123,7 +123,7 @@ struct Behind(OsClock, Duration);
 
 /// A world with such a clock.
 fn behind(by: Duration) -> Components {
-    let clock = Arc::new(Behind(OsClock::new(), by));
+    let clock = Arc::new(Behind(OsClock, by));
     Components { env: Some(Env { clock, ..Env::os(1).unwrap() }), ..alone() }
 }
 

@@ -98,8 +98,6 @@ impl Budget {
     }
 
     /// Takes a share.
-    ///
-    /// # Errors
     /// `OutOfMemory`, of the budget's own, if it is used up and nobody lets go of anything.
     pub fn take(self: &Arc<Self>, amount: u64) -> io::Result<Permit> {
         while !self.try_take(amount) {
@@ -158,6 +156,15 @@ impl Drop for Permit {
     }
 }
 
+/// Methods that another one of the same name answers.
+macro_rules! forward {
+    ($to:ident: $(fn $name:ident(&self $(, $arg:ident: $type:ty)*) -> $answer:ty;)*) => {
+        $(fn $name(&self $(, $arg: $type)*) -> $answer {
+            self.$to.$name($($arg),*)
+        })*
+    };
+}
+
 /// A file system whose descriptors and mappings are counted.
 #[derive(Debug)]
 pub(crate) struct CountedFs {
@@ -205,64 +212,34 @@ impl Fs for CountedFs {
         let (lock, permit) = self.with_file(|| self.fs.try_lock(path, kind))?;
         Ok(lock.map(|lock| Box::new(CountedLock { lock, _permit: permit }) as Box<dyn FileLock>))
     }
-    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        self.fs.metadata(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.fs.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.fs.remove_file(path)
-    }
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.fs.remove_dir(path)
-    }
-    fn hard_link(&self, original: &Path, link: &Path) -> io::Result<()> {
-        self.fs.hard_link(original, link)
-    }
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.fs.create_dir(path)
-    }
-    fn free_space(&self, path: &Path) -> io::Result<u64> {
-        self.fs.free_space(path)
-    }
-    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
-        self.fs.canonicalize(path)
+    forward! { fs:
+        fn metadata(&self, path: &Path) -> io::Result<Metadata>;
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+        fn remove_file(&self, path: &Path) -> io::Result<()>;
+        fn remove_dir(&self, path: &Path) -> io::Result<()>;
+        fn hard_link(&self, original: &Path, link: &Path) -> io::Result<()>;
+        fn create_dir(&self, path: &Path) -> io::Result<()>;
+        fn free_space(&self, path: &Path) -> io::Result<u64>;
+        fn canonicalize(&self, path: &Path) -> io::Result<PathBuf>;
     }
 }
 
 impl File for CountedFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buf, offset)
-    }
-    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        self.file.write_at(buf, offset)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-    fn sync_all(&self) -> io::Result<()> {
-        self.file.sync_all()
-    }
-    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
-        self.file.set_len(len_bytes)
-    }
-    fn allocate(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
-        self.file.allocate(offset, len_bytes)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn links(&self) -> io::Result<u64> {
-        self.file.links()
-    }
     fn map(&self, len_bytes: u64, _: Permit) -> io::Result<Arc<dyn Map>> {
         let is_lacking = |error: &io::Error| error.kind() == io::ErrorKind::OutOfMemory;
         let map = |permit: &mut Permit| self.file.map(len_bytes, std::mem::take(permit));
         self.maps.with_one(is_lacking, map).map(|(map, _)| map)
     }
-    fn start_writeback(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
-        self.file.start_writeback(offset, len_bytes)
+    forward! { file:
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+        fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
+        fn sync_data(&self) -> io::Result<()>;
+        fn sync_all(&self) -> io::Result<()>;
+        fn set_len(&self, len_bytes: u64) -> io::Result<()>;
+        fn allocate(&self, offset: u64, len_bytes: u64) -> io::Result<()>;
+        fn len(&self) -> io::Result<u64>;
+        fn links(&self) -> io::Result<u64>;
+        fn start_writeback(&self, offset: u64, len_bytes: u64) -> io::Result<()>;
     }
 }
 

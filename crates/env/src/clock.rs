@@ -49,21 +49,8 @@ pub trait Clock: Send + Sync + fmt::Debug {
 }
 
 /// The operating system's clocks and random source.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct OsClock;
-
-impl OsClock {
-    /// The clocks that everybody sees.
-    pub fn new() -> Self {
-        Self
-    }
-}
-
-impl Default for OsClock {
-    fn default() -> Self {
-        Self::new()
-    }
-}
 
 impl Clock for OsClock {
     #[allow(clippy::disallowed_types, clippy::disallowed_methods)] // this is the door

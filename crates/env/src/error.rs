@@ -73,9 +73,7 @@ impl ErrorKind {
             Self::PermissionDenied => "permission denied",
         }
     }
-}
 
-impl ErrorKind {
     /// Whether the call failed, so that it says nothing about what the files hold: it is never damage, nor absence.
     pub const fn is_failed_call(self) -> bool {
         matches!(self, Self::Io | Self::Exhausted | Self::PermissionDenied)
@@ -107,11 +105,18 @@ pub struct Error {
     inner: Arc<Inner>,
 }
 
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
     message: String,
     source: Option<Source>,
     latches: bool,
+}
+
+impl From<Inner> for Error {
+    fn from(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner) }
+    }
 }
 
 /// What an answer of the operating system means to a caller.
@@ -148,9 +153,12 @@ fn remedy(source: &io::Error) -> &'static str {
 impl Error {
     /// An error of `kind` with a message for the person who reads it.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            inner: Arc::new(Inner { kind, message: message.into(), source: None, latches: false }),
-        }
+        Inner { kind, message: message.into(), source: None, latches: false }.into()
+    }
+
+    /// An error of `kind` that concerns the file or directory at `path`.
+    pub fn at(kind: ErrorKind, path: &Path, message: impl fmt::Display) -> Self {
+        Self::new(kind, format!("{}: {message}", path.display()))
     }
 
     /// An error of `kind` that was caused by `source`.
@@ -160,7 +168,7 @@ impl Error {
         source: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
         let source: Option<Source> = Some(Arc::new(source));
-        Self { inner: Arc::new(Inner { kind, message: message.into(), source, latches: false }) }
+        Inner { kind, message: message.into(), source, latches: false }.into()
     }
 
     /// What the operating system answered to `operation` on `path`, which did nothing. A full disk or quota becomes
@@ -222,40 +230,33 @@ impl Error {
 
     /// Bytes that do not hold: `path`, the offset in it, what was expected and what was found.
     pub fn corrupt(path: &Path, offset: u64, expected: &str, found: &str) -> Self {
-        Self::new(
-            ErrorKind::Corrupt,
-            format!("{} at offset {offset}: expected {expected}, found {found}", path.display()),
-        )
+        let path = path.display();
+        let message = format!("{path} at offset {offset}: expected {expected}, found {found}");
+        Self::new(ErrorKind::Corrupt, message)
     }
 
     /// The same error with `context` in front of its message: which table, which task.
     #[must_use]
     pub fn context(&self, context: impl fmt::Display) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                kind: self.inner.kind,
-                message: format!("{context}: {}", self.inner.message),
-                source: self.inner.source.clone(),
-                latches: self.inner.latches,
-            }),
-        }
+        self.altered(|inner| inner.message = format!("{context}: {}", inner.message))
     }
 
     /// The same error as another kind, for a caller that knows better what it means.
     #[must_use]
     pub fn reclassified(&self, kind: ErrorKind) -> Self {
-        self.altered(kind, self.inner.latches)
+        self.altered(|inner| inner.kind = kind)
     }
 
     /// The same error, for a failure after which a table must take no more writes.
     #[must_use]
     pub fn latching(&self) -> Self {
-        self.altered(self.inner.kind, true)
+        self.altered(|inner| inner.latches = true)
     }
 
-    fn altered(&self, kind: ErrorKind, latches: bool) -> Self {
-        let (message, source) = (self.inner.message.clone(), self.inner.source.clone());
-        Self { inner: Arc::new(Inner { kind, message, source, latches }) }
+    fn altered(&self, alter: impl FnOnce(&mut Inner)) -> Self {
+        let mut inner = (*self.inner).clone();
+        alter(&mut inner);
+        inner.into()
     }
 
     /// Whether a write or sync failed, so that the table concerned must take no more writes. Other errors have done

@@ -144,14 +144,6 @@ pub trait File: Send + Sync + fmt::Debug {
 pub trait Map: Send + Sync + fmt::Debug {
     /// A handle to mapped bytes that keeps the mapping alive. `None`: outside the mapping.
     fn bytes(&self, offset: u64, len: usize) -> Option<Bytes>;
-    /// The length of the mapping in bytes.
-    fn len(&self) -> u64;
-    /// Whether nothing is mapped.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    /// Says that the range will be read soon, in order. A hint.
-    fn will_read(&self, offset: u64, len_bytes: u64);
 }
 
 /// An advisory lock; dropped, it is released.
@@ -161,8 +153,6 @@ pub trait FileLock: Send + Sync + fmt::Debug {
 }
 
 /// Reads exactly `buf.len()` bytes at `offset`, going on after short and interrupted reads.
-///
-/// # Errors
 /// [`io::ErrorKind::UnexpectedEof`] if the file ends before.
 pub fn read_exact_at(file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<()> {
     let wanted = buf.len();
@@ -179,23 +169,22 @@ pub fn read_exact_at(file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result
 /// Reads until `buf` is full or the file ends, and says how many bytes were read. An interrupted or
 /// short read is not the end of the file.
 pub fn read_up_to_at(file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut done = 0;
-    while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + done as u64) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(done)
+    fill(buf, |rest, done| file.read_at(rest, offset + done as u64))
 }
 
 /// As [`read_up_to_at`], from where a source is: a pipe, say.
 pub fn read_up_to(source: &mut dyn io::Read, buf: &mut [u8]) -> io::Result<usize> {
+    fill(buf, |rest, _| source.read(rest))
+}
+
+/// `read` reads behind so many bytes, perhaps not all of them.
+fn fill(
+    buf: &mut [u8],
+    mut read: impl FnMut(&mut [u8], usize) -> io::Result<usize>,
+) -> io::Result<usize> {
     let mut done = 0;
     while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match source.read(rest) {
+        match read(rest, done) {
             Ok(0) => break,
             Ok(n) => done += n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -219,19 +208,8 @@ pub fn write_all_at(file: &dyn File, buf: &[u8], offset: u64) -> io::Result<()> 
     Ok(())
 }
 
-/// Writes all of `buf` behind the file's present end and returns the offset it went to. For files
-/// with one writer.
-pub fn append(file: &dyn File, buf: &[u8]) -> io::Result<u64> {
-    let offset = file.len()?;
-    write_all_at(file, buf, offset)?;
-    Ok(offset)
-}
-
 /// Reads a whole small file, refusing one above `limit_bytes` so that a damaged length cannot make
 /// memory grow.
-///
-/// # Errors
-/// [`io::ErrorKind::FileTooLarge`] above the limit, else what the file system says.
 pub fn read_file(fs: &dyn Fs, path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
     let file = fs.open(path, OpenMode::Read)?;
     let len = file.len()?;
@@ -247,8 +225,6 @@ pub fn read_file(fs: &dyn Fs, path: &Path, limit_bytes: u64) -> io::Result<Vec<u
 }
 
 /// A buffer of so many zeros, for a length that comes from a file or a caller.
-///
-/// # Errors
 /// [`io::ErrorKind::OutOfMemory`] if there is no memory for it.
 pub fn zeroed(len: usize) -> io::Result<Vec<u8>> {
     let mut buf = Vec::new();

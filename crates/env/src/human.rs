@@ -38,14 +38,6 @@ pub fn is_hidden(c: char) -> bool {
     c.is_control() || moves_text
 }
 
-/// A duration as somebody writes it: `10s`, `1.5 h`, `30 days`, `1h 30m`.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let parsed = humantime::parse_duration(text.trim());
-    parsed.map_err(|error| {
-        format!("expected a duration like \"10s\" or \"30 days\", found {text:?} ({error})")
-    })
-}
-
 /// A number of bytes as somebody writes it: `4096`, `64KiB`, `1.5 GiB`, `2GB`.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     parse_size::parse_size(text).map_err(|error| {
@@ -59,39 +51,33 @@ fn exact(amount: u128, units: &[(u128, &str)]) -> Option<String> {
     Some(format!("{}{unit}", amount / factor))
 }
 
-fn show_duration(duration: Duration) -> String {
-    let units = [(86_400 * NANOS, "d"), (3600 * NANOS, "h"), (60 * NANOS, "m"), (NANOS, "s")];
-    match exact(duration.as_nanos(), &units) {
-        Some(_) if duration.is_zero() => "0s".to_owned(),
-        Some(shown) => shown,
-        None => humantime::format_duration(duration).to_string(),
-    }
-}
-
-fn show_size(bytes: u64) -> String {
-    match exact(bytes.into(), &[(1 << 30, " GiB"), (1 << 20, " MiB"), (1 << 10, " KiB")]) {
-        Some(shown) if bytes != 0 => shown,
-        _ => format!("{bytes} B"),
-    }
-}
-
 /// A value that is written as text, and read from text or from a number without a unit.
 pub trait Human: Sized {
     /// As text.
     fn show(&self) -> String;
-    /// From text.
+    /// From text, or what was expected.
     fn read(text: &str) -> Result<Self, String>;
-    /// From a number.
-    fn of_number(number: f64) -> Result<Self, String>;
+    /// From a number, or what was expected.
+    fn of_number(number: f64) -> Result<Self, String> {
+        Err(format!("expected a whole number of bytes, found {number}"))
+    }
 }
 
+/// `10s`, `1.5 h`, `30 days`, `1h 30m`.
 impl Human for Duration {
     fn show(&self) -> String {
-        show_duration(*self)
+        let units = [(86_400 * NANOS, "d"), (3600 * NANOS, "h"), (60 * NANOS, "m"), (NANOS, "s")];
+        match exact(self.as_nanos(), &units) {
+            Some(_) if self.is_zero() => "0s".to_owned(),
+            Some(shown) => shown,
+            None => humantime::format_duration(*self).to_string(),
+        }
     }
 
     fn read(text: &str) -> Result<Self, String> {
-        parse_duration(text)
+        humantime::parse_duration(text.trim()).map_err(|error| {
+            format!("expected a duration like \"10s\" or \"30 days\", found {text:?} ({error})")
+        })
     }
 
     fn of_number(number: f64) -> Result<Self, String> {
@@ -101,30 +87,26 @@ impl Human for Duration {
 
 impl Human for u64 {
     fn show(&self) -> String {
-        show_size(*self)
+        let units = [(1 << 30, " GiB"), (1 << 20, " MiB"), (1 << 10, " KiB")];
+        match exact((*self).into(), &units) {
+            Some(shown) if *self != 0 => shown,
+            _ => format!("{self} B"),
+        }
     }
 
     fn read(text: &str) -> Result<Self, String> {
         parse_size(text)
     }
-
-    fn of_number(number: f64) -> Result<Self, String> {
-        Err(format!("expected a whole number of bytes, found {number}"))
-    }
 }
 
 impl Human for u32 {
     fn show(&self) -> String {
-        show_size(u64::from(*self))
+        u64::from(*self).show()
     }
 
     fn read(text: &str) -> Result<Self, String> {
         let bytes = parse_size(text)?;
         Self::try_from(bytes).map_err(|_| format!("expected less than 4 GiB, found {text:?}"))
-    }
-
-    fn of_number(number: f64) -> Result<Self, String> {
-        Err(format!("expected a whole number of bytes, found {number}"))
     }
 }
 
@@ -164,45 +146,32 @@ pub fn deserialize<'de, T: Human, D: Deserializer<'de>>(deserializer: D) -> Resu
     read(deserializer, None)?.ok_or_else(|| D::Error::custom("expected a value, found none"))
 }
 
-/// For an option that may be absent, which is written `"never"`.
-pub mod or_never {
-    use super::{Deserializer, Human, Serializer};
+macro_rules! or_word {
+    ($name:ident, $word:literal) => {
+        #[doc = concat!("For an option that may be absent: null, or `\"", $word, "\"`.")]
+        pub mod $name {
+            use super::{Deserializer, Human, Serializer};
 
-    /// As [`serialize`](super::serialize).
-    pub fn serialize<T: Human, S: Serializer>(
-        value: &Option<T>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&value.as_ref().map_or("never".to_owned(), T::show))
-    }
+            /// Writes the option.
+            pub fn serialize<T: Human, S: Serializer>(
+                value: &Option<T>,
+                serializer: S,
+            ) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&value.as_ref().map_or($word.to_owned(), T::show))
+            }
 
-    /// As [`deserialize`](super::deserialize); null is never, too.
-    pub fn deserialize<'de, T: Human, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<T>, D::Error> {
-        super::read(deserializer, Some("never"))
-    }
+            /// Reads the option.
+            pub fn deserialize<'de, T: Human, D: Deserializer<'de>>(
+                deserializer: D,
+            ) -> Result<Option<T>, D::Error> {
+                super::read(deserializer, Some($word))
+            }
+        }
+    };
 }
 
-/// For an option that may be absent, which is written `"auto"`.
-pub mod or_auto {
-    use super::{Deserializer, Human, Serializer};
-
-    /// As [`serialize`](super::serialize).
-    pub fn serialize<T: Human, S: Serializer>(
-        value: &Option<T>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&value.as_ref().map_or("auto".to_owned(), T::show))
-    }
-
-    /// As [`deserialize`](super::deserialize); null is absent, too.
-    pub fn deserialize<'de, T: Human, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<T>, D::Error> {
-        super::read(deserializer, Some("auto"))
-    }
-}
+or_word!(or_never, "never");
+or_word!(or_auto, "auto");
 
 #[cfg(test)]
 mod tests {
@@ -227,10 +196,10 @@ mod tests {
             ("250ms", Duration::from_millis(250)),
             ("0s", Duration::ZERO),
         ] {
-            assert_eq!(parse_duration(text), Ok(duration), "{text}");
+            assert_eq!(Duration::read(text), Ok(duration), "{text}");
         }
         for bad in ["", "5", "s", "-1s", "1.2.3s", "10 s!", "99999999999999999999999999w"] {
-            assert!(parse_duration(bad).unwrap_err().contains("30 days"), "{bad}");
+            assert!(Duration::read(bad).unwrap_err().contains("30 days"), "{bad}");
         }
     }
 

@@ -29,10 +29,7 @@ impl Latch {
         self.cause.get()
     }
 
-    /// `Ok` while open.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Latched`] with the first failure as its message and source.
+    /// `Ok` while open. [`ErrorKind::Latched`] with the first failure as its message and source.
     pub fn check(&self) -> Result<()> {
         match self.cause.get() {
             None => Ok(()),

@@ -28,7 +28,7 @@ pub use budget::{Budget, Budgets, Permit, Reclaim};
 pub use clock::{Clock, OsClock, UnixMillis, millis};
 pub use error::{Error, ErrorKind, Result};
 pub use fs::{
-    DirEntry, File, FileKind, FileLock, Fs, LockKind, Map, Metadata, OpenMode, append, exists,
+    DirEntry, File, FileKind, FileLock, Fs, LockKind, Map, Metadata, OpenMode, exists,
     read_exact_at, read_file, read_up_to, read_up_to_at, write_all_at, zeroed,
 };
 pub use latch::Latch;
@@ -58,7 +58,7 @@ impl Env {
         let pool = Pool::new(threads).map_err(|e| {
             Error::with_source(ErrorKind::Io, format!("start {threads} threads: {e}"), e)
         })?;
-        let clock = Arc::new(OsClock::new());
+        let clock = Arc::new(OsClock);
         Ok(Self { fs: Arc::new(OsFs), clock, pool: Arc::new(pool), budgets: Budgets::default() })
     }
 

@@ -23,10 +23,9 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use memmap2::{Advice, Mmap, MmapOptions};
+use memmap2::{Mmap, MmapOptions};
 
 use crate::budget::Permit;
 use crate::fs::Map;
@@ -34,17 +33,16 @@ use crate::fs::Map;
 /// A read-only shared mapping of a file's beginning.
 #[derive(Debug)]
 pub(crate) struct MappedFile {
-    // `None` for an empty mapping: mapping zero bytes is refused by the system.
-    whole: Option<(Bytes, Arc<Mmap>)>,
+    whole: Bytes,
 }
 
-/// Lets `Bytes` own a share of the mapping.
-struct Share {
-    mmap: Arc<Mmap>,
+/// Lets `Bytes` own the mapping.
+struct Mapping {
+    mmap: Mmap,
     _permit: Permit,
 }
 
-impl AsRef<[u8]> for Share {
+impl AsRef<[u8]> for Mapping {
     fn as_ref(&self) -> &[u8] {
         &self.mmap
     }
@@ -52,51 +50,27 @@ impl AsRef<[u8]> for Share {
 
 impl MappedFile {
     /// Maps `len_bytes` from the start of `file`; `permit` is given back with the mapping.
-    pub(crate) fn new(file: impl AsFd, len_bytes: u64, permit: Permit) -> io::Result<Self> {
+    pub(crate) fn new(file: impl AsFd, len_bytes: u64, _permit: Permit) -> io::Result<Self> {
         let Ok(len) = usize::try_from(len_bytes) else {
             return Err(io::Error::from(io::ErrorKind::FileTooLarge));
         };
         if len == 0 {
-            return Ok(Self { whole: None });
+            // The system refuses to map zero bytes.
+            return Ok(Self { whole: Bytes::new() });
         }
         let fd = file.as_fd();
-        // SAFETY: the mapping is read-only and stays alive in the `Arc` while any `Bytes` points into
+        // SAFETY: the mapping is read-only and stays alive in `Mapping` while any `Bytes` points into
         // it. That the bytes lent from it do not change, and lie within the file, is what the three
         // rules in the module's comment say and who keeps them.
         let mmap = unsafe { MmapOptions::new().len(len).map(&fd)? };
-        let mmap = Arc::new(mmap);
-        Ok(Self {
-            whole: Some((
-                Bytes::from_owner(Share { mmap: Arc::clone(&mmap), _permit: permit }),
-                mmap,
-            )),
-        })
+        Ok(Self { whole: Bytes::from_owner(Mapping { mmap, _permit }) })
     }
 }
 
 impl Map for MappedFile {
     fn bytes(&self, offset: u64, len: usize) -> Option<Bytes> {
         let start = offset as usize;
-        let end = start.checked_add(len)?;
-        match &self.whole {
-            Some((whole, _)) if end <= whole.len() => Some(whole.slice(start..end)),
-            None if end == 0 => Some(Bytes::new()),
-            _ => None,
-        }
-    }
-
-    fn len(&self) -> u64 {
-        self.whole.as_ref().map_or(0, |(whole, _)| whole.len() as u64)
-    }
-
-    fn will_read(&self, offset: u64, len_bytes: u64) {
-        let Some((whole, mmap)) = &self.whole else { return };
-        let start = offset as usize;
-        let end = start.saturating_add(len_bytes as usize);
-        let end = end.min(whole.len());
-        if start < end {
-            #[expect(clippy::let_underscore_must_use, reason = "a hint: reading works without")]
-            let _ = mmap.advise_range(Advice::WillNeed, start, end - start);
-        }
+        let end = start.checked_add(len).filter(|end| *end <= self.whole.len())?;
+        Some(self.whole.slice(start..end))
     }
 }

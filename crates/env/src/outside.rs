@@ -14,9 +14,7 @@ use crate::os::{OsFs, describe};
 
 impl OsFs {
     /// Describes what `path` leads to, links followed.
-    ///
-    /// # Errors
-    /// What the system says; `NotFound` also for a link that leads to nothing.
+    /// `NotFound` also for a link that leads to nothing.
     pub fn describe(&self, path: &Path) -> io::Result<Metadata> {
         Ok(describe(&fs::metadata(path)?))
     }

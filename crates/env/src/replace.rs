@@ -23,10 +23,9 @@ pub fn leftover_of(name: &str) -> Option<&str> {
 
 /// Replaces (or creates) `path` with `bytes`: writes a new file, syncs it, renames it over the old one
 /// and syncs the directory. After a crash the file holds the old bytes or the new ones, whole.
-///
-/// # Errors
-/// What the file system says; the old file is then untouched, unless only the last sync failed (which latches, a lack of
-/// space included), when either version may be there after a crash. Without room for the new file nothing was done.
+/// If it fails, the old file is untouched, unless only the last sync failed (which latches, a lack
+/// of space included), when either version may be there after a crash. Without room for the new
+/// file nothing was done.
 pub fn replace_file(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> Result<()> {
     let new = replacement_path(path);
     write_replacement(fs, &new, bytes)?;

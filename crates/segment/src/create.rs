@@ -30,10 +30,7 @@ pub struct NewSegment {
 
 impl Segment {
     /// Creates the files with their headers, and the chain record. Nothing is synced. If it fails, what was
-    /// created is removed again.
-    ///
-    /// # Errors
-    /// What the file system says; `StorageFull` with nothing done.
+    /// created is removed again. `StorageFull` with nothing done.
     pub fn create(context: &Arc<Context>, new: &NewSegment) -> Result<(Arc<Self>, Totals)> {
         let paths = SegmentPaths::for_new(&context.dirs, new.id, new.shards);
         let mut created = Vec::new();

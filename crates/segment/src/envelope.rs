@@ -47,10 +47,7 @@ fn checksum(head: &[u8], payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(head), payload)
 }
 
-/// Encodes `record` and puts it into an envelope.
-///
-/// # Errors
-/// If the record is larger than an envelope may hold.
+/// Encodes `record` and puts it into an envelope. Fails if it is larger than an envelope may hold.
 pub fn seal<T: Serialize>(magic: Magic, record: &T) -> Result<Vec<u8>> {
     let payload = bincode::serde::encode_to_vec(record, config()).map_err(|e| {
         Error::with_source(ErrorKind::InvalidArgument, format!("encode a record: {e}"), e)
@@ -72,8 +69,6 @@ pub fn seal<T: Serialize>(magic: Magic, record: &T) -> Result<Vec<u8>> {
 }
 
 /// Opens the envelope that begins `bytes` and says how many bytes it took. `path` is only named in errors.
-///
-/// # Errors
 /// `Corrupt` if magic, length or checksum do not hold; `Unsupported` for another version.
 pub fn open<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Result<(T, usize)> {
     let name = String::from_utf8_lossy(&magic.0).into_owned();
@@ -116,10 +111,7 @@ pub fn open<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Res
     Ok((record, ENVELOPE_LEN + len))
 }
 
-/// Opens an envelope that is a whole file.
-///
-/// # Errors
-/// As [`open`]; `Corrupt` also for bytes behind the payload.
+/// Opens an envelope that is a whole file. `Corrupt` also for bytes behind the payload.
 pub fn open_file<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Result<T> {
     let (record, used) = open(magic, path, bytes)?;
     if used != bytes.len() {

@@ -81,10 +81,7 @@ impl Segment {
     }
 
     /// Gives back buffers: those that are empty, or else what is in them is written out. Waits for nobody who writes; says
-    /// whether there was something.
-    ///
-    /// # Errors
-    /// What the file system says: after a failed write the table must take no more.
+    /// whether there was something. After a failed write the table must take no more.
     pub fn let_go_of_buffers(&self) -> Result<bool> {
         let tails = || self.files().filter_map(|file| Some((file, file.tail.as_ref()?)));
         if tails().fold(false, |is_any, (_, tail)| is_any | tail.release()) {
@@ -103,10 +100,8 @@ impl Segment {
     }
 
     /// Writes a large value to its reserved place, from the caller's memory.
-    ///
-    /// # Errors
-    /// What the file system says: the record that names the value is in the log already, so the table must
-    /// take no more writes.
+    /// If it fails, the table must take no more writes: the record that names the value is in the
+    /// log already.
     pub fn write_direct(&self, place: &DirectWrite, value: &[u8]) -> Result<()> {
         let Some(file) = self.file(place.shard) else {
             unreachable!("a place is in one of the segment's value files")
@@ -118,9 +113,7 @@ impl Segment {
     }
 
     /// Writes full chunks of the tails to the files if it is nobody else's turn. Called by those who fill them.
-    ///
-    /// # Errors
-    /// What the file system says: the table must take no more writes.
+    /// If it fails, the table must take no more writes.
     pub fn relieve(&self) -> Result<()> {
         for file in self.files() {
             let Some(tail) = &file.tail else { continue };
@@ -138,9 +131,7 @@ impl Segment {
     }
 
     /// Makes everything in `totals` durable: all files at the same time, and only those with something new.
-    ///
-    /// # Errors
-    /// What the file system says: the table must take no more writes.
+    /// If it fails, the table must take no more writes.
     pub fn make_durable(self: &Arc<Self>, totals: &Totals) -> Result<()> {
         let ends = totals.value_ends.iter().chain([&totals.key_end]);
         let dirty = self.files().zip(ends).enumerate();
@@ -199,9 +190,7 @@ impl Segment {
 }
 
 /// The content digest of the key file at `path` up to `end`, whose bytes `read` gives in pieces.
-///
-/// # Errors
-/// What `read` says; `Corrupt` if it gives less.
+/// `Corrupt` if it gives less.
 pub fn digest_of(
     path: &Path,
     end: u64,
@@ -223,9 +212,7 @@ pub fn digest_of(
 impl SealJob {
     /// Makes the segment durable and writes its metadata. The successor's files and directory entries must be
     /// durable. May be repeated after a failure that does not latch.
-    ///
-    /// # Errors
-    /// What the file system says. Unless it latches, as a failed write or sync does, nothing is lost.
+    /// Nothing is lost unless the error latches.
     pub fn run(&self) -> Result<()> {
         let segment = &self.segment;
         if segment.metadata().is_some() {

@@ -110,9 +110,11 @@ fn check<'a>(path: &Path, bytes: &'a [u8], magic: [u8; 8]) -> Result<&'a [u8; HE
     check_version(path, header)?;
     let len = u16::from_le_bytes(field(header, LEN_AT));
     if usize::from(len) != HEADER_LEN {
-        let message =
-            format!("{}: header length: expected {HEADER_LEN}, found {len}", path.display());
-        return Err(Error::new(ErrorKind::Unsupported, message));
+        return Err(Error::at(
+            ErrorKind::Unsupported,
+            path,
+            format_args!("header length: expected {HEADER_LEN}, found {len}"),
+        ));
     }
     Ok(header)
 }
@@ -126,8 +128,11 @@ fn too_short(path: &Path, bytes: &[u8]) -> Error {
 /// writing (see [`check_writable`]).
 pub(crate) fn check_version(path: &Path, bytes: &[u8]) -> Result<()> {
     let unsupported = |what: &str, expected: String, found: String| {
-        let message = format!("{}: {what}: expected {expected}, found {found}", path.display());
-        Err(Error::new(ErrorKind::Unsupported, message))
+        Err(Error::at(
+            ErrorKind::Unsupported,
+            path,
+            format_args!("{what}: expected {expected}, found {found}"),
+        ))
     };
     let (Some(version), Some(incompatible)) =
         (u16_at(bytes, VERSION_AT), u32_at(bytes, FLAGS_AT + 8))
@@ -144,19 +149,17 @@ pub(crate) fn check_version(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// The flags that forbid writing, of any header or envelope.
-///
-/// # Errors
-/// [`ErrorKind::Unsupported`] if there are any that this build does not know; [`ErrorKind::Corrupt`] if the bytes are
-/// too few to have them.
+/// [`ErrorKind::Unsupported`] if there are any that this build does not know;
+/// [`ErrorKind::Corrupt`] if the bytes are too few to have them.
 pub fn check_writable(path: &Path, bytes: &[u8]) -> Result<()> {
     match u32_at(bytes, FLAGS_AT + 4) {
         None => Err(too_short(path, bytes)),
         Some(0) => Ok(()),
-        Some(flags) => Err(Error::new(
+        Some(flags) => Err(Error::at(
             ErrorKind::Unsupported,
-            format!(
-                "{}: features that forbid writing: expected none, found {flags:#x}; open for reading only",
-                path.display()
+            path,
+            format_args!(
+                "features that forbid writing: expected none, found {flags:#x}; open for reading only"
             ),
         )),
     }
@@ -213,15 +216,12 @@ fn belongs(path: &Path, expected: (u64, SegmentId), found: (u64, SegmentId)) -> 
     if expected == found {
         return Ok(());
     }
-    Err(Error::new(
+    Err(Error::at(
         ErrorKind::Foreign,
-        format!(
-            "{}: expected a file of segment {} of table {:016x}, found one of segment {} of table {:016x}",
-            path.display(),
-            expected.1,
-            expected.0,
-            found.1,
-            found.0
+        path,
+        format_args!(
+            "expected a file of segment {} of table {:016x}, found one of segment {} of table {:016x}",
+            expected.1, expected.0, found.1, found.0
         ),
     ))
 }
@@ -249,14 +249,12 @@ impl ValueHeader {
         if self.shard == shard && found.salt == identity.salt {
             return Ok(());
         }
-        Err(Error::new(
+        Err(Error::at(
             ErrorKind::Foreign,
-            format!(
-                "{}: expected shard {shard} with salt {:016x}, found shard {} with salt {:016x}",
-                path.display(),
-                identity.salt,
-                self.shard,
-                found.salt
+            path,
+            format_args!(
+                "expected shard {shard} with salt {:016x}, found shard {} with salt {:016x}",
+                identity.salt, self.shard, found.salt
             ),
         ))
     }

@@ -116,8 +116,6 @@ impl Metadata {
     }
 
     /// As [`read`](Self::read), for somebody who may write.
-    ///
-    /// # Errors
     /// `Unsupported` also for features that forbid writing.
     pub fn read_for_writing(fs: &dyn Fs, path: &Path) -> Result<Self> {
         let bytes = Self::read_bytes(fs, path)?;

@@ -363,9 +363,6 @@ impl<'a> Scanner<'a> {
     }
 
     /// Turns a verdict other than clean into the error of a file that must be whole.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Corrupt`] that names the file, the offset and the reason.
     pub fn require_clean(&self) -> Result<()> {
         match &self.verdict {
             None | Some(Verdict::Clean) => Ok(()),
@@ -388,11 +385,6 @@ impl<'a> Scanner<'a> {
     /// Where epochs began.
     pub fn epochs(&self) -> &[(u32, u64)] {
         &self.epochs
-    }
-
-    /// The header of the file.
-    pub fn header(&self) -> &KeyHeader {
-        &self.header
     }
 
     /// The offset behind the last record that was returned.

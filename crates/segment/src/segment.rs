@@ -271,13 +271,14 @@ impl Segment {
                 return Ok(());
             }
             found.belongs_to(path, ours.table_id, ours.segment)?;
-            let message = format!(
-                "{}: expected the header with salt {:016x}, found another one with salt {:016x}",
-                path.display(),
-                ours.salt,
-                found.identity.salt
-            );
-            Err(Error::new(ErrorKind::Foreign, message))
+            Err(Error::at(
+                ErrorKind::Foreign,
+                path,
+                format_args!(
+                    "expected the header with salt {:016x}, found another one with salt {:016x}",
+                    ours.salt, found.identity.salt
+                ),
+            ))
         })
     }
 
@@ -287,11 +288,11 @@ impl Segment {
         let len = file.len().map_err(|e| Error::io("measure", path, e))?;
         if len < end {
             if self.was_rolled_back()? {
-                let message = format!(
-                    "{}: another process has rolled the segment back since; refresh, and read what is left",
-                    path.display()
-                );
-                return Err(Error::new(ErrorKind::Missing, message));
+                return Err(Error::at(
+                    ErrorKind::Missing,
+                    path,
+                    "another process has rolled the segment back since; refresh, and read what is left",
+                ));
             }
             let expected = format!("at least {end} bytes");
             return Err(Error::corrupt(path, len, &expected, "the end of the file"));
@@ -335,9 +336,8 @@ impl Segment {
     }
 
     /// The address of the value if the record at `offset` has this key, `None` if it has another one.
-    ///
-    /// # Errors
-    /// `Corrupt` if the record at `offset` does not hold: a damaged key must not become an absent one.
+    /// `Corrupt` if the record at `offset` does not hold: a damaged key must not become an absent
+    /// one.
     pub fn lookup(&self, offset: u32, key: &[u8]) -> Result<Option<Address>> {
         let open = self.open(&self.keys)?;
         let at = u64::from(offset);
@@ -356,8 +356,6 @@ impl Segment {
     }
 
     /// Reads the record at `offset` with its value's address.
-    ///
-    /// # Errors
     /// `Corrupt` if there is no sound key record at `offset`.
     pub fn read_key(&self, offset: u32) -> Result<(Bytes, Address, bool)> {
         let open = self.open(&self.keys)?;
@@ -397,8 +395,6 @@ impl Segment {
     }
 
     /// The bytes at `address`, verified unless the table's options say otherwise.
-    ///
-    /// # Errors
     /// `Corrupt` if the bytes are not those that were put.
     pub fn read_value(&self, address: &Address) -> Result<Value> {
         let bytes = self.value_bytes(address)?;
@@ -409,9 +405,7 @@ impl Segment {
     }
 
     /// Hands the bytes at `address` out piece by piece, none of them large, and compares their checksum at the end.
-    ///
-    /// # Errors
-    /// As [`read_value`](Self::read_value); what `each` returns.
+    /// As [`read_value`](Self::read_value) otherwise.
     pub fn read_in_pieces(
         &self,
         address: &Address,

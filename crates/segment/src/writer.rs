@@ -167,10 +167,7 @@ impl SegmentWriter {
     }
 
     /// Gives back what an idle table does not need: buffers, reserved space, descriptors. Does nothing before everything
-    /// is durable and vouched for.
-    ///
-    /// # Errors
-    /// What the file system says; nothing is lost.
+    /// is durable and vouched for. Nothing is lost if it fails.
     pub fn rest(&mut self) -> Result<()> {
         let segment = &self.segment;
         if self.mark_due.is_some() || segment.files().any(|file| file.durable() < file.end()) {
@@ -197,10 +194,7 @@ impl SegmentWriter {
         EPOCH_LEN as u64 + 2 * max_mark_len(self.segment.header().shards)
     }
 
-    /// Appends a batch.
-    ///
-    /// # Errors
-    /// `StorageFull` with nothing done, or what the file system says.
+    /// Appends a batch. `StorageFull` with nothing done.
     pub fn append(&mut self, groups: &[Group<'_>], now: UnixMillis) -> Result<Appended> {
         let keys = groups.iter().map(|g| 1 + g.aliases.len()).sum();
         let (mut positions, mut direct) = (Vec::new(), Vec::new());
@@ -313,8 +307,6 @@ impl SegmentWriter {
     }
 
     /// Appends the mark that is due now, for a table that goes idle or closes; says whether there was one.
-    ///
-    /// # Errors
     /// `StorageFull` with nothing done.
     pub fn append_mark(&mut self, now: UnixMillis) -> Result<bool> {
         if self.mark_due.is_none() {

@@ -178,10 +178,4 @@ impl Map for SimMap {
         state.bus_errors += u64::from(bytes.is_none());
         bytes
     }
-
-    fn len(&self) -> u64 {
-        self.len_bytes
-    }
-
-    fn will_read(&self, _offset: u64, _len_bytes: u64) {}
 }

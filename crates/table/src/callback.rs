@@ -22,9 +22,6 @@ pub(crate) fn call<T>(what: &'static str, callback: impl FnOnce() -> T) -> std::
 }
 
 /// Refuses calls that come out of a filter, a listener or a source.
-///
-/// # Errors
-/// `InvalidArgument` that names the callback.
 pub fn refuse_in_callback() -> Result<()> {
     match INSIDE.get() {
         None => Ok(()),

@@ -43,7 +43,7 @@ impl Followed<'_> {
             None => self.look_ahead(&mut seen)?,
         };
         let mut scanner = self.keys.scan(key_end, None).behind(&seen.totals, &seen.epochs);
-        let id = scanner.header().identity.segment;
+        let id = self.keys.header.identity.segment;
         let mut values = Values::new(self.fs, self.paths, self.keys, &value_ends);
         let (mut keys, mut newest) = (Vec::new(), None);
         let (mut whole, mut newest_whole) = (0, None);

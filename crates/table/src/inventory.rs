@@ -84,11 +84,13 @@ impl FoundFiles {
         if found == table_id {
             return Ok(());
         }
-        let message = format!(
-            "{}: expected a segment of table {table_id:016x}, as the table's state says, found one of {found:016x}; bring the right file or the right table.state back",
-            path.display()
-        );
-        Err(Error::new(ErrorKind::Foreign, message))
+        Err(Error::at(
+            ErrorKind::Foreign,
+            path,
+            format_args!(
+                "expected a segment of table {table_id:016x}, as the table's state says, found one of {found:016x}; bring the right file or the right table.state back"
+            ),
+        ))
     }
 }
 
@@ -117,12 +119,10 @@ fn wrong_kind(path: &Path, expected: FileKind, found: FileKind) -> Error {
 
 /// The error of a file that must be there.
 pub fn missing(path: &Path) -> Error {
-    Error::new(
+    Error::at(
         ErrorKind::Missing,
-        format!(
-            "{}: expected this file on one of the roots, found it on none; bring it back, or see `lith repair`",
-            path.display()
-        ),
+        path,
+        "expected this file on one of the roots, found it on none; bring it back, or see `lith repair`",
     )
 }
 
@@ -137,9 +137,8 @@ pub struct Inventory {
 
 impl Inventory {
     /// Lists `dirs`. Symbolic links are followed by nobody, readers included.
-    ///
-    /// # Errors
-    /// `Foreign` for a link or directory with the name of a segment's file; `Conflict` for a name on two roots.
+    /// `Foreign` for a link or directory with the name of a segment's file; `Conflict` for a name
+    /// on two roots.
     pub fn list(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Self> {
         let mut inventory = Self::default();
         for dir in dirs {

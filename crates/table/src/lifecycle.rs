@@ -23,10 +23,9 @@ pub enum Presence {
 }
 
 /// Looks whether the table in `dirs` (its directory on every root) is there.
-///
-/// # Errors
-/// `Missing` if there are segments, or some that a repair kept, but no state; `Foreign` if something else, a symbolic
-/// link, say, stands where a directory or the state belongs; what reading the state says.
+/// `Missing` if there are segments, or some that a repair kept, but no state; `Foreign` if
+/// something else, a symbolic link, say, stands where a directory or the state belongs; what
+/// reading the state says.
 pub fn presence(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Presence> {
     let Some(first) = dirs.first() else { return Ok(Presence::Absent) };
     let mut any = false;
@@ -45,11 +44,11 @@ pub fn presence(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Presence> {
     for dir in dirs {
         for place in asides(fs, dir)?.into_iter().chain([dir.join(SEGMENTS_DIR)]) {
             if let Some(file) = entries(fs, &place)?.into_iter().find(|e| is_kept(&e.name)) {
-                return Err(Error::new(
+                return Err(Error::at(
                     ErrorKind::Missing,
-                    format!(
-                        "{}: expected the state of the table that {} belongs to; bring it back, or see `lith repair`; if nobody needs the table any more, remove its directories",
-                        state_path.display(),
+                    &state_path,
+                    format_args!(
+                        "expected the state of the table that {} belongs to; bring it back, or see `lith repair`; if nobody needs the table any more, remove its directories",
                         place.join(file.name).display()
                     ),
                 ));
@@ -61,26 +60,19 @@ pub fn presence(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Presence> {
 
 impl Table {
     /// Creates a table that is absent. Its state is the commit point: before it is there, there is no table.
-    ///
-    /// # Errors
-    /// What the file system says; what was made by then is removed by the next attempt.
+    /// If it fails, what was made by then is removed by the next attempt.
     pub fn create(setup: &TableSetup) -> Result<()> {
         create(setup).map_err(|e| setup.in_context(&e))
     }
 
     /// Removes a table of which no handle is open: all its files and directories, on every root. Also finishes a
     /// removal or undoes a creation that was interrupted.
-    ///
-    /// # Errors
-    /// What the file system says; the next opening goes on with it.
+    /// If it fails, the next opening goes on with it.
     pub fn remove(setup: &TableSetup) -> Result<()> {
         remove(setup).map_err(|e| setup.in_context(&e))
     }
 
     /// The first half of dropping a table: from now on it counts as gone, whatever happens. All handles are closed.
-    ///
-    /// # Errors
-    /// What writing the state says.
     pub fn begin_drop(&self) -> Result<()> {
         let side = self.inner.enter_write()?;
         let _ending = side.ending.lock();
@@ -97,9 +89,7 @@ impl Table {
     }
 
     /// As [`begin_drop`](Self::begin_drop), for a table of which no handle is open.
-    ///
-    /// # Errors
-    /// What opening the table refuses before it reads its records; `Io`.
+    /// Refuses what opening the table refuses before it reads its records.
     pub fn begin_drop_of(setup: &TableSetup) -> Result<()> {
         begin_drop_of(setup).map_err(|e| setup.in_context(&e))
     }

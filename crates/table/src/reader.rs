@@ -74,11 +74,11 @@ fn refuse_rollback(setup: &TableSetup) -> Result<()> {
     if !exists(&*setup.env.fs, &path).map_err(|e| Error::io("look for", &path, e))? {
         return Ok(());
     }
-    let message = format!(
-        "{}: a rollback is under way, or was interrupted; if no process is at it, open the database for writing, or `lith rollback --finish`",
-        path.display()
-    );
-    Err(Error::new(ErrorKind::RollbackPending, message))
+    Err(Error::at(
+        ErrorKind::RollbackPending,
+        &path,
+        "a rollback is under way, or was interrupted; if no process is at it, open the database for writing, or `lith rollback --finish`",
+    ))
 }
 
 /// Looks until it succeeds, or fails twice with nothing changed in between.

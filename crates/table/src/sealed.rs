@@ -100,9 +100,10 @@ pub(crate) fn check_agrees(path: &Path, metadata: &Metadata, header: &KeyHeader)
     if found == expected && metadata.value_ends.len() == usize::from(header.shards) {
         return Ok(());
     }
-    Err(Error::new(
+    Err(Error::at(
         ErrorKind::Foreign,
-        format!("{}: expected the metadata of {header:?}, found {metadata:?}", path.display()),
+        path,
+        format_args!("expected the metadata of {header:?}, found {metadata:?}"),
     ))
 }
 

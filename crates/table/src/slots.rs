@@ -37,8 +37,6 @@ pub(crate) struct Ruling<T> {
 }
 
 /// The record in the slot that rules, of the bytes of a file with slots of `slot_len`.
-///
-/// # Errors
 /// `Corrupt` if no slot holds; `Unsupported`.
 pub(crate) fn ruling<T: Slotted>(path: &Path, bytes: &[u8], slot_len: usize) -> Result<Ruling<T>> {
     let mut best: Option<Ruling<T>> = None;

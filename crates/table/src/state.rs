@@ -169,11 +169,11 @@ impl TableState {
                     continue;
                 }
                 let expected = end.map_or("no such file".to_owned(), |end| format!("{end} bytes"));
-                return Ok(Some(Error::new(
+                return Ok(Some(Error::at(
                     ErrorKind::Corrupt,
-                    format!(
-                        "{}: expected {expected}, as the last close left it by the word of {}, found {len} bytes: that state, and what else was put back with it, is older than this file; bring the newest of all files back, or see `lith repair`",
-                        file.display(),
+                    file,
+                    format_args!(
+                        "expected {expected}, as the last close left it by the word of {}, found {len} bytes: that state, and what else was put back with it, is older than this file; bring the newest of all files back, or see `lith repair`",
                         path.display()
                     ),
                 )));
@@ -188,8 +188,11 @@ impl TableState {
         if len == SLOT_LEN {
             return Ok(());
         }
-        let message = format!("{}: a slot of {len} bytes; {SLOT_LEN} is the most", path.display());
-        Err(Error::new(ErrorKind::InvalidArgument, message))
+        Err(Error::at(
+            ErrorKind::InvalidArgument,
+            path,
+            format_args!("a slot of {len} bytes; {SLOT_LEN} is the most"),
+        ))
     }
 }
 
@@ -203,8 +206,6 @@ pub struct FoundState {
 }
 
 /// Reads the state file at `path`.
-///
-/// # Errors
 /// `Missing`; `Corrupt` if no slot holds or the length is wrong; `Unsupported`.
 pub fn read_state(fs: &dyn Fs, path: &Path) -> Result<FoundState> {
     let limit = 4 * (SLOTS * SLOT_LEN) as u64;
@@ -272,10 +273,7 @@ impl StateFile {
     }
 
     /// Changes the state and makes the change durable in both slots. If `change` changes nothing, nothing is
-    /// written.
-    ///
-    /// # Errors
-    /// What the file system says. If it latches, which state a reopening finds is unknown.
+    /// written. If it latches, which state a reopening finds is unknown.
     pub fn update(&self, change: impl FnOnce(&mut TableState)) -> Result<()> {
         let mut current = self.current.lock();
         let mut next = current.clone();

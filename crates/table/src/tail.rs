@@ -35,8 +35,6 @@ pub struct TailFound {
 
 impl TailFound {
     /// Scans the key file, and reads the values that no mark vouches for.
-    ///
-    /// # Errors
     /// `Corrupt` if something that was acknowledged does not hold.
     pub(crate) fn examine(
         env: &Env,

@@ -121,7 +121,7 @@ fn describe(db: &Db, name: &str) -> lithdb::Result<(TableInfo, TableStats)> {
 }
 
 fn show(command: &mut Command, info: &TableInfo, stats: &TableStats) -> Result<(), Failure> {
-    let now = OsClock::new().now();
+    let now = OsClock.now();
     let ttl = stats.ttl.map_or("none: kept for ever".to_owned(), duration);
     let filter = if info.has_gc_filter { ", and the application's GC filter" } else { "" };
     let oldest = match stats.oldest_created {

@@ -37,9 +37,7 @@ impl Copier {
     /// Appends a key record and, if it is a primary one, the value that it names. A value in the key file stays in the key
     /// file. `read` gives up to so many bytes of the value at an offset; what is written is what was compared with the
     /// record's checksum. `path` is the old key file, for errors.
-    ///
-    /// # Errors
-    /// `Io` if the value does not have its checksum; what the file system says. The new segment is then of no use.
+    /// `Io` if the value does not have its checksum. If it fails, the new segment is of no use.
     pub fn record(
         &mut self,
         record: &KeyRecord<'_>,

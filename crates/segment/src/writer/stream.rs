@@ -24,9 +24,7 @@ pub struct Stream {
 
 impl SegmentWriter {
     /// Begins a value in the value file with the least in it.
-    ///
-    /// # Errors
-    /// What the file system says: the file could not be opened, and nothing was done.
+    /// Nothing was done if the file cannot be opened.
     pub fn begin_stream(&self) -> Result<Stream> {
         let mut ends = self.totals.value_ends.clone();
         let (file, offset) = least(&self.segment, &mut ends);
@@ -35,10 +33,8 @@ impl SegmentWriter {
     }
 
     /// Writes the next bytes of the value.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a value longer than 2^32 − 2 bytes and `StorageFull`: the value is to be
-    /// given up. Else what the file system says.
+    /// `InvalidArgument` for a value longer than 2^32 − 2 bytes and `StorageFull`: the value is to
+    /// be given up.
     pub fn stream(&self, stream: &mut Stream, piece: &[u8]) -> Result<()> {
         let len = u64::from(stream.len) + piece.len() as u64;
         if len >= u64::from(u32::MAX) {
@@ -56,10 +52,7 @@ impl SegmentWriter {
 
     /// Gives up a value whose record was not appended: nobody was ever shown a byte of it, so its
     /// file is cut off where the last value ends, durably, and the space is free again.
-    ///
-    /// # Errors
-    /// What the file system says: the bytes stay, and the file is longer than its end. A failed sync
-    /// latches.
+    /// If it fails, the bytes stay, and the file is longer than its end. A failed sync latches.
     pub fn give_up(&self, stream: &Stream) -> Result<()> {
         let (file, end) = (self.value_file(stream), stream.offset);
         let cut = stream.file.file.set_len(end);

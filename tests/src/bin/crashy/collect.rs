@@ -12,7 +12,7 @@ use lithdb_tests::{Op, Rng, db_options, short_options};
 pub(crate) fn collect(life: u64, ttl: Duration, mut next: u64, roots: &[PathBuf]) {
     let db = Db::open(db_options(roots).gc_interval(Duration::from_millis(7))).expect("open");
     let table = db.table("short", short_options(ttl)).expect("table");
-    let (mut rng, clock) = (Rng::of(&[life, 78, next]), OsClock::new());
+    let (mut rng, clock) = (Rng::of(&[life, 78, next]), OsClock);
     println!("start {next}");
     loop {
         let at = clock.now();

@@ -34,7 +34,7 @@ impl Place {
         let Some(path) = keep else {
             let dir = std::env::temp_dir();
             let dir = OsFs.canonicalize(&dir).map_err(|e| Failure::io(dir.display(), &e))?;
-            let number = OsClock::new().random_u64().map_err(|e| Failure::io("random", &e))?;
+            let number = OsClock.random_u64().map_err(|e| Failure::io("random", &e))?;
             return Ok(place(dir.join(format!("lith-tour-{number:016x}")), false));
         };
         let cannot = |e: io::Error| Failure::io(path.display(), &e);

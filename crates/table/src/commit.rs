@@ -11,7 +11,7 @@ use lithdb_env::Result;
 use lithdb_env::sync::{Condvar, Mutex};
 use lithdb_segment::Position;
 
-use crate::table::{Inner, Mode, Table};
+use crate::table::{Inner, Table, WriteSide};
 
 /// What is durable, and whether a round is under way.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Table {
         match self.inner.write_side() {
             Ok(side) => side.commit.durable(),
             // The only error: it is a reader.
-            Err(_) => self.inner.snapshot().1,
+            Err(_) => self.inner.snapshot(Position::default()).end,
         }
     }
 }
@@ -107,27 +107,20 @@ impl Inner {
         }
         state.is_running = true;
         drop(state);
-        let round = Round { inner: self };
         if !commit.coalesce.is_zero() {
             std::thread::sleep(commit.coalesce);
         }
-        self.latch_on_panic("a flush", || round.run())
+        let flushed = self.latch_on_panic("a flush", || self.run_round(side));
+        commit.state.lock().is_running = false;
+        commit.changed.notify_all();
+        flushed
     }
-}
 
-/// One round; dropped, it lets the next one begin, whatever happened.
-struct Round<'a> {
-    inner: &'a Arc<Inner>,
-}
-
-impl Round<'_> {
-    fn run(&self) -> Result<()> {
-        let inner = self.inner;
-        let side = inner.write_side()?;
-        let started = inner.env.clock.monotonic();
+    fn run_round(self: &Arc<Self>, side: &WriteSide) -> Result<()> {
+        let started = self.env.clock.monotonic();
         let (segment, capture, end) = {
             let writer = side.writer.lock();
-            inner.still_open()?;
+            self.still_open()?;
             let segment_writer = writer.segment.as_ref();
             #[expect(clippy::expect_used, reason = "something was put: it is in a segment")]
             let segment_writer = segment_writer.expect("a log with an end has a segment");
@@ -135,13 +128,13 @@ impl Round<'_> {
             (segment, segment_writer.totals().clone(), writer.log_end())
         };
         side.in_flight.wait_below(end);
-        inner.latch.check().map_err(|e| inner.in_context(&e))?;
-        let made = segment.make_durable(&capture).map_err(|e| inner.fail(&e));
-        let sealed = side.sealing.finish(inner, side);
+        self.latch.check().map_err(|e| self.in_context(&e))?;
+        let made = segment.make_durable(&capture).map_err(|e| self.fail(&e));
+        let sealed = side.sealing.finish(self, side);
         made.and(sealed)?;
         // Acknowledged before the mark is due: a mark promises what has been acknowledged.
         side.commit.acknowledge(end);
-        let mark = capture.mark(inner.now(side).time);
+        let mark = capture.mark(self.now(side).time);
         let mut writer = side.writer.lock();
         if let Some(segment_writer) = &mut writer.segment
             && segment_writer.segment().id() == segment.id()
@@ -149,18 +142,9 @@ impl Round<'_> {
             segment_writer.set_mark_due(mark);
         }
         drop(writer);
-        let took = inner.env.clock.monotonic().saturating_sub(started);
-        metrics::histogram!("lithdb_flush_seconds", "table" => inner.name.to_string())
+        let took = self.env.clock.monotonic().saturating_sub(started);
+        metrics::histogram!("lithdb_flush_seconds", "table" => self.name.to_string())
             .record(took.as_secs_f64());
         Ok(())
-    }
-}
-
-impl Drop for Round<'_> {
-    fn drop(&mut self) {
-        if let Mode::Write(side) = &self.inner.mode {
-            side.commit.state.lock().is_running = false;
-            side.commit.changed.notify_all();
-        }
     }
 }

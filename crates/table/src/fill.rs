@@ -20,40 +20,34 @@ const BATCH: usize = 64 << 10;
 /// Key files up to this length are read, longer ones mapped.
 const SMALL: u64 = 1 << 20;
 
-/// What is to be filled from where.
-pub(crate) struct Fill<'a> {
-    pub(crate) keymap: &'a Arc<dyn Keymap>,
-    pub(crate) hash_seed: u64,
-    pub(crate) segments: &'a Segments,
-    /// The end of the last segment; the others end where their seals say.
-    pub(crate) end: Position,
-}
-
-impl Fill<'_> {
-    /// Returns the position of the newest primary record that was put in; the default if there was none.
-    /// `read`: what was read already.
-    pub(crate) fn run(&self, pool: &Pool, read: KeyFiles) -> Result<Position> {
-        // A damaged count must not make memory grow: there are no more records than fit into the file.
-        let fit = |m: &Metadata| m.records.min(m.key_end / KEY_FIXED_LEN as u64);
-        let known: u64 =
-            self.segments.iter().filter_map(|segment| segment.metadata()).map(fit).sum();
-        self.keymap.reserve(known as usize);
-        let newest = Arc::new(Mutex::new(Position::default()));
-        let (keymap, segments) = (Arc::clone(self.keymap), self.segments.clone());
-        let (seed, end, most) = (self.hash_seed, self.end, Arc::clone(&newest));
-        pool.share_out(segments.len(), move |numbers| {
-            let (keymap, read, batch) = (&*keymap, &read, Vec::new());
-            let mut filling = Filling { keymap, seed, segments: &segments, end, read, batch };
-            for segment in numbers.map_while(|number| segments.at(number)) {
-                let found = filling.take(segment)?;
-                let mut newest = most.lock();
-                *newest = found.max(*newest);
-            }
-            filling.insert()
-        })?;
-        let newest = *newest.lock();
-        Ok(newest)
-    }
+/// Fills `keymap` with what `segments` hold, the last of which ends at `end`; the others end where their seals say. `read`
+/// was read already. Returns the position of the newest primary record that was put in; the default if there was none.
+pub(crate) fn fill(
+    pool: &Pool,
+    keymap: &Arc<dyn Keymap>,
+    seed: u64,
+    segments: &Segments,
+    end: Position,
+    read: KeyFiles,
+) -> Result<Position> {
+    // A damaged count must not make memory grow: there are no more records than fit into the file.
+    let fit = |m: &Metadata| m.records.min(m.key_end / KEY_FIXED_LEN as u64);
+    let known: u64 = segments.iter().filter_map(|segment| segment.metadata()).map(fit).sum();
+    keymap.reserve(known as usize);
+    let newest = Arc::new(Mutex::new(Position::default()));
+    let (keymap, segments, most) = (Arc::clone(keymap), segments.clone(), Arc::clone(&newest));
+    pool.share_out(segments.len(), move |numbers| {
+        let (keymap, read, batch) = (&*keymap, &read, Vec::new());
+        let mut filling = Filling { keymap, seed, segments: &segments, end, read, batch };
+        for segment in numbers.map_while(|number| segments.at(number)) {
+            let found = filling.take(segment)?;
+            let mut newest = most.lock();
+            *newest = found.max(*newest);
+        }
+        filling.insert()
+    })?;
+    let newest = *newest.lock();
+    Ok(newest)
 }
 
 /// What one thread does.

@@ -16,7 +16,7 @@ use lithdb_segment::{Address, HEADER_LEN, Position, Segment, Value};
 use crate::batch::show_key;
 use crate::read::Failed;
 use crate::segments::Segments;
-use crate::table::{Inner, Mode, Table};
+use crate::table::{Inner, Mode, Snapshot, Table};
 
 /// One record: a key and what it names.
 #[derive(Clone)]
@@ -112,8 +112,8 @@ impl Table {
     /// where what it was to walk is gone: refresh, and begin again.
     pub fn iter(&self) -> Result<Iter> {
         self.inner.enter()?;
-        let (segments, end) = self.inner.snapshot();
-        Ok(Iter::new(segments, Position::default(), end).of(self))
+        let start = Position::default();
+        Ok(Iter::new(self.inner.snapshot(start), start).of(self))
     }
 
     /// The records from `key` on, the newest record of it first; `None` if the key is absent. With `rev()` it goes from
@@ -130,9 +130,9 @@ impl Table {
         };
         let mut seen = self.inner.seen();
         while let Some(found) = find()? {
-            let (segments, end) = self.inner.snapshot_behind(found.at);
-            if found.at < end && segments.get(found.at.segment).is_some() {
-                return Ok(Some(Iter::new(segments, found.at, end).of(self)));
+            let now = self.inner.snapshot(found.at);
+            if found.at < now.end && now.segments.get(found.at.segment).is_some() {
+                return Ok(Some(Iter::new(now, found.at).of(self)));
             }
             // Collected or rolled back since, or newer than a reader's view; the key may have been put again, or have an
             // older value.
@@ -161,11 +161,14 @@ impl Table {
     pub fn newest_key(&self) -> Result<Option<Vec<u8>>> {
         let inner = &self.inner;
         inner.enter()?;
+        let start = Position::default();
         let read = || {
-            let (segments, end, newest) = inner.newest();
-            let Some(newest) = newest else { return Ok(Err((segments, end))) };
+            let now = inner.snapshot(start);
+            let Some(newest) = now.newest else { return Ok(Err(now)) };
             // If its segment was collected, every older one was, too.
-            let Some(segment) = segments.get(newest.segment).cloned() else { return Ok(Ok(None)) };
+            let Some(segment) = now.segments.get(newest.segment).cloned() else {
+                return Ok(Ok(None));
+            };
             let read = segment.read_key(newest.offset);
             let (key, _, is_primary) = read.map_err(|error| Failed { segment, error })?;
             assert!(is_primary, "{newest}: an alias was noted as the newest value");
@@ -173,8 +176,8 @@ impl Table {
         };
         match inner.again_if_gone(read).map_err(|e| inner.in_context(&e))? {
             Ok(key) => Ok(key),
-            Err((segments, end)) => {
-                let walk = Iter::new(segments, Position::default(), end).rev();
+            Err(now) => {
+                let walk = Iter::new(now, start).rev();
                 let mut primaries = walk.filter(|entry| !matches!(entry, Ok(e) if !e.is_primary()));
                 Ok(primaries.next().transpose()?.map(|entry| entry.key().to_vec()))
             }
@@ -182,28 +185,8 @@ impl Table {
     }
 }
 
-impl Inner {
-    /// The segments, the end of what is complete, and the newest primary record; `None` if that is not known because
-    /// large values are on their way.
-    fn newest(&self) -> (Segments, Position, Option<Position>) {
-        match &self.mode {
-            Mode::Read(side) => {
-                let view = side.view();
-                (view.segments.clone(), view.end, Some(view.newest))
-            }
-            Mode::Write(side) => {
-                let writer = side.writer.lock();
-                let log_end = writer.log_end();
-                let end = side.in_flight.complete_end(Position::default(), log_end);
-                let segments = side.segments.read().clone();
-                (segments, end, (end == log_end).then_some(writer.newest))
-            }
-        }
-    }
-}
-
 impl Iter {
-    pub(crate) fn new(mut segments: Segments, start: Position, end: Position) -> Self {
+    pub(crate) fn new(Snapshot { mut segments, end, .. }: Snapshot, start: Position) -> Self {
         segments.remove_below(start.segment);
         while segments.last().is_some_and(|segment| segment.id() > end.segment) {
             segments.pop();

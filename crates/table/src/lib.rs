@@ -35,10 +35,10 @@ mod segments;
 mod slots;
 pub mod state;
 mod stats;
+#[cfg(test)]
+mod support_tests;
 mod table;
 pub mod tail;
-#[cfg(test)]
-mod test_support;
 mod values;
 mod view;
 mod window;

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lithdb_env::{Error, ErrorKind, Reclaim, Result};
-use lithdb_segment::{Position, STATE_FILE};
+use lithdb_segment::STATE_FILE;
 
 use crate::callback::refuse_in_callback;
 use crate::inventory::Inventory;
@@ -166,11 +166,7 @@ impl Inner {
     /// A table on which nothing is put gets its mark written, so that what was flushed last is vouched for.
     fn mark_if_idle(self: &Arc<Self>, side: &WriteSide, idle_after: Duration) -> Result<()> {
         let steady = self.env.clock.monotonic();
-        let is_idle = {
-            let activity = side.activity.lock();
-            steady.saturating_sub(activity.since) >= idle_after
-        };
-        if !is_idle {
+        if steady.saturating_sub(side.activity.lock().since) < idle_after {
             return Ok(());
         }
         self.write_mark(side)?;
@@ -221,20 +217,15 @@ impl Inner {
             }
             writer.log_end()
         };
-        self.make_durable_mark(side, end)
-    }
-
-    /// Syncs the mark at the end of the log. It needs no mark of its own.
-    fn make_durable_mark(self: &Arc<Self>, side: &WriteSide, end: Position) -> Result<()> {
         self.make_durable(end)?;
+        // It needs no mark of its own.
         let mut writer = side.writer.lock();
         if writer.log_end() == end
             && let Some(segment) = &mut writer.segment
         {
             segment.clear_mark_due();
         }
-        let mut activity = side.activity.lock();
-        activity.log_end = end;
+        side.activity.lock().log_end = end;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use lithdb_sim::SimFs;
 
 use super::*;
-use crate::test_support::{open, setup};
+use crate::support_tests::{open, setup};
 
 #[test]
 fn a_mark_is_not_written_after_the_table_was_dropped() {

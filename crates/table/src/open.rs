@@ -14,7 +14,7 @@ use crate::clock::TableClock;
 use crate::commit::Commit;
 use crate::counters::Counters;
 use crate::event::Event;
-use crate::fill::Fill;
+use crate::fill::fill;
 use crate::options::{KeymapKind, TableOptions, Ttl};
 use crate::plan::{Access, Plan};
 use crate::recovery::{Recovery, RecoveryReport};
@@ -68,9 +68,7 @@ pub(crate) fn new_keymap(kind: KeymapKind) -> Arc<dyn Keymap> {
 
 impl Table {
     /// Opens a table that is there, for writing. The caller holds the exclusive lock of every root.
-    ///
-    /// # Errors
-    /// Whatever is not as it must be, named with its file and the remedy; nothing was destroyed.
+    /// Refuses whatever is not as it must be, named with its file and the remedy; nothing was destroyed.
     pub fn open(setup: &TableSetup, options: &TableOptions, how: OpenForWriting) -> Result<Self> {
         options.validate().map_err(|e| setup.in_context(&e))?;
         let opened = Self::open_checked(setup, options, how.coalesce);
@@ -121,8 +119,7 @@ impl Table {
         };
         let end = writer.log_end();
         let segments: Segments = recovered.segments.into_iter().collect();
-        let fill = Fill { keymap: &keymap, hash_seed: state.hash_seed, segments: &segments, end };
-        let newest = fill.run(&env.pool, read)?;
+        let newest = fill(&env.pool, &keymap, state.hash_seed, &segments, end, read)?;
         let begun = begun(&writer).map(|age| (env.clock.monotonic(), age));
         let side = WriteSide {
             keymap,

@@ -44,10 +44,8 @@ pub struct Plan {
 
 impl Plan {
     /// Looks at the table whose `segments` directories are `dirs`.
-    ///
-    /// # Errors
-    /// Whatever is wrong with the first thing that is not as it must be; the message names the file and the
-    /// remedy.
+    /// Refuses whatever is wrong with the first thing that is not as it must be; the message names the file
+    /// and the remedy.
     pub fn make(env: &Env, dirs: &[PathBuf], state: &TableState, access: Access) -> Result<Self> {
         let inventory = Inventory::list(&*env.fs, dirs)?;
         let mut plan = Self { foreign: inventory.foreign, ..Self::default() };
@@ -131,7 +129,7 @@ impl ChainWalk<'_> {
             return Ok(());
         }
         // Every sealed segment has a successor, and a table that is not empty has a segment.
-        Err(missing(&SegmentPaths::for_new(self.dirs, self.successor(), 1).keys))
+        Err(self.missing(self.successor()))
     }
 
     /// The state knows a segment that was durable when it was written. Later ones may be there, too; that one is.
@@ -145,7 +143,7 @@ impl ChainWalk<'_> {
         if live.iter().any(is_there) {
             return Ok(());
         }
-        let absent = missing(&SegmentPaths::for_new(self.dirs, tail.segment, 1).keys);
+        let absent = self.missing(tail.segment);
         Err(absent.context(format_args!(
             "table.state knows segment {}, so the newest files are lost or older than it",
             tail.segment
@@ -158,11 +156,11 @@ impl ChainWalk<'_> {
         let above = live.iter().filter(|(id, _)| *id > highest);
         let mut named = above.flat_map(|(_, found)| found.finished());
         let Some(path) = named.next() else { return Ok(()) };
-        Err(Error::new(
+        Err(Error::at(
             ErrorKind::Corrupt,
-            format!(
-                "{}: expected no segment above {highest}, as table.state says: that is older than the segments; bring the newest one back, or see `lith repair`",
-                path.display()
+            path,
+            format_args!(
+                "expected no segment above {highest}, as table.state says: that is older than the segments; bring the newest one back, or see `lith repair`"
             ),
         ))
     }
@@ -187,23 +185,27 @@ impl ChainWalk<'_> {
     /// The state says that nothing was ever acknowledged. A state of another table, or an old copy, may say so, too.
     fn refuse_emptiness(&self, found: &FoundFiles) -> Result<()> {
         found.require_of(&*self.env.fs, self.state.table_id)?;
-        let marked = match &found.keys {
-            Some(path) => match KeyFile::open_if_sound(&*self.env.fs, path)? {
-                Some(file) => file.has_mark()?,
-                None => false,
-            },
-            None => false,
-        };
+        let marked = self.is_marked(found, |_| true)?;
         let Some(path) = found.metadata.as_ref().or(found.keys.as_ref().filter(|_| marked)) else {
             return Ok(());
         };
-        Err(Error::new(
+        Err(Error::at(
             ErrorKind::Corrupt,
-            format!(
-                "{}: expected no segment, as the table's state says that it is empty, found acknowledged data; bring the right table.state back, or see `lith repair`",
-                path.display()
-            ),
+            path,
+            "expected no segment, as the table's state says that it is empty, found acknowledged data; bring the right table.state back, or see `lith repair`",
         ))
+    }
+
+    /// Whether there is a sound key file that counts, with a mark in it.
+    fn is_marked(&self, found: &FoundFiles, counts: impl Fn(&KeyFile) -> bool) -> Result<bool> {
+        let Some(path) = &found.keys else { return Ok(false) };
+        let file = KeyFile::open_if_sound(&*self.env.fs, path)?.filter(counts);
+        file.map_or(Ok(false), |file| file.has_mark())
+    }
+
+    /// The error of a segment whose key file is not there.
+    fn missing(&self, id: SegmentId) -> Error {
+        missing(&SegmentPaths::for_new(self.dirs, id, 1).keys)
     }
 
     /// What the sealed segment before says of the next one.
@@ -228,7 +230,7 @@ impl ChainWalk<'_> {
         if self.is_expected(id) {
             return Ok(());
         }
-        Err(missing(&SegmentPaths::for_new(self.dirs, self.successor(), 1).keys))
+        Err(self.missing(self.successor()))
     }
 
     fn sealed(&mut self, id: SegmentId, found: Result<SealedFound>) -> Result<()> {
@@ -258,7 +260,7 @@ impl ChainWalk<'_> {
     fn unsealed(&mut self, id: SegmentId, found: &FoundFiles) -> Result<()> {
         self.require_expected(id)?;
         let Some(keys) = &found.keys else {
-            return Err(missing(&SegmentPaths::for_new(self.dirs, id, 1).keys));
+            return Err(self.missing(id));
         };
         let of = (self.state.table_id, id);
         let key_file = KeyFile::open_of(&*self.env.fs, keys, of, self.access)?;
@@ -284,13 +286,7 @@ impl ChainWalk<'_> {
             let shown = file.header.identity;
             shown.table_id == self.state.table_id && shown.segment < self.state.watermark
         };
-        let marked = match &found.keys {
-            Some(path) => match KeyFile::open_if_sound(&*self.env.fs, path)? {
-                Some(file) => !is_of_old(&file) && file.has_mark()?,
-                None => false,
-            },
-            None => false,
-        };
+        let marked = self.is_marked(found, |file| !is_of_old(file))?;
         if !promised && !marked && found.metadata.is_none() {
             return self.discard(id, found);
         }
@@ -315,12 +311,10 @@ impl ChainWalk<'_> {
         let Some(path) = found.finished().next().filter(|_| is_followed) else {
             return self.require_expected(id);
         };
-        Err(Error::new(
+        Err(Error::at(
             ErrorKind::Corrupt,
-            format!(
-                "{}: no segment names this one, and its id may still be given away; see `lith repair`",
-                path.display()
-            ),
+            path,
+            "no segment names this one, and its id may still be given away; see `lith repair`",
         ))
     }
 }

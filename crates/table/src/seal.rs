@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
+use lithdb_env::Result;
 use lithdb_env::sync::{Condvar, Mutex};
-use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_segment::scan::Totals;
 use lithdb_segment::{Position, SealJob, Segment};
 
@@ -89,10 +89,8 @@ impl Sealing {
         inner.latch.check().map_err(|e| inner.in_context(&e))?;
         state.is_running = true;
         drop(state);
-        // A panic on the way must not leave others waiting: it latches like a failure.
-        let run = std::panic::AssertUnwindSafe(|| run(inner, side, &pending));
-        let result = std::panic::catch_unwind(run)
-            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "the seal panicked").latching()));
+        // A panic on the way must not leave others waiting.
+        let result = inner.latch_on_panic("the seal", || run(inner, side, &pending));
         let result = result.map_err(|e| inner.fail(&e));
         let mut state = self.state.lock();
         state.is_running = false;

@@ -133,6 +133,15 @@ pub(crate) struct TableWriter {
     pub(crate) opened: UnixMillis,
 }
 
+/// What may be seen of a table at one moment.
+pub(crate) struct Snapshot {
+    pub(crate) segments: Segments,
+    /// The end of what may be seen of the last one.
+    pub(crate) end: Position,
+    /// The newest primary record; `None` if that is not known because large values are on their way.
+    pub(crate) newest: Option<Position>,
+}
+
 /// What the maintenance thread goes by.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
@@ -319,25 +328,21 @@ impl Inner {
         }
     }
 
-    /// All segments and the end of what may be seen of the last one.
-    pub(crate) fn snapshot(&self) -> (Segments, Position) {
-        self.snapshot_behind(Position::default())
-    }
-
-    /// As [`snapshot`](Self::snapshot), for somebody who begins at a record that is there: large values that are on their
-    /// way before it do not matter.
-    pub(crate) fn snapshot_behind(&self, at: Position) -> (Segments, Position) {
+    /// What may be seen by somebody who begins at `at`, where a record is: large values that are on their way before it do
+    /// not matter.
+    pub(crate) fn snapshot(&self, at: Position) -> Snapshot {
         match &self.mode {
             Mode::Read(side) => {
                 let view = side.view();
-                (view.segments.clone(), view.end)
+                let (segments, end) = (view.segments.clone(), view.end);
+                Snapshot { segments, end, newest: Some(view.newest) }
             }
             Mode::Write(side) => {
                 // Under the writer's lock the list and the end belong together.
                 let writer = side.writer.lock();
-                let segments = side.segments.read().clone();
-                let end = side.in_flight.complete_end(at, writer.log_end());
-                (segments, end)
+                let (segments, log_end) = (side.segments.read().clone(), writer.log_end());
+                let end = side.in_flight.complete_end(at, log_end);
+                Snapshot { segments, end, newest: (end == log_end).then_some(writer.newest) }
             }
         }
     }

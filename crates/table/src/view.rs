@@ -10,7 +10,7 @@ use lithdb_segment::{
     Context, HEADER_LEN, KeyHeader, Metadata, Position, Segment, SegmentId, SegmentPaths,
 };
 
-use crate::fill::Fill;
+use crate::fill::fill;
 use crate::plan::Plan;
 use crate::segments::Segments;
 use crate::state::TableState;
@@ -71,8 +71,8 @@ impl View {
             (Some(last), Some(tail)) => Position::new(last.id(), tail.totals.key_end as u32),
             _ => Position::default(),
         };
-        let fill = Fill { keymap: &keymap, hash_seed: state.hash_seed, segments: &segments, end };
-        let newest = fill.run(&context.env.pool, read)?;
+        let seed = state.hash_seed;
+        let newest = fill(&context.env.pool, &keymap, seed, &segments, end, read)?;
         Ok(Self { watermark: state.watermark, state, segments, end, newest, keymap, tail })
     }
 

@@ -320,7 +320,7 @@ mod tests {
     use lithdb_sim::SimFs;
 
     use super::*;
-    use crate::test_support::{open, setup};
+    use crate::support_tests::{open, setup};
 
     /// Who was past the door when the table was dropped, and gets the writer's lock only then.
     #[test]

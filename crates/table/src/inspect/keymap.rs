@@ -77,8 +77,8 @@ impl fmt::Display for KeymapReport {
 pub fn verify_keymap(table: &Table, progress: &mut dyn FnMut(Progress)) -> Result<KeymapReport> {
     let inner = &*table.inner;
     inner.enter()?;
-    let (segments, end) = inner.snapshot();
-    let total = segments.iter().map(|segment| segment.key_end()).sum();
+    let now = inner.snapshot(Position::default());
+    let total = now.segments.iter().map(|segment| segment.key_end()).sum();
     let mut meter = Meter::new(progress, total);
     let mut report = KeymapReport {
         table: inner.name.clone(),
@@ -90,7 +90,7 @@ pub fn verify_keymap(table: &Table, progress: &mut dyn FnMut(Progress)) -> Resul
         wrong_answers: Vec::new(),
     };
     let mut before = Position::default();
-    for entry in Iter::new(segments, Position::default(), end) {
+    for entry in Iter::new(now, Position::default()) {
         let entry = entry.map_err(|e| inner.in_context(&e))?;
         let at = entry.position();
         let is_next = at.segment == before.segment;

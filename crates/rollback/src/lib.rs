@@ -13,7 +13,6 @@ mod intent;
 mod plan;
 mod report;
 mod request;
-mod text;
 
 pub use execute::{Phase, Progress};
 pub use filter::{PerTable, max_be_u64, through_key, through_position, written_before};

@@ -7,10 +7,9 @@ use std::time::Duration;
 use lithdb_env::{Error, ErrorKind, UnixMillis, lossy};
 use lithdb_segment::{SegmentId, TableName};
 use lithdb_table::cut::{Boundary, Discarded, Done, short_key};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::plan::{Action, TablePlan};
-use crate::text;
 
 /// What a rollback did, to all tables that it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -23,7 +22,7 @@ pub struct RollbackReport {
     /// The tables.
     pub tables: Vec<TableReport>,
     /// How long this call took.
-    #[serde(rename = "took_seconds", serialize_with = "text::seconds")]
+    #[serde(rename = "took_seconds", serialize_with = "seconds")]
     pub took: Duration,
 }
 
@@ -92,7 +91,7 @@ impl fmt::Display for PendingRollback {
             self.path.display()
         )?;
         if let Some(decided) = self.decided {
-            write!(f, "\n  decided        {}", text::time(decided))?;
+            write!(f, "\n  decided        {}", time(decided))?;
         }
         for report in &self.tables {
             f.write_str("\n")?;
@@ -155,7 +154,7 @@ impl TableReport {
         }
         if let Some(Boundary { key, position, written_before }) = &self.boundary {
             write!(f, "\n  last key kept  {} at {position}", short_key(key))?;
-            write!(f, "\n  written        no later than {}", text::time(*written_before))?;
+            write!(f, "\n  written        no later than {}", time(*written_before))?;
         }
         if self.discarded.records > 0 {
             let Discarded { records, values, bytes } = self.discarded;
@@ -174,5 +173,33 @@ impl TableReport {
 impl fmt::Display for TableReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.show(f, Some(self.segments_removed))
+    }
+}
+
+/// A time of the wall clock, in UTC; one beyond the calendar in milliseconds.
+fn time(time: UnixMillis) -> String {
+    let known = jiff::Timestamp::from_millisecond(time.0.min(i64::MAX as u64) as i64);
+    known.map_or_else(|_| time.0.to_string(), |time| format!("{time:.3}"))
+}
+
+fn seconds<S: Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    took.as_secs_f64().serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_dates_in_utc() {
+        for (millis, shown) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (1_709_251_199_999, "2024-02-29T23:59:59.999Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(time(UnixMillis(millis)), shown);
+        }
+        assert_eq!(time(UnixMillis(u64::MAX)), u64::MAX.to_string());
     }
 }

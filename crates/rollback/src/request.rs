@@ -86,10 +86,7 @@ impl Rollback {
     }
 
     fn environment(&self) -> Result<Env> {
-        match &self.env {
-            Some(env) => Ok(env.clone()),
-            None => Env::os(SCAN_THREADS),
-        }
+        self.env.clone().map_or_else(|| Env::os(SCAN_THREADS), Ok)
     }
 
     /// Walks through every table from its newest record to older ones, asks `filter` about each key record, and says what

@@ -41,8 +41,7 @@ impl fmt::Display for UnixMillis {
 pub trait Clock: Send + Sync + fmt::Debug {
     /// The wall clock: may jump, forwards and backwards.
     fn now(&self) -> UnixMillis;
-    /// Time since some fixed moment: never goes back, does not follow changes of the wall clock,
-    /// and goes on while the machine is suspended.
+    /// Time since some fixed moment: never goes back, and goes on while the machine is suspended.
     fn monotonic(&self) -> Duration;
     /// A number that nobody can guess and that does not come twice: table ids, seeds, epochs.
     fn random_u64(&self) -> io::Result<u64>;

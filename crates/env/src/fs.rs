@@ -76,8 +76,7 @@ pub enum LockKind {
 /// Errors are the operating system's own ([`io::Error`]); a full disk is
 /// [`io::ErrorKind::StorageFull`].
 pub trait Fs: Send + Sync + fmt::Debug {
-    /// Creates a file that must not exist yet, for reading and writing. Its directory entry is
-    /// durable only after [`sync_dir`](Fs::sync_dir) of its directory.
+    /// Creates a file that must not exist yet. [`sync_dir`](Fs::sync_dir) makes its name durable.
     fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>>;
     /// Opens an existing file.
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>>;
@@ -119,8 +118,7 @@ pub trait File: Send + Sync + fmt::Debug {
     fn sync_all(&self) -> io::Result<()>;
     /// Cuts or extends (with zeros) to `len_bytes`; gives back space reserved beyond it.
     fn set_len(&self, len_bytes: u64) -> io::Result<()>;
-    /// Reserves disk space for a range without changing the length, so that later writes within it
-    /// cannot fail for lack of space.
+    /// Reserves disk space for a range, so that writes to it find space. The length stays.
     fn allocate(&self, offset: u64, len_bytes: u64) -> io::Result<()>;
     /// The file's length in bytes.
     fn len(&self) -> io::Result<u64>;
@@ -134,8 +132,7 @@ pub trait File: Send + Sync + fmt::Debug {
     /// only bytes within the file's length may then be asked for.
     /// `permit` is given back with the mapping, which values may hold for longer than the [`Map`].
     fn map(&self, len_bytes: u64, permit: Permit) -> io::Result<Arc<dyn Map>>;
-    /// Asks the system to begin writing a range back, without waiting. A hint: errors do not matter
-    /// for durability, which only the sync calls give.
+    /// Asks the system to begin writing a range back. A hint: only the sync calls make it durable.
     fn start_writeback(&self, offset: u64, len_bytes: u64) -> io::Result<()>;
 }
 

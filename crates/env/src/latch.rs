@@ -14,11 +14,6 @@ pub struct Latch {
 }
 
 impl Latch {
-    /// An open latch.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Closes the latch with `cause` unless it is closed already; returns whether this call did it.
     pub fn close(&self, cause: &Error) -> bool {
         self.cause.set(cause.clone()).is_ok()
@@ -50,7 +45,7 @@ mod tests {
 
     #[test]
     fn the_first_failure_stays_and_is_named_to_everyone() {
-        let latch = Latch::new();
+        let latch = Latch::default();
         assert!(latch.check().is_ok());
         assert!(latch.close(&Error::new(ErrorKind::Io, "sync 1.keys: gone")));
         assert!(!latch.close(&Error::new(ErrorKind::Io, "something later")));

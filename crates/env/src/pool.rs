@@ -139,10 +139,7 @@ impl Shared {
         loop {
             if let Some(task) = queue.tasks.pop_front() {
                 drop(queue);
-                #[expect(
-                    clippy::let_underscore_must_use,
-                    reason = "a task reports its own failure (see `guarded`); the thread lives on"
-                )]
+                #[expect(clippy::let_underscore_must_use, reason = "`guarded` reports it")]
                 let _ = catch_unwind(AssertUnwindSafe(task));
                 queue = self.queue.lock();
             } else if queue.closed {

@@ -130,7 +130,8 @@ impl Segment {
         Ok(())
     }
 
-    /// Makes everything in `totals` durable: all files at the same time, and only those with something new.
+    /// Makes everything in `totals` durable: all files at the same time, and only those with
+    /// something new.
     /// If it fails, the table must take no more writes.
     pub fn make_durable(self: &Arc<Self>, totals: &Totals) -> Result<()> {
         let ends = totals.value_ends.iter().chain([&totals.key_end]);

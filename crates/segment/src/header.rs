@@ -110,11 +110,8 @@ fn check<'a>(path: &Path, bytes: &'a [u8], magic: [u8; 8]) -> Result<&'a [u8; HE
     check_version(path, header)?;
     let len = u16::from_le_bytes(field(header, LEN_AT));
     if usize::from(len) != HEADER_LEN {
-        return Err(Error::at(
-            ErrorKind::Unsupported,
-            path,
-            format_args!("header length: expected {HEADER_LEN}, found {len}"),
-        ));
+        let message = format_args!("header length: expected {HEADER_LEN}, found {len}");
+        return Err(Error::at(ErrorKind::Unsupported, path, message));
     }
     Ok(header)
 }
@@ -128,11 +125,8 @@ fn too_short(path: &Path, bytes: &[u8]) -> Error {
 /// writing (see [`check_writable`]).
 pub(crate) fn check_version(path: &Path, bytes: &[u8]) -> Result<()> {
     let unsupported = |what: &str, expected: String, found: String| {
-        Err(Error::at(
-            ErrorKind::Unsupported,
-            path,
-            format_args!("{what}: expected {expected}, found {found}"),
-        ))
+        let message = format_args!("{what}: expected {expected}, found {found}");
+        Err(Error::at(ErrorKind::Unsupported, path, message))
     };
     let (Some(version), Some(incompatible)) =
         (u16_at(bytes, VERSION_AT), u32_at(bytes, FLAGS_AT + 8))
@@ -216,14 +210,11 @@ fn belongs(path: &Path, expected: (u64, SegmentId), found: (u64, SegmentId)) -> 
     if expected == found {
         return Ok(());
     }
-    Err(Error::at(
-        ErrorKind::Foreign,
-        path,
-        format_args!(
-            "expected a file of segment {} of table {:016x}, found one of segment {} of table {:016x}",
-            expected.1, expected.0, found.1, found.0
-        ),
-    ))
+    let message = format_args!(
+        "expected a file of segment {} of table {:016x}, found one of segment {} of table {:016x}",
+        expected.1, expected.0, found.1, found.0
+    );
+    Err(Error::at(ErrorKind::Foreign, path, message))
 }
 
 impl ValueHeader {
@@ -249,14 +240,11 @@ impl ValueHeader {
         if self.shard == shard && found.salt == identity.salt {
             return Ok(());
         }
-        Err(Error::at(
-            ErrorKind::Foreign,
-            path,
-            format_args!(
-                "expected shard {shard} with salt {:016x}, found shard {} with salt {:016x}",
-                identity.salt, self.shard, found.salt
-            ),
-        ))
+        let message = format_args!(
+            "expected shard {shard} with salt {:016x}, found shard {} with salt {:016x}",
+            identity.salt, self.shard, found.salt
+        );
+        Err(Error::at(ErrorKind::Foreign, path, message))
     }
 }
 

@@ -20,7 +20,8 @@ use crate::seed::append_word;
 /// How many bytes are read at a time when the file is not mapped.
 const WINDOW_LEN: usize = 1 << 20;
 
-/// Where the scanner gets bytes from: an offset and a length it would like. They must stay as they are.
+/// Where the scanner gets bytes from: an offset and a length it would like. They must stay as
+/// they are.
 type Source<'a> = Box<dyn Fn(u64, usize) -> Result<Bytes> + Send + Sync + 'a>;
 
 /// What the scanner made of the end of a key file.
@@ -127,8 +128,8 @@ struct Group {
 }
 
 impl<'a> Scanner<'a> {
-    /// A scanner of the key file at `path` with the given header, which ends at `end`. `source` gives up to so many bytes
-    /// at an offset: fewer, but more than nothing before the end.
+    /// A scanner of the key file at `path` with the given header, which ends at `end`. `source`
+    /// gives up to so many bytes at an offset: fewer, but more than nothing before the end.
     pub fn new(
         source: impl Fn(u64, usize) -> Result<Bytes> + Send + Sync + 'a,
         path: &Path,
@@ -401,13 +402,11 @@ impl<'a> Scanner<'a> {
 
 /// The error of a key file that must be whole and is not.
 pub fn corrupt(path: &Path, offset: u64, reason: &str) -> Error {
-    Error::new(
-        ErrorKind::Corrupt,
-        format!(
-            "{} at offset {offset}: acknowledged records are damaged: {reason}; `lith repair` shows what can be saved",
-            path.display()
-        ),
-    )
+    let message = format!(
+        "{} at offset {offset}: acknowledged records are damaged: {reason}; `lith repair` shows what can be saved",
+        path.display()
+    );
+    Error::new(ErrorKind::Corrupt, message)
 }
 
 /// Counts a record in; says whether it ends a batch.

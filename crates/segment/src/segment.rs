@@ -271,14 +271,11 @@ impl Segment {
                 return Ok(());
             }
             found.belongs_to(path, ours.table_id, ours.segment)?;
-            Err(Error::at(
-                ErrorKind::Foreign,
-                path,
-                format_args!(
-                    "expected the header with salt {:016x}, found another one with salt {:016x}",
-                    ours.salt, found.identity.salt
-                ),
-            ))
+            let message = format_args!(
+                "expected the header with salt {:016x}, found another one with salt {:016x}",
+                ours.salt, found.identity.salt
+            );
+            Err(Error::at(ErrorKind::Foreign, path, message))
         })
     }
 
@@ -288,11 +285,8 @@ impl Segment {
         let len = file.len().map_err(|e| Error::io("measure", path, e))?;
         if len < end {
             if self.was_rolled_back()? {
-                return Err(Error::at(
-                    ErrorKind::Missing,
-                    path,
-                    "another process has rolled the segment back since; refresh, and read what is left",
-                ));
+                let message = "another process has rolled the segment back since; refresh, and read what is left";
+                return Err(Error::at(ErrorKind::Missing, path, message));
             }
             let expected = format!("at least {end} bytes");
             return Err(Error::corrupt(path, len, &expected, "the end of the file"));

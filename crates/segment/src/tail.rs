@@ -188,8 +188,8 @@ impl Tail {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Writes full chunks out if nobody else does; waits for a turn only if too many have piled up. Returns the
-    /// range that was written.
+    /// Writes full chunks out if nobody else does, or if too many have piled up. Returns the
+    /// range.
     pub(crate) fn relieve(&self, file: &dyn File) -> io::Result<Option<(u64, u64)>> {
         let waiting = self.waiting.load(Ordering::Relaxed);
         if waiting == 0 {

@@ -145,7 +145,7 @@ fn tails_of_a_sealed_segment_keep_no_memory() {
     let now = UnixMillis(1);
     let new = NewSegment { id: SegmentId(1), chain: None, shards: 2, now };
     let (segment, totals) = Segment::create(&context, &new).unwrap();
-    let mut writer = SegmentWriter::new(Arc::clone(&segment), 0, totals, None, None);
+    let mut writer = SegmentWriter::new(Arc::clone(&segment), 0, totals, None);
     let (value, key) = (vec![7; 60_000], vec![8; 60_000]);
     for _ in 0..50 {
         let checksum = crc32c::crc32c(&value);

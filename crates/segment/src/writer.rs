@@ -82,7 +82,8 @@ pub struct DirectWrite {
 /// What became of a batch.
 #[derive(Debug)]
 pub struct Appended {
-    /// Where every key record stands, in order: of each group the primary one, then the secondary ones.
+    /// Where every key record stands, in order: of each group the primary one, then the secondary
+    /// ones.
     pub positions: Vec<Position>,
     /// The values that the caller must write itself.
     pub direct: Vec<DirectWrite>,
@@ -105,13 +106,12 @@ pub struct SegmentWriter {
 
 impl SegmentWriter {
     /// A writer that goes on behind `totals`. If `epoch_due` is given, an epoch record with it precedes the
-    /// next record; if `mark_due` is, that mark does.
+    /// next record.
     pub fn new(
         segment: Arc<Segment>,
         inline_max: u32,
         totals: Totals,
         epoch_due: Option<u64>,
-        mark_due: Option<Mark>,
     ) -> Self {
         let epochs = segment.epochs();
         let epoch = epochs.last().map_or(segment.identity().salt, |(_, epoch)| *epoch);
@@ -119,7 +119,7 @@ impl SegmentWriter {
             inline_max,
             epoch,
             epoch_due,
-            mark_due,
+            mark_due: None,
             scratch: Vec::new(),
             places: Vec::new(),
             ends: Vec::new(),
@@ -356,8 +356,7 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Makes sure of memory for records. If the budget is used up, what this segment holds is written out first, and then
-    /// what others hold.
+    /// Makes sure of memory for records, for which this segment, then others, write theirs out.
     fn room_for_records(&self, len: usize) -> Result<()> {
         let file = &self.segment.keys;
         let tail = file.written_tail();
@@ -372,8 +371,8 @@ impl SegmentWriter {
         made.map_err(|e| Error::io("buffer bytes for", file.handle.path(), e))
     }
 
-    /// Makes sure of memory for small values of one file. If there is none, they are written directly, as large ones are:
-    /// to the open file that is returned.
+    /// Makes sure of memory for small values, or returns the file that they are written to
+    /// directly.
     fn room_for_values(&self, file: &GrowingFile, len: usize) -> Result<Option<Arc<OpenFile>>> {
         let tail = file.written_tail();
         if tail.has_room(len) {

@@ -306,7 +306,7 @@ fn a_segment_goes_on_growing_where_a_crash_left_it() {
     keys.set_len(totals.key_end).unwrap();
     let values = paths.values.iter().map(|path| open(path)).collect();
     let segment = Segment::growing(&context, paths.clone(), header, keys, values, &totals, &[]);
-    let mut writer = SegmentWriter::new(Arc::new(segment), 64, totals, Some(4711), None);
+    let mut writer = SegmentWriter::new(Arc::new(segment), 64, totals, Some(4711));
     let mut placed = vec![known.put[0].clone()];
     placed.extend(append(&mut writer, &[put("again", noise(3, 900))]).unwrap());
     let (segment, totals) = (Arc::clone(writer.segment()), writer.totals().clone());

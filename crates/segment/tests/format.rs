@@ -432,13 +432,11 @@ fn files_of_a_segment_are_read_back_by_the_document_alone() {
     writer.set_mark_due(writer.totals().mark(UnixMillis(77)));
     placed.extend(append(&mut writer, &[put("large", noise(2, 70_000))]).unwrap());
     // The table goes on as if it had been opened again.
-    let mut writer = lithdb_segment::SegmentWriter::new(
-        segment,
-        world::INLINE_MAX,
-        writer.totals().clone(),
-        Some(EPOCH),
-        Some(writer.totals().mark(UnixMillis(78))),
-    );
+    let totals = writer.totals().clone();
+    let mark = totals.mark(UnixMillis(78));
+    let mut writer =
+        lithdb_segment::SegmentWriter::new(segment, world::INLINE_MAX, totals, Some(EPOCH));
+    writer.set_mark_due(mark);
     placed.extend(append(&mut writer, &[put("empty", "")]).unwrap());
     let job = SealJob {
         segment: std::sync::Arc::clone(writer.segment()),

@@ -116,9 +116,10 @@ fn a_life(context: &Arc<Context>) {
 
     // Durable and not durable bytes side by side, across an epoch.
     writer.set_mark_due(writer.totals().mark(NOW));
-    let due = writer.mark_due().cloned();
+    let due = writer.mark_due().cloned().unwrap();
     let totals = writer.totals().clone();
-    let mut writer = SegmentWriter::new(Arc::clone(&segment), 64, totals, Some(0xe90c), due);
+    let mut writer = SegmentWriter::new(Arc::clone(&segment), 64, totals, Some(0xe90c));
+    writer.set_mark_due(due);
     placed.extend(fill(&mut writer, 50));
     assert_eq!(writer.mark_due(), None);
     assert_eq!(segment.epochs().iter().map(|(_, epoch)| *epoch).collect::<Vec<_>>(), [0xe90c]);

@@ -25,8 +25,7 @@ use crate::table::{Inner, Table, WriteSide};
 /// A step of less than this is an adjustment.
 const TOLERANCE: Duration = Duration::from_secs(60);
 
-/// The known time is recorded when it is behind by this, or by a quarter of the limit if that is
-/// more often.
+/// The known time is recorded when it is behind by this, or by a quarter of the limit.
 const RECORDED_EVERY: Duration = Duration::from_secs(3600);
 
 /// No clock is right that shows a time before 2020, or after 9999.
@@ -42,8 +41,7 @@ pub(crate) struct TableClock {
     /// The table's time and the steady time at the last reading.
     time: UnixMillis,
     steady: Duration,
-    /// The same when the wall clock was last accepted, or the table was opened: small steps add up
-    /// from here.
+    /// The same at the opening, or the last acceptance: small steps add up from here.
     anchor: (UnixMillis, Duration),
     /// By how much the table's time is ahead of the wall clock that it follows.
     offset: Duration,
@@ -54,8 +52,7 @@ pub(crate) struct TableClock {
     jump: Option<(UnixMillis, UnixMillis, Duration)>,
     /// By so much time has leapt without having passed: what was sealed is to be redated by it.
     leap: Duration,
-    /// There may be sealed segments whose stamps do not count as they stand, and of which the state
-    /// does not know.
+    /// Some stamps may not count as they stand without the state knowing of it.
     redate_is_due: bool,
 }
 
@@ -150,8 +147,7 @@ impl TableClock {
         self.doubt = None;
     }
 
-    /// Since when (steady) a wall clock that is in doubt has run steadily. Another jump begins the
-    /// hold anew.
+    /// Since when (steady) the wall clock in doubt runs steadily: another jump begins the hold anew.
     fn doubt_since(&mut self, wall: UnixMillis) -> Duration {
         if let Some(doubt) = self.doubt {
             let passed = self.steady.saturating_sub(doubt.since);
@@ -220,12 +216,12 @@ impl TableClock {
         // As long as time is uncertain, so are the stamps.
         self.redate_is_due |= !now.is_certain;
         if self.leap.is_zero() && !(self.redate_is_due && now.is_certain) {
-            let first = segments.first().map(|segment| segment.id());
+            let first = segments.front().map(|segment| segment.id());
             let is_there = |redated: &&Redated| Some(redated.last) >= first;
             return state.redated.iter().filter(is_there).copied().collect();
         }
         // One that is on its way to being sealed may get an uncertain stamp.
-        let ending = segments.len().checked_sub(2).and_then(|at| segments.at(at));
+        let ending = segments.len().checked_sub(2).and_then(|at| segments.get(at));
         self.redate_is_due = ending.is_some_and(|segment| segment.metadata().is_none());
         redate(segments, state, now, self.leap)
     }
@@ -240,8 +236,7 @@ impl TableClock {
     }
 }
 
-/// What the two clocks may differ by after `passed`. They run at the same rate; only steps tell
-/// them apart.
+/// What the clocks may differ by after `passed`: they run at one rate, steps tell them apart.
 fn slack(passed: Duration) -> Duration {
     TOLERANCE + passed / 50_000
 }
@@ -287,8 +282,7 @@ impl Inner {
         Ok(reading)
     }
 
-    /// Changes the state; and records what has changed of the time and of how stamps count, or if
-    /// the state changes, the time in any case.
+    /// Changes the state, and records the time with it, or if it or what stamps count has changed.
     pub(crate) fn update_state(
         &self,
         side: &WriteSide,
@@ -330,8 +324,7 @@ impl TableState {
     }
 }
 
-/// How the stamps of segments count from now on that do not count as they stand. Time has leapt by
-/// `leap`.
+/// How the stamps that do not count as they stand count from now on. Time has leapt by `leap`.
 fn redate(segments: &Segments, state: &TableState, now: Reading, leap: Duration) -> Vec<Redated> {
     let becomes_certain = now.is_certain || !leap.is_zero();
     let ended = segments.iter().take(segments.len().saturating_sub(1));
@@ -364,8 +357,7 @@ fn redate(segments: &Segments, state: &TableState, now: Reading, leap: Duration)
     }
 }
 
-/// Ranges of segments that count as sealed at one time: the latest of them, if they differ by no
-/// more than `width`.
+/// Ranges of segments that count as sealed at the latest of times that differ by `width` at most.
 fn join(counted: &[(SegmentId, UnixMillis, bool)], width: Duration) -> Vec<Redated> {
     let mut ranges: Vec<(UnixMillis, Redated)> = Vec::new();
     let mut between = UnixMillis::default();

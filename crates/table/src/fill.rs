@@ -20,8 +20,9 @@ const BATCH: usize = 64 << 10;
 /// Key files up to this length are read, longer ones mapped.
 const SMALL: u64 = 1 << 20;
 
-/// Fills `keymap` with what `segments` hold, the last of which ends at `end`; the others end where their seals say. `read`
-/// was read already. Returns the position of the newest primary record that was put in; the default if there was none.
+/// Fills `keymap` with what `segments` hold, the last of which ends at `end`; the others end
+/// where their seals say. `read` was read already. Returns the position of the newest primary
+/// record that was put in; the default if there was none.
 pub(crate) fn fill(
     pool: &Pool,
     keymap: &Arc<dyn Keymap>,
@@ -39,7 +40,7 @@ pub(crate) fn fill(
     pool.share_out(segments.len(), move |numbers| {
         let (keymap, read, batch) = (&*keymap, &read, Vec::new());
         let mut filling = Filling { keymap, seed, segments: &segments, end, read, batch };
-        for segment in numbers.map_while(|number| segments.at(number)) {
+        for segment in numbers.map_while(|number| segments.get(number)) {
             let found = filling.take(segment)?;
             let mut newest = most.lock();
             *newest = found.max(*newest);
@@ -132,7 +133,8 @@ fn check_totals(segment: &Segment, found: &Totals) -> Result<()> {
 /// Whether the records at two positions have one key.
 pub(crate) fn same_key(segments: &Segments, new: Position, old: Position) -> Result<bool> {
     // One whose segment was collected has nothing in common with anything.
-    let (Some(newer), Some(older)) = (segments.get(new.segment), segments.get(old.segment)) else {
+    let (Some(newer), Some(older)) = (segments.find(new.segment), segments.find(old.segment))
+    else {
         return Ok(false);
     };
     let (key, _, _) = newer.read_key(new.offset)?;

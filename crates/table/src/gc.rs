@@ -39,13 +39,11 @@ impl Table {
     pub fn run_gc(&self) -> Result<GcReport> {
         let side = self.inner.enter_write()?;
         if self.has_gc_filter() && self.inner.filter.is_none() {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!(
-                    "table {}: expected the GC filter that its application collects with, found none; by the TTL alone more may be collected",
-                    self.name()
-                ),
-            ));
+            let message = format!(
+                "table {}: expected the GC filter that its application collects with, found none; by the TTL alone more may be collected",
+                self.name()
+            );
+            return Err(Error::new(ErrorKind::Conflict, message));
         }
         self.inner.collect(side)
     }

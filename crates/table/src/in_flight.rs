@@ -36,8 +36,7 @@ pub(crate) struct Landing<'a> {
 }
 
 impl InFlight {
-    /// A batch at `at` is in the log; `has_values` if some of its values are still to be written. Called under the
-    /// writer's lock.
+    /// A batch at `at` is in the log, with values to be written or not. Under the writer's lock.
     pub(crate) fn begin<'a>(
         &'a self,
         at: Position,
@@ -113,7 +112,7 @@ mod tests {
     /// ends before the second.
     #[test]
     fn a_walk_ends_before_the_first_lost_value_behind_its_beginning() {
-        let (in_flight, latch) = (InFlight::default(), Latch::new());
+        let (in_flight, latch) = (InFlight::default(), Latch::default());
         let at = |offset: u32| Position::new(lithdb_segment::SegmentId(1), offset);
         let (first, second) =
             (in_flight.begin(at(100), true, &latch), in_flight.begin(at(300), true, &latch));

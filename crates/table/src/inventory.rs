@@ -84,13 +84,10 @@ impl FoundFiles {
         if found == table_id {
             return Ok(());
         }
-        Err(Error::at(
-            ErrorKind::Foreign,
-            path,
-            format_args!(
-                "expected a segment of table {table_id:016x}, as the table's state says, found one of {found:016x}; bring the right file or the right table.state back"
-            ),
-        ))
+        let message = format_args!(
+            "expected a segment of table {table_id:016x}, as the table's state says, found one of {found:016x}; bring the right file or the right table.state back"
+        );
+        Err(Error::at(ErrorKind::Foreign, path, message))
     }
 }
 
@@ -119,11 +116,8 @@ fn wrong_kind(path: &Path, expected: FileKind, found: FileKind) -> Error {
 
 /// The error of a file that must be there.
 pub fn missing(path: &Path) -> Error {
-    Error::at(
-        ErrorKind::Missing,
-        path,
-        "expected this file on one of the roots, found it on none; bring it back, or see `lith repair`",
-    )
+    let message = "expected this file on one of the roots, found it on none; bring it back, or see `lith repair`";
+    Error::at(ErrorKind::Missing, path, message)
 }
 
 /// Everything that the `segments` directories hold.

@@ -131,7 +131,7 @@ impl Table {
         let mut seen = self.inner.seen();
         while let Some(found) = find()? {
             let now = self.inner.snapshot(found.at);
-            if found.at < now.end && now.segments.get(found.at.segment).is_some() {
+            if found.at < now.end && now.segments.find(found.at.segment).is_some() {
                 return Ok(Some(Iter::new(now, found.at).of(self)));
             }
             // Collected or rolled back since, or newer than a reader's view; the key may have been put again, or have an
@@ -166,7 +166,7 @@ impl Table {
             let now = inner.snapshot(start);
             let Some(newest) = now.newest else { return Ok(Err(now)) };
             // If its segment was collected, every older one was, too.
-            let Some(segment) = now.segments.get(newest.segment).cloned() else {
+            let Some(segment) = now.segments.find(newest.segment).cloned() else {
                 return Ok(Ok(None));
             };
             let read = segment.read_key(newest.offset);
@@ -188,7 +188,7 @@ impl Table {
 impl Iter {
     pub(crate) fn new(Snapshot { mut segments, end, .. }: Snapshot, start: Position) -> Self {
         segments.remove_below(start.segment);
-        while segments.last().is_some_and(|segment| segment.id() > end.segment) {
+        while segments.back().is_some_and(|segment| segment.id() > end.segment) {
             segments.pop();
         }
         Self { segments, end, start, front: None, back: None, failed: false, reader: None }
@@ -199,7 +199,7 @@ impl Iter {
         self
     }
 
-    /// Whether a file of `segment` is absent because another process has collected it; what is then left to walk is what is
+    /// Whether another process has collected `segment`: what is then left to walk is what is
     /// behind.
     fn was_collected(&mut self, error: &Error, segment: Option<Arc<Segment>>) -> bool {
         let Some(inner) = self.reader.clone().filter(|_| error.kind() == ErrorKind::Missing) else {
@@ -234,7 +234,7 @@ impl Iter {
     fn next_front(&mut self) -> Result<Option<Entry>> {
         loop {
             if self.front.is_none() {
-                let Some(segment) = self.segments.first().cloned() else { return Ok(None) };
+                let Some(segment) = self.segments.front().cloned() else { return Ok(None) };
                 let scanner = self.scanner(&segment)?;
                 self.front = Some(Front { scanner, segment });
             }
@@ -287,7 +287,7 @@ impl Iter {
                 self.segments.pop();
                 self.back = None;
             }
-            let Some(segment) = self.segments.last().cloned() else { return Ok(None) };
+            let Some(segment) = self.segments.back().cloned() else { return Ok(None) };
             let front = self.front.as_ref().filter(|front| Arc::ptr_eq(&front.segment, &segment));
             // What the front has given is not given again.
             let given = front.map_or(0, |front| front.scanner.next_offset());
@@ -306,10 +306,24 @@ impl Iter {
         }
     }
 
-    /// An iterator that failed is over: it does not go on as if nothing had happened.
-    fn guard(&mut self, next: Result<Option<Entry>>) -> Option<Result<Entry>> {
-        self.failed |= next.is_err();
-        next.transpose()
+    /// What `next` gives, in which `at` is the segment that is walked. What another process has
+    /// collected meanwhile is passed over; an iterator that failed is over: it does not go on as
+    /// if nothing had happened.
+    fn step(
+        &mut self,
+        next: impl Fn(&mut Self) -> Result<Option<Entry>>,
+        at: impl Fn(&Segments) -> Option<&Arc<Segment>>,
+    ) -> Option<Result<Entry>> {
+        while !self.failed {
+            match next(self) {
+                Err(error) if self.was_collected(&error, at(&self.segments).cloned()) => {}
+                next => {
+                    self.failed = next.is_err();
+                    return next.transpose();
+                }
+            }
+        }
+        None
     }
 }
 
@@ -331,30 +345,12 @@ impl Iterator for Iter {
     type Item = Result<Entry>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let next = loop {
-            match self.next_front() {
-                Err(error) if self.was_collected(&error, self.segments.first().cloned()) => {}
-                next => break next,
-            }
-        };
-        self.guard(next)
+        self.step(Self::next_front, |segments| segments.front())
     }
 }
 
 impl DoubleEndedIterator for Iter {
     fn next_back(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let next = loop {
-            match self.next_from_back() {
-                Err(error) if self.was_collected(&error, self.segments.last().cloned()) => {}
-                next => break next,
-            }
-        };
-        self.guard(next)
+        self.step(Self::next_from_back, |segments| segments.back())
     }
 }

@@ -44,14 +44,12 @@ pub fn presence(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Presence> {
     for dir in dirs {
         for place in asides(fs, dir)?.into_iter().chain([dir.join(SEGMENTS_DIR)]) {
             if let Some(file) = entries(fs, &place)?.into_iter().find(|e| is_kept(&e.name)) {
-                return Err(Error::at(
-                    ErrorKind::Missing,
-                    &state_path,
-                    format_args!(
-                        "expected the state of the table that {} belongs to; bring it back, or see `lith repair`; if nobody needs the table any more, remove its directories",
-                        place.join(file.name).display()
-                    ),
-                ));
+                let file = place.join(file.name);
+                let message = format_args!(
+                    "expected the state of the table that {} belongs to; bring it back, or see `lith repair`; if nobody needs the table any more, remove its directories",
+                    file.display()
+                );
+                return Err(Error::at(ErrorKind::Missing, &state_path, message));
             }
         }
     }

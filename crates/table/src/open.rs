@@ -68,7 +68,8 @@ pub(crate) fn new_keymap(kind: KeymapKind) -> Arc<dyn Keymap> {
 
 impl Table {
     /// Opens a table that is there, for writing. The caller holds the exclusive lock of every root.
-    /// Refuses whatever is not as it must be, named with its file and the remedy; nothing was destroyed.
+    /// Refuses whatever is not as it must be, named with its file and the remedy; nothing was
+    /// destroyed.
     pub fn open(setup: &TableSetup, options: &TableOptions, how: OpenForWriting) -> Result<Self> {
         options.validate().map_err(|e| setup.in_context(&e))?;
         let opened = Self::open_checked(setup, options, how.coalesce);
@@ -173,7 +174,7 @@ impl Table {
                 hash_seed: state.hash_seed,
                 created: state.created,
                 mode,
-                latch: Latch::new(),
+                latch: Latch::default(),
                 closed: AtomicBool::new(false),
                 closing: AtomicBool::new(false),
                 listener: setup.listener.clone(),

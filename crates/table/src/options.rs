@@ -231,10 +231,8 @@ fn in_range(field: &str, found: u64, least: u64, most: u64) -> Result<()> {
     if (least..=most).contains(&found) {
         return Ok(());
     }
-    Err(Error::new(
-        ErrorKind::InvalidArgument,
-        format!("{field}: expected {least} to {most}, found {found}"),
-    ))
+    let message = format!("{field}: expected {least} to {most}, found {found}");
+    Err(Error::new(ErrorKind::InvalidArgument, message))
 }
 
 /// Refuses a TTL that would expire everything at once.

@@ -156,13 +156,10 @@ impl ChainWalk<'_> {
         let above = live.iter().filter(|(id, _)| *id > highest);
         let mut named = above.flat_map(|(_, found)| found.finished());
         let Some(path) = named.next() else { return Ok(()) };
-        Err(Error::at(
-            ErrorKind::Corrupt,
-            path,
-            format_args!(
-                "expected no segment above {highest}, as table.state says: that is older than the segments; bring the newest one back, or see `lith repair`"
-            ),
-        ))
+        let message = format_args!(
+            "expected no segment above {highest}, as table.state says: that is older than the segments; bring the newest one back, or see `lith repair`"
+        );
+        Err(Error::at(ErrorKind::Corrupt, path, message))
     }
 
     /// Gives up an id in which nothing was acknowledged. A roll-over begins only when the one before is done, and what was
@@ -171,12 +168,10 @@ impl ChainWalk<'_> {
         let floor = self.state.next_id_floor;
         let before = self.plan.discard.as_ref().map_or(SegmentId::NONE, |found| found.highest);
         if id >= floor && before >= floor {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!(
-                    "segments {before} and {id} are both newer than what table.state and the metadata of the others know: expected one at most; bring the metadata that is lost or the right table.state back, or see `lith repair`"
-                ),
-            ));
+            let message = format!(
+                "segments {before} and {id} are both newer than what table.state and the metadata of the others know: expected one at most; bring the metadata that is lost or the right table.state back, or see `lith repair`"
+            );
+            return Err(Error::new(ErrorKind::Corrupt, message));
         }
         self.plan.add_discarded(id, found);
         Ok(())
@@ -189,11 +184,8 @@ impl ChainWalk<'_> {
         let Some(path) = found.metadata.as_ref().or(found.keys.as_ref().filter(|_| marked)) else {
             return Ok(());
         };
-        Err(Error::at(
-            ErrorKind::Corrupt,
-            path,
-            "expected no segment, as the table's state says that it is empty, found acknowledged data; bring the right table.state back, or see `lith repair`",
-        ))
+        let message = "expected no segment, as the table's state says that it is empty, found acknowledged data; bring the right table.state back, or see `lith repair`";
+        Err(Error::at(ErrorKind::Corrupt, path, message))
     }
 
     /// Whether there is a sound key file that counts, with a mark in it.
@@ -292,13 +284,11 @@ impl ChainWalk<'_> {
         }
         // The message names the unsealed segment, which the walk has found.
         let unsealed = self.plan.tail.as_ref().map_or(id, |t| t.header.identity.segment);
-        Err(Error::new(
-            ErrorKind::Corrupt,
-            format!(
-                "segment {id} holds acknowledged data, but segment {unsealed} before it has no metadata: expected {}; bring it back, or see `lith repair`",
-                SegmentPaths::for_new(self.dirs, unsealed, 1).metadata.display()
-            ),
-        ))
+        let message = format!(
+            "segment {id} holds acknowledged data, but segment {unsealed} before it has no metadata: expected {}; bring it back, or see `lith repair`",
+            SegmentPaths::for_new(self.dirs, unsealed, 1).metadata.display()
+        );
+        Err(Error::new(ErrorKind::Corrupt, message))
     }
 
     /// An id off the chain, between sealed segments: discarded before, and the removal did not last. `is_followed`: what
@@ -311,11 +301,9 @@ impl ChainWalk<'_> {
         let Some(path) = found.finished().next().filter(|_| is_followed) else {
             return self.require_expected(id);
         };
-        Err(Error::at(
-            ErrorKind::Corrupt,
-            path,
-            "no segment names this one, and its id may still be given away; see `lith repair`",
-        ))
+        let message =
+            "no segment names this one, and its id may still be given away; see `lith repair`";
+        Err(Error::at(ErrorKind::Corrupt, path, message))
     }
 }
 

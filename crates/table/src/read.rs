@@ -50,8 +50,8 @@ impl Seen<'_> {
 
     fn segment(&self, id: SegmentId) -> Option<Arc<Segment>> {
         match self {
-            Self::Live(side, _) => side.segments.read().get(id).cloned(),
-            Self::View(view) => view.segments.get(id).cloned(),
+            Self::Live(side, _) => side.segments.read().find(id).cloned(),
+            Self::View(view) => view.segments.find(id).cloned(),
         }
     }
 }

@@ -74,11 +74,8 @@ fn refuse_rollback(setup: &TableSetup) -> Result<()> {
     if !exists(&*setup.env.fs, &path).map_err(|e| Error::io("look for", &path, e))? {
         return Ok(());
     }
-    Err(Error::at(
-        ErrorKind::RollbackPending,
-        &path,
-        "a rollback is under way, or was interrupted; if no process is at it, open the database for writing, or `lith rollback --finish`",
-    ))
+    let message = "a rollback is under way, or was interrupted; if no process is at it, open the database for writing, or `lith rollback --finish`";
+    Err(Error::at(ErrorKind::RollbackPending, &path, message))
 }
 
 /// Looks until it succeeds, or fails twice with nothing changed in between.
@@ -157,10 +154,8 @@ impl ReadSide {
         if state.table_id == inner.context.table_id {
             return Ok(state);
         }
-        Err(Error::new(
-            ErrorKind::Closed,
-            "the table was dropped, and another one was created with its name: open that",
-        ))
+        let message = "the table was dropped, and another one was created with its name: open that";
+        Err(Error::new(ErrorKind::Closed, message))
     }
 
     fn refresh(&self, inner: &Inner) -> Result<()> {
@@ -233,7 +228,7 @@ impl ReadSide {
         view: &View,
         unpublished: &mut Vec<(KeyHash, Position)>,
     ) -> Result<Step> {
-        let (Some(segment), Some(tail)) = (view.segments.last(), &view.tail) else {
+        let (Some(segment), Some(tail)) = (view.segments.back(), &view.tail) else {
             return Ok(if state.empty { Step::NothingNew } else { Step::Breaks });
         };
         let (fs, paths) = (&*inner.env.fs, segment.paths());
@@ -255,7 +250,7 @@ impl ReadSide {
             if keys.header != *segment.header() || keys.len < end {
                 return Ok(Step::Breaks);
             }
-            let before = view.segments.len().checked_sub(2).and_then(|n| view.segments.at(n));
+            let before = view.segments.len().checked_sub(2).and_then(|n| view.segments.get(n));
             let by_seal = before.and_then(|s| s.metadata()).and_then(Metadata::successor_end);
             let promise = state.promise(segment.id(), by_seal);
             let sealed_end = seal.as_ref().map(|seal| seal.key_end);
@@ -324,7 +319,7 @@ impl ReadSide {
     /// False: neither, the finding is what it is.
     pub(crate) fn catch_up(&self, inner: &Inner, failed: &Arc<Segment>) -> Result<bool> {
         let view = self.view();
-        if !view.segments.get(failed.id()).is_some_and(|seen| Arc::ptr_eq(seen, failed)) {
+        if !view.segments.find(failed.id()).is_some_and(|seen| Arc::ptr_eq(seen, failed)) {
             return Ok(true); // another view is seen by now
         }
         let state = self.read_state(inner)?;

@@ -122,7 +122,7 @@ impl Recovery<'_> {
         // What others link to does not even grow.
         if tail.unpromised_bytes == 0 && !is_linked {
             let epoch = Some(self.context.env.random_u64()?);
-            return Ok(SegmentWriter::new(segment, self.inline_max, tail.promised, epoch, None));
+            return Ok(SegmentWriter::new(segment, self.inline_max, tail.promised, epoch));
         }
         report.torn.clone_from(&tail.torn);
         report.torn_bytes = tail.torn_bytes;
@@ -186,7 +186,7 @@ impl Recovery<'_> {
         let chain = Some(totals.chain(segment.id()));
         let new = NewSegment { id, chain, shards: self.shards, now: self.now.time };
         let (next, next_totals) = Segment::create(self.context, &new)?;
-        let writer = SegmentWriter::new(next, self.inline_max, next_totals, None, None);
+        let writer = SegmentWriter::new(next, self.inline_max, next_totals, None);
         let mut copier = Copier::new(writer);
         if let Some(tail) = tail {
             self.copy(tail, &mut copier)?;

@@ -50,10 +50,7 @@ impl Sealing {
         let pool = Arc::clone(&inner.env.pool);
         pool.submit(move || {
             if let Mode::Write(side) = &inner.mode {
-                #[expect(
-                    clippy::let_underscore_must_use,
-                    reason = "the latch reports it, or the flush that tries again"
-                )]
+                #[expect(clippy::let_underscore_must_use, reason = "the next flush reports it")]
                 let _ = side.sealing.finish(&inner, side);
             }
         });

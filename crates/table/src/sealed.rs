@@ -100,11 +100,8 @@ pub(crate) fn check_agrees(path: &Path, metadata: &Metadata, header: &KeyHeader)
     if found == expected && metadata.value_ends.len() == usize::from(header.shards) {
         return Ok(());
     }
-    Err(Error::at(
-        ErrorKind::Foreign,
-        path,
-        format_args!("expected the metadata of {header:?}, found {metadata:?}"),
-    ))
+    let message = format_args!("expected the metadata of {header:?}, found {metadata:?}");
+    Err(Error::at(ErrorKind::Foreign, path, message))
 }
 
 /// By how much the file is longer than it must be.

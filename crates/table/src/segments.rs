@@ -1,6 +1,7 @@
 //! The segments of a table, as a value.
 
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use lithdb_segment::{Segment, SegmentId};
@@ -9,41 +10,28 @@ use lithdb_segment::{Segment, SegmentId};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Segments(Arc<VecDeque<Arc<Segment>>>);
 
+impl Deref for Segments {
+    type Target = VecDeque<Arc<Segment>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
 impl Segments {
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Segment>> {
-        self.0.iter()
-    }
-
-    pub(crate) fn first(&self) -> Option<&Arc<Segment>> {
-        self.0.front()
-    }
-
-    pub(crate) fn last(&self) -> Option<&Arc<Segment>> {
-        self.0.back()
-    }
-
-    /// The segment at an index, from 0.
-    pub(crate) fn at(&self, index: usize) -> Option<&Arc<Segment>> {
-        self.0.get(index)
-    }
-
-    pub(crate) fn get(&self, id: SegmentId) -> Option<&Arc<Segment>> {
-        self.at(self.below(id)).filter(|segment| segment.id() == id)
+    pub(crate) fn find(&self, id: SegmentId) -> Option<&Arc<Segment>> {
+        self.get(self.below(id)).filter(|segment| segment.id() == id)
     }
 
     /// How many segments have a lower id.
     pub(crate) fn below(&self, id: SegmentId) -> usize {
-        self.0.partition_point(|segment| segment.id() < id)
+        self.partition_point(|segment| segment.id() < id)
     }
 
     /// Adds a segment with the highest id.
     pub(crate) fn push(&mut self, segment: Arc<Segment>) {
         assert!(
-            self.last().is_none_or(|last| last.id() < segment.id()),
+            self.back().is_none_or(|last| last.id() < segment.id()),
             "segment {} is added behind a later one",
             segment.id()
         );
@@ -124,14 +112,14 @@ mod tests {
                 assert!(list.iter().map(|s| s.id().0).eq(plain.iter().copied()));
                 assert_eq!(list.len(), plain.len());
                 let id_of = |s: Option<&Arc<Segment>>| s.map(|s| s.id().0);
-                assert_eq!(id_of(list.first()), plain.front().copied());
-                assert_eq!(id_of(list.last()), plain.back().copied());
+                assert_eq!(id_of(list.front()), plain.front().copied());
+                assert_eq!(id_of(list.back()), plain.back().copied());
                 for asked in [lowest, lowest + 1, lowest + 130, 2 * id, 2 * id + 1] {
                     let below = plain.partition_point(|id| *id < asked);
                     assert_eq!(list.below(SegmentId(asked)), below, "{asked} after {id}");
-                    assert_eq!(id_of(list.at(below)), plain.get(below).copied());
+                    assert_eq!(id_of(list.get(below)), plain.get(below).copied());
                     let found = plain.contains(&asked).then_some(asked);
-                    assert_eq!(id_of(list.get(SegmentId(asked))), found);
+                    assert_eq!(id_of(list.find(SegmentId(asked))), found);
                 }
             }
             let mut popped = list.clone();
@@ -139,9 +127,9 @@ mod tests {
                 popped.pop();
                 assert_eq!((popped.len(), popped.iter().count()), (len, len));
             }
-            assert!(popped.first().is_none());
+            assert!(popped.front().is_none());
             assert_eq!(list.remove_below(SegmentId(u32::MAX)).len(), plain.len());
-            assert!(list.len() == 0 && list.first().is_none());
+            assert!(list.is_empty());
         }
     }
 }

@@ -188,11 +188,8 @@ impl TableState {
         if len == SLOT_LEN {
             return Ok(());
         }
-        Err(Error::at(
-            ErrorKind::InvalidArgument,
-            path,
-            format_args!("a slot of {len} bytes; {SLOT_LEN} is the most"),
-        ))
+        let message = format_args!("a slot of {len} bytes; {SLOT_LEN} is the most");
+        Err(Error::at(ErrorKind::InvalidArgument, path, message))
     }
 }
 
@@ -289,8 +286,7 @@ impl StateFile {
         Ok(())
     }
 
-    /// Makes sure that `id` may be given to a new segment: no file of an id above the highest one that the state knows
-    /// is ever created.
+    /// Notes `id` before it is given to a new segment: no file has an id that the state does not know.
     pub(crate) fn reserve(&self, id: SegmentId) -> Result<()> {
         self.update(|state| state.highest_id = state.highest_id.max(id))
     }

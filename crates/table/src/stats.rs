@@ -66,7 +66,7 @@ impl Table {
             // Without the writer's lock: it is held while a segment is created, and where a listener is called.
             Mode::Write(side) => {
                 let segments = side.segments.read().clone();
-                let end = segments.last().map_or(Position::default(), |mutable| {
+                let end = segments.back().map_or(Position::default(), |mutable| {
                     Position::new(mutable.id(), mutable.key_end() as u32)
                 });
                 (segments, side.in_flight.complete_end(Position::default(), end))
@@ -87,14 +87,14 @@ impl Table {
             let (records, primaries) = side.counts.get();
             keys += records;
             values += primaries;
-            if let Some(mutable) = segments.last() {
+            if let Some(mutable) = segments.back() {
                 let written = mutable.key_end() + mutable.value_ends().iter().sum::<u64>();
                 bytes += written;
                 unflushed_bytes = written.saturating_sub(mutable.durable_bytes());
             }
         } else if let Mode::Read(side) = &inner.mode {
             let view = side.view();
-            if let Some(tail) = view.tail_totals() {
+            if let Some(tail) = view.tail.as_ref().map(|tail| &tail.totals) {
                 keys += tail.records;
                 values += tail.primaries;
                 bytes += tail.key_end + tail.value_ends.iter().sum::<u64>();
@@ -107,14 +107,14 @@ impl Table {
             bytes,
             waiting_bytes: segments.iter().map(|segment| segment.waiting_bytes()).sum(),
             segments: segments.len(),
-            oldest_segment: segments.first().map_or(SegmentId::NONE, |s| s.id()),
-            oldest_created: segments.first().map(|s| s.header().created),
+            oldest_segment: segments.front().map_or(SegmentId::NONE, |s| s.id()),
+            oldest_created: segments.front().map(|s| s.header().created),
             watermark: inner.watermark(),
             durable: self.durable_position(),
             log_end,
             unflushed_bytes,
             shards: if self.is_read_only() {
-                segments.last().map_or(settings.shards, |s| s.header().shards)
+                segments.back().map_or(settings.shards, |s| s.header().shards)
             } else {
                 settings.shards
             },

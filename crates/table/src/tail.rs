@@ -135,13 +135,11 @@ fn bears_out(mark: &Mark, found: &Totals) -> bool {
 }
 
 pub(crate) fn changed(path: &Path, offset: u64) -> Error {
-    Error::new(
-        ErrorKind::Io,
-        format!(
-            "{} at offset {offset}: two reads gave different bytes; open it again",
-            path.display()
-        ),
-    )
+    let message = format!(
+        "{} at offset {offset}: two reads gave different bytes; open it again",
+        path.display()
+    );
+    Error::new(ErrorKind::Io, message)
 }
 
 /// Opens the value files: each is the right one, and has what was acknowledged.

@@ -67,18 +67,13 @@ impl View {
         });
         assert!(tail.is_some() || state.empty, "a plan without a segment to go on with");
         keymap.raise_watermark(state.watermark);
-        let end = match (segments.last(), &tail) {
+        let end = match (segments.back(), &tail) {
             (Some(last), Some(tail)) => Position::new(last.id(), tail.totals.key_end as u32),
             _ => Position::default(),
         };
         let seed = state.hash_seed;
         let newest = fill(&context.env.pool, &keymap, seed, &segments, end, read)?;
         Ok(Self { watermark: state.watermark, state, segments, end, newest, keymap, tail })
-    }
-
-    /// What the unsealed segment holds.
-    pub(crate) fn tail_totals(&self) -> Option<&Totals> {
-        self.tail.as_ref().map(|tail| &tail.totals)
     }
 
     /// The same, with nothing below `watermark`.

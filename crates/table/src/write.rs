@@ -12,10 +12,12 @@ use std::time::Duration;
 
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_keymap::KeyHash;
+use lithdb_segment::record::Chain;
 use lithdb_segment::scan::Totals;
 use lithdb_segment::{Appended, Group, NewSegment, Position, Segment, SegmentId, SegmentWriter};
 
 use crate::batch::{Batch, SecondaryKey, check_group, check_key, show_key};
+use crate::clock::Reading;
 use crate::fill::same_key;
 use crate::options::DuplicateKeys;
 use crate::recovery::next_id;
@@ -142,10 +144,7 @@ impl Inner {
         groups: &[Group<'_>],
     ) -> Result<()> {
         for place in &appended.direct {
-            #[expect(
-                clippy::indexing_slicing,
-                reason = "the number is that of a group of this batch"
-            )]
+            #[expect(clippy::indexing_slicing, reason = "it is a group of this batch")]
             let value = groups[place.group].value;
             // If it fails, the record is in the log and its value is not in the file: the log ends here.
             segment.write_direct(place, value).map_err(|e| self.fail(&e))?;
@@ -166,10 +165,7 @@ impl Inner {
         if count >= PUBLISH_TOGETHER && together.try_reserve_exact(count).is_ok() {
             together.extend(hashed.map(|(hash, at, _)| (hash, at)));
             let segments = side.segments.read().clone();
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "a record that cannot be read stays a candidate, as in `has_key`"
-            )]
+            #[expect(clippy::disallowed_methods, reason = "an error is no match, as in `has_key`")]
             let mut same_key = |new, old| Ok(same_key(&segments, new, old).unwrap_or_default());
             return side.keymap.insert_batch(&together, &mut same_key);
         }
@@ -222,18 +218,24 @@ impl Inner {
         held.records > 0 && is_full
     }
 
+    /// Creates the segment that follows what `chain` describes; nothing of it is durable.
+    fn create_segment(
+        &self,
+        side: &WriteSide,
+        chain: Option<Chain>,
+        now: Reading,
+    ) -> Result<(Arc<Segment>, Totals)> {
+        let newest = chain.as_ref().map_or(SegmentId::NONE, |chain| chain.predecessor);
+        let id = next_id(newest, side.state.get().next_id_floor)?;
+        side.state.reserve(id)?;
+        let shards = self.settings.lock().shards;
+        Segment::create(&self.context, &NewSegment { id, chain, shards, now: now.time })
+    }
+
     /// The first segment of a table: durable before anything is accepted.
     fn first_segment(&self, side: &WriteSide, writer: &mut TableWriter) -> Result<()> {
-        let floor = side.state.get().next_id_floor;
-        let id = next_id(SegmentId::NONE, floor)?;
-        let new = NewSegment {
-            id,
-            chain: None,
-            shards: self.settings.lock().shards,
-            now: self.now(side).time,
-        };
-        side.state.reserve(id)?;
-        let (segment, totals) = Segment::create(&self.context, &new)?;
+        let (segment, totals) = self.create_segment(side, None, self.now(side))?;
+        let id = segment.id();
         let durable = segment.sync_everything().and_then(|()| {
             side.state.update(|state| {
                 (state.empty, state.watermark) = (false, id);
@@ -250,7 +252,7 @@ impl Inner {
         side.watermark.store(id.0, Ordering::Release);
         side.segments.write().push(Arc::clone(&segment));
         let inline_max = self.options.inline_max_bytes;
-        writer.segment = Some(SegmentWriter::new(segment, inline_max, totals, None, None));
+        writer.segment = Some(SegmentWriter::new(segment, inline_max, totals, None));
         Ok(())
     }
 
@@ -266,24 +268,19 @@ impl Inner {
         let Some(ending) = &writer.segment else { return Ok(()) };
         side.sealing.finish(self, side)?;
         let now = self.now(side);
-        let id = next_id(ending.segment().id(), side.state.get().next_id_floor)?;
-        let shards = self.settings.lock().shards;
         let chain = ending.totals().chain(ending.segment().id());
-        let new = NewSegment { id, chain: Some(chain), shards, now: now.time };
-        side.state.reserve(id)?;
-        let (next, next_totals) = Segment::create(&self.context, &new)?;
-        let begun = DurableTail::of(id, &next_totals);
+        let (next, next_totals) = self.create_segment(side, Some(chain), now)?;
+        let begun = DurableTail::of(next.id(), &next_totals);
         let job = lithdb_segment::SealJob {
             segment: Arc::clone(ending.segment()),
             totals: ending.totals().clone(),
-            successor: id,
+            successor: next.id(),
             stamp: now.stamp(),
             successor_end: None,
         };
         side.segments.write().push(Arc::clone(&next));
         let inline_max = self.options.inline_max_bytes;
-        writer.segment =
-            Some(SegmentWriter::new(Arc::clone(&next), inline_max, next_totals, None, None));
+        writer.segment = Some(SegmentWriter::new(Arc::clone(&next), inline_max, next_totals, None));
         writer.begun = None;
         side.counts.set(&Totals::default());
         side.sealing.begin(self, job, next, begun);
@@ -297,10 +294,9 @@ impl Inner {
 }
 
 impl WriteSide {
-    /// Whether the record at `at` has this key. One that cannot be read stays a candidate of its own: whoever asks for
-    /// its key gets the error.
+    /// Whether the record at `at` has this key. One that cannot be read stays for whoever asks for it.
     fn has_key(&self, at: Position, key: &[u8]) -> bool {
-        let segment = self.segments.read().get(at.segment).cloned();
+        let segment = self.segments.read().find(at.segment).cloned();
         segment.is_some_and(|segment| matches!(segment.lookup(at.offset, key), Ok(Some(_))))
     }
 }

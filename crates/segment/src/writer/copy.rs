@@ -98,8 +98,8 @@ impl Copier {
 }
 
 impl SegmentWriter {
-    /// Where the value of a copied record goes: to the key file if it stood there, else to one value file for each of the old
-    /// ones.
+    /// Where the value of a copied record goes: the key file if it was there, else one file per
+    /// old one.
     fn take_copied_space(&mut self, record: &KeyRecord<'_>) -> Result<Moved> {
         let from = record.offset;
         if record.shard == ShardId::INLINE {

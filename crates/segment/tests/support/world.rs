@@ -94,7 +94,7 @@ pub(crate) fn create(
 ) -> Result<SegmentWriter> {
     let new = NewSegment { id: SegmentId(id), chain, shards, now: NOW };
     let (segment, totals) = Segment::create(context, &new)?;
-    Ok(SegmentWriter::new(segment, INLINE_MAX, totals, None, None))
+    Ok(SegmentWriter::new(segment, INLINE_MAX, totals, None))
 }
 
 /// Appends one batch, writes its large values, and says where every key went.

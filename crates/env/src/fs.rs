@@ -157,10 +157,8 @@ pub fn read_exact_at(file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result
     if got == wanted {
         return Ok(());
     }
-    Err(io::Error::new(
-        io::ErrorKind::UnexpectedEof,
-        format!("expected {wanted} bytes at offset {offset}, the file ends after {got}"),
-    ))
+    let message = format!("expected {wanted} bytes at offset {offset}, the file ends after {got}");
+    Err(io::Error::new(io::ErrorKind::UnexpectedEof, message))
 }
 
 /// Reads until `buf` is full or the file ends, and says how many bytes were read. An interrupted or
@@ -211,10 +209,8 @@ pub fn read_file(fs: &dyn Fs, path: &Path, limit_bytes: u64) -> io::Result<Vec<u
     let file = fs.open(path, OpenMode::Read)?;
     let len = file.len()?;
     if len > limit_bytes {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("expected at most {limit_bytes} bytes, found {len}"),
-        ));
+        let message = format!("expected at most {limit_bytes} bytes, found {len}");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
     }
     let mut buf = zeroed(len as usize)?;
     read_exact_at(&*file, &mut buf, 0)?;

@@ -26,16 +26,10 @@ impl Latch {
 
     /// `Ok` while open. [`ErrorKind::Latched`] with the first failure as its message and source.
     pub fn check(&self) -> Result<()> {
-        match self.cause.get() {
-            None => Ok(()),
-            Some(cause) => Err(Error::with_source(
-                ErrorKind::Latched,
-                format!(
-                    "closed for writing until it is opened again, by the first failure: {cause}"
-                ),
-                cause.clone(),
-            )),
-        }
+        let Some(cause) = self.cause.get() else { return Ok(()) };
+        let message =
+            format!("closed for writing until it is opened again, by the first failure: {cause}");
+        Err(Error::with_source(ErrorKind::Latched, message, cause.clone()))
     }
 }
 

@@ -82,12 +82,8 @@ pub fn open<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Res
     let len = u32_at(head, LEN_AT).unwrap_or_default() as usize;
     let Some(payload) = rest.get(..len).filter(|_| len <= MAX_PAYLOAD_LEN) else {
         let expected = format!("a payload of {len} bytes");
-        return Err(Error::corrupt(
-            path,
-            LEN_AT as u64,
-            &expected,
-            &format!("{} bytes", rest.len()),
-        ));
+        let found = format!("{} bytes", rest.len());
+        return Err(Error::corrupt(path, LEN_AT as u64, &expected, &found));
     };
     let (covered, _) = head.split_at(CHECKSUM_AT);
     let expected = checksum(covered, payload);
@@ -98,11 +94,8 @@ pub fn open<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Res
     }
     check_version(path, head)?;
     let (record, used) = bincode::serde::decode_from_slice(payload, config()).map_err(|e| {
-        Error::with_source(
-            ErrorKind::Corrupt,
-            format!("{}: expected a {name} payload: {e}", path.display()),
-            e,
-        )
+        let message = format!("{}: expected a {name} payload: {e}", path.display());
+        Error::with_source(ErrorKind::Corrupt, message, e)
     })?;
     if used != len {
         let expected = format!("a payload of {used} bytes");

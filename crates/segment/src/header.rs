@@ -146,17 +146,14 @@ pub(crate) fn check_version(path: &Path, bytes: &[u8]) -> Result<()> {
 /// [`ErrorKind::Unsupported`] if there are any that this build does not know;
 /// [`ErrorKind::Corrupt`] if the bytes are too few to have them.
 pub fn check_writable(path: &Path, bytes: &[u8]) -> Result<()> {
-    match u32_at(bytes, FLAGS_AT + 4) {
-        None => Err(too_short(path, bytes)),
-        Some(0) => Ok(()),
-        Some(flags) => Err(Error::at(
-            ErrorKind::Unsupported,
-            path,
-            format_args!(
-                "features that forbid writing: expected none, found {flags:#x}; open for reading only"
-            ),
-        )),
+    let flags = u32_at(bytes, FLAGS_AT + 4).ok_or_else(|| too_short(path, bytes))?;
+    if flags == 0 {
+        return Ok(());
     }
+    let message = format_args!(
+        "features that forbid writing: expected none, found {flags:#x}; open for reading only"
+    );
+    Err(Error::at(ErrorKind::Unsupported, path, message))
 }
 
 /// The bytes of a field at a place that the format names.

@@ -23,13 +23,9 @@ pub(crate) fn call<T>(what: &'static str, callback: impl FnOnce() -> T) -> std::
 
 /// Refuses calls that come out of a filter, a listener or a source.
 pub fn refuse_in_callback() -> Result<()> {
-    match INSIDE.get() {
-        None => Ok(()),
-        Some(what) => Err(Error::new(
-            ErrorKind::InvalidArgument,
-            format!(
-                "{what} called the database: expected it to return, and the call from a thread of the application"
-            ),
-        )),
-    }
+    let Some(what) = INSIDE.get() else { return Ok(()) };
+    let message = format!(
+        "{what} called the database: expected it to return, and the call from a thread of the application"
+    );
+    Err(Error::new(ErrorKind::InvalidArgument, message))
 }

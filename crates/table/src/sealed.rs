@@ -109,10 +109,6 @@ fn require_len(path: &Path, expected: u64, found: u64) -> Result<u64> {
     if found >= expected {
         return Ok(found - expected);
     }
-    Err(Error::corrupt(
-        path,
-        found,
-        &format!("{expected} bytes, as the segment's metadata says"),
-        "the end of the file",
-    ))
+    let expected = format!("{expected} bytes, as the segment's metadata says");
+    Err(Error::corrupt(path, found, &expected, "the end of the file"))
 }

@@ -169,14 +169,11 @@ impl TableState {
                     continue;
                 }
                 let expected = end.map_or("no such file".to_owned(), |end| format!("{end} bytes"));
-                return Ok(Some(Error::at(
-                    ErrorKind::Corrupt,
-                    file,
-                    format_args!(
-                        "expected {expected}, as the last close left it by the word of {}, found {len} bytes: that state, and what else was put back with it, is older than this file; bring the newest of all files back, or see `lith repair`",
-                        path.display()
-                    ),
-                )));
+                let message = format_args!(
+                    "expected {expected}, as the last close left it by the word of {}, found {len} bytes: that state, and what else was put back with it, is older than this file; bring the newest of all files back, or see `lith repair`",
+                    path.display()
+                );
+                return Ok(Some(Error::at(ErrorKind::Corrupt, file, message)));
             }
         }
         Ok(None)

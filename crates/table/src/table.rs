@@ -276,13 +276,11 @@ impl Inner {
     }
 
     pub(crate) fn write_side(&self) -> Result<&WriteSide> {
-        match &self.mode {
-            Mode::Write(side) => Ok(side),
-            Mode::Read(_) => Err(Error::new(
-                ErrorKind::ReadOnly,
-                format!("table {}: the database was opened for reading only", self.name),
-            )),
+        if let Mode::Write(side) = &self.mode {
+            return Ok(side);
         }
+        let message = format!("table {}: the database was opened for reading only", self.name);
+        Err(Error::new(ErrorKind::ReadOnly, message))
     }
 
     /// Every public call that writes begins here.

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What a caller can act on. New kinds may appear: match with a wildcard.
@@ -109,8 +109,34 @@ pub struct Error {
 struct Inner {
     kind: ErrorKind,
     message: String,
+    place: Option<Place>,
     source: Option<Source>,
     latches: bool,
+}
+
+/// Which file or directory an error concerns, where in it, and what is said of that place.
+#[derive(Clone)]
+struct Place {
+    path: PathBuf,
+    offset: Option<u64>,
+    what: String,
+}
+
+impl Place {
+    fn error(self, kind: ErrorKind) -> Error {
+        let path = self.path.display();
+        let message = match self.offset {
+            Some(offset) => format!("{path} at offset {offset}: {}", self.what),
+            None => format!("{path}: {}", self.what),
+        };
+        Inner { place: Some(self), ..Inner::new(kind, message) }.into()
+    }
+}
+
+impl Inner {
+    fn new(kind: ErrorKind, message: String) -> Self {
+        Self { kind, message, place: None, source: None, latches: false }
+    }
 }
 
 impl From<Inner> for Error {
@@ -153,12 +179,12 @@ fn remedy(source: &io::Error) -> &'static str {
 impl Error {
     /// An error of `kind` with a message for the person who reads it.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Inner { kind, message: message.into(), source: None, latches: false }.into()
+        Inner::new(kind, message.into()).into()
     }
 
     /// An error of `kind` that concerns the file or directory at `path`.
     pub fn at(kind: ErrorKind, path: &Path, message: impl fmt::Display) -> Self {
-        Self::new(kind, format!("{}: {message}", path.display()))
+        Place { path: path.to_owned(), offset: None, what: message.to_string() }.error(kind)
     }
 
     /// An error of `kind` that was caused by `source`.
@@ -168,7 +194,7 @@ impl Error {
         source: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
         let source: Option<Source> = Some(Arc::new(source));
-        Inner { kind, message: message.into(), source, latches: false }.into()
+        Inner { source, ..Inner::new(kind, message.into()) }.into()
     }
 
     /// What the operating system answered to `operation` on `path`, which did nothing. A full disk or quota becomes
@@ -228,11 +254,20 @@ impl Error {
         Self::new(ErrorKind::Exhausted, message)
     }
 
+    /// An error of `kind` that concerns what is at `offset` in the file at `path`.
+    pub fn at_offset(
+        kind: ErrorKind,
+        path: &Path,
+        offset: u64,
+        message: impl Into<String>,
+    ) -> Self {
+        Place { path: path.to_owned(), offset: Some(offset), what: message.into() }.error(kind)
+    }
+
     /// Bytes that do not hold: `path`, the offset in it, what was expected and what was found.
     pub fn corrupt(path: &Path, offset: u64, expected: &str, found: &str) -> Self {
-        let path = path.display();
-        let message = format!("{path} at offset {offset}: expected {expected}, found {found}");
-        Self::new(ErrorKind::Corrupt, message)
+        let what = format!("expected {expected}, found {found}");
+        Self::at_offset(ErrorKind::Corrupt, path, offset, what)
     }
 
     /// The same error with `context` in front of its message: which table, which task.
@@ -273,6 +308,21 @@ impl Error {
     /// The message without the kind.
     pub fn message(&self) -> &str {
         &self.inner.message
+    }
+
+    /// The file or directory that does not hold, if the error is about one.
+    pub fn path(&self) -> Option<&Path> {
+        self.inner.place.as_ref().map(|place| place.path.as_path())
+    }
+
+    /// Where in [`path`](Self::path), in bytes.
+    pub fn offset(&self) -> Option<u64> {
+        self.inner.place.as_ref().and_then(|place| place.offset)
+    }
+
+    /// The message without context, [`path`](Self::path) and [`offset`](Self::offset).
+    pub fn what(&self) -> &str {
+        self.inner.place.as_ref().map_or(&self.inner.message, |place| &place.what)
     }
 }
 
@@ -346,6 +396,18 @@ mod tests {
         let dir = |errno: Errno| Error::failed_dir_sync(path, errno.into()).latches();
         assert!(dir(Errno::IO) && dir(Errno::NOSPC) && dir(Errno::NOMEM));
         assert!(!dir(Errno::MFILE) && !dir(Errno::NFILE) && !dir(Errno::ACCESS));
+    }
+
+    #[test]
+    fn path_and_offset_are_fields_whatever_the_context() {
+        let error = Error::corrupt(Path::new("d/1.keys"), 64, "a record", "nothing");
+        let error = error.context("table t");
+        let says = "corrupt: table t: d/1.keys at offset 64: expected a record, found nothing";
+        assert_eq!(error.to_string(), says);
+        assert_eq!((error.path(), error.offset()), (Some(Path::new("d/1.keys")), Some(64)));
+        assert_eq!(error.what(), "expected a record, found nothing");
+        let error = Error::new(ErrorKind::Closed, "closed");
+        assert_eq!((error.path(), error.offset(), error.what()), (None, None, "closed"));
     }
 
     #[test]

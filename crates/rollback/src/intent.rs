@@ -143,11 +143,11 @@ impl Intent {
         if intent.database_id == roots.database_id() && intent.root_ids == roots.root_ids() {
             return Ok(intent);
         }
-        Err(Error::new(
+        Err(Error::at(
             ErrorKind::Foreign,
-            format!(
-                "{}: expected a rollback of database {:016x} on {} roots, found one of {:016x} on {}",
-                path.display(),
+            &path,
+            format_args!(
+                "expected a rollback of database {:016x} on {} roots, found one of {:016x} on {}",
                 roots.database_id(),
                 roots.root_ids().len(),
                 intent.database_id,

@@ -94,8 +94,7 @@ pub fn open<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Res
     }
     check_version(path, head)?;
     let (record, used) = bincode::serde::decode_from_slice(payload, config()).map_err(|e| {
-        let message = format!("{}: expected a {name} payload: {e}", path.display());
-        Error::with_source(ErrorKind::Corrupt, message, e)
+        Error::at(ErrorKind::Corrupt, path, format_args!("expected a {name} payload: {e}"))
     })?;
     if used != len {
         let expected = format!("a payload of {used} bytes");

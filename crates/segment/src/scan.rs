@@ -403,10 +403,9 @@ impl<'a> Scanner<'a> {
 /// The error of a key file that must be whole and is not.
 pub fn corrupt(path: &Path, offset: u64, reason: &str) -> Error {
     let message = format!(
-        "{} at offset {offset}: acknowledged records are damaged: {reason}; `lith repair` shows what can be saved",
-        path.display()
+        "acknowledged records are damaged: {reason}; `lith repair` shows what can be saved"
     );
-    Error::new(ErrorKind::Corrupt, message)
+    Error::at_offset(ErrorKind::Corrupt, path, offset, message)
 }
 
 /// Counts a record in; says whether it ends a batch.

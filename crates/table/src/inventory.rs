@@ -109,9 +109,9 @@ fn wrong_kind(path: &Path, expected: FileKind, found: FileKind) -> Error {
         FileKind::Symlink => "a symbolic link",
         FileKind::Other => "something else",
     };
-    let (path, expected, found) = (path.display(), name(expected), name(found));
-    let message = format!("{path}: expected {expected}, found {found}; move it out of the way");
-    Error::new(ErrorKind::Foreign, message)
+    let (expected, found) = (name(expected), name(found));
+    let message = format!("expected {expected}, found {found}; move it out of the way");
+    Error::at(ErrorKind::Foreign, path, message)
 }
 
 /// The error of a file that must be there.

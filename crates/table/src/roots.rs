@@ -161,10 +161,7 @@ impl Roots {
         }
         let read = |root: &PathBuf| {
             let id = RootId::read(&*self.env.fs, root, Access::Write)?;
-            id.ok_or_else(|| {
-                let message = format!("{}: root.id is gone", root.display());
-                Error::new(ErrorKind::Missing, message)
-            })
+            id.ok_or_else(|| Error::at(ErrorKind::Missing, root, "root.id is gone"))
         };
         let ids = self.paths.iter().map(read).collect::<Result<Vec<_>>>()?;
         create::renew(&self.env, &self.paths, &ids)

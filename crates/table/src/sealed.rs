@@ -97,10 +97,18 @@ pub(crate) fn check_agrees(path: &Path, metadata: &Metadata, header: &KeyHeader)
     let identity = header.identity;
     let found = (metadata.table_id, metadata.segment, metadata.salt, metadata.predecessor);
     let expected = (identity.table_id, identity.segment, identity.salt, header.predecessor);
-    if found == expected && metadata.value_ends.len() == usize::from(header.shards) {
+    let (shards, ends) = (usize::from(header.shards), metadata.value_ends.len());
+    if found == expected && ends == shards {
         return Ok(());
     }
-    let message = format_args!("expected the metadata of {header:?}, found {metadata:?}");
+    let show = |(table, segment, salt, predecessor): (u64, SegmentId, u64, SegmentId), shards| {
+        format!(
+            "segment {segment} of table {table:016x} (salt {salt:016x}, predecessor {predecessor}, \
+             value files {shards})"
+        )
+    };
+    let (expected, found) = (show(expected, shards), show(found, ends));
+    let message = format_args!("expected the metadata of {expected}, found that of {found}");
     Err(Error::at(ErrorKind::Foreign, path, message))
 }
 

@@ -135,11 +135,8 @@ fn bears_out(mark: &Mark, found: &Totals) -> bool {
 }
 
 pub(crate) fn changed(path: &Path, offset: u64) -> Error {
-    let message = format!(
-        "{} at offset {offset}: two reads gave different bytes; open it again",
-        path.display()
-    );
-    Error::new(ErrorKind::Io, message)
+    let message = "two reads gave different bytes; open it again";
+    Error::at_offset(ErrorKind::Io, path, offset, message)
 }
 
 /// Opens the value files: each is the right one, and has what was acknowledged.

@@ -133,16 +133,11 @@ fn check_prepared(setup: &TableSetup, step: &Step) -> Result<()> {
     let is_staged = files.leftovers.contains(&staged);
     let prepared = if is_staged { Metadata::read(fs, &staged)? } else { in_place };
     if !kept.is(&prepared) {
-        return Err(Error::new(
-            ErrorKind::Corrupt,
-            format!(
-                "{}: expected revision {} of segment {}, which a rollback had prepared, found revision {}",
-                staged.display(),
-                kept.revision,
-                kept.segment,
-                prepared.revision
-            ),
-        ));
+        let message = format_args!(
+            "expected revision {} of segment {}, which a rollback had prepared, found revision {}",
+            kept.revision, kept.segment, prepared.revision
+        );
+        return Err(Error::at(ErrorKind::Corrupt, &staged, message));
     }
     let staged = replacement_path(keys);
     let keys = if files.leftovers.contains(&staged) { &staged } else { keys };

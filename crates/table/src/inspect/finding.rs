@@ -4,7 +4,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use lithdb_env::Error;
-use lithdb_env::human::parsed;
 use lithdb_segment::{SegmentId, TableName};
 use serde::Serialize;
 
@@ -64,14 +63,10 @@ impl Finding {
 
     /// What an error says of a file, with the offset it names.
     pub(super) fn refused(path: &Path, error: &Error) -> Self {
-        let name = path.display().to_string();
-        let message = error.message();
-        let Some(rest) = message.strip_prefix(&name) else { return Self::damage(path, message) };
-        let placed = rest.strip_prefix(" at offset ").and_then(|rest| rest.split_once(": "));
-        match placed.and_then(|(offset, what)| Some((parsed(offset)?, what))) {
-            Some((offset, what)) => Self::damage(path, what).at(offset),
-            None => Self::damage(path, rest.strip_prefix(": ").unwrap_or(message)),
+        if error.path() != Some(path) {
+            return Self::damage(path, error.message());
         }
+        Self { offset: error.offset(), ..Self::damage(path, error.what()) }
     }
 
     pub(super) fn of(mut self, segment: SegmentId) -> Self {

@@ -118,8 +118,12 @@ impl Found {
         let path = self.files.metadata.clone().unwrap_or_default();
         let is_ours = |said: &Metadata| (said.table_id, said.segment) == (table_id, self.id);
         let foreign = |expected: String, metadata: &Metadata| {
-            let message = format!("{}: expected {expected}, found {metadata:?}", path.display());
-            Error::new(ErrorKind::Foreign, message)
+            let Metadata { table_id, segment, value_ends, .. } = metadata;
+            let found = format!(
+                "segment {segment} of table {table_id:016x}, value files {}",
+                value_ends.len()
+            );
+            Error::at(ErrorKind::Foreign, &path, format_args!("expected {expected}, found {found}"))
         };
         let ours = || format!("the metadata of segment {} of this table", self.id);
         let said = self.unfinished.as_ref().map(|unfinished| &unfinished.target);

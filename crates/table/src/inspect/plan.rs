@@ -139,8 +139,7 @@ fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<Repair
     let examined = examined.collect::<Result<Vec<_>>>()?;
     meter.finish();
     if let Some(by_hand) = examined.iter().find_map(|examined| examined.by_hand.as_ref()) {
-        let message = format!("{}: {}", by_hand.path.display(), by_hand.what);
-        return Err(Error::new(ErrorKind::Corrupt, message));
+        return Err(Error::at(ErrorKind::Corrupt, &by_hand.path, &by_hand.what));
     }
     let newest = outline.highest.max(outline.members.last().map_or(SegmentId::NONE, |m| m.id));
     let floor = next_id(newest, outline.rules.next_id_floor)?;

@@ -177,7 +177,5 @@ impl Rewriting<'_> {
 }
 
 fn changed(path: &Path, offset: u64) -> Error {
-    let path = path.display();
-    let message = format!("{path} at offset {offset}: it changed since the repair was planned");
-    Error::new(ErrorKind::Io, message)
+    Error::at_offset(ErrorKind::Io, path, offset, "it changed since the repair was planned")
 }

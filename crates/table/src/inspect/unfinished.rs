@@ -60,8 +60,8 @@ impl Unfinished {
             NONE => None,
             HELD => Some(envelope::open_file(Magic::METADATA, path, before)),
             _ => {
-                let message = format!("{}: it was damaged before the repair", path.display());
-                Some(Err(Error::new(ErrorKind::Corrupt, message)))
+                let message = "it was damaged before the repair";
+                Some(Err(Error::at(ErrorKind::Corrupt, path, message)))
             }
         };
         Some(Self { target, before })

@@ -143,7 +143,7 @@ fn metadata_of_an_unfinished_repair_of_another_table_gives_nothing_up() {
     let foreign = Metadata { table_id: ours.table_id ^ 1, key_end: u64::MAX, extras, ..ours };
     foreign.write(&world.fs, &path).unwrap();
     let report = world.verify();
-    let expected = "expected the metadata of segment 3 of this table, found Metadata";
+    let expected = "expected the metadata of segment 3 of this table, found segment 3 of";
     let found = damage(&report);
     assert!(found.len() == 1 && found[0].path == path, "{report}");
     assert!(found[0].what.starts_with(expected), "{report}");

@@ -176,6 +176,7 @@ fn repair_of_a_lost_state_says_what_it_did() {
     let run = bench.lith(&["repair"]);
     assert!(run.failed().contains("not repaired: t; --accept-loss"), "{run:?}");
     assert!(run.words().contains("its TTL is not known any more"), "{run:?}");
+    assert!(run.words().contains("is in no count"), "{run:?}");
     let words = bench.lith(&["repair", "--accept-loss"]).words();
     assert!(words.contains("table t: table.state and 0 segments repaired"), "{words}");
     assert!(!words.contains("nothing to repair"), "{words}");

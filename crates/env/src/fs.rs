@@ -179,8 +179,14 @@ fn fill(
 ) -> io::Result<usize> {
     let mut done = 0;
     while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let room = rest.len();
         match read(rest, done) {
             Ok(0) => break,
+            // A caller's source may be wrong about it; what was not read must not count.
+            Ok(n) if n > room => {
+                let message = format!("a source claims to have read {n} bytes into {room}");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            }
             Ok(n) => done += n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -79,7 +79,10 @@ pub fn open<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Res
     if !head.starts_with(&magic.0) {
         return Err(Error::corrupt(path, 0, &name, "another beginning"));
     }
-    let len = u32_at(head, LEN_AT).unwrap_or_default() as usize;
+    let (Some(len), Some(found)) = (u32_at(head, LEN_AT), u32_at(head, CHECKSUM_AT)) else {
+        unreachable!("an envelope has both fields")
+    };
+    let len = len as usize;
     let Some(payload) = rest.get(..len).filter(|_| len <= MAX_PAYLOAD_LEN) else {
         let expected = format!("a payload of {len} bytes");
         let found = format!("{} bytes", rest.len());
@@ -87,7 +90,6 @@ pub fn open<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Res
     };
     let (covered, _) = head.split_at(CHECKSUM_AT);
     let expected = checksum(covered, payload);
-    let found = u32_at(head, CHECKSUM_AT).unwrap_or_default();
     if expected != found {
         let expected = format!("checksum {expected:08x}");
         return Err(Error::corrupt(path, CHECKSUM_AT as u64, &expected, &format!("{found:08x}")));

@@ -19,12 +19,12 @@ pub struct SegmentPaths {
 impl SegmentPaths {
     /// Where the files of a new segment go: keys and metadata on the first root, shards spread over all.
     pub fn for_new(dirs: &[PathBuf], id: SegmentId, shards: u16) -> Self {
-        let first = dirs.first().cloned().unwrap_or_default();
+        let [first, ..] = dirs else { unreachable!("a table has at least one root") };
         let values = (0..shards)
             .map(|n| {
                 // Segments with fewer shards than roots begin at another root each.
-                let root = (id.0 as usize + usize::from(n)) % dirs.len().max(1);
-                let dir = dirs.get(root).unwrap_or(&first);
+                let root = (id.0 as usize + usize::from(n)) % dirs.len();
+                let dir = dirs.get(root).unwrap_or(first); // there is one: it is a remainder
                 dir.join(SegmentFile::Values(id, ShardId(n)).to_string())
             })
             .collect();

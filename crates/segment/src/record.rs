@@ -226,11 +226,10 @@ impl Encoder<'_> {
 
     fn finish(&mut self, start: usize, epoch: u64) {
         let seed = Seeds::new(&self.identity, epoch).at(self.offset as u32);
-        let covered = self.buffer.get(start + 4..).unwrap_or_default();
+        let (_, record) = self.buffer.split_at_mut(start);
+        let (field, covered) = record.split_at_mut(4);
         let checksum = crc32c::crc32c_append(seed, covered);
-        if let Some(field) = self.buffer.get_mut(start..start + 4) {
-            field.copy_from_slice(&checksum.to_le_bytes());
-        }
+        field.copy_from_slice(&checksum.to_le_bytes());
         self.running = append_word(self.running, checksum);
         self.offset += (self.buffer.len() - start) as u64;
     }

@@ -197,7 +197,7 @@ impl<'a> Scanner<'a> {
         // Borrowing from `self.window` across the loop needs the offsets first and the record again.
         let Some(offset) = self.advance_to_key()? else { return Ok(None) };
         let start = (u64::from(offset) - self.window_start) as usize;
-        let bytes = self.window.get(start..).unwrap_or_default();
+        let (_, bytes) = self.window.split_at(start);
         Ok(decode_unchecked(bytes).map(|record| Entry { offset, record }))
     }
 
@@ -229,7 +229,7 @@ impl<'a> Scanner<'a> {
     /// Counts in the record at the present offset; says whether it is a key record.
     fn take_record(&mut self, offset: u32) -> Result<bool, Invalid> {
         let start = (self.offset - self.window_start) as usize;
-        let bytes = self.window.get(start..).unwrap_or_default();
+        let (_, bytes) = self.window.split_at(start);
         let decoded = decode_with(&self.seeds, offset, bytes)?;
         let ends_batch =
             take(&mut self.now, &mut self.group, &decoded).map_err(Invalid::Meaning)?;
@@ -257,7 +257,7 @@ impl<'a> Scanner<'a> {
     /// a record.
     fn fill(&mut self) -> Result<()> {
         let start = (self.offset - self.window_start) as usize;
-        let bytes = self.window.get(start..).unwrap_or_default();
+        let (_, bytes) = self.window.split_at(start);
         let want = MAX_RECORD_LEN.min((self.end - self.offset) as usize);
         if bytes.len() >= want || encoded_len(bytes).is_some_and(|len| len <= bytes.len()) {
             return Ok(());
@@ -339,7 +339,7 @@ impl<'a> Scanner<'a> {
                 break;
             }
             for start in (0..step).step_by(MARK_ALIGN) {
-                let candidate = bytes.get(start..).unwrap_or_default();
+                let (_, candidate) = bytes.split_at(start);
                 if candidate.get(8..16) != Some(&MARK_MAGIC) {
                     continue;
                 }

@@ -341,7 +341,8 @@ impl Segment {
         if let Some(record) = decode_unchecked(&bytes)
             && record.key == key
         {
-            self.check_record(offset, bytes.get(..KEY_FIXED_LEN + key.len()).unwrap_or_default())?;
+            let (whole, _) = bytes.split_at(KEY_FIXED_LEN + key.len());
+            self.check_record(offset, whole)?;
             return Ok(Some(record.address(self.id())));
         }
         let whole = self.record_bytes(&open, offset, bytes)?;

@@ -262,8 +262,10 @@ impl Iter {
                 }));
             }
             front.scanner.require_clean()?;
-            let behind = front.segment.id().next().unwrap_or_default();
-            self.segments.remove_below(behind);
+            match front.segment.id().next() {
+                Some(behind) => drop(self.segments.remove_below(behind)),
+                None => self.segments = Segments::default(), // it was the last id of all
+            }
             self.front = None;
         }
     }

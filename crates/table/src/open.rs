@@ -32,7 +32,8 @@ pub struct OpenForWriting {
 impl TableSetup {
     /// The file that holds the table's state.
     pub fn state_path(&self) -> PathBuf {
-        self.dirs.first().map(|dir| dir.join(STATE_FILE)).unwrap_or_default()
+        let [first, ..] = &*self.dirs else { unreachable!("a table has at least one root") };
+        first.join(STATE_FILE)
     }
 
     /// The `segments` directories, in the order of the roots.

@@ -92,7 +92,7 @@ impl TailFound {
     /// Where epochs began, in what was promised.
     pub(crate) fn promised_epochs(&self) -> &[(u32, u64)] {
         let end = self.epochs.partition_point(|(at, _)| u64::from(*at) < self.promised.key_end);
-        self.epochs.get(..end).unwrap_or(&self.epochs)
+        self.epochs.split_at(end).0
     }
 }
 

@@ -73,7 +73,7 @@ impl Window {
         }
         let from = (offset - self.start) as usize;
         let to = ((end - self.start) as usize).min(self.bytes.len());
-        Ok(self.bytes.get(from..to).unwrap_or_default())
+        Ok(self.bytes.split_at(to).0.split_at(from).1)
     }
 
     /// The checksum of `len` bytes at `offset`; `None` if the file ends before they do.

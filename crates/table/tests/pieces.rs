@@ -112,6 +112,26 @@ impl<F: FnMut()> Read for Meanwhile<F> {
 }
 
 /// The free space, and how long every file is.
+/// Reads nothing into more room than it was given, as no `Read` may.
+struct Boasting;
+
+impl Read for Boasting {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        Ok(room.len() + 1)
+    }
+}
+
+#[test]
+fn source_that_claims_more_than_it_read_stores_nothing() {
+    let table = at_rest(&World::new(1));
+    let before = table.stats().keys;
+    let error = table.put_from(b"key", 10, &mut Boasting).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+    assert!(error.to_string().contains("claims to have read"), "{error}");
+    assert_eq!((table.get(b"key").unwrap(), table.stats().keys), (None, before));
+    table.put(b"key", b"value").unwrap();
+}
+
 fn space(world: &World) -> (u64, Vec<usize>) {
     let free = world.setup.env.fs.free_space(Path::new("/r0")).unwrap();
     (free, world.fs.file_paths().iter().map(|path| world.fs.read_raw(path).len()).collect())

@@ -227,6 +227,7 @@ impl RepairPlan {
     fn warn_of_lost_state(&mut self, error: &Error) {
         self.warnings.push(format!("the table's state is lost: {}", error.message()));
         let follows = [
+            "how far the newest segment was acknowledged is not known any more: what is lost behind its last mark, or with segments behind it, is in no count",
             "its TTL is not known any more and will be none; set it again",
             "whether the application collects with a filter is not known any more: until it has opened the table again with its filter, others collect without one",
             "segments that had expired and whose files were still there come back",

@@ -43,7 +43,7 @@ impl Table {
                 let message = format!("read the value of key {}: {e}", show_key(key));
                 inner.in_context(&Error::with_source(ErrorKind::Io, message, e))
             })?;
-            Ok(piece.get(..len).unwrap_or_default().to_vec())
+            Ok(piece.split_at(len).0.to_vec())
         };
         let first = next()?;
         if first.len() < PIECE {

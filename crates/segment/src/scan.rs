@@ -216,7 +216,10 @@ impl<'a> Scanner<'a> {
                 break;
             }
             self.fill()?;
-            let offset = self.offset as u32;
+            let Ok(offset) = u32::try_from(self.offset) else {
+                self.stop(Invalid::Meaning("expected records below 4 GiB"))?;
+                break;
+            };
             match self.take_record(offset) {
                 Ok(true) => return Ok(Some(offset)),
                 Ok(false) => {}

@@ -863,3 +863,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn record_beyond_4_gib_is_not_taken_for_one_at_its_offset_cut_to_32_bits() {
+    const BEYOND: u64 = 1 << 32;
+    let header = KeyFile::new().header;
+    let counted = Totals { key_end: BEYOND, value_ends: vec![START; 2], ..Totals::default() };
+    // Whole by its checksum, which knows the lower 32 bits of the offset alone.
+    let mut bytes = Vec::new();
+    let (identity, epoch) = (IDENTITY, IDENTITY.salt);
+    let mut encoder = Encoder { buffer: &mut bytes, identity, epoch, running: 0, offset: BEYOND };
+    encoder.key(&KeyRecord {
+        flags: Flags(7),
+        key: b"key",
+        shard: ShardId(0),
+        offset: START,
+        stored_len: 1,
+        raw_len: 1,
+        value_checksum: 0,
+        codec: 0,
+    });
+    let end = BEYOND + bytes.len() as u64;
+    let bytes = Bytes::from(bytes);
+    let source = |at: u64, len: usize| {
+        let from = ((at - BEYOND) as usize).min(bytes.len());
+        Ok(bytes.slice(from..bytes.len().min(from + len)))
+    };
+    let mut scanner = Scanner::new(source, Path::new("5.keys"), header, end).behind(&counted, &[]);
+    let verdict = scanner.run(|entry| panic!("a record at {}", entry.offset)).unwrap();
+    assert!(matches!(verdict, Verdict::Torn { offset: BEYOND, .. }), "{verdict:?}");
+}

@@ -347,6 +347,9 @@ impl SegmentWriter {
             let is_here = |place: &Place| place.shard == file.shard && place.file.is_none();
             let small = groups.iter().zip(&*places).filter(|(_, place)| is_here(place));
             let len = small.map(|(group, _)| group.value.len()).sum();
+            if len == 0 {
+                continue;
+            }
             if let Some(open) = self.room_for_values(file, len)? {
                 for place in places.iter_mut().filter(|place| is_here(place)) {
                     place.file = Some(Arc::clone(&open));

@@ -314,8 +314,12 @@ impl Inner {
         what: &str,
         act: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).unwrap_or_else(|_| {
-            Err(self.fail(&Error::new(ErrorKind::Io, format!("{what} panicked")).latching()))
+        use std::panic::{AssertUnwindSafe, catch_unwind};
+        catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
+            let error = Error::new(ErrorKind::Io, format!("{what} panicked")).latching();
+            // It closes the latch first. What it tells metrics and log may panic, too; whoever waits for the caller must not.
+            let failed = catch_unwind(AssertUnwindSafe(|| self.fail(&error)));
+            Err(failed.unwrap_or_else(|_| self.in_context(&error)))
         })
     }
 

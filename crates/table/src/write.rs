@@ -93,22 +93,28 @@ impl Inner {
         if rejects {
             self.refuse_duplicates(groups)?;
         }
-        let (appended, bytes) = self.latch_on_panic("a put", || place(side, &mut writer))?;
-        let Some(segment_writer) = &writer.segment else {
-            unreachable!("what was appended is in a segment")
+        // From the first byte until its landing watches over it, a put that panics latches.
+        let taken = || {
+            let (appended, bytes) = place(side, &mut writer)?;
+            let Some(segment_writer) = &writer.segment else {
+                unreachable!("what was appended is in a segment")
+            };
+            let segment = Arc::clone(segment_writer.segment());
+            side.counts.set(segment_writer.totals());
+            let aliases = groups.last().map_or(0, |group| group.aliases.len());
+            let positions = &appended.positions;
+            let (Some(&first), Some(&last_primary)) =
+                (positions.first(), positions.iter().rev().nth(aliases))
+            else {
+                unreachable!("every group has a key, and every key a position")
+            };
+            writer.begun.get_or_insert_with(|| (self.env.clock.monotonic(), Duration::ZERO));
+            writer.newest = last_primary;
+            let landing = side.in_flight.begin(first, !appended.direct.is_empty(), &self.latch);
+            Ok((appended, bytes, segment, last_primary, landing))
         };
-        let segment = Arc::clone(segment_writer.segment());
-        side.counts.set(segment_writer.totals());
-        let aliases = groups.last().map_or(0, |group| group.aliases.len());
-        let positions = &appended.positions;
-        let (Some(&first), Some(&last_primary)) =
-            (positions.first(), positions.iter().rev().nth(aliases))
-        else {
-            unreachable!("every group has a key, and every key a position")
-        };
-        writer.begun.get_or_insert_with(|| (self.env.clock.monotonic(), Duration::ZERO));
-        writer.newest = last_primary;
-        let mut landing = side.in_flight.begin(first, !appended.direct.is_empty(), &self.latch);
+        let (appended, bytes, segment, last_primary, mut landing) =
+            self.latch_on_panic("a put", taken)?;
         // Where duplicates are refused, the next writer must find these keys.
         let held = rejects.then_some(writer);
         self.land(side, &segment, &appended, groups)?;
@@ -164,9 +170,12 @@ impl Inner {
         // Without the memory for it they are published one by one.
         if count >= PUBLISH_TOGETHER && together.try_reserve_exact(count).is_ok() {
             together.extend(hashed.map(|(hash, at, _)| (hash, at)));
-            let segments = side.segments.read().clone();
             #[expect(clippy::disallowed_methods, reason = "an error is no match, as in `has_key`")]
-            let mut same_key = |new, old| Ok(same_key(&segments, new, old).unwrap_or_default());
+            let mut same_key = |new, old| {
+                // A rival may be in a segment that has just begun.
+                let segments = side.segments.read().clone();
+                Ok(same_key(&segments, new, old).unwrap_or_default())
+            };
             return side.keymap.insert_batch(&together, &mut same_key);
         }
         for (hash, at, key) in hashed {

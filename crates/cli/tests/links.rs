@@ -70,3 +70,18 @@ fn symbolic_link_below_a_root_is_refused_by_every_command() {
         }
     }
 }
+
+#[test]
+fn rollback_of_one_table_beside_a_linked_one_is_refused() {
+    let bench = two_segments();
+    let linked = bench.db().join("linked");
+    symlink(bench.path("nowhere"), &linked).unwrap();
+    let back = ["rollback", "--table", "t", "--through-key", "a", "--yes"];
+    let said = bench.lith(&back).failed();
+    assert!(said.contains("linked: expected a directory, found a symbolic link"), "{said}");
+    OsFs.remove_file(&linked).unwrap();
+    bench.lith(&["get", "t", "b"]).ok();
+    bench.lith(&back).ok();
+    bench.lith(&["get", "t", "a"]).ok();
+    bench.lith(&["get", "t", "b"]).no_such_key();
+}

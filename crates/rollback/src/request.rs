@@ -149,10 +149,15 @@ impl Rollback {
     }
 
     fn setups(&self, roots: &Roots) -> Result<Vec<TableSetup>> {
-        let mut names = match &self.tables {
-            Some(names) => names.iter().map(TableName::new).collect::<Result<Vec<_>>>()?,
-            None => roots.table_names()?,
-        };
+        let mut names = roots.table_names()?;
+        if let Some(named) = &self.tables {
+            // A link in the place of any table is refused, as everywhere.
+            for name in names {
+                let setup = roots.setup(name);
+                presence(&*setup.env.fs, &setup.dirs)?;
+            }
+            names = named.iter().map(TableName::new).collect::<Result<Vec<_>>>()?;
+        }
         names.sort();
         names.dedup();
         let mut setups = Vec::with_capacity(names.len());

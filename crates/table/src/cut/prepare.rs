@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lithdb_env::{
-    Error, ErrorKind, File, Fs, Result, remove_if_there, replacement_path, sync_parent, try_remove,
+    Error, ErrorKind, File, Fs, Result, remove_if_there, replacement_path, sync_parent,
     write_all_at,
 };
 use lithdb_segment::envelope::{self, Magic};
@@ -68,8 +68,13 @@ struct Staged {
 impl Drop for Staged {
     fn drop(&mut self) {
         // In a panic nobody knows what is decided. What nobody needs, the next opening removes.
-        if !std::thread::panicking() {
-            self.created.iter().rev().for_each(|path| try_remove(&*self.fs, path));
+        if std::thread::panicking() {
+            return;
+        }
+        for path in self.created.iter().rev() {
+            if let Err(error) = remove_if_there(&*self.fs, path) {
+                tracing::warn!(%error, "what a cut had prepared stays until the next opening");
+            }
         }
     }
 }

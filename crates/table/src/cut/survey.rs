@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lithdb_env::{Result, UnixMillis};
-use lithdb_segment::{Context, Segment, SegmentId, SegmentPaths};
+use lithdb_segment::{Context, ReadMode, Segment, SegmentId, SegmentPaths};
 
 use crate::inventory::Inventory;
 use crate::keyfile::KeyFile;
@@ -133,7 +133,10 @@ impl Survey {
         let ends: (u64, &[u64]) = (end, &[]);
         let (keys, metadata) = (file.path.clone(), PathBuf::new());
         let paths = SegmentPaths { keys, values: Vec::new(), metadata };
-        let segment = Segment::foreign_tail(&self.context(), paths, file.header, ends, ends, &[]);
+        // What need not hold is not mapped: a page that cannot be read is an error and no signal.
+        let setup = TableSetup { read_mode: ReadMode::Pread, ..self.setup.clone() };
+        let context = setup.context(&self.state, &TableOptions::default());
+        let segment = Segment::foreign_tail(&context, paths, file.header, ends, ends, &[]);
         ToWalk { segment: Arc::new(segment), end, records: 0, written }
     }
 }

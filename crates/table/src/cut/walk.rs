@@ -156,9 +156,12 @@ impl Survey {
     /// removal has begun.
     fn refuse_collected(&self, walk: &mut Walk<'_>) -> Result<()> {
         let fs = &*self.setup.env.fs;
-        for files in self.inventory.segments.range(..self.state.watermark).rev().map(|(_, f)| f) {
+        for (id, files) in self.inventory.segments.range(..self.state.watermark).rev() {
             let Some(path) = &files.keys else { continue };
             let Some(file) = KeyFile::open_if_sound(fs, path)? else { continue };
+            if file.header.identity.segment != *id {
+                continue;
+            }
             let metadata = files.metadata.as_ref().map(|path| Metadata::read(fs, path));
             let metadata = metadata.map(unless_corrupt).transpose()?.flatten();
             let now = self.setup.env.clock.now();

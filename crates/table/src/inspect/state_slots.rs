@@ -88,11 +88,11 @@ pub(super) fn is_foreign(
         }
     }
     let Some(other) = tables.first() else { return Ok(None) };
-    let (path, found) = (path.display(), state.table_id);
-    let message = format!(
-        "{path}: expected the state of table {other:016x}, whose segments are here, found that of table {found:016x}"
+    let found = state.table_id;
+    let message = format_args!(
+        "expected the state of table {other:016x}, whose segments are here, found that of table {found:016x}"
     );
-    Ok(Some(Error::new(ErrorKind::Foreign, message)))
+    Ok(Some(Error::at(ErrorKind::Foreign, path, message)))
 }
 
 /// What is wrong with a state that says that nothing was ever acknowledged, if something was, or that is older than a

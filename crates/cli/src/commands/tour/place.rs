@@ -73,7 +73,11 @@ impl Place {
             *doomed = Some(self.path.clone());
         }
         self.path = OsFs.canonicalize(&self.path).map_err(|e| cannot(&self.path, e))?;
-        self.roots().iter().try_for_each(|root| OsFs.create_dir(root).map_err(|e| cannot(root, e)))
+        let create = |root: &PathBuf| OsFs.create_dir(root).map_err(|e| cannot(root, e));
+        self.roots().iter().try_for_each(create).inspect_err(|_| {
+            #[expect(clippy::let_underscore_must_use, reason = "what failed first is said")]
+            let _ = self.roots().map(|root| OsFs.remove_dir(&root));
+        })
     }
 
     pub(super) fn path(&self) -> &Path {

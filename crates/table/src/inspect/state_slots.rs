@@ -82,8 +82,11 @@ pub(super) fn is_foreign(
 ) -> Result<Option<Error>> {
     let mut tables = BTreeSet::new();
     for (id, files) in &inventory.segments {
-        tables.extend(Found::read(fs, *id, files)?.table_ids());
-        if tables.len() > 1 || tables.contains(&state.table_id) {
+        let found = Found::read(fs, *id, files)?;
+        // A header of the state's own table speaks for it even where nothing follows: the id is random.
+        let header = found.header().map(|header| header.identity.table_id);
+        tables.extend(found.table_ids());
+        if tables.len() > 1 || tables.contains(&state.table_id) || header == Some(state.table_id) {
             return Ok(None);
         }
     }

@@ -264,6 +264,17 @@ impl<'a> Run<'a> {
         files_agree(&table, &self.world, "going on after opening again");
         self.model.batches.truncate(end);
         self.model.acked = end;
+        // Recovery may have moved what stands behind the last mark to another segment.
+        let mut segments = HashMap::new();
+        for entry in table.iter()? {
+            let entry = entry?;
+            segments.insert(entry.key().to_vec(), entry.position().segment.0);
+        }
+        for batch in &mut self.model.batches {
+            if let Some(segment) = segments.get(&batch.records[0].0) {
+                batch.segment = Some(*segment);
+            }
+        }
         self.table = Some(table);
         Ok(())
     }

@@ -111,6 +111,7 @@ impl Segment {
         let file = |path: &Path, shard, end: u64| {
             let durable = match shard {
                 ShardId::INLINE => durable.0,
+                // What no mark covers is not durable: it is copied and not lent.
                 ShardId(n) => durable.1.get(usize::from(n)).copied().unwrap_or_default(),
             };
             let handle = Handle::closed(path.to_owned());

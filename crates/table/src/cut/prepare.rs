@@ -191,6 +191,7 @@ impl Cut<'_> {
             let message = "the segment has used up its 2^32 revisions";
             Error::new(ErrorKind::InvalidArgument, message)
         })?;
+        // Without a successor the field is 0, which means none.
         let successor = new.or(successor).unwrap_or_default();
         let mut metadata = Metadata { revision, successor, ..old.clone() };
         // That of the old successor.

@@ -182,6 +182,7 @@ impl Tour<'_> {
         let (_, newer) = self.loaded.halves();
         let values = some_values(newer, &writer)?;
         let written: usize = values.iter().map(|(_, value)| value.len()).sum();
+        // The values are those of the first of them: there are as many.
         let stored = newer.get(..values.len()).unwrap_or_default();
         let (done, finished) = channel();
         let write = move || {

@@ -23,7 +23,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("table-faults", &["-p", "lithdb-table", "--test", "faults"]),
     ("table-two-faults", &["-p", "lithdb-table", "--test", "two_faults"]),
     ("table-damage", &["-p", "lithdb-table", "--test", "corruption", "--test", "blocks"]),
-    ("table-inspect", &["-p", "lithdb-table", "--test", "inspect"]),
+    ("table-inspect", &["-p", "lithdb-repair", "--test", "repair"]),
     ("table-document", &["-p", "lithdb-table", "--test", "by_the_document"]),
     (THREADS, &["-p", "lithdb-table", "--test", "threads"]),
     ("rollback-crash", &["-p", "lithdb", "--test", "rollback_crash"]),
@@ -31,8 +31,8 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("database-ages", &["-p", "lithdb", "--test", "ages"]),
     ("lost-roots", &["-p", "lithdb", "--test", "lost_roots"]),
     ("database-damage", &["-p", "lithdb", "--test", "every_byte"]),
-    ("processes", &["-p", "lithdb-tests"]),
-    ("tool-processes", &["-p", "lithdb-cli", "--test", "rollback", "--test", "inject"]),
+    ("processes", &["-p", "lithdb-process-tests"]),
+    ("tool-processes", &["-p", "lith", "--test", "rollback", "--test", "inject"]),
     ("sim", &["-p", "lithdb-sim", "--tests"]),
 ];
 
@@ -339,8 +339,13 @@ mod tests {
             let package = args.get(1).unwrap();
             let dir = match *package {
                 "lithdb" => "crates/lithdb".to_owned(),
-                "lithdb-tests" => "tests".to_owned(),
-                other => other.replace("lithdb-", "crates/"),
+                "lithdb-process-tests" => "testing/process".to_owned(),
+                "lith" => "crates/lith".to_owned(),
+                other => ["crates", "testing"]
+                    .map(|dir| other.replace("lithdb-", &format!("{dir}/")))
+                    .into_iter()
+                    .find(|dir| root.join(dir).exists())
+                    .unwrap(),
             };
             let dir = root.join(dir);
             assert!(dir.join("Cargo.toml").exists(), "{name}: no package {package}");

@@ -1,4 +1,4 @@
-//! `tests/mutants.toml`: the lines that keep the guarantees, how each is broken, and the tests that then fail.
+//! `testing/mutants.toml`: the lines that keep the guarantees, how each is broken, and the tests that then fail.
 
 use std::collections::HashSet;
 use std::fs;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::Result;
 
-const LIST: &str = "tests/mutants.toml";
+const LIST: &str = "testing/mutants.toml";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -30,7 +30,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Chore {
-    /// Breaks the engine in each way of tests/mutants.toml, in a copy, and demands that the named tests fail
+    /// Breaks the engine in each way of testing/mutants.toml, in a copy, and demands that the named tests fail
     Mutants(mutants::Args),
     /// Runs the crash harness and the fuzzers for as long as asked for, with another seed in every round
     Deep(deep::Args),

@@ -40,7 +40,7 @@ enum Fate {
 pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
     let mut mutants = read(root)?;
     if let Some(name) = args.only.iter().find(|name| mutants.iter().all(|m| m.name != **name)) {
-        return Err(format!("expected a name from tests/mutants.toml, found {name}"));
+        return Err(format!("expected a name from testing/mutants.toml, found {name}"));
     }
     mutants.retain(|m| args.only.is_empty() || args.only.contains(&m.name));
     if args.list {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::budget::Permit;
+use crate::error::{Error, ErrorKind, Result};
 
 /// How an existing file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -244,4 +245,27 @@ pub fn exists(fs: &dyn Fs, path: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Whether something is at `path`. Of another kind it is `Foreign`: links below a root are followed by nobody.
+pub fn is_there(fs: &dyn Fs, path: &Path, kind: FileKind) -> Result<bool> {
+    let found = match fs.metadata(path) {
+        Ok(found) => found.kind,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(Error::io("look for", path, error)),
+    };
+    if found == kind { Ok(true) } else { Err(wrong_kind(path, kind, found)) }
+}
+
+/// The error of something else in the place of a file or directory of ours.
+pub fn wrong_kind(path: &Path, expected: FileKind, found: FileKind) -> Error {
+    let name = |kind| match kind {
+        FileKind::File => "a file",
+        FileKind::Dir => "a directory",
+        FileKind::Symlink => "a symbolic link",
+        FileKind::Other => "something else",
+    };
+    let (expected, found) = (name(expected), name(found));
+    let message = format!("expected {expected}, found {found}; move it out of the way");
+    Error::at(ErrorKind::Foreign, path, message)
 }

@@ -28,8 +28,8 @@ pub use budget::{Budget, Budgets, Permit, Reclaim};
 pub use clock::{Clock, OsClock, UnixMillis, millis};
 pub use error::{Error, ErrorKind, Result};
 pub use fs::{
-    DirEntry, File, FileKind, FileLock, Fs, LockKind, Map, Metadata, OpenMode, exists,
-    read_exact_at, read_file, read_up_to, read_up_to_at, write_all_at, zeroed,
+    DirEntry, File, FileKind, FileLock, Fs, LockKind, Map, Metadata, OpenMode, exists, is_there,
+    read_exact_at, read_file, read_up_to, read_up_to_at, write_all_at, wrong_kind, zeroed,
 };
 pub use latch::Latch;
 pub use os::{OsFs, max_map_count, raise_file_limit};

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use lithdb_env::Result;
 use lithdb_rollback::RollbackReport;
+use lithdb_roots::Roots;
 use lithdb_segment::TableName;
-use lithdb_table::roots::Roots;
-use lithdb_table::{GcFilter, Presence, Table, TableOptions, TableStats, presence};
+use lithdb_table::{GcFilter, Presence, Table, TableOptions, TableSetup, TableStats, presence};
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
@@ -223,7 +223,9 @@ impl Db {
         let roots = shared.roots.read();
         let Some(roots) = &*roots else { return Err(closed()) };
         let mut names = roots.table_names()?;
-        names.retain(|name| !is_gone(&roots.setup(name.clone())));
+        names.retain(|name| {
+            !is_gone(&TableSetup::for_files(name.clone(), roots.env(), roots.paths()))
+        });
         Ok(names)
     }
 

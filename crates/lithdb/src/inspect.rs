@@ -5,11 +5,11 @@
 use std::fmt;
 
 use lithdb_env::{Env, Error, Result};
+use lithdb_repair::{DumpLine, Progress, VerifyReport};
 use lithdb_rollback::{PendingRollback, pending};
+use lithdb_roots::Roots;
 use lithdb_segment::{SegmentId, TableName};
-use lithdb_table::inspect::{DumpLine, Progress, VerifyReport};
-use lithdb_table::roots::Roots;
-use lithdb_table::{Presence, TableSetup, inspect, presence};
+use lithdb_table::{Presence, TableSetup, presence};
 use serde::Serialize;
 
 use crate::db::Db;
@@ -62,7 +62,7 @@ impl Db {
         }
         let mut found = nothing_but(None);
         for setup in setups(&roots, tables)? {
-            match inspect::verify(&setup, progress) {
+            match lithdb_repair::verify(&setup, progress) {
                 Ok(report) if report.is_sound() => found.tables.push(report),
                 // Whatever was found of it was found while its files went away.
                 _ if is_gone(&setup) => {
@@ -98,7 +98,7 @@ impl Db {
         let roots = Roots::open_for_reading(&env, &options.roots)?;
         refuse_pending_rollback(&roots)?;
         let setups = setups(&roots, Some(&[table.to_owned()]))?;
-        let dump = |setup: &TableSetup| inspect::dump(setup, segment.map(SegmentId), each);
+        let dump = |setup: &TableSetup| lithdb_repair::dump(setup, segment.map(SegmentId), each);
         let dumped = setups.iter().try_for_each(dump);
         refuse_pending_rollback(&roots)?;
         dumped
@@ -116,11 +116,13 @@ pub(crate) fn setups(roots: &Roots, named: Option<&[String]>) -> Result<Vec<Tabl
     let present = roots.table_names()?;
     let is_there = |setup: &TableSetup| present.contains(&setup.name) && !is_gone(setup);
     let Some(names) = named else {
-        let setups = present.iter().map(|name| roots.setup(name.clone()));
+        let setups = present
+            .iter()
+            .map(|name| TableSetup::for_files(name.clone(), roots.env(), roots.paths()));
         return Ok(setups.filter(is_there).collect());
     };
     let setup = |name| {
-        let setup = roots.setup(TableName::new(name)?);
+        let setup = TableSetup::for_files(TableName::new(name)?, roots.env(), roots.paths());
         if is_there(&setup) { Ok(setup) } else { Err(no_table(&setup.name)) }
     };
     names.iter().map(setup).collect()

@@ -52,19 +52,18 @@ pub use inspect::{Refused, Verification};
 /// Disk, clock and threads, for tools that go through the same door.
 pub use lithdb_env as env;
 pub use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
+pub use lithdb_repair::{
+    DumpLine, Finding, Progress, RepairPlan, RepairReport, Severity, VerifyReport,
+};
 /// Rewinding a stopped database: plans, ready-made filters, reports.
 pub use lithdb_rollback as rollback;
 pub use lithdb_rollback::{NoMatch, RecordRef, Rollback, RollbackPlan, Verdict};
+pub use lithdb_roots::{LostRoot, RootLoss, RootsRepair};
 pub use lithdb_segment::{Position, ReadMode, SegmentId, TableName, Value, Verify};
-pub use lithdb_table::inspect::{
-    DumpLine, Finding, KeymapReport, Progress, RepairPlan, RepairReport, Severity, VerifyReport,
-    verify_keymap,
-};
-pub use lithdb_table::roots::{LostRoot, RootLoss, RootsRepair};
 pub use lithdb_table::{
     Batch, BatchEntry, DuplicateKeys, Entry, Event, EventListener, GcFilter, GcReport, Iter,
-    KeymapKind, MAX_BATCH_BYTES, MAX_BATCH_KEYS, RecoveryReport, SecondaryKey, Table, TableOptions,
-    TableStats, Ttl, Upkeep, show_key,
+    KeymapKind, KeymapReport, MAX_BATCH_BYTES, MAX_BATCH_KEYS, RecoveryReport, SecondaryKey, Table,
+    TableOptions, TableStats, Ttl, Upkeep, show_key, verify_keymap,
 };
 pub use options::{Components, DbOptions};
 pub use repair::{Repair, Repaired};

@@ -7,9 +7,10 @@ use std::fmt;
 use std::path::PathBuf;
 
 use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_repair::{Progress, RepairPlan, RepairReport};
 use lithdb_rollback::is_pending;
-use lithdb_table::inspect::{self, Progress, RepairPlan, RepairReport};
-use lithdb_table::roots::{LostRoot, RootLoss, Roots, RootsRepair};
+use lithdb_roots::{LostRoot, RootLoss, Roots, RootsRepair};
+use lithdb_table::TableSetup;
 use serde::Serialize;
 
 use crate::db::Db;
@@ -99,7 +100,7 @@ fn plan(
     refuse_pending_rollback(&repair.held)?;
     let (is_one, mut agree) = (repair.held.paths().len() == 1, true);
     for setup in setups(&repair.held, tables)? {
-        match inspect::plan_repair(&setup, progress) {
+        match lithdb_repair::plan_repair(&setup, progress) {
             Ok(plan) => {
                 // One root has no other that could be of another time.
                 agree &= if is_one { plan.is_lossless() } else { plan.is_certain() };
@@ -189,7 +190,8 @@ impl Repair {
             roots.prepare(&mut self.held)?;
         }
         for plan in self.tables.into_iter().filter(may) {
-            let setup = self.held.setup(plan.table.clone());
+            let setup =
+                TableSetup::for_files(plan.table.clone(), self.held.env(), self.held.paths());
             match plan.apply(&setup) {
                 Ok(report) => repaired.tables.push(report),
                 Err(error) => repaired.refused.push(Refused { table: setup.name, error }),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use lithdb_env::{Env, Error, ErrorKind, Result, exists, spawn};
 use lithdb_rollback::RollbackReport;
 pub(crate) use lithdb_rollback::refuse_pending as refuse_pending_rollback;
+use lithdb_roots::Roots;
 use lithdb_segment::{HandleLimit, TableName};
-use lithdb_table::roots::Roots;
 use lithdb_table::{
     GcFilter, OpenForWriting, Presence, Table, TableOptions, TableSetup, Upkeep, presence,
     refuse_in_callback,
@@ -196,7 +196,7 @@ pub(crate) fn finish_interrupted(roots: &Roots) {
         Err(error) => return tracing::warn!(%error, "looking for interrupted drops"),
     };
     for name in names {
-        if let Err(error) = finish_table(&roots.setup(name)) {
+        if let Err(error) = finish_table(&TableSetup::for_files(name, roots.env(), roots.paths())) {
             tracing::warn!(%error, "removing what an interrupted drop or creation left");
         }
     }

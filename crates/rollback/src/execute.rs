@@ -3,10 +3,10 @@
 use std::ops::ControlFlow;
 
 use lithdb_env::{Error, ErrorKind, Result, replacement_path, try_remove};
+use lithdb_roots::Roots;
 use lithdb_segment::TableName;
-use lithdb_table::cut::{Done, Prepared, Survey, prepare};
-use lithdb_table::roots::Roots;
-use lithdb_table::{Presence, presence};
+use lithdb_table::truncate::{Done, Prepared, Survey, prepare};
+use lithdb_table::{Presence, TableSetup, presence};
 use serde::Serialize;
 
 use crate::intent::{Intent, TableIntent, is_pending, path, refuse_pending};
@@ -125,7 +125,7 @@ impl RollbackPlan {
             return Err(stale("another database is in its place"));
         }
         let is_there = |name: &TableName| -> Result<bool> {
-            let dirs = roots.setup(name.clone()).dirs;
+            let dirs = TableSetup::for_files(name.clone(), roots.env(), roots.paths()).dirs;
             Ok(presence(&*self.env.fs, &dirs)? == Presence::Present)
         };
         if self.all_tables {
@@ -139,7 +139,8 @@ impl RollbackPlan {
             if !is_there(table)? {
                 return Err(stale(&format!("table {table} is gone")));
             }
-            let survey = Survey::take(&roots.setup(table.clone()))?;
+            let survey =
+                Survey::take(&TableSetup::for_files(table.clone(), roots.env(), roots.paths()))?;
             if survey.shape() != *shape {
                 return Err(stale(&format!("table {table} holds something else")));
             }

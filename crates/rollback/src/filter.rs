@@ -19,8 +19,8 @@ use std::collections::HashMap;
 
 use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
 use lithdb_segment::Position;
-use lithdb_table::cut::{KeyAt, RecordRef, Verdict};
 use lithdb_table::show_key;
+use lithdb_table::truncate::{KeyAt, RecordRef, Verdict};
 
 /// Keeps through the newest record of this key, primary or secondary.
 pub fn through_key(key: impl Into<Vec<u8>>) -> impl FnMut(&RecordRef<'_>) -> Result<Verdict> {

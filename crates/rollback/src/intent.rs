@@ -9,11 +9,12 @@ use lithdb_env::{
     Error, ErrorKind, OpenMode, Result, UnixMillis, exists, read_file, remove_if_there,
     replace_file, replacement_path, sync_parent, write_all_at,
 };
+use lithdb_roots::Roots;
 use lithdb_segment::envelope::{self, ENVELOPE_LEN, MAX_PAYLOAD_LEN, Magic};
 use lithdb_segment::{Position, TableName};
-pub use lithdb_table::cut::INTENT_FILE;
-use lithdb_table::cut::{self, Boundary, Discarded, Done, Prepared, Step};
-use lithdb_table::roots::Roots;
+use lithdb_table::TableSetup;
+pub use lithdb_table::truncate::INTENT_FILE;
+use lithdb_table::truncate::{self, Boundary, Discarded, Done, Prepared, Step};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{Action, TablePlan};
@@ -173,7 +174,12 @@ impl Intent {
     /// Makes sure that everything that the steps need is there.
     pub(crate) fn check(&self, roots: &Roots) -> Result<()> {
         let mut steps = self.tables.iter().map(|table| &table.step);
-        steps.try_for_each(|step| cut::check(&roots.setup(step.table.clone()), step))
+        steps.try_for_each(|step| {
+            truncate::check(
+                &TableSetup::for_files(step.table.clone(), roots.env(), roots.paths()),
+                step,
+            )
+        })
     }
 
     /// Carries out all steps, and removes the intent when everything is durable.
@@ -186,10 +192,14 @@ impl Intent {
         self.check(roots)?;
         let mut reports = self.reports();
         for (TableIntent { step, .. }, report) in self.tables.iter().zip(&mut reports) {
-            cut::carry_out(&roots.setup(step.table.clone()), step, &mut |removed| {
-                report.count(removed);
-                progress(&step.table, removed);
-            })?;
+            truncate::carry_out(
+                &TableSetup::for_files(step.table.clone(), roots.env(), roots.paths()),
+                step,
+                &mut |removed| {
+                    report.count(removed);
+                    progress(&step.table, removed);
+                },
+            )?;
         }
         // Should the file come back, because its removal was never durable, it says that there is nothing left to do.
         Self { done: true, ..self.clone() }.write_in_place(roots)?;

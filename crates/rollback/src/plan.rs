@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use lithdb_env::{Env, Result, lossy};
 use lithdb_segment::{SegmentId, TableName};
-use lithdb_table::cut::{Boundary, CutAt, Discarded, OutOfOrder, Shape, Survey, Walked};
+use lithdb_table::truncate::{Boundary, CutAt, Discarded, OutOfOrder, Shape, Survey, Walked};
 use serde::{Deserialize, Serialize};
 
 use crate::report::{TableReport, lines};

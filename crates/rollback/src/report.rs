@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lithdb_env::{Error, ErrorKind, UnixMillis, lossy};
 use lithdb_segment::{SegmentId, TableName};
-use lithdb_table::cut::{Boundary, Discarded, Done, short_key};
+use lithdb_table::truncate::{Boundary, Discarded, Done, short_key};
 use serde::{Serialize, Serializer};
 
 use crate::plan::{Action, TablePlan};

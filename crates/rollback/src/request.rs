@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use lithdb_env::{Env, Error, ErrorKind, Result};
+use lithdb_roots::Roots;
 use lithdb_segment::{ReadMode, TableName};
-use lithdb_table::cut::{RecordRef, Survey, Verdict};
-use lithdb_table::roots::Roots;
+use lithdb_table::truncate::{RecordRef, Survey, Verdict};
 use lithdb_table::{Presence, TableSetup, presence};
 use serde::{Deserialize, Serialize};
 
@@ -153,7 +153,7 @@ impl Rollback {
         if let Some(named) = &self.tables {
             // A link in the place of any table is refused, as everywhere.
             for name in names {
-                let setup = roots.setup(name);
+                let setup = TableSetup::for_files(name, roots.env(), roots.paths());
                 presence(&*setup.env.fs, &setup.dirs)?;
             }
             names = named.iter().map(TableName::new).collect::<Result<Vec<_>>>()?;
@@ -162,7 +162,10 @@ impl Rollback {
         names.dedup();
         let mut setups = Vec::with_capacity(names.len());
         for name in names {
-            let setup = TableSetup { read_mode: self.read_mode, ..roots.setup(name) };
+            let setup = TableSetup {
+                read_mode: self.read_mode,
+                ..TableSetup::for_files(name, roots.env(), roots.paths())
+            };
             match presence(&*setup.env.fs, &setup.dirs)? {
                 Presence::Present => setups.push(setup),
                 // Half created or half dropped.

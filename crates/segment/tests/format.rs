@@ -15,7 +15,7 @@ use std::path::Path;
 
 use lithdb_env::UnixMillis;
 use lithdb_env::human::parsed;
-use lithdb_second_reader::{Record, crc32c, key_file, metadata, value_header};
+use lithdb_format_oracle::{Record, crc32c, key_file, metadata, value_header};
 use lithdb_segment::envelope::{Magic, open_file, seal};
 use lithdb_segment::record::{Chain, Encoder, Flags, KeyRecord, Mark};
 use lithdb_segment::{
@@ -522,7 +522,7 @@ fn files_of_a_segment_are_read_back_by_the_document_alone() {
         })
         .collect();
     let digest = xxhash_rust::xxh3::xxh3_128(&key_bytes).to_le_bytes();
-    let expected = lithdb_second_reader::Metadata {
+    let expected = lithdb_format_oracle::Metadata {
         table: TABLE,
         segment: 8,
         revision: 0,

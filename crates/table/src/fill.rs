@@ -12,8 +12,8 @@ use lithdb_segment::record::KEY_FIXED_LEN;
 use lithdb_segment::scan::{Scanner, Totals};
 use lithdb_segment::{HEADER_LEN, Metadata, Position, Segment};
 
-use crate::keyfile::{KeyFile, KeyFiles};
 use crate::segments::Segments;
+use lithdb_segment::key_file::{KeyFile, KeyFiles};
 
 /// So many keys are inserted at a time.
 const BATCH: usize = 64 << 10;

@@ -6,9 +6,9 @@ use lithdb_segment::record::{Flags, Mark};
 use lithdb_segment::scan::{Totals, Verdict, corrupt};
 use lithdb_segment::{Position, SegmentPaths};
 
-use crate::keyfile::KeyFile;
-use crate::values::Values;
 use crate::view::TailSeen;
+use lithdb_segment::key_file::KeyFile;
+use lithdb_segment::values::Values;
 
 /// About so many records are taken at a time.
 const PIECE: usize = 64 << 10;

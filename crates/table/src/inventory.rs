@@ -1,22 +1,12 @@
 //! What is in the `segments` directories of a table: files are found by listing, never computed.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 
-use lithdb_env::{Error, ErrorKind, FileKind, Fs, Result};
+use lithdb_env::{Error, ErrorKind, FileKind, Fs, Result, wrong_kind};
 use lithdb_segment::{HEADER_LEN, SegmentFile, SegmentId, SegmentPaths, ShardId};
 
-use crate::keyfile::KeyFile;
-
-/// Begins the name of a directory in which a repair keeps what it replaces; the time in milliseconds follows.
-pub(crate) const ASIDE_PREFIX: &str = "damaged-";
-
-/// Whether a directory of this name was made by a repair.
-pub(crate) fn is_aside(name: &str) -> bool {
-    name.strip_prefix(ASIDE_PREFIX)
-        .is_some_and(|millis| !millis.is_empty() && millis.bytes().all(|b| b.is_ascii_digit()))
-}
+use lithdb_segment::key_file::KeyFile;
 
 /// The files of one segment id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,17 +28,17 @@ impl FoundFiles {
     }
 
     /// The files without replacements that were not finished, the key file last.
-    pub(crate) fn finished(&self) -> impl Iterator<Item = &PathBuf> {
+    pub fn finished(&self) -> impl Iterator<Item = &PathBuf> {
         self.values.values().chain(&self.metadata).chain(&self.keys)
     }
 
     /// Whether there is nothing but replacements that were not finished. They prove nothing.
-    pub(crate) fn is_leftover(&self) -> bool {
+    pub fn is_leftover(&self) -> bool {
         self.finished().next().is_none()
     }
 
     /// The lengths of all files together.
-    pub(crate) fn bytes(&self, fs: &dyn Fs) -> Result<u64> {
+    pub fn bytes(&self, fs: &dyn Fs) -> Result<u64> {
         self.all().try_fold(0_u64, |sum, path| {
             let found = fs.metadata(path).map_err(|e| Error::io("look at", path, e))?;
             Ok(sum.saturating_add(found.len_bytes))
@@ -72,7 +62,7 @@ impl FoundFiles {
 
 impl FoundFiles {
     /// Refuses files of another table: what is about to be removed is so by the word of this table's state alone.
-    pub(crate) fn require_of(&self, fs: &dyn Fs, table_id: u64) -> Result<()> {
+    pub fn require_of(&self, fs: &dyn Fs, table_id: u64) -> Result<()> {
         let Some(path) = &self.keys else { return Ok(()) };
         // A header that does not hold says nothing. Nor does one without a record behind it: of a segment that was never
         // synced it may be what the block held before, of a table that was dropped, say.
@@ -89,29 +79,6 @@ impl FoundFiles {
         );
         Err(Error::at(ErrorKind::Foreign, path, message))
     }
-}
-
-/// Whether something is at `path`. Of another kind it is `Foreign`: links below a root are followed by nobody.
-pub(crate) fn is_there(fs: &dyn Fs, path: &Path, kind: FileKind) -> Result<bool> {
-    let found = match fs.metadata(path) {
-        Ok(found) => found.kind,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(Error::io("look for", path, error)),
-    };
-    if found == kind { Ok(true) } else { Err(wrong_kind(path, kind, found)) }
-}
-
-/// The error of something else in the place of a file or directory of ours.
-fn wrong_kind(path: &Path, expected: FileKind, found: FileKind) -> Error {
-    let name = |kind| match kind {
-        FileKind::File => "a file",
-        FileKind::Dir => "a directory",
-        FileKind::Symlink => "a symbolic link",
-        FileKind::Other => "something else",
-    };
-    let (expected, found) = (name(expected), name(found));
-    let message = format!("expected {expected}, found {found}; move it out of the way");
-    Error::at(ErrorKind::Foreign, path, message)
 }
 
 /// The error of a file that must be there.

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use lithdb_env::{DirEntry, Error, ErrorKind, FileKind, Fs, Result, leftover_of, sync_parent};
 use lithdb_segment::{SEGMENTS_DIR, STATE_FILE, SegmentFile};
 
-use crate::inventory::{is_aside, is_there};
 use crate::plan::{Access, Plan};
 use crate::state::{StateFile, TableState, read_state};
 use crate::table::{Table, TableSetup};
+use lithdb_env::is_there;
+use lithdb_segment::quarantine::is_aside;
 
 /// Whether a table is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

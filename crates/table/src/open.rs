@@ -45,7 +45,8 @@ impl TableSetup {
         TableClock::new(state, self.clock_jump_limit, self.clock_jump_hold, &*self.env.clock)
     }
 
-    pub(crate) fn context(&self, state: &TableState, options: &TableOptions) -> Arc<Context> {
+    /// What segments of this table share.
+    pub fn context(&self, state: &TableState, options: &TableOptions) -> Arc<Context> {
         Arc::new(Context {
             env: self.env.clone(),
             table_id: state.table_id,
@@ -56,7 +57,8 @@ impl TableSetup {
         })
     }
 
-    pub(crate) fn in_context(&self, error: &Error) -> Error {
+    /// The error with the table's name in front, once.
+    pub fn in_context(&self, error: &Error) -> Error {
         in_context(&self.name, error)
     }
 }

@@ -11,12 +11,12 @@ use lithdb_segment::record::Chain;
 use lithdb_segment::{Metadata, STATE_FILE, SegmentId, SegmentPaths, check_writable};
 
 use crate::inventory::{FoundFiles, Inventory, missing};
-pub use crate::keyfile::Access;
-use crate::keyfile::{KeyFile, KeyFiles};
 pub use crate::sealed::SealedFound;
 use crate::sealed::{Live, read_sealed};
 use crate::state::TableState;
 use crate::tail::TailFound;
+pub use lithdb_segment::key_file::Access;
+use lithdb_segment::key_file::{KeyFile, KeyFiles};
 
 /// Files to be removed because nothing in them was ever acknowledged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -308,7 +308,7 @@ impl ChainWalk<'_> {
 }
 
 /// The features of a file, whose beginning holds, do not forbid writing.
-pub(crate) fn require_writable(fs: &dyn Fs, path: &Path) -> Result<()> {
+pub fn require_writable(fs: &dyn Fs, path: &Path) -> Result<()> {
     let file = fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
-    check_writable(path, &crate::keyfile::read(&*file, path, 0, ENVELOPE_LEN)?)
+    check_writable(path, &lithdb_segment::key_file::read(&*file, path, 0, ENVELOPE_LEN)?)
 }

@@ -195,8 +195,8 @@ pub(crate) mod tests {
     use lithdb_segment::{HandleLimit, Position, ReadMode, SegmentId, TableName};
     use lithdb_sim::{SimClock, SimFs, sim_env};
 
+    use crate::check_keymap::verify_keymap;
     use crate::event::EventListener;
-    use crate::inspect::verify_keymap;
     use crate::table::{Mode, TableSetup};
     use crate::view::View;
     use crate::{OpenForWriting, Table, TableOptions};

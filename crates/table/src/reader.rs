@@ -14,18 +14,18 @@ use lithdb_env::{Error, ErrorKind, Fs, Result, exists};
 use lithdb_keymap::KeyHash;
 use lithdb_segment::{Metadata, Position, Segment, SegmentPaths};
 
-use crate::cut::INTENT_FILE;
 use crate::fill::same_key;
 use crate::follow::Followed;
 use crate::inventory::Inventory;
-use crate::keyfile::KeyFile;
 use crate::open::new_keymap;
 use crate::options::TableOptions;
 use crate::plan::{Access, Plan};
 use crate::sealed::check_agrees;
 use crate::state::{TableState, read_state};
 use crate::table::{Inner, Mode, Table, TableSetup};
+use crate::truncate::INTENT_FILE;
 use crate::view::{TailSeen, View};
+use lithdb_segment::key_file::KeyFile;
 
 /// How often a reader looks at files that keep changing.
 const LOOKS: usize = 8;

@@ -14,11 +14,11 @@ use lithdb_segment::{
 };
 
 use crate::clock::Reading;
-use crate::keyfile::{KeyFile, read};
 use crate::plan::Plan;
 use crate::sealed::SealedFound;
 use crate::state::{DurableTail, StateFile};
 use crate::tail::{TailFound, changed};
+use lithdb_segment::key_file::{KeyFile, read};
 
 /// What opening did, for the event and the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -230,7 +230,7 @@ impl Recovery<'_> {
 }
 
 /// The id for a new segment after `newest`.
-pub(crate) fn next_id(newest: SegmentId, floor: SegmentId) -> Result<SegmentId> {
+pub fn next_id(newest: SegmentId, floor: SegmentId) -> Result<SegmentId> {
     Ok(newest.next().ok_or_else(ids_used_up)?.max(floor).max(SegmentId::FIRST))
 }
 

@@ -12,7 +12,7 @@ use lithdb_segment::record::Chain;
 use lithdb_segment::{KeyHeader, Metadata, SegmentId, SegmentPaths};
 
 use crate::inventory::FoundFiles;
-use crate::keyfile::{Access, KeyFile};
+use lithdb_segment::key_file::{Access, KeyFile};
 
 /// So many segments are read by one thread at a time.
 const TOGETHER: usize = 64;
@@ -93,7 +93,8 @@ impl SealedFound {
     }
 }
 
-pub(crate) fn check_agrees(path: &Path, metadata: &Metadata, header: &KeyHeader) -> Result<()> {
+/// Refuses metadata and a key file that do not speak of one segment.
+pub fn check_agrees(path: &Path, metadata: &Metadata, header: &KeyHeader) -> Result<()> {
     let identity = header.identity;
     let found = (metadata.table_id, metadata.segment, metadata.salt, metadata.predecessor);
     let expected = (identity.table_id, identity.segment, identity.salt, header.predecessor);

@@ -16,10 +16,11 @@ use lithdb_segment::{SegmentId, ShardId};
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::FoundFiles;
-use crate::keyfile;
-use crate::slots::{self, Ruling, SLOTS, Slotted};
+use lithdb_segment::key_file;
+use lithdb_segment::slots::{self, Ruling, SLOTS, Slotted};
 
-pub(crate) const SLOT_LEN: usize = slots::SLOT_UNIT;
+/// The length of a slot of `table.state`.
+pub const SLOT_LEN: usize = slots::SLOT_UNIT;
 
 /// What rules a table. The order of the fields is the order of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,7 +147,7 @@ impl TableState {
 
     /// What is wrong with the state of a table that was closed, if a file is there that goes on behind where the table
     /// ended then: the state is older than it. `live`: the files of what is not below the watermark.
-    pub(crate) fn is_older<'a>(
+    pub fn is_older<'a>(
         &self,
         fs: &dyn Fs,
         path: &Path,
@@ -164,7 +165,7 @@ impl TableState {
             let values = found.values.iter().map(|(shard, path)| (path, value_end(*shard)));
             let seal = found.metadata.iter().map(|path| (path, None));
             for (file, end) in keys.chain(values).chain(seal) {
-                let (_, len) = keyfile::open(fs, file)?;
+                let (_, len) = key_file::open(fs, file)?;
                 if end.is_some_and(|end| len <= end) {
                     continue;
                 }

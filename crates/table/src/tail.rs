@@ -7,8 +7,8 @@ use lithdb_segment::record::{CHAIN_FIXED_LEN, Flags, Mark};
 use lithdb_segment::scan::{Scanner, Totals, Verdict, corrupt};
 use lithdb_segment::{HEADER_LEN, KeyHeader, SegmentId, SegmentPaths, ShardId, ValueHeader};
 
-use crate::keyfile::KeyFile;
-use crate::values::Values;
+use lithdb_segment::key_file::KeyFile;
+use lithdb_segment::values::Values;
 
 /// What is known of the mutable segment before anything is done to it.
 #[derive(Debug, Clone)]

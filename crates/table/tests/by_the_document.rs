@@ -7,7 +7,7 @@ mod support;
 
 use std::time::Duration;
 
-use lithdb_second_reader::{Record, Seal};
+use lithdb_format_oracle::{Record, Seal};
 use lithdb_segment::{Position, SegmentId};
 use lithdb_sim::{Choice, CrashImage, Effort, SeededChoice, SimClock, SimFs, Tally};
 use lithdb_table::{Entry, SecondaryKey, Table, TableOptions};
@@ -203,7 +203,7 @@ fn history(choice: &mut SeededChoice) -> Vec<Op> {
 }
 
 /// What was seen on the disk.
-fn count(tally: &mut Tally, read: &lithdb_second_reader::Table) {
+fn count(tally: &mut Tally, read: &lithdb_format_oracle::Table) {
     tally.add("tables", 1);
     tally.add("segments", read.segments.len() as u64);
     tally.add("records", read.records.len() as u64);

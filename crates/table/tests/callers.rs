@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lithdb_env::ErrorKind;
+use lithdb_repair::verify;
 use lithdb_sim::{CrashImage, OpKind};
-use lithdb_table::inspect::{verify, verify_keymap};
+use lithdb_table::verify_keymap;
 use lithdb_table::{
     Batch, Event, EventListener, GcFilter, OpenForWriting, SecondaryKey, Table, TableOptions,
     show_key,

@@ -8,10 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use lithdb_env::ErrorKind;
+use lithdb_repair::verify;
 use lithdb_segment::envelope::{Magic, open_file, seal};
 use lithdb_segment::{Metadata, SegmentId};
 use lithdb_sim::{SimClock, SimFs};
-use lithdb_table::inspect::verify;
 use lithdb_table::state::{TableState, read_state};
 use lithdb_table::{Presence, Table, TableOptions, presence};
 use support::files::files_agree;

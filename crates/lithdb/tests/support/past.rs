@@ -11,7 +11,7 @@ use lithdb::{
 use lithdb_env::{Clock, Env};
 use lithdb_segment::{KeyHeader, Metadata, TableName};
 use lithdb_sim::{CrashImage, SimClock, SimFs, sim_env};
-use lithdb_table::{TableSetup, inspect};
+use lithdb_table::TableSetup;
 
 use super::{World, small};
 
@@ -184,7 +184,7 @@ pub fn check_files(world: &World, context: &str) {
     let names = copy.open().tables().unwrap();
     for name in names {
         let setup = TableSetup::for_files(name, &env(world), &roots);
-        let report = inspect::verify(&setup, &mut |_| {}).unwrap();
+        let report = lithdb_repair::verify(&setup, &mut |_| {}).unwrap();
         assert!(report.is_sound(), "{context}: {report}");
         assert!(report.findings.is_empty(), "{context}: {report}");
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lithdb_second_reader::{Found, table};
+use lithdb_format_oracle::{Found, table};
 use lithdb_table::{Entry, Table};
 
 use super::World;
@@ -10,7 +10,7 @@ use super::World;
 /// Compares the files that are on the disk, read by a decoder that knows the document and not the code, with what the
 /// table serves, both ways: by iteration in both directions and by `get`. For a table that has just been opened for writing,
 /// or flushed. Returns what the decoder found.
-pub fn files_agree(table: &Table, world: &World, context: &str) -> lithdb_second_reader::Table {
+pub fn files_agree(table: &Table, world: &World, context: &str) -> lithdb_format_oracle::Table {
     let read = by_the_document(world);
     let records = &read.records;
     let served: Vec<Found> = table.iter().unwrap().map(|e| found(&e.unwrap())).collect();
@@ -31,7 +31,7 @@ pub fn files_agree(table: &Table, world: &World, context: &str) -> lithdb_second
 }
 
 /// What the files of the table say.
-pub fn by_the_document(world: &World) -> lithdb_second_reader::Table {
+pub fn by_the_document(world: &World) -> lithdb_format_oracle::Table {
     let paths = world.fs.file_paths();
     let roots: Vec<BTreeMap<String, Vec<u8>>> = world
         .setup

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lithdb_env::Result;
+use lithdb_repair::{plan_repair, verify as verify_files};
 use lithdb_segment::KeyHeader;
 use lithdb_sim::CrashImage;
-use lithdb_table::inspect::{plan_repair, verify as verify_files};
 use lithdb_table::{Batch, Presence, SecondaryKey, Table, TableOptions, Upkeep, presence};
 
 use super::World;

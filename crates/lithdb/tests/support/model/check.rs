@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use lithdb::env::human::parsed;
 use lithdb::rollback::INTENT_FILE;
 use lithdb::{Components, Db, Table, verify_keymap};
-use lithdb_second_reader::{self as second_reader, crc32c, key_file, key_header, metadata};
+use lithdb_format_oracle::{self as format_oracle, crc32c, key_file, key_header, metadata};
 use lithdb_sim::{SimFs, sim_env};
 
 use super::expect::{Expected, Found, Record, name};
@@ -234,7 +234,7 @@ fn by_the_document(disk: &SimFs, table: &str, found: &Found, context: &str) {
         }
         let mut values = BTreeMap::new();
         for (at, record) in key_file(&bytes).records {
-            let second_reader::Record::Key { flags, key, shard, offset, len, checksum } = record
+            let format_oracle::Record::Key { flags, key, shard, offset, len, checksum } = record
             else {
                 continue;
             };
@@ -339,7 +339,7 @@ fn same(path: &Path, before: &[u8], after: &[u8], context: &str) {
         assert!(after.starts_with(before), "{context}: {shown} has changed");
         if after.len() > before.len() {
             let behind = key_file(after).records.into_iter().filter(|(at, _)| *at >= before.len());
-            let keys = behind.filter(|(_, r)| matches!(r, second_reader::Record::Key { .. }));
+            let keys = behind.filter(|(_, r)| matches!(r, format_oracle::Record::Key { .. }));
             assert_eq!(keys.count(), 0, "{context}: {shown} has more keys");
         }
     } else if !path.ends_with("table.state") && !path.ends_with("root.id") {

@@ -1,0 +1,184 @@
+//! `lith rollback` and `lith repair` whose system calls fail, or that are killed at one of them: what the command says is
+//! true, and what it left can be finished. (A call that `strace` answers does not run: syncs that fail here were refused, and
+//! lost nothing.)
+//!
+//! Needs `strace` and the right to trace; says so and is skipped where that is not so, or fails if
+//! `LITHDB_REQUIRE_STRACE` is 1.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+
+use lithdb::TableOptions;
+use lithdb::env::{Fs, OsFs};
+use lithdb_process_tests::{Fault, Ran, Run, can_trace, files_below, scratch, some_of};
+use lithdb_sim::{Effort, Tally};
+use support::{Bench, flip, read};
+
+const fn fault(call: &'static str, names: &'static str, fate: &'static str) -> Fault {
+    Fault { call, names, fate }
+}
+
+const FAULTS: [Fault; 13] = [
+    fault("fdatasync", "fdatasync", "error=EIO"),
+    fault("fsync", "fsync", "error=EIO"),
+    fault("pwrite64", "pwrite64", "error=EIO"),
+    fault("pwrite64", "pwrite64", "error=ENOSPC"),
+    fault("rename", "?rename,?renameat,?renameat2", "error=EIO"),
+    fault("unlink", "?unlink,?unlinkat", "error=EIO"),
+    fault("link", "?link,?linkat", "error=EIO"),
+    fault("openat", "openat", "error=EMFILE"),
+    fault("death at fsync", "fsync", "signal=SIGKILL"),
+    fault("death at pwrite64", "pwrite64", "signal=SIGKILL"),
+    fault("death at rename", "?rename,?renameat,?renameat2", "signal=SIGKILL"),
+    fault("death at unlink", "?unlink,?unlinkat", "signal=SIGKILL"),
+    fault("death at link", "?link,?linkat", "signal=SIGKILL"),
+];
+
+fn value(n: u64) -> Vec<u8> {
+    n.to_le_bytes().repeat(1 + n as usize * 37 % 400)
+}
+
+/// The numbers that a table holds, each with its value.
+fn numbers(bench: &Bench, table: &str) -> Vec<u64> {
+    let db = bench.open();
+    let table = db.existing_table(table).unwrap();
+    let numbers = table.iter().unwrap().map(|entry| {
+        let entry = entry.unwrap();
+        let n = u64::from_be_bytes(entry.key().try_into().unwrap());
+        assert_eq!(entry.value().unwrap(), value(n)[..]);
+        assert_eq!(table.get(entry.key()).unwrap().unwrap(), value(n)[..]);
+        n
+    });
+    numbers.collect()
+}
+
+/// Two tables with the numbers 0 to 39, in segments of seven.
+fn bench() -> Bench {
+    let bench = Bench { dir: scratch() };
+    bench.prepare(|db| {
+        let options = TableOptions::new().segment_keys(7).inline_max_bytes(256);
+        for name in ["blocks", "events"] {
+            let table = db.table(name, options.clone()).unwrap();
+            for n in 0..40_u64 {
+                table.put(&n.to_be_bytes(), &value(n)).unwrap();
+            }
+        }
+    });
+    bench
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
+}
+
+/// Runs `lith` with `args` on copies of `whole`, with another call failing each time; `check` looks at what it left.
+fn every_call(
+    whole: &Bench,
+    args: &[&str],
+    tally: &mut Tally,
+    mut check: impl FnMut(&Bench, &Ran, &str, &mut Tally),
+) -> BTreeMap<&'static str, u64> {
+    let effort = Effort::given();
+    let mut refused = BTreeMap::new();
+    for fault in FAULTS {
+        let place = || {
+            let bench = Bench { dir: scratch() };
+            copy(&whole.db(), &bench.db());
+            let below = OsFs.canonicalize(&bench.db()).unwrap();
+            let args =
+                args.iter().map(Into::into).chain([Path::new("--db").to_owned(), bench.db()]);
+            let args: Vec<std::path::PathBuf> = args.collect();
+            let run = Run::new(env!("CARGO_BIN_EXE_lith"), args, &below);
+            (bench, run, below)
+        };
+        let (_bench, run, base) = place();
+        let (output, calls, paths) = run.survey(fault.names);
+        assert!(output.status.success(), "{output:?}");
+        for n in some_of(calls, 2, effort.is_deep(), effort.seed(fault.call)) {
+            let (bench, run, below) = place();
+            let paths = paths.iter().map(|path| below.join(path.strip_prefix(&base).unwrap()));
+            let ran = run.with_fault(fault, &n.to_string(), &paths.collect());
+            let context = format!("{fault:?} at {n} of {calls}: {:?}\n{}", ran.output, ran.log);
+            let status = ran.output.status;
+            let is_killed = fault.fate.starts_with("signal") && status.signal() == Some(9);
+            assert!(status.code().is_some_and(|code| code < 2) || is_killed, "{context}");
+            tally.add("runs", 1);
+            tally.add(fault.call, ran.struck);
+            *refused.entry(fault.call).or_default() +=
+                u64::from(ran.struck > 0 && !status.success());
+            check(&bench, &ran, &context, tally);
+            bench.lith(&["verify"]).ok();
+        }
+    }
+    refused
+}
+
+#[test]
+fn a_rollback_whose_system_calls_fail_says_what_has_become_of_it() {
+    let name = "a_rollback_whose_system_calls_fail_says_what_has_become_of_it";
+    if !can_trace(name) {
+        return;
+    }
+    let mut tally = Tally::new(format!("injected: lith: {name}"));
+    let whole = bench();
+    let args = ["rollback", "--max-be-u64", "0:24", "--yes"];
+    let told = every_call(&whole, &args, &mut tally, |bench, ran, context, tally| {
+        let found = ["blocks", "events"].map(|table| numbers(bench, table));
+        let is_new = found[0].len() == 25;
+        let end = if is_new { 25 } else { 40 };
+        let expected = [(); 2].map(|()| (0..end).collect::<Vec<u64>>());
+        assert_eq!(found, expected, "{context}");
+        let erred = String::from_utf8_lossy(&ran.output.stderr);
+        if ran.output.status.success() || erred.contains("the rollback was decided") {
+            assert!(is_new, "it was to happen: {context}");
+        } else if ran.output.status.code().is_some() && !erred.contains("is not decided") {
+            assert!(!is_new, "it was not to happen: {context}");
+        }
+        tally.add(if is_new { "new" } else { "old" }, 1);
+    });
+    for call in ["fdatasync", "fsync", "pwrite64", "rename", "openat", "death at rename"] {
+        assert!(told.get(call).is_some_and(|count| *count > 0), "{call}: {told:?}");
+    }
+    assert!(tally.get("new") > 0 && tally.get("old") > 0, "{tally:?}");
+}
+
+#[test]
+fn a_repair_whose_system_calls_fail_loses_no_more_than_it_said() {
+    let name = "a_repair_whose_system_calls_fail_loses_no_more_than_it_said";
+    if !can_trace(name) {
+        return;
+    }
+    let mut tally = Tally::new(format!("injected: lith: {name}"));
+    let whole = bench();
+    flip(&whole.db().join("blocks/segments/2.keys"), 300);
+    let damaged = read(&whole.db().join("blocks/segments/2.keys"));
+    let mended = Bench { dir: scratch() };
+    copy(&whole.db(), &mended.db());
+    mended.lith(&["repair", "--accept-loss"]).ok();
+    let left = numbers(&mended, "blocks");
+    assert!(left.len() < 40 && left.len() > 30, "{left:?}");
+    let args = ["repair", "--accept-loss"];
+    let told = every_call(&whole, &args, &mut tally, |bench, _, context, tally| {
+        // Whatever it has done, it can be done again.
+        bench.lith(&["repair", "--accept-loss"]).ok();
+        assert_eq!(numbers(bench, "blocks"), left, "{context}");
+        assert_eq!(numbers(bench, "events").len(), 40, "{context}");
+        // What was damaged is kept: by a link, or as a copy where there can be none.
+        let kept = files_below(&bench.db().join("blocks")).into_iter().find(|path| {
+            let is_aside = path.to_string_lossy().contains("/damaged-");
+            is_aside && path.ends_with("2.keys") && read(path) == damaged
+        });
+        assert!(kept.is_some(), "{context}");
+        tally.add("finished by the next repair", 1);
+    });
+    for call in ["fsync", "pwrite64", "rename", "openat", "death at link"] {
+        assert!(told.get(call).is_some_and(|count| *count > 0), "{call}: {told:?}");
+    }
+    assert!(tally.get("link") > 0 && told["link"] == 0, "a copy is as good: {told:?}");
+}

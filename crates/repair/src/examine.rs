@@ -1,0 +1,330 @@
+//! One segment, examined: what of it is whole, what is wrong, what is lost.
+
+mod links;
+mod tally;
+
+use std::path::PathBuf;
+
+use lithdb_env::{ErrorKind, Fs, Result, UnixMillis, replacement_path};
+use lithdb_segment::record::{Chain, KEY_FIXED_LEN, Mark};
+use lithdb_segment::scan::{Totals, Verdict};
+use lithdb_segment::{HEADER_LEN, Metadata, SegmentId, SegmentPaths, ShardId};
+
+use crate::Meter;
+use crate::finding::Finding;
+use crate::found::Found;
+use crate::groups::{Broken, Groups, Promised, examine_groups};
+use crate::losses::Losses;
+use crate::outline::Outline;
+use crate::values::ValueFiles;
+use crate::walk::Walk;
+use links::says;
+use lithdb_segment::key_file::KeyFile;
+use lithdb_segment::window::Window;
+use lithdb_table::TableSetup;
+
+/// What was found of one segment.
+#[derive(Debug, Default)]
+pub(crate) struct Examined {
+    pub(crate) id: SegmentId,
+    pub(crate) findings: Vec<Finding>,
+    /// Key records that are whole, with their values.
+    pub(crate) records: u64,
+    pub(crate) values: u64,
+    pub(crate) bytes: u64,
+    /// Key records that are lost; `None` here and below if nothing says how many.
+    pub(crate) lost_keys: Option<u64>,
+    pub(crate) lost_values: Option<u64>,
+    pub(crate) lost_bytes: Option<u64>,
+    /// What of it is known.
+    pub(crate) losses: Losses,
+    /// What no repair can decide.
+    pub(crate) by_hand: Option<Finding>,
+    /// Of an unsealed segment: bytes of its files belong to no record or value that holds. A root of another time, whose
+    /// files go less far or further than the others', would show.
+    pub(crate) ends_differ: bool,
+    /// `None`: nothing of the segment can be read.
+    pub(crate) readable: Option<Readable>,
+}
+
+/// A segment whose records can be read.
+#[derive(Debug)]
+pub(crate) struct Readable {
+    /// The key file with the header that it has or must have had.
+    pub(crate) key_file: KeyFile,
+    /// The key file is whole.
+    pub(crate) keys_hold: bool,
+    /// The metadata says what is there, and the successor agrees.
+    pub(crate) metadata_holds: bool,
+    /// The successor's chain record says exactly what is there.
+    pub(crate) next_agrees: bool,
+    pub(crate) scan: Scan,
+    pub(crate) groups: Groups,
+    /// What begins before was acknowledged, and is durable.
+    pub(crate) promised: u64,
+    /// How long the value files must be at least.
+    pub(crate) value_ends: Vec<u64>,
+    /// Value files that must be written anew.
+    pub(crate) bad_files: Vec<ShardId>,
+    /// When the next segment began: this one ended then.
+    pub(crate) ended: UnixMillis,
+}
+
+/// What the scan of a key file says of its end.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    pub(crate) verdict: Verdict,
+    pub(crate) totals: Totals,
+    pub(crate) epochs: Vec<(u32, u64)>,
+    /// What promises most.
+    pub(crate) mark: Option<Mark>,
+}
+
+impl Scan {
+    pub(crate) fn of(key_file: &KeyFile, end: u64, promise: Option<Mark>) -> Result<Self> {
+        let mut scanner = key_file.scan(end, promise);
+        let verdict = scanner.run(|_| Ok(()))?;
+        let (totals, epochs) = (scanner.totals().clone(), scanner.epochs().to_vec());
+        Ok(Self { verdict, totals, epochs, mark: scanner.mark().cloned() })
+    }
+}
+
+impl Examined {
+    /// Whether opening refuses the segment, or should.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.findings.iter().any(Finding::is_damage)
+    }
+}
+
+/// Examines the member at `index`.
+pub(crate) fn examine(
+    setup: &TableSetup,
+    outline: &Outline,
+    index: usize,
+    meter: &mut Meter<'_>,
+) -> Result<Examined> {
+    let member = |index: Option<usize>| index.and_then(|index| outline.members.get(index));
+    let Some(found) = member(Some(index)) else { return Ok(Examined::default()) };
+    let dirs = setup.segment_dirs();
+    let mut examination = Examination {
+        fs: &*setup.env.fs,
+        paths: found.paths(&dirs, 1),
+        dirs,
+        outline,
+        found,
+        before: member(index.checked_sub(1)),
+        next: member(Some(index + 1)),
+        out: Examined { id: found.id, ..Examined::default() },
+    };
+    examination.check_links();
+    examination.check_metadata();
+    match examination.usable_key_file()? {
+        Some(key_file) => examination.records(key_file, meter)?,
+        None => examination.lose_everything(),
+    }
+    Ok(examination.out)
+}
+
+struct Examination<'a> {
+    fs: &'a dyn Fs,
+    dirs: Vec<PathBuf>,
+    /// Its files as they are or would be; of value files, the first.
+    paths: SegmentPaths,
+    outline: &'a Outline,
+    found: &'a Found,
+    before: Option<&'a Found>,
+    next: Option<&'a Found>,
+    out: Examined,
+}
+
+impl Examination<'_> {
+    fn report(&mut self, finding: Finding) {
+        self.out.findings.push(finding.of(self.found.id));
+    }
+
+    /// The key file, with a header that is pieced together if its own does not hold.
+    fn usable_key_file(&mut self) -> Result<Option<KeyFile>> {
+        if self.found.is_to_be_empty() {
+            return Ok(None);
+        }
+        match &self.found.key_file {
+            Some(Ok(_)) => {}
+            Some(Err(error))
+                if error.kind().is_failed_call() || error.kind() == ErrorKind::Missing =>
+            {
+                return Err(error.clone());
+            }
+            Some(Err(error)) => self.report(Finding::refused(&self.paths.keys, error).at(0)),
+            None => {
+                let what = match self.found.is_absent() {
+                    true => "expected this segment, found none of its files",
+                    false => "expected this file on one of the roots, found it on none",
+                };
+                self.report(Finding::damage(&self.paths.keys, what));
+            }
+        }
+        let before = self.before.map_or(SegmentId::NONE, |before| before.id);
+        self.found.usable_key_file(self.fs, self.outline.rules.table_id, before)
+    }
+
+    /// What the successor says that this segment ended as.
+    fn chain_of_next(&self) -> Option<&Chain> {
+        self.next?.chain.as_ref().filter(|chain| chain.predecessor == self.found.id)
+    }
+
+    /// What is promised of the segment outside of it.
+    fn promise(&self) -> Option<Mark> {
+        let id = self.found.id;
+        let before = self.before.and_then(Found::metadata).filter(|m| m.successor == id);
+        self.outline.rules.promise(id, before.and_then(Metadata::successor_end))
+    }
+
+    fn expected_records(&self) -> Option<u64> {
+        let chain = self.chain_of_next().map(|chain| chain.records);
+        self.found.metadata().map(|metadata| metadata.records).or(chain)
+    }
+
+    fn lose_everything(&mut self) {
+        let metadata = self.found.metadata();
+        let keys = self.expected_records();
+        let bytes_of = |key_end: u32, value_ends: &[u64]| {
+            value_ends.iter().fold(u64::from(key_end), |sum, end| sum.saturating_add(*end))
+        };
+        let bytes = metadata
+            .map(Metadata::bytes)
+            .or_else(|| self.chain_of_next().map(|said| bytes_of(said.key_end, &said.value_ends)))
+            .or_else(|| self.promise().map(|said| bytes_of(said.through, &said.value_ends)))
+            .or_else(|| self.bytes_on_disk());
+        // Nothing but the metadata tells values from keys.
+        self.out.lost_values = metadata.map(|m| m.primaries).or(keys.filter(|keys| *keys == 0));
+        (self.out.lost_keys, self.out.lost_bytes) = (keys, bytes);
+        let damage = self.out.findings.iter_mut().rev().find(|finding| finding.is_damage());
+        if let Some(last) = damage {
+            last.lost_keys = keys;
+        }
+    }
+
+    /// How long the segment's files are, if there are any.
+    fn bytes_on_disk(&self) -> Option<u64> {
+        let files = self.found.files.values.values().chain(&self.found.files.keys);
+        let lens = files.map(|path| self.fs.metadata(path).map_or(0, |found| found.len_bytes));
+        lens.reduce(u64::saturating_add)
+    }
+
+    /// Where a sealed segment ends: without metadata where its successor says, whatever stands behind that (records that
+    /// were moved, or rolled back). But a repair that was interrupted leaves a successor that describes what the key file was
+    /// going to be, with that file beside the old one: then all of the old one counts.
+    fn sealed_end(&self, key_file: &KeyFile) -> Result<u64> {
+        let chain = match (self.found.metadata(), self.chain_of_next()) {
+            (Some(metadata), _) => return Ok(metadata.key_end),
+            (None, Some(chain)) => chain,
+            (None, None) => return Ok(key_file.len),
+        };
+        let end = u64::from(chain.key_end);
+        let is_staged = self.found.files.leftovers.contains(&replacement_path(&key_file.path));
+        if !is_staged || key_file.len <= end || says(chain, &Scan::of(key_file, end, None)?.totals)
+        {
+            return Ok(end);
+        }
+        Ok(key_file.len)
+    }
+
+    fn records(&mut self, key_file: KeyFile, meter: &mut Meter<'_>) -> Result<()> {
+        let (metadata, chain) = (self.found.metadata(), self.chain_of_next());
+        let is_tail = self.next.is_none() && self.found.metadata.is_none();
+        let end = if is_tail { key_file.len } else { self.sealed_end(&key_file)? };
+        let scan_end = end.min(key_file.len);
+        let scan = Scan::of(&key_file, scan_end, self.promise().filter(|_| is_tail))?;
+        let promise = scan.mark.as_ref().filter(|_| is_tail);
+        // The state's promise does not say how many records it covers; the newest mark in the file does.
+        let mark = if is_tail { Scan::of(&key_file, scan_end, None)?.mark } else { None };
+        let mark = mark.unwrap_or_default();
+        let promised = match promise {
+            _ if !is_tail => Promised::ALL,
+            Some(promise) => {
+                Promised { through: u64::from(promise.through), marked: u64::from(mark.through) }
+            }
+            None => Promised { through: HEADER_LEN as u64, marked: 0 },
+        };
+        let value_ends = metadata
+            .map(|metadata| &metadata.value_ends)
+            .or(chain.map(|chain| &chain.value_ends))
+            .or(promise.map(|promise| &promise.value_ends));
+        let value_ends = value_ends.cloned().unwrap_or_default();
+        let damage = match &scan.verdict {
+            Verdict::Torn { offset, reason } if !is_tail => Some((*offset, reason.clone())),
+            Verdict::Corrupt { offset, acknowledged, reason } => {
+                Some((*offset, format!("{reason}; {acknowledged} bytes were acknowledged")))
+            }
+            Verdict::Clean | Verdict::Torn { .. } => None,
+        };
+        let mut walk = Walk {
+            identity: key_file.header.identity,
+            epochs: metadata.map(|metadata| &*metadata.epochs).unwrap_or_default(),
+            // Metadata that holds knows all epochs.
+            asks_records_until: if metadata.is_some() { 0 } else { promised.through },
+            end: if is_tail && damage.is_none() { scan.totals.key_end } else { scan_end },
+        };
+        let mut values = ValueFiles::open(self.fs, &self.dirs, &self.found.files, &key_file)?;
+        let mut keys = Window::of(&key_file);
+        let mut groups = examine_groups(&walk, &mut keys, &mut values, promised, meter)?;
+        let (bad_files, is_harmless) = self.check_files(&values, &value_ends);
+        let goes_on = is_tail && damage.is_none() && is_harmless && groups.bad.is_empty();
+        if let (true, Some(torn)) = (goes_on, groups.torn_batch) {
+            walk.end = torn.max(promised.through);
+            groups = examine_groups(&walk, &mut keys, &mut values, promised, meter)?;
+        }
+        if goes_on && walk.end < key_file.len {
+            let what = "from here on nothing was acknowledged; the next opening leaves it out";
+            self.report(Finding::note(&key_file.path, what).at(walk.end));
+        } else if let Some(torn) = groups.torn_batch {
+            let what = "a batch that begins here is not whole; it was never acknowledged";
+            self.report(Finding::note(&key_file.path, what).at(torn));
+        }
+        self.report_groups(&key_file, &groups, &values);
+        let chain_holds = self.check_chain(&key_file, &groups)?;
+        if scan_end < end {
+            let what = format!("expected {end} bytes, found the end of the file");
+            self.report(Finding::damage(&key_file.path, what).at(scan_end));
+        } else if let Some((at, what)) = damage.clone().filter(|_| groups.is_whole()) {
+            self.report(Finding::damage(&key_file.path, what).at(at));
+        }
+        let is_whole = damage.is_none() && groups.is_whole() && scan_end == end;
+        let keys_hold = is_whole && chain_holds && self.found.header().is_some();
+        let metadata_holds = keys_hold && self.metadata_holds(&key_file, &scan)?;
+        if is_tail {
+            let cut_bytes = promised.through.saturating_sub(key_file.len.max(HEADER_LEN as u64));
+            // How many records stood between the newest mark and the promise nobody says.
+            let is_beyond_mark = |Broken { at, .. }: &Broken| {
+                at.end.saturating_sub(at.start.max(promised.marked)) > KEY_FIXED_LEN as u64
+            };
+            let is_counted = cut_bytes == 0 && !groups.broken.iter().any(is_beyond_mark);
+            self.count_losses(&groups, is_counted.then_some(mark.records), cut_bytes);
+            let mut ends = values.files.iter().zip(&groups.value_ends);
+            let is_longer = ends.any(|(file, end)| file.len().is_some_and(|len| len > *end));
+            self.out.ends_differ =
+                walk.end != key_file.len || groups.torn_batch.is_some() || is_longer;
+        } else {
+            // If nothing says where it ended, nobody knows what came behind the last record.
+            self.count_losses(&groups, self.expected_records(), end - scan_end);
+            if let Some(metadata) = metadata.filter(|_| !groups.is_whole() || scan_end < end) {
+                self.out.lost_values = Some(metadata.primaries.saturating_sub(groups.values));
+            }
+        }
+        self.count(&groups, walk.end);
+        let next = self.next.and_then(Found::header);
+        self.out.readable = Some(Readable {
+            keys_hold,
+            metadata_holds,
+            next_agrees: self.chain_of_next().is_some_and(|chain| says(chain, &scan.totals)),
+            key_file,
+            scan,
+            groups,
+            promised: promised.through,
+            value_ends,
+            bad_files,
+            ended: next.map_or_else(UnixMillis::default, |next| next.created),
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! Whether a segment, its metadata and its neighbours agree.
+
+use lithdb_env::Result;
+use lithdb_segment::record::Chain;
+use lithdb_segment::scan::Totals;
+use lithdb_segment::{HEADER_LEN, SegmentId};
+
+use super::{Examination, Scan};
+use crate::finding::Finding;
+use crate::found::Found;
+use crate::groups::Groups;
+use crate::losses::Losses;
+use lithdb_segment::key_file::KeyFile;
+
+impl Examination<'_> {
+    pub(super) fn check_links(&mut self) {
+        let id = |neighbour: Option<&Found>| neighbour.map_or(SegmentId::NONE, |found| found.id);
+        let (before, next) = (id(self.before), id(self.next));
+        if let Some(header) = self.found.header()
+            && before.is_some()
+            && header.predecessor != before
+        {
+            self.report_fork(before, &format!("the header names {} before it", header.predecessor));
+        }
+        if let Some(metadata) = self.found.metadata()
+            && metadata.successor != next
+        {
+            let wrong = format!("the metadata names {} behind it", metadata.successor);
+            self.report_fork(before, &wrong);
+        }
+    }
+
+    fn report_fork(&mut self, before: SegmentId, wrong: &str) {
+        let what = format!(
+            "the chain forks: segment {before} stands before it, and {wrong}; which of the files belong to the table must be decided by hand"
+        );
+        let finding = Finding::damage(&self.paths.keys, what);
+        self.out.by_hand.get_or_insert_with(|| finding.clone());
+        self.report(finding);
+    }
+
+    pub(super) fn check_metadata(&mut self) {
+        if self.found.unfinished.is_some() {
+            let what = "a repair of this segment was interrupted; plan and apply it again";
+            self.report(Finding::damage(&self.paths.metadata, what));
+        }
+        match &self.found.metadata {
+            Some(Err(error)) => self.report(Finding::refused(&self.paths.metadata, error)),
+            None if self.next.is_some() && !self.found.is_absent() => {
+                let what = "expected the metadata of a sealed segment, found none";
+                self.report(Finding::damage(&self.paths.metadata, what));
+            }
+            Some(Ok(_)) | None => {}
+        }
+    }
+
+    /// Whether the metadata says what the key file holds, and the successor says the same.
+    pub(super) fn metadata_holds(&mut self, key_file: &KeyFile, scan: &Scan) -> Result<bool> {
+        let Some(metadata) = self.found.metadata() else { return Ok(false) };
+        let totals = &scan.totals;
+        let show = |running: u32| format!("{running:08x}");
+        let covers = metadata.value_ends.iter().zip(&totals.value_ends).all(|(a, b)| a >= b);
+        let mut compared = vec![
+            ("keys", metadata.records.to_string(), totals.records.to_string()),
+            ("values", metadata.primaries.to_string(), totals.primaries.to_string()),
+            ("running checksum", show(metadata.running), show(totals.running)),
+            ("epochs", format!("{:?}", metadata.epochs), format!("{:?}", scan.epochs)),
+            ("value files cover all values", true.to_string(), covers.to_string()),
+        ];
+        if let Some(expected) = metadata.digest {
+            let found = key_file.digest(metadata.key_end)?;
+            compared.push(("digest", format!("{expected:02x?}"), format!("{found:02x?}")));
+        }
+        let mut holds = self.found.unfinished.is_none();
+        for (name, expected, found) in compared.iter().filter(|(_, said, found)| said != found) {
+            let wrong = format!("{name}: the metadata says {expected}, the files {found}");
+            self.report(Finding::damage(&self.paths.metadata, wrong));
+            holds = false;
+        }
+        let next = self.chain_of_next().filter(|_| metadata.revision == 0);
+        if let Some(chain) = next.filter(|chain| **chain != metadata.chain()) {
+            let what = format!("the successor says that the segment ended as {chain:?}");
+            let keys = chain.records.saturating_sub(metadata.records);
+            let losses = Losses { keys, ..Losses::default() };
+            self.out.losses.add(&losses);
+            self.report(Finding::damage(&self.paths.metadata, what).losing(&losses));
+            holds = false;
+        }
+        Ok(holds)
+    }
+
+    /// The key file must begin with what the segment before ended as.
+    pub(super) fn check_chain(&mut self, key_file: &KeyFile, groups: &Groups) -> Result<bool> {
+        let header = HEADER_LEN as u64;
+        let Some(before) = self.before else { return Ok(true) };
+        if key_file.chain()?.is_some_and(|chain| chain.predecessor == before.id) {
+            return Ok(true);
+        }
+        // A damaged record has been reported.
+        if groups.broken.first().is_none_or(|broken| broken.at.start != header) {
+            let what = format!("expected the chain record that names segment {}", before.id);
+            self.report(Finding::damage(&key_file.path, what).at(header));
+        }
+        Ok(false)
+    }
+}
+
+/// Whether a successor says exactly this.
+pub(super) fn says(chain: &Chain, totals: &Totals) -> bool {
+    u64::from(chain.key_end) == totals.key_end
+        && chain.records == totals.records
+        && chain.running == totals.running
+        && chain.value_ends.len() == totals.value_ends.len()
+        && chain.value_ends.iter().zip(&totals.value_ends).all(|(said, found)| said >= found)
+}

@@ -1,0 +1,124 @@
+//! What an examination reports and counts.
+
+use lithdb_segment::ShardId;
+
+use super::Examination;
+use crate::finding::Finding;
+use crate::groups::{Broken, Groups};
+use crate::losses::{Losses, sum};
+use crate::values::{FileFault, ValueFiles};
+use lithdb_segment::key_file::KeyFile;
+
+/// So many damaged stretches of one file are reported one by one.
+const STRETCHES: usize = 16;
+
+impl Examination<'_> {
+    /// Looks at the value files as such. Says which files must be written anew, and whether all of them hold.
+    pub(super) fn check_files(
+        &mut self,
+        values: &ValueFiles,
+        value_ends: &[u64],
+    ) -> (Vec<ShardId>, bool) {
+        let (mut bad, mut is_harmless) = (Vec::new(), true);
+        for (n, file) in values.files.iter().enumerate() {
+            let least = value_ends.get(n).copied().unwrap_or_default();
+            let finding = match (&file.fault, file.len()) {
+                (Some(FileFault::Absent), _) => {
+                    let what = "expected this file on one of the roots, found it on none";
+                    Finding::damage(&file.path, what)
+                }
+                (Some(FileFault::Header(error)), _) => Finding::refused(&file.path, error).at(0),
+                (Some(FileFault::Misnamed(right)), _) => {
+                    let right = right.file_name().unwrap_or_default().display();
+                    let what = format!(
+                        "it holds value file {n} of the segment: rename it back to {right}"
+                    );
+                    let finding = Finding::damage(&file.path, what);
+                    self.out.by_hand.get_or_insert_with(|| finding.clone());
+                    finding
+                }
+                (None, Some(len)) if len < least => {
+                    let what = format!("expected {least} bytes, found the end of the file");
+                    Finding::damage(&file.path, what).at(len)
+                }
+                _ => continue,
+            };
+            is_harmless = false;
+            self.report(finding);
+            if file.fault.is_some() {
+                bad.push(ShardId(n as u16));
+            }
+        }
+        let surplus = self.found.files.values.range(ShardId(values.files.len() as u16)..);
+        for (_, path) in surplus {
+            self.report(Finding::note(path, "the segment has no such value file"));
+        }
+        (bad, is_harmless)
+    }
+
+    pub(super) fn report_groups(
+        &mut self,
+        key_file: &KeyFile,
+        groups: &Groups,
+        values: &ValueFiles,
+    ) {
+        let path = &key_file.path;
+        for broken in groups.broken.iter().take(STRETCHES) {
+            let until = broken.at.end;
+            let what = format!("the records up to {until} are damaged: {}", broken.reason);
+            self.report(Finding::damage(path, what).at(broken.at.start).losing(&broken.losses));
+        }
+        if let Some(rest) = groups.broken.get(STRETCHES..).filter(|rest| !rest.is_empty()) {
+            let mut losses = Losses::default();
+            rest.iter().for_each(|broken| losses.add(&broken.losses));
+            let what = format!("{} more stretches of records are damaged", rest.len());
+            let start = rest.first().map_or(0, |broken| broken.at.start);
+            self.report(Finding::damage(path, what).at(start).losing(&losses));
+        }
+        for (shard, bad) in &groups.bad {
+            let what = match bad.count {
+                1 => format!("a value does not hold: {}", bad.reason),
+                count => format!("{count} values do not hold, the first: {}", bad.reason),
+            };
+            let finding = Finding::damage(values.path(*shard), what).at(bad.offset);
+            self.report(finding.losing(&bad.losses));
+        }
+    }
+
+    /// Sums up what is lost. Records that are missing and cannot be told apart are put down to the first damage of the
+    /// key file. `expected` records there were (of a tail, up to its newest mark); if that is unknown, so is what is lost.
+    /// `cut_bytes` of the key file are missing at its end.
+    pub(super) fn count_losses(&mut self, groups: &Groups, expected: Option<u64>, cut_bytes: u64) {
+        let mut losses = Losses { bytes: cut_bytes, ..Losses::default() };
+        for Broken { at, losses: lost, .. } in &groups.broken {
+            losses.add(lost);
+            losses.bytes = losses.bytes.saturating_add(at.end - at.start);
+            losses.add_range(at.clone());
+        }
+        groups.bad.values().for_each(|bad| losses.add(&bad.losses));
+        let known = groups.records_marked.saturating_add(losses.keys);
+        let missing = expected.map(|expected| expected.saturating_sub(known));
+        losses.ranges.sort_by_key(|range| range.start);
+        self.out.losses.add(&losses);
+        let Losses { keys, values, bytes, .. } = self.out.losses;
+        self.out.lost_keys = missing.map(|missing| keys.saturating_add(missing));
+        self.out.lost_values = (missing == Some(0)).then_some(values);
+        self.out.lost_bytes = Some(bytes);
+        // At the key file's own damage, or what else is damaged: the metadata that would say how many there were.
+        let mut damage: Vec<_> =
+            self.out.findings.iter_mut().filter(|finding| finding.is_damage()).collect();
+        let at = damage.iter().position(|finding| finding.path == self.paths.keys);
+        let at = at.or(damage.len().checked_sub(1)).and_then(|at| damage.get_mut(at));
+        if let Some(finding) = at {
+            finding.lost_keys = sum([finding.lost_keys, missing]);
+        }
+    }
+
+    pub(super) fn count(&mut self, groups: &Groups, key_end: u64) {
+        let broken: u64 = groups.broken.iter().map(|broken| broken.at.end - broken.at.start).sum();
+        self.out.records = groups.records;
+        self.out.values = groups.values;
+        let keys = key_end.saturating_sub(broken).saturating_sub(groups.torn_bytes);
+        self.out.bytes = keys.saturating_add(groups.value_bytes);
+    }
+}

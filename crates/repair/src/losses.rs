@@ -1,0 +1,60 @@
+//! What is lost of a segment, counted as far as it can be known.
+
+use std::ops::Range;
+
+use lithdb_table::show_key;
+
+/// So many keys are shown as examples.
+const SAMPLES: usize = 5;
+
+/// Keys and values that cannot be had any more.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Losses {
+    /// Key records.
+    pub(crate) keys: u64,
+    /// Primary records among them.
+    pub(crate) values: u64,
+    /// Bytes of values and records.
+    pub(crate) bytes: u64,
+    /// The first few of the keys.
+    pub(crate) sample_keys: Vec<String>,
+    /// Where in the key file they stood.
+    pub(crate) ranges: Vec<Range<u64>>,
+}
+
+impl Losses {
+    /// Counts in one record.
+    pub(crate) fn add_record(&mut self, key: &[u8], primary_bytes: Option<u32>) {
+        self.keys += 1;
+        if let Some(bytes) = primary_bytes {
+            self.values += 1;
+            self.bytes = self.bytes.saturating_add(u64::from(bytes));
+        }
+        if self.sample_keys.len() < SAMPLES {
+            self.sample_keys.push(show_key(key));
+        }
+    }
+
+    /// Counts in a stretch of the key file.
+    pub(crate) fn add_range(&mut self, range: Range<u64>) {
+        match self.ranges.last_mut() {
+            Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
+            _ => self.ranges.push(range),
+        }
+    }
+
+    /// Counts in what was lost elsewhere.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.keys = self.keys.saturating_add(other.keys);
+        self.values = self.values.saturating_add(other.values);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        let room = SAMPLES - self.sample_keys.len().min(SAMPLES);
+        self.sample_keys.extend(other.sample_keys.iter().take(room).cloned());
+        self.ranges.extend(other.ranges.iter().cloned());
+    }
+}
+
+/// All of them together; unknown if one is.
+pub(crate) fn sum(numbers: impl IntoIterator<Item = Option<u64>>) -> Option<u64> {
+    numbers.into_iter().try_fold(0, |sum: u64, number| Some(sum.saturating_add(number?)))
+}

@@ -1,0 +1,139 @@
+//! `lith.lock` of every root: exclusive, for the writer, who leaves its process id in it. Readers take no lock: nothing
+//! that a writer does changes what they rely on.
+//!
+//! Lock files are never removed: a lock on a removed file would keep nobody out. Should somebody remove one all the same,
+//! the writer also holds the root directory itself. The locks are taken in the order of the roots.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use lithdb_env::human::parsed;
+use lithdb_env::{
+    Error, ErrorKind, File, FileKind, FileLock, Fs, LockKind, Result, read_file, write_all_at,
+};
+
+use super::Access;
+use lithdb_env::is_there;
+
+pub(super) const WRITERS_LOCK: &str = "lith.lock";
+
+/// Locks in the order in which they were taken.
+#[derive(Debug, Default)]
+pub(super) struct HeldLocks(Vec<Box<dyn FileLock>>);
+
+impl HeldLocks {
+    /// Holds those of `other`, too.
+    pub(super) fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+}
+
+impl Drop for HeldLocks {
+    fn drop(&mut self) {
+        // The last one first: who gets the first lock then gets the others.
+        while self.0.pop().is_some() {}
+    }
+}
+
+/// Takes the writer's lock of every root. Who only reads leaves no trace: where there is no lock file, nobody has the lock.
+pub(super) fn take(fs: &dyn Fs, roots: &[PathBuf], access: Access) -> Result<HeldLocks> {
+    let mut held = HeldLocks::default();
+    for root in roots {
+        held.0.extend(lock_directory(fs, root)?);
+        let path = root.join(WRITERS_LOCK);
+        if access == Access::Write {
+            ensure_file(fs, &path)?;
+        } else if !is_there(fs, &path, FileKind::File)? {
+            continue;
+        }
+        let lock = fs.try_lock(&path, LockKind::Exclusive);
+        let lock = lock.map_err(|e| Error::io("lock", &path, e))?;
+        let lock = lock.ok_or_else(|| locked(fs, root))?;
+        if access == Access::Write {
+            leave_name(lock.file(), &path)?;
+        }
+        held.0.push(lock);
+    }
+    Ok(held)
+}
+
+/// A lock file that is something else is refused, by those who take no lock, too.
+pub(super) fn check_files(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
+    roots.iter().try_for_each(|root| {
+        is_there(fs, &root.join(WRITERS_LOCK), FileKind::File).map(|_is_there| ())
+    })
+}
+
+/// Locks the directory itself. Some network file systems lock files only; there, the lock file must do.
+fn lock_directory(fs: &dyn Fs, root: &Path) -> Result<Option<Box<dyn FileLock>>> {
+    match fs.try_lock(root, LockKind::Exclusive) {
+        Ok(Some(lock)) => Ok(Some(lock)),
+        Ok(None) => Err(locked(fs, root)),
+        Err(error) if locks_files_only(&error) => {
+            tracing::warn!(root = %root.display(), %error, "the directory itself cannot be locked");
+            Ok(None)
+        }
+        Err(error) => Err(Error::io("lock", root, error)),
+    }
+}
+
+/// `EBADF` and `ENOLCK` are what NFS answers.
+fn locks_files_only(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)
+        || matches!(error.raw_os_error(), Some(9 | 37 | 95))
+}
+
+fn locked(fs: &dyn Fs, root: &Path) -> Error {
+    Error::new(
+        ErrorKind::Locked,
+        format!(
+            "{} is open for writing in {}; close it there, or open it for reading",
+            root.display(),
+            holder(fs, &root.join(WRITERS_LOCK))
+        ),
+    )
+}
+
+/// Creates an empty file unless it is there.
+fn ensure_file(fs: &dyn Fs, path: &Path) -> Result<()> {
+    if is_there(fs, path, FileKind::File)? {
+        return Ok(());
+    }
+    match fs.create_new(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Error::io("create", path, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes this process's id into a lock file. The line is written before the file is cut behind it, so that
+/// no space is needed that the file does not have already; a full disk does not stand in the way of opening.
+fn leave_name(file: &dyn File, path: &Path) -> Result<()> {
+    let line = format!("{}\n", std::process::id());
+    let written = write_all_at(file, line.as_bytes(), 0)
+        .and_then(|()| file.set_len(line.len() as u64))
+        .map_err(|e| Error::io("write", path, e));
+    match written {
+        Err(error) if error.kind() == ErrorKind::StorageFull => {
+            tracing::warn!(%error, "no space for the process id in the lock file");
+            Ok(())
+        }
+        written => written,
+    }
+}
+
+/// Who left its name in a lock file, for a message.
+fn holder(fs: &dyn Fs, path: &Path) -> String {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a message alone: who cannot be read stays unnamed"
+    )]
+    let bytes = read_file(fs, path, 64).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    match text.lines().next().and_then(|line| parsed::<u32>(line.trim())) {
+        Some(pid) if pid == std::process::id() => format!("this process ({pid})"),
+        Some(pid) => format!("process {pid}"),
+        None => "another process (which left no id)".to_owned(),
+    }
+}

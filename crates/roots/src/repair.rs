@@ -1,0 +1,275 @@
+//! Roots whose `root.id` is lost or damaged, and roots that are gone for good.
+//!
+//! First a plan: which numbers they have, from what the other roots say. Then whoever asked repairs the tables. Writing the
+//! ids is the last step: before it, nobody opens the database, and the same repair can be begun again at any point. They are
+//! written by a renewal on all roots, so that what was taken away and comes back is older than the others.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use lithdb_env::{Env, Error, ErrorKind, Fs, Result, lossy};
+use serde::Serialize;
+
+use super::judge::{self, Plan};
+use super::root_id::{ROOT_ID_FILE, RootId};
+use super::survey::{self, Holds, Seen};
+use super::{Access, Roots, create, locks};
+use lithdb_segment::quarantine::Aside;
+
+/// Why a root gets a new `root.id`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootLoss {
+    /// There is no `root.id`.
+    IdLost,
+    /// No slot of it holds.
+    IdDamaged,
+    /// The caller says that the root is gone for good: what was on it is lost.
+    Gone,
+}
+
+/// A root that gets a new `root.id`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LostRoot {
+    /// The directory.
+    #[serde(serialize_with = "lossy::path")]
+    pub path: PathBuf,
+    /// Which root of the database it is.
+    pub number: u16,
+    /// Why.
+    pub loss: RootLoss,
+}
+
+impl fmt::Display for LostRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, number, loss } = self;
+        write!(f, "root {number}, {}: ", path.display())?;
+        f.write_str(match loss {
+            RootLoss::IdLost => "its root.id is lost, and written anew",
+            RootLoss::IdDamaged => "its root.id is damaged, and written anew",
+            RootLoss::Gone => "it is gone for good, and a new root takes its place",
+        })
+    }
+}
+
+/// Roots that get a new `root.id`. What is on them is taken as it is. Changes nothing until it is told to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RootsRepair {
+    /// The roots, by their numbers.
+    pub lost: Vec<LostRoot>,
+    /// Whether nothing is lost by it: the files of every table agree on all roots, to the last byte.
+    pub is_lossless: bool,
+    /// What the user should know of it.
+    pub warnings: Vec<String>,
+    #[serde(skip)]
+    pub(super) paths: Vec<PathBuf>,
+    /// Those of them that do not exist yet.
+    #[serde(skip)]
+    pub(super) absent: Vec<PathBuf>,
+    /// As they are to be, before the renewal.
+    #[serde(skip)]
+    ids: Vec<RootId>,
+    #[serde(skip)]
+    is_new_identity: bool,
+}
+
+impl fmt::Display for RootsRepair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.is_lossless {
+            true => "roots: a repair loses nothing",
+            false => "roots: a repair takes them as they are, and gives up what is not there",
+        })?;
+        self.lost.iter().try_for_each(|root| write!(f, "\n  {root}"))?;
+        self.warnings.iter().try_for_each(|warning| write!(f, "\n  warning: {warning}"))
+    }
+}
+
+/// Plans ids for those of `roots` that have none, and for `gone`, directories that are to take the place of roots that
+/// nobody has any more. `fresh` is for a database no root of which has an id. `no_id_is_lost` is said if all have theirs.
+///
+/// # Errors
+/// What opening says, if no id is lost or if nothing shows that a directory is a root; `InvalidArgument`, `Foreign`,
+/// `Conflict`: a directory that cannot be one.
+pub(super) fn plan(
+    fs: &dyn Fs,
+    roots: &[PathBuf],
+    gone: &[PathBuf],
+    fresh: &RootId,
+    no_id_is_lost: &Error,
+) -> Result<RootsRepair> {
+    let all: Vec<PathBuf> = roots.iter().chain(gone).cloned().collect();
+    let mut seen = survey::survey(fs, &all, Access::Write)?;
+    let refusal = judge::judge(&seen, false);
+    if let Some(seen) = seen.iter().skip(roots.len()).find(|seen| seen.id.is_some()) {
+        let path = seen.path.display();
+        let message = format!("{path} has a root.id: it is not lost; list it with the other roots");
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    let refusal = match refusal {
+        Ok(_) => return Err(no_id_is_lost.clone()),
+        Err(refusal) => refusal,
+    };
+    let known: Vec<RootId> = seen.iter().filter_map(|seen| seen.id.clone()).collect();
+    let is_creation = !known.is_empty() && !known.iter().any(RootId::is_complete);
+    if known.len() == seen.len() || is_creation {
+        return Err(refusal);
+    }
+    let holds = |seen: &Seen| match seen.id {
+        Some(_) => survey::holds(fs, &seen.path, &survey::list(fs, &seen.path)?),
+        None => Ok(seen.holds),
+    };
+    let most = seen.iter().map(holds).collect::<Result<Vec<_>>>()?.into_iter().max();
+    let is_blank = most.is_none_or(|most| most == Holds::Nothing);
+    if known.is_empty() && is_blank {
+        return Err(refusal);
+    }
+    for (n, seen) in seen.iter().enumerate().filter(|(_, seen)| seen.id.is_none()) {
+        if n >= roots.len() {
+            refuse_strangers(fs, seen)?;
+        } else if !seen.is_there() || seen.is_blank() && !is_blank {
+            // It may be what is there while the disk of the root is not mounted.
+            return Err(refusal);
+        }
+    }
+    let mut lost = Vec::new();
+    for (n, id) in numbered(&seen, &known, fresh, &refusal)? {
+        let Some(seen) = seen.get_mut(n) else { continue };
+        if id.number > 0 && seen.holds == Holds::State {
+            let message = format!(
+                "{} holds a table.state, which stands on root 0 alone, but would be root {}; name the right directory",
+                seen.path.display(),
+                id.number
+            );
+            return Err(Error::new(ErrorKind::Foreign, message));
+        }
+        let loss = match seen.damage.take() {
+            _ if n >= roots.len() => RootLoss::Gone,
+            Some(_) => RootLoss::IdDamaged,
+            None => RootLoss::IdLost,
+        };
+        lost.push(LostRoot { path: seen.path.clone(), number: id.number, loss });
+        seen.id = Some(id);
+    }
+    let Plan::Open { roots: paths, ids } = judge::judge(&seen, false)? else {
+        return Err(refusal);
+    };
+    let absent = seen.into_iter().filter(|seen| !seen.is_there()).map(|seen| seen.path).collect();
+    Ok(RootsRepair {
+        lost,
+        is_lossless: false,
+        warnings: Vec::new(),
+        paths,
+        absent,
+        ids,
+        is_new_identity: known.is_empty(),
+    })
+}
+
+/// The place of a root that is gone must be empty, or hold what an earlier attempt has left.
+fn refuse_strangers(fs: &dyn Fs, seen: &Seen) -> Result<()> {
+    let stranger = if seen.is_there() { survey::first_stranger(fs, &seen.path)? } else { None };
+    let Some(name) = stranger else { return Ok(()) };
+    let message = format!(
+        "{} holds {name:?}: what takes the place of a lost root must be an empty directory",
+        seen.path.display()
+    );
+    Err(Error::new(ErrorKind::Foreign, message))
+}
+
+/// The ids for the directories without one, by their places in `seen`. `known`: those of the others.
+fn numbered(
+    seen: &[Seen],
+    known: &[RootId],
+    fresh: &RootId,
+    refusal: &Error,
+) -> Result<Vec<(usize, RootId)>> {
+    let mut places: Vec<(usize, &Seen)> =
+        seen.iter().enumerate().filter(|(_, seen)| seen.id.is_none()).collect();
+    // Root 0 has the states; the order of the others does not matter, for files are found by listing.
+    places.sort_by_key(|(_, seen)| std::cmp::Reverse(seen.holds));
+    let rules = match root_0(known) {
+        Some(rules) => rules,
+        None => {
+            let is_certain = seen.len() == 1 || seen.iter().any(|seen| seen.holds == Holds::State);
+            if !is_certain {
+                return Err(refusal.clone());
+            }
+            fresh.clone()
+        }
+    };
+    let is_absent = |number: &u16| known.iter().all(|id| id.number != *number);
+    let numbers: Vec<u16> =
+        (0..).zip(&rules.root_ids).map(|(number, _)| number).filter(is_absent).collect();
+    if numbers.len() > places.len() {
+        let message = format!(
+            "{}; {} roots have no directory with a root.id, and {} directories without one were named: name one for each (`--lost-root` for one that is gone for good)",
+            refusal.message(),
+            numbers.len(),
+            places.len()
+        );
+        return Err(Error::new(ErrorKind::Missing, message));
+    }
+    let of_others = rules.sequence + u64::from(rules.is_renewing());
+    let id = |number: u16| {
+        let sequence = if number == 0 { rules.sequence } else { of_others };
+        RootId { number, sequence, ..rules.clone() }
+    };
+    Ok(places.into_iter().map(|(n, _)| n).zip(numbers.into_iter().map(id)).collect())
+}
+
+/// What root 0 says, or must have said: the others show whether it was in the middle of a renewal.
+fn root_0(known: &[RootId]) -> Option<RootId> {
+    if let Some(found) = known.iter().find(|id| id.number == 0) {
+        return Some(found.clone());
+    }
+    let newest = known.iter().max_by_key(|id| id.sequence)?;
+    let is_renewing = known.iter().any(|id| id.sequence < newest.sequence);
+    let sequence = newest.sequence - u64::from(is_renewing);
+    Some(RootId { number: 0, sequence, ..newest.clone() })
+}
+
+impl RootsRepair {
+    /// No root has an id: the database gets a new identity.
+    pub fn is_new_identity(&self) -> bool {
+        self.is_new_identity
+    }
+
+    /// The directories that exist.
+    pub(super) fn there(&self) -> Vec<PathBuf> {
+        self.paths.iter().filter(|path| !self.absent.contains(path)).cloned().collect()
+    }
+
+    pub(super) fn first_id(&self) -> RootId {
+        super::first_id(self.ids.clone())
+    }
+
+    /// Creates the directories of roots that are gone, durably, and locks them. Before the tables are repaired.
+    ///
+    /// # Errors
+    /// What the file system says; it may be called again.
+    pub fn prepare(&self, roots: &mut Roots) -> Result<()> {
+        let fs = &*roots.env.fs;
+        create::make_dirs(fs, &roots.absent)?;
+        roots.locks.append(locks::take(fs, &roots.absent, Access::Write)?);
+        roots.absent.clear();
+        let gone = self.lost.iter().filter(|lost| lost.loss == RootLoss::Gone);
+        gone.map(|lost| &lost.path).try_for_each(|path| create::require_reservation(fs, path))
+    }
+
+    /// Gives all roots their ids. After it, the database opens. The last step of a repair.
+    ///
+    /// # Errors
+    /// What the file system says: plan again.
+    pub fn write(&self, env: &Env) -> Result<()> {
+        let damaged = self.lost.iter().filter(|lost| lost.loss == RootLoss::IdDamaged);
+        let damaged: Vec<PathBuf> = damaged.map(|lost| lost.path.join(ROOT_ID_FILE)).collect();
+        if !damaged.is_empty() {
+            Aside::new(env, &self.paths)?.take_away(&damaged)?;
+        }
+        create::tidy(&*env.fs, &self.paths)?;
+        match (self.paths.as_slice(), self.ids.as_slice()) {
+            ([path], [id]) => id.create(&*env.fs, path),
+            (paths, ids) => create::renew(env, paths, ids),
+        }
+    }
+}

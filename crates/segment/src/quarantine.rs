@@ -1,0 +1,129 @@
+//! Where damaged files are kept: `damaged-<milliseconds>` beside the `segments` directory, on the same root.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use lithdb_env::{Env, Error, Fs, Result, exists, sync_parent, write_all_at};
+
+use crate::SEGMENTS_DIR;
+use crate::window::{PIECE, Window};
+
+/// Begins the name of a directory in which a repair keeps what it replaces; the time in milliseconds follows.
+pub const ASIDE_PREFIX: &str = "damaged-";
+
+/// Whether a directory of this name was made by a repair.
+pub fn is_aside(name: &str) -> bool {
+    name.strip_prefix(ASIDE_PREFIX)
+        .is_some_and(|millis| !millis.is_empty() && millis.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Keeps damaged files. What it has returned from is durable.
+#[derive(Debug)]
+pub struct Aside<'a> {
+    fs: &'a dyn Fs,
+    name: String,
+    /// The directories that were made.
+    pub dirs: BTreeSet<PathBuf>,
+    kept: BTreeSet<PathBuf>,
+    /// How many files are kept.
+    pub files: usize,
+}
+
+impl<'a> Aside<'a> {
+    /// Chooses a name that is on none of `tables`, the table's directories.
+    pub fn new(env: &'a Env, tables: &[PathBuf]) -> Result<Self> {
+        let (fs, mut millis) = (&*env.fs, env.clock.now().0);
+        let is_taken = |name: &str| -> Result<bool> {
+            for path in tables.iter().map(|table| table.join(name)) {
+                if exists(fs, &path).map_err(|e| Error::io("look for", &path, e))? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        while is_taken(&format!("{ASIDE_PREFIX}{millis}"))? {
+            millis += 1;
+        }
+        let name = format!("{ASIDE_PREFIX}{millis}");
+        Ok(Self { fs, name, dirs: BTreeSet::new(), kept: BTreeSet::new(), files: 0 })
+    }
+
+    /// The directory for `path`, durable.
+    pub fn dir_for(&mut self, path: &Path) -> Result<PathBuf> {
+        let parent = path.parent().unwrap_or_else(|| Path::new("."));
+        let is_segment = parent.file_name().is_some_and(|name| name == SEGMENTS_DIR);
+        let table = if is_segment { parent.parent().unwrap_or(parent) } else { parent };
+        let dir = table.join(&self.name);
+        if !self.dirs.contains(&dir) {
+            self.fs.create_dir(&dir).map_err(|e| Error::io("create directory", &dir, e))?;
+            sync_parent(self.fs, &dir)?;
+            self.dirs.insert(dir.clone());
+        }
+        Ok(dir)
+    }
+
+    fn place(&mut self, path: &Path) -> Result<PathBuf> {
+        Ok(self.dir_for(path)?.join(path.file_name().unwrap_or_default()))
+    }
+
+    /// Keeps files that stay where they are until they are replaced: by a second link, or as a copy where there are
+    /// no links.
+    pub fn keep<'p>(&mut self, paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<()> {
+        for path in paths {
+            if self.kept.contains(path)
+                || !exists(self.fs, path).map_err(|e| Error::io("look for", path, e))?
+            {
+                continue;
+            }
+            let place = self.place(path)?;
+            if self.fs.hard_link(path, &place).is_err() {
+                copy(self.fs, Some(path), &place, &[], 0)?;
+            }
+            self.files += 1;
+            self.kept.insert(path.clone());
+        }
+        self.sync(&self.dirs)
+    }
+
+    /// Moves files out of the way.
+    pub fn take_away<'p>(&mut self, paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<()> {
+        let mut from = BTreeSet::new();
+        for path in paths {
+            let place = self.place(path)?;
+            self.fs.rename(path, &place).map_err(|e| Error::io("move aside", path, e))?;
+            self.files += 1;
+            from.extend(path.parent().map(Path::to_owned));
+        }
+        // First where they go, then where they were: they are never in neither.
+        self.sync(&self.dirs)?;
+        self.sync(&from)
+    }
+
+    fn sync(&self, dirs: &BTreeSet<PathBuf>) -> Result<()> {
+        for dir in dirs {
+            self.fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
+        }
+        Ok(())
+    }
+}
+
+/// Copies a file, if there is one, with `head` in the place of its beginning, to a new one that is at least so long, and syncs
+/// that (not its directory).
+pub fn copy(fs: &dyn Fs, from: Option<&PathBuf>, to: &Path, head: &[u8], least: u64) -> Result<()> {
+    let mut source = from.map(|from| Window::open(fs, from)).transpose()?;
+    let target = fs.create_new(to).map_err(|e| Error::io("create", to, e))?;
+    write_all_at(&*target, head, 0).map_err(|e| Error::io("write", to, e))?;
+    let mut at = head.len() as u64;
+    while let Some(source) = &mut source {
+        let piece = source.get(at, PIECE)?;
+        if piece.is_empty() {
+            break;
+        }
+        write_all_at(&*target, piece, at).map_err(|e| Error::io("write", to, e))?;
+        at += piece.len() as u64;
+    }
+    if at < least {
+        target.set_len(least).map_err(|e| Error::io("extend", to, e))?;
+    }
+    target.sync_all().map_err(|e| Error::io("sync", to, e))
+}

@@ -1,0 +1,117 @@
+//! A record in two slots of one file, written in place, one slot after the other.
+//!
+//! No write needs space on the disk, none can destroy what ruled before it, and a write that has returned is in both
+//! slots, so that no single damaged slot brings back an older record. A file that somebody links to is not written in
+//! place but replaced.
+
+use std::fmt::Debug;
+use std::path::Path;
+
+use crate::check_writable;
+use crate::envelope::{self, Magic};
+use lithdb_env::{Error, ErrorKind, Fs, OpenMode, Result, replace_file, write_all_at};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// How many slots a file has.
+pub const SLOTS: usize = 2;
+/// The length of a slot is a multiple of this.
+pub const SLOT_UNIT: usize = 4096;
+
+/// What is kept in slots.
+pub trait Slotted: Serialize + DeserializeOwned + Clone + Debug {
+    /// Begins each slot.
+    const MAGIC: Magic;
+
+    /// Rises with every write of another content; the valid slot with the higher one rules.
+    fn generation(&self) -> u64;
+}
+
+/// A record as it was read.
+#[derive(Debug, Clone)]
+pub struct Ruling<T> {
+    /// The record.
+    pub record: T,
+    /// The slot it stands in.
+    pub slot: usize,
+    /// Whether its features permit writing.
+    pub writable: Result<()>,
+}
+
+/// The record in the slot that rules, of the bytes of a file with slots of `slot_len`.
+/// `Corrupt` if no slot holds; `Unsupported`.
+pub fn ruling<T: Slotted>(path: &Path, bytes: &[u8], slot_len: usize) -> Result<Ruling<T>> {
+    let mut best: Option<Ruling<T>> = None;
+    let mut problem = None;
+    for (slot, bytes) in bytes.chunks(slot_len).take(SLOTS).enumerate() {
+        match envelope::open::<T>(T::MAGIC, path, bytes) {
+            Ok((record, used)) if bytes.iter().skip(used).all(|byte| *byte == 0) => {
+                if best.as_ref().is_none_or(|b| b.record.generation() < record.generation()) {
+                    let writable = check_writable(path, bytes);
+                    best = Some(Ruling { record, slot, writable });
+                }
+            }
+            Ok((_, used)) => {
+                let at = (slot * slot_len + used) as u64;
+                problem = Some(Error::corrupt(path, at, "zeros behind the slot", "other bytes"));
+            }
+            Err(error) => problem = Some(error),
+        }
+    }
+    // A version that is not ours is not a torn slot.
+    if let Some(error) = problem.take_if(|e| e.kind() == ErrorKind::Unsupported || best.is_none()) {
+        return Err(error);
+    }
+    best.ok_or_else(|| Error::corrupt(path, 0, "a valid slot", "none"))
+}
+
+/// The bytes of one slot, of the shortest length that holds the record.
+pub fn slot_of<T: Slotted>(record: &T) -> Result<Vec<u8>> {
+    let mut slot = envelope::seal(T::MAGIC, record)?;
+    slot.resize(slot.len().next_multiple_of(SLOT_UNIT), 0);
+    Ok(slot)
+}
+
+/// Creates the file, or replaces it, atomically and durably.
+pub fn create<T: Slotted>(fs: &dyn Fs, path: &Path, record: &T) -> Result<()> {
+    replace_file(fs, path, &slot_of(record)?.repeat(SLOTS))
+}
+
+/// Writes `record` to both slots, `first` and then the other one, each of them durably.
+pub fn write_both<T: Slotted>(fs: &dyn Fs, path: &Path, record: &T, first: usize) -> Result<()> {
+    write(fs, path, record, &[(first, record), (other(first), record)])
+}
+
+/// Writes `record`, where slot `ruling` was read as `before`. That may be in the page cache alone: it is made durable first,
+/// so that there is a valid slot at every moment.
+pub fn write_after<T: Slotted>(
+    fs: &dyn Fs,
+    path: &Path,
+    before: &T,
+    record: &T,
+    ruling: usize,
+) -> Result<()> {
+    write(fs, path, record, &[(ruling, before), (other(ruling), record), (ruling, record)])
+}
+
+fn other(slot: usize) -> usize {
+    1 - slot.min(1)
+}
+
+/// Carries `writes` out, each of them durably. If the file has another name it is somebody's copy: another file, with
+/// `record`, takes its place in the directory.
+fn write<T: Slotted>(fs: &dyn Fs, path: &Path, record: &T, writes: &[(usize, &T)]) -> Result<()> {
+    let file = fs.open(path, OpenMode::ReadWrite).map_err(|e| Error::io("open", path, e))?;
+    if file.links().map_err(|e| Error::io("look at", path, e))? > 1 {
+        return create(fs, path, record).map_err(|e| {
+            e.context("somebody links to the file, so it is replaced and not written in place")
+        });
+    }
+    for (slot, record) in writes {
+        let bytes = slot_of(*record)?;
+        write_all_at(&*file, &bytes, (slot * bytes.len()) as u64)
+            .map_err(|e| Error::failed_write("write", path, e))?;
+        file.sync_data().map_err(|e| Error::failed_write("sync", path, e))?;
+    }
+    Ok(())
+}

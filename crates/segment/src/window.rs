@@ -1,0 +1,96 @@
+//! A file read in large pieces, from anywhere in it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::KeyHeader;
+use bytes::Bytes;
+use lithdb_env::{File, Fs, Result};
+
+use crate::key_file::{self, KeyFile, read};
+
+/// So many bytes are read at a time.
+pub const PIECE: usize = 1 << 20;
+/// So many are read the first time: perhaps only the header is asked for.
+const FIRST: usize = 4096;
+
+/// The part of a file that is in memory.
+#[derive(Debug)]
+pub struct Window {
+    file: Arc<dyn File>,
+    path: PathBuf,
+    len: u64,
+    /// Nothing behind this is read before it is asked for.
+    ahead: u64,
+    bytes: Bytes,
+    start: u64,
+}
+
+impl Window {
+    /// A window of an open file of `len` bytes.
+    pub fn new(file: Arc<dyn File>, path: &Path, len: u64) -> Self {
+        Self { file, path: path.to_owned(), len, ahead: len, bytes: Bytes::new(), start: 0 }
+    }
+
+    /// Opens the file at `path`.
+    pub fn open(fs: &dyn Fs, path: &Path) -> Result<Self> {
+        let (file, len) = key_file::open(fs, path)?;
+        Ok(Self::new(file, path, len))
+    }
+
+    /// A window of an open key file.
+    pub fn of(key_file: &KeyFile) -> Self {
+        Self::new(Arc::clone(&key_file.file), &key_file.path, key_file.len)
+    }
+
+    /// The open file, its path and its length, as one with this header.
+    pub fn into_key_file(self, header: KeyHeader) -> KeyFile {
+        KeyFile { path: self.path, file: self.file, len: self.len, header, head: Bytes::new() }
+    }
+
+    /// The length that the file had when it was opened, or has turned out to have.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The same file, of which nothing behind `end` is read ahead: it may not be readable.
+    pub fn ahead_to(self, end: u64) -> Self {
+        Self { ahead: self.ahead.min(end), ..self }
+    }
+
+    /// Up to `len` bytes at `offset`; fewer only at the end of the file.
+    pub fn get(&mut self, offset: u64, len: usize) -> Result<&[u8]> {
+        let end = offset.saturating_add(len as u64).min(self.len);
+        if offset >= end {
+            return Ok(&[]);
+        }
+        if offset < self.start || end > self.start + self.bytes.len() as u64 {
+            let piece = if self.bytes.is_empty() { FIRST } else { PIECE };
+            let ahead = self.ahead.min(offset + piece as u64);
+            let want = (end.max(ahead) - offset) as usize;
+            self.bytes = read(&*self.file, &self.path, offset, want)?;
+            self.start = offset;
+            if self.bytes.len() < want {
+                self.len = offset + self.bytes.len() as u64; // it was cut meanwhile
+            }
+        }
+        let from = (offset - self.start) as usize;
+        let to = ((end - self.start) as usize).min(self.bytes.len());
+        Ok(self.bytes.split_at(to).0.split_at(from).1)
+    }
+
+    /// The checksum of `len` bytes at `offset`; `None` if the file ends before they do.
+    pub fn checksum(&mut self, offset: u64, len: u32) -> Result<Option<u32>> {
+        let (mut at, end) = (offset, offset.saturating_add(u64::from(len)));
+        let mut checksum = 0;
+        while at < end {
+            let piece = self.get(at, ((end - at) as usize).min(PIECE))?;
+            if piece.is_empty() {
+                return Ok(None);
+            }
+            checksum = crc32c::crc32c_append(checksum, piece);
+            at += piece.len() as u64;
+        }
+        Ok(Some(checksum))
+    }
+}

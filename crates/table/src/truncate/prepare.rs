@@ -1,0 +1,301 @@
+//! Everything of a cut that needs space: it is written beside what it replaces, and synced, before anything is decided.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lithdb_env::{
+    Error, ErrorKind, File, Fs, Result, remove_if_there, replacement_path, sync_parent,
+    write_all_at,
+};
+use lithdb_segment::envelope::{self, Magic};
+use lithdb_segment::record::{Encoder, Flags, MAX_RECORD_LEN, Record, decode};
+use lithdb_segment::scan::Verdict;
+use lithdb_segment::{Context, Metadata, NewSegment, Position, Segment, SegmentId};
+
+use super::outcome::CutPoint;
+use super::step::{Kept, Step};
+use super::survey::Survey;
+use super::walk;
+use crate::options::TableOptions;
+use crate::recovery::{Recovery, next_id};
+use crate::sealed::SealedFound;
+use crate::state::StateFile;
+use crate::table::TableSetup;
+use lithdb_segment::key_file::{KeyFile, read};
+use lithdb_segment::window::{PIECE, Window};
+
+/// Where a table is cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CutAt {
+    /// Behind the group of this record.
+    Behind(CutPoint),
+    /// Before everything: the table becomes empty.
+    Everything,
+}
+
+/// A cut of which everything is written and durable, and nothing in force. Dropped, it is removed again.
+#[derive(Debug)]
+pub struct Prepared {
+    step: Step,
+    position: Option<Position>,
+    staged: Staged,
+}
+
+impl Prepared {
+    /// What remains to be done.
+    pub fn step(&self) -> &Step {
+        &self.step
+    }
+
+    /// Where the record stands behind which the table is cut: recovery may have moved it.
+    pub fn position(&self) -> Option<Position> {
+        self.position
+    }
+
+    /// Leaves everything in its place, for the step.
+    pub fn keep(mut self) {
+        self.staged.created.clear();
+    }
+}
+
+/// The files that were created.
+#[derive(Debug)]
+struct Staged {
+    fs: Arc<dyn Fs>,
+    created: Vec<PathBuf>,
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // In a panic nobody knows what is decided. What nobody needs, the next opening removes.
+        if std::thread::panicking() {
+            return;
+        }
+        for path in self.created.iter().rev() {
+            if let Err(error) = remove_if_there(&*self.fs, path) {
+                tracing::warn!(%error, "what a cut had prepared stays until the next opening");
+            }
+        }
+    }
+}
+
+/// Writes what a cut at `at` needs beside the old files, and makes it durable. If the boundary lies in the unsealed
+/// segment, the table is recovered and that segment sealed first, as opening the table and sealing would.
+///
+/// # Errors
+/// `StorageFull` and what else the file system says: what was written is removed, and the table holds what it held.
+pub fn prepare(survey: Survey, at: &CutAt) -> Result<Prepared> {
+    let setup = survey.setup.clone();
+    prepare_table(survey, at).map_err(|e| setup.in_context(&e))
+}
+
+fn prepare_table(mut survey: Survey, at: &CutAt) -> Result<Prepared> {
+    let setup = survey.setup.clone();
+    let fs = Arc::clone(&setup.env.fs);
+    // As an opening: neither the state nor names are believed from the page cache.
+    let state = StateFile::open(&fs, &setup.state_path())?;
+    for dir in setup.dirs.iter().chain(&setup.segment_dirs()) {
+        fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
+    }
+    let current = state.get();
+    let mut step = Step {
+        table: setup.name.clone(),
+        table_id: current.table_id,
+        floor: next_id(survey.newest(), current.next_id_floor)?,
+        kept: None,
+    };
+    let staged = Staged { fs, created: Vec::new() };
+    let CutAt::Behind(point) = at else { return Ok(Prepared { step, position: None, staged }) };
+    // As an opening: what is prepared goes on behind what the last close left.
+    state.update(|state| state.ends_with_tail = false)?;
+    let context = setup.context(&current, &TableOptions::default());
+    let tail = survey.plan.tail.as_ref().map(|tail| tail.header);
+    let shards = tail.map_or(1, |tail| tail.shards);
+    let (mut point, mut successor) = (point.clone(), None);
+    if tail.is_some_and(|tail| tail.identity.segment == point.boundary.position.segment) {
+        let now = setup.table_clock(&current).read(&*setup.env.clock);
+        let recovery = Recovery { context: &context, state: &state, inline_max: 0, shards, now };
+        let mutable = recovery.seal_tail(survey.plan)?;
+        step.floor = next_id(mutable, state.get().next_id_floor)?;
+        survey = Survey::take(&setup)?;
+        point = survey.find_again(&point)?;
+        successor = Some(mutable);
+    }
+    let position = point.boundary.position;
+    let mut sealed = survey.plan.sealed.into_iter();
+    let sealed = sealed.find(|sealed| sealed.metadata.segment == position.segment);
+    let sealed = sealed.ok_or_else(|| no_longer(&setup, position.segment))?;
+    // The mutable segment, which is empty, follows on the one that is cut, unless recovery has moved records to another
+    // one between the two.
+    let successor = successor.filter(|mutable| sealed.metadata.successor == *mutable);
+    let new = successor.is_none().then_some(step.floor);
+    if let Some(new) = new {
+        // If this goes no further, an opening must be able to tell the successor from what an interrupted roll-over left.
+        state.update(|state| {
+            state.next_id_floor = new;
+            state.highest_id = state.highest_id.max(new);
+        })?;
+        step.floor = next_id(new, step.floor)?;
+    }
+    // Of earlier attempts nothing must be taken for what is prepared now.
+    let files = survey.inventory.segments.get(&position.segment);
+    for path in files.iter().flat_map(|files| &files.leftovers) {
+        remove_if_there(&*staged.fs, path)?;
+        sync_parent(&*staged.fs, path)?;
+    }
+    let mut cut = Cut { context, point: &point, sealed, staged };
+    step.kept = Some(cut.write(new, successor, shards)?);
+    Ok(Prepared { step, position: Some(position), staged: cut.staged })
+}
+
+impl Survey {
+    /// The place to cut at, where recovery has left its record.
+    fn find_again(&self, point: &CutPoint) -> Result<CutPoint> {
+        let mut behind = 0;
+        let walked = self.walk(&mut |record| {
+            if behind >= point.records_behind && record.key() == point.boundary.key {
+                return Ok(walk::Verdict::Keep);
+            }
+            behind += 1;
+            Ok(walk::Verdict::Discard)
+        })?;
+        let found = walked.boundary.filter(|found| found.records_behind == point.records_behind);
+        found.ok_or_else(|| no_longer(&self.setup, point.boundary.position.segment))
+    }
+}
+
+fn no_longer(setup: &TableSetup, segment: SegmentId) -> Error {
+    let message =
+        format!("table {}: segment {segment} is not what it was a moment ago", setup.name);
+    Error::new(ErrorKind::Conflict, message)
+}
+
+/// The segment that is cut.
+struct Cut<'a> {
+    context: Arc<Context>,
+    point: &'a CutPoint,
+    sealed: SealedFound,
+    staged: Staged,
+}
+
+impl Cut<'_> {
+    /// Writes the new key file (if records go), the new metadata, and the segment that takes over (if there is none).
+    fn write(
+        &mut self,
+        new: Option<SegmentId>,
+        successor: Option<SegmentId>,
+        shards: u16,
+    ) -> Result<Kept> {
+        let old = &self.sealed.metadata;
+        let revision = old.revision.checked_add(1).ok_or_else(|| {
+            let message = "the segment has used up its 2^32 revisions";
+            Error::new(ErrorKind::InvalidArgument, message)
+        })?;
+        // Without a successor the field is 0, which means none.
+        let successor = new.or(successor).unwrap_or_default();
+        let mut metadata = Metadata { revision, successor, ..old.clone() };
+        // That of the old successor.
+        metadata.set_successor_end(None);
+        let rewritten = !self.point.ends_segment;
+        if rewritten {
+            self.write_keys(&mut metadata)?;
+        }
+        if let Some(id) = new {
+            self.create_successor(id, shards)?;
+        }
+        let path = replacement_path(&self.sealed.paths.metadata);
+        let file = self.create(&path)?;
+        let bytes = envelope::seal(Magic::METADATA, &metadata)?;
+        write_all_at(&*file, &bytes, 0).map_err(|e| Error::io("write", &path, e))?;
+        file.sync_all().map_err(|e| Error::io("sync", &path, e))?;
+        for path in [&self.sealed.paths.keys, &self.sealed.paths.metadata] {
+            sync_parent(&*self.staged.fs, path)?;
+        }
+        Ok(Kept {
+            segment: metadata.segment,
+            revision,
+            rewritten,
+            successor,
+            key_end: metadata.key_end,
+            value_ends: metadata.value_ends,
+            digest: metadata.digest,
+        })
+    }
+
+    /// Its chain record says what the cut segment was, not what it will be: from the first revision on only the id is
+    /// compared, and a repair that finds no metadata must not take what was cut for the first one.
+    fn create_successor(&mut self, id: SegmentId, shards: u16) -> Result<()> {
+        let (chain, now) = (self.sealed.metadata.chain(), self.context.env.clock.now());
+        let new = NewSegment { id, chain: Some(chain), shards, now };
+        let (segment, _) = Segment::create(&self.context, &new)?;
+        self.staged.created.extend(segment.paths().all().map(Path::to_owned));
+        segment.sync_everything()
+    }
+
+    /// Creates a file; it is removed with everything else if the cut comes to nothing.
+    fn create(&mut self, path: &Path) -> Result<Arc<dyn File>> {
+        let file = self.staged.fs.create_new(path).map_err(|e| Error::io("create", path, e))?;
+        self.staged.created.push(path.to_owned());
+        Ok(file)
+    }
+
+    /// The key file up to the boundary: the same bytes, but that the last record ends its batch.
+    fn write_keys(&mut self, metadata: &mut Metadata) -> Result<()> {
+        let source = KeyFile::open(&*self.staged.fs, &self.sealed.paths.keys)?;
+        let staged = replacement_path(&source.path);
+        let file = self.create(&staged)?;
+        let (last, end) = (u64::from(self.point.last), u64::from(self.point.end));
+        let mut keys = Window::of(&source);
+        let mut at = 0;
+        while at < end {
+            let piece = keys.get(at, (end - at).min(PIECE as u64) as usize)?;
+            if piece.is_empty() {
+                let expected = format!("{end} bytes");
+                return Err(Error::corrupt(&source.path, at, &expected, "the end of the file"));
+            }
+            write_all_at(&*file, piece, at).map_err(|e| Error::io("write", &staged, e))?;
+            at += piece.len() as u64;
+        }
+        let record = self.last_record(&source)?;
+        write_all_at(&*file, &record, last).map_err(|e| Error::io("write", &staged, e))?;
+        file.sync_all().map_err(|e| Error::io("sync", &staged, e))?;
+        // What was written is what will rule: it is read again before anything depends on it.
+        let keys = KeyFile::open(&*self.staged.fs, &staged)?;
+        let mut scanner = keys.scan(keys.len, None);
+        if scanner.run(|_| Ok(()))? != Verdict::Clean || keys.len != end {
+            scanner.require_clean()?;
+            let found = format!("{} bytes", keys.len);
+            return Err(Error::corrupt(&staged, keys.len, &format!("{end} bytes"), &found));
+        }
+        let totals = scanner.totals().clone();
+        metadata.key_end = totals.key_end;
+        metadata.records = totals.records;
+        metadata.primaries = totals.primaries;
+        metadata.running = totals.running;
+        metadata.value_ends = totals.value_ends;
+        metadata.epochs = scanner.epochs().to_vec();
+        metadata.digest = Some(keys.digest(end)?);
+        Ok(())
+    }
+
+    /// The last record that stays, as the last one of its batch (without an inline value, which does not change).
+    fn last_record(&self, source: &KeyFile) -> Result<Vec<u8>> {
+        let (last, identity) = (self.point.last, source.header.identity);
+        let offset = u64::from(last);
+        let bytes = read(&*source.file, &source.path, offset, MAX_RECORD_LEN)?;
+        let epochs = &self.sealed.metadata.epochs;
+        let epoch = epochs.iter().rev().find(|(at, _)| *at < last);
+        let epoch = epoch.map_or(identity.salt, |(_, epoch)| *epoch);
+        let corrupt =
+            |expected: &str, found: &str| Error::corrupt(&source.path, offset, expected, found);
+        let decoded = decode(&identity, epoch, last, &bytes)
+            .map_err(|invalid| corrupt("a sound key record", &invalid.to_string()))?;
+        let Record::Key(mut record) = decoded.record else {
+            return Err(corrupt("a key record", "another record"));
+        };
+        record.flags = record.flags.with(Flags::END_OF_BATCH);
+        let mut buffer = Vec::new();
+        Encoder { buffer: &mut buffer, identity, epoch, running: 0, offset }.key(&record);
+        Ok(buffer)
+    }
+}

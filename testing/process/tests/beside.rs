@@ -1,0 +1,218 @@
+//! A process that reads, all the time, beside one that collects, is killed and recovered with a torn tail, and rolls back.
+//!
+//! The reader walks, gets and refreshes without a rest and keeps values that it was lent. It must not die (SIGBUS) and must
+//! not be given wrong bytes or be told of damage; that a file was collected or rolled back under it (`Missing`), and that a
+//! rollback is under way (`RollbackPending`), it may be told. Whenever the other side holds still, the reader's view after a
+//! refresh is what a writer finds.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lithdb::rollback::PerTable;
+use lithdb::{Components, Db, DbOptions, NoMatch, RecordRef, Result, Rollback, Verdict};
+use lithdb_process_tests::{Crashy, Rng, newest_keys, told_seq, told_view};
+use lithdb_sim::{Effort, Tally};
+
+const TTL: Duration = Duration::from_millis(200);
+
+fn start(args: &[String], roots: &[PathBuf]) -> Crashy {
+    Crashy::start(env!("CARGO_BIN_EXE_crashy"), args, roots)
+}
+
+/// What has been done to one database.
+struct World {
+    roots: Vec<PathBuf>,
+    rng: Rng,
+    lives: u64,
+    tally: Tally,
+}
+
+impl World {
+    fn open(&self) -> Db {
+        let components = Components { without_maintenance: true, ..Components::default() };
+        Db::open_with(DbOptions::new(&self.roots), components).unwrap()
+    }
+
+    /// What both tables hold, after an opening for writing; and the number of their next operation.
+    fn views(&self) -> ([String; 2], [u64; 2]) {
+        let db = self.open();
+        let tables = ["plain", "aged"].map(|name| db.existing_table(name).unwrap());
+        let views = tables.each_ref().map(|table| told_view(table).unwrap());
+        let next = tables.each_ref().map(|table| {
+            let newest = table.newest_key().unwrap();
+            newest.map_or(0, |key| told_seq(&key).unwrap() + 1)
+        });
+        db.close().unwrap();
+        (views, next)
+    }
+
+    /// A process writes and collects for a while; then it ends, or is killed.
+    fn write(&mut self, next: [u64; 2], is_killed: bool) {
+        self.lives += 1;
+        let args = ["tell".to_owned(), self.lives.to_string(), TTL.as_millis().to_string()];
+        let args: Vec<String> =
+            args.into_iter().chain(next.iter().map(ToString::to_string)).collect();
+        let mut writer = start(&args, &self.roots);
+        assert_eq!(writer.line(), "start");
+        std::thread::sleep(Duration::from_millis(20 + self.rng.below(120)));
+        if is_killed {
+            writer.kill();
+        } else {
+            writer.end();
+        }
+    }
+
+    /// Bytes at the end that nobody finished, as a crash leaves them; an opening wants to cut them.
+    fn tear(&mut self) -> Vec<(PathBuf, u64)> {
+        let torn = ["plain", "aged"].map(|name| {
+            let path = newest_keys(&self.roots, name);
+            let mut file = std::fs::File::options().append(true).open(&path).unwrap();
+            file.write_all(&self.rng.bytes(5000)).unwrap();
+            (path, file.metadata().unwrap().len())
+        });
+        torn.into()
+    }
+
+    /// Back by some operations in both tables.
+    fn roll_back(&mut self, next: [u64; 2]) {
+        let by = [1, 30, 300][self.rng.below(3) as usize];
+        let ends = next.map(|next| next.saturating_sub(1 + self.rng.below(by)));
+        let until = |end: u64| {
+            move |record: &RecordRef<'_>| -> Result<Verdict> {
+                let is_kept = told_seq(record.key()).unwrap() < end;
+                Ok(if is_kept { Verdict::Keep } else { Verdict::Discard })
+            }
+        };
+        let filter = PerTable::new().table("plain", until(ends[0])).table("aged", until(ends[1]));
+        let plan = Rollback::new(&self.roots).on_no_match(NoMatch::Keep).plan(filter.into_filter());
+        plan.unwrap().execute().unwrap();
+    }
+}
+
+struct Reader {
+    crashy: Crashy,
+}
+
+impl Reader {
+    fn start(world: &mut World, mode: &str) -> Self {
+        let args = ["watch".to_owned(), mode.to_owned(), world.rng.next_u64().to_string()];
+        let mut crashy = start(&args, &world.roots);
+        assert_eq!(crashy.line(), "reading");
+        world.tally.add("readers", 1);
+        Self { crashy }
+    }
+
+    /// What it sees of both tables after a refresh.
+    fn look(&mut self) -> [String; 2] {
+        self.crashy.tell("look");
+        ["plain", "aged"].map(|name| {
+            let line = self.crashy.line();
+            let view = line.strip_prefix(&format!("view {name} "));
+            view.unwrap_or_else(|| panic!("the reader: {line}")).to_owned()
+        })
+    }
+
+    fn end(mut self, tally: &mut Tally) {
+        self.crashy.ask_to_end();
+        loop {
+            let line = self.crashy.line();
+            match line.split(' ').collect::<Vec<_>>()[..] {
+                ["met", what, count] => {
+                    const MET: [&str; 9] = [
+                        "rounds",
+                        "refreshes",
+                        "records",
+                        "values",
+                        "absent",
+                        "judged",
+                        "held",
+                        "missing",
+                        "pending",
+                    ];
+                    let what = MET.into_iter().find(|name| *name == what).unwrap();
+                    tally.add(what, count.parse().unwrap());
+                }
+                ["wrong", "0"] => break,
+                _ => panic!("the reader: {line}"),
+            }
+        }
+        self.crashy.end();
+    }
+}
+
+fn beside(mode: &str, test: &str) {
+    let effort = Effort::given();
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World {
+        roots: vec![dir.path().join("r0"), dir.path().join("r1")],
+        rng: Rng::new(effort.seed(test)),
+        lives: 0,
+        tally: Tally::new(format!("beside a reader: {test}")),
+    };
+    world.write([0, 0], false);
+    let mut reader = Reader::start(&mut world, mode);
+    for round in 0..effort.times(18) {
+        let (_, next) = world.views();
+        match round % 3 {
+            0 => {
+                world.write(next, false);
+                world.tally.add("writers that ended", 1);
+            }
+            1 => {
+                world.write(next, true);
+                let torn = world.tear();
+                // Recovered: what the reader may be mapping is not cut.
+                let (views, _) = world.views();
+                for (path, len) in torn {
+                    // If it is gone, it was empty, and discarded.
+                    let now = std::fs::metadata(&path).map_or(len, |found| found.len());
+                    assert!(now >= len, "{} was cut under a reader", path.display());
+                }
+                assert_eq!(reader.look(), views, "after a recovery");
+                world.tally.add("writers that were killed", 1);
+                world.tally.add("torn tails", 2);
+            }
+            _ => {
+                world.roll_back(next);
+                world.tally.add("rollbacks", 1);
+            }
+        }
+        let (views, _) = world.views();
+        assert_eq!(reader.look(), views, "round {round}");
+        if world.rng.one_in(5) {
+            reader.end(&mut world.tally);
+            // Nobody reads: what stayed is cut.
+            world.views();
+            reader = Reader::start(&mut world, mode);
+        }
+    }
+    reader.end(&mut world.tally);
+    let found = Db::verify(&DbOptions::new(&world.roots), None, &mut |_| {}).unwrap();
+    assert!(found.is_sound(), "{found:?}");
+    let tally = &world.tally;
+    assert!(tally.get("rounds") > 20, "{tally:?}");
+    for what in ["rollbacks", "torn tails", "rounds", "refreshes", "records", "values", "held"] {
+        assert!(tally.get(what) > 0, "{what}: {tally:?}");
+    }
+}
+
+#[test]
+fn a_process_that_maps_is_never_told_or_given_anything_false() {
+    beside("map", "a_process_that_maps_is_never_told_or_given_anything_false");
+}
+
+#[test]
+fn a_process_that_copies_is_never_told_or_given_anything_false() {
+    beside("pread", "a_process_that_copies_is_never_told_or_given_anything_false");
+}

@@ -112,7 +112,7 @@ mod tests {
         let table = document.split("## ").find(|s| s.starts_with("The guarantees")).unwrap();
         let mut sources = String::new();
         collect(&root().join("crates"), &mut sources);
-        collect(&root().join("tests/tests"), &mut sources);
+        collect(&root().join("testing"), &mut sources);
         for test in mutants.iter().flat_map(Mutant::tests) {
             let name = test.last().unwrap().rsplit("::").next().unwrap();
             assert!(sources.contains(&format!("fn {name}(")), "no test is called {name}");

@@ -211,7 +211,7 @@ impl Beginning {
         for path in found.files.values.values() {
             let opened = Window::open(fs, path).and_then(|mut window| {
                 let header = ValueHeader::decode(path, window.get(0, HEADER_LEN)?)?;
-                Ok((window.len(), header))
+                Ok((window.len_bytes(), header))
             });
             match opened {
                 Ok((len, header)) => self.lines.push(DumpLine::ValueHeader {

@@ -37,7 +37,7 @@ pub(crate) fn look(fs: &dyn Fs, path: &Path) -> Result<(Option<TableState>, Slot
         let mut window = Window::open(fs, path)?;
         let bytes = window.get(0, FILE_LEN as usize)?.to_vec();
         let ruling = slots::ruling::<TableState>(path, &bytes, SLOT_LEN)?;
-        Ok((ruling.record, bytes, window.len()))
+        Ok((ruling.record, bytes, window.len_bytes()))
     };
     let (state, bytes, len) = match read() {
         Ok(read) => read,

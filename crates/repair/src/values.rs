@@ -33,7 +33,7 @@ pub(crate) struct ValueFile {
 impl ValueFile {
     /// The length; none of a file that is absent.
     pub(crate) fn len(&self) -> Option<u64> {
-        self.window.as_ref().map(Window::len)
+        self.window.as_ref().map(Window::len_bytes)
     }
 }
 
@@ -107,7 +107,7 @@ impl ValueFiles {
             Some(window) => match window.checksum(offset, len)? {
                 Some(found) => found,
                 None => {
-                    let ends = window.len();
+                    let ends = window.len_bytes();
                     return Ok(Some(format!("expected {len} bytes, the file ends at {ends}")));
                 }
             },

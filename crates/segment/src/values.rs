@@ -46,7 +46,7 @@ impl<'a> Values<'a> {
     /// Bytes of the value files that were opened, behind these ends.
     pub fn surplus(&self, ends: &[u64]) -> u64 {
         let behind = |(file, end): (&Option<Window>, &u64)| {
-            file.as_ref().map_or(0, |file| file.len().saturating_sub(*end))
+            file.as_ref().map_or(0, |file| file.len_bytes().saturating_sub(*end))
         };
         self.files.iter().zip(ends).map(behind).sum()
     }

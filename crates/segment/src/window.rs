@@ -49,7 +49,7 @@ impl Window {
     }
 
     /// The length that the file had when it was opened, or has turned out to have.
-    pub fn len(&self) -> u64 {
+    pub fn len_bytes(&self) -> u64 {
         self.len
     }
 

@@ -148,9 +148,9 @@ fn open_all(
 ) -> Result<()> {
     for (n, (path, promised)) in paths.values.iter().zip(ends).enumerate() {
         let file = values.file(n)?;
-        if file.len() < promised {
+        if file.len_bytes() < promised {
             let expected = format!("{promised} bytes, which were acknowledged");
-            return Err(Error::corrupt(path, file.len(), &expected, "the end of the file"));
+            return Err(Error::corrupt(path, file.len_bytes(), &expected, "the end of the file"));
         }
         let header = ValueHeader::decode(path, file.get(0, HEADER_LEN)?)?;
         header.belongs_to(path, &key_file.header.identity, ShardId(n as u16))?;

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use lithdb_benches::{median, noise, timed};
+use lithdb_benches::{incompressible, median, timed};
 use lithdb_env::{Env, File, write_all_at};
 
 const RECORD: usize = 64; // a 32-byte key and what stands before it
@@ -90,7 +90,7 @@ fn main() {
         "value size | durable put p50, us: inline apart in-turn | bulk, MB/s: inline apart | scan of keys, M/s: inline apart"
     );
     for size in [64_usize, 256, 512, 1024, 2048, 4096] {
-        let value = noise(7, size);
+        let value = incompressible(7, size);
         let layouts = [Layout::Inline, Layout::Apart, Layout::InTurn];
         let mut p50 = [const { Vec::new() }; 3];
         let mut bulk = [const { Vec::new() }; 2];

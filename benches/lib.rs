@@ -19,7 +19,7 @@ pub fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
 }
 
 /// Bytes that do not compress and differ by `seed`.
-pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub fn incompressible(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..len)
         .map(|_| {

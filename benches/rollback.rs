@@ -13,7 +13,7 @@ use std::path::Path;
 
 use lithdb::rollback::through_key;
 use lithdb::{Batch, Db, DbOptions, Rollback, TableOptions};
-use lithdb_benches::{append, median, noise, timed};
+use lithdb_benches::{append, incompressible, median, timed};
 use lithdb_env::{Fs, OsFs};
 
 const VALUE_LEN: usize = 256;
@@ -30,7 +30,7 @@ fn fill(path: &Path, records: u64, inline: bool) {
     let options = TableOptions::new().segment_bytes(64 << 20).inline_max_bytes(inline_max);
     let db = Db::open(DbOptions::new([path])).unwrap();
     let table = db.table("t", options).unwrap();
-    let value = noise(1, VALUE_LEN);
+    let value = incompressible(1, VALUE_LEN);
     let mut batch = Batch::new();
     for n in 0..records {
         batch.put(key(n), &value[..]);
@@ -75,7 +75,7 @@ fn run(dir: &Path, rounds: usize, records: u64, inline: bool) {
         walked.push(asked as f64 / 1e6 / time.as_secs_f64());
 
         let file = OsFs.create_new(&dir.join(format!("raw-{inline}-{round}"))).unwrap();
-        let piece = noise(2, stride * 1000);
+        let piece = incompressible(2, stride * 1000);
         for _ in 0..asked.div_ceil(1000) {
             append(&*file, &piece).unwrap();
         }

@@ -30,5 +30,5 @@ fn check<T: Serialize + DeserializeOwned>(magic: Magic, payload: &[u8], any: &[u
 fuzz_target!(|data: &[u8]| {
     check::<Metadata>(Magic::METADATA, data, data);
     check::<TableState>(Magic::STATE, data, data);
-    check::<lithdb_table::truncate::Step>(Magic::ROLLBACK, data, data);
+    check::<lithdb_table::truncate::TruncateStep>(Magic::ROLLBACK, data, data);
 });

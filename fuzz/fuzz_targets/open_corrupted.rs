@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use lithdb_segment::{HandleLimit, ReadMode, TableName};
+use lithdb_segment::{HandleCache, ReadMode, TableName};
 use lithdb_sim::{SimClock, SimFs, sim_env};
 use lithdb_table::{EventListener, OpenForWriting, SecondaryKey, Table, TableOptions, TableSetup};
 
@@ -19,7 +19,7 @@ fn setup(fs: &SimFs) -> TableSetup {
         env: sim_env(fs, &SimClock::new(1)),
         dirs: vec![PathBuf::from("/a/t"), PathBuf::from("/b/t")],
         read_mode: ReadMode::Map,
-        handles: Arc::new(HandleLimit::new(8)),
+        handles: Arc::new(HandleCache::new(8)),
         listener: EventListener::default(),
         filter: None,
         clock_jump_limit: Duration::from_secs(86_400),
@@ -40,7 +40,7 @@ fn open(fs: &SimFs) -> lithdb_env::Result<Table> {
 }
 
 /// A table that was closed cleanly.
-static SOUND: LazyLock<SimFs> = LazyLock::new(|| {
+static INTACT: LazyLock<SimFs> = LazyLock::new(|| {
     let fs = SimFs::new();
     fs.make_dirs("/a");
     fs.make_dirs("/b");
@@ -59,7 +59,7 @@ static SOUND: LazyLock<SimFs> = LazyLock::new(|| {
 });
 
 fuzz_target!(|data: &[u8]| {
-    let fs = SOUND.fork();
+    let fs = INTACT.fork();
     let paths = fs.file_paths();
     // One place of one file: any number of its bytes, or its end.
     let [file, at @ .., last] = data else { return };

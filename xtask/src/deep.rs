@@ -21,16 +21,16 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("segment-crash", &["-p", "lithdb-segment", "--test", "crash"]),
     ("table-crash", &["-p", "lithdb-table", "--test", "crash"]),
     ("table-faults", &["-p", "lithdb-table", "--test", "faults"]),
-    ("table-two-faults", &["-p", "lithdb-table", "--test", "two_faults"]),
-    ("table-damage", &["-p", "lithdb-table", "--test", "corruption", "--test", "blocks"]),
-    ("table-inspect", &["-p", "lithdb-repair", "--test", "repair"]),
-    ("table-document", &["-p", "lithdb-table", "--test", "by_the_document"]),
+    ("table-double-faults", &["-p", "lithdb-table", "--test", "double_faults"]),
+    ("table-damage", &["-p", "lithdb-table", "--test", "corruption", "--test", "stale_blocks"]),
+    ("repair", &["-p", "lithdb-repair", "--test", "repair"]),
+    ("format-oracle", &["-p", "lithdb-table", "--test", "format_oracle"]),
     (THREADS, &["-p", "lithdb-table", "--test", "threads"]),
     ("rollback-crash", &["-p", "lithdb", "--test", "rollback_crash"]),
     ("rollback-faults", &["-p", "lithdb", "--test", "rollback_faults"]),
-    ("database-ages", &["-p", "lithdb", "--test", "ages"]),
+    ("stale-files", &["-p", "lithdb", "--test", "stale_files"]),
     ("lost-roots", &["-p", "lithdb", "--test", "lost_roots"]),
-    ("database-damage", &["-p", "lithdb", "--test", "every_byte"]),
+    ("bit-flips", &["-p", "lithdb", "--test", "bit_flips"]),
     ("processes", &["-p", "lithdb-process-tests"]),
     ("tool-processes", &["-p", "lith", "--test", "rollback", "--test", "inject"]),
     ("sim", &["-p", "lithdb-sim", "--tests"]),
@@ -71,12 +71,12 @@ struct Deep<'a> {
     dir: PathBuf,
     started: Instant,
     findings: Mutex<Vec<String>>,
-    fuzzed: Mutex<Vec<Fuzzed>>,
+    fuzzed: Mutex<Vec<FuzzStats>>,
 }
 
 /// What a fuzzer did in all its rounds.
 #[derive(Debug, Clone, Default)]
-struct Fuzzed {
+struct FuzzStats {
     target: String,
     executions: u64,
     edges: u64,
@@ -116,12 +116,13 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
     let tally = deep.path("tally.txt");
     File::create(&tally).map_err(|e| format!("create {}: {e}", tally.display()))?;
     let (tests, fuzzers) = std::thread::scope(|scope| {
-        let fuzzers = scope.spawn(|| deep.lane(&targets, |target, seed| deep.fuzz(target, seed)));
-        let tests = deep.lane(&drivers, |driver, seed| deep.test(driver.0, driver.1, seed));
+        let fuzzers =
+            scope.spawn(|| deep.run_rounds(&targets, |target, seed| deep.fuzz(target, seed)));
+        let tests = deep.run_rounds(&drivers, |driver, seed| deep.test(driver.0, driver.1, seed));
         (tests, fuzzers.join())
     });
     let fuzzers = fuzzers.unwrap_or_else(|_| {
-        deep.found("the lane of the fuzzers panicked".to_owned());
+        deep.record_finding("the lane of the fuzzers panicked".to_owned());
         0
     });
     deep.report(&tally, tests, fuzzers)
@@ -132,7 +133,7 @@ impl Deep<'_> {
         self.args.only.is_empty() || self.args.only.iter().any(|only| only == name)
     }
 
-    fn is_over(&self) -> bool {
+    fn is_time_up(&self) -> bool {
         self.started.elapsed() >= Duration::from_secs(60 * self.args.minutes)
     }
 
@@ -140,7 +141,7 @@ impl Deep<'_> {
         self.dir.join(name)
     }
 
-    fn found(&self, finding: String) {
+    fn record_finding(&self, finding: String) {
         self.say(&format!("FOUND: {finding}"));
         lock(&self.findings).push(finding);
     }
@@ -152,17 +153,17 @@ impl Deep<'_> {
     }
 
     /// Round after round until the time is up, or something stops it, which is a finding; says how many were begun.
-    fn lane<T>(&self, steps: &[T], step: impl Fn(&T, u64) -> Result<()>) -> u64 {
+    fn run_rounds<T>(&self, steps: &[T], step: impl Fn(&T, u64) -> Result<()>) -> u64 {
         let mut rounds = 0;
-        while !steps.is_empty() && !self.is_over() {
+        while !steps.is_empty() && !self.is_time_up() {
             let seed = self.args.seed.wrapping_add(rounds);
             rounds += 1;
             for one in steps {
-                if self.is_over() {
+                if self.is_time_up() {
                     break;
                 }
                 if let Err(error) = step(one, seed) {
-                    self.found(error);
+                    self.record_finding(error);
                     return rounds;
                 }
             }
@@ -198,8 +199,8 @@ impl Deep<'_> {
         let ended = self.logged(&mut command, &log, limit)?;
         let seconds = began.elapsed().as_secs();
         match ended {
-            Ended::Well => self.say(&format!("{name}, seed {seed}: passed in {seconds} s")),
-            other => self.found(format!(
+            Ended::Passed => self.say(&format!("{name}, seed {seed}: passed in {seconds} s")),
+            other => self.record_finding(format!(
                 "{name}: {other} with LITHDB_SEED={seed} LITHDB_EFFORT={effort}, see {}",
                 log.display()
             )),
@@ -236,15 +237,16 @@ impl Deep<'_> {
         let limit = Duration::from_secs(self.args.fuzz_seconds.saturating_add(300));
         let ended = self.logged(&mut command, &log, limit)?;
         let said = String::from_utf8_lossy(&read(&log)?).into_owned();
-        let did = Fuzzed::parse(target, &said);
+        let did = FuzzStats::parse(target, &said);
         match ended {
-            Ended::Well => self.say(&format!(
+            Ended::Passed => self.say(&format!(
                 "fuzz {target}, seed {seed}: {} executions, {} edges",
                 did.executions, did.edges
             )),
-            other => {
-                self.found(format!("fuzz {target}: {other}, seed {seed}, see {}", log.display()))
-            }
+            other => self.record_finding(format!(
+                "fuzz {target}: {other}, seed {seed}, see {}",
+                log.display()
+            )),
         }
         let mut all = lock(&self.fuzzed);
         match all.iter_mut().find(|fuzzed| fuzzed.target == target) {
@@ -279,7 +281,7 @@ impl Deep<'_> {
     }
 }
 
-impl Fuzzed {
+impl FuzzStats {
     /// What libFuzzer said of itself.
     fn parse(target: &str, said: &str) -> Self {
         let number_behind = |mark: &str| {
@@ -323,17 +325,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_fuzzer_says_of_itself_is_understood() {
+    fn fuzzer_output_is_parsed() {
         let said = "#2\tINITED cov: 10 ft: 11 corp: 1/1b\n#512\tDONE   cov: 831 ft: 2190 corp: 9/1Kb lim: 4 exec/s: 0\n\
                     Done 512 runs in 21 second(s)\nstat::number_of_executed_units: 512\nstat::average: 1\n";
-        let mut did = Fuzzed::parse("names", said);
+        let mut did = FuzzStats::parse("names", said);
         assert_eq!((did.executions, did.edges, did.seconds), (512, 831, 21));
-        did.add(&Fuzzed::parse("names", "nothing"));
+        did.add(&FuzzStats::parse("names", "nothing"));
         assert_eq!((did.executions, did.edges, did.seconds), (512, 831, 21));
     }
 
     #[test]
-    fn every_driver_is_a_test_that_is_there() {
+    fn every_driver_names_an_existing_test() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         for (name, args) in DRIVERS {
             let package = args.get(1).unwrap();

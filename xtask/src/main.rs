@@ -25,11 +25,11 @@ type Result<T> = std::result::Result<T, String>;
 #[command(name = "cargo xtask", about = "Chores of the repository")]
 struct Cli {
     #[command(subcommand)]
-    chore: Chore,
+    task: Task,
 }
 
 #[derive(Debug, Subcommand)]
-enum Chore {
+enum Task {
     /// Breaks the engine in each way of testing/mutants.toml, in a copy, and demands that the named tests fail
     Mutants(mutants::Args),
     /// Runs the crash harness and the fuzzers for as long as asked for, with another seed in every round
@@ -40,11 +40,11 @@ enum Chore {
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    let chore = Cli::parse().chore;
-    let ended = process::heed_signals().and_then(|()| match chore {
-        Chore::Mutants(args) => mutants::run(root, &args),
-        Chore::Deep(args) => deep::run(root, &args),
-        Chore::Tally(args) => tally::run(&args),
+    let task = Cli::parse().task;
+    let ended = process::install_signal_handlers().and_then(|()| match task {
+        Task::Mutants(args) => mutants::run(root, &args),
+        Task::Deep(args) => deep::run(root, &args),
+        Task::Tally(args) => tally::run(&args),
     });
     match ended {
         Ok(true) => ExitCode::SUCCESS,

@@ -27,7 +27,7 @@ pub(crate) struct Args {
 
 /// What became of a mutant, from best to worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Fate {
+enum MutantResult {
     Killed,
     /// The test hangs: killed, too.
     Hang,
@@ -49,32 +49,32 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
     }
     let started = Instant::now();
     let scratch = Scratch::copy(root, args.jobs_target_dir.as_deref())?;
-    check_whole(&scratch, &mutants)?;
+    check_unmutated(&scratch, &mutants)?;
     println!("\n{:<9} {:>6}   g  {:<56} test; what it says", "outcome", "time", "mutant");
-    let mut fates = Vec::with_capacity(mutants.len());
+    let mut results = Vec::with_capacity(mutants.len());
     for mutant in &mutants {
-        let fate = scratch.broken(mutant, || try_mutant(&scratch, mutant))?;
-        fates.push(fate);
-        if fate >= Fate::Survived && !args.keep_going {
+        let result = scratch.with_mutation(mutant, || try_mutant(&scratch, mutant))?;
+        results.push(result);
+        if result >= MutantResult::Survived && !args.keep_going {
             break;
         }
     }
-    let count = |fate: Fate| fates.iter().filter(|f| **f == fate).count();
+    let count = |result: MutantResult| results.iter().filter(|f| **f == result).count();
     println!(
         "\n{} of {} mutants: {} killed, {} of them by a hang; {} survived; {} broken; {} s",
-        fates.len(),
+        results.len(),
         mutants.len(),
-        count(Fate::Killed) + count(Fate::Hang),
-        count(Fate::Hang),
-        count(Fate::Survived),
-        count(Fate::Broken),
+        count(MutantResult::Killed) + count(MutantResult::Hang),
+        count(MutantResult::Hang),
+        count(MutantResult::Survived),
+        count(MutantResult::Broken),
         started.elapsed().as_secs()
     );
-    Ok(fates.iter().all(|fate| *fate < Fate::Survived))
+    Ok(results.iter().all(|result| *result < MutantResult::Survived))
 }
 
 /// Every test passes while nothing is broken.
-fn check_whole(scratch: &Scratch, mutants: &[Mutant]) -> Result<()> {
+fn check_unmutated(scratch: &Scratch, mutants: &[Mutant]) -> Result<()> {
     let mut seen = HashSet::new();
     for test in mutants.iter().flat_map(Mutant::tests).filter(|test| seen.insert(*test)) {
         let (started, name) = (Instant::now(), test.join(" "));
@@ -86,18 +86,18 @@ fn check_whole(scratch: &Scratch, mutants: &[Mutant]) -> Result<()> {
     Ok(())
 }
 
-fn try_mutant(scratch: &Scratch, mutant: &Mutant) -> Result<Fate> {
-    let mut worst = Fate::Killed;
+fn try_mutant(scratch: &Scratch, mutant: &Mutant) -> Result<MutantResult> {
+    let mut worst = MutantResult::Killed;
     for test in mutant.tests() {
         let started = Instant::now();
-        let (fate, outcome, said) = match scratch.test(test)? {
-            Outcome::Failed(said) => (Fate::Killed, "killed", said),
-            Outcome::Hung => (Fate::Hang, "hang", String::new()),
-            Outcome::Passed => (Fate::Survived, "SURVIVED", mutant.why.clone()),
-            Outcome::NoTests => (Fate::Broken, "BROKEN", "no test ran".to_owned()),
-            Outcome::NotBuilt(errors) => (Fate::Broken, "BROKEN", errors),
+        let (result, outcome, said) = match scratch.test(test)? {
+            Outcome::Failed(said) => (MutantResult::Killed, "killed", said),
+            Outcome::Hung => (MutantResult::Hang, "hang", String::new()),
+            Outcome::Passed => (MutantResult::Survived, "SURVIVED", mutant.why.clone()),
+            Outcome::NoTests => (MutantResult::Broken, "BROKEN", "no test ran".to_owned()),
+            Outcome::NotBuilt(errors) => (MutantResult::Broken, "BROKEN", errors),
         };
-        worst = worst.max(fate);
+        worst = worst.max(result);
         let (time, guarantee, name) = (seconds(started), mutant.guarantee, &mutant.name);
         let test = test.last().map_or("", String::as_str);
         say(&format!("{outcome:<9} {time:>4} s  {guarantee:>2}  {name:<56} {test}; {said}"));

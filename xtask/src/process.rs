@@ -12,12 +12,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::Result;
 
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// From now on a signal ends the children, which lead process groups of their own and would outlive this program.
-pub(crate) fn heed_signals() -> Result<()> {
+pub(crate) fn install_signal_handlers() -> Result<()> {
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         let registered = signal_hook::flag::register(signal, Arc::clone(&INTERRUPTED));
         registered.map_err(|e| format!("wait for signal {signal}: {e}"))?;
@@ -37,9 +37,9 @@ pub(crate) fn end_if_interrupted(child: &mut Child) -> Result<()> {
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
-    Well,
+    Passed,
     /// With another exit status than 0, or by a signal.
-    Badly,
+    Failed,
     /// Not within its time.
     Hung,
 }
@@ -47,8 +47,8 @@ pub(crate) enum Ended {
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Well => "passed",
-            Self::Badly => "failed",
+            Self::Passed => "passed",
+            Self::Failed => "failed",
             Self::Hung => "did not end",
         })
     }
@@ -61,14 +61,14 @@ pub(crate) fn wait_at_most(command: &mut Command, limit: Duration) -> Result<End
     let started = Instant::now();
     loop {
         if let Some(status) = child.try_wait().map_err(|e| format!("wait for a child: {e}"))? {
-            return Ok(if status.success() { Ended::Well } else { Ended::Badly });
+            return Ok(if status.success() { Ended::Passed } else { Ended::Failed });
         }
         if started.elapsed() > limit {
             end(&mut child)?;
             return Ok(Ended::Hung);
         }
         end_if_interrupted(&mut child)?;
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -84,14 +84,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn children_end_well_badly_or_too_late() {
+    fn child_exits_are_classified() {
         let run = |script: &str, limit: u64| {
             let mut command = Command::new("sh");
             wait_at_most(command.args(["-c", script]), Duration::from_secs(limit)).unwrap()
         };
-        assert_eq!(run("exit 0", 60), Ended::Well);
-        assert_eq!(run("exit 3", 60), Ended::Badly);
-        assert_eq!(run("kill -9 $$", 60), Ended::Badly);
+        assert_eq!(run("exit 0", 60), Ended::Passed);
+        assert_eq!(run("exit 3", 60), Ended::Failed);
+        assert_eq!(run("kill -9 $$", 60), Ended::Failed);
         assert_eq!(run("sleep 60 & wait", 0), Ended::Hung);
     }
 }

@@ -16,7 +16,7 @@ use crate::process::{end, end_if_interrupted};
 
 /// A test that runs for longer hangs. Its build is not counted, nor how long others keep the build directory locked.
 const TEST_LIMIT: Duration = Duration::from_secs(300);
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How a test went.
 #[derive(Debug)]
@@ -60,7 +60,11 @@ impl Scratch {
     }
 
     /// Does something with the mutant's file broken, and makes it whole again.
-    pub(crate) fn broken<T>(&self, mutant: &Mutant, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(crate) fn with_mutation<T>(
+        &self,
+        mutant: &Mutant,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         let path = self.dir.path().join(&mutant.file);
         let write = |text: &str| {
             fs::write(&path, text).map_err(|e| format!("write {}: {e}", path.display()))
@@ -77,14 +81,14 @@ impl Scratch {
         let log = self.dir.path().join("test.log");
         let built = self.cargo_test(&["--no-run"], args, &log)?;
         let built = built.wait_with_output().map_err(|e| format!("run cargo: {e}"))?;
-        let said = said_in(&log)?;
+        let said = read_log(&log)?;
         if !built.status.success() {
             let errors = said.lines().filter(|line| line.starts_with("error"));
             return Ok(Outcome::NotBuilt(errors.collect::<Vec<_>>().join("; ")));
         }
         let running = self.cargo_test(&[], args, &log)?;
         let Some(status) = wait(running, &log)? else { return Ok(Outcome::Hung) };
-        let said = said_in(&log)?;
+        let said = read_log(&log)?;
         let is_run = |line: &str| line.starts_with("running ") && !line.starts_with("running 0 ");
         let has_passed = |line: &str| {
             line.starts_with("test result: ok. ") && !line.starts_with("test result: ok. 0 passed")
@@ -131,7 +135,7 @@ fn wait(mut child: Child, log: &Path) -> Result<Option<ExitStatus>> {
         if ended.is_some() {
             return Ok(ended);
         }
-        if started.is_none() && said_in(log)?.contains(" Running ") {
+        if started.is_none() && read_log(log)?.contains(" Running ") {
             started = Some(Instant::now());
         }
         if started.is_some_and(|started| started.elapsed() > TEST_LIMIT) {
@@ -139,12 +143,12 @@ fn wait(mut child: Child, log: &Path) -> Result<Option<ExitStatus>> {
             return Ok(None);
         }
         end_if_interrupted(&mut child)?;
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
 /// What a test says need not be text.
-fn said_in(log: &Path) -> Result<String> {
+fn read_log(log: &Path) -> Result<String> {
     let said = fs::read(log).map_err(|e| format!("read {}: {e}", log.display()))?;
     Ok(String::from_utf8_lossy(&said).into_owned())
 }

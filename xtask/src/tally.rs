@@ -64,7 +64,7 @@ impl fmt::Display for Tally {
                 *sums.entry(what).or_default() += n;
             }
         }
-        const TOLD: [&str; 8] = [
+        const REPORTED: [&str; 8] = [
             "crash points",
             "images",
             "nested crash points",
@@ -74,7 +74,7 @@ impl fmt::Display for Tally {
             "lengths",
             "histories",
         ];
-        let told = TOLD.iter().filter_map(|what| sums.get(what).map(|n| format!("{n} {what}")));
+        let told = REPORTED.iter().filter_map(|what| sums.get(what).map(|n| format!("{n} {what}")));
         writeln!(f, "in all: {}", told.collect::<Vec<_>>().join(", "))
     }
 }
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_one_kind_are_added_up() {
+    fn lines_of_one_kind_are_summed() {
         let text =
             "crashes: a\tcrash points=2\timages=10\ncrashes: b\timages=5\nmodel\thistories=7\n";
         let shown = Tally::parse(text).unwrap().to_string();
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_none_is_an_error_that_shows_it() {
+    fn malformed_line_is_an_error_that_quotes_it() {
         for text in ["nothing", "name\tcount", "name\tcount=many"] {
             assert!(Tally::parse(text).unwrap_err().contains(&format!("{text:?}")), "{text}");
         }

@@ -2,7 +2,7 @@
 //!
 //! Whoever holds something holds a [`Permit`] for it, and gives it back by dropping it. If a budget is used up, those
 //! who registered are asked to let go of what is idle. If nobody can, the call is refused: an error that names the limit,
-//! with nothing done. Descriptors and mappings are counted at the door ([`Env::within`](crate::Env::within)), so
+//! with nothing done. Descriptors and mappings are counted at the door ([`Env::with_budgets`](crate::Env::within)), so
 //! none can be missed: locks, listings and syncs of directories, too.
 
 use std::fmt;
@@ -91,7 +91,7 @@ impl Budget {
     }
 
     /// From now on `idle` is asked when the budget is used up.
-    pub fn reclaim_from(&self, idle: Weak<dyn Reclaim>) {
+    pub fn register_reclaim(&self, idle: Weak<dyn Reclaim>) {
         let mut all = self.idle.lock();
         all.retain(|idle| idle.strong_count() > 0);
         all.push(idle);
@@ -111,12 +111,12 @@ impl Budget {
     }
 
     /// Takes a share that is free: nobody is asked to let go of anything.
-    pub fn take_free(self: &Arc<Self>, amount: u64) -> Option<Permit> {
+    pub fn try_acquire(self: &Arc<Self>, amount: u64) -> Option<Permit> {
         self.try_take(amount).then(|| Permit { budget: Some(Arc::clone(self)), amount })
     }
 
     /// Takes a share, beyond the limit if need be: for what cannot be refused any more.
-    pub fn take_anyway(self: &Arc<Self>, amount: u64) -> Permit {
+    pub fn acquire_over_limit(self: &Arc<Self>, amount: u64) -> Permit {
         self.used.fetch_add(amount, Ordering::AcqRel);
         Permit { budget: Some(Arc::clone(self)), amount }
     }
@@ -133,15 +133,15 @@ impl Budget {
     }
 
     /// Does what takes one of them, after others have let go of idle ones if the system has none left.
-    fn with_one<T>(
+    fn acquire_for<T>(
         self: &Arc<Self>,
-        is_lacking: impl Fn(&io::Error) -> bool,
+        is_exhausted: impl Fn(&io::Error) -> bool,
         mut act: impl FnMut(&mut Permit) -> io::Result<T>,
     ) -> io::Result<(T, Permit)> {
         loop {
             let mut permit = self.take(1)?;
             match act(&mut permit) {
-                Err(error) if is_lacking(&error) && self.reclaim() => {}
+                Err(error) if is_exhausted(&error) && self.reclaim() => {}
                 answer => return answer.map(|done| (done, permit)),
             }
         }
@@ -187,7 +187,7 @@ struct CountedLock {
 
 impl CountedFs {
     fn with_file<T>(&self, mut act: impl FnMut() -> io::Result<T>) -> io::Result<(T, Permit)> {
-        self.budgets.files.with_one(is_out_of_files, |_| act())
+        self.budgets.files.acquire_for(is_out_of_files, |_| act())
     }
 
     fn counted(&self, (file, permit): (Arc<dyn File>, Permit)) -> Arc<dyn File> {
@@ -226,9 +226,9 @@ impl Fs for CountedFs {
 
 impl File for CountedFile {
     fn map(&self, len_bytes: u64, _: Permit) -> io::Result<Arc<dyn Map>> {
-        let is_lacking = |error: &io::Error| error.kind() == io::ErrorKind::OutOfMemory;
+        let is_exhausted = |error: &io::Error| error.kind() == io::ErrorKind::OutOfMemory;
         let map = |permit: &mut Permit| self.file.map(len_bytes, std::mem::take(permit));
-        self.maps.with_one(is_lacking, map).map(|(map, _)| map)
+        self.maps.acquire_for(is_exhausted, map).map(|(map, _)| map)
     }
     forward! { file:
         fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
@@ -254,21 +254,21 @@ mod tests {
     use super::*;
     use crate::{Env, Error, ErrorKind};
 
-    struct Hoard(Mutex<Vec<Permit>>);
+    struct IdlePermits(Mutex<Vec<Permit>>);
 
-    impl Reclaim for Hoard {
+    impl Reclaim for IdlePermits {
         fn reclaim(self: Arc<Self>) -> bool {
             self.0.lock().pop().is_some()
         }
     }
 
     #[test]
-    fn a_used_up_budget_takes_back_what_is_idle_and_then_refuses() {
+    fn exhausted_budget_reclaims_idle_then_refuses() {
         let budget = Budgets::new(3, 0, 0).files;
         let idle = (0..2).map(|_| budget.take(1).unwrap()).collect();
-        let hoard = Arc::new(Hoard(Mutex::new(idle)));
+        let hoard = Arc::new(IdlePermits(Mutex::new(idle)));
         let registered: Arc<dyn Reclaim> = hoard.clone();
-        budget.reclaim_from(Arc::downgrade(&registered));
+        budget.register_reclaim(Arc::downgrade(&registered));
         let held: Vec<_> = (0..3).map(|_| budget.take(1).unwrap()).collect();
         let refused = Error::io("open", Path::new("d"), budget.take(1).unwrap_err());
         assert_eq!(refused.kind(), ErrorKind::Exhausted);
@@ -279,10 +279,10 @@ mod tests {
     }
 
     #[test]
-    fn every_descriptor_and_mapping_is_counted_until_it_is_gone() {
+    fn descriptors_and_mappings_are_counted_until_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        let env = Env::os(0).unwrap().within(Budgets::new(2, 1, 0));
+        let env = Env::os(0).unwrap().with_budgets(Budgets::new(2, 1, 0));
         let file = env.fs.create_new(&path).unwrap();
         crate::write_all_at(&*file, b"bytes", 0).unwrap();
         let lock = env.fs.try_lock(&path, LockKind::Shared).unwrap().unwrap();

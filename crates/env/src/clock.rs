@@ -21,7 +21,7 @@ pub fn millis(duration: Duration) -> u64 {
 impl UnixMillis {
     /// The time that is `duration` later, or the end of time.
     #[must_use]
-    pub fn plus(self, duration: Duration) -> Self {
+    pub fn saturating_add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(millis(duration)))
     }
 

@@ -75,7 +75,7 @@ impl ErrorKind {
     }
 
     /// Whether the call failed, so that it says nothing about what the files hold: it is never damage, nor absence.
-    pub const fn is_failed_call(self) -> bool {
+    pub const fn is_system_failure(self) -> bool {
         matches!(self, Self::Io | Self::Exhausted | Self::PermissionDenied)
     }
 }
@@ -109,20 +109,20 @@ pub struct Error {
 struct Inner {
     kind: ErrorKind,
     message: String,
-    place: Option<Place>,
+    place: Option<Location>,
     source: Option<Source>,
     latches: bool,
 }
 
 /// Which file or directory an error concerns, where in it, and what is said of that place.
 #[derive(Clone)]
-struct Place {
+struct Location {
     path: PathBuf,
     offset: Option<u64>,
     what: String,
 }
 
-impl Place {
+impl Location {
     fn error(self, kind: ErrorKind) -> Error {
         let path = self.path.display();
         let message = match self.offset {
@@ -184,7 +184,7 @@ impl Error {
 
     /// An error of `kind` that concerns the file or directory at `path`.
     pub fn at(kind: ErrorKind, path: &Path, message: impl fmt::Display) -> Self {
-        Place { path: path.to_owned(), offset: None, what: message.to_string() }.error(kind)
+        Location { path: path.to_owned(), offset: None, what: message.to_string() }.error(kind)
     }
 
     /// An error of `kind` that was caused by `source`.
@@ -222,7 +222,7 @@ impl Error {
     /// A write or sync of accepted bytes that failed: nobody knows what is on the disk, so the table must take no more
     /// writes. A lack of space is no exception: asked again, a sync could succeed without having written anything.
     pub fn failed_write(operation: &str, path: &Path, source: io::Error) -> Self {
-        Self::io(operation, path, source).reclassified(ErrorKind::Io).latching()
+        Self::io(operation, path, source).with_kind(ErrorKind::Io).latching()
     }
 
     /// A write or sync that failed in a file that nothing refers to yet: as [`failed_write`](Self::failed_write), but if
@@ -261,7 +261,7 @@ impl Error {
         offset: u64,
         message: impl Into<String>,
     ) -> Self {
-        Place { path: path.to_owned(), offset: Some(offset), what: message.into() }.error(kind)
+        Location { path: path.to_owned(), offset: Some(offset), what: message.into() }.error(kind)
     }
 
     /// Bytes that do not hold: `path`, the offset in it, what was expected and what was found.
@@ -278,7 +278,7 @@ impl Error {
 
     /// The same error as another kind, for a caller that knows better what it means.
     #[must_use]
-    pub fn reclassified(&self, kind: ErrorKind) -> Self {
+    pub fn with_kind(&self, kind: ErrorKind) -> Self {
         self.altered(|inner| inner.kind = kind)
     }
 
@@ -360,7 +360,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_and_an_absent_file_have_kinds_of_their_own() {
+    fn full_disk_and_missing_file_have_distinct_kinds() {
         let full = io::Error::from(io::ErrorKind::StorageFull);
         let gone = io::Error::from(io::ErrorKind::NotFound);
         let path = Path::new("d/1.keys");
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_and_rights_have_kinds_of_their_own() {
+    fn limits_and_permissions_have_distinct_kinds() {
         use rustix::io::Errno;
         let error = |errno: Errno| Error::io("open", Path::new("d"), errno.into());
         for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {

@@ -248,7 +248,7 @@ pub fn exists(fs: &dyn Fs, path: &Path) -> io::Result<bool> {
 }
 
 /// Whether something is at `path`. Of another kind it is `Foreign`: links below a root are followed by nobody.
-pub fn is_there(fs: &dyn Fs, path: &Path, kind: FileKind) -> Result<bool> {
+pub fn exists_as(fs: &dyn Fs, path: &Path, kind: FileKind) -> Result<bool> {
     let found = match fs.metadata(path) {
         Ok(found) => found.kind,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),

@@ -25,7 +25,9 @@ pub fn hex(bytes: &[u8]) -> String {
 /// Bytes as text where that is readable and cannot be mistaken, else in hex.
 pub fn readable(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
-        Ok(text) if !text.is_empty() && !text.starts_with("0x") && !text.chars().any(is_hidden) => {
+        Ok(text)
+            if !text.is_empty() && !text.starts_with("0x") && !text.chars().any(is_invisible) =>
+        {
             text.to_owned()
         }
         _ => hex(bytes),
@@ -33,7 +35,7 @@ pub fn readable(bytes: &[u8]) -> String {
 }
 
 /// Whether a terminal does not show a character as itself.
-pub fn is_hidden(c: char) -> bool {
+pub fn is_invisible(c: char) -> bool {
     let moves_text = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
     c.is_control() || moves_text
 }
@@ -52,19 +54,19 @@ fn exact(amount: u128, units: &[(u128, &str)]) -> Option<String> {
 }
 
 /// A value that is written as text, and read from text or from a number without a unit.
-pub trait Human: Sized {
+pub trait HumanReadable: Sized {
     /// As text.
     fn show(&self) -> String;
     /// From text, or what was expected.
     fn read(text: &str) -> Result<Self, String>;
     /// From a number, or what was expected.
-    fn of_number(number: f64) -> Result<Self, String> {
+    fn from_number(number: f64) -> Result<Self, String> {
         Err(format!("expected a whole number of bytes, found {number}"))
     }
 }
 
 /// `10s`, `1.5 h`, `30 days`, `1h 30m`.
-impl Human for Duration {
+impl HumanReadable for Duration {
     fn show(&self) -> String {
         let units = [(86_400 * NANOS, "d"), (3600 * NANOS, "h"), (60 * NANOS, "m"), (NANOS, "s")];
         match exact(self.as_nanos(), &units) {
@@ -80,12 +82,12 @@ impl Human for Duration {
         })
     }
 
-    fn of_number(number: f64) -> Result<Self, String> {
+    fn from_number(number: f64) -> Result<Self, String> {
         Self::try_from_secs_f64(number).map_err(|error| error.to_string())
     }
 }
 
-impl Human for u64 {
+impl HumanReadable for u64 {
     fn show(&self) -> String {
         let units = [(1 << 30, " GiB"), (1 << 20, " MiB"), (1 << 10, " KiB")];
         match exact((*self).into(), &units) {
@@ -99,7 +101,7 @@ impl Human for u64 {
     }
 }
 
-impl Human for u32 {
+impl HumanReadable for u32 {
     fn show(&self) -> String {
         u64::from(*self).show()
     }
@@ -119,7 +121,10 @@ enum Written {
     Text(String),
 }
 
-fn read<'de, T: Human, D>(deserializer: D, none: Option<&str>) -> Result<Option<T>, D::Error>
+fn read<'de, T: HumanReadable, D>(
+    deserializer: D,
+    none: Option<&str>,
+) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
 {
@@ -129,31 +134,36 @@ where
         (Written::None(()), None) => Err("expected a value, found none".to_owned()),
         (Written::Text(text), _) => T::read(&text),
         (Written::Whole(number), _) => {
-            T::read(&number.to_string()).or_else(|_| T::of_number(number as f64))
+            T::read(&number.to_string()).or_else(|_| T::from_number(number as f64))
         }
-        (Written::Number(number), _) => T::of_number(number),
+        (Written::Number(number), _) => T::from_number(number),
     };
     value.map(Some).map_err(D::Error::custom)
 }
 
 /// Writes an option, for `#[serde(with = "human")]`.
-pub fn serialize<T: Human, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+pub fn serialize<T: HumanReadable, S: Serializer>(
+    value: &T,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&value.show())
 }
 
 /// Reads an option, for `#[serde(with = "human")]`.
-pub fn deserialize<'de, T: Human, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+pub fn deserialize<'de, T: HumanReadable, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     read(deserializer, None)?.ok_or_else(|| D::Error::custom("expected a value, found none"))
 }
 
-macro_rules! or_word {
+macro_rules! or_keyword {
     ($name:ident, $word:literal) => {
         #[doc = concat!("For an option that may be absent: null, or `\"", $word, "\"`.")]
         pub mod $name {
-            use super::{Deserializer, Human, Serializer};
+            use super::{Deserializer, HumanReadable, Serializer};
 
             /// Writes the option.
-            pub fn serialize<T: Human, S: Serializer>(
+            pub fn serialize<T: HumanReadable, S: Serializer>(
                 value: &Option<T>,
                 serializer: S,
             ) -> Result<S::Ok, S::Error> {
@@ -161,7 +171,7 @@ macro_rules! or_word {
             }
 
             /// Reads the option.
-            pub fn deserialize<'de, T: Human, D: Deserializer<'de>>(
+            pub fn deserialize<'de, T: HumanReadable, D: Deserializer<'de>>(
                 deserializer: D,
             ) -> Result<Option<T>, D::Error> {
                 super::read(deserializer, Some($word))
@@ -170,8 +180,8 @@ macro_rules! or_word {
     };
 }
 
-or_word!(or_never, "never");
-or_word!(or_auto, "auto");
+or_keyword!(or_never, "never");
+or_keyword!(or_auto, "auto");
 
 #[cfg(test)]
 mod tests {
@@ -185,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_read_as_people_write_them() {
+    fn durations_parse_with_units() {
         let secs = Duration::from_secs;
         for (text, duration) in [
             ("10s", secs(10)),
@@ -204,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_read_with_and_without_units() {
+    fn sizes_parse_with_and_without_units() {
         let read = ["4096", "64KiB", "1.5 GiB", "2gb", "7b"].map(parse_size);
         assert_eq!(read, [4096, 64 << 10, 3 << 29, 2_000_000_000, 7].map(Ok));
         for bad in ["", "KiB", "1.2.3", "-1", "5 apples", "99999999999999999999"] {
@@ -213,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_as_the_same_value() {
+    fn written_values_parse_back_equal() {
         let durations = [0, 1, 999, 1_000_000, 60 * 1_000_000_000, 90 * 86_400 * 1_000_000_000];
         let durations = durations.map(Duration::from_nanos);
         for duration in durations.into_iter().chain([Duration::MAX, Duration::from_secs(u64::MAX)])

@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_failure_stays_and_is_named_to_everyone() {
+    fn first_failure_stays_and_is_in_every_error() {
         let latch = Latch::default();
         assert!(latch.check().is_ok());
         assert!(latch.close(&Error::new(ErrorKind::Io, "sync 1.keys: gone")));

@@ -15,12 +15,12 @@ mod fs;
 pub mod human;
 mod latch;
 pub mod lossy;
-mod mapped;
+mod mmap;
 mod os;
-mod outside;
 mod pool;
 mod replace;
 pub mod sync;
+mod user_files;
 
 use std::sync::Arc;
 
@@ -28,15 +28,15 @@ pub use budget::{Budget, Budgets, Permit, Reclaim};
 pub use clock::{Clock, OsClock, UnixMillis, millis};
 pub use error::{Error, ErrorKind, Result};
 pub use fs::{
-    DirEntry, File, FileKind, FileLock, Fs, LockKind, Map, Metadata, OpenMode, exists, is_there,
+    DirEntry, File, FileKind, FileLock, Fs, LockKind, Map, Metadata, OpenMode, exists, exists_as,
     read_exact_at, read_file, read_up_to, read_up_to_at, write_all_at, wrong_kind, zeroed,
 };
 pub use latch::Latch;
 pub use os::{OsFs, max_map_count, raise_file_limit};
 pub use pool::{Pool, spawn};
 pub use replace::{
-    LEFTOVER_SUFFIX, leftover_of, remove_if_there, replace_file, replacement_path, sync_parent,
-    try_remove,
+    LEFTOVER_SUFFIX, leftover_of, remove_best_effort, remove_if_exists, replace_file,
+    replacement_path, sync_parent,
 };
 
 /// The world a database lives in: cheap to clone, shared by everything that is open.
@@ -64,7 +64,7 @@ impl Env {
 
     /// The same world, in which no more is held at a time than the budgets allow.
     #[must_use]
-    pub fn within(self, budgets: Budgets) -> Self {
+    pub fn with_budgets(self, budgets: Budgets) -> Self {
         let fs = Arc::new(budget::CountedFs { fs: self.fs, budgets: budgets.clone() });
         Self { fs, budgets, ..self }
     }

@@ -13,7 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::budget::Permit;
 use crate::fs::{DirEntry, File, FileKind, FileLock, Fs, LockKind, Map, Metadata, OpenMode};
-use crate::mapped::MappedFile;
+use crate::mmap::MappedFile;
 
 /// The operating system's file system, without any state of its own.
 ///

@@ -18,7 +18,7 @@ use crate::sync::{Condvar, Mutex};
 type Task = Box<dyn FnOnce() + Send>;
 
 /// More threads than this do not help where memory is waited for.
-const MAX_SHARES: usize = 8;
+const MAX_PARALLEL: usize = 8;
 
 /// Starts a named thread.
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
@@ -87,7 +87,7 @@ impl Pool {
         T: FnOnce() -> Result<()> + Send + 'static,
     {
         let helpers = tasks.len().saturating_sub(1);
-        let round = Arc::new(Round::new(tasks));
+        let round = Arc::new(TaskGroup::new(tasks));
         for _ in 0..helpers {
             let round = Arc::clone(&round);
             self.submit(move || {
@@ -100,13 +100,13 @@ impl Pool {
 
     /// Runs `work` on several threads, the caller's included, and waits for them. Each takes numbers
     /// below `count` that no other one takes, as long as there are any.
-    pub fn share_out<W>(&self, count: usize, work: W) -> Result<()>
+    pub fn parallel_for<W>(&self, count: usize, work: W) -> Result<()>
     where
         W: Fn(&mut dyn Iterator<Item = usize>) -> Result<()> + Send + Sync + 'static,
     {
         let threads = self.shared.queue.lock().threads + 1;
         let shared = Arc::new((work, AtomicUsize::new(0)));
-        let take_part = || {
+        let worker_task = || {
             let shared = Arc::clone(&shared);
             move || {
                 let (work, next) = &*shared;
@@ -114,7 +114,7 @@ impl Pool {
                 work(&mut numbers.take_while(|number| *number < count))
             }
         };
-        self.run_all((0..threads.min(MAX_SHARES).min(count)).map(|_| take_part()).collect())
+        self.run_all((0..threads.min(MAX_PARALLEL).min(count)).map(|_| worker_task()).collect())
     }
 }
 
@@ -151,7 +151,7 @@ impl Shared {
     }
 }
 
-fn guarded(task: impl FnOnce() -> Result<()>) -> Result<()> {
+fn catch_panic(task: impl FnOnce() -> Result<()>) -> Result<()> {
     catch_unwind(AssertUnwindSafe(task)).unwrap_or_else(|panic| {
         let what = panic
             .downcast_ref::<&str>()
@@ -164,22 +164,22 @@ fn guarded(task: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 /// Tasks that belong together, taken one by one by whoever has time, and their results.
-struct Round<T> {
-    state: Mutex<RoundState<T>>,
+struct TaskGroup<T> {
+    state: Mutex<TaskGroupState<T>>,
     done: Condvar,
 }
 
-struct RoundState<T> {
+struct TaskGroupState<T> {
     waiting: std::iter::Enumerate<std::vec::IntoIter<T>>,
     unfinished: usize,
     first_error: Option<(usize, Error)>,
 }
 
-impl<T: FnOnce() -> Result<()>> Round<T> {
+impl<T: FnOnce() -> Result<()>> TaskGroup<T> {
     fn new(tasks: Vec<T>) -> Self {
         let unfinished = tasks.len();
         let waiting = tasks.into_iter().enumerate();
-        let state = RoundState { waiting, unfinished, first_error: None };
+        let state = TaskGroupState { waiting, unfinished, first_error: None };
         Self { state: Mutex::new(state), done: Condvar::new() }
     }
 
@@ -187,7 +187,7 @@ impl<T: FnOnce() -> Result<()>> Round<T> {
     fn run_next(&self) -> bool {
         let next = self.state.lock().waiting.next();
         let Some((n, task)) = next else { return false };
-        let result = guarded(task);
+        let result = catch_panic(task);
         let mut state = self.state.lock();
         if let Err(error) = result
             && state.first_error.as_ref().is_none_or(|(first, _)| n < *first)
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_in_a_task_is_an_error_and_the_pool_lives_on() {
+    fn task_panic_is_an_error_and_the_pool_survives() {
         let pool = Pool::new(1).unwrap();
         let boom: fn() -> Result<()> = || panic!("boom");
         assert!(pool.run_all(vec![boom, boom]).unwrap_err().to_string().contains("boom"));
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_of_the_pool_may_wait_for_a_round_of_its_own() {
+    fn pool_task_may_wait_for_a_nested_task_group() {
         let pool = Arc::new(Pool::new(1).unwrap());
         let outer: Vec<_> = (0..3)
             .map(|_| {
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_a_pool_finishes_what_was_given() {
+    fn closing_a_pool_runs_all_submitted_tasks() {
         let ran = Arc::new(AtomicUsize::new(0));
         let pool = Pool::new(1).unwrap();
         for _ in 0..100 {

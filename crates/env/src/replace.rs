@@ -34,13 +34,13 @@ pub fn replace_file(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 fn write_replacement(fs: &dyn Fs, new: &Path, bytes: &[u8]) -> Result<()> {
-    remove_if_there(fs, new)?;
+    remove_if_exists(fs, new)?;
     let file = fs.create_new(new).map_err(|e| Error::io("create", new, e))?;
     let written = write_all_at(&*file, bytes, 0)
         .map_err(|e| Error::failed_new_write("write", new, e))
         .and_then(|()| file.sync_all().map_err(|e| Error::failed_new_write("sync", new, e)));
     if written.is_err() {
-        try_remove(fs, new);
+        remove_best_effort(fs, new);
     }
     written
 }
@@ -48,12 +48,12 @@ fn write_replacement(fs: &dyn Fs, new: &Path, bytes: &[u8]) -> Result<()> {
 /// Removes a file that nothing refers to, if that works: what stays is recognised by its name, and the next opening
 /// discards it.
 #[expect(clippy::let_underscore_must_use, reason = "nothing depends on it")]
-pub fn try_remove(fs: &dyn Fs, path: &Path) {
+pub fn remove_best_effort(fs: &dyn Fs, path: &Path) {
     let _ = fs.remove_file(path);
 }
 
 /// Removes a file that may not be there.
-pub fn remove_if_there(fs: &dyn Fs, path: &Path) -> Result<()> {
+pub fn remove_if_exists(fs: &dyn Fs, path: &Path) -> Result<()> {
     match fs.remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::io("remove", path, error))
@@ -78,7 +78,7 @@ mod tests {
     use crate::os::OsFs;
 
     #[test]
-    fn a_replacement_leaves_one_file_with_the_new_bytes() {
+    fn replacement_leaves_one_file_with_the_new_bytes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
         replace_file(&OsFs, &path, b"one").unwrap();
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leftover_of_an_interrupted_replacement_does_not_stand_in_the_way() {
+    fn leftover_of_interrupted_replacement_is_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
         let leftover = OsFs.create_new(&replacement_path(&path)).unwrap();

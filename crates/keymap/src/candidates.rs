@@ -7,7 +7,7 @@ use lithdb_segment::{Position, SegmentId};
 /// Up to this many positions need no allocation.
 const INLINE: usize = 4;
 
-const NOWHERE: Position = Position::new(SegmentId::NONE, 0);
+const NO_POSITION: Position = Position::new(SegmentId::NONE, 0);
 
 /// Positions whose record may hold the key that was asked for, newest first; nearly always none or
 /// one. Dereferences to a slice. Meant to be kept and used again: up to four positions need no
@@ -23,7 +23,7 @@ pub struct Candidates {
 impl Candidates {
     /// None yet.
     pub const fn new() -> Self {
-        Self { len: 0, inline: [NOWHERE; INLINE], spilled: Vec::new() }
+        Self { len: 0, inline: [NO_POSITION; INLINE], spilled: Vec::new() }
     }
 
     /// The positions, newest first.
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_number_is_kept_in_order_and_after_reuse() {
+    fn any_number_of_candidates_keeps_order_and_survives_reuse() {
         let mut candidates = Candidates::new();
         for count in [0, 1, 4, 5, 9, 5, 4, 0, 6] {
             let expected: Vec<_> =

@@ -21,15 +21,15 @@ const BATCH_ITEMS: usize = 1 << 18;
 /// On a cache line of its own, so that locks of neighbours do not slow each other down.
 #[derive(Default)]
 #[repr(align(64))]
-struct Cell(RwLock<Partition>);
+struct PaddedPartition(RwLock<Partition>);
 
 // A model checker has locks of its own.
 #[cfg(not(lithdb_shuttle))]
-const _: () = assert!(size_of::<Cell>() == 64);
+const _: () = assert!(size_of::<PaddedPartition>() == 64);
 
 /// A keymap in memory: 14 to 19 bytes for a key, no keys in it, nothing on disk.
 pub struct MemoryKeymap {
-    cells: Box<[Cell; KeyHash::PARTITIONS]>,
+    partitions: Box<[PaddedPartition; KeyHash::PARTITIONS]>,
     /// The lowest segment that is alive; at least 1, so that no segment is always below it.
     watermark: AtomicU32,
 }
@@ -38,7 +38,7 @@ impl MemoryKeymap {
     /// An empty keymap; memory is taken as keys arrive.
     pub fn new() -> Self {
         Self {
-            cells: Box::new(array::from_fn(|_| Cell::default())),
+            partitions: Box::new(array::from_fn(|_| PaddedPartition::default())),
             watermark: AtomicU32::new(SegmentId::FIRST.0),
         }
     }
@@ -46,11 +46,11 @@ impl MemoryKeymap {
     #[inline]
     #[expect(clippy::indexing_slicing, reason = "a hash's partition is below PARTITIONS")]
     fn partition(&self, hash: KeyHash) -> &RwLock<Partition> {
-        &self.cells[hash.partition()].0
+        &self.partitions[hash.partition()].0
     }
 
     fn partitions(&self) -> impl Iterator<Item = &RwLock<Partition>> {
-        self.cells.iter().map(|cell| &cell.0)
+        self.partitions.iter().map(|cell| &cell.0)
     }
 
     #[inline]
@@ -65,29 +65,29 @@ impl MemoryKeymap {
     /// Inserts where another entry looks alike: asks without the lock, decides under it, and asks
     /// again if somebody else was faster.
     #[cold]
-    fn insert_beside(
+    fn insert_with_collisions(
         &self,
         hash: KeyHash,
         at: Position,
         same_key: &mut dyn FnMut(Position) -> Result<bool>,
     ) -> Result<()> {
         let partition = self.partition(hash);
-        let (mut rivals, mut same, mut other) =
+        let (mut collisions, mut same, mut other) =
             (Candidates::new(), Candidates::new(), Candidates::new());
-        self.candidates(hash, &mut rivals);
+        self.candidates(hash, &mut collisions);
         loop {
-            let is_new = |rival: &&Position| {
-                **rival != at && !same.contains(*rival) && !other.contains(*rival)
+            let is_new = |collision: &&Position| {
+                **collision != at && !same.contains(*collision) && !other.contains(*collision)
             };
-            let Some(&unknown) = rivals.iter().find(is_new) else {
+            let Some(&unknown) = collisions.iter().find(is_new) else {
                 let mut partition = partition.write();
-                rivals.clear();
-                partition.find(hash.tag(), self.watermark(), &mut rivals);
-                if rivals.iter().any(|rival| is_new(&rival)) {
+                collisions.clear();
+                partition.find(hash.tag(), self.watermark(), &mut collisions);
+                if collisions.iter().any(|collision| is_new(&collision)) {
                     continue;
                 }
-                let is_there = rivals.contains(&at);
-                match rivals.iter().find(|rival| same.contains(*rival)) {
+                let is_there = collisions.contains(&at);
+                match collisions.iter().find(|collision| same.contains(*collision)) {
                     _ if is_there => {}
                     Some(newer) if *newer > at => {}
                     Some(older) => partition.replace(hash.tag(), *older, at),
@@ -105,17 +105,21 @@ impl MemoryKeymap {
         }
     }
 
-    /// Inserts what has no equal into one partition under one lock; the rest goes to `beside`.
-    fn insert_group(&self, group: &[(KeyHash, Position)], beside: &mut Vec<(KeyHash, Position)>) {
+    /// Inserts what has no equal into one partition under one lock; the rest goes to `collisions`.
+    fn insert_partition(
+        &self,
+        group: &[(KeyHash, Position)],
+        collisions: &mut Vec<(KeyHash, Position)>,
+    ) {
         let Some((first, _)) = group.first() else { return };
         let mut partition = self.partition(*first).write();
         let watermark = self.watermark();
-        partition.touch(group.iter().map(|(hash, _)| hash.tag()));
+        partition.prefetch(group.iter().map(|(hash, _)| hash.tag()));
         for &(hash, at) in group {
             if at.segment >= watermark
-                && !partition.add_if_alone(Entry::new(hash.tag(), at), watermark)
+                && !partition.add_if_unique(Entry::new(hash.tag(), at), watermark)
             {
-                beside.push((hash, at));
+                collisions.push((hash, at));
             }
         }
     }
@@ -143,8 +147,8 @@ impl Keymap for MemoryKeymap {
             return Ok(());
         }
         let entry = Entry::new(hash.tag(), at);
-        let added = self.partition(hash).write().add_if_alone(entry, watermark);
-        if added { Ok(()) } else { self.insert_beside(hash, at, same_key) }
+        let added = self.partition(hash).write().add_if_unique(entry, watermark);
+        if added { Ok(()) } else { self.insert_with_collisions(hash, at, same_key) }
     }
 
     fn insert_batch(
@@ -152,14 +156,14 @@ impl Keymap for MemoryKeymap {
         items: &[(KeyHash, Position)],
         same_key: &mut dyn FnMut(Position, Position) -> Result<bool>,
     ) -> Result<()> {
-        let mut beside = Vec::new();
+        let mut collisions = Vec::new();
         for items in items.chunks(BATCH_ITEMS) {
             let sorted = by_partition(items);
             for group in sorted.chunk_by(|(a, _), (b, _)| a.partition() == b.partition()) {
-                self.insert_group(group, &mut beside);
+                self.insert_partition(group, &mut collisions);
             }
-            for (hash, at) in beside.drain(..) {
-                self.insert_beside(hash, at, &mut |old| same_key(at, old))?;
+            for (hash, at) in collisions.drain(..) {
+                self.insert_with_collisions(hash, at, &mut |old| same_key(at, old))?;
             }
         }
         Ok(())
@@ -182,7 +186,7 @@ impl Keymap for MemoryKeymap {
 
     fn memory_bytes(&self) -> usize {
         let slots: usize = self.partitions().map(|partition| partition.read().memory_bytes()).sum();
-        size_of::<Self>() + size_of_val(&*self.cells) + slots
+        size_of::<Self>() + size_of_val(&*self.partitions) + slots
     }
 
     fn reserve(&self, additional_keys: usize) {

@@ -86,7 +86,7 @@ impl Model {
 
 proptest! {
     #[test]
-    fn it_answers_like_a_map_of_keys(steps in steps()) {
+    fn keymap_matches_a_model_map(steps in steps()) {
         let keymap = MemoryKeymap::new();
         let mut model = Model::default();
         for step in steps {
@@ -136,7 +136,7 @@ proptest! {
 }
 
 #[test]
-fn a_position_that_is_there_changes_nothing_and_asks_nothing() {
+fn existing_position_changes_nothing_without_comparing() {
     let keymap = MemoryKeymap::new();
     for _ in 0..2 {
         keymap.insert(KeyHash(1), at(1, 1), &mut never_asked).unwrap();
@@ -172,7 +172,7 @@ fn the_watermark_hides_lower_segments_before_and_after_growth() {
 }
 
 #[test]
-fn nothing_below_the_watermark_comes_in_or_is_asked_about() {
+fn positions_below_the_watermark_are_ignored_uncompared() {
     let keymap = MemoryKeymap::new();
     keymap.insert(KeyHash(1), at(4, 0), &mut never_asked).unwrap();
     keymap.raise_watermark(SegmentId(5));
@@ -185,7 +185,7 @@ fn nothing_below_the_watermark_comes_in_or_is_asked_about() {
 }
 
 #[test]
-fn a_failed_comparison_inserts_nothing_unless_its_segment_has_expired() {
+fn failed_comparison_inserts_nothing_unless_expired() {
     let keymap = MemoryKeymap::new();
     let failure = || Err(Error::new(ErrorKind::Missing, "no such file"));
     keymap.insert(KeyHash(1), at(1, 0), &mut never_asked).unwrap();

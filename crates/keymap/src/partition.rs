@@ -17,9 +17,9 @@ use lithdb_segment::{Position, SegmentId};
 
 use crate::Candidates;
 
-/// Rewritten at a load of `FULL.0 / FULL.1` to one of `FRESH.0 / FRESH.1`: 14.1 to 18.5 bytes a key.
-const FULL: (usize, usize) = (17, 20);
-const FRESH: (usize, usize) = (13, 20);
+/// Rewritten at a load of `MAX_LOAD.0 / MAX_LOAD.1` to one of `REWRITTEN_LOAD.0 / REWRITTEN_LOAD.1`: 14.1 to 18.5 bytes a key.
+const MAX_LOAD: (usize, usize) = (17, 20);
+const REWRITTEN_LOAD: (usize, usize) = (13, 20);
 const MIN_CAPACITY: usize = 8;
 
 /// What the table stores of a key. `segment` 0 marks an empty slot, whose tag is then the highest,
@@ -86,21 +86,21 @@ impl Partition {
     /// Adds to `out` all live positions with this tag, newest first.
     #[inline]
     pub(crate) fn find(&self, tag: u32, watermark: SegmentId, out: &mut Candidates) {
-        for entry in self.run(tag).filter(|entry| entry.is_live(watermark)) {
+        for entry in self.with_tag(tag).filter(|entry| entry.is_live(watermark)) {
             out.push(entry.at());
         }
     }
 
     /// Adds an entry unless a live one has its tag: then it returns false and changes nothing.
-    pub(crate) fn add_if_alone(&mut self, entry: Entry, watermark: SegmentId) -> bool {
+    pub(crate) fn add_if_unique(&mut self, entry: Entry, watermark: SegmentId) -> bool {
         let mut dead = false;
-        for rival in self.run(entry.tag) {
+        for rival in self.with_tag(entry.tag) {
             if rival.is_live(watermark) {
                 return false;
             }
             dead = true;
         }
-        match self.lowest_of_run_mut(entry.tag) {
+        match self.oldest_with_tag_mut(entry.tag) {
             // All with this tag are dead, so lower: the first of them may become this one.
             Some(place) if dead => *place = entry,
             _ => self.add(entry, watermark),
@@ -110,7 +110,7 @@ impl Partition {
 
     /// Adds an entry beside all others.
     pub(crate) fn add(&mut self, entry: Entry, watermark: SegmentId) {
-        if (self.len + 1) * FULL.1 > self.capacity * FULL.0 || !self.place(entry) {
+        if (self.len + 1) * MAX_LOAD.1 > self.capacity * MAX_LOAD.0 || !self.place(entry) {
             self.grow(watermark);
             let placed = self.place(entry);
             debug_assert!(placed, "a fresh table has room");
@@ -135,7 +135,7 @@ impl Partition {
 
     /// Makes room for `additional` keys.
     pub(crate) fn reserve(&mut self, additional: usize, watermark: SegmentId) {
-        let capacity = (self.len + additional) * FULL.1 / FULL.0 + 1;
+        let capacity = (self.len + additional) * MAX_LOAD.1 / MAX_LOAD.0 + 1;
         if capacity > self.capacity {
             self.rewrite(capacity.max(MIN_CAPACITY), watermark);
         }
@@ -143,7 +143,7 @@ impl Partition {
 
     /// The entries with this tag, newest first.
     #[inline]
-    fn run(&self, tag: u32) -> impl Iterator<Item = &Entry> {
+    fn with_tag(&self, tag: u32) -> impl Iterator<Item = &Entry> {
         let slots = self.slots.get(self.home(tag)..).unwrap_or_default();
         slots
             .iter()
@@ -151,7 +151,7 @@ impl Partition {
             .take_while(move |slot| slot.has_tag(tag))
     }
 
-    fn lowest_of_run_mut(&mut self, tag: u32) -> Option<&mut Entry> {
+    fn oldest_with_tag_mut(&mut self, tag: u32) -> Option<&mut Entry> {
         let from = self.home(tag);
         self.slots.get_mut(from..)?.iter_mut().find(|slot| slot.tag >= tag)
     }
@@ -164,7 +164,7 @@ impl Partition {
 
     /// Reads the slots where the search for `tags` begins: the misses of a batch overlap that way,
     /// while those of one insertion after another would not.
-    pub(crate) fn touch(&self, tags: impl Iterator<Item = u32>) {
+    pub(crate) fn prefetch(&self, tags: impl Iterator<Item = u32>) {
         let slots = tags.filter_map(|tag| self.slots.get(self.home(tag)));
         black_box(slots.fold(0, |sum, slot| sum ^ slot.tag));
     }
@@ -189,7 +189,7 @@ impl Partition {
     #[cold]
     fn grow(&mut self, watermark: SegmentId) {
         let live = self.slots.iter().filter(|entry| entry.is_live(watermark)).count();
-        let fresh = ((live + 1) * FRESH.1 / FRESH.0 + 1).max(MIN_CAPACITY);
+        let fresh = ((live + 1) * REWRITTEN_LOAD.1 / REWRITTEN_LOAD.0 + 1).max(MIN_CAPACITY);
         // Without dead entries only a full tail gets here below the full load: keep what was
         // reserved, the rewrite lengthens the tail.
         let capacity = if live < self.len { fresh } else { fresh.max(self.capacity) };

@@ -47,7 +47,7 @@ proptest! {
     }
 
     #[test]
-    fn a_rewrite_keeps_what_lives_and_drops_what_is_dead(
+    fn rewrite_keeps_live_and_drops_dead_entries(
         tags in prop::collection::vec(crowded_tag(), 1..300),
         watermark in 1..10u32,
     ) {
@@ -68,7 +68,7 @@ proptest! {
 }
 
 #[test]
-fn a_replaced_position_takes_its_place_in_the_order() {
+fn replaced_position_keeps_the_order() {
     let mut partition = Partition::default();
     for (tag, offset) in [(6, 1), (7, 10), (7, 20), (7, 30), (8, 2)] {
         partition.add(Entry::new(tag, at(1, offset)), ALL);
@@ -89,9 +89,9 @@ fn a_replaced_position_takes_its_place_in_the_order() {
 #[test]
 fn an_entry_may_take_the_slot_of_a_dead_one() {
     let mut partition = Partition::default();
-    assert!(partition.add_if_alone(Entry::new(7, at(1, 1)), ALL));
-    assert!(!partition.add_if_alone(Entry::new(7, at(2, 1)), ALL));
-    assert!(partition.add_if_alone(Entry::new(7, at(2, 1)), SegmentId(2)));
+    assert!(partition.add_if_unique(Entry::new(7, at(1, 1)), ALL));
+    assert!(!partition.add_if_unique(Entry::new(7, at(2, 1)), ALL));
+    assert!(partition.add_if_unique(Entry::new(7, at(2, 1)), SegmentId(2)));
     assert_eq!((partition.len(), found(&partition, 7, ALL)), (1, vec![at(2, 1)]));
     partition.check();
 }

@@ -98,7 +98,7 @@ pub(crate) fn parse<T: Into<OsString> + Clone>(
 }
 
 /// Whether a command line asks for JSON, whatever else is wrong with it.
-pub(crate) fn asks_for_json(line: &[OsString]) -> bool {
+pub(crate) fn wants_json(line: &[OsString]) -> bool {
     line.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json")
 }
 
@@ -115,12 +115,13 @@ fn explain(error: &clap::Error) -> Failure {
         _ => {}
     }
     let text = error.to_string();
-    let told = text.split("\nUsage:").next().unwrap_or(&text);
-    let told = told.split("\nFor more information").next().unwrap_or(told);
-    let told: Vec<&str> = told.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let told = told.join(" ");
-    let told = told.strip_prefix("error: ").unwrap_or(&told);
-    Failure::usage(format_args!("{told}; see lith --help"))
+    let message = text.split("\nUsage:").next().unwrap_or(&text);
+    let message = message.split("\nFor more information").next().unwrap_or(message);
+    let message: Vec<&str> =
+        message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let message = message.join(" ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    Failure::usage(format_args!("{message}; see lith --help"))
 }
 
 /// The name of a table, checked before anything is opened.
@@ -136,19 +137,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_arguments_are_consistent() {
+    fn clap_definitions_are_consistent() {
         Cli::command().mut_subcommands(Roots::augment_args).debug_assert();
     }
 
     #[test]
-    fn roots_on_both_sides_of_the_command_are_all_taken() {
+    fn db_options_before_and_after_the_command_are_merged() {
         let cli = parse(["lith", "--db", "a", "ls", "--db=b", "--db", "c"]).unwrap();
         assert_eq!(cli.roots.dirs, ["a", "b", "c"].map(PathBuf::from));
         assert!(parse(["lith", "ls"]).unwrap().roots.dirs.is_empty());
     }
 
     #[test]
-    fn an_error_of_the_command_line_is_one_line() {
+    fn command_line_error_is_one_line() {
         for line in
             [&["lith", "get"][..], &["lith", "scam"], &["lith", "scan", "t", "--nope"], &["lith"]]
         {

@@ -7,7 +7,7 @@ use lithdb::env::{Fs, OsFs};
 use lithdb::{Components, Db, DbOptions, ReadMode, Table};
 
 use crate::failure::Failure;
-use crate::output::{Output, remark};
+use crate::output::{Output, print_note};
 use crate::progress::Spinner;
 
 /// What every command has: where the database is, and where the answer goes.
@@ -54,8 +54,8 @@ impl Command {
         let components = Components { without_maintenance: true, ..Components::default() };
         let db = Db::open_with(options, components)?;
         if let Some(report) = db.finished_rollback() {
-            remark("a rollback had been interrupted, and was finished first:");
-            report.to_string().lines().for_each(remark);
+            print_note("a rollback had been interrupted, and was finished first:");
+            report.to_string().lines().for_each(print_note);
         }
         Ok(db)
     }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use crate::keys;
-use crate::output::say;
+use crate::output::print_error;
 
 /// Why a command stops.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(crate) enum Failure {
     /// Help or the version, as asked for: status 0, on standard output.
     Help(String),
     /// Nobody reads the output any more, and it is all that the command is for: nothing to say, status 0.
-    Unheard,
+    OutputClosed,
 }
 
 impl Failure {
@@ -50,7 +50,7 @@ impl Failure {
     /// A failed write to standard output.
     pub(crate) fn output(error: &io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::Unheard,
+            io::ErrorKind::BrokenPipe => Self::OutputClosed,
             _ => Self::io("write to standard output", error),
         }
     }
@@ -69,10 +69,10 @@ impl Failure {
                     Err(error) => Self::output(&error).report(),
                 };
             }
-            Self::Unheard => return ExitCode::SUCCESS,
+            Self::OutputClosed => return ExitCode::SUCCESS,
         };
         let message = one_line(&self.to_string());
-        say(
+        print_error(
             &message,
             |message| json!({ "error": { "kind": kind, "status": status, "message": message } }),
         );
@@ -87,7 +87,7 @@ impl fmt::Display for Failure {
                 f.write_str(text)
             }
             Self::Refused(error) => error.fmt(f),
-            Self::Unheard => f.write_str("nobody reads the output"),
+            Self::OutputClosed => f.write_str("nobody reads the output"),
         }
     }
 }
@@ -108,14 +108,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_of_several_lines_becomes_one() {
+    fn multi_line_message_is_joined_into_one() {
         assert_eq!(one_line("first\n\n  second\n"), "first; second");
     }
 
     #[test]
-    fn a_closed_pipe_is_no_failure() {
+    fn broken_pipe_is_not_a_failure() {
         let closed = io::Error::from(io::ErrorKind::BrokenPipe);
-        assert!(matches!(Failure::output(&closed), Failure::Unheard));
+        assert!(matches!(Failure::output(&closed), Failure::OutputClosed));
         let full = io::Error::from(io::ErrorKind::StorageFull);
         assert!(matches!(Failure::output(&full), Failure::Failed(_)));
     }

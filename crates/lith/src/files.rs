@@ -3,7 +3,9 @@
 use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
-use lithdb::env::{Clock, File, FileKind, Fs, OsClock, OsFs, read_up_to, try_remove, write_all_at};
+use lithdb::env::{
+    Clock, File, FileKind, Fs, OsClock, OsFs, read_up_to, remove_best_effort, write_all_at,
+};
 use lithdb::{Position, Table};
 
 use crate::failure::Failure;
@@ -12,7 +14,7 @@ use crate::failure::Failure;
 pub(crate) const MAX_VALUE_LEN: u64 = (1 << 32) - 2;
 
 /// So much of a file is held in memory; what is longer is stored as it is read.
-pub(crate) const IN_MEMORY: usize = 32 << 20;
+pub(crate) const MAX_BUFFERED_BYTES: usize = 32 << 20;
 
 /// A file or standard input, read from front to back.
 pub(crate) struct Input {
@@ -36,7 +38,7 @@ impl Input {
     }
 
     /// Standard input.
-    pub(crate) fn standard() -> Self {
+    pub(crate) fn stdin() -> Self {
         Self { reader: Box::new(io::stdin().lock()), expected_len: 0, failure: None }
     }
 }
@@ -62,14 +64,14 @@ pub(crate) struct Buffer {
 }
 
 /// What is to be stored: the beginning in memory, and where the rest comes from if that is not all.
-pub(crate) struct Content<'a> {
+pub(crate) struct ValueSource<'a> {
     head: &'a [u8],
     rest: Option<Input>,
 }
 
 /// Why a content was not stored.
 #[derive(Debug)]
-pub(crate) enum NotStored {
+pub(crate) enum StoreError {
     /// It cannot be read.
     Input(io::Error),
     /// The database said no, or could not.
@@ -81,12 +83,13 @@ impl Buffer {
     ///
     /// # Errors
     /// What the file system says; `OutOfMemory`.
-    pub(crate) fn begin(&mut self, mut input: Input) -> io::Result<Content<'_>> {
+    pub(crate) fn begin(&mut self, mut input: Input) -> io::Result<ValueSource<'_>> {
         // One byte more than expected: whoever gets it knows that the file has grown.
-        let mut wanted = usize::try_from(input.expected_len).map_or(IN_MEMORY, |len| len + 1);
+        let mut wanted =
+            usize::try_from(input.expected_len).map_or(MAX_BUFFERED_BYTES, |len| len + 1);
         let mut len = 0;
         loop {
-            wanted = wanted.clamp(4096, IN_MEMORY);
+            wanted = wanted.clamp(4096, MAX_BUFFERED_BYTES);
             if self.bytes.len() < wanted {
                 self.bytes.try_reserve_exact(wanted - self.bytes.len())?;
                 self.bytes.resize(wanted, 0);
@@ -95,10 +98,10 @@ impl Buffer {
             let room = self.bytes.get_mut(len..wanted).unwrap_or_default();
             let (got, asked) = (read_up_to(&mut input, room)?, room.len());
             len += got;
-            if got < asked || len == IN_MEMORY {
+            if got < asked || len == MAX_BUFFERED_BYTES {
                 let rest = (got == asked).then_some(input);
                 // What was read lies within what was asked for.
-                return Ok(Content { head: self.bytes.get(..len).unwrap_or_default(), rest });
+                return Ok(ValueSource { head: self.bytes.get(..len).unwrap_or_default(), rest });
             }
             wanted = 2 * len;
         }
@@ -109,7 +112,7 @@ impl Buffer {
     /// # Errors
     /// As [`begin`](Self::begin); `FileTooLarge` for one that is not held in memory.
     pub(crate) fn read(&mut self, path: &Path) -> io::Result<&[u8]> {
-        let Content { head, rest } = self.begin(Input::open(path)?)?;
+        let ValueSource { head, rest } = self.begin(Input::open(path)?)?;
         match rest.map_or(Ok(0), |mut rest| read_up_to(&mut rest, &mut [0]))? {
             0 => Ok(head),
             _ => Err(io::Error::from(io::ErrorKind::FileTooLarge)),
@@ -117,33 +120,33 @@ impl Buffer {
     }
 }
 
-impl Content<'_> {
+impl ValueSource<'_> {
     /// Stores it under `key`, and says where and how many bytes.
-    pub(crate) fn store(self, table: &Table, key: &[u8]) -> Result<(Position, u64), NotStored> {
+    pub(crate) fn store(self, table: &Table, key: &[u8]) -> Result<(Position, u64), StoreError> {
         let Self { head, rest } = self;
         let Some(mut rest) = rest else {
             let stored = table.put(key, head).map(|at| (at, head.len() as u64));
-            return stored.map_err(NotStored::Refused);
+            return stored.map_err(StoreError::Refused);
         };
         let expected_len = rest.expected_len;
-        let mut counted = Counted { inner: Cursor::new(head).chain(&mut rest), bytes: 0 };
+        let mut counted = CountingReader { inner: Cursor::new(head).chain(&mut rest), bytes: 0 };
         let stored = table.put_from(key, expected_len, &mut counted);
         let bytes = counted.bytes;
         match (stored, rest.failure) {
             (Ok(at), _) => Ok((at, bytes)),
-            (Err(_), Some(failure)) => Err(NotStored::Input(failure)),
-            (Err(error), None) => Err(NotStored::Refused(error)),
+            (Err(_), Some(failure)) => Err(StoreError::Input(failure)),
+            (Err(error), None) => Err(StoreError::Refused(error)),
         }
     }
 }
 
 /// Counts what is read through it.
-struct Counted<R> {
+struct CountingReader<R> {
     inner: R,
     bytes: u64,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for CountingReader<R> {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         let got = self.inner.read(room)?;
         self.bytes += got as u64;
@@ -152,11 +155,11 @@ impl<R: Read> Read for Counted<R> {
 }
 
 /// What gives a content to whoever writes it.
-pub(crate) type Give<'a> = &'a mut dyn FnMut(&mut dyn Write) -> Result<(), Failure>;
+pub(crate) type WriteFn<'a> = &'a mut dyn FnMut(&mut dyn Write) -> Result<(), Failure>;
 
 /// Writes what `give` gives as the whole content of what is at `path`, new or not. A regular file (also behind a link) has the
 /// old content or the new one, whole, whatever happens; a pipe or a device is written into.
-pub(crate) fn write(path: &Path, give: Give<'_>) -> Result<(), Failure> {
+pub(crate) fn write(path: &Path, give: WriteFn<'_>) -> Result<(), Failure> {
     let cannot = |error: io::Error| Failure::io(path.display(), &error);
     let found = match OsFs.describe(path) {
         Ok(metadata) => metadata.kind,
@@ -169,7 +172,7 @@ pub(crate) fn write(path: &Path, give: Give<'_>) -> Result<(), Failure> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(cannot(error)),
             }
-            return put_in_place(path, None, give);
+            return replace_atomically(path, None, give);
         }
         Err(error) => return Err(cannot(error)),
     };
@@ -178,7 +181,7 @@ pub(crate) fn write(path: &Path, give: Give<'_>) -> Result<(), Failure> {
             let path = OsFs.canonicalize(path).map_err(cannot)?;
             // One that may not be written may not be replaced either.
             drop(OsFs.writer(&path).map_err(cannot)?);
-            put_in_place(&path, Some(&path), give)
+            replace_atomically(&path, Some(&path), give)
         }
         FileKind::Dir => Err(cannot(io::Error::from(io::ErrorKind::IsADirectory))),
         FileKind::Symlink | FileKind::Other => {
@@ -190,12 +193,12 @@ pub(crate) fn write(path: &Path, give: Give<'_>) -> Result<(), Failure> {
 }
 
 /// A file that is written from front to back.
-struct Appended<'a> {
+struct AppendWriter<'a> {
     file: &'a dyn File,
     len: u64,
 }
 
-impl Write for Appended<'_> {
+impl Write for AppendWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         write_all_at(self.file, bytes, self.len)?;
         self.len += bytes.len() as u64;
@@ -208,23 +211,27 @@ impl Write for Appended<'_> {
 }
 
 /// Writes a file beside `path`, with the permissions of the one before it, and renames it.
-fn put_in_place(path: &Path, before: Option<&Path>, give: Give<'_>) -> Result<(), Failure> {
+fn replace_atomically(
+    path: &Path,
+    before: Option<&Path>,
+    give: WriteFn<'_>,
+) -> Result<(), Failure> {
     let cannot = |error: io::Error| Failure::io(path.display(), &error);
-    let beside = name_beside(path).map_err(cannot)?;
+    let beside = temp_path(path).map_err(cannot)?;
     let file = OsFs.create_new(&beside).map_err(cannot)?;
     let done = before
         .map_or(Ok(()), |before| OsFs.copy_permissions(before, &beside))
         .map_err(cannot)
-        .and_then(|()| give(&mut Appended { file: &*file, len: 0 }))
+        .and_then(|()| give(&mut AppendWriter { file: &*file, len: 0 }))
         .and_then(|()| file.sync_all().map_err(cannot))
         .and_then(|()| OsFs.rename(&beside, path).map_err(cannot));
     if done.is_err() {
-        try_remove(&OsFs, &beside);
+        remove_best_effort(&OsFs, &beside);
     }
     done
 }
 
-fn name_beside(path: &Path) -> io::Result<PathBuf> {
+fn temp_path(path: &Path) -> io::Result<PathBuf> {
     let number = OsClock.random_u64()?;
     Ok(path.with_file_name(format!(".lith-{number:016x}")))
 }
@@ -238,10 +245,10 @@ mod tests {
     }
 
     #[test]
-    fn files_of_any_length_are_read_whole_one_after_the_other() {
+    fn buffer_reads_files_of_any_length() {
         let dir = tempfile::tempdir().unwrap();
         let mut buffer = Buffer::default();
-        for len in [100_000, 0, 1, 4096, IN_MEMORY] {
+        for len in [100_000, 0, 1, 4096, MAX_BUFFERED_BYTES] {
             let path = dir.path().join(len.to_string());
             let content: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
             put(&path, &content).unwrap();
@@ -250,25 +257,25 @@ mod tests {
     }
 
     #[test]
-    fn long_file_is_not_held_in_memory() {
+    fn long_file_is_not_buffered_whole() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("long");
-        OsFs.create_new(&path).unwrap().set_len(IN_MEMORY as u64 + 1).unwrap();
+        OsFs.create_new(&path).unwrap().set_len(MAX_BUFFERED_BYTES as u64 + 1).unwrap();
         let mut buffer = Buffer::default();
         let content = buffer.begin(Input::open(&path).unwrap()).unwrap();
-        assert_eq!((content.head.len(), content.rest.is_some()), (IN_MEMORY, true));
-        assert_eq!(buffer.bytes.len(), IN_MEMORY);
+        assert_eq!((content.head.len(), content.rest.is_some()), (MAX_BUFFERED_BYTES, true));
+        assert_eq!(buffer.bytes.len(), MAX_BUFFERED_BYTES);
         assert_eq!(buffer.read(&path).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
     }
 
     #[test]
-    fn a_file_that_claims_no_length_is_read_to_its_end() {
+    fn file_reporting_zero_length_is_read_to_the_end() {
         let content = Buffer::default().read(Path::new("/proc/self/status")).unwrap().len();
         assert!(content > 100, "{content}");
     }
 
     #[test]
-    fn a_file_that_is_too_long_is_refused_before_memory_is_taken() {
+    fn oversized_file_is_refused_before_allocation() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("long");
         OsFs.create_new(&path).unwrap().set_len(MAX_VALUE_LEN + 1).unwrap();
@@ -277,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_to_nothing_and_a_directory_are_not_replaced() {
+    fn dangling_symlink_and_directory_are_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink("nowhere", &link).unwrap();
@@ -286,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn content_that_fails_half_way_leaves_the_old_one() {
+    fn failed_write_keeps_the_old_content() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
         put(&path, b"old").unwrap();
@@ -300,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn writing_replaces_what_was_there() {
+    fn write_replaces_existing_content() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
         for content in [&b"a long content"[..], b"short", b""] {

@@ -2,7 +2,7 @@
 //!
 //! What is printed can be typed: a key of readable text that happens to begin with `0x` is printed as hex, too.
 
-use lithdb::env::human::{hex, is_hidden};
+use lithdb::env::human::{hex, is_invisible};
 use serde_json::Value as Json;
 
 /// A key that somebody typed.
@@ -55,7 +55,7 @@ pub(crate) fn show_value(bytes: &[u8]) -> String {
 }
 
 /// The beginning of a value for people, on one line of a terminal whatever is in it.
-pub(crate) fn show_head(bytes: &[u8], most: usize) -> String {
+pub(crate) fn show_prefix(bytes: &[u8], most: usize) -> String {
     let head = bytes.get(..most).unwrap_or(bytes);
     let dots = if head.len() < bytes.len() { "…" } else { "" };
     // A character that the cut went through does not make it unreadable.
@@ -68,7 +68,7 @@ pub(crate) fn show_head(bytes: &[u8], most: usize) -> String {
     let Ok(text) = std::str::from_utf8(whole) else { return hex(head) + dots };
     let mut shown = String::with_capacity(text.len() + dots.len());
     for c in text.chars() {
-        if is_hidden(c) {
+        if is_invisible(c) {
             shown.extend(c.escape_default());
         } else {
             shown.push(c);
@@ -79,7 +79,7 @@ pub(crate) fn show_head(bytes: &[u8], most: usize) -> String {
 
 /// A document of the inspections with its keys as everywhere else, so that a program can join them. The inspections have
 /// cut keys above 64 bytes: of such a key the beginning is given, and `…` behind it.
-pub(crate) fn joinable(mut document: Json) -> Json {
+pub(crate) fn normalize_keys(mut document: Json) -> Json {
     rewrite(&mut document, false);
     document
 }
@@ -87,7 +87,7 @@ pub(crate) fn joinable(mut document: Json) -> Json {
 fn rewrite(document: &mut Json, is_key: bool) {
     match document {
         Json::String(shown) if is_key => {
-            if let Some(key) = reshow(shown) {
+            if let Some(key) = reformat_key(shown) {
                 *shown = key;
             }
         }
@@ -102,7 +102,7 @@ fn rewrite(document: &mut Json, is_key: bool) {
 }
 
 /// What [`lithdb::show_key`] has shown, in the form of [`show`]. `None`: it is not of its making.
-fn reshow(shown: &str) -> Option<String> {
+fn reformat_key(shown: &str) -> Option<String> {
     let (shown, dots) = match shown.strip_suffix('…') {
         Some(head) if head.ends_with('"') || head.starts_with("0x") => (head, "…"),
         _ => (shown, ""),
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_of_the_inspections_are_shown_as_everywhere_else() {
+    fn keys_in_reports_use_the_common_format() {
         let keys: [&[u8]; 8] = [
             b"plain",
             b"a \"quoted\" \\ key",
@@ -164,19 +164,19 @@ mod tests {
             let shown = lithdb::show_key(key);
             let expected = serde_json::json!({ "key": show(key), "what": shown });
             let document = serde_json::json!({ "key": shown, "what": shown });
-            assert_eq!(joinable(document), expected);
+            assert_eq!(normalize_keys(document), expected);
         }
         // Of a long one, the beginning; never anything that could be taken for a whole key.
         for long in [vec![b'k'; 65], vec![0xff; 65]] {
-            let key = reshow(&lithdb::show_key(&long)).unwrap();
+            let key = reformat_key(&lithdb::show_key(&long)).unwrap();
             assert_eq!(key, show(&long[..64]) + "…");
         }
         let samples = serde_json::json!({ "tables": [{ "sample_keys": ["\"a\"", "0x00"] }] });
-        assert_eq!(joinable(samples)["tables"][0]["sample_keys"][0], "a");
+        assert_eq!(normalize_keys(samples)["tables"][0]["sample_keys"][0], "a");
     }
 
     #[test]
-    fn what_is_printed_can_be_typed() {
+    fn printed_keys_parse_back() {
         let keys: [&[u8]; 7] =
             [b"plain", b"a key", "größe".as_bytes(), b"0xfeed", b"\x00\xff", b"tab\t", b"0x"];
         for key in keys {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_cannot_be_is_refused_with_the_reason() {
+    fn invalid_key_is_refused_with_a_reason() {
         let bad = [("", "found 0"), ("0x", "found 0"), ("0xabc", "found 3"), ("0xzz", "\"zz\"")];
         for (typed, why) in bad.into_iter().chain([("0x+1", "\"+1\""), ("0xéa", "expected")]) {
             let message = parse(typed).unwrap_err();
@@ -199,15 +199,15 @@ mod tests {
     }
 
     #[test]
-    fn the_head_of_a_value_is_one_line_cut_between_characters() {
-        assert_eq!(show_head("aé".as_bytes(), 2), "a…");
-        assert_eq!(show_head(b"ab", 2), "ab");
-        assert_eq!(show_head(b"a\nb", 9), "a\\nb");
-        assert_eq!(show_head(b"\xff\xff\xff", 2), "0xffff…");
+    fn value_prefix_is_one_line_of_whole_characters() {
+        assert_eq!(show_prefix("aé".as_bytes(), 2), "a…");
+        assert_eq!(show_prefix(b"ab", 2), "ab");
+        assert_eq!(show_prefix(b"a\nb", 9), "a\\nb");
+        assert_eq!(show_prefix(b"\xff\xff\xff", 2), "0xffff…");
     }
 
     #[test]
-    fn a_value_for_a_program_is_text_unless_it_could_be_mistaken() {
+    fn json_value_is_text_unless_ambiguous() {
         let shown = [&b"two\nlines"[..], b"", b"0xab", b"\xff"].map(show_value);
         assert_eq!(shown, ["two\nlines", "", "0x30786162", "0xff"]);
     }

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let line: Vec<OsString> = std::env::args_os().collect();
     // A line that makes no sense is said in the form that was asked for, too.
-    output::say_in_json(args::asks_for_json(&line));
+    output::set_json_errors(args::wants_json(&line));
     let ended = args::parse(line).and_then(commands::run);
     match ended {
         Ok(()) => ExitCode::SUCCESS,

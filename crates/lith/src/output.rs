@@ -16,7 +16,7 @@ use crate::failure::Failure;
 const COLUMNS: usize = 80;
 
 /// The largest whole number that JavaScript holds exactly; so many bits has the mantissa of a double.
-const MAX_EXACT: u64 = (1 << 53) - 1;
+const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 
 /// Numbers that are names: strings whatever their value, so that their type does not depend on it.
 const IDS: [&str; 4] = ["database_id", "table_id", "salt", "epoch"];
@@ -76,7 +76,8 @@ impl Output {
         if !self.is_json {
             return Ok(());
         }
-        let mut line = serde_json::to_vec(&exact(to_json(document)?)).map_err(not_json)?;
+        let mut line =
+            serde_json::to_vec(&with_exact_numbers(to_json(document)?)).map_err(not_json)?;
         line.push(b'\n');
         self.write(|out| out.write_all(&line))
     }
@@ -120,7 +121,7 @@ impl Output {
     pub(crate) fn finish(&mut self) -> Result<(), Failure> {
         self.flush()?;
         match self.failed.take().map(|error| Failure::output(&error)) {
-            None | Some(Failure::Unheard) => Ok(()),
+            None | Some(Failure::OutputClosed) => Ok(()),
             Some(failure) => Err(failure),
         }
     }
@@ -136,24 +137,26 @@ fn not_json(error: serde_json::Error) -> Failure {
 }
 
 /// The document with every number that JavaScript would round as a string.
-fn exact(mut document: Json) -> Json {
-    make_exact(&mut document, false);
+fn with_exact_numbers(mut document: Json) -> Json {
+    stringify_inexact(&mut document, false);
     document
 }
 
-fn make_exact(document: &mut Json, is_id: bool) {
+fn stringify_inexact(document: &mut Json, is_id: bool) {
     match document {
         Json::Number(number) => {
-            let is_rounded = number.as_u64().is_some_and(|n| n > MAX_EXACT)
-                || number.as_i64().is_some_and(|n| n.unsigned_abs() > MAX_EXACT);
+            let is_rounded = number.as_u64().is_some_and(|n| n > MAX_SAFE_INTEGER)
+                || number.as_i64().is_some_and(|n| n.unsigned_abs() > MAX_SAFE_INTEGER);
             if is_id || is_rounded {
                 *document = Json::String(number.to_string());
             }
         }
-        Json::Array(elements) => elements.iter_mut().for_each(|each| make_exact(each, is_id)),
+        Json::Array(elements) => {
+            elements.iter_mut().for_each(|each| stringify_inexact(each, is_id))
+        }
         Json::Object(fields) => {
             fields.iter_mut().for_each(|(name, value)| {
-                make_exact(value, IDS.contains(&name.as_str()));
+                stringify_inexact(value, IDS.contains(&name.as_str()));
             });
         }
         Json::Null | Json::Bool(_) | Json::String(_) => {}
@@ -189,12 +192,12 @@ fn wrapped(text: &str, columns: usize) -> String {
 static IS_JSON: AtomicBool = AtomicBool::new(false);
 
 /// From here on errors and remarks are JSON, or not.
-pub(crate) fn say_in_json(is_json: bool) {
+pub(crate) fn set_json_errors(is_json: bool) {
     IS_JSON.store(is_json, Ordering::Relaxed);
 }
 
 /// A line on standard error: `message` for people, or what `document` makes of it for programs.
-pub(crate) fn say(message: &str, document: impl FnOnce(&str) -> Json) {
+pub(crate) fn print_error(message: &str, document: impl FnOnce(&str) -> Json) {
     #[expect(clippy::let_underscore_must_use, reason = "who closed it is not to be told")]
     let _ = match IS_JSON.load(Ordering::Relaxed) {
         true => writeln!(io::stderr(), "{}", document(message)),
@@ -203,8 +206,8 @@ pub(crate) fn say(message: &str, document: impl FnOnce(&str) -> Json) {
 }
 
 /// A remark on standard error: neither an error nor part of the answer.
-pub(crate) fn remark(line: impl fmt::Display) {
-    say(&line.to_string(), |message| json!({ "note": message }));
+pub(crate) fn print_note(line: impl fmt::Display) {
+    print_error(&line.to_string(), |message| json!({ "note": message }));
 }
 
 /// A number of bytes: `512 B`, `1.5 KiB`, `2.0 GiB`.
@@ -280,10 +283,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fails_stops_a_result_and_not_a_report() {
+    fn write_error_stops_a_result_but_not_a_report() {
         let broken = || Err(io::Error::from(io::ErrorKind::BrokenPipe));
         let mut result = Output::new(false, Purpose::Result);
-        assert!(matches!(result.write(|_| broken()), Err(Failure::Unheard)));
+        assert!(matches!(result.write(|_| broken()), Err(Failure::OutputClosed)));
         let mut report = Output::new(false, Purpose::Report);
         report.write(|_| broken()).unwrap();
         report.write(|_| panic!("written after a failure")).unwrap();
@@ -293,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_that_cannot_be_is_an_error_and_not_a_panic() {
+    fn unserializable_document_is_an_error_not_a_panic() {
         use std::os::unix::ffi::OsStrExt;
         let path = std::path::Path::new(std::ffi::OsStr::from_bytes(b"\xff"));
         assert!(matches!(to_json(&path), Err(Failure::Failed(_))));
@@ -305,19 +308,19 @@ mod tests {
     #[test]
     fn numbers_that_javascript_would_round_are_strings() {
         let document = json!({
-            "records": MAX_EXACT, "bytes": [MAX_EXACT + 1, u64::MAX], "below": i64::MIN,
+            "records": MAX_SAFE_INTEGER, "bytes": [MAX_SAFE_INTEGER + 1, u64::MAX], "below": i64::MIN,
             "table_id": 7, "epoch": u64::MAX, "seconds": 0.5, "none": null,
         });
         let expected = json!({
-            "records": MAX_EXACT, "bytes": ["9007199254740992", "18446744073709551615"],
+            "records": MAX_SAFE_INTEGER, "bytes": ["9007199254740992", "18446744073709551615"],
             "below": "-9223372036854775808", "table_id": "7", "epoch": "18446744073709551615",
             "seconds": 0.5, "none": null,
         });
-        assert_eq!(exact(document), expected);
+        assert_eq!(with_exact_numbers(document), expected);
     }
 
     #[test]
-    fn lines_are_broken_between_words_and_go_on_deeper() {
+    fn long_lines_wrap_between_words_with_indent() {
         assert_eq!(wrapped("fits\n\n  as it is", 10), "fits\n\n  as it is");
         assert_eq!(wrapped("  one two three four", 12), "  one two\n      three\n      four");
         assert_eq!(wrapped("a  column   of one", 11), "a  column\n    of one");
@@ -326,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_have_a_unit_that_fits() {
+    fn sizes_use_a_fitting_unit() {
         let shown: Vec<String> =
             [0, 1023, 1024, 1536, 1 << 20, (1 << 20) - 1, 5 << 30, u64::MAX].map(size).into();
         let expected =
@@ -335,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_set_in_thousands() {
+    fn counts_have_thousands_separators() {
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!((counted(1, "file"), counted(2, "key")), ("1 file".into(), "2 keys".into()));
     }
@@ -348,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn an_age_may_lie_in_the_future() {
+    fn age_may_be_in_the_future() {
         assert_eq!(age(UnixMillis(5_000), UnixMillis(2_000)), "3.00 s");
         assert_eq!(age(UnixMillis(2_000), UnixMillis(5_000)), "3.00 s in the future");
     }

@@ -10,14 +10,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::output::{duration, per_second, throughput};
 
-const PATIENCE: Duration = Duration::from_secs(1);
+const SHOW_AFTER: Duration = Duration::from_secs(1);
 
 /// A bar over bytes.
 pub(crate) struct Progress {
     label: String,
     total: Option<u64>,
     started: Instant,
-    is_watched: bool,
+    is_tty: bool,
     bar: Option<ProgressBar>,
 }
 
@@ -33,13 +33,13 @@ impl Progress {
     }
 
     fn of(label: String, total: Option<u64>) -> Self {
-        let is_watched = std::io::stderr().is_terminal();
-        Self { label, total, started: Instant::now(), is_watched, bar: None }
+        let is_tty = std::io::stderr().is_terminal();
+        Self { label, total, started: Instant::now(), is_tty, bar: None }
     }
 
     /// So many bytes are done, of so many.
     pub(crate) fn set(&mut self, done_bytes: u64, total_bytes: u64) {
-        if !self.is_watched {
+        if !self.is_tty {
             return;
         }
         self.total = Some(total_bytes);
@@ -48,10 +48,10 @@ impl Progress {
 
     /// So many bytes are done.
     pub(crate) fn done(&mut self, done_bytes: u64) {
-        if !self.is_watched {
+        if !self.is_tty {
             return;
         }
-        if self.bar.is_none() && self.started.elapsed() >= PATIENCE {
+        if self.bar.is_none() && self.started.elapsed() >= SHOW_AFTER {
             self.bar = Some(bar(&self.label, self.total, self.started.elapsed()));
         }
         if let Some(bar) = &self.bar {
@@ -113,7 +113,7 @@ impl Spinner {
         }
         let (stop, stopped) = channel::<()>();
         let body = move || {
-            if stopped.recv_timeout(PATIENCE) != Err(RecvTimeoutError::Timeout) {
+            if stopped.recv_timeout(SHOW_AFTER) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
             let spinner = ProgressBar::new_spinner().with_message(label);

@@ -6,7 +6,7 @@ use lithdb::env::{FileKind, Fs};
 use serde::Serialize;
 
 use crate::failure::Failure;
-use crate::output::{counted, remark};
+use crate::output::{counted, print_note};
 
 const NOT_UTF8: &str = "its name is not UTF-8";
 
@@ -47,9 +47,9 @@ pub(crate) struct Unreadable {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flow {
     /// It does.
-    On,
+    Continue,
     /// Enough was seen.
-    Enough,
+    Stop,
 }
 
 /// A walk over a tree.
@@ -94,7 +94,7 @@ impl<'a> Walk<'a> {
             let entries = match fs.list(&dir) {
                 Ok(entries) => entries,
                 Err(error) => {
-                    self.pass_by(&dir, &error);
+                    self.note_unreadable(&dir, &error);
                     continue;
                 }
             };
@@ -116,8 +116,8 @@ impl<'a> Walk<'a> {
                     FileKind::Symlink => self.skipped.symlinks += 1,
                     FileKind::Other => self.skipped.special += 1,
                     FileKind::File => {
-                        let Some(found) = self.look_at(path, relative) else { continue };
-                        if each(&found, self)? == Flow::Enough {
+                        let Some(found) = self.stat_file(path, relative) else { continue };
+                        if each(&found, self)? == Flow::Stop {
                             return Ok(());
                         }
                     }
@@ -132,7 +132,7 @@ impl<'a> Walk<'a> {
         self.own.iter().any(|own| path.starts_with(own))
     }
 
-    fn look_at(&mut self, path: PathBuf, relative: String) -> Option<Found> {
+    fn stat_file(&mut self, path: PathBuf, relative: String) -> Option<Found> {
         match self.fs.metadata(&path) {
             Ok(metadata) if metadata.kind == FileKind::File => {
                 Some(Found { path, relative, len_bytes: metadata.len_bytes })
@@ -143,14 +143,14 @@ impl<'a> Walk<'a> {
                 None
             }
             Err(error) => {
-                self.pass_by(&path, &error);
+                self.note_unreadable(&path, &error);
                 None
             }
         }
     }
 
     /// Notes that `path` could not be read.
-    pub(crate) fn pass_by(&mut self, path: &Path, error: &std::io::Error) {
+    pub(crate) fn note_unreadable(&mut self, path: &Path, error: &std::io::Error) {
         if error.kind() == std::io::ErrorKind::NotFound {
             self.skipped.vanished += 1;
             return;
@@ -161,7 +161,7 @@ impl<'a> Walk<'a> {
     /// Notes that `path` is not taken, and why, and says so.
     pub(crate) fn refuse(&mut self, path: &Path, cause: String) {
         let path = path.to_string_lossy().into_owned();
-        remark(format_args!("{path}: {cause}"));
+        print_note(format_args!("{path}: {cause}"));
         self.unreadable.push(Unreadable { path, cause });
     }
 }

@@ -10,124 +10,127 @@ use std::time::Duration;
 use lithdb::env::{Clock, Env, OsClock, UnixMillis};
 use lithdb::{Components, GcFilter, TableOptions};
 use serde_json::json;
-use support::{Bench, alone, bare};
+use support::{Fixture, bare, without_maintenance};
 
 /// A table whose one sealed segment has expired, and a value that has not.
-fn expired(bench: &Bench, name: &str, filter: Option<GcFilter>) {
+fn expired(fixture: &Fixture, name: &str, filter: Option<GcFilter>) {
     let options = TableOptions::new().ttl(Duration::from_secs(3600));
     let open = |db: &lithdb::Db| match filter.clone() {
         Some(filter) => db.table_with_filter(name, options.clone(), filter).unwrap(),
         None => db.table(name, options.clone()).unwrap(),
     };
-    bench.prepare_with(behind(Duration::from_secs(2 * 3600)), |db| {
+    fixture.prepare_with(with_slow_clock(Duration::from_secs(2 * 3600)), |db| {
         let table = open(db);
         table.put(b"old", b"1").unwrap();
         table.put(b"older", b"2").unwrap();
         table.seal().unwrap();
     });
-    bench.prepare(|db| {
+    fixture.prepare(|db| {
         open(db).put(b"new", b"3").unwrap();
     });
 }
 
 #[test]
-fn gc_collects_what_has_expired_by_the_recorded_ttl() {
-    let bench = Bench::new();
-    expired(&bench, "t", None);
+fn gc_collects_by_the_recorded_ttl() {
+    let fixture = Fixture::new();
+    expired(&fixture, "t", None);
     // Reading collects nothing.
-    assert_eq!(bench.lith(&["get", "t", "old"]).ok(), "1");
-    let told = bench.lith(&["gc", "t", "--json"]).json();
-    let collected = &told["tables"][0]["collected"];
+    assert_eq!(fixture.lith(&["get", "t", "old"]).ok(), "1");
+    let output = fixture.lith(&["gc", "t", "--json"]).json();
+    let collected = &output["tables"][0]["collected"];
     assert_eq!((&collected["segments"], &collected["keys"]), (&json!(1), &json!(2)));
-    bench.lith(&["get", "t", "old"]).no_such_key();
-    assert_eq!(bench.lith(&["get", "t", "new"]).ok(), "3");
-    assert_eq!(bench.lith(&["gc"]).ok(), "t: nothing has expired\n");
+    fixture.lith(&["get", "t", "old"]).no_such_key();
+    assert_eq!(fixture.lith(&["get", "t", "new"]).ok(), "3");
+    assert_eq!(fixture.lith(&["gc"]).ok(), "t: nothing has expired\n");
 }
 
 #[test]
-fn gc_seals_a_mutable_segment_that_is_old_enough_so_that_it_expires() {
-    let bench = Bench::new();
+fn gc_seals_an_old_mutable_segment() {
+    let fixture = Fixture::new();
     let put = |db: &lithdb::Db, key: &[u8], ttl: Duration| {
         let table = db.table("t", TableOptions::new().ttl(ttl)).unwrap();
         table.put(key, b"v").map(|_| ()).unwrap();
     };
     // Never sealed, and long past the TTL.
     let ttl = Duration::from_millis(50);
-    bench.prepare_with(behind(Duration::from_secs(2 * 3600)), |db| put(db, b"old", ttl));
-    let text = bench.lith(&["gc"]).ok();
+    fixture.prepare_with(with_slow_clock(Duration::from_secs(2 * 3600)), |db| put(db, b"old", ttl));
+    let text = fixture.lith(&["gc"]).ok();
     assert!(text.contains("nothing has expired; sealed the mutable segment"), "{text}");
-    while bench.lith(&["gc", "--json"]).json()["tables"][0]["collected"]["keys"] != 1 {}
-    assert_eq!(bench.lith(&["scan", "t"]).ok(), "");
+    while fixture.lith(&["gc", "--json"]).json()["tables"][0]["collected"]["keys"] != 1 {}
+    assert_eq!(fixture.lith(&["scan", "t"]).ok(), "");
     // Old enough to be sealed: the age is a quarter of the TTL. It expires a TTL later.
-    let (ttl, bench) = (Duration::from_secs(3600), Bench::new());
-    bench.prepare_with(behind(Duration::from_secs(1800)), |db| put(db, b"half", ttl));
-    let told = bench.lith(&["gc", "--json"]).json();
-    let told = &told["tables"][0];
-    assert_eq!((&told["sealed"], &told["collected"]["keys"]), (&json!(true), &json!(0)));
-    assert_eq!(bench.lith(&["get", "t", "half"]).ok(), "v");
+    let (ttl, fixture) = (Duration::from_secs(3600), Fixture::new());
+    fixture.prepare_with(with_slow_clock(Duration::from_secs(1800)), |db| put(db, b"half", ttl));
+    let output = fixture.lith(&["gc", "--json"]).json();
+    let output = &output["tables"][0];
+    assert_eq!((&output["sealed"], &output["collected"]["keys"]), (&json!(true), &json!(0)));
+    assert_eq!(fixture.lith(&["get", "t", "half"]).ok(), "v");
     // Too young.
-    let young = Bench::new();
+    let young = Fixture::new();
     young.prepare(|db| put(db, b"young", ttl));
     assert_eq!(young.lith(&["gc"]).ok(), "t: nothing has expired\n");
 }
 
 #[test]
-fn gc_of_a_table_without_ttl_says_that_nothing_expires() {
-    let bench = Bench::with(&[("k", b"v")]);
-    assert!(bench.lith(&["gc", "t"]).ok().contains("no TTL"));
-    assert!(bench.lith(&["gc", "nothing"]).failed().contains("table nothing"));
+fn gc_without_ttl_reports_that_nothing_expires() {
+    let fixture = Fixture::with(&[("k", b"v")]);
+    assert!(fixture.lith(&["gc", "t"]).ok().contains("no TTL"));
+    assert!(fixture.lith(&["gc", "nothing"]).failed().contains("table nothing"));
 }
 
 #[test]
-fn gc_leaves_a_table_with_a_filter_unless_forced() {
-    let bench = Bench::new();
-    expired(&bench, "filtered", Some(GcFilter::new(|_, _| Ok(false))));
+fn gc_skips_a_filtered_table_unless_forced() {
+    let fixture = Fixture::new();
+    expired(&fixture, "filtered", Some(GcFilter::new(|_, _| Ok(false))));
     // Neither this nor any other command that opens for writing collects in passing.
-    let text = bench.lith(&["gc"]).failed_with("filtered: ");
+    let text = fixture.lith(&["gc"]).failed_with("filtered: ");
     assert!(text.contains("filtered: not collected") && text.contains("--force"), "{text}");
-    bench.lith_with(&["put", "filtered", "k"], b"v").ok();
-    bench.lith(&["rebuild-keymap"]).ok();
-    assert_eq!(bench.lith(&["get", "filtered", "old"]).ok(), "1");
-    assert!(bench.lith(&["gc", "filtered", "--force"]).ok().contains("collected 1 segment"));
-    bench.lith(&["get", "filtered", "old"]).no_such_key();
+    fixture.lith_with(&["put", "filtered", "k"], b"v").ok();
+    fixture.lith(&["rebuild-keymap"]).ok();
+    assert_eq!(fixture.lith(&["get", "filtered", "old"]).ok(), "1");
+    assert!(fixture.lith(&["gc", "filtered", "--force"]).ok().contains("collected 1 segment"));
+    fixture.lith(&["get", "filtered", "old"]).no_such_key();
 }
 
 #[test]
-fn gc_collects_the_tables_beside_a_filtered_and_a_damaged_one() {
-    let bench = Bench::new();
-    expired(&bench, "filtered", Some(GcFilter::new(|_, _| Ok(false))));
+fn gc_collects_others_despite_a_filtered_and_a_damaged_table() {
+    let fixture = Fixture::new();
+    expired(&fixture, "filtered", Some(GcFilter::new(|_, _| Ok(false))));
     for name in ["damaged", "plain"] {
-        expired(&bench, name, None);
+        expired(&fixture, name, None);
     }
-    support::flip(&bench.db().join("damaged/segments/1.keys"), 10);
-    let run = bench.lith(&["gc", "--json"]);
-    let told = run.failed_in_json(1);
-    let said = told["message"].as_str().unwrap();
+    support::flip(&fixture.db().join("damaged/segments/1.keys"), 10);
+    let run = fixture.lith(&["gc", "--json"]);
+    let output = run.failed_in_json(1);
+    let said = output["message"].as_str().unwrap();
     assert!(said.contains("damaged: could not be collected; filtered: "), "{said}");
-    let told: serde_json::Value = serde_json::from_str(&run.text()).unwrap();
-    assert!(told["tables"][0]["error"].as_str().unwrap().contains("1.keys"), "{told}");
-    assert_eq!(told["tables"][1], json!({ "table": "filtered", "filtered": true }));
-    assert_eq!(told["tables"][2]["collected"]["segments"], 1);
-    bench.lith(&["get", "plain", "old"]).no_such_key();
-    assert_eq!(bench.lith(&["get", "filtered", "old"]).ok(), "1");
+    let output: serde_json::Value = serde_json::from_str(&run.text()).unwrap();
+    assert!(output["tables"][0]["error"].as_str().unwrap().contains("1.keys"), "{output}");
+    assert_eq!(output["tables"][1], json!({ "table": "filtered", "filtered": true }));
+    assert_eq!(output["tables"][2]["collected"]["segments"], 1);
+    fixture.lith(&["get", "plain", "old"]).no_such_key();
+    assert_eq!(fixture.lith(&["get", "filtered", "old"]).ok(), "1");
     // Nor does a damaged table keep the keymaps of others from being rebuilt, or the others from being described.
-    let told = bench.lith(&["rebuild-keymap"]).failed_with("1.keys");
-    assert!(told.contains("table plain: keymap sound"), "{told}");
-    let told = bench.lith(&["info"]).failed_with("1.keys");
-    assert!(told.contains("table plain\n  keys ") && told.contains("does not open"), "{told}");
+    let output = fixture.lith(&["rebuild-keymap"]).failed_with("1.keys");
+    assert!(output.contains("table plain: keymap sound"), "{output}");
+    let output = fixture.lith(&["info"]).failed_with("1.keys");
+    assert!(
+        output.contains("table plain\n  keys ") && output.contains("does not open"),
+        "{output}"
+    );
 }
 
 /// A clock that is behind by so much.
 #[derive(Debug)]
-struct Behind(OsClock, Duration);
+struct SlowClock(OsClock, Duration);
 
 /// A world with such a clock.
-fn behind(by: Duration) -> Components {
-    let clock = Arc::new(Behind(OsClock, by));
-    Components { env: Some(Env { clock, ..Env::os(1).unwrap() }), ..alone() }
+fn with_slow_clock(by: Duration) -> Components {
+    let clock = Arc::new(SlowClock(OsClock, by));
+    Components { env: Some(Env { clock, ..Env::os(1).unwrap() }), ..without_maintenance() }
 }
 
-impl Clock for Behind {
+impl Clock for SlowClock {
     fn now(&self) -> UnixMillis {
         UnixMillis(self.0.now().0 - self.1.as_millis() as u64)
     }
@@ -142,28 +145,28 @@ impl Clock for Behind {
 }
 
 #[test]
-fn gc_is_held_when_the_clock_has_jumped_until_somebody_accepts_it() {
-    let bench = Bench::new();
-    bench.prepare_with(behind(Duration::from_secs(3 * 86_400)), |db| {
+fn gc_is_held_after_a_clock_jump_until_accepted() {
+    let fixture = Fixture::new();
+    fixture.prepare_with(with_slow_clock(Duration::from_secs(3 * 86_400)), |db| {
         let table = db.table("t", TableOptions::new().ttl(Duration::from_secs(3600))).unwrap();
         table.put(b"old", b"1").unwrap();
         table.seal().unwrap();
     });
-    let held = bench.lith(&["gc", "t"]);
+    let held = fixture.lith(&["gc", "t"]);
     assert!(held.text().contains("held for 1 h"), "{held:?}");
     assert!(held.failed().contains("--accept-clock"), "{held:?}");
-    assert_eq!(bench.lith(&["get", "t", "old"]).ok(), "1");
-    assert!(bench.lith(&["gc", "t", "--accept-clock"]).ok().contains("collected 1 segment"));
+    assert_eq!(fixture.lith(&["get", "t", "old"]).ok(), "1");
+    assert!(fixture.lith(&["gc", "t", "--accept-clock"]).ok().contains("collected 1 segment"));
 }
 
 #[test]
-fn a_database_that_somebody_writes_can_be_read_and_not_written() {
-    let bench = Bench::with(&[("k", b"v")]);
-    let db = bench.open();
+fn locked_database_can_be_read_but_not_written() {
+    let fixture = Fixture::with(&[("k", b"v")]);
+    let db = fixture.open();
     let table = db.existing_table("t").unwrap();
     table.put(b"flushed", b"1").unwrap();
     table.flush().unwrap();
-    let file = bench.write("file", b"content");
+    let file = fixture.write("file", b"content");
     let file = file.to_str().unwrap();
     for args in [
         &["put", "t", "k", file][..],
@@ -172,27 +175,27 @@ fn a_database_that_somebody_writes_can_be_read_and_not_written() {
         &["rebuild-keymap"],
         &["repair"],
     ] {
-        let said = bench.lith(args).failed();
+        let said = fixture.lith(args).failed();
         assert!(said.starts_with("lith: locked: "), "{args:?}: {said}");
         assert!(said.contains(&std::process::id().to_string()), "{args:?}: {said}");
     }
-    assert_eq!(bench.lith(&["ls"]).ok(), "t\n");
-    assert_eq!(bench.lith(&["get", "t", "flushed"]).ok(), "1");
-    assert_eq!(bench.lith(&["scan", "t"]).ok().lines().count(), 2);
-    bench.lith(&["info"]).ok();
-    bench.lith(&["verify"]).ok();
+    assert_eq!(fixture.lith(&["ls"]).ok(), "t\n");
+    assert_eq!(fixture.lith(&["get", "t", "flushed"]).ok(), "1");
+    assert_eq!(fixture.lith(&["scan", "t"]).ok().lines().count(), 2);
+    fixture.lith(&["info"]).ok();
+    fixture.lith(&["verify"]).ok();
     // The writer was not disturbed.
     table.put(b"k", b"w").unwrap();
     db.close().unwrap();
-    assert_eq!(bench.lith(&["get", "t", "k"]).ok(), "w");
+    assert_eq!(fixture.lith(&["get", "t", "k"]).ok(), "w");
 }
 
 #[test]
-fn a_directory_without_a_database_is_named_by_every_command() {
-    let bench = Bench::new();
-    let empty = bench.path("empty");
+fn every_command_names_a_directory_without_a_database() {
+    let fixture = Fixture::new();
+    let empty = fixture.path("empty");
     lithdb::env::Fs::create_dir(&lithdb::env::OsFs, &empty).unwrap();
-    let file = bench.write("file", b"content");
+    let file = fixture.write("file", b"content");
     for command in [
         &["ls"][..],
         &["info"],
@@ -213,14 +216,14 @@ fn a_directory_without_a_database_is_named_by_every_command() {
 
 #[test]
 fn rebuild_keymap_finds_every_key_again() {
-    let bench = Bench::with(&[("a", b"1"), ("b", b"2"), ("a", b"3")]);
-    let told = bench.lith(&["rebuild-keymap", "--json"]).json();
+    let fixture = Fixture::with(&[("a", b"1"), ("b", b"2"), ("a", b"3")]);
+    let output = fixture.lith(&["rebuild-keymap", "--json"]).json();
     assert_eq!(
-        (&told["tables"][0]["table"], &told["tables"][0]["sound"]),
+        (&output["tables"][0]["table"], &output["tables"][0]["sound"]),
         (&json!("t"), &json!(true))
     );
-    assert_eq!(told["tables"][0]["records"], 3);
-    let text = bench.lith(&["rebuild-keymap", "t"]).ok();
+    assert_eq!(output["tables"][0]["records"], 3);
+    let text = fixture.lith(&["rebuild-keymap", "t"]).ok();
     assert!(text.contains("t: "), "{text}");
-    assert_eq!(bench.lith(&["get", "t", "a"]).ok(), "3");
+    assert_eq!(fixture.lith(&["get", "t", "a"]).ok(), "3");
 }

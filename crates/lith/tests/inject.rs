@@ -16,12 +16,12 @@ use std::process::Command;
 
 use lithdb::TableOptions;
 use lithdb::env::{Fs, OsFs};
-use lithdb_process_tests::{Fault, Ran, Run, can_trace, files_below, scratch, some_of};
+use lithdb_process_tests::{Fault, Run, RunResult, can_trace, files_below, sample_of, scratch};
 use lithdb_sim::{Effort, Tally};
-use support::{Bench, flip, read};
+use support::{Fixture, flip, read};
 
-const fn fault(call: &'static str, names: &'static str, fate: &'static str) -> Fault {
-    Fault { call, names, fate }
+const fn fault(call: &'static str, names: &'static str, injection: &'static str) -> Fault {
+    Fault { call, names, injection }
 }
 
 const FAULTS: [Fault; 13] = [
@@ -45,8 +45,8 @@ fn value(n: u64) -> Vec<u8> {
 }
 
 /// The numbers that a table holds, each with its value.
-fn numbers(bench: &Bench, table: &str) -> Vec<u64> {
-    let db = bench.open();
+fn numbers(fixture: &Fixture, table: &str) -> Vec<u64> {
+    let db = fixture.open();
     let table = db.existing_table(table).unwrap();
     let numbers = table.iter().unwrap().map(|entry| {
         let entry = entry.unwrap();
@@ -59,9 +59,9 @@ fn numbers(bench: &Bench, table: &str) -> Vec<u64> {
 }
 
 /// Two tables with the numbers 0 to 39, in segments of seven.
-fn bench() -> Bench {
-    let bench = Bench { dir: scratch() };
-    bench.prepare(|db| {
+fn fixture() -> Fixture {
+    let fixture = Fixture { dir: scratch() };
+    fixture.prepare(|db| {
         let options = TableOptions::new().segment_keys(7).inline_max_bytes(256);
         for name in ["blocks", "events"] {
             let table = db.table(name, options.clone()).unwrap();
@@ -70,7 +70,7 @@ fn bench() -> Bench {
             }
         }
     });
-    bench
+    fixture
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -79,57 +79,57 @@ fn copy(from: &Path, to: &Path) {
 
 /// Runs `lith` with `args` on copies of `whole`, with another call failing each time; `check` looks at what it left.
 fn every_call(
-    whole: &Bench,
+    whole: &Fixture,
     args: &[&str],
     tally: &mut Tally,
-    mut check: impl FnMut(&Bench, &Ran, &str, &mut Tally),
+    mut check: impl FnMut(&Fixture, &RunResult, &str, &mut Tally),
 ) -> BTreeMap<&'static str, u64> {
-    let effort = Effort::given();
+    let effort = Effort::from_env();
     let mut refused = BTreeMap::new();
     for fault in FAULTS {
         let place = || {
-            let bench = Bench { dir: scratch() };
-            copy(&whole.db(), &bench.db());
-            let below = OsFs.canonicalize(&bench.db()).unwrap();
+            let fixture = Fixture { dir: scratch() };
+            copy(&whole.db(), &fixture.db());
+            let below = OsFs.canonicalize(&fixture.db()).unwrap();
             let args =
-                args.iter().map(Into::into).chain([Path::new("--db").to_owned(), bench.db()]);
+                args.iter().map(Into::into).chain([Path::new("--db").to_owned(), fixture.db()]);
             let args: Vec<std::path::PathBuf> = args.collect();
             let run = Run::new(env!("CARGO_BIN_EXE_lith"), args, &below);
-            (bench, run, below)
+            (fixture, run, below)
         };
         let (_bench, run, base) = place();
-        let (output, calls, paths) = run.survey(fault.names);
+        let (output, calls, paths) = run.count_calls(fault.names);
         assert!(output.status.success(), "{output:?}");
-        for n in some_of(calls, 2, effort.is_deep(), effort.seed(fault.call)) {
-            let (bench, run, below) = place();
+        for n in sample_of(calls, 2, effort.is_deep(), effort.seed(fault.call)) {
+            let (fixture, run, below) = place();
             let paths = paths.iter().map(|path| below.join(path.strip_prefix(&base).unwrap()));
             let ran = run.with_fault(fault, &n.to_string(), &paths.collect());
             let context = format!("{fault:?} at {n} of {calls}: {:?}\n{}", ran.output, ran.log);
             let status = ran.output.status;
-            let is_killed = fault.fate.starts_with("signal") && status.signal() == Some(9);
+            let is_killed = fault.injection.starts_with("signal") && status.signal() == Some(9);
             assert!(status.code().is_some_and(|code| code < 2) || is_killed, "{context}");
             tally.add("runs", 1);
-            tally.add(fault.call, ran.struck);
+            tally.add(fault.call, ran.injected);
             *refused.entry(fault.call).or_default() +=
-                u64::from(ran.struck > 0 && !status.success());
-            check(&bench, &ran, &context, tally);
-            bench.lith(&["verify"]).ok();
+                u64::from(ran.injected > 0 && !status.success());
+            check(&fixture, &ran, &context, tally);
+            fixture.lith(&["verify"]).ok();
         }
     }
     refused
 }
 
 #[test]
-fn a_rollback_whose_system_calls_fail_says_what_has_become_of_it() {
-    let name = "a_rollback_whose_system_calls_fail_says_what_has_become_of_it";
+fn rollback_with_failing_syscalls_reports_its_outcome() {
+    let name = "rollback_with_failing_syscalls_reports_its_outcome";
     if !can_trace(name) {
         return;
     }
     let mut tally = Tally::new(format!("injected: lith: {name}"));
-    let whole = bench();
+    let whole = fixture();
     let args = ["rollback", "--max-be-u64", "0:24", "--yes"];
-    let told = every_call(&whole, &args, &mut tally, |bench, ran, context, tally| {
-        let found = ["blocks", "events"].map(|table| numbers(bench, table));
+    let reported = every_call(&whole, &args, &mut tally, |fixture, ran, context, tally| {
+        let found = ["blocks", "events"].map(|table| numbers(fixture, table));
         let is_new = found[0].len() == 25;
         let end = if is_new { 25 } else { 40 };
         let expected = [(); 2].map(|()| (0..end).collect::<Vec<u64>>());
@@ -143,42 +143,42 @@ fn a_rollback_whose_system_calls_fail_says_what_has_become_of_it() {
         tally.add(if is_new { "new" } else { "old" }, 1);
     });
     for call in ["fdatasync", "fsync", "pwrite64", "rename", "openat", "death at rename"] {
-        assert!(told.get(call).is_some_and(|count| *count > 0), "{call}: {told:?}");
+        assert!(reported.get(call).is_some_and(|count| *count > 0), "{call}: {reported:?}");
     }
     assert!(tally.get("new") > 0 && tally.get("old") > 0, "{tally:?}");
 }
 
 #[test]
-fn a_repair_whose_system_calls_fail_loses_no_more_than_it_said() {
-    let name = "a_repair_whose_system_calls_fail_loses_no_more_than_it_said";
+fn repair_with_failing_syscalls_loses_only_what_it_reported() {
+    let name = "repair_with_failing_syscalls_loses_only_what_it_reported";
     if !can_trace(name) {
         return;
     }
     let mut tally = Tally::new(format!("injected: lith: {name}"));
-    let whole = bench();
+    let whole = fixture();
     flip(&whole.db().join("blocks/segments/2.keys"), 300);
     let damaged = read(&whole.db().join("blocks/segments/2.keys"));
-    let mended = Bench { dir: scratch() };
+    let mended = Fixture { dir: scratch() };
     copy(&whole.db(), &mended.db());
     mended.lith(&["repair", "--accept-loss"]).ok();
     let left = numbers(&mended, "blocks");
     assert!(left.len() < 40 && left.len() > 30, "{left:?}");
     let args = ["repair", "--accept-loss"];
-    let told = every_call(&whole, &args, &mut tally, |bench, _, context, tally| {
+    let reported = every_call(&whole, &args, &mut tally, |fixture, _, context, tally| {
         // Whatever it has done, it can be done again.
-        bench.lith(&["repair", "--accept-loss"]).ok();
-        assert_eq!(numbers(bench, "blocks"), left, "{context}");
-        assert_eq!(numbers(bench, "events").len(), 40, "{context}");
+        fixture.lith(&["repair", "--accept-loss"]).ok();
+        assert_eq!(numbers(fixture, "blocks"), left, "{context}");
+        assert_eq!(numbers(fixture, "events").len(), 40, "{context}");
         // What was damaged is kept: by a link, or as a copy where there can be none.
-        let kept = files_below(&bench.db().join("blocks")).into_iter().find(|path| {
-            let is_aside = path.to_string_lossy().contains("/damaged-");
-            is_aside && path.ends_with("2.keys") && read(path) == damaged
+        let kept = files_below(&fixture.db().join("blocks")).into_iter().find(|path| {
+            let is_quarantine_dir = path.to_string_lossy().contains("/damaged-");
+            is_quarantine_dir && path.ends_with("2.keys") && read(path) == damaged
         });
         assert!(kept.is_some(), "{context}");
         tally.add("finished by the next repair", 1);
     });
     for call in ["fsync", "pwrite64", "rename", "openat", "death at link"] {
-        assert!(told.get(call).is_some_and(|count| *count > 0), "{call}: {told:?}");
+        assert!(reported.get(call).is_some_and(|count| *count > 0), "{call}: {reported:?}");
     }
-    assert!(tally.get("link") > 0 && told["link"] == 0, "a copy is as good: {told:?}");
+    assert!(tally.get("link") > 0 && reported["link"] == 0, "a copy is as good: {reported:?}");
 }

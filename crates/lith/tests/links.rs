@@ -8,18 +8,18 @@ use std::os::unix::fs::symlink;
 
 use lithdb::TableOptions;
 use lithdb::env::{Fs, OsFs};
-use support::{Bench, read};
+use support::{Fixture, read};
 
 /// Two segments, the first one sealed.
-fn two_segments() -> Bench {
-    let bench = Bench::new();
-    bench.prepare(|db| {
+fn two_segments() -> Fixture {
+    let fixture = Fixture::new();
+    fixture.prepare(|db| {
         let table = db.table("t", TableOptions::new()).unwrap();
         table.put(b"a", &[1; 3_000]).unwrap();
         table.seal().unwrap();
         table.put(b"b", &[2; 3_000]).unwrap();
     });
-    bench
+    fixture
 }
 
 const COMMANDS: [&[&str]; 8] = [
@@ -48,14 +48,14 @@ fn symbolic_link_below_a_root_is_refused_by_every_command() {
     ] {
         // What it leads to is there, or is not.
         for is_dangling in [false, true] {
-            let bench = two_segments();
-            let (place, elsewhere) = (bench.db().join(name), bench.path("elsewhere"));
+            let fixture = two_segments();
+            let (place, elsewhere) = (fixture.db().join(name), fixture.path("elsewhere"));
             OsFs.rename(&place, &elsewhere).unwrap();
-            let target = if is_dangling { bench.path("nowhere") } else { elsewhere.clone() };
+            let target = if is_dangling { fixture.path("nowhere") } else { elsewhere.clone() };
             symlink(target, &place).unwrap();
             let bytes = (kind == "file").then(|| read(&elsewhere));
             for args in COMMANDS {
-                let run = bench.lith(args);
+                let run = fixture.lith(args);
                 let said = run.failed() + &run.words();
                 let expected = format!("{name}: expected a {kind}, found a symbolic link");
                 let context = format!("{name}, dangling: {is_dangling}, {args:?}");
@@ -66,22 +66,22 @@ fn symbolic_link_below_a_root_is_refused_by_every_command() {
             assert_eq!((kind == "file").then(|| read(&elsewhere)), bytes, "{name}");
             OsFs.remove_file(&place).unwrap();
             OsFs.rename(&elsewhere, &place).unwrap();
-            bench.lith(&["verify"]).ok();
+            fixture.lith(&["verify"]).ok();
         }
     }
 }
 
 #[test]
 fn rollback_of_one_table_beside_a_linked_one_is_refused() {
-    let bench = two_segments();
-    let linked = bench.db().join("linked");
-    symlink(bench.path("nowhere"), &linked).unwrap();
+    let fixture = two_segments();
+    let linked = fixture.db().join("linked");
+    symlink(fixture.path("nowhere"), &linked).unwrap();
     let back = ["rollback", "--table", "t", "--through-key", "a", "--yes"];
-    let said = bench.lith(&back).failed();
+    let said = fixture.lith(&back).failed();
     assert!(said.contains("linked: expected a directory, found a symbolic link"), "{said}");
     OsFs.remove_file(&linked).unwrap();
-    bench.lith(&["get", "t", "b"]).ok();
-    bench.lith(&back).ok();
-    bench.lith(&["get", "t", "a"]).ok();
-    bench.lith(&["get", "t", "b"]).no_such_key();
+    fixture.lith(&["get", "t", "b"]).ok();
+    fixture.lith(&back).ok();
+    fixture.lith(&["get", "t", "a"]).ok();
+    fixture.lith(&["get", "t", "b"]).no_such_key();
 }

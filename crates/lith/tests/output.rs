@@ -12,64 +12,64 @@ use std::process::Stdio;
 use lithdb::env::{Fs, OpenMode, OsFs};
 use lithdb::{Db, DbOptions};
 use serde_json::Value as Json;
-use support::{Bench, Run, alone, bare, flip, lith, run};
+use support::{Fixture, Run, bare, flip, lith, run, without_maintenance};
 
 /// Runs `lith` on a pipe from which nobody reads any more.
-fn unheard(bench: &Bench, args: &[&str]) -> Run {
+fn with_closed_stdout(fixture: &Fixture, args: &[&str]) -> Run {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut command = lith();
-    command.args(args).arg("--db").arg(bench.db()).stdin(Stdio::null()).stdout(writer);
+    command.args(args).arg("--db").arg(fixture.db()).stdin(Stdio::null()).stdout(writer);
     Run { output: command.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap() }
 }
 
 /// A database that has a table with a damaged key file.
-fn damaged() -> Bench {
-    let bench = Bench::with(&[("a", b"1"), ("b", b"2")]);
-    bench.prepare(|db| db.existing_table("t").unwrap().seal().unwrap());
-    flip(&bench.db().join("t/segments/1.keys"), 150);
-    bench
+fn damaged() -> Fixture {
+    let fixture = Fixture::with(&[("a", b"1"), ("b", b"2")]);
+    fixture.prepare(|db| db.existing_table("t").unwrap().seal().unwrap());
+    flip(&fixture.db().join("t/segments/1.keys"), 150);
+    fixture
 }
 
 #[test]
-fn a_verdict_does_not_depend_on_whether_somebody_reads() {
-    let bench = damaged();
+fn exit_status_does_not_depend_on_a_reader() {
+    let fixture = damaged();
     for args in [&["verify"][..], &["verify", "--json"], &["info"], &["info", "--json"]] {
-        assert!(!unheard(&bench, args).failed().contains("pipe"), "{args:?}");
+        assert!(!with_closed_stdout(&fixture, args).failed().contains("pipe"), "{args:?}");
     }
-    assert!(unheard(&bench, &["repair"]).failed().contains("--accept-loss"));
-    bench.write("tree/ok", b"1");
-    OsFs.create_new(&bench.path("tree/huge")).unwrap().set_len((1 << 32) - 1).unwrap();
-    let sound = Bench::with(&[("k", b"v")]);
-    let tree = bench.path("tree");
-    let refused = unheard(&sound, &["load", "t", tree.to_str().unwrap()]);
+    assert!(with_closed_stdout(&fixture, &["repair"]).failed().contains("--accept-loss"));
+    fixture.write("tree/ok", b"1");
+    OsFs.create_new(&fixture.path("tree/huge")).unwrap().set_len((1 << 32) - 1).unwrap();
+    let sound = Fixture::with(&[("k", b"v")]);
+    let tree = fixture.path("tree");
+    let refused = with_closed_stdout(&sound, &["load", "t", tree.to_str().unwrap()]);
     assert_eq!(refused.output.status.code(), Some(1), "{refused:?}");
     for args in [&["verify"][..], &["repair"], &["gc"], &["rebuild-keymap"], &["info"]] {
-        assert_eq!(unheard(&sound, args).ok(), "", "{args:?}");
+        assert_eq!(with_closed_stdout(&sound, args).ok(), "", "{args:?}");
     }
 }
 
 #[test]
-fn a_repair_that_was_asked_for_is_done_whether_somebody_reads_or_not() {
+fn repair_is_applied_even_with_closed_stdout() {
     for args in [&["repair", "--accept-loss"][..], &["repair", "--accept-loss", "--json"]] {
-        let bench = damaged();
-        bench.lith(&["verify"]).failed();
-        unheard(&bench, args).ok();
-        bench.lith(&["verify"]).ok();
+        let fixture = damaged();
+        fixture.lith(&["verify"]).failed();
+        with_closed_stdout(&fixture, args).ok();
+        fixture.lith(&["verify"]).ok();
     }
 }
 
 #[test]
-fn a_result_that_nobody_reads_is_no_failure() {
-    let bench = Bench::with(&[("k", b"v")]);
+fn closed_stdout_of_a_result_is_not_a_failure() {
+    let fixture = Fixture::with(&[("k", b"v")]);
     for args in [&["get", "t", "k"][..], &["scan", "t"], &["ls"], &["dump", "t"], &["--help"]] {
-        unheard(&bench, args).ok();
+        with_closed_stdout(&fixture, args).ok();
     }
 }
 
 #[test]
-fn output_that_cannot_be_written_is_a_failure() {
-    let bench = Bench::with(&[("k", b"v")]);
+fn unwritable_output_is_a_failure() {
+    let fixture = Fixture::with(&[("k", b"v")]);
     for args in
         [&["--help"][..], &["--version"], &["ls"], &["get", "t", "k"], &["info"], &["verify"]]
     {
@@ -77,7 +77,7 @@ fn output_that_cannot_be_written_is_a_failure() {
         assert!(full, "this system has no /dev/full");
         let mut command = std::process::Command::new("sh");
         command.args(["-c", "exec \"$0\" \"$@\" >/dev/full"]).arg(env!("CARGO_BIN_EXE_lith"));
-        command.args(args).arg("--db").arg(bench.db());
+        command.args(args).arg("--db").arg(fixture.db());
         let said = run(command, b"").failed();
         assert!(said.contains("standard output"), "{args:?}: {said}");
     }
@@ -85,7 +85,7 @@ fn output_that_cannot_be_written_is_a_failure() {
 
 #[test]
 fn reports_and_help_fit_80_columns() {
-    let bench = damaged();
+    let fixture = damaged();
     let fits = |run: &Run| {
         let text = run.text();
         for line in text.lines() {
@@ -96,21 +96,21 @@ fn reports_and_help_fit_80_columns() {
         assert!(!text.is_empty());
     };
     for args in [&["verify"][..], &["repair"], &["info"], &["gc"], &["rebuild-keymap"]] {
-        fits(&bench.lith(args));
+        fits(&fixture.lith(args));
     }
-    fits(&bench.lith(&["repair", "--accept-loss"]));
-    fits(&bench.lith(&["info"]));
+    fits(&fixture.lith(&["repair", "--accept-loss"]));
+    fits(&fixture.lith(&["info"]));
     let commands = ["info", "put", "get", "scan", "load", "verify", "gc", "dump", "repair"];
     for command in commands.iter().chain(&["rollback", "rebuild-keymap", "tour"]) {
-        fits(&bench.lith(&[command, "--help"]));
+        fits(&fixture.lith(&[command, "--help"]));
     }
-    fits(&bench.lith(&["--help"]));
+    fits(&fixture.lith(&["--help"]));
 }
 
 /// A database in a directory whose name is not UTF-8.
-fn oddly_named(bench: &Bench) -> PathBuf {
-    let root = bench.dir.path().join(OsStr::from_bytes(b"r\xff"));
-    let db = Db::open_with(DbOptions::new([&root]), alone()).unwrap();
+fn with_non_utf8_name(fixture: &Fixture) -> PathBuf {
+    let root = fixture.dir.path().join(OsStr::from_bytes(b"r\xff"));
+    let db = Db::open_with(DbOptions::new([&root]), without_maintenance()).unwrap();
     let table = db.table("t", Default::default()).unwrap();
     for (key, len) in [("a", 200), ("b", 5_000)] {
         table.put(key.as_bytes(), &vec![7; len]).unwrap();
@@ -121,9 +121,9 @@ fn oddly_named(bench: &Bench) -> PathBuf {
 }
 
 #[test]
-fn a_database_in_a_directory_that_is_not_utf8_is_described_in_whole_documents() {
-    let bench = Bench::new();
-    let root = oddly_named(&bench);
+fn non_utf8_database_path_yields_complete_json() {
+    let fixture = Fixture::new();
+    let root = with_non_utf8_name(&fixture);
     let on = |args: &[&str]| {
         let mut command = lith();
         command.args(args).arg("--db").arg(&root);
@@ -133,35 +133,35 @@ fn a_database_in_a_directory_that_is_not_utf8_is_described_in_whole_documents() 
     assert!(info["roots"][0].as_str().unwrap().ends_with("/r\u{fffd}"), "{info}");
     assert_eq!(on(&["verify", "--json"]).json()["sound"], true);
     assert!(!on(&["dump", "t", "--json"]).json_lines().is_empty());
-    let out = bench.dir.path().join(OsStr::from_bytes(b"out\xff"));
+    let out = fixture.dir.path().join(OsStr::from_bytes(b"out\xff"));
     let mut command = lith();
     command.args(["get", "t", "a", "--json", "-o"]).arg(&out).arg("--db").arg(&root);
-    let told = run(command, b"").json();
-    assert!(told["output"].as_str().unwrap().ends_with("/out\u{fffd}"), "{told}");
+    let output = run(command, b"").json();
+    assert!(output["output"].as_str().unwrap().ends_with("/out\u{fffd}"), "{output}");
     assert_eq!(support::read(&out), [7; 200]);
     // Damage is named, planned and mended all the same.
     flip(&root.join("t/segments/1.keys"), 150);
     for args in [&["verify", "--json"][..], &["repair", "--json"]] {
         let run = on(args);
         run.failed();
-        let told: Json = serde_json::from_str(&run.text()).unwrap();
-        assert!(told.to_string().contains("/r\u{fffd}/t/segments/1.keys"), "{told}");
+        let output: Json = serde_json::from_str(&run.text()).unwrap();
+        assert!(output.to_string().contains("/r\u{fffd}/t/segments/1.keys"), "{output}");
     }
     on(&["repair"]).failed();
-    let told = on(&["repair", "--accept-loss", "--json"]).json();
-    assert!(told["report"].to_string().contains("/r\u{fffd}/t/damaged-"), "{told}");
+    let output = on(&["repair", "--accept-loss", "--json"]).json();
+    assert!(output["report"].to_string().contains("/r\u{fffd}/t/damaged-"), "{output}");
     on(&["verify"]).ok();
 }
 
 #[test]
-fn the_tour_of_a_tree_that_is_not_utf8_tells_of_it_in_json() {
-    let bench = Bench::new();
-    let tree = bench.dir.path().join(OsStr::from_bytes(b"tree\xff"));
+fn tour_of_a_non_utf8_tree_reports_it_in_json() {
+    let fixture = Fixture::new();
+    let tree = fixture.dir.path().join(OsStr::from_bytes(b"tree\xff"));
     OsFs.create_dir(&tree).unwrap();
     OsFs.create_new(&tree.join("file")).unwrap().set_len(1000).unwrap();
     let mut command = lith();
     command.args(["tour", "--json"]).arg(&tree);
-    let told = run(command, b"").json();
-    assert!(told["tree"].as_str().unwrap().ends_with("/tree\u{fffd}"), "{told}");
+    let output = run(command, b"").json();
+    assert!(output["tree"].as_str().unwrap().ends_with("/tree\u{fffd}"), "{output}");
     assert!(bare(&["tour", "--json", tree.to_string_lossy().as_ref()]).failed().contains("tree"));
 }

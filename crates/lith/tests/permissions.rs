@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use lithdb::TableOptions;
 use lithdb::env::{Fs, OsFs};
-use lithdb_process_tests::cannot_run;
-use support::{Bench, Run, lith, run};
+use lithdb_process_tests::skip_or_fail;
+use support::{Fixture, Run, lith, run};
 
 const REQUIRED: &str = "LITHDB_REQUIRE_ROOT";
 /// Nobody in particular.
@@ -29,7 +29,7 @@ fn privileged(test: &str, program: &str, args: &[&str], path: &Path) -> Option<(
         Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         Err(error) => error.to_string(),
     };
-    cannot_run(test, &format!("{program}: {why}"), REQUIRED);
+    skip_or_fail(test, &format!("{program}: {why}"), REQUIRED);
     None
 }
 
@@ -40,25 +40,25 @@ fn set_mode(path: &Path, mode: u32) {
 
 /// `lith`, where another user can run it.
 #[expect(clippy::disallowed_methods, reason = "a test sets the stage by itself")]
-fn program(bench: &Bench) -> PathBuf {
-    let program = bench.path("lith");
+fn program(fixture: &Fixture) -> PathBuf {
+    let program = fixture.path("lith");
     std::fs::copy(env!("CARGO_BIN_EXE_lith"), &program).unwrap();
     set_mode(&program, 0o755);
-    set_mode(bench.dir.path(), 0o755);
+    set_mode(fixture.dir.path(), 0o755);
     program
 }
 
-fn as_other(bench: &Bench, program: &Path, args: &[&str]) -> Run {
+fn as_other(fixture: &Fixture, program: &Path, args: &[&str]) -> Run {
     let mut command = Command::new(program);
     command.uid(OTHER).gid(OTHER).env_remove("RUST_LOG");
-    command.args(args).arg("--db").arg(bench.db());
+    command.args(args).arg("--db").arg(fixture.db());
     run(command, b"")
 }
 
 /// Three values in a sealed segment, three in another.
-fn sealed() -> Bench {
-    let bench = Bench::new();
-    bench.prepare(|db| {
+fn sealed() -> Fixture {
+    let fixture = Fixture::new();
+    fixture.prepare(|db| {
         for name in ["t", "u"] {
             let table = db.table(name, TableOptions::new()).unwrap();
             for half in 0..2u8 {
@@ -69,7 +69,7 @@ fn sealed() -> Bench {
             }
         }
     });
-    bench
+    fixture
 }
 
 const READING: [&[&str]; 6] = [
@@ -92,15 +92,18 @@ const WRITING: [&[&str]; 6] = [
 #[test]
 fn read_only_mount_is_read_and_refuses_writers() {
     let test = "read_only_mount_is_read_and_refuses_writers";
-    let bench = sealed();
-    let db = bench.db();
+    let fixture = sealed();
+    let db = fixture.db();
     if privileged(test, "mount", &["--bind", db.to_str().unwrap()], &db).is_none() {
         return;
     }
     let mounted = privileged(test, "mount", &["-o", "remount,bind,ro"], &db);
     let answers = mounted.map(|()| {
-        let told = |args: &&[&str]| bench.lith(args);
-        (READING.iter().map(told).collect::<Vec<_>>(), WRITING.iter().map(told).collect::<Vec<_>>())
+        let output = |args: &&[&str]| fixture.lith(args);
+        (
+            READING.iter().map(output).collect::<Vec<_>>(),
+            WRITING.iter().map(output).collect::<Vec<_>>(),
+        )
     });
     assert!(Command::new("umount").arg("-l").arg(&db).status().unwrap().success());
     let Some((read, refused)) = answers else { return };
@@ -109,73 +112,73 @@ fn read_only_mount_is_read_and_refuses_writers() {
         let said = run.failed();
         assert!(said.contains("lith.lock") && said.contains("Read-only file system"), "{said}");
     }
-    bench.lith(&["verify"]).ok();
+    fixture.lith(&["verify"]).ok();
 }
 
 #[test]
-fn files_of_another_owner_are_no_damage() {
-    let test = "files_of_another_owner_are_no_damage";
-    let bench = sealed();
-    let program = program(&bench);
-    if privileged(test, "chown", &["-R", "root"], &bench.db()).is_none() {
+fn files_of_another_owner_are_not_damage() {
+    let test = "files_of_another_owner_are_not_damage";
+    let fixture = sealed();
+    let program = program(&fixture);
+    if privileged(test, "chown", &["-R", "root"], &fixture.db()).is_none() {
         return;
     }
     for args in READING {
-        as_other(&bench, &program, args).ok();
+        as_other(&fixture, &program, args).ok();
     }
     for args in WRITING {
-        let said = as_other(&bench, &program, args).failed();
+        let said = as_other(&fixture, &program, args).failed();
         assert!(said.contains("lith.lock") && said.contains("Permission denied"), "{said}");
     }
     // One file that may not be read, of any kind.
     for name in ["1.keys", "1.metadata", "1-0.values", "../table.state", "../segments", ".."] {
-        let path = bench.db().join("t/segments").join(name);
+        let path = fixture.db().join("t/segments").join(name);
         #[expect(clippy::disallowed_methods, reason = "a test looks by itself")]
         let mode = std::fs::metadata(&path).unwrap().mode();
         set_mode(&path, 0o700);
         for args in [&["get", "t", "a0"][..], &["verify", "t"]] {
-            let run = as_other(&bench, &program, args);
+            let run = as_other(&fixture, &program, args);
             let said = run.failed() + &run.words();
             assert!(said.contains("Permission denied"), "{name}: {args:?}: {run:?}");
             assert!(!said.contains("DAMAGED") && !said.contains("repair"), "{name}: {run:?}");
         }
         // Nor does it hide what is said of the other table.
-        let run = as_other(&bench, &program, &["verify"]);
+        let run = as_other(&fixture, &program, &["verify"]);
         run.failed();
         assert!(run.words().contains("table u: sound"), "{name}: {run:?}");
-        let run = as_other(&bench, &program, &["info"]);
+        let run = as_other(&fixture, &program, &["info"]);
         assert!(run.text().contains("table u\n  keys "), "{name}: {run:?}");
         set_mode(&path, mode & 0o7777);
     }
-    bench.lith(&["verify"]).ok();
+    fixture.lith(&["verify"]).ok();
     // The database is theirs, a file in it is not.
-    privileged(test, "chown", &["-R", &OTHER.to_string()], &bench.db()).unwrap();
-    let newest = bench.db().join("t/segments/3.keys");
+    privileged(test, "chown", &["-R", &OTHER.to_string()], &fixture.db()).unwrap();
+    let newest = fixture.db().join("t/segments/3.keys");
     privileged(test, "chown", &["root"], &newest).unwrap();
-    let said = as_other(&bench, &program, &["put", "t", "k"]).failed();
+    let said = as_other(&fixture, &program, &["put", "t", "k"]).failed();
     assert!(said.contains("3.keys") && said.contains("Permission denied"), "{said}");
-    assert_eq!(as_other(&bench, &program, &["repair"]).ok(), "nothing to repair\n");
+    assert_eq!(as_other(&fixture, &program, &["repair"]).ok(), "nothing to repair\n");
     privileged(test, "chown", &[&OTHER.to_string()], &newest).unwrap();
-    as_other(&bench, &program, &["put", "t", "k"]).ok();
+    as_other(&fixture, &program, &["put", "t", "k"]).ok();
 }
 
 #[test]
-fn file_that_cannot_be_removed_is_named_and_goes_later() {
-    let test = "file_that_cannot_be_removed_is_named_and_goes_later";
-    let bench = Bench::new();
+fn unremovable_file_is_named_and_removed_later() {
+    let test = "unremovable_file_is_named_and_removed_later";
+    let fixture = Fixture::new();
     let options = TableOptions::new().ttl(Duration::from_millis(1));
-    bench.prepare(|db| {
+    fixture.prepare(|db| {
         let table = db.table("t", options.clone()).unwrap();
         table.put(b"old", &[1; 3_000]).unwrap();
         table.seal().unwrap();
     });
-    let stuck = bench.db().join("t/segments/1-0.values");
+    let stuck = fixture.db().join("t/segments/1-0.values");
     if privileged(test, "chattr", &["+i"], &stuck).is_none() {
         return;
     }
-    let gc = bench.lith(&["gc"]);
-    let reopened = bench.lith_with(&["put", "t", "new"], b"value");
-    let (old, verified) = (bench.lith(&["get", "t", "old"]), bench.lith(&["verify"]));
+    let gc = fixture.lith(&["gc"]);
+    let reopened = fixture.lith_with(&["put", "t", "new"], b"value");
+    let (old, verified) = (fixture.lith(&["get", "t", "old"]), fixture.lith(&["verify"]));
     privileged(test, "chattr", &["-i"], &stuck).unwrap();
     let said = gc.text() + &gc.errors();
     assert!(said.contains("collected 1 segment") || said.contains("1-0.values"), "{gc:?}");
@@ -184,9 +187,9 @@ fn file_that_cannot_be_removed_is_named_and_goes_later() {
     verified.ok();
     let said = reopened.text() + &reopened.errors();
     assert!(said.contains("new") || said.contains("1-0.values"), "{reopened:?}");
-    bench.lith_with(&["put", "t", "newer"], b"value").ok();
+    fixture.lith_with(&["put", "t", "newer"], b"value").ok();
     assert!(OsFs.metadata(&stuck).is_err());
     let mut command = lith();
-    command.args(["get", "t", "newer", "--db"]).arg(bench.db());
+    command.args(["get", "t", "newer", "--db"]).arg(fixture.db());
     assert_eq!(run(command, b"").ok(), "value");
 }

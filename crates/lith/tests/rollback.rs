@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use lithdb::env::{OsFs, exists};
 use lithdb::{Db, DbOptions, TableOptions};
 use lithdb_sim::{Effort, Tally};
-use support::{Bench, alone, bare, lith};
+use support::{Fixture, bare, lith, without_maintenance};
 
 const TABLES: [&str; 3] = ["blocks", "events", "receipts"];
 
@@ -29,9 +29,9 @@ fn shown(n: u64) -> String {
 }
 
 /// Every table has the numbers 0 to 59, in segments of seven.
-fn bench() -> Bench {
-    let bench = Bench::new();
-    bench.prepare(|db| {
+fn fixture() -> Fixture {
+    let fixture = Fixture::new();
+    fixture.prepare(|db| {
         let options = TableOptions::new().segment_keys(7).inline_max_bytes(256);
         for name in TABLES {
             let table = db.table(name, options.clone()).unwrap();
@@ -40,7 +40,7 @@ fn bench() -> Bench {
             }
         }
     });
-    bench
+    fixture
 }
 
 /// The numbers that a table holds, each with its value.
@@ -56,20 +56,20 @@ fn numbers(db: &Db, table: &str) -> Vec<u64> {
     numbers.collect()
 }
 
-fn all_numbers(bench: &Bench) -> Vec<Vec<u64>> {
-    let db = bench.open();
+fn all_numbers(fixture: &Fixture) -> Vec<Vec<u64>> {
+    let db = fixture.open();
     let found = TABLES.iter().map(|table| numbers(&db, table)).collect();
     db.close().unwrap();
     found
 }
 
 #[test]
-fn to_a_number_then_to_a_key_then_on() {
-    let bench = bench();
-    let shows = bench.lith(&["rollback", "--max-be-u64", "1:40", "--dry-run"]).ok();
+fn rollback_to_a_number_then_to_a_key_then_continue() {
+    let fixture = fixture();
+    let shows = fixture.lith(&["rollback", "--max-be-u64", "1:40", "--dry-run"]).ok();
     assert!(shows.contains("nothing was changed"), "{shows}");
-    assert_eq!(all_numbers(&bench), vec![(0..60).collect::<Vec<_>>(); 3]);
-    let done = bench.lith(&["rollback", "--max-be-u64", "1:40", "--yes", "--json"]).json();
+    assert_eq!(all_numbers(&fixture), vec![(0..60).collect::<Vec<_>>(); 3]);
+    let done = fixture.lith(&["rollback", "--max-be-u64", "1:40", "--yes", "--json"]).json();
     assert_eq!(done["executed"], true);
     for (n, table) in TABLES.iter().enumerate() {
         let report = &done["report"]["tables"][n];
@@ -77,27 +77,27 @@ fn to_a_number_then_to_a_key_then_on() {
         assert_eq!(report["boundary"]["key"], shown(40));
         assert_eq!(report["discarded"]["values"], 19);
     }
-    assert_eq!(all_numbers(&bench), vec![(0..=40).collect::<Vec<_>>(); 3]);
-    bench.lith(&["verify"]).ok();
+    assert_eq!(all_numbers(&fixture), vec![(0..=40).collect::<Vec<_>>(); 3]);
+    fixture.lith(&["verify"]).ok();
     let to = shown(33);
-    bench.lith(&["rollback", "--through-key", &to, "--table", "events", "--yes"]).ok();
-    let found = all_numbers(&bench);
+    fixture.lith(&["rollback", "--through-key", &to, "--table", "events", "--yes"]).ok();
+    let found = all_numbers(&fixture);
     assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [41, 34, 41]);
-    let nothing = bench.lith(&["rollback", "--max-be-u64", "1:40", "--yes"]).ok();
+    let nothing = fixture.lith(&["rollback", "--max-be-u64", "1:40", "--yes"]).ok();
     assert!(nothing.contains("nothing to roll back"), "{nothing}");
-    bench.lith_with(&["put", "events", "again"], b"new").ok();
-    assert_eq!(bench.lith(&["get", "events", "again"]).ok(), "new");
-    bench.lith(&["verify"]).ok();
+    fixture.lith_with(&["put", "events", "again"], b"new").ok();
+    assert_eq!(fixture.lith(&["get", "events", "again"]).ok(), "new");
+    fixture.lith(&["verify"]).ok();
 }
 
 #[test]
-fn to_a_time_between_two_openings() {
-    let bench = bench();
+fn rollback_to_a_time_between_two_openings() {
+    let fixture = fixture();
     // Closing wrote a mark with the time of the flush; what comes now is later by a second at least.
     std::thread::sleep(Duration::from_millis(1100));
     let before = lithdb::env::Env::os(1).unwrap().clock.now();
     std::thread::sleep(Duration::from_millis(1100));
-    bench.prepare(|db| {
+    fixture.prepare(|db| {
         for name in TABLES {
             let table = db.existing_table(name).unwrap();
             for n in 60..70 {
@@ -106,27 +106,27 @@ fn to_a_time_between_two_openings() {
         }
     });
     let time = format!("@{}", before.0 / 1000);
-    bench.lith(&["rollback", "--before", &time, "--yes"]).ok();
-    assert_eq!(all_numbers(&bench), vec![(0..60).collect::<Vec<_>>(); 3]);
+    fixture.lith(&["rollback", "--before", &time, "--yes"]).ok();
+    assert_eq!(all_numbers(&fixture), vec![(0..60).collect::<Vec<_>>(); 3]);
 }
 
 #[test]
-fn only_a_yes_is_a_yes() {
-    let bench = bench();
+fn rollback_needs_an_explicit_yes() {
+    let fixture = fixture();
     let to = ["rollback", "--max-be-u64", "1:3"];
     for answer in ["no\n", "\n", "", "yesterday\n"] {
-        let said = bench.lith_with(&to, answer.as_bytes()).failed();
+        let said = fixture.lith_with(&to, answer.as_bytes()).failed();
         assert!(said.contains("nothing was changed"), "{said}");
     }
-    assert_eq!(all_numbers(&bench)[0].len(), 60);
-    let run = bench.lith_with(&to, b"yes\n");
+    assert_eq!(all_numbers(&fixture)[0].len(), 60);
+    let run = fixture.lith_with(&to, b"yes\n");
     assert_eq!(run.output.status.code(), Some(0), "{run:?}");
-    assert_eq!(all_numbers(&bench), vec![(0..=3).collect::<Vec<_>>(); 3]);
+    assert_eq!(all_numbers(&fixture), vec![(0..=3).collect::<Vec<_>>(); 3]);
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_before_anything_is_read() {
-    let bench = bench();
+fn invalid_arguments_are_refused_before_reading() {
+    let fixture = fixture();
     for (args, why) in [
         (&["rollback"][..], "required"),
         (&["rollback", "--finish", "--before", "@1"], "--before"),
@@ -136,7 +136,7 @@ fn what_makes_no_sense_is_refused_before_anything_is_read() {
         (&["rollback", "--through-key", "k", "--json"], "--yes"),
         (&["rollback", "--through-key", "k", "--table", "no table"], "no table"),
     ] {
-        let said = bench.lith(args).usage();
+        let said = fixture.lith(args).usage();
         assert!(said.contains(why), "{said}");
     }
     let said = bare(&["rollback", "--finish"]).usage();
@@ -144,39 +144,39 @@ fn what_makes_no_sense_is_refused_before_anything_is_read() {
 }
 
 #[test]
-fn what_cannot_be_done_says_why_and_changes_nothing() {
-    let bench = bench();
-    let said = bench.lith(&["rollback", "--through-key", "nobody", "--yes"]).failed();
+fn impossible_rollback_says_why_and_changes_nothing() {
+    let fixture = fixture();
+    let said = fixture.lith(&["rollback", "--through-key", "nobody", "--yes"]).failed();
     assert!(said.contains("blocks, events, receipts"), "{said}");
     // A key that was mistyped does not empty all tables, nor is it "nothing to roll back".
     for no_match in ["keep", "clear"] {
         let args = ["rollback", "--through-key", "nobody", "--no-match", no_match, "--yes"];
-        let said = bench.lith(&args).failed();
+        let said = fixture.lith(&args).failed();
         assert!(said.contains("the key nobody"), "{said}");
     }
-    let said = bench.lith(&["rollback", "--max-be-u64", "7:1", "--yes"]).failed();
+    let said = fixture.lith(&["rollback", "--max-be-u64", "7:1", "--yes"]).failed();
     assert!(said.contains("8 bytes at offset 7"), "{said}");
     let missing = ["rollback", "--through-key", "k", "--table", "nowhere", "--yes"];
-    let said = bench.lith(&missing).failed();
+    let said = fixture.lith(&missing).failed();
     assert!(said.contains("nowhere"), "{said}");
-    let db = bench.open();
-    let said = bench.lith(&["rollback", "--max-be-u64", "1:3", "--yes"]).failed();
+    let db = fixture.open();
+    let said = fixture.lith(&["rollback", "--max-be-u64", "1:3", "--yes"]).failed();
     assert!(said.contains("open for writing"), "{said}");
     db.close().unwrap();
-    assert_eq!(all_numbers(&bench)[0].len(), 60);
-    let none = bench.lith(&["rollback", "--finish"]).ok();
+    assert_eq!(all_numbers(&fixture)[0].len(), 60);
+    let none = fixture.lith(&["rollback", "--finish"]).ok();
     assert!(none.contains("none"), "{none}");
 }
 
 #[test]
-fn a_position_is_a_place_in_one_table_and_a_record() {
-    let bench = bench();
-    bench.prepare(|db| drop(db.table("empty", Default::default()).unwrap()));
-    let scanned = bench.lith(&["scan", "events", "--json"]).json_lines();
+fn position_must_be_a_record_of_one_table() {
+    let fixture = fixture();
+    fixture.prepare(|db| drop(db.table("empty", Default::default()).unwrap()));
+    let scanned = fixture.lith(&["scan", "events", "--json"]).json_lines();
     let position = |n: usize| scanned[n]["position"].as_str().unwrap().to_owned();
     let to = |position: &str, more: &[&str]| {
         let args = ["rollback", "--through-position", position, "--yes"];
-        bench.lith(&[&args[..], more].concat())
+        fixture.lith(&[&args[..], more].concat())
     };
     let said = to("99:64", &["--table", "events"]).failed();
     assert!(
@@ -195,50 +195,50 @@ fn a_position_is_a_place_in_one_table_and_a_record() {
     // The other tables have a record there as well, and it is another one that is meant.
     let said = to(&position(20), &["--table", "events", "--table", "blocks"]).usage();
     assert!(said.contains("--table"), "{said}");
-    assert_eq!(all_numbers(&bench), vec![(0..60).collect::<Vec<_>>(); 3]);
+    assert_eq!(all_numbers(&fixture), vec![(0..60).collect::<Vec<_>>(); 3]);
     to(&position(20), &["--table", "events"]).ok();
-    assert_eq!(all_numbers(&bench).iter().map(Vec::len).collect::<Vec<_>>(), [60, 21, 60]);
+    assert_eq!(all_numbers(&fixture).iter().map(Vec::len).collect::<Vec<_>>(), [60, 21, 60]);
 }
 
 /// Block 5 of a branch that was left stands before block 4 of the one that is kept.
 #[test]
-fn blocks_above_the_height_that_stay_are_named_and_must_be_accepted() {
-    let bench = Bench::new();
+fn kept_blocks_above_the_height_need_acceptance() {
+    let fixture = Fixture::new();
     for (n, height) in [1, 2, 3, 4, 5, 4, 5, 6_u64].into_iter().enumerate() {
         let key = format!("0x{height:016x}");
-        bench.lith_with(&["put", "--create", "b", &key], format!("{n}").as_bytes()).ok();
+        fixture.lith_with(&["put", "--create", "b", &key], format!("{n}").as_bytes()).ok();
     }
     let five = "0x0000000000000005";
     for more in [&["--yes"][..], &["--dry-run"], &[]] {
-        let run = bench.lith(&[&["rollback", "--max-be-u64", "0:4"], more].concat());
+        let run = fixture.lith(&[&["rollback", "--max-be-u64", "0:4"], more].concat());
         let said = run.failed();
         assert!(said.contains("table b: 1 of them, 0x0000000000000005 at "), "{said}");
         assert!(said.contains("--accept-out-of-order"), "{said}");
         assert!(run.text().contains("out of order   values that stay, beyond the point: 1\n"));
     }
-    let run = bench.lith(&["rollback", "--max-be-u64", "0:4", "--yes", "--json"]);
+    let run = fixture.lith(&["rollback", "--max-be-u64", "0:4", "--yes", "--json"]);
     run.failed();
-    let told: serde_json::Value = serde_json::from_str(&run.text()).unwrap();
-    let found = &told["plan"]["tables"][0]["out_of_order"];
-    assert_eq!((&told["executed"], &found["newest"][0]["key"]), (&false.into(), &five.into()));
-    assert_eq!(bench.lith(&["get", "b", five]).ok(), "6");
+    let output: serde_json::Value = serde_json::from_str(&run.text()).unwrap();
+    let found = &output["plan"]["tables"][0]["out_of_order"];
+    assert_eq!((&output["executed"], &found["newest"][0]["key"]), (&false.into(), &five.into()));
+    assert_eq!(fixture.lith(&["get", "b", five]).ok(), "6");
     // To where none is left, or with it.
-    bench.lith(&["rollback", "--max-be-u64", "0:5", "--dry-run"]).ok();
-    bench.lith(&["rollback", "--max-be-u64", "0:4", "--accept-out-of-order", "--yes"]).ok();
-    assert_eq!(bench.lith(&["get", "b", five]).ok(), "4");
+    fixture.lith(&["rollback", "--max-be-u64", "0:5", "--dry-run"]).ok();
+    fixture.lith(&["rollback", "--max-be-u64", "0:4", "--accept-out-of-order", "--yes"]).ok();
+    assert_eq!(fixture.lith(&["get", "b", five]).ok(), "4");
     // Nothing goes, and it is not the height that was asked for.
-    let said = bench.lith(&["rollback", "--max-be-u64", "0:4", "--yes"]).failed();
+    let said = fixture.lith(&["rollback", "--max-be-u64", "0:4", "--yes"]).failed();
     assert!(said.contains("0x0000000000000005 at"), "{said}");
 }
 
 #[test]
-fn each_table_has_its_height() {
-    let bench = bench();
+fn tables_may_have_different_heights() {
+    let fixture = fixture();
     let to = |heights: &[&str], more: &[&str]| {
         let heights = heights.iter().flat_map(|height| ["--max-be-u64", height]);
         let args: Vec<&str> =
             ["rollback"].into_iter().chain(heights).chain(more.iter().copied()).collect();
-        bench.lith(&args)
+        fixture.lith(&args)
     };
     let said = to(&["blocks=1:5", "blocks=1:6", "1:7"], &["--yes"]).usage();
     assert!(said.contains("expected one --max-be-u64"), "{said}");
@@ -249,11 +249,11 @@ fn each_table_has_its_height() {
     assert!(said.contains("table block: there is none"), "{said}");
     let said = to(&["blocks=1:5", "events=1:7"], &["--yes"]).failed();
     assert!(said.contains("table receipts: no filter was given"), "{said}");
-    assert_eq!(all_numbers(&bench), vec![(0..60).collect::<Vec<_>>(); 3]);
+    assert_eq!(all_numbers(&fixture), vec![(0..60).collect::<Vec<_>>(); 3]);
     to(&["blocks=1:5", "1:7"], &["--yes"]).ok();
-    assert_eq!(all_numbers(&bench).iter().map(Vec::len).collect::<Vec<_>>(), [6, 8, 8]);
+    assert_eq!(all_numbers(&fixture).iter().map(Vec::len).collect::<Vec<_>>(), [6, 8, 8]);
     to(&["events=1:3"], &["--table", "events", "--yes"]).ok();
-    assert_eq!(all_numbers(&bench).iter().map(Vec::len).collect::<Vec<_>>(), [6, 4, 8]);
+    assert_eq!(all_numbers(&fixture).iter().map(Vec::len).collect::<Vec<_>>(), [6, 4, 8]);
 }
 
 /// Copies a directory with everything in it.
@@ -265,14 +265,14 @@ fn copy(from: &Path, to: &Path) {
 /// Killed with SIGKILL at any moment, which is a crash of the process and not of the machine: afterwards all tables are at
 /// the old state, or all at the new one. `LITHDB_EFFORT` multiplies how often.
 #[test]
-fn killed_at_any_moment_all_tables_are_old_or_all_are_new() {
+fn rollback_killed_at_any_moment_is_all_tables_or_none() {
     let mut tally = Tally::new("process crashes: lith rollback");
-    let rounds = Effort::given().times(100) as u32;
-    let whole = bench();
+    let rounds = Effort::from_env().times(100) as u32;
+    let whole = fixture();
     let mut ends = [0_u32; 2];
     let (mut pending, mut longest) = (0, Duration::from_millis(100));
     for round in 0..rounds {
-        let scratch = Bench::new();
+        let scratch = Fixture::new();
         copy(&whole.db(), &scratch.db());
         let mut command = lith();
         command.args(["rollback", "--max-be-u64", "1:24", "--yes", "--db"]).arg(scratch.db());
@@ -300,7 +300,7 @@ fn killed_at_any_moment_all_tables_are_old_or_all_are_new() {
         assert!(is_new || !survived, "round {round}: it had ended, and nothing had changed");
         ends[usize::from(is_new)] += 1;
         if round % 10 == 0 {
-            scratch.prepare_with(alone(), |db| {
+            scratch.prepare_with(without_maintenance(), |db| {
                 let table = db.existing_table("events").unwrap();
                 table.put(&key(1000), &value(1000)).unwrap();
             });

@@ -9,27 +9,27 @@ use std::path::Path;
 use lithdb::DbOptions;
 use lithdb::env::{Fs, OsFs};
 use serde_json::json;
-use support::{Bench, Run, alone, lith, run};
+use support::{Fixture, Run, lith, run, without_maintenance};
 
 /// A database of two roots, `a` and `b`, with a table that has values on both.
-fn two_roots() -> Bench {
-    let bench = Bench::new();
-    let options = DbOptions::new([bench.path("a"), bench.path("b")]);
-    let db = lithdb::Db::open_with(options, alone()).unwrap();
+fn two_roots() -> Fixture {
+    let fixture = Fixture::new();
+    let options = DbOptions::new([fixture.path("a"), fixture.path("b")]);
+    let db = lithdb::Db::open_with(options, without_maintenance()).unwrap();
     let table = db.table("t", Default::default()).unwrap();
     for key in 0..4_u8 {
         table.put(&[b'0' + key], &[key; 5_000]).unwrap();
     }
     db.close().unwrap();
-    bench
+    fixture
 }
 
-fn at(bench: &Bench, args: &[&str], roots: &[&str], lost: &[&str]) -> Run {
+fn at(fixture: &Fixture, args: &[&str], roots: &[&str], lost: &[&str]) -> Run {
     let mut command = lith();
     command.args(args);
     for (option, names) in [("--db", roots), ("--lost-root", lost)] {
         for name in names {
-            command.arg(option).arg(bench.path(name));
+            command.arg(option).arg(fixture.path(name));
         }
     }
     run(command, b"value")
@@ -40,50 +40,50 @@ fn remove(path: &Path) {
 }
 
 #[test]
-fn lost_root_id_is_one_account_in_every_command() {
-    let bench = two_roots();
-    remove(&bench.path("b/root.id"));
-    let said = at(&bench, &["info"], &["a", "b"], &[]).failed();
+fn commands_agree_on_a_lost_root_id() {
+    let fixture = two_roots();
+    remove(&fixture.path("b/root.id"));
+    let said = at(&fixture, &["info"], &["a", "b"], &[]).failed();
     assert!(said.contains("b holds tables, but its root.id is lost"), "{said}");
     assert!(said.contains("`lith repair`"), "{said}");
     for args in [&["verify"][..], &["ls"], &["get", "t", "0"], &["put", "t", "k"], &["gc"]] {
-        assert_eq!(at(&bench, args, &["b", "a"], &[]).failed(), said, "{args:?}");
+        assert_eq!(at(&fixture, args, &["b", "a"], &[]).failed(), said, "{args:?}");
     }
-    let run = at(&bench, &["repair", "t"], &["a", "b"], &[]);
+    let run = at(&fixture, &["repair", "t"], &["a", "b"], &[]);
     assert!(run.failed().contains("name none"), "{run:?}");
-    let told = at(&bench, &["repair", "--dry-run"], &["a", "b"], &[]).ok();
-    assert!(told.contains("its root.id is lost, and written anew"), "{told}");
-    assert!(told.contains("nothing was changed"), "{told}");
-    let told = at(&bench, &["repair", "--json"], &["a", "b"], &[]).json();
-    assert_eq!((&told["applied"], &told["left"]), (&json!(true), &json!([])));
-    assert_eq!(told["plan"]["roots"]["is_lossless"], true);
-    assert_eq!(told["report"]["roots"][0]["number"], 1);
-    at(&bench, &["verify"], &["a", "b"], &[]).ok();
-    assert_eq!(at(&bench, &["repair"], &["a", "b"], &[]).ok(), "nothing to repair\n");
+    let output = at(&fixture, &["repair", "--dry-run"], &["a", "b"], &[]).ok();
+    assert!(output.contains("its root.id is lost, and written anew"), "{output}");
+    assert!(output.contains("nothing was changed"), "{output}");
+    let output = at(&fixture, &["repair", "--json"], &["a", "b"], &[]).json();
+    assert_eq!((&output["applied"], &output["left"]), (&json!(true), &json!([])));
+    assert_eq!(output["plan"]["roots"]["is_lossless"], true);
+    assert_eq!(output["report"]["roots"][0]["number"], 1);
+    at(&fixture, &["verify"], &["a", "b"], &[]).ok();
+    assert_eq!(at(&fixture, &["repair"], &["a", "b"], &[]).ok(), "nothing to repair\n");
 }
 
 #[test]
-fn root_gone_for_good_is_replaced_when_its_loss_is_accepted() {
-    let bench = two_roots();
+fn lost_root_is_replaced_after_accept_loss() {
+    let fixture = two_roots();
     for name in ["b/t/segments/1-0.values", "b/root.id", "b/lith.lock"] {
-        remove(&bench.path(name));
+        remove(&fixture.path(name));
     }
     for name in ["b/t/segments", "b/t", "b"] {
-        OsFs.remove_dir(&bench.path(name)).unwrap();
+        OsFs.remove_dir(&fixture.path(name)).unwrap();
     }
-    let said = at(&bench, &["verify"], &["a", "b"], &[]).failed();
+    let said = at(&fixture, &["verify"], &["a", "b"], &[]).failed();
     assert!(said.contains("b does not exist") && said.contains("--lost-root"), "{said}");
     // Nobody has said that it is not only not mounted.
-    assert_eq!(at(&bench, &["repair", "--accept-loss"], &["a", "b"], &[]).failed(), said);
-    let run = at(&bench, &["repair"], &["a"], &["b"]);
+    assert_eq!(at(&fixture, &["repair", "--accept-loss"], &["a", "b"], &[]).failed(), said);
+    let run = at(&fixture, &["repair"], &["a"], &["b"]);
     let left = run.failed();
     assert!(left.contains("not repaired: ") && left.contains("/b, t; --accept-loss"), "{left}");
     assert!(run.words().contains("table t: a repair gives up 2 keys"), "{run:?}");
-    assert!(OsFs.metadata(&bench.path("b")).is_err(), "nothing was created");
-    let told = at(&bench, &["repair", "--accept-loss", "--json"], &["a"], &["b"]).json();
-    assert_eq!(told["plan"]["roots"]["lost"][0]["loss"], "gone");
-    assert_eq!(told["report"]["tables"][0]["lost_keys"], 2);
-    at(&bench, &["verify"], &["a", "b"], &[]).ok();
-    assert_eq!(at(&bench, &["scan", "t", "--json"], &["a", "b"], &[]).json_lines().len(), 2);
-    at(&bench, &["put", "t", "k"], &["a", "b"], &[]).ok();
+    assert!(OsFs.metadata(&fixture.path("b")).is_err(), "nothing was created");
+    let output = at(&fixture, &["repair", "--accept-loss", "--json"], &["a"], &["b"]).json();
+    assert_eq!(output["plan"]["roots"]["lost"][0]["loss"], "gone");
+    assert_eq!(output["report"]["tables"][0]["lost_keys"], 2);
+    at(&fixture, &["verify"], &["a", "b"], &[]).ok();
+    assert_eq!(at(&fixture, &["scan", "t", "--json"], &["a", "b"], &[]).json_lines().len(), 2);
+    at(&fixture, &["put", "t", "k"], &["a", "b"], &[]).ok();
 }

@@ -14,11 +14,11 @@ use lithdb_table::{GcFilter, Presence, Table, TableOptions, TableSetup, TableSta
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
-use crate::inspect::is_gone;
+use crate::inspect::is_dropped;
 use crate::limits;
 use crate::maintenance;
 use crate::options::{Components, DbOptions};
-use crate::shared::{Keeper, Shared, finish_interrupted, no_table, refuse_pending_rollback};
+use crate::shared::{CloseOnDrop, Shared, finish_interrupted, no_table, refuse_pending_rollback};
 use crate::tables::{OpenTable, Tables, closed};
 
 /// An open database. Cheap to clone; all clones and all handles of its tables keep it open. The last one dropped
@@ -39,7 +39,7 @@ use crate::tables::{OpenTable, Tables, closed};
 #[derive(Clone)]
 pub struct Db {
     shared: Arc<Shared>,
-    keeper: Arc<Keeper>,
+    keeper: Arc<CloseOnDrop>,
 }
 
 impl fmt::Debug for Db {
@@ -100,7 +100,7 @@ impl Db {
 
     fn open_as(options: DbOptions, components: Components, read_only: bool) -> Result<Self> {
         options.validate()?;
-        let (env, handles) = limits::world(&options, &components)?;
+        let (env, handles) = limits::budgeted_env(&options, &components)?;
         let roots = if read_only {
             Roots::open_for_reading(&env, &options.roots)?
         } else {
@@ -130,7 +130,7 @@ impl Db {
             options,
             components,
         });
-        let keeper = Arc::new(Keeper(Arc::clone(&shared)));
+        let keeper = Arc::new(CloseOnDrop(Arc::clone(&shared)));
         if !read_only && !shared.components.without_maintenance {
             maintenance::start(&shared)?;
         }
@@ -192,23 +192,23 @@ impl Db {
         if let Some(open) = slot.get() {
             if !open.table.is_closed() {
                 if let Some(options) = &options {
-                    open.refuse_other(&name, options, has_filter)?;
+                    open.check_same_options(&name, options, has_filter)?;
                 }
-                return Ok(open.table.kept_by(keeper));
+                return Ok(open.table.with_keepalive(keeper));
             }
-            open.settle();
+            open.close_failed();
         }
         let mut effective = asked.clone();
         effective.keymap.get_or_insert(shared.options.keymap);
         effective.validate()?;
         let table = shared.open_or_create(&setup, &effective, options.is_some())?;
-        let handle = table.kept_by(keeper);
+        let handle = table.with_keepalive(keeper);
         slot.set(Some(OpenTable {
             table,
             options: asked,
             has_filter,
-            in_upkeep: Mutex::default(),
-            in_collection: Mutex::default(),
+            in_maintenance: Mutex::default(),
+            collection_lock: Mutex::default(),
         }));
         Ok(handle)
     }
@@ -224,7 +224,7 @@ impl Db {
         let Some(roots) = &*roots else { return Err(closed()) };
         let mut names = roots.table_names()?;
         names.retain(|name| {
-            !is_gone(&TableSetup::for_files(name.clone(), roots.env(), roots.paths()))
+            !is_dropped(&TableSetup::for_files(name.clone(), roots.env(), roots.paths()))
         });
         Ok(names)
     }
@@ -247,7 +247,7 @@ impl Db {
             Some(table) => table.begin_drop()?,
             None => {
                 if let Some(open) = &open {
-                    open.settle();
+                    open.close_failed();
                 }
                 match presence(&*shared.env.fs, &setup.dirs)? {
                     Presence::Absent => return Err(no_table(&name)),

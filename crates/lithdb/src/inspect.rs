@@ -18,7 +18,7 @@ use crate::shared::{no_table, refuse_pending_rollback};
 
 /// A table of which something was asked that could not be done. The other tables are not affected.
 #[derive(Debug, Clone, Serialize)]
-pub struct Refused {
+pub struct RefusedTable {
     /// The table.
     pub table: TableName,
     /// Why; a message where it is serialized.
@@ -34,7 +34,7 @@ pub struct Verification {
     /// A report for each table that could be looked at.
     pub tables: Vec<VerifyReport>,
     /// The tables that could not be looked at.
-    pub refused: Vec<Refused>,
+    pub refused: Vec<RefusedTable>,
 }
 
 impl Db {
@@ -52,32 +52,32 @@ impl Db {
     ) -> Result<Verification> {
         let env = Env::os(options.io_threads)?;
         let roots = Roots::open_for_reading(&env, &options.roots)?;
-        let nothing_but = |pending_rollback| Verification {
+        let empty_report = |pending_rollback| Verification {
             pending_rollback,
             tables: Vec::new(),
             refused: Vec::new(),
         };
         if let Some(pending) = pending(&roots)? {
-            return Ok(nothing_but(Some(pending)));
+            return Ok(empty_report(Some(pending)));
         }
-        let mut found = nothing_but(None);
+        let mut found = empty_report(None);
         for setup in setups(&roots, tables)? {
             match lithdb_repair::verify(&setup, progress) {
                 Ok(report) if report.is_sound() => found.tables.push(report),
                 // Whatever was found of it was found while its files went away.
-                _ if is_gone(&setup) => {
+                _ if is_dropped(&setup) => {
                     if tables.is_some() {
                         let error = no_table(&setup.name);
-                        found.refused.push(Refused { table: setup.name, error });
+                        found.refused.push(RefusedTable { table: setup.name, error });
                     }
                 }
                 Ok(report) => found.tables.push(report),
-                Err(error) => found.refused.push(Refused { table: setup.name, error }),
+                Err(error) => found.refused.push(RefusedTable { table: setup.name, error }),
             }
         }
         // What was seen of files while a rollback began is not said, either.
         if let Some(pending) = pending(&roots)? {
-            found = nothing_but(Some(pending));
+            found = empty_report(Some(pending));
         }
         Ok(found)
     }
@@ -106,7 +106,7 @@ impl Db {
 }
 
 /// Whether there is no such table. One that is damaged or cannot be read is there.
-pub(crate) fn is_gone(setup: &TableSetup) -> bool {
+pub(crate) fn is_dropped(setup: &TableSetup) -> bool {
     let found = presence(&*setup.env.fs, &setup.dirs);
     matches!(found, Ok(Presence::Absent | Presence::Interrupted))
 }
@@ -114,7 +114,7 @@ pub(crate) fn is_gone(setup: &TableSetup) -> bool {
 /// What is needed to look at tables: named ones, or all that are there.
 pub(crate) fn setups(roots: &Roots, named: Option<&[String]>) -> Result<Vec<TableSetup>> {
     let present = roots.table_names()?;
-    let is_there = |setup: &TableSetup| present.contains(&setup.name) && !is_gone(setup);
+    let is_there = |setup: &TableSetup| present.contains(&setup.name) && !is_dropped(setup);
     let Some(names) = named else {
         let setups = present
             .iter()
@@ -136,7 +136,7 @@ impl Verification {
     }
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for RefusedTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The message names the table.
         self.error.fmt(f)

@@ -48,7 +48,7 @@ mod shared;
 mod tables;
 
 pub use db::{Db, DbStats};
-pub use inspect::{Refused, Verification};
+pub use inspect::{RefusedTable, Verification};
 /// Disk, clock and threads, for tools that go through the same door.
 pub use lithdb_env as env;
 pub use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
@@ -62,8 +62,8 @@ pub use lithdb_roots::{LostRoot, RootLoss, RootsRepair};
 pub use lithdb_segment::{Position, ReadMode, SegmentId, TableName, Value, Verify};
 pub use lithdb_table::{
     Batch, BatchEntry, DuplicateKeys, Entry, Event, EventListener, GcFilter, GcReport, Iter,
-    KeymapKind, KeymapReport, MAX_BATCH_BYTES, MAX_BATCH_KEYS, RecoveryReport, SecondaryKey, Table,
-    TableOptions, TableStats, Ttl, Upkeep, show_key, verify_keymap,
+    KeymapKind, KeymapReport, MAX_BATCH_BYTES, MAX_BATCH_KEYS, Maintenance, RecoveryReport,
+    SecondaryKey, Table, TableOptions, TableStats, Ttl, show_key, verify_keymap,
 };
 pub use options::{Components, DbOptions};
 pub use repair::{Repair, Repaired};

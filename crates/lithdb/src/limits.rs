@@ -5,42 +5,42 @@ use std::sync::{Arc, Weak};
 use lithdb_env::{
     Budgets, Env, Error, ErrorKind, Reclaim, Result, max_map_count, raise_file_limit,
 };
-use lithdb_segment::HandleLimit;
+use lithdb_segment::HandleCache;
 
 use crate::options::{Components, DbOptions};
 
 /// So many descriptors are always allowed, and some for each root: a few operations at the same time need them.
-const LEAST_FILES: u64 = 32;
-const LEAST_FILES_OF_ROOT: u64 = 4;
+const MIN_FILES: u64 = 32;
+const MIN_FILES_PER_ROOT: u64 = 4;
 /// So many mappings.
-const LEAST_MAPS: u64 = 16;
+const MIN_MAPS: u64 = 16;
 
-/// The world that a database lives in, within its budgets, and its idle files, which are closed when others are needed.
-pub(crate) fn world(
+/// The environment of a database, within its budgets, and its idle files, which are closed when others are needed.
+pub(crate) fn budgeted_env(
     options: &DbOptions,
     components: &Components,
-) -> Result<(Env, Arc<HandleLimit>)> {
-    let least = LEAST_FILES + LEAST_FILES_OF_ROOT * options.roots.len() as u64;
+) -> Result<(Env, Arc<HandleCache>)> {
+    let least = MIN_FILES + MIN_FILES_PER_ROOT * options.roots.len() as u64;
     let mut files = (options.max_open_files as u64).max(least);
-    let mut maps = (options.max_mappings as u64).max(LEAST_MAPS);
+    let mut maps = (options.max_mappings as u64).max(MIN_MAPS);
     let env = match &components.env {
         Some(env) => env.clone(),
         None => {
-            (files, maps) = within_the_process(files, least, maps)?;
+            (files, maps) = clamp_to_process(files, least, maps)?;
             Env::os(options.io_threads)?
         }
     };
-    let env = env.within(Budgets::new(files, maps, options.write_buffer_bytes));
-    let handles = Arc::new(HandleLimit::new(options.max_open_files));
+    let env = env.with_budgets(Budgets::new(files, maps, options.write_buffer_bytes));
+    let handles = Arc::new(HandleCache::new(options.max_open_files));
     let idle: Arc<dyn Reclaim> = Arc::clone(&handles) as _;
     let idle: Weak<dyn Reclaim> = Arc::downgrade(&idle);
-    env.budgets.files.reclaim_from(Weak::clone(&idle));
-    env.budgets.maps.reclaim_from(idle);
+    env.budgets.files.register_reclaim(Weak::clone(&idle));
+    env.budgets.maps.register_reclaim(idle);
     Ok((env, handles))
 }
 
 /// Raises the soft limit of descriptors to the hard one, and compares the budgets with what the process may have.
-fn within_the_process(files: u64, least: u64, maps: u64) -> Result<(u64, u64)> {
+fn clamp_to_process(files: u64, least: u64, maps: u64) -> Result<(u64, u64)> {
     let (before, limit) = raise_file_limit().map_err(|e| {
         Error::with_source(ErrorKind::Io, format!("raise the limit of open files: {e}"), e)
     })?;
@@ -48,11 +48,13 @@ fn within_the_process(files: u64, least: u64, maps: u64) -> Result<(u64, u64)> {
         tracing::info!(?before, now = ?limit, "raised the process's limit of open files (RLIMIT_NOFILE)");
     }
     let files = match limit {
-        Some(limit) => fit("max_open_files", files, least, limit, "ulimit -n")?,
+        Some(limit) => clamp_budget("max_open_files", files, least, limit, "ulimit -n")?,
         None => files,
     };
     let maps = match max_map_count() {
-        Ok(limit) => fit("max_mappings", maps, LEAST_MAPS, limit, "sysctl vm.max_map_count")?,
+        Ok(limit) => {
+            clamp_budget("max_mappings", maps, MIN_MAPS, limit, "sysctl vm.max_map_count")?
+        }
         Err(error) => {
             // Without /proc the limit is unknown; then the budget alone is kept.
             tracing::warn!(%error, "cannot read vm.max_map_count");
@@ -63,7 +65,7 @@ fn within_the_process(files: u64, least: u64, maps: u64) -> Result<(u64, u64)> {
 }
 
 /// A budget that leaves a quarter of the limit to the rest of the process.
-fn fit(option: &str, wanted: u64, least: u64, limit: u64, remedy: &str) -> Result<u64> {
+fn clamp_budget(option: &str, wanted: u64, least: u64, limit: u64, remedy: &str) -> Result<u64> {
     let most = limit - limit / 4;
     if most < least {
         let needed = 4 * (least - 1) / 3 + 1;
@@ -83,15 +85,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_budget_leaves_room_to_the_process_or_is_refused() {
-        assert_eq!(fit("max_open_files", 512, 36, 1024, "ulimit -n").unwrap(), 512);
-        assert_eq!(fit("max_open_files", 4096, 36, 1024, "ulimit -n").unwrap(), 768);
+    fn budget_leaves_a_quarter_to_the_process_or_is_refused() {
+        assert_eq!(clamp_budget("max_open_files", 512, 36, 1024, "ulimit -n").unwrap(), 512);
+        assert_eq!(clamp_budget("max_open_files", 4096, 36, 1024, "ulimit -n").unwrap(), 768);
         for (least, needed) in [(36, 47), (40, 53), (44, 58), (48, 63)] {
-            let refused = fit("max_open_files", 512, least, needed - 1, "ulimit -n").unwrap_err();
+            let refused =
+                clamp_budget("max_open_files", 512, least, needed - 1, "ulimit -n").unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Exhausted);
-            let told = format!("raise `ulimit -n` to at least {needed}");
-            assert!(refused.to_string().contains(&told), "{refused}");
-            assert_eq!(fit("max_open_files", 512, least, needed, "ulimit -n").unwrap(), least);
+            let expected = format!("raise `ulimit -n` to at least {needed}");
+            assert!(refused.to_string().contains(&expected), "{refused}");
+            assert_eq!(
+                clamp_budget("max_open_files", 512, least, needed, "ulimit -n").unwrap(),
+                least
+            );
         }
     }
 }

@@ -31,7 +31,7 @@ struct State {
 }
 
 /// The threads of one kind.
-struct Crew {
+struct ThreadGroup {
     db: Weak<Shared>,
     threads: Arc<Threads>,
     name: &'static str,
@@ -50,7 +50,7 @@ pub(crate) fn start(db: &Arc<Shared>) -> Result<()> {
     let tick = options.gc_interval.min(options.idle_after).min(TICK);
     let tick = options.flush_after.map_or(tick, |after| tick.min(after));
     let begin = |name, tick: Duration, round| {
-        let crew = Crew {
+        let group = ThreadGroup {
             db: Arc::downgrade(db),
             threads: Arc::clone(&db.threads),
             name,
@@ -60,10 +60,10 @@ pub(crate) fn start(db: &Arc<Shared>) -> Result<()> {
             tick: tick.max(Duration::from_millis(1)),
             round,
         };
-        Arc::new(crew).add()
+        Arc::new(group).add()
     };
-    begin("lithdb-upkeep", tick, Shared::keep_up)?;
-    begin("lithdb-filter", options.gc_interval, Shared::ask_filters)
+    begin("lithdb-maintain", tick, Shared::run_maintenance)?;
+    begin("lithdb-filter", options.gc_interval, Shared::run_filters)
 }
 
 impl Threads {
@@ -84,7 +84,7 @@ impl Threads {
     }
 }
 
-impl Crew {
+impl ThreadGroup {
     /// One thread more, unless they are being stopped.
     fn add(self: &Arc<Self>) -> Result<()> {
         let mut state = self.threads.state.lock();
@@ -132,7 +132,7 @@ impl Crew {
 }
 
 /// Does something that no other thread does at this moment.
-pub(crate) fn unless_busy(busy: &Mutex<()>, act: impl FnOnce() -> Result<()>) {
+pub(crate) fn run_unless_busy(busy: &Mutex<()>, act: impl FnOnce() -> Result<()>) {
     let Some(_busy) = busy.try_lock() else { return };
     if let Err(error) = act() {
         // Told by an event, by the table's failure, or by the next flush.

@@ -117,7 +117,7 @@ impl DbOptions {
 
     /// Sets [`flush_bytes`](Self::flush_bytes) and [`flush_after`](Self::flush_after).
     #[must_use]
-    pub fn flush_by_itself(mut self, bytes: Option<u64>, after: Option<Duration>) -> Self {
+    pub fn auto_flush(mut self, bytes: Option<u64>, after: Option<Duration>) -> Self {
         (self.flush_bytes, self.flush_after) = (bytes, after);
         self
     }

@@ -14,7 +14,7 @@ use lithdb_table::TableSetup;
 use serde::Serialize;
 
 use crate::db::Db;
-use crate::inspect::{Refused, setups};
+use crate::inspect::{RefusedTable, setups};
 use crate::limits;
 use crate::options::{Components, DbOptions};
 use crate::shared::refuse_pending_rollback;
@@ -27,7 +27,7 @@ pub struct Repair {
     /// A plan for each table that needs one.
     pub tables: Vec<RepairPlan>,
     /// The tables for which no plan can be made.
-    pub refused: Vec<Refused>,
+    pub refused: Vec<RefusedTable>,
     #[serde(skip)]
     held: Roots,
 }
@@ -40,7 +40,7 @@ pub struct Repaired {
     /// A report for each table that was repaired.
     pub tables: Vec<RepairReport>,
     /// The tables whose repair was not finished; it may be planned and applied again.
-    pub refused: Vec<Refused>,
+    pub refused: Vec<RefusedTable>,
 }
 
 impl Db {
@@ -65,7 +65,7 @@ impl Db {
     ///
     /// # Errors
     /// As [`plan_repair`](Self::plan_repair); `InvalidArgument`, `Foreign`: what is in the way of a new root.
-    pub fn plan_repair_without(
+    pub fn plan_repair_with_lost_roots(
         options: &DbOptions,
         components: &Components,
         lost_roots: &[PathBuf],
@@ -82,7 +82,7 @@ fn plan(
     tables: Option<&[String]>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Repair> {
-    let (env, _) = limits::world(options, components)?;
+    let (env, _) = limits::budgeted_env(options, components)?;
     let (held, roots) = Roots::open_for_repair(&env, &options.roots, gone)?;
     if let (Some(_), Some(_)) = (&roots, tables) {
         let message = "a root has lost its root.id: repair all tables together, and name none";
@@ -90,7 +90,7 @@ fn plan(
     }
     let mut repair = Repair { roots, tables: Vec::new(), refused: Vec::new(), held };
     // Tables half-way through a rollback look damaged, and mending them would undo a part of it. Finishing it needs the ids.
-    if let Some(roots) = repair.roots.as_mut().filter(|roots| may_be_finished(roots))
+    if let Some(roots) = repair.roots.as_mut().filter(|roots| can_finish_rollback(roots))
         && is_pending(&repair.held)?
     {
         let warning = "a rollback is pending, so nothing is said of the tables: finish it after this (`lith rollback --finish`)";
@@ -107,12 +107,12 @@ fn plan(
                 repair.tables.extend(Some(plan).filter(|plan| !plan.is_empty()));
             }
             // A call that failed says nothing of the table, and so nothing of the roots.
-            Err(error) if repair.roots.is_some() && error.kind().is_failed_call() => {
+            Err(error) if repair.roots.is_some() && error.kind().is_system_failure() => {
                 return Err(error);
             }
             Err(error) => {
                 agree = false;
-                repair.refused.push(Refused { table: setup.name, error });
+                repair.refused.push(RefusedTable { table: setup.name, error });
             }
         }
     }
@@ -124,7 +124,7 @@ fn plan(
 }
 
 /// The ids are those that a pending rollback names, and its files may all be there.
-fn may_be_finished(roots: &RootsRepair) -> bool {
+fn can_finish_rollback(roots: &RootsRepair) -> bool {
     !roots.is_new_identity() && roots.lost.iter().all(|root| root.loss != RootLoss::Gone)
 }
 
@@ -156,10 +156,10 @@ impl Repair {
 
     /// Whether nothing is given up: see [`RepairPlan::is_lossless`] and [`RootsRepair::is_lossless`].
     pub fn is_lossless(&self) -> bool {
-        self.keeps_roots() && self.tables.iter().all(RepairPlan::is_lossless)
+        self.are_roots_lossless() && self.tables.iter().all(RepairPlan::is_lossless)
     }
 
-    fn keeps_roots(&self) -> bool {
+    fn are_roots_lossless(&self) -> bool {
         self.roots.as_ref().is_none_or(|roots| roots.is_lossless)
     }
 
@@ -178,7 +178,7 @@ impl Repair {
     /// # Errors
     /// As [`apply`](Self::apply).
     pub fn apply_lossless(self) -> Result<Repaired> {
-        if !self.keeps_roots() {
+        if !self.are_roots_lossless() {
             return Ok(Repaired { roots: Vec::new(), tables: Vec::new(), refused: Vec::new() });
         }
         self.apply_if(RepairPlan::is_lossless)
@@ -194,7 +194,7 @@ impl Repair {
                 TableSetup::for_files(plan.table.clone(), self.held.env(), self.held.paths());
             match plan.apply(&setup) {
                 Ok(report) => repaired.tables.push(report),
-                Err(error) => repaired.refused.push(Refused { table: setup.name, error }),
+                Err(error) => repaired.refused.push(RefusedTable { table: setup.name, error }),
             }
         }
         // Until the ids are there, nobody opens what is half done.
@@ -224,7 +224,7 @@ fn show(
     f: &mut fmt::Formatter<'_>,
     roots: impl Iterator<Item = String>,
     tables: &[impl fmt::Display],
-    refused: &[Refused],
+    refused: &[RefusedTable],
 ) -> fmt::Result {
     let refused = refused.iter().map(ToString::to_string);
     let all: Vec<String> =

@@ -8,27 +8,27 @@ use lithdb_env::{Env, Error, ErrorKind, Result, exists, spawn};
 use lithdb_rollback::RollbackReport;
 pub(crate) use lithdb_rollback::refuse_pending as refuse_pending_rollback;
 use lithdb_roots::Roots;
-use lithdb_segment::{HandleLimit, TableName};
+use lithdb_segment::{HandleCache, TableName};
 use lithdb_table::{
-    GcFilter, OpenForWriting, Presence, Table, TableOptions, TableSetup, Upkeep, presence,
+    GcFilter, Maintenance, OpenForWriting, Presence, Table, TableOptions, TableSetup, presence,
     refuse_in_callback,
 };
 use parking_lot::{Mutex, RwLock};
 
-use crate::maintenance::{Threads, unless_busy};
+use crate::maintenance::{Threads, run_unless_busy};
 use crate::options::{Components, DbOptions};
 use crate::tables::{OpenTable, Tables};
 
 /// What every handle of the database and of its tables holds. Closes the database when the last one goes, there and
 /// then: the maintenance thread has a share in what is closed, but none in this.
-pub(crate) struct Keeper(pub(crate) Arc<Shared>);
+pub(crate) struct CloseOnDrop(pub(crate) Arc<Shared>);
 
 /// What all handles share.
 pub(crate) struct Shared {
     pub(crate) options: DbOptions,
     pub(crate) components: Components,
     pub(crate) env: Env,
-    pub(crate) handles: Arc<HandleLimit>,
+    pub(crate) handles: Arc<HandleCache>,
     /// The locks on the roots; gone when the database is closed. Only closing waits for those who use them.
     pub(crate) roots: RwLock<Option<Roots>>,
     pub(crate) paths: Vec<PathBuf>,
@@ -113,7 +113,7 @@ impl Shared {
     }
 
     /// What is due in upkeep now.
-    fn upkeep(&self) -> Upkeep {
+    fn maintenance(&self) -> Maintenance {
         let steady = self.env.clock.monotonic();
         let mut last = self.last_gc.lock();
         let since = last.map(|last| steady.saturating_sub(last));
@@ -121,7 +121,7 @@ impl Shared {
         if collect {
             *last = Some(steady);
         }
-        Upkeep {
+        Maintenance {
             flush_bytes: self.options.flush_bytes,
             flush_after: self.options.flush_after,
             idle_after: self.options.idle_after,
@@ -131,30 +131,30 @@ impl Shared {
 
     pub(crate) fn maintain(&self) -> Result<()> {
         self.check_writable()?;
-        let upkeep = self.upkeep();
-        let kept_up = self.each_table(move |open| open.keep_up(upkeep));
+        let maintenance = self.maintenance();
+        let maintained = self.each_table(move |open| open.run_maintenance(maintenance));
         let mut collected = Ok(());
         for open in self.tables.all() {
-            if upkeep.collect && open.has_filter && !open.table.is_closed() {
+            if maintenance.collect && open.has_filter && !open.table.is_closed() {
                 collected = collected.and(open.table.run_gc().map(drop));
             }
         }
-        kept_up.and(collected)
+        maintained.and(collected)
     }
 
     /// One round of upkeep.
-    pub(crate) fn keep_up(&self) {
-        let upkeep = self.upkeep();
+    pub(crate) fn run_maintenance(&self) {
+        let maintenance = self.maintenance();
         for open in self.tables.all().iter().filter(|open| !open.table.is_closed()) {
-            unless_busy(&open.in_upkeep, || open.keep_up(upkeep));
+            run_unless_busy(&open.in_maintenance, || open.run_maintenance(maintenance));
         }
     }
 
     /// One round of collection with filters.
-    pub(crate) fn ask_filters(&self) {
+    pub(crate) fn run_filters(&self) {
         let tables = self.tables.all();
         for open in tables.iter().filter(|open| open.has_filter && !open.table.is_closed()) {
-            unless_busy(&open.in_collection, || open.table.run_gc().map(drop));
+            run_unless_busy(&open.collection_lock, || open.table.run_gc().map(drop));
         }
     }
 
@@ -171,7 +171,7 @@ impl Shared {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         let shared = Arc::clone(&self.0);
         let close = move || {

@@ -9,7 +9,7 @@ use std::thread::ThreadId;
 
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_segment::TableName;
-use lithdb_table::{Table, TableOptions, Upkeep};
+use lithdb_table::{Maintenance, Table, TableOptions};
 use parking_lot::{Condvar, Mutex};
 
 /// A table that is open, and what it was opened with. It may have been closed since.
@@ -18,13 +18,13 @@ pub(crate) struct OpenTable {
     pub(crate) options: TableOptions,
     pub(crate) has_filter: bool,
     /// Held by the thread that keeps it up.
-    pub(crate) in_upkeep: Mutex<()>,
+    pub(crate) in_maintenance: Mutex<()>,
     /// Held by the thread that asks its filter.
-    pub(crate) in_collection: Mutex<()>,
+    pub(crate) collection_lock: Mutex<()>,
 }
 
 impl OpenTable {
-    pub(crate) fn refuse_other(
+    pub(crate) fn check_same_options(
         &self,
         name: &TableName,
         asked: &TableOptions,
@@ -46,13 +46,14 @@ impl OpenTable {
     }
 
     /// Does what is due. Filters are not asked here: that is done apart, so that nothing waits for it.
-    pub(crate) fn keep_up(&self, upkeep: Upkeep) -> Result<()> {
-        self.table.tick(&Upkeep { collect: upkeep.collect && !self.has_filter, ..upkeep })
+    pub(crate) fn run_maintenance(&self, maintenance: Maintenance) -> Result<()> {
+        self.table
+            .tick(&Maintenance { collect: maintenance.collect && !self.has_filter, ..maintenance })
     }
 
     /// Waits until a table that was closed has come to its end, and closes one that has failed: nothing of it is written
     /// any more.
-    pub(crate) fn settle(&self) {
+    pub(crate) fn close_failed(&self) {
         // What did not become durable was said when the table failed or was closed.
         if let Err(error) = self.table.close() {
             tracing::debug!(%error, "closing a table that has failed");

@@ -12,7 +12,7 @@ use lithdb::{
     Table, TableOptions, Ttl, Verify,
 };
 use lithdb_sim::CrashImage;
-use support::{World, check, key, put, small, value};
+use support::{Harness, check, key, put, small, value};
 
 fn kind<T: std::fmt::Debug>(result: lithdb::Result<T>) -> ErrorKind {
     result.unwrap_err().kind()
@@ -20,8 +20,8 @@ fn kind<T: std::fmt::Debug>(result: lithdb::Result<T>) -> ErrorKind {
 
 #[test]
 fn a_bad_table_name_is_refused_and_leaves_nothing() {
-    let world = World::new();
-    let db = world.open();
+    let harness = Harness::new();
+    let db = harness.open();
     let long = "x".repeat(129);
     for name in ["", "a/b", "..", ".", "a b", "tab\t", "ü", "a\0", "lost+found", &long] {
         for result in [
@@ -42,9 +42,9 @@ fn a_bad_table_name_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn options_out_of_range_are_refused_with_the_field_and_its_range() {
-    let world = World::new();
-    let db = world.open();
+fn out_of_range_options_are_refused_with_field_and_range() {
+    let harness = Harness::new();
+    let db = harness.open();
     for (options, field) in [
         (TableOptions::new().shards(0), "shards"),
         (TableOptions::new().shards(257), "shards"),
@@ -59,16 +59,16 @@ fn options_out_of_range_are_refused_with_the_field_and_its_range() {
         assert!(error.to_string().contains(field), "{error}");
     }
     assert!(db.tables().unwrap().is_empty(), "nothing was created");
-    let bad = DbOptions { max_open_files: 0, ..world.options() };
-    assert_eq!(kind(Db::open_with(bad, world.components())), ErrorKind::InvalidArgument);
+    let bad = DbOptions { max_open_files: 0, ..harness.options() };
+    assert_eq!(kind(Db::open_with(bad, harness.components())), ErrorKind::InvalidArgument);
     let none = DbOptions::new(Vec::<String>::new());
-    assert_eq!(kind(Db::open_with(none, world.components())), ErrorKind::InvalidArgument);
+    assert_eq!(kind(Db::open_with(none, harness.components())), ErrorKind::InvalidArgument);
 }
 
 #[test]
-fn a_table_opened_twice_is_one_table_and_other_options_conflict() {
-    let world = World::new();
-    let db = world.open();
+fn opening_twice_shares_the_table_and_other_options_conflict() {
+    let harness = Harness::new();
+    let db = harness.open();
     let first = db.table("t", small()).unwrap();
     let second = db.table("t", small()).unwrap();
     let third = db.clone().existing_table("t").unwrap();
@@ -86,41 +86,41 @@ fn a_table_opened_twice_is_one_table_and_other_options_conflict() {
 }
 
 #[test]
-fn an_existing_table_must_exist() {
-    let world = World::new();
-    let db = world.open();
-    let before = world.fs.ops();
+fn existing_table_requires_the_table_to_exist() {
+    let harness = Harness::new();
+    let db = harness.open();
+    let before = harness.fs.ops();
     assert_eq!(kind(db.existing_table("t")), ErrorKind::Missing);
     assert_eq!(kind(db.drop_table("t")), ErrorKind::Missing);
-    assert_eq!(world.fs.ops(), before, "looking writes nothing");
+    assert_eq!(harness.fs.ops(), before, "looking writes nothing");
     assert!(db.tables().unwrap().is_empty());
 }
 
 #[test]
-fn tables_are_listed_open_or_not_and_strangers_are_not() {
-    let world = World::new();
-    let db = world.open();
+fn tables_are_listed_open_or_not_and_foreign_entries_are_not() {
+    let harness = Harness::new();
+    let db = harness.open();
     for name in ["b", "a", "c"] {
         db.table(name, small()).unwrap();
     }
     db.close().unwrap();
     drop(db);
-    world.fs.make_dirs("/r0/lost+found");
-    world.fs.make_dirs("/r1/somebody-elses");
-    world.fs.write_raw("/r1/somebody-elses/notes.txt", b"not ours".to_vec());
-    let db = world.open();
+    harness.fs.make_dirs("/r0/lost+found");
+    harness.fs.make_dirs("/r1/somebody-elses");
+    harness.fs.write_raw("/r1/somebody-elses/notes.txt", b"not ours".to_vec());
+    let db = harness.open();
     let names: Vec<String> = db.tables().unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(names, ["a", "b", "c"]);
     assert!(db.stats().tables.is_empty(), "none is open");
     drop(db);
-    assert_eq!(world.fs.read_raw("/r1/somebody-elses/notes.txt"), b"not ours");
-    assert_eq!(world.read().tables().unwrap().len(), 3);
+    assert_eq!(harness.fs.read_raw("/r1/somebody-elses/notes.txt"), b"not ours");
+    assert_eq!(harness.read().tables().unwrap().len(), 3);
 }
 
 #[test]
-fn a_dropped_table_is_gone_and_what_is_held_of_it_stays() {
-    let world = World::new();
-    let db = world.open();
+fn dropped_table_is_gone_and_held_values_stay_readable() {
+    let harness = Harness::new();
+    let db = harness.open();
     let table = db.table("t", small()).unwrap();
     put(&table, 0..20);
     table.flush().unwrap();
@@ -141,7 +141,7 @@ fn a_dropped_table_is_gone_and_what_is_held_of_it_stays() {
     for (n, held) in held.iter().enumerate() {
         assert_eq!(**held, *value(n as u64));
     }
-    assert!(world.files("/t/").is_empty(), "{:?}", world.files("/t/"));
+    assert!(harness.files("/t/").is_empty(), "{:?}", harness.files("/t/"));
     assert!(db.tables().unwrap().is_empty());
     assert_eq!(kind(db.drop_table("t")), ErrorKind::Missing);
     // The name is free: another table, with other options, and empty.
@@ -154,50 +154,50 @@ fn a_dropped_table_is_gone_and_what_is_held_of_it_stays() {
 }
 
 #[test]
-fn a_walk_over_a_dropped_table_takes_nothing_from_the_next_one_of_its_name() {
-    let world = World::new();
-    let db = world.open();
+fn iterator_of_dropped_table_never_reads_its_namesake() {
+    let harness = Harness::new();
+    let db = harness.open();
     let table = db.table("t", small().ttl(Duration::from_secs(1))).unwrap();
     put(&table, 0..20);
     table.seal().unwrap();
     let walk = table.iter().unwrap();
-    world.clock.advance(Duration::from_secs(10));
+    harness.clock.advance(Duration::from_secs(10));
     assert!(table.run_gc().unwrap().segments > 2);
     db.drop_table("t").unwrap();
     let again = db.table("t", small()).unwrap();
     put(&again, 0..20);
     again.seal().unwrap();
-    let files = world.files("/t/");
+    let files = harness.files("/t/");
     // The last holder of the collected segments lets go: their files had the names that other files have now.
     drop((walk, table));
-    assert_eq!(world.files("/t/"), files);
+    assert_eq!(harness.files("/t/"), files);
     check(&again, 0..20);
     db.close().unwrap();
     drop((again, db));
-    check(&world.open().existing_table("t").unwrap(), 0..20);
+    check(&harness.open().existing_table("t").unwrap(), 0..20);
 }
 
 #[test]
-fn a_table_that_is_not_open_can_be_dropped() {
-    let world = World::new();
-    put(&world.open().table("t", small()).unwrap(), 0..20);
-    let db = world.open();
+fn closed_table_can_be_dropped() {
+    let harness = Harness::new();
+    put(&harness.open().table("t", small()).unwrap(), 0..20);
+    let db = harness.open();
     db.drop_table("t").unwrap();
-    assert!(db.tables().unwrap().is_empty() && world.files("/t/").is_empty());
+    assert!(db.tables().unwrap().is_empty() && harness.files("/t/").is_empty());
 }
 
 /// At every operation of a drop the power goes; the next opening finds the whole table or finishes the drop.
 #[test]
-fn an_interrupted_drop_is_finished_when_the_database_is_opened() {
-    let world = World::new();
-    let db = world.open();
+fn opening_finishes_an_interrupted_drop() {
+    let harness = Harness::new();
+    let db = harness.open();
     put(&db.table("t", small()).unwrap(), 0..20);
     put(&db.table("u", small()).unwrap(), 0..5);
     db.close().unwrap();
     drop(db);
     let (mut kept, mut finished) = (0, 0);
     for n in 0.. {
-        let begun = world.on(world.fs.fork());
+        let begun = harness.on(harness.fs.fork());
         let db = begun.open();
         db.existing_table("t").unwrap();
         begun.fs.crash_after(n);
@@ -237,36 +237,36 @@ fn an_interrupted_drop_is_finished_when_the_database_is_opened() {
 
 #[test]
 fn a_table_keeps_its_database_open() {
-    let world = World::new();
-    let db = world.open();
+    let harness = Harness::new();
+    let db = harness.open();
     let table = db.table("t", small()).unwrap();
     drop(db);
     put(&table, 0..10);
-    assert_eq!(kind(world.try_open()), ErrorKind::Locked);
+    assert_eq!(kind(harness.try_open()), ErrorKind::Locked);
     let clone = table.clone();
     drop(table);
-    assert_eq!(kind(world.try_open()), ErrorKind::Locked);
+    assert_eq!(kind(harness.try_open()), ErrorKind::Locked);
     check(&clone, 0..10);
     drop(clone);
-    check(&world.open().existing_table("t").unwrap(), 0..10);
+    check(&harness.open().existing_table("t").unwrap(), 0..10);
 }
 
 #[test]
-fn a_database_is_locked_while_it_is_open_whatever_the_order_of_its_roots() {
-    let world = World::new();
-    let db = world.open();
+fn open_database_is_locked_for_any_order_of_its_roots() {
+    let harness = Harness::new();
+    let db = harness.open();
     let reversed = DbOptions::new(["/r1", "/r0"]);
-    assert_eq!(kind(Db::open_with(reversed.clone(), world.components())), ErrorKind::Locked);
+    assert_eq!(kind(Db::open_with(reversed.clone(), harness.components())), ErrorKind::Locked);
     db.close().unwrap();
-    let again = Db::open_with(reversed, world.components()).unwrap();
+    let again = Db::open_with(reversed, harness.components()).unwrap();
     assert_eq!(again.roots(), db.roots(), "root 0 is what it was");
-    assert_eq!(kind(world.try_open()), ErrorKind::Locked);
+    assert_eq!(kind(harness.try_open()), ErrorKind::Locked);
 }
 
 #[test]
-fn after_closing_every_call_is_refused_and_closing_again_does_nothing() {
-    let world = World::new();
-    let db = world.open();
+fn calls_after_close_are_refused_and_close_is_idempotent() {
+    let harness = Harness::new();
+    let db = harness.open();
     let table = db.table("t", small()).unwrap();
     put(&table, 0..10);
     let held = table.get(&key(3)).unwrap().unwrap();
@@ -300,21 +300,21 @@ fn after_closing_every_call_is_refused_and_closing_again_does_nothing() {
     assert_eq!(held, &*value(3));
     assert_eq!(entry.value().unwrap(), &*value(0));
     // Its locks are gone although handles are left.
-    check(&world.open().existing_table("t").unwrap(), 0..10);
+    check(&harness.open().existing_table("t").unwrap(), 0..10);
 }
 
 #[test]
-fn closing_and_dropping_make_everything_durable() {
+fn closing_or_dropping_the_database_makes_all_data_durable() {
     for close in [true, false] {
-        let world = World::new();
-        let db = world.open();
+        let harness = Harness::new();
+        let db = harness.open();
         let table = db.table("t", small()).unwrap();
         put(&table, 0..30);
         if close {
             db.close().unwrap();
         }
         drop((db, table));
-        let found = world.after_crash(&CrashImage::Nothing);
+        let found = harness.after_crash(&CrashImage::Nothing);
         check(&found.open().existing_table("t").unwrap(), 0..30);
         let recovered = found.take_events();
         assert!(recovered.is_empty(), "nothing had to be repaired: {recovered:?}");
@@ -323,7 +323,7 @@ fn closing_and_dropping_make_everything_durable() {
 
 /// A put that comes while the database is being closed is there afterwards, or was refused.
 #[test]
-fn what_was_put_while_closing_is_there_or_was_refused() {
+fn puts_during_close_are_durable_or_refused() {
     for round in 0..40 {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
@@ -363,29 +363,29 @@ fn what_was_put_while_closing_is_there_or_was_refused() {
 }
 
 #[test]
-fn without_create_if_missing_nothing_is_created() {
-    let world = World::new();
-    let options = world.options().create_if_missing(false);
-    let error = Db::open_with(options.clone(), world.components()).unwrap_err();
+fn nothing_is_created_without_create_if_missing() {
+    let harness = Harness::new();
+    let options = harness.options().create_if_missing(false);
+    let error = Db::open_with(options.clone(), harness.components()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Missing);
     assert!(error.to_string().contains("/r0"), "{error}");
-    assert_eq!(kind(world.try_read()), ErrorKind::Missing);
-    assert_eq!((world.fs.ops(), world.fs.file_paths().len()), (0, 0));
-    drop(world.open());
-    Db::open_with(options, world.components()).unwrap();
+    assert_eq!(kind(harness.try_read()), ErrorKind::Missing);
+    assert_eq!((harness.fs.ops(), harness.fs.file_paths().len()), (0, 0));
+    drop(harness.open());
+    Db::open_with(options, harness.components()).unwrap();
 }
 
 #[test]
-fn a_table_of_two_hundred_lives_has_a_handful_of_segments() {
-    let world = World::new();
+fn two_hundred_reopenings_leave_a_handful_of_segments() {
+    let harness = Harness::new();
     for n in 0..200 {
-        let db = world.open();
+        let db = harness.open();
         put(&db.table("t", TableOptions::new()).unwrap(), n..n + 1);
         if n % 2 == 0 {
             db.close().unwrap();
         }
     }
-    let db = world.open();
+    let db = harness.open();
     let table = db.existing_table("t").unwrap();
     check(&table, 0..200);
     assert_eq!(table.stats().segments, 1);
@@ -393,14 +393,14 @@ fn a_table_of_two_hundred_lives_has_a_handful_of_segments() {
 
 #[test]
 fn a_read_only_database_refuses_to_write_and_refreshes() {
-    let world = World::new();
-    let writer = world.open();
+    let harness = Harness::new();
+    let writer = harness.open();
     let written = writer.table("t", small()).unwrap();
     put(&written, 0..10);
     writer.flush().unwrap();
-    let reader = world.read();
+    let reader = harness.read();
     assert!(reader.is_read_only() && !writer.is_read_only());
-    let before = world.fs.ops();
+    let before = harness.fs.ops();
     let table = reader.existing_table("t").unwrap();
     check(&table, 0..10);
     for result in [
@@ -419,7 +419,7 @@ fn a_read_only_database_refuses_to_write_and_refreshes() {
         assert_eq!(kind(result), ErrorKind::ReadOnly);
     }
     assert_eq!(kind(reader.table("new", small())), ErrorKind::Missing);
-    assert_eq!(world.fs.ops(), before, "a reader writes nothing");
+    assert_eq!(harness.fs.ops(), before, "a reader writes nothing");
 
     put(&written, 10..30);
     writer.flush().unwrap();
@@ -435,9 +435,9 @@ fn a_read_only_database_refuses_to_write_and_refreshes() {
 }
 
 #[test]
-fn flush_and_statistics_speak_of_all_open_tables() {
-    let world = World::new();
-    let db = world.open();
+fn flush_and_stats_cover_all_open_tables() {
+    let harness = Harness::new();
+    let db = harness.open();
     for name in ["a", "b"] {
         put(&db.table(name, small()).unwrap(), 0..10);
     }
@@ -452,7 +452,7 @@ fn flush_and_statistics_speak_of_all_open_tables() {
     for stats in stats.tables.values() {
         assert_eq!((stats.keys, stats.values, stats.roots, stats.segments), (10, 10, 2, 3));
     }
-    let found = world.after_crash(&CrashImage::Nothing);
+    let found = harness.after_crash(&CrashImage::Nothing);
     let db = found.open();
     for name in ["a", "b"] {
         check(&db.existing_table(name).unwrap(), 0..10);
@@ -465,7 +465,7 @@ fn options_are_plain_data() {
         .create_if_missing(false)
         .read_mode(ReadMode::Pread)
         .max_open_files(7)
-        .flush_by_itself(None, Some(Duration::from_millis(1500)))
+        .auto_flush(None, Some(Duration::from_millis(1500)))
         .gc_interval(Duration::from_secs(3));
     let text = serde_json::to_string(&options).unwrap();
     assert_eq!(serde_json::from_str::<DbOptions>(&text).unwrap(), options);
@@ -511,7 +511,7 @@ fn handles_can_be_sent_and_shared() {
 
 /// A process that is being started by another thread has copies of all descriptors for a moment, those of locks too.
 #[test]
-fn locks_are_free_at_once_although_other_threads_start_processes() {
+fn locks_are_released_at_once_while_other_threads_spawn_processes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
     let is_over = std::sync::atomic::AtomicBool::new(false);
@@ -531,28 +531,28 @@ fn locks_are_free_at_once_although_other_threads_start_processes() {
 
 /// A table of which somebody removed everything but what a repair had kept is not an interrupted drop.
 #[test]
-fn opening_a_database_keeps_what_a_repair_kept() {
-    let world = World::new();
-    let db = world.open();
+fn opening_keeps_quarantined_files() {
+    let harness = Harness::new();
+    let db = harness.open();
     put(&db.table("t", small()).unwrap(), 0..6);
     db.close().unwrap();
-    world.fs.write_raw("/r1/t/damaged-1700000000000/1.keys", b"the only copy".to_vec());
-    for path in world.files("/t/").into_iter().filter(|path| !path.contains("damaged-")) {
-        world.fs.remove_raw(&path);
+    harness.fs.write_raw("/r1/t/damaged-1700000000000/1.keys", b"the only copy".to_vec());
+    for path in harness.files("/t/").into_iter().filter(|path| !path.contains("damaged-")) {
+        harness.fs.remove_raw(&path);
     }
-    let kept = world.files("/t/");
-    let db = world.open();
+    let kept = harness.files("/t/");
+    let db = harness.open();
     for refused in [db.table("t", small()).map(drop), db.drop_table("t")] {
         let error = refused.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
         assert!(error.to_string().contains("damaged-1700000000000/1.keys"), "{error}");
     }
     db.close().unwrap();
-    assert_eq!(world.files("/t/"), kept);
+    assert_eq!(harness.files("/t/"), kept);
 }
 
 #[test]
-fn options_are_read_from_toml_as_people_write_them() {
+fn options_parse_from_human_written_toml() {
     let read: DbOptions = toml::from_str(
         r#"
         roots = ["/a"]
@@ -568,7 +568,7 @@ fn options_are_read_from_toml_as_people_write_them() {
         idle_after: Duration::from_millis(500),
         clock_jump_hold: Duration::from_secs(5400),
         ..DbOptions::new(["/a"])
-            .flush_by_itself(None, Some(Duration::from_millis(250)))
+            .auto_flush(None, Some(Duration::from_millis(250)))
             .gc_interval(Duration::from_secs(5))
     };
     assert_eq!(read, expected);
@@ -605,13 +605,13 @@ fn options_are_read_from_toml_as_people_write_them() {
 }
 
 #[test]
-fn every_option_can_be_written_and_read_again() {
+fn every_option_round_trips() {
     for options in [
         DbOptions::new(["/a"]),
         DbOptions {
             idle_after: Duration::MAX,
             clock_jump_limit: Duration::from_nanos(1),
-            ..DbOptions::new(["/a"]).flush_by_itself(None, None)
+            ..DbOptions::new(["/a"]).auto_flush(None, None)
         },
     ] {
         let text = toml::to_string(&options).unwrap();
@@ -627,6 +627,6 @@ fn every_option_can_be_written_and_read_again() {
         let text = toml::to_string(&options).unwrap();
         assert_eq!(toml::from_str::<TableOptions>(&text).unwrap(), options, "{text}");
     }
-    let said = toml::to_string(&DbOptions::new(["/a"]).flush_by_itself(None, None)).unwrap();
+    let said = toml::to_string(&DbOptions::new(["/a"]).auto_flush(None, None)).unwrap();
     assert!(said.contains("flush_bytes = \"never\"") && said.contains("\"10s\""), "{said}");
 }

@@ -43,7 +43,7 @@ fn names<'a>(names: impl Iterator<Item = &'a lithdb::TableName>) -> Vec<&'a str>
 }
 
 #[test]
-fn a_table_that_cannot_be_looked_at_does_not_hide_the_others() {
+fn unverifiable_table_does_not_hide_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let (options, db) = three_tables(dir.path());
     db.close().unwrap();
@@ -66,7 +66,7 @@ fn a_table_that_cannot_be_looked_at_does_not_hide_the_others() {
 }
 
 #[test]
-fn only_the_tables_that_are_named_are_repaired() {
+fn only_named_tables_are_repaired() {
     let dir = tempfile::tempdir().unwrap();
     let (options, db) = three_tables(dir.path());
     db.close().unwrap();
@@ -82,7 +82,7 @@ fn only_the_tables_that_are_named_are_repaired() {
 }
 
 #[test]
-fn a_table_that_is_dropped_meanwhile_is_no_failure() {
+fn table_dropped_during_verification_is_no_failure() {
     let dir = tempfile::tempdir().unwrap();
     let (options, db) = three_tables(dir.path());
     let found = Db::verify(&options, None, &mut |_| {
@@ -93,7 +93,7 @@ fn a_table_that_is_dropped_meanwhile_is_no_failure() {
     let found = found.unwrap();
     assert_eq!(names(found.tables.iter().map(|report| &report.table)), ["a", "c"]);
     assert!(found.is_sound(), "{found:?}");
-    // Somebody who asked for it by name is told.
+    // A caller who named it gets an error.
     let found = Db::verify(&options, Some(&["c".into()]), &mut |_| {
         if db.tables().unwrap().len() == 2 {
             db.drop_table("c").unwrap();
@@ -135,7 +135,7 @@ fn stopped_rollback(dir: &Path, steps: usize) -> (DbOptions, bool) {
 }
 
 #[test]
-fn beside_a_pending_rollback_nothing_else_is_said_of_files() {
+fn pending_rollback_suppresses_all_other_findings() {
     for steps in 1.. {
         let dir = tempfile::tempdir().unwrap();
         let (options, is_stopped) = stopped_rollback(dir.path(), steps);
@@ -172,7 +172,7 @@ fn beside_a_pending_rollback_nothing_else_is_said_of_files() {
 
 /// The rollback begins while the files are read: what was seen of them is not said.
 #[test]
-fn a_rollback_that_begins_during_a_verification_is_all_that_is_said() {
+fn rollback_started_during_verification_suppresses_findings() {
     let dir = tempfile::tempdir().unwrap();
     let (options, db) = three_tables(dir.path());
     db.close().unwrap();
@@ -198,7 +198,7 @@ fn a_rollback_that_begins_during_a_verification_is_all_that_is_said() {
 
 /// For programs: paths as text, whether or not they are UTF-8.
 #[test]
-fn what_is_found_is_given_as_json_with_its_paths() {
+fn findings_serialize_to_json_with_paths() {
     let dir = tempfile::tempdir().unwrap();
     let (options, db) = three_tables(dir.path());
     db.close().unwrap();

@@ -16,7 +16,7 @@
 mod model;
 
 use lithdb_sim::{CrashImage, Effort, Fault, Pages, Tally};
-use model::op::{Crash, Histories, Item, KINDS, Op, Place, Sketch, Wall};
+use model::op::{Crash, Environment, GeneratorState, Histories, Item, KINDS, Op, WallClock};
 use model::run::{Run, take_counts};
 use proptest::test_runner::{
     Config, FileFailurePersistence, RngSeed, TestCaseError, TestError, TestRunner,
@@ -29,16 +29,16 @@ impl StateMachineTest for Database {
     type SystemUnderTest = Run;
     type Reference = Histories;
 
-    fn init_test(sketch: &Sketch) -> Run {
-        Run::new(sketch.place)
+    fn init_test(generator: &GeneratorState) -> Run {
+        Run::new(generator.environment)
     }
 
-    fn apply(mut run: Run, _: &Sketch, op: Op) -> Run {
+    fn apply(mut run: Run, _: &GeneratorState, op: Op) -> Run {
         run.step(&op);
         run
     }
 
-    fn teardown(run: Run, _: Sketch) {
+    fn teardown(run: Run, _: GeneratorState) {
         run.end();
     }
 }
@@ -66,8 +66,8 @@ const EVENTS: [&str; 18] = [
 ];
 
 #[test]
-fn histories_of_all_operations_agree_with_the_model() {
-    let effort = Effort::given();
+fn random_histories_agree_with_the_model() {
+    let effort = Effort::from_env();
     let mut tally = Tally::new("the model");
     // A deep run goes on with other histories after a finding: it must not begin with that one again.
     let is_remembered = std::env::var_os("PROPTEST_DISABLE_FAILURE_PERSISTENCE").is_none();
@@ -82,15 +82,15 @@ fn histories_of_all_operations_agree_with_the_model() {
     };
     let histories = Histories::sequential_strategy(30..60);
     let mut runner = TestRunner::new(config.clone());
-    let ended = runner.run(&histories, |(sketch, ops, seen)| {
-        Database::test_sequential(config.clone(), sketch, ops, seen);
+    let ended = runner.run(&histories, |(generator, ops, seen)| {
+        Database::test_sequential(config.clone(), generator, ops, seen);
         Ok::<(), TestCaseError>(())
     });
     for (what, count) in take_counts() {
         tally.add(what, count);
     }
-    if let Err(TestError::Fail(reason, (sketch, ops, _))) = ended {
-        panic!("{reason}\nin {:?}:\n{ops:#?}", sketch.place);
+    if let Err(TestError::Fail(reason, (generator, ops, _))) = ended {
+        panic!("{reason}\nin {:?}:\n{ops:#?}", generator.environment);
     }
     ended.map_err(|e| e.to_string()).unwrap();
     for kind in KINDS.iter().chain(&EVENTS) {
@@ -99,13 +99,13 @@ fn histories_of_all_operations_agree_with_the_model() {
 }
 
 /// Does one history: what a shrunk failure becomes.
-fn history(place: Place, ops: &[Op]) {
-    let mut run = Run::new(place);
+fn history(environment: Environment, ops: &[Op]) {
+    let mut run = Run::new(environment);
     ops.iter().for_each(|op| run.step(op));
     run.end();
 }
 
-const TWO_ROOTS: Place = Place { roots: 2, pread: false, short_transfers: false };
+const TWO_ROOTS: Environment = Environment { roots: 2, pread: false, short_transfers: false };
 
 fn put(len: usize) -> Op {
     Op::Put { table: 0, item: Item { again: None, len, aliases: 3 } }
@@ -113,7 +113,7 @@ fn put(len: usize) -> Op {
 
 /// The shortest history in which the page cache lies: the sync of a value has failed and left it readable and clean.
 #[test]
-fn what_a_failed_sync_left_in_the_page_cache_survives_power_loss_once_it_is_served() {
+fn data_served_after_a_failed_sync_survives_power_loss() {
     for changes in 0..6 {
         let fault = Fault::FailedSync { pages: Pages::ReadableAndClean };
         let fails = Op::FaultSoon { after: changes, fault, sticky: false };
@@ -129,7 +129,7 @@ fn what_a_failed_sync_left_in_the_page_cache_survives_power_loss_once_it_is_serv
 
 /// A roll-over that a crash interrupts leaves a segment that is discarded; its id is not used for another one.
 #[test]
-fn the_id_of_a_segment_that_was_discarded_is_not_used_again() {
+fn discarded_segment_id_is_never_reused() {
     for after in 0..12 {
         for crash in [Crash::Kill, Crash::Power(CrashImage::Everything)] {
             let seal = Op::Seal { table: 0 };
@@ -142,7 +142,7 @@ fn the_id_of_a_segment_that_was_discarded_is_not_used_again() {
 
 /// What is sealed by a clock that is in doubt is not as old as the stop before it.
 #[test]
-fn what_a_wrong_clock_sealed_between_two_stops_is_not_old() {
+fn wrong_clock_between_restarts_does_not_age_segments() {
     let stop = |crash, secs, wall| Op::Stop { crash, secs, wall: Some(wall) };
     for days in [400, -400, -18_000] {
         for crash in [None, Some(Crash::Kill), Some(Crash::Power(CrashImage::Nothing))] {
@@ -151,11 +151,11 @@ fn what_a_wrong_clock_sealed_between_two_stops_is_not_old() {
                 put.clone(),
                 Op::Ttl { table: 0, secs: Some(100) },
                 seal.clone(),
-                stop(crash, 3_000, Wall::Off(days)),
+                stop(crash, 3_000, WallClock::Off(days)),
                 put,
                 seal,
                 gc.clone(),
-                stop(crash, 10, Wall::Right),
+                stop(crash, 10, WallClock::Right),
                 gc.clone(),
                 Op::Run { secs: 80 },
                 gc,

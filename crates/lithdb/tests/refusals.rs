@@ -6,20 +6,20 @@ mod support;
 
 use lithdb::{ErrorKind, Result};
 use lithdb_sim::Fault;
-use support::{World, check, key, put, small};
+use support::{Harness, check, key, put, small};
 
 /// A database that was closed cleanly: table `t` of several segments.
-fn closed() -> World {
-    let world = World::new();
-    let db = world.open();
+fn closed() -> Harness {
+    let harness = Harness::new();
+    let db = harness.open();
     put(&db.table("t", small()).unwrap(), 0..10);
     db.close().unwrap();
-    world
+    harness
 }
 
 /// Opens the database and its table, reads everything.
-fn open_all(world: &World, read_only: bool) -> Result<()> {
-    let db = if read_only { world.try_read()? } else { world.try_open()? };
+fn open_all(harness: &Harness, read_only: bool) -> Result<()> {
+    let db = if read_only { harness.try_read()? } else { harness.try_open()? };
     let table = db.existing_table("t")?;
     // Files of sealed segments are opened when they are needed.
     for n in 0..10 {
@@ -31,28 +31,28 @@ fn open_all(world: &World, read_only: bool) -> Result<()> {
 
 type Image = Vec<(String, Vec<u8>)>;
 
-fn image(world: &World) -> Image {
+fn image(harness: &Harness) -> Image {
     // Every opening for writing gives all roots a new generation, and a table that opens says in its
     // state that it is open.
     let changes = [".lock", "root.id", "table.state"];
     let is_kept = |path: &String| !changes.iter().any(|end| path.ends_with(end));
-    let files = world.files("").into_iter().filter(is_kept);
-    files.map(|path| (path.clone(), world.fs.read_raw(&path))).collect()
+    let files = harness.files("").into_iter().filter(is_kept);
+    files.map(|path| (path.clone(), harness.fs.read_raw(&path))).collect()
 }
 
 #[test]
-fn a_damaged_intent_of_a_rollback_is_refused() {
-    let world = closed();
-    world.fs.write_raw("/r0/rollback.intent", b"whatever".repeat(9));
-    let before = image(&world);
+fn damaged_rollback_intent_is_refused() {
+    let harness = closed();
+    harness.fs.write_raw("/r0/rollback.intent", b"whatever".repeat(9));
+    let before = image(&harness);
     for (read_only, kind) in [(true, ErrorKind::RollbackPending), (false, ErrorKind::Corrupt)] {
-        let error = open_all(&world, read_only).unwrap_err();
+        let error = open_all(&harness, read_only).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().contains("/r0/rollback.intent"), "{error}");
     }
-    assert_eq!(image(&world), before);
-    world.fs.remove_raw("/r0/rollback.intent");
-    open_all(&world, false).unwrap();
+    assert_eq!(image(&harness), before);
+    harness.fs.remove_raw("/r0/rollback.intent");
+    open_all(&harness, false).unwrap();
 }
 
 /// Where the checksum of a file stands, and what it covers.
@@ -97,37 +97,37 @@ const FILES: [(&str, Kind); 8] = [
     ("/r0/t/segments/3-1.values", Kind::Header),
 ];
 
-fn patched(path: &str, kind: Kind, change: impl Fn(&mut [u8])) -> World {
-    let world = closed();
-    let mut bytes = world.fs.read_raw(path);
+fn patched(path: &str, kind: Kind, change: impl Fn(&mut [u8])) -> Harness {
+    let harness = closed();
+    let mut bytes = harness.fs.read_raw(path);
     patch(&mut bytes, kind, change);
-    world.fs.write_raw(path, bytes);
-    world
+    harness.fs.write_raw(path, bytes);
+    harness
 }
 
 #[test]
-fn patching_nothing_is_accepted() {
+fn unpatched_files_are_accepted() {
     for (path, kind) in FILES {
         open_all(&patched(path, kind, |_| {}), false).unwrap();
     }
 }
 
 #[test]
-fn a_file_of_another_format_version_is_refused_and_left_alone() {
+fn other_format_version_is_refused_and_left_untouched() {
     for (path, kind) in FILES {
         for version in [0_u16, 2, u16::MAX] {
-            let world = patched(path, kind, |b| b[8..10].copy_from_slice(&version.to_le_bytes()));
-            let (before, itself) = (image(&world), world.fs.read_raw(path));
+            let harness = patched(path, kind, |b| b[8..10].copy_from_slice(&version.to_le_bytes()));
+            let (before, itself) = (image(&harness), harness.fs.read_raw(path));
             for read_only in [true, false] {
-                let error = open_all(&world, read_only).expect_err(path);
+                let error = open_all(&harness, read_only).expect_err(path);
                 assert_eq!(error.kind(), ErrorKind::Unsupported, "{path}: {error}");
                 let message = error.to_string();
                 assert!(message.contains(path), "{path}: {message}");
                 assert!(message.contains(&version.to_string()), "{path}: {message}");
             }
             // What of it is readable may have been made durable again: nothing else.
-            assert_eq!(image(&world), before, "{path}");
-            assert_eq!(world.fs.read_raw(path), itself, "{path}");
+            assert_eq!(image(&harness), before, "{path}");
+            assert_eq!(harness.fs.read_raw(path), itself, "{path}");
         }
     }
 }
@@ -135,9 +135,9 @@ fn a_file_of_another_format_version_is_refused_and_left_alone() {
 #[test]
 fn an_unknown_incompatible_feature_is_refused() {
     for (path, kind) in FILES {
-        let world = patched(path, kind, |b| b[20] = 4);
+        let harness = patched(path, kind, |b| b[20] = 4);
         for read_only in [true, false] {
-            let error = open_all(&world, read_only).expect_err(path);
+            let error = open_all(&harness, read_only).expect_err(path);
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{path}: {error}");
             assert!(error.to_string().contains(path), "{error}");
         }
@@ -147,33 +147,33 @@ fn an_unknown_incompatible_feature_is_refused() {
 #[test]
 fn an_unknown_compatible_feature_is_ignored() {
     for (path, kind) in FILES {
-        let world = patched(path, kind, |b| b[12] = 1);
-        open_all(&world, true).unwrap_or_else(|error| panic!("{path}: {error}"));
-        open_all(&world, false).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let harness = patched(path, kind, |b| b[12] = 1);
+        open_all(&harness, true).unwrap_or_else(|error| panic!("{path}: {error}"));
+        open_all(&harness, false).unwrap_or_else(|error| panic!("{path}: {error}"));
     }
 }
 
 #[test]
-fn an_unknown_feature_that_forbids_writing_allows_reading() {
+fn unknown_read_only_feature_allows_reading() {
     for (path, kind) in FILES {
-        let world = patched(path, kind, |b| b[16] = 1);
-        open_all(&world, true).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let harness = patched(path, kind, |b| b[16] = 1);
+        open_all(&harness, true).unwrap_or_else(|error| panic!("{path}: {error}"));
         if path == "/r1/t/segments/1-0.values" {
             continue; // a sealed segment's values are never written, and not looked at when the table is opened
         }
-        let error = open_all(&world, false).expect_err(path);
+        let error = open_all(&harness, false).expect_err(path);
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{path}: {error}");
         assert!(error.to_string().contains(path), "{error}");
     }
 }
 
 #[test]
-fn a_root_that_is_absent_or_of_another_database_is_refused_with_its_name() {
-    let world = closed();
-    let before = image(&world);
+fn absent_or_foreign_root_is_refused_by_name() {
+    let harness = closed();
+    let before = image(&harness);
     let open = |roots: &[&str]| {
         let options = lithdb::DbOptions::new(roots.iter().copied());
-        lithdb::Db::open_with(options, world.components()).unwrap_err()
+        lithdb::Db::open_with(options, harness.components()).unwrap_err()
     };
     let error = open(&["/r0"]);
     assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
@@ -181,22 +181,22 @@ fn a_root_that_is_absent_or_of_another_database_is_refused_with_its_name() {
     assert!(error.to_string().contains("/r2"), "{error}");
     let error = open(&["/r0", "/r0"]);
     assert!(error.to_string().contains("/r0"), "{error}");
-    assert_eq!(image(&world), before);
+    assert_eq!(image(&harness), before);
 }
 
 /// A file system without `fallocate`: no database is created there, and one that was copied there is read and not written.
 #[test]
-fn file_system_that_reserves_no_space_is_unsupported() {
-    let world = World::new();
-    world.fs.fail_op(0, Fault::Unsupported, true);
-    let error = world.try_open().map(drop).unwrap_err();
+fn file_system_without_fallocate_is_unsupported() {
+    let harness = Harness::new();
+    harness.fs.fail_op(0, Fault::Unsupported, true);
+    let error = harness.try_open().map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(error.message().contains("/r0") && error.message().contains("fallocate"), "{error}");
-    assert!(world.files("root.id").is_empty(), "nothing was created");
-    world.fs.clear_faults();
-    world.open().close().unwrap();
-    let world = closed();
-    let copied = world.on(world.fs.fork());
+    assert!(harness.files("root.id").is_empty(), "nothing was created");
+    harness.fs.clear_faults();
+    harness.open().close().unwrap();
+    let harness = closed();
+    let copied = harness.on(harness.fs.fork());
     copied.fs.fail_op(0, Fault::Unsupported, true);
     let db = copied.open();
     let table = db.existing_table("t").unwrap();
@@ -214,26 +214,26 @@ fn file_system_that_reserves_no_space_is_unsupported() {
 }
 
 #[test]
-fn a_directory_of_something_else_is_no_database() {
-    let world = World::new();
-    world.fs.make_dirs("/r1");
-    world.fs.write_raw("/r0/notes", b"mine".to_vec());
-    let before = image(&world);
-    let error = world.try_read().map(drop).unwrap_err();
+fn foreign_directory_is_not_a_database() {
+    let harness = Harness::new();
+    harness.fs.make_dirs("/r1");
+    harness.fs.write_raw("/r0/notes", b"mine".to_vec());
+    let before = image(&harness);
+    let error = harness.try_read().map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
     assert!(error.to_string().contains("/r0 holds \"notes\" but no root.id"), "{error}");
-    assert_eq!(image(&world), before);
+    assert_eq!(image(&harness), before);
 }
 
 #[test]
-fn a_lock_without_an_id_in_it_is_somebody_elses() {
+fn lock_file_without_a_process_id_still_locks() {
     use lithdb_env::{Fs, LockKind};
-    let world = closed();
-    world.fs.write_raw("/r0/lith.lock", Vec::new());
-    let lock = world.fs.try_lock("/r0/lith.lock".as_ref(), LockKind::Exclusive).unwrap().unwrap();
-    let error = world.try_open().map(drop).unwrap_err();
+    let harness = closed();
+    harness.fs.write_raw("/r0/lith.lock", Vec::new());
+    let lock = harness.fs.try_lock("/r0/lith.lock".as_ref(), LockKind::Exclusive).unwrap().unwrap();
+    let error = harness.try_open().map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
     assert!(error.to_string().contains("another process (which left no id)"), "{error}");
     drop(lock);
-    open_all(&world, false).unwrap();
+    open_all(&harness, false).unwrap();
 }

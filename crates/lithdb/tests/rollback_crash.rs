@@ -7,12 +7,12 @@ mod support;
 
 use lithdb::rollback::INTENT_FILE;
 use lithdb_sim::{CrashImage, Effort, SimFs, Tally};
-use support::World;
-use support::scenes::{self, Scene};
+use support::Harness;
+use support::scenarios::{self, Scenario};
 
 /// What the disk may be left with.
 fn images(fs: &SimFs, name: &str, k: u64) -> Vec<CrashImage> {
-    let (unsynced, effort) = (fs.unsynced_ops(), Effort::given());
+    let (unsynced, effort) = (fs.unsynced_ops(), Effort::from_env());
     let mut images = vec![CrashImage::Nothing];
     if unsynced == 0 {
         return images;
@@ -21,7 +21,7 @@ fn images(fs: &SimFs, name: &str, k: u64) -> Vec<CrashImage> {
     images.extend([CrashImage::LengthWithoutData, CrashImage::LengthWithOldBlocks]);
     if unsynced > 1 {
         images.extend([1, unsynced - 1].map(CrashImage::Prefix));
-        images.extend([unsynced / 2, unsynced - 1].map(CrashImage::EachAlone));
+        images.extend([unsynced / 2, unsynced - 1].map(CrashImage::OnlyOne));
     }
     let seed = effort.seed(name);
     let seeds = (0..effort.times(2)).map(|n| seed.wrapping_add(k * 1_000_003 + n));
@@ -54,25 +54,25 @@ impl Count {
     }
 }
 
-fn is_pending(world: &World) -> bool {
-    !world.files(&format!("/{INTENT_FILE}")).iter().all(|path| path.ends_with(".new"))
+fn is_pending(harness: &Harness) -> bool {
+    !harness.files(&format!("/{INTENT_FILE}")).iter().all(|path| path.ends_with(".new"))
 }
 
 /// Crashes the rollback after every operation, and inside the opening that finishes it, too.
-fn every_crash(scene: &Scene) -> Count {
-    let run = scene.copy();
-    scene.execute(&run).unwrap_or_else(|e| panic!("{}: {e}", scene.name));
+fn every_crash(scenario: &Scenario) -> Count {
+    let run = scenario.copy();
+    scenario.execute(&run).unwrap_or_else(|e| panic!("{}: {e}", scenario.name));
     let total = run.fs.ops();
-    scene.check_all(&run, true, scene.name);
-    let (mut count, effort) = (Count::default(), Effort::given());
+    scenario.check_all(&run, true, scenario.name);
+    let (mut count, effort) = (Count::default(), Effort::from_env());
     for k in 0..=total {
-        let run = scene.copy();
+        let run = scenario.copy();
         run.fs.crash_after(k);
-        let is_done = scene.execute(&run).is_ok();
+        let is_done = scenario.execute(&run).is_ok();
         assert!(is_done || k < total);
         count.points += 1;
-        for (n, image) in images(&run.fs, scene.name, k).into_iter().enumerate() {
-            let context = format!("{}, crash after {k} of {total}, {image:?}", scene.name);
+        for (n, image) in images(&run.fs, scenario.name, k).into_iter().enumerate() {
+            let context = format!("{}, crash after {k} of {total}, {image:?}", scenario.name);
             let after = run.after_crash(&image);
             let pending = is_pending(&after);
             assert!(!(pending && is_done), "{context}: done, and still to be done");
@@ -80,19 +80,19 @@ fn every_crash(scene: &Scene) -> Count {
                 count.pending += 1;
                 // Inside of the opening that finishes it: not for every image, unless more was asked for.
                 if (n == 0 && k.is_multiple_of(3)) || effort.is_deep() {
-                    crash_in_opening(scene, &after, k, &context, &mut count);
+                    crash_in_opening(scenario, &after, k, &context, &mut count);
                 }
             }
             let expected = if (k + n as u64).is_multiple_of(4) {
-                scene.check_all(&after, is_done || pending, &context)
+                scenario.check_all(&after, is_done || pending, &context)
             } else {
-                scene.check(&after, is_done || pending, &context)
+                scenario.check(&after, is_done || pending, &context)
             };
             count.images += 1;
-            if *expected == scene.new { count.new += 1 } else { count.old += 1 }
+            if *expected == scenario.new { count.new += 1 } else { count.old += 1 }
         }
     }
-    count.tell(scene.name);
+    count.tell(scenario.name);
     assert!(count.points > 25 && count.images > 100, "{count:?}");
     assert!(count.old > 10 && count.new > 10 && count.pending > 10, "{count:?}");
     assert!(count.nested_points > 50 && count.nested_images > 150, "{count:?}");
@@ -100,12 +100,18 @@ fn every_crash(scene: &Scene) -> Count {
 }
 
 /// The power fails again at every operation of the opening that finishes the rollback.
-fn crash_in_opening(scene: &Scene, found: &World, k: u64, context: &str, count: &mut Count) {
-    let opened = support::past::fork(found);
+fn crash_in_opening(
+    scenario: &Scenario,
+    found: &Harness,
+    k: u64,
+    context: &str,
+    count: &mut Count,
+) {
+    let opened = support::rollback_fixture::fork(found);
     opened.try_open().unwrap_or_else(|e| panic!("{context}: open: {e}")).close().unwrap();
     let total = opened.fs.ops();
     for j in 0..total {
-        let again = support::past::fork(found);
+        let again = support::rollback_fixture::fork(found);
         again.fs.crash_after(j);
         drop(again.try_open());
         count.nested_points += 1;
@@ -115,9 +121,9 @@ fn crash_in_opening(scene: &Scene, found: &World, k: u64, context: &str, count: 
             let after = again.after_crash(image);
             // It was decided and durable: it is going to happen.
             if (k + j + n as u64).is_multiple_of(31) {
-                scene.check_all(&after, true, &context);
+                scenario.check_all(&after, true, &context);
             } else {
-                scene.check(&after, true, &context);
+                scenario.check(&after, true, &context);
             }
             count.nested_images += 1;
         }
@@ -125,37 +131,37 @@ fn crash_in_opening(scene: &Scene, found: &World, k: u64, context: &str, count: 
 }
 
 #[test]
-fn a_cut_in_a_sealed_segment_crashed_at_every_operation() {
-    every_crash(&scenes::sealed());
+fn truncation_in_a_sealed_segment_survives_every_crash() {
+    every_crash(&scenarios::sealed());
 }
 
 #[test]
-fn a_cut_in_the_unsealed_segment_with_bytes_that_were_never_flushed_crashed_at_every_operation() {
-    every_crash(&scenes::tail());
+fn truncation_of_unflushed_unsealed_data_survives_every_crash() {
+    every_crash(&scenarios::unsealed());
 }
 
 #[test]
-fn a_cut_at_the_end_of_a_segment_crashed_at_every_operation() {
-    every_crash(&scenes::end_of_segment());
+fn truncation_at_a_segment_end_survives_every_crash() {
+    every_crash(&scenarios::end_of_segment());
 }
 
 #[test]
-fn a_table_that_is_emptied_crashed_at_every_operation() {
-    every_crash(&scenes::clear());
+fn clearing_a_table_survives_every_crash() {
+    every_crash(&scenarios::clear());
 }
 
 #[test]
-fn several_tables_with_all_of_it_at_once_crashed_at_every_operation() {
-    let count = every_crash(&scenes::everything());
+fn rollback_of_several_tables_survives_every_crash() {
+    let count = every_crash(&scenarios::everything());
     assert!(count.points > 100, "{count:?}");
 }
 
 #[test]
-fn files_with_links_crashed_at_every_operation() {
-    every_crash(&scenes::linked());
+fn rollback_of_hard_linked_files_survives_every_crash() {
+    every_crash(&scenarios::linked());
 }
 
 #[test]
-fn an_unsealed_segment_with_links_crashed_at_every_operation() {
-    every_crash(&scenes::linked_tail());
+fn rollback_of_a_linked_unsealed_segment_survives_every_crash() {
+    every_crash(&scenarios::linked_unsealed());
 }

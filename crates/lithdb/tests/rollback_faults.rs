@@ -15,23 +15,23 @@ use lithdb::{ErrorKind, NoMatch, Rollback};
 use lithdb_env::Fs;
 use lithdb_sim::{CrashImage, Effort, Fault, OpKind, Pages, Tally};
 use parking_lot::Mutex;
-use support::World;
-use support::past::hook::HookFs;
-use support::past::{self, filter, image, rollback};
-use support::scenes::{self, Scene};
+use support::Harness;
+use support::rollback_fixture::hook::HookFs;
+use support::rollback_fixture::{self, filter, image, rollback};
+use support::scenarios::{self, Scenario};
 
 /// The operations of executing, in order.
-fn operations(scene: &Scene) -> Vec<(OpKind, PathBuf)> {
-    let run = scene.copy();
+fn operations(scenario: &Scenario) -> Vec<(OpKind, PathBuf)> {
+    let run = scenario.copy();
     let log = Arc::new(Mutex::new(BTreeMap::new()));
-    let env = past::env(&run);
+    let env = rollback_fixture::env(&run);
     let (heard, fs) = (Arc::clone(&log), run.fs.clone());
     let hooked = HookFs::new(Arc::clone(&env.fs), move |kind, path, _| {
         heard.lock().insert(fs.ops(), (kind, path.to_owned()));
     });
     let env = Env { fs: Arc::new(hooked), ..env };
-    let plan = Rollback::new(["/r0", "/r1"]).env(env).on_no_match(scene.no_match);
-    plan.plan(filter(scene.keep)).unwrap().execute().unwrap();
+    let plan = Rollback::new(["/r0", "/r1"]).env(env).on_no_match(scenario.no_match);
+    plan.plan(filter(scenario.keep)).unwrap().execute().unwrap();
     let mut log = log.lock().clone();
     // What the hook does not hear of is the process id in the two lock files: written, and cut behind.
     let unheard = (0..run.fs.ops()).filter(|at| !log.contains_key(at)).collect::<Vec<_>>();
@@ -70,7 +70,7 @@ fn faults(kind: OpKind) -> Vec<(Fault, bool)> {
 /// The rollback fails and can still be finished; but whoever opens the database afterwards, in the same world, finishes it by
 /// syncs that mean nothing, and the next power failure undoes that in part. (See `crates/table/tests/faults.rs`. The directory
 /// of the intent is no better off; but its loss hurts only if the power fails half-way through what it asks for.)
-fn is_beyond_help(kind: OpKind, path: &Path, fault: Fault) -> bool {
+fn is_unrecoverable(kind: OpKind, path: &Path, fault: Fault) -> bool {
     kind == OpKind::SyncDir && fault == CLEAN && path.ends_with("segments")
 }
 
@@ -87,10 +87,16 @@ struct Count {
 }
 
 /// Executes with a fault; says whether that was answered with Ok.
-fn broken(scene: &Scene, at: u64, fault: Fault, sticky: bool, context: &str) -> (World, bool) {
-    let run = scene.copy();
+fn broken(
+    scenario: &Scenario,
+    at: u64,
+    fault: Fault,
+    sticky: bool,
+    context: &str,
+) -> (Harness, bool) {
+    let run = scenario.copy();
     run.fs.fail_op(at + 1, fault, sticky);
-    let done = scene.execute(&run);
+    let done = scenario.execute(&run);
     assert!(run.fs.faults_hit() > 0, "{context}: never struck");
     if matches!(fault, Fault::ShortWrite | Fault::Interrupted) {
         assert!(done.is_ok(), "{context}: {done:?}");
@@ -103,42 +109,43 @@ fn broken(scene: &Scene, at: u64, fault: Fault, sticky: bool, context: &str) -> 
     (run, done.is_ok())
 }
 
-fn every_fault(scene: &Scene) -> Count {
-    let (mut count, effort) = (Count::default(), Effort::given());
-    for (at, (kind, path)) in operations(scene).into_iter().enumerate() {
+fn every_fault(scenario: &Scenario) -> Count {
+    let (mut count, effort) = (Count::default(), Effort::from_env());
+    for (at, (kind, path)) in operations(scenario).into_iter().enumerate() {
         let at = at as u64;
         count.operations += 1;
         for (fault, sticky) in faults(kind) {
             let how = if sticky { "from then on" } else { "once" };
             let path_shown = path.display();
-            let context = format!("{}, {fault:?} {how} at {at}, {kind:?} {path_shown}", scene.name);
-            let (run, is_done) = broken(scene, at, fault, sticky, &context);
+            let context =
+                format!("{}, {fault:?} {how} at {at}, {kind:?} {path_shown}", scenario.name);
+            let (run, is_done) = broken(scenario, at, fault, sticky, &context);
             count.faults += 1;
             count.failed += u64::from(!is_done);
             // The power fails.
             let mut images = vec![CrashImage::Nothing];
-            let seed = effort.seed(scene.name).wrapping_add(at * 1009);
+            let seed = effort.seed(scenario.name).wrapping_add(at * 1009);
             images.extend((0..effort.times(1)).map(|n| CrashImage::Seeded(seed.wrapping_add(n))));
             for image in images {
                 let context = format!("{context}, {image:?}");
-                scene.check(&run.after_crash(&image), is_done, &context);
+                scenario.check(&run.after_crash(&image), is_done, &context);
                 count.images += 1;
             }
             // Another process finds what the page cache holds; and then the power fails.
             let context = format!("{context}; opened in the same world");
-            let (run, _) = broken(scene, at, fault, sticky, &context);
-            let served = scene.check(&run, is_done, &context);
-            count.new += u64::from(*served == scene.new);
+            let (run, _) = broken(scenario, at, fault, sticky, &context);
+            let served = scenario.check(&run, is_done, &context);
+            count.new += u64::from(*served == scenario.new);
             let context = format!("{context}, and crashed");
             let crash = || {
                 let after = run.after_crash(&CrashImage::Nothing);
                 let again = match (at + u64::from(sticky)) % 4 {
-                    0 => scene.check_all(&after, is_done, &context),
-                    _ => scene.check(&after, is_done, &context),
+                    0 => scenario.check_all(&after, is_done, &context),
+                    _ => scenario.check(&after, is_done, &context),
                 };
                 assert!(served == again, "{context}: another state than before");
             };
-            if is_beyond_help(kind, &path, fault) {
+            if is_unrecoverable(kind, &path, fault) {
                 count.excused += 1;
                 count.lost += u64::from(catch_unwind(AssertUnwindSafe(crash)).is_err());
             } else {
@@ -147,7 +154,7 @@ fn every_fault(scene: &Scene) -> Count {
             count.images += 1;
         }
     }
-    let mut tally = Tally::new(format!("faults of a rollback: {}", scene.name));
+    let mut tally = Tally::new(format!("faults of a rollback: {}", scenario.name));
     tally.add("operations", count.operations);
     tally.add("error points", count.faults);
     tally.add("images", count.images);
@@ -158,39 +165,39 @@ fn every_fault(scene: &Scene) -> Count {
 }
 
 #[test]
-fn every_operation_of_a_cut_in_a_sealed_segment_fails() {
-    let count = every_fault(&scenes::sealed());
+fn truncation_in_a_sealed_segment_survives_every_fault() {
+    let count = every_fault(&scenarios::sealed());
     assert!(count.lost > 0, "nothing need be excused: {count:?}");
 }
 
 #[test]
-fn every_operation_of_a_cut_in_the_unsealed_segment_fails() {
-    let count = every_fault(&scenes::tail());
+fn truncation_in_the_unsealed_segment_survives_every_fault() {
+    let count = every_fault(&scenarios::unsealed());
     assert!(count.lost > 0, "nothing need be excused: {count:?}");
 }
 
 #[test]
-fn every_operation_of_a_cut_at_the_end_of_a_segment_fails() {
-    let count = every_fault(&scenes::end_of_segment());
+fn truncation_at_a_segment_end_survives_every_fault() {
+    let count = every_fault(&scenarios::end_of_segment());
     assert!(count.lost > 0, "nothing need be excused: {count:?}");
 }
 
 #[test]
-fn every_operation_of_emptying_a_table_fails() {
-    let count = every_fault(&scenes::clear());
+fn clearing_a_table_survives_every_fault() {
+    let count = every_fault(&scenarios::clear());
     assert_eq!(count.lost, 0, "what comes back is below the watermark: {count:?}");
 }
 
 #[test]
-fn every_operation_of_a_cut_of_several_tables_fails() {
-    let count = every_fault(&scenes::everything());
+fn rollback_of_several_tables_survives_every_fault() {
+    let count = every_fault(&scenarios::everything());
     assert!(count.lost > 0, "nothing need be excused: {count:?}");
 }
 
 /// The bytes of the disk that the copy of a scene uses, in blocks of 4 KiB, as tightly as may be.
-fn blocks_in_use(scene: &Scene) -> u64 {
+fn blocks_in_use(scenario: &Scenario) -> u64 {
     let fits = |blocks: u64| {
-        let run = scene.copy();
+        let run = scenario.copy();
         run.fs.set_capacity(Some(blocks * 4096));
         run.fs.free_space("/r0".as_ref()).unwrap()
     };
@@ -198,64 +205,66 @@ fn blocks_in_use(scene: &Scene) -> u64 {
 }
 
 /// A disk of any size: the rollback is refused for lack of space and nothing has changed, or it is done.
-fn every_size(scene: &Scene) {
+fn every_size(scenario: &Scenario) {
     let (mut refused, mut done) = (0_u64, 0);
-    let used = blocks_in_use(scene);
+    let used = blocks_in_use(scenario);
     for blocks in used.. {
-        let context = format!("{}, {} free blocks", scene.name, blocks - used);
-        let run = scene.copy();
+        let context = format!("{}, {} free blocks", scenario.name, blocks - used);
+        let run = scenario.copy();
         run.fs.set_capacity(Some(blocks * 4096));
-        let result = scene.execute(&run);
+        let result = scenario.execute(&run);
         if let Err(error) = &result {
             assert_eq!(error.kind(), ErrorKind::StorageFull, "{context}: {error}");
             refused += 1;
         }
         run.fs.set_capacity(None);
-        let found = past::contents_of(&run);
-        let expected = if result.is_ok() { &scene.new } else { &scene.old };
+        let found = rollback_fixture::contents_of(&run);
+        let expected = if result.is_ok() { &scenario.new } else { &scenario.old };
         assert!(found == *expected, "{context}: {result:?}");
-        scene.check_all(&run, result.is_ok(), &context);
+        scenario.check_all(&run, result.is_ok(), &context);
         done += u32::from(result.is_ok());
         if done > 2 {
             break;
         }
     }
-    let mut tally = Tally::new(format!("rollback on a full disk: {}", scene.name));
+    let mut tally = Tally::new(format!("rollback on a full disk: {}", scenario.name));
     tally.add("sizes that were too small", refused);
-    assert!(refused > 0 || scene.no_match == NoMatch::Clear, "{}", scene.name);
+    assert!(refused > 0 || scenario.no_match == NoMatch::Clear, "{}", scenario.name);
 }
 
 #[test]
-fn a_disk_that_is_full_at_any_size_refuses_or_is_enough() {
-    for scene in [
-        scenes::sealed(),
-        scenes::tail(),
-        scenes::end_of_segment(),
-        scenes::clear(),
-        scenes::everything(),
-        scenes::linked(),
+fn rollback_on_a_nearly_full_disk_completes_or_is_refused() {
+    for scenario in [
+        scenarios::sealed(),
+        scenarios::unsealed(),
+        scenarios::end_of_segment(),
+        scenarios::clear(),
+        scenarios::everything(),
+        scenarios::linked(),
     ] {
-        every_size(&scene);
+        every_size(&scenario);
     }
 }
 
 #[test]
-fn what_was_decided_is_finished_on_a_disk_without_one_free_byte() {
-    for scene in [scenes::sealed(), scenes::tail(), scenes::clear(), scenes::everything()] {
-        let run = scene.copy();
-        scene.execute(&run).unwrap();
+fn decided_rollback_finishes_on_a_full_disk() {
+    for scenario in
+        [scenarios::sealed(), scenarios::unsealed(), scenarios::clear(), scenarios::everything()]
+    {
+        let run = scenario.copy();
+        scenario.execute(&run).unwrap();
         let total = run.fs.ops();
         let mut finished = 0;
         for k in 0..total {
-            let run = scene.copy();
+            let run = scenario.copy();
             run.fs.crash_after(k);
-            assert!(scene.execute(&run).is_err());
+            assert!(scenario.execute(&run).is_err());
             for image in [CrashImage::Nothing, CrashImage::Everything, CrashImage::Seeded(k)] {
                 let after = run.after_crash(&image);
                 if !after.files("/r0/rollback.intent").contains(&"/r0/rollback.intent".to_owned()) {
                     continue;
                 }
-                let context = format!("{}, crash after {k}, {image:?}", scene.name);
+                let context = format!("{}, crash after {k}, {image:?}", scenario.name);
                 after.fs.set_capacity(Some(1));
                 if k % 2 == 0 {
                     let report = rollback(&after).finish();
@@ -268,29 +277,31 @@ fn what_was_decided_is_finished_on_a_disk_without_one_free_byte() {
                 assert_eq!(rollback(&after).finish().unwrap(), None, "{context}");
                 // It can be read on the full disk, too.
                 let db = after.read();
-                assert!(past::contents(&db, &context) == scene.new, "{context}");
+                assert!(rollback_fixture::contents(&db, &context) == scenario.new, "{context}");
                 finished += 1;
             }
         }
-        assert!(finished > 20, "{}: {finished}", scene.name);
+        assert!(finished > 20, "{}: {finished}", scenario.name);
     }
 }
 
 /// What is prepared and then not decided leaves nothing behind, wherever it failed.
 #[test]
-fn a_rollback_that_failed_before_it_was_decided_leaves_no_file_behind() {
-    for scene in [scenes::sealed(), scenes::tail(), scenes::everything(), scenes::linked()] {
-        let before = names(&scene.copy());
-        let operations = operations(&scene);
+fn rollback_failing_before_its_decision_leaves_no_file() {
+    for scenario in
+        [scenarios::sealed(), scenarios::unsealed(), scenarios::everything(), scenarios::linked()]
+    {
+        let before = names(&scenario.copy());
+        let operations = operations(&scenario);
         let is_decision = |(kind, path): &(OpKind, PathBuf)| {
             *kind == OpKind::Rename && path.ends_with("rollback.intent.new")
         };
         let decided = operations.iter().position(is_decision).unwrap();
         for (at, (kind, path)) in operations.iter().enumerate().take(decided + 1) {
-            let context = format!("{}, at {at}, {kind:?} {}", scene.name, path.display());
-            let run = scene.copy();
+            let context = format!("{}, at {at}, {kind:?} {}", scenario.name, path.display());
+            let run = scenario.copy();
             run.fs.fail_op(at as u64 + 1, Fault::Eio, false);
-            let Err(error) = scene.execute(&run) else { continue };
+            let Err(error) = scenario.execute(&run) else { continue };
             assert!(run.files("/r0/rollback.intent").is_empty(), "{context}: {error}");
             // The unsealed segment may have been sealed on the way: that changes nothing of what is in it.
             let left = names(&run).into_iter().filter(|name| !before.contains(name));
@@ -298,15 +309,15 @@ fn a_rollback_that_failed_before_it_was_decided_leaves_no_file_behind() {
             // The seal's own metadata, if it could not be renamed: the next opening removes it.
             let is_excused = path.to_string_lossy().ends_with("metadata.new");
             assert!(left.is_empty() || is_excused, "{context}: {left:?}");
-            assert!(past::contents_of(&run) == scene.old, "{context}");
+            assert!(rollback_fixture::contents_of(&run) == scenario.old, "{context}");
             // The same rollback works now.
-            scene.execute(&run).unwrap_or_else(|e| panic!("{context}: again: {e}"));
-            assert!(past::contents_of(&run) == scene.new, "{context}");
+            scenario.execute(&run).unwrap_or_else(|e| panic!("{context}: again: {e}"));
+            assert!(rollback_fixture::contents_of(&run) == scenario.new, "{context}");
         }
-        assert!(decided > 20, "{}: {decided}", scene.name);
+        assert!(decided > 20, "{}: {decided}", scenario.name);
     }
 }
 
-fn names(world: &World) -> Vec<String> {
-    image(&world.fs).into_iter().map(|(name, _)| name).collect()
+fn names(harness: &Harness) -> Vec<String> {
+    image(&harness.fs).into_iter().map(|(name, _)| name).collect()
 }

@@ -10,14 +10,14 @@ use lithdb_segment::{HEADER_LEN, KeyHeader, Metadata, SegmentId, ShardId, ValueH
 use serde::Serialize;
 
 use crate::examine::Scan;
-use crate::found::Found;
+use crate::segment_headers::SegmentHeaders;
 use crate::state_slots;
-use crate::walk::{Stretch, Walk};
-use lithdb_env::is_there;
+use crate::walk::{Walk, WalkItem};
+use lithdb_env::exists_as;
 use lithdb_segment::key_file::KeyFile;
 use lithdb_segment::window::Window;
 use lithdb_table::TableSetup;
-use lithdb_table::inventory::Inventory;
+use lithdb_table::open::inventory::Inventory;
 use lithdb_table::show_key;
 use lithdb_table::state::TableState;
 
@@ -112,7 +112,7 @@ pub enum DumpLine {
 }
 
 /// Gives every record of the key files to `each`, in order: of one segment, or of all that have files. Headers and metadata
-/// come before the records, the verdict of a scan behind. Works on damaged files and beside a writer, as one look.
+/// come before the records, the verdict of a scan behind. Works on damaged files and beside a writer, in one pass.
 ///
 /// # Errors
 /// `Missing` if there is no such segment; what `each` says; a disk that does not read.
@@ -130,9 +130,9 @@ fn dump_table(
     each: &mut dyn FnMut(&DumpLine) -> Result<()>,
 ) -> Result<()> {
     let fs = &*setup.env.fs;
-    let state = state_slots::look(fs, &setup.state_path())?.0;
+    let state = state_slots::load(fs, &setup.state_path())?.0;
     for dir in setup.dirs.iter().chain(&setup.segment_dirs()) {
-        is_there(fs, dir, FileKind::Dir)?;
+        exists_as(fs, dir, FileKind::Dir)?;
     }
     let inventory = Inventory::list(fs, &setup.segment_dirs())?;
     if let Some(id) = segment.filter(|id| !inventory.segments.contains_key(id)) {
@@ -141,7 +141,7 @@ fn dump_table(
     }
     let wanted = |id: SegmentId| segment.is_none_or(|wanted| wanted == id);
     for (id, files) in inventory.segments.iter().filter(|(id, _)| wanted(**id)) {
-        dump_segment(setup, state.as_ref(), &Found::read(fs, *id, files)?, each)?;
+        dump_segment(setup, state.as_ref(), &SegmentHeaders::read(fs, *id, files)?, each)?;
     }
     Ok(())
 }
@@ -149,44 +149,44 @@ fn dump_table(
 fn dump_segment(
     setup: &TableSetup,
     state: Option<&TableState>,
-    found: &Found,
+    found: &SegmentHeaders,
     each: &mut dyn FnMut(&DumpLine) -> Result<()>,
 ) -> Result<()> {
-    let mut beginning = Beginning::default();
-    let key_file = beginning.read(setup, state, found);
-    if beginning.is_missing_some {
+    let mut head = SegmentHead::default();
+    let key_file = head.read(setup, state, found);
+    if head.has_vanished_file {
         // A writer may have collected the segment since it was listed.
-        let (state, _) = state_slots::look(&*setup.env.fs, &setup.state_path())?;
+        let (state, _) = state_slots::load(&*setup.env.fs, &setup.state_path())?;
         if state.is_some_and(|state| found.id < state.watermark) {
             return Ok(());
         }
     }
-    beginning.lines.iter().try_for_each(&mut *each)?;
+    head.lines.iter().try_for_each(&mut *each)?;
     let Some(key_file) = key_file else { return Ok(()) };
     let metadata = found.metadata();
     let end = metadata.map_or(key_file.len, |m| m.key_end.min(key_file.len));
     let epochs = metadata.map(|metadata| metadata.epochs.as_slice()).unwrap_or_default();
-    let promise = state.filter(|_| found.metadata.is_none());
-    let promise = promise.and_then(|state| state.promise(found.id, None));
-    let scan = Scan::of(&key_file, end, promise)?;
+    let durable_mark = state.filter(|_| found.metadata.is_none());
+    let durable_mark = durable_mark.and_then(|state| state.durable_mark(found.id, None));
+    let scan = Scan::of(&key_file, end, durable_mark)?;
     let mark = scan.mark.as_ref().filter(|_| metadata.is_none());
-    let asks_records_until = mark.map_or(0, |mark| u64::from(mark.through));
-    let walk = Walk { identity: key_file.header.identity, epochs, asks_records_until, end };
-    walk.run(&mut Window::of(&key_file), &mut |stretch| each(&record_line(stretch)))?;
+    let derive_epoch_until = mark.map_or(0, |mark| u64::from(mark.through));
+    let walk = Walk { identity: key_file.header.identity, epochs, derive_epoch_until, end };
+    walk.run(&mut Window::of(&key_file), &mut |item| each(&record_line(item)))?;
     each(&verdict_line(&key_file.path, scan))
 }
 
 /// What comes before the records of a segment.
 #[derive(Default)]
-struct Beginning {
+struct SegmentHead {
     lines: Vec<DumpLine>,
     /// A file that was listed is not there any more.
-    is_missing_some: bool,
+    has_vanished_file: bool,
 }
 
-impl Beginning {
+impl SegmentHead {
     fn unreadable(&mut self, path: &Path, error: &Error) {
-        self.is_missing_some |= error.kind() == ErrorKind::Missing;
+        self.has_vanished_file |= error.kind() == ErrorKind::Missing;
         self.lines.push(DumpLine::Unreadable { path: path.to_owned(), what: error.to_string() });
     }
 
@@ -195,11 +195,11 @@ impl Beginning {
         &mut self,
         setup: &TableSetup,
         state: Option<&TableState>,
-        found: &Found,
+        found: &SegmentHeaders,
     ) -> Option<KeyFile> {
         let fs = &*setup.env.fs;
         let paths = found.paths(&setup.segment_dirs(), 1);
-        if found.unfinished.is_some() {
+        if found.interrupted_repair.is_some() {
             let (path, what) = (paths.metadata.clone(), "a repair was interrupted".to_owned());
             self.lines.push(DumpLine::Unreadable { path, what });
         }
@@ -228,7 +228,7 @@ impl Beginning {
         if let Some(error) = found.header_error() {
             self.unreadable(&paths.keys, error);
         }
-        let named = found.table_ids().chain(found.named_by_values.iter().copied()).next();
+        let named = found.table_ids().chain(found.value_file_table_ids.iter().copied()).next();
         let table_id = state.map(|state| state.table_id).or(named).unwrap_or_default();
         let key_file = match found.usable_key_file(fs, table_id, SegmentId::NONE) {
             Ok(key_file) => key_file,
@@ -275,7 +275,7 @@ fn header_line(path: &Path, len: u64, header: &KeyHeader) -> DumpLine {
     }
 }
 
-fn record_line(Stretch { at, decoded, .. }: Stretch<'_>) -> DumpLine {
+fn record_line(WalkItem { at, decoded, .. }: WalkItem<'_>) -> DumpLine {
     let offset = at.start as u32;
     let Decoded { record, checksum, .. } = match decoded {
         Ok(decoded) => decoded,

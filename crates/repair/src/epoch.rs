@@ -13,7 +13,7 @@ use lithdb_segment::{Identity, Seeds, ShardId};
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
 /// So many records behind the first must agree: by accident each does once in 2³².
-pub(crate) const WITNESSES: usize = 2;
+pub(crate) const CONFIRMING_RECORDS: usize = 2;
 
 /// An epoch that stands for the one in which the key record at the beginning of `bytes` was written, if these bytes are
 /// a key record at all.
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn one_record_betrays_an_epoch_with_which_all_others_decode() {
+    fn one_record_yields_an_epoch_that_decodes_all_others() {
         let identity = Identity { table_id: 0x1234_5678_9abc, segment: SegmentId(9), salt: 42 };
         for epoch in [0, 1, 42, u64::MAX, 0x0123_4567_89ab_cdef, 1 << 63] {
             let mut buffer = Vec::new();
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_cannot_be_a_key_record_give_nothing() {
+    fn bytes_that_are_no_key_record_yield_no_epoch() {
         let identity = Identity { table_id: 1, segment: SegmentId(1), salt: 1 };
         assert_eq!(derive(&identity, 64, &[]), None);
         assert_eq!(derive(&identity, 64, &[0; 200]), None);

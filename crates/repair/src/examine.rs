@@ -11,14 +11,14 @@ use lithdb_segment::scan::{Totals, Verdict};
 use lithdb_segment::{HEADER_LEN, Metadata, SegmentId, SegmentPaths, ShardId};
 
 use crate::Meter;
+use crate::chain_links::ChainLinks;
 use crate::finding::Finding;
-use crate::found::Found;
-use crate::groups::{Broken, Groups, Promised, examine_groups};
+use crate::groups::{DamagedRange, DurableBounds, Groups, examine_groups};
 use crate::losses::Losses;
-use crate::outline::Outline;
+use crate::segment_headers::SegmentHeaders;
 use crate::values::ValueFiles;
 use crate::walk::Walk;
-use links::says;
+use links::matches_scan;
 use lithdb_segment::key_file::KeyFile;
 use lithdb_segment::window::Window;
 use lithdb_table::TableSetup;
@@ -39,7 +39,7 @@ pub(crate) struct Examined {
     /// What of it is known.
     pub(crate) losses: Losses,
     /// What no repair can decide.
-    pub(crate) by_hand: Option<Finding>,
+    pub(crate) unrepairable: Option<Finding>,
     /// Of an unsealed segment: bytes of its files belong to no record or value that holds. A root of another time, whose
     /// files go less far or further than the others', would show.
     pub(crate) ends_differ: bool,
@@ -53,15 +53,15 @@ pub(crate) struct Readable {
     /// The key file with the header that it has or must have had.
     pub(crate) key_file: KeyFile,
     /// The key file is whole.
-    pub(crate) keys_hold: bool,
+    pub(crate) keys_valid: bool,
     /// The metadata says what is there, and the successor agrees.
-    pub(crate) metadata_holds: bool,
+    pub(crate) metadata_valid: bool,
     /// The successor's chain record says exactly what is there.
-    pub(crate) next_agrees: bool,
+    pub(crate) successor_agrees: bool,
     pub(crate) scan: Scan,
     pub(crate) groups: Groups,
     /// What begins before was acknowledged, and is durable.
-    pub(crate) promised: u64,
+    pub(crate) durable: u64,
     /// How long the value files must be at least.
     pub(crate) value_ends: Vec<u64>,
     /// Value files that must be written anew.
@@ -81,8 +81,8 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    pub(crate) fn of(key_file: &KeyFile, end: u64, promise: Option<Mark>) -> Result<Self> {
-        let mut scanner = key_file.scan(end, promise);
+    pub(crate) fn of(key_file: &KeyFile, end: u64, durable_mark: Option<Mark>) -> Result<Self> {
+        let mut scanner = key_file.scan(end, durable_mark);
         let verdict = scanner.run(|_| Ok(()))?;
         let (totals, epochs) = (scanner.totals().clone(), scanner.epochs().to_vec());
         Ok(Self { verdict, totals, epochs, mark: scanner.mark().cloned() })
@@ -99,62 +99,62 @@ impl Examined {
 /// Examines the member at `index`.
 pub(crate) fn examine(
     setup: &TableSetup,
-    outline: &Outline,
+    chain_links: &ChainLinks,
     index: usize,
     meter: &mut Meter<'_>,
 ) -> Result<Examined> {
-    let member = |index: Option<usize>| index.and_then(|index| outline.members.get(index));
+    let member = |index: Option<usize>| index.and_then(|index| chain_links.members.get(index));
     let Some(found) = member(Some(index)) else { return Ok(Examined::default()) };
     let dirs = setup.segment_dirs();
-    let mut examination = Examination {
+    let mut examiner = Examiner {
         fs: &*setup.env.fs,
         paths: found.paths(&dirs, 1),
         dirs,
-        outline,
+        chain_links,
         found,
         before: member(index.checked_sub(1)),
         next: member(Some(index + 1)),
         out: Examined { id: found.id, ..Examined::default() },
     };
-    examination.check_links();
-    examination.check_metadata();
-    match examination.usable_key_file()? {
-        Some(key_file) => examination.records(key_file, meter)?,
-        None => examination.lose_everything(),
+    examiner.check_links();
+    examiner.check_metadata();
+    match examiner.usable_key_file()? {
+        Some(key_file) => examiner.records(key_file, meter)?,
+        None => examiner.report_total_loss(),
     }
-    Ok(examination.out)
+    Ok(examiner.out)
 }
 
-struct Examination<'a> {
+struct Examiner<'a> {
     fs: &'a dyn Fs,
     dirs: Vec<PathBuf>,
     /// Its files as they are or would be; of value files, the first.
     paths: SegmentPaths,
-    outline: &'a Outline,
-    found: &'a Found,
-    before: Option<&'a Found>,
-    next: Option<&'a Found>,
+    chain_links: &'a ChainLinks,
+    found: &'a SegmentHeaders,
+    before: Option<&'a SegmentHeaders>,
+    next: Option<&'a SegmentHeaders>,
     out: Examined,
 }
 
-impl Examination<'_> {
+impl Examiner<'_> {
     fn report(&mut self, finding: Finding) {
         self.out.findings.push(finding.of(self.found.id));
     }
 
     /// The key file, with a header that is pieced together if its own does not hold.
     fn usable_key_file(&mut self) -> Result<Option<KeyFile>> {
-        if self.found.is_to_be_empty() {
+        if self.found.becomes_empty() {
             return Ok(None);
         }
         match &self.found.key_file {
             Some(Ok(_)) => {}
             Some(Err(error))
-                if error.kind().is_failed_call() || error.kind() == ErrorKind::Missing =>
+                if error.kind().is_system_failure() || error.kind() == ErrorKind::Missing =>
             {
                 return Err(error.clone());
             }
-            Some(Err(error)) => self.report(Finding::refused(&self.paths.keys, error).at(0)),
+            Some(Err(error)) => self.report(Finding::from_error(&self.paths.keys, error).at(0)),
             None => {
                 let what = match self.found.is_absent() {
                     true => "expected this segment, found none of its files",
@@ -164,7 +164,7 @@ impl Examination<'_> {
             }
         }
         let before = self.before.map_or(SegmentId::NONE, |before| before.id);
-        self.found.usable_key_file(self.fs, self.outline.rules.table_id, before)
+        self.found.usable_key_file(self.fs, self.chain_links.table_state.table_id, before)
     }
 
     /// What the successor says that this segment ended as.
@@ -173,10 +173,10 @@ impl Examination<'_> {
     }
 
     /// What is promised of the segment outside of it.
-    fn promise(&self) -> Option<Mark> {
+    fn durable_mark(&self) -> Option<Mark> {
         let id = self.found.id;
-        let before = self.before.and_then(Found::metadata).filter(|m| m.successor == id);
-        self.outline.rules.promise(id, before.and_then(Metadata::successor_end))
+        let before = self.before.and_then(SegmentHeaders::metadata).filter(|m| m.successor == id);
+        self.chain_links.table_state.durable_mark(id, before.and_then(Metadata::successor_end))
     }
 
     fn expected_records(&self) -> Option<u64> {
@@ -184,7 +184,7 @@ impl Examination<'_> {
         self.found.metadata().map(|metadata| metadata.records).or(chain)
     }
 
-    fn lose_everything(&mut self) {
+    fn report_total_loss(&mut self) {
         let metadata = self.found.metadata();
         let keys = self.expected_records();
         let bytes_of = |key_end: u32, value_ends: &[u64]| {
@@ -193,7 +193,7 @@ impl Examination<'_> {
         let bytes = metadata
             .map(Metadata::bytes)
             .or_else(|| self.chain_of_next().map(|said| bytes_of(said.key_end, &said.value_ends)))
-            .or_else(|| self.promise().map(|said| bytes_of(said.through, &said.value_ends)))
+            .or_else(|| self.durable_mark().map(|said| bytes_of(said.through, &said.value_ends)))
             .or_else(|| self.bytes_on_disk());
         // Nothing but the metadata tells values from keys.
         self.out.lost_values = metadata.map(|m| m.primaries).or(keys.filter(|keys| *keys == 0));
@@ -222,7 +222,9 @@ impl Examination<'_> {
         };
         let end = u64::from(chain.key_end);
         let is_staged = self.found.files.leftovers.contains(&replacement_path(&key_file.path));
-        if !is_staged || key_file.len <= end || says(chain, &Scan::of(key_file, end, None)?.totals)
+        if !is_staged
+            || key_file.len <= end
+            || matches_scan(chain, &Scan::of(key_file, end, None)?.totals)
         {
             return Ok(end);
         }
@@ -234,22 +236,23 @@ impl Examination<'_> {
         let is_tail = self.next.is_none() && self.found.metadata.is_none();
         let end = if is_tail { key_file.len } else { self.sealed_end(&key_file)? };
         let scan_end = end.min(key_file.len);
-        let scan = Scan::of(&key_file, scan_end, self.promise().filter(|_| is_tail))?;
-        let promise = scan.mark.as_ref().filter(|_| is_tail);
+        let scan = Scan::of(&key_file, scan_end, self.durable_mark().filter(|_| is_tail))?;
+        let durable_mark = scan.mark.as_ref().filter(|_| is_tail);
         // The state's promise does not say how many records it covers; the newest mark in the file does.
         let mark = if is_tail { Scan::of(&key_file, scan_end, None)?.mark } else { None };
         let mark = mark.unwrap_or_default();
-        let promised = match promise {
-            _ if !is_tail => Promised::ALL,
-            Some(promise) => {
-                Promised { through: u64::from(promise.through), marked: u64::from(mark.through) }
-            }
-            None => Promised { through: HEADER_LEN as u64, marked: 0 },
+        let durable = match durable_mark {
+            _ if !is_tail => DurableBounds::ALL,
+            Some(durable_mark) => DurableBounds {
+                through: u64::from(durable_mark.through),
+                marked: u64::from(mark.through),
+            },
+            None => DurableBounds { through: HEADER_LEN as u64, marked: 0 },
         };
         let value_ends = metadata
             .map(|metadata| &metadata.value_ends)
             .or(chain.map(|chain| &chain.value_ends))
-            .or(promise.map(|promise| &promise.value_ends));
+            .or(durable_mark.map(|durable_mark| &durable_mark.value_ends));
         let value_ends = value_ends.cloned().unwrap_or_default();
         let damage = match &scan.verdict {
             Verdict::Torn { offset, reason } if !is_tail => Some((*offset, reason.clone())),
@@ -262,19 +265,19 @@ impl Examination<'_> {
             identity: key_file.header.identity,
             epochs: metadata.map(|metadata| &*metadata.epochs).unwrap_or_default(),
             // Metadata that holds knows all epochs.
-            asks_records_until: if metadata.is_some() { 0 } else { promised.through },
+            derive_epoch_until: if metadata.is_some() { 0 } else { durable.through },
             end: if is_tail && damage.is_none() { scan.totals.key_end } else { scan_end },
         };
         let mut values = ValueFiles::open(self.fs, &self.dirs, &self.found.files, &key_file)?;
         let mut keys = Window::of(&key_file);
-        let mut groups = examine_groups(&walk, &mut keys, &mut values, promised, meter)?;
+        let mut groups = examine_groups(&walk, &mut keys, &mut values, durable, meter)?;
         let (bad_files, is_harmless) = self.check_files(&values, &value_ends);
-        let goes_on = is_tail && damage.is_none() && is_harmless && groups.bad.is_empty();
-        if let (true, Some(torn)) = (goes_on, groups.torn_batch) {
-            walk.end = torn.max(promised.through);
-            groups = examine_groups(&walk, &mut keys, &mut values, promised, meter)?;
+        let assert_usable = is_tail && damage.is_none() && is_harmless && groups.bad.is_empty();
+        if let (true, Some(torn)) = (assert_usable, groups.torn_batch) {
+            walk.end = torn.max(durable.through);
+            groups = examine_groups(&walk, &mut keys, &mut values, durable, meter)?;
         }
-        if goes_on && walk.end < key_file.len {
+        if assert_usable && walk.end < key_file.len {
             let what = "from here on nothing was acknowledged; the next opening leaves it out";
             self.report(Finding::note(&key_file.path, what).at(walk.end));
         } else if let Some(torn) = groups.torn_batch {
@@ -282,7 +285,7 @@ impl Examination<'_> {
             self.report(Finding::note(&key_file.path, what).at(torn));
         }
         self.report_groups(&key_file, &groups, &values);
-        let chain_holds = self.check_chain(&key_file, &groups)?;
+        let chain_valid = self.check_chain(&key_file, &groups)?;
         if scan_end < end {
             let what = format!("expected {end} bytes, found the end of the file");
             self.report(Finding::damage(&key_file.path, what).at(scan_end));
@@ -290,15 +293,15 @@ impl Examination<'_> {
             self.report(Finding::damage(&key_file.path, what).at(at));
         }
         let is_whole = damage.is_none() && groups.is_whole() && scan_end == end;
-        let keys_hold = is_whole && chain_holds && self.found.header().is_some();
-        let metadata_holds = keys_hold && self.metadata_holds(&key_file, &scan)?;
+        let keys_valid = is_whole && chain_valid && self.found.header().is_some();
+        let metadata_valid = keys_valid && self.metadata_valid(&key_file, &scan)?;
         if is_tail {
-            let cut_bytes = promised.through.saturating_sub(key_file.len.max(HEADER_LEN as u64));
+            let cut_bytes = durable.through.saturating_sub(key_file.len.max(HEADER_LEN as u64));
             // How many records stood between the newest mark and the promise nobody says.
-            let is_beyond_mark = |Broken { at, .. }: &Broken| {
-                at.end.saturating_sub(at.start.max(promised.marked)) > KEY_FIXED_LEN as u64
+            let is_beyond_mark = |DamagedRange { at, .. }: &DamagedRange| {
+                at.end.saturating_sub(at.start.max(durable.marked)) > KEY_FIXED_LEN as u64
             };
-            let is_counted = cut_bytes == 0 && !groups.broken.iter().any(is_beyond_mark);
+            let is_counted = cut_bytes == 0 && !groups.damaged.iter().any(is_beyond_mark);
             self.count_losses(&groups, is_counted.then_some(mark.records), cut_bytes);
             let mut ends = values.files.iter().zip(&groups.value_ends);
             let is_longer = ends.any(|(file, end)| file.len().is_some_and(|len| len > *end));
@@ -312,15 +315,17 @@ impl Examination<'_> {
             }
         }
         self.count(&groups, walk.end);
-        let next = self.next.and_then(Found::header);
+        let next = self.next.and_then(SegmentHeaders::header);
         self.out.readable = Some(Readable {
-            keys_hold,
-            metadata_holds,
-            next_agrees: self.chain_of_next().is_some_and(|chain| says(chain, &scan.totals)),
+            keys_valid,
+            metadata_valid,
+            successor_agrees: self
+                .chain_of_next()
+                .is_some_and(|chain| matches_scan(chain, &scan.totals)),
             key_file,
             scan,
             groups,
-            promised: promised.through,
+            durable: durable.through,
             value_ends,
             bad_files,
             ended: next.map_or_else(UnixMillis::default, |next| next.created),

@@ -62,7 +62,7 @@ impl Finding {
     }
 
     /// What an error says of a file, with the offset it names.
-    pub(crate) fn refused(path: &Path, error: &Error) -> Self {
+    pub(crate) fn from_error(path: &Path, error: &Error) -> Self {
         if error.path() != Some(path) {
             return Self::damage(path, error.message());
         }
@@ -79,7 +79,7 @@ impl Finding {
         self
     }
 
-    pub(crate) fn losing(mut self, losses: &Losses) -> Self {
+    pub(crate) fn with_losses(mut self, losses: &Losses) -> Self {
         self.lost_keys = Some(losses.keys);
         self.sample_keys.clone_from(&losses.sample_keys);
         self

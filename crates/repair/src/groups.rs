@@ -10,7 +10,7 @@ use lithdb_segment::{HEADER_LEN, ShardId};
 use crate::Meter;
 use crate::losses::Losses;
 use crate::values::ValueFiles;
-use crate::walk::{Stretch, Walk};
+use crate::walk::{Walk, WalkItem};
 use lithdb_segment::window::Window;
 
 /// Whole groups that stand behind each other.
@@ -24,7 +24,7 @@ pub(crate) struct Span {
 
 /// A stretch of the key file that holds no whole group, though it should.
 #[derive(Debug)]
-pub(crate) struct Broken {
+pub(crate) struct DamagedRange {
     pub(crate) at: Range<u64>,
     pub(crate) reason: String,
     /// The records in it that hold, and are lost with their group.
@@ -33,7 +33,7 @@ pub(crate) struct Broken {
 
 /// Values of one file that were promised and do not hold, with their groups.
 #[derive(Debug)]
-pub(crate) struct BadValues {
+pub(crate) struct CorruptValues {
     /// Offset in the value file of the first.
     pub(crate) offset: u64,
     /// How many.
@@ -55,11 +55,11 @@ pub(crate) struct Groups {
     pub(crate) value_bytes: u64,
     /// The furthest ends of their values, per value file.
     pub(crate) value_ends: Vec<u64>,
-    pub(crate) broken: Vec<Broken>,
+    pub(crate) damaged: Vec<DamagedRange>,
     /// By shard; [`ShardId::INLINE`] for the key file.
-    pub(crate) bad: BTreeMap<ShardId, BadValues>,
+    pub(crate) bad: BTreeMap<ShardId, CorruptValues>,
     /// Key records of whole groups before the newest mark's end.
-    pub(crate) records_marked: u64,
+    pub(crate) records_before_mark: u64,
     /// The start of the first batch behind the promise that is not whole. It was never acknowledged, so nothing of it is
     /// kept, and nothing of it counts as lost.
     pub(crate) torn_batch: Option<u64>,
@@ -70,20 +70,20 @@ pub(crate) struct Groups {
 impl Groups {
     /// Whether every group is whole.
     pub(crate) fn is_whole(&self) -> bool {
-        self.broken.is_empty() && self.bad.is_empty()
+        self.damaged.is_empty() && self.bad.is_empty()
     }
 }
 
 /// How much of an unsealed key file is known to be durable; of a sealed one, all of it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Promised {
+pub(crate) struct DurableBounds {
     /// What begins before was acknowledged.
     pub(crate) through: u64,
     /// So much is before the newest mark, which says how many records it holds.
     pub(crate) marked: u64,
 }
 
-impl Promised {
+impl DurableBounds {
     pub(crate) const ALL: Self = Self { through: u64::MAX, marked: u64::MAX };
 }
 
@@ -92,30 +92,30 @@ pub(crate) fn examine_groups(
     walk: &Walk<'_>,
     keys: &mut Window,
     values: &mut ValueFiles,
-    promised: Promised,
+    durable: DurableBounds,
     meter: &mut Meter<'_>,
 ) -> Result<Groups> {
     let value_ends = vec![HEADER_LEN as u64; values.files.len()];
-    let mut sorting = Sorting {
+    let mut group_scanner = GroupScanner {
         found: Groups { value_ends, ..Groups::default() },
         values,
-        promised,
+        durable,
         batch_start: HEADER_LEN as u64,
         is_batch_torn: false,
         batch: Vec::new(),
         open: None,
         meter,
     };
-    walk.run(keys, &mut |stretch| sorting.take(stretch))?;
-    sorting.break_open("the end comes before the group's");
-    sorting.tear_batch(walk.end);
-    Ok(sorting.found)
+    walk.run(keys, &mut |item| group_scanner.take(item))?;
+    group_scanner.drop_open_group("the end comes before the group's");
+    group_scanner.drop_batch(walk.end);
+    Ok(group_scanner.found)
 }
 
-struct Sorting<'a, 'm> {
+struct GroupScanner<'a, 'm> {
     found: Groups,
     values: &'a mut ValueFiles,
-    promised: Promised,
+    durable: DurableBounds,
     /// Where the batch of the present record began.
     batch_start: u64,
     /// Something of the present batch is missing.
@@ -140,8 +140,8 @@ struct Group {
     bad: Option<(u64, String)>,
 }
 
-impl Sorting<'_, '_> {
-    fn take(&mut self, Stretch { mut at, epoch, decoded }: Stretch<'_>) -> Result<()> {
+impl GroupScanner<'_, '_> {
+    fn take(&mut self, WalkItem { mut at, epoch, decoded }: WalkItem<'_>) -> Result<()> {
         self.meter.add(at.end - at.start);
         match decoded {
             Err(invalid) => {
@@ -149,7 +149,7 @@ impl Sorting<'_, '_> {
                 if let Some(open) = self.open.take() {
                     (at.start, losses) = (open.at.start, open.losses);
                 }
-                self.break_up(at, invalid.to_string(), losses);
+                self.add_damage(at, invalid.to_string(), losses);
             }
             Ok(Decoded { record: Record::Key(record), .. }) => {
                 self.key(&record, &at, epoch)?;
@@ -159,38 +159,38 @@ impl Sorting<'_, '_> {
             }
             // Within a batch there is nothing but key records.
             Ok(_) => {
-                self.break_open("expected the rest of the group");
-                self.tear_batch(at.end);
+                self.drop_open_group("expected the rest of the group");
+                self.drop_batch(at.end);
             }
         }
         Ok(())
     }
 
     /// The group that has begun, if there is one, does not end: it is lost.
-    fn break_open(&mut self, reason: &str) {
+    fn drop_open_group(&mut self, reason: &str) {
         if let Some(open) = self.open.take() {
-            self.break_up(open.at, reason.to_owned(), open.losses);
+            self.add_damage(open.at, reason.to_owned(), open.losses);
         }
     }
 
     /// A stretch holds no whole group. That is a loss only of what was promised.
-    fn break_up(&mut self, at: Range<u64>, reason: String, losses: Losses) {
+    fn add_damage(&mut self, at: Range<u64>, reason: String, losses: Losses) {
         self.is_batch_torn = true;
-        if at.start < self.promised.through {
-            self.found.broken.push(Broken { at, reason, losses });
+        if at.start < self.durable.through {
+            self.found.damaged.push(DamagedRange { at, reason, losses });
         } else {
-            self.give_up(at.end - at.start);
+            self.discard_bytes(at.end - at.start);
         }
     }
 
     /// So many bytes of the present batch are not kept.
-    fn give_up(&mut self, bytes: u64) {
-        self.found.torn_batch.get_or_insert(self.batch_start.max(self.promised.through));
+    fn discard_bytes(&mut self, bytes: u64) {
+        self.found.torn_batch.get_or_insert(self.batch_start.max(self.durable.through));
         self.found.torn_bytes += bytes;
     }
 
     /// The present batch ends here, and not as a batch ends: behind the promise nothing of it is kept.
-    fn tear_batch(&mut self, end: u64) {
+    fn drop_batch(&mut self, end: u64) {
         self.is_batch_torn |= !self.batch.is_empty();
         self.end_batch(end);
     }
@@ -199,7 +199,7 @@ impl Sorting<'_, '_> {
     fn end_batch(&mut self, end: u64) {
         let batch = std::mem::take(&mut self.batch);
         if std::mem::take(&mut self.is_batch_torn) && !batch.is_empty() {
-            self.give_up(batch.iter().map(|group| group.at.end - group.at.start).sum());
+            self.discard_bytes(batch.iter().map(|group| group.at.end - group.at.start).sum());
         } else {
             batch.iter().for_each(|group| self.count(group));
         }
@@ -210,12 +210,12 @@ impl Sorting<'_, '_> {
         let (shard, is_primary) = (record.shard, record.is_primary());
         let value = record.offset..record.offset.saturating_add(u64::from(record.stored_len));
         if is_primary {
-            self.break_open("expected the rest of the group");
+            self.drop_open_group("expected the rest of the group");
             let (at, value, losses) = (at.clone(), value.clone(), Losses::default());
             self.open = Some(Group { at, epoch, shard, value, losses, bad: None });
         }
         let Some(open) = &mut self.open else {
-            self.orphan(record, at);
+            self.alias_without_primary(record, at);
             return Ok(());
         };
         open.at.end = at.end;
@@ -223,7 +223,7 @@ impl Sorting<'_, '_> {
         let is_inside =
             shard == open.shard && open.value.start <= value.start && value.end <= open.value.end;
         if !is_inside {
-            self.break_open("expected a range inside of the primary record's value");
+            self.drop_open_group("expected a range inside of the primary record's value");
             return Ok(());
         }
         if open.bad.is_none() {
@@ -239,33 +239,37 @@ impl Sorting<'_, '_> {
     }
 
     /// An alias whose primary record is damaged.
-    fn orphan(&mut self, record: &KeyRecord<'_>, at: &Range<u64>) {
-        match self.found.broken.last_mut() {
-            Some(last) if last.at.end == at.start && at.start < self.promised.through => {
+    fn alias_without_primary(&mut self, record: &KeyRecord<'_>, at: &Range<u64>) {
+        match self.found.damaged.last_mut() {
+            Some(last) if last.at.end == at.start && at.start < self.durable.through => {
                 last.at.end = at.end;
                 last.losses.add_record(record.key, None);
             }
             _ => {
                 let mut losses = Losses::default();
                 losses.add_record(record.key, None);
-                self.break_up(at.clone(), "expected a primary record before it".to_owned(), losses);
+                self.add_damage(
+                    at.clone(),
+                    "expected a primary record before it".to_owned(),
+                    losses,
+                );
             }
         }
     }
 
     fn close_group(&mut self) {
         let Some(group) = self.open.take() else { return };
-        let is_promised = group.at.start < self.promised.through;
+        let is_durable = group.at.start < self.durable.through;
         match group.bad {
-            Some((offset, reason)) if is_promised => {
-                let new = || BadValues { offset, count: 0, reason, losses: Losses::default() };
+            Some((offset, reason)) if is_durable => {
+                let new = || CorruptValues { offset, count: 0, reason, losses: Losses::default() };
                 let bad = self.found.bad.entry(group.shard).or_insert_with(new);
                 bad.count += 1;
                 bad.losses.add(&group.losses);
                 bad.losses.add_range(group.at);
             }
-            Some((_, reason)) => self.break_up(group.at, reason, group.losses),
-            None if is_promised => self.count(&group),
+            Some((_, reason)) => self.add_damage(group.at, reason, group.losses),
+            None if is_durable => self.count(&group),
             None => self.batch.push(group),
         }
     }
@@ -274,8 +278,8 @@ impl Sorting<'_, '_> {
         let found = &mut self.found;
         found.values += 1;
         found.records += group.losses.keys;
-        if group.at.start < self.promised.marked {
-            found.records_marked += group.losses.keys;
+        if group.at.start < self.durable.marked {
+            found.records_before_mark += group.losses.keys;
         }
         if let Some(value_end) = found.value_ends.get_mut(usize::from(group.shard.0)) {
             *value_end = (*value_end).max(group.value.end);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use lithdb_table::show_key;
 
 /// So many keys are shown as examples.
-const SAMPLES: usize = 5;
+const MAX_SAMPLES: usize = 5;
 
 /// Keys and values that cannot be had any more.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +30,7 @@ impl Losses {
             self.values += 1;
             self.bytes = self.bytes.saturating_add(u64::from(bytes));
         }
-        if self.sample_keys.len() < SAMPLES {
+        if self.sample_keys.len() < MAX_SAMPLES {
             self.sample_keys.push(show_key(key));
         }
     }
@@ -48,7 +48,7 @@ impl Losses {
         self.keys = self.keys.saturating_add(other.keys);
         self.values = self.values.saturating_add(other.values);
         self.bytes = self.bytes.saturating_add(other.bytes);
-        let room = SAMPLES - self.sample_keys.len().min(SAMPLES);
+        let room = MAX_SAMPLES - self.sample_keys.len().min(MAX_SAMPLES);
         self.sample_keys.extend(other.sample_keys.iter().take(room).cloned());
         self.ranges.extend(other.ranges.iter().cloned());
     }

@@ -7,16 +7,16 @@ use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_segment::{Position, SegmentId, TableName};
 use serde::Serialize;
 
+use crate::chain_links::ChainLinks;
 use crate::examine::{Examined, examine};
 use crate::finding::{Finding, show_samples};
-use crate::found::Found;
 use crate::losses::sum;
-use crate::outline::Outline;
-use crate::state_slots::Slots;
+use crate::segment_headers::SegmentHeaders;
+use crate::state_slots::StateSlots;
 use crate::{Meter, Progress, counted};
 use lithdb_table::TableSetup;
-use lithdb_table::plan::{Access, Plan};
-use lithdb_table::recovery::next_id;
+use lithdb_table::open::chain::{Access, OpenPlan};
+use lithdb_table::open::recover::next_id;
 use lithdb_table::state::TableState;
 
 /// What is done to a segment.
@@ -97,22 +97,22 @@ pub struct RepairPlan {
 /// What applying a plan goes by.
 #[derive(Debug)]
 pub(crate) struct Work {
-    pub(crate) rules: TableState,
+    pub(crate) table_state: TableState,
     /// Nobody knows with which seed keys were hashed.
     pub(crate) is_state_lost: bool,
     /// What is there agrees on all roots, to the last byte.
     pub(crate) is_certain: bool,
     /// All ids that were ever seen are below.
-    pub(crate) floor: SegmentId,
+    pub(crate) id_floor: SegmentId,
     /// Segments of which nothing is left, and nothing is before them.
-    pub(crate) given_up: Vec<Found>,
+    pub(crate) given_up: Vec<SegmentHeaders>,
     /// The others, oldest first.
     pub(crate) members: Vec<Member>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Member {
-    pub(crate) found: Found,
+    pub(crate) found: SegmentHeaders,
     pub(crate) examined: Examined,
     pub(crate) action: Option<Action>,
     pub(crate) new_successor: Option<SegmentId>,
@@ -129,33 +129,35 @@ pub fn plan_repair(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Re
 }
 
 fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<RepairPlan> {
-    let outline = Outline::look(setup)?;
-    for found in &outline.members {
+    let chain_links = ChainLinks::load(setup)?;
+    for found in &chain_links.members {
         found.require_writable(&*setup.env.fs)?;
     }
-    let mut meter = Meter::new(progress, outline.bytes(setup));
-    let members = 0..outline.members.len();
-    let examined = members.map(|index| examine(setup, &outline, index, &mut meter));
+    let mut meter = Meter::new(progress, chain_links.bytes(setup));
+    let members = 0..chain_links.members.len();
+    let examined = members.map(|index| examine(setup, &chain_links, index, &mut meter));
     let examined = examined.collect::<Result<Vec<_>>>()?;
     meter.finish();
-    if let Some(by_hand) = examined.iter().find_map(|examined| examined.by_hand.as_ref()) {
-        return Err(Error::at(ErrorKind::Corrupt, &by_hand.path, &by_hand.what));
+    if let Some(unrepairable) = examined.iter().find_map(|examined| examined.unrepairable.as_ref())
+    {
+        return Err(Error::at(ErrorKind::Corrupt, &unrepairable.path, &unrepairable.what));
     }
-    let newest = outline.highest.max(outline.members.last().map_or(SegmentId::NONE, |m| m.id));
-    let floor = next_id(newest, outline.rules.next_id_floor)?;
-    let Outline { rules, slots, members: found, strays, absent_dirs, .. } = outline;
+    let newest =
+        chain_links.highest.max(chain_links.members.last().map_or(SegmentId::NONE, |m| m.id));
+    let id_floor = next_id(newest, chain_links.table_state.next_id_floor)?;
+    let ChainLinks { table_state, slots, members: found, strays, absent_dirs, .. } = chain_links;
     let is_certain = strays.is_empty() && !examined.iter().any(|examined| examined.ends_differ);
-    let is_state_lost = matches!(slots, Slots::Lost(_));
+    let is_state_lost = matches!(slots, StateSlots::Lost(_));
     let (given_up, members) = (Vec::new(), Vec::new());
     let mut plan = RepairPlan {
         table: setup.name.clone(),
         warnings: Vec::new(),
         creates_dirs: absent_dirs,
-        rebuilds_state: matches!(slots, Slots::Lost(_) | Slots::Misshapen(_)),
+        rebuilds_state: matches!(slots, StateSlots::Lost(_) | StateSlots::WrongLength(_)),
         raises_watermark: None,
         strays: Vec::new(),
         segments: Vec::new(),
-        work: Work { rules, is_state_lost, is_certain, floor, given_up, members },
+        work: Work { table_state, is_state_lost, is_certain, id_floor, given_up, members },
     };
     let last = found.len().checked_sub(1);
     for (n, (found, examined)) in found.into_iter().zip(examined).enumerate() {
@@ -163,23 +165,25 @@ fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<Repair
     }
     if !plan.work.given_up.is_empty() {
         let first = plan.work.members.first();
-        plan.raises_watermark = Some(first.map_or(floor, |member| member.found.id));
+        plan.raises_watermark = Some(first.map_or(id_floor, |member| member.found.id));
     }
     match &slots {
-        Slots::Lost(error) => plan.warn_of_lost_state(error),
-        Slots::Misshapen(error) => {
+        StateSlots::Lost(error) => plan.warn_of_lost_state(error),
+        StateSlots::WrongLength(error) => {
             plan.warnings.push(format!("{}; a slot holds, nothing of it is lost", error.message()));
         }
-        Slots::Sound | Slots::OneRules(_) => {}
+        StateSlots::BothValid | StateSlots::OneValid(_) => {}
     }
-    let is_refused = strays.iter().any(|stray| stray.is_refused);
-    let files: Vec<_> = strays.iter().flat_map(|stray| stray.found.files.all()).cloned().collect();
+    let is_refused = strays.iter().any(|orphan| orphan.is_refused);
+    let files: Vec<_> =
+        strays.iter().flat_map(|orphan| orphan.found.files.all()).cloned().collect();
     if is_refused || !plan.is_empty() {
         plan.strays = files;
         return Ok(plan);
     }
     // Where nothing of the table is damaged, only what lies beside it can keep it from opening.
-    let opening = Plan::make(&setup.env, &setup.segment_dirs(), &plan.work.rules, Access::Write);
+    let opening =
+        OpenPlan::make(&setup.env, &setup.segment_dirs(), &plan.work.table_state, Access::Write);
     if let Err(error) = opening {
         if files.is_empty() {
             return Err(error);
@@ -190,23 +194,23 @@ fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<Repair
     Ok(plan)
 }
 
-fn decide(found: &Found, examined: &Examined, is_last: bool) -> Option<Action> {
+fn decide(found: &SegmentHeaders, examined: &Examined, is_last: bool) -> Option<Action> {
     if !examined.is_damaged() {
         return None;
     }
     let Some(readable) = &examined.readable else { return Some(Action::Placeholder) };
     let is_tail = is_last && found.metadata.is_none();
-    Some(match (readable.keys_hold, readable.metadata_holds || is_tail) {
+    Some(match (readable.keys_valid, readable.metadata_valid || is_tail) {
         (false, _) => Action::Salvage,
         (true, false) => Action::RebuildMetadata,
         // The metadata that an interrupted repair has left must go: it is sealed with its own.
-        (true, true) if found.unfinished.is_some() => Action::Salvage,
+        (true, true) if found.interrupted_repair.is_some() => Action::Salvage,
         (true, true) => Action::RestoreValueFiles,
     })
 }
 
 impl RepairPlan {
-    fn add(&mut self, found: Found, examined: Examined, is_last: bool) {
+    fn add(&mut self, found: SegmentHeaders, examined: Examined, is_last: bool) {
         let work = &mut self.work;
         let mut action = decide(&found, &examined, is_last);
         if action == Some(Action::Placeholder) && work.members.is_empty() {
@@ -214,7 +218,7 @@ impl RepairPlan {
         }
         let is_sealed_now =
             matches!(action, Some(Action::Salvage | Action::RebuildMetadata | Action::Placeholder));
-        let new_successor = (is_last && is_sealed_now).then_some(work.floor);
+        let new_successor = (is_last && is_sealed_now).then_some(work.id_floor);
         if let Some(action) = action {
             self.segments.push(describe(&examined, action, new_successor));
         }
@@ -357,8 +361,8 @@ impl fmt::Display for RepairPlan {
         for warning in &self.warnings {
             write!(f, "\n  warning: {warning}")?;
         }
-        for stray in &self.strays {
-            write!(f, "\n  {} is moved aside", stray.display())?;
+        for orphan in &self.strays {
+            write!(f, "\n  {} is moved aside", orphan.display())?;
         }
         for segment in &self.segments {
             write!(f, "\n  {segment}")?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lithdb_env::{
-    Env, Error, ErrorKind, File, Result, remove_if_there, replacement_path, write_all_at,
+    Env, Error, ErrorKind, File, Result, remove_if_exists, replacement_path, write_all_at,
 };
 use lithdb_segment::record::{
     Chain, Encoder, Flags, KEY_FIXED_LEN, KeyRecord, MAX_RECORD_LEN, Record, decode,
@@ -18,25 +18,25 @@ use lithdb_segment::{HEADER_LEN, SegmentPaths, ShardId, digest_of};
 
 use crate::examine::Readable;
 use lithdb_segment::key_file::read;
-use lithdb_segment::values::Values;
+use lithdb_segment::values::ValueVerifier;
 use lithdb_segment::window::{PIECE, Window};
 
 /// A key file that has been written and synced beside the one it is to replace.
 #[derive(Debug)]
-pub(crate) struct Rewritten {
+pub(crate) struct RewrittenKeyFile {
     /// Where it is.
     pub(crate) staged: PathBuf,
     pub(crate) totals: Totals,
     pub(crate) epochs: Vec<(u32, u64)>,
     pub(crate) digest: [u8; 16],
     /// Value files with values that no mark vouches for.
-    pub(crate) unpromised: BTreeSet<ShardId>,
+    pub(crate) unmarked_shards: BTreeSet<ShardId>,
 }
 
-struct Rewriting<'a> {
+struct KeyFileRewriter<'a> {
     readable: &'a Readable,
     paths: &'a SegmentPaths,
-    values: Values<'a>,
+    values: ValueVerifier<'a>,
     file: Arc<dyn File>,
     path: &'a Path,
     /// The end of what `totals` covers; what is before it has been written.
@@ -45,7 +45,7 @@ struct Rewriting<'a> {
     totals: Totals,
     /// Where the present group's inline value stood, and where it stands now.
     moved: (u64, u64),
-    unpromised: BTreeSet<ShardId>,
+    unmarked_shards: BTreeSet<ShardId>,
 }
 
 /// Writes the whole groups of `readable` to a file beside its key file, behind `chain` and a new epoch. Of a tail, it says
@@ -55,43 +55,43 @@ pub(crate) fn rewrite(
     readable: &Readable,
     paths: &SegmentPaths,
     chain: Option<&Chain>,
-) -> Result<Rewritten> {
+) -> Result<RewrittenKeyFile> {
     let fs = &*env.fs;
     let staged = replacement_path(&paths.keys);
-    remove_if_there(fs, &staged)?;
+    remove_if_exists(fs, &staged)?;
     let file = fs.create_new(&staged).map_err(|e| Error::io("create", &staged, e))?;
     let header = &readable.key_file.header;
     let start = HEADER_LEN as u64;
     let value_ends = vec![start; usize::from(header.shards)];
     let ends = &readable.groups.value_ends;
-    let mut rewriting = Rewriting {
+    let mut rewriter = KeyFileRewriter {
         readable,
         paths,
-        values: Values::new(fs, paths, &readable.key_file, ends),
+        values: ValueVerifier::new(fs, paths, &readable.key_file, ends),
         file,
         path: &staged,
         buffer: header.encode(),
         epoch: env.random_u64()?,
         totals: Totals { key_end: start, value_ends, ..Totals::default() },
         moved: (0, 0),
-        unpromised: BTreeSet::new(),
+        unmarked_shards: BTreeSet::new(),
     };
     if let Some(chain) = chain {
-        rewriting.encode(|encoder| encoder.chain(chain));
+        rewriter.encode(|encoder| encoder.chain(chain));
     }
-    let (epoch, now) = (rewriting.epoch, env.clock.now());
-    let epochs = vec![(rewriting.totals.key_end as u32, epoch)];
-    rewriting.encode(|encoder| encoder.epoch(epoch, now));
-    rewriting.groups()?;
-    rewriting.flush()?;
-    rewriting.file.sync_all().map_err(|e| Error::io("sync", &staged, e))?;
-    let Rewriting { file, totals, unpromised, .. } = rewriting;
+    let (epoch, now) = (rewriter.epoch, env.clock.now());
+    let epochs = vec![(rewriter.totals.key_end as u32, epoch)];
+    rewriter.encode(|encoder| encoder.epoch(epoch, now));
+    rewriter.groups()?;
+    rewriter.flush()?;
+    rewriter.file.sync_all().map_err(|e| Error::io("sync", &staged, e))?;
+    let KeyFileRewriter { file, totals, unmarked_shards, .. } = rewriter;
     let piece = |offset, len| read(&*file, &staged, offset, len);
     let digest = digest_of(&staged, totals.key_end, piece)?;
-    Ok(Rewritten { totals, epochs, digest, staged, unpromised })
+    Ok(RewrittenKeyFile { totals, epochs, digest, staged, unmarked_shards })
 }
 
-impl Rewriting<'_> {
+impl KeyFileRewriter<'_> {
     fn encode(&mut self, append: impl FnOnce(&mut Encoder<'_>)) {
         let mut encoder = Encoder {
             buffer: &mut self.buffer,
@@ -143,7 +143,7 @@ impl Rewriting<'_> {
         if old.flags.has(Flags::END_OF_GROUP) {
             record.flags = record.flags.with(Flags::END_OF_BATCH);
         }
-        if old.carries_value() {
+        if old.has_inline_value() {
             if crc32c::crc32c(inline) != old.value_checksum {
                 return Err(changed(path, old.offset));
             }
@@ -158,12 +158,12 @@ impl Rewriting<'_> {
             if let Some(value_end) = self.totals.value_ends.get_mut(usize::from(old.shard.0)) {
                 *value_end = end.max(*value_end);
             }
-            if old.is_primary() && at >= self.readable.promised && old.stored_len > 0 {
+            if old.is_primary() && at >= self.readable.durable && old.stored_len > 0 {
                 if !self.values.holds(old)? {
                     let path = self.paths.values.get(usize::from(old.shard.0)).unwrap_or(path);
                     return Err(changed(path, old.offset));
                 }
-                self.unpromised.insert(old.shard);
+                self.unmarked_shards.insert(old.shard);
             }
         }
         self.encode(|encoder| {

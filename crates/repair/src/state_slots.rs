@@ -7,54 +7,54 @@ use lithdb_env::{Error, ErrorKind, FileKind, Fs, Result};
 use lithdb_segment::envelope::{self, Magic};
 use lithdb_segment::{SegmentId, Stamp};
 
-use crate::found::Found;
-use lithdb_env::is_there;
+use crate::segment_headers::SegmentHeaders;
+use lithdb_env::exists_as;
 use lithdb_segment::slots::{self, SLOTS};
 use lithdb_segment::window::Window;
-use lithdb_table::inventory::Inventory;
+use lithdb_table::open::inventory::Inventory;
 use lithdb_table::state::{SLOT_LEN, TableState};
 
 const FILE_LEN: u64 = (SLOTS * SLOT_LEN) as u64;
 
 /// How the state file was found.
 #[derive(Debug, Clone)]
-pub(crate) enum Slots {
+pub(crate) enum StateSlots {
     /// Both slots hold, and say the same.
-    Sound,
-    /// One slot rules; the other one is to be written again.
-    OneRules(String),
+    BothValid,
+    /// One slot is valid; the other one is to be written again.
+    OneValid(String),
     /// A slot holds, but the file is longer or shorter than it must be, and opening refuses it.
-    Misshapen(Error),
+    WrongLength(Error),
     /// No slot holds, there is no file, or it is another table's, or an old copy.
     Lost(Error),
 }
 
 /// Reads the state.
-pub(crate) fn look(fs: &dyn Fs, path: &Path) -> Result<(Option<TableState>, Slots)> {
+pub(crate) fn load(fs: &dyn Fs, path: &Path) -> Result<(Option<TableState>, StateSlots)> {
     // What it fails for, reading says.
-    is_there(fs, path, FileKind::File)?;
+    exists_as(fs, path, FileKind::File)?;
     let read = || -> Result<_> {
         let mut window = Window::open(fs, path)?;
         let bytes = window.get(0, FILE_LEN as usize)?.to_vec();
-        let ruling = slots::ruling::<TableState>(path, &bytes, SLOT_LEN)?;
-        Ok((ruling.record, bytes, window.len_bytes()))
+        let current_slot = slots::current_slot::<TableState>(path, &bytes, SLOT_LEN)?;
+        Ok((current_slot.record, bytes, window.len_bytes()))
     };
     let (state, bytes, len) = match read() {
         Ok(read) => read,
         Err(error) if matches!(error.kind(), ErrorKind::Missing | ErrorKind::Corrupt) => {
-            return Ok((None, Slots::Lost(error)));
+            return Ok((None, StateSlots::Lost(error)));
         }
         Err(error) => return Err(error),
     };
     if len != FILE_LEN {
         let expected = format!("{FILE_LEN} bytes");
         let error = Error::corrupt(path, len.min(FILE_LEN), &expected, &format!("{len} bytes"));
-        return Ok((Some(state), Slots::Misshapen(error)));
+        return Ok((Some(state), StateSlots::WrongLength(error)));
     }
     Ok((Some(state), compare(path, &bytes)))
 }
 
-fn compare(path: &Path, bytes: &[u8]) -> Slots {
+fn compare(path: &Path, bytes: &[u8]) -> StateSlots {
     let mut generations = Vec::new();
     for (n, slot) in bytes.chunks(SLOT_LEN).enumerate() {
         let why = match envelope::open::<TableState>(Magic::STATE, path, slot) {
@@ -65,11 +65,11 @@ fn compare(path: &Path, bytes: &[u8]) -> Slots {
             Ok(_) => format!("slot {n} has bytes behind its end"),
             Err(error) => format!("slot {n} does not hold: {}", error.message()),
         };
-        return Slots::OneRules(why);
+        return StateSlots::OneValid(why);
     }
     match generations.as_slice() {
-        [a, b] if a == b => Slots::Sound,
-        _ => Slots::OneRules("the slots differ: a change was interrupted".to_owned()),
+        [a, b] if a == b => StateSlots::BothValid,
+        _ => StateSlots::OneValid("the slots differ: a change was interrupted".to_owned()),
     }
 }
 
@@ -83,7 +83,7 @@ pub(crate) fn is_foreign(
 ) -> Result<Option<Error>> {
     let mut tables = BTreeSet::new();
     for (id, files) in &inventory.segments {
-        let found = Found::read(fs, *id, files)?;
+        let found = SegmentHeaders::read(fs, *id, files)?;
         // A header of the state's own table speaks for it even where nothing follows: the id is random.
         let header = found.header().map(|header| header.identity.table_id);
         tables.extend(found.table_ids());
@@ -105,9 +105,10 @@ pub(crate) fn is_stale(
     fs: &dyn Fs,
     path: &Path,
     state: &TableState,
-    found: &BTreeMap<SegmentId, Found>,
+    found: &BTreeMap<SegmentId, SegmentHeaders>,
 ) -> Result<Option<Error>> {
-    let is_ours = |found: &&Found| found.table_ids().next().is_none_or(|id| id == state.table_id);
+    let is_ours =
+        |found: &&SegmentHeaders| found.table_ids().next().is_none_or(|id| id == state.table_id);
     for found in found.values().filter(is_ours) {
         let id = found.id;
         let found = if id > state.highest_id {
@@ -120,12 +121,15 @@ pub(crate) fn is_stale(
         return Ok(Some(Error::corrupt(path, 0, "the state of a table with segments", &found)));
     }
     let live = found.range(state.watermark..).map(|(id, found)| (*id, &found.files));
-    state.is_older(fs, path, live)
+    state.stale_file_error(fs, path, live)
 }
 
 /// The state that a table must have had whose files are these; `old` is a copy from its beginning. What only the state
 /// knows is at its default; the hash seed is chosen when it is written.
-pub(crate) fn rebuilt(found: &BTreeMap<SegmentId, Found>, old: Option<&TableState>) -> TableState {
+pub(crate) fn rebuilt(
+    found: &BTreeMap<SegmentId, SegmentHeaders>,
+    old: Option<&TableState>,
+) -> TableState {
     let most = |ids: &mut dyn Iterator<Item = u64>| {
         let mut counts = BTreeMap::<u64, usize>::new();
         ids.for_each(|id| *counts.entry(id).or_default() += 1);
@@ -134,12 +138,13 @@ pub(crate) fn rebuilt(found: &BTreeMap<SegmentId, Found>, old: Option<&TableStat
     // Value files are asked last: they are the first to show what their blocks held before.
     let table_id = old
         .map(|old| old.table_id)
-        .or_else(|| most(&mut found.values().flat_map(Found::table_ids)))
-        .or_else(|| most(&mut found.values().flat_map(|f| f.named_by_values.iter().copied())))
+        .or_else(|| most(&mut found.values().flat_map(SegmentHeaders::table_ids)))
+        .or_else(|| most(&mut found.values().flat_map(|f| f.value_file_table_ids.iter().copied())))
         .unwrap_or_default();
-    let headers = || found.values().filter_map(Found::header);
+    let headers = || found.values().filter_map(SegmentHeaders::header);
     let created = headers().map(|header| header.created).min().unwrap_or_default();
-    let written = found.values().filter_map(Found::metadata).map(|metadata| metadata.last_write);
+    let written =
+        found.values().filter_map(SegmentHeaders::metadata).map(|metadata| metadata.last_write);
     let written = written.filter(|stamp| stamp.is_certain()).map(Stamp::time);
     let mut state = TableState::new(table_id, 0, created);
     let latest = written.chain(headers().map(|header| header.created)).max();
@@ -147,8 +152,8 @@ pub(crate) fn rebuilt(found: &BTreeMap<SegmentId, Found>, old: Option<&TableStat
     if let (Some(lowest), Some(highest)) = (found.keys().next(), found.keys().next_back()) {
         state.empty = false;
         state.watermark = *lowest;
-        let floor = highest.next().unwrap_or(*highest);
-        state.next_id_floor = old.map_or(floor, |old| floor.max(old.next_id_floor));
+        let id_floor = highest.next().unwrap_or(*highest);
+        state.next_id_floor = old.map_or(id_floor, |old| id_floor.max(old.next_id_floor));
         state.highest_id = state.next_id_floor;
     }
     state

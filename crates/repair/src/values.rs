@@ -8,7 +8,7 @@ use lithdb_segment::{HEADER_LEN, KeyHeader, SegmentPaths, ShardId, ValueHeader};
 
 use lithdb_segment::key_file::KeyFile;
 use lithdb_segment::window::Window;
-use lithdb_table::inventory::FoundFiles;
+use lithdb_table::open::inventory::SegmentFiles;
 
 /// What is wrong with a value file as such.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl ValueFiles {
     pub(crate) fn open(
         fs: &dyn Fs,
         dirs: &[PathBuf],
-        found: &FoundFiles,
+        found: &SegmentFiles,
         keys: &KeyFile,
     ) -> Result<Self> {
         let KeyHeader { identity, shards, .. } = keys.header;

@@ -6,16 +6,16 @@ use std::time::Duration;
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_segment::SegmentId;
 
+use crate::chain_links::ChainLinks;
 use crate::examine::{Examined, examine};
 use crate::finding::{Finding, VerifyReport};
-use crate::outline::Outline;
 use crate::{Meter, Progress};
 use lithdb_table::TableSetup;
-use lithdb_table::plan::{Access, Plan};
+use lithdb_table::open::chain::{Access, OpenPlan};
 
 /// How often it is looked again before a finding is believed.
-const LOOKS: usize = 8;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(25);
+const MAX_SCANS: usize = 8;
+const RESCAN_DELAY: Duration = Duration::from_millis(25);
 
 /// Reads every byte of the table's files and compares every checksum, length, link and count. Changes nothing, and does
 /// not need the table to open. A writer in another process may be at work: damage is reported when complete looks at the
@@ -29,16 +29,16 @@ pub fn verify(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<
 }
 
 fn verify_table(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<VerifyReport> {
-    let outline = Outline::look(setup)?;
-    let mut meter = Meter::new(progress, outline.bytes(setup));
+    let chain_links = ChainLinks::load(setup)?;
+    let mut meter = Meter::new(progress, chain_links.bytes(setup));
     let mut seen = BTreeMap::new();
-    let members = outline.members.iter().map(|found| Some(found.id));
+    let members = chain_links.members.iter().map(|found| Some(found.id));
     for subject in std::iter::once(None).chain(members) {
-        if let Some(examined) = look_at(setup, &outline, subject, &mut meter)? {
+        if let Some(examined) = examine_subject(setup, &chain_links, subject, &mut meter)? {
             seen.insert(subject, examined);
         }
     }
-    make_certain(setup, &mut seen)?;
+    confirm_damage(setup, &mut seen)?;
     meter.finish();
     let mut report = VerifyReport {
         table: setup.name.clone(),
@@ -55,82 +55,83 @@ fn verify_table(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Resul
         report.findings.extend(examined.findings);
     }
     if report.is_sound()
-        && let Some(error) = refusal(setup)?
+        && let Some(error) = open_error(setup)?
     {
         // Nothing that opening refuses is called sound.
-        report.findings.push(Finding::refused(&setup.state_path(), &error));
+        report.findings.push(Finding::from_error(&setup.state_path(), &error));
     }
     Ok(report)
 }
 
-/// What there is to look at: a segment, or what lies beside the segments.
+/// What is examined: a segment, or what lies beside the segments.
 type Subject = Option<SegmentId>;
 
 /// Examines one subject; `None` if it is not there any more: a segment may have been collected meanwhile. What the disk
 /// cannot read is a finding; what this user may not read says nothing.
-fn look_at(
+fn examine_subject(
     setup: &TableSetup,
-    outline: &Outline,
+    chain_links: &ChainLinks,
     subject: Subject,
     meter: &mut Meter<'_>,
 ) -> Result<Option<Examined>> {
     let Some(id) = subject else {
-        let findings = outline.findings.clone();
+        let findings = chain_links.findings.clone();
         return Ok(Some(Examined { findings, ..Examined::default() }));
     };
-    let index = outline.members.partition_point(|found| found.id < id);
-    let found = outline.members.get(index).filter(|found| found.id == id);
+    let index = chain_links.members.partition_point(|found| found.id < id);
+    let found = chain_links.members.get(index).filter(|found| found.id == id);
     let Some(found) = found else { return Ok(None) };
-    match examine(setup, outline, index, meter) {
+    match examine(setup, chain_links, index, meter) {
         Err(error)
             if !matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) =>
         {
             let path = found.paths(&setup.segment_dirs(), 1).keys;
-            let findings = vec![Finding::refused(&path, &error).of(id)];
+            let findings = vec![Finding::from_error(&path, &error).of(id)];
             Ok(Some(Examined { id, findings, ..Examined::default() }))
         }
         certain => certain.map(Some),
     }
 }
 
-/// Looks again at whatever seems damaged, until two looks show the same. Of what is different at every look, only that
+/// Looks again at whatever seems damaged, until two looks show the same. Of what is different in every scan, only that
 /// counts on which the last two agree.
-fn make_certain(setup: &TableSetup, seen: &mut BTreeMap<Subject, Examined>) -> Result<()> {
+fn confirm_damage(setup: &TableSetup, seen: &mut BTreeMap<Subject, Examined>) -> Result<()> {
     let damaged = seen.iter().filter(|(_, examined)| examined.is_damaged());
-    let mut doubtful: Vec<_> = damaged.map(|(subject, _)| *subject).collect();
-    let mut agreed = Vec::new();
-    for _ in 1..LOOKS {
-        if doubtful.is_empty() {
+    let mut unconfirmed: Vec<_> = damaged.map(|(subject, _)| *subject).collect();
+    let mut confirmed = Vec::new();
+    for _ in 1..MAX_SCANS {
+        if unconfirmed.is_empty() {
             break;
         }
-        std::thread::sleep(BETWEEN_LOOKS);
-        let outline = Outline::look(setup)?;
-        agreed.clear();
-        for subject in std::mem::take(&mut doubtful) {
+        std::thread::sleep(RESCAN_DELAY);
+        let chain_links = ChainLinks::load(setup)?;
+        confirmed.clear();
+        for subject in std::mem::take(&mut unconfirmed) {
             let before = seen.remove(&subject).unwrap_or_default().findings;
-            let again = look_at(setup, &outline, subject, &mut Meter::new(&mut |_| {}, 0))?;
+            let again =
+                examine_subject(setup, &chain_links, subject, &mut Meter::new(&mut |_| {}, 0))?;
             let Some(again) = again else { continue };
             let both = |finding: &&Finding| !finding.is_damage() || before.contains(finding);
             let both: Vec<_> = again.findings.iter().filter(both).cloned().collect();
             if both.len() < again.findings.len() {
-                doubtful.push(subject);
-                agreed.push((subject, both));
+                unconfirmed.push(subject);
+                confirmed.push((subject, both));
             }
             seen.insert(subject, again);
         }
     }
-    for (subject, both) in agreed {
+    for (subject, both) in confirmed {
         seen.entry(subject).or_default().findings = both;
     }
     Ok(())
 }
 
 /// What opening would say that is wrong, twice in a row.
-fn refusal(setup: &TableSetup) -> Result<Option<Error>> {
+fn open_error(setup: &TableSetup) -> Result<Option<Error>> {
     let mut before: Option<Error> = None;
-    for _ in 0..LOOKS {
-        let rules = Outline::look(setup)?.rules;
-        let plan = Plan::make(&setup.env, &setup.segment_dirs(), &rules, Access::Read);
+    for _ in 0..MAX_SCANS {
+        let table_state = ChainLinks::load(setup)?.table_state;
+        let plan = OpenPlan::make(&setup.env, &setup.segment_dirs(), &table_state, Access::Read);
         let Err(error) = plan else { return Ok(None) };
         if error.kind() == ErrorKind::PermissionDenied {
             return Err(error);
@@ -139,8 +140,8 @@ fn refusal(setup: &TableSetup) -> Result<Option<Error>> {
             return Ok(Some(error));
         }
         before = Some(error);
-        std::thread::sleep(BETWEEN_LOOKS);
+        std::thread::sleep(RESCAN_DELAY);
     }
-    // Another thing at every look: the writer is at work.
+    // Something else in every scan: the writer is at work.
     Ok(None)
 }

@@ -10,7 +10,7 @@ use lithdb_env::Result;
 use lithdb_segment::record::{Decoded, EPOCH_LEN, Invalid, MAX_RECORD_LEN, Record, decode};
 use lithdb_segment::{HEADER_LEN, Identity};
 
-use crate::epoch::{WITNESSES, derive};
+use crate::epoch::{CONFIRMING_RECORDS, derive};
 use lithdb_segment::window::Window;
 
 /// Where to walk.
@@ -21,14 +21,14 @@ pub(crate) struct Walk<'a> {
     pub(crate) epochs: &'a [(u32, u64)],
     /// Up to here nothing but the records themselves says which epoch is theirs if its own record is damaged. What stands
     /// behind was never acknowledged: it may be of a life that is over, and is not asked.
-    pub(crate) asks_records_until: u64,
+    pub(crate) derive_epoch_until: u64,
     /// How much of the file counts.
     pub(crate) end: u64,
 }
 
 /// A stretch of a key file: a record with the value it carries, or bytes that are none.
 #[derive(Debug)]
-pub(crate) struct Stretch<'a> {
+pub(crate) struct WalkItem<'a> {
     pub(crate) at: Range<u64>,
     /// The epoch that the record's checksum was seeded with.
     pub(crate) epoch: u64,
@@ -40,7 +40,7 @@ impl Walk<'_> {
     pub(crate) fn run(
         &self,
         keys: &mut Window,
-        each: &mut dyn FnMut(Stretch<'_>) -> Result<()>,
+        each: &mut dyn FnMut(WalkItem<'_>) -> Result<()>,
     ) -> Result<()> {
         let mut epoch = self.identity.salt;
         let mut start = HEADER_LEN as u64;
@@ -51,14 +51,14 @@ impl Walk<'_> {
                         epoch = begun;
                     }
                     let end = start + decoded.len as u64;
-                    each(Stretch { at: start..end, epoch, decoded: Ok(decoded) })?;
+                    each(WalkItem { at: start..end, epoch, decoded: Ok(decoded) })?;
                     end
                 }
                 Err(invalid) => {
                     let (end, next_epoch) = self.resume(keys, start, epoch)?;
                     epoch = next_epoch;
                     if end > start {
-                        each(Stretch { at: start..end, epoch, decoded: Err(invalid) })?;
+                        each(WalkItem { at: start..end, epoch, decoded: Err(invalid) })?;
                     }
                     end
                 }
@@ -84,9 +84,9 @@ impl Walk<'_> {
             }
             // An epoch record must have stood before.
             if at >= start + EPOCH_LEN as u64
-                && at < self.asks_records_until
+                && at < self.derive_epoch_until
                 && let Some(epoch) = derive(&self.identity, at as u32, bytes)
-                && self.is_witnessed(keys, at, epoch)?
+                && self.is_epoch_confirmed(keys, at, epoch)?
             {
                 return Ok((at, epoch));
             }
@@ -95,15 +95,17 @@ impl Walk<'_> {
     }
 
     /// Whether a record stands at `at`, and the next ones were written in the same epoch.
-    fn is_witnessed(&self, keys: &mut Window, mut at: u64, epoch: u64) -> Result<bool> {
-        let mut witnesses = 0;
+    fn is_epoch_confirmed(&self, keys: &mut Window, mut at: u64, epoch: u64) -> Result<bool> {
+        let mut confirming = 0;
         while at < self.end {
             let bytes = self.bytes(keys, at)?;
             let Ok(decoded) = decode(&self.identity, epoch, at as u32, bytes) else { break };
             match decoded.record {
                 // The first is the one that the epoch was derived from.
-                Record::Key(_) | Record::Padding(_) if witnesses == WITNESSES => return Ok(true),
-                Record::Key(_) | Record::Padding(_) => witnesses += 1,
+                Record::Key(_) | Record::Padding(_) if confirming == CONFIRMING_RECORDS => {
+                    return Ok(true);
+                }
+                Record::Key(_) | Record::Padding(_) => confirming += 1,
                 Record::Mark(_) => {}
                 Record::Epoch(..) | Record::Chain(_) => break,
             }

@@ -2,10 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use lithdb_env::{Error, ErrorKind, Result, replacement_path, try_remove};
+use lithdb_env::{Error, ErrorKind, Result, remove_best_effort, replacement_path};
 use lithdb_roots::Roots;
 use lithdb_segment::TableName;
-use lithdb_table::truncate::{Done, Prepared, Survey, prepare};
+use lithdb_table::truncate::{PreparedTruncation, Removed, StoppedTable, prepare};
 use lithdb_table::{Presence, TableSetup, presence};
 use serde::Serialize;
 
@@ -43,7 +43,7 @@ pub enum Phase {
 impl RollbackPlan {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.tables.iter().all(|plan| plan.cut.is_none())
+        self.tables.iter().all(|plan| plan.truncate_at.is_none())
     }
 
     /// Whether it may be executed, as far as the plan itself tells.
@@ -98,21 +98,21 @@ impl RollbackPlan {
         let started = clock.monotonic();
         let roots = Roots::open_for_writing(&self.env, &self.roots, false)?;
         refuse_pending(&roots)?;
-        let surveys = self.surveys(&roots)?;
-        let mut watch = Watch::new(&self, &mut progress);
-        let prepared = self.prepare(surveys, &mut watch)?;
+        let stopped_tables = self.stopped_tables(&roots)?;
+        let mut reporter = ProgressReporter::new(&self, &mut progress);
+        let prepared = self.prepare(stopped_tables, &mut reporter)?;
         let (mut decided, mut tables) = (None, Vec::new());
         if !prepared.is_empty() {
             let intent = self.decide(&roots, prepared)?;
             decided = Some(intent.decided);
             let done =
-                intent.carry_out(&roots, &mut |table, removed| watch.applying(table, removed));
+                intent.apply(&roots, &mut |table, removed| reporter.applying(table, removed));
             tables = done.map_err(|e| {
                 e.context("the rollback was decided and is not finished; the next opening for writing, or `lith rollback --finish`, goes on with it")
             })?;
         }
         // The tables to which nothing was done belong into the report, too.
-        let untouched = self.tables.iter().filter(|plan| plan.cut.is_none());
+        let untouched = self.tables.iter().filter(|plan| plan.truncate_at.is_none());
         tables.extend(untouched.map(TableReport::of));
         tables.sort_by(|a, b| a.table.cmp(&b.table));
         let took = clock.monotonic().saturating_sub(started);
@@ -120,7 +120,7 @@ impl RollbackPlan {
     }
 
     /// The tables again, which must hold what they held.
-    fn surveys(&self, roots: &Roots) -> Result<Vec<Survey>> {
+    fn stopped_tables(&self, roots: &Roots) -> Result<Vec<StoppedTable>> {
         if roots.database_id() != self.database_id {
             return Err(stale("another database is in its place"));
         }
@@ -135,16 +135,19 @@ impl RollbackPlan {
                 }
             }
         }
-        let again = self.tables.iter().map(|TablePlan { table, shape, .. }| {
+        let again = self.tables.iter().map(|TablePlan { table, fingerprint, .. }| {
             if !is_there(table)? {
                 return Err(stale(&format!("table {table} is gone")));
             }
-            let survey =
-                Survey::take(&TableSetup::for_files(table.clone(), roots.env(), roots.paths()))?;
-            if survey.shape() != *shape {
+            let stopped_table = StoppedTable::read(&TableSetup::for_files(
+                table.clone(),
+                roots.env(),
+                roots.paths(),
+            ))?;
+            if stopped_table.fingerprint() != *fingerprint {
                 return Err(stale(&format!("table {table} holds something else")));
             }
-            Ok(survey)
+            Ok(stopped_table)
         });
         again.collect()
     }
@@ -152,24 +155,28 @@ impl RollbackPlan {
     /// Prepares all tables, or none: what is dropped here is removed again.
     fn prepare(
         &self,
-        surveys: Vec<Survey>,
-        watch: &mut Watch<'_>,
-    ) -> Result<Vec<(&TablePlan, Prepared)>> {
+        stopped_tables: Vec<StoppedTable>,
+        reporter: &mut ProgressReporter<'_>,
+    ) -> Result<Vec<(&TablePlan, PreparedTruncation)>> {
         let mut prepared = Vec::new();
-        for (plan, survey) in self.tables.iter().zip(surveys) {
-            if let Some(at) = &plan.cut {
-                watch.preparing(&plan.table)?;
-                prepared.push((plan, prepare(survey, at)?));
+        for (plan, stopped_table) in self.tables.iter().zip(stopped_tables) {
+            if let Some(at) = &plan.truncate_at {
+                reporter.preparing(&plan.table)?;
+                prepared.push((plan, prepare(stopped_table, at)?));
             }
         }
         if let Some(plan) = self.tables.last() {
-            watch.preparing(&plan.table)?;
+            reporter.preparing(&plan.table)?;
         }
         Ok(prepared)
     }
 
     /// From here on it is going to happen.
-    fn decide(&self, roots: &Roots, prepared: Vec<(&TablePlan, Prepared)>) -> Result<Intent> {
+    fn decide(
+        &self,
+        roots: &Roots,
+        prepared: Vec<(&TablePlan, PreparedTruncation)>,
+    ) -> Result<Intent> {
         let tables = prepared.iter().map(|(plan, prepared)| TableIntent::new(plan, prepared));
         let intent = Intent {
             done: false,
@@ -182,7 +189,7 @@ impl RollbackPlan {
         let written = intent.check(roots).and_then(|()| intent.write(roots));
         // Once it has its name nobody knows what a crash would leave: then what is prepared must stay.
         if written.is_err() && matches!(is_pending(roots), Ok(false)) {
-            try_remove(&*self.env.fs, &replacement_path(&path(roots)));
+            remove_best_effort(&*self.env.fs, &replacement_path(&path(roots)));
             return written.map(|()| intent);
         }
         prepared.into_iter().for_each(|(_, prepared)| prepared.keep());
@@ -198,22 +205,22 @@ fn stale(what: &str) -> Error {
 }
 
 /// Tells the caller how far it is.
-struct Watch<'a> {
+struct ProgressReporter<'a> {
     progress: &'a mut dyn FnMut(&Progress) -> ControlFlow<()>,
-    total: Done,
-    done: Done,
+    total: Removed,
+    done: Removed,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> ProgressReporter<'a> {
     fn new(plan: &RollbackPlan, progress: &'a mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Self {
-        let mut total = Done::default();
+        let mut total = Removed::default();
         for TablePlan { segments_removed, bytes_removed, .. } in &plan.tables {
-            total.add(Done { segments: *segments_removed, bytes: *bytes_removed });
+            total.add(Removed { segments: *segments_removed, bytes: *bytes_removed });
         }
-        Self { progress, total, done: Done::default() }
+        Self { progress, total, done: Removed::default() }
     }
 
-    fn tell(&mut self, phase: Phase, table: &TableName) -> ControlFlow<()> {
+    fn report(&mut self, phase: Phase, table: &TableName) -> ControlFlow<()> {
         (self.progress)(&Progress {
             phase,
             table: table.clone(),
@@ -225,7 +232,7 @@ impl<'a> Watch<'a> {
     }
 
     fn preparing(&mut self, table: &TableName) -> Result<()> {
-        match self.tell(Phase::Preparing, table) {
+        match self.report(Phase::Preparing, table) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(Error::new(
                 ErrorKind::Cancelled,
@@ -234,9 +241,9 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn applying(&mut self, table: &TableName, removed: Done) {
+    fn applying(&mut self, table: &TableName, removed: Removed) {
         self.done.add(removed);
         #[expect(clippy::let_underscore_must_use, reason = "it is too late to stop it")]
-        let _ = self.tell(Phase::Applying, table);
+        let _ = self.report(Phase::Applying, table);
     }
 }

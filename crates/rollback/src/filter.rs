@@ -72,8 +72,8 @@ pub fn through_position(position: Position) -> impl FnMut(&RecordRef<'_>) -> Res
     let mut newer: Option<(String, KeyAt)> = None;
     move |record| match record.position().cmp(&position) {
         Ordering::Equal => Ok(Verdict::Keep),
-        Ordering::Less => Err(nothing_at(position, newer.as_ref(), record)),
-        Ordering::Greater if record.is_oldest() => Err(nothing_at(position, None, record)),
+        Ordering::Less => Err(no_record_at(position, newer.as_ref(), record)),
+        Ordering::Greater if record.is_oldest() => Err(no_record_at(position, None, record)),
         Ordering::Greater => {
             let (key, position) = (record.key().to_vec(), record.position());
             newer = Some((record.table().to_owned(), KeyAt { key, position }));
@@ -82,7 +82,11 @@ pub fn through_position(position: Position) -> impl FnMut(&RecordRef<'_>) -> Res
     }
 }
 
-fn nothing_at(position: Position, newer: Option<&(String, KeyAt)>, found: &RecordRef<'_>) -> Error {
+fn no_record_at(
+    position: Position,
+    newer: Option<&(String, KeyAt)>,
+    found: &RecordRef<'_>,
+) -> Error {
     let (table, at) = (found.table(), found.position());
     let shown = |key: &[u8], at: Position| format!("{} at {at}", show_key(key));
     let found = shown(found.key(), at);

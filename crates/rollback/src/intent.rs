@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use lithdb_env::{
-    Error, ErrorKind, OpenMode, Result, UnixMillis, exists, read_file, remove_if_there,
+    Error, ErrorKind, OpenMode, Result, UnixMillis, exists, read_file, remove_if_exists,
     replace_file, replacement_path, sync_parent, write_all_at,
 };
 use lithdb_roots::Roots;
@@ -14,7 +14,9 @@ use lithdb_segment::envelope::{self, ENVELOPE_LEN, MAX_PAYLOAD_LEN, Magic};
 use lithdb_segment::{Position, TableName};
 use lithdb_table::TableSetup;
 pub use lithdb_table::truncate::INTENT_FILE;
-use lithdb_table::truncate::{self, Boundary, Discarded, Done, Prepared, Step};
+use lithdb_table::truncate::{
+    self, Boundary, Discarded, PreparedTruncation, Removed, TruncateStep,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{Action, TablePlan};
@@ -39,7 +41,7 @@ pub(crate) struct Intent {
 /// What is to be done to a table, and what the report will say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TableIntent {
-    pub(crate) step: Step,
+    pub(crate) step: TruncateStep,
     pub(crate) boundary: Option<(Vec<u8>, Position, UnixMillis)>,
     pub(crate) discarded: Discarded,
 }
@@ -107,7 +109,7 @@ pub fn refuse_pending(roots: &Roots) -> Result<()> {
 pub fn finish_pending(roots: &Roots) -> Result<Option<RollbackReport>> {
     let clock = &roots.env().clock;
     let started = clock.monotonic();
-    remove_if_there(&*roots.env().fs, &replacement_path(&path(roots)))?;
+    remove_if_exists(&*roots.env().fs, &replacement_path(&path(roots)))?;
     if !is_pending(roots)? {
         return Ok(None);
     }
@@ -118,7 +120,7 @@ pub fn finish_pending(roots: &Roots) -> Result<Option<RollbackReport>> {
         intent.reports()
     } else {
         tracing::warn!(decided = %intent.decided, "finishing a rollback that was interrupted");
-        intent.carry_out(roots, &mut |_, _| {})?
+        intent.apply(roots, &mut |_, _| {})?
     };
     let (decided, took) = (Some(intent.decided), clock.monotonic().saturating_sub(started));
     Ok(Some(RollbackReport { decided, finished_later: true, tables, took }))
@@ -126,7 +128,7 @@ pub fn finish_pending(roots: &Roots) -> Result<Option<RollbackReport>> {
 
 fn remove(roots: &Roots) -> Result<()> {
     let (fs, path) = (&*roots.env().fs, path(roots));
-    remove_if_there(fs, &path)?;
+    remove_if_exists(fs, &path)?;
     sync_parent(fs, &path)
 }
 
@@ -183,16 +185,16 @@ impl Intent {
     }
 
     /// Carries out all steps, and removes the intent when everything is durable.
-    pub(crate) fn carry_out(
+    pub(crate) fn apply(
         &self,
         roots: &Roots,
-        progress: &mut dyn FnMut(&TableName, Done),
+        progress: &mut dyn FnMut(&TableName, Removed),
     ) -> Result<Vec<TableReport>> {
         // Nothing is removed before it is certain that all of it can be done.
         self.check(roots)?;
         let mut reports = self.reports();
         for (TableIntent { step, .. }, report) in self.tables.iter().zip(&mut reports) {
-            truncate::carry_out(
+            truncate::apply(
                 &TableSetup::for_files(step.table.clone(), roots.env(), roots.paths()),
                 step,
                 &mut |removed| {
@@ -214,7 +216,7 @@ impl Intent {
 }
 
 impl TableIntent {
-    pub(crate) fn new(plan: &TablePlan, prepared: &Prepared) -> Self {
+    pub(crate) fn new(plan: &TablePlan, prepared: &PreparedTruncation) -> Self {
         let step = prepared.step().clone();
         let boundary = plan.boundary.as_ref().zip(prepared.position());
         let boundary = boundary.map(|(b, at)| (b.key.clone(), at, b.written_before));

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use lithdb_env::{Env, Result, lossy};
 use lithdb_segment::{SegmentId, TableName};
-use lithdb_table::truncate::{Boundary, CutAt, Discarded, OutOfOrder, Shape, Survey, Walked};
+use lithdb_table::truncate::{
+    Boundary, Discarded, OutOfOrder, StoppedTable, TableFingerprint, TruncateAt, WalkOutcome,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::report::{TableReport, lines};
@@ -51,10 +53,10 @@ pub struct TablePlan {
     pub segment_cut: Option<SegmentId>,
     /// What the table must still hold when the plan is executed.
     #[serde(skip)]
-    pub(crate) shape: Shape,
+    pub(crate) fingerprint: TableFingerprint,
     /// `None` if there is nothing to do.
     #[serde(skip)]
-    pub(crate) cut: Option<CutAt>,
+    pub(crate) truncate_at: Option<TruncateAt>,
 }
 
 /// What is done to a table.
@@ -74,8 +76,8 @@ pub enum Action {
 impl TablePlan {
     pub(crate) fn make(
         table: &TableName,
-        survey: &Survey,
-        walked: Walked,
+        stopped_table: &StoppedTable,
+        walked: WalkOutcome,
         no_match: NoMatch,
     ) -> Result<Self> {
         let mut plan = Self {
@@ -87,8 +89,8 @@ impl TablePlan {
             segments_removed: 0,
             bytes_removed: 0,
             segment_cut: None,
-            shape: survey.shape(),
-            cut: None,
+            fingerprint: stopped_table.fingerprint(),
+            truncate_at: None,
         };
         let last = match walked.boundary {
             _ if walked.discarded.records == 0 => return Ok(plan),
@@ -96,12 +98,12 @@ impl TablePlan {
                 let segment = point.boundary.position.segment;
                 plan.action = Action::Cut;
                 plan.segment_cut = (!point.ends_segment).then_some(segment);
-                plan.cut = Some(CutAt::Behind(point));
+                plan.truncate_at = Some(TruncateAt::After(point));
                 segment
             }
             None if no_match == NoMatch::Clear => {
                 plan.action = Action::Clear;
-                plan.cut = Some(CutAt::Everything);
+                plan.truncate_at = Some(TruncateAt::Everything);
                 SegmentId::NONE
             }
             None => {
@@ -110,7 +112,7 @@ impl TablePlan {
             }
         };
         plan.discarded = walked.discarded;
-        (plan.segments_removed, plan.bytes_removed) = survey.behind(last)?;
+        (plan.segments_removed, plan.bytes_removed) = stopped_table.behind(last)?;
         Ok(plan)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lithdb_env::{Error, ErrorKind, UnixMillis, lossy};
 use lithdb_segment::{SegmentId, TableName};
-use lithdb_table::truncate::{Boundary, Discarded, Done, short_key};
+use lithdb_table::truncate::{Boundary, Discarded, Removed, short_key};
 use serde::{Serialize, Serializer};
 
 use crate::plan::{Action, TablePlan};
@@ -63,7 +63,8 @@ pub struct PendingRollback {
 }
 
 /// How a rollback that is pending comes to its end.
-const FINISHES: &str = "`lith rollback --finish`, or opening the database for writing, finishes it";
+const FINISH_HINT: &str =
+    "`lith rollback --finish`, or opening the database for writing, finishes it";
 
 impl PendingRollback {
     /// For whoever wanted something else, in one line.
@@ -72,7 +73,7 @@ impl PendingRollback {
         let of = if names.is_empty() { "" } else { " of " };
         let rest = match &self.obstacle {
             Some(obstacle) => format!("it cannot be finished as the files are: {obstacle}"),
-            None => FINISHES.to_owned(),
+            None => FINISH_HINT.to_owned(),
         };
         let message = format!(
             "{}: a rollback{of}{} was begun and is not finished; {rest}",
@@ -108,7 +109,7 @@ impl fmt::Display for PendingRollback {
                 "\nuntil then nothing else can be said of the tables, and no file is to be removed",
             )?;
         }
-        write!(f, "\n{FINISHES}")
+        write!(f, "\n{FINISH_HINT}")
     }
 }
 
@@ -140,7 +141,7 @@ impl TableReport {
         }
     }
 
-    pub(crate) fn count(&mut self, removed: Done) {
+    pub(crate) fn count(&mut self, removed: Removed) {
         self.segments_removed += removed.segments;
         self.bytes_removed = self.bytes_removed.saturating_add(removed.bytes);
     }

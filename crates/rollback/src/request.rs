@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use lithdb_env::{Env, Error, ErrorKind, Result};
 use lithdb_roots::Roots;
 use lithdb_segment::{ReadMode, TableName};
-use lithdb_table::truncate::{RecordRef, Survey, Verdict};
+use lithdb_table::truncate::{RecordRef, StoppedTable, Verdict};
 use lithdb_table::{Presence, TableSetup, presence};
 use serde::{Deserialize, Serialize};
 
@@ -115,14 +115,16 @@ impl Rollback {
         };
         let mut unmatched = Vec::new();
         for setup in self.setups(&roots)? {
-            let survey = Survey::take(&setup)?;
-            let walked = survey.walk(&mut filter)?;
-            if walked.boundary.is_none() && survey.records() > 0 && self.no_match == NoMatch::Refuse
+            let stopped_table = StoppedTable::read(&setup)?;
+            let walked = stopped_table.walk(&mut filter)?;
+            if walked.boundary.is_none()
+                && stopped_table.records() > 0
+                && self.no_match == NoMatch::Refuse
             {
-                unmatched.push((setup.name.clone(), survey.has_collected()));
+                unmatched.push((setup.name.clone(), stopped_table.has_collected()));
                 continue;
             }
-            plan.tables.push(TablePlan::make(&setup.name, &survey, walked, self.no_match)?);
+            plan.tables.push(TablePlan::make(&setup.name, &stopped_table, walked, self.no_match)?);
         }
         refuse_unmatched(&unmatched)?;
         Ok(plan)

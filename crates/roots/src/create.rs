@@ -10,14 +10,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use lithdb_env::{
-    Env, Error, Fs, OpenMode, Result, exists, remove_if_there, replacement_path, sync_parent,
+    Env, Error, Fs, OpenMode, Result, exists, remove_if_exists, replacement_path, sync_parent,
 };
 
-use super::locks::WRITERS_LOCK;
+use super::locks::LOCK_FILE;
 use super::root_id::{ROOT_ID_FILE, RootId};
 
 /// Creates the directories that are not there, durably.
-pub(super) fn make_dirs(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
+pub(super) fn create_dirs(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
     for root in roots {
         for dir in absent_dirs(fs, root)?.into_iter().rev() {
             match fs.create_dir(dir) {
@@ -70,7 +70,7 @@ fn is_not_ours(error: &io::Error) -> bool {
 
 /// A put is accepted only when there is space for it: without a way to reserve it there is no database.
 pub(super) fn require_reservation(fs: &dyn Fs, root: &Path) -> Result<()> {
-    let path = root.join(WRITERS_LOCK);
+    let path = root.join(LOCK_FILE);
     let file = fs.open(&path, OpenMode::ReadWrite).map_err(|e| Error::io("open", &path, e))?;
     file.allocate(0, 4096).map_err(|e| Error::failed_reservation(&path, e))
 }
@@ -95,9 +95,9 @@ pub(super) fn create(env: &Env, roots: &[PathBuf]) -> Result<RootId> {
 }
 
 /// Removes replacements of ids that were not finished, and makes the names in the roots durable.
-pub(super) fn tidy(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
+pub(super) fn remove_leftovers(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
     for root in roots {
-        remove_if_there(fs, &replacement_path(&root.join(ROOT_ID_FILE)))?;
+        remove_if_exists(fs, &replacement_path(&root.join(ROOT_ID_FILE)))?;
         fs.sync_dir(root).map_err(|e| Error::io("sync directory", root, e))?;
     }
     Ok(())
@@ -116,7 +116,7 @@ pub(super) fn renew(env: &Env, roots: &[PathBuf], ids: &[RootId]) -> Result<()> 
         first.clone()
     } else {
         let (sequence, token) = (first.sequence + 1, env.random_u64()?);
-        RootId { sequence, token, token_before: first.token, ..first.clone() }
+        RootId { sequence, token, previous_token: first.token, ..first.clone() }
     };
     let renewed =
         |id: &RootId| RootId { number: id.number, sequence: begun.sequence + 1, ..begun.clone() };

@@ -11,11 +11,11 @@
 //! concluded from the `root.id` files before the locks were taken is concluded again under them.
 
 mod create;
-mod judge;
+mod decide;
 mod locks;
 mod repair;
 mod root_id;
-mod survey;
+mod scan;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use lithdb_env::{Env, Error, ErrorKind, FileKind, Fs, Result};
 use lithdb_segment::TableName;
 
-use judge::Plan;
+use decide::RootsPlan;
 use locks::HeldLocks;
 pub use repair::{LostRoot, RootLoss, RootsRepair};
 use root_id::RootId;
@@ -61,22 +61,22 @@ impl Roots {
     /// says.
     pub fn open_for_writing(env: &Env, roots: &[PathBuf], create_if_missing: bool) -> Result<Self> {
         let fs = &*env.fs;
-        let look = || look(fs, roots, Access::Write, create_if_missing);
-        let (plan, locks) = under_locks(roots, look, |plan| {
-            if let Plan::Create(roots) = plan {
-                create::make_dirs(fs, roots)?;
+        let plan = || plan_open(fs, roots, Access::Write, create_if_missing);
+        let (plan, locks) = plan_under_locks(roots, plan, |plan| {
+            if let RootsPlan::Create(roots) = plan {
+                create::create_dirs(fs, roots)?;
             }
             locks::take(fs, plan.roots(), Access::Write)
         })?;
         match plan {
-            Plan::Create(paths) => {
+            RootsPlan::Create(paths) => {
                 let id = create::create(env, &paths)?;
                 tracing::info!(database_id = id.database_id, roots = ?paths, "created a database");
                 let opened = Self::of(env, Access::Write, paths, id, locks);
                 Ok(Self { created: true, ..opened })
             }
-            Plan::Open { roots: paths, ids } => {
-                create::tidy(fs, &paths)?;
+            RootsPlan::Open { roots: paths, ids } => {
+                create::remove_leftovers(fs, &paths)?;
                 create::renew(env, &paths, &ids)?;
                 Ok(Self::of(env, Access::Write, paths, first_id(ids), locks))
             }
@@ -89,9 +89,9 @@ impl Roots {
     /// # Errors
     /// As [`open_for_writing`](Self::open_for_writing) without creation.
     pub fn open_for_reading(env: &Env, roots: &[PathBuf]) -> Result<Self> {
-        let plan = look(&*env.fs, roots, Access::Read, false)?;
+        let plan = plan_open(&*env.fs, roots, Access::Read, false)?;
         locks::check_files(&*env.fs, plan.roots())?;
-        Self::as_found(env, roots, plan, HeldLocks::default())
+        Self::from_plan(env, roots, plan, HeldLocks::default())
     }
 
     /// Opens the database that lives in `roots`, which no process may have open for writing, to look at it: keeps writers
@@ -101,10 +101,10 @@ impl Roots {
     /// As [`open_for_writing`](Self::open_for_writing) without creation.
     pub fn open_stopped(env: &Env, roots: &[PathBuf]) -> Result<Self> {
         let fs = &*env.fs;
-        let look = || look(fs, roots, Access::Write, false);
-        let lock = |plan: &Plan| locks::take(fs, plan.roots(), Access::Read);
-        let (plan, locks) = under_locks(roots, look, lock)?;
-        Self::as_found(env, roots, plan, locks)
+        let plan = || plan_open(fs, roots, Access::Write, false);
+        let lock = |plan: &RootsPlan| locks::take(fs, plan.roots(), Access::Read);
+        let (plan, locks) = plan_under_locks(roots, plan, lock)?;
+        Self::from_plan(env, roots, plan, locks)
     }
 
     /// Opens the database that lives in `roots` to repair it, though some have no `root.id` that holds; what they need is the
@@ -130,17 +130,17 @@ impl Roots {
         let fresh = RootId::fresh(env, roots.len() + gone.len())?;
         let plan = || repair::plan(fs, roots, gone, &fresh, &refusal);
         let lock = |plan: &RootsRepair| locks::take(fs, &plan.there(), Access::Write);
-        let (plan, locks) = under_locks(roots, plan, lock)?;
+        let (plan, locks) = plan_under_locks(roots, plan, lock)?;
         let opened = Self::of(env, Access::Write, plan.paths.clone(), plan.first_id(), locks);
         Ok((Self { absent: plan.absent.clone(), ..opened }, Some(plan)))
     }
 
-    fn as_found(env: &Env, roots: &[PathBuf], plan: Plan, locks: HeldLocks) -> Result<Self> {
+    fn from_plan(env: &Env, roots: &[PathBuf], plan: RootsPlan, locks: HeldLocks) -> Result<Self> {
         match plan {
-            Plan::Open { roots: paths, ids } => {
+            RootsPlan::Open { roots: paths, ids } => {
                 Ok(Self::of(env, Access::Read, paths, first_id(ids), locks))
             }
-            Plan::Create(_) => Err(unsteady(roots)),
+            RootsPlan::Create(_) => Err(roots_keep_changing(roots)),
         }
     }
 
@@ -200,7 +200,7 @@ impl Roots {
         let mut names = BTreeSet::new();
         for root in self.paths.iter().filter(|root| !self.absent.contains(root)) {
             // A link is listed and refused when it is looked at: left out, a table would be passed over in silence.
-            let dirs = survey::list(&*self.env.fs, root)?.into_iter();
+            let dirs = scan::list(&*self.env.fs, root)?.into_iter();
             let dirs = dirs.filter(|e| matches!(e.kind, FileKind::Dir | FileKind::Symlink));
             #[expect(clippy::disallowed_methods, reason = "what has no table's name is foreign")]
             names.extend(dirs.filter_map(|dir| TableName::new(dir.name).ok()));
@@ -211,25 +211,25 @@ impl Roots {
 
 /// What is to be done with `roots`. An error is believed only if a second look at the same bytes repeats it:
 /// another process may be creating the database between two reads of one look.
-fn look(fs: &dyn Fs, roots: &[PathBuf], access: Access, create: bool) -> Result<Plan> {
-    let mut seen = survey::survey(fs, roots, access)?;
+fn plan_open(fs: &dyn Fs, roots: &[PathBuf], access: Access, create: bool) -> Result<RootsPlan> {
+    let mut seen = scan::scan(fs, roots, access)?;
     for _ in 0..ATTEMPTS {
-        let error = match judge::judge(&seen, create) {
+        let error = match decide::decide(&seen, create) {
             Ok(plan) => return Ok(plan),
             Err(error) => error,
         };
-        let again = survey::survey(fs, roots, access)?;
+        let again = scan::scan(fs, roots, access)?;
         if again == seen {
             return Err(error);
         }
         seen = again;
     }
-    Err(unsteady(roots))
+    Err(roots_keep_changing(roots))
 }
 
 /// A plan that is made again under the locks it needs, and is still the same: another process may have changed the roots
 /// before the locks were ours.
-fn under_locks<P: PartialEq>(
+fn plan_under_locks<P: PartialEq>(
     roots: &[PathBuf],
     plan: impl Fn() -> Result<P>,
     lock: impl Fn(&P) -> Result<HeldLocks>,
@@ -241,7 +241,7 @@ fn under_locks<P: PartialEq>(
             return Ok((planned, locks));
         }
     }
-    Err(unsteady(roots))
+    Err(roots_keep_changing(roots))
 }
 
 /// What root 0 says.
@@ -253,7 +253,7 @@ fn first_id(ids: Vec<RootId>) -> RootId {
     ids.into_iter().next().expect("a database that opens has a root 0")
 }
 
-fn unsteady(roots: &[PathBuf]) -> Error {
+fn roots_keep_changing(roots: &[PathBuf]) -> Error {
     let first = roots.first().map_or(Path::new(""), |root| root);
     let message = format!(
         "{}: other processes kept changing the roots of this database while it was being opened; \

@@ -13,9 +13,9 @@ use lithdb_env::{
 };
 
 use super::Access;
-use lithdb_env::is_there;
+use lithdb_env::exists_as;
 
-pub(super) const WRITERS_LOCK: &str = "lith.lock";
+pub(super) const LOCK_FILE: &str = "lith.lock";
 
 /// Locks in the order in which they were taken.
 #[derive(Debug, Default)]
@@ -40,17 +40,17 @@ pub(super) fn take(fs: &dyn Fs, roots: &[PathBuf], access: Access) -> Result<Hel
     let mut held = HeldLocks::default();
     for root in roots {
         held.0.extend(lock_directory(fs, root)?);
-        let path = root.join(WRITERS_LOCK);
+        let path = root.join(LOCK_FILE);
         if access == Access::Write {
             ensure_file(fs, &path)?;
-        } else if !is_there(fs, &path, FileKind::File)? {
+        } else if !exists_as(fs, &path, FileKind::File)? {
             continue;
         }
         let lock = fs.try_lock(&path, LockKind::Exclusive);
         let lock = lock.map_err(|e| Error::io("lock", &path, e))?;
         let lock = lock.ok_or_else(|| locked(fs, root))?;
         if access == Access::Write {
-            leave_name(lock.file(), &path)?;
+            write_process_id(lock.file(), &path)?;
         }
         held.0.push(lock);
     }
@@ -60,7 +60,7 @@ pub(super) fn take(fs: &dyn Fs, roots: &[PathBuf], access: Access) -> Result<Hel
 /// A lock file that is something else is refused, by those who take no lock, too.
 pub(super) fn check_files(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
     roots.iter().try_for_each(|root| {
-        is_there(fs, &root.join(WRITERS_LOCK), FileKind::File).map(|_is_there| ())
+        exists_as(fs, &root.join(LOCK_FILE), FileKind::File).map(|_is_there| ())
     })
 }
 
@@ -89,14 +89,14 @@ fn locked(fs: &dyn Fs, root: &Path) -> Error {
         format!(
             "{} is open for writing in {}; close it there, or open it for reading",
             root.display(),
-            holder(fs, &root.join(WRITERS_LOCK))
+            holder(fs, &root.join(LOCK_FILE))
         ),
     )
 }
 
 /// Creates an empty file unless it is there.
 fn ensure_file(fs: &dyn Fs, path: &Path) -> Result<()> {
-    if is_there(fs, path, FileKind::File)? {
+    if exists_as(fs, path, FileKind::File)? {
         return Ok(());
     }
     match fs.create_new(path) {
@@ -109,7 +109,7 @@ fn ensure_file(fs: &dyn Fs, path: &Path) -> Result<()> {
 
 /// Writes this process's id into a lock file. The line is written before the file is cut behind it, so that
 /// no space is needed that the file does not have already; a full disk does not stand in the way of opening.
-fn leave_name(file: &dyn File, path: &Path) -> Result<()> {
+fn write_process_id(file: &dyn File, path: &Path) -> Result<()> {
     let line = format!("{}\n", std::process::id());
     let written = write_all_at(file, line.as_bytes(), 0)
         .and_then(|()| file.set_len(line.len() as u64))

@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use lithdb_env::{Env, Error, ErrorKind, Fs, Result, lossy};
 use serde::Serialize;
 
-use super::judge::{self, Plan};
+use super::decide::{self, RootsPlan};
 use super::root_id::{ROOT_ID_FILE, RootId};
-use super::survey::{self, Holds, Seen};
+use super::scan::{self, ScannedRoot, TablesFound};
 use super::{Access, Roots, create, locks};
-use lithdb_segment::quarantine::Aside;
+use lithdb_segment::quarantine::Quarantine;
 
 /// Why a root gets a new `root.id`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -98,8 +98,8 @@ pub(super) fn plan(
     no_id_is_lost: &Error,
 ) -> Result<RootsRepair> {
     let all: Vec<PathBuf> = roots.iter().chain(gone).cloned().collect();
-    let mut seen = survey::survey(fs, &all, Access::Write)?;
-    let refusal = judge::judge(&seen, false);
+    let mut seen = scan::scan(fs, &all, Access::Write)?;
+    let refusal = decide::decide(&seen, false);
     if let Some(seen) = seen.iter().skip(roots.len()).find(|seen| seen.id.is_some()) {
         let path = seen.path.display();
         let message = format!("{path} has a root.id: it is not lost; list it with the other roots");
@@ -114,27 +114,27 @@ pub(super) fn plan(
     if known.len() == seen.len() || is_creation {
         return Err(refusal);
     }
-    let holds = |seen: &Seen| match seen.id {
-        Some(_) => survey::holds(fs, &seen.path, &survey::list(fs, &seen.path)?),
+    let holds = |seen: &ScannedRoot| match seen.id {
+        Some(_) => scan::holds(fs, &seen.path, &scan::list(fs, &seen.path)?),
         None => Ok(seen.holds),
     };
     let most = seen.iter().map(holds).collect::<Result<Vec<_>>>()?.into_iter().max();
-    let is_blank = most.is_none_or(|most| most == Holds::Nothing);
+    let is_blank = most.is_none_or(|most| most == TablesFound::Nothing);
     if known.is_empty() && is_blank {
         return Err(refusal);
     }
     for (n, seen) in seen.iter().enumerate().filter(|(_, seen)| seen.id.is_none()) {
         if n >= roots.len() {
-            refuse_strangers(fs, seen)?;
+            refuse_foreign_entries(fs, seen)?;
         } else if !seen.is_there() || seen.is_blank() && !is_blank {
             // It may be what is there while the disk of the root is not mounted.
             return Err(refusal);
         }
     }
     let mut lost = Vec::new();
-    for (n, id) in numbered(&seen, &known, fresh, &refusal)? {
+    for (n, id) in assign_numbers(&seen, &known, fresh, &refusal)? {
         let Some(seen) = seen.get_mut(n) else { continue };
-        if id.number > 0 && seen.holds == Holds::State {
+        if id.number > 0 && seen.holds == TablesFound::State {
             let message = format!(
                 "{} holds a table.state, which stands on root 0 alone, but would be root {}; name the right directory",
                 seen.path.display(),
@@ -150,7 +150,7 @@ pub(super) fn plan(
         lost.push(LostRoot { path: seen.path.clone(), number: id.number, loss });
         seen.id = Some(id);
     }
-    let Plan::Open { roots: paths, ids } = judge::judge(&seen, false)? else {
+    let RootsPlan::Open { roots: paths, ids } = decide::decide(&seen, false)? else {
         return Err(refusal);
     };
     let absent = seen.into_iter().filter(|seen| !seen.is_there()).map(|seen| seen.path).collect();
@@ -166,9 +166,10 @@ pub(super) fn plan(
 }
 
 /// The place of a root that is gone must be empty, or hold what an earlier attempt has left.
-fn refuse_strangers(fs: &dyn Fs, seen: &Seen) -> Result<()> {
-    let stranger = if seen.is_there() { survey::first_stranger(fs, &seen.path)? } else { None };
-    let Some(name) = stranger else { return Ok(()) };
+fn refuse_foreign_entries(fs: &dyn Fs, seen: &ScannedRoot) -> Result<()> {
+    let foreign_entry =
+        if seen.is_there() { scan::first_foreign_entry(fs, &seen.path)? } else { None };
+    let Some(name) = foreign_entry else { return Ok(()) };
     let message = format!(
         "{} holds {name:?}: what takes the place of a lost root must be an empty directory",
         seen.path.display()
@@ -177,20 +178,21 @@ fn refuse_strangers(fs: &dyn Fs, seen: &Seen) -> Result<()> {
 }
 
 /// The ids for the directories without one, by their places in `seen`. `known`: those of the others.
-fn numbered(
-    seen: &[Seen],
+fn assign_numbers(
+    seen: &[ScannedRoot],
     known: &[RootId],
     fresh: &RootId,
     refusal: &Error,
 ) -> Result<Vec<(usize, RootId)>> {
-    let mut places: Vec<(usize, &Seen)> =
+    let mut places: Vec<(usize, &ScannedRoot)> =
         seen.iter().enumerate().filter(|(_, seen)| seen.id.is_none()).collect();
     // Root 0 has the states; the order of the others does not matter, for files are found by listing.
     places.sort_by_key(|(_, seen)| std::cmp::Reverse(seen.holds));
-    let rules = match root_0(known) {
-        Some(rules) => rules,
+    let reference = match root_0(known) {
+        Some(reference) => reference,
         None => {
-            let is_certain = seen.len() == 1 || seen.iter().any(|seen| seen.holds == Holds::State);
+            let is_certain =
+                seen.len() == 1 || seen.iter().any(|seen| seen.holds == TablesFound::State);
             if !is_certain {
                 return Err(refusal.clone());
             }
@@ -199,7 +201,7 @@ fn numbered(
     };
     let is_absent = |number: &u16| known.iter().all(|id| id.number != *number);
     let numbers: Vec<u16> =
-        (0..).zip(&rules.root_ids).map(|(number, _)| number).filter(is_absent).collect();
+        (0..).zip(&reference.root_ids).map(|(number, _)| number).filter(is_absent).collect();
     if numbers.len() > places.len() {
         let message = format!(
             "{}; {} roots have no directory with a root.id, and {} directories without one were named: name one for each (`--lost-root` for one that is gone for good)",
@@ -209,10 +211,10 @@ fn numbered(
         );
         return Err(Error::new(ErrorKind::Missing, message));
     }
-    let of_others = rules.sequence + u64::from(rules.is_renewing());
+    let of_others = reference.sequence + u64::from(reference.is_renewing());
     let id = |number: u16| {
-        let sequence = if number == 0 { rules.sequence } else { of_others };
-        RootId { number, sequence, ..rules.clone() }
+        let sequence = if number == 0 { reference.sequence } else { of_others };
+        RootId { number, sequence, ..reference.clone() }
     };
     Ok(places.into_iter().map(|(n, _)| n).zip(numbers.into_iter().map(id)).collect())
 }
@@ -249,7 +251,7 @@ impl RootsRepair {
     /// What the file system says; it may be called again.
     pub fn prepare(&self, roots: &mut Roots) -> Result<()> {
         let fs = &*roots.env.fs;
-        create::make_dirs(fs, &roots.absent)?;
+        create::create_dirs(fs, &roots.absent)?;
         roots.locks.append(locks::take(fs, &roots.absent, Access::Write)?);
         roots.absent.clear();
         let gone = self.lost.iter().filter(|lost| lost.loss == RootLoss::Gone);
@@ -264,9 +266,9 @@ impl RootsRepair {
         let damaged = self.lost.iter().filter(|lost| lost.loss == RootLoss::IdDamaged);
         let damaged: Vec<PathBuf> = damaged.map(|lost| lost.path.join(ROOT_ID_FILE)).collect();
         if !damaged.is_empty() {
-            Aside::new(env, &self.paths)?.take_away(&damaged)?;
+            Quarantine::new(env, &self.paths)?.move_in(&damaged)?;
         }
-        create::tidy(&*env.fs, &self.paths)?;
+        create::remove_leftovers(&*env.fs, &self.paths)?;
         match (self.paths.as_slice(), self.ids.as_slice()) {
             ([path], [id]) => id.create(&*env.fs, path),
             (paths, ids) => create::renew(env, paths, ids),

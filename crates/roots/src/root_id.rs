@@ -11,8 +11,8 @@ use lithdb_segment::envelope::{ENVELOPE_LEN, Magic};
 use serde::{Deserialize, Serialize};
 
 use super::Access;
-use lithdb_env::is_there;
-use lithdb_segment::slots::{self, Ruling, SLOT_UNIT, SLOTS, Slotted};
+use lithdb_env::exists_as;
+use lithdb_segment::slots::{self, CurrentSlot, SLOT_UNIT, SLOTS, Slotted};
 
 /// The file's name.
 pub(super) const ROOT_ID_FILE: &str = "root.id";
@@ -36,7 +36,7 @@ pub(super) struct RootId {
     /// Random, drawn by each renewal; the same on all roots when it is done. Two histories may count alike.
     pub(super) token: u64,
     /// The token before that one.
-    pub(super) token_before: u64,
+    pub(super) previous_token: u64,
     /// Random, one for each root, in the order of their numbers.
     pub(super) root_ids: Vec<u64>,
 }
@@ -46,8 +46,8 @@ impl RootId {
     pub(super) fn fresh(env: &Env, roots: usize) -> Result<Self> {
         let (database_id, token) = (env.random_u64()?, env.random_u64()?);
         let root_ids = (0..roots).map(|_| env.random_u64()).collect::<Result<_>>()?;
-        let (number, version, sequence, token_before) = (0, 0, 2, token);
-        Ok(Self { database_id, number, version, sequence, token, token_before, root_ids })
+        let (number, version, sequence, previous_token) = (0, 0, 2, token);
+        Ok(Self { database_id, number, version, sequence, token, previous_token, root_ids })
     }
 
     /// Reads the id of directory `root`; `None` if it has none.
@@ -56,7 +56,7 @@ impl RootId {
     /// `Corrupt` (an empty file, too: it is not the same as none), `Unsupported`, what the file system says.
     pub(super) fn read(fs: &dyn Fs, root: &Path, access: Access) -> Result<Option<Self>> {
         let path = root.join(ROOT_ID_FILE);
-        if !is_there(fs, &path, FileKind::File)? {
+        if !exists_as(fs, &path, FileKind::File)? {
             return Ok(None);
         }
         let bytes = match read_file(fs, &path, MAX_FILE_BYTES) {
@@ -76,8 +76,8 @@ impl RootId {
             let (expected, found) = ("two slots of 4096 bytes, or a multiple", bytes.len());
             return Err(damage(&Error::corrupt(&path, 0, expected, &format!("{found} bytes"))));
         }
-        let found = slots::ruling::<Self>(&path, &bytes, slot_len);
-        let Ruling { record: id, writable, .. } = found.map_err(|error| {
+        let found = slots::current_slot::<Self>(&path, &bytes, slot_len);
+        let CurrentSlot { record: id, writable, .. } = found.map_err(|error| {
             if error.kind() == ErrorKind::Corrupt { damage(&error) } else { error }
         })?;
         id.check(&path).map_err(|error| damage(&error))?;
@@ -104,8 +104,8 @@ impl RootId {
         self.check(&path)?;
         let bytes =
             read_file(fs, &path, MAX_FILE_BYTES).map_err(|e| Error::io("read", &path, e))?;
-        let ruling = slots::ruling::<Self>(&path, &bytes, bytes.len() / SLOTS)?.slot;
-        slots::write_both(fs, &path, self, 1 - ruling.min(1))
+        let current_slot = slots::current_slot::<Self>(&path, &bytes, bytes.len() / SLOTS)?.slot;
+        slots::write_both(fs, &path, self, 1 - current_slot.min(1))
     }
 
     /// Whether the database had been created when this was written.
@@ -157,5 +157,5 @@ fn damage(error: &Error) -> Error {
             "the identity of a root is damaged (nothing was changed; bring root.id back from a \
              backup of this root, or see `lith repair`)",
         )
-        .reclassified(ErrorKind::Corrupt)
+        .with_kind(ErrorKind::Corrupt)
 }

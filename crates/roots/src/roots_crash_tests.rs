@@ -11,7 +11,7 @@ fn paths(count: usize) -> Vec<PathBuf> {
     (0..count).map(|n| PathBuf::from(format!("/disks/{n}/db"))).collect()
 }
 
-fn world(fs: &SimFs, seed: u64) -> Env {
+fn harness(fs: &SimFs, seed: u64) -> Env {
     sim_env(fs, &SimClock::new(seed))
 }
 
@@ -24,7 +24,7 @@ fn images(fs: &SimFs, all: bool) -> Vec<CrashImage> {
         CrashImage::LengthWithOldBlocks,
     ];
     images.extend((0..unsynced).map(CrashImage::Prefix));
-    images.extend((0..unsynced).map(CrashImage::EachAlone));
+    images.extend((0..unsynced).map(CrashImage::OnlyOne));
     images.extend((0..if all { 10 } else { 2 }).map(CrashImage::Seeded));
     images
 }
@@ -47,9 +47,9 @@ fn assert_whole(fs: &SimFs, roots: &[PathBuf], database_id: u64) {
 
 /// What a crash of a creation may leave opens as the whole database, or is created anew.
 fn assert_recovers(fs: &SimFs, roots: &[PathBuf], acknowledged: Option<u64>, what: &str) {
-    let reading = Roots::open_for_reading(&world(&fs.fork(), 2), roots);
-    let without = Roots::open_for_writing(&world(&fs.fork(), 3), roots, false);
-    let with = Roots::open_for_writing(&world(fs, 4), roots, true).expect(what);
+    let reading = Roots::open_for_reading(&harness(&fs.fork(), 2), roots);
+    let without = Roots::open_for_writing(&harness(&fs.fork(), 3), roots, false);
+    let with = Roots::open_for_writing(&harness(fs, 4), roots, true).expect(what);
     assert_whole(fs, roots, with.database_id());
     assert_eq!(with.paths(), roots);
     if let Some(id) = acknowledged {
@@ -79,7 +79,7 @@ fn crash_everywhere(
     for n in 0.. {
         let run = fs.fork();
         run.crash_after(n);
-        let opened = Roots::open_for_writing(&world(&run, 5), roots, true);
+        let opened = Roots::open_for_writing(&harness(&run, 5), roots, true);
         let acknowledged = opened.as_ref().map_or(acknowledged, |o| Some(o.database_id()));
         for image in images(&run, all) {
             let what = format!("{what}, crash after {n} of {}, {image:?}", roots.len());
@@ -98,20 +98,20 @@ fn crash_everywhere(
 }
 
 #[test]
-fn a_creation_that_crashes_anywhere_is_whole_or_starts_anew() {
+fn crashed_creation_is_complete_or_restarts() {
     assert!(crash_everywhere(&SimFs::new(), &paths(1), None, (1, true), "new") > 1_000);
     assert!(crash_everywhere(&SimFs::new(), &paths(3), None, (0, true), "new") > 1_000);
 }
 
 #[test]
-fn a_restart_of_the_creation_with_roots_in_another_order_may_crash_as_well() {
+fn restarted_creation_with_reordered_roots_survives_crashes() {
     let (mut roots, mut seen) = (paths(3), BTreeSet::new());
     for n in 0..60 {
         let fs = SimFs::new();
         fs.crash_after(n);
-        let opened = Roots::open_for_writing(&world(&fs, 1), &roots, true);
+        let opened = Roots::open_for_writing(&harness(&fs, 1), &roots, true);
         let after = fs.crash_with(&CrashImage::Everything);
-        if opened.is_ok() || Roots::open_for_reading(&world(&after.fork(), 2), &roots).is_ok() {
+        if opened.is_ok() || Roots::open_for_reading(&harness(&after.fork(), 2), &roots).is_ok() {
             continue; // the numbers are given: the other order would show them, not change them
         }
         let files = after.file_paths().into_iter().map(|path| (after.read_raw(&path), path));
@@ -124,27 +124,27 @@ fn a_restart_of_the_creation_with_roots_in_another_order_may_crash_as_well() {
 }
 
 #[test]
-fn a_database_that_is_there_survives_a_crash_of_every_opening() {
+fn existing_database_survives_crashes_of_every_opening() {
     for count in [1, 3] {
         let (fs, roots) = (SimFs::new(), paths(count));
-        let id = Roots::open_for_writing(&world(&fs, 1), &roots, true).unwrap().database_id();
+        let id = Roots::open_for_writing(&harness(&fs, 1), &roots, true).unwrap().database_id();
         fs.write_raw(roots[count - 1].join("root.id.new"), b"left over".to_vec());
         crash_everywhere(&fs, &roots, Some(id), (u32::from(count == 1), true), "old");
         let completing = fs.fork();
         for root in roots.iter().filter(|_| count > 1) {
             let id = RootId::read(&fs, root, Access::Write).unwrap().unwrap();
-            super::tests::as_begun(id).create(&completing, root).unwrap();
+            super::tests::as_interrupted(id).create(&completing, root).unwrap();
         }
         crash_everywhere(&completing, &roots, Some(id), (0, true), "to be completed");
     }
     // An interrupted renewal that is interrupted again.
     let (fs, roots) = (SimFs::new(), paths(2));
-    let id = Roots::open_for_writing(&world(&fs, 1), &roots, true).unwrap().database_id();
+    let id = Roots::open_for_writing(&harness(&fs, 1), &roots, true).unwrap().database_id();
     crash_everywhere(&fs, &roots, Some(id), (1, false), "renewed twice");
 }
 
 #[test]
-fn what_a_failed_creation_left_in_the_page_cache_is_not_taken_for_durable() {
+fn page_cache_left_by_failed_creation_is_not_trusted() {
     let faults = [
         Fault::Eio,
         Fault::NoSpace,
@@ -158,11 +158,11 @@ fn what_a_failed_creation_left_in_the_page_cache_is_not_taken_for_durable() {
         for sticky in [false, true] {
             let fs = SimFs::new();
             fs.fail_op(n, fault, sticky);
-            let first = Roots::open_for_writing(&world(&fs, 1), &roots, true);
+            let first = Roots::open_for_writing(&harness(&fs, 1), &roots, true);
             let first = first.map(|roots| roots.database_id());
             fs.clear_faults();
             let what = format!("{fault:?} at {n}, sticky {sticky}: {first:?}");
-            let second = Roots::open_for_writing(&world(&fs, 2), &roots, true).expect(&what);
+            let second = Roots::open_for_writing(&harness(&fs, 2), &roots, true).expect(&what);
             let id = second.database_id();
             if let Ok(first) = first {
                 assert_eq!(first, id, "{what}");
@@ -174,13 +174,13 @@ fn what_a_failed_creation_left_in_the_page_cache_is_not_taken_for_durable() {
 }
 
 #[test]
-fn an_error_of_every_read_refuses_and_is_got_over() {
+fn failed_read_refuses_opening_and_can_be_retried() {
     let (fs, roots) = (SimFs::new(), paths(3));
-    let id = Roots::open_for_writing(&world(&fs, 1), &roots, true).unwrap().database_id();
+    let id = Roots::open_for_writing(&harness(&fs, 1), &roots, true).unwrap().database_id();
     for n in 1.. {
         let run = fs.fork();
         run.fail_read(n, Fault::Eio);
-        let opened = Roots::open_for_writing(&world(&run, 2), &roots, true);
+        let opened = Roots::open_for_writing(&harness(&run, 2), &roots, true);
         match opened {
             Ok(opened) => {
                 assert_eq!(opened.database_id(), id);
@@ -191,7 +191,7 @@ fn an_error_of_every_read_refuses_and_is_got_over() {
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Io, "{error}");
                 run.clear_faults();
-                let again = Roots::open_for_writing(&world(&run, 3), &roots, true).unwrap();
+                let again = Roots::open_for_writing(&harness(&run, 3), &roots, true).unwrap();
                 assert_eq!((again.database_id(), again.created()), (id, false));
             }
         }
@@ -199,13 +199,13 @@ fn an_error_of_every_read_refuses_and_is_got_over() {
 }
 
 #[test]
-fn a_full_disk_does_not_stand_in_the_way_of_opening() {
+fn full_disk_does_not_block_opening() {
     let (fs, roots) = (SimFs::new(), paths(2));
-    let id = Roots::open_for_writing(&world(&fs, 1), &roots, true).unwrap().database_id();
+    let id = Roots::open_for_writing(&harness(&fs, 1), &roots, true).unwrap().database_id();
     fs.write_raw(roots[0].join("lith.lock"), vec![]);
     fs.set_capacity(Some(0));
     assert!(fs.create_dir(Path::new("/more")).is_err(), "the disk is full");
-    let opened = Roots::open_for_writing(&world(&fs, 2), &roots, false).unwrap();
+    let opened = Roots::open_for_writing(&harness(&fs, 2), &roots, false).unwrap();
     assert_eq!(opened.database_id(), id);
 }
 
@@ -216,19 +216,19 @@ fn flips() -> Vec<(u64, u8)> {
 }
 
 #[test]
-fn a_root_id_with_any_flipped_bit_or_any_other_length_is_never_a_new_database() {
+fn damaged_root_id_never_becomes_a_new_database() {
     for count in [1, 3] {
         let (fs, roots) = (SimFs::new(), paths(count));
-        drop(Roots::open_for_writing(&world(&fs, 1), &roots, true).unwrap());
+        drop(Roots::open_for_writing(&harness(&fs, 1), &roots, true).unwrap());
         for root in &roots {
             let path = root.join("root.id");
             let good = fs.read_raw(&path);
             let refuses = |what: String| {
                 let before = fs.read_raw(&path);
-                let error = Roots::open_for_writing(&world(&fs, 2), &roots, true).unwrap_err();
+                let error = Roots::open_for_writing(&harness(&fs, 2), &roots, true).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: {error}");
                 assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
-                let error = Roots::open_for_reading(&world(&fs, 2), &roots).unwrap_err();
+                let error = Roots::open_for_reading(&harness(&fs, 2), &roots).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: {error}");
                 assert_eq!(fs.read_raw(&path), before);
                 fs.write_raw(&path, good.clone());
@@ -236,7 +236,7 @@ fn a_root_id_with_any_flipped_bit_or_any_other_length_is_never_a_new_database() 
             for (at, bit) in flips() {
                 // One slot is enough.
                 fs.flip_bit(&path, at, bit);
-                drop(Roots::open_for_reading(&world(&fs, 2), &roots).unwrap());
+                drop(Roots::open_for_reading(&harness(&fs, 2), &roots).unwrap());
                 fs.flip_bit(&path, at + 4096, bit);
                 refuses(format!("bit {bit} of byte {at} in both slots"));
             }
@@ -248,16 +248,16 @@ fn a_root_id_with_any_flipped_bit_or_any_other_length_is_never_a_new_database() 
             fs.truncate_raw(&path, 2 << 20);
             refuses("two MiB".to_owned());
         }
-        assert!(Roots::open_for_writing(&world(&fs, 2), &roots, false).is_ok());
+        assert!(Roots::open_for_writing(&harness(&fs, 2), &roots, false).is_ok());
     }
 }
 
 #[test]
-fn a_reader_of_the_roots_writes_nothing() {
+fn opening_for_reading_writes_nothing() {
     let (fs, roots) = (SimFs::new(), paths(3));
-    let writer = Roots::open_for_writing(&world(&fs, 1), &roots, true).unwrap();
+    let writer = Roots::open_for_writing(&harness(&fs, 1), &roots, true).unwrap();
     let (id, before) = (writer.database_id(), fs.ops());
-    let reader = Roots::open_for_reading(&world(&fs, 2), &roots).unwrap();
+    let reader = Roots::open_for_reading(&harness(&fs, 2), &roots).unwrap();
     assert_eq!((reader.database_id(), reader.paths()), (id, writer.paths()));
     assert_eq!(fs.ops(), before);
 }

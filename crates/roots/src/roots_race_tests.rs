@@ -111,7 +111,7 @@ fn with_another_creator(roots: Vec<PathBuf>, call: Call, end: &'static str) -> E
 }
 
 #[test]
-fn a_database_that_another_process_creates_meanwhile_is_opened_and_not_created_again() {
+fn concurrently_created_database_is_opened_not_recreated() {
     for (call, end) in [
         (Call::Other, "a/root.id"),
         (Call::Other, "b/root.id"),
@@ -129,7 +129,7 @@ fn a_database_that_another_process_creates_meanwhile_is_opened_and_not_created_a
 }
 
 #[test]
-fn a_reader_does_not_believe_one_look_at_a_database_that_is_being_created() {
+fn reader_rescans_a_database_that_is_being_created() {
     for (call, end) in [(Call::Other, "a/root.id"), (Call::Other, "b/root.id"), (Call::List, "a")] {
         let dirs = Dirs::new("ab");
         let env = with_another_creator(dirs.all("ab"), call, end);
@@ -139,7 +139,7 @@ fn a_reader_does_not_believe_one_look_at_a_database_that_is_being_created() {
 }
 
 #[test]
-fn a_root_that_becomes_another_before_it_is_locked_is_noticed() {
+fn root_replaced_before_locking_is_detected() {
     let (dirs, other) = (Dirs::with_database("ab"), Dirs::with_database("ab"));
     let (b, stranger) = (dirs.path("b/root.id"), copy_of(&other.path("b/root.id")));
     let env = env_with(move |call, path| {
@@ -163,7 +163,7 @@ fn one_directory_mounted_twice_is_one_root() {
 }
 
 #[test]
-fn a_directory_is_not_created_where_its_name_cannot_be_made_durable() {
+fn directory_whose_name_cannot_be_synced_is_not_created() {
     let dirs = Dirs::new("a");
     let (a, open_to_all) = (dirs.path("a"), dirs.path(""));
     let env = env_with(move |call, path| match call {

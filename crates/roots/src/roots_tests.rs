@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use lithdb_env::{LockKind, OsFs, read_file, remove_if_there, spawn, write_all_at};
+use lithdb_env::{LockKind, OsFs, read_file, remove_if_exists, spawn, write_all_at};
 use lithdb_segment::envelope::{self, Magic};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -15,7 +15,7 @@ pub(super) fn os() -> Env {
 }
 
 pub(super) fn put(path: &Path, bytes: &[u8]) {
-    remove_if_there(&OsFs, path).unwrap();
+    remove_if_exists(&OsFs, path).unwrap();
     write_all_at(&*OsFs.create_new(path).unwrap(), bytes, 0).unwrap();
 }
 
@@ -98,14 +98,14 @@ impl Dirs {
 }
 
 #[test]
-fn the_bytes_of_root_id_are_those_of_the_format() {
+fn root_id_bytes_match_the_format() {
     let id = RootId {
         database_id: 0x0102_0304_0506_0708,
         number: 1,
         version: 3,
         sequence: 4,
         token: 5,
-        token_before: 6,
+        previous_token: 6,
         root_ids: vec![9, 10],
     };
     let bytes = envelope::seal(Magic::ROOT, &id).unwrap();
@@ -117,7 +117,7 @@ fn the_bytes_of_root_id_are_those_of_the_format() {
 }
 
 #[test]
-fn a_database_is_created_with_its_directories_and_opens_again() {
+fn database_is_created_with_its_directories_and_reopens() {
     let dirs = Dirs::new("");
     let roots = [dirs.path("new/deep/a"), dirs.path("new/b")];
     let created = Roots::open_for_writing(&os(), &roots, true).unwrap();
@@ -131,7 +131,7 @@ fn a_database_is_created_with_its_directories_and_opens_again() {
 }
 
 #[test]
-fn roots_are_ordered_by_their_numbers_however_they_are_listed() {
+fn roots_are_ordered_by_number_in_any_listing() {
     let dirs = Dirs::with_database("cab");
     for names in ["abc", "cba", "bca"] {
         assert_eq!(dirs.open(names).unwrap().paths(), dirs.all("cab"));
@@ -140,7 +140,7 @@ fn roots_are_ordered_by_their_numbers_however_they_are_listed() {
 }
 
 #[test]
-fn a_path_through_links_is_the_directory_it_leads_to() {
+fn path_through_symlinks_resolves_to_its_target() {
     let dirs = Dirs::with_database("a");
     symlink(dirs.path("a"), dirs.path("link")).unwrap();
     let opened = Roots::open_for_writing(&os(), &[dirs.path("link")], false).unwrap();
@@ -162,7 +162,7 @@ fn a_path_through_links_is_the_directory_it_leads_to() {
 }
 
 #[test]
-fn what_cannot_be_a_root_is_refused() {
+fn path_that_cannot_be_a_root_is_refused() {
     let dirs = Dirs::new("a");
     let try_with = |roots: &[PathBuf]| Roots::open_for_writing(&os(), roots, true).unwrap_err();
     assert_eq!(try_with(&[]).kind(), ErrorKind::InvalidArgument);
@@ -179,7 +179,7 @@ fn what_cannot_be_a_root_is_refused() {
 }
 
 #[test]
-fn nothing_is_created_unless_asked_for() {
+fn nothing_is_created_unless_requested() {
     let dirs = Dirs::new("a");
     let before = dirs.content();
     for (names, says) in [("a", "is empty"), ("b", "does not exist"), ("ab", "does not exist")] {
@@ -235,7 +235,7 @@ fn a_root_without_its_id_is_missing_and_never_created() {
 }
 
 #[test]
-fn a_foreign_or_doubled_or_superfluous_root_is_refused() {
+fn foreign_duplicate_or_extra_root_is_refused() {
     let dirs = Dirs::with_database("abc");
     let other = Dirs::with_database("xy");
     let (b, y) = (copy_of(&dirs.path("b/root.id")), copy_of(&other.path("y/root.id")));
@@ -297,7 +297,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
 }
 
 #[test]
-fn an_id_that_contradicts_itself_is_corrupt() {
+fn inconsistent_root_id_is_corrupt() {
     let dirs = Dirs::with_database("ab");
     let good = dirs.id("b");
     for bad in [
@@ -316,8 +316,8 @@ fn an_id_that_contradicts_itself_is_corrupt() {
 }
 
 /// What the first renewal of a creation begins with.
-pub(super) fn as_begun(id: RootId) -> RootId {
-    let (sequence, token) = if id.number == 0 { (1, id.token) } else { (0, id.token_before) };
+pub(super) fn as_interrupted(id: RootId) -> RootId {
+    let (sequence, token) = if id.number == 0 { (1, id.token) } else { (0, id.previous_token) };
     RootId { sequence, token, ..id }
 }
 
@@ -325,13 +325,13 @@ pub(super) fn as_begun(id: RootId) -> RootId {
 fn interrupted() -> Dirs {
     let dirs = Dirs::with_database("abc");
     for name in ["a", "b", "c"] {
-        as_begun(dirs.id(name)).create(&OsFs, &dirs.path(name)).unwrap();
+        as_interrupted(dirs.id(name)).create(&OsFs, &dirs.path(name)).unwrap();
     }
     dirs
 }
 
 #[test]
-fn a_creation_whose_root_0_was_written_is_completed_by_the_next_writer() {
+fn next_writer_completes_a_creation_past_its_commit_point() {
     let dirs = interrupted();
     let id = dirs.id("a").database_id;
     assert_eq!(dirs.read("abc").unwrap().database_id(), id);
@@ -342,7 +342,7 @@ fn a_creation_whose_root_0_was_written_is_completed_by_the_next_writer() {
 }
 
 #[test]
-fn a_creation_without_root_0_starts_anew_only_when_asked_and_only_in_empty_roots() {
+fn uncommitted_creation_restarts_only_on_request_in_empty_roots() {
     let dirs = interrupted();
     let id = dirs.id("a").database_id;
     OsFs.remove_file(&dirs.path("a/root.id")).unwrap();
@@ -370,7 +370,7 @@ fn a_creation_without_root_0_starts_anew_only_when_asked_and_only_in_empty_roots
 }
 
 #[test]
-fn one_writer_at_a_time_and_its_process_is_named() {
+fn second_writer_is_refused_with_the_holders_process_id() {
     let dirs = Dirs::with_database("abc");
     let writer = dirs.open("abc").unwrap();
     let error = dirs.create("cab").unwrap_err();
@@ -390,7 +390,7 @@ fn one_writer_at_a_time_and_its_process_is_named() {
 }
 
 #[test]
-fn every_root_is_locked_and_a_refused_writer_holds_nothing() {
+fn every_root_is_locked_and_a_refused_writer_keeps_no_lock() {
     let dirs = Dirs::with_database("abc");
     let lock = dirs.path("c/lith.lock");
     put(&lock, b"4242\nrest of something longer");
@@ -415,7 +415,7 @@ fn renewed() -> (Dirs, Dirs) {
 }
 
 #[test]
-fn a_root_that_was_put_back_is_refused_and_named() {
+fn restored_stale_root_is_refused_by_name() {
     for (name, other) in [("a", "b"), ("b", "a")] {
         let (dirs, older) = renewed();
         assert!(dirs.id(name).sequence >= older.id(name).sequence + 4, "an opening and a close");
@@ -431,7 +431,7 @@ fn a_root_that_was_put_back_is_refused_and_named() {
 }
 
 #[test]
-fn two_histories_that_count_alike_do_not_mix() {
+fn roots_with_equal_generations_of_two_histories_are_refused() {
     let (dirs, older) = renewed();
     // The older one goes on by itself, as often.
     older.open("ab").unwrap().renew().unwrap();
@@ -449,7 +449,7 @@ fn an_interrupted_renewal_is_finished_and_read() {
         let before: Vec<RootId> = ["a", "b", "c"].map(|name| dirs.id(name)).into();
         drop(dirs.open("abc").unwrap());
         let begun = RootId { sequence: before[0].sequence + 1, ..dirs.id("a") };
-        assert_eq!(begun.token_before, before[0].token);
+        assert_eq!(begun.previous_token, before[0].token);
         begun.create(&OsFs, &dirs.path("a")).unwrap();
         for (name, id) in ["b", "c"].iter().zip(&before[1..]) {
             if !done.contains(name) {
@@ -470,7 +470,7 @@ fn an_interrupted_renewal_is_finished_and_read() {
 }
 
 #[test]
-fn a_root_id_that_somebody_links_to_is_replaced() {
+fn hard_linked_root_id_is_replaced() {
     let dirs = Dirs::with_database("ab");
     for name in ["a", "b"] {
         let path = dirs.path(name).join("root.id");
@@ -483,7 +483,7 @@ fn a_root_id_that_somebody_links_to_is_replaced() {
 }
 
 #[test]
-fn a_removed_lock_file_lets_no_second_writer_in() {
+fn removed_lock_file_admits_no_second_writer() {
     let dirs = Dirs::with_database("ab");
     let writer = dirs.open("ab").unwrap();
     for name in ["a", "b"] {
@@ -496,7 +496,7 @@ fn a_removed_lock_file_lets_no_second_writer_in() {
 }
 
 #[test]
-fn many_that_open_at_once_agree_on_one_database() {
+fn concurrent_openers_agree_on_one_database() {
     for _ in 0..20 {
         let dirs = Dirs::new("ab");
         let open = |names: &str| {
@@ -516,7 +516,7 @@ fn many_that_open_at_once_agree_on_one_database() {
 }
 
 #[test]
-fn tables_are_directories_and_links_with_their_names_on_any_root() {
+fn table_list_includes_directories_and_symlinks_of_any_root() {
     let dirs = Dirs::with_database("ab");
     for dir in ["a/blocks", "b/blocks", "b/half-dropped", "a/A_1", "a/lost+found", "a/.hidden"] {
         OsFs.create_dir(&dirs.path(dir)).unwrap();
@@ -535,7 +535,7 @@ proptest! {
 
     /// `abc` and `xy` are databases, `m` is a copy of root `b`, `e` is empty, `n` is not there.
     #[test]
-    fn only_exactly_the_roots_of_one_database_open(
+    fn only_the_exact_root_set_of_one_database_opens(
         names in proptest::sample::subsequence(vec!['a', 'b', 'c', 'e', 'm', 'n', 'x', 'y'], 1..=5)
             .prop_shuffle(),
         create: bool,

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use lithdb_env::{Error, File, Result, UnixMillis, try_remove, write_all_at};
+use lithdb_env::{Error, File, Result, UnixMillis, remove_best_effort, write_all_at};
 
-use crate::growing::GrowingFile;
+use crate::data_file::DataFile;
 use crate::handle::Handle;
 use crate::header::{HEADER_LEN, Identity, KeyHeader, ValueHeader};
 use crate::ids::{SegmentId, ShardId};
@@ -13,7 +13,7 @@ use crate::paths::SegmentPaths;
 use crate::record::{Chain, Encoder};
 use crate::scan::Totals;
 use crate::segment::{Context, Segment};
-use crate::tail::Tail;
+use crate::write_buffer::WriteBuffer;
 
 /// What a new segment is to be.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ impl Segment {
         let segment = Self::create_files(context, new, &paths, &mut created);
         if segment.is_err() {
             for path in created.into_iter().rev() {
-                try_remove(&*context.env.fs, path);
+                remove_best_effort(&*context.env.fs, path);
             }
         }
         segment
@@ -77,9 +77,9 @@ impl Segment {
         }
         let value_ends = vec![HEADER_LEN as u64; values.len()];
         let totals = Totals { key_end, running, value_ends, ..Totals::default() };
-        let segment = Self::growing(context, paths.clone(), header, keys, values, &totals, &[]);
+        let segment = Self::mutable(context, paths.clone(), header, keys, values, &totals, &[]);
         for file in segment.files() {
-            segment.open(file)?.wrote();
+            segment.open(file)?.mark_unsynced();
         }
         Ok((Arc::new(segment), totals))
     }
@@ -87,12 +87,12 @@ impl Segment {
     /// Removes the files of a segment that nothing refers to. Best effort: an opening discards what stays.
     pub fn remove_files(&self) {
         for path in self.paths().all() {
-            try_remove(&*self.context().env.fs, path);
+            remove_best_effort(&*self.context().env.fs, path);
         }
     }
 
     /// A mutable segment over open files that hold `totals`, all of it durable.
-    pub fn growing(
+    pub fn mutable(
         context: &Arc<Context>,
         paths: SegmentPaths,
         header: KeyHeader,
@@ -107,8 +107,8 @@ impl Segment {
             #[expect(clippy::expect_used, reason = "the caller has opened every file")]
             let handle = Handle::writing(path.to_owned(), files.next().expect("an open file"));
             context.handles.admit(&handle);
-            let tail = Tail::new(end, &context.env.budgets.buffers);
-            GrowingFile::new(handle, shard, Some(tail), end, end)
+            let write_buffer = WriteBuffer::new(end, &context.env.budgets.buffers);
+            DataFile::new(handle, shard, Some(write_buffer), end, end)
         })
     }
 }

@@ -131,7 +131,7 @@ fn an_envelope_cut_at_any_length_is_corrupt() {
 }
 
 #[test]
-fn bytes_behind_the_payload_are_an_error_of_a_file_and_not_of_a_slot() {
+fn trailing_bytes_are_corrupt_in_a_file_but_not_in_a_slot() {
     let mut bytes = sealed();
     let len = bytes.len();
     bytes.push(0);
@@ -144,7 +144,7 @@ fn bytes_behind_the_payload_are_an_error_of_a_file_and_not_of_a_slot() {
 }
 
 #[test]
-fn an_envelope_of_another_thing_is_corrupt() {
+fn bad_magic_is_corrupt() {
     for magic in [Magic::ROOT, Magic::STATE] {
         let error = open::<Metadata>(magic, path(), &sealed()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
@@ -152,7 +152,7 @@ fn an_envelope_of_another_thing_is_corrupt() {
 }
 
 #[test]
-fn another_version_or_an_unknown_incompatible_flag_is_unsupported() {
+fn other_version_or_incompatible_flag_is_unsupported() {
     for bytes in [altered(8, &[2, 0]), altered(8, &[0, 0]), altered(20, &[1]), altered(23, &[128])]
     {
         let error = refused(&bytes);
@@ -175,7 +175,7 @@ fn other_flags_may_be_ignored_by_a_reader() {
 }
 
 #[test]
-fn a_giant_length_is_refused_without_believing_it() {
+fn giant_length_is_refused_without_allocating() {
     for len in [sealed().len() as u32, 1 << 20, MAX_PAYLOAD_LEN as u32 + 1, u32::MAX] {
         let error = refused(&altered(LEN_AT, &len.to_le_bytes()));
         assert_eq!(error.kind(), ErrorKind::Corrupt);
@@ -193,14 +193,14 @@ fn a_giant_length_is_refused_without_believing_it() {
 }
 
 #[test]
-fn a_payload_with_bytes_to_spare_is_corrupt() {
+fn payload_with_trailing_bytes_is_corrupt() {
     let mut payload = sealed().split_off(ENVELOPE_LEN);
     payload.push(0);
     assert_eq!(refused(&wrapped(&payload)).kind(), ErrorKind::Corrupt);
 }
 
 #[test]
-fn what_could_not_be_opened_again_is_not_sealed() {
+fn oversized_payload_is_refused_when_writing() {
     let longest = "x".repeat(MAX_PAYLOAD_LEN - 8);
     let bytes = seal(Magic::STATE, &longest).unwrap();
     assert!(open_file::<String>(Magic::STATE, path(), &bytes).unwrap() == longest);
@@ -209,7 +209,7 @@ fn what_could_not_be_opened_again_is_not_sealed() {
 }
 
 #[test]
-fn a_metadata_file_is_replaced_whole_and_damage_names_the_file() {
+fn metadata_is_replaced_atomically_and_damage_names_file() {
     let fs = SimFs::new();
     fs.make_dirs("/t");
     metadata().write(&fs, path()).unwrap();

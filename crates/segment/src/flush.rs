@@ -11,7 +11,7 @@ use bytes::Bytes;
 use lithdb_env::{Error, Result, write_all_at};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::growing::GrowingFile;
+use crate::data_file::DataFile;
 use crate::handle::OpenFile;
 use crate::ids::SegmentId;
 use crate::metadata::{Metadata, Stamp};
@@ -38,10 +38,10 @@ pub struct SealJob {
     pub successor_end: Option<Mark>,
 }
 
-impl GrowingFile {
+impl DataFile {
     /// Writes the tail out and syncs, unless everything up to `end` is durable.
     fn make_durable(&self, open: &OpenFile, end: u64) -> Result<()> {
-        self.one_sync_at_a_time(|| {
+        self.serialize_syncs(|| {
             if self.durable() >= end {
                 return Ok(());
             }
@@ -55,7 +55,7 @@ impl GrowingFile {
 
     /// Syncs the file with its length, whatever is known of it.
     pub(crate) fn sync_all(&self, open: &OpenFile) -> Result<()> {
-        self.one_sync_at_a_time(|| {
+        self.serialize_syncs(|| {
             let synced = open.synced(|file| file.sync_all());
             synced.map_err(|e| Error::failed_write("sync", self.handle.path(), e))
         })
@@ -63,7 +63,7 @@ impl GrowingFile {
 
     /// A failed write-back is reported to one sync of a file alone: the next one succeeds, whatever is on the disk. So
     /// syncs of one file take turns, and after a failure all of them fail.
-    fn one_sync_at_a_time(&self, sync: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn serialize_syncs(&self, sync: impl FnOnce() -> Result<()>) -> Result<()> {
         let mut failure = self.sync_failure.lock();
         if let Some(failure) = &*failure {
             return Err(failure.clone());
@@ -76,26 +76,30 @@ impl GrowingFile {
 
 impl Segment {
     /// Writes out what was accepted, for its memory: not yet durable.
-    pub(crate) fn write_out(&self) -> Result<()> {
+    pub(crate) fn write_buffers_to_files(&self) -> Result<()> {
         self.files().try_for_each(|file| file.drain(&*self.open(file)?))
     }
 
     /// Gives back buffers: those that are empty, or else what is in them is written out. Waits for nobody who writes; says
     /// whether there was something. After a failed write the table must take no more.
-    pub fn let_go_of_buffers(&self) -> Result<bool> {
-        let tails = || self.files().filter_map(|file| Some((file, file.tail.as_ref()?)));
-        if tails().fold(false, |is_any, (_, tail)| is_any | tail.release()) {
+    pub fn release_buffers(&self) -> Result<bool> {
+        let write_buffers =
+            || self.files().filter_map(|file| Some((file, file.write_buffer.as_ref()?)));
+        if write_buffers().fold(false, |is_any, (_, write_buffer)| is_any | write_buffer.release())
+        {
             return Ok(true);
         }
         let mut is_any = false;
-        for (file, tail) in tails().filter(|(_, tail)| !tail.is_empty()) {
-            let written = file.write(&*self.open(file)?, |file| tail.try_drain(file))?;
-            is_any |= written.is_some() | tail.release();
+        for (file, write_buffer) in
+            write_buffers().filter(|(_, write_buffer)| !write_buffer.is_empty())
+        {
+            let written = file.write(&*self.open(file)?, |file| write_buffer.try_drain(file))?;
+            is_any |= written.is_some() | write_buffer.release();
         }
         Ok(is_any)
     }
 
-    pub(crate) fn files(&self) -> impl Iterator<Item = &GrowingFile> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = &DataFile> {
         self.values.iter().chain([&self.keys])
     }
 
@@ -114,15 +118,17 @@ impl Segment {
 
     /// Writes full chunks of the tails to the files if it is nobody else's turn. Called by those who fill them.
     /// If it fails, the table must take no more writes.
-    pub fn relieve(&self) -> Result<()> {
+    pub fn write_full_chunks(&self) -> Result<()> {
         for file in self.files() {
-            let Some(tail) = &file.tail else { continue };
-            if !tail.has_waiting() {
+            let Some(write_buffer) = &file.write_buffer else { continue };
+            if !write_buffer.has_full_chunks() {
                 continue;
             }
             // What cannot be written now stays in memory; the next flush says why.
             let Ok(open) = self.open(file) else { continue };
-            if let Some((start, end)) = file.write(&open, |file| tail.relieve(file))? {
+            if let Some((start, end)) =
+                file.write(&open, |file| write_buffer.write_full_chunks(file))?
+            {
                 #[expect(clippy::let_underscore_must_use, reason = "a hint, as in `write_direct`")]
                 let _ = open.file.start_writeback(start, end - start);
             }
@@ -172,11 +178,11 @@ impl Segment {
     }
 
     /// Gives back space that was reserved and not used. No file gets another length.
-    pub fn give_back(&self) -> Result<()> {
-        self.files().try_for_each(|file| self.give_back_of(file))
+    pub fn release_reserved_space(&self) -> Result<()> {
+        self.files().try_for_each(|file| self.release_reserved_space_of(file))
     }
 
-    pub(crate) fn give_back_of(&self, file: &GrowingFile) -> Result<()> {
+    pub(crate) fn release_reserved_space_of(&self, file: &DataFile) -> Result<()> {
         let (open, path) = (self.open(file)?, file.handle.path());
         let len = open.file.len().map_err(|e| Error::io("measure", path, e))?;
         open.file.set_len(len).map_err(|e| Error::io("give space back", path, e))
@@ -220,7 +226,7 @@ impl SealJob {
             return Ok(()); // it is sealed, durably: what failed came afterwards
         }
         segment.make_durable(&self.totals)?;
-        segment.give_back()?;
+        segment.release_reserved_space()?;
         let metadata = self.metadata(segment.digest(self.totals.key_end)?);
         metadata.write(&*segment.context().env.fs, &segment.paths().metadata)?;
         segment.set_sealed(metadata);
@@ -228,8 +234,8 @@ impl SealJob {
             file.handle.finish_writing();
             segment.context().handles.admit(&file.handle);
             // A sealed segment may live as long as the process.
-            if let Some(tail) = &file.tail {
-                tail.release();
+            if let Some(write_buffer) = &file.write_buffer {
+                write_buffer.release();
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Open files, opened when first needed and closed again when there are too many.
 //!
 //! A [`Handle`] stands for one file of a segment. It is open or not; whoever reads or writes gets a share of what is open,
-//! and only what nobody has a share of is closed. [`HandleLimit`] closes the handle that was not used for longest
+//! and only what nobody has a share of is closed. [`HandleCache`] closes the handle that was not used for longest
 //! (approximately: second chance, as in CLOCK, Corbató 1968). A file with writes that were not synced stays open: the
 //! failure of a write-back is reported to those who had the file open.
 
@@ -28,12 +28,12 @@ pub enum ReadMode {
 
 /// Keeps the number of open files of segments below a limit, as far as they are idle.
 #[derive(Debug)]
-pub struct HandleLimit {
+pub struct HandleCache {
     limit: usize,
     open: Mutex<VecDeque<Weak<Handle>>>,
 }
 
-impl HandleLimit {
+impl HandleCache {
     /// A limit of so many files, at least 1, those included that are being written.
     pub fn new(limit: usize) -> Self {
         Self { limit: limit.max(1), open: Mutex::new(VecDeque::new()) }
@@ -51,15 +51,16 @@ impl HandleLimit {
         if !handle.is_listed.swap(true, Ordering::Relaxed) {
             open.push_back(Arc::downgrade(handle));
         }
-        while open.len() > self.limit && Self::close_one(&mut open, Some(handle)) {}
+        while open.len() > self.limit && Self::evict_one(&mut open, Some(handle)) {}
     }
 
-    /// Closes one idle file, but never `newcomer`.
-    fn close_one(open: &mut VecDeque<Weak<Handle>>, newcomer: Option<&Arc<Handle>>) -> bool {
+    /// Closes one idle file, but never `just_opened`.
+    fn evict_one(open: &mut VecDeque<Weak<Handle>>, just_opened: Option<&Arc<Handle>>) -> bool {
         for _ in 0..2 * open.len() {
             let Some(candidate) = open.pop_front() else { break };
             let Some(oldest) = candidate.upgrade() else { return true };
-            let is_newcomer = newcomer.is_some_and(|newcomer| Arc::ptr_eq(&oldest, newcomer));
+            let is_newcomer =
+                just_opened.is_some_and(|just_opened| Arc::ptr_eq(&oldest, just_opened));
             if is_newcomer || oldest.used.swap(false, Ordering::Relaxed) || !oldest.close_if_idle()
             {
                 open.push_back(candidate);
@@ -72,9 +73,9 @@ impl HandleLimit {
     }
 }
 
-impl Reclaim for HandleLimit {
+impl Reclaim for HandleCache {
     fn reclaim(self: Arc<Self>) -> bool {
-        Self::close_one(&mut self.open.lock(), None)
+        Self::evict_one(&mut self.open.lock(), None)
     }
 }
 
@@ -137,7 +138,7 @@ impl Handle {
     pub(crate) fn get(
         self: &Arc<Self>,
         fs: &dyn Fs,
-        limit: &HandleLimit,
+        limit: &HandleCache,
         check: impl FnOnce(&dyn File) -> Result<()>,
     ) -> Result<Arc<OpenFile>> {
         if let Some(open) = &*self.open.read() {
@@ -178,7 +179,7 @@ impl Handle {
     }
 
     /// Closes the file if it is idle and was not used since this was last called.
-    pub(crate) fn rest(&self) {
+    pub(crate) fn close_if_unused(&self) {
         if !self.used.swap(false, Ordering::Relaxed) {
             self.close_if_idle();
         }
@@ -205,7 +206,7 @@ impl OpenFile {
     }
 
     /// Something was written; said before this share of the file is let go.
-    pub(crate) fn wrote(&self) {
+    pub(crate) fn mark_unsynced(&self) {
         self.unsynced.store(true, Ordering::Release);
     }
 
@@ -217,7 +218,7 @@ impl OpenFile {
         self.unsynced.store(false, Ordering::Release);
         let synced = sync(&*self.file);
         if synced.is_err() {
-            self.wrote();
+            self.mark_unsynced();
         }
         synced
     }
@@ -274,11 +275,11 @@ mod tests {
     fn open_files_are_counted_while_one_is_opened() {
         let fs = SimFs::new();
         fs.create_new(Path::new("/f")).unwrap();
-        let limit = Arc::new(HandleLimit::new(1));
+        let limit = Arc::new(HandleCache::new(1));
         let handle = Handle::closed("/f".into());
         drop(handle.get(&fs, &limit, |_| Ok(())).unwrap());
         for _ in 0..2 {
-            handle.rest(); // closed, and still in the limit's list
+            handle.close_if_unused(); // closed, and still in the limit's list
         }
         assert_eq!(limit.open_files(), 0);
         let (tell, told) = channel();

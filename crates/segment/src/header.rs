@@ -101,7 +101,7 @@ fn check<'a>(path: &Path, bytes: &'a [u8], magic: [u8; 8]) -> Result<&'a [u8; HE
     let name = String::from_utf8_lossy(&magic).into_owned();
     if !header.starts_with(&magic) {
         let kind = if expected == found { ErrorKind::Foreign } else { ErrorKind::Corrupt };
-        return Err(Error::corrupt(path, 0, &name, "another beginning").reclassified(kind));
+        return Err(Error::corrupt(path, 0, &name, "another beginning").with_kind(kind));
     }
     if expected != found {
         let expected = format!("header checksum {expected:08x}");

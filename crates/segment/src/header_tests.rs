@@ -55,14 +55,14 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_are_no_header(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+    fn random_bytes_are_not_a_header(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
         prop_assert_eq!(kind_of(KeyHeader::decode(path(), &bytes)), ErrorKind::Corrupt);
         prop_assert_eq!(kind_of(ValueHeader::decode(path(), &bytes)), ErrorKind::Corrupt);
     }
 }
 
 #[test]
-fn every_flipped_bit_and_every_cut_of_a_header_is_corrupt() {
+fn flipped_or_truncated_header_is_corrupt() {
     let (key, value) = (key_header().encode(), value_header().encode());
     for bit in 0..HEADER_LEN * 8 {
         let flip = |header: &Vec<u8>| {
@@ -84,7 +84,7 @@ fn every_flipped_bit_and_every_cut_of_a_header_is_corrupt() {
 }
 
 #[test]
-fn what_another_version_wrote_is_unsupported_and_what_it_may_add_is_ignored() {
+fn other_version_is_unsupported_compatible_flags_are_ignored() {
     let header = key_header().encode();
     for (offset, bytes) in [
         (VERSION_AT, &[2, 0][..]),
@@ -111,7 +111,7 @@ fn what_another_version_wrote_is_unsupported_and_what_it_may_add_is_ignored() {
 }
 
 #[test]
-fn a_file_of_something_else_is_foreign() {
+fn bad_magic_is_foreign() {
     let key = altered(&key_header().encode(), 0, b"SQLite f");
     assert_eq!(kind_of(KeyHeader::decode(path(), &key)), ErrorKind::Foreign);
     let value = value_header().encode();
@@ -135,7 +135,7 @@ fn a_file_of_something_else_is_foreign() {
 }
 
 #[test]
-fn a_number_of_value_files_that_cannot_be_is_corrupt() {
+fn impossible_shard_count_is_corrupt() {
     for shards in [0, 257, u16::MAX] {
         let header = KeyHeader { shards, ..key_header() }.encode();
         assert_eq!(kind_of(KeyHeader::decode(path(), &header)), ErrorKind::Corrupt);

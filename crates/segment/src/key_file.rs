@@ -52,7 +52,7 @@ impl KeyFile {
     }
 
     /// Opens the key file of a table's segment, unless it is another one, or has features that forbid the access.
-    pub fn open_of(
+    pub fn open_checked_for(
         fs: &dyn Fs,
         path: &Path,
         (table_id, id): (u64, SegmentId),
@@ -68,7 +68,7 @@ impl KeyFile {
 
     /// Opens a file that may never have been synced: `None` if it does not begin with the header of a key file. One of
     /// another version is an error, as a failed read is: neither says what is in the file.
-    pub fn open_if_sound(fs: &dyn Fs, path: &Path) -> Result<Option<Self>> {
+    pub fn open_if_valid(fs: &dyn Fs, path: &Path) -> Result<Option<Self>> {
         match Self::open(fs, path) {
             Ok(file) => Ok(Some(file)),
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Foreign) => {
@@ -104,10 +104,10 @@ impl KeyFile {
     }
 
     /// A scanner of the file up to `end`.
-    pub fn scan(&self, end: u64, promise: Option<Mark>) -> Scanner<'static> {
+    pub fn scan(&self, end: u64, durable_mark: Option<Mark>) -> Scanner<'static> {
         let file = self.clone();
         let source = move |offset: u64, len: usize| file.bytes(offset, len);
-        Scanner::new(source, &self.path, self.header, end).promised(promise)
+        Scanner::new(source, &self.path, self.header, end).with_durable_mark(durable_mark)
     }
 
     /// Whether any mark in the file holds: something in it was acknowledged. A file that cannot be read may hold one.

@@ -5,9 +5,9 @@
 
 mod bytes_le;
 mod create;
+mod data_file;
 pub mod envelope;
 mod flush;
-mod growing;
 mod handle;
 mod header;
 mod ids;
@@ -21,15 +21,15 @@ pub mod scan;
 mod seed;
 mod segment;
 pub mod slots;
-mod tail;
 mod value;
 pub mod values;
 pub mod window;
+mod write_buffer;
 mod writer;
 
 pub use create::NewSegment;
 pub use flush::{SealJob, digest_of};
-pub use handle::{HandleLimit, ReadMode};
+pub use handle::{HandleCache, ReadMode};
 pub use header::{
     FORMAT_VERSION, HEADER_LEN, Identity, KEY_MAGIC, KeyHeader, VALUE_MAGIC, ValueHeader,
     check_writable,
@@ -39,6 +39,6 @@ pub use metadata::{Metadata, Stamp};
 pub use names::{SEGMENTS_DIR, STATE_FILE, SegmentFile, TableName};
 pub use paths::SegmentPaths;
 pub use seed::Seeds;
-pub use segment::{Context, Segment, UnlinkRight, Verify};
+pub use segment::{Context, Segment, UnlinkPermission, Verify};
 pub use value::Value;
 pub use writer::{Alias, Appended, Copier, DirectWrite, Group, SegmentWriter, Stream};

@@ -169,12 +169,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_name_reads_back_as_the_file_it_was_given_to(file in any_file()) {
+        fn every_file_name_parses_back(file in any_file()) {
             prop_assert_eq!(SegmentFile::parse(&file.to_string()), Some(file));
         }
 
         #[test]
-        fn whatever_parses_is_written_exactly_so(name in "[0-9]{0,3}-?[0-9]{0,4}\\.?(keys|values|metadata)?(\\.new)?") {
+        fn parsed_names_are_canonical(name in "[0-9]{0,3}-?[0-9]{0,4}\\.?(keys|values|metadata)?(\\.new)?") {
             if let Some(file) = SegmentFile::parse(&name) {
                 prop_assert_eq!(file.to_string(), name);
             }
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_names_are_not_ours() {
+    fn foreign_names_do_not_parse() {
         for name in [
             "",
             "keys",
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_table_names_are_refused_with_what_is_wrong() {
+    fn bad_table_names_are_refused_with_the_reason() {
         for (name, says) in [("", "1 to 128"), ("a/b", "'/'"), ("..", "'.'"), ("käse", "'ä'")] {
             let error = TableName::new(name).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument);

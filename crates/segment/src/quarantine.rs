@@ -9,17 +9,17 @@ use crate::SEGMENTS_DIR;
 use crate::window::{PIECE, Window};
 
 /// Begins the name of a directory in which a repair keeps what it replaces; the time in milliseconds follows.
-pub const ASIDE_PREFIX: &str = "damaged-";
+pub const QUARANTINE_PREFIX: &str = "damaged-";
 
 /// Whether a directory of this name was made by a repair.
-pub fn is_aside(name: &str) -> bool {
-    name.strip_prefix(ASIDE_PREFIX)
+pub fn is_quarantine_dir(name: &str) -> bool {
+    name.strip_prefix(QUARANTINE_PREFIX)
         .is_some_and(|millis| !millis.is_empty() && millis.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Keeps damaged files. What it has returned from is durable.
 #[derive(Debug)]
-pub struct Aside<'a> {
+pub struct Quarantine<'a> {
     fs: &'a dyn Fs,
     name: String,
     /// The directories that were made.
@@ -29,7 +29,7 @@ pub struct Aside<'a> {
     pub files: usize,
 }
 
-impl<'a> Aside<'a> {
+impl<'a> Quarantine<'a> {
     /// Chooses a name that is on none of `tables`, the table's directories.
     pub fn new(env: &'a Env, tables: &[PathBuf]) -> Result<Self> {
         let (fs, mut millis) = (&*env.fs, env.clock.now().0);
@@ -41,10 +41,10 @@ impl<'a> Aside<'a> {
             }
             Ok(false)
         };
-        while is_taken(&format!("{ASIDE_PREFIX}{millis}"))? {
+        while is_taken(&format!("{QUARANTINE_PREFIX}{millis}"))? {
             millis += 1;
         }
-        let name = format!("{ASIDE_PREFIX}{millis}");
+        let name = format!("{QUARANTINE_PREFIX}{millis}");
         Ok(Self { fs, name, dirs: BTreeSet::new(), kept: BTreeSet::new(), files: 0 })
     }
 
@@ -86,7 +86,7 @@ impl<'a> Aside<'a> {
     }
 
     /// Moves files out of the way.
-    pub fn take_away<'p>(&mut self, paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<()> {
+    pub fn move_in<'p>(&mut self, paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<()> {
         let mut from = BTreeSet::new();
         for path in paths {
             let place = self.place(path)?;

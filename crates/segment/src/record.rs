@@ -102,13 +102,13 @@ impl KeyRecord<'_> {
     }
 
     /// Whether the value stands behind the key.
-    pub fn carries_value(&self) -> bool {
+    pub fn has_inline_value(&self) -> bool {
         self.is_primary() && self.shard == ShardId::INLINE
     }
 
     /// The length of the record with the value it carries, in bytes.
     pub fn encoded_len(&self) -> usize {
-        let inline = if self.carries_value() { self.stored_len as usize } else { 0 };
+        let inline = if self.has_inline_value() { self.stored_len as usize } else { 0 };
         KEY_FIXED_LEN + self.key.len() + inline
     }
 
@@ -183,7 +183,7 @@ pub struct Decoded<'a> {
 pub enum Invalid {
     /// The file ends before the record does.
     #[error("the file ends inside of the record")]
-    CutShort,
+    Truncated,
     /// No kind has this number.
     #[error("expected a record kind of 1 to 5, found {0}")]
     Kind(u8),
@@ -197,7 +197,7 @@ pub enum Invalid {
     },
     /// The bytes are as written, and make no sense.
     #[error("{0}")]
-    Meaning(&'static str),
+    Malformed(&'static str),
 }
 
 /// Appends records to a buffer. `start` is the offset that the buffer's first byte has in the file.
@@ -339,33 +339,33 @@ pub(crate) fn decode_with<'a>(
     offset: u32,
     bytes: &'a [u8],
 ) -> Result<Decoded<'a>, Invalid> {
-    let prefix = bytes.first_chunk::<PREFIX_LEN>().ok_or(Invalid::CutShort)?;
+    let prefix = bytes.first_chunk::<PREFIX_LEN>().ok_or(Invalid::Truncated)?;
     let [a, b, c, d, kind, flags, n0, n1] = *prefix;
     let found = u32::from_le_bytes([a, b, c, d]);
     let n = usize::from(u16::from_le_bytes([n0, n1]));
     let (kind, covered) = covered(kind, n).ok_or(Invalid::Kind(kind))?;
     let seeds = if matches!(kind, Kind::Key | Kind::Padding) { seeds.epoch } else { seeds.salt };
-    let record = bytes.get(..covered).ok_or(Invalid::CutShort)?;
-    let body = record.get(4..).ok_or(Invalid::CutShort)?;
+    let record = bytes.get(..covered).ok_or(Invalid::Truncated)?;
+    let body = record.get(4..).ok_or(Invalid::Truncated)?;
     let expected = crc32c::crc32c_append(seeds.at(offset), body);
     if expected != found {
         return Err(Invalid::Checksum { expected, found });
     }
     if kind != Kind::Key && flags != 0 {
-        return Err(Invalid::Meaning("expected no flags"));
+        return Err(Invalid::Malformed("expected no flags"));
     }
     let record = match kind {
         Kind::Key => {
             let record = key_record(flags, record)?;
             let len = record.encoded_len();
-            if record.carries_value() {
+            if record.has_inline_value() {
                 let expected = u64::from(offset) + covered as u64;
                 if record.offset != expected || record.stored_len > MAX_INLINE_LEN {
-                    return Err(Invalid::Meaning("expected the inline value behind the key"));
+                    return Err(Invalid::Malformed("expected the inline value behind the key"));
                 }
             }
             if bytes.len() < len {
-                return Err(Invalid::CutShort);
+                return Err(Invalid::Truncated);
             }
             return Ok(Decoded { record: Record::Key(record), checksum: found, len });
         }
@@ -379,7 +379,7 @@ pub(crate) fn decode_with<'a>(
         }),
         Kind::Mark => {
             if record.get(8..16) != Some(&MARK_MAGIC) {
-                return Err(Invalid::Meaning("expected the magic of a mark"));
+                return Err(Invalid::Malformed("expected the magic of a mark"));
             }
             Record::Mark(Mark {
                 through: field32(record, 16)?,
@@ -435,12 +435,12 @@ pub(crate) fn check_key_record(
     offset: u32,
     bytes: &[u8],
 ) -> Result<(), Invalid> {
-    let found = u32_at(bytes, 0).ok_or(Invalid::CutShort)?;
-    let kind = bytes.get(4).copied().ok_or(Invalid::CutShort)?;
+    let found = u32_at(bytes, 0).ok_or(Invalid::Truncated)?;
+    let kind = bytes.get(4).copied().ok_or(Invalid::Truncated)?;
     if kind != Kind::Key as u8 {
         return Err(Invalid::Kind(kind));
     }
-    let body = bytes.get(4..).ok_or(Invalid::CutShort)?;
+    let body = bytes.get(4..).ok_or(Invalid::Truncated)?;
     match crc32c::crc32c_append(Seeds::new(identity, epoch).at(offset), body) {
         expected if expected == found => Ok(()),
         expected => Err(Invalid::Checksum { expected, found }),
@@ -448,22 +448,22 @@ pub(crate) fn check_key_record(
 }
 
 fn key_record(flags: u8, record: &[u8]) -> Result<KeyRecord<'_>, Invalid> {
-    let decoded = decode_unchecked(record).ok_or(Invalid::CutShort)?;
+    let decoded = decode_unchecked(record).ok_or(Invalid::Truncated)?;
     if decoded.key.is_empty() || flags & !Flags::ALL != 0 {
-        return Err(Invalid::Meaning("expected a key and known flags"));
+        return Err(Invalid::Malformed("expected a key and known flags"));
     }
     if decoded.codec != 0 || decoded.stored_len != decoded.raw_len {
-        return Err(Invalid::Meaning("expected codec 0 and equal lengths"));
+        return Err(Invalid::Malformed("expected codec 0 and equal lengths"));
     }
     Ok(decoded)
 }
 
 fn field32(record: &[u8], offset: usize) -> Result<u32, Invalid> {
-    u32_at(record, offset).ok_or(Invalid::CutShort)
+    u32_at(record, offset).ok_or(Invalid::Truncated)
 }
 
 fn field64(record: &[u8], offset: usize) -> Result<u64, Invalid> {
-    u64_at(record, offset).ok_or(Invalid::CutShort)
+    u64_at(record, offset).ok_or(Invalid::Truncated)
 }
 
 fn lengths(record: &[u8], from: usize) -> Vec<u64> {

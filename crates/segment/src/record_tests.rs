@@ -33,7 +33,7 @@ impl Item {
                     value_checksum: crc32c::crc32c(value),
                     codec: 0,
                 };
-                if record.carries_value() {
+                if record.has_inline_value() {
                     record.offset = u64::from(at) + (KEY_FIXED_LEN + key.len()) as u64;
                 }
                 Record::Key(record)
@@ -57,7 +57,7 @@ impl Item {
         match (self, self.record(at)) {
             (Self::Key { value, .. }, Record::Key(record)) => {
                 encoder.key(&record);
-                if record.carries_value() {
+                if record.has_inline_value() {
                     encoder.inline(value);
                 }
             }
@@ -180,7 +180,7 @@ proptest! {
     }
 
     #[test]
-    fn a_record_holds_only_where_it_was_written((item, at) in any_item(), other in 1..=u32::MAX, salt in 1..=u64::MAX) {
+    fn record_is_valid_only_at_its_offset((item, at) in any_item(), other in 1..=u32::MAX, salt in 1..=u64::MAX) {
         let bytes = item.encode(at);
         prop_assert!(decode_here(&bytes, at ^ other).is_err(), "another offset");
         let of_another = Identity { segment: SegmentId(9 ^ other), ..IDENTITY };
@@ -195,7 +195,7 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_are_no_record(mut bytes in prop::collection::vec(any::<u8>(), 0..400), kind in 0..8_u8, at: u32) {
+    fn random_bytes_are_not_a_record(mut bytes in prop::collection::vec(any::<u8>(), 0..400), kind in 0..8_u8, at: u32) {
         prop_assert!(decode_here(&bytes, at).is_err());
         if let Some(byte) = bytes.get_mut(4) {
             *byte = kind;
@@ -206,7 +206,7 @@ proptest! {
     }
 
     #[test]
-    fn a_record_of_random_content_with_a_right_checksum_never_panics(
+    fn random_record_with_valid_checksum_never_panics(
         kind in 0..8_u8, flags: u8, n in prop_oneof![0..64_u16, any::<u16>()],
         body in prop::collection::vec(any::<u8>(), 0..300), at: u32,
     ) {
@@ -222,7 +222,7 @@ proptest! {
 }
 
 #[test]
-fn every_flipped_bit_of_every_kind_is_refused_or_changes_nothing() {
+fn flipped_bit_is_refused_or_harmless_for_every_kind() {
     for (item, at) in one_of_every_kind() {
         let bytes = item.encode(at);
         let covered = match item.record(at) {
@@ -245,17 +245,21 @@ fn every_flipped_bit_of_every_kind_is_refused_or_changes_nothing() {
 }
 
 #[test]
-fn a_record_cut_at_any_length_is_cut_short() {
+fn record_cut_at_any_length_is_truncated() {
     for (item, at) in one_of_every_kind() {
         let bytes = item.encode(at);
         for len in 0..bytes.len() {
-            assert_eq!(decode_here(&bytes[..len], at), Err(Invalid::CutShort), "{len} of {item:?}");
+            assert_eq!(
+                decode_here(&bytes[..len], at),
+                Err(Invalid::Truncated),
+                "{len} of {item:?}"
+            );
         }
     }
 }
 
 #[test]
-fn zeros_are_no_record() {
+fn zeros_are_not_a_record() {
     let zeros = [0; 200];
     for len in PREFIX_LEN..zeros.len() {
         for epoch in [0, EPOCH] {
@@ -271,11 +275,11 @@ fn zeros_are_no_record() {
 }
 
 #[test]
-fn lengths_that_claim_more_than_there_is_are_cut_short_before_anything_is_made() {
+fn oversized_lengths_are_truncated_before_allocating() {
     let (salt, body) = (IDENTITY.salt, [0xff; 60]);
     for (kind, epoch) in [(1, EPOCH), (3, salt), (4, salt), (5, EPOCH)] {
         let bytes = forged(64, epoch, kind, 0, u16::MAX, &body);
-        assert_eq!(decode_here(&bytes, 64), Err(Invalid::CutShort), "kind {kind}");
+        assert_eq!(decode_here(&bytes, 64), Err(Invalid::Truncated), "kind {kind}");
     }
     let giant = KeyRecord {
         flags: Flags::default(),
@@ -287,13 +291,13 @@ fn lengths_that_claim_more_than_there_is_are_cut_short_before_anything_is_made()
         value_checksum: 0,
         codec: 0,
     };
-    assert!(matches!(decode_here(&forged_key(&giant, 7), 64), Err(Invalid::Meaning(_))));
+    assert!(matches!(decode_here(&forged_key(&giant, 7), 64), Err(Invalid::Malformed(_))));
     // As a secondary record it carries nothing, so its length is only a number.
     assert_eq!(decode_here(&forged_key(&giant, 6), 64).unwrap().len, 33);
 }
 
 #[test]
-fn sound_bytes_without_sense_are_refused() {
+fn malformed_record_with_valid_checksum_is_refused() {
     let good = KeyRecord {
         flags: Flags::default(),
         key: b"k",
@@ -322,12 +326,12 @@ fn sound_bytes_without_sense_are_refused() {
         ("padding with flags", forged(64, EPOCH, 5, 1, 8, &[])),
         ("a mark without magic", forged(64, salt, 4, 0, 0, &mark)),
     ] {
-        assert!(matches!(decode_here(&bytes, 64), Err(Invalid::Meaning(_))), "{what}");
+        assert!(matches!(decode_here(&bytes, 64), Err(Invalid::Malformed(_))), "{what}");
     }
 }
 
 #[test]
-fn the_longest_key_and_inline_value_fit_into_the_longest_record() {
+fn max_record_len_fits_longest_key_and_inline_value() {
     let (key, value) = (vec![0x6b; MAX_KEY_LEN], vec![0x76; MAX_INLINE_LEN as usize]);
     let item = Item::Key { flags: 7, key, shard: ShardId::INLINE, offset: 0, value };
     let bytes = item.encode(64);
@@ -336,7 +340,7 @@ fn the_longest_key_and_inline_value_fit_into_the_longest_record() {
 }
 
 #[test]
-fn padding_leads_every_offset_to_where_a_mark_may_stand() {
+fn padding_aligns_every_offset_for_a_mark() {
     for offset in 64..200 {
         let padding = padding_before_mark(offset);
         assert!(padding == 0 || (8..=23).contains(&padding), "{padding} at {offset}");
@@ -349,7 +353,7 @@ fn padding_leads_every_offset_to_where_a_mark_may_stand() {
 }
 
 #[test]
-fn the_running_checksum_is_that_of_all_checksums_in_order() {
+fn running_checksum_covers_all_checksums_in_order() {
     let mut buffer = Vec::new();
     let mut encoder =
         Encoder { buffer: &mut buffer, identity: IDENTITY, epoch: EPOCH, running: 0, offset: 71 };

@@ -81,7 +81,7 @@ impl Totals {
     }
 
     /// Becomes equal to `now`, of the same file, without a new list.
-    fn catch_up(&mut self, now: &Self) {
+    fn update_to(&mut self, now: &Self) {
         let Self { key_end, records, primaries, running, value_ends } = now;
         (self.key_end, self.records) = (*key_end, *records);
         (self.primaries, self.running) = (*primaries, *running);
@@ -160,10 +160,10 @@ impl<'a> Scanner<'a> {
 
     /// The same scanner, begun behind what another one of the file has counted, with the epochs it met.
     #[must_use]
-    pub fn behind(mut self, counted: &Totals, epochs: &[(u32, u64)]) -> Self {
+    pub fn resume_after(mut self, counted: &Totals, epochs: &[(u32, u64)]) -> Self {
         (self.offset, self.window_start) = (counted.key_end, counted.key_end);
-        self.now.catch_up(counted);
-        self.committed.catch_up(counted);
+        self.now.update_to(counted);
+        self.committed.update_to(counted);
         self.epochs = epochs.to_vec();
         let identity = &self.header.identity;
         let epoch = epochs.last().map_or(identity.salt, |(_, epoch)| *epoch);
@@ -174,20 +174,20 @@ impl<'a> Scanner<'a> {
     /// The same scanner, told of a promise that stands outside of the file (the durable tail of the table's
     /// state).
     #[must_use]
-    pub fn promised(mut self, promise: Option<Mark>) -> Self {
-        self.mark = promise.or(self.mark);
+    pub fn with_durable_mark(mut self, durable_mark: Option<Mark>) -> Self {
+        self.mark = durable_mark.or(self.mark);
         self
     }
 
     /// The same scanner, which notes the [times](Self::times) of all marks.
     #[must_use]
-    pub fn with_times(mut self) -> Self {
+    pub fn with_mark_times(mut self) -> Self {
         self.times = Some(Vec::new());
         self
     }
 
     /// Of every mark that was passed, in order: so much of the file was durable at that time.
-    pub fn times(&self) -> &[(u32, UnixMillis)] {
+    pub fn mark_times(&self) -> &[(u32, UnixMillis)] {
         self.times.as_deref().unwrap_or_default()
     }
 
@@ -217,10 +217,10 @@ impl<'a> Scanner<'a> {
             }
             self.fill()?;
             let Ok(offset) = u32::try_from(self.offset) else {
-                self.stop(Invalid::Meaning("expected records below 4 GiB"))?;
+                self.stop(Invalid::Malformed("expected records below 4 GiB"))?;
                 break;
             };
-            match self.take_record(offset) {
+            match self.consume_record(offset) {
                 Ok(true) => return Ok(Some(offset)),
                 Ok(false) => {}
                 Err(invalid) => self.stop(invalid)?,
@@ -230,12 +230,12 @@ impl<'a> Scanner<'a> {
     }
 
     /// Counts in the record at the present offset; says whether it is a key record.
-    fn take_record(&mut self, offset: u32) -> Result<bool, Invalid> {
+    fn consume_record(&mut self, offset: u32) -> Result<bool, Invalid> {
         let start = (self.offset - self.window_start) as usize;
         let (_, bytes) = self.window.split_at(start);
         let decoded = decode_with(&self.seeds, offset, bytes)?;
         let ends_batch =
-            take(&mut self.now, &mut self.group, &decoded).map_err(Invalid::Meaning)?;
+            take(&mut self.now, &mut self.group, &decoded).map_err(Invalid::Malformed)?;
         let Decoded { record, len, .. } = decoded;
         let is_key = matches!(record, Record::Key(_));
         match record {
@@ -244,13 +244,13 @@ impl<'a> Scanner<'a> {
                 self.epochs.push((offset, epoch));
             }
             Record::Chain(chain) => self.check_chain(&chain)?,
-            Record::Mark(mark) => self.take_mark(mark)?,
+            Record::Mark(mark) => self.consume_mark(mark)?,
             Record::Key(_) | Record::Padding(_) => {}
         }
         self.offset += len as u64;
         self.now.key_end = self.offset;
         if ends_batch {
-            self.committed.catch_up(&self.now);
+            self.committed.update_to(&self.now);
         }
         Ok(is_key)
     }
@@ -279,43 +279,43 @@ impl<'a> Scanner<'a> {
         if self.offset == HEADER_LEN as u64 && chain.predecessor == self.header.predecessor {
             return Ok(());
         }
-        Err(Invalid::Meaning("expected the chain record first, naming the predecessor"))
+        Err(Invalid::Malformed("expected the chain record first, naming the predecessor"))
     }
 
-    fn take_mark(&mut self, mark: Mark) -> Result<(), Invalid> {
+    fn consume_mark(&mut self, mark: Mark) -> Result<(), Invalid> {
         let sound = u64::from(mark.through) <= self.offset
             && self.offset.is_multiple_of(MARK_ALIGN as u64)
             && mark.value_ends.len() == usize::from(self.header.shards);
         if !sound {
-            return Err(Invalid::Meaning("expected a mark of what stands before it"));
+            return Err(Invalid::Malformed("expected a mark of what stands before it"));
         }
         if let Some(times) = &mut self.times {
             times.push((mark.through, mark.time));
         }
-        self.promise(mark);
+        self.raise_mark(mark);
         Ok(())
     }
 
     /// The furthest promise counts, wherever it stands.
-    fn promise(&mut self, mark: Mark) {
+    fn raise_mark(&mut self, mark: Mark) {
         if self.mark.as_ref().is_none_or(|known| known.through <= mark.through) {
             self.mark = Some(mark);
         }
     }
 
     fn finish_at_end(&mut self) -> Result<()> {
-        let promised = self.mark.as_ref().map_or(0, |mark| u64::from(mark.through));
-        if self.committed.key_end == self.now.key_end && promised <= self.end {
+        let durable_end = self.mark.as_ref().map_or(0, |mark| u64::from(mark.through));
+        if self.committed.key_end == self.now.key_end && durable_end <= self.end {
             self.verdict = Some(Verdict::Clean);
             return Ok(());
         }
-        self.stop(Invalid::CutShort)
+        self.stop(Invalid::Truncated)
     }
 
     /// The present record cannot be read: was it ever acknowledged?
     fn stop(&mut self, invalid: Invalid) -> Result<()> {
-        if let Some(mark) = self.marks_behind()? {
-            self.promise(mark);
+        if let Some(mark) = self.marks_after()? {
+            self.raise_mark(mark);
         }
         let offset = self.committed.key_end;
         let acknowledged = self.mark.as_ref().map_or(0, |mark| u64::from(mark.through));
@@ -329,7 +329,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The mark with the furthest promise between the present offset and the end of the file.
-    fn marks_behind(&self) -> Result<Option<Mark>> {
+    fn marks_after(&self) -> Result<Option<Mark>> {
         let mut furthest: Option<Mark> = None;
         let mut at = self.offset.next_multiple_of(MARK_ALIGN as u64);
         // Windows overlap by the longest mark, so that none is missed at an edge.

@@ -86,7 +86,7 @@ impl KeyFile {
             *value_end = end.max(*value_end);
         }
         self.encode(|encoder| encoder.key(record));
-        if record.carries_value() {
+        if record.has_inline_value() {
             self.inline.push(self.bytes.len()..self.bytes.len() + value.len());
             self.encode(|encoder| encoder.inline(value));
         }
@@ -252,7 +252,8 @@ fn scan(bytes: &[u8], promise: Option<Mark>) -> Scan {
 
 fn scan_from(source: Source<'_>, bytes: &[u8], promise: Option<Mark>) -> Scan {
     let end = bytes.len() as u64;
-    let mut scanner = Scanner::new(source, path(), header_of(bytes), end).promised(promise);
+    let mut scanner =
+        Scanner::new(source, path(), header_of(bytes), end).with_durable_mark(promise);
     let mut entries = Vec::new();
     let verdict = scanner
         .run(|entry| {
@@ -296,7 +297,7 @@ fn one_of_everything() -> KeyFile {
 }
 
 #[test]
-fn a_whole_file_is_clean_and_everything_in_it_is_counted() {
+fn complete_file_is_clean_and_fully_counted() {
     let file = one_of_everything();
     let scan = file.scan();
     assert_eq!(scan.end, End::Clean);
@@ -317,7 +318,7 @@ fn a_file_without_records_is_clean() {
 }
 
 #[test]
-fn the_scanner_says_what_the_header_and_the_window_are() {
+fn scanner_exposes_header_and_window() {
     let file = one_of_everything();
     let mut scanner = Scanner::new(whole(&file.bytes), path(), file.header, file.end());
     assert_eq!(scanner.verdict(), None);
@@ -328,7 +329,7 @@ fn the_scanner_says_what_the_header_and_the_window_are() {
 }
 
 #[test]
-fn a_file_cut_anywhere_is_torn_where_its_last_whole_batch_ends_and_clean_only_there() {
+fn cut_file_is_torn_at_its_last_whole_batch() {
     let file = one_of_everything();
     for len in HEADER_LEN..=file.bytes.len() {
         let expected = file.committed_before(len as u64);
@@ -345,7 +346,7 @@ fn a_file_cut_anywhere_is_torn_where_its_last_whole_batch_ends_and_clean_only_th
 }
 
 #[test]
-fn a_file_shorter_than_a_promise_from_outside_is_corrupt() {
+fn file_shorter_than_external_durable_mark_is_corrupt() {
     let file = one_of_everything();
     let through = file.commits[2].key_end;
     let promise = file.mark_of(through);
@@ -369,7 +370,7 @@ fn a_file_shorter_than_a_promise_from_outside_is_corrupt() {
 }
 
 #[test]
-fn every_flipped_byte_is_torn_or_corrupt_exactly_where_the_promises_say() {
+fn flipped_byte_is_corrupt_below_the_durable_end_else_torn() {
     let file = one_of_everything();
     for at in HEADER_LEN..file.bytes.len() {
         for mask in [1, 0x80, 0xff] {
@@ -395,7 +396,7 @@ fn every_flipped_byte_is_torn_or_corrupt_exactly_where_the_promises_say() {
 }
 
 #[test]
-fn damage_before_a_mark_is_corrupt_up_to_what_the_mark_promises() {
+fn damage_below_a_mark_is_corrupt_up_to_its_durable_end() {
     let mut file = KeyFile::new();
     file.put(b"one");
     file.put(b"two");
@@ -410,7 +411,7 @@ fn damage_before_a_mark_is_corrupt_up_to_what_the_mark_promises() {
 }
 
 #[test]
-fn a_mark_behind_the_damage_that_does_not_vouch_for_it_leaves_it_torn() {
+fn mark_that_does_not_cover_the_damage_leaves_it_torn() {
     let mut file = KeyFile::new();
     file.put(b"vouched for");
     let through = file.end();
@@ -428,7 +429,7 @@ fn a_mark_behind_the_damage_that_does_not_vouch_for_it_leaves_it_torn() {
 }
 
 #[test]
-fn the_furthest_of_several_promises_counts_wherever_it_stands() {
+fn furthest_durable_mark_counts_wherever_it_is() {
     let mut file = KeyFile::new();
     file.put(b"one");
     let one = file.end();
@@ -447,7 +448,7 @@ fn the_furthest_of_several_promises_counts_wherever_it_stands() {
 }
 
 #[test]
-fn records_of_an_earlier_life_behind_a_cut_do_not_hold() {
+fn records_of_an_earlier_epoch_are_invalid() {
     let mut old = KeyFile::new();
     old.put(b"kept");
     let cut = old.bytes.len();
@@ -476,7 +477,7 @@ fn records_of_an_earlier_life_behind_a_cut_do_not_hold() {
 }
 
 #[test]
-fn a_batch_torn_within_a_group_or_between_groups_is_dropped_whole() {
+fn torn_batch_is_dropped_whole() {
     let mut file = KeyFile::new();
     file.put(b"before");
     let before = file.end();
@@ -493,7 +494,7 @@ fn a_batch_torn_within_a_group_or_between_groups_is_dropped_whole() {
 }
 
 #[test]
-fn sound_records_that_make_no_sense_together_are_torn_with_the_reason() {
+fn inconsistent_record_sequence_is_torn_with_the_reason() {
     type Write = fn(&mut KeyFile);
     let cases: Vec<(&str, Write, &str)> = vec![
         (
@@ -633,7 +634,7 @@ fn padding_of(file: &KeyFile, at: u64) -> u64 {
 }
 
 #[test]
-fn an_address_beyond_the_numbers_is_torn() {
+fn overflowing_address_is_torn() {
     let mut file = KeyFile::new();
     let record = KeyRecord {
         flags: Flags(7),
@@ -652,7 +653,7 @@ fn an_address_beyond_the_numbers_is_torn() {
 }
 
 #[test]
-fn a_chain_that_names_another_predecessor_is_refused() {
+fn chain_with_wrong_predecessor_is_refused() {
     let mut file = KeyFile::new();
     file.chain(SegmentId(3));
     file.put(b"k");
@@ -662,7 +663,7 @@ fn a_chain_that_names_another_predecessor_is_refused() {
 }
 
 #[test]
-fn a_mark_off_its_place_or_of_what_is_yet_to_come_is_refused() {
+fn misaligned_or_future_mark_is_refused() {
     let body = |through: u32| {
         let mut body = MARK_MAGIC.to_vec();
         body.extend(through.to_le_bytes());
@@ -732,7 +733,7 @@ fn a_long_file() -> KeyFile {
 }
 
 #[test]
-fn windows_of_any_size_give_the_same_entries_as_the_whole_file() {
+fn any_window_size_gives_the_same_entries() {
     let file = a_long_file();
     let bytes = Bytes::copy_from_slice(&file.bytes);
     let at_most = |limit: usize| {
@@ -756,7 +757,7 @@ fn windows_of_any_size_give_the_same_entries_as_the_whole_file() {
 }
 
 #[test]
-fn a_mark_far_behind_the_damage_is_found_through_windows_of_any_size() {
+fn mark_far_after_damage_is_found_with_any_window_size() {
     let file = a_long_file();
     let acknowledged = file.marks.last().unwrap().1;
     let mut damaged = file.clone();
@@ -770,7 +771,7 @@ fn a_mark_far_behind_the_damage_is_found_through_windows_of_any_size() {
 }
 
 #[test]
-fn a_mark_across_the_edge_of_a_window_is_found() {
+fn mark_across_a_window_edge_is_found() {
     let shards = ShardId::MAX_SHARDS;
     let mark_len = MARK_FIXED_LEN + 8 * usize::from(shards);
     let header = KeyFile::with_shards(shards);
@@ -786,7 +787,7 @@ fn a_mark_across_the_edge_of_a_window_is_found() {
 }
 
 #[test]
-fn a_source_that_ends_too_early_is_an_error_and_not_the_end_of_the_file() {
+fn short_source_is_an_error_not_end_of_file() {
     let file = one_of_everything();
     let source = |_: u64, _: usize| Ok(Bytes::new());
     let mut scanner = Scanner::new(source, path(), file.header, file.end());
@@ -800,7 +801,7 @@ fn a_source_that_ends_too_early_is_an_error_and_not_the_end_of_the_file() {
 }
 
 #[test]
-fn an_error_of_the_caller_ends_the_run() {
+fn callback_error_ends_the_scan() {
     let file = one_of_everything();
     let mut scanner = Scanner::new(whole(&file.bytes), path(), file.header, file.end());
     let mut seen = 0;
@@ -812,7 +813,7 @@ fn an_error_of_the_caller_ends_the_run() {
 }
 
 #[test]
-fn the_error_of_a_file_that_must_be_whole_names_file_offset_and_reason() {
+fn require_clean_names_file_offset_and_reason() {
     let mut file = one_of_everything();
     let last = file.commits[file.commits.len() - 2].key_end;
     let at = file.bytes.len() - 1;
@@ -828,7 +829,7 @@ fn the_error_of_a_file_that_must_be_whole_names_file_offset_and_reason() {
 
 proptest! {
     #[test]
-    fn what_follows_the_header_may_be_anything(tail in prop::collection::vec(any::<u8>(), 0..2000)) {
+    fn any_bytes_after_the_header_never_panic(tail in prop::collection::vec(any::<u8>(), 0..2000)) {
         let mut file = KeyFile::new();
         file.bytes.extend(&tail);
         let scan = file.scan();
@@ -837,7 +838,7 @@ proptest! {
     }
 
     #[test]
-    fn however_a_file_is_mangled_what_is_counted_is_a_beginning_of_what_was_written(
+    fn mangled_file_yields_a_prefix_of_what_was_written(
         writes in prop::collection::vec((any::<prop::sample::Index>(), prop::collection::vec(any::<u8>(), 1..60)), 0..3),
         cut in any::<prop::sample::Index>(),
     ) {
@@ -865,7 +866,7 @@ proptest! {
 }
 
 #[test]
-fn record_beyond_4_gib_is_not_taken_for_one_at_its_offset_cut_to_32_bits() {
+fn record_beyond_4_gib_is_not_matched_at_wrapped_offset() {
     const BEYOND: u64 = 1 << 32;
     let header = KeyFile::new().header;
     let counted = Totals { key_end: BEYOND, value_ends: vec![START; 2], ..Totals::default() };
@@ -889,7 +890,8 @@ fn record_beyond_4_gib_is_not_taken_for_one_at_its_offset_cut_to_32_bits() {
         let from = ((at - BEYOND) as usize).min(bytes.len());
         Ok(bytes.slice(from..bytes.len().min(from + len)))
     };
-    let mut scanner = Scanner::new(source, Path::new("5.keys"), header, end).behind(&counted, &[]);
+    let mut scanner =
+        Scanner::new(source, Path::new("5.keys"), header, end).resume_after(&counted, &[]);
     let verdict = scanner.run(|entry| panic!("a record at {}", entry.offset)).unwrap();
     assert!(matches!(verdict, Verdict::Torn { offset: BEYOND, .. }), "{verdict:?}");
 }

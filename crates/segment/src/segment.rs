@@ -13,8 +13,8 @@ use lithdb_env::sync::{Mutex, OnceLock, RwLock};
 use lithdb_env::{Env, Error, ErrorKind, File, Result, read_exact_at};
 use serde::{Deserialize, Serialize};
 
-use crate::growing::GrowingFile;
-use crate::handle::{Handle, HandleLimit, OpenFile, ReadMode};
+use crate::data_file::DataFile;
+use crate::handle::{Handle, HandleCache, OpenFile, ReadMode};
 use crate::header::{HEADER_LEN, Identity, KeyHeader, ValueHeader};
 use crate::ids::{Address, SegmentId, ShardId};
 use crate::metadata::Metadata;
@@ -48,15 +48,15 @@ pub struct Context {
     /// Whether values are verified on read.
     pub verify: Verify,
     /// The limit on open files, shared by all tables.
-    pub handles: Arc<HandleLimit>,
+    pub handles: Arc<HandleCache>,
 }
 
 /// The right of an open table to remove files of its segments by their names. The last holder of a segment may outlive the
 /// table, and another table of the same name has files of the same names.
 #[derive(Debug, Clone)]
-pub struct UnlinkRight(Arc<Mutex<bool>>);
+pub struct UnlinkPermission(Arc<Mutex<bool>>);
 
-impl UnlinkRight {
+impl UnlinkPermission {
     /// The right of a table that has been opened for writing.
     #[expect(clippy::new_without_default, reason = "who has it holds the locks: it is no default")]
     pub fn new() -> Self {
@@ -65,7 +65,7 @@ impl UnlinkRight {
 
     /// Takes the right away, before the table's locks or its name may be given to others. Waits for a removal that is under
     /// way; what is not removed by then is below the watermark, and is removed by the next opening.
-    pub fn withdraw(&self) {
+    pub fn revoke(&self) {
         *self.0.lock() = false;
     }
 }
@@ -76,13 +76,13 @@ pub struct Segment {
     context: Arc<Context>,
     header: KeyHeader,
     paths: SegmentPaths,
-    pub(crate) keys: GrowingFile,
-    pub(crate) values: Vec<GrowingFile>,
+    pub(crate) keys: DataFile,
+    pub(crate) values: Vec<DataFile>,
     epochs: RwLock<Arc<[(u32, u64)]>>,
     sealed: OnceLock<Metadata>,
     /// Bytes of the files behind their ends: they go when the segment does.
     waiting_bytes: u64,
-    doomed: OnceLock<UnlinkRight>,
+    delete_on_drop: OnceLock<UnlinkPermission>,
 }
 
 impl Segment {
@@ -94,13 +94,14 @@ impl Segment {
         metadata: Metadata,
     ) -> Self {
         let ends = (metadata.key_end, &*metadata.value_ends);
-        let mut segment = Self::foreign_tail(context, paths, header, ends, ends, &metadata.epochs);
+        let mut segment =
+            Self::unsealed_for_reader(context, paths, header, ends, ends, &metadata.epochs);
         segment.sealed = metadata.into();
         segment
     }
 
     /// The unsealed segment of another process: readable up to the given ends, durable up to its newest mark.
-    pub fn foreign_tail(
+    pub fn unsealed_for_reader(
         context: &Arc<Context>,
         paths: SegmentPaths,
         header: KeyHeader,
@@ -115,13 +116,18 @@ impl Segment {
                 ShardId(n) => durable.1.get(usize::from(n)).copied().unwrap_or_default(),
             };
             let handle = Handle::closed(path.to_owned());
-            GrowingFile::new(handle, shard, None, durable.min(end), end)
+            DataFile::new(handle, shard, None, durable.min(end), end)
         };
         Self::assemble(context, paths, header, ends, epochs, file)
     }
 
     /// More of the unsealed segment of another process is there.
-    pub fn grow(&self, ends: (u64, &[u64]), durable: (u64, &[u64]), epochs: &[(u32, u64)]) {
+    pub fn extend_readable(
+        &self,
+        ends: (u64, &[u64]),
+        durable: (u64, &[u64]),
+        epochs: &[(u32, u64)],
+    ) {
         // What seeds the checksums of records comes before the records, and values before the keys that name them.
         *self.epochs.write() = epochs.into();
         for (file, end) in self.values.iter().zip(ends.1).chain([(&self.keys, &ends.0)]) {
@@ -133,10 +139,10 @@ impl Segment {
     }
 
     /// Another process has sealed the segment. All of it was seen.
-    pub fn seal_as(&self, metadata: Metadata) {
+    pub fn mark_sealed(&self, metadata: Metadata) {
         assert_eq!(self.key_end(), metadata.key_end, "segment {}: sealed elsewhere", self.id());
         let ends = (metadata.key_end, &*metadata.value_ends);
-        self.grow(ends, ends, &metadata.epochs);
+        self.extend_readable(ends, ends, &metadata.epochs);
         self.set_sealed(metadata);
     }
 
@@ -147,7 +153,7 @@ impl Segment {
         header: KeyHeader,
         (key_end, value_ends): (u64, &[u64]),
         epochs: &[(u32, u64)],
-        mut file: impl FnMut(&Path, ShardId, u64) -> GrowingFile,
+        mut file: impl FnMut(&Path, ShardId, u64) -> DataFile,
     ) -> Self {
         let keys = file(&paths.keys, ShardId::INLINE, key_end);
         let values = (0..).map(ShardId).zip(paths.values.iter().zip(value_ends));
@@ -160,7 +166,7 @@ impl Segment {
             epochs: RwLock::new(epochs.into()),
             sealed: OnceLock::new(),
             waiting_bytes: 0,
-            doomed: OnceLock::new(),
+            delete_on_drop: OnceLock::new(),
         }
     }
 
@@ -201,12 +207,12 @@ impl Segment {
 
     /// The ends of the value files as far as they can be read, in bytes.
     pub fn value_ends(&self) -> Vec<u64> {
-        self.values.iter().map(GrowingFile::end).collect()
+        self.values.iter().map(DataFile::end).collect()
     }
 
     /// Bytes of all files that are durable.
     pub fn durable_bytes(&self) -> u64 {
-        self.values.iter().chain([&self.keys]).map(GrowingFile::durable).sum()
+        self.values.iter().chain([&self.keys]).map(DataFile::durable).sum()
     }
 
     pub(crate) fn set_sealed(&self, metadata: Metadata) {
@@ -216,14 +222,14 @@ impl Segment {
 
     /// From now on the files are removed when the last holder lets go. The watermark that lets this happen
     /// must be durable.
-    pub fn doom(&self, right: &UnlinkRight) {
-        let is_first = self.doomed.set(right.clone()).is_ok();
+    pub fn delete_on_drop(&self, right: &UnlinkPermission) {
+        let is_first = self.delete_on_drop.set(right.clone()).is_ok();
         assert!(is_first, "segment {} is collected a second time", self.id());
     }
 
     /// Says how many bytes the files of this segment, which is sealed, have behind their ends.
     #[must_use]
-    pub fn with_waiting(mut self, bytes: u64) -> Self {
+    pub fn with_waiting_bytes(mut self, bytes: u64) -> Self {
         self.waiting_bytes = bytes;
         self
     }
@@ -251,7 +257,7 @@ impl Segment {
     }
 
     /// The file with the values of `shard`.
-    pub(crate) fn file(&self, shard: ShardId) -> Option<&GrowingFile> {
+    pub(crate) fn file(&self, shard: ShardId) -> Option<&DataFile> {
         match shard {
             ShardId::INLINE => Some(&self.keys),
             ShardId(n) => self.values.get(usize::from(n)),
@@ -259,11 +265,11 @@ impl Segment {
     }
 
     /// The open file, which is the right one.
-    pub(crate) fn open(&self, file: &GrowingFile) -> Result<Arc<OpenFile>> {
+    pub(crate) fn open(&self, file: &DataFile) -> Result<Arc<OpenFile>> {
         let handle = &file.handle;
         let (path, ours) = (handle.path(), &self.header.identity);
         handle.get(&*self.context.env.fs, &self.context.handles, |opened| {
-            let head = self.opened(opened, path, file.least_len())?;
+            let head = self.opened(opened, path, file.min_len())?;
             if file.shard != ShardId::INLINE {
                 return ValueHeader::decode(path, &head)?.belongs_to(path, ours, file.shard);
             }
@@ -305,13 +311,13 @@ impl Segment {
                 let is_this = now.table_id == self.context.table_id && now.segment == self.id();
                 Ok(is_this && now.revision > known)
             }
-            Err(error) if error.kind().is_failed_call() => Err(error),
+            Err(error) if error.kind().is_system_failure() => Err(error),
             // Absent or damaged, it says nothing of a rollback.
             Err(_) => Ok(false),
         }
     }
 
-    fn read(&self, file: &GrowingFile, offset: u64, len: usize) -> Result<Bytes> {
+    fn read(&self, file: &DataFile, offset: u64, len: usize) -> Result<Bytes> {
         file.read(&*self.open(file)?, self.context.read_mode, offset, len)
     }
 
@@ -360,7 +366,7 @@ impl Segment {
         let bytes = self.record_bytes(&open, offset, head)?;
         self.check_record(offset, &bytes)?;
         let Some(record) = decode_unchecked(&bytes) else {
-            return Err(self.no_record(offset));
+            return Err(self.not_a_record(offset));
         };
         let end = KEY_FIXED_LEN + record.key.len();
         let (address, primary) = (record.address(self.id()), record.is_primary());
@@ -369,7 +375,7 @@ impl Segment {
 
     /// The whole record at `offset` without an inline value, given the beginning of it.
     fn record_bytes(&self, open: &OpenFile, offset: u32, begun: Bytes) -> Result<Bytes> {
-        let n = crate::bytes_le::u16_at(&begun, 6).ok_or_else(|| self.no_record(offset))?;
+        let n = crate::bytes_le::u16_at(&begun, 6).ok_or_else(|| self.not_a_record(offset))?;
         let len = KEY_FIXED_LEN + usize::from(n);
         if begun.len() >= len {
             return Ok(begun.slice(..len));
@@ -386,7 +392,7 @@ impl Segment {
         })
     }
 
-    fn no_record(&self, offset: u32) -> Error {
+    fn not_a_record(&self, offset: u32) -> Error {
         Error::corrupt(&self.paths.keys, u64::from(offset), "a key record", "the end of the file")
     }
 
@@ -402,7 +408,7 @@ impl Segment {
 
     /// Hands the bytes at `address` out piece by piece, none of them large, and compares their checksum at the end.
     /// As [`read_value`](Self::read_value) otherwise.
-    pub fn read_in_pieces(
+    pub fn read_chunked(
         &self,
         address: &Address,
         each: &mut dyn FnMut(&[u8]) -> Result<()>,
@@ -457,7 +463,7 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        let Some(right) = self.doomed.get() else { return };
+        let Some(right) = self.delete_on_drop.get() else { return };
         let may_unlink = right.0.lock();
         if !*may_unlink {
             return;

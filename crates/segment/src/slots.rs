@@ -29,7 +29,7 @@ pub trait Slotted: Serialize + DeserializeOwned + Clone + Debug {
 
 /// A record as it was read.
 #[derive(Debug, Clone)]
-pub struct Ruling<T> {
+pub struct CurrentSlot<T> {
     /// The record.
     pub record: T,
     /// The slot it stands in.
@@ -40,15 +40,19 @@ pub struct Ruling<T> {
 
 /// The record in the slot that rules, of the bytes of a file with slots of `slot_len`.
 /// `Corrupt` if no slot holds; `Unsupported`.
-pub fn ruling<T: Slotted>(path: &Path, bytes: &[u8], slot_len: usize) -> Result<Ruling<T>> {
-    let mut best: Option<Ruling<T>> = None;
+pub fn current_slot<T: Slotted>(
+    path: &Path,
+    bytes: &[u8],
+    slot_len: usize,
+) -> Result<CurrentSlot<T>> {
+    let mut best: Option<CurrentSlot<T>> = None;
     let mut problem = None;
     for (slot, bytes) in bytes.chunks(slot_len).take(SLOTS).enumerate() {
         match envelope::open::<T>(T::MAGIC, path, bytes) {
             Ok((record, used)) if bytes.iter().skip(used).all(|byte| *byte == 0) => {
                 if best.as_ref().is_none_or(|b| b.record.generation() < record.generation()) {
                     let writable = check_writable(path, bytes);
-                    best = Some(Ruling { record, slot, writable });
+                    best = Some(CurrentSlot { record, slot, writable });
                 }
             }
             Ok((_, used)) => {
@@ -82,16 +86,21 @@ pub fn write_both<T: Slotted>(fs: &dyn Fs, path: &Path, record: &T, first: usize
     write(fs, path, record, &[(first, record), (other(first), record)])
 }
 
-/// Writes `record`, where slot `ruling` was read as `before`. That may be in the page cache alone: it is made durable first,
+/// Writes `record`, where slot `current_slot` was read as `before`. That may be in the page cache alone: it is made durable first,
 /// so that there is a valid slot at every moment.
 pub fn write_after<T: Slotted>(
     fs: &dyn Fs,
     path: &Path,
     before: &T,
     record: &T,
-    ruling: usize,
+    current_slot: usize,
 ) -> Result<()> {
-    write(fs, path, record, &[(ruling, before), (other(ruling), record), (ruling, record)])
+    write(
+        fs,
+        path,
+        record,
+        &[(current_slot, before), (other(current_slot), record), (current_slot, record)],
+    )
 }
 
 fn other(slot: usize) -> usize {

@@ -9,7 +9,7 @@ use crate::window::Window;
 
 /// Where values stand; value files are opened when they are needed.
 #[derive(Debug)]
-pub struct Values<'a> {
+pub struct ValueVerifier<'a> {
     fs: &'a dyn Fs,
     paths: &'a SegmentPaths,
     ends: &'a [u64],
@@ -17,7 +17,7 @@ pub struct Values<'a> {
     keys: Window,
 }
 
-impl<'a> Values<'a> {
+impl<'a> ValueVerifier<'a> {
     /// `ends`: where the last values end, in each value file.
     pub fn new(fs: &'a dyn Fs, paths: &'a SegmentPaths, keys: &KeyFile, ends: &'a [u64]) -> Self {
         let files = paths.values.iter().map(|_| None).collect();
@@ -30,7 +30,7 @@ impl<'a> Values<'a> {
         match (self.files.get_mut(shard), path) {
             (Some(Some(file)), _) => Ok(file),
             (Some(file), Some((path, end))) => {
-                Ok(file.insert(Window::open(self.fs, path)?.ahead_to(*end)))
+                Ok(file.insert(Window::open(self.fs, path)?.with_read_ahead_end(*end)))
             }
             // The scanner has compared the number of the shard.
             _ => Ok(&mut self.keys),

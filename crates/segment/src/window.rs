@@ -21,7 +21,7 @@ pub struct Window {
     path: PathBuf,
     len: u64,
     /// Nothing behind this is read before it is asked for.
-    ahead: u64,
+    read_ahead_end: u64,
     bytes: Bytes,
     start: u64,
 }
@@ -29,7 +29,14 @@ pub struct Window {
 impl Window {
     /// A window of an open file of `len` bytes.
     pub fn new(file: Arc<dyn File>, path: &Path, len: u64) -> Self {
-        Self { file, path: path.to_owned(), len, ahead: len, bytes: Bytes::new(), start: 0 }
+        Self {
+            file,
+            path: path.to_owned(),
+            len,
+            read_ahead_end: len,
+            bytes: Bytes::new(),
+            start: 0,
+        }
     }
 
     /// Opens the file at `path`.
@@ -54,8 +61,8 @@ impl Window {
     }
 
     /// The same file, of which nothing behind `end` is read ahead: it may not be readable.
-    pub fn ahead_to(self, end: u64) -> Self {
-        Self { ahead: self.ahead.min(end), ..self }
+    pub fn with_read_ahead_end(self, end: u64) -> Self {
+        Self { read_ahead_end: self.read_ahead_end.min(end), ..self }
     }
 
     /// Up to `len` bytes at `offset`; fewer only at the end of the file.
@@ -66,8 +73,8 @@ impl Window {
         }
         if offset < self.start || end > self.start + self.bytes.len() as u64 {
             let piece = if self.bytes.is_empty() { FIRST } else { PIECE };
-            let ahead = self.ahead.min(offset + piece as u64);
-            let want = (end.max(ahead) - offset) as usize;
+            let read_ahead_end = self.read_ahead_end.min(offset + piece as u64);
+            let want = (end.max(read_ahead_end) - offset) as usize;
             self.bytes = read(&*self.file, &self.path, offset, want)?;
             self.start = offset;
             if self.bytes.len() < want {

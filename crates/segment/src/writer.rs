@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 
 use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
 
-use crate::growing::GrowingFile;
+use crate::data_file::DataFile;
 use crate::handle::OpenFile;
 use crate::ids::{Position, ShardId};
 use crate::record::{EPOCH_LEN, Encoder, Flags, KEY_FIXED_LEN, KeyRecord, Mark, max_mark_len};
@@ -29,7 +29,7 @@ const DIRECT_LEN: usize = 64 << 10;
 /// The largest buffer for records that is kept from one batch to the next.
 const MAX_SCRATCH: usize = 256 << 10;
 /// So many places are kept likewise.
-const MAX_PLACES: usize = 1024;
+const MAX_PLACEMENTS: usize = 1024;
 /// Recovery may have to copy a key file behind a longer chain record and leave room for marks.
 const MAX_KEY_END: u64 = u32::MAX as u64 - (64 << 10);
 const MIN_RESERVE: u64 = 256 << 10;
@@ -96,32 +96,32 @@ pub struct SegmentWriter {
     inline_max: u32,
     totals: Totals,
     epoch: u64,
-    epoch_due: Option<u64>,
-    mark_due: Option<Mark>,
+    pending_epoch: Option<u64>,
+    pending_mark: Option<Mark>,
     /// Buffers that are kept from one batch to the next.
     scratch: Vec<u8>,
-    places: Vec<Place>,
+    placements: Vec<Placement>,
     ends: Vec<u64>,
 }
 
 impl SegmentWriter {
-    /// A writer that goes on behind `totals`. If `epoch_due` is given, an epoch record with it precedes the
+    /// A writer that goes on behind `totals`. If `pending_epoch` is given, an epoch record with it precedes the
     /// next record.
     pub fn new(
         segment: Arc<Segment>,
         inline_max: u32,
         totals: Totals,
-        epoch_due: Option<u64>,
+        pending_epoch: Option<u64>,
     ) -> Self {
         let epochs = segment.epochs();
         let epoch = epochs.last().map_or(segment.identity().salt, |(_, epoch)| *epoch);
         Self {
             inline_max,
             epoch,
-            epoch_due,
-            mark_due: None,
+            pending_epoch,
+            pending_mark: None,
             scratch: Vec::new(),
-            places: Vec::new(),
+            placements: Vec::new(),
             ends: Vec::new(),
             totals,
             segment,
@@ -144,18 +144,18 @@ impl SegmentWriter {
     }
 
     /// The mark that is to be written before the next record.
-    pub fn mark_due(&self) -> Option<&Mark> {
-        self.mark_due.as_ref()
+    pub fn pending_mark(&self) -> Option<&Mark> {
+        self.pending_mark.as_ref()
     }
 
     /// A flush up to this mark has succeeded: it precedes the next record.
-    pub fn set_mark_due(&mut self, mark: Mark) {
-        self.mark_due = Some(mark);
+    pub fn set_pending_mark(&mut self, mark: Mark) {
+        self.pending_mark = Some(mark);
     }
 
     /// What is behind the last flush is a mark that is durable: no other need follow.
-    pub fn clear_mark_due(&mut self) {
-        self.mark_due = None;
+    pub fn clear_pending_mark(&mut self) {
+        self.pending_mark = None;
     }
 
     /// How long the key file would be with these groups in it (an upper bound).
@@ -163,24 +163,24 @@ impl SegmentWriter {
         let inline =
             |g: &Group<'_>| if self.is_inline(g.value.len()) { g.value.len() as u64 } else { 0 };
         let records: u64 = groups.iter().map(|g| g.record_bytes() + inline(g)).sum();
-        self.totals.key_end + records + self.slack()
+        self.totals.key_end + records + self.record_overhead()
     }
 
     /// Gives back what an idle table does not need: buffers, reserved space, descriptors. Does nothing before everything
     /// is durable and vouched for. Nothing is lost if it fails.
-    pub fn rest(&mut self) -> Result<()> {
+    pub fn release_idle_resources(&mut self) -> Result<()> {
         let segment = &self.segment;
-        if self.mark_due.is_some() || segment.files().any(|file| file.durable() < file.end()) {
+        if self.pending_mark.is_some() || segment.files().any(|file| file.durable() < file.end()) {
             return Ok(());
         }
         self.scratch = Vec::new();
         for file in segment.files() {
-            file.written_tail().release();
+            file.expect_write_buffer().release();
             if file.reserved.load(Ordering::Relaxed) > file.end() {
-                segment.give_back_of(file)?;
+                segment.release_reserved_space_of(file)?;
                 file.reserved.store(file.end(), Ordering::Relaxed);
             }
-            file.handle.rest();
+            file.handle.close_if_unused();
         }
         Ok(())
     }
@@ -190,7 +190,7 @@ impl SegmentWriter {
     }
 
     /// Room for an epoch record, the mark before the next records and the one behind them.
-    fn slack(&self) -> u64 {
+    fn record_overhead(&self) -> u64 {
         EPOCH_LEN as u64 + 2 * max_mark_len(self.segment.header().shards)
     }
 
@@ -200,21 +200,21 @@ impl SegmentWriter {
         let (mut positions, mut direct) = (Vec::new(), Vec::new());
         let reserved = positions.try_reserve_exact(keys);
         reserved.map_err(|_| Error::out_of_memory("the positions of keys", keys))?;
-        let mut places = std::mem::take(&mut self.places);
-        self.place(groups, &mut places)?;
-        self.append_due(now);
-        for (n, (group, place)) in groups.iter().zip(&mut places).enumerate() {
-            let &mut Place { shard, offset, .. } = place;
+        let mut placements = std::mem::take(&mut self.placements);
+        self.place(groups, &mut placements)?;
+        self.append_pending(now);
+        for (n, (group, place)) in groups.iter().zip(&mut placements).enumerate() {
+            let &mut Placement { shard, offset, .. } = place;
             let Some(file) = self.segment.values.get(usize::from(shard.0)) else { continue };
             match place.file.take() {
                 Some(file) => direct.push(DirectWrite { group: n, shard, offset, file }),
-                None => file.written_tail().append(offset, group.value),
+                None => file.expect_write_buffer().append(offset, group.value),
             }
             self.set_value_end(shard, offset + group.value.len() as u64);
         }
         let id = self.segment.id();
         self.push_records(|encoder| {
-            for (n, (group, place)) in groups.iter().zip(&places).enumerate() {
+            for (n, (group, place)) in groups.iter().zip(&placements).enumerate() {
                 let shard = place.shard;
                 let offset = match shard {
                     ShardId::INLINE => encoder.offset + (KEY_FIXED_LEN + group.key.len()) as u64,
@@ -251,9 +251,9 @@ impl SegmentWriter {
         });
         self.totals.records += keys as u64;
         self.totals.primaries += groups.len() as u64;
-        places.clear();
-        places.shrink_to(MAX_PLACES);
-        self.places = places;
+        placements.clear();
+        placements.shrink_to(MAX_PLACEMENTS);
+        self.placements = placements;
         Ok(Appended { positions, direct })
     }
 
@@ -279,7 +279,7 @@ impl SegmentWriter {
         (self.epoch, self.totals.running) = (encoder.epoch, encoder.running);
         self.totals.key_end = encoder.offset;
         let keys = &self.segment.keys;
-        keys.written_tail().append(start, &self.scratch);
+        keys.expect_write_buffer().append(start, &self.scratch);
         keys.end.store(self.totals.key_end, Ordering::Release);
         // The buffer of an unusually large batch is not kept.
         if self.scratch.capacity() > MAX_SCRATCH {
@@ -289,8 +289,8 @@ impl SegmentWriter {
     }
 
     /// Appends the epoch record and the mark that are due.
-    fn append_due(&mut self, now: UnixMillis) {
-        let (epoch, mark) = (self.epoch_due.take(), self.mark_due.take());
+    fn append_pending(&mut self, now: UnixMillis) {
+        let (epoch, mark) = (self.pending_epoch.take(), self.pending_mark.take());
         if epoch.is_none() && mark.is_none() {
             return;
         }
@@ -309,49 +309,49 @@ impl SegmentWriter {
     /// Appends the mark that is due now, for a table that goes idle or closes; says whether there was one.
     /// `StorageFull` with nothing done.
     pub fn append_mark(&mut self, now: UnixMillis) -> Result<bool> {
-        if self.mark_due.is_none() {
+        if self.pending_mark.is_none() {
             return Ok(false);
         }
         // Not more than what the last record left for it: a full disk must not keep a table from closing.
-        let epoch = if self.epoch_due.is_some() { EPOCH_LEN as u64 } else { 0 };
+        let epoch = if self.pending_epoch.is_some() { EPOCH_LEN as u64 } else { 0 };
         let mark = max_mark_len(self.segment.header().shards);
-        self.reserve_keys(self.totals.key_end + epoch + mark)?;
-        self.append_due(now);
+        self.reserve_key_space(self.totals.key_end + epoch + mark)?;
+        self.append_pending(now);
         Ok(true)
     }
 
     /// Chooses where every value goes (`INLINE` or the shard with the least in it) and makes sure of the space, of memory
     /// for small ones, and of the open files of values that are written directly.
-    fn place(&mut self, groups: &[Group<'_>], places: &mut Vec<Place>) -> Result<()> {
+    fn place(&mut self, groups: &[Group<'_>], placements: &mut Vec<Placement>) -> Result<()> {
         let key_end = self.key_end_with(groups);
         if key_end > MAX_KEY_END {
             return Err(too_long(key_end, MAX_KEY_END));
         }
-        self.reserve_key_bytes(key_end)?;
+        self.reserve_key_space_and_memory(key_end)?;
         self.ends.clone_from(&self.totals.value_ends);
         for group in groups {
             let len = group.value.len();
             if self.is_inline(len) {
-                places.push(Place { shard: ShardId::INLINE, offset: 0, file: None });
+                placements.push(Placement { shard: ShardId::INLINE, offset: 0, file: None });
                 continue;
             }
-            let (file, end) = least(&self.segment, &mut self.ends);
+            let (file, end) = smallest_value_file(&self.segment, &mut self.ends);
             let offset = *end;
             *end += len as u64;
             self.segment.reserve(file, *end)?;
             let is_direct = len >= DIRECT_LEN;
             let open = is_direct.then(|| self.segment.open(file)).transpose()?;
-            places.push(Place { shard: file.shard, offset, file: open });
+            placements.push(Placement { shard: file.shard, offset, file: open });
         }
         for file in &self.segment.values {
-            let is_here = |place: &Place| place.shard == file.shard && place.file.is_none();
-            let small = groups.iter().zip(&*places).filter(|(_, place)| is_here(place));
+            let is_here = |place: &Placement| place.shard == file.shard && place.file.is_none();
+            let small = groups.iter().zip(&*placements).filter(|(_, place)| is_here(place));
             let len = small.map(|(group, _)| group.value.len()).sum();
             if len == 0 {
                 continue;
             }
-            if let Some(open) = self.room_for_values(file, len)? {
-                for place in places.iter_mut().filter(|place| is_here(place)) {
+            if let Some(open) = self.reserve_value_memory(file, len)? {
+                for place in placements.iter_mut().filter(|place| is_here(place)) {
                     place.file = Some(Arc::clone(&open));
                 }
             }
@@ -360,44 +360,44 @@ impl SegmentWriter {
     }
 
     /// Makes sure of memory for records, for which this segment, then others, write theirs out.
-    fn room_for_records(&self, len: usize) -> Result<()> {
+    fn reserve_record_memory(&self, len: usize) -> Result<()> {
         let file = &self.segment.keys;
-        let tail = file.written_tail();
-        if tail.has_room(len) {
+        let write_buffer = file.expect_write_buffer();
+        if write_buffer.has_room(len) {
             return Ok(());
         }
-        self.segment.write_out()?;
+        self.segment.write_buffers_to_files()?;
         for file in self.segment.files() {
-            file.written_tail().release();
+            file.expect_write_buffer().release();
         }
-        let made = tail.make_room_at_any_rate(len);
+        let made = write_buffer.make_room_over_budget(len);
         made.map_err(|e| Error::io("buffer bytes for", file.handle.path(), e))
     }
 
     /// Makes sure of memory for small values, or returns the file that they are written to
     /// directly.
-    fn room_for_values(&self, file: &GrowingFile, len: usize) -> Result<Option<Arc<OpenFile>>> {
-        let tail = file.written_tail();
-        if tail.has_room(len) {
+    fn reserve_value_memory(&self, file: &DataFile, len: usize) -> Result<Option<Arc<OpenFile>>> {
+        let write_buffer = file.expect_write_buffer();
+        if write_buffer.has_room(len) {
             return Ok(None);
         }
         let open = self.segment.open(file)?;
         // Of this file alone: for the others room has been made.
         file.drain(&open)?;
-        Ok(tail.make_room(len).is_err().then_some(open))
+        Ok(write_buffer.make_room(len).is_err().then_some(open))
     }
 
     /// Makes sure of the space and of the memory for records up to `end`.
-    fn reserve_key_bytes(&mut self, end: u64) -> Result<()> {
-        self.reserve_keys(end)?;
+    fn reserve_key_space_and_memory(&mut self, end: u64) -> Result<()> {
+        self.reserve_key_space(end)?;
         let len = (end - self.totals.key_end) as usize;
-        self.room_for_records(len)?;
+        self.reserve_record_memory(len)?;
         self.scratch.clear();
         let reserved = self.scratch.try_reserve(len);
         reserved.map_err(|_| Error::out_of_memory("the records of a batch", len))
     }
 
-    fn reserve_keys(&self, end: u64) -> Result<()> {
+    fn reserve_key_space(&self, end: u64) -> Result<()> {
         if end > u64::from(u32::MAX) {
             return Err(too_long(end, u32::MAX.into()));
         }
@@ -412,7 +412,7 @@ fn too_long(end: u64, most: u64) -> Error {
 
 /// Where a value goes.
 #[derive(Debug)]
-struct Place {
+struct Placement {
     shard: ShardId,
     /// Its offset in a value file.
     offset: u64,
@@ -422,14 +422,17 @@ struct Place {
 
 /// The value file with the least in it, by their `ends`.
 #[expect(clippy::expect_used, reason = "a segment has at least one value file")]
-fn least<'a>(segment: &'a Segment, ends: &'a mut [u64]) -> (&'a GrowingFile, &'a mut u64) {
+fn smallest_value_file<'a>(
+    segment: &'a Segment,
+    ends: &'a mut [u64],
+) -> (&'a DataFile, &'a mut u64) {
     segment.values.iter().zip(ends).min_by_key(|(_, end)| **end).expect("a value file")
 }
 
 impl Segment {
     /// Makes sure that the file has space up to `end`, in steps of a quarter of what is in it. If the disk has no room
     /// for a step, it is asked for just what is needed.
-    fn reserve(&self, file: &GrowingFile, end: u64) -> Result<()> {
+    fn reserve(&self, file: &DataFile, end: u64) -> Result<()> {
         let reserved = file.reserved.load(Ordering::Relaxed);
         if end <= reserved {
             return Ok(());

@@ -8,14 +8,15 @@
     reason = "tests stop where they fail"
 )]
 
-#[path = "support/world.rs"]
+#[path = "support/harness.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
-mod world;
+mod harness;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use harness::{NOW, Placed, Put, append, create, noise, put, reopen, sim_context};
 use lithdb_env::{Fs, OpenMode, Result, read_up_to_at};
 use lithdb_segment::scan::{Scanner, Totals, Verdict};
 use lithdb_segment::{
@@ -23,7 +24,6 @@ use lithdb_segment::{
     SegmentWriter, ShardId, Stamp,
 };
 use lithdb_sim::{CrashImage, SimFs};
-use world::{NOW, Placed, Put, append, create, noise, put, reopen, sim_context};
 
 /// What the program knew when it was killed.
 #[derive(Default)]
@@ -74,17 +74,17 @@ fn scenario(context: &Arc<Context>, known: &mut Known) -> Result<()> {
     known.flush(&writer)?;
 
     // Not flushed before more is written, and large values that go to the file at once.
-    writer.set_mark_due(writer.totals().mark(NOW));
+    writer.set_pending_mark(writer.totals().mark(NOW));
     known.batch(&mut writer, &[put("large", noise(3, 66_000))])?;
     known.batch(&mut writer, &[put(noise(4, 3_000), "long key")])?;
     known.flush(&writer)?;
     known.batch(&mut writer, &[put("behind no mark", noise(5, 1_500))])?;
     known.flush(&writer)?;
 
-    writer.set_mark_due(writer.totals().mark(NOW));
+    writer.set_pending_mark(writer.totals().mark(NOW));
     known.batch(&mut writer, &[put("last", noise(6, 80))])?;
     writer.segment().make_durable(writer.totals())?;
-    writer.set_mark_due(writer.totals().mark(NOW));
+    writer.set_pending_mark(writer.totals().mark(NOW));
     writer.append_mark(NOW)?;
     known.batch_ends.push((writer.totals().key_end, writer.totals().records));
     known.flush(&writer)?;
@@ -106,7 +106,7 @@ fn value_of(fs: &SimFs, paths: &SegmentPaths, shard: ShardId, offset: u64, len: 
 }
 
 /// Scans the key file that was found. What is acknowledged must be whole, what is not may be absent.
-fn survey(fs: &SimFs, known: &Known, paths: &SegmentPaths) -> Option<(Verdict, Totals)> {
+fn check_key_file(fs: &SimFs, known: &Known, paths: &SegmentPaths) -> Option<(Verdict, Totals)> {
     let Ok(file) = fs.open(&paths.keys, OpenMode::Read) else {
         assert!(!known.created, "the key file is gone");
         return None;
@@ -162,7 +162,7 @@ fn survey(fs: &SimFs, known: &Known, paths: &SegmentPaths) -> Option<(Verdict, T
 }
 
 /// A seal that can be read vouches for everything; an acknowledged one is there.
-fn survey_seal(fs: &SimFs, known: &Known, paths: &SegmentPaths, totals: Option<&Totals>) {
+fn check_seal(fs: &SimFs, known: &Known, paths: &SegmentPaths, totals: Option<&Totals>) {
     let context = sim_context(fs, ReadMode::Map);
     if !fs.file_paths().contains(&paths.metadata) {
         assert!(!known.sealed, "the seal is lost");
@@ -187,7 +187,7 @@ fn images(unsynced: usize) -> Vec<CrashImage> {
         CrashImage::LengthWithOldBlocks,
     ];
     images.extend((0..=unsynced).map(CrashImage::Prefix));
-    images.extend((0..unsynced).map(CrashImage::EachAlone));
+    images.extend((0..unsynced).map(CrashImage::OnlyOne));
     images.extend((0..8).map(CrashImage::Seeded));
     images
 }
@@ -208,8 +208,8 @@ fn crash_everywhere(short_transfers: bool) -> [usize; 3] {
             let after = fs.crash_with(&image);
             let label = format!("after operation {n}, {image:?}");
             let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                let found = survey(&after, &known, &paths);
-                survey_seal(&after, &known, &paths, found.as_ref().map(|(_, totals)| totals));
+                let found = check_key_file(&after, &known, &paths);
+                check_seal(&after, &known, &paths, found.as_ref().map(|(_, totals)| totals));
                 found
             }));
             match found.unwrap_or_else(|_| panic!("{label}")) {
@@ -227,14 +227,14 @@ fn crash_everywhere(short_transfers: bool) -> [usize; 3] {
 }
 
 #[test]
-fn whatever_a_crash_leaves_acknowledged_batches_are_whole_and_nothing_looks_corrupt() {
+fn crash_keeps_acknowledged_batches_and_is_never_corrupt() {
     let [without_header, clean, torn] = crash_everywhere(false);
     // Each end was met often, or the scenario shows nothing.
     assert!(without_header > 50 && clean > 200 && torn > 20, "{without_header} {clean} {torn}");
 }
 
 #[test]
-fn the_same_holds_when_every_write_is_cut_to_pieces() {
+fn crash_with_short_writes_keeps_acknowledged_batches() {
     let [without_header, clean, torn] = crash_everywhere(true);
     assert!(without_header > 50 && clean > 200 && torn > 100, "{without_header} {clean} {torn}");
 }
@@ -242,7 +242,7 @@ fn the_same_holds_when_every_write_is_cut_to_pieces() {
 /// The scenario above flushes everything that it writes: here the tail is relieved in chunks while nothing is
 /// acknowledged, so that sectors of many batches are on their way.
 #[test]
-fn chunks_written_ahead_of_a_flush_are_torn_at_a_batch() {
+fn chunks_written_before_a_flush_are_torn_at_a_batch() {
     let fs = SimFs::new();
     let context = sim_context(&fs, ReadMode::Pread);
     let paths = SegmentPaths::for_new(&context.dirs, SegmentId(1), 2);
@@ -253,16 +253,16 @@ fn chunks_written_ahead_of_a_flush_are_torn_at_a_batch() {
     known.batch_ends.push((64, 0));
     known.batch(&mut writer, &[put("acknowledged", noise(1, 900))]).unwrap();
     known.flush(&writer).unwrap();
-    writer.set_mark_due(writer.totals().mark(NOW));
+    writer.set_pending_mark(writer.totals().mark(NOW));
     for n in 0..5_000 {
         known.batch(&mut writer, &[put(noise(n, 500), "x").alias("alias", 0..1)]).unwrap();
-        writer.segment().relieve().unwrap();
+        writer.segment().write_full_chunks().unwrap();
     }
     assert!(fs.unsynced_ops() >= 2, "chunks are in the file");
     let ends: Vec<u64> = (0..100)
         .map(|seed| {
             let after = fs.crash_with(&CrashImage::Seeded(seed));
-            survey(&after, &known, &paths).unwrap().1.key_end
+            check_key_file(&after, &known, &paths).unwrap().1.key_end
         })
         .collect();
     let mut different = ends.clone();
@@ -274,7 +274,7 @@ fn chunks_written_ahead_of_a_flush_are_torn_at_a_batch() {
 
 /// Reading the file again as a mutable segment, as an opening does, finds all that was kept.
 #[test]
-fn a_segment_goes_on_growing_where_a_crash_left_it() {
+fn segment_can_be_appended_to_after_a_crash() {
     let fs = SimFs::new();
     let context = sim_context(&fs, ReadMode::Map);
     let mut known = Known::default();
@@ -292,7 +292,7 @@ fn a_segment_goes_on_growing_where_a_crash_left_it() {
     let fs = fs.crash_with(&CrashImage::Nothing);
     fs.truncate_raw(&paths.keys, lost.key_end - 1);
 
-    let (verdict, totals) = survey(&fs, &known, &paths).unwrap();
+    let (verdict, totals) = check_key_file(&fs, &known, &paths).unwrap();
     assert_eq!(
         verdict,
         Verdict::Torn {
@@ -305,7 +305,7 @@ fn a_segment_goes_on_growing_where_a_crash_left_it() {
     let keys = open(&paths.keys);
     keys.set_len(totals.key_end).unwrap();
     let values = paths.values.iter().map(|path| open(path)).collect();
-    let segment = Segment::growing(&context, paths.clone(), header, keys, values, &totals, &[]);
+    let segment = Segment::mutable(&context, paths.clone(), header, keys, values, &totals, &[]);
     let mut writer = SegmentWriter::new(Arc::new(segment), 64, totals, Some(4711));
     let mut placed = vec![known.put[0].clone()];
     placed.extend(append(&mut writer, &[put("again", noise(3, 900))]).unwrap());

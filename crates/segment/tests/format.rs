@@ -7,12 +7,13 @@
     reason = "tests stop where they fail"
 )]
 
-#[path = "support/world.rs"]
+#[path = "support/harness.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
-mod world;
+mod harness;
 
 use std::path::Path;
 
+use harness::{NOW, TABLE, append, create, noise, put, sim_context};
 use lithdb_env::UnixMillis;
 use lithdb_env::human::parsed;
 use lithdb_format_oracle::{Record, crc32c, key_file, metadata, value_header};
@@ -22,7 +23,6 @@ use lithdb_segment::{
     Identity, KeyHeader, Metadata, ReadMode, SealJob, SegmentId, ShardId, Stamp, ValueHeader,
 };
 use lithdb_sim::SimFs;
-use world::{NOW, TABLE, append, create, noise, put, sim_context};
 
 const DOCUMENT: &str = include_str!("../../../docs/FORMAT.md");
 
@@ -51,7 +51,7 @@ fn table(anchor: &str) -> Vec<Row> {
 
 /// Holds `bytes` to the table behind `anchor`: its rows are exactly these fields, without gaps, and at the
 /// documented offsets stand these values.
-fn hold(anchor: &str, bytes: &[u8], fields: &[(&str, &[u8])]) {
+fn assert_matches_document(anchor: &str, bytes: &[u8], fields: &[(&str, &[u8])]) {
     let rows = table(anchor);
     assert_eq!(rows.len(), fields.len(), "{anchor}: {rows:#?}");
     let mut end = rows[0].offset;
@@ -173,10 +173,10 @@ fn the_bitwise_checksum_is_crc32c() {
 }
 
 #[test]
-fn a_key_header_stands_as_documented() {
+fn key_header_matches_the_document() {
     let bytes = header().encode();
     let checksum = crc32c(0, &bytes[..60]).to_le_bytes();
-    hold(
+    assert_matches_document(
         "## Key file",
         &bytes,
         &[
@@ -206,11 +206,11 @@ fn a_key_header_stands_as_documented() {
 }
 
 #[test]
-fn a_value_header_stands_as_documented() {
+fn value_header_matches_the_document() {
     let header = ValueHeader { identity: IDENTITY, shard: ShardId(2), created: CREATED };
     let bytes = header.encode();
     let checksum = crc32c(0, &bytes[..60]).to_le_bytes();
-    hold(
+    assert_matches_document(
         "## Value file",
         &bytes,
         &[
@@ -238,7 +238,7 @@ fn a_value_header_stands_as_documented() {
 }
 
 #[test]
-fn every_record_begins_as_documented() {
+fn record_prefix_matches_the_document() {
     let key = encoded(64, EPOCH, |e| e.key(&key_record()));
     let epoch = encoded(64, EPOCH, |e| e.epoch(EPOCH, CREATED));
     let chain = encoded(64, EPOCH, |e| e.chain(&chain()));
@@ -254,7 +254,7 @@ fn every_record_begins_as_documented() {
         (padding, 5, 0, 9, 71, EPOCH),
     ] {
         let checksum = record_checksum(&bytes, at, epoch);
-        hold(
+        assert_matches_document(
             "Each begins with",
             &bytes,
             &[
@@ -268,12 +268,12 @@ fn every_record_begins_as_documented() {
 }
 
 #[test]
-fn a_key_record_stands_as_documented() {
+fn key_record_matches_the_document() {
     let bytes = encoded(64, EPOCH, |encoder| {
         encoder.key(&key_record());
         encoder.inline(b"value");
     });
-    hold(
+    assert_matches_document(
         "**Key record**",
         &bytes,
         &[
@@ -305,7 +305,7 @@ fn a_key_record_stands_as_documented() {
         codec: 9,
         ..key_record()
     };
-    hold(
+    assert_matches_document(
         "**Key record**",
         &encoded(64, EPOCH, |encoder| encoder.key(&elsewhere)),
         &[
@@ -321,19 +321,23 @@ fn a_key_record_stands_as_documented() {
 }
 
 #[test]
-fn an_epoch_record_stands_as_documented() {
+fn epoch_record_matches_the_document() {
     let bytes = encoded(104, EPOCH + 1, |encoder| encoder.epoch(EPOCH, CREATED));
-    hold("**Epoch record**", &bytes, &[("epoch: random", &EPOCH.to_le_bytes()), ("time", TIME)]);
+    assert_matches_document(
+        "**Epoch record**",
+        &bytes,
+        &[("epoch: random", &EPOCH.to_le_bytes()), ("time", TIME)],
+    );
     let golden = unhex("5e83ef48 02000000 68676665 64636261 48474645 44434241");
     assert_eq!(bytes, golden);
     assert_eq!(golden[..4], record_checksum(&golden, 104, IDENTITY.salt));
 }
 
 #[test]
-fn a_chain_record_stands_as_documented() {
+fn chain_record_matches_the_document() {
     let bytes = encoded(64, EPOCH, |encoder| encoder.chain(&chain()));
     let lengths = [0xa1a2_a3a4_a5a6_a7a8_u64.to_le_bytes(), 64_u64.to_le_bytes()].concat();
-    hold(
+    assert_matches_document(
         "**Chain record**",
         &bytes,
         &[
@@ -355,10 +359,10 @@ fn a_chain_record_stands_as_documented() {
 }
 
 #[test]
-fn a_mark_stands_as_documented_behind_the_padding_it_needs() {
+fn mark_and_padding_match_the_document() {
     let bytes = encoded(105, EPOCH, |encoder| encoder.mark(&mark()));
     let (padding, mark) = bytes.split_at(23);
-    hold(
+    assert_matches_document(
         "**Mark**",
         mark,
         &[
@@ -381,11 +385,11 @@ fn a_mark_stands_as_documented_behind_the_padding_it_needs() {
 }
 
 #[test]
-fn an_envelope_of_a_metadata_stands_as_documented() {
+fn metadata_envelope_matches_the_document() {
     let bytes = seal(Magic::METADATA, &seal_of_a_segment()).unwrap();
     let payload = &bytes[32..];
     let checksum = crc32c(crc32c(0, &bytes[..28]), payload).to_le_bytes();
-    hold(
+    assert_matches_document(
         "## Envelope",
         &bytes,
         &[
@@ -414,7 +418,7 @@ fn an_envelope_of_a_metadata_stands_as_documented() {
 
 /// Everything a segment can hold, read back by a decoder that knows the document and not the code.
 #[test]
-fn files_of_a_segment_are_read_back_by_the_document_alone() {
+fn format_oracle_reads_all_files_of_a_segment() {
     let fs = SimFs::new();
     let context = sim_context(&fs, ReadMode::Map);
     let mut writer =
@@ -429,14 +433,14 @@ fn files_of_a_segment_are_read_back_by_the_document_alone() {
     )
     .unwrap();
     segment.make_durable(writer.totals()).unwrap();
-    writer.set_mark_due(writer.totals().mark(UnixMillis(77)));
+    writer.set_pending_mark(writer.totals().mark(UnixMillis(77)));
     placed.extend(append(&mut writer, &[put("large", noise(2, 70_000))]).unwrap());
     // The table goes on as if it had been opened again.
     let totals = writer.totals().clone();
     let mark = totals.mark(UnixMillis(78));
     let mut writer =
-        lithdb_segment::SegmentWriter::new(segment, world::INLINE_MAX, totals, Some(EPOCH));
-    writer.set_mark_due(mark);
+        lithdb_segment::SegmentWriter::new(segment, harness::INLINE_MAX, totals, Some(EPOCH));
+    writer.set_pending_mark(mark);
     placed.extend(append(&mut writer, &[put("empty", "")]).unwrap());
     let job = SealJob {
         segment: std::sync::Arc::clone(writer.segment()),

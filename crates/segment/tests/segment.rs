@@ -7,21 +7,21 @@
     reason = "tests stop where they fail"
 )]
 
-#[path = "support/world.rs"]
-mod world;
+#[path = "support/harness.rs"]
+mod harness;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use harness::{NOW, Placed, append, context, create, noise, put, reopen, sim_context, sim_dirs};
 use lithdb_env::{Env, ErrorKind, Fs, OsFs};
 use lithdb_segment::scan::Verdict;
 use lithdb_segment::{
-    Context, HandleLimit, Metadata, NewSegment, ReadMode, SealJob, Segment, SegmentId,
-    SegmentPaths, SegmentWriter, ShardId, Stamp, UnlinkRight, Verify,
+    Context, HandleCache, Metadata, NewSegment, ReadMode, SealJob, Segment, SegmentId,
+    SegmentPaths, SegmentWriter, ShardId, Stamp, UnlinkPermission, Verify,
 };
 use lithdb_sim::{Fault, OpKind, Pages, SimClock, SimFs, sim_env};
-use world::{NOW, Placed, append, context, create, noise, put, reopen, sim_context, sim_dirs};
 
 const MODES: [ReadMode; 2] = [ReadMode::Map, ReadMode::Pread];
 
@@ -35,7 +35,7 @@ fn check(segment: &Segment, placed: &[Placed]) {
         assert_eq!(at.segment, segment.id());
         let address = segment.lookup(at.offset, key).unwrap().unwrap();
         assert_eq!(segment.read_value(&address).unwrap(), value.as_slice(), "{at}");
-        segment.read_in_pieces(&address, &mut |_| Ok(())).unwrap();
+        segment.read_chunked(&address, &mut |_| Ok(())).unwrap();
         let (found, again, is_primary) = segment.read_key(at.offset).unwrap();
         assert_eq!((found.as_ref(), again, is_primary), (key.as_slice(), address, *primary));
         for other in [&key[1..], b"another", &[key.as_slice(), b"x"].concat(), &[b'?'; 65_535]] {
@@ -102,26 +102,26 @@ fn sealed_with(context: &Arc<Context>, id: u32, shards: u16) -> (SegmentWriter, 
 }
 
 /// Reads everything at every moment of a segment's life.
-fn a_life(context: &Arc<Context>) {
+fn check_whole_life(context: &Arc<Context>) {
     let mut writer = create(context, 1, 3, None).unwrap();
     let segment = Arc::clone(writer.segment());
     let mut placed = fill(&mut writer, 0);
     check(&segment, &placed);
     check_scan(&writer, &placed);
-    segment.relieve().unwrap();
+    segment.write_full_chunks().unwrap();
 
     segment.make_durable(writer.totals()).unwrap();
     check(&segment, &placed);
     check_scan(&writer, &placed);
 
     // Durable and not durable bytes side by side, across an epoch.
-    writer.set_mark_due(writer.totals().mark(NOW));
-    let due = writer.mark_due().cloned().unwrap();
+    writer.set_pending_mark(writer.totals().mark(NOW));
+    let due = writer.pending_mark().cloned().unwrap();
     let totals = writer.totals().clone();
     let mut writer = SegmentWriter::new(Arc::clone(&segment), 64, totals, Some(0xe90c));
-    writer.set_mark_due(due);
+    writer.set_pending_mark(due);
     placed.extend(fill(&mut writer, 50));
-    assert_eq!(writer.mark_due(), None);
+    assert_eq!(writer.pending_mark(), None);
     assert_eq!(segment.epochs().iter().map(|(_, epoch)| *epoch).collect::<Vec<_>>(), [0xe90c]);
     check(&segment, &placed);
     check_scan(&writer, &placed);
@@ -157,7 +157,7 @@ fn a_life(context: &Arc<Context>) {
             reopened.read_value(&reopened.lookup(p.at.offset, &p.key).unwrap().unwrap()).unwrap()
         })
         .collect();
-    reopened.doom(&UnlinkRight::new());
+    reopened.delete_on_drop(&UnlinkPermission::new());
     drop((reopened, writer, segment));
     let paths = SegmentPaths::for_new(&context.dirs, SegmentId(1), 3);
     for path in paths.all() {
@@ -170,9 +170,9 @@ fn a_life(context: &Arc<Context>) {
 }
 
 #[test]
-fn values_are_read_back_before_and_after_flush_seal_and_reopening() {
+fn values_survive_flush_seal_and_reopen() {
     for mode in MODES {
-        a_life(&sim_context(&SimFs::new(), mode));
+        check_whole_life(&sim_context(&SimFs::new(), mode));
     }
 }
 
@@ -182,24 +182,24 @@ fn short_and_interrupted_transfers_change_nothing() {
     fs.short_transfers(true);
     for mode in MODES {
         let context = sim_context(&fs, mode);
-        a_life(&context);
+        check_whole_life(&context);
     }
 }
 
 #[test]
-fn a_real_disk_gives_back_the_same() {
+fn values_survive_on_a_real_disk() {
     for mode in MODES {
         let dir = tempfile::tempdir().unwrap();
         let dirs: Vec<PathBuf> = ["a", "b"].map(|name| dir.path().join(name)).to_vec();
         for dir in &dirs {
             OsFs.create_dir(dir).unwrap();
         }
-        a_life(&context(Env::os(2).unwrap(), dirs, mode, 3));
+        check_whole_life(&context(Env::os(2).unwrap(), dirs, mode, 3));
     }
 }
 
 #[test]
-fn readers_find_what_is_published_while_others_write_and_flush() {
+fn readers_find_published_keys_during_writes_and_flushes() {
     let dir = tempfile::tempdir().unwrap();
     let context = context(Env::os(2).unwrap(), vec![dir.path().to_owned()], ReadMode::Map, 8);
     let mut writer = create(&context, 1, 2, None).unwrap();
@@ -241,13 +241,13 @@ fn readers_find_what_is_published_while_others_write_and_flush() {
             let len = [10, 3_000, 70_000, 0, 500][n as usize % 5];
             let key = format!("key {n}");
             let placed = append(&mut writer, &[put(key, noise(n, len))]).unwrap();
-            segment.relieve().unwrap();
+            segment.write_full_chunks().unwrap();
             published.lock().unwrap().extend(placed);
             *capture.lock().unwrap() = writer.totals().clone();
             if n % 100 == 0 {
                 let capture = writer.totals().clone();
                 segment.make_durable(&capture).unwrap();
-                writer.set_mark_due(capture.mark(NOW));
+                writer.set_pending_mark(capture.mark(NOW));
             }
         }
         done.store(true, Ordering::Release);
@@ -259,7 +259,7 @@ fn readers_find_what_is_published_while_others_write_and_flush() {
 }
 
 #[test]
-fn values_go_to_the_shard_with_the_least_in_it_and_batches_are_spread() {
+fn values_go_to_the_emptiest_shard_and_batches_spread() {
     let fs = SimFs::new();
     let context = sim_context(&fs, ReadMode::Map);
     let mut writer = create(&context, 1, 3, None).unwrap();
@@ -287,7 +287,7 @@ fn values_go_to_the_shard_with_the_least_in_it_and_batches_are_spread() {
 }
 
 #[test]
-fn a_full_disk_refuses_the_batch_and_nothing_else() {
+fn full_disk_refuses_only_the_batch() {
     for mode in MODES {
         let fs = SimFs::new();
         let context = sim_context(&fs, mode);
@@ -295,7 +295,7 @@ fn a_full_disk_refuses_the_batch_and_nothing_else() {
         let segment = Arc::clone(writer.segment());
         segment.sync_everything().unwrap();
         fs.set_capacity(Some(3 << 20));
-        let batches: Vec<Vec<world::Put>> = (0..100_u64)
+        let batches: Vec<Vec<harness::Put>> = (0..100_u64)
             .flat_map(|n| {
                 let name = |what: &str| format!("{what} {n}");
                 [
@@ -337,7 +337,7 @@ fn a_full_disk_refuses_the_batch_and_nothing_else() {
 }
 
 #[test]
-fn the_mark_has_its_space_on_a_full_disk_whatever_the_last_record_left() {
+fn mark_always_has_reserved_space_on_a_full_disk() {
     // Some of these lengths end the reserved space close to the end of a block.
     for len in (1..=4096).step_by(40) {
         let fs = SimFs::new();
@@ -349,12 +349,12 @@ fn the_mark_has_its_space_on_a_full_disk_whatever_the_last_record_left() {
         fs.set_capacity(Some(taken + 4096 * 10));
         append(&mut writer, &[put(vec![b'k'; len], "")]).unwrap();
         writer.segment().make_durable(writer.totals()).unwrap();
-        writer.set_mark_due(writer.totals().mark(NOW));
+        writer.set_pending_mark(writer.totals().mark(NOW));
         append(&mut writer, &[put("behind a mark", "")]).unwrap();
 
         fs.set_capacity(Some(0));
         writer.segment().make_durable(writer.totals()).unwrap();
-        writer.set_mark_due(writer.totals().mark(NOW));
+        writer.set_pending_mark(writer.totals().mark(NOW));
         assert!(writer.append_mark(NOW).unwrap(), "a key of {len} bytes");
         assert!(!writer.append_mark(NOW).unwrap(), "there is one mark per flush");
         writer.segment().make_durable(writer.totals()).unwrap();
@@ -362,7 +362,7 @@ fn the_mark_has_its_space_on_a_full_disk_whatever_the_last_record_left() {
 }
 
 #[test]
-fn creating_on_a_full_disk_leaves_nothing_behind() {
+fn create_on_a_full_disk_leaves_no_files() {
     let fs = SimFs::new();
     let context = sim_context(&fs, ReadMode::Map);
     let new = NewSegment { id: SegmentId(1), chain: None, shards: 3, now: NOW };
@@ -387,7 +387,7 @@ fn creating_on_a_full_disk_leaves_nothing_behind() {
 }
 
 #[test]
-fn creating_never_touches_a_file_that_is_there() {
+fn create_never_touches_an_existing_file() {
     let paths = SegmentPaths::for_new(&sim_dirs(&SimFs::new()), SegmentId(1), 2);
     for taken in [&paths.keys, &paths.values[0], &paths.values[1]] {
         let fs = SimFs::new();
@@ -411,7 +411,7 @@ fn synced(fs: &SimFs) -> Vec<PathBuf> {
 }
 
 #[test]
-fn only_files_with_something_new_are_synced_and_nothing_twice() {
+fn only_dirty_files_are_synced_and_only_once() {
     let fs = SimFs::new();
     let context = sim_context(&fs, ReadMode::Map);
     let mut writer = create(&context, 1, 2, None).unwrap();
@@ -438,14 +438,14 @@ fn only_files_with_something_new_are_synced_and_nothing_twice() {
     let mut both = [paths.keys.clone(), paths.values[1].clone()];
     both.sort();
     assert_eq!(flush(&writer), both);
-    writer.set_mark_due(writer.totals().mark(NOW));
+    writer.set_pending_mark(writer.totals().mark(NOW));
     assert!(writer.append_mark(NOW).unwrap());
     assert_eq!(flush(&writer), [paths.keys]);
     assert_eq!(flush(&writer), Vec::<PathBuf>::new());
 }
 
 #[test]
-fn an_earlier_capture_is_durable_without_what_came_after_it() {
+fn earlier_capture_is_durable_without_later_appends() {
     let fs = SimFs::new();
     let context = sim_context(&fs, ReadMode::Map);
     let mut writer = create(&context, 1, 1, None).unwrap();
@@ -464,7 +464,7 @@ fn an_earlier_capture_is_durable_without_what_came_after_it() {
 }
 
 #[test]
-fn a_failed_sync_is_an_error_and_nothing_becomes_durable_by_it() {
+fn failed_sync_makes_nothing_durable() {
     for fault in [Fault::Eio, Fault::FailedSync { pages: Pages::Lost }] {
         let fs = SimFs::new();
         let context = sim_context(&fs, ReadMode::Map);
@@ -488,7 +488,7 @@ fn a_failed_sync_is_an_error_and_nothing_becomes_durable_by_it() {
 }
 
 #[test]
-fn a_seal_that_found_no_space_is_repeated_and_whole() {
+fn seal_retries_after_a_full_disk() {
     let fs = SimFs::new();
     let context = sim_context(&fs, ReadMode::Map);
     let mut writer = create(&context, 1, 2, None).unwrap();
@@ -526,7 +526,7 @@ fn a_seal_that_found_no_space_is_repeated_and_whole() {
 }
 
 #[test]
-fn a_seal_trims_the_files_to_what_they_hold() {
+fn seal_trims_reserved_space() {
     let fs = SimFs::new();
     let context = sim_context(&fs, ReadMode::Map);
     let free = fs.free_space(Path::new("/")).unwrap();
@@ -545,7 +545,7 @@ fn a_seal_trims_the_files_to_what_they_hold() {
 }
 
 #[test]
-fn the_digest_stands_for_every_byte_of_the_key_file() {
+fn digest_covers_every_byte_of_the_key_file() {
     // The same clock and random numbers, so that only the put makes the difference.
     let digest = |key: &str, value: &[u8]| {
         let fs = SimFs::new();
@@ -567,7 +567,7 @@ fn the_digest_stands_for_every_byte_of_the_key_file() {
 }
 
 #[test]
-fn a_digest_over_many_pieces_is_that_of_the_whole() {
+fn digest_in_pieces_equals_digest_of_the_whole() {
     let fs = SimFs::new();
     let context = sim_context(&fs, ReadMode::Map);
     let mut writer = create(&context, 1, 1, None).unwrap();
@@ -582,14 +582,14 @@ fn a_digest_over_many_pieces_is_that_of_the_whole() {
 }
 
 #[test]
-fn files_of_a_doomed_segment_go_when_its_last_holder_lets_go() {
+fn delete_on_drop_removes_files_with_the_last_holder() {
     let fs = SimFs::new();
     let context = sim_context(&fs, ReadMode::Map);
     let (writer, placed) = sealed_with(&context, 1, 2);
     let segment = Arc::clone(writer.segment());
     drop(writer);
     let holder = Arc::clone(&segment);
-    segment.doom(&UnlinkRight::new());
+    segment.delete_on_drop(&UnlinkPermission::new());
     drop(segment);
     assert_eq!(fs.file_paths().len(), 4);
     check(&holder, &placed);
@@ -607,18 +607,18 @@ fn files_of_a_doomed_segment_go_when_its_last_holder_lets_go() {
 }
 
 #[test]
-fn files_of_a_doomed_segment_stay_when_its_table_is_closed() {
+fn delete_on_drop_keeps_files_after_table_close() {
     let fs = SimFs::new();
     let (writer, _) = sealed_with(&sim_context(&fs, ReadMode::Map), 1, 2);
-    let right = UnlinkRight::new();
-    writer.segment().doom(&right);
-    right.withdraw();
+    let right = UnlinkPermission::new();
+    writer.segment().delete_on_drop(&right);
+    right.revoke();
     drop(writer);
     assert_eq!(fs.file_paths().len(), 4);
 }
 
 #[test]
-fn files_of_a_segment_that_is_not_doomed_stay() {
+fn files_stay_without_delete_on_drop() {
     let fs = SimFs::new();
     let (writer, _) = sealed_with(&sim_context(&fs, ReadMode::Map), 1, 2);
     drop(writer);
@@ -626,7 +626,7 @@ fn files_of_a_segment_that_is_not_doomed_stay() {
 }
 
 #[test]
-fn open_files_stay_below_the_limit_and_everything_stays_readable() {
+fn open_files_stay_below_the_limit_and_remain_readable() {
     for mode in MODES {
         let fs = SimFs::new();
         let dirs = sim_dirs(&fs);
@@ -666,7 +666,7 @@ fn open_files_stay_below_the_limit_and_everything_stays_readable() {
 }
 
 #[test]
-fn a_limit_of_none_is_a_limit_of_one() {
+fn limit_of_zero_is_a_limit_of_one() {
     let fs = SimFs::new();
     let dirs = sim_dirs(&fs);
     let context = context(sim_env(&fs, &SimClock::new(7)), dirs, ReadMode::Map, 0);
@@ -679,7 +679,7 @@ fn a_limit_of_none_is_a_limit_of_one() {
 }
 
 /// A sealed segment, reopened, nothing of it open yet.
-fn sealed_world(mode: ReadMode) -> (SimFs, Arc<Context>, SegmentPaths, Vec<Placed>) {
+fn sealed_harness(mode: ReadMode) -> (SimFs, Arc<Context>, SegmentPaths, Vec<Placed>) {
     let fs = SimFs::new();
     let context = sim_context(&fs, mode);
     let (writer, placed) = sealed_with(&context, 1, 2);
@@ -692,9 +692,9 @@ fn find<'a>(placed: &'a [Placed], key: &str) -> &'a Placed {
 }
 
 #[test]
-fn a_value_file_of_another_shard_table_or_life_is_foreign() {
+fn value_file_of_other_shard_table_or_salt_is_foreign() {
     for mode in MODES {
-        let (fs, context, paths, placed) = sealed_world(mode);
+        let (fs, context, paths, placed) = sealed_harness(mode);
         let reopened = reopen(&context, 1, 2).unwrap();
         let small = find(&placed, "small of round 100");
         let address = reopened.lookup(small.at.offset, &small.key).unwrap().unwrap();
@@ -712,7 +712,7 @@ fn a_value_file_of_another_shard_table_or_life_is_foreign() {
         // The same shard of the same segment in another life: another salt.
         let other_fs = SimFs::new();
         let other =
-            world::context(sim_env(&other_fs, &SimClock::new(8)), sim_dirs(&other_fs), mode, 9);
+            harness::context(sim_env(&other_fs, &SimClock::new(8)), sim_dirs(&other_fs), mode, 9);
         let (_other, _) = sealed_with(&other, 1, 2);
         fs.write_raw(&paths.values[0], other_fs.read_raw(&paths.values[0]));
         assert_eq!(kind_of(reopened.read_value(&address)), Some(ErrorKind::Foreign));
@@ -732,9 +732,9 @@ fn a_value_file_of_another_shard_table_or_life_is_foreign() {
 }
 
 #[test]
-fn a_file_that_is_too_short_or_absent_is_an_error_that_names_it() {
+fn short_or_missing_file_is_named_in_the_error() {
     for mode in MODES {
-        let (fs, context, paths, placed) = sealed_world(mode);
+        let (fs, context, paths, placed) = sealed_harness(mode);
         let small = find(&placed, "small of round 100");
         let reopened = reopen(&context, 1, 2).unwrap();
         let address = reopened.lookup(small.at.offset, &small.key).unwrap().unwrap();
@@ -760,9 +760,9 @@ fn a_file_that_is_too_short_or_absent_is_an_error_that_names_it() {
 }
 
 #[test]
-fn a_file_that_is_cut_while_it_is_open_is_an_error_that_names_it() {
+fn file_truncated_while_open_is_named_in_the_error() {
     for mode in MODES {
-        let (fs, context, paths, placed) = sealed_world(mode);
+        let (fs, context, paths, placed) = sealed_harness(mode);
         let small = find(&placed, "small of round 100");
         let reopened = reopen(&context, 1, 2).unwrap();
         let address = reopened.lookup(small.at.offset, &small.key).unwrap().unwrap();
@@ -780,9 +780,9 @@ fn a_file_that_is_cut_while_it_is_open_is_an_error_that_names_it() {
 }
 
 #[test]
-fn bytes_behind_the_end_of_a_sealed_segment_mean_nothing() {
+fn bytes_after_the_sealed_end_are_ignored() {
     for mode in MODES {
-        let (fs, context, paths, placed) = sealed_world(mode);
+        let (fs, context, paths, placed) = sealed_harness(mode);
         for path in paths.values.iter().chain([&paths.keys]) {
             let mut bytes = fs.read_raw(path);
             bytes.extend(noise(5, 5_000));
@@ -802,9 +802,9 @@ fn bytes_behind_the_end_of_a_sealed_segment_mean_nothing() {
 }
 
 #[test]
-fn a_flipped_bit_of_a_value_is_corrupt_and_names_file_and_offset() {
+fn flipped_value_bit_is_corrupt_with_file_and_offset() {
     for mode in MODES {
-        let (fs, context, paths, placed) = sealed_world(mode);
+        let (fs, context, paths, placed) = sealed_harness(mode);
         let reopened = reopen(&context, 1, 2).unwrap();
         for key in ["small of round 100", "inline of round 100", "large of round 100"] {
             let placed = find(&placed, key);
@@ -821,7 +821,7 @@ fn a_flipped_bit_of_a_value_is_corrupt_and_names_file_and_offset() {
                 let says = format!("{} at offset {}", path.display(), address.offset);
                 assert!(error.to_string().contains(&says), "{error}");
                 assert_eq!(
-                    kind_of(reopened.read_in_pieces(&address, &mut |_| Ok(()))),
+                    kind_of(reopened.read_chunked(&address, &mut |_| Ok(()))),
                     Some(ErrorKind::Corrupt)
                 );
                 fs.flip_bit(path, address.offset + at, 5);
@@ -832,15 +832,15 @@ fn a_flipped_bit_of_a_value_is_corrupt_and_names_file_and_offset() {
 }
 
 #[test]
-fn callers_that_check_values_themselves_get_them_unchecked_but_keys_are_checked() {
-    let (fs, checked, paths, placed) = sealed_world(ReadMode::Map);
+fn verify_never_skips_value_checksums_but_not_key_checksums() {
+    let (fs, checked, paths, placed) = sealed_harness(ReadMode::Map);
     let context = Arc::new(Context {
         env: checked.env.clone(),
         table_id: checked.table_id,
         dirs: checked.dirs.clone(),
         read_mode: ReadMode::Map,
         verify: Verify::Never,
-        handles: Arc::new(HandleLimit::new(9)),
+        handles: Arc::new(HandleCache::new(9)),
     });
     let reopened = reopen(&context, 1, 2).unwrap();
     let placed = find(&placed, "small of round 100");
@@ -849,18 +849,15 @@ fn callers_that_check_values_themselves_get_them_unchecked_but_keys_are_checked(
     let mut flipped = placed.value.clone();
     flipped[0] ^= 1;
     assert_eq!(reopened.read_value(&address).unwrap(), flipped.as_slice());
-    assert_eq!(
-        kind_of(reopened.read_in_pieces(&address, &mut |_| Ok(()))),
-        Some(ErrorKind::Corrupt)
-    );
+    assert_eq!(kind_of(reopened.read_chunked(&address, &mut |_| Ok(()))), Some(ErrorKind::Corrupt));
     fs.flip_bit(&paths.keys, u64::from(placed.at.offset) + 33, 0);
     assert_eq!(kind_of(reopened.lookup(placed.at.offset, &placed.key)), Some(ErrorKind::Corrupt));
 }
 
 #[test]
-fn a_flipped_bit_of_a_key_record_never_makes_its_key_absent() {
+fn flipped_key_record_bit_never_makes_its_key_absent() {
     for mode in MODES {
-        let (fs, context, paths, placed) = sealed_world(mode);
+        let (fs, context, paths, placed) = sealed_harness(mode);
         let reopened = reopen(&context, 1, 2).unwrap();
         for key in ["inline of round 100", "inline part of round 100", "one byte of round 100"] {
             let placed = find(&placed, key);
@@ -885,8 +882,8 @@ fn a_flipped_bit_of_a_key_record_never_makes_its_key_absent() {
 }
 
 #[test]
-fn a_position_that_is_no_record_is_corrupt() {
-    let (_fs, context, _paths, placed) = sealed_world(ReadMode::Map);
+fn position_without_a_record_is_corrupt() {
+    let (_fs, context, _paths, placed) = sealed_harness(ReadMode::Map);
     let reopened = reopen(&context, 1, 2).unwrap();
     let starts: Vec<u32> = placed.iter().map(|p| p.at.offset).collect();
     for offset in (0..400).filter(|offset| !starts.contains(offset)) {
@@ -903,7 +900,7 @@ fn a_position_that_is_no_record_is_corrupt() {
 #[test]
 fn a_damaged_header_is_found_when_the_file_is_opened() {
     for bit in [0, 8 * 24, 8 * 40, 8 * 48, 8 * 60] {
-        let (fs, context, paths, placed) = sealed_world(ReadMode::Map);
+        let (fs, context, paths, placed) = sealed_harness(ReadMode::Map);
         let reopened = reopen(&context, 1, 2).unwrap();
         let small = find(&placed, "small of round 100");
         let address = reopened.lookup(small.at.offset, &small.key).unwrap().unwrap();
@@ -917,7 +914,7 @@ fn a_damaged_header_is_found_when_the_file_is_opened() {
 
 #[test]
 fn a_flipped_bit_of_the_metadata_is_corrupt() {
-    let (fs, context, paths, _) = sealed_world(ReadMode::Map);
+    let (fs, context, paths, _) = sealed_harness(ReadMode::Map);
     let len = fs.read_raw(&paths.metadata).len() as u64;
     for at in 0..len {
         fs.flip_bit(&paths.metadata, at, 2);
@@ -928,8 +925,8 @@ fn a_flipped_bit_of_the_metadata_is_corrupt() {
 }
 
 #[test]
-fn a_device_that_cannot_read_is_an_error_and_the_next_read_may_succeed() {
-    let (fs, context, _, placed) = sealed_world(ReadMode::Pread);
+fn device_read_error_is_returned_and_a_retry_may_succeed() {
+    let (fs, context, _, placed) = sealed_harness(ReadMode::Pread);
     let reopened = reopen(&context, 1, 2).unwrap();
     let (at, key) = (placed[0].at.offset, &placed[0].key);
     for n in 1..=3 {
@@ -949,7 +946,7 @@ fn a_device_that_cannot_read_is_an_error_and_the_next_read_may_succeed() {
 }
 
 #[test]
-fn a_tail_of_another_process_is_read_up_to_the_ends_that_were_taken() {
+fn unsealed_segment_is_read_up_to_the_captured_ends() {
     for mode in MODES {
         let fs = SimFs::new();
         let context = sim_context(&fs, mode);
@@ -958,11 +955,11 @@ fn a_tail_of_another_process_is_read_up_to_the_ends_that_were_taken() {
         let mut placed = fill(&mut writer, 0);
         segment.make_durable(writer.totals()).unwrap();
         let durable = writer.totals().clone();
-        writer.set_mark_due(writer.totals().mark(NOW));
+        writer.set_pending_mark(writer.totals().mark(NOW));
         placed.extend(fill(&mut writer, 50));
         segment.make_durable(writer.totals()).unwrap();
         let ends = writer.totals().clone();
-        let seen = Segment::foreign_tail(
+        let seen = Segment::unsealed_for_reader(
             &context,
             segment.paths().clone(),
             *segment.header(),

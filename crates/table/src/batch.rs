@@ -199,11 +199,11 @@ pub(crate) fn check_group<'a>(
         let range = start as u32..(start + bytes.len()) as u32;
         checked.push(Alias { key, range, checksum: crc32c::crc32c(bytes) });
     }
-    refuse_doubles(key, &checked)?;
+    refuse_duplicate_keys(key, &checked)?;
     Ok(checked)
 }
 
-fn refuse_doubles(key: &[u8], aliases: &[Alias<'_>]) -> Result<()> {
+fn refuse_duplicate_keys(key: &[u8], aliases: &[Alias<'_>]) -> Result<()> {
     if aliases.is_empty() {
         return Ok(());
     }

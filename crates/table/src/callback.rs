@@ -10,20 +10,20 @@ use lithdb_env::{Error, ErrorKind, Result};
 
 thread_local! {
     /// What of the application this thread is in.
-    static INSIDE: Cell<Option<&'static str>> = const { Cell::new(None) };
+    static CURRENT_CALLBACK: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
 /// Calls `what` of the application. A panic in it is the error.
 pub(crate) fn call<T>(what: &'static str, callback: impl FnOnce() -> T) -> std::thread::Result<T> {
-    let outer = INSIDE.replace(Some(what));
+    let outer = CURRENT_CALLBACK.replace(Some(what));
     let answer = catch_unwind(AssertUnwindSafe(callback));
-    INSIDE.set(outer);
+    CURRENT_CALLBACK.set(outer);
     answer
 }
 
 /// Refuses calls that come out of a filter, a listener or a source.
 pub fn refuse_in_callback() -> Result<()> {
-    let Some(what) = INSIDE.get() else { return Ok(()) };
+    let Some(what) = CURRENT_CALLBACK.get() else { return Ok(()) };
     let message = format!(
         "{what} called the database: expected it to return, and the call from a thread of the application"
     );

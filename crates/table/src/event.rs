@@ -8,7 +8,7 @@ use lithdb_env::{Error, UnixMillis};
 use lithdb_segment::{SegmentId, TableName};
 
 use crate::callback::call;
-use crate::recovery::RecoveryReport;
+use crate::open::recover::RecoveryReport;
 
 /// Something happened to a table.
 #[derive(Debug, Clone)]

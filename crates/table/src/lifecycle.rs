@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use lithdb_env::{DirEntry, Error, ErrorKind, FileKind, Fs, Result, leftover_of, sync_parent};
 use lithdb_segment::{SEGMENTS_DIR, STATE_FILE, SegmentFile};
 
-use crate::plan::{Access, Plan};
+use crate::open::chain::{Access, OpenPlan};
 use crate::state::{StateFile, TableState, read_state};
 use crate::table::{Table, TableSetup};
-use lithdb_env::is_there;
-use lithdb_segment::quarantine::is_aside;
+use lithdb_env::exists_as;
+use lithdb_segment::quarantine::is_quarantine_dir;
 
 /// Whether a table is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,20 +31,20 @@ pub fn presence(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Presence> {
     let Some(first) = dirs.first() else { return Ok(Presence::Absent) };
     let mut any = false;
     for dir in dirs {
-        let is_table = is_there(fs, dir, FileKind::Dir)?;
+        let is_table = exists_as(fs, dir, FileKind::Dir)?;
         any |= is_table;
         if is_table {
-            is_there(fs, &dir.join(SEGMENTS_DIR), FileKind::Dir)?;
+            exists_as(fs, &dir.join(SEGMENTS_DIR), FileKind::Dir)?;
         }
     }
     let state_path = first.join(STATE_FILE);
-    if is_there(fs, &state_path, FileKind::File)? {
+    if exists_as(fs, &state_path, FileKind::File)? {
         let dropped = read_state(fs, &state_path)?.state.dropping;
         return Ok(if dropped { Presence::Interrupted } else { Presence::Present });
     }
     for dir in dirs {
-        for place in asides(fs, dir)?.into_iter().chain([dir.join(SEGMENTS_DIR)]) {
-            if let Some(file) = entries(fs, &place)?.into_iter().find(|e| is_kept(&e.name)) {
+        for place in quarantine_dirs(fs, dir)?.into_iter().chain([dir.join(SEGMENTS_DIR)]) {
+            if let Some(file) = entries(fs, &place)?.into_iter().find(|e| is_quarantined(&e.name)) {
                 let file = place.join(file.name);
                 let message = format_args!(
                     "expected the state of the table that {} belongs to; bring it back, or see `lith repair`; if nobody needs the table any more, remove its directories",
@@ -74,16 +74,16 @@ impl Table {
     /// The first half of dropping a table: from now on it counts as gone, whatever happens. All handles are closed.
     pub fn begin_drop(&self) -> Result<()> {
         let side = self.inner.enter_write()?;
-        let _ending = side.ending.lock();
+        let _shutdown_lock = side.shutdown_lock.lock();
         {
             // Puts and seals that are under way are waited for below: their files are about to go.
             let _writer = side.writer.lock();
-            self.inner.still_open()?;
+            self.inner.check_open()?;
             let written = side.state.update(|state| state.dropping = true);
             written.map_err(|e| self.inner.fail(&e))?;
             self.set_closed();
         }
-        side.settle();
+        side.quiesce();
         Ok(())
     }
 
@@ -96,7 +96,7 @@ impl Table {
 
 fn begin_drop_of(setup: &TableSetup) -> Result<()> {
     let state = StateFile::open(&setup.env.fs, &setup.state_path())?;
-    Plan::make(&setup.env, &setup.segment_dirs(), &state.get(), Access::Write)?;
+    OpenPlan::make(&setup.env, &setup.segment_dirs(), &state.get(), Access::Write)?;
     state.update(|state| state.dropping = true)
 }
 
@@ -124,7 +124,7 @@ fn remove(setup: &TableSetup) -> Result<()> {
         remove_files(fs, &dir.join(SEGMENTS_DIR), is_segment_file)?;
     }
     for dir in &setup.dirs {
-        remove_kept_aside(fs, dir)?;
+        remove_quarantine(fs, dir)?;
     }
     for dir in setup.dirs.iter().take(1) {
         remove_files(fs, dir, |name| name == STATE_FILE || leftover_of(name) == Some(STATE_FILE))?;
@@ -138,7 +138,7 @@ fn remove(setup: &TableSetup) -> Result<()> {
 
 /// Removes the files whose names are ours, durably. Others stay, and with them the directory.
 fn remove_files(fs: &dyn Fs, dir: &Path, is_ours: impl Fn(&str) -> bool) -> Result<()> {
-    if !is_there(fs, dir, FileKind::Dir)? {
+    if !exists_as(fs, dir, FileKind::Dir)? {
         return Ok(());
     }
     let entries = entries(fs, dir)?;
@@ -150,23 +150,23 @@ fn remove_files(fs: &dyn Fs, dir: &Path, is_ours: impl Fn(&str) -> bool) -> Resu
 }
 
 /// Removes what repairs have kept of a table that is being dropped.
-fn remove_kept_aside(fs: &dyn Fs, dir: &Path) -> Result<()> {
-    for aside in asides(fs, dir)? {
-        remove_files(fs, &aside, is_kept)?;
+fn remove_quarantine(fs: &dyn Fs, dir: &Path) -> Result<()> {
+    for aside in quarantine_dirs(fs, dir)? {
+        remove_files(fs, &aside, is_quarantined)?;
         remove_dir(fs, &aside)?;
     }
     Ok(())
 }
 
 /// The directories in which repairs have kept something.
-fn asides(fs: &dyn Fs, dir: &Path) -> Result<Vec<PathBuf>> {
+fn quarantine_dirs(fs: &dyn Fs, dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = entries(fs, dir)?.into_iter();
-    let asides = entries.filter(|e| e.kind == FileKind::Dir && is_aside(&e.name));
-    Ok(asides.map(|e| dir.join(e.name)).collect())
+    let quarantine_dirs = entries.filter(|e| e.kind == FileKind::Dir && is_quarantine_dir(&e.name));
+    Ok(quarantine_dirs.map(|e| dir.join(e.name)).collect())
 }
 
 /// Whether a repair keeps files of this name.
-fn is_kept(name: &str) -> bool {
+fn is_quarantined(name: &str) -> bool {
     name == STATE_FILE || is_segment_file(name)
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lithdb_env::human::{self, Human};
+use lithdb_env::human::{self, HumanReadable};
 use lithdb_env::{Error, ErrorKind, Result, millis};
 use lithdb_segment::record::MAX_INLINE_LEN;
 use lithdb_segment::{ShardId, Verify};
@@ -20,7 +20,7 @@ pub enum Ttl {
     After(Duration),
 }
 
-impl Human for Ttl {
+impl HumanReadable for Ttl {
     fn show(&self) -> String {
         match self {
             Self::Recorded => "recorded".to_owned(),
@@ -37,8 +37,8 @@ impl Human for Ttl {
         }
     }
 
-    fn of_number(number: f64) -> Result<Self, String> {
-        Duration::of_number(number).map(Self::After)
+    fn from_number(number: f64) -> Result<Self, String> {
+        Duration::from_number(number).map(Self::After)
     }
 }
 

@@ -14,8 +14,8 @@ pub struct Progress {
 /// Counts bytes and tells whoever waits.
 pub struct Meter<'a> {
     now: Progress,
-    told: u64,
-    tell: &'a mut dyn FnMut(Progress),
+    reported: u64,
+    callback: &'a mut dyn FnMut(Progress),
 }
 
 impl<'a> Meter<'a> {
@@ -23,24 +23,24 @@ impl<'a> Meter<'a> {
     const STEP: u64 = 1 << 20;
 
     /// A meter of `bytes_total`, of which `tell` hears.
-    pub fn new(tell: &'a mut dyn FnMut(Progress), bytes_total: u64) -> Self {
+    pub fn new(callback: &'a mut dyn FnMut(Progress), bytes_total: u64) -> Self {
         let now = Progress { bytes_done: 0, bytes_total };
-        tell(now);
-        Self { now, told: 0, tell }
+        callback(now);
+        Self { now, reported: 0, callback }
     }
 
     /// So many more bytes have been read.
     pub fn add(&mut self, bytes: u64) {
         self.now.bytes_done = (self.now.bytes_done + bytes).min(self.now.bytes_total);
-        if self.now.bytes_done - self.told >= Self::STEP {
-            self.told = self.now.bytes_done;
-            (self.tell)(self.now);
+        if self.now.bytes_done - self.reported >= Self::STEP {
+            self.reported = self.now.bytes_done;
+            (self.callback)(self.now);
         }
     }
 
     /// Everything has been read.
     pub fn finish(&mut self) {
         self.now.bytes_done = self.now.bytes_total;
-        (self.tell)(self.now);
+        (self.callback)(self.now);
     }
 }

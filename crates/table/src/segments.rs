@@ -63,7 +63,7 @@ mod tests {
     use std::path::PathBuf;
 
     use lithdb_segment::{
-        Context, HandleLimit, Identity, KeyHeader, ReadMode, SegmentPaths, Verify,
+        Context, HandleCache, Identity, KeyHeader, ReadMode, SegmentPaths, Verify,
     };
     use lithdb_sim::{SimClock, SimFs, sim_env};
 
@@ -79,18 +79,18 @@ mod tests {
         };
         let paths = SegmentPaths::for_new(&context.dirs, SegmentId(id), 1);
         let ends = (64, &[64][..]);
-        Arc::new(Segment::foreign_tail(context, paths, header, ends, ends, &[]))
+        Arc::new(Segment::unsealed_for_reader(context, paths, header, ends, ends, &[]))
     }
 
     #[test]
-    fn the_list_agrees_with_a_plain_one_whatever_is_added_and_removed() {
+    fn segment_list_matches_a_model() {
         let context = Arc::new(Context {
             env: sim_env(&SimFs::new(), &SimClock::new(1)),
             table_id: 1,
             dirs: vec![PathBuf::from("/r")],
             read_mode: ReadMode::Map,
             verify: Verify::Always,
-            handles: Arc::new(HandleLimit::new(1)),
+            handles: Arc::new(HandleCache::new(1)),
         });
         for step in [1, 2, 50, 300] {
             let (mut list, mut plain) = (Segments::default(), VecDeque::new());

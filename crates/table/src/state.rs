@@ -15,9 +15,9 @@ use lithdb_segment::scan::Totals;
 use lithdb_segment::{SegmentId, ShardId};
 use serde::{Deserialize, Serialize};
 
-use crate::inventory::FoundFiles;
+use crate::open::inventory::SegmentFiles;
 use lithdb_segment::key_file;
-use lithdb_segment::slots::{self, Ruling, SLOTS, Slotted};
+use lithdb_segment::slots::{self, CurrentSlot, SLOTS, Slotted};
 
 /// The length of a slot of `table.state`.
 pub const SLOT_LEN: usize = slots::SLOT_UNIT;
@@ -56,10 +56,10 @@ pub struct TableState {
     /// Segments that count as sealed at another time than they record, lowest first.
     pub redated: Vec<Redated>,
     /// This segment is there, at least so long, and none before it is without its seal. Later ones may be there.
-    pub durable_tail: Option<DurableTail>,
+    pub durable_end: Option<DurableEnd>,
     /// The table was closed, and nothing was put since: it ends with the durable tail, no file goes on behind it. An opening
     /// for writing clears this before anything is put.
-    pub ends_with_tail: bool,
+    pub closed_cleanly: bool,
 }
 
 /// The most ranges of segments that the state has room for.
@@ -78,7 +78,7 @@ pub struct Redated {
 
 /// How long the mutable segment was when it was begun, or when the table was closed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DurableTail {
+pub struct DurableEnd {
     /// The segment.
     pub segment: SegmentId,
     /// The length of its key file.
@@ -95,7 +95,7 @@ impl Slotted for TableState {
     }
 }
 
-impl DurableTail {
+impl DurableEnd {
     /// Of a segment that durably holds `totals`.
     pub(crate) fn of(segment: SegmentId, totals: &Totals) -> Self {
         let (key_end, value_ends) = (totals.key_end as u32, totals.value_ends.clone());
@@ -122,39 +122,39 @@ impl TableState {
             clock_offset_ms: 0,
             jumped_while_open: false,
             redated: Vec::new(),
-            durable_tail: None,
-            ends_with_tail: false,
+            durable_end: None,
+            closed_cleanly: false,
         }
     }
 
     /// Everything before this segment is sealed, durably, and the id that follows may be given away.
-    pub(crate) fn begin_segment(&mut self, begun: DurableTail) {
+    pub(crate) fn begin_segment(&mut self, begun: DurableEnd) {
         let next = begun.segment.next().unwrap_or(begun.segment); // the last id of all has no next
         self.highest_id = self.highest_id.max(next);
-        self.durable_tail = Some(begun);
+        self.durable_end = Some(begun);
     }
 
     /// What is promised of `segment` outside of it, as a mark: by the durable tail, and by the seal before it.
-    pub fn promise(&self, segment: SegmentId, by_seal: Option<Mark>) -> Option<Mark> {
-        let tail = self.durable_tail.as_ref().filter(|tail| tail.segment == segment);
+    pub fn durable_mark(&self, segment: SegmentId, sealed_mark: Option<Mark>) -> Option<Mark> {
+        let tail = self.durable_end.as_ref().filter(|tail| tail.segment == segment);
         let by_state = tail.map(|tail| Mark {
             through: tail.key_end,
             value_ends: tail.value_ends.clone(),
             ..Mark::default()
         });
-        by_seal.into_iter().chain(by_state).max_by_key(|mark| mark.through)
+        sealed_mark.into_iter().chain(by_state).max_by_key(|mark| mark.through)
     }
 
     /// What is wrong with the state of a table that was closed, if a file is there that goes on behind where the table
     /// ended then: the state is older than it. `live`: the files of what is not below the watermark.
-    pub fn is_older<'a>(
+    pub fn stale_file_error<'a>(
         &self,
         fs: &dyn Fs,
         path: &Path,
-        live: impl Iterator<Item = (SegmentId, &'a FoundFiles)>,
+        live: impl Iterator<Item = (SegmentId, &'a SegmentFiles)>,
     ) -> Result<Option<Error>> {
-        let tail = self.durable_tail.as_ref();
-        if !self.ends_with_tail || (tail.is_none() && !self.empty) {
+        let tail = self.durable_end.as_ref();
+        if !self.closed_cleanly || (tail.is_none() && !self.empty) {
             return Ok(None);
         }
         for (id, found) in live.filter(|(id, _)| tail.is_none_or(|tail| *id >= tail.segment)) {
@@ -193,28 +193,29 @@ impl TableState {
 
 /// The state of a table as it was read, with which slots held.
 #[derive(Debug, Clone)]
-pub struct FoundState {
+pub struct LoadedState {
     /// The state that rules.
     pub state: TableState,
-    ruling: usize,
+    current_slot: usize,
     writable: Result<()>,
 }
 
 /// Reads the state file at `path`.
 /// `Missing`; `Corrupt` if no slot holds or the length is wrong; `Unsupported`.
-pub fn read_state(fs: &dyn Fs, path: &Path) -> Result<FoundState> {
+pub fn read_state(fs: &dyn Fs, path: &Path) -> Result<LoadedState> {
     let limit = 4 * (SLOTS * SLOT_LEN) as u64;
     let bytes = read_file(fs, path, limit).map_err(|e| Error::io("read", path, e))?;
     if bytes.len() != SLOTS * SLOT_LEN {
         let found = format!("{} bytes", bytes.len());
         return Err(Error::corrupt(path, 0, "8192 bytes", &found));
     }
-    let Ruling { record: state, slot: ruling, writable } = slots::ruling(path, &bytes, SLOT_LEN)?;
-    Ok(FoundState { state, ruling, writable })
+    let CurrentSlot { record: state, slot: current_slot, writable } =
+        slots::current_slot(path, &bytes, SLOT_LEN)?;
+    Ok(LoadedState { state, current_slot, writable })
 }
 
 /// As [`read_state`], and refuses what this version must not write to.
-pub(crate) fn read_writable(fs: &dyn Fs, path: &Path) -> Result<FoundState> {
+pub(crate) fn read_writable(fs: &dyn Fs, path: &Path) -> Result<LoadedState> {
     let found = read_state(fs, path)?;
     found.writable.clone()?;
     Ok(found)
@@ -246,18 +247,18 @@ impl StateFile {
     pub(crate) fn change(
         fs: &Arc<dyn Fs>,
         path: &Path,
-        found: FoundState,
+        found: LoadedState,
         change: impl FnOnce(&mut TableState),
     ) -> Result<Self> {
-        let FoundState { state: before, ruling, .. } = found;
+        let LoadedState { state: before, current_slot, .. } = found;
         let mut state = before.clone();
         change(&mut state);
         if state == before {
-            slots::write_both(&**fs, path, &state, ruling)?;
+            slots::write_both(&**fs, path, &state, current_slot)?;
         } else {
             state.generation += 1;
             state.check_len(path)?;
-            slots::write_after(&**fs, path, &before, &state, ruling)?;
+            slots::write_after(&**fs, path, &before, &state, current_slot)?;
         }
         Ok(Self { fs: Arc::clone(fs), path: path.to_owned(), current: Mutex::new(state) })
     }

@@ -94,10 +94,10 @@ impl Table {
             }
         } else if let Mode::Read(side) = &inner.mode {
             let view = side.view();
-            if let Some(tail) = view.tail.as_ref().map(|tail| &tail.totals) {
-                keys += tail.records;
-                values += tail.primaries;
-                bytes += tail.key_end + tail.value_ends.iter().sum::<u64>();
+            if let Some(unsealed) = view.unsealed.as_ref().map(|unsealed| &unsealed.totals) {
+                keys += unsealed.records;
+                values += unsealed.primaries;
+                bytes += unsealed.key_end + unsealed.value_ends.iter().sum::<u64>();
             }
         }
         let settings = *inner.settings.lock();
@@ -122,8 +122,8 @@ impl Table {
             ttl: settings.ttl,
             created: inner.created,
             keymap: inner.options.keymap.unwrap_or_default(),
-            keymap_entries: inner.seen().keymap().entries(),
-            keymap_bytes: inner.seen().keymap().memory_bytes(),
+            keymap_entries: inner.read_source().keymap().entries(),
+            keymap_bytes: inner.read_source().keymap().memory_bytes(),
             failure: inner.latch.cause().map(ToString::to_string),
         }
     }

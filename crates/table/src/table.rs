@@ -1,8 +1,8 @@
 //! The table itself: what its parts share, and how they are reached.
 //!
-//! Locks, in the order in which they may be taken: `ending` (held while the table is closed or dropped), or `agreed` (orders
+//! Locks, in the order in which they may be taken: `shutdown_lock` (held while the table is closed or dropped), or `filter_approved` (orders
 //! collections; held while the filter is asked, so nobody else waits for it); `writer` (orders writes; held during I/O only
-//! when a segment is created or a value comes in pieces); `collecting` (changes of the state but for those of the writer; what closing waits for); then
+//! when a segment is created or a value comes in pieces); `gc_lock` (changes of the state but for those of the writer; what closing waits for); then
 //! `sealing` or `segments` or the keymap's. `segments` is held for moments only, and `clock`,
 //! which is taken last. Flushes are ordered by `commit`. No reader takes `writer` (iterators do,
 //! for a moment), and a listener may be called under any of them (see `callback`),
@@ -19,26 +19,26 @@ use lithdb_env::sync::{Mutex, RwLock};
 use lithdb_env::{Env, Error, ErrorKind, Latch, Result, UnixMillis};
 use lithdb_keymap::Keymap;
 use lithdb_segment::scan::Totals;
-use lithdb_segment::{Context, Position, SegmentId, SegmentWriter, TableName, UnlinkRight};
+use lithdb_segment::{Context, Position, SegmentId, SegmentWriter, TableName, UnlinkPermission};
 
 use crate::callback::refuse_in_callback;
-use crate::clock::TableClock;
-use crate::commit::Commit;
 use crate::counters::Counters;
 use crate::event::{Event, EventListener};
-use crate::filter::GcFilter;
-use crate::in_flight::InFlight;
+use crate::gc::clock::TableClock;
+use crate::gc::filter::GcFilter;
 use crate::options::TableOptions;
-use crate::seal::Sealing;
 use crate::segments::Segments;
 use crate::state::StateFile;
+use crate::write::commit::GroupCommit;
+use crate::write::in_flight::InFlight;
+use crate::write::seal::PendingSeal;
 
 /// A table that is open. Cheap to clone; all clones are the same table.
 #[derive(Clone)]
 pub struct Table {
     pub(crate) inner: Arc<Inner>,
     /// Kept alive by this handle: whoever holds the locks.
-    pub(crate) _keeper: Option<Arc<dyn Any + Send + Sync>>,
+    pub(crate) _keepalive: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl fmt::Debug for Table {
@@ -78,7 +78,7 @@ pub(crate) struct Settings {
 #[derive(Debug)]
 pub(crate) enum Mode {
     Write(Box<WriteSide>),
-    Read(Box<crate::reader::ReadSide>),
+    Read(Box<crate::read::refresh::ReadSide>),
 }
 
 /// What only a table that is open for writing has.
@@ -88,20 +88,20 @@ pub(crate) struct WriteSide {
     /// The last one is mutable.
     pub(crate) segments: RwLock<Segments>,
     pub(crate) watermark: AtomicU32,
-    pub(crate) unlinks: UnlinkRight,
+    pub(crate) unlink_permission: UnlinkPermission,
     pub(crate) state: StateFile,
     pub(crate) writer: Mutex<TableWriter>,
-    pub(crate) commit: Commit,
-    pub(crate) sealing: Sealing,
+    pub(crate) commit: GroupCommit,
+    pub(crate) sealing: PendingSeal,
     pub(crate) in_flight: InFlight,
-    pub(crate) collecting: Mutex<()>,
+    pub(crate) gc_lock: Mutex<()>,
     /// The filter has said yes to every key before this. Held while it is asked, by collections alone.
-    pub(crate) agreed: Mutex<Position>,
+    pub(crate) filter_approved: Mutex<Position>,
     pub(crate) clock: Mutex<TableClock>,
     pub(crate) activity: Mutex<Activity>,
     pub(crate) counts: Counts,
     /// Held while the table is being closed or dropped, before any other lock.
-    pub(crate) ending: Mutex<()>,
+    pub(crate) shutdown_lock: Mutex<()>,
 }
 
 /// The records and the primary ones among them of the mutable segment, for those who do not take the writer's lock. Both
@@ -166,7 +166,7 @@ pub struct TableSetup {
     /// How files are read.
     pub read_mode: lithdb_segment::ReadMode,
     /// The limit on open files, shared by all tables.
-    pub handles: Arc<lithdb_segment::HandleLimit>,
+    pub handles: Arc<lithdb_segment::HandleCache>,
     /// Who hears of events.
     pub listener: EventListener,
     /// What may be collected, beside the TTL.
@@ -185,7 +185,7 @@ impl TableSetup {
             name,
             env: env.clone(),
             read_mode: lithdb_segment::ReadMode::default(),
-            handles: Arc::new(lithdb_segment::HandleLimit::new(64)),
+            handles: Arc::new(lithdb_segment::HandleCache::new(64)),
             listener: EventListener::default(),
             filter: None,
             clock_jump_limit: Duration::from_secs(24 * 3600),
@@ -212,8 +212,8 @@ impl Table {
 
     /// A handle that keeps `keeper` alive as long as it or a clone of it lives.
     #[must_use]
-    pub fn kept_by(&self, keeper: Arc<dyn Any + Send + Sync>) -> Self {
-        Self { inner: Arc::clone(&self.inner), _keeper: Some(keeper) }
+    pub fn with_keepalive(&self, keeper: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { inner: Arc::clone(&self.inner), _keepalive: Some(keeper) }
     }
 
     /// Whether the application collects this table with a filter: recorded when one was first given.
@@ -244,7 +244,7 @@ impl Table {
 
 impl Drop for WriteSide {
     fn drop(&mut self) {
-        self.unlinks.withdraw();
+        self.unlink_permission.revoke();
     }
 }
 
@@ -252,21 +252,21 @@ impl Inner {
     /// Every public call begins here.
     pub(crate) fn enter(&self) -> Result<()> {
         refuse_in_callback()?;
-        self.still_open()
+        self.check_open()
     }
 
     /// Refuses what would touch files of a table that is closed, for those who waited for a lock meanwhile.
-    pub(crate) fn still_open(&self) -> Result<()> {
+    pub(crate) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) { Err(self.closed_error()) } else { Ok(()) }
     }
 
     /// Refuses a put that the flush of a close would not see. Called under the writer's lock. Ends a scan whose outcome a
     /// table that is closed has no use for.
-    pub(crate) fn still_taking(&self) -> Result<()> {
+    pub(crate) fn check_accepting_writes(&self) -> Result<()> {
         if self.closing.load(Ordering::Acquire) {
             Err(self.closed_error())
         } else {
-            self.still_open()
+            self.check_open()
         }
     }
 

@@ -5,12 +5,12 @@
 mod support;
 
 use lithdb_table::{Batch, SecondaryKey, TableOptions};
-use support::{World, small};
+use support::{Harness, small};
 
 #[test]
-fn what_was_put_is_read_back_before_and_after_a_flush_and_a_reopening() {
-    let world = World::new(2);
-    let table = world.create_and_open(&small());
+fn puts_are_read_back_before_and_after_flush_and_reopen() {
+    let harness = Harness::new(2);
+    let table = harness.create_and_open(&small());
     let large = vec![9_u8; 200 << 10];
     for n in 0..20_u32 {
         table
@@ -47,17 +47,17 @@ fn what_was_put_is_read_back_before_and_after_a_flush_and_a_reopening() {
     table.flush().unwrap();
     check(&table);
     table.close().unwrap();
-    let table = world.open(&small()).unwrap();
+    let table = harness.open(&small()).unwrap();
     check(&table);
     drop(table);
-    let table = world.open(&small()).unwrap();
+    let table = harness.open(&small()).unwrap();
     check(&table);
 }
 
 #[test]
 fn a_batch_and_a_newer_value_of_a_key() {
-    let world = World::new(1);
-    let table = world.create_and_open(&TableOptions::new());
+    let harness = Harness::new(1);
+    let table = harness.create_and_open(&TableOptions::new());
     let mut batch = Batch::new();
     batch.put(b"a".to_vec(), b"one".to_vec()).alias(b"a2".to_vec(), 1..2);
     batch.put(b"b".to_vec(), vec![1_u8; 100_000]);
@@ -66,7 +66,7 @@ fn a_batch_and_a_newer_value_of_a_key() {
     assert_eq!(table.get(b"a").unwrap().unwrap(), b"two");
     assert_eq!(table.get(b"a2").unwrap().unwrap(), b"n");
     table.close().unwrap();
-    let table = world.open(&TableOptions::new()).unwrap();
+    let table = harness.open(&TableOptions::new()).unwrap();
     assert_eq!(table.get(b"a").unwrap().unwrap(), b"two");
     assert_eq!(table.get(b"b").unwrap().unwrap().len(), 100_000);
     assert_eq!(table.iter_from(b"b").unwrap().unwrap().count(), 2);

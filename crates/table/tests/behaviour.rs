@@ -21,13 +21,13 @@ use lithdb_table::{
 use proptest::prelude::*;
 use support::hook::{Gate, HookFs};
 use support::script::value_of;
-use support::{DAY, World, run, small};
+use support::{DAY, Harness, run, small};
 
 /// A world whose pool has threads.
-fn threaded(roots: usize) -> World {
-    let mut world = World::new(roots);
-    world.setup.env.pool = Arc::new(Pool::new(2).unwrap());
-    world
+fn threaded(roots: usize) -> Harness {
+    let mut harness = Harness::new(roots);
+    harness.setup.env.pool = Arc::new(Pool::new(2).unwrap());
+    harness
 }
 
 fn keys(table: &Table) -> Vec<String> {
@@ -37,8 +37,8 @@ fn keys(table: &Table) -> Vec<String> {
 
 #[test]
 fn every_thread_reads_what_was_put_as_soon_as_put_returns() {
-    let world = threaded(2);
-    let table = world.create_and_open(&small().segment_keys(50).shards(2));
+    let harness = threaded(2);
+    let table = harness.create_and_open(&small().segment_keys(50).shards(2));
     let (tell, hear) = mpsc::channel::<usize>();
     let reader = table.clone();
     let reading = run(move || {
@@ -67,25 +67,25 @@ fn len_of(n: usize) -> usize {
 }
 
 /// A table on which the write of a large value waits at a gate.
-fn with_gate(options: &TableOptions) -> (World, Table, Arc<Gate>) {
-    let mut world = threaded(1);
+fn with_gate(options: &TableOptions) -> (Harness, Table, Arc<Gate>) {
+    let mut harness = threaded(1);
     let gate = Arc::new(Gate::default());
     let at = Arc::clone(&gate);
-    let inner = Arc::clone(&world.setup.env.fs);
-    world.setup.env.fs = Arc::new(HookFs::new(inner, move |kind, path, len| {
+    let inner = Arc::clone(&harness.setup.env.fs);
+    harness.setup.env.fs = Arc::new(HookFs::new(inner, move |kind, path, len| {
         let is_large = len >= 64 << 10 && path.extension().is_some_and(|e| e == "values");
         if kind == OpKind::Write && is_large {
             at.pass();
         }
     }));
-    let table = world.create_and_open(options);
+    let table = harness.create_and_open(options);
     gate.shut();
-    (world, table, gate)
+    (harness, table, gate)
 }
 
 #[test]
-fn a_large_value_on_its_way_holds_up_flushes_and_nothing_else() {
-    let (world, table, gate) = with_gate(&small().segment_keys(100));
+fn in_flight_large_value_blocks_only_flushes() {
+    let (harness, table, gate) = with_gate(&small().segment_keys(100));
     table.put(b"before", b"1").unwrap();
     table.flush().unwrap();
     let other = table.clone();
@@ -133,24 +133,24 @@ fn a_large_value_on_its_way_holds_up_flushes_and_nothing_else() {
     }
     assert_eq!(keys(&table), ["before", "large", "after", "more", "alias"]);
     drop(table);
-    let world = world.after_crash(world.fs.crash_with(&CrashImage::Nothing));
-    let table = world.open(&small()).unwrap();
+    let harness = harness.after_crash(harness.fs.crash_with(&CrashImage::Nothing));
+    let table = harness.open(&small()).unwrap();
     assert_eq!(keys(&table), ["before", "large", "after", "more", "alias"]);
     assert_eq!(table.get(b"large").unwrap().unwrap(), &value_of(7, 100_000)[..]);
 }
 
 #[test]
-fn a_mark_promises_what_its_flush_captured_and_not_what_was_put_meanwhile() {
-    let mut world = threaded(1);
+fn mark_covers_its_flush_and_not_later_puts() {
+    let mut harness = threaded(1);
     let gate = Arc::new(Gate::default());
     let at = Arc::clone(&gate);
-    let inner = Arc::clone(&world.setup.env.fs);
-    world.setup.env.fs = Arc::new(HookFs::new(inner, move |kind, path, _| {
+    let inner = Arc::clone(&harness.setup.env.fs);
+    harness.setup.env.fs = Arc::new(HookFs::new(inner, move |kind, path, _| {
         if kind == OpKind::SyncData && path.ends_with("1.keys") {
             at.pass();
         }
     }));
-    let table = world.create_and_open(&small().segment_keys(100));
+    let table = harness.create_and_open(&small().segment_keys(100));
     table.put(b"captured", b"1").unwrap();
     let end = table.stats().log_end;
     gate.shut();
@@ -163,14 +163,14 @@ fn a_mark_promises_what_its_flush_captured_and_not_what_was_put_meanwhile() {
     assert_eq!(table.durable_position(), end);
     table.put(b"next", b"2").unwrap();
     table.flush().unwrap();
-    let bytes = world.fs.read_raw("/r0/t/segments/1.keys");
+    let bytes = harness.fs.read_raw("/r0/t/segments/1.keys");
     let mark = bytes.windows(8).position(|window| window == MARK_MAGIC).unwrap();
     assert_eq!(bytes[mark + 8..mark + 12], end.offset.to_le_bytes());
 }
 
 #[test]
-fn a_large_value_on_its_way_is_waited_for_by_the_seal_of_its_segment() {
-    let (world, table, gate) = with_gate(&small().segment_keys(2));
+fn seal_waits_for_in_flight_large_values() {
+    let (harness, table, gate) = with_gate(&small().segment_keys(2));
     let other = table.clone();
     let large = run(move || other.put(b"large", &value_of(7, 100_000)));
     gate.wait_for(1);
@@ -185,13 +185,13 @@ fn a_large_value_on_its_way_is_waited_for_by_the_seal_of_its_segment() {
     large.join().unwrap();
     table.flush().unwrap();
     drop(table);
-    let world = world.after_crash(world.fs.crash_with(&CrashImage::Nothing));
-    let table = world.open(&small()).unwrap();
+    let harness = harness.after_crash(harness.fs.crash_with(&CrashImage::Nothing));
+    let table = harness.open(&small()).unwrap();
     assert_eq!(keys(&table), ["large", "a", "b", "c"]);
 }
 
 #[test]
-fn two_large_values_on_their_way_do_not_show_to_iterators_between_them() {
+fn iterators_stop_before_in_flight_large_values() {
     let (_world, table, gate) = with_gate(&small().segment_keys(100));
     let put = |key: &'static [u8]| {
         let table = table.clone();
@@ -213,10 +213,10 @@ fn two_large_values_on_their_way_do_not_show_to_iterators_between_them() {
 }
 
 #[test]
-fn writers_flushes_collection_and_iterators_together_end_consistent() {
-    let world = threaded(2);
+fn concurrent_puts_flushes_gc_and_scans_stay_consistent() {
+    let harness = threaded(2);
     let options = small().segment_keys(64).shards(2).ttl(Duration::from_secs(10)).segment_age(DAY);
-    let table = world.create_and_open(&options);
+    let table = harness.create_and_open(&options);
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..2)
         .map(|w| {
@@ -238,7 +238,7 @@ fn writers_flushes_collection_and_iterators_together_end_consistent() {
         })
         .collect();
     let collector = {
-        let (table, stop, clock) = (table.clone(), Arc::clone(&stop), world.clock.clone());
+        let (table, stop, clock) = (table.clone(), Arc::clone(&stop), harness.clock.clone());
         run(move || {
             let mut segments = 0;
             while !stop.load(Ordering::SeqCst) || segments == 0 {
@@ -291,15 +291,15 @@ fn writers_flushes_collection_and_iterators_together_end_consistent() {
     assert!(table.failure().is_none());
     verify(&table);
     drop(table);
-    let world = world.after_crash(world.fs.crash_with(&CrashImage::Nothing));
-    verify(&world.open(&options).unwrap());
+    let harness = harness.after_crash(harness.fs.crash_with(&CrashImage::Nothing));
+    verify(&harness.open(&options).unwrap());
     assert!(collected > 0);
 }
 
 #[test]
-fn an_iterator_sees_the_moment_of_its_creation_whatever_is_put_or_collected() {
-    let world = World::new(2);
-    let table = world.create_and_open(&small().segment_keys(2).ttl(Duration::from_secs(1)));
+fn iterator_is_a_snapshot_despite_puts_and_collection() {
+    let harness = Harness::new(2);
+    let table = harness.create_and_open(&small().segment_keys(2).ttl(Duration::from_secs(1)));
     for n in 0..7_usize {
         table.put(format!("{n}").as_bytes(), &value_of(n, 40)).unwrap();
     }
@@ -307,7 +307,7 @@ fn an_iterator_sees_the_moment_of_its_creation_whatever_is_put_or_collected() {
     let entries: Vec<_> = table.iter().unwrap().map(|e| e.unwrap()).collect();
     table.put(b"later", b"").unwrap();
     table.seal().unwrap();
-    world.clock.advance(Duration::from_secs(2));
+    harness.clock.advance(Duration::from_secs(2));
     assert!(table.run_gc().unwrap().segments >= 4);
     assert_eq!(keys(&table), [""; 0]);
     let seen = |iter: &mut dyn Iterator<Item = Result<lithdb_table::Entry>>| {
@@ -325,13 +325,18 @@ fn an_iterator_sees_the_moment_of_its_creation_whatever_is_put_or_collected() {
         assert_eq!(entry.value().unwrap(), &value_of(n, 40)[..]);
     }
     // The files go with the last holder.
-    let files = |world: &World| {
-        world.fs.file_paths().iter().filter(|p| p.to_string_lossy().contains("/segments/")).count()
+    let files = |harness: &Harness| {
+        harness
+            .fs
+            .file_paths()
+            .iter()
+            .filter(|p| p.to_string_lossy().contains("/segments/"))
+            .count()
     };
-    let before = files(&world);
+    let before = files(&harness);
     drop(entries);
-    assert!(files(&world) < before);
-    assert_eq!(files(&world), 2 + 1, "keys and values of the mutable segment, on two roots");
+    assert!(files(&harness) < before);
+    assert_eq!(files(&harness), 2 + 1, "keys and values of the mutable segment, on two roots");
 }
 
 fn os_setup(dir: &Path) -> TableSetup {
@@ -370,16 +375,16 @@ fn a_value_outlives_collection_closing_and_the_table() {
 }
 
 #[test]
-fn who_outlives_its_table_unlinks_nothing() {
+fn handles_outliving_their_table_unlink_nothing() {
     for (is_closed, is_dropped) in [(true, false), (false, true), (false, false)] {
-        let world = World::new(1);
+        let harness = Harness::new(1);
         let options = small().segment_keys(1).ttl(Duration::from_secs(1));
-        let table = world.create_and_open(&options);
+        let table = harness.create_and_open(&options);
         for n in 0..4_u8 {
             table.put(&[n + 1], b"").unwrap();
         }
         let held = table.iter().unwrap();
-        world.clock.advance(Duration::from_secs(2));
+        harness.clock.advance(Duration::from_secs(2));
         assert_eq!(table.run_gc().unwrap().segments, 3);
         if is_closed {
             table.close().unwrap();
@@ -389,22 +394,22 @@ fn who_outlives_its_table_unlinks_nothing() {
         }
         drop(table);
         // From here on the names may stand for files of another table.
-        let (ops, files) = (world.fs.ops(), world.fs.file_paths());
+        let (ops, files) = (harness.fs.ops(), harness.fs.file_paths());
         drop(held);
-        assert_eq!((world.fs.ops(), world.fs.file_paths()), (ops, files));
+        assert_eq!((harness.fs.ops(), harness.fs.file_paths()), (ops, files));
         if !is_dropped {
-            assert_eq!(world.open(&options).unwrap().stats().segments, 1);
-            let keys = world.fs.file_paths().into_iter().filter(|p| p.ends_with("1.keys"));
+            assert_eq!(harness.open(&options).unwrap().stats().segments, 1);
+            let keys = harness.fs.file_paths().into_iter().filter(|p| p.ends_with("1.keys"));
             assert_eq!(keys.count(), 0, "the next opening removes what was collected");
         }
     }
 }
 
 #[test]
-fn what_is_held_of_a_table_that_is_gone_does_not_touch_its_successor() {
-    let world = World::new(2);
+fn handles_of_a_dropped_table_never_touch_its_successor() {
+    let harness = Harness::new(2);
     let options = small().segment_keys(1).ttl(Duration::from_secs(1));
-    let table = world.create_and_open(&options);
+    let table = harness.create_and_open(&options);
     for n in 0..4_u8 {
         table.put(&[n + 1], &value_of(n.into(), 40)).unwrap();
     }
@@ -412,13 +417,13 @@ fn what_is_held_of_a_table_that_is_gone_does_not_touch_its_successor() {
     // Holds segments that are collected and were never opened by it, and ones that were.
     let lazy = table.iter().unwrap();
     let entries: Vec<_> = table.iter().unwrap().map(|e| e.unwrap()).collect();
-    world.clock.advance(Duration::from_secs(2));
+    harness.clock.advance(Duration::from_secs(2));
     assert!(table.run_gc().unwrap().segments >= 3);
     table.begin_drop().unwrap();
     drop(table);
-    Table::remove(&world.setup).unwrap();
+    Table::remove(&harness.setup).unwrap();
     // A table of the same name, with segments of the same numbers.
-    let table = world.create_and_open(&options);
+    let table = harness.create_and_open(&options);
     for n in 0..4_u8 {
         table.put(&[n + 1], &value_of(100 + usize::from(n), 40)).unwrap();
     }
@@ -430,7 +435,7 @@ fn what_is_held_of_a_table_that_is_gone_does_not_touch_its_successor() {
         }
     }
     drop(table);
-    let table = world.open(&options).unwrap();
+    let table = harness.open(&options).unwrap();
     for n in 0..4_u8 {
         let value = table.get(&[n + 1]).unwrap().unwrap();
         assert_eq!(value, &value_of(100 + usize::from(n), 40)[..]);
@@ -438,9 +443,9 @@ fn what_is_held_of_a_table_that_is_gone_does_not_touch_its_successor() {
 }
 
 #[test]
-fn of_one_key_put_often_the_newest_position_wins_before_and_after_opening_again() {
-    let world = World::new(1);
-    let table = world.create_and_open(&small().segment_keys(3));
+fn newest_position_of_a_key_wins_before_and_after_reopen() {
+    let harness = Harness::new(1);
+    let table = harness.create_and_open(&small().segment_keys(3));
     for n in 0..10_usize {
         table.put(b"same", &value_of(n, 30)).unwrap();
         table
@@ -463,20 +468,20 @@ fn of_one_key_put_often_the_newest_position_wins_before_and_after_opening_again(
     };
     check(&table);
     table.close().unwrap();
-    check(&world.open(&small()).unwrap());
-    let world = world.after_crash(world.fs.crash_with(&CrashImage::Nothing));
-    check(&world.open(&small()).unwrap());
+    check(&harness.open(&small()).unwrap());
+    let harness = harness.after_crash(harness.fs.crash_with(&CrashImage::Nothing));
+    check(&harness.open(&small()).unwrap());
 }
 
 #[test]
 fn a_table_that_refuses_duplicates_writes_nothing_of_them() {
-    let world = World::new(1);
+    let harness = Harness::new(1);
     let options = small().duplicate_keys(DuplicateKeys::Reject);
-    let table = world.create_and_open(&options);
+    let table = harness.create_and_open(&options);
     table.put_with(b"a", b"one", &[SecondaryKey::whole(b"b")]).unwrap();
     table.flush().unwrap();
     let refuse = |table: &Table| {
-        let (end, ops) = (table.stats().log_end, world.fs.ops());
+        let (end, ops) = (table.stats().log_end, harness.fs.ops());
         let mut batch = Batch::new();
         batch.put(b"new", b"").alias(b"b", ..);
         let mut twice = Batch::new();
@@ -491,14 +496,14 @@ fn a_table_that_refuses_duplicates_writes_nothing_of_them() {
         ] {
             assert_eq!(refused.unwrap_err().kind(), ErrorKind::DuplicateKey);
         }
-        assert_eq!((table.stats().log_end, world.fs.ops()), (end, ops));
+        assert_eq!((table.stats().log_end, harness.fs.ops()), (end, ops));
         assert!(table.failure().is_none());
         assert_eq!(table.get(b"a").unwrap().unwrap(), b"one");
         assert_eq!(table.get(b"new").unwrap(), None);
     };
     refuse(&table);
     table.close().unwrap();
-    let table = world.open(&options).unwrap();
+    let table = harness.open(&options).unwrap();
     refuse(&table);
     table.put(b"c", b"three").unwrap();
     // Of many threads that put one key one succeeds.
@@ -518,7 +523,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn iterators_give_every_record_once_from_whichever_end_and_key(
+    fn iterators_yield_every_record_once_from_any_end_and_key(
         groups in prop::collection::vec((0_usize..3, 0_usize..60), 0..24),
         per_segment in 1_u64..8,
         flush_every in 1_usize..6,
@@ -526,9 +531,9 @@ proptest! {
         turns in prop::collection::vec(any::<bool>(), 80),
         reopened in any::<bool>(),
     ) {
-        let world = World::new(2);
+        let harness = Harness::new(2);
         let options = small().segment_keys(per_segment);
-        let mut table = world.create_and_open(&options);
+        let mut table = harness.create_and_open(&options);
         let mut all = Vec::new();
         for (n, (aliases, len)) in groups.iter().enumerate() {
             let names: Vec<String> = (0..*aliases).map(|a| format!("a{n}-{a}")).collect();
@@ -543,7 +548,7 @@ proptest! {
         }
         if reopened {
             table.close().unwrap();
-            table = world.open(&options).unwrap();
+            table = harness.open(&options).unwrap();
         }
         let (mut iter, expected) = if all.is_empty() {
             (table.iter().unwrap(), &all[..])
@@ -579,10 +584,10 @@ proptest! {
 
 #[test]
 fn the_newest_key_is_primary_and_read_without_a_scan() {
-    let mut world = World::new(1);
-    world.setup.read_mode = ReadMode::Pread;
+    let mut harness = Harness::new(1);
+    harness.setup.read_mode = ReadMode::Pread;
     let options = TableOptions::new().ttl(Duration::from_secs(1)).segment_age(DAY);
-    let table = world.create_and_open(&options);
+    let table = harness.create_and_open(&options);
     assert_eq!(table.newest_key().unwrap(), None);
     // A key file that a scan reads in many pieces.
     let put = |table: &Table| {
@@ -592,22 +597,22 @@ fn the_newest_key_is_primary_and_read_without_a_scan() {
         table.put_with(b"newest", b"value", &[SecondaryKey::range(b"alias", 0..2)]).unwrap();
     };
     let check = |table: &Table, context: &str| {
-        let before = world.fs.reads();
+        let before = harness.fs.reads();
         assert_eq!(table.newest_key().unwrap().unwrap(), b"newest", "{context}");
-        let reads = world.fs.reads() - before;
+        let reads = harness.fs.reads() - before;
         assert!(reads < 6, "{context}: {reads} reads");
     };
     put(&table);
     check(&table, "put");
     table.seal().unwrap();
     check(&table, "sealed, with an empty segment behind it");
-    let reader = Table::open_read_only(&world.setup, &options).unwrap();
+    let reader = Table::open_read_only(&harness.setup, &options).unwrap();
     check(&reader, "a reader");
     table.close().unwrap();
     drop(table);
-    let table = world.open(&options).unwrap();
+    let table = harness.open(&options).unwrap();
     check(&table, "opened again");
-    world.clock.advance(Duration::from_secs(2));
+    harness.clock.advance(Duration::from_secs(2));
     assert_eq!(table.run_gc().unwrap().segments, 1);
     assert_eq!(table.newest_key().unwrap(), None, "collected");
     reader.refresh().unwrap();
@@ -619,16 +624,16 @@ fn the_newest_key_is_primary_and_read_without_a_scan() {
 }
 
 #[test]
-fn arguments_outside_of_what_is_documented_are_refused_with_nothing_written() {
-    let world = World::new(1);
-    let table = world.create_and_open(&small());
+fn invalid_arguments_are_refused_and_write_nothing() {
+    let harness = Harness::new(1);
+    let table = harness.create_and_open(&small());
     table.put(b"here", b"value").unwrap();
     table.flush().unwrap();
-    let (end, ops) = (table.stats().log_end, world.fs.ops());
+    let (end, ops) = (table.stats().log_end, harness.fs.ops());
     let refused = |what: &str, answer: Result<()>| {
         let error = answer.expect_err(what);
         assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{what}: {error}");
-        assert_eq!((table.stats().log_end, world.fs.ops()), (end, ops), "{what}");
+        assert_eq!((table.stats().log_end, harness.fs.ops()), (end, ops), "{what}");
         assert!(table.failure().is_none(), "{what}");
     };
     let long = vec![1_u8; 65_536];
@@ -701,9 +706,9 @@ fn arguments_outside_of_what_is_documented_are_refused_with_nothing_written() {
 }
 
 #[test]
-fn a_group_that_no_key_file_could_hold_is_refused_and_latches_nothing() {
-    let world = World::new(1);
-    let table = world.create_and_open(&small());
+fn oversized_group_is_refused_without_latching() {
+    let harness = Harness::new(1);
+    let table = harness.create_and_open(&small());
     // 65,600 different keys of 65,535 bytes, all of them in one buffer.
     let mut seed = 9_u64;
     let noise: Vec<u8> = (0..131_200)
@@ -724,87 +729,87 @@ fn a_group_that_no_key_file_could_hold_is_refused_and_latches_nothing() {
 
 #[test]
 fn flushing_with_nothing_new_does_not_touch_the_disk() {
-    let world = World::new(2);
-    let table = world.create_and_open(&small());
+    let harness = Harness::new(2);
+    let table = harness.create_and_open(&small());
     table.flush().unwrap();
     table.put(b"a", &value_of(1, 40)).unwrap();
     let at = table.put(b"b", &value_of(2, 40)).unwrap();
     table.flush().unwrap();
-    let ops = world.fs.ops();
+    let ops = harness.fs.ops();
     table.flush().unwrap();
     table.wait_durable(at).unwrap();
     table.wait_durable(Position::default()).unwrap();
-    assert_eq!(world.fs.ops(), ops);
+    assert_eq!(harness.fs.ops(), ops);
     table.close().unwrap();
-    let table = world.open(&small()).unwrap();
-    let ops = world.fs.ops();
+    let table = harness.open(&small()).unwrap();
+    let ops = harness.fs.ops();
     table.flush().unwrap();
-    assert_eq!(world.fs.ops(), ops);
+    assert_eq!(harness.fs.ops(), ops);
 }
 
 #[test]
 fn an_idle_table_writes_one_mark_and_then_nothing() {
-    let world = World::new(1);
-    let table = world.create_and_open(&small());
+    let harness = Harness::new(1);
+    let table = harness.create_and_open(&small());
     table.put(b"a", &value_of(1, 40)).unwrap();
     table.flush().unwrap();
-    let upkeep = lithdb_table::Upkeep {
+    let maintenance = lithdb_table::Maintenance {
         flush_bytes: None,
         flush_after: None,
         idle_after: Duration::from_secs(1),
         collect: true,
     };
-    table.tick(&upkeep).unwrap();
-    world.clock.advance(Duration::from_secs(2));
-    let ops = world.fs.ops();
-    table.tick(&upkeep).unwrap();
-    assert!(world.fs.ops() > ops, "the mark");
-    let ops = world.fs.ops();
+    table.tick(&maintenance).unwrap();
+    harness.clock.advance(Duration::from_secs(2));
+    let ops = harness.fs.ops();
+    table.tick(&maintenance).unwrap();
+    assert!(harness.fs.ops() > ops, "the mark");
+    let ops = harness.fs.ops();
     for _ in 0..5 {
-        world.clock.advance(Duration::from_secs(2));
-        table.tick(&upkeep).unwrap();
+        harness.clock.advance(Duration::from_secs(2));
+        table.tick(&maintenance).unwrap();
     }
-    assert_eq!(world.fs.ops(), ops);
+    assert_eq!(harness.fs.ops(), ops);
     // It vouches for what was flushed: a bit that rots is noticed, not taken for a torn tail.
     drop(table);
-    let fs = world.fs.crash_with(&CrashImage::Nothing);
+    let fs = harness.fs.crash_with(&CrashImage::Nothing);
     fs.flip_bit("/r0/t/segments/1.keys", 70, 1);
-    let error = world.after_crash(fs).open(&small()).unwrap_err();
+    let error = harness.after_crash(fs).open(&small()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
 }
 
 #[test]
-fn upkeep_flushes_by_amount_and_by_age() {
-    let world = World::new(1);
-    let table = world.create_and_open(&small().segment_keys(100));
-    let upkeep = lithdb_table::Upkeep {
+fn maintenance_flushes_by_bytes_and_by_age() {
+    let harness = Harness::new(1);
+    let table = harness.create_and_open(&small().segment_keys(100));
+    let maintenance = lithdb_table::Maintenance {
         flush_bytes: Some(1000),
         flush_after: Some(Duration::from_secs(3)),
         idle_after: DAY,
         collect: false,
     };
     table.put(b"small", b"x").unwrap();
-    table.tick(&upkeep).unwrap();
+    table.tick(&maintenance).unwrap();
     assert!(table.durable_position() < table.stats().log_end);
-    world.clock.advance(Duration::from_secs(4));
-    table.tick(&upkeep).unwrap();
+    harness.clock.advance(Duration::from_secs(4));
+    table.tick(&maintenance).unwrap();
     assert_eq!(table.durable_position(), table.stats().log_end, "by age");
     table.put(b"large", &value_of(1, 2000)).unwrap();
-    table.tick(&upkeep).unwrap();
+    table.tick(&maintenance).unwrap();
     assert_eq!(table.durable_position(), table.stats().log_end, "by amount");
     assert_eq!(table.stats().unflushed_bytes, 0);
 }
 
 #[test]
 fn opening_after_closes_makes_no_segments() {
-    let world = World::new(2);
-    world.create().unwrap();
+    let harness = Harness::new(2);
+    harness.create().unwrap();
     for n in 0..1000_u32 {
-        let table = world.open(&TableOptions::new()).unwrap();
+        let table = harness.open(&TableOptions::new()).unwrap();
         table.put(&n.to_be_bytes(), &value_of(n as usize, 20)).unwrap();
         table.close().unwrap();
     }
-    let table = world.open(&TableOptions::new()).unwrap();
+    let table = harness.open(&TableOptions::new()).unwrap();
     assert_eq!(table.stats().segments, 1);
     for n in 0..1000_u32 {
         let value = table.get(&n.to_be_bytes()).unwrap().unwrap();
@@ -813,25 +818,25 @@ fn opening_after_closes_makes_no_segments() {
 }
 
 #[test]
-fn a_kill_makes_one_segment_only_if_something_was_put() {
-    let mut world = World::new(2);
-    world.create().unwrap();
-    let kill = |world: &World, table: Table| {
+fn kill_adds_one_segment_only_after_a_put() {
+    let mut harness = Harness::new(2);
+    harness.create().unwrap();
+    let kill = |harness: &Harness, table: Table| {
         drop(table);
-        world.after_crash(world.fs.crash_with(&CrashImage::Everything))
+        harness.after_crash(harness.fs.crash_with(&CrashImage::Everything))
     };
     for n in 0..50_u32 {
-        let table = world.open(&TableOptions::new()).unwrap();
+        let table = harness.open(&TableOptions::new()).unwrap();
         table.put(&n.to_be_bytes(), &value_of(n as usize, 20)).unwrap();
         table.flush().unwrap();
-        world = kill(&world, table);
+        harness = kill(&harness, table);
     }
     for _ in 0..50 {
-        let table = world.open(&TableOptions::new()).unwrap();
+        let table = harness.open(&TableOptions::new()).unwrap();
         assert_eq!(table.stats().segments, 51);
-        world = kill(&world, table);
+        harness = kill(&harness, table);
     }
-    let table = world.open(&TableOptions::new()).unwrap();
+    let table = harness.open(&TableOptions::new()).unwrap();
     for n in 0..50_u32 {
         let value = table.get(&n.to_be_bytes()).unwrap().unwrap();
         assert_eq!(value, &value_of(n as usize, 20)[..]);

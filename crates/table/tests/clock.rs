@@ -7,8 +7,8 @@ mod support;
 use std::time::Duration;
 
 use lithdb_env::{Clock, ErrorKind, UnixMillis};
-use lithdb_table::{Table, TableOptions, Upkeep};
-use support::{DAY, World};
+use lithdb_table::{Maintenance, Table, TableOptions};
+use support::{DAY, Harness};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -42,29 +42,29 @@ enum Step {
 }
 use Step::{Accept, Ahead, Back, Kill, Left, Put, Run, Seal, Stop, StopOff};
 
-struct Scene {
-    world: World,
+struct ClockCase {
+    harness: Harness,
     options: TableOptions,
     table: Table,
 }
 
-impl Scene {
+impl ClockCase {
     fn new(ttl: Duration) -> Self {
-        let world = World::new(1);
+        let harness = Harness::new(1);
         let options = TableOptions::new().ttl(ttl);
-        let table = world.create_and_open(&options);
-        Self { world, options, table }
+        let table = harness.create_and_open(&options);
+        Self { harness, options, table }
     }
 
     fn play(ttl: Duration, name: &str, steps: &[Step]) {
-        let mut scene = Self::new(ttl);
+        let mut case = Self::new(ttl);
         for (n, step) in steps.iter().enumerate() {
-            scene.step(*step, &format!("{name}, step {n}: {step:?}"));
+            case.step(*step, &format!("{name}, step {n}: {step:?}"));
         }
     }
 
     fn step(&mut self, step: Step, context: &str) {
-        let clock = self.world.clock.clone();
+        let clock = self.harness.clock.clone();
         match step {
             Seal(n) => {
                 self.table.put(&[n], b"value").unwrap();
@@ -81,7 +81,7 @@ impl Scene {
                     let passed = piece.min(rest);
                     clock.advance(passed);
                     rest -= passed;
-                    self.look_after();
+                    self.run_maintenance();
                 }
             }
             Ahead(by) => clock.jump(by.as_millis() as i64),
@@ -91,15 +91,15 @@ impl Scene {
                 self.table.close().unwrap();
                 clock.advance(duration);
                 clock.jump(secs * 1000);
-                self.table = self.world.open(&self.options).unwrap();
+                self.table = self.harness.open(&self.options).unwrap();
             }
             Kill => {
                 self.table = {
-                    let world = self
-                        .world
-                        .after_crash(self.world.fs.crash_with(&lithdb_sim::CrashImage::Nothing));
-                    self.world = world;
-                    self.world.open(&self.options).unwrap()
+                    let harness = self
+                        .harness
+                        .after_crash(self.harness.fs.crash_with(&lithdb_sim::CrashImage::Nothing));
+                    self.harness = harness;
+                    self.harness.open(&self.options).unwrap()
                 };
             }
             Accept => self.table.accept_clock().unwrap(),
@@ -113,10 +113,10 @@ impl Scene {
         }
     }
 
-    fn look_after(&self) {
+    fn run_maintenance(&self) {
         let collect = true;
         let (flush_bytes, flush_after, idle_after) = (None, None, Duration::MAX);
-        self.table.tick(&Upkeep { flush_bytes, flush_after, idle_after, collect }).unwrap();
+        self.table.tick(&Maintenance { flush_bytes, flush_after, idle_after, collect }).unwrap();
     }
 }
 
@@ -127,7 +127,7 @@ const NO_BATTERY: Duration = Duration::from_secs(LOST as u64);
 const LOST: i64 = 20 * 365 * 86_400;
 
 #[test]
-fn each_row_of_the_table_of_clocks_expires_when_it_says() {
+fn clock_scenarios_expire_at_the_expected_time() {
     let rows: &[(&str, &[Step])] = &[
         ("right", &[Seal(0), Run(29 * DAY), Left(&[0], false), Run(2 * DAY), Left(&[], false)]),
         (
@@ -417,7 +417,7 @@ fn each_row_of_the_table_of_clocks_expires_when_it_says() {
         ),
     ];
     for (name, steps) in rows {
-        Scene::play(TTL, name, steps);
+        ClockCase::play(TTL, name, steps);
     }
 }
 
@@ -426,7 +426,7 @@ fn data_put_while_the_clock_was_behind_does_not_expire_early() {
     // The process starts with a clock without a battery, and the clock is set while it runs.
     let starts = [Seal(0), Put(1), StopOff(MINUTE, -LOST), Put(2), Seal(3)];
     let set = [Ahead(NO_BATTERY), Run(MINUTE), Left(&[0, 1, 2, 3], false), Run(5 * HOUR)];
-    Scene::play(
+    ClockCase::play(
         6 * HOUR,
         "set while it runs",
         &[&starts[..], &set, &[Left(&[0, 1, 2, 3], false)]].concat(),
@@ -443,7 +443,7 @@ fn data_put_while_the_clock_was_behind_does_not_expire_early() {
         Run(HOUR),
         Left(&[], false),
     ];
-    Scene::play(6 * HOUR, "each process another clock", &each);
+    ClockCase::play(6 * HOUR, "each process another clock", &each);
     // It was wrong for longer than the hold, by less and less.
     for wrong in [LOST, 86_400 * 730] {
         let longer = [
@@ -462,17 +462,17 @@ fn data_put_while_the_clock_was_behind_does_not_expire_early() {
             Run(4 * HOUR),
             Left(&[], false),
         ];
-        Scene::play(6 * HOUR, "wrong for longer than the hold", &longer);
+        ClockCase::play(6 * HOUR, "wrong for longer than the hold", &longer);
     }
 }
 
 #[test]
 fn a_clock_wrong_since_the_creation_expires_nothing_early() {
-    let world = World::new(1);
-    world.clock.jump(-(2 * YEAR.as_millis() as i64));
+    let harness = Harness::new(1);
+    harness.clock.jump(-(2 * YEAR.as_millis() as i64));
     let options = TableOptions::new().ttl(TTL);
-    let table = world.create_and_open(&options);
-    let mut scene = Scene { world, options, table };
+    let table = harness.create_and_open(&options);
+    let mut case = ClockCase { harness, options, table };
     let steps = [
         Seal(0),
         Ahead(2 * YEAR),
@@ -484,12 +484,12 @@ fn a_clock_wrong_since_the_creation_expires_nothing_early() {
         Left(&[0, 1], false),
     ];
     for step in steps.into_iter().chain([Run(2 * DAY), Left(&[], false)]) {
-        scene.step(step, &format!("{step:?}"));
+        case.step(step, &format!("{step:?}"));
     }
 }
 
 #[test]
-fn a_doubt_seen_while_running_is_remembered_across_a_kill() {
+fn clock_in_doubt_is_remembered_across_a_kill() {
     let steps = [
         Seal(0),
         Ahead(40 * YEAR),
@@ -501,7 +501,7 @@ fn a_doubt_seen_while_running_is_remembered_across_a_kill() {
         Run(30 * DAY),
         Left(&[], false),
     ];
-    Scene::play(TTL, "ahead, killed in the hold", &steps);
+    ClockCase::play(TTL, "ahead, killed in the hold", &steps);
     // Only a seal has seen the jump.
     let steps = [
         Seal(0),
@@ -514,7 +514,7 @@ fn a_doubt_seen_while_running_is_remembered_across_a_kill() {
         Run(30 * DAY),
         Left(&[], false),
     ];
-    Scene::play(TTL, "ahead, sealed and killed", &steps);
+    ClockCase::play(TTL, "ahead, sealed and killed", &steps);
 }
 
 #[test]
@@ -524,43 +524,43 @@ fn small_steps_ahead_do_not_add_up() {
         steps.extend([Ahead(59 * (MINUTE / 60)), Run(MINUTE)]);
     }
     steps.push(Left(&[0], true));
-    Scene::play(12 * HOUR, "a step of a minute each minute", &steps);
+    ClockCase::play(12 * HOUR, "a step of a minute each minute", &steps);
 }
 
 #[test]
-fn one_moment_ahead_does_not_hold_what_follows_for_ever() {
-    let mut scene = Scene::new(TTL);
+fn brief_jump_ahead_does_not_block_expiry_for_ever() {
+    let mut case = ClockCase::new(TTL);
     for (n, step) in [Seal(0), Ahead(40 * YEAR), Seal(1), Back(40 * YEAR)].into_iter().enumerate() {
-        scene.step(step, &format!("{n}"));
+        case.step(step, &format!("{n}"));
     }
     for day in 0..120 {
-        scene.step(Seal(10), &format!("day {day}"));
-        scene.step(Run(DAY), &format!("day {day}"));
-        let segments = scene.table.stats().segments;
+        case.step(Seal(10), &format!("day {day}"));
+        case.step(Run(DAY), &format!("day {day}"));
+        let segments = case.table.stats().segments;
         assert!(segments <= 33, "day {day}: {segments} segments");
     }
 }
 
 #[test]
-fn a_clock_that_is_in_doubt_again_and_again_holds_nothing_for_ever() {
-    let mut scene = Scene::new(2 * DAY);
+fn repeated_clock_doubt_does_not_block_expiry_for_ever() {
+    let mut case = ClockCase::new(2 * DAY);
     for hour in 0..24 * 8_u32 {
         // In doubt for one hour of two; each hour a segment is sealed.
-        scene.step(if hour % 2 == 0 { Ahead(YEAR) } else { Back(YEAR) }, "");
-        scene.step(Seal(1), "");
-        scene.step(Run(30 * MINUTE), "");
-        scene.step(Run(30 * MINUTE - 2 * MINUTE), "");
+        case.step(if hour % 2 == 0 { Ahead(YEAR) } else { Back(YEAR) }, "");
+        case.step(Seal(1), "");
+        case.step(Run(30 * MINUTE), "");
+        case.step(Run(30 * MINUTE - 2 * MINUTE), "");
         if hour % 50 == 0 {
-            scene.step(Kill, "");
+            case.step(Kill, "");
         }
-        let segments = scene.table.stats().segments;
+        let segments = case.table.stats().segments;
         // 48 of them within the TTL; the state has no room for when each of them counts as sealed.
         assert!(segments <= 80, "hour {hour}: {segments} segments");
     }
 }
 
 #[test]
-fn a_slow_table_is_sealed_by_age_by_the_steady_clock() {
+fn slow_table_is_sealed_by_age_on_the_monotonic_clock() {
     let steps = [
         Put(0),
         Back(NO_BATTERY),
@@ -571,19 +571,19 @@ fn a_slow_table_is_sealed_by_age_by_the_steady_clock() {
         Run(DAY),
         Left(&[1], true),
     ];
-    Scene::play(TTL, "behind", &steps);
-    let mut scene = Scene::new(TTL);
-    scene.step(Put(0), "");
+    ClockCase::play(TTL, "behind", &steps);
+    let mut case = ClockCase::new(TTL);
+    case.step(Put(0), "");
     for _ in 0..26 {
         // Short runs, all of them together longer than the age.
-        scene.step(Run(HOUR / 2), "");
-        assert_eq!(scene.table.stats().segments, 1);
-        scene.step(Stop(HOUR / 2), "");
-        if scene.table.stats().segments > 1 {
+        case.step(Run(HOUR / 2), "");
+        assert_eq!(case.table.stats().segments, 1);
+        case.step(Stop(HOUR / 2), "");
+        if case.table.stats().segments > 1 {
             break;
         }
-        scene.look_after();
-        if scene.table.stats().segments > 1 {
+        case.run_maintenance();
+        if case.table.stats().segments > 1 {
             return;
         }
     }
@@ -591,13 +591,13 @@ fn a_slow_table_is_sealed_by_age_by_the_steady_clock() {
 }
 
 #[test]
-fn a_clock_that_cannot_be_right_is_not_accepted() {
+fn implausible_clock_is_not_accepted() {
     for wall in [0, 86_400_000, 1_577_836_799_999, 253_402_300_800_000, u64::MAX] {
-        let scene = Scene::new(TTL);
-        scene.world.clock.set(UnixMillis(wall));
-        let refused = scene.table.accept_clock().unwrap_err();
+        let case = ClockCase::new(TTL);
+        case.harness.clock.set(UnixMillis(wall));
+        let refused = case.table.accept_clock().unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
-        scene.world.clock.advance(2 * HOUR);
-        assert!(scene.table.run_gc().unwrap().held_for.is_some(), "{}", scene.world.clock.now());
+        case.harness.clock.advance(2 * HOUR);
+        assert!(case.table.run_gc().unwrap().held_for.is_some(), "{}", case.harness.clock.now());
     }
 }

@@ -14,12 +14,12 @@ use lithdb_segment::envelope::{Magic, open, seal};
 use lithdb_segment::record::{Encoder, Flags, KeyRecord, Mark};
 use lithdb_segment::{HEADER_LEN, KeyHeader, Metadata, SegmentId, ShardId, Stamp};
 use lithdb_sim::{Effort, SimClock, SimFs, Tally};
-use lithdb_table::plan::{Access, Plan};
+use lithdb_table::open::chain::{Access, OpenPlan};
 use lithdb_table::state::{TableState, read_state};
 use lithdb_table::{Batch, OpenForWriting, SecondaryKey, Table, TableOptions};
-use support::closed::{Closed, clock, files, honest, right_or_error};
+use support::closed_table::{ClosedTable, assert_reported_as_damage, check_reads, clock, files};
 use support::script::value_of;
-use support::{DAY, World, small};
+use support::{DAY, Harness, small};
 
 fn options() -> TableOptions {
     small().segment_keys(3).shards(2).ttl(DAY / 2).segment_age(DAY)
@@ -27,9 +27,9 @@ fn options() -> TableOptions {
 
 /// Several sealed segments on two roots, values inline and in files, aliases, a batch, a watermark above 1, and a mutable
 /// segment that was flushed several times and opened twice.
-fn closed() -> Closed {
-    let world = World::new(2);
-    let mut table = world.create_and_open(&options());
+fn closed() -> ClosedTable {
+    let harness = Harness::new(2);
+    let mut table = harness.create_and_open(&options());
     let mut records = Vec::new();
     let mut gone = Vec::new();
     for n in 0..6_usize {
@@ -38,7 +38,7 @@ fn closed() -> Closed {
         gone.push(key);
     }
     table.seal().unwrap();
-    world.clock.advance(DAY);
+    harness.clock.advance(DAY);
     assert!(table.run_gc().unwrap().segments >= 2);
     for n in 10..22_usize {
         let (key, value) = (format!("key-{n}").into_bytes(), value_of(n, (n * 13) % 50));
@@ -58,7 +58,7 @@ fn closed() -> Closed {
             records.push((b"batch-1".to_vec(), value_of(1, 30)));
             records.push((b"batch-2".to_vec(), value_of(2, 5)));
             table.close().unwrap();
-            table = world.open(&options().segment_keys(100)).unwrap();
+            table = harness.open(&options().segment_keys(100)).unwrap();
         }
     }
     for n in 30..33_usize {
@@ -70,29 +70,29 @@ fn closed() -> Closed {
     let stats = table.stats();
     assert!(stats.watermark > SegmentId(1) && stats.segments >= 4, "{stats:?}");
     table.close().unwrap();
-    Closed { fs: world.fs.fork(), records, gone }
+    ClosedTable { fs: harness.fs.fork(), records, gone }
 }
 
 /// Opens the table for writing and reads everything.
-fn examine(fs: &SimFs, closed: &Closed, context: &str) -> Result<bool> {
-    let world = World::on(fs.clone(), clock(), 2);
-    match world.open(&options()) {
-        Ok(table) => Ok(right_or_error(&table, closed, context)),
+fn open_and_read(fs: &SimFs, closed: &ClosedTable, context: &str) -> Result<bool> {
+    let harness = Harness::on(fs.clone(), clock(), 2);
+    match harness.open(&options()) {
+        Ok(table) => Ok(check_reads(&table, closed, context)),
         Err(error) => {
-            honest(&error, context);
+            assert_reported_as_damage(&error, context);
             Err(error)
         }
     }
 }
 
 #[test]
-fn an_undamaged_table_is_right_for_writers_and_readers() {
+fn undamaged_table_reads_correctly() {
     let closed = closed();
-    assert!(examine(&closed.fs.fork(), &closed, "undamaged").unwrap());
-    let world = World::on(closed.fs.fork(), clock(), 2);
-    let reader = Table::open_read_only(&world.setup, &options()).unwrap();
-    assert!(right_or_error(&reader, &closed, "undamaged, reader"));
-    assert_eq!(world.fs.ops(), 0, "a reader writes nothing");
+    assert!(open_and_read(&closed.fs.fork(), &closed, "undamaged").unwrap());
+    let harness = Harness::on(closed.fs.fork(), clock(), 2);
+    let reader = Table::open_read_only(&harness.setup, &options()).unwrap();
+    assert!(check_reads(&reader, &closed, "undamaged, reader"));
+    assert_eq!(harness.fs.ops(), 0, "a reader writes nothing");
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn every_flipped_byte_is_an_error_or_harmless() {
     let closed = closed();
     let mut tally = Tally::new("damage to a table: flipped bytes");
     // One bit of each byte, another one with every seed; of a deep run all of them.
-    let (effort, first) = (Effort::given(), Effort::given().seed("flips") as usize);
+    let (effort, first) = (Effort::from_env(), Effort::from_env().seed("flips") as usize);
     let bits = effort.times(1).min(8) as usize;
     for (path, bytes) in files(&closed.fs) {
         // Only one of the two slots of the state is needed, and no header of a file without values.
@@ -110,7 +110,7 @@ fn every_flipped_byte_is_an_error_or_harmless() {
             let fs = closed.fs.fork();
             fs.flip_bit(&path, at as u64, bit);
             let context = format!("{} flipped at {at}, bit {bit}", path.display());
-            let is_right = matches!(examine(&fs, &closed, &context), Ok(true));
+            let is_right = matches!(open_and_read(&fs, &closed, &context), Ok(true));
             assert!(!is_right || !is_needed, "{context}: not noticed");
             tally.add("byte flips", 1);
         }
@@ -126,19 +126,19 @@ fn is_empty_value_file(path: &Path, bytes: &[u8]) -> bool {
 fn a_flipped_byte_is_an_error_or_harmless_for_a_reader() {
     let closed = closed();
     let mut tally = Tally::new("damage to a table: flipped bytes before a reader");
-    let effort = Effort::given();
+    let effort = Effort::from_env();
     for (path, bytes) in files(&closed.fs) {
         let looks = effort.times(5) as usize;
         for at in (5..bytes.len()).step_by(1 + bytes.len() / looks) {
             tally.add("byte flips", 1);
-            let world = World::on(closed.fs.fork(), clock(), 2);
-            world.fs.flip_bit(&path, at as u64, (at % 8) as u8);
+            let harness = Harness::on(closed.fs.fork(), clock(), 2);
+            harness.fs.flip_bit(&path, at as u64, (at % 8) as u8);
             let context = format!("{} flipped at {at}, reader", path.display());
-            match Table::open_read_only(&world.setup, &options()) {
-                Ok(table) => drop(right_or_error(&table, &closed, &context)),
-                Err(error) => honest(&error, &context),
+            match Table::open_read_only(&harness.setup, &options()) {
+                Ok(table) => drop(check_reads(&table, &closed, &context)),
+                Err(error) => assert_reported_as_damage(&error, &context),
             }
-            assert_eq!(world.fs.ops(), 0, "{context}");
+            assert_eq!(harness.fs.ops(), 0, "{context}");
         }
     }
 }
@@ -153,7 +153,7 @@ fn a_file_cut_at_any_length_is_an_error_or_harmless() {
             fs.truncate_raw(&path, len as u64);
             tally.add("lengths", 1);
             let context = format!("{} cut to {len}", path.display());
-            let found = examine(&fs, &closed, &context);
+            let found = open_and_read(&fs, &closed, &context);
             let name = path.extension().unwrap_or_default();
             if name != "values" {
                 assert!(found.is_err(), "{context}: not noticed");
@@ -176,7 +176,7 @@ fn bytes_behind_the_end_of_a_file_are_an_error_or_harmless() {
             longer.extend(&more);
             fs.write_raw(&path, longer);
             let context = format!("{} with {} more bytes", path.display(), more.len());
-            let found = examine(&fs, &closed, &context);
+            let found = open_and_read(&fs, &closed, &context);
             if path.extension().is_some_and(|e| e == "keys" || e == "values") {
                 match found {
                     Ok(is_right) => assert!(is_right, "{context}"),
@@ -201,7 +201,7 @@ fn an_absent_file_is_an_error_that_names_it() {
         fs.remove_raw(&path);
         let context = format!("{} removed", path.display());
         let before = fs.file_paths();
-        let error = examine(&fs, &closed, &context).expect_err(&context);
+        let error = open_and_read(&fs, &closed, &context).expect_err(&context);
         let says = error.to_string();
         let name = path.file_name().unwrap().to_str().unwrap();
         assert!(says.contains(name), "{context}: {says}");
@@ -210,18 +210,18 @@ fn an_absent_file_is_an_error_that_names_it() {
 }
 
 #[test]
-fn exchanged_files_are_an_error_or_harmless() {
+fn swapped_files_are_an_error_or_harmless() {
     let closed = closed();
     // Files of another table of the same shape.
     let other = {
-        let world = World::on(SimFs::new(), SimClock::new(99), 2);
-        (0..2).for_each(|n| world.fs.make_dirs(format!("/r{n}")));
-        let table = world.create_and_open(&options());
+        let harness = Harness::on(SimFs::new(), SimClock::new(99), 2);
+        (0..2).for_each(|n| harness.fs.make_dirs(format!("/r{n}")));
+        let table = harness.create_and_open(&options());
         for n in 0..20_usize {
             table.put(format!("key-{n}").as_bytes(), &value_of(n, 40)).unwrap();
         }
         table.close().unwrap();
-        world.fs
+        harness.fs
     };
     let all = files(&closed.fs);
     for (path, bytes) in &all {
@@ -235,19 +235,19 @@ fn exchanged_files_are_an_error_or_harmless() {
             let fs = closed.fs.fork();
             fs.write_raw(path, others.clone());
             let context = format!("{} has the bytes of {}", path.display(), from.display());
-            let _ = examine(&fs, &closed, &context);
+            let _ = open_and_read(&fs, &closed, &context);
             // Two files exchanged.
             if all.iter().any(|(p, _)| *p == from) {
                 fs.write_raw(path, others);
                 fs.write_raw(&from, bytes.clone());
-                let _ = examine(&fs, &closed, &format!("{context} and the other way round"));
+                let _ = open_and_read(&fs, &closed, &format!("{context} and the other way round"));
             }
         }
     }
 }
 
 #[test]
-fn a_file_on_another_root_is_found_and_one_on_two_roots_is_a_conflict_that_names_both() {
+fn file_on_another_root_is_found_and_on_two_is_a_conflict() {
     let closed = closed();
     for (path, bytes) in files(&closed.fs) {
         if path.ends_with("table.state") {
@@ -258,14 +258,14 @@ fn a_file_on_another_root_is_found_and_one_on_two_roots_is_a_conflict_that_names
         let twin = PathBuf::from(format!("{root}/t/segments/{name}"));
         let fs = closed.fs.fork();
         fs.write_raw(&twin, bytes.clone());
-        let error = examine(&fs, &closed, name).unwrap_err();
+        let error = open_and_read(&fs, &closed, name).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
         let says = error.to_string();
         assert!(says.contains(path.to_str().unwrap()), "{says}");
         assert!(says.contains(twin.to_str().unwrap()), "{says}");
         // Moved there, all is well.
         fs.remove_raw(&path);
-        assert!(examine(&fs, &closed, name).unwrap(), "{name} moved");
+        assert!(open_and_read(&fs, &closed, name).unwrap(), "{name} moved");
     }
 }
 
@@ -293,10 +293,10 @@ fn foreign_files_are_not_touched_and_leftovers_are_removed() {
     }
     let dirs: Vec<_> = (0..2).map(|n| PathBuf::from(format!("/r{n}/t/segments"))).collect();
     let state = read_state(&fs, Path::new("/r0/t/table.state")).unwrap().state;
-    let world = World::on(fs.clone(), clock(), 2);
-    let plan = Plan::make(&world.setup.env, &dirs, &state, Access::Write).unwrap();
+    let harness = Harness::on(fs.clone(), clock(), 2);
+    let plan = OpenPlan::make(&harness.setup.env, &dirs, &state, Access::Write).unwrap();
     assert_eq!(plan.foreign.len(), 5, "{:?}", plan.foreign);
-    assert!(examine(&fs, &closed, "with foreign files").unwrap());
+    assert!(open_and_read(&fs, &closed, "with foreign files").unwrap());
     for path in foreign {
         assert_eq!(fs.read_raw(path), b"mine", "{path}");
     }
@@ -350,28 +350,28 @@ fn a_symbolic_link_is_refused_by_readers_and_writers() {
 }
 
 /// Two copies of the same files that went on on their own: the same ids, the same lengths, other bytes.
-fn two_histories(options: &TableOptions) -> [World; 2] {
-    let world = World::new(1);
-    let table = world.create_and_open(options);
+fn two_histories(options: &TableOptions) -> [Harness; 2] {
+    let harness = Harness::new(1);
+    let table = harness.create_and_open(options);
     table.put(b"common", &value_of(1, 30)).unwrap();
     table.close().unwrap();
     [b'a', b'b'].map(|name| {
-        let world = World::on(world.fs.fork(), SimClock::new(name.into()), 1);
-        let table = world.open(options).unwrap();
+        let harness = Harness::on(harness.fs.fork(), SimClock::new(name.into()), 1);
+        let table = harness.open(options).unwrap();
         for n in 0..7_u8 {
             table.put(&[name, n], &value_of((name + n).into(), 30)).unwrap();
         }
         table.close().unwrap();
-        world
+        harness
     })
 }
 
 #[test]
-fn segments_of_two_histories_of_one_table_do_not_pass_for_one() {
+fn segments_of_diverged_copies_are_refused() {
     let options = small().segment_keys(3);
     let histories = two_histories(&options);
     for id in 1..=2 {
-        let mixed = World::on(histories[0].fs.fork(), clock(), 1);
+        let mixed = Harness::on(histories[0].fs.fork(), clock(), 1);
         for path in mixed.fs.file_paths() {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             if name.starts_with(&format!("{id}.")) || name.starts_with(&format!("{id}-")) {
@@ -386,7 +386,7 @@ fn segments_of_two_histories_of_one_table_do_not_pass_for_one() {
 }
 
 #[test]
-fn a_sound_key_file_of_another_history_does_not_pass_for_the_one_that_was_sealed() {
+fn valid_key_file_of_a_diverged_copy_is_refused() {
     let options = small().segment_keys(3);
     let [a, b] = two_histories(&options);
     // It begins alike, ends at the same place, and every record in it holds.
@@ -410,21 +410,21 @@ fn peak_memory() -> u64 {
 }
 
 #[test]
-fn lengths_that_lie_with_a_right_checksum_take_no_memory() {
+fn crafted_lengths_with_valid_checksum_take_no_memory() {
     let closed = closed();
     let before = peak_memory();
     let attempt = |fs: &SimFs, context: &str| {
-        let world = World::on(fs.clone(), clock(), 2);
+        let harness = Harness::on(fs.clone(), clock(), 2);
         // Right, an error, or (for records that somebody forged) gone: but neither a panic nor memory.
-        if let Ok(table) = world.open(&options()) {
+        if let Ok(table) = harness.open(&options()) {
             let _ = table.iter().unwrap().take(1000).count();
             for (key, _) in &closed.records {
                 let _ = table.get(key);
             }
             let _ = table.put(b"more", b"x").and_then(|_| table.flush());
         }
-        let world = World::on(fs.clone(), clock(), 2);
-        let _ = world.open(&options());
+        let harness = Harness::on(fs.clone(), clock(), 2);
+        let _ = harness.open(&options());
         let grown = peak_memory().saturating_sub(before) >> 10;
         assert!(grown < 200, "{context}: {grown} MiB");
     };
@@ -481,7 +481,7 @@ fn lengths_that_lie_with_a_right_checksum_take_no_memory() {
         attempt(&fs, &format!("state at {at}"));
     }
     // A record behind the end of the mutable segment.
-    let id = state.durable_tail.as_ref().unwrap().segment;
+    let id = state.durable_end.as_ref().unwrap().segment;
     let path = PathBuf::from(format!("/r0/t/segments/{id}.keys"));
     let bytes = closed.fs.read_raw(&path);
     let header = KeyHeader::decode(&path, &bytes[..HEADER_LEN]).unwrap();
@@ -545,12 +545,12 @@ fn newest_epoch(bytes: &[u8], header: &KeyHeader) -> u64 {
 }
 
 #[test]
-fn a_state_that_is_older_or_of_another_table_removes_nothing() {
-    let world = World::new(1);
-    world.create().unwrap();
+fn stale_or_foreign_state_removes_nothing() {
+    let harness = Harness::new(1);
+    harness.create().unwrap();
     let state = "/r0/t/table.state";
-    let as_created = world.fs.read_raw(state);
-    let other = World::on(SimFs::new(), SimClock::new(99), 1);
+    let as_created = harness.fs.read_raw(state);
+    let other = Harness::on(SimFs::new(), SimClock::new(99), 1);
     other.fs.make_dirs("/r0");
     let emptied = other.create_and_open(&small());
     for n in 0..20 {
@@ -558,19 +558,19 @@ fn a_state_that_is_older_or_of_another_table_removes_nothing() {
     }
     emptied.close().unwrap();
     let of_another = other.fs.read_raw(state);
-    let table = world.open(&small()).unwrap();
+    let table = harness.open(&small()).unwrap();
     for n in 0..3_u8 {
         table.put(&[n], &[n; 40]).unwrap();
     }
     table.close().unwrap();
     drop(table);
     for (bytes, kind) in [(as_created, ErrorKind::Corrupt), (of_another, ErrorKind::Foreign)] {
-        let fs = world.fs.fork();
+        let fs = harness.fs.fork();
         fs.write_raw(state, bytes);
         let before: Vec<_> =
             fs.file_paths().iter().map(|path| (path.clone(), fs.read_raw(path))).collect();
-        let world = world.after_crash(fs.clone());
-        let error = world.open(&small()).unwrap_err();
+        let harness = harness.after_crash(fs.clone());
+        let error = harness.open(&small()).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().contains("1.keys"), "{error}");
         for (path, bytes) in before.iter().filter(|(path, _)| !path.ends_with("table.state")) {

@@ -15,46 +15,46 @@ use lithdb_sim::{CrashImage, Effort, SimFs, Tally};
 use lithdb_table::{Presence, Table, TableOptions, presence};
 use support::hook::LateValues;
 use support::script::{Model, Op, Run, Scenario, check, value_of, verify};
-use support::{DAY, World, small};
+use support::{DAY, Harness, small};
 
 /// Crashes the scenario after every operation; inside of the recovery of every `nested`-th crash, too.
 fn every_crash(scenario: &Scenario, nested: u64) {
-    crash_each(scenario, nested, &|| World::new(scenario.roots));
+    crash_each(scenario, nested, &|| Harness::new(scenario.roots));
 }
 
 /// The same, with the files of a flush written and synced in the opposite order.
 fn every_crash_with_late_values(scenario: &Scenario, nested: u64) {
     crash_each(scenario, nested, &|| {
-        let mut world = World::new(scenario.roots);
-        world.setup.env.fs = Arc::new(LateValues::new(Arc::clone(&world.setup.env.fs)));
-        world
+        let mut harness = Harness::new(scenario.roots);
+        harness.setup.env.fs = Arc::new(LateValues::new(Arc::clone(&harness.setup.env.fs)));
+        harness
     });
 }
 
-fn crash_each(scenario: &Scenario, nested: u64, new_world: &dyn Fn() -> World) {
-    let (effort, name) = (Effort::given(), scenario.name);
+fn crash_each(scenario: &Scenario, nested: u64, new_harness: &dyn Fn() -> Harness) {
+    let (effort, name) = (Effort::from_env(), scenario.name);
     let mut tally = Tally::new(format!("crashes of a table: {name}"));
     let nested = (nested / effort.times(1)).max(1);
-    let mut run = Run::on(scenario, new_world());
+    let mut run = Run::on(scenario, new_harness());
     run.until_error().unwrap_or_else(|e| panic!("{name}: {e}"));
-    let count = run.world.fs.ops();
+    let count = run.harness.fs.ops();
     assert!(count > 10, "{count} operations");
     for k in 0..=count {
-        let mut run = Run::on(scenario, new_world());
-        run.world.fs.crash_after(k);
+        let mut run = Run::on(scenario, new_harness());
+        run.harness.fs.crash_after(k);
         let _ = run.until_error();
-        let Run { world, model, table, .. } = run;
+        let Run { harness, model, table, .. } = run;
         drop(table);
         tally.add("crash points", 1);
-        for (n, image) in images(&world.fs, name, k).into_iter().enumerate() {
-            let after = || world.after_crash(world.fs.crash_with(&image));
+        for (n, image) in images(&harness.fs, name, k).into_iter().enumerate() {
+            let after = || harness.after_crash(harness.fs.crash_with(&image));
             let context = format!("{name}, crash after {k} of {count}, {image:?}");
-            look(scenario, &after(), &model, &context, &mut tally);
+            check_reader(scenario, &after(), &model, &context, &mut tally);
             verify(scenario, &after(), &model, &context);
             tally.add("images", 1);
             if (k + n as u64).is_multiple_of(nested) {
-                let found = world.fs.crash_with(&image);
-                crash_in_recovery(scenario, &found, &world, &model, &context, &mut tally);
+                let found = harness.fs.crash_with(&image);
+                crash_in_recovery(scenario, &found, &harness, &model, &context, &mut tally);
             }
         }
     }
@@ -65,7 +65,7 @@ fn crash_each(scenario: &Scenario, nested: u64, new_world: &dyn Fn() -> World) {
 
 /// What the disk may be left with.
 fn images(fs: &SimFs, name: &str, k: u64) -> Vec<CrashImage> {
-    let (unsynced, effort) = (fs.unsynced_ops(), Effort::given());
+    let (unsynced, effort) = (fs.unsynced_ops(), Effort::from_env());
     let mut images = vec![CrashImage::Nothing];
     if unsynced == 0 {
         return images;
@@ -81,7 +81,7 @@ fn images(fs: &SimFs, name: &str, k: u64) -> Vec<CrashImage> {
         }
         prefixes.dedup();
         images.extend(prefixes.into_iter().map(CrashImage::Prefix));
-        images.extend(alone.into_iter().map(CrashImage::EachAlone));
+        images.extend(alone.into_iter().map(CrashImage::OnlyOne));
     }
     let seed = effort.seed(name);
     let seeds = (0..effort.times(4)).map(|n| seed.wrapping_add(k * 1_000_003 + n));
@@ -90,16 +90,22 @@ fn images(fs: &SimFs, name: &str, k: u64) -> Vec<CrashImage> {
 }
 
 /// A reader finds the same before anybody has recovered anything, and changes nothing.
-fn look(scenario: &Scenario, world: &World, model: &Model, context: &str, tally: &mut Tally) {
-    if presence(&world.fs, &world.setup.dirs).unwrap() != Presence::Present {
+fn check_reader(
+    scenario: &Scenario,
+    harness: &Harness,
+    model: &Model,
+    context: &str,
+    tally: &mut Tally,
+) {
+    if presence(&harness.fs, &harness.setup.dirs).unwrap() != Presence::Present {
         return;
     }
-    let table = Table::open_read_only(&world.setup, &scenario.options)
+    let table = Table::open_read_only(&harness.setup, &scenario.options)
         .unwrap_or_else(|e| panic!("{context}: open read-only: {e}"));
     let seen = check(&table, model, &format!("{context}, read-only"));
     table.refresh().unwrap_or_else(|e| panic!("{context}: refresh: {e}"));
     assert_eq!(check(&table, model, &format!("{context}, read-only, refreshed")), seen);
-    assert_eq!(world.fs.ops(), 0, "{context}: a reader wrote");
+    assert_eq!(harness.fs.ops(), 0, "{context}: a reader wrote");
     tally.add("read-only openings", 1);
 }
 
@@ -107,44 +113,44 @@ fn look(scenario: &Scenario, world: &World, model: &Model, context: &str, tally:
 fn crash_in_recovery(
     scenario: &Scenario,
     found: &SimFs,
-    world: &World,
+    harness: &Harness,
     model: &Model,
     context: &str,
     tally: &mut Tally,
 ) {
-    let opened = world.after_crash(found.fork());
+    let opened = harness.after_crash(found.fork());
     let before = opened.fs.ops();
-    make_present(&opened).unwrap();
+    create_if_absent(&opened).unwrap();
     opened.open(&scenario.options).unwrap();
     let count = opened.fs.ops() - before;
     for j in 0..count {
-        let again = world.after_crash(found.fork());
+        let again = harness.after_crash(found.fork());
         again.fs.crash_after(j);
-        let _ = make_present(&again).and_then(|()| again.open(&scenario.options));
+        let _ = create_if_absent(&again).and_then(|()| again.open(&scenario.options));
         tally.add("nested crash points", 1);
-        let seed = Effort::given().seed(context);
+        let seed = Effort::from_env().seed(context);
         let seeded = CrashImage::Seeded(seed.wrapping_add(j));
         for image in [CrashImage::Nothing, CrashImage::Everything, seeded] {
             let context = format!("{context}; then after {j} of {count} of opening, {image:?}");
             // A table whose creation was being undone or done anew may be at any point of it.
             let mut model = model.clone();
-            if presence(found, &world.setup.dirs).unwrap() != Presence::Present {
+            if presence(found, &harness.setup.dirs).unwrap() != Presence::Present {
                 model = Model::default();
             }
-            verify(scenario, &world.after_crash(again.fs.crash_with(&image)), &model, &context);
+            verify(scenario, &harness.after_crash(again.fs.crash_with(&image)), &model, &context);
             tally.add("nested images", 1);
         }
     }
 }
 
 /// What the owner of the table does before it opens it.
-fn make_present(world: &World) -> lithdb_env::Result<()> {
-    match presence(&world.fs, &world.setup.dirs)? {
+fn create_if_absent(harness: &Harness) -> lithdb_env::Result<()> {
+    match presence(&harness.fs, &harness.setup.dirs)? {
         Presence::Present => return Ok(()),
-        Presence::Interrupted => Table::remove(&world.setup)?,
+        Presence::Interrupted => Table::remove(&harness.setup)?,
         Presence::Absent => {}
     }
-    world.create()
+    harness.create()
 }
 
 fn scenario(name: &'static str, roots: usize, options: TableOptions, ops: &[Op]) -> Scenario {
@@ -152,7 +158,7 @@ fn scenario(name: &'static str, roots: usize, options: TableOptions, ops: &[Op])
 }
 
 #[test]
-fn puts_and_flushes_on_one_root_with_one_shard() {
+fn crash_during_puts_and_flushes_on_one_root() {
     let options = TableOptions::new().inline_max_bytes(16);
     let ops = [
         Op::Put(40),
@@ -169,7 +175,7 @@ fn puts_and_flushes_on_one_root_with_one_shard() {
 }
 
 #[test]
-fn small_inline_and_large_values_on_two_roots() {
+fn crash_with_values_of_all_sizes_on_two_roots() {
     let options = TableOptions::new().shards(2).inline_max_bytes(16);
     let ops = [
         Op::Put(9),
@@ -201,7 +207,7 @@ fn batches_with_aliases_survive_whole_or_not_at_all() {
 }
 
 #[test]
-fn rolling_over_several_segments_with_flushes_between() {
+fn crash_during_roll_overs_with_flushes() {
     let options = small().segment_keys(2).shards(2);
     let ops = [
         Op::Put(40),
@@ -220,7 +226,7 @@ fn rolling_over_several_segments_with_flushes_between() {
 }
 
 #[test]
-fn rolling_over_several_segments_without_flushes() {
+fn crash_during_roll_overs_without_flushes() {
     let options = small().segment_keys(2);
     let ops = [
         Op::Put(40),
@@ -237,7 +243,7 @@ fn rolling_over_several_segments_without_flushes() {
 }
 
 #[test]
-fn sealing_on_demand() {
+fn crash_during_seal_on_demand() {
     let ops = [
         Op::Put(40),
         Op::Seal,
@@ -253,7 +259,7 @@ fn sealing_on_demand() {
 }
 
 #[test]
-fn changing_the_number_of_shards() {
+fn crash_while_changing_the_shard_count() {
     let options = small().segment_keys(2).shards(1);
     let ops = [
         Op::Put(40),
@@ -271,7 +277,7 @@ fn changing_the_number_of_shards() {
 }
 
 #[test]
-fn what_was_collected_never_returns() {
+fn collected_keys_never_return_after_a_crash() {
     let options = small().segment_keys(2).ttl(Duration::from_secs(60)).segment_age(DAY);
     let ops = [
         Op::Put(40),
@@ -295,7 +301,7 @@ fn what_was_collected_never_returns() {
 }
 
 #[test]
-fn closing_and_opening_again_and_going_on() {
+fn crash_around_close_and_reopen() {
     let options = small().shards(2);
     let ops = [
         Op::Put(40),
@@ -314,7 +320,7 @@ fn closing_and_opening_again_and_going_on() {
 }
 
 #[test]
-fn killed_and_opened_again_and_going_on() {
+fn crash_around_kill_and_reopen() {
     let options = small().segment_keys(3);
     let ops = [
         Op::Put(40),
@@ -337,18 +343,18 @@ fn killed_and_opened_again_and_going_on() {
 }
 
 #[test]
-fn the_first_segment() {
+fn crash_during_the_first_segment() {
     let options = TableOptions::new().shards(3).inline_max_bytes(16);
     every_crash(&scenario("first", 2, options, &[Op::Put(40), Op::Flush]), 6);
 }
 
 #[test]
-fn creating_an_empty_table_and_closing_it() {
+fn crash_while_creating_and_closing_an_empty_table() {
     every_crash(&scenario("empty", 2, small(), &[Op::Reopen, Op::Flush, Op::Reopen]), 6);
 }
 
 #[test]
-fn dropping_a_table_and_creating_it_again() {
+fn crash_while_dropping_and_recreating_a_table() {
     let ops = [
         Op::Put(40),
         Op::Put(50),
@@ -367,24 +373,24 @@ fn dropping_a_table_and_creating_it_again() {
 /// The length of an unsynced file may last while its block reads as what it held before: the header of a segment of the
 /// table that had this name. Nobody can have lost anything.
 #[test]
-fn a_first_segment_that_was_never_acknowledged_is_discarded_whatever_its_header_says() {
-    let dropped = World::new(1);
+fn unacknowledged_first_segment_is_discarded_with_any_header() {
+    let dropped = Harness::new(1);
     dropped.create_and_open(&small()).put(b"old", &value_of(1, 40)).unwrap();
-    let world = World::new(1);
-    world.setup.env.random_u64().unwrap(); // another table id
-    world.create().unwrap();
+    let harness = Harness::new(1);
+    harness.setup.env.random_u64().unwrap(); // another table id
+    harness.create().unwrap();
     for name in ["1.keys", "1-0.values"] {
         let path = format!("/r0/t/segments/{name}");
         let header = dropped.fs.read_raw(&path)[..64].to_vec();
-        world.fs.write_raw(&path, header);
+        harness.fs.write_raw(&path, header);
     }
-    Table::open_read_only(&world.setup, &small()).unwrap();
-    let table = world.open(&small()).unwrap();
+    Table::open_read_only(&harness.setup, &small()).unwrap();
+    let table = harness.open(&small()).unwrap();
     table.put(b"new", &value_of(2, 40)).unwrap();
     table.flush().unwrap();
     drop(table);
-    let world = world.after_crash(world.fs.crash_with(&CrashImage::Nothing));
-    let table = world.open(&small()).unwrap();
+    let harness = harness.after_crash(harness.fs.crash_with(&CrashImage::Nothing));
+    let table = harness.open(&small()).unwrap();
     assert_eq!(table.get(b"new").unwrap().unwrap(), value_of(2, 40)[..]);
     assert!(table.get(b"old").unwrap().is_none());
 }
@@ -392,25 +398,24 @@ fn a_first_segment_that_was_never_acknowledged_is_discarded_whatever_its_header_
 /// The same of the successor of a segment whose seal did not come to its end: it may read as the key file of a segment that
 /// has been collected, marks and all.
 #[test]
-fn a_successor_that_was_never_acknowledged_is_discarded_although_its_blocks_show_a_collected_segment()
- {
-    let world = World::new(1);
+fn unacknowledged_successor_with_stale_blocks_is_discarded() {
+    let harness = Harness::new(1);
     let options = small().segment_keys(100).ttl(Duration::from_secs(60)).segment_age(DAY);
-    let table = world.create_and_open(&options);
+    let table = harness.create_and_open(&options);
     for n in 0..4_u8 {
         table.put(&[b'o', n], &value_of(n.into(), 40)).unwrap();
         table.flush().unwrap();
     }
-    let old = world.fs.read_raw("/r0/t/segments/1.keys");
+    let old = harness.fs.read_raw("/r0/t/segments/1.keys");
     table.seal().unwrap();
-    world.clock.advance(Duration::from_secs(61));
+    harness.clock.advance(Duration::from_secs(61));
     assert_eq!(table.run_gc().unwrap().segments, 1);
     table.put(b"kept", &value_of(9, 40)).unwrap();
     table.flush().unwrap();
     drop(table);
-    world.fs.write_raw("/r0/t/segments/3.keys", old);
+    harness.fs.write_raw("/r0/t/segments/3.keys", old);
     for _ in 0..2 {
-        let table = world.open(&options).unwrap();
+        let table = harness.open(&options).unwrap();
         assert_eq!(table.get(b"kept").unwrap().unwrap(), value_of(9, 40)[..]);
         assert_eq!(table.iter().unwrap().count(), 1);
         table.seal().unwrap();
@@ -421,35 +426,37 @@ fn a_successor_that_was_never_acknowledged_is_discarded_although_its_blocks_show
 /// One opening alone must make durable what it removed: the next one would sync the directories again. Three roots, so
 /// that files of the discarded segment lie where no segment that is written then has any.
 #[test]
-fn what_one_opening_has_removed_does_not_come_back_beside_what_is_put_then() {
+fn files_removed_by_recovery_never_reappear_after_new_puts() {
     let options = small().segment_keys(1).shards(1);
     let ops = [Op::Put(40), Op::Flush, Op::Shards(3), Op::Put(50), Op::Flush];
     let scenario = scenario("opened once", 3, options, &ops);
     let mut run = Run::new(&scenario);
     run.until_error().unwrap();
     let mut discarded = 0;
-    for k in 0..=run.world.fs.ops() {
+    for k in 0..=run.harness.fs.ops() {
         let mut run = Run::new(&scenario);
-        run.world.fs.crash_after(k);
+        run.harness.fs.crash_after(k);
         let _ = run.until_error();
         drop(run.table.take());
-        for image in images(&run.world.fs, scenario.name, k) {
+        for image in images(&run.harness.fs, scenario.name, k) {
             let context = format!("crash after {k}, {image:?}");
-            let world = run.world.after_crash(run.world.fs.crash_with(&image));
-            if presence(&world.fs, &world.setup.dirs).unwrap() != Presence::Present {
+            let harness = run.harness.after_crash(run.harness.fs.crash_with(&image));
+            if presence(&harness.fs, &harness.setup.dirs).unwrap() != Presence::Present {
                 continue;
             }
-            let before = world.fs.file_paths().len();
-            let table = world.open(&scenario.options).unwrap_or_else(|e| panic!("{context}: {e}"));
-            discarded += u32::from(world.fs.file_paths().len() < before);
+            let before = harness.fs.file_paths().len();
+            let table =
+                harness.open(&scenario.options).unwrap_or_else(|e| panic!("{context}: {e}"));
+            discarded += u32::from(harness.fs.file_paths().len() < before);
             let served = check(&table, &run.model, &context);
             let more = vec![(b"one more".to_vec(), true, value_of(9999, 90))];
             table.put(&more[0].0, &more[0].2).unwrap();
             table.flush().unwrap();
             drop(table);
-            let model = run.model.served(served, &more);
-            let world = world.after_crash(world.fs.crash_with(&CrashImage::Nothing));
-            let table = world.open(&scenario.options).unwrap_or_else(|e| panic!("{context}: {e}"));
+            let model = run.model.after_reopen(served, &more);
+            let harness = harness.after_crash(harness.fs.crash_with(&CrashImage::Nothing));
+            let table =
+                harness.open(&scenario.options).unwrap_or_else(|e| panic!("{context}: {e}"));
             check(&table, &model, &context);
         }
     }
@@ -457,7 +464,7 @@ fn what_one_opening_has_removed_does_not_come_back_beside_what_is_put_then() {
 }
 
 #[test]
-fn the_mark_of_an_idle_table() {
+fn crash_around_the_idle_mark() {
     let ops = [
         Op::Put(40),
         Op::Flush,
@@ -475,7 +482,7 @@ fn the_mark_of_an_idle_table() {
 }
 
 #[test]
-fn keys_that_reach_the_disk_before_their_values() {
+fn crash_with_keys_on_disk_before_their_values() {
     let options = small().segment_keys(3).shards(2);
     let ops = [
         Op::Put(40),
@@ -496,23 +503,23 @@ fn keys_that_reach_the_disk_before_their_values() {
 }
 
 #[test]
-fn bytes_of_an_earlier_life_of_the_tail_never_pass_for_records() {
-    let world = World::new(1);
+fn stale_bytes_after_the_torn_end_are_never_records() {
+    let harness = Harness::new(1);
     let options = TableOptions::new();
-    let table = world.create_and_open(&options);
+    let table = harness.create_and_open(&options);
     table.put(b"first", b"1").unwrap();
     table.close().unwrap();
     let path = "/r0/t/segments/1.keys";
-    let closed = world.fs.read_raw(path);
-    let table = world.open(&options).unwrap();
+    let closed = harness.fs.read_raw(path);
+    let table = harness.open(&options).unwrap();
     table.put(&[b'x'; 2000], b"2").unwrap();
     let stale = table.put(b"stale", b"3").unwrap();
     table.flush().unwrap();
     drop(table);
     // What a crash takes away here reappears later, behind records that end just where it begins.
-    let earlier = world.fs.read_raw(path);
-    world.fs.write_raw(path, closed);
-    let table = world.open(&options).unwrap();
+    let earlier = harness.fs.read_raw(path);
+    harness.fs.write_raw(path, closed);
+    let table = harness.open(&options).unwrap();
     assert_eq!(table.get(b"stale").unwrap(), None);
     table.put(b"second", b"4").unwrap();
     let gap = (stale.offset - table.stats().log_end.offset) as usize;
@@ -520,11 +527,11 @@ fn bytes_of_an_earlier_life_of_the_tail_never_pass_for_records() {
     assert_eq!(table.stats().log_end, stale);
     table.flush().unwrap();
     drop(table);
-    let mut bytes = world.fs.read_raw(path);
+    let mut bytes = harness.fs.read_raw(path);
     bytes.extend(&earlier[bytes.len()..]);
-    world.fs.write_raw(path, bytes);
+    harness.fs.write_raw(path, bytes);
     for _ in 0..2 {
-        let table = world.open(&options).unwrap();
+        let table = harness.open(&options).unwrap();
         assert_eq!(table.get(b"stale").unwrap(), None, "it came back from the dead");
         assert_eq!(table.iter().unwrap().count(), 3);
     }

@@ -19,7 +19,7 @@ use lithdb_table::{Presence, Table, TableOptions, presence};
 use parking_lot::Mutex;
 use support::hook::HookFs;
 use support::script::{Op, Run, Scenario, check, value_of, verify};
-use support::{DAY, World, small};
+use support::{DAY, Harness, small};
 
 const READ_FAULTS: [Fault; 6] = [
     Fault::Eio,
@@ -35,12 +35,12 @@ fn operations(scenario: &Scenario) -> Vec<(OpKind, PathBuf)> {
     let ops = Arc::new(Mutex::new(Vec::new()));
     let mut run = Run::new(scenario);
     let log = Arc::clone(&ops);
-    let fs = Arc::clone(&run.world.setup.env.fs);
+    let fs = Arc::clone(&run.harness.setup.env.fs);
     let hooked = HookFs::new(fs, move |kind, path, _| log.lock().push((kind, path.to_owned())));
-    run.world.setup.env.fs = Arc::new(hooked);
+    run.harness.setup.env.fs = Arc::new(hooked);
     run.until_error().unwrap_or_else(|e| panic!("{}: {e}", scenario.name));
     let ops = ops.lock().clone();
-    assert_eq!(ops.len() as u64, run.world.fs.ops());
+    assert_eq!(ops.len() as u64, run.harness.fs.ops());
     ops
 }
 
@@ -103,7 +103,7 @@ fn may_latch(kind: OpKind, fault: Fault, sticky: bool) -> bool {
 
 /// Does all steps, going on after those that fail, and checks on the way that a latched table acknowledges nothing and goes
 /// on reading. If `must_latch`, an i/o failure is one of a write or sync. Says how it ended.
-fn endure(run: &mut Run<'_>, must_latch: bool, context: &str) -> Result<()> {
+fn run_through_faults(run: &mut Run<'_>, must_latch: bool, context: &str) -> Result<()> {
     run.step(&Op::Create)?;
     for op in run.scenario.ops.clone() {
         if run.table.is_none() && !matches!(op, Op::Remove | Op::Create) {
@@ -132,7 +132,7 @@ fn endure(run: &mut Run<'_>, must_latch: bool, context: &str) -> Result<()> {
                     !latches || table.failure().is_some(),
                     "{context}, {op:?}: failed and goes on as if nothing had happened: {error}"
                 );
-                reads_go_on(run, &format!("{context}, {op:?}"));
+                assert_reads_work(run, &format!("{context}, {op:?}"));
             }
             (Err(error), None) => match op {
                 Op::Reopen | Op::Kill => {} // tried again by the next step
@@ -144,8 +144,8 @@ fn endure(run: &mut Run<'_>, must_latch: bool, context: &str) -> Result<()> {
 }
 
 /// What failed had done nothing: without another opening, everything can be made durable, and more be put.
-fn goes_on(run: &mut Run<'_>, context: &str) {
-    run.world.fs.clear_faults();
+fn assert_writes_work(run: &mut Run<'_>, context: &str) {
+    run.harness.fs.clear_faults();
     if run.table.is_none() || run.model.dropping {
         return;
     }
@@ -157,7 +157,7 @@ fn goes_on(run: &mut Run<'_>, context: &str) {
 }
 
 /// What was acknowledged is read; what was only put is read or an error, but not something else.
-fn reads_go_on(run: &Run<'_>, context: &str) {
+fn assert_reads_work(run: &Run<'_>, context: &str) {
     let model = &run.model;
     for (n, batch) in model.batches.iter().enumerate().skip(model.collectable) {
         let returned = batch.segment.is_some();
@@ -172,7 +172,7 @@ fn reads_go_on(run: &Run<'_>, context: &str) {
 }
 
 fn every_fault(scenario: &Scenario) {
-    let (effort, name) = (Effort::given(), scenario.name);
+    let (effort, name) = (Effort::from_env(), scenario.name);
     let mut tally = Tally::new(format!("faults of a table: {name}"));
     let operations = operations(scenario);
     let ops = operations.iter().map(|(kind, _)| *kind);
@@ -184,10 +184,10 @@ fn every_fault(scenario: &Scenario) {
             let context = format!("{name}, {fault:?} {how} at {i}, {kind:?}");
             let broken = || {
                 let mut run = Run::new(scenario);
-                run.world.fs.fail_op(i as u64 + 1, fault, sticky);
-                let ended = endure(&mut run, is_write(kind) && !sticky, &context);
-                assert!(run.world.fs.faults_hit() > 0, "{context}: never struck");
-                assert_eq!(run.world.fs.bus_errors(), 0, "{context}: read behind the end");
+                run.harness.fs.fail_op(i as u64 + 1, fault, sticky);
+                let ended = run_through_faults(&mut run, is_write(kind) && !sticky, &context);
+                assert!(run.harness.fs.faults_hit() > 0, "{context}: never struck");
+                assert_eq!(run.harness.fs.bus_errors(), 0, "{context}: read behind the end");
                 let harmless = matches!(fault, Fault::ShortWrite | Fault::Interrupted);
                 if harmless {
                     assert!(ended.is_ok(), "{context}: {ended:?}");
@@ -200,28 +200,29 @@ fn every_fault(scenario: &Scenario) {
                 run
             };
             if !may_latch(kind, fault, sticky) {
-                goes_on(&mut broken(), &context);
+                assert_writes_work(&mut broken(), &context);
             }
             // The process is killed; another one finds what the page cache holds.
             let mut run = broken();
             let failed = run.table.as_ref().and_then(|t| t.failure());
             drop(run.table.take());
-            run.world.fs.release_locks();
-            run.world.fs.clear_faults();
+            run.harness.fs.release_locks();
+            run.harness.fs.clear_faults();
             if run.model.created && !run.model.dropping {
                 let table = run
-                    .world
+                    .harness
                     .open(&scenario.options)
                     .unwrap_or_else(|e| panic!("{context}: {failed:?}: open: {e}"));
                 let served = check(&table, &run.model, &format!("{context}, killed and opened"));
                 drop(table);
-                assert_eq!(run.world.fs.bus_errors(), 0, "{context}: read behind the end");
+                assert_eq!(run.harness.fs.bus_errors(), 0, "{context}: read behind the end");
                 // What it served survives the power loss that comes now: the cache was not trusted.
-                let model = run.model.served(served, &[]);
-                let world = run.world.after_crash(run.world.fs.crash_with(&CrashImage::Nothing));
-                verify(scenario, &world, &model, &format!("{context}, killed, opened, crashed"));
+                let model = run.model.after_reopen(served, &[]);
+                let harness =
+                    run.harness.after_crash(run.harness.fs.crash_with(&CrashImage::Nothing));
+                verify(scenario, &harness, &model, &format!("{context}, killed, opened, crashed"));
             } else {
-                verify(scenario, &run.world, &run.model, &format!("{context}, killed"));
+                verify(scenario, &run.harness, &run.model, &format!("{context}, killed"));
             }
             // The power fails instead.
             let mut run = broken();
@@ -231,8 +232,8 @@ fn every_fault(scenario: &Scenario) {
                 (0..effort.times(1)).map(|n| effort.seed(name).wrapping_add(i as u64 * 1009 + n));
             images.extend(seeds.map(CrashImage::Seeded));
             for image in images {
-                let world = run.world.after_crash(run.world.fs.crash_with(&image));
-                verify(scenario, &world, &run.model, &format!("{context}, {image:?}"));
+                let harness = run.harness.after_crash(run.harness.fs.crash_with(&image));
+                verify(scenario, &harness, &run.model, &format!("{context}, {image:?}"));
                 tally.add("images", 1);
             }
         }
@@ -258,14 +259,14 @@ fn every_read_fails(scenario: &Scenario) {
                 let how = if sticky { "until it ends" } else { "once" };
                 let context = format!("{name}, {fault:?} {how} at read {nth} of {at}, {op:?}");
                 let mut run = before();
-                run.faults_end = true;
+                run.clear_faults_after_open = true;
                 match sticky {
-                    true => run.world.fs.fail_reads_from(nth, fault),
-                    false => run.world.fs.fail_read(nth, fault),
+                    true => run.harness.fs.fail_reads_from(nth, fault),
+                    false => run.harness.fs.fail_read(nth, fault),
                 }
                 let done = run.step(op);
-                let struck = run.world.fs.faults_hit();
-                run.world.fs.clear_faults();
+                let struck = run.harness.fs.faults_hit();
+                run.harness.fs.clear_faults();
                 if struck == 0 {
                     assert!(done.is_ok(), "{context}: {done:?}");
                     break;
@@ -282,10 +283,11 @@ fn every_read_fails(scenario: &Scenario) {
                         _ => ErrorKind::Io,
                     };
                     assert_eq!(error.kind(), kind, "{context}: {error}");
-                    after_a_failed_read(&mut run, op, &context);
+                    retry_after_failed_read(&mut run, op, &context);
                 }
-                let world = run.world.after_crash(run.world.fs.crash_with(&CrashImage::Nothing));
-                verify(scenario, &world, &run.model, &context);
+                let harness =
+                    run.harness.after_crash(run.harness.fs.crash_with(&CrashImage::Nothing));
+                verify(scenario, &harness, &run.model, &context);
             }
         }
     }
@@ -293,14 +295,14 @@ fn every_read_fails(scenario: &Scenario) {
 }
 
 /// The step is tried again, on the same table or after another opening.
-fn after_a_failed_read(run: &mut Run<'_>, op: &Op, context: &str) {
+fn retry_after_failed_read(run: &mut Run<'_>, op: &Op, context: &str) {
     let again = match (op, &run.table) {
         (Op::Reopen | Op::Kill, None) => run.open(),
         (Op::Create, _) if run.model.created => run.open(),
         (Op::Create, _) => {
-            let world = &run.world;
-            if presence(&world.fs, &world.setup.dirs).unwrap() == Presence::Interrupted {
-                Table::remove(&world.setup).unwrap_or_else(|e| panic!("{context}: remove: {e}"));
+            let harness = &run.harness;
+            if presence(&harness.fs, &harness.setup.dirs).unwrap() == Presence::Interrupted {
+                Table::remove(&harness.setup).unwrap_or_else(|e| panic!("{context}: remove: {e}"));
             }
             run.step(op)
         }
@@ -318,7 +320,7 @@ fn scenario(name: &'static str, roots: usize, options: TableOptions, ops: &[Op])
 }
 
 #[test]
-fn every_read_of_every_kind_of_step_fails() {
+fn read_faults_at_every_operation() {
     let options = small().segment_keys(3).shards(2).ttl(Duration::from_secs(60)).segment_age(DAY);
     let ops = [
         Op::Put(40),
@@ -346,7 +348,7 @@ fn every_read_of_every_kind_of_step_fails() {
 }
 
 #[test]
-fn every_operation_of_puts_flushes_and_batches_fails() {
+fn faults_at_every_operation_of_puts_flushes_and_batches() {
     let options = TableOptions::new().shards(2).inline_max_bytes(16);
     let ops = [
         Op::Put(40),
@@ -362,7 +364,7 @@ fn every_operation_of_puts_flushes_and_batches_fails() {
 }
 
 #[test]
-fn every_operation_of_rolling_over_fails() {
+fn faults_at_every_operation_of_a_roll_over() {
     let options = small().segment_keys(2);
     let ops = [
         Op::Put(40),
@@ -381,7 +383,7 @@ fn every_operation_of_rolling_over_fails() {
 }
 
 #[test]
-fn every_operation_of_closing_opening_and_killing_fails() {
+fn faults_at_every_operation_of_close_open_and_kill() {
     let options = small().segment_keys(3);
     let ops = [
         Op::Put(40),
@@ -401,7 +403,7 @@ fn every_operation_of_closing_opening_and_killing_fails() {
 }
 
 #[test]
-fn every_operation_of_collection_fails() {
+fn faults_at_every_operation_of_collection() {
     let options = small().segment_keys(2).ttl(Duration::from_secs(60)).segment_age(DAY);
     let ops = [
         Op::Put(40),
@@ -421,13 +423,13 @@ fn every_operation_of_collection_fails() {
 }
 
 #[test]
-fn every_operation_of_a_drop_fails() {
+fn faults_at_every_operation_of_a_drop() {
     let ops = [Op::Put(40), Op::Flush, Op::Seal, Op::Put(9), Op::BeginDrop, Op::Remove];
     every_fault(&scenario("drop", 2, small(), &ops));
 }
 
 #[test]
-fn a_disk_that_is_full_at_any_size_loses_nothing_and_latches_nothing() {
+fn disk_full_at_any_size_loses_and_latches_nothing() {
     const BLOCK: u64 = 4096;
     let options = small().segment_keys(3).shards(2);
     let ops = [
@@ -450,7 +452,7 @@ fn a_disk_that_is_full_at_any_size_loses_nothing_and_latches_nothing() {
     for blocks in 14..90 {
         let mut run = Run::new(&scenario);
         run.step(&Op::Create).unwrap();
-        run.world.fs.set_capacity(Some(blocks * BLOCK));
+        run.harness.fs.set_capacity(Some(blocks * BLOCK));
         let context = format!("{blocks} blocks");
         for op in &ops {
             if let Err(error) = run.step(op) {
@@ -458,40 +460,40 @@ fn a_disk_that_is_full_at_any_size_loses_nothing_and_latches_nothing() {
                 seen_full += 1;
             }
             assert!(run.table().failure().is_none(), "{context}, {op:?}: latched");
-            reads_go_on(&run, &context);
+            assert_reads_work(&run, &context);
         }
         // There is space again: it goes on, and nothing that was put is lost.
-        run.world.fs.set_capacity(None);
+        run.harness.fs.set_capacity(None);
         run.step(&Op::Put(500)).unwrap_or_else(|e| panic!("{context}: put: {e}"));
         run.step(&Op::Flush).unwrap_or_else(|e| panic!("{context}: flush: {e}"));
         let range = check(run.table(), &run.model, &context);
         assert_eq!(range, (0, run.model.batches.len()), "{context}");
         drop(run.table.take());
-        let world = run.world.after_crash(run.world.fs.crash_with(&CrashImage::Nothing));
-        verify(&scenario, &world, &run.model, &context);
+        let harness = run.harness.after_crash(run.harness.fs.crash_with(&CrashImage::Nothing));
+        verify(&scenario, &harness, &run.model, &context);
     }
     assert!(seen_full > 100, "{seen_full}");
 }
 
 /// A world whose disk is full while the flag is set: nothing is reserved or created, but what was reserved can be written.
-fn world_that_fills(
+fn full_disk_harness(
     roots: usize,
     is_full: impl Fn(OpKind, &Path) -> bool + Send + Sync + 'static,
-) -> World {
-    let mut world = World::new(roots);
-    let fs = world.fs.clone();
-    let inner = Arc::clone(&world.setup.env.fs);
+) -> Harness {
+    let mut harness = Harness::new(roots);
+    let fs = harness.fs.clone();
+    let inner = Arc::clone(&harness.setup.env.fs);
     let hooked = HookFs::new(inner, move |kind, path, _| {
         if matches!(kind, OpKind::Allocate | OpKind::CreateNew) && is_full(kind, path) {
             fs.fail_op(1, Fault::NoSpace, false);
         }
     });
-    world.setup.env.fs = Arc::new(hooked);
-    world
+    harness.setup.env.fs = Arc::new(hooked);
+    harness
 }
 
 #[test]
-fn no_space_for_a_reservation_or_a_new_file_is_refused_and_not_a_failure() {
+fn no_space_for_reservation_or_file_refuses_without_latching() {
     let options = small().segment_keys(2).shards(2);
     let ops =
         [Op::Put(40), Op::Put(50), Op::Flush, Op::Put(60), Op::Put(70), Op::Put(80), Op::Seal];
@@ -501,7 +503,7 @@ fn no_space_for_a_reservation_or_a_new_file_is_refused_and_not_a_failure() {
         let left = Arc::new(AtomicI64::new(i64::MAX));
         let count = Arc::clone(&left);
         let is_full = move |_: OpKind, _: &Path| count.fetch_sub(1, Ordering::Relaxed) <= 0;
-        let mut run = Run::on(&scenario, world_that_fills(2, is_full));
+        let mut run = Run::on(&scenario, full_disk_harness(2, is_full));
         run.step(&Op::Create).unwrap();
         left.store(from, Ordering::Relaxed);
         let context = format!("full after {from} reservations and files");
@@ -512,7 +514,7 @@ fn no_space_for_a_reservation_or_a_new_file_is_refused_and_not_a_failure() {
             }
             let failure = run.table().failure();
             assert!(failure.is_none(), "{context}, {op:?}: {failure:?}");
-            reads_go_on(&run, &context);
+            assert_reads_work(&run, &context);
         }
         left.store(i64::MAX, Ordering::Relaxed);
         run.step(&Op::Put(90)).unwrap();
@@ -524,14 +526,14 @@ fn no_space_for_a_reservation_or_a_new_file_is_refused_and_not_a_failure() {
 }
 
 #[test]
-fn a_seal_that_finds_no_space_is_tried_again_by_the_next_flush() {
+fn next_flush_retries_a_seal_that_found_no_space() {
     let full = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&full);
     let is_full = move |_: OpKind, path: &Path| {
         path.ends_with("1.metadata.new") && flag.load(Ordering::Relaxed)
     };
-    let world = world_that_fills(1, is_full);
-    let table = world.create_and_open(&small().segment_keys(1));
+    let harness = full_disk_harness(1, is_full);
+    let table = harness.create_and_open(&small().segment_keys(1));
     table.put(b"a", &value_of(1, 40)).unwrap();
     table.flush().unwrap();
     full.store(true, Ordering::Relaxed);
@@ -547,45 +549,45 @@ fn a_seal_that_finds_no_space_is_tried_again_by_the_next_flush() {
     full.store(false, Ordering::Relaxed);
     table.flush().unwrap();
     drop(table);
-    let world = world.after_crash(world.fs.crash_with(&CrashImage::Nothing));
-    let table = world.open(&small()).unwrap();
+    let harness = harness.after_crash(harness.fs.crash_with(&CrashImage::Nothing));
+    let table = harness.open(&small()).unwrap();
     assert_eq!(table.get(b"b").unwrap().unwrap(), &value_of(2, 40)[..]);
     assert_eq!(table.get(b"c").unwrap(), None);
 }
 
 #[test]
-fn a_seal_that_waits_for_space_gets_no_older_by_a_jump() {
+fn clock_jump_does_not_age_a_seal_waiting_for_space() {
     let full = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&full);
     let is_full = move |_: OpKind, path: &Path| {
         path.ends_with("1.metadata.new") && flag.load(Ordering::Relaxed)
     };
-    let world = world_that_fills(1, is_full);
-    let table = world.create_and_open(&small().segment_keys(1).ttl(DAY));
+    let harness = full_disk_harness(1, is_full);
+    let table = harness.create_and_open(&small().segment_keys(1).ttl(DAY));
     table.put(b"a", &value_of(1, 40)).unwrap();
     full.store(true, Ordering::Relaxed);
     table.put(b"b", &value_of(2, 40)).unwrap();
     assert_eq!(table.flush().unwrap_err().kind(), ErrorKind::StorageFull);
     // The clock jumps, and is followed after the hold.
-    world.clock.jump(365 * DAY.as_millis() as i64);
+    harness.clock.jump(365 * DAY.as_millis() as i64);
     assert!(table.run_gc().unwrap().held_for.is_some());
-    world.clock.advance(world.setup.clock_jump_hold);
+    harness.clock.advance(harness.setup.clock_jump_hold);
     assert_eq!(table.run_gc().unwrap().held_for, None);
     full.store(false, Ordering::Relaxed);
     table.flush().unwrap();
     assert_eq!(table.run_gc().unwrap().segments, 0, "its stamp is older than the jump");
-    world.clock.advance(DAY);
+    harness.clock.advance(DAY);
     assert_eq!(table.run_gc().unwrap().segments, 1);
 }
 
 #[test]
-fn a_sync_that_says_no_space_is_a_failed_sync() {
+fn sync_returning_no_space_latches() {
     // Retrying it could succeed without having written anything.
     let options = small().segment_keys(1);
     let scenario = scenario("sync", 1, options, &[Op::Put(40), Op::Flush, Op::Put(50), Op::Flush]);
     let mut created = Run::new(&scenario);
     created.step(&Op::Create).unwrap();
-    let created = created.world.fs.ops() as usize;
+    let created = created.harness.fs.ops() as usize;
     let mut seen = 0;
     for (i, (kind, path)) in operations(&scenario).into_iter().enumerate() {
         let is_replacement = path.extension().is_some_and(|e| e == "new");
@@ -596,8 +598,8 @@ fn a_sync_that_says_no_space_is_a_failed_sync() {
         }
         let context = format!("{i}, {kind:?} {}", path.display());
         let mut run = Run::new(&scenario);
-        run.world.fs.fail_op(i as u64 + 1, Fault::NoSpace, false);
-        endure(&mut run, true, &context).unwrap();
+        run.harness.fs.fail_op(i as u64 + 1, Fault::NoSpace, false);
+        run_through_faults(&mut run, true, &context).unwrap();
         assert!(run.table().failure().is_some(), "{context}: not latched");
         seen += 1;
     }
@@ -605,13 +607,13 @@ fn a_sync_that_says_no_space_is_a_failed_sync() {
 }
 
 #[test]
-fn a_large_value_that_could_not_be_written_does_not_show_and_is_not_called_damage() {
+fn unwritten_large_value_is_invisible_and_not_damage() {
     let mut seen = 0;
     for n in 1..=12 {
-        let world = World::new(1);
-        let table = world.create_and_open(&small());
+        let harness = Harness::new(1);
+        let table = harness.create_and_open(&small());
         table.put(b"a", &value_of(1, 100)).unwrap();
-        world.fs.fail_op(n, Fault::Eio, false);
+        harness.fs.fail_op(n, Fault::Eio, false);
         if table.put(b"large", &value_of(2, 100_000)).is_ok() {
             continue; // a hint, or an operation that comes later
         }
@@ -632,26 +634,26 @@ fn a_large_value_that_could_not_be_written_does_not_show_and_is_not_called_damag
 }
 
 #[test]
-fn reading_errors_latch_nothing_and_reading_goes_on_when_they_pass() {
+fn read_errors_never_latch_and_reads_recover() {
     for fault in READ_FAULTS {
         let mut n = 0;
         loop {
             n += 1;
-            let mut world = World::new(2);
-            world.setup.read_mode = lithdb_segment::ReadMode::Pread;
-            let table = world.create_and_open(&small().segment_keys(2));
+            let mut harness = Harness::new(2);
+            harness.setup.read_mode = lithdb_segment::ReadMode::Pread;
+            let table = harness.create_and_open(&small().segment_keys(2));
             for n in 0..7_u8 {
                 table.put(&[n + 1], &value_of(n.into(), 100)).unwrap();
             }
             table.close().unwrap();
             drop(table);
-            let hits = world.fs.faults_hit();
-            world.fs.fail_read(n, fault);
+            let hits = harness.fs.faults_hit();
+            harness.fs.fail_read(n, fault);
             let context = format!("{fault:?} at read {n}");
-            let opened = world.open(&small());
+            let opened = harness.open(&small());
             let harmless = matches!(fault, Fault::Interrupted | Fault::ShortWrite);
             assert!(opened.is_ok() || !harmless, "{context}: {opened:?}");
-            let table = opened.unwrap_or_else(|_| world.open(&small()).unwrap());
+            let table = opened.unwrap_or_else(|_| harness.open(&small()).unwrap());
             for n in 0..7_u8 {
                 let read = table.get(&[n + 1]);
                 assert!(read.is_ok() || !harmless, "{context}: {read:?}");
@@ -661,7 +663,7 @@ fn reading_errors_latch_nothing_and_reading_goes_on_when_they_pass() {
             assert!(table.failure().is_none(), "{context}");
             table.put(b"more", b"x").unwrap();
             table.flush().unwrap();
-            if world.fs.faults_hit() == hits {
+            if harness.fs.faults_hit() == hits {
                 break;
             }
         }
@@ -686,9 +688,9 @@ fn short_and_interrupted_transfers_everywhere_change_nothing() {
     ];
     let scenario = scenario("short", 2, options, &ops);
     let mut run = Run::new(&scenario);
-    run.world.fs.short_transfers(true);
+    run.harness.fs.short_transfers(true);
     run.until_error().unwrap();
     drop(run.table.take());
-    let world = run.world.after_crash(run.world.fs.crash_with(&CrashImage::Nothing));
-    verify(&scenario, &world, &run.model, "short transfers");
+    let harness = run.harness.after_crash(run.harness.fs.crash_with(&CrashImage::Nothing));
+    verify(&scenario, &harness, &run.model, "short transfers");
 }

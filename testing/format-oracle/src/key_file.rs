@@ -16,7 +16,7 @@ pub struct Header {
     pub shards: u16,
 }
 
-fn begin_header<'a>(bytes: &'a [u8], magic: &[u8]) -> Fields<'a> {
+fn check_header<'a>(bytes: &'a [u8], magic: &[u8]) -> Fields<'a> {
     let stored = Fields::new(&bytes[60..64]).u32();
     assert_eq!(crc32c(0, &bytes[..60]), stored, "header checksum");
     let mut fields = Fields::new(&bytes[..60]);
@@ -28,7 +28,7 @@ fn begin_header<'a>(bytes: &'a [u8], magic: &[u8]) -> Fields<'a> {
 
 /// Reads the header of a key file.
 pub fn key_header(bytes: &[u8]) -> Header {
-    let mut fields = begin_header(bytes, b"LITHKEYS");
+    let mut fields = check_header(bytes, b"LITHKEYS");
     let header = Header {
         table: fields.u64(),
         segment: fields.u32(),
@@ -43,7 +43,7 @@ pub fn key_header(bytes: &[u8]) -> Header {
 
 /// Reads the header of a value file.
 pub fn value_header(bytes: &[u8]) -> Header {
-    let mut fields = begin_header(bytes, b"LITHVALS");
+    let mut fields = check_header(bytes, b"LITHVALS");
     let (table, segment, shards) = (fields.u64(), fields.u32(), fields.u16());
     fields.zeros(2);
     let (created, salt) = (fields.u64(), fields.u64());

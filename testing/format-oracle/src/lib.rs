@@ -19,12 +19,12 @@
 )]
 
 mod checksum;
+mod envelope_files;
 mod fields;
 mod key_file;
-mod small;
 mod table;
 
 pub use checksum::crc32c;
+pub use envelope_files::{DurableEnd, Metadata, State, metadata, state};
 pub use key_file::{Header, KeyFile, Record, key_file, key_header, value_header};
-pub use small::{DurableTail, Metadata, State, metadata, state};
-pub use table::{Found, Seal, Segment, Table, table};
+pub use table::{DecodedRecord, Seal, Segment, Table, table};

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checksum::crc32c;
+use crate::envelope_files::{Metadata, State, metadata, state};
 use crate::key_file::{Header, KeyFile, Record, key_file, value_header};
-use crate::small::{Metadata, State, metadata, state};
 
 /// A key record and the value it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct DecodedRecord {
     pub segment: u32,
     pub offset: u32,
     pub key: Vec<u8>,
@@ -42,12 +42,12 @@ pub struct Table {
     /// From the oldest to the newest.
     pub segments: Vec<Segment>,
     /// All key records, in the order of their positions.
-    pub records: Vec<Found>,
+    pub records: Vec<DecodedRecord>,
 }
 
 impl Table {
     /// The newest record of every key.
-    pub fn newest(&self) -> BTreeMap<&[u8], &Found> {
+    pub fn newest(&self) -> BTreeMap<&[u8], &DecodedRecord> {
         self.records.iter().map(|found| (&found.key[..], found)).collect()
     }
 }
@@ -69,7 +69,7 @@ pub fn table(roots: &[Root]) -> Table {
             let (segment, found) = files.segment(&state, id, segments.last());
             records.extend(found);
             if let Some(before) = segments.last() {
-                before.promises(&segment);
+                before.check_promises_to(&segment);
             }
             let next = match &segment.seal {
                 Seal::Metadata(metadata) => Some(metadata.successor),
@@ -81,8 +81,8 @@ pub fn table(roots: &[Root]) -> Table {
             id = next;
         }
     }
-    files.nothing_else();
-    if let Some(tail) = &state.durable_tail
+    files.assert_no_other_files();
+    if let Some(tail) = &state.durable_end
         && let Some(named) = segments.iter().find(|s| s.keys.header.segment == tail.segment)
     {
         assert!(u64::from(tail.key_end) <= named.end(), "the durable tail promises more");
@@ -90,8 +90,8 @@ pub fn table(roots: &[Root]) -> Table {
         let mut ends = tail.value_ends.iter().zip(&named.value_ends);
         assert!(ends.all(|(promised, end)| promised <= end), "{tail:?}, {:?}", named.value_ends);
     }
-    if state.ends_with_tail {
-        files.ends_with(&state);
+    if state.closed_cleanly {
+        files.check_closed_end(&state);
     }
     Table { state, segments, records }
 }
@@ -103,7 +103,7 @@ impl Segment {
     }
 
     /// Holds the segment behind this one to what the seal says of it.
-    fn promises(&self, next: &Self) {
+    fn check_promises_to(&self, next: &Self) {
         let Seal::Metadata(metadata) = &self.seal else { panic!("not sealed") };
         for (kind, bytes) in &metadata.extras {
             assert_eq!((*kind, bytes.len()), (2, 12 + 8 * next.value_ends.len()));
@@ -117,7 +117,7 @@ impl Segment {
     }
 
     /// Holds the chain record of the segment behind this one to it.
-    fn is_followed_by(&self, header: &Header, first: Option<&Record>) {
+    fn check_chain_of_next(&self, header: &Header, first: Option<&Record>) {
         let own = &self.keys.header;
         assert_eq!((header.predecessor, header.table), (own.segment, own.table));
         let Some(Record::Chain { predecessor, end, records, running, value_ends }) = first else {
@@ -151,8 +151,8 @@ impl<'a> Files<'a> {
     }
 
     /// A table that was closed: no file goes on behind the durable tail.
-    fn ends_with(&self, state: &State) {
-        let tail = state.durable_tail.as_ref();
+    fn check_closed_end(&self, state: &State) {
+        let tail = state.durable_end.as_ref();
         for (name, bytes) in self.roots.iter().flatten() {
             let Some(name) = name.strip_prefix("segments/") else { continue };
             let (name, extension) = name.split_once('.').unwrap();
@@ -170,7 +170,7 @@ impl<'a> Files<'a> {
         }
     }
 
-    fn nothing_else(&self) {
+    fn assert_no_other_files(&self) {
         for (n, root) in self.roots.iter().enumerate() {
             for name in root.keys() {
                 assert!(self.read.contains(&(n, name.clone())), "{name} on root {n} is left over");
@@ -183,7 +183,7 @@ impl<'a> Files<'a> {
         state: &State,
         id: u32,
         before: Option<&Segment>,
-    ) -> (Segment, Vec<Found>) {
+    ) -> (Segment, Vec<DecodedRecord>) {
         let name = |extension: &str| format!("segments/{id}.{extension}");
         let bytes =
             self.get(&name("keys")).unwrap_or_else(|| panic!("no key file of segment {id}"));
@@ -197,7 +197,9 @@ impl<'a> Files<'a> {
         assert!((1..=256).contains(&header.shards));
         assert!(header.predecessor < id);
         match before {
-            Some(before) => before.is_followed_by(&header, keys.records.first().map(|(_, r)| r)),
+            Some(before) => {
+                before.check_chain_of_next(&header, keys.records.first().map(|(_, r)| r))
+            }
             None => assert_eq!(id, state.watermark),
         }
         let values: Vec<&[u8]> = (0..header.shards)
@@ -209,7 +211,7 @@ impl<'a> Files<'a> {
                 bytes
             })
             .collect();
-        let mut reading = Reading::new(&keys, bytes, values);
+        let mut reading = KeyFileReader::new(&keys, bytes, values);
         for (n, (at, record)) in keys.records.iter().enumerate() {
             reading.take(n, *at, record);
         }
@@ -220,7 +222,7 @@ impl<'a> Files<'a> {
                 epochs.push((*at as u32, *epoch));
             }
         }
-        let Reading { found, ends: value_ends, counted, primaries, marks, .. } = reading;
+        let KeyFileReader { found, ends: value_ends, counted, primaries, marks, .. } = reading;
         if let Some(seal) = &seal {
             assert_eq!((seal.table, seal.segment), (header.table, id));
             assert_eq!((seal.predecessor, seal.salt), (header.predecessor, header.salt));
@@ -237,11 +239,11 @@ impl<'a> Files<'a> {
 }
 
 /// A key file that is being read, record by record.
-struct Reading<'a> {
+struct KeyFileReader<'a> {
     header: Header,
     bytes: &'a [u8],
     values: Vec<&'a [u8]>,
-    found: Vec<Found>,
+    found: Vec<DecodedRecord>,
     /// The furthest ends of values so far.
     ends: Vec<u64>,
     counted: u64,
@@ -255,7 +257,7 @@ struct Reading<'a> {
     next: Vec<usize>,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> KeyFileReader<'a> {
     fn new(keys: &KeyFile, bytes: &'a [u8], values: Vec<&'a [u8]>) -> Self {
         let begins = keys.records.iter().skip(1).map(|(at, _)| *at);
         let ends = vec![64; values.len()];
@@ -288,7 +290,13 @@ impl<'a> Reading<'a> {
                 assert_eq!(crc32c(0, value), *checksum, "checksum of the value at {offset}");
                 let (value, primary) = (value.to_vec(), flags & 1 == 1);
                 let (segment, offset) = (self.header.segment, at as u32);
-                self.found.push(Found { segment, offset, key: key.clone(), primary, value });
+                self.found.push(DecodedRecord {
+                    segment,
+                    offset,
+                    key: key.clone(),
+                    primary,
+                    value,
+                });
                 self.counted += 1;
                 self.primaries += u64::from(primary);
                 self.in_batch = flags & 4 == 0;

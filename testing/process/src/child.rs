@@ -57,7 +57,7 @@ impl Crashy {
     }
 
     /// Gives it an order. If it is gone, its last line says why.
-    pub fn tell(&mut self, order: &str) {
+    pub fn send(&mut self, order: &str) {
         #[expect(clippy::let_underscore_must_use, reason = "it may be gone")]
         let _ = writeln!(self.stdin.as_mut().expect("it has not been asked to end"), "{order}");
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The files of one segment.
 #[derive(Debug, Default)]
-struct Found {
+struct SegmentFiles {
     keys: u32,
     metadata: u32,
     shards: BTreeSet<u16>,
@@ -41,7 +41,7 @@ pub fn files_below(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// The key file of the newest segment of a table.
-pub fn newest_keys(roots: &[PathBuf], table: &str) -> PathBuf {
+pub fn newest_key_file(roots: &[PathBuf], table: &str) -> PathBuf {
     let keys = segment_dirs(roots, table).into_iter().flat_map(|dir| files_below(&dir));
     let keys = keys.filter(|path| path.extension().is_some_and(|e| e == "keys"));
     let id = |path: &PathBuf| -> u32 {
@@ -56,7 +56,7 @@ pub fn newest_keys(roots: &[PathBuf], table: &str) -> PathBuf {
 /// # Panics
 /// If that is not so.
 pub fn check_files(roots: &[PathBuf], table: &str, segments: usize) {
-    let mut found: BTreeMap<u32, Found> = BTreeMap::new();
+    let mut found: BTreeMap<u32, SegmentFiles> = BTreeMap::new();
     for path in segment_dirs(roots, table).into_iter().flat_map(|dir| files_below(&dir)) {
         let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
         let parsed = name.split_once('.').and_then(|(stem, extension)| {

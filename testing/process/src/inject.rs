@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::cannot_run;
+use crate::skip_or_fail;
 
 fn runs(command: &mut Command) -> bool {
     let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -19,11 +19,11 @@ fn runs(command: &mut Command) -> bool {
 /// Whether processes can be traced here; says so loudly if not, or fails if `LITHDB_REQUIRE_STRACE` is 1.
 pub fn can_trace(test: &str) -> bool {
     if !runs(Command::new("strace").arg("-V")) {
-        cannot_run(test, "strace is not installed", "LITHDB_REQUIRE_STRACE");
+        skip_or_fail(test, "strace is not installed", "LITHDB_REQUIRE_STRACE");
         return false;
     }
     if !runs(Command::new("strace").args(["-f", "-o", "/dev/null", "true"])) {
-        cannot_run(test, "strace may not trace here", "LITHDB_REQUIRE_STRACE");
+        skip_or_fail(test, "strace may not trace here", "LITHDB_REQUIRE_STRACE");
         return false;
     }
     true
@@ -37,7 +37,7 @@ pub struct Fault {
     /// `strace`'s set of calls.
     pub names: &'static str,
     /// `error=EIO` and the like, or `signal=SIGKILL`: the process dies instead of making the call.
-    pub fate: &'static str,
+    pub injection: &'static str,
 }
 
 /// A process to run: program and arguments.
@@ -51,11 +51,11 @@ pub struct Run {
 
 /// What became of it.
 #[derive(Debug)]
-pub struct Ran {
+pub struct RunResult {
     /// Its end, and what it said.
     pub output: Output,
     /// How many calls were answered in the kernel's place; for a signal, whether it struck.
-    pub struck: u64,
+    pub injected: u64,
     /// The calls, as `strace` shows them.
     pub log: String,
 }
@@ -84,7 +84,7 @@ impl Run {
 
     /// Runs it undisturbed: how often it makes these calls, and on which files. Each of its threads counts for itself; a
     /// fault strikes the call of one number in every thread.
-    pub fn survey(&self, names: &str) -> (Output, u64, BTreeSet<PathBuf>) {
+    pub fn count_calls(&self, names: &str) -> (Output, u64, BTreeSet<PathBuf>) {
         let (output, log) =
             self.trace(&["-e".to_owned(), format!("trace={names}")], &BTreeSet::new());
         let below = self.below.to_str().expect("a path in UTF-8");
@@ -103,21 +103,21 @@ impl Run {
     }
 
     /// Runs it; the calls that `when` names (`3`: the third, `3+`: all from the third on) on `paths` meet `fault`.
-    pub fn with_fault(&self, fault: Fault, when: &str, paths: &BTreeSet<PathBuf>) -> Ran {
-        let Fault { names, fate, .. } = fault;
-        let inject = format!("inject={names}:{fate}:when={when}");
+    pub fn with_fault(&self, fault: Fault, when: &str, paths: &BTreeSet<PathBuf>) -> RunResult {
+        let Fault { names, injection, .. } = fault;
+        let inject = format!("inject={names}:{injection}:when={when}");
         let options = ["-e", &format!("trace={names}"), "-e", &inject].map(str::to_owned);
         let (output, log) = self.trace(&options, paths);
         let is_killed = std::os::unix::process::ExitStatusExt::signal(&output.status) == Some(9);
         let answered = log.lines().filter(|line| line.contains("(INJECTED)")).count() as u64;
-        let struck = answered + u64::from(is_killed);
-        Ran { output, struck, log }
+        let injected = answered + u64::from(is_killed);
+        RunResult { output, injected, log }
     }
 }
 
 /// Some of the numbers from 1 to `calls`, which are all that there are in a deep run: the first, the last, and others in even
 /// steps from a place that `seed` says.
-pub fn some_of(calls: u64, most: u64, is_deep: bool, seed: u64) -> Vec<u64> {
+pub fn sample_of(calls: u64, most: u64, is_deep: bool, seed: u64) -> Vec<u64> {
     let step = if is_deep { 1 } else { calls.div_ceil(most.max(1)).max(1) };
     let inner = (1..=calls).skip((seed % step) as usize).step_by(step as usize);
     let ends = [1, calls].into_iter().filter(|n| (1..=calls).contains(n));

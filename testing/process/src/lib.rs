@@ -15,14 +15,14 @@ mod inject;
 mod pattern;
 mod rng;
 mod skip;
-mod told;
+mod tagged;
 
 pub use child::Crashy;
-pub use files::{check_files, files_below, newest_keys, scratch, segment_dirs};
-pub use inject::{Fault, Ran, Run, can_trace, some_of};
+pub use files::{check_files, files_below, newest_key_file, scratch, segment_dirs};
+pub use inject::{Fault, Run, RunResult, can_trace, sample_of};
 pub use pattern::{
-    Kind, Op, OpEntry, aged_options, careful_options, db_options, plain_options, short_options,
+    Kind, Op, OpEntry, db_options, plain_options, short_lived_options, stress_options, ttl_options,
 };
 pub use rng::Rng;
-pub use skip::cannot_run;
-pub use told::{put_told, told_by, told_key, told_seq, told_value, told_view};
+pub use skip::skip_or_fail;
+pub use tagged::{put_tagged, summarize_view, tagged_key, tagged_seq, tagged_value, writer_of};

@@ -1,4 +1,4 @@
-//! What is written: operation number `seq` of a table in the life `life` of the writing process is always the same,
+//! What is written: operation number `seq` of a table in the life `incarnation` of the writing process is always the same,
 //! and different from that of every other number, life and table. So whoever reads knows exactly what must be there.
 
 use std::ops::Range;
@@ -23,7 +23,7 @@ pub fn plain_options() -> TableOptions {
 }
 
 /// A table whose values expire, with more of them in the key file.
-pub fn aged_options(ttl: Duration) -> TableOptions {
+pub fn ttl_options(ttl: Duration) -> TableOptions {
     TableOptions::new()
         .segment_bytes(4 << 20)
         .segment_age(Duration::from_millis(250))
@@ -33,13 +33,13 @@ pub fn aged_options(ttl: Duration) -> TableOptions {
 }
 
 /// The tables of the process that meets failing system calls, in segments of a few keys: `gone` is collected at once.
-pub fn careful_options(table: &str) -> TableOptions {
+pub fn stress_options(table: &str) -> TableOptions {
     let options = TableOptions::new().segment_keys(16).inline_max_bytes(512).shards(2);
     if table == "gone" { options.ttl(Duration::from_millis(1)) } else { options }
 }
 
 /// A table in which segments come and go all the time.
-pub fn short_options(ttl: Duration) -> TableOptions {
+pub fn short_lived_options(ttl: Duration) -> TableOptions {
     TableOptions::new()
         .segment_keys(25)
         .segment_age(Duration::from_millis(20))
@@ -80,10 +80,10 @@ pub struct Op {
 }
 
 impl Op {
-    /// Operation `seq` of `table` in `life`.
-    pub fn new(table: &str, life: u64, seq: u64) -> Self {
+    /// Operation `seq` of `table` in `incarnation`.
+    pub fn new(table: &str, incarnation: u64, seq: u64) -> Self {
         let name = table.bytes().fold(0, |sum: u64, byte| sum * 31 + u64::from(byte));
-        let mut rng = Rng::of(&[name, life, seq]);
+        let mut rng = Rng::of(&[name, incarnation, seq]);
         let kind = match rng.below(8) {
             0 => Kind::Batch,
             1 | 2 => Kind::Aliased,

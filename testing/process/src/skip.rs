@@ -7,7 +7,7 @@ use std::io::Write;
 ///
 /// # Panics
 /// If the test is required.
-pub fn cannot_run(test: &str, why: &str, required: &str) {
+pub fn skip_or_fail(test: &str, why: &str, required: &str) {
     let is_required = std::env::var_os(required).is_some_and(|value| value == "1");
     assert!(!is_required, "{test} cannot run, and {required}=1 says that it must: {why}");
     let line = format!("\n*** SKIPPED: {test}: {why} ({required}=1 makes this a failure) ***\n");

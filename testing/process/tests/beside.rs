@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use lithdb::rollback::PerTable;
 use lithdb::{Components, Db, DbOptions, NoMatch, RecordRef, Result, Rollback, Verdict};
-use lithdb_process_tests::{Crashy, Rng, newest_keys, told_seq, told_view};
+use lithdb_process_tests::{Crashy, Rng, newest_key_file, summarize_view, tagged_seq};
 use lithdb_sim::{Effort, Tally};
 
 const TTL: Duration = Duration::from_millis(200);
@@ -31,14 +31,14 @@ fn start(args: &[String], roots: &[PathBuf]) -> Crashy {
 }
 
 /// What has been done to one database.
-struct World {
+struct Harness {
     roots: Vec<PathBuf>,
     rng: Rng,
-    lives: u64,
+    incarnations: u64,
     tally: Tally,
 }
 
-impl World {
+impl Harness {
     fn open(&self) -> Db {
         let components = Components { without_maintenance: true, ..Components::default() };
         Db::open_with(DbOptions::new(&self.roots), components).unwrap()
@@ -48,10 +48,10 @@ impl World {
     fn views(&self) -> ([String; 2], [u64; 2]) {
         let db = self.open();
         let tables = ["plain", "aged"].map(|name| db.existing_table(name).unwrap());
-        let views = tables.each_ref().map(|table| told_view(table).unwrap());
+        let views = tables.each_ref().map(|table| summarize_view(table).unwrap());
         let next = tables.each_ref().map(|table| {
             let newest = table.newest_key().unwrap();
-            newest.map_or(0, |key| told_seq(&key).unwrap() + 1)
+            newest.map_or(0, |key| tagged_seq(&key).unwrap() + 1)
         });
         db.close().unwrap();
         (views, next)
@@ -59,8 +59,9 @@ impl World {
 
     /// A process writes and collects for a while; then it ends, or is killed.
     fn write(&mut self, next: [u64; 2], is_killed: bool) {
-        self.lives += 1;
-        let args = ["tell".to_owned(), self.lives.to_string(), TTL.as_millis().to_string()];
+        self.incarnations += 1;
+        let args =
+            ["write-tagged".to_owned(), self.incarnations.to_string(), TTL.as_millis().to_string()];
         let args: Vec<String> =
             args.into_iter().chain(next.iter().map(ToString::to_string)).collect();
         let mut writer = start(&args, &self.roots);
@@ -74,9 +75,9 @@ impl World {
     }
 
     /// Bytes at the end that nobody finished, as a crash leaves them; an opening wants to cut them.
-    fn tear(&mut self) -> Vec<(PathBuf, u64)> {
+    fn append_torn_bytes(&mut self) -> Vec<(PathBuf, u64)> {
         let torn = ["plain", "aged"].map(|name| {
-            let path = newest_keys(&self.roots, name);
+            let path = newest_key_file(&self.roots, name);
             let mut file = std::fs::File::options().append(true).open(&path).unwrap();
             file.write_all(&self.rng.bytes(5000)).unwrap();
             (path, file.metadata().unwrap().len())
@@ -90,7 +91,7 @@ impl World {
         let ends = next.map(|next| next.saturating_sub(1 + self.rng.below(by)));
         let until = |end: u64| {
             move |record: &RecordRef<'_>| -> Result<Verdict> {
-                let is_kept = told_seq(record.key()).unwrap() < end;
+                let is_kept = tagged_seq(record.key()).unwrap() < end;
                 Ok(if is_kept { Verdict::Keep } else { Verdict::Discard })
             }
         };
@@ -105,17 +106,17 @@ struct Reader {
 }
 
 impl Reader {
-    fn start(world: &mut World, mode: &str) -> Self {
-        let args = ["watch".to_owned(), mode.to_owned(), world.rng.next_u64().to_string()];
-        let mut crashy = start(&args, &world.roots);
+    fn start(harness: &mut Harness, mode: &str) -> Self {
+        let args = ["watch".to_owned(), mode.to_owned(), harness.rng.next_u64().to_string()];
+        let mut crashy = start(&args, &harness.roots);
         assert_eq!(crashy.line(), "reading");
-        world.tally.add("readers", 1);
+        harness.tally.add("readers", 1);
         Self { crashy }
     }
 
     /// What it sees of both tables after a refresh.
-    fn look(&mut self) -> [String; 2] {
-        self.crashy.tell("look");
+    fn read_views(&mut self) -> [String; 2] {
+        self.crashy.send("look");
         ["plain", "aged"].map(|name| {
             let line = self.crashy.line();
             let view = line.strip_prefix(&format!("view {name} "));
@@ -151,56 +152,56 @@ impl Reader {
     }
 }
 
-fn beside(mode: &str, test: &str) {
-    let effort = Effort::given();
+fn check_reader_beside_writer(mode: &str, test: &str) {
+    let effort = Effort::from_env();
     let dir = tempfile::tempdir().unwrap();
-    let mut world = World {
+    let mut harness = Harness {
         roots: vec![dir.path().join("r0"), dir.path().join("r1")],
         rng: Rng::new(effort.seed(test)),
-        lives: 0,
+        incarnations: 0,
         tally: Tally::new(format!("beside a reader: {test}")),
     };
-    world.write([0, 0], false);
-    let mut reader = Reader::start(&mut world, mode);
+    harness.write([0, 0], false);
+    let mut reader = Reader::start(&mut harness, mode);
     for round in 0..effort.times(18) {
-        let (_, next) = world.views();
+        let (_, next) = harness.views();
         match round % 3 {
             0 => {
-                world.write(next, false);
-                world.tally.add("writers that ended", 1);
+                harness.write(next, false);
+                harness.tally.add("writers that ended", 1);
             }
             1 => {
-                world.write(next, true);
-                let torn = world.tear();
+                harness.write(next, true);
+                let torn = harness.append_torn_bytes();
                 // Recovered: what the reader may be mapping is not cut.
-                let (views, _) = world.views();
+                let (views, _) = harness.views();
                 for (path, len) in torn {
                     // If it is gone, it was empty, and discarded.
                     let now = std::fs::metadata(&path).map_or(len, |found| found.len());
                     assert!(now >= len, "{} was cut under a reader", path.display());
                 }
-                assert_eq!(reader.look(), views, "after a recovery");
-                world.tally.add("writers that were killed", 1);
-                world.tally.add("torn tails", 2);
+                assert_eq!(reader.read_views(), views, "after a recovery");
+                harness.tally.add("writers that were killed", 1);
+                harness.tally.add("torn tails", 2);
             }
             _ => {
-                world.roll_back(next);
-                world.tally.add("rollbacks", 1);
+                harness.roll_back(next);
+                harness.tally.add("rollbacks", 1);
             }
         }
-        let (views, _) = world.views();
-        assert_eq!(reader.look(), views, "round {round}");
-        if world.rng.one_in(5) {
-            reader.end(&mut world.tally);
+        let (views, _) = harness.views();
+        assert_eq!(reader.read_views(), views, "round {round}");
+        if harness.rng.one_in(5) {
+            reader.end(&mut harness.tally);
             // Nobody reads: what stayed is cut.
-            world.views();
-            reader = Reader::start(&mut world, mode);
+            harness.views();
+            reader = Reader::start(&mut harness, mode);
         }
     }
-    reader.end(&mut world.tally);
-    let found = Db::verify(&DbOptions::new(&world.roots), None, &mut |_| {}).unwrap();
+    reader.end(&mut harness.tally);
+    let found = Db::verify(&DbOptions::new(&harness.roots), None, &mut |_| {}).unwrap();
     assert!(found.is_sound(), "{found:?}");
-    let tally = &world.tally;
+    let tally = &harness.tally;
     assert!(tally.get("rounds") > 20, "{tally:?}");
     for what in ["rollbacks", "torn tails", "rounds", "refreshes", "records", "values", "held"] {
         assert!(tally.get(what) > 0, "{what}: {tally:?}");
@@ -208,11 +209,11 @@ fn beside(mode: &str, test: &str) {
 }
 
 #[test]
-fn a_process_that_maps_is_never_told_or_given_anything_false() {
-    beside("map", "a_process_that_maps_is_never_told_or_given_anything_false");
+fn mmap_reader_sees_only_true_answers() {
+    check_reader_beside_writer("map", "mmap_reader_sees_only_true_answers");
 }
 
 #[test]
-fn a_process_that_copies_is_never_told_or_given_anything_false() {
-    beside("pread", "a_process_that_copies_is_never_told_or_given_anything_false");
+fn pread_reader_sees_only_true_answers() {
+    check_reader_beside_writer("pread", "pread_reader_sees_only_true_answers");
 }

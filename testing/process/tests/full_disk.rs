@@ -21,7 +21,7 @@ use lithdb::rollback::through_key;
 use lithdb::{
     Components, Db, DbOptions, Error, ErrorKind, ReadMode, Rollback, Table, TableOptions,
 };
-use lithdb_process_tests::{Op, cannot_run, check_files, files_below, newest_keys};
+use lithdb_process_tests::{Op, check_files, files_below, newest_key_file, skip_or_fail};
 use lithdb_sim::{Effort, Tally};
 
 /// Short enough to wait for.
@@ -46,7 +46,7 @@ impl Disk {
             Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
             Err(error) => error.to_string(),
         };
-        cannot_run(test, &format!("cannot mount a tmpfs: {why}"), "LITHDB_REQUIRE_TMPFS");
+        skip_or_fail(test, &format!("cannot mount a tmpfs: {why}"), "LITHDB_REQUIRE_TMPFS");
         None
     }
 
@@ -117,8 +117,8 @@ fn check(table: &Table, begin: u64, end: u64) {
 }
 
 #[test]
-fn a_full_disk_refuses_loses_nothing_and_goes_on_when_there_is_space() {
-    let name = "a_full_disk_refuses_loses_nothing_and_goes_on_when_there_is_space";
+fn full_disk_refuses_puts_and_recovers_when_space_returns() {
+    let name = "full_disk_refuses_puts_and_recovers_when_space_returns";
     let Some(disk) = Disk::new(name, 8 << 20) else { return };
     let root = disk.path("db");
     let db = open(&root);
@@ -208,8 +208,8 @@ fn a_full_disk_refuses_loses_nothing_and_goes_on_when_there_is_space() {
 
 /// Everything acknowledged is there after the disk was full and the process died.
 #[test]
-fn a_reopening_on_a_full_disk_reads_everything_that_was_acknowledged() {
-    let name = "a_reopening_on_a_full_disk_reads_everything_that_was_acknowledged";
+fn reopening_on_a_full_disk_reads_acknowledged_data() {
+    let name = "reopening_on_a_full_disk_reads_acknowledged_data";
     let Some(disk) = Disk::new(name, 8 << 20) else { return };
     let root = disk.path("db");
     let ballast = disk.path("ballast");
@@ -254,7 +254,7 @@ fn a_reopening_on_a_full_disk_reads_everything_that_was_acknowledged() {
 }
 
 /// The operations of a table that are there are `0..end`.
-fn ends(root: &Path) -> Vec<u64> {
+fn op_counts(root: &Path) -> Vec<u64> {
     let db = open(root);
     let ends = ["t", "u"].map(|name| {
         let table = db.existing_table(name).unwrap();
@@ -298,22 +298,22 @@ fn roll_back(root: &Path, seq: u64) -> lithdb::Result<()> {
 }
 
 /// Gives back one block of a ballast file.
-fn give_back(ballast: &Path, blocks: u64) {
+fn free_ballast(ballast: &Path, blocks: u64) {
     let file = std::fs::File::options().write(true).open(ballast).unwrap();
     let len = file.metadata().unwrap().len();
     file.set_len(len.saturating_sub(blocks * 4096)).unwrap();
 }
 
 #[test]
-fn a_rollback_on_a_full_disk_changes_nothing_until_it_fits_and_then_all_of_it() {
-    let name = "a_rollback_on_a_full_disk_changes_nothing_until_it_fits_and_then_all_of_it";
+fn rollback_on_a_full_disk_is_all_or_nothing() {
+    let name = "rollback_on_a_full_disk_is_all_or_nothing";
     let Some(disk) = Disk::new(name, 8 << 20) else { return };
     let mut tally = Tally::new(format!("full disk: {name}"));
     // Into a sealed segment of both, then into an unsealed one of one of them and a sealed one of the other.
     for to in [20, 99] {
         let root = disk.path(&format!("db{to}"));
         two_tables(&root, 100);
-        let old = ends(&root);
+        let old = op_counts(&root);
         let before = files_below(&root);
         let ballast = disk.fill("ballast");
         let mut refused = 0;
@@ -329,11 +329,11 @@ fn a_rollback_on_a_full_disk_changes_nothing_until_it_fits_and_then_all_of_it() 
             if to == 20 {
                 assert_eq!(files_below(&root), before, "after {refused}: {error}");
             }
-            assert_eq!(ends(&root), old, "after {refused}: {error}");
+            assert_eq!(op_counts(&root), old, "after {refused}: {error}");
             assert!(refused < limit, "never fits");
-            give_back(&ballast, 1);
+            free_ballast(&ballast, 1);
         }
-        assert_eq!(ends(&root), [to, to]);
+        assert_eq!(op_counts(&root), [to, to]);
         tally.add("rollbacks refused", refused);
         // The unsealed segment gives back what was reserved for it, which may be all that is needed.
         assert!(refused > 0 || to == 99, "it fitted at once");
@@ -351,11 +351,11 @@ fn a_rollback_on_a_full_disk_changes_nothing_until_it_fits_and_then_all_of_it() 
 
 /// A rollback that is decided needs no space: a process that died in the midst of it is followed by one without a block.
 #[test]
-fn a_rollback_that_was_decided_is_finished_on_a_full_disk() {
-    let name = "a_rollback_that_was_decided_is_finished_on_a_full_disk";
+fn decided_rollback_finishes_on_a_full_disk() {
+    let name = "decided_rollback_finishes_on_a_full_disk";
     let Some(disk) = Disk::new(name, 8 << 20) else { return };
     let mut tally = Tally::new(format!("full disk: {name}"));
-    for round in 0..Effort::given().times(4) {
+    for round in 0..Effort::from_env().times(4) {
         let root = disk.path("db");
         two_tables(&root, 100);
         let to = 10 + 22 * (round % 4);
@@ -373,7 +373,7 @@ fn a_rollback_that_was_decided_is_finished_on_a_full_disk() {
         if round % 2 == 0 {
             Rollback::new([&root]).finish().unwrap().expect("one was pending");
         }
-        assert_eq!(ends(&root), [to + 1, to + 1]);
+        assert_eq!(op_counts(&root), [to + 1, to + 1]);
         tally.add("rollbacks finished", 1);
         std::fs::remove_file(ballast).unwrap();
         std::fs::remove_dir_all(root).unwrap();
@@ -383,15 +383,15 @@ fn a_rollback_that_was_decided_is_finished_on_a_full_disk() {
 /// A torn end is left where it is, and the next segment needs some blocks. What was reserved for the one that ends may be
 /// enough; where it is not, the opening is refused and nothing is lost.
 #[test]
-fn a_torn_tail_is_recovered_on_a_full_disk() {
-    let name = "a_torn_tail_is_recovered_on_a_full_disk";
+fn torn_end_is_recovered_on_a_full_disk() {
+    let name = "torn_end_is_recovered_on_a_full_disk";
     let Some(disk) = Disk::new(name, 8 << 20) else { return };
     let mut tally = Tally::new(format!("full disk: {name}"));
     let root = disk.path("db");
     two_tables(&root, 100);
     for is_read in [true, false] {
         for table in ["t", "u"] {
-            let keys = newest_keys(std::slice::from_ref(&root), table);
+            let keys = newest_key_file(std::slice::from_ref(&root), table);
             let mut file = std::fs::File::options().append(true).open(keys).unwrap();
             std::io::Write::write_all(&mut file, &[0xA5; 9000]).unwrap();
         }
@@ -416,7 +416,7 @@ fn a_torn_tail_is_recovered_on_a_full_disk() {
             }
         }
         std::fs::remove_file(&ballast).unwrap();
-        assert_eq!(ends(&root), [100, 100]);
+        assert_eq!(op_counts(&root), [100, 100]);
         if let Some(seen) = &seen {
             check_named(seen, "t", 100);
         }

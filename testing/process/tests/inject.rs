@@ -29,12 +29,12 @@ use std::process::{Command, Stdio};
 
 use lithdb::{Components, Db, DbOptions, ErrorKind, Table};
 use lithdb_process_tests::{
-    Fault, Op, Ran, Run, can_trace, check_files, newest_keys, scratch, some_of,
+    Fault, Op, Run, RunResult, can_trace, check_files, newest_key_file, sample_of, scratch,
 };
 use lithdb_sim::{Effort, Tally};
 
-const fn fault(call: &'static str, names: &'static str, fate: &'static str) -> Fault {
-    Fault { call, names, fate }
+const fn fault(call: &'static str, names: &'static str, injection: &'static str) -> Fault {
+    Fault { call, names, injection }
 }
 
 const RENAME: &str = "?rename,?renameat,?renameat2";
@@ -91,7 +91,7 @@ fn crashy(args: &[&str], roots: &[PathBuf]) -> std::process::Output {
 }
 
 /// A database to begin with, and a place for one to be broken.
-struct Place {
+struct Fixture {
     _dir: tempfile::TempDir,
     dir: PathBuf,
     roots: Vec<PathBuf>,
@@ -99,7 +99,7 @@ struct Place {
     acked: BTreeMap<String, u64>,
 }
 
-impl Place {
+impl Fixture {
     /// Nothing to begin with.
     fn new() -> Self {
         let tempdir = scratch();
@@ -111,20 +111,20 @@ impl Place {
 
     /// What a killed process leaves, with bytes behind the end of its newest files that nobody finished.
     fn torn() -> Self {
-        let mut place = Self::new();
-        place.begin();
-        let output = crashy(&["careful-death", "map"], &place.roots);
+        let mut fixture = Self::new();
+        fixture.begin();
+        let output = crashy(&["careful-death", "map"], &fixture.roots);
         assert_eq!(output.status.signal(), Some(9), "{output:?}");
         let said = String::from_utf8(output.stdout).unwrap();
-        (place.acked, _) = told(&said);
-        assert_eq!(place.acked.len(), 2, "{said}");
+        (fixture.acked, _) = parse_output(&said);
+        assert_eq!(fixture.acked.len(), 2, "{said}");
         for table in ["kept", "twin"] {
-            let keys = newest_keys(&place.roots, table);
+            let keys = newest_key_file(&fixture.roots, table);
             let mut file = std::fs::File::options().append(true).open(keys).unwrap();
             file.write_all(&[0xA5; 100]).unwrap();
         }
-        copy(&place.dir.join("db"), &place.dir.join("template"));
-        place
+        copy(&fixture.dir.join("db"), &fixture.dir.join("template"));
+        fixture
     }
 
     fn begin(&self) {
@@ -143,7 +143,7 @@ impl Place {
 }
 
 /// The last acknowledged number of each table, and where what was not collected begins.
-fn told(said: &str) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
+fn parse_output(said: &str) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
     let (mut acked, mut gone) = (BTreeMap::new(), BTreeMap::new());
     for line in said.lines() {
         let words: Vec<&str> = line.split(' ').collect();
@@ -157,7 +157,7 @@ fn told(said: &str) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
 }
 
 /// The operations that a table holds, each of them whole and by the pattern: the first, and the one after the last.
-fn held(table: &Table) -> (u64, u64) {
+fn stored_range(table: &Table) -> (u64, u64) {
     let name = table.name().to_string();
     let mut entries = table.iter().unwrap().map(|entry| entry.unwrap()).peekable();
     let Some(first) = entries.peek() else { return (0, 0) };
@@ -176,8 +176,8 @@ fn held(table: &Table) -> (u64, u64) {
 }
 
 /// The database opens, verifies and goes on; `check` sees each table with the operations that it holds.
-fn sound(place: &Place, mut check: impl FnMut(&str, Option<(u64, u64)>)) {
-    let db = place.open();
+fn check_sound(fixture: &Fixture, mut check: impl FnMut(&str, Option<(u64, u64)>)) {
+    let db = fixture.open();
     for name in ["kept", "twin", "gone"] {
         let table = match db.existing_table(name) {
             Ok(table) => table,
@@ -187,16 +187,16 @@ fn sound(place: &Place, mut check: impl FnMut(&str, Option<(u64, u64)>)) {
                 continue;
             }
         };
-        let (begin, end) = held(&table);
+        let (begin, end) = stored_range(&table);
         check(name, Some((begin, end)));
-        check_files(&place.roots, name, table.stats().segments);
+        check_files(&fixture.roots, name, table.stats().segments);
         Op::new(name, 0, end).put(&table).unwrap();
         table.flush().unwrap();
-        assert_eq!(held(&table).1, end + 1);
+        assert_eq!(stored_range(&table).1, end + 1);
     }
     db.close().unwrap();
     drop(db);
-    let found = Db::verify(&DbOptions::new(&place.roots), None, &mut |_| {}).unwrap();
+    let found = Db::verify(&DbOptions::new(&fixture.roots), None, &mut |_| {}).unwrap();
     assert!(found.is_sound(), "{found:?}");
 }
 
@@ -212,88 +212,95 @@ impl Drop for Context {
 }
 
 /// Whether a process that ended so, and said that, was honest.
-fn judge(ran: &Ran, said: &str, fault: Fault) {
+fn assert_no_violation(ran: &RunResult, said: &str, fault: Fault) {
     assert!(!said.contains("dishonest"));
     let status = ran.output.status;
-    let is_killed = fault.fate.starts_with("signal") && status.signal() == Some(9);
+    let is_killed = fault.injection.starts_with("signal") && status.signal() == Some(9);
     assert!(status.success() || is_killed, "{status:?}");
-    if fault.fate == "error=EINTR" {
+    if fault.injection == "error=EINTR" {
         assert!(!said.contains("error "), "an interruption is no failure");
     }
 }
 
 /// How often calls of one name were answered in the kernel's place, and in how many runs somebody was told of it.
-type Told = BTreeMap<&'static str, [u64; 2]>;
+type FaultCounts = BTreeMap<&'static str, [u64; 2]>;
 
 /// Runs `args` again and again on a copy of the database, each time with another of its calls failing, and lets `check`
 /// look at what it said and left.
 fn every_call(
-    place: &Place,
+    fixture: &Fixture,
     args: &[&str],
     tally: &mut Tally,
     mut check: impl FnMut(&str, &mut Tally),
-) -> Told {
-    let effort = Effort::given();
+) -> FaultCounts {
+    let effort = Effort::from_env();
     let is_deep = effort.is_deep();
-    let mut told = Told::new();
+    let mut reported = FaultCounts::new();
     for fault in ERRORS.iter().chain(&INTERRUPTED).chain(&DEATHS) {
-        place.begin();
-        let run = place.run(args);
-        let (output, calls, paths) = run.survey(fault.names);
+        fixture.begin();
+        let run = fixture.run(args);
+        let (output, calls, paths) = run.count_calls(fault.names);
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success() && !said.contains("error"), "{output:?}");
         let seed = effort.seed(fault.call);
         // Of the syncs, on which everything depends, more than of the others.
-        let most = if fault.call.ends_with("sync") && fault.fate == "error=EIO" { 10 } else { 1 };
-        let once = some_of(calls, most, is_deep, seed);
+        let most =
+            if fault.call.ends_with("sync") && fault.injection == "error=EIO" { 10 } else { 1 };
+        let once = sample_of(calls, most, is_deep, seed);
         let mut whens: Vec<String> = once.iter().map(u64::to_string).collect();
-        if fault.fate.starts_with("error") && fault.fate != "error=EINTR" {
+        if fault.injection.starts_with("error") && fault.injection != "error=EINTR" {
             // And for good from then on.
             let begins = if is_deep { once } else { vec![calls.div_ceil(2)] };
             whens.extend(begins.iter().filter(|n| **n > 0).map(|n| format!("{n}+")));
         }
         for when in whens {
-            place.begin();
+            fixture.begin();
             let ran = run.with_fault(*fault, &when, &paths);
             let said = String::from_utf8_lossy(&ran.output.stdout).into_owned();
             let erred = String::from_utf8_lossy(&ran.output.stderr);
             let _shown = Context(format!("{fault:?} at {when}:\n{said}\n{erred}\n{}", ran.log));
-            judge(&ran, &said, *fault);
+            assert_no_violation(&ran, &said, *fault);
             check(&said, tally);
             let errors = said.lines().filter(|line| line.starts_with("error ")).count() as u64;
-            if fault.call.ends_with("sync") && fault.fate.starts_with("error") {
-                assert!(ran.struck == 0 || errors > 0, "nobody was told of a sync that failed");
+            if fault.call.ends_with("sync") && fault.injection.starts_with("error") {
+                assert!(
+                    ran.injected == 0 || errors > 0,
+                    "nobody was reported of a sync that failed"
+                );
             }
-            let [struck, honest] = told.entry(fault.call).or_default();
-            *struck += ran.struck;
-            *honest += u64::from(ran.struck > 0 && errors > 0);
+            let [injected, honest] = reported.entry(fault.call).or_default();
+            *injected += ran.injected;
+            *honest += u64::from(ran.injected > 0 && errors > 0);
             tally.add("runs", 1);
-            tally.add(fault.call, ran.struck);
+            tally.add(fault.call, ran.injected);
             tally.add("errors told", errors);
         }
     }
     for death in DEATHS {
-        assert!(told.get(death.call).is_none_or(|[struck, _]| *struck > 0), "{death:?}: {told:?}");
+        assert!(
+            reported.get(death.call).is_none_or(|[injected, _]| *injected > 0),
+            "{death:?}: {reported:?}"
+        );
     }
-    told
+    reported
 }
 
 /// Faults of each of these calls have struck, and led to errors.
-fn all_told(told: &Told, calls: &[&str]) {
+fn assert_all_reported(reported: &FaultCounts, calls: &[&str]) {
     for call in calls {
         assert!(
-            told.get(call).is_some_and(|[struck, told]| *struck > 0 && *told > 0),
-            "{call}: {told:?}"
+            reported.get(call).is_some_and(|[injected, reported]| *injected > 0 && *reported > 0),
+            "{call}: {reported:?}"
         );
     }
 }
 
 /// After a process that wrote: what it had acknowledged is there.
-fn check_written(place: &Place, said: &str) {
-    let (now, gone) = told(said);
-    let mut acked = place.acked.clone();
+fn check_written(fixture: &Fixture, said: &str) {
+    let (now, gone) = parse_output(said);
+    let mut acked = fixture.acked.clone();
     acked.extend(now);
-    sound(place, |name, found| {
+    check_sound(fixture, |name, found| {
         let (begin, end) = match (acked.get(name), found) {
             (None, None) => return,
             (Some(acked), None) => panic!("{name}: {acked} was acknowledged, and it is gone"),
@@ -310,16 +317,16 @@ fn check_written(place: &Place, said: &str) {
 }
 
 #[test]
-fn a_writer_whose_system_calls_fail_is_honest_and_loses_nothing() {
-    let name = "a_writer_whose_system_calls_fail_is_honest_and_loses_nothing";
+fn writer_with_failing_syscalls_reports_and_loses_nothing() {
+    let name = "writer_with_failing_syscalls_reports_and_loses_nothing";
     if !can_trace(name) {
         return;
     }
     let mut tally = Tally::new(format!("injected: {name}"));
-    let place = Place::new();
-    let check = |said: &str, _: &mut Tally| check_written(&place, said);
-    let mapped = every_call(&place, &["careful", "map"], &mut tally, check);
-    all_told(
+    let fixture = Fixture::new();
+    let check = |said: &str, _: &mut Tally| check_written(&fixture, said);
+    let mapped = every_call(&fixture, &["careful", "map"], &mut tally, check);
+    assert_all_reported(
         &mapped,
         &[
             "fdatasync",
@@ -333,36 +340,36 @@ fn a_writer_whose_system_calls_fail_is_honest_and_loses_nothing() {
             "mmap",
         ],
     );
-    all_told(&mapped, &["flock", "getdents64", "statx"]);
+    assert_all_reported(&mapped, &["flock", "getdents64", "statx"]);
 }
 
 #[test]
-fn a_recovery_whose_system_calls_fail_is_honest_and_loses_nothing() {
-    let name = "a_recovery_whose_system_calls_fail_is_honest_and_loses_nothing";
+fn recovery_with_failing_syscalls_reports_and_loses_nothing() {
+    let name = "recovery_with_failing_syscalls_reports_and_loses_nothing";
     if !can_trace(name) {
         return;
     }
     let mut tally = Tally::new(format!("injected: {name}"));
-    let place = Place::torn();
-    let check = |said: &str, _: &mut Tally| check_written(&place, said);
-    let told = every_call(&place, &["careful", "pread"], &mut tally, check);
-    all_told(
-        &told,
+    let fixture = Fixture::torn();
+    let check = |said: &str, _: &mut Tally| check_written(&fixture, said);
+    let reported = every_call(&fixture, &["careful", "pread"], &mut tally, check);
+    assert_all_reported(
+        &reported,
         &["fdatasync", "fsync", "pwrite64", "ftruncate", "openat", "pread64", "getdents64"],
     );
 }
 
 #[test]
-fn a_rollback_whose_system_calls_fail_happens_to_all_tables_or_to_none() {
-    let name = "a_rollback_whose_system_calls_fail_happens_to_all_tables_or_to_none";
+fn rollback_with_failing_syscalls_is_all_tables_or_none() {
+    let name = "rollback_with_failing_syscalls_is_all_tables_or_none";
     if !can_trace(name) {
         return;
     }
     let mut tally = Tally::new(format!("injected: {name}"));
-    let place = Place::torn();
-    place.begin();
+    let fixture = Fixture::torn();
+    fixture.begin();
     let mut old = BTreeMap::new();
-    sound(&place, |name, found| old.extend([(name.to_owned(), found)]));
+    check_sound(&fixture, |name, found| old.extend([(name.to_owned(), found)]));
     assert!(old["kept"].unwrap().1 > 14 && old["twin"].unwrap().1 == 16, "{old:?}");
     let new = BTreeMap::from([
         ("kept".to_owned(), Some((0, 6))),
@@ -370,9 +377,9 @@ fn a_rollback_whose_system_calls_fail_happens_to_all_tables_or_to_none() {
         ("gone".to_owned(), None),
     ]);
     let check = |said: &str, tally: &mut Tally| {
-        let is_pending = place.roots[0].join("rollback.intent").exists();
+        let is_pending = fixture.roots[0].join("rollback.intent").exists();
         let mut found = BTreeMap::new();
-        sound(&place, |name, held| found.extend([(name.to_owned(), held)]));
+        check_sound(&fixture, |name, held| found.extend([(name.to_owned(), held)]));
         let is_new = found == new;
         assert!(is_new || found == old, "{found:?} is neither {old:?} nor {new:?}");
         if said.contains("rolled back") || said.contains("the rollback was decided") {
@@ -383,8 +390,11 @@ fn a_rollback_whose_system_calls_fail_happens_to_all_tables_or_to_none() {
         tally.add(if is_new { "new" } else { "old" }, 1);
         tally.add("finished by the next opening", u64::from(is_pending));
     };
-    let told = every_call(&place, &["roll-back", "5"], &mut tally, check);
-    all_told(&told, &["fdatasync", "fsync", "pwrite64", "rename", "openat", "pread64"]);
+    let reported = every_call(&fixture, &["roll-back", "5"], &mut tally, check);
+    assert_all_reported(
+        &reported,
+        &["fdatasync", "fsync", "pwrite64", "rename", "openat", "pread64"],
+    );
     for what in ["new", "old", "finished by the next opening"] {
         assert!(tally.get(what) > 0, "{what}: {tally:?}");
     }

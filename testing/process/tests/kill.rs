@@ -26,7 +26,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lithdb::{Components, Db, Table};
-use lithdb_process_tests::{Op, Rng, aged_options, db_options, plain_options};
+use lithdb_process_tests::{Op, Rng, db_options, plain_options, ttl_options};
 use lithdb_sim::{Effort, Tally};
 
 const TTL: Duration = Duration::from_millis(1500);
@@ -37,7 +37,7 @@ const SLACK: Duration = Duration::from_millis(1000);
 #[derive(Default)]
 struct Expected {
     /// Where each life of the writer began: sequence number, life.
-    lives: BTreeMap<u64, u64>,
+    incarnations: BTreeMap<u64, u64>,
     /// The number after the last acknowledged one.
     acked: u64,
     /// When each was acknowledged.
@@ -50,8 +50,9 @@ struct Expected {
 
 impl Expected {
     fn op(&self, name: &str, seq: u64) -> Op {
-        let (_, life) = self.lives.range(..=seq).next_back().expect("somebody wrote it");
-        Op::new(name, *life, seq)
+        let (_, incarnation) =
+            self.incarnations.range(..=seq).next_back().expect("somebody wrote it");
+        Op::new(name, *incarnation, seq)
     }
 
     /// Walks the whole table and holds every record against the pattern. Returns the number after the newest.
@@ -65,7 +66,7 @@ impl Expected {
         let begin = Op::seq_of(first.key()).expect("a key of the pattern");
         let mut seq = begin;
         while entries.peek().is_some() {
-            assert!(!self.lives.is_empty(), "{name}: {seq} was never put");
+            assert!(!self.incarnations.is_empty(), "{name}: {seq} was never put");
             for (key, is_primary, value) in self.op(name, seq).records() {
                 let entry = entries.next().unwrap_or_else(|| panic!("{name}: {seq} is not whole"));
                 assert_eq!(entry.key(), key, "{name}: the order of keys at {seq}");
@@ -115,7 +116,7 @@ struct Harness {
     tables: BTreeMap<&'static str, Expected>,
     rng: Rng,
     /// How often an opening had to leave the tail as it was because somebody read it.
-    openings_beside_readers: u64,
+    openings_with_readers: u64,
     openings: u64,
 }
 
@@ -128,9 +129,9 @@ impl Harness {
     }
 
     /// One life of the writer: from its start to its death.
-    fn live_and_die(&mut self, life: u64) -> (u64, bool) {
+    fn run_until_killed(&mut self, incarnation: u64) -> (u64, bool) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_crashy"))
-            .args(["write", &life.to_string(), &TTL.as_millis().to_string()])
+            .args(["write", &incarnation.to_string(), &TTL.as_millis().to_string()])
             .args(["plain", "aged"].map(|name| self.tables[name].end.to_string()))
             .args(&self.roots)
             .stdin(Stdio::piped())
@@ -160,7 +161,7 @@ impl Harness {
                 ["start", name, seq] => {
                     let expected = self.tables.get_mut(name).unwrap();
                     assert_eq!(seq, expected.end.to_string(), "{name}");
-                    expected.lives.insert(expected.end, life);
+                    expected.incarnations.insert(expected.end, incarnation);
                 }
                 ["ack", name, seq] => {
                     let expected = self.tables.get_mut(name).unwrap();
@@ -188,10 +189,10 @@ impl Harness {
         }
         // A reader that stays keeps recovery from cutting anything under it.
         let reader = reader.filter(|_| self.rng.one_in(2));
-        self.openings_beside_readers += u64::from(reader.is_some());
+        self.openings_with_readers += u64::from(reader.is_some());
         self.openings += 1;
         let db = self.open(false);
-        for (name, options) in [("plain", plain_options()), ("aged", aged_options(TTL))] {
+        for (name, options) in [("plain", plain_options()), ("aged", ttl_options(TTL))] {
             let table = db.table(name, options).unwrap();
             let expected = self.tables.get_mut(name).unwrap();
             let (begin, end) = expected.check_all(name, &table);
@@ -231,22 +232,22 @@ fn end(child: &mut Child) {
 }
 
 #[test]
-fn a_writer_whose_process_is_killed_loses_nothing_that_was_acknowledged() {
-    let name = "a_writer_whose_process_is_killed_loses_nothing_that_was_acknowledged";
-    let (effort, mut tally) = (Effort::given(), Tally::new(format!("process crashes: {name}")));
+fn killed_writer_loses_nothing_acknowledged() {
+    let name = "killed_writer_loses_nothing_acknowledged";
+    let (effort, mut tally) = (Effort::from_env(), Tally::new(format!("process crashes: {name}")));
     let rounds = effort.times(50);
     let dir = tempfile::tempdir().unwrap();
     let mut harness = Harness {
         roots: vec![dir.path().join("r0"), dir.path().join("r1")],
         tables: BTreeMap::from([("plain", Expected::default()), ("aged", Expected::default())]),
         rng: Rng::new(effort.seed(name)),
-        openings_beside_readers: 0,
+        openings_with_readers: 0,
         openings: 0,
     };
     let (mut acks, mut clean) = (0, 0);
     drop(harness.open(false));
     for round in 0..rounds {
-        let (acked, was_clean) = harness.live_and_die(round);
+        let (acked, was_clean) = harness.run_until_killed(round);
         acks += acked;
         clean += u64::from(was_clean);
         harness.check();
@@ -259,17 +260,17 @@ fn a_writer_whose_process_is_killed_loses_nothing_that_was_acknowledged() {
     tally.add("acknowledgements", acks);
     tally.add("operations that survived", plain.end + aged.end);
     tally.add("operations that expired", aged.floor);
-    tally.add("openings beside a reader", harness.openings_beside_readers);
-    assert!(harness.openings_beside_readers > 0);
+    tally.add("openings beside a reader", harness.openings_with_readers);
+    assert!(harness.openings_with_readers > 0);
     // A run in which nothing was written proves nothing.
     assert!(acks >= rounds && plain.end > 10 * rounds);
     assert!(aged.floor > 0 && clean > 0, "nothing expired in {rounds} rounds");
 }
 
 #[test]
-fn a_table_whose_every_process_is_killed_gets_one_segment_for_each() {
+fn each_killed_process_leaves_one_segment() {
     let dir = tempfile::tempdir().unwrap();
-    let rounds = Effort::given().times(50);
+    let rounds = Effort::from_env().times(50);
     let mut tally = Tally::new("process crashes: one put in each life");
     tally.add("kills", rounds);
     for seq in 0..rounds {

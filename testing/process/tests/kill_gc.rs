@@ -21,7 +21,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lithdb::{Components, Db, Table};
-use lithdb_process_tests::{Op, Rng, check_files, db_options, files_below, short_options};
+use lithdb_process_tests::{Op, Rng, check_files, db_options, files_below, short_lived_options};
 use lithdb_sim::{Effort, Tally};
 
 const TTL: Duration = Duration::from_millis(60);
@@ -33,7 +33,7 @@ fn millis() -> u64 {
 #[derive(Default)]
 struct Expected {
     /// Where each life began: sequence number, life.
-    lives: BTreeMap<u64, u64>,
+    incarnations: BTreeMap<u64, u64>,
     /// When each acknowledged operation was put.
     put_at: BTreeMap<u64, u64>,
     /// Everything below was seen to be collected.
@@ -44,15 +44,21 @@ struct Expected {
 
 impl Expected {
     fn op(&self, seq: u64) -> Op {
-        let (_, life) = self.lives.range(..=seq).next_back().expect("somebody wrote it");
-        Op::new("short", *life, seq)
+        let (_, incarnation) =
+            self.incarnations.range(..=seq).next_back().expect("somebody wrote it");
+        Op::new("short", *incarnation, seq)
     }
 
     /// From its start to its death, which comes after `delay`; returns how often it was acknowledged and collected, and when
     /// it was dead.
-    fn live_and_die(&mut self, life: u64, delay: Duration, roots: &[PathBuf]) -> (u64, u64, u64) {
+    fn run_until_killed(
+        &mut self,
+        incarnation: u64,
+        delay: Duration,
+        roots: &[PathBuf],
+    ) -> (u64, u64, u64) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_crashy"))
-            .args(["collect", &life.to_string(), &TTL.as_millis().to_string()])
+            .args(["collect", &incarnation.to_string(), &TTL.as_millis().to_string()])
             .arg(self.end.to_string())
             .args(roots)
             .stdin(Stdio::null())
@@ -74,7 +80,7 @@ impl Expected {
             match words[..] {
                 ["start", seq] => {
                     assert_eq!(seq, self.end.to_string());
-                    self.lives.insert(self.end, life);
+                    self.incarnations.insert(self.end, incarnation);
                 }
                 ["ack", seq, at] => {
                     // A line that the kill cut short is a smaller number, or an earlier time.
@@ -114,7 +120,7 @@ impl Expected {
         let before = segments();
         let components = Components { without_maintenance: true, ..Components::default() };
         let db = Db::open_with(db_options(roots), components).unwrap();
-        let table = db.table("short", short_options(TTL)).unwrap();
+        let table = db.table("short", short_lived_options(TTL)).unwrap();
         check_files(roots, "short", table.stats().segments);
         let after = segments();
         let left = before.iter().filter(|path| !after.contains(path)).count();
@@ -149,16 +155,16 @@ impl Expected {
 }
 
 #[test]
-fn a_collector_whose_process_is_killed_brings_nothing_back_and_leaves_nothing_behind() {
-    let name = "a_collector_whose_process_is_killed_brings_nothing_back_and_leaves_nothing_behind";
-    let (effort, mut tally) = (Effort::given(), Tally::new(format!("process crashes: {name}")));
+fn killed_collector_revives_nothing_and_leaves_no_files() {
+    let name = "killed_collector_revives_nothing_and_leaves_no_files";
+    let (effort, mut tally) = (Effort::from_env(), Tally::new(format!("process crashes: {name}")));
     let mut rng = Rng::new(effort.seed(name));
     let dir = tempfile::tempdir().unwrap();
     let roots = [dir.path().join("r0"), dir.path().join("r1")];
     let mut expected = Expected::default();
-    for life in 0..effort.times(40) {
+    for incarnation in 0..effort.times(40) {
         let delay = Duration::from_micros(10_000 + rng.below(180_000));
-        let (acks, collections, died_at) = expected.live_and_die(life, delay, &roots);
+        let (acks, collections, died_at) = expected.run_until_killed(incarnation, delay, &roots);
         tally.add("kills", 1);
         tally.add("acknowledgements", acks);
         tally.add("collections", collections);

@@ -11,22 +11,22 @@
 use std::path::Path;
 use std::process::Command;
 
-use lithdb_process_tests::{Crashy, cannot_run};
+use lithdb_process_tests::{Crashy, skip_or_fail};
 
-fn obeying(root: &Path) -> Crashy {
+fn start_server(root: &Path) -> Crashy {
     let mut crashy =
         Crashy::start(env!("CARGO_BIN_EXE_crashy"), &["obey".into()], &[root.to_owned()]);
     assert_eq!(crashy.line(), "open");
     crashy
 }
 
-fn tell(crashy: &mut Crashy, order: &str) -> String {
-    crashy.tell(order);
+fn send(crashy: &mut Crashy, order: &str) -> String {
+    crashy.send(order);
     crashy.line()
 }
 
 fn ok(crashy: &mut Crashy, order: &str) {
-    assert_eq!(tell(crashy, order), "ok", "{order}");
+    assert_eq!(send(crashy, order), "ok", "{order}");
 }
 
 /// Sets the soft limit of open files of a running process, and leaves the hard one.
@@ -44,12 +44,12 @@ fn limit_of_this_process() -> Option<String> {
 
 /// No descriptor: the error says which limit, nothing is latched, and nothing is lost.
 #[test]
-fn a_moment_without_descriptors_latches_nothing() {
+fn descriptor_exhaustion_latches_nothing() {
     let Some(limit) = limit_of_this_process() else {
-        return cannot_run("limits", "no prlimit", "LITHDB_REQUIRE_PRLIMIT");
+        return skip_or_fail("limits", "no prlimit", "LITHDB_REQUIRE_PRLIMIT");
     };
     let dir = tempfile::tempdir().unwrap();
-    let mut crashy = obeying(dir.path());
+    let mut crashy = start_server(dir.path());
     ok(&mut crashy, "table t");
     for key in ["a", "b"] {
         ok(&mut crashy, &format!("put t {key}"));
@@ -58,14 +58,14 @@ fn a_moment_without_descriptors_latches_nothing() {
     ok(&mut crashy, "put t c");
     limit_files(&crashy, "3");
     for order in ["seal t", "table another", "seal t"] {
-        let answer = tell(&mut crashy, order);
+        let answer = send(&mut crashy, order);
         assert!(answer.starts_with("refused Exhausted: "), "{order}: {answer}");
         assert!(answer.contains("ulimit -n"), "{order}: {answer}");
     }
     // Files that were idle have been closed meanwhile: a flush may want one of them back.
     ok(&mut crashy, "put t d");
     for order in ["flush t", "get t a", "get t c", "get t d"] {
-        let answer = tell(&mut crashy, order);
+        let answer = send(&mut crashy, order);
         assert!(answer == "ok" || answer.starts_with("refused Exhausted: "), "{order}: {answer}");
     }
     limit_files(&crashy, &limit);
@@ -82,9 +82,9 @@ fn a_moment_without_descriptors_latches_nothing() {
 
 /// A table that is idle holds no descriptor.
 #[test]
-fn three_times_more_tables_than_descriptors_are_served() {
+fn tables_may_outnumber_descriptors_threefold() {
     if limit_of_this_process().is_none() {
-        return cannot_run("limits", "no prlimit", "LITHDB_REQUIRE_PRLIMIT");
+        return skip_or_fail("limits", "no prlimit", "LITHDB_REQUIRE_PRLIMIT");
     }
     let dir = tempfile::tempdir().unwrap();
     let args = ["--nofile=50:50", env!("CARGO_BIN_EXE_crashy"), "obey"].map(Into::into);

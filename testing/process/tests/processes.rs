@@ -37,7 +37,7 @@ fn reversed(roots: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_database_that_is_open_here_is_locked_here_and_elsewhere() {
+fn open_database_is_locked_for_this_and_other_processes() {
     let dir = tempfile::tempdir().unwrap();
     let roots = roots(&dir);
     let db = Db::open(DbOptions::new(&roots)).unwrap();
@@ -63,7 +63,7 @@ fn a_database_that_is_open_here_is_locked_here_and_elsewhere() {
 }
 
 #[test]
-fn a_database_that_is_open_elsewhere_is_locked_until_that_process_dies() {
+fn database_stays_locked_until_its_process_dies() {
     let dir = tempfile::tempdir().unwrap();
     let roots = roots(&dir);
     let mut holder = hold(&roots);
@@ -99,7 +99,7 @@ fn other_names(dir: &std::path::Path, roots: &[PathBuf]) -> Vec<Vec<PathBuf>> {
 }
 
 #[test]
-fn a_database_is_locked_by_whatever_names_its_roots_are_called() {
+fn lock_holds_under_every_name_of_the_roots() {
     let dir = tempfile::tempdir().unwrap();
     let roots = roots(&dir);
     drop(Db::open(DbOptions::new(&roots)).unwrap());
@@ -122,8 +122,8 @@ fn a_database_is_locked_by_whatever_names_its_roots_are_called() {
 
 /// Two lists of roots that have one in common are never two databases.
 #[test]
-fn a_root_belongs_to_one_database_however_many_processes_want_it() {
-    let effort = Effort::given();
+fn root_belongs_to_one_database_under_contention() {
+    let effort = Effort::from_env();
     let mut tally = Tally::new("several processes: one root in two lists");
     for round in 0..effort.times(12) {
         let dir = tempfile::tempdir().unwrap();
@@ -168,8 +168,8 @@ fn a_root_belongs_to_one_database_however_many_processes_want_it() {
 
 /// Whoever opens while the holder is being killed is refused or has it: and once it is had, the holder writes no more.
 #[test]
-fn a_database_whose_holder_is_being_killed_is_never_open_twice() {
-    let effort = Effort::given();
+fn database_of_a_dying_process_is_never_open_twice() {
+    let effort = Effort::from_env();
     let dir = tempfile::tempdir().unwrap();
     let roots = roots(&dir);
     let mut tally = Tally::new("several processes: opening while the holder is killed");
@@ -216,8 +216,8 @@ fn a_database_whose_holder_is_being_killed_is_never_open_twice() {
 
 const TTL: Duration = Duration::from_millis(400);
 
-fn start_writer(life: u64, next: [u64; 2], roots: &[PathBuf]) -> Crashy {
-    let args = ["write".to_owned(), life.to_string(), TTL.as_millis().to_string()];
+fn start_writer(incarnation: u64, next: [u64; 2], roots: &[PathBuf]) -> Crashy {
+    let args = ["write".to_owned(), incarnation.to_string(), TTL.as_millis().to_string()];
     let args: Vec<String> = args.into_iter().chain(next.map(|next| next.to_string())).collect();
     start(&args, roots)
 }
@@ -356,17 +356,17 @@ fn read_beside_a_writer(mode: ReadMode, seed: u64) {
 }
 
 #[test]
-fn a_mapping_reader_beside_a_writer_sees_the_right_bytes_or_none() {
+fn mmap_reader_beside_a_writer_reads_right_bytes_or_none() {
     read_beside_a_writer(ReadMode::Map, 1);
 }
 
 #[test]
-fn a_positional_reader_beside_a_writer_sees_the_right_bytes_or_none() {
+fn pread_reader_beside_a_writer_reads_right_bytes_or_none() {
     read_beside_a_writer(ReadMode::Pread, 2);
 }
 
 #[test]
-fn a_database_whose_writer_was_killed_can_be_read_without_being_changed() {
+fn database_of_a_killed_writer_is_readable_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let roots = roots(&dir);
     let mut writer = start_writer(3, [0, 0], &roots);

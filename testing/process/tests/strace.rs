@@ -216,8 +216,8 @@ fn assert_idle(events: &[Event]) {
 }
 
 #[test]
-fn a_durable_put_is_synced_with_all_its_names_on_both_roots() {
-    if !can_trace("a_durable_put_is_synced_with_all_its_names_on_both_roots") {
+fn durable_put_syncs_files_and_directories_on_both_roots() {
+    if !can_trace("durable_put_syncs_files_and_directories_on_both_roots") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -266,8 +266,8 @@ fn a_durable_put_is_synced_with_all_its_names_on_both_roots() {
 }
 
 #[test]
-fn a_roll_over_is_durable_before_the_next_segment_acknowledges() {
-    if !can_trace("a_roll_over_is_durable_before_the_next_segment_acknowledges") {
+fn rollover_is_durable_before_next_segment_acknowledges() {
+    if !can_trace("rollover_is_durable_before_next_segment_acknowledges") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -308,15 +308,15 @@ fn a_roll_over_is_durable_before_the_next_segment_acknowledges() {
 }
 
 #[test]
-fn what_recovery_keeps_is_copied_and_synced_before_it_is_served() {
-    if !can_trace("what_recovery_keeps_is_copied_and_synced_before_it_is_served") {
+fn recovered_data_is_copied_and_synced_before_serving() {
+    if !can_trace("recovered_data_is_copied_and_synced_before_serving") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().canonicalize().unwrap();
     let [r0, r1] = ["r0", "r1"].map(|root| dir.join("db").join(root));
     let killed = Command::new(env!("CARGO_BIN_EXE_crashy"))
-        .arg("leave-a-tail")
+        .arg("leave-torn-end")
         .args([&r0, &r1])
         .stdin(Stdio::null())
         .status()

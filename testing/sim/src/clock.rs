@@ -12,11 +12,11 @@ use crate::choice::splitmix64;
 /// A clock in the hands of a test; clones share it.
 #[derive(Debug, Clone)]
 pub struct SimClock {
-    hands: Arc<Mutex<Hands>>,
+    state: Arc<Mutex<ClockState>>,
 }
 
 #[derive(Debug)]
-struct Hands {
+struct ClockState {
     wall: UnixMillis,
     monotonic: Duration,
     random: u64,
@@ -26,40 +26,40 @@ impl SimClock {
     /// A clock that stands at 2023-11-14 22:13:20 UTC and whose random numbers follow from `seed`.
     pub fn new(seed: u64) -> Self {
         let wall = UnixMillis(1_700_000_000_000);
-        let hands = Hands { wall, monotonic: Duration::ZERO, random: seed };
-        Self { hands: Arc::new(Mutex::new(hands)) }
+        let state = ClockState { wall, monotonic: Duration::ZERO, random: seed };
+        Self { state: Arc::new(Mutex::new(state)) }
     }
 
     /// Sets the wall clock; the steady clock does not notice.
     pub fn set(&self, wall: UnixMillis) {
-        self.hands.lock().wall = wall;
+        self.state.lock().wall = wall;
     }
 
     /// Lets `duration` pass on both clocks.
     pub fn advance(&self, duration: Duration) {
-        let mut hands = self.hands.lock();
-        hands.wall = hands.wall.plus(duration);
-        hands.monotonic = hands.monotonic.saturating_add(duration);
+        let mut state = self.state.lock();
+        state.wall = state.wall.saturating_add(duration);
+        state.monotonic = state.monotonic.saturating_add(duration);
     }
 
     /// Moves the wall clock alone, forwards or (negative) backwards.
     pub fn jump(&self, millis: i64) {
-        let mut hands = self.hands.lock();
-        hands.wall = UnixMillis(hands.wall.0.saturating_add_signed(millis));
+        let mut state = self.state.lock();
+        state.wall = UnixMillis(state.wall.0.saturating_add_signed(millis));
     }
 }
 
 impl Clock for SimClock {
     fn now(&self) -> UnixMillis {
-        self.hands.lock().wall
+        self.state.lock().wall
     }
 
     fn monotonic(&self) -> Duration {
-        self.hands.lock().monotonic
+        self.state.lock().monotonic
     }
 
     fn random_u64(&self) -> io::Result<u64> {
-        Ok(splitmix64(&mut self.hands.lock().random))
+        Ok(splitmix64(&mut self.state.lock().random))
     }
 }
 
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_passes_on_both_clocks_and_a_jump_moves_one() {
+    fn jump_moves_only_the_wall_clock() {
         let clock = SimClock::new(1);
         clock.set(UnixMillis(1_000));
         clock.advance(Duration::from_millis(500));
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn one_seed_gives_one_sequence_without_repeats() {
+    fn seed_gives_a_fixed_sequence_without_repeats() {
         let draw = |seed| {
             let clock = SimClock::new(seed);
             (0..100).map(|_| clock.random_u64().unwrap()).collect::<Vec<_>>()

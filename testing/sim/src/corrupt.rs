@@ -66,7 +66,7 @@ impl SimFs {
             let dir = path.parent().unwrap_or(Path::new("/"));
             let dir = tree.make_dirs(dir).expect("no file is in the way of the directories");
             let ino = tree.create_file(path).expect("the file can be created");
-            tree.settle_names(dir).expect("the directory is there");
+            tree.force_sync_names(dir).expect("the directory is there");
             ino
         };
         tree.overwrite(ino, bytes).expect("the path is a file");
@@ -101,7 +101,7 @@ impl SimFs {
         let mut state = self.state();
         let (dir, _) = state.tree.parent(path.as_ref()).expect("the directory is there");
         state.tree.remove_file(path.as_ref()).expect("the file is there");
-        state.tree.settle_names(dir).expect("the directory is there");
+        state.tree.force_sync_names(dir).expect("the directory is there");
     }
 
     /// Removes a directory with all that is in it, durably: a root that is not there.
@@ -125,7 +125,7 @@ impl SimFs {
         for dir in dirs.iter().rev() {
             let (parent, _) = state.tree.parent(dir).expect("the directory is not the root");
             state.tree.remove_dir(dir).expect("the directory is empty");
-            state.tree.settle_names(parent).expect("the directory is there");
+            state.tree.force_sync_names(parent).expect("the directory is there");
         }
     }
 
@@ -140,7 +140,7 @@ impl SimFs {
         let tree = &mut state.tree;
         let places = [one, two].map(|path| {
             let place = tree.parent(path).expect("the directory is there");
-            tree.settle_names(place.0).expect("the directory is there");
+            tree.force_sync_names(place.0).expect("the directory is there");
             (place, tree.resolve(path).expect("the path is there"))
         });
         let [(first, is_first), (second, is_second)] = places;
@@ -157,17 +157,17 @@ impl SimFs {
     pub fn fork(&self) -> Self {
         let state = self.state();
         let named = state.tree.nodes.iter().filter(|(_, node)| node.links > 0);
-        let nodes = named.map(|(ino, node)| (*ino, settled(node))).collect();
+        let nodes = named.map(|(ino, node)| (*ino, fully_synced(node))).collect();
         let tree: Tree = state.tree.with_nodes(nodes);
         Self::from_tree(tree, Faults::default())
     }
 }
 
-fn settled(node: &Node) -> Node {
+fn fully_synced(node: &Node) -> Node {
     let body = match &node.body {
         Body::File(file) => {
             let (extents, older) = (file.extents.clone(), Arc::clone(&file.older));
-            Body::File(FileNode::settled(file.live.clone(), extents, older))
+            Body::File(FileNode::fully_synced(file.live.clone(), extents, older))
         }
         Body::Dir(dir) => Body::Dir(DirNode {
             live: dir.live.clone(),

@@ -13,11 +13,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::choice::{Choice, SeededChoice};
-use crate::dir::{DirChange, DirNode, Entries, Place};
-use crate::fate::Fate;
+use crate::crash_outcome::CrashOutcome;
+use crate::dir::{DirChange, DirNode, Entries, NameRef};
 use crate::freed::OldBlocks;
 use crate::fs::SimFs;
-use crate::inode::{Body, FileChange, FileNode, Ino, Node, blank};
+use crate::inode::{Body, FileChange, FileNode, Ino, Node, zero_unwritable};
 use crate::space::{BLOCK_BYTES, blocks_of};
 use crate::tree::{ROOT, Tree};
 
@@ -32,7 +32,7 @@ pub enum CrashImage {
     Prefix(usize),
     /// The unsynced operation of this number (from 0) is kept alone. An operation on names keeps the
     /// earlier ones on the same names, without which it could not have happened.
-    EachAlone(usize),
+    OnlyOne(usize),
     /// Operations on names and lengths are kept; written data is not: what it added reads as zeros.
     LengthWithoutData,
     /// The same, but what was added reads as old blocks: what this file held there before it was cut or an earlier crash
@@ -47,37 +47,41 @@ impl SimFs {
     /// but may be crashed again with other choices.
     pub fn crash(&self, choice: &mut dyn Choice) -> Self {
         self.crash_by(&mut |_, op| match op {
-            Pending::File { change, len, old } => Fate::of_file(choice, change, len, old),
-            Pending::Name => Fate::of_name(choice),
+            Pending::File { change, len, old } => {
+                CrashOutcome::choose_for_file(choice, change, len, old)
+            }
+            Pending::Name => CrashOutcome::choose_for_name(choice),
         })
     }
 
     /// The file system that is found after a crash that leaves `image`; see [`crash`](Self::crash).
     pub fn crash_with(&self, image: &CrashImage) -> Self {
-        let keep = |kept: bool| if kept { Fate::Kept } else { Fate::Lost };
+        let keep = |kept: bool| if kept { CrashOutcome::Kept } else { CrashOutcome::Lost };
         match *image {
-            CrashImage::Nothing => self.crash_by(&mut |_, _| Fate::Lost),
-            CrashImage::Everything => self.crash_by(&mut |_, _| Fate::Kept),
+            CrashImage::Nothing => self.crash_by(&mut |_, _| CrashOutcome::Lost),
+            CrashImage::Everything => self.crash_by(&mut |_, _| CrashOutcome::Kept),
             CrashImage::Prefix(count) => self.crash_by(&mut |n, _| keep(n < count)),
-            CrashImage::EachAlone(alone) => {
-                let needed = self.state().tree.needed_by(alone);
+            CrashImage::OnlyOne(alone) => {
+                let needed = self.state().tree.prerequisites_of(alone);
                 self.crash_by(&mut |n, _| keep(needed.contains(&n)))
             }
             CrashImage::LengthWithoutData => self.crash_by(&mut |_, op| match op {
-                Pending::File { change: FileChange::Write { .. }, .. } => Fate::LENGTH_WITHOUT_DATA,
-                Pending::File { .. } | Pending::Name => Fate::Kept,
+                Pending::File { change: FileChange::Write { .. }, .. } => {
+                    CrashOutcome::LENGTH_WITHOUT_DATA
+                }
+                Pending::File { .. } | Pending::Name => CrashOutcome::Kept,
             }),
             CrashImage::LengthWithOldBlocks => self.crash_by(&mut |_, op| match op {
                 Pending::File { change, len, old } => {
-                    Fate::length_with_old_blocks(change, len, old)
+                    CrashOutcome::length_with_old_blocks(change, len, old)
                 }
-                Pending::Name => Fate::Kept,
+                Pending::Name => CrashOutcome::Kept,
             }),
             CrashImage::Seeded(seed) => self.crash(&mut SeededChoice::new(seed)),
         }
     }
 
-    /// How many operations a crash could lose. `Prefix` and `EachAlone` number them.
+    /// How many operations a crash could lose. `Prefix` and `OnlyOne` number them.
     pub fn unsynced_ops(&self) -> usize {
         self.state().tree.pending().len()
     }
@@ -86,7 +90,7 @@ impl SimFs {
         let mut state = self.state();
         state.faults.die();
         state.locks.release_all();
-        let tree = Wreck::new(&state.tree).salvage(decide);
+        let tree = CrashRebuild::new(&state.tree).apply_outcomes(decide);
         Self::from_tree(tree, state.faults.after_crash())
     }
 }
@@ -97,7 +101,7 @@ enum Pending<'a> {
     Name,
 }
 
-type Decide<'a> = dyn FnMut(usize, Pending<'_>) -> Fate + 'a;
+type Decide<'a> = dyn FnMut(usize, Pending<'_>) -> CrashOutcome + 'a;
 
 enum Op<'a> {
     File(Ino, &'a FileChange),
@@ -124,11 +128,11 @@ impl Tree {
     }
 
     /// The operation of number `alone` and, if it is one on names, what must have happened before it.
-    fn needed_by(&self, alone: usize) -> BTreeSet<usize> {
+    fn prerequisites_of(&self, alone: usize) -> BTreeSet<usize> {
         let ops = self.pending();
         let mut needed = BTreeSet::from([alone]);
         let Some(Op::Name(change)) = ops.get(alone) else { return needed };
-        let mut places: BTreeSet<&Place> = change.places().collect();
+        let mut places: BTreeSet<&NameRef> = change.places().collect();
         for (n, op) in ops.iter().enumerate().take(alone).rev() {
             if let Op::Name(change) = op
                 && change.places().any(|place| places.contains(place))
@@ -142,15 +146,15 @@ impl Tree {
 }
 
 /// A file system on the way from its durable image to what is found after the crash.
-struct Wreck<'a> {
+struct CrashRebuild<'a> {
     tree: &'a Tree,
     dirs: BTreeMap<Ino, Entries>,
     files: BTreeMap<Ino, Vec<u8>>,
     /// Names whose last operations are lost.
-    blocked: BTreeSet<Place>,
+    blocked: BTreeSet<NameRef>,
 }
 
-impl<'a> Wreck<'a> {
+impl<'a> CrashRebuild<'a> {
     fn new(tree: &'a Tree) -> Self {
         let (mut dirs, mut files) = (BTreeMap::new(), BTreeMap::new());
         for (ino, node) in &tree.nodes {
@@ -162,7 +166,7 @@ impl<'a> Wreck<'a> {
         Self { tree, dirs, files, blocked: BTreeSet::new() }
     }
 
-    fn salvage(mut self, decide: &mut Decide<'_>) -> Tree {
+    fn apply_outcomes(mut self, decide: &mut Decide<'_>) -> Tree {
         let tree = self.tree;
         for (n, op) in tree.pending().into_iter().enumerate() {
             match op {
@@ -173,7 +177,7 @@ impl<'a> Wreck<'a> {
                 }
                 Op::Name(change) => {
                     let kept = self.is_possible(change)
-                        && decide(n, Pending::Name) != Fate::Lost
+                        && decide(n, Pending::Name) != CrashOutcome::Lost
                         && self.apply(change);
                     if !kept {
                         self.blocked.extend(change.places().cloned());
@@ -251,12 +255,12 @@ impl<'a> Wreck<'a> {
             nodes.insert(ino, Node { links, open: 0, body });
         }
         let mut tree = self.tree.with_nodes(nodes);
-        self.leave_lost_bytes(&mut tree);
+        self.record_lost_bytes(&mut tree);
         tree
     }
 
     /// What was written and is not in the image may be on the disk all the same, without a file that it belongs to.
-    fn leave_lost_bytes(&self, after: &mut Tree) {
+    fn record_lost_bytes(&self, after: &mut Tree) {
         for (ino, node) in &self.tree.nodes {
             let Ok(was) = node.file() else { continue };
             let is = after.node(*ino).and_then(Node::file).map_or(&[][..], |file| &file.live);
@@ -272,13 +276,13 @@ impl<'a> Wreck<'a> {
     fn settle(&self, ino: Ino, mut bytes: Vec<u8>) -> FileNode {
         let old = self.tree.node(ino).and_then(Node::file);
         if let Ok(old) = &old {
-            blank(&mut bytes, &old.unwritable);
+            zero_unwritable(&mut bytes, &old.unwritable);
         }
         let (mut extents, old_len) = old
             .as_ref()
             .map_or_else(|_| Default::default(), |f| (f.extents.clone(), f.live.len() as u64));
         let len = bytes.len() as u64;
-        extents.cut(len.div_ceil(BLOCK_BYTES));
+        extents.truncate(len.div_ceil(BLOCK_BYTES));
         if len > old_len {
             extents.insert(blocks_of(old_len, len - old_len));
         }
@@ -286,6 +290,6 @@ impl<'a> Wreck<'a> {
             |_| Default::default(),
             |file| file.older_after_crash(self.tree.last_seq(), &bytes),
         );
-        FileNode::settled(bytes, extents, older)
+        FileNode::fully_synced(bytes, extents, older)
     }
 }

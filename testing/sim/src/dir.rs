@@ -12,7 +12,7 @@ use crate::inode::Ino;
 pub(crate) type Entries = BTreeMap<OsString, Ino>;
 
 /// A name in a directory.
-pub(crate) type Place = (Ino, OsString);
+pub(crate) type NameRef = (Ino, OsString);
 
 #[derive(Debug, Default)]
 pub(crate) struct DirNode {
@@ -34,16 +34,16 @@ pub(crate) struct DirOp {
 #[derive(Debug, Clone)]
 pub(crate) enum DirChange {
     /// A file or directory was created or got another name.
-    Link { at: Place, ino: Ino },
+    Link { at: NameRef, ino: Ino },
     /// A name of a file, or a directory, was removed.
-    Unlink { at: Place, ino: Ino },
+    Unlink { at: NameRef, ino: Ino },
     /// A name was moved, in one step.
-    Rename { from: Place, to: Place, ino: Ino },
+    Rename { from: NameRef, to: NameRef, ino: Ino },
 }
 
 impl DirChange {
     /// The names it changes.
-    pub(crate) fn places(&self) -> impl Iterator<Item = &Place> {
+    pub(crate) fn places(&self) -> impl Iterator<Item = &NameRef> {
         let (first, second) = match self {
             Self::Link { at, .. } | Self::Unlink { at, .. } => (at, None),
             Self::Rename { from, to, .. } => (from, Some(to)),
@@ -71,7 +71,7 @@ impl DirChange {
     }
 }
 
-fn remove(entries: &mut Entries, at: &Place, ino: Ino) {
+fn remove(entries: &mut Entries, at: &NameRef, ino: Ino) {
     if entries.get(&at.1) == Some(&ino) {
         entries.remove(&at.1);
     }

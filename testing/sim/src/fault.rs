@@ -74,7 +74,7 @@ pub(crate) enum ReadKind {
 
 /// How an operation that passed goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum FaultAction {
     Go,
     /// Transfer at most so many bytes.
     AtMost(usize),
@@ -142,7 +142,7 @@ impl Fault {
         }
     }
 
-    fn strike(self, len: usize) -> io::Result<Verdict> {
+    fn inject(self, len: usize) -> io::Result<FaultAction> {
         match self {
             Self::Eio => Err(errno(EIO)),
             Self::NoSpace => Err(errno(ENOSPC)),
@@ -151,15 +151,19 @@ impl Fault {
             Self::OutOfMemory => Err(errno(ENOMEM)),
             Self::Unsupported => Err(errno(EOPNOTSUPP)),
             Self::Denied => Err(errno(EACCES)),
-            Self::StaleRead => Ok(Verdict::Stale),
-            Self::ShortWrite => Ok(Verdict::AtMost((len / 2).max(1))),
-            Self::FailedSync { pages } => Ok(Verdict::FailSync(pages)),
+            Self::StaleRead => Ok(FaultAction::Stale),
+            Self::ShortWrite => Ok(FaultAction::AtMost((len / 2).max(1))),
+            Self::FailedSync { pages } => Ok(FaultAction::FailSync(pages)),
         }
     }
 }
 
 /// The fault that strikes now, taken out of the plans unless it stays.
-fn due(plans: &mut Vec<Planned>, now: u64, applies: impl Fn(Fault) -> bool) -> Option<Fault> {
+fn next_fault(
+    plans: &mut Vec<Planned>,
+    now: u64,
+    applies: impl Fn(Fault) -> bool,
+) -> Option<Fault> {
     for (n, plan) in plans.iter_mut().enumerate() {
         if plan.at > now || !applies(plan.fault) {
             continue;
@@ -194,38 +198,45 @@ impl Faults {
     }
 
     /// Lets a mutating operation pass, or not. `len` is the number of bytes of a write.
-    pub(crate) fn op(&mut self, kind: OpKind, len: usize) -> io::Result<Verdict> {
+    pub(crate) fn op(&mut self, kind: OpKind, len: usize) -> io::Result<FaultAction> {
         self.alive()?;
         self.ops += 1;
-        if let Some(fault) = due(&mut self.op_plans, self.ops, |f| f.applies_to_op(kind, len)) {
+        if let Some(fault) =
+            next_fault(&mut self.op_plans, self.ops, |f| f.applies_to_op(kind, len))
+        {
             self.hits += 1;
-            return fault.strike(len);
+            return fault.inject(len);
         }
-        if kind == OpKind::Write { self.transfer(len) } else { Ok(Verdict::Go) }
+        if kind == OpKind::Write { self.transfer(len) } else { Ok(FaultAction::Go) }
     }
 
     /// Lets a reading operation pass, or not.
-    pub(crate) fn read(&mut self, kind: ReadKind, len: usize) -> io::Result<Verdict> {
+    pub(crate) fn read(&mut self, kind: ReadKind, len: usize) -> io::Result<FaultAction> {
         self.alive()?;
         self.reads += 1;
-        if let Some(fault) = due(&mut self.read_plans, self.reads, |f| f.applies_to_read(kind, len))
+        if let Some(fault) =
+            next_fault(&mut self.read_plans, self.reads, |f| f.applies_to_read(kind, len))
         {
             self.hits += 1;
-            return fault.strike(len);
+            return fault.inject(len);
         }
-        if matches!(kind, ReadKind::ReadAt { .. }) { self.transfer(len) } else { Ok(Verdict::Go) }
+        if matches!(kind, ReadKind::ReadAt { .. }) {
+            self.transfer(len)
+        } else {
+            Ok(FaultAction::Go)
+        }
     }
 
-    fn transfer(&mut self, len: usize) -> io::Result<Verdict> {
+    fn transfer(&mut self, len: usize) -> io::Result<FaultAction> {
         if !self.short || len == 0 {
-            return Ok(Verdict::Go);
+            return Ok(FaultAction::Go);
         }
         self.transfers += 1;
         if self.transfers.is_multiple_of(5) {
             return Err(errno(EINTR));
         }
         let at_most = SHORT_BYTES.get(self.transfers % SHORT_BYTES.len()).copied().unwrap_or(1);
-        Ok(Verdict::AtMost(at_most))
+        Ok(FaultAction::AtMost(at_most))
     }
 
     pub(crate) fn ops(&self) -> u64 {

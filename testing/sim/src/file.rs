@@ -8,19 +8,19 @@ use bytes::Bytes;
 use lithdb_env::{File, Map, Permit};
 
 use crate::errno::{EBADF, EINVAL, EIO, errno};
-use crate::fault::{ReadKind, Verdict};
+use crate::fault::{FaultAction, ReadKind};
 use crate::fs::{SimFs, State};
 use crate::inode::Ino;
 use crate::trace::OpKind;
 
 /// Holds an inode; made by whoever called `Tree::hold`.
 #[derive(Debug)]
-struct Held {
+struct InodeHandle {
     fs: SimFs,
     ino: Ino,
 }
 
-impl Drop for Held {
+impl Drop for InodeHandle {
     fn drop(&mut self) {
         self.fs.state().tree.release(self.ino);
     }
@@ -28,14 +28,14 @@ impl Drop for Held {
 
 #[derive(Debug)]
 pub(crate) struct SimFile {
-    held: Held,
+    held: InodeHandle,
     path: Arc<Path>,
     writable: bool,
 }
 
 impl SimFile {
     pub(crate) fn new(fs: SimFs, ino: Ino, path: Arc<Path>, writable: bool) -> Self {
-        Self { held: Held { fs, ino }, path, writable }
+        Self { held: InodeHandle { fs, ino }, path, writable }
     }
 
     /// One mutating operation: passes the faults, works, is traced.
@@ -43,20 +43,20 @@ impl SimFile {
         &self,
         kind: OpKind,
         len: usize,
-        work: impl FnOnce(&mut State, Verdict) -> io::Result<T>,
+        work: impl FnOnce(&mut State, FaultAction) -> io::Result<T>,
     ) -> io::Result<T> {
         let mut state = self.held.fs.state();
-        let verdict = state.faults.op(kind, len)?;
-        let done = work(&mut state, verdict)?;
+        let action = state.faults.op(kind, len)?;
+        let done = work(&mut state, action)?;
         state.trace.push(kind, &self.path);
         Ok(done)
     }
 
     fn sync(&self, kind: OpKind) -> io::Result<()> {
-        self.mutate(kind, 0, |state, verdict| {
+        self.mutate(kind, 0, |state, action| {
             let seq = state.tree.next_seq();
             let file = state.tree.node_mut(self.held.ino)?.file_mut()?;
-            if let Verdict::FailSync(pages) = verdict {
+            if let FaultAction::FailSync(pages) = action {
                 file.fail_sync(seq, pages);
                 return Err(errno(EIO));
             }
@@ -70,10 +70,10 @@ impl SimFile {
     }
 }
 
-fn limit(verdict: Verdict, len: usize) -> usize {
-    match verdict {
-        Verdict::AtMost(at_most) => len.min(at_most),
-        Verdict::Go | Verdict::Stale | Verdict::FailSync(_) => len,
+fn limit(action: FaultAction, len: usize) -> usize {
+    match action {
+        FaultAction::AtMost(at_most) => len.min(at_most),
+        FaultAction::Go | FaultAction::Stale | FaultAction::FailSync(_) => len,
     }
 }
 
@@ -85,12 +85,12 @@ impl File for SimFile {
         let State { tree, faults, .. } = &mut *state;
         let file = tree.node(self.held.ino)?.file()?;
         let kind = ReadKind::ReadAt { has_older: file.older.has(&range) };
-        let verdict = faults.read(kind, buf.len())?;
+        let action = faults.read(kind, buf.len())?;
         let rest = file.live.get(start..).unwrap_or_default();
-        let len = limit(verdict, buf.len()).min(rest.len());
+        let len = limit(action, buf.len()).min(rest.len());
         if let (Some(to), Some(from)) = (buf.get_mut(..len), rest.get(..len)) {
             to.copy_from_slice(from);
-            if verdict == Verdict::Stale {
+            if action == FaultAction::Stale {
                 let older = file.older.contents(&file.live, start..start + len);
                 older.first().into_iter().for_each(|older| to.copy_from_slice(older));
             }
@@ -99,9 +99,9 @@ impl File for SimFile {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        self.mutate(OpKind::Write, buf.len(), |state, verdict| {
+        self.mutate(OpKind::Write, buf.len(), |state, action| {
             self.need_writable(EBADF)?;
-            let part = buf.get(..limit(verdict, buf.len())).unwrap_or(buf);
+            let part = buf.get(..limit(action, buf.len())).unwrap_or(buf);
             state.tree.write(self.held.ino, offset, part)
         })
     }
@@ -149,7 +149,11 @@ impl File for SimFile {
         state.faults.read(ReadKind::Map, 0)?;
         state.tree.hold(self.held.ino);
         drop(state);
-        Ok(Arc::new(SimMap { held: Held { fs, ino: self.held.ino }, len_bytes, _permit: permit }))
+        Ok(Arc::new(SimMap {
+            held: InodeHandle { fs, ino: self.held.ino },
+            len_bytes,
+            _permit: permit,
+        }))
     }
 
     fn start_writeback(&self, _offset: u64, _len_bytes: u64) -> io::Result<()> {
@@ -160,7 +164,7 @@ impl File for SimFile {
 /// A mapping: a copy of the live bytes at the time they are asked for.
 #[derive(Debug)]
 struct SimMap {
-    held: Held,
+    held: InodeHandle,
     len_bytes: u64,
     _permit: Permit,
 }

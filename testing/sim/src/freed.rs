@@ -26,7 +26,7 @@ struct Piece {
 
 /// The pieces, the newest last.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Freed {
+pub(crate) struct FreedBytes {
     pieces: VecDeque<Arc<Piece>>,
     bytes: usize,
 }
@@ -34,11 +34,11 @@ pub(crate) struct Freed {
 /// The old blocks as one file finds them.
 #[derive(Clone, Copy)]
 pub(crate) struct OldBlocks<'a> {
-    freed: &'a Freed,
+    freed: &'a FreedBytes,
     ino: Ino,
 }
 
-impl Freed {
+impl FreedBytes {
     /// Remembers bytes that file `ino` held from `offset` on. Zeros are not worth it.
     pub(crate) fn add(&mut self, ino: Ino, offset: usize, bytes: &[u8]) {
         if bytes.len() > BYTES || bytes.iter().all(|byte| *byte == 0) {
@@ -91,8 +91,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_sees_its_own_old_bytes_first_and_at_their_place() {
-        let mut freed = Freed::default();
+    fn file_reads_its_own_freed_bytes_first_and_in_place() {
+        let mut freed = FreedBytes::default();
         freed.add(7, 4090, &[7; 20]);
         freed.add(8, 0, &[8; 4096]);
         freed.add(9, 0, &[0; 4096]);
@@ -108,8 +108,8 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_pieces_are_forgotten() {
-        let mut freed = Freed::default();
+    fn oldest_freed_pieces_are_dropped() {
+        let mut freed = FreedBytes::default();
         for n in 1..=100 {
             freed.add(1, 0, &vec![n; 300_000]);
         }

@@ -12,7 +12,7 @@ use lithdb_env::{DirEntry, File, FileKind, FileLock, Fs, LockKind, Metadata, Ope
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::errno::{EIO, errno};
-use crate::fault::{Fault, Faults, Pages, ReadKind, Verdict};
+use crate::fault::{Fault, FaultAction, Faults, Pages, ReadKind};
 use crate::file::SimFile;
 use crate::inode::Body;
 use crate::lock::{Locks, SimLock};
@@ -173,7 +173,7 @@ impl SimFs {
     }
 
     /// One operation on names: passes the faults, works, is traced.
-    fn on_names<T>(
+    fn name_op<T>(
         &self,
         kind: OpKind,
         path: &Path,
@@ -187,7 +187,7 @@ impl SimFs {
         Ok(done)
     }
 
-    fn open_held(&self, state: &mut State, ino: u64, path: &Path, writable: bool) -> SimFile {
+    fn open_inode(&self, state: &mut State, ino: u64, path: &Path, writable: bool) -> SimFile {
         state.tree.hold(ino);
         SimFile::new(self.clone(), ino, Arc::from(path), writable)
     }
@@ -199,7 +199,7 @@ fn kind_of(is_dir: bool) -> FileKind {
 
 impl Fs for SimFs {
     fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let ino = self.on_names(OpKind::CreateNew, path, None, |tree| {
+        let ino = self.name_op(OpKind::CreateNew, path, None, |tree| {
             let ino = tree.create_file(path)?;
             tree.hold(ino);
             Ok(ino)
@@ -212,7 +212,7 @@ impl Fs for SimFs {
         state.faults.read(ReadKind::Open, 0)?;
         let ino = state.tree.resolve(path)?;
         state.tree.node(ino)?.file()?;
-        Ok(Arc::new(self.open_held(&mut state, ino, path, mode == OpenMode::ReadWrite)))
+        Ok(Arc::new(self.open_inode(&mut state, ino, path, mode == OpenMode::ReadWrite)))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
@@ -243,31 +243,31 @@ impl Fs for SimFs {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.on_names(OpKind::Rename, from, Some(to), |tree| tree.rename(from, to))
+        self.name_op(OpKind::Rename, from, Some(to), |tree| tree.rename(from, to))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.on_names(OpKind::RemoveFile, path, None, |tree| tree.remove_file(path))
+        self.name_op(OpKind::RemoveFile, path, None, |tree| tree.remove_file(path))
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.on_names(OpKind::RemoveDir, path, None, |tree| tree.remove_dir(path))
+        self.name_op(OpKind::RemoveDir, path, None, |tree| tree.remove_dir(path))
     }
 
     fn hard_link(&self, original: &Path, link: &Path) -> io::Result<()> {
-        self.on_names(OpKind::HardLink, original, Some(link), |tree| tree.hard_link(original, link))
+        self.name_op(OpKind::HardLink, original, Some(link), |tree| tree.hard_link(original, link))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.on_names(OpKind::CreateDir, path, None, |tree| tree.create_dir(path).map(|_| ()))
+        self.name_op(OpKind::CreateDir, path, None, |tree| tree.create_dir(path).map(|_| ()))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state();
-        let verdict = state.faults.op(OpKind::SyncDir, 0)?;
+        let action = state.faults.op(OpKind::SyncDir, 0)?;
         let ino = state.tree.resolve(dir)?;
         let node = state.tree.node_mut(ino)?.dir_mut()?;
-        if let Verdict::FailSync(pages) = verdict {
+        if let FaultAction::FailSync(pages) = action {
             node.stuck |= pages == Pages::ReadableAndClean;
             return Err(errno(EIO));
         }
@@ -281,7 +281,7 @@ impl Fs for SimFs {
         state.faults.read(ReadKind::Lock, 0)?;
         let ino = state.tree.resolve(path)?;
         let Some(number) = state.locks.take(ino, kind) else { return Ok(None) };
-        let file = self.open_held(&mut state, ino, path, true);
+        let file = self.open_inode(&mut state, ino, path, true);
         Ok(Some(Box::new(SimLock { fs: self.clone(), ino, number, file })))
     }
 

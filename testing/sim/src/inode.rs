@@ -7,11 +7,11 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::crash_outcome::CrashOutcome;
 use crate::dir::DirNode;
 use crate::errno::{EISDIR, ENOTDIR, errno};
-use crate::fate::Fate;
 use crate::fault::Pages;
-use crate::older::{Before, Older, SECTOR_BYTES};
+use crate::sector_history::{Before, SECTOR_BYTES, SectorHistory};
 use crate::space::Extents;
 
 /// The number of an inode; never used twice in one line of crashes.
@@ -75,7 +75,7 @@ pub(crate) struct FileNode {
     /// Space written or reserved.
     pub(crate) extents: Extents,
     /// What the durable image was before.
-    pub(crate) older: Arc<Older>,
+    pub(crate) older: Arc<SectorHistory>,
     /// Blocks whose write-back failed before they were durable: they never will be.
     pub(crate) unwritable: Vec<Range<usize>>,
 }
@@ -95,7 +95,7 @@ pub(crate) enum FileChange {
 }
 
 /// What blocks read as that take no writes.
-pub(crate) fn blank(image: &mut [u8], unwritable: &[Range<usize>]) {
+pub(crate) fn zero_unwritable(image: &mut [u8], unwritable: &[Range<usize>]) {
     let len = image.len();
     for blocks in unwritable {
         if let Some(bytes) = image.get_mut(blocks.start.min(len)..blocks.end.min(len)) {
@@ -126,7 +126,11 @@ impl FileChange {
 
 impl FileNode {
     /// A file whose two images are `bytes`.
-    pub(crate) fn settled(bytes: Vec<u8>, extents: Extents, older: Arc<Older>) -> Self {
+    pub(crate) fn fully_synced(
+        bytes: Vec<u8>,
+        extents: Extents,
+        older: Arc<SectorHistory>,
+    ) -> Self {
         let unwritable = Vec::new();
         Self { durable: bytes.clone(), live: bytes, log: Vec::new(), extents, older, unwritable }
     }
@@ -145,12 +149,12 @@ impl FileNode {
                 self.unwritable.retain(|blocks| blocks.start < len);
             }
         }
-        blank(&mut self.durable, &self.unwritable);
+        zero_unwritable(&mut self.durable, &self.unwritable);
         Arc::make_mut(&mut self.older).note(seq, before, &self.durable);
     }
 
     /// What was durable before a crash at `seq` that leaves `bytes`.
-    pub(crate) fn older_after_crash(&self, seq: u64, bytes: &[u8]) -> Arc<Older> {
+    pub(crate) fn older_after_crash(&self, seq: u64, bytes: &[u8]) -> Arc<SectorHistory> {
         let mut older = Arc::clone(&self.older);
         if !self.log.is_empty() {
             Arc::make_mut(&mut older).note(seq, self.before(), bytes);
@@ -195,7 +199,8 @@ impl FileNode {
             Pages::Lost | Pages::PartlyLost => {
                 if pages == Pages::PartlyLost {
                     for FileOp { seq, change } in &log {
-                        Fate::half_written(change, *seq).apply(change, &mut self.durable);
+                        CrashOutcome::partially_synced(change, *seq)
+                            .apply(change, &mut self.durable);
                     }
                     Arc::make_mut(&mut self.older).note(seq, before, &self.durable);
                 }

@@ -6,17 +6,17 @@
 use std::io;
 use std::path::Path;
 
-use crate::dir::{DirChange, DirNode, DirOp, Place};
+use crate::dir::{DirChange, DirNode, DirOp, NameRef};
 use crate::errno::{EBUSY, EEXIST, EINVAL, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, errno};
 use crate::inode::{Body, FileNode, Ino};
 use crate::tree::{ROOT, Tree};
 
 impl Tree {
-    fn entry(&self, place: &Place) -> io::Result<Option<Ino>> {
+    fn entry(&self, place: &NameRef) -> io::Result<Option<Ino>> {
         Ok(self.node(place.0)?.dir()?.live.get(&place.1).copied())
     }
 
-    fn expect_entry(&self, place: &Place) -> io::Result<Ino> {
+    fn expect_entry(&self, place: &NameRef) -> io::Result<Ino> {
         self.entry(place)?.ok_or_else(|| errno(ENOENT))
     }
 
@@ -154,7 +154,7 @@ impl Tree {
     }
 
     /// Makes every directory and file durable.
-    pub(crate) fn settle_names(&mut self, dir: Ino) -> io::Result<()> {
+    pub(crate) fn force_sync_names(&mut self, dir: Ino) -> io::Result<()> {
         self.node_mut(dir)?.dir_mut()?.stuck = false;
         self.sync_dir(dir)
     }
@@ -169,7 +169,7 @@ impl Tree {
                 Some(ino) => ino,
                 None => {
                     let ino = self.create_dir(&walked)?;
-                    self.settle_names(at)?;
+                    self.force_sync_names(at)?;
                     ino
                 }
             };

@@ -53,7 +53,7 @@ impl Extents {
     }
 
     /// Gives back everything from block `from` on, and says how many blocks that was.
-    pub(crate) fn cut(&mut self, from: u64) -> u64 {
+    pub(crate) fn truncate(&mut self, from: u64) -> u64 {
         let before = self.count();
         self.ranges.split_off(&from);
         if let Some((_, end)) = self.ranges.range_mut(..from).next_back() {
@@ -79,7 +79,7 @@ mod tests {
             assert_eq!(extents.missing(&(start..start + len)), missing);
             if crate::choice::splitmix64(&mut random).is_multiple_of(4) {
                 let gone = blocks.split_off(&start).len() as u64;
-                assert_eq!(extents.cut(start), gone);
+                assert_eq!(extents.truncate(start), gone);
             } else {
                 extents.insert(start..start + len);
                 blocks.extend(start..start + len);

@@ -11,7 +11,7 @@ use std::path::{Component, Path};
 
 use crate::dir::{DirChange, DirNode, DirOp};
 use crate::errno::{EBUSY, EFBIG, ENOENT, ENOSPC, errno};
-use crate::freed::Freed;
+use crate::freed::FreedBytes;
 use crate::inode::{Body, FileChange, FileNode, Ino, Node};
 use crate::space::{BLOCK_BYTES, blocks_of};
 
@@ -21,7 +21,7 @@ pub(crate) const ROOT: Ino = 1;
 const MAX_FILE_BYTES: u64 = 1 << 32;
 
 /// What an unlimited disk has free.
-const ENDLESS_BYTES: u64 = 1 << 50;
+const UNLIMITED_BYTES: u64 = 1 << 50;
 
 #[derive(Debug)]
 pub(crate) struct Tree {
@@ -32,7 +32,7 @@ pub(crate) struct Tree {
     used_blocks: u64,
     /// Without live names or handles, but perhaps still in a durable directory.
     orphans: BTreeSet<Ino>,
-    pub(crate) freed: Freed,
+    pub(crate) freed: FreedBytes,
 }
 
 impl Tree {
@@ -45,13 +45,13 @@ impl Tree {
             capacity_bytes: None,
             used_blocks: 0,
             orphans: BTreeSet::new(),
-            freed: Freed::default(),
+            freed: FreedBytes::default(),
         }
     }
 
     /// A tree of settled nodes, on a disk as large as that of `self`.
     pub(crate) fn with_nodes(&self, nodes: BTreeMap<Ino, Node>) -> Self {
-        let used_blocks = nodes.values().map(charge).sum::<u64>().saturating_sub(1); // the root is free
+        let used_blocks = nodes.values().map(blocks_of_node).sum::<u64>().saturating_sub(1); // the root is free
         Self {
             nodes,
             next_ino: self.next_ino,
@@ -107,7 +107,7 @@ impl Tree {
     }
 
     fn free_blocks(&self) -> u64 {
-        let capacity = self.capacity_bytes.unwrap_or(ENDLESS_BYTES);
+        let capacity = self.capacity_bytes.unwrap_or(UNLIMITED_BYTES);
         (capacity / BLOCK_BYTES).saturating_sub(self.used_blocks)
     }
 
@@ -178,7 +178,7 @@ impl Tree {
         self.freed.add(ino, len_bytes as usize, &cut);
         let file = self.node_mut(ino)?.file_mut()?;
         file.change(seq, FileChange::SetLen(len_bytes as usize));
-        let given_back = file.extents.cut(len_bytes.div_ceil(BLOCK_BYTES));
+        let given_back = file.extents.truncate(len_bytes.div_ceil(BLOCK_BYTES));
         self.used_blocks = self.used_blocks.saturating_sub(given_back);
         Ok(())
     }
@@ -190,7 +190,7 @@ impl Tree {
         let mut extents = crate::space::Extents::default();
         extents.insert(blocks_of(0, bytes.len() as u64));
         let after = extents.count();
-        *file = FileNode::settled(bytes, extents, std::mem::take(&mut file.older));
+        *file = FileNode::fully_synced(bytes, extents, std::mem::take(&mut file.older));
         self.used_blocks = (self.used_blocks + after).saturating_sub(before);
         Ok(())
     }
@@ -206,7 +206,7 @@ impl Tree {
         if let Some(node) = self.nodes.get_mut(&ino) {
             node.open = node.open.saturating_sub(1);
         }
-        self.give_back_if_unused(ino);
+        self.free_if_unreferenced(ino);
         self.collect();
     }
 
@@ -215,15 +215,15 @@ impl Tree {
         if let Some(node) = self.nodes.get_mut(&ino) {
             node.links = node.links.saturating_sub(1);
         }
-        self.give_back_if_unused(ino);
+        self.free_if_unreferenced(ino);
     }
 
-    fn give_back_if_unused(&mut self, ino: Ino) {
+    fn free_if_unreferenced(&mut self, ino: Ino) {
         let Some(node) = self.nodes.get_mut(&ino) else { return };
         if node.links > 0 || node.open > 0 || !self.orphans.insert(ino) {
             return;
         }
-        self.used_blocks = self.used_blocks.saturating_sub(charge(node));
+        self.used_blocks = self.used_blocks.saturating_sub(blocks_of_node(node));
         if let Body::File(file) = &node.body {
             self.freed.add(ino, 0, &file.live);
         }
@@ -259,7 +259,7 @@ impl Tree {
 }
 
 /// The blocks an inode takes from the disk: one for itself, and its bytes.
-fn charge(node: &Node) -> u64 {
+fn blocks_of_node(node: &Node) -> u64 {
     1 + node.file().map_or(0, |file| file.extents.count())
 }
 

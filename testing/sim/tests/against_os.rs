@@ -134,13 +134,13 @@ fn random_op(random: &mut SeededChoice) -> Op {
     }
 }
 
-struct World<'a> {
+struct Harness<'a> {
     fs: &'a dyn Fs,
     base: PathBuf,
     handles: Vec<Arc<dyn File>>,
 }
 
-impl World<'_> {
+impl Harness<'_> {
     fn keep(&mut self, file: Arc<dyn File>) {
         if self.handles.len() == 4 {
             self.handles.remove(0);
@@ -194,7 +194,7 @@ impl World<'_> {
     }
 
     /// How many handles are of files that have no name.
-    fn nameless(&self) -> usize {
+    fn unlinked_handles(&self) -> usize {
         self.handles.iter().filter(|file| file.links().unwrap() == 0).count()
     }
 
@@ -266,7 +266,7 @@ impl World<'_> {
     }
 
     /// Everything there is to see.
-    fn look(&self) -> Vec<String> {
+    fn snapshot(&self) -> Vec<String> {
         let mut seen = Vec::new();
         for dir in DIRS {
             let dir = self.base.join(dir);
@@ -294,15 +294,15 @@ fn digest(bytes: &[u8]) -> String {
     format!("{} bytes, {sum:x}", bytes.len())
 }
 
-fn same_identities(sim: &World<'_>, os: &World<'_>) {
+fn same_identities(sim: &Harness<'_>, os: &Harness<'_>) {
     for (n, one) in PATHS.iter().enumerate() {
         for two in &PATHS[..n] {
-            let is_one = |world: &World<'_>| {
+            let is_one = |harness: &Harness<'_>| {
                 #[expect(
                     clippy::disallowed_methods,
                     reason = "what fails is told by the comparison"
                 )]
-                let find = |path: &str| world.fs.metadata(&world.base.join(path)).ok();
+                let find = |path: &str| harness.fs.metadata(&harness.base.join(path)).ok();
                 Some(find(one)?.identity == find(two)?.identity)
             };
             assert_eq!(is_one(sim), is_one(os), "{one} and {two}");
@@ -311,8 +311,8 @@ fn same_identities(sim: &World<'_>, os: &World<'_>) {
 }
 
 #[test]
-fn random_operations_show_the_same_on_both() {
-    let effort = Effort::given();
+fn random_operations_match_the_real_os() {
+    let effort = Effort::from_env();
     let mut tally = Tally::new("operations against the operating system");
     let mut names = std::collections::BTreeSet::new();
     for round in 0..effort.times(3_000) {
@@ -321,20 +321,20 @@ fn random_operations_show_the_same_on_both() {
         let sim_fs = SimFs::new();
         sim_fs.make_dirs("/base");
         let tmp = tempfile::tempdir().unwrap();
-        let mut sim = World { fs: &sim_fs, base: Path::new("/base").into(), handles: vec![] };
-        let mut os = World { fs: &OsFs, base: tmp.path().into(), handles: vec![] };
+        let mut sim = Harness { fs: &sim_fs, base: Path::new("/base").into(), handles: vec![] };
+        let mut os = Harness { fs: &OsFs, base: tmp.path().into(), handles: vec![] };
         let mut history = Vec::new();
         for _ in 0..40 {
             let op = random_op(&mut random);
             history.push(format!("{op:?}").chars().take(60).collect::<String>());
             let situation = sim.situation(&op);
-            let nameless = sim.nameless();
+            let unlinked_handles = sim.unlinked_handles();
             let (of_sim, of_os) = (sim.run(&op), os.run(&op));
             assert!(of_sim == of_os, "seed {seed}: {history:#?}\nsim {of_sim:?}\nos {of_os:?}");
             names.insert(op.name());
             tally.add(op.name(), 1);
             situation.into_iter().for_each(|what| tally.add(what, 1));
-            if matches!(op, Op::Remove(_)) && sim.nameless() > nameless {
+            if matches!(op, Op::Remove(_)) && sim.unlinked_handles() > unlinked_handles {
                 tally.add("removal of an open file", 1);
             }
             match of_os {
@@ -346,7 +346,7 @@ fn random_operations_show_the_same_on_both() {
             }
             tally.add("operations", 1);
         }
-        assert_eq!(sim.look(), os.look(), "seed {seed}: {history:#?}");
+        assert_eq!(sim.snapshot(), os.snapshot(), "seed {seed}: {history:#?}");
         same_identities(&sim, &os);
         tally.add("sequences", 1);
     }

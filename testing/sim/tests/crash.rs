@@ -59,7 +59,7 @@ fn synced_data_never_vanishes() {
 }
 
 #[test]
-fn a_file_whose_directory_was_not_synced_may_vanish_although_it_was_synced_itself() {
+fn synced_file_may_vanish_if_its_directory_was_not_synced() {
     let fs = SimFs::new();
     let file = fs.create_new(p("/f")).unwrap();
     write_all_at(&*file, b"synced", 0).unwrap();
@@ -71,7 +71,7 @@ fn a_file_whose_directory_was_not_synced_may_vanish_although_it_was_synced_itsel
 }
 
 #[test]
-fn a_synced_directory_keeps_its_names_but_not_their_data() {
+fn directory_sync_persists_names_but_not_data() {
     let fs = SimFs::new();
     let file = fs.create_new(p("/f")).unwrap();
     write_all_at(&*file, b"not synced", 0).unwrap();
@@ -80,7 +80,7 @@ fn a_synced_directory_keeps_its_names_but_not_their_data() {
 }
 
 #[test]
-fn a_directory_that_was_not_synced_into_its_parent_takes_its_files_with_it() {
+fn directory_lost_from_its_parent_loses_its_files() {
     let fs = SimFs::new();
     fs.create_dir(p("/d")).unwrap();
     fs.create_new(p("/d/f")).unwrap().sync_all().unwrap();
@@ -90,7 +90,7 @@ fn a_directory_that_was_not_synced_into_its_parent_takes_its_files_with_it() {
 }
 
 #[test]
-fn a_rename_happens_or_not_and_the_file_has_one_name() {
+fn rename_is_atomic_across_a_crash() {
     let fs = SimFs::new();
     fs.write_raw("/new", b"new".to_vec());
     fs.write_raw("/old", b"old".to_vec());
@@ -101,7 +101,7 @@ fn a_rename_happens_or_not_and_the_file_has_one_name() {
 }
 
 #[test]
-fn renames_in_a_row_and_across_directories_never_double_or_lose_the_file() {
+fn chained_renames_never_duplicate_or_lose_the_file() {
     let fs = SimFs::new();
     fs.make_dirs("/x");
     fs.write_raw("/a", b"payload".to_vec());
@@ -121,7 +121,7 @@ fn renames_in_a_row_and_across_directories_never_double_or_lose_the_file() {
 }
 
 #[test]
-fn directories_that_change_places_are_never_lost_in_a_circle() {
+fn swapped_directories_never_form_a_cycle() {
     let fs = SimFs::new();
     fs.write_raw("/a/b/f", b"1".to_vec());
     fs.write_raw("/a/g", b"2".to_vec());
@@ -133,7 +133,7 @@ fn directories_that_change_places_are_never_lost_in_a_circle() {
 }
 
 #[test]
-fn a_rename_made_durable_on_one_side_is_durable_on_the_other() {
+fn rename_synced_on_one_side_is_durable_on_both() {
     let fs = SimFs::new();
     fs.make_dirs("/x");
     fs.write_raw("/a", b"1".to_vec());
@@ -143,7 +143,7 @@ fn a_rename_made_durable_on_one_side_is_durable_on_the_other() {
 }
 
 #[test]
-fn an_unsynced_removal_may_not_have_happened_and_the_bytes_are_back() {
+fn unsynced_removal_may_be_undone_by_a_crash() {
     let fs = with_durable(b"back");
     fs.remove_file(p("/d/f")).unwrap();
     assert_eq!(fs.crash_with(&CrashImage::Nothing).read_raw("/d/f"), b"back");
@@ -173,7 +173,7 @@ fn hard_links_share_their_bytes_before_and_after_a_crash() {
 }
 
 #[test]
-fn a_length_may_persist_while_the_data_reads_as_zeros() {
+fn length_may_persist_while_data_reads_as_zeros() {
     let fs = with_durable(b"abc");
     let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
     write_all_at(&*file, b"ABCDE", 0).unwrap();
@@ -184,7 +184,7 @@ fn a_length_may_persist_while_the_data_reads_as_zeros() {
 }
 
 #[test]
-fn a_length_may_persist_while_the_data_reads_as_old_blocks_of_the_file_or_of_another() {
+fn length_may_persist_while_data_reads_as_stale_blocks() {
     let written = || {
         let fs = with_durable(b"abc");
         let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
@@ -212,7 +212,7 @@ fn a_length_may_persist_while_the_data_reads_as_old_blocks_of_the_file_or_of_ano
 }
 
 #[test]
-fn what_a_crash_has_taken_may_come_back_behind_a_length() {
+fn bytes_lost_in_a_crash_may_reappear_as_stale_blocks() {
     let fs = with_durable(b"abc");
     let write = |fs: &SimFs, bytes: &[u8]| {
         let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
@@ -226,7 +226,7 @@ fn what_a_crash_has_taken_may_come_back_behind_a_length() {
 }
 
 #[test]
-fn a_write_may_be_torn_at_sectors_and_only_there() {
+fn writes_tear_only_at_sector_boundaries() {
     let fs = with_durable(&[0; 2048]);
     let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
     write_all_at(&*file, &[9; 1000], 500).unwrap();
@@ -247,7 +247,7 @@ fn a_write_may_be_torn_at_sectors_and_only_there() {
 }
 
 #[test]
-fn writes_survive_in_any_combination_within_and_across_files() {
+fn unsynced_writes_survive_in_any_combination() {
     let fs = SimFs::new();
     for name in ["/a", "/b"] {
         fs.write_raw(name, vec![0; 2]);
@@ -260,7 +260,7 @@ fn writes_survive_in_any_combination_within_and_across_files() {
 }
 
 #[test]
-fn the_simple_images_keep_what_they_say() {
+fn simple_crash_images_keep_exactly_what_they_name() {
     let fs = with_durable(&[0; 3]);
     let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
     for n in 0..3 {
@@ -271,22 +271,22 @@ fn the_simple_images_keep_what_they_say() {
     assert_eq!(image(CrashImage::Nothing), [0, 0, 0]);
     assert_eq!(image(CrashImage::Everything), [1, 1, 1]);
     assert_eq!(image(CrashImage::Prefix(2)), [1, 1, 0]);
-    assert_eq!(image(CrashImage::EachAlone(1)), [0, 1, 0]);
+    assert_eq!(image(CrashImage::OnlyOne(1)), [0, 1, 0]);
     assert_eq!(image(CrashImage::Seeded(5)), image(CrashImage::Seeded(5)));
 }
 
 #[test]
-fn a_rename_alone_keeps_the_creation_it_stands_on() {
+fn kept_rename_implies_its_creation() {
     let fs = SimFs::new();
     fs.create_new(p("/f.new")).unwrap().sync_all().unwrap();
     fs.create_new(p("/other")).unwrap();
     fs.rename(p("/f.new"), p("/f")).unwrap();
     assert_eq!(fs.unsynced_ops(), 3);
-    assert_eq!(names(&fs.crash_with(&CrashImage::EachAlone(2))), ["/f"]);
+    assert_eq!(names(&fs.crash_with(&CrashImage::OnlyOne(2))), ["/f"]);
 }
 
 #[test]
-fn every_handle_of_the_old_file_system_is_dead_after_a_crash() {
+fn crash_invalidates_all_open_handles() {
     let fs = with_durable(b"abc");
     let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
     let map = file.map(3, Default::default()).unwrap();
@@ -300,7 +300,7 @@ fn every_handle_of_the_old_file_system_is_dead_after_a_crash() {
 }
 
 #[test]
-fn a_map_sees_the_live_bytes_and_nothing_past_the_end() {
+fn map_shows_live_bytes_and_nothing_past_the_end() {
     let fs = with_durable(b"abc");
     let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
     let map = file.map(10, Default::default()).unwrap();
@@ -313,7 +313,7 @@ fn a_map_sees_the_live_bytes_and_nothing_past_the_end() {
 }
 
 #[test]
-fn after_n_operations_nothing_works_until_the_crash() {
+fn crash_after_n_operations_fails_everything_else() {
     let fs = with_durable(b"abc");
     let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
     let before = fs.ops();
@@ -329,7 +329,7 @@ fn after_n_operations_nothing_works_until_the_crash() {
 }
 
 #[test]
-fn the_odometer_shows_every_combination_once() {
+fn exhaustive_choice_visits_every_combination_once() {
     use lithdb_sim::Choice;
     let (mut choice, mut seen) = (ExhaustiveChoice::new(), Vec::new());
     loop {
@@ -345,7 +345,7 @@ fn the_odometer_shows_every_combination_once() {
 }
 
 #[test]
-fn scripts_bytes_and_seeds_decide_as_they_say() {
+fn choices_follow_scripts_bytes_and_seeds() {
     let fs = with_durable(&[0; 2]);
     let file = fs.open(p("/d/f"), OpenMode::ReadWrite).unwrap();
     file.write_at(&[1], 0).unwrap();

@@ -15,7 +15,7 @@ fn p(path: &str) -> &Path {
 }
 
 #[test]
-fn an_exclusive_lock_stands_alone_and_shared_ones_do_not() {
+fn exclusive_lock_excludes_and_shared_locks_coexist() {
     let fs = SimFs::new();
     fs.write_raw("/l", vec![]);
     let take = |kind| fs.try_lock(p("/l"), kind).unwrap();
@@ -31,7 +31,7 @@ fn an_exclusive_lock_stands_alone_and_shared_ones_do_not() {
 }
 
 #[test]
-fn a_crash_releases_locks_and_the_late_drop_of_one_releases_no_other() {
+fn lock_dropped_after_a_crash_releases_no_other() {
     let fs = SimFs::new();
     fs.write_raw("/l", vec![]);
     let first = fs.try_lock(p("/l"), LockKind::Exclusive).unwrap().unwrap();
@@ -45,7 +45,7 @@ fn a_crash_releases_locks_and_the_late_drop_of_one_releases_no_other() {
 }
 
 #[test]
-fn a_full_disk_refuses_creation_and_cuts_a_write_at_the_last_block() {
+fn full_disk_refuses_creation_and_shortens_writes() {
     let fs = SimFs::new();
     fs.set_capacity(Some(3 * BLOCK));
     let file = fs.create_new(p("/f")).unwrap();
@@ -58,7 +58,7 @@ fn a_full_disk_refuses_creation_and_cuts_a_write_at_the_last_block() {
 }
 
 #[test]
-fn reserved_space_is_not_taken_by_others_and_goes_back_with_the_length() {
+fn reservation_is_exclusive_and_freed_by_truncation() {
     let fs = SimFs::new();
     fs.set_capacity(Some(10 * BLOCK));
     let file = fs.create_new(p("/f")).unwrap();
@@ -73,7 +73,7 @@ fn reserved_space_is_not_taken_by_others_and_goes_back_with_the_length() {
 }
 
 #[test]
-fn a_removed_file_gives_its_space_back_when_the_last_handle_is_gone() {
+fn removed_file_frees_space_with_its_last_handle() {
     let fs = SimFs::new();
     fs.set_capacity(Some(10 * BLOCK));
     let file = fs.create_new(p("/f")).unwrap();
@@ -87,7 +87,7 @@ fn a_removed_file_gives_its_space_back_when_the_last_handle_is_gone() {
 }
 
 #[test]
-fn the_disk_is_as_large_and_as_full_after_a_crash() {
+fn crash_keeps_disk_capacity_and_usage() {
     let fs = SimFs::new();
     fs.set_capacity(Some(10 * BLOCK));
     let file = fs.create_new(p("/f")).unwrap();
@@ -98,7 +98,7 @@ fn the_disk_is_as_large_and_as_full_after_a_crash() {
 }
 
 #[test]
-fn corruption_shows_at_once_and_survives_a_crash() {
+fn corruption_is_visible_at_once_and_survives_a_crash() {
     let fs = SimFs::new();
     fs.write_raw("/d/f", vec![0; 4]);
     fs.write_raw("/d/g", vec![1]);
@@ -112,7 +112,7 @@ fn corruption_shows_at_once_and_survives_a_crash() {
 }
 
 #[test]
-fn a_block_has_the_contents_it_had_at_each_sync_that_changed_it() {
+fn block_history_has_the_content_of_each_changing_sync() {
     let fs = SimFs::new();
     let file = fs.create_new(p("/f")).unwrap();
     fs.sync_dir(p("/")).unwrap();
@@ -144,7 +144,7 @@ fn a_block_has_the_contents_it_had_at_each_sync_that_changed_it() {
 }
 
 #[test]
-fn a_misdirected_block_overwrites_one_and_leaves_the_other_stale() {
+fn misdirected_write_overwrites_one_block_and_stales_another() {
     let fs = SimFs::new();
     fs.write_raw("/a", vec![1; 1100]);
     fs.write_raw("/b", vec![2; 700]);
@@ -161,7 +161,7 @@ fn a_misdirected_block_overwrites_one_and_leaves_the_other_stale() {
 }
 
 #[test]
-fn directories_change_places_or_are_gone_with_all_in_them() {
+fn directories_can_be_swapped_or_removed_whole() {
     let fs = SimFs::new();
     fs.write_raw("/r/one/a/f", vec![1]);
     fs.write_raw("/two", vec![2]);
@@ -179,7 +179,7 @@ fn directories_change_places_or_are_gone_with_all_in_them() {
 }
 
 #[test]
-fn an_eviction_forgets_what_a_failed_sync_left_and_nothing_else() {
+fn eviction_drops_only_pages_of_failed_syncs() {
     let fs = SimFs::new();
     fs.write_raw("/f", b"old".to_vec());
     let file = fs.open(p("/f"), OpenMode::ReadWrite).unwrap();
@@ -211,18 +211,18 @@ fn a_fork_is_durable_and_independent() {
 }
 
 #[test]
-fn a_replaced_file_is_old_or_new_at_every_crash_point() {
+fn replaced_file_is_old_or_new_at_every_crash_point() {
     let replaced = |fs: &SimFs| replace_file(fs, p("/f"), &[2; 3000]);
-    let world = || {
+    let harness = || {
         let fs = SimFs::new();
         fs.write_raw("/f", vec![1; 2000]);
         fs
     };
-    let counted = world();
+    let counted = harness();
     replaced(&counted).unwrap();
     assert!(counted.ops() >= 5);
     for k in 0..=counted.ops() {
-        let fs = world();
+        let fs = harness();
         fs.crash_after(k);
         assert_eq!(replaced(&fs).is_ok(), k == counted.ops());
         for seed in 0..30 {
@@ -235,7 +235,7 @@ fn a_replaced_file_is_old_or_new_at_every_crash_point() {
 }
 
 #[test]
-fn one_world_runs_the_same_way_twice() {
+fn runs_are_deterministic() {
     let run = || {
         let (fs, clock) = (SimFs::new(), SimClock::new(3));
         let env = sim_env(&fs, &clock);
@@ -251,7 +251,7 @@ fn one_world_runs_the_same_way_twice() {
 }
 
 #[test]
-fn a_handle_for_reading_does_not_write() {
+fn read_only_handle_refuses_writes() {
     let fs = SimFs::new();
     fs.write_raw("/f", vec![1]);
     let file = fs.open(p("/f"), OpenMode::Read).unwrap();

@@ -46,7 +46,7 @@ fn a_sticky_fault_stays_until_it_is_cleared() {
 }
 
 #[test]
-fn a_full_disk_strikes_what_takes_space_and_spares_removals() {
+fn full_disk_fault_spares_removals() {
     let (fs, file) = opened(b"abc");
     fs.fail_op(1, Fault::NoSpace, true);
     let full = |result: std::io::Result<()>| result.unwrap_err().kind() == ErrorKind::StorageFull;
@@ -58,7 +58,7 @@ fn a_full_disk_strikes_what_takes_space_and_spares_removals() {
 }
 
 #[test]
-fn an_interrupted_transfer_is_repeated_by_the_loops_even_if_it_stays() {
+fn io_loops_retry_even_persistent_interruptions() {
     let (fs, file) = opened(b"");
     fs.fail_op(1, Fault::Interrupted, true);
     assert_eq!(file.write_at(b"1", 0).unwrap_err().kind(), ErrorKind::Interrupted);
@@ -78,7 +78,7 @@ fn a_short_write_transfers_half() {
 }
 
 #[test]
-fn too_many_files_strike_whatever_needs_a_handle() {
+fn too_many_files_hits_every_call_that_needs_a_handle() {
     let (fs, _file) = opened(b"");
     fs.fail_op(1, Fault::TooManyFiles, false);
     fs.fail_read(1, Fault::TooManyFiles);
@@ -88,7 +88,7 @@ fn too_many_files_strike_whatever_needs_a_handle() {
 }
 
 #[test]
-fn a_refused_sync_leaves_everything_unsynced_and_may_be_repeated() {
+fn refused_sync_changes_nothing_and_may_be_retried() {
     let (fs, file) = opened(b"old");
     file.write_at(b"new", 0).unwrap();
     fs.fail_op(1, Fault::Eio, false);
@@ -99,7 +99,7 @@ fn a_refused_sync_leaves_everything_unsynced_and_may_be_repeated() {
 }
 
 #[test]
-fn after_a_failed_sync_the_pages_may_be_lost() {
+fn failed_sync_may_lose_pages() {
     let (fs, file) = opened(b"old");
     file.write_at(b"newer", 0).unwrap();
     fs.fail_op(1, Fault::FailedSync { pages: Pages::Lost }, false);
@@ -109,7 +109,7 @@ fn after_a_failed_sync_the_pages_may_be_lost() {
 }
 
 #[test]
-fn after_a_failed_sync_a_part_may_be_on_the_disk() {
+fn failed_sync_may_write_a_part() {
     let (fs, file) = opened(&[b'o'; 2048]);
     file.write_at(&[b'n'; 4096], 0).unwrap();
     fs.fail_op(1, Fault::FailedSync { pages: Pages::PartlyLost }, false);
@@ -121,7 +121,7 @@ fn after_a_failed_sync_a_part_may_be_on_the_disk() {
 }
 
 #[test]
-fn after_a_failed_sync_the_length_becomes_durable_with_the_next() {
+fn length_after_a_failed_sync_is_durable_with_the_next() {
     let (fs, file) = opened(b"old");
     file.write_at(b"newer", 0).unwrap();
     fs.fail_op(1, Fault::FailedSync { pages: Pages::Lost }, false);
@@ -131,7 +131,7 @@ fn after_a_failed_sync_the_length_becomes_durable_with_the_next() {
 }
 
 #[test]
-fn after_a_failed_sync_the_pages_may_be_readable_and_clean() {
+fn failed_sync_may_leave_pages_readable_and_clean() {
     let (fs, file) = opened(b"old");
     file.write_at(b"new", 0).unwrap();
     fs.fail_op(1, Fault::FailedSync { pages: Pages::ReadableAndClean }, false);
@@ -145,7 +145,7 @@ fn after_a_failed_sync_the_pages_may_be_readable_and_clean() {
 }
 
 #[test]
-fn blocks_whose_writeback_failed_take_no_more_writes() {
+fn blocks_with_failed_writeback_accept_no_writes() {
     for is_told in [true, false] {
         let (fs, file) = opened(b"old");
         file.write_at(&[1; 2000], 3).unwrap();
@@ -166,7 +166,7 @@ fn blocks_whose_writeback_failed_take_no_more_writes() {
 }
 
 #[test]
-fn after_a_failed_directory_sync_later_ones_may_lie() {
+fn directory_syncs_may_lie_after_a_failed_one() {
     let (fs, _file) = opened(b"");
     fs.create_new(p("/g")).unwrap();
     fs.fail_op(1, Fault::FailedSync { pages: Pages::ReadableAndClean }, false);
@@ -182,7 +182,7 @@ fn after_a_failed_directory_sync_later_ones_may_lie() {
 }
 
 #[test]
-fn a_failed_sync_waits_for_a_sync() {
+fn failed_sync_fault_waits_for_a_sync() {
     let (fs, file) = opened(b"");
     fs.fail_op(1, Fault::FailedSync { pages: Pages::Lost }, false);
     file.write_at(b"1", 0).unwrap();
@@ -192,7 +192,7 @@ fn a_failed_sync_waits_for_a_sync() {
 }
 
 #[test]
-fn the_nth_read_fails_once_or_for_good() {
+fn nth_read_fails_once_or_persistently() {
     let (fs, file) = opened(b"abc");
     fs.fail_read(2, Fault::Eio);
     let mut buf = [0; 3];
@@ -207,7 +207,7 @@ fn the_nth_read_fails_once_or_for_good() {
 }
 
 #[test]
-fn a_stale_read_waits_for_a_read_of_what_was_changed_and_harms_nothing() {
+fn stale_read_fault_waits_for_changed_bytes() {
     let (fs, file) = opened(&[1; 1500]);
     let read = |offset| {
         let mut buf = [0; 512];
@@ -224,7 +224,7 @@ fn a_stale_read_waits_for_a_read_of_what_was_changed_and_harms_nothing() {
 }
 
 #[test]
-fn short_transfers_cut_and_interrupt_but_the_loops_get_through() {
+fn io_loops_complete_despite_short_transfers() {
     let (fs, file) = opened(b"");
     fs.short_transfers(true);
     let bytes: Vec<u8> = (0..5_000_u32).map(|n| n as u8).collect();

@@ -80,8 +80,8 @@ const OUTCOMES: [&str; 60] = [
 ];
 
 const ZERO: u8 = 0;
-const SOMEBODY: u8 = 0xDB;
-const SCRAP: u8 = 200;
+const FOREIGN_BYTE: u8 = 0xDB;
+const FREED_BYTE: u8 = 200;
 
 fn p(path: &str) -> &Path {
     Path::new(path)
@@ -136,7 +136,7 @@ impl<'a> History<'a> {
         Self { fs, random: SeededChoice::new(seed), tally, writes: vec![], names: vec![] }
     }
 
-    fn see(&mut self, what: &'static str) {
+    fn record(&mut self, what: &'static str) {
         assert!(OUTCOMES.contains(&what), "{what} is not in the list");
         self.tally.add(what, 1);
     }
@@ -150,9 +150,9 @@ impl<'a> History<'a> {
     }
 
     /// Something of another file that is on the disk and in no file.
-    fn scrap(&mut self) {
+    fn leave_freed_bytes(&mut self) {
         let file = self.fs.create_new(p("/d/scrap")).unwrap();
-        write_all_at(&*file, &vec![SCRAP; 5_000 + self.random.choose(9_000)], 0).unwrap();
+        write_all_at(&*file, &vec![FREED_BYTE; 5_000 + self.random.choose(9_000)], 0).unwrap();
         file.sync_all().unwrap();
         self.fs.remove_file(p("/d/scrap")).unwrap();
         self.fs.sync_dir(p("/d")).unwrap();
@@ -204,9 +204,9 @@ impl<'a> History<'a> {
     }
 
     /// The power fails, and the disk is found as `after`.
-    fn look(&mut self, after: &SimFs) {
+    fn inspect(&mut self, after: &SimFs) {
         for n in 0..self.writes.len() {
-            self.look_at_write(n, after);
+            self.inspect_write(n, after);
         }
         let is = |path: &str| after.metadata(p(path)).is_ok();
         let len = |path: &str| after.metadata(p(path)).map_or(0, |m| m.len_bytes as usize);
@@ -215,7 +215,7 @@ impl<'a> History<'a> {
             let (lost, kept, was_kept) = match what {
                 "create" => {
                     if is("/d/create") && len("/d/create") == 0 {
-                        self.see("entry kept, data lost");
+                        self.record("entry kept, data lost");
                     }
                     ("entry lost", "entry kept", is("/d/create"))
                 }
@@ -247,21 +247,21 @@ impl<'a> History<'a> {
                     ("cut lost", "cut kept", len("/d/cut") == 100)
                 }
             };
-            self.see(if was_kept { kept } else { lost });
+            self.record(if was_kept { kept } else { lost });
             fates.push(was_kept);
         }
         if fates.windows(2).any(|pair| pair == [false, true]) {
-            self.see("operations kept out of order");
+            self.record("operations kept out of order");
         }
     }
 
-    fn look_at_write(&mut self, n: usize, after: &SimFs) {
+    fn inspect_write(&mut self, n: usize, after: &SimFs) {
         let Unsynced { path, len, offset, end, new } = &self.writes[n];
         let (len, offset, end, new) = (*len, *offset, *end, *new);
         let found = after.read_raw(path);
         assert!(found.len() >= len, "{path}: durable bytes are gone");
         assert!(found.len() <= end.max(len), "{path}: longer than it ever was");
-        let was_written = |byte: &u8| *byte == SOMEBODY || *byte <= SCRAP;
+        let was_written = |byte: &u8| *byte == FOREIGN_BYTE || *byte <= FREED_BYTE;
         assert!(found.iter().all(was_written), "{path}: a byte from nowhere");
         for (at, byte) in found.iter().enumerate() {
             let may_be: &[u8] = match at {
@@ -277,37 +277,37 @@ impl<'a> History<'a> {
         let kept = (offset..end).filter(|at| is_kept(*at)).count();
         let whole_length = end > len && found.len() == end;
         let new_part = &found[len..];
-        let is_old = |byte: &u8| [SCRAP, Unsynced::OWN_OLD, Unsynced::TAKEN].contains(byte);
+        let is_old = |byte: &u8| [FREED_BYTE, Unsynced::OWN_OLD, Unsynced::TAKEN].contains(byte);
         if kept == end - offset {
-            self.see("write kept");
+            self.record("write kept");
         } else if kept > 0 {
             let edges: Vec<usize> =
                 (offset + 1..end).filter(|at| is_kept(*at) != is_kept(at - 1)).collect();
             assert!(edges.iter().all(|at| at % 512 == 0), "{edges:?}");
             let is_4k = edges.iter().all(|at| at % 4096 == 0);
-            self.see(if is_4k { "write torn at 4 KiB" } else { "write torn at 512 bytes" });
+            self.record(if is_4k { "write torn at 4 KiB" } else { "write torn at 512 bytes" });
             if whole_length && !is_kept(end - 1) {
-                self.see("torn write with its length");
+                self.record("torn write with its length");
             }
             if new_part.iter().any(is_old) {
-                self.see("torn write with old blocks between");
+                self.record("torn write with old blocks between");
             }
         } else if found.len() == len {
-            self.see("write lost");
+            self.record("write lost");
         } else {
             assert!(whole_length);
             for (byte, what) in [
-                (SOMEBODY, "length without data: bytes of somebody"),
-                (SCRAP, "length without data: old blocks of another file"),
+                (FOREIGN_BYTE, "length without data: bytes of somebody"),
+                (FREED_BYTE, "length without data: old blocks of another file"),
                 (Unsynced::OWN_OLD, "length without data: old blocks of the same file"),
                 (Unsynced::TAKEN, "length without data: bytes that an earlier crash took"),
             ] {
                 if new_part.contains(&byte) {
-                    self.see(what);
+                    self.record(what);
                 }
             }
             if new_part.iter().all(|byte| *byte == ZERO) {
-                self.see("length without data: zeros");
+                self.record("length without data: zeros");
             }
         }
     }
@@ -325,20 +325,20 @@ impl<'a> History<'a> {
         assert_eq!(file.sync_data().unwrap_err().raw_os_error(), Some(5));
         if pages == Pages::Lost {
             assert_eq!(byte(&self.fs), old);
-            return self.see("failed sync: pages lost at once");
+            return self.record("failed sync: pages lost at once");
         }
         if pages == Pages::PartlyLost {
             let is_new = byte(&self.fs) == new;
             self.fs = self.fs.crash_with(&CrashImage::Nothing);
             assert_eq!(is_new, byte(&self.fs) == new);
-            return self.see(
+            return self.record(
                 ["failed sync: a part lost", "failed sync: a part durable"][usize::from(is_new)],
             );
         }
         assert_eq!(byte(&self.fs), new);
-        self.see("failed sync: readable and clean");
+        self.record("failed sync: readable and clean");
         file.sync_data().unwrap();
-        self.see("failed sync: a later sync says yes");
+        self.record("failed sync: a later sync says yes");
         assert_eq!(
             byte(&self.fs.fork().crash_with(&CrashImage::Nothing)),
             new,
@@ -347,11 +347,11 @@ impl<'a> History<'a> {
         if self.below(2) == 0 {
             self.fs.evict();
             assert_eq!(byte(&self.fs), old);
-            self.see("failed sync: evicted later");
+            self.record("failed sync: evicted later");
         } else {
             self.fs = self.fs.crash_with(&CrashImage::Everything);
             assert_eq!(byte(&self.fs), old);
-            self.see("failed sync: gone after a crash");
+            self.record("failed sync: gone after a crash");
         }
     }
 
@@ -363,7 +363,7 @@ impl<'a> History<'a> {
         self.fs.sync_dir(p("/g")).unwrap();
         self.fs = self.fs.crash_with(&CrashImage::Nothing);
         assert!(self.fs.metadata(p("/g/lie")).is_err());
-        self.see("failed directory sync: a later sync lies");
+        self.record("failed directory sync: a later sync lies");
     }
 
     /// A device that does not do what it says.
@@ -377,7 +377,7 @@ impl<'a> History<'a> {
         if self.below(4) == 0 {
             self.fs.misdirect_block((p("/d/a"), at as u64), (p("/d/b"), at as u64), unit);
             assert_eq!(block(&self.fs, "/d/a"), vec![0; unit]);
-            return self.see("misdirected block: left zeros");
+            return self.record("misdirected block: left zeros");
         }
         write_all_at(&*file, &vec![2; unit], at as u64).unwrap();
         assert!(self.fs.older_blocks("/d/a", at as u64, unit).is_empty(), "not durable yet");
@@ -389,14 +389,14 @@ impl<'a> History<'a> {
                 lithdb_env::read_exact_at(&*file, &mut read, at as u64).unwrap();
                 assert_eq!(read, vec![1; unit]);
                 assert_eq!(block(&self.fs, "/d/a"), vec![2; unit], "the disk holds the newer");
-                self.see("stale read");
+                self.record("stale read");
             }
             1 => {
                 self.fs.misdirect_block((p("/d/a"), at as u64), (p("/d/b"), at as u64), unit);
                 assert_eq!(block(&self.fs, "/d/b"), vec![2; unit]);
-                self.see("misdirected block: overwritten");
+                self.record("misdirected block: overwritten");
                 assert_eq!(block(&self.fs, "/d/a"), vec![1; unit]);
-                self.see("misdirected block: left stale");
+                self.record("misdirected block: left stale");
             }
             which => {
                 let crashed = which == 2;
@@ -405,7 +405,7 @@ impl<'a> History<'a> {
                 }
                 assert!(self.fs.stale_block("/d/a", at as u64, unit));
                 assert_eq!(block(&self.fs, "/d/a"), vec![1; unit]);
-                self.see(if crashed { "stale block after a crash" } else { "stale block" });
+                self.record(if crashed { "stale block after a crash" } else { "stale block" });
             }
         }
         let others = self.fs.read_raw("/d/b").iter().filter(|byte| **byte != 9).count();
@@ -424,42 +424,42 @@ impl<'a> History<'a> {
             0 => {
                 read(Fault::Eio);
                 assert_eq!(code(file.read_at(&mut buf, 0).unwrap_err()), 5);
-                self.see("EIO of a read");
+                self.record("EIO of a read");
             }
             1 => {
                 op(Fault::Eio);
                 assert_eq!(code(file.write_at(&buf, 0).unwrap_err()), 5);
-                self.see("EIO of a write");
+                self.record("EIO of a write");
             }
             2 => {
                 op(Fault::Eio);
                 assert_eq!(code(file.sync_all().unwrap_err()), 5);
-                self.see("EIO of a sync");
+                self.record("EIO of a sync");
             }
             3 => {
                 op(Fault::Eio);
                 assert_eq!(code(fs.sync_dir(p("/d")).unwrap_err()), 5);
-                self.see("EIO of a directory sync");
+                self.record("EIO of a directory sync");
             }
             4 => {
                 op(Fault::Eio);
                 assert_eq!(code(fs.rename(p("/d/x"), p("/d/y")).unwrap_err()), 5);
                 assert!(fs.metadata(p("/d/x")).is_ok());
-                self.see("EIO of a name");
+                self.record("EIO of a name");
             }
             5 => {
                 op(Fault::NoSpace);
                 assert_eq!(code(file.allocate(0, 9000).unwrap_err()), 28);
-                self.see("ENOSPC planned");
+                self.record("ENOSPC planned");
             }
             6 => {
                 let used = (1 << 50) - fs.free_space(p("/")).unwrap();
                 fs.set_capacity(Some(used + 4096));
                 assert_eq!(file.write_at(&[1; 9000], 0).unwrap(), 8192);
-                self.see("short write at the end of a full disk");
+                self.record("short write at the end of a full disk");
                 assert_eq!(code(fs.create_dir(p("/full")).unwrap_err()), 28);
                 fs.set_capacity(None);
-                self.see("ENOSPC of a full disk");
+                self.record("ENOSPC of a full disk");
             }
             7..10 => {
                 op(Fault::TooManyFiles);
@@ -477,27 +477,27 @@ impl<'a> History<'a> {
                 file.map(100, Default::default()).unwrap(); // takes no file of its own
                 fs.metadata(p("/d/x")).unwrap();
                 fs.clear_faults();
-                self.see("EMFILE");
+                self.record("EMFILE");
             }
             10 => {
                 read(Fault::Interrupted);
                 assert_eq!(code(file.read_at(&mut buf, 0).unwrap_err()), 4);
-                self.see("EINTR of a read");
+                self.record("EINTR of a read");
             }
             11 => {
                 op(Fault::Interrupted);
                 assert_eq!(code(file.write_at(&buf, 0).unwrap_err()), 4);
-                self.see("EINTR of a write");
+                self.record("EINTR of a write");
             }
             12 => {
                 read(Fault::ShortWrite);
                 assert_eq!(file.read_at(&mut buf, 0).unwrap(), 50);
-                self.see("short read");
+                self.record("short read");
             }
             13 => {
                 op(Fault::ShortWrite);
                 assert_eq!(file.write_at(&buf, 0).unwrap(), 50);
-                self.see("short write");
+                self.record("short write");
             }
             _ => {
                 let clock = SimClock::new(1);
@@ -507,7 +507,7 @@ impl<'a> History<'a> {
                 clock.jump(if ahead { 86_400_000 } else { -86_400_000 });
                 assert_eq!(clock.monotonic() - steady, Duration::from_secs(1));
                 assert_eq!(clock.now() > wall, ahead);
-                self.see(if ahead { "clock jumped ahead" } else { "clock jumped back" });
+                self.record(if ahead { "clock jumped ahead" } else { "clock jumped back" });
             }
         }
     }
@@ -521,20 +521,20 @@ fn images(random: &mut SeededChoice, unsynced: usize) -> Vec<CrashImage> {
         CrashImage::LengthWithoutData,
         CrashImage::LengthWithOldBlocks,
         CrashImage::Prefix(random.choose(unsynced + 1)),
-        CrashImage::EachAlone(random.choose(unsynced + 1)),
+        CrashImage::OnlyOne(random.choose(unsynced + 1)),
     ];
     images.extend((0..4).map(|_| CrashImage::Seeded(random.next_u64())));
     images
 }
 
 #[test]
-fn every_fault_and_every_outcome_of_a_crash_is_seen_from_outside() {
-    let effort = Effort::given();
+fn every_fault_and_crash_outcome_is_observed() {
+    let effort = Effort::from_env();
     let mut tally = Tally::new("outcomes of crashes and faults");
     for round in 0..effort.times(400) {
         let mut history = History::new(effort.seed("outcomes") ^ round, &mut tally);
         // What lasts first, then what no sync covers, in any order.
-        history.scrap();
+        history.leave_freed_bytes();
         history.failed_syncs();
         history.failed_directory_sync();
         history.device();
@@ -554,11 +554,11 @@ fn every_fault_and_every_outcome_of_a_crash_is_seen_from_outside() {
         for image in images(&mut history.random, unsynced) {
             history.tally.add("crashes", 1);
             let after = fs.crash_with(&image);
-            history.look(&after);
+            history.inspect(&after);
         }
         let bytes: Vec<u8> = (0..64).map(|_| history.random.next_u64() as u8).collect();
         let after = fs.crash(&mut BytesChoice::new(&bytes));
-        history.look(&after);
+        history.inspect(&after);
         tally.add("histories", 1);
     }
     for outcome in OUTCOMES {

@@ -26,12 +26,12 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let mut stopped = None;
     let out = &mut command.out;
     let dumped = Db::dump(&options, &args.table, args.segment, &mut |line| {
-        out.text(line).and_then(|()| out.document(|| to_json(line).map(keys::joinable))).map_err(
-            |failure| {
+        out.text(line)
+            .and_then(|()| out.document(|| to_json(line).map(keys::normalize_keys)))
+            .map_err(|failure| {
                 stopped = Some(failure);
                 lithdb::Error::new(lithdb::ErrorKind::Closed, "standard output")
-            },
-        )
+            })
     });
     match stopped {
         Some(failure) => Err(failure),

@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use lithdb::{Db, ErrorKind, GcReport, Table, Upkeep};
+use lithdb::{Db, ErrorKind, GcReport, Maintenance, Table};
 use serde_json::{Value as Json, json};
 
 use crate::args::parse_table;
 use crate::database::{Command, existing_table, names};
 use crate::failure::Failure;
-use crate::output::{count, counted, duration, remark, size};
+use crate::output::{count, counted, duration, print_note, size};
 
 /// A table that could not be collected, and why.
 type Refused = (String, lithdb::Error);
@@ -33,7 +33,7 @@ pub(crate) struct Args {
 
 /// What became of the tables from which nothing was collected, and why.
 #[derive(Default)]
-struct Left {
+struct Skipped {
     filtered: Vec<String>,
     held: Vec<String>,
     failed: Vec<Refused>,
@@ -42,7 +42,7 @@ struct Left {
 /// Collects what has expired, table by table: one that cannot be collected does not keep the others from it.
 pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let db = command.open()?;
-    let (mut answers, mut left) = (Vec::new(), Left::default());
+    let (mut answers, mut left) = (Vec::new(), Skipped::default());
     for name in names(&db, args.table.as_deref())? {
         match collect_from(args, &db, &name, command, &mut left) {
             Ok(answer) => answers.push(answer),
@@ -65,7 +65,7 @@ fn collect_from(
     db: &Db,
     name: &str,
     command: &mut Command,
-    left: &mut Left,
+    left: &mut Skipped,
 ) -> Result<Json, Failure> {
     let table = existing_table(db, name)?;
     if table.has_gc_filter() && !args.force {
@@ -94,7 +94,7 @@ fn collect_from(
     }))
 }
 
-impl Left {
+impl Skipped {
     /// The verdict.
     fn verdict(&self) -> Result<(), Failure> {
         // Alone, an error keeps its kind.
@@ -110,9 +110,10 @@ impl Left {
                 "the wall clock has jumped and is not gone by; if it is right, say --accept-clock",
             ),
         ];
-        let told = parts.iter().filter(|(names, _)| !names.is_empty());
-        let told: Vec<String> = told.map(|(names, what)| format!("{names}: {what}")).collect();
-        if told.is_empty() { Ok(()) } else { Err(Failure::failed(told.join("; "))) }
+        let messages = parts.iter().filter(|(names, _)| !names.is_empty());
+        let messages: Vec<String> =
+            messages.map(|(names, what)| format!("{names}: {what}")).collect();
+        if messages.is_empty() { Ok(()) } else { Err(Failure::failed(messages.join("; "))) }
     }
 }
 
@@ -127,12 +128,16 @@ fn collect(args: &Args, table: &Table) -> Result<(GcReport, bool), Failure> {
 
 /// Seals the mutable segment if its age is up, as the application would do by and by. Says whether it was.
 fn seal_if_old(table: &Table) -> Result<bool, Failure> {
-    let by_age =
-        Upkeep { flush_bytes: None, flush_after: None, idle_after: Duration::MAX, collect: false };
+    let by_age = Maintenance {
+        flush_bytes: None,
+        flush_after: None,
+        idle_after: Duration::MAX,
+        collect: false,
+    };
     let before = table.stats().segments;
     match table.tick(&by_age) {
         Err(error) if error.kind() == ErrorKind::StorageFull => {
-            remark(format_args!("{error}; the mutable segment is not sealed"));
+            print_note(format_args!("{error}; the mutable segment is not sealed"));
             return Ok(false);
         }
         done => done?,

@@ -15,7 +15,7 @@ use crate::keys::{self, Key};
 use crate::output::size;
 
 /// The longest value that is shown in JSON, where it is in memory several times.
-const MOST_IN_JSON: usize = 64 << 20;
+const MAX_JSON_VALUE_BYTES: usize = 64 << 20;
 
 /// The arguments of `lith get`.
 #[derive(Debug, clap::Args)]
@@ -63,10 +63,10 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     } else if command.out.is_json() {
         let mut value = Vec::new();
         answer.bytes = give(args, &table, &mut |piece| {
-            if value.len() + piece.len() > MOST_IN_JSON {
+            if value.len() + piece.len() > MAX_JSON_VALUE_BYTES {
                 return Err(Failure::failed(format_args!(
                     "expected a value of at most {} in JSON, found a longer one; --output writes it to a file",
-                    size(MOST_IN_JSON as u64)
+                    size(MAX_JSON_VALUE_BYTES as u64)
                 )));
             }
             value.extend_from_slice(piece);
@@ -88,7 +88,7 @@ fn give(
 ) -> Result<u32, Failure> {
     // What stops it from within must come out as what it was.
     let mut stopped = None;
-    let given = table.get_in_pieces(&args.key.0, &mut |piece| {
+    let given = table.get_chunked(&args.key.0, &mut |piece| {
         each(piece).map_err(|failure| {
             stopped = Some(failure);
             lithdb::Error::new(lithdb::ErrorKind::Cancelled, "output")

@@ -74,11 +74,11 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         command.out.text(format_args!("\nroots {}", roots.join(", ")))?;
     }
     command.out.document(|| {
-        let told = refused
+        let refused_json = refused
             .iter()
             .map(|(table, error)| json!({ "table": table, "error": error.to_string() }));
-        let told: Vec<Json> = told.collect();
-        Ok(json!({ "roots": roots, "tables": to_json(&tables)?, "refused": told }))
+        let refused_json: Vec<Json> = refused_json.collect();
+        Ok(json!({ "roots": roots, "tables": to_json(&tables)?, "refused": refused_json }))
     })?;
     match &refused[..] {
         [] => Ok(()),

@@ -11,8 +11,8 @@ use serde_json::json;
 use crate::args::parse_table;
 use crate::database::Command;
 use crate::failure::Failure;
-use crate::files::{Buffer, Input, NotStored};
-use crate::output::{counted, duration, per_second, remark, size, throughput, to_json};
+use crate::files::{Buffer, Input, StoreError};
+use crate::output::{counted, duration, per_second, print_note, size, throughput, to_json};
 use crate::progress::Progress;
 use crate::walk::{Flow, Found, Start, Walk};
 
@@ -65,7 +65,7 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let started = Instant::now();
     let loaded = walk.run(&args.path, &mut |found, walk| {
         loader.store(found, walk)?;
-        Ok(Flow::On)
+        Ok(Flow::Continue)
     });
     let (stored, bar) = (loader.stored, loader.bar);
     if let Err(failure) = loaded {
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         let kept = if table.flush().is_ok() { "stored" } else { "put, not all of it durable," };
         if stored.files > 0 {
             let files = counted(stored.files, "file");
-            remark(format_args!("{files} ({}) {kept} before this", size(stored.bytes)));
+            print_note(format_args!("{files} ({}) {kept} before this", size(stored.bytes)));
         }
         return Err(failure);
     }
@@ -125,17 +125,17 @@ impl Loader<'_> {
         let content = match Input::open(&found.path).and_then(|input| self.buffer.begin(input)) {
             Ok(content) => content,
             Err(error) => {
-                walk.pass_by(&found.path, &error);
+                walk.note_unreadable(&found.path, &error);
                 return Ok(());
             }
         };
         let bytes = match content.store(self.table, found.relative.as_bytes()) {
             Ok((_, bytes)) => bytes,
-            Err(NotStored::Input(error)) => {
-                walk.pass_by(&found.path, &error);
+            Err(StoreError::Input(error)) => {
+                walk.note_unreadable(&found.path, &error);
                 return Ok(());
             }
-            Err(NotStored::Refused(error)) => return Err(error.into()),
+            Err(StoreError::Refused(error)) => return Err(error.into()),
         };
         self.stored.files += 1;
         self.stored.bytes += bytes;

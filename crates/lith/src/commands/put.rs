@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::args::parse_table;
 use crate::database::Command;
 use crate::failure::Failure;
-use crate::files::{Buffer, Input, NotStored};
+use crate::files::{Buffer, Input, StoreError};
 use crate::keys::{self, Key};
 use crate::output::size;
 
@@ -35,14 +35,14 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let named = args.file.as_deref().filter(|file| *file != Path::new("-"));
     let name = named.map_or("standard input".to_owned(), |path| path.display().to_string());
     let mut buffer = Buffer::default();
-    let input = named.map_or_else(|| Ok(Input::standard()), Input::open);
+    let input = named.map_or_else(|| Ok(Input::stdin()), Input::open);
     let content =
         input.and_then(|input| buffer.begin(input)).map_err(|e| Failure::io(&name, &e))?;
     let db = command.open_with(options.create_if_missing(args.create))?;
     let table = db.table(&args.table, TableOptions::new())?;
     let (position, bytes) = content.store(&table, &args.key.0).map_err(|why| match why {
-        NotStored::Input(error) => Failure::io(&name, &error),
-        NotStored::Refused(error) => error.into(),
+        StoreError::Input(error) => Failure::io(&name, &error),
+        StoreError::Refused(error) => error.into(),
     })?;
     table.flush()?;
     db.close()?;

@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
                 if !answer.sound {
                     wrong.push(name);
                 }
-                answers.push(keys::joinable(to_json(&answer)?));
+                answers.push(keys::normalize_keys(to_json(&answer)?));
             }
             Err(error) => {
                 command.out.text(format_args!("{name}: {error}"))?;
@@ -70,9 +70,9 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         ("keymap and key files disagree", wrong.join(", ")),
         ("could not be opened or read", refused.join(", ")),
     ];
-    let told = parts.iter().filter(|(_, names)| !names.is_empty());
-    let told: Vec<String> = told.map(|(what, names)| format!("{what}: {names}")).collect();
-    if told.is_empty() { Ok(()) } else { Err(Failure::failed(told.join("; "))) }
+    let messages = parts.iter().filter(|(_, names)| !names.is_empty());
+    let messages: Vec<String> = messages.map(|(what, names)| format!("{what}: {names}")).collect();
+    if messages.is_empty() { Ok(()) } else { Err(Failure::failed(messages.join("; "))) }
 }
 
 fn rebuild(db: &Db, name: &str) -> lithdb::Result<Answer> {

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use lithdb::{Components, Db, Refused, Repair};
+use lithdb::{Components, Db, RefusedTable, Repair};
 use serde_json::{Value as Json, json};
 
 use crate::args::parse_table;
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let mut tell = |progress: lithdb::Progress| bar.set(progress.bytes_done, progress.bytes_total);
     let plan = match args.lost_root.as_slice() {
         [] => Db::plan_repair(&options, named, &mut tell)?,
-        gone => Db::plan_repair_without(&options, &Components::default(), gone, &mut tell)?,
+        gone => Db::plan_repair_with_lost_roots(&options, &Components::default(), gone, &mut tell)?,
     };
     drop(bar);
     command.out.text(&plan)?;
@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let report = if args.accept_loss { plan.apply()? } else { plan.apply_lossless()? };
     command.out.text(&report)?;
     command.out.document(|| {
-        let (planned, report) = (planned.transpose()?, to_json(&report).map(keys::joinable)?);
+        let (planned, report) = (planned.transpose()?, to_json(&report).map(keys::normalize_keys)?);
         Ok(json!({ "needed": true, "plan": planned, "applied": true, "left": left, "report": report }))
     })?;
     let unfinished = refusal(&report.refused, "the repair was not finished of");
@@ -83,7 +83,7 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
 }
 
 fn shown(plan: &Repair) -> Result<Json, Failure> {
-    to_json(plan).map(keys::joinable)
+    to_json(plan).map(keys::normalize_keys)
 }
 
 fn not_accepted(left: &[String]) -> Option<String> {
@@ -92,12 +92,12 @@ fn not_accepted(left: &[String]) -> Option<String> {
         .then(|| format!("not repaired: {names}; --accept-loss gives up what the plan says"))
 }
 
-fn refusal(refused: &[Refused], what: &str) -> Option<String> {
+fn refusal(refused: &[RefusedTable], what: &str) -> Option<String> {
     let names: Vec<&str> = refused.iter().map(|refused| refused.table.as_str()).collect();
     (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")))
 }
 
-fn verdict<const N: usize>(told: [Option<String>; N]) -> Result<(), Failure> {
-    let told: Vec<String> = told.into_iter().flatten().collect();
-    if told.is_empty() { Ok(()) } else { Err(Failure::failed(told.join("; "))) }
+fn verdict<const N: usize>(messages: [Option<String>; N]) -> Result<(), Failure> {
+    let messages: Vec<String> = messages.into_iter().flatten().collect();
+    if messages.is_empty() { Ok(()) } else { Err(Failure::failed(messages.join("; "))) }
 }

@@ -17,7 +17,7 @@ use crate::args::parse_table;
 use crate::database::Command;
 use crate::failure::Failure;
 use crate::keys::{self, Key};
-use crate::output::{duration, remark, to_json};
+use crate::output::{duration, print_note, to_json};
 use crate::progress::{Progress, Spinner};
 
 /// The arguments of `lith rollback`.
@@ -144,7 +144,7 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
             if let Some(pending) = rollback.pending()? {
                 command.out.text(pending)?;
             }
-            remark("an interrupted rollback is finished first");
+            print_note("an interrupted rollback is finished first");
             if let Some(report) = rollback.finish()? {
                 command.out.text(report)?;
             }
@@ -153,7 +153,7 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         planned => planned?,
     };
     if let Some(position) = args.to.through_position {
-        refuse_elsewhere(position, &plan)?;
+        require_single_table(position, &plan)?;
     }
     if let Some(key) = &args.to.through_key
         && plan.tables.iter().all(|table| table.boundary.is_none())
@@ -167,11 +167,11 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     if let Some(name) = args.to.named().find(|name| !planned(name)) {
         return Err(Failure::failed(format_args!("table {name}: there is none of this name")));
     }
-    carry_out(args, plan, command)
+    execute_plan(args, plan, command)
 }
 
 /// A position is a place in one table: what stands there in another one is there by chance. An empty table has nothing there.
-fn refuse_elsewhere(position: Position, plan: &RollbackPlan) -> Result<(), Failure> {
+fn require_single_table(position: Position, plan: &RollbackPlan) -> Result<(), Failure> {
     match &plan.tables[..] {
         [table] if table.boundary.is_some() => Ok(()),
         [table] => Err(Failure::failed(format_args!(
@@ -196,7 +196,7 @@ fn finish(rollback: &Rollback, command: &mut Command) -> Result<(), Failure> {
         .document(|| Ok(json!({ "finished": report.is_some(), "report": to_json(&report)? })))
 }
 
-fn carry_out(args: &Args, plan: RollbackPlan, command: &mut Command) -> Result<(), Failure> {
+fn execute_plan(args: &Args, plan: RollbackPlan, command: &mut Command) -> Result<(), Failure> {
     // What can be shown of the plan must not decide whether it is carried out.
     let shown = command.out.is_json().then(|| to_json(&plan));
     let done = |executed: bool, report: Option<RollbackReport>| {
@@ -214,7 +214,7 @@ fn carry_out(args: &Args, plan: RollbackPlan, command: &mut Command) -> Result<(
         return command.out.document(|| done(false, None));
     }
     command.out.flush()?;
-    if !args.yes && !agreed()? {
+    if !args.yes && !confirm()? {
         return Err(Failure::failed("nothing was changed"));
     }
     let mut bar = Progress::new("rolling back", 0);
@@ -231,7 +231,7 @@ fn carry_out(args: &Args, plan: RollbackPlan, command: &mut Command) -> Result<(
 }
 
 /// Asks on standard error; only a yes is a yes.
-fn agreed() -> Result<bool, Failure> {
+fn confirm() -> Result<bool, Failure> {
     let mut err = std::io::stderr();
     let asked = write!(err, "lith: this cannot be undone; roll back? [yes/no] ");
     asked.and_then(|()| err.flush()).map_err(|e| Failure::io("ask", &e))?;
@@ -301,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_have_a_zone_or_are_seconds() {
+    fn times_need_a_zone_or_are_unix_seconds() {
         assert_eq!(parse_time("@1700000000"), Ok(UnixMillis(1_700_000_000_000)));
         assert_eq!(parse_time("1970-01-01T00:00:01.5Z"), Ok(UnixMillis(1500)));
         assert_eq!(parse_time("1970-01-01T01:00:00+01:00"), Ok(UnixMillis(0)));
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_of_numbers() {
+    fn pairs_of_numbers_parse() {
         let height =
             |table: Option<&str>| Height { table: table.map(Into::into), offset: 1, max: 100 };
         assert_eq!(parse_height("1:100"), Ok(height(None)));

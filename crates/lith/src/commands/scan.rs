@@ -100,7 +100,7 @@ fn show(args: &Args, command: &mut Command, entry: &Entry) -> Result<(), Failure
     match value {
         None => command.out.text(format_args!("{position:>12} {len:>10} {alias}{key}")),
         Some(value) => {
-            let value = keys::show_head(&value, SHOWN_VALUE_LEN);
+            let value = keys::show_prefix(&value, SHOWN_VALUE_LEN);
             command.out.text(format_args!("{position:>12} {len:>10} {alias}{key} = {value}"))
         }
     }

@@ -3,7 +3,7 @@
 //! whose files are damaged has no entry in `keymaps`. While a rollback is pending, `pending_rollback` describes it, and
 //! nothing is said of tables; otherwise it is null.
 
-use lithdb::{Db, DbOptions, KeymapReport, Refused, TableName, Verification, VerifyReport};
+use lithdb::{Db, DbOptions, KeymapReport, RefusedTable, TableName, Verification, VerifyReport};
 use lithdb::{ErrorKind, verify_keymap};
 use serde_json::{Value as Json, json};
 
@@ -29,7 +29,7 @@ pub(crate) struct Verified {
     /// The keymap of each table whose files are sound.
     keymaps: Vec<KeymapReport>,
     /// The tables whose keymaps could not be looked at.
-    unopened: Vec<Refused>,
+    unchecked_keymaps: Vec<RefusedTable>,
 }
 
 /// Verifies the files, then that the keymap finds every record of those that are sound. What is found of one table does
@@ -41,7 +41,7 @@ pub(crate) fn verify(options: &DbOptions, named: Option<&str>) -> Result<Verifie
         bar.set(progress.bytes_done, progress.bytes_total);
     })?;
     drop(bar);
-    let mut verified = Verified { files, keymaps: Vec::new(), unopened: Vec::new() };
+    let mut verified = Verified { files, keymaps: Vec::new(), unchecked_keymaps: Vec::new() };
     // Nothing is opened before a rollback that is pending is finished.
     if verified.files.pending_rollback.is_none() {
         verified.check_keymaps(options);
@@ -56,8 +56,8 @@ impl Verified {
         let db = match Db::open_read_only(options.clone()) {
             Ok(db) => db,
             Err(error) => {
-                let refuse = |table| Refused { table, error: error.clone() };
-                self.unopened = names.into_iter().map(refuse).collect();
+                let refuse = |table| RefusedTable { table, error: error.clone() };
+                self.unchecked_keymaps = names.into_iter().map(refuse).collect();
                 return;
             }
         };
@@ -75,7 +75,7 @@ impl Verified {
                 },
                 Err(error) => error,
             };
-            self.unopened.push(Refused { table, error });
+            self.unchecked_keymaps.push(RefusedTable { table, error });
         }
     }
 
@@ -84,7 +84,7 @@ impl Verified {
         let is_of_it = |keymap: &&KeymapReport| keymap.table == report.table;
         report.is_sound()
             && self.keymaps.iter().filter(is_of_it).all(KeymapReport::is_sound)
-            && !self.unopened.iter().any(|refused| refused.table == report.table)
+            && !self.unchecked_keymaps.iter().any(|refused| refused.table == report.table)
     }
 
     /// What is not as it should be, in words, for each table.
@@ -92,7 +92,8 @@ impl Verified {
         let pending = self.files.pending_rollback.iter().map(ToString::to_string);
         let damaged = self.files.tables.iter().filter(|t| !t.is_sound()).map(ToString::to_string);
         let wrong = self.keymaps.iter().filter(|k| !k.is_sound()).map(ToString::to_string);
-        let refused = self.files.refused.iter().chain(&self.unopened).map(ToString::to_string);
+        let refused =
+            self.files.refused.iter().chain(&self.unchecked_keymaps).map(ToString::to_string);
         pending.chain(damaged).chain(wrong).chain(refused).collect()
     }
 
@@ -100,7 +101,7 @@ impl Verified {
     fn verdict(&self) -> Result<(), Failure> {
         let damaged = self.files.tables.iter().filter(|t| !t.is_sound()).map(|t| &t.table);
         let wrong = self.keymaps.iter().filter(|k| !k.is_sound()).map(|k| &k.table);
-        let refused = self.files.refused.iter().chain(&self.unopened).map(|r| &r.table);
+        let refused = self.files.refused.iter().chain(&self.unchecked_keymaps).map(|r| &r.table);
         let mut parts = Vec::new();
         if self.files.pending_rollback.is_some() {
             parts.push(
@@ -126,21 +127,23 @@ impl Verified {
             for keymap in self.keymaps.iter().filter(|keymap| keymap.table == table.table) {
                 out.text(keymap)?;
             }
-            for refused in self.unopened.iter().filter(|refused| refused.table == table.table) {
+            for refused in
+                self.unchecked_keymaps.iter().filter(|refused| refused.table == table.table)
+            {
                 out.text(format_args!(
                     "table {}: keymap not looked at: {}",
                     table.table, refused.error
                 ))?;
             }
         }
-        for Refused { table, error } in &self.files.refused {
+        for RefusedTable { table, error } in &self.files.refused {
             out.text(format_args!("table {table}: not looked at: {error}"))?;
         }
         Ok(())
     }
 
     fn to_json(&self) -> Result<Json, Failure> {
-        let refused = |refused: &Refused| json!({ "table": refused.table.as_str(), "sound": false, "error": refused.error.to_string() });
+        let refused = |refused: &RefusedTable| json!({ "table": refused.table.as_str(), "sound": false, "error": refused.error.to_string() });
         let mut tables = Vec::new();
         for report in &self.files.tables {
             let mut table = to_json(report)?;
@@ -154,8 +157,8 @@ impl Verified {
             set_sound(&mut keymap, report.is_sound());
             keymaps.push(keymap);
         }
-        keymaps.extend(self.unopened.iter().map(refused));
-        Ok(keys::joinable(json!({
+        keymaps.extend(self.unchecked_keymaps.iter().map(refused));
+        Ok(keys::normalize_keys(json!({
             "sound": self.verdict().is_ok(),
             "pending_rollback": to_json(&self.files.pending_rollback)?,
             "tables": tables,
@@ -191,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_that_does_not_open_does_not_hide_what_was_found_of_files() {
+    fn unopenable_table_does_not_hide_file_findings() {
         let dir = tempfile::tempdir().unwrap();
         let options = DbOptions::new([dir.path().join("db")]);
         let db = Db::open(options.clone()).unwrap();
@@ -200,19 +203,19 @@ mod tests {
         }
         db.close().unwrap();
         let files = Db::verify(&options, None, &mut |_| {}).unwrap();
-        let mut verified = Verified { files, keymaps: Vec::new(), unopened: Vec::new() };
+        let mut verified = Verified { files, keymaps: Vec::new(), unchecked_keymaps: Vec::new() };
         // Between the two phases one of them breaks, and one is dropped.
         OsFs.rename(&dir.path().join("db/a/segments"), &dir.path().join("kept")).unwrap();
         OsFs.create_new(&dir.path().join("db/a/segments")).unwrap();
         Db::open(options.clone()).unwrap().drop_table("dropped").unwrap();
         verified.check_keymaps(&options);
-        let names: Vec<_> = verified.unopened.iter().map(|r| r.table.as_str()).collect();
+        let names: Vec<_> = verified.unchecked_keymaps.iter().map(|r| r.table.as_str()).collect();
         assert_eq!((names, verified.keymaps.len()), (vec!["a"], 1));
         assert!(verified.verdict().unwrap_err().to_string().ends_with("looked at: a"));
-        let told = verified.to_json().unwrap();
+        let document = verified.to_json().unwrap();
         let sound: Vec<_> =
-            told["tables"].as_array().unwrap().iter().map(|t| &t["sound"]).collect();
+            document["tables"].as_array().unwrap().iter().map(|t| &t["sound"]).collect();
         assert_eq!(sound, [false, true, true]);
-        assert_eq!(told["keymaps"].as_array().unwrap().len(), 2);
+        assert_eq!(document["keymaps"].as_array().unwrap().len(), 2);
     }
 }

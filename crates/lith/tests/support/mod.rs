@@ -12,11 +12,11 @@ use lithdb::{Components, Db, DbOptions};
 use serde_json::Value as Json;
 
 /// A directory with a database in `db`, or room for one.
-pub(crate) struct Bench {
+pub(crate) struct Fixture {
     pub(crate) dir: tempfile::TempDir,
 }
 
-impl Bench {
+impl Fixture {
     /// An empty directory.
     pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
@@ -24,14 +24,14 @@ impl Bench {
 
     /// A database with the table `t` that has these keys and values, one after the other.
     pub(crate) fn with(entries: &[(&str, &[u8])]) -> Self {
-        let bench = Self::new();
-        bench.prepare(|db| {
+        let fixture = Self::new();
+        fixture.prepare(|db| {
             let table = db.table("t", Default::default()).unwrap();
             for (key, value) in entries {
                 table.put(key.as_bytes(), value).unwrap();
             }
         });
-        bench
+        fixture
     }
 
     /// The database's directory.
@@ -41,12 +41,12 @@ impl Bench {
 
     /// Opens the database in this process; creates it.
     pub(crate) fn open(&self) -> Db {
-        Db::open_with(DbOptions::new([self.db()]), alone()).unwrap()
+        Db::open_with(DbOptions::new([self.db()]), without_maintenance()).unwrap()
     }
 
     /// Opens the database in this process, works on it and closes it.
     pub(crate) fn prepare(&self, work: impl FnOnce(&Db)) {
-        self.prepare_with(alone(), work);
+        self.prepare_with(without_maintenance(), work);
     }
 
     /// As [`prepare`](Self::prepare), with other components.
@@ -88,7 +88,7 @@ impl Bench {
 }
 
 /// Nothing is done behind the test's back.
-pub(crate) fn alone() -> Components {
+pub(crate) fn without_maintenance() -> Components {
     Components { without_maintenance: true, ..Components::default() }
 }
 
@@ -174,9 +174,9 @@ impl Run {
     #[track_caller]
     pub(crate) fn failed_in_json(&self, status: i32) -> Json {
         assert_eq!(self.output.status.code(), Some(status), "{self:?}");
-        let told: Json = serde_json::from_str(&self.errors()).unwrap();
-        assert_eq!(told["error"]["status"], status, "{told}");
-        told["error"].clone()
+        let output: Json = serde_json::from_str(&self.errors()).unwrap();
+        assert_eq!(output["error"]["status"], status, "{output}");
+        output["error"].clone()
     }
 
     /// It has failed, and said why in one line: what it wrote.

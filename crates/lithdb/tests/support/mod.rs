@@ -2,8 +2,8 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
-pub mod past;
-pub mod scenes;
+pub mod rollback_fixture;
+pub mod scenarios;
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use lithdb_sim::{CrashImage, SimClock, SimFs, sim_env};
 use parking_lot::Mutex;
 
 #[derive(Clone)]
-pub struct World {
+pub struct Harness {
     pub fs: SimFs,
     pub clock: SimClock,
     pub events: Arc<Mutex<Vec<Event>>>,
 }
 
-impl World {
+impl Harness {
     pub fn new() -> Self {
         Self { fs: SimFs::new(), clock: SimClock::new(1), events: Arc::default() }
     }

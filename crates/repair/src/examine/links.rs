@@ -5,16 +5,18 @@ use lithdb_segment::record::Chain;
 use lithdb_segment::scan::Totals;
 use lithdb_segment::{HEADER_LEN, SegmentId};
 
-use super::{Examination, Scan};
+use super::{Examiner, Scan};
 use crate::finding::Finding;
-use crate::found::Found;
 use crate::groups::Groups;
 use crate::losses::Losses;
+use crate::segment_headers::SegmentHeaders;
 use lithdb_segment::key_file::KeyFile;
 
-impl Examination<'_> {
+impl Examiner<'_> {
     pub(super) fn check_links(&mut self) {
-        let id = |neighbour: Option<&Found>| neighbour.map_or(SegmentId::NONE, |found| found.id);
+        let id = |neighbour: Option<&SegmentHeaders>| {
+            neighbour.map_or(SegmentId::NONE, |found| found.id)
+        };
         let (before, next) = (id(self.before), id(self.next));
         if let Some(header) = self.found.header()
             && before.is_some()
@@ -35,17 +37,17 @@ impl Examination<'_> {
             "the chain forks: segment {before} stands before it, and {wrong}; which of the files belong to the table must be decided by hand"
         );
         let finding = Finding::damage(&self.paths.keys, what);
-        self.out.by_hand.get_or_insert_with(|| finding.clone());
+        self.out.unrepairable.get_or_insert_with(|| finding.clone());
         self.report(finding);
     }
 
     pub(super) fn check_metadata(&mut self) {
-        if self.found.unfinished.is_some() {
+        if self.found.interrupted_repair.is_some() {
             let what = "a repair of this segment was interrupted; plan and apply it again";
             self.report(Finding::damage(&self.paths.metadata, what));
         }
         match &self.found.metadata {
-            Some(Err(error)) => self.report(Finding::refused(&self.paths.metadata, error)),
+            Some(Err(error)) => self.report(Finding::from_error(&self.paths.metadata, error)),
             None if self.next.is_some() && !self.found.is_absent() => {
                 let what = "expected the metadata of a sealed segment, found none";
                 self.report(Finding::damage(&self.paths.metadata, what));
@@ -55,7 +57,7 @@ impl Examination<'_> {
     }
 
     /// Whether the metadata says what the key file holds, and the successor says the same.
-    pub(super) fn metadata_holds(&mut self, key_file: &KeyFile, scan: &Scan) -> Result<bool> {
+    pub(super) fn metadata_valid(&mut self, key_file: &KeyFile, scan: &Scan) -> Result<bool> {
         let Some(metadata) = self.found.metadata() else { return Ok(false) };
         let totals = &scan.totals;
         let show = |running: u32| format!("{running:08x}");
@@ -71,7 +73,7 @@ impl Examination<'_> {
             let found = key_file.digest(metadata.key_end)?;
             compared.push(("digest", format!("{expected:02x?}"), format!("{found:02x?}")));
         }
-        let mut holds = self.found.unfinished.is_none();
+        let mut holds = self.found.interrupted_repair.is_none();
         for (name, expected, found) in compared.iter().filter(|(_, said, found)| said != found) {
             let wrong = format!("{name}: the metadata says {expected}, the files {found}");
             self.report(Finding::damage(&self.paths.metadata, wrong));
@@ -83,7 +85,7 @@ impl Examination<'_> {
             let keys = chain.records.saturating_sub(metadata.records);
             let losses = Losses { keys, ..Losses::default() };
             self.out.losses.add(&losses);
-            self.report(Finding::damage(&self.paths.metadata, what).losing(&losses));
+            self.report(Finding::damage(&self.paths.metadata, what).with_losses(&losses));
             holds = false;
         }
         Ok(holds)
@@ -97,7 +99,7 @@ impl Examination<'_> {
             return Ok(true);
         }
         // A damaged record has been reported.
-        if groups.broken.first().is_none_or(|broken| broken.at.start != header) {
+        if groups.damaged.first().is_none_or(|damaged| damaged.at.start != header) {
             let what = format!("expected the chain record that names segment {}", before.id);
             self.report(Finding::damage(&key_file.path, what).at(header));
         }
@@ -106,7 +108,7 @@ impl Examination<'_> {
 }
 
 /// Whether a successor says exactly this.
-pub(super) fn says(chain: &Chain, totals: &Totals) -> bool {
+pub(super) fn matches_scan(chain: &Chain, totals: &Totals) -> bool {
     u64::from(chain.key_end) == totals.key_end
         && chain.records == totals.records
         && chain.running == totals.running

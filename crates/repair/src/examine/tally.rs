@@ -2,17 +2,17 @@
 
 use lithdb_segment::ShardId;
 
-use super::Examination;
+use super::Examiner;
 use crate::finding::Finding;
-use crate::groups::{Broken, Groups};
+use crate::groups::{DamagedRange, Groups};
 use crate::losses::{Losses, sum};
 use crate::values::{FileFault, ValueFiles};
 use lithdb_segment::key_file::KeyFile;
 
 /// So many damaged stretches of one file are reported one by one.
-const STRETCHES: usize = 16;
+const MAX_RANGE_FINDINGS: usize = 16;
 
-impl Examination<'_> {
+impl Examiner<'_> {
     /// Looks at the value files as such. Says which files must be written anew, and whether all of them hold.
     pub(super) fn check_files(
         &mut self,
@@ -27,14 +27,14 @@ impl Examination<'_> {
                     let what = "expected this file on one of the roots, found it on none";
                     Finding::damage(&file.path, what)
                 }
-                (Some(FileFault::Header(error)), _) => Finding::refused(&file.path, error).at(0),
+                (Some(FileFault::Header(error)), _) => Finding::from_error(&file.path, error).at(0),
                 (Some(FileFault::Misnamed(right)), _) => {
                     let right = right.file_name().unwrap_or_default().display();
                     let what = format!(
                         "it holds value file {n} of the segment: rename it back to {right}"
                     );
                     let finding = Finding::damage(&file.path, what);
-                    self.out.by_hand.get_or_insert_with(|| finding.clone());
+                    self.out.unrepairable.get_or_insert_with(|| finding.clone());
                     finding
                 }
                 (None, Some(len)) if len < least => {
@@ -63,17 +63,20 @@ impl Examination<'_> {
         values: &ValueFiles,
     ) {
         let path = &key_file.path;
-        for broken in groups.broken.iter().take(STRETCHES) {
-            let until = broken.at.end;
-            let what = format!("the records up to {until} are damaged: {}", broken.reason);
-            self.report(Finding::damage(path, what).at(broken.at.start).losing(&broken.losses));
+        for damaged in groups.damaged.iter().take(MAX_RANGE_FINDINGS) {
+            let until = damaged.at.end;
+            let what = format!("the records up to {until} are damaged: {}", damaged.reason);
+            self.report(
+                Finding::damage(path, what).at(damaged.at.start).with_losses(&damaged.losses),
+            );
         }
-        if let Some(rest) = groups.broken.get(STRETCHES..).filter(|rest| !rest.is_empty()) {
+        if let Some(rest) = groups.damaged.get(MAX_RANGE_FINDINGS..).filter(|rest| !rest.is_empty())
+        {
             let mut losses = Losses::default();
-            rest.iter().for_each(|broken| losses.add(&broken.losses));
+            rest.iter().for_each(|damaged| losses.add(&damaged.losses));
             let what = format!("{} more stretches of records are damaged", rest.len());
-            let start = rest.first().map_or(0, |broken| broken.at.start);
-            self.report(Finding::damage(path, what).at(start).losing(&losses));
+            let start = rest.first().map_or(0, |damaged| damaged.at.start);
+            self.report(Finding::damage(path, what).at(start).with_losses(&losses));
         }
         for (shard, bad) in &groups.bad {
             let what = match bad.count {
@@ -81,7 +84,7 @@ impl Examination<'_> {
                 count => format!("{count} values do not hold, the first: {}", bad.reason),
             };
             let finding = Finding::damage(values.path(*shard), what).at(bad.offset);
-            self.report(finding.losing(&bad.losses));
+            self.report(finding.with_losses(&bad.losses));
         }
     }
 
@@ -90,13 +93,13 @@ impl Examination<'_> {
     /// `cut_bytes` of the key file are missing at its end.
     pub(super) fn count_losses(&mut self, groups: &Groups, expected: Option<u64>, cut_bytes: u64) {
         let mut losses = Losses { bytes: cut_bytes, ..Losses::default() };
-        for Broken { at, losses: lost, .. } in &groups.broken {
+        for DamagedRange { at, losses: lost, .. } in &groups.damaged {
             losses.add(lost);
             losses.bytes = losses.bytes.saturating_add(at.end - at.start);
             losses.add_range(at.clone());
         }
         groups.bad.values().for_each(|bad| losses.add(&bad.losses));
-        let known = groups.records_marked.saturating_add(losses.keys);
+        let known = groups.records_before_mark.saturating_add(losses.keys);
         let missing = expected.map(|expected| expected.saturating_sub(known));
         losses.ranges.sort_by_key(|range| range.start);
         self.out.losses.add(&losses);
@@ -115,10 +118,11 @@ impl Examination<'_> {
     }
 
     pub(super) fn count(&mut self, groups: &Groups, key_end: u64) {
-        let broken: u64 = groups.broken.iter().map(|broken| broken.at.end - broken.at.start).sum();
+        let damaged: u64 =
+            groups.damaged.iter().map(|damaged| damaged.at.end - damaged.at.start).sum();
         self.out.records = groups.records;
         self.out.values = groups.values;
-        let keys = key_end.saturating_sub(broken).saturating_sub(groups.torn_bytes);
+        let keys = key_end.saturating_sub(damaged).saturating_sub(groups.torn_bytes);
         self.out.bytes = keys.saturating_add(groups.value_bytes);
     }
 }

@@ -5,16 +5,16 @@ use std::collections::BTreeSet;
 use lithdb_repair::Action;
 use lithdb_segment::SegmentId;
 
-use super::harness::{
-    Model, epoch, find, forget_tail, in_file, mark, nothing, record, remove_segment,
+use super::fixture::{
+    Model, epoch, find, forget_durable_end, keys_in_file, mark, nothing, record, remove_segment,
 };
-use super::support::World;
+use super::support::Harness;
 
 /// One kind of damage, and what is to come of it.
 pub(super) struct Case {
     pub(super) name: &'static str,
     /// Does the damage and says which keys are lost.
-    pub(super) harm: fn(&World, &Model) -> BTreeSet<Vec<u8>>,
+    pub(super) apply_damage: fn(&Harness, &Model) -> BTreeSet<Vec<u8>>,
     /// A file that a finding must name (the end of its path), and at which offset if that is known.
     pub(super) names: (&'static str, Option<u64>),
     /// Opening sees it: a value is only read when it is asked for.
@@ -26,9 +26,9 @@ pub(super) struct Case {
     pub(super) is_counted: bool,
 }
 
-pub(super) const CASE: Case = Case {
+pub(super) const DEFAULT_CASE: Case = Case {
     name: "",
-    harm: |_, _| BTreeSet::new(),
+    apply_damage: |_, _| BTreeSet::new(),
     names: ("", None),
     is_refused: true,
     keeps: &[],
@@ -40,438 +40,438 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         Case {
             name: "damaged metadata",
-            harm: |world, _| {
-                world.fs.flip_bit(world.file("2.metadata"), 50, 1);
+            apply_damage: |harness, _| {
+                harness.fs.flip_bit(harness.file("2.metadata"), 50, 1);
                 nothing()
             },
             names: ("2.metadata", None),
             keeps: &["2.metadata"],
             actions: &[Action::RebuildMetadata],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "missing metadata",
-            harm: |world, _| {
-                world.fs.remove_raw(world.file("2.metadata"));
+            apply_damage: |harness, _| {
+                harness.fs.remove_raw(harness.file("2.metadata"));
                 nothing()
             },
             names: ("2.metadata", None),
             actions: &[Action::RebuildMetadata],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "all metadata missing",
-            harm: |world, _| {
+            apply_damage: |harness, _| {
                 for n in 1..=4 {
-                    world.fs.remove_raw(world.file(&format!("{n}.metadata")));
+                    harness.fs.remove_raw(harness.file(&format!("{n}.metadata")));
                 }
                 nothing()
             },
             names: ("3.metadata", None),
             actions: &[Action::RebuildMetadata; 4],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "a key of a sealed segment",
-            harm: |world, model| {
+            apply_damage: |harness, model| {
                 let at = model.at("k5");
                 assert_eq!(at.segment, SegmentId(2));
-                world.fs.flip_bit(world.file("2.keys"), u64::from(at.offset) + 33, 0);
-                model.group_at(at)
+                harness.fs.flip_bit(harness.file("2.keys"), u64::from(at.offset) + 33, 0);
+                model.keys_of_group(at)
             },
             names: ("2.keys", None),
             keeps: &["2.keys", "2.metadata"],
             actions: &[Action::Salvage],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "the primary record of a group with an alias",
-            harm: |world, model| {
+            apply_damage: |harness, model| {
                 let at = model.at("k6");
-                world.fs.flip_bit(world.file("2.keys"), u64::from(at.offset), 0);
-                model.group_at(at)
+                harness.fs.flip_bit(harness.file("2.keys"), u64::from(at.offset), 0);
+                model.keys_of_group(at)
             },
             names: ("2.keys", None),
             keeps: &["2.keys"],
             actions: &[Action::Salvage],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "a value of a sealed segment",
-            harm: |world, model| {
+            apply_damage: |harness, model| {
                 let at = model.at("k4");
                 let (value, _) = &model.keys[&b"k4"[..]];
                 let path = ["2-0.values", "2-1.values"]
                     .into_iter()
-                    .find(|name| find(&world.fs.read_raw(world.file(name)), value).is_some());
-                world.flip(path.unwrap(), value);
-                model.group_at(at)
+                    .find(|name| find(&harness.fs.read_raw(harness.file(name)), value).is_some());
+                harness.flip(path.unwrap(), value);
+                model.keys_of_group(at)
             },
             names: (".values", None),
             is_refused: false,
             keeps: &["2.keys", "2-0.values", "2-1.values"],
             actions: &[Action::Salvage],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "an inline value of a sealed segment",
-            harm: |world, model| {
-                world.flip("2.keys", &model.keys[&b"k6"[..]].0);
-                model.group_at(model.at("k6"))
+            apply_damage: |harness, model| {
+                harness.flip("2.keys", &model.keys[&b"k6"[..]].0);
+                model.keys_of_group(model.at("k6"))
             },
             names: ("2.keys", None),
             is_refused: false,
             keeps: &["2.keys"],
             actions: &[Action::Salvage],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "a missing value file of a sealed segment",
-            harm: |world, model| {
-                let lost = in_file(world, model, "3-1.values");
-                world.fs.remove_raw(world.file("3-1.values"));
+            apply_damage: |harness, model| {
+                let lost = keys_in_file(harness, model, "3-1.values");
+                harness.fs.remove_raw(harness.file("3-1.values"));
                 lost
             },
             names: ("3-1.values", None),
             keeps: &["3.keys", "3-0.values"],
             actions: &[Action::Salvage],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "a short value file of a sealed segment",
-            harm: |world, model| {
-                let lost = in_file(world, model, "3-0.values");
-                world.fs.truncate_raw(world.file("3-0.values"), 64);
+            apply_damage: |harness, model| {
+                let lost = keys_in_file(harness, model, "3-0.values");
+                harness.fs.truncate_raw(harness.file("3-0.values"), 64);
                 lost
             },
             names: ("3-0.values", Some(64)),
             keeps: &["3.keys", "3-0.values"],
             actions: &[Action::Salvage],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "the header of a value file",
-            harm: |world, _| {
-                world.fs.flip_bit(world.file("3-0.values"), 49, 2);
+            apply_damage: |harness, _| {
+                harness.fs.flip_bit(harness.file("3-0.values"), 49, 2);
                 nothing()
             },
             names: ("3-0.values", Some(0)),
             is_refused: false,
             keeps: &["3-0.values"],
             actions: &[Action::RestoreValueFiles],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "a missing key file of a sealed segment",
-            harm: |world, model| {
-                world.fs.remove_raw(world.file("3.keys"));
+            apply_damage: |harness, model| {
+                harness.fs.remove_raw(harness.file("3.keys"));
                 model.segment(3)
             },
             names: ("3.keys", None),
             keeps: &["3-0.values", "3-1.values"],
             actions: &[Action::Placeholder],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "the header of a sealed key file",
-            harm: |world, _| {
-                world.fs.flip_bit(world.file("3.keys"), 50, 2);
+            apply_damage: |harness, _| {
+                harness.fs.flip_bit(harness.file("3.keys"), 50, 2);
                 nothing()
             },
             names: ("3.keys", Some(0)),
             keeps: &["3.keys"],
             actions: &[Action::Salvage],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "the header of a sealed key file and its metadata",
-            harm: |world, _| {
-                world.fs.flip_bit(world.file("3.keys"), 50, 2);
-                world.fs.remove_raw(world.file("3.metadata"));
+            apply_damage: |harness, _| {
+                harness.fs.flip_bit(harness.file("3.keys"), 50, 2);
+                harness.fs.remove_raw(harness.file("3.metadata"));
                 nothing()
             },
             names: ("3.keys", Some(0)),
             keeps: &["3.keys"],
             actions: &[Action::Salvage],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "a chain record",
-            harm: |world, _| {
-                world.fs.flip_bit(world.file("3.keys"), 80, 2);
+            apply_damage: |harness, _| {
+                harness.fs.flip_bit(harness.file("3.keys"), 80, 2);
                 nothing()
             },
             names: ("3.keys", Some(64)),
             keeps: &["3.keys"],
             actions: &[Action::Salvage],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "a mark in a sealed segment",
-            harm: |world, _| {
-                let at = record(world, 2, mark);
-                world.fs.flip_bit(world.file("2.keys"), at + 30, 2);
+            apply_damage: |harness, _| {
+                let at = record(harness, 2, mark);
+                harness.fs.flip_bit(harness.file("2.keys"), at + 30, 2);
                 nothing()
             },
             names: ("2.keys", None),
             keeps: &["2.keys"],
             actions: &[Action::Salvage],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "an epoch record in a sealed segment",
-            harm: |world, _| {
-                let at = record(world, 3, epoch);
-                world.fs.flip_bit(world.file("3.keys"), at + 9, 2);
+            apply_damage: |harness, _| {
+                let at = record(harness, 3, epoch);
+                harness.fs.flip_bit(harness.file("3.keys"), at + 9, 2);
                 nothing()
             },
             names: ("3.keys", None),
             keeps: &["3.keys"],
             actions: &[Action::Salvage],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "a sealed key file that is cut",
-            harm: |world, model| {
+            apply_damage: |harness, model| {
                 let at = model.at("k6");
-                world.fs.truncate_raw(world.file("2.keys"), u64::from(at.offset));
-                model.lost_if(|_, found| found.segment == at.segment && found >= at)
+                harness.fs.truncate_raw(harness.file("2.keys"), u64::from(at.offset));
+                model.keys_where(|_, found| found.segment == at.segment && found >= at)
             },
             names: ("2.keys", None),
             keeps: &["2.keys"],
             actions: &[Action::Salvage],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "a segment that is missing between others",
-            harm: |world, model| {
-                remove_segment(world, 3);
+            apply_damage: |harness, model| {
+                remove_segment(harness, 3);
                 model.segment(3)
             },
             names: ("3.keys", None),
             actions: &[Action::Placeholder],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "two neighbours that are missing",
-            harm: |world, model| {
-                remove_segment(world, 3);
-                remove_segment(world, 4);
+            apply_damage: |harness, model| {
+                remove_segment(harness, 3);
+                remove_segment(harness, 4);
                 &model.segment(3) | &model.segment(4)
             },
             names: ("4.keys", None),
             actions: &[Action::Placeholder, Action::Placeholder],
             is_counted: false,
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "the newest segment is missing",
-            harm: |world, model| {
-                remove_segment(world, 5);
+            apply_damage: |harness, model| {
+                remove_segment(harness, 5);
                 model.segment(5)
             },
             names: ("5.keys", None),
             actions: &[Action::Placeholder],
             is_counted: false,
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "the oldest segment is missing",
-            harm: |world, model| {
-                remove_segment(world, 1);
+            apply_damage: |harness, model| {
+                remove_segment(harness, 1);
                 model.segment(1)
             },
             names: ("1.keys", None),
             actions: &[Action::GiveUp],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "the oldest key file is missing",
-            harm: |world, model| {
-                world.fs.remove_raw(world.file("1.keys"));
+            apply_damage: |harness, model| {
+                harness.fs.remove_raw(harness.file("1.keys"));
                 model.segment(1)
             },
             names: ("1.keys", None),
             keeps: &["1-0.values", "1-1.values", "1.metadata"],
             actions: &[Action::GiveUp],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "all segments are missing",
-            harm: |world, model| {
-                (1..=5).for_each(|n| remove_segment(world, n));
-                model.lost_if(|_, _| true)
+            apply_damage: |harness, model| {
+                (1..=5).for_each(|n| remove_segment(harness, n));
+                model.keys_where(|_, _| true)
             },
             names: ("5.keys", None),
             actions: &[Action::GiveUp, Action::GiveUp],
             is_counted: false,
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "no slot of the state holds",
-            harm: |world, _| {
-                world.fs.flip_bit("/r0/t/table.state", 40, 2);
-                world.fs.flip_bit("/r0/t/table.state", 4096 + 40, 2);
+            apply_damage: |harness, _| {
+                harness.fs.flip_bit("/r0/t/table.state", 40, 2);
+                harness.fs.flip_bit("/r0/t/table.state", 4096 + 40, 2);
                 nothing()
             },
             names: ("table.state", None),
             keeps: &["table.state"],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "the state is missing, and metadata",
-            harm: |world, _| {
-                world.fs.remove_raw("/r0/t/table.state");
-                world.fs.remove_raw(world.file("4.metadata"));
+            apply_damage: |harness, _| {
+                harness.fs.remove_raw("/r0/t/table.state");
+                harness.fs.remove_raw(harness.file("4.metadata"));
                 nothing()
             },
             names: ("table.state", None),
             actions: &[Action::RebuildMetadata],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "a key of the tail",
-            harm: |world, model| {
+            apply_damage: |harness, model| {
                 let at = model.at("k16");
                 assert_eq!(at.segment, SegmentId(5));
-                world.fs.flip_bit(world.file("5.keys"), u64::from(at.offset) + 33, 0);
-                model.group_at(at)
+                harness.fs.flip_bit(harness.file("5.keys"), u64::from(at.offset) + 33, 0);
+                model.keys_of_group(at)
             },
             names: ("5.keys", None),
             keeps: &["5.keys", "5-0.values", "5-1.values"],
             actions: &[Action::Salvage],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "a value of the tail",
-            harm: |world, model| {
+            apply_damage: |harness, model| {
                 let value = &model.keys[&b"k16"[..]].0;
                 let name = ["5-0.values", "5-1.values"]
                     .into_iter()
-                    .find(|name| find(&world.fs.read_raw(world.file(name)), value).is_some());
-                world.flip(name.unwrap(), value);
-                model.group_at(model.at("k16"))
+                    .find(|name| find(&harness.fs.read_raw(harness.file(name)), value).is_some());
+                harness.flip(name.unwrap(), value);
+                model.keys_of_group(model.at("k16"))
             },
             names: (".values", None),
             is_refused: false,
             keeps: &["5.keys", "5-0.values", "5-1.values"],
             actions: &[Action::Salvage],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "a tail that is shorter than was promised",
-            harm: |world, model| {
+            apply_damage: |harness, model| {
                 let at = model.at("k17");
-                world.fs.truncate_raw(world.file("5.keys"), u64::from(at.offset));
-                model.group_at(at)
+                harness.fs.truncate_raw(harness.file("5.keys"), u64::from(at.offset));
+                model.keys_of_group(at)
             },
             names: ("5.keys", None),
             keeps: &["5.keys"],
             actions: &[Action::Salvage],
             is_counted: false,
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "the header of the tail's key file",
-            harm: |world, _| {
-                world.fs.flip_bit(world.file("5.keys"), 40, 0);
+            apply_damage: |harness, _| {
+                harness.fs.flip_bit(harness.file("5.keys"), 40, 0);
                 nothing()
             },
             names: ("5.keys", Some(0)),
             keeps: &["5.keys"],
             actions: &[Action::Salvage],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "a value file of the tail is missing",
-            harm: |world, model| {
-                let lost = in_file(world, model, "5-0.values");
-                world.fs.remove_raw(world.file("5-0.values"));
+            apply_damage: |harness, model| {
+                let lost = keys_in_file(harness, model, "5-0.values");
+                harness.fs.remove_raw(harness.file("5-0.values"));
                 lost
             },
             names: ("5-0.values", None),
             keeps: &["5.keys"],
             actions: &[Action::Salvage],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "the tail is missing and the metadata before it damaged",
-            harm: |world, model| {
-                remove_segment(world, 5);
-                world.fs.flip_bit(world.file("4.metadata"), 40, 1);
+            apply_damage: |harness, model| {
+                remove_segment(harness, 5);
+                harness.fs.flip_bit(harness.file("4.metadata"), 40, 1);
                 model.segment(5)
             },
             names: ("4.metadata", None),
             keeps: &["4.metadata"],
             actions: &[Action::RebuildMetadata, Action::Placeholder],
             is_counted: false,
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "the metadata before the tail",
-            harm: |world, _| {
-                world.fs.flip_bit(world.file("4.metadata"), 40, 1);
+            apply_damage: |harness, _| {
+                harness.fs.flip_bit(harness.file("4.metadata"), 40, 1);
                 nothing()
             },
             names: ("4.metadata", None),
             keeps: &["4.metadata"],
             actions: &[Action::RebuildMetadata],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "the tail is missing, the metadata before it damaged, and nothing names the tail",
-            harm: |world, model| {
-                remove_segment(world, 5);
-                world.fs.flip_bit(world.file("4.metadata"), 40, 1);
-                forget_tail(world);
+            apply_damage: |harness, model| {
+                remove_segment(harness, 5);
+                harness.fs.flip_bit(harness.file("4.metadata"), 40, 1);
+                forget_durable_end(harness);
                 model.segment(5)
             },
             names: ("4.metadata", None),
             keeps: &["4.metadata"],
             actions: &[Action::RebuildMetadata],
             is_counted: false,
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "the last seal is damaged with its key file, and the tail is missing",
-            harm: |world, model| {
-                remove_segment(world, 5);
-                world.fs.flip_bit(world.file("4.metadata"), 40, 1);
-                forget_tail(world);
+            apply_damage: |harness, model| {
+                remove_segment(harness, 5);
+                harness.fs.flip_bit(harness.file("4.metadata"), 40, 1);
+                forget_durable_end(harness);
                 let at = model.at("k14");
                 assert_eq!(at.segment, SegmentId(4));
-                world.fs.flip_bit(world.file("4.keys"), u64::from(at.offset) + 8, 1);
-                &model.segment(5) | &model.group_at(at)
+                harness.fs.flip_bit(harness.file("4.keys"), u64::from(at.offset) + 8, 1);
+                &model.segment(5) | &model.keys_of_group(at)
             },
             names: ("4.keys", None),
             keeps: &["4.metadata", "4.keys"],
             actions: &[Action::Salvage],
             is_counted: false,
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "a damaged tail that was not closed",
-            harm: |world, model| {
-                forget_tail(world);
+            apply_damage: |harness, model| {
+                forget_durable_end(harness);
                 let at = model.at("k16");
-                world.fs.flip_bit(world.file("5.keys"), u64::from(at.offset) + 33, 0);
-                model.group_at(at)
+                harness.fs.flip_bit(harness.file("5.keys"), u64::from(at.offset) + 33, 0);
+                model.keys_of_group(at)
             },
             names: ("5.keys", None),
             keeps: &["5.keys", "5-0.values", "5-1.values"],
             actions: &[Action::Salvage],
-            ..CASE
+            ..DEFAULT_CASE
         },
         Case {
             name: "many things at once",
-            harm: |world, model| {
+            apply_damage: |harness, model| {
                 let at = model.at("k0");
-                world.fs.flip_bit(world.file("1.keys"), u64::from(at.offset) + 5, 0);
-                world.fs.remove_raw(world.file("2.metadata"));
-                remove_segment(world, 3);
+                harness.fs.flip_bit(harness.file("1.keys"), u64::from(at.offset) + 5, 0);
+                harness.fs.remove_raw(harness.file("2.metadata"));
+                remove_segment(harness, 3);
                 let second = model.at("k17");
-                world.fs.flip_bit(world.file("5.keys"), u64::from(second.offset) + 12, 0);
-                &(&model.group_at(at) | &model.group_at(second)) | &model.segment(3)
+                harness.fs.flip_bit(harness.file("5.keys"), u64::from(second.offset) + 12, 0);
+                &(&model.keys_of_group(at) | &model.keys_of_group(second)) | &model.segment(3)
             },
             // Nothing says any more where segment 2 ended.
             is_counted: false,
@@ -483,7 +483,7 @@ pub(super) fn cases() -> Vec<Case> {
                 Action::Placeholder,
                 Action::Salvage,
             ],
-            ..CASE
+            ..DEFAULT_CASE
         },
     ]
 }

@@ -3,56 +3,56 @@
 use lithdb_repair::Action;
 use lithdb_segment::{Metadata, SegmentId};
 
-use super::harness::{
-    change_state, find, forget_tail, options, read_metadata, remove_segment, table,
+use super::fixture::{
+    change_state, find, forget_durable_end, options, read_metadata, remove_segment, table,
 };
-use super::support::World;
+use super::support::Harness;
 
 #[test]
-fn a_segment_whose_loss_nobody_has_counted_is_not_shown_as_no_loss() {
-    let (world, _) = table();
-    let metadata = read_metadata(&world, 3);
+fn uncounted_loss_is_not_shown_as_no_loss() {
+    let (harness, _) = table();
+    let metadata = read_metadata(&harness, 3);
     let foreign = Metadata { table_id: metadata.table_id ^ 1, ..metadata };
-    foreign.write(&world.fs, &world.file("3.metadata")).unwrap();
-    world.fs.remove_raw(world.file("3.keys"));
-    world.fs.flip_bit(world.file("4.keys"), 80, 2); // the chain record, which knows it, too
-    let plan = world.plan();
+    foreign.write(&harness.fs, &harness.file("3.metadata")).unwrap();
+    harness.fs.remove_raw(harness.file("3.keys"));
+    harness.fs.flip_bit(harness.file("4.keys"), 80, 2); // the chain record, which knows it, too
+    let plan = harness.plan();
     let lost = plan.segments.iter().find(|repair| repair.segment == SegmentId(3)).unwrap();
     assert_eq!((lost.action, lost.lost_keys, lost.lost_values), (Action::Placeholder, None, None));
     assert!(lost.lost_bytes.unwrap() > 128, "{plan}");
 }
 
 #[test]
-fn a_lost_mutable_segment_is_not_a_loss_of_nothing() {
-    let (world, _) = table();
-    let tail = change_state(&world, |_| {}).durable_tail.unwrap();
+fn lost_mutable_segment_is_reported_as_a_loss() {
+    let (harness, _) = table();
+    let tail = change_state(&harness, |_| {}).durable_end.unwrap();
     let promised = u64::from(tail.key_end) + tail.value_ends.iter().sum::<u64>();
-    remove_segment(&world, 5);
-    assert_eq!(world.verify().lost_keys(), None);
-    let plan = world.plan();
+    remove_segment(&harness, 5);
+    assert_eq!(harness.verify().lost_keys(), None);
+    let plan = harness.plan();
     assert_eq!((plan.lost_keys(), plan.lost_bytes()), (None, Some(promised)), "{plan}");
     let shown = plan.to_string();
     assert!(shown.contains("gives up an unknown number of keys and"), "{shown}");
-    forget_tail(&world);
-    let plan = world.plan();
+    forget_durable_end(&harness);
+    let plan = harness.plan();
     assert_eq!((plan.lost_keys(), plan.lost_bytes()), (None, None), "{plan}");
-    let done = plan.apply(&world.setup).unwrap();
+    let done = plan.apply(&harness.setup).unwrap();
     assert!(done.to_string().contains("an unknown number of keys"), "{done}");
 }
 
 #[test]
-fn a_tail_that_is_cut_behind_its_newest_mark_has_lost_an_unknown_number_of_keys() {
-    let (world, model) = table();
+fn unsealed_segment_cut_after_its_mark_has_unknown_loss() {
+    let (harness, model) = table();
     let at = model.at("k17");
-    world.fs.truncate_raw(world.file("5.keys"), u64::from(at.offset));
-    let plan = world.plan();
+    harness.fs.truncate_raw(harness.file("5.keys"), u64::from(at.offset));
+    let plan = harness.plan();
     assert_eq!(plan.lost_keys(), None, "{plan}");
     assert!(plan.lost_bytes().unwrap() > 32, "{plan}");
 }
 
 #[test]
-fn crafted_lengths_behind_a_right_checksum_do_not_overflow() {
-    let (world, _) = table();
+fn crafted_lengths_with_valid_checksum_do_not_overflow() {
+    let (harness, _) = table();
     let all = u64::MAX;
     let crafted = [
         |m: Metadata| Metadata { value_ends: vec![u64::MAX; 2], ..m },
@@ -61,35 +61,35 @@ fn crafted_lengths_behind_a_right_checksum_do_not_overflow() {
     ];
     for craft in crafted {
         for removes_keys in [true, false] {
-            let world = world.fork();
+            let harness = harness.fork();
             for id in [2, 3] {
-                let path = world.file(&format!("{id}.metadata"));
-                craft(read_metadata(&world, id)).write(&world.fs, &path).unwrap();
+                let path = harness.file(&format!("{id}.metadata"));
+                craft(read_metadata(&harness, id)).write(&harness.fs, &path).unwrap();
                 if removes_keys {
-                    world.fs.remove_raw(world.file(&format!("{id}.keys")));
+                    harness.fs.remove_raw(harness.file(&format!("{id}.keys")));
                 }
             }
-            let report = world.verify();
+            let report = harness.verify();
             assert!(!report.is_sound() && report.lost_keys().is_some_and(|lost| lost <= all));
-            let plan = world.plan();
+            let plan = harness.plan();
             assert!(plan.lost_bytes().is_some(), "{plan}");
-            plan.apply(&world.setup).unwrap();
-            world.open(&options()).unwrap();
+            plan.apply(&harness.setup).unwrap();
+            harness.open(&options()).unwrap();
         }
     }
 }
 
 /// Nothing says any more where it ended: within a batch, or between two.
 #[test]
-fn a_sealed_segment_whose_end_is_missing_has_lost_an_unknown_number_of_keys() {
+fn truncated_sealed_segment_has_unknown_loss() {
     for is_batch in [true, false] {
-        lose_the_end(is_batch);
+        truncate_segment_end(is_batch);
     }
 }
 
-fn lose_the_end(is_batch: bool) {
-    let world = World::new(1);
-    let table = world.create_and_open(&options().shards(1));
+fn truncate_segment_end(is_batch: bool) {
+    let harness = Harness::new(1);
+    let table = harness.create_and_open(&options().shards(1));
     let mut batch = lithdb_table::Batch::new();
     for key in ["batch 1", "batch 2"] {
         batch.put(key, b"value");
@@ -103,13 +103,13 @@ fn lose_the_end(is_batch: bool) {
     table.seal().unwrap();
     table.put(b"sealed", b"value").unwrap();
     table.close().unwrap();
-    let keys = world.file("1.keys");
-    let end = find(&world.fs.read_raw(&keys), b"batch 2").unwrap() - 32;
-    world.fs.truncate_raw(&keys, end as u64);
-    world.fs.remove_raw(world.file("1.metadata"));
+    let keys = harness.file("1.keys");
+    let end = find(&harness.fs.read_raw(&keys), b"batch 2").unwrap() - 32;
+    harness.fs.truncate_raw(&keys, end as u64);
+    harness.fs.remove_raw(harness.file("1.metadata"));
     // Nor does the next segment say any more how this one ended.
-    world.fs.flip_bit(world.file("2.keys"), 70, 0);
-    assert_eq!(world.verify().lost_keys(), None, "{}", world.verify());
-    let plan = world.plan();
+    harness.fs.flip_bit(harness.file("2.keys"), 70, 0);
+    assert_eq!(harness.verify().lost_keys(), None, "{}", harness.verify());
+    let plan = harness.plan();
     assert_eq!(plan.lost_keys(), None, "{plan}");
 }

@@ -2,16 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-mod beginnings;
 mod cases;
-mod harness;
-mod interrupted;
-mod look;
+mod edge_cases;
+mod fixture;
+mod headers;
+mod interrupted_repair;
 mod losses;
-mod names;
-mod rare;
 mod repair;
-mod states;
+mod state;
 #[path = "../../../table/tests/support/mod.rs"]
 mod support;
-mod tail;
+mod swapped_files;
+mod unsealed;
+mod verify_and_dump;

@@ -15,7 +15,7 @@ const PIECE: u32 = 1 << 20;
 
 /// Where the value of a group stood in the old segment, and where it stands in the new one.
 #[derive(Debug, Clone, Copy)]
-struct Moved {
+struct Relocation {
     from: u64,
     to: u64,
     shard: ShardId,
@@ -25,13 +25,13 @@ struct Moved {
 #[derive(Debug)]
 pub struct Copier {
     writer: SegmentWriter,
-    moved: Moved,
+    relocation: Relocation,
 }
 
 impl Copier {
     /// Appends behind what `writer` has written.
     pub fn new(writer: SegmentWriter) -> Self {
-        Self { writer, moved: Moved { from: 0, to: 0, shard: ShardId::INLINE } }
+        Self { writer, relocation: Relocation { from: 0, to: 0, shard: ShardId::INLINE } }
     }
 
     /// Appends a key record and, if it is a primary one, the value that it names. A value in the key file stays in the key
@@ -44,13 +44,13 @@ impl Copier {
         path: &Path,
         mut read: impl FnMut(u64, usize) -> Result<Bytes>,
     ) -> Result<()> {
-        let Self { writer, moved } = self;
+        let Self { writer, relocation } = self;
         let start = writer.totals.key_end;
-        writer.reserve_keys(start + record.encoded_len() as u64 + writer.slack())?;
+        writer.reserve_key_space(start + record.encoded_len() as u64 + writer.record_overhead())?;
         if record.is_primary() {
-            *moved = writer.take_copied_space(record)?;
+            *relocation = writer.allocate_for_copy(record)?;
         }
-        let Moved { from, to, shard } = *moved;
+        let Relocation { from, to, shard } = *relocation;
         let segment = Arc::clone(&writer.segment);
         writer.push_records(|encoder| {
             encoder.key(&KeyRecord { shard, offset: record.offset - from + to, ..*record });
@@ -67,8 +67,8 @@ impl Copier {
                 checksum = crc32c::crc32c_append(checksum, &bytes);
                 match segment.values.get(usize::from(shard.0)) {
                     Some(file) => {
-                        file.written_tail().append(to + u64::from(done), &bytes);
-                        segment.relieve()?;
+                        file.expect_write_buffer().append(to + u64::from(done), &bytes);
+                        segment.write_full_chunks()?;
                     }
                     None => encoder.inline(&bytes),
                 }
@@ -85,7 +85,7 @@ impl Copier {
         })?;
         writer.totals.records += 1;
         writer.totals.primaries += u64::from(record.is_primary());
-        segment.relieve()
+        segment.write_full_chunks()
     }
 
     /// Makes everything that was appended durable, with the names of the files, and returns the writer, which goes on there.
@@ -100,11 +100,11 @@ impl Copier {
 impl SegmentWriter {
     /// Where the value of a copied record goes: the key file if it was there, else one file per
     /// old one.
-    fn take_copied_space(&mut self, record: &KeyRecord<'_>) -> Result<Moved> {
+    fn allocate_for_copy(&mut self, record: &KeyRecord<'_>) -> Result<Relocation> {
         let from = record.offset;
         if record.shard == ShardId::INLINE {
             let to = self.totals.key_end + (KEY_FIXED_LEN + record.key.len()) as u64;
-            return Ok(Moved { from, to, shard: ShardId::INLINE });
+            return Ok(Relocation { from, to, shard: ShardId::INLINE });
         }
         let shard = ShardId(record.shard.0 % self.segment.header().shards);
         #[expect(clippy::indexing_slicing, reason = "the shard is one of the segment's")]
@@ -113,6 +113,6 @@ impl SegmentWriter {
         let end = to + u64::from(record.stored_len);
         self.segment.reserve(file, end)?;
         self.set_value_end(shard, end);
-        Ok(Moved { from, to, shard })
+        Ok(Relocation { from, to, shard })
     }
 }

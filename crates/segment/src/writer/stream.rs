@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 
 use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
 
-use super::{DirectWrite, SegmentWriter, least};
-use crate::growing::GrowingFile;
+use super::{DirectWrite, SegmentWriter, smallest_value_file};
+use crate::data_file::DataFile;
 use crate::handle::OpenFile;
 use crate::ids::{Position, ShardId};
 use crate::record::{Flags, KEY_FIXED_LEN, KeyRecord};
 
-/// A value under way: appended in the end, or [given up](SegmentWriter::give_up), and the next value
+/// A value under way: appended in the end, or [given up](SegmentWriter::abort_stream), and the next value
 /// goes to its place.
 #[derive(Debug)]
 pub struct Stream {
@@ -27,7 +27,7 @@ impl SegmentWriter {
     /// Nothing was done if the file cannot be opened.
     pub fn begin_stream(&self) -> Result<Stream> {
         let mut ends = self.totals.value_ends.clone();
-        let (file, offset) = least(&self.segment, &mut ends);
+        let (file, offset) = smallest_value_file(&self.segment, &mut ends);
         let (shard, offset, open) = (file.shard, *offset, self.segment.open(file)?);
         Ok(Stream { shard, file: open, offset, len: 0, checksum: 0 })
     }
@@ -53,7 +53,7 @@ impl SegmentWriter {
     /// Gives up a value whose record was not appended: nobody was ever shown a byte of it, so its
     /// file is cut off where the last value ends, durably, and the space is free again.
     /// If it fails, the bytes stay, and the file is longer than its end. A failed sync latches.
-    pub fn give_up(&self, stream: &Stream) -> Result<()> {
+    pub fn abort_stream(&self, stream: &Stream) -> Result<()> {
         let (file, end) = (self.value_file(stream), stream.offset);
         let cut = stream.file.file.set_len(end);
         cut.map_err(|e| Error::io("give space back", file.handle.path(), e))?;
@@ -62,7 +62,7 @@ impl SegmentWriter {
     }
 
     #[expect(clippy::indexing_slicing, reason = "the shard was chosen among these")]
-    fn value_file(&self, stream: &Stream) -> &GrowingFile {
+    fn value_file(&self, stream: &Stream) -> &DataFile {
         &self.segment.values[usize::from(stream.shard.0)]
     }
 
@@ -74,8 +74,10 @@ impl SegmentWriter {
         now: UnixMillis,
     ) -> Result<Position> {
         let record_len = (KEY_FIXED_LEN + key.len()) as u64;
-        self.reserve_key_bytes(self.totals.key_end + record_len + self.slack())?;
-        self.append_due(now);
+        self.reserve_key_space_and_memory(
+            self.totals.key_end + record_len + self.record_overhead(),
+        )?;
+        self.append_pending(now);
         let &Stream { shard, offset, len, checksum, .. } = value;
         self.set_value_end(shard, offset + u64::from(len));
         let at = Position::new(self.segment.id(), self.totals.key_end as u32);

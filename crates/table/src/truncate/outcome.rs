@@ -22,7 +22,7 @@ pub struct Boundary {
 
 /// Where a table is cut: behind the group of the newest record that the filter keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CutPoint {
+pub struct TruncatePoint {
     /// That record.
     pub boundary: Boundary,
     /// The offset of the last record of its group.
@@ -32,7 +32,7 @@ pub struct CutPoint {
     /// Whether no record of its segment goes: the segment stays whole.
     pub ends_segment: bool,
     /// How many key records of the table stand behind the group.
-    pub(super) records_behind: u64,
+    pub(super) records_after: u64,
 }
 
 /// What a cut takes away.
@@ -104,9 +104,9 @@ impl OutOfOrder {
 
 /// What came of a walk.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Walked {
+pub struct WalkOutcome {
     /// Where the table is cut; `None` if the filter kept nothing.
-    pub boundary: Option<CutPoint>,
+    pub boundary: Option<TruncatePoint>,
     /// What stands behind that.
     pub discarded: Discarded,
     /// What of that which stays is out of order; `None` if the filter knows no order.
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_keys_are_cut_short() {
+    fn long_keys_are_shortened() {
         assert_eq!(short_key(&[b'k'; 36]), "k".repeat(36));
         assert_eq!(short_key(&[b'k'; 37]), format!("{}…", "k".repeat(36)));
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lithdb_env::{
-    Error, ErrorKind, File, Fs, Result, remove_if_there, replacement_path, sync_parent,
+    Error, ErrorKind, File, Fs, Result, remove_if_exists, replacement_path, sync_parent,
     write_all_at,
 };
 use lithdb_segment::envelope::{self, Magic};
@@ -12,13 +12,13 @@ use lithdb_segment::record::{Encoder, Flags, MAX_RECORD_LEN, Record, decode};
 use lithdb_segment::scan::Verdict;
 use lithdb_segment::{Context, Metadata, NewSegment, Position, Segment, SegmentId};
 
-use super::outcome::CutPoint;
-use super::step::{Kept, Step};
-use super::survey::Survey;
+use super::outcome::TruncatePoint;
+use super::step::{KeptSegment, TruncateStep};
+use super::stopped_table::StoppedTable;
 use super::walk;
+use crate::open::recover::{Recovery, next_id};
+use crate::open::sealed::SealedSegment;
 use crate::options::TableOptions;
-use crate::recovery::{Recovery, next_id};
-use crate::sealed::SealedFound;
 use crate::state::StateFile;
 use crate::table::TableSetup;
 use lithdb_segment::key_file::{KeyFile, read};
@@ -26,24 +26,24 @@ use lithdb_segment::window::{PIECE, Window};
 
 /// Where a table is cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CutAt {
+pub enum TruncateAt {
     /// Behind the group of this record.
-    Behind(CutPoint),
+    After(TruncatePoint),
     /// Before everything: the table becomes empty.
     Everything,
 }
 
 /// A cut of which everything is written and durable, and nothing in force. Dropped, it is removed again.
 #[derive(Debug)]
-pub struct Prepared {
-    step: Step,
+pub struct PreparedTruncation {
+    step: TruncateStep,
     position: Option<Position>,
     staged: Staged,
 }
 
-impl Prepared {
+impl PreparedTruncation {
     /// What remains to be done.
-    pub fn step(&self) -> &Step {
+    pub fn step(&self) -> &TruncateStep {
         &self.step
     }
 
@@ -72,7 +72,7 @@ impl Drop for Staged {
             return;
         }
         for path in self.created.iter().rev() {
-            if let Err(error) = remove_if_there(&*self.fs, path) {
+            if let Err(error) = remove_if_exists(&*self.fs, path) {
                 tracing::warn!(%error, "what a cut had prepared stays until the next opening");
             }
         }
@@ -84,13 +84,13 @@ impl Drop for Staged {
 ///
 /// # Errors
 /// `StorageFull` and what else the file system says: what was written is removed, and the table holds what it held.
-pub fn prepare(survey: Survey, at: &CutAt) -> Result<Prepared> {
-    let setup = survey.setup.clone();
-    prepare_table(survey, at).map_err(|e| setup.in_context(&e))
+pub fn prepare(stopped_table: StoppedTable, at: &TruncateAt) -> Result<PreparedTruncation> {
+    let setup = stopped_table.setup.clone();
+    prepare_table(stopped_table, at).map_err(|e| setup.in_context(&e))
 }
 
-fn prepare_table(mut survey: Survey, at: &CutAt) -> Result<Prepared> {
-    let setup = survey.setup.clone();
+fn prepare_table(mut stopped_table: StoppedTable, at: &TruncateAt) -> Result<PreparedTruncation> {
+    let setup = stopped_table.setup.clone();
     let fs = Arc::clone(&setup.env.fs);
     // As an opening: neither the state nor names are believed from the page cache.
     let state = StateFile::open(&fs, &setup.state_path())?;
@@ -98,39 +98,42 @@ fn prepare_table(mut survey: Survey, at: &CutAt) -> Result<Prepared> {
         fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
     }
     let current = state.get();
-    let mut step = Step {
+    let mut step = TruncateStep {
         table: setup.name.clone(),
         table_id: current.table_id,
-        floor: next_id(survey.newest(), current.next_id_floor)?,
+        floor: next_id(stopped_table.newest(), current.next_id_floor)?,
         kept: None,
     };
     let staged = Staged { fs, created: Vec::new() };
-    let CutAt::Behind(point) = at else { return Ok(Prepared { step, position: None, staged }) };
+    let TruncateAt::After(point) = at else {
+        return Ok(PreparedTruncation { step, position: None, staged });
+    };
     // As an opening: what is prepared goes on behind what the last close left.
-    state.update(|state| state.ends_with_tail = false)?;
+    state.update(|state| state.closed_cleanly = false)?;
     let context = setup.context(&current, &TableOptions::default());
-    let tail = survey.plan.tail.as_ref().map(|tail| tail.header);
-    let shards = tail.map_or(1, |tail| tail.shards);
+    let unsealed = stopped_table.plan.unsealed.as_ref().map(|unsealed| unsealed.header);
+    let shards = unsealed.map_or(1, |unsealed| unsealed.shards);
     let (mut point, mut successor) = (point.clone(), None);
-    if tail.is_some_and(|tail| tail.identity.segment == point.boundary.position.segment) {
+    if unsealed.is_some_and(|unsealed| unsealed.identity.segment == point.boundary.position.segment)
+    {
         let now = setup.table_clock(&current).read(&*setup.env.clock);
         let recovery = Recovery { context: &context, state: &state, inline_max: 0, shards, now };
-        let mutable = recovery.seal_tail(survey.plan)?;
+        let mutable = recovery.seal_unsealed(stopped_table.plan)?;
         step.floor = next_id(mutable, state.get().next_id_floor)?;
-        survey = Survey::take(&setup)?;
-        point = survey.find_again(&point)?;
+        stopped_table = StoppedTable::read(&setup)?;
+        point = stopped_table.relocate(&point)?;
         successor = Some(mutable);
     }
     let position = point.boundary.position;
-    let mut sealed = survey.plan.sealed.into_iter();
+    let mut sealed = stopped_table.plan.sealed.into_iter();
     let sealed = sealed.find(|sealed| sealed.metadata.segment == position.segment);
-    let sealed = sealed.ok_or_else(|| no_longer(&setup, position.segment))?;
+    let sealed = sealed.ok_or_else(|| changed_meanwhile(&setup, position.segment))?;
     // The mutable segment, which is empty, follows on the one that is cut, unless recovery has moved records to another
     // one between the two.
     let successor = successor.filter(|mutable| sealed.metadata.successor == *mutable);
     let new = successor.is_none().then_some(step.floor);
     if let Some(new) = new {
-        // If this goes no further, an opening must be able to tell the successor from what an interrupted roll-over left.
+        // If this goes no further, an opening must be able to distinguish the successor from what an interrupted roll-over left.
         state.update(|state| {
             state.next_id_floor = new;
             state.highest_id = state.highest_id.max(new);
@@ -138,54 +141,54 @@ fn prepare_table(mut survey: Survey, at: &CutAt) -> Result<Prepared> {
         step.floor = next_id(new, step.floor)?;
     }
     // Of earlier attempts nothing must be taken for what is prepared now.
-    let files = survey.inventory.segments.get(&position.segment);
+    let files = stopped_table.inventory.segments.get(&position.segment);
     for path in files.iter().flat_map(|files| &files.leftovers) {
-        remove_if_there(&*staged.fs, path)?;
+        remove_if_exists(&*staged.fs, path)?;
         sync_parent(&*staged.fs, path)?;
     }
-    let mut cut = Cut { context, point: &point, sealed, staged };
-    step.kept = Some(cut.write(new, successor, shards)?);
-    Ok(Prepared { step, position: Some(position), staged: cut.staged })
+    let mut truncation = Truncation { context, point: &point, sealed, staged };
+    step.kept = Some(truncation.write(new, successor, shards)?);
+    Ok(PreparedTruncation { step, position: Some(position), staged: truncation.staged })
 }
 
-impl Survey {
+impl StoppedTable {
     /// The place to cut at, where recovery has left its record.
-    fn find_again(&self, point: &CutPoint) -> Result<CutPoint> {
+    fn relocate(&self, point: &TruncatePoint) -> Result<TruncatePoint> {
         let mut behind = 0;
         let walked = self.walk(&mut |record| {
-            if behind >= point.records_behind && record.key() == point.boundary.key {
+            if behind >= point.records_after && record.key() == point.boundary.key {
                 return Ok(walk::Verdict::Keep);
             }
             behind += 1;
             Ok(walk::Verdict::Discard)
         })?;
-        let found = walked.boundary.filter(|found| found.records_behind == point.records_behind);
-        found.ok_or_else(|| no_longer(&self.setup, point.boundary.position.segment))
+        let found = walked.boundary.filter(|found| found.records_after == point.records_after);
+        found.ok_or_else(|| changed_meanwhile(&self.setup, point.boundary.position.segment))
     }
 }
 
-fn no_longer(setup: &TableSetup, segment: SegmentId) -> Error {
+fn changed_meanwhile(setup: &TableSetup, segment: SegmentId) -> Error {
     let message =
         format!("table {}: segment {segment} is not what it was a moment ago", setup.name);
     Error::new(ErrorKind::Conflict, message)
 }
 
 /// The segment that is cut.
-struct Cut<'a> {
+struct Truncation<'a> {
     context: Arc<Context>,
-    point: &'a CutPoint,
-    sealed: SealedFound,
+    point: &'a TruncatePoint,
+    sealed: SealedSegment,
     staged: Staged,
 }
 
-impl Cut<'_> {
+impl Truncation<'_> {
     /// Writes the new key file (if records go), the new metadata, and the segment that takes over (if there is none).
     fn write(
         &mut self,
         new: Option<SegmentId>,
         successor: Option<SegmentId>,
         shards: u16,
-    ) -> Result<Kept> {
+    ) -> Result<KeptSegment> {
         let old = &self.sealed.metadata;
         let revision = old.revision.checked_add(1).ok_or_else(|| {
             let message = "the segment has used up its 2^32 revisions";
@@ -211,7 +214,7 @@ impl Cut<'_> {
         for path in [&self.sealed.paths.keys, &self.sealed.paths.metadata] {
             sync_parent(&*self.staged.fs, path)?;
         }
-        Ok(Kept {
+        Ok(KeptSegment {
             segment: metadata.segment,
             revision,
             rewritten,

@@ -2,18 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use lithdb_env::{Error, ErrorKind, Fs, Result, remove_if_there, replacement_path};
+use lithdb_env::{Error, ErrorKind, Fs, Result, remove_if_exists, replacement_path};
 use lithdb_segment::{HEADER_LEN, Metadata, SegmentId, SegmentPaths, TableName};
 use serde::{Deserialize, Serialize};
 
-use crate::inventory::{FoundFiles, Inventory, missing};
-use crate::state::{DurableTail, StateFile, TableState, read_state};
+use crate::open::inventory::{Inventory, SegmentFiles, missing};
+use crate::state::{DurableEnd, StateFile, TableState, read_state};
 use crate::table::TableSetup;
 use lithdb_segment::key_file::{self, KeyFile};
 
 /// What is to be done to one table. The order of the fields is the order of the bytes in the intent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Step {
+pub struct TruncateStep {
     /// The table's name.
     pub table: TableName,
     /// The table's random id.
@@ -21,12 +21,12 @@ pub struct Step {
     /// Above every id that the table ever used, the successor's included.
     pub floor: SegmentId,
     /// The newest segment that stays; `None` empties the table.
-    pub kept: Option<Kept>,
+    pub kept: Option<KeptSegment>,
 }
 
 /// The newest segment with records that stays, and what is prepared for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
+pub struct KeptSegment {
     /// The segment.
     pub segment: SegmentId,
     /// Its revision from now on.
@@ -43,7 +43,7 @@ pub struct Kept {
     pub digest: Option<[u8; 16]>,
 }
 
-impl Kept {
+impl KeptSegment {
     /// Whether this is the metadata that was prepared.
     fn is(&self, metadata: &Metadata) -> bool {
         metadata.segment == self.segment
@@ -56,14 +56,14 @@ impl Kept {
 
 /// What was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Done {
+pub struct Removed {
     /// Segments.
     pub segments: u64,
     /// Bytes of their files.
     pub bytes: u64,
 }
 
-impl Done {
+impl Removed {
     /// Counts more in.
     pub fn add(&mut self, more: Self) {
         self.segments += more.segments;
@@ -75,7 +75,7 @@ impl Done {
 ///
 /// # Errors
 /// `Missing` or `Corrupt` that names the file: then nothing may be carried out.
-pub fn check(setup: &TableSetup, step: &Step) -> Result<()> {
+pub fn check(setup: &TableSetup, step: &TruncateStep) -> Result<()> {
     check_prepared(setup, step).map_err(|e| setup.in_context(&e))
 }
 
@@ -84,14 +84,18 @@ pub fn check(setup: &TableSetup, step: &Step) -> Result<()> {
 ///
 /// # Errors
 /// What the file system says, or that the files are not those that were prepared; it may be repeated.
-pub fn carry_out(setup: &TableSetup, step: &Step, progress: &mut dyn FnMut(Done)) -> Result<()> {
+pub fn apply(
+    setup: &TableSetup,
+    step: &TruncateStep,
+    progress: &mut dyn FnMut(Removed),
+) -> Result<()> {
     run(setup, step, progress).map_err(|e| setup.in_context(&e))
 }
 
-fn run(setup: &TableSetup, step: &Step, progress: &mut dyn FnMut(Done)) -> Result<()> {
+fn run(setup: &TableSetup, step: &TruncateStep, progress: &mut dyn FnMut(Removed)) -> Result<()> {
     let (fs, dirs) = (&*setup.env.fs, setup.segment_dirs());
     let inventory = Inventory::list(fs, &dirs)?;
-    raise(setup, step, &inventory)?;
+    raise_floor(setup, step, &inventory)?;
     // Here a keymap on disk would lose what stands behind the boundary; the one in memory is made from what stays.
     let kept = step.kept.as_ref();
     let lowest = kept.map_or(SegmentId::NONE, |kept| kept.segment);
@@ -99,14 +103,14 @@ fn run(setup: &TableSetup, step: &Step, progress: &mut dyn FnMut(Done)) -> Resul
     for (id, files) in inventory.segments.iter().rev() {
         if *id > lowest && *id != successor && *id < step.floor {
             let bytes = files.bytes(fs)?;
-            files.all().try_for_each(|path| remove_if_there(fs, path))?;
-            progress(Done { segments: 1, bytes });
+            files.all().try_for_each(|path| remove_if_exists(fs, path))?;
+            progress(Removed { segments: 1, bytes });
         }
     }
     if let Some(kept) = kept
         && let Some(files) = inventory.segments.get(&kept.segment)
     {
-        swap_in(fs, kept, files)?;
+        rename_into_place(fs, kept, files)?;
     }
     for dir in &dirs {
         fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
@@ -115,8 +119,8 @@ fn run(setup: &TableSetup, step: &Step, progress: &mut dyn FnMut(Done)) -> Resul
 }
 
 /// What is prepared is there. If the segment has been collected, or cut once more, the step was carried out long ago.
-fn check_prepared(setup: &TableSetup, step: &Step) -> Result<()> {
-    let (fs, state) = (&*setup.env.fs, read_own(setup, step)?);
+fn check_prepared(setup: &TableSetup, step: &TruncateStep) -> Result<()> {
+    let (fs, state) = (&*setup.env.fs, read_own_state(setup, step)?);
     let Some(kept) = step.kept.as_ref().filter(|kept| kept.segment >= state.watermark) else {
         return Ok(());
     };
@@ -165,14 +169,14 @@ fn files_of<'a>(
     inventory: &'a Inventory,
     dirs: &[PathBuf],
     id: SegmentId,
-) -> Result<(&'a FoundFiles, &'a Path)> {
+) -> Result<(&'a SegmentFiles, &'a Path)> {
     let files = inventory.segments.get(&id);
     let found = files.and_then(|files| Some((files, files.keys.as_deref()?)));
     found.ok_or_else(|| missing(&SegmentPaths::for_new(dirs, id, 1).keys))
 }
 
 /// The state, if it is that of the table that the step is for.
-fn read_own(setup: &TableSetup, step: &Step) -> Result<TableState> {
+fn read_own_state(setup: &TableSetup, step: &TruncateStep) -> Result<TableState> {
     let path = setup.state_path();
     let state = read_state(&*setup.env.fs, &path)?.state;
     if state.table_id == step.table_id {
@@ -188,13 +192,13 @@ fn read_own(setup: &TableSetup, step: &Step) -> Result<TableState> {
 }
 
 /// No id that was used before is used again; an emptied table begins above all of them.
-fn raise(setup: &TableSetup, step: &Step, inventory: &Inventory) -> Result<()> {
-    read_own(setup, step)?;
+fn raise_floor(setup: &TableSetup, step: &TruncateStep, inventory: &Inventory) -> Result<()> {
+    read_own_state(setup, step)?;
     let state = StateFile::open(&setup.env.fs, &setup.state_path())?;
-    let Step { floor, kept, .. } = step;
+    let TruncateStep { floor, kept, .. } = step;
     let tail = match kept {
         Some(kept) if state.get().next_id_floor < *floor => {
-            Some(successor_tail(setup, inventory, kept.successor)?)
+            Some(successor_durable_end(setup, inventory, kept.successor)?)
         }
         _ => None,
     };
@@ -204,13 +208,13 @@ fn raise(setup: &TableSetup, step: &Step, inventory: &Inventory) -> Result<()> {
             // Of what goes nothing is promised any more. That there is a successor is: without it the segment that
             // stays could, its seal lost, pass for one that was never sealed.
             Some(_) => {
-                state.ends_with_tail |= tail.is_some();
-                state.durable_tail = tail.or(state.durable_tail.take());
+                state.closed_cleanly |= tail.is_some();
+                state.durable_end = tail.or(state.durable_end.take());
             }
             // Below the floor there may be something; at or above it only what was put after this step.
             None if state.watermark < *floor => {
-                state.durable_tail = None;
-                (state.empty, state.ends_with_tail) = (true, true);
+                state.durable_end = None;
+                (state.empty, state.closed_cleanly) = (true, true);
                 state.watermark = *floor;
             }
             None => {}
@@ -219,14 +223,14 @@ fn raise(setup: &TableSetup, step: &Step, inventory: &Inventory) -> Result<()> {
 }
 
 /// The successor as it was made: headers and a chain record.
-fn successor_tail(
+fn successor_durable_end(
     setup: &TableSetup,
     inventory: &Inventory,
     successor: SegmentId,
-) -> Result<DurableTail> {
+) -> Result<DurableEnd> {
     let (_, keys) = files_of(inventory, &setup.segment_dirs(), successor)?;
     let file = KeyFile::open(&*setup.env.fs, keys)?;
-    Ok(DurableTail {
+    Ok(DurableEnd {
         segment: successor,
         key_end: file.len as u32,
         value_ends: vec![HEADER_LEN as u64; usize::from(file.header.shards)],
@@ -235,7 +239,7 @@ fn successor_tail(
 
 /// Renames what is prepared into place. What is in place already was renamed before a crash. The metadata first: a
 /// reader that looks between the two finds a key file that is longer than it needs to be, and not one that is cut short.
-fn swap_in(fs: &dyn Fs, kept: &Kept, files: &FoundFiles) -> Result<()> {
+fn rename_into_place(fs: &dyn Fs, kept: &KeptSegment, files: &SegmentFiles) -> Result<()> {
     for path in files.metadata.iter().chain(files.keys.iter().filter(|_| kept.rewritten)) {
         let staged = replacement_path(path);
         if files.leftovers.contains(&staged) {

@@ -12,13 +12,13 @@ use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
 use lithdb_segment::record::{Flags, KEY_FIXED_LEN, decode_unchecked};
 use lithdb_segment::{HEADER_LEN, Metadata, Position, SegmentId, TableName};
 
-use super::outcome::{Boundary, CutPoint, Discarded, Walked};
-use super::survey::{Survey, ToWalk};
+use super::outcome::{Boundary, Discarded, TruncatePoint, WalkOutcome};
+use super::stopped_table::{StoppedTable, WalkSegment};
 use crate::batch::show_key;
 use lithdb_segment::key_file::KeyFile;
 
 /// So many records are read at a time.
-const RECORDS: usize = 256;
+const READ_RECORDS: usize = 256;
 
 /// What the filter says of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,19 +97,19 @@ impl RecordRef<'_> {
 /// Asked for every record from the newest on.
 pub type Filter<'a> = dyn FnMut(&RecordRef<'_>) -> Result<Verdict> + 'a;
 
-impl Survey {
+impl StoppedTable {
     /// Asks `filter` for every record from the newest on, until it keeps one; if it knows an order, for all of them.
     ///
     /// # Errors
     /// What the filter says, or that it panicked. `Corrupt` if a record does not hold. `InvalidArgument` if the record that
     /// the filter keeps has been collected (its file is still there because the collection was interrupted): what was
     /// collected with it cannot be brought back.
-    pub fn walk(&self, filter: &mut Filter<'_>) -> Result<Walked> {
+    pub fn walk(&self, filter: &mut Filter<'_>) -> Result<WalkOutcome> {
         self.walk_all(filter).map_err(|e| self.setup.in_context(&e))
     }
 
-    fn walk_all(&self, filter: &mut Filter<'_>) -> Result<Walked> {
-        let walked = Walked::default();
+    fn walk_all(&self, filter: &mut Filter<'_>) -> Result<WalkOutcome> {
+        let walked = WalkOutcome::default();
         let mut walk = Walk { table: &self.setup.name, filter, walked, older: self.records() };
         // While one segment is walked through, the next one is scanned. What is wrong with one that is not needed does
         // not matter.
@@ -140,16 +140,16 @@ impl Survey {
     }
 
     /// Scans a segment on a thread of the pool, if it has any.
-    fn begin_scan(&self, next: &ToWalk) -> Receiver<Result<Index>> {
-        let (next, (tell, hear)) = (next.clone(), channel());
+    fn begin_scan(&self, next: &WalkSegment) -> Receiver<Result<Index>> {
+        let (next, (sender, receiver)) = (next.clone(), channel());
         self.setup.env.pool.submit(move || {
             #[expect(
                 clippy::let_underscore_must_use,
                 reason = "nobody waits when the boundary was found in a newer segment"
             )]
-            let _ = tell.send(Index::make(&next));
+            let _ = sender.send(Index::make(&next));
         });
-        hear
+        receiver
     }
 
     /// What was collected and still has files is looked at only to say that the boundary lies there. It need not hold: its
@@ -158,7 +158,7 @@ impl Survey {
         let fs = &*self.setup.env.fs;
         for (id, files) in self.inventory.segments.range(..self.state.watermark).rev() {
             let Some(path) = &files.keys else { continue };
-            let Some(file) = KeyFile::open_if_sound(fs, path)? else { continue };
+            let Some(file) = KeyFile::open_if_valid(fs, path)? else { continue };
             if file.header.identity.segment != *id {
                 continue;
             }
@@ -170,7 +170,7 @@ impl Survey {
             let of = self.collected(&file, end.min(file.len), written);
             let Some(index) = unless_corrupt(Index::make(&of))? else { continue };
             walk.segment(&of, &index).map(drop)?;
-            if let Some(CutPoint { boundary, .. }) = &walk.walked.boundary {
+            if let Some(TruncatePoint { boundary, .. }) = &walk.walked.boundary {
                 let (key, at) = (show_key(&boundary.key), boundary.position);
                 let message = format!(
                     "the record to roll back to, {key} at {at}, has been collected: expected one in segment {} or newer",
@@ -199,8 +199,8 @@ struct Index {
 }
 
 impl Index {
-    fn make(of: &ToWalk) -> Result<Self> {
-        let mut scanner = of.segment.scan(of.end.max(HEADER_LEN as u64))?.with_times();
+    fn make(of: &WalkSegment) -> Result<Self> {
+        let mut scanner = of.segment.scan(of.end.max(HEADER_LEN as u64))?.with_mark_times();
         let mut offsets = Vec::with_capacity((of.end as usize / KEY_FIXED_LEN).min(1 << 20));
         scanner.run(|entry| {
             offsets.push(entry.offset);
@@ -209,7 +209,7 @@ impl Index {
         scanner.require_clean()?;
         // Of two marks that promise the same, the first one was written when it was so.
         let mut times: Vec<(u32, UnixMillis)> = Vec::new();
-        for &(through, time) in scanner.times() {
+        for &(through, time) in scanner.mark_times() {
             if times.last().is_none_or(|(before, _)| *before < through) {
                 times.push((through, time));
             }
@@ -221,21 +221,21 @@ impl Index {
 struct Walk<'a> {
     table: &'a TableName,
     filter: &'a mut Filter<'a>,
-    walked: Walked,
+    walked: WalkOutcome,
     /// Records of the table that were not asked about yet.
     older: u64,
 }
 
 impl Walk<'_> {
     /// Goes through one segment, backward. Breaks if nothing more is to be asked.
-    fn segment(&mut self, of: &ToWalk, index: &Index) -> Result<ControlFlow<()>> {
+    fn segment(&mut self, of: &WalkSegment, index: &Index) -> Result<ControlFlow<()>> {
         let id = of.segment.id();
         let (mut times, mut written) = (index.times.as_slice(), of.written);
         // Of the group that is being walked through: what goes if it does, whether the filter keeps any of it, and where
         // its last record begins and ends.
         let (mut group, mut is_kept, mut last) = (Discarded::default(), false, (0, 0));
         let mut end = of.end;
-        for offsets in index.offsets.rchunks(RECORDS) {
+        for offsets in index.offsets.rchunks(READ_RECORDS) {
             let start = offsets.first().copied().map_or(end, u64::from);
             let bytes = of.segment.read_keys(start, (end - start) as usize)?;
             end = start;
@@ -262,10 +262,10 @@ impl Walk<'_> {
                     written_before: written,
                     len_bytes: record.stored_len,
                 };
-                let verdict = self.ask(&seen)?;
+                let verdict = self.call_filter(&seen)?;
                 is_kept |= verdict != Verdict::Discard;
                 if is_kept && self.walked.boundary.is_none() {
-                    self.walked.boundary = Some(CutPoint {
+                    self.walked.boundary = Some(TruncatePoint {
                         boundary: Boundary {
                             key: record.key.to_vec(),
                             position: seen.position,
@@ -274,7 +274,7 @@ impl Walk<'_> {
                         last: last.0,
                         end: last.1,
                         ends_segment: index.offsets.last() == Some(&last.0),
-                        records_behind: self.walked.discarded.records,
+                        records_after: self.walked.discarded.records,
                     });
                     if verdict == Verdict::Keep {
                         return Ok(ControlFlow::Break(()));
@@ -295,7 +295,7 @@ impl Walk<'_> {
     }
 
     /// A panic in the filter is an error; nothing has been changed.
-    fn ask(&mut self, record: &RecordRef<'_>) -> Result<Verdict> {
+    fn call_filter(&mut self, record: &RecordRef<'_>) -> Result<Verdict> {
         let answer = catch_unwind(AssertUnwindSafe(|| (self.filter)(record)));
         answer.unwrap_or_else(|_| {
             let (key, at) = (show_key(record.key), record.position);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lithdb_env::{Error, ErrorKind, Result, UnixMillis, read_up_to};
 use lithdb_segment::{Appended, Group, Position, SegmentWriter};
 
-use super::check_key;
+use crate::batch::check_key;
 use crate::batch::show_key;
 use crate::callback::call;
 use crate::table::{Inner, Table};
@@ -98,7 +98,7 @@ impl Inner {
             let error = self.fail(&error);
             // After a failed write or sync nobody knows what is in the file: it is left alone.
             if !error.latches()
-                && let Err(left) = segment.give_up(&stream)
+                && let Err(left) = segment.abort_stream(&stream)
             {
                 let left = self.fail(&left);
                 tracing::warn!(error = %left, "the bytes of a value that was given up stay");
@@ -118,7 +118,7 @@ mod tests {
 
     use super::*;
     use crate::options::DuplicateKeys;
-    use crate::read::tests::Answered;
+    use crate::read::get::tests::Answered;
     use crate::table::TableSetup;
     use crate::{OpenForWriting, TableOptions};
 
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn key_of_a_stream_is_there_before_the_next_writer_looks() {
+    fn streamed_key_is_published_before_the_next_writer() {
         assert!(!gets_in(DuplicateKeys::Reject));
         assert!(gets_in(DuplicateKeys::NewestWins));
     }

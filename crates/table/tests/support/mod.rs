@@ -11,9 +11,9 @@
     clippy::unwrap_used
 )]
 
-pub mod closed;
-pub mod files;
+pub mod closed_table;
 pub mod hook;
+pub mod oracle;
 pub mod script;
 
 use std::path::PathBuf;
@@ -21,21 +21,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lithdb_env::Env;
-use lithdb_segment::{HandleLimit, ReadMode, TableName};
+use lithdb_segment::{HandleCache, ReadMode, TableName};
 use lithdb_sim::{SimClock, SimFs, sim_env};
 use lithdb_table::{EventListener, OpenForWriting, Table, TableOptions, TableSetup};
 
 pub const DAY: Duration = Duration::from_secs(86_400);
 
 /// A disk with so many roots, a clock, and a table called `t`.
-pub struct World {
+pub struct Harness {
     pub fs: SimFs,
     pub clock: SimClock,
     pub roots: usize,
     pub setup: TableSetup,
 }
 
-impl World {
+impl Harness {
     pub fn new(roots: usize) -> Self {
         let fs = SimFs::new();
         for n in 0..roots {
@@ -75,7 +75,7 @@ pub fn setup(env: Env, roots: usize) -> TableSetup {
         env,
         dirs: (0..roots).map(|n| PathBuf::from(format!("/r{n}/t"))).collect(),
         read_mode: ReadMode::Map,
-        handles: Arc::new(HandleLimit::new(64)),
+        handles: Arc::new(HandleCache::new(64)),
         listener: EventListener::default(),
         filter: None,
         clock_jump_limit: DAY,

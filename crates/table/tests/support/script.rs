@@ -9,10 +9,10 @@ use lithdb_env::Result;
 use lithdb_repair::{plan_repair, verify as verify_files};
 use lithdb_segment::KeyHeader;
 use lithdb_sim::CrashImage;
-use lithdb_table::{Batch, Presence, SecondaryKey, Table, TableOptions, Upkeep, presence};
+use lithdb_table::{Batch, Maintenance, Presence, SecondaryKey, Table, TableOptions, presence};
 
-use super::World;
-use super::files::files_agree;
+use super::Harness;
+use super::oracle::assert_matches_oracle;
 
 /// One step of a script.
 #[derive(Debug, Clone)]
@@ -84,11 +84,11 @@ pub struct Model {
 /// A script on its way.
 pub struct Run<'a> {
     pub scenario: &'a Scenario,
-    pub world: World,
+    pub harness: Harness,
     pub model: Model,
     pub table: Option<Table>,
     /// Faults end with the operation they were planned for: what an opening serves is read without them.
-    pub faults_end: bool,
+    pub clear_faults_after_open: bool,
     next_key: usize,
 }
 
@@ -99,16 +99,16 @@ pub fn value_of(n: usize, len: usize) -> Vec<u8> {
 
 impl<'a> Run<'a> {
     pub fn new(scenario: &'a Scenario) -> Self {
-        Self::on(scenario, World::new(scenario.roots))
+        Self::on(scenario, Harness::new(scenario.roots))
     }
 
-    pub fn on(scenario: &'a Scenario, world: World) -> Self {
+    pub fn on(scenario: &'a Scenario, harness: Harness) -> Self {
         Self {
             scenario,
-            world,
+            harness,
             model: Model::default(),
             table: None,
-            faults_end: false,
+            clear_faults_after_open: false,
             next_key: 0,
         }
     }
@@ -209,7 +209,7 @@ impl<'a> Run<'a> {
                 self.model.acked = self.model.batches.len();
             }
             Op::Shards(shards) => self.table().set_shards(*shards)?,
-            Op::Advance(by) => self.world.clock.advance(*by),
+            Op::Advance(by) => self.harness.clock.advance(*by),
             Op::Gc => self.collect()?,
             Op::Reopen => {
                 if let Some(table) = self.table.take() {
@@ -220,12 +220,12 @@ impl<'a> Run<'a> {
             }
             Op::Kill => {
                 drop(self.table.take());
-                self.world.fs.release_locks();
+                self.harness.fs.release_locks();
                 self.open()?;
             }
             Op::Tick => {
-                self.world.clock.advance(Duration::from_secs(5));
-                self.table().tick(&Upkeep {
+                self.harness.clock.advance(Duration::from_secs(5));
+                self.table().tick(&Maintenance {
                     flush_bytes: None,
                     flush_after: None,
                     idle_after: Duration::ZERO,
@@ -238,7 +238,7 @@ impl<'a> Run<'a> {
                 self.table = None;
             }
             Op::Remove => {
-                Table::remove(&self.world.setup)?;
+                Table::remove(&self.harness.setup)?;
                 self.model.dropped = true;
             }
             Op::Create => {
@@ -246,7 +246,7 @@ impl<'a> Run<'a> {
                 let mut gone: Vec<Vec<u8>> = keys.map(|(key, _, _)| key.clone()).collect();
                 gone.append(&mut self.model.gone);
                 self.model = Model { gone, ..Model::default() };
-                self.world.create()?;
+                self.harness.create()?;
                 self.model.created = true;
                 self.open()?;
             }
@@ -256,12 +256,12 @@ impl<'a> Run<'a> {
 
     /// Opens the table and goes on with what survived.
     pub fn open(&mut self) -> Result<()> {
-        let table = self.world.open(&self.scenario.options)?;
-        if self.faults_end {
-            self.world.fs.clear_faults();
+        let table = self.harness.open(&self.scenario.options)?;
+        if self.clear_faults_after_open {
+            self.harness.fs.clear_faults();
         }
         let (_, end) = check(&table, &self.model, "going on after opening again");
-        files_agree(&table, &self.world, "going on after opening again");
+        assert_matches_oracle(&table, &self.harness, "going on after opening again");
         self.model.batches.truncate(end);
         self.model.acked = end;
         // Recovery may have moved what stands behind the last mark to another segment.
@@ -298,7 +298,7 @@ impl Model {
     }
 
     /// What must be there after opening served `start..end`, with one more batch that was flushed.
-    pub fn served(&self, (start, end): (usize, usize), more: &[Record]) -> Self {
+    pub fn after_reopen(&self, (start, end): (usize, usize), more: &[Record]) -> Self {
         let mut next = self.clone();
         next.batches.truncate(end);
         if !more.is_empty() {
@@ -328,7 +328,7 @@ pub fn read_all(table: &Table, context: &str) -> Vec<Record> {
 /// Compares what is in the table with what may and must be; returns which batches are there.
 pub fn check(table: &Table, model: &Model, context: &str) -> (usize, usize) {
     let found = read_all(table, context);
-    let (start, end) = range_of(&found, model, context);
+    let (start, end) = batch_range(&found, model, context);
     assert!(end >= model.acked, "{context}: {} were acknowledged, {end} survived", model.acked);
     assert!(
         (model.collected..=model.collectable).contains(&start),
@@ -353,7 +353,7 @@ pub fn check(table: &Table, model: &Model, context: &str) -> (usize, usize) {
 }
 
 /// Which batches were found: whole ones, in order, without a gap.
-fn range_of(found: &[Record], model: &Model, context: &str) -> (usize, usize) {
+fn batch_range(found: &[Record], model: &Model, context: &str) -> (usize, usize) {
     let Some((first, _, _)) = found.first() else {
         let nothing = model.acked.max(model.collected);
         return (nothing, nothing);
@@ -378,64 +378,68 @@ fn range_of(found: &[Record], model: &Model, context: &str) -> (usize, usize) {
 /// Everything that must hold when a database is found like this: what is there, that opening again changes nothing
 /// visible, that the files say the same when they are read by the document alone, and that it goes on working. Returns how
 /// many operations the first opening took.
-pub fn verify(scenario: &Scenario, world: &World, model: &Model, context: &str) -> u64 {
-    let fs = &world.fs;
+pub fn verify(scenario: &Scenario, harness: &Harness, model: &Model, context: &str) -> u64 {
+    let fs = &harness.fs;
     let before = fs.ops();
-    let found = presence(fs, &world.setup.dirs).unwrap_or_else(|e| panic!("{context}: {e}"));
+    let found = presence(fs, &harness.setup.dirs).unwrap_or_else(|e| panic!("{context}: {e}"));
     let mut model = model.clone();
-    let salts = if found == Presence::Present { salts(world) } else { HashMap::new() };
+    let salts = if found == Presence::Present { salts(harness) } else { HashMap::new() };
     if model.dropped {
         assert_eq!(found, Presence::Absent, "{context}: it was removed");
     }
     if found != Presence::Present {
         assert!(!model.created || model.dropping, "{context}: found {found:?}");
         if found == Presence::Interrupted {
-            Table::remove(&world.setup).unwrap_or_else(|e| panic!("{context}: remove: {e}"));
+            Table::remove(&harness.setup).unwrap_or_else(|e| panic!("{context}: remove: {e}"));
         }
-        assert_eq!(presence(fs, &world.setup.dirs).unwrap(), Presence::Absent, "{context}");
-        world.create().unwrap_or_else(|e| panic!("{context}: create: {e}"));
+        assert_eq!(presence(fs, &harness.setup.dirs).unwrap(), Presence::Absent, "{context}");
+        harness.create().unwrap_or_else(|e| panic!("{context}: create: {e}"));
         model = Model::default();
     }
-    let open = |world: &World| {
-        world.open(&scenario.options).unwrap_or_else(|e| panic!("{context}: open: {e}"))
+    let open = |harness: &Harness| {
+        harness.open(&scenario.options).unwrap_or_else(|e| panic!("{context}: open: {e}"))
     };
     if is_every_fifth() {
-        assert_needs_no_repair(world, context);
+        assert_needs_no_repair(harness, context);
     }
-    let table = open(world);
+    let table = open(harness);
     let ops = fs.ops() - before;
     let served = check(&table, &model, context);
-    files_agree(&table, world, context);
+    assert_matches_oracle(&table, harness, context);
     drop(table);
-    let model = model.served(served, &[]);
-    let table = open(world);
+    let model = model.after_reopen(served, &[]);
+    let table = open(harness);
     assert_eq!(check(&table, &model, &format!("{context}, opened again")), served);
     table.close().unwrap_or_else(|e| panic!("{context}: close: {e}"));
     drop(table);
-    let table = open(world);
+    let table = open(harness);
     assert_eq!(check(&table, &model, &format!("{context}, closed and opened")), served);
     let thorough = is_every_fifth();
     if thorough {
-        files_agree(&table, world, &format!("{context}, closed and opened"));
+        assert_matches_oracle(&table, harness, &format!("{context}, closed and opened"));
     }
     let more = vec![(b"one more".to_vec(), true, value_of(9999, 90))];
     table.put(&more[0].0, &more[0].2).unwrap_or_else(|e| panic!("{context}: put: {e}"));
     table.flush().unwrap_or_else(|e| panic!("{context}: flush: {e}"));
     drop(table);
-    let model = model.served(served, &more);
+    let model = model.after_reopen(served, &more);
     assert_eq!(fs.bus_errors(), 0, "{context}: read behind the end of a file");
-    let world = world.after_crash(fs.crash_with(&CrashImage::Nothing));
-    let table = open(&world);
+    let harness = harness.after_crash(fs.crash_with(&CrashImage::Nothing));
+    let table = open(&harness);
     check(&table, &model, &format!("{context}, with one more, after a crash"));
     if thorough {
-        files_agree(&table, &world, &format!("{context}, with one more, after a crash"));
+        assert_matches_oracle(
+            &table,
+            &harness,
+            &format!("{context}, with one more, after a crash"),
+        );
     }
     // A new segment, too: no number is used for a second content.
     table.seal().unwrap_or_else(|e| panic!("{context}: seal: {e}"));
     if thorough {
-        files_agree(&table, &world, &format!("{context}, sealed"));
+        assert_matches_oracle(&table, &harness, &format!("{context}, sealed"));
     }
-    for (id, salt) in self::salts(&world) {
+    for (id, salt) in self::salts(&harness) {
         let before = salts.get(&id).copied().unwrap_or(salt);
         assert_eq!(before, salt, "{context}: segment {id:?} was used twice");
     }
@@ -443,8 +447,8 @@ pub fn verify(scenario: &Scenario, world: &World, model: &Model, context: &str) 
 }
 
 /// What a crash has left is never damage to whoever looks, and opening needs no help with it.
-fn assert_needs_no_repair(world: &World, context: &str) {
-    let looked = world.after_crash(world.fs.fork());
+fn assert_needs_no_repair(harness: &Harness, context: &str) {
+    let looked = harness.after_crash(harness.fs.fork());
     let report = verify_files(&looked.setup, &mut |_| {})
         .unwrap_or_else(|e| panic!("{context}: verify: {e}"));
     assert!(report.is_sound(), "{context}: {report}");
@@ -462,11 +466,11 @@ fn is_every_fifth() -> bool {
 
 /// The salts of all segments whose key files have a sound header, by table and segment: what was never synced may show a
 /// header of another table that was there before.
-fn salts(world: &World) -> HashMap<(u64, u32), u64> {
-    let paths = world.fs.file_paths();
+fn salts(harness: &Harness) -> HashMap<(u64, u32), u64> {
+    let paths = harness.fs.file_paths();
     let keys = paths.iter().filter(|path| path.extension().is_some_and(|e| e == "keys"));
     #[expect(clippy::disallowed_methods, reason = "only headers that hold have a salt")]
-    let headers = keys.filter_map(|path| KeyHeader::decode(path, &world.fs.read_raw(path)).ok());
+    let headers = keys.filter_map(|path| KeyHeader::decode(path, &harness.fs.read_raw(path)).ok());
     headers
         .map(|header| header.identity)
         .map(|identity| ((identity.table_id, identity.segment.0), identity.salt))

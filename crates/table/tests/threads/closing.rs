@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use lithdb_env::ErrorKind;
 use lithdb_sim::SimFs;
-use lithdb_table::{Table, Upkeep};
+use lithdb_table::{Maintenance, Table};
 use parking_lot::Mutex;
 
+use crate::harness::{Client, Crash, Harness, go, join_all, options};
 use crate::search::search;
-use crate::world::{Client, Crash, World, go, join_all, options};
 
 fn is_empty(fs: &SimFs) {
     let left = fs.file_paths();
@@ -17,12 +17,12 @@ fn is_empty(fs: &SimFs) {
 }
 
 #[test]
-fn a_table_that_is_dropped_beside_puts_and_seals_leaves_nothing() {
+fn drop_during_puts_and_seals_leaves_no_file() {
     search("a drop beside puts and seals", 300, || {
-        let world = World::new();
-        let table = world.create_and_open(&options(2));
+        let harness = Harness::new();
+        let table = harness.create_and_open(&options(2));
         let (put, seal, drop_it) = (table.clone(), table.clone(), table.clone());
-        let setup = world.setup.clone();
+        let setup = harness.setup.clone();
         let threads = [
             go(move || {
                 for key in [b"1", b"2", b"3"] {
@@ -46,17 +46,17 @@ fn a_table_that_is_dropped_beside_puts_and_seals_leaves_nothing() {
         join_all(threads);
         drop(table);
         Table::remove(&setup).unwrap();
-        is_empty(&world.fs);
+        is_empty(&harness.fs);
     });
 }
 
 #[test]
-fn files_are_removed_at_once_when_a_table_was_dropped_and_no_others_appear() {
+fn drop_removes_files_at_once_and_none_reappear() {
     search("a drop and a removal beside puts and seals", 300, || {
-        let world = World::new();
-        let table = world.create_and_open(&options(2));
+        let harness = Harness::new();
+        let table = harness.create_and_open(&options(2));
         let (put, seal, drop_it) = (table.clone(), table.clone(), table.clone());
-        let setup = world.setup.clone();
+        let setup = harness.setup.clone();
         let threads = [
             go(move || {
                 for key in [b"1", b"2", b"3"] {
@@ -71,16 +71,16 @@ fn files_are_removed_at_once_when_a_table_was_dropped_and_no_others_appear() {
         ];
         join_all(threads);
         drop(table);
-        is_empty(&world.fs);
+        is_empty(&harness.fs);
     });
 }
 
 #[test]
-fn what_was_put_before_a_close_is_durable_and_what_comes_later_is_refused() {
+fn close_makes_earlier_puts_durable_and_refuses_later_ones() {
     search("a close beside puts", 250, || {
-        let world = World::new();
+        let harness = Harness::new();
         let options = options(3);
-        let client = Client::new(&world, world.create_and_open(&options), Crash::AtTheEnd);
+        let client = Client::new(&harness, harness.create_and_open(&options), Crash::AtTheEnd);
         let (a, b, close) = (client.clone(), client.clone(), client.clone());
         let put = |client: Client, keys: [&'static str; 3]| {
             move || {
@@ -109,10 +109,10 @@ fn what_was_put_before_a_close_is_durable_and_what_comes_later_is_refused() {
 #[test]
 fn nothing_is_written_after_either_of_two_closes() {
     search("two closes beside puts, upkeep and collection", 300, || {
-        let world = World::new();
-        let table = world.create_and_open(&options(2).ttl(Duration::from_secs(1)));
+        let harness = Harness::new();
+        let table = harness.create_and_open(&options(2).ttl(Duration::from_secs(1)));
         table.put(b"0", &[7; 40]).unwrap();
-        let upkeep = Upkeep {
+        let maintenance = Maintenance {
             flush_bytes: Some(1),
             flush_after: None,
             idle_after: Duration::ZERO,
@@ -120,13 +120,13 @@ fn nothing_is_written_after_either_of_two_closes() {
         };
         let ops_then = Arc::new(Mutex::new(Vec::new()));
         let close = || {
-            let (table, fs, ops) = (table.clone(), world.fs.clone(), Arc::clone(&ops_then));
+            let (table, fs, ops) = (table.clone(), harness.fs.clone(), Arc::clone(&ops_then));
             go(move || {
                 table.close().unwrap();
                 ops.lock().push(fs.ops());
             })
         };
-        let (put, keep_up, clock) = (table.clone(), table.clone(), world.clock.clone());
+        let (put, run_maintenance, clock) = (table.clone(), table.clone(), harness.clock.clone());
         let threads = [
             close(),
             close(),
@@ -140,14 +140,14 @@ fn nothing_is_written_after_either_of_two_closes() {
             go(move || {
                 clock.advance(Duration::from_secs(2));
                 for _ in 0..2 {
-                    if let Err(error) = keep_up.tick(&upkeep) {
+                    if let Err(error) = run_maintenance.tick(&maintenance) {
                         assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
                     }
                 }
             }),
         ];
         join_all(threads);
-        let now = world.fs.ops();
+        let now = harness.fs.ops();
         assert_eq!(*ops_then.lock(), [now, now]);
     });
 }

@@ -5,23 +5,23 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::harness::{Harness, go, join_all, options, value_of};
 use crate::search::search;
-use crate::world::{World, go, join_all, options, value_of};
 
 const PAST_THE_TTL: Duration = Duration::from_secs(2);
 
 #[test]
-fn what_is_read_beside_a_collection_is_right_or_collected() {
+fn reads_during_collection_are_right_or_collected() {
     search("collection beside reads", 200, || {
-        let world = World::new();
+        let harness = Harness::new();
         let options = options(2).ttl(Duration::from_secs(1));
-        let table = world.create_and_open(&options);
+        let table = harness.create_and_open(&options);
         // Two sealed segments and a mutable one.
         let keys = ["a-1", "a-2", "a-3", "a-4", "a-5"];
         let at: Vec<_> =
             keys.iter().map(|key| table.put(key.as_bytes(), &value_of(key)).unwrap()).collect();
         table.seal().unwrap();
-        let (collector, clock) = (table.clone(), world.clock.clone());
+        let (collector, clock) = (table.clone(), harness.clock.clone());
         let (writer, reader, walker) = (table.clone(), table.clone(), table.clone());
         let reading = at.clone();
         let threads = [
@@ -64,21 +64,21 @@ fn what_is_read_beside_a_collection_is_right_or_collected() {
         assert_eq!(table.get(b"b-1").unwrap().unwrap(), &value_of("b-1")[..]);
         drop(table);
         // Nobody holds the segments: their files are gone.
-        let names: Vec<_> = world.fs.file_paths();
+        let names: Vec<_> = harness.fs.file_paths();
         let first = |path: &&std::path::PathBuf| path.ends_with("1.keys");
         assert!(!names.iter().any(|path| first(&path)), "{names:?}");
     });
 }
 
 #[test]
-fn a_key_that_is_put_again_is_never_absent_while_its_older_segment_is_collected() {
+fn overwritten_key_is_never_absent_while_collected() {
     search("collection beside a key put again", 300, || {
-        let world = World::new();
+        let harness = Harness::new();
         let options = options(100).ttl(Duration::from_secs(1));
-        let table = world.create_and_open(&options);
+        let table = harness.create_and_open(&options);
         table.put(b"key", b"older").unwrap();
         table.seal().unwrap();
-        let (writer, clock, reader) = (table.clone(), world.clock.clone(), table.clone());
+        let (writer, clock, reader) = (table.clone(), harness.clock.clone(), table.clone());
         let is_newer = Arc::new(Mutex::new(false));
         let told = Arc::clone(&is_newer);
         let threads = [

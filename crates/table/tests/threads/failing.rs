@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use lithdb_sim::{Fault, Pages};
 use lithdb_table::Table;
 
+use crate::harness::{Client, Crash, Harness, go, join_all, options};
 use crate::search::{any, search};
-use crate::world::{Client, Crash, World, go, join_all, options};
 
 #[test]
 fn after_a_failed_sync_nobody_acknowledges() {
     search("a failed sync beside flushes", 300, || {
-        let world = World::new();
+        let harness = Harness::new();
         let options = options(3);
-        let client = Client::new(&world, world.create_and_open(&options), Crash::AtTheEnd);
+        let client = Client::new(&harness, harness.create_and_open(&options), Crash::AtTheEnd);
         // Known to this test alone, and not to the model checker: set when a call has failed.
         let failed = Arc::new(AtomicBool::new(false));
         let pages = [Pages::Lost, Pages::PartlyLost, Pages::ReadableAndClean, Pages::Unwritable]
-            [any(4) as usize];
-        world.fs.fail_op(1 + any(30), Fault::FailedSync { pages }, false);
+            [random_below(4) as usize];
+        harness.fs.fail_op(1 + random_below(30), Fault::FailedSync { pages }, false);
         let flush = |client: &Client, failed: &AtomicBool| {
             let had_failed = failed.load(Ordering::SeqCst);
             match client.acknowledge(Table::flush) {
@@ -40,7 +40,7 @@ fn after_a_failed_sync_nobody_acknowledges() {
             }));
         }
         join_all(threads);
-        client.must_have_acknowledged();
+        client.assert_acknowledged_present();
         assert_eq!(client.table.failure().is_some(), failed.load(Ordering::SeqCst));
         client.check_crashes(&options);
     });

@@ -1,14 +1,14 @@
 //! Puts beside flushes.
 
+use crate::harness::{Client, Crash, Harness, go, join_all, options};
 use crate::search::{any, search};
-use crate::world::{Client, Crash, World, go, join_all, options};
 
 #[test]
-fn what_a_returned_flush_captured_is_durable_and_what_a_put_returned_is_read() {
+fn flush_captures_are_durable_and_puts_are_readable() {
     search("two putters and a flusher", 250, || {
-        let world = World::new();
+        let harness = Harness::new();
         let options = options(4);
-        let client = Client::new(&world, world.create_and_open(&options), Crash::any());
+        let client = Client::new(&harness, harness.create_and_open(&options), Crash::any());
         let (a, b, f) = (client.clone(), client.clone(), client.clone());
         let other = client.clone();
         let threads = [
@@ -23,7 +23,7 @@ fn what_a_returned_flush_captured_is_durable_and_what_a_put_returned_is_read() {
             }),
             go(move || {
                 for key in other.returned().keys() {
-                    other.must_have(key);
+                    other.assert_present(key);
                 }
                 other.walk();
             }),
@@ -36,16 +36,16 @@ fn what_a_returned_flush_captured_is_durable_and_what_a_put_returned_is_read() {
 
 /// A crash in the next flush may leave the mark, and of what came before it whatever it likes.
 #[test]
-fn a_mark_promises_what_its_flush_captured_and_not_what_was_put_meanwhile() {
+fn mark_covers_its_flush_and_not_later_puts() {
     search("a mark beside puts", 250, || {
-        let world = World::new();
+        let harness = Harness::new();
         let options = options(100);
-        let table = world.create_and_open(&options);
-        let client = Client::new(&world, table, Crash::AtTheEnd);
+        let table = harness.create_and_open(&options);
+        let client = Client::new(&harness, table, Crash::AtTheEnd);
         client.put_all(["z-0"]);
         client.flush();
         // Four changes are the first flush; the crash is in the second one, or right after it.
-        world.fs.crash_after(4 + any(5));
+        harness.fs.crash_after(4 + random_below(5));
         let (a, b) = (client.clone(), client.clone());
         let threads = [
             go(move || {

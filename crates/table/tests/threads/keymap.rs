@@ -5,8 +5,8 @@ use std::sync::Arc;
 use lithdb_keymap::{Candidates, KeyHash, Keymap, MemoryKeymap};
 use lithdb_segment::{Position, SegmentId};
 
+use crate::harness::{go, join_all};
 use crate::search::search;
-use crate::world::{go, join_all};
 
 /// Two keys that look alike; the offset says which of them a record has.
 const HASH: KeyHash = KeyHash(0x1234_5678_9abc_def0);
@@ -26,7 +26,7 @@ fn find(keymap: &MemoryKeymap) -> Vec<Position> {
 }
 
 #[test]
-fn inserts_lookups_and_the_watermark_at_the_same_time_lose_nothing() {
+fn concurrent_inserts_lookups_and_watermark_lose_nothing() {
     search("keymap", 1000, || {
         let keymap = Arc::new(MemoryKeymap::new());
         insert(&keymap, at(1, 1));

@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
+use crate::harness::{Client, Crash, Harness, go, join_all, options};
 use crate::search::search;
-use crate::world::{Client, Crash, World, go, join_all, options};
 
 #[test]
-fn a_large_value_that_stalls_holds_up_acknowledgements_and_nothing_else() {
+fn stalled_large_value_blocks_only_acknowledgements() {
     search("a large value stalls beside flushes", 200, || {
-        let world = World::new();
+        let harness = Harness::new();
         let options = options(100);
-        let client = Client::new(&world, world.create_and_open(&options), Crash::any());
-        world.gate.shut();
+        let client = Client::new(&harness, harness.create_and_open(&options), Crash::any());
+        harness.gate.shut();
         let (large, small, flush, walk) =
             (client.clone(), client.clone(), client.clone(), client.clone());
-        let gate = Arc::clone(&world.gate);
+        let gate = Arc::clone(&harness.gate);
         let threads = [
             go(move || large.put_all(["L-1"])),
             go(move || {
@@ -35,14 +35,14 @@ fn a_large_value_that_stalls_holds_up_acknowledgements_and_nothing_else() {
 }
 
 #[test]
-fn a_seal_waits_for_a_large_value_that_stalls() {
+fn seal_waits_for_a_stalled_large_value() {
     search("a large value stalls beside a seal", 200, || {
-        let world = World::new();
+        let harness = Harness::new();
         let options = options(100);
-        let client = Client::new(&world, world.create_and_open(&options), Crash::any());
-        world.gate.shut();
+        let client = Client::new(&harness, harness.create_and_open(&options), Crash::any());
+        harness.gate.shut();
         let (large, small, seal) = (client.clone(), client.clone(), client.clone());
-        let gate = Arc::clone(&world.gate);
+        let gate = Arc::clone(&harness.gate);
         let threads = [
             go(move || large.put_all(["L-1"])),
             go(move || {

@@ -18,6 +18,7 @@ mod closing;
 mod collecting;
 mod failing;
 mod flushing;
+mod harness;
 #[path = "../support/hook.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)] // the other tests use more of it
 mod hook;
@@ -25,4 +26,3 @@ mod keymap;
 mod large;
 mod sealing;
 mod search;
-mod world;

@@ -1,14 +1,14 @@
 //! Segments that end, by themselves and by a seal, beside puts and reads.
 
+use crate::harness::{Client, Crash, Harness, go, join_all, options};
 use crate::search::search;
-use crate::world::{Client, Crash, World, go, join_all, options};
 
 #[test]
 fn no_key_is_lost_or_seen_twice_while_segments_end() {
     search("seals beside puts and reads", 200, || {
-        let world = World::new();
+        let harness = Harness::new();
         let options = options(2);
-        let client = Client::new(&world, world.create_and_open(&options), Crash::any());
+        let client = Client::new(&harness, harness.create_and_open(&options), Crash::any());
         let (a, b, seal, read) = (client.clone(), client.clone(), client.clone(), client.clone());
         let threads = [
             go(move || a.put_all(["a-1", "a-2", "a-3"])),
@@ -23,7 +23,7 @@ fn no_key_is_lost_or_seen_twice_while_segments_end() {
             go(move || {
                 for _ in 0..2 {
                     for key in read.returned().keys() {
-                        read.must_have(key);
+                        read.assert_present(key);
                     }
                     read.walk();
                 }

@@ -25,7 +25,7 @@ impl Drop for Count<'_> {
 
 /// Runs `model` under `quick` schedules of each kind, more in a deep run. A test is known by its name alone.
 pub(crate) fn search(name: &str, quick: u64, model: impl Fn() + Send + Sync + 'static) {
-    let effort = Effort::given();
+    let effort = Effort::from_env();
     let (seed, count) = (effort.seed(name), effort.times(quick) as usize);
     let model = Arc::new(model);
     let mut tally = Tally::new(format!("threads: {name}"));
@@ -53,6 +53,6 @@ pub(crate) fn search(name: &str, quick: u64, model: impl Fn() + Send + Sync + 's
 }
 
 /// A number below `end`, which comes again with the schedule.
-pub(crate) fn any(end: u64) -> u64 {
+pub(crate) fn random_below(end: u64) -> u64 {
     shuttle::rand::thread_rng().gen_range(0..end)
 }

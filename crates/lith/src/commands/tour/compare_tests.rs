@@ -6,7 +6,7 @@ use lithdb::{Db, DbOptions, TableOptions};
 use super::*;
 
 #[test]
-fn a_wrong_answer_is_told_from_a_file_that_was_changed() {
+fn wrong_answer_is_distinguished_from_a_changed_file() {
     let dir = tempfile::tempdir().unwrap();
     let db = Db::open(DbOptions::new([dir.path().join("db")])).unwrap();
     let table = db.table("files", TableOptions::new()).unwrap();

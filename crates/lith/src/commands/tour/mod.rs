@@ -5,8 +5,8 @@
 //! changes meanwhile is told from a wrong answer by the digest that was taken of it then.
 
 mod compare;
-mod place;
 mod steps;
+mod tour_dir;
 mod tree;
 
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use self::compare::{Loaded, Tally};
-use self::place::Place;
+use self::tour_dir::TourDir;
 use self::tree::Tree;
 use crate::database::Command;
 use crate::failure::Failure;
@@ -73,11 +73,11 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         ));
     }
     let started = Instant::now();
-    let mut place = Place::choose(args.keep.as_deref())?;
+    let mut tour_dir = TourDir::choose(args.keep.as_deref())?;
     // A tree without files is refused before anything is created.
-    let tree = Tree::choose(args, &place)?;
-    place.make()?;
-    let wrong = match lead(args, command, &place, &tree, started) {
+    let tree = Tree::choose(args, &tour_dir)?;
+    tour_dir.make()?;
+    let wrong = match run_steps(args, command, &tour_dir, &tree, started) {
         Ok(tally) => tally
             .wrong
             .first()
@@ -89,26 +89,26 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         Some(Failure::Refused(error)) => error.kind() != ErrorKind::StorageFull,
         wrong => wrong.is_some(),
     };
-    let path = place.path().display().to_string();
+    let path = tour_dir.path().display().to_string();
     match wrong {
-        Some(failure) if is_evidence || place.is_kept() => {
-            place.keep();
+        Some(failure) if is_evidence || tour_dir.is_kept() => {
+            tour_dir.keep();
             Err(Failure::failed(format_args!("{failure}; the database is in {path}")))
         }
         Some(failure) => Err(failure),
-        None if place.is_kept() => command.out.text(format_args!("The database is in {path}")),
-        None => place.remove(),
+        None if tour_dir.is_kept() => command.out.text(format_args!("The database is in {path}")),
+        None => tour_dir.remove(),
     }
 }
 
-fn lead(
+fn run_steps(
     args: &Args,
     command: &mut Command,
-    place: &Place,
+    tour_dir: &TourDir,
     tree: &Tree,
     started: Instant,
 ) -> Result<Tally, Failure> {
-    let end_of_place = if place.is_kept() { "kept" } else { "removed at the end" };
+    let end_of_place = if tour_dir.is_kept() { "kept" } else { "removed at the end" };
     command.out.text(format_args!(
         "{} of real files ({}) below {}",
         size(tree.bytes),
@@ -120,12 +120,12 @@ fn lead(
     }
     command.out.text(format_args!(
         "into a new database with two roots in {} ({end_of_place})\n",
-        place.path().display()
+        tour_dir.path().display()
     ))?;
     command.out.flush()?;
     let segment_bytes = (tree.bytes / 16).clamp(256 << 10, 64 << 20);
     let mut tour = Tour {
-        options: command.options_for(&place.roots()),
+        options: command.options_for(&tour_dir.roots()),
         table_options: TableOptions::new().segment_bytes(segment_bytes),
         loaded: Loaded::default(),
         tally: Tally::default(),
@@ -136,17 +136,17 @@ fn lead(
     tour.read_back(&db)?;
     tour.reopen(db)?;
     let db = tour.expire()?;
-    tour.read_beside(&db)?;
+    tour.read_while_writing(&db)?;
     db.close()?;
     drop(db);
     tour.roll_back()?;
     tour.verify()?;
-    tour.sum_up(place, tree, started.elapsed())
+    tour.report_summary(tour_dir, tree, started.elapsed())
 }
 
 impl Tour<'_> {
     /// Tells of a step that is done.
-    fn tell(
+    fn report_step(
         &mut self,
         name: &'static str,
         took: Duration,
@@ -168,7 +168,12 @@ impl Tour<'_> {
         Ok(())
     }
 
-    fn sum_up(self, place: &Place, tree: &Tree, took: Duration) -> Result<Tally, Failure> {
+    fn report_summary(
+        self,
+        tour_dir: &TourDir,
+        tree: &Tree,
+        took: Duration,
+    ) -> Result<Tally, Failure> {
         let Self { command, tally, steps, .. } = self;
         let out = &mut command.out;
         let is_well = tally.wrong.is_empty();
@@ -191,16 +196,19 @@ impl Tour<'_> {
             size(tally.bytes),
             duration(took)
         ))?;
-        let keeps = place.is_kept() || !is_well;
+        let keeps = tour_dir.is_kept() || !is_well;
         if !keeps {
-            out.text(format_args!("The database was in {} and is gone.", place.path().display()))?;
+            out.text(format_args!(
+                "The database was in {} and is gone.",
+                tour_dir.path().display()
+            ))?;
         }
         out.document(|| {
             Ok(json!({
                 "tree": tree.root.display().to_string(),
                 "files": tree.files.len(),
                 "bytes": tree.bytes,
-                "database": place.path().display().to_string(),
+                "database": tour_dir.path().display().to_string(),
                 "kept": keeps,
                 "seconds": took.as_secs_f64(),
                 "steps": to_json(&steps)?,

@@ -18,8 +18,8 @@ use crate::output::{count, counted, duration, size};
 use crate::progress::Progress;
 
 /// How much the writer writes beside the reader.
-const MEANWHILE_BYTES: usize = 64 << 20;
-const MEANWHILE_FILES: usize = 2_000;
+const CONCURRENT_WRITE_BYTES: usize = 64 << 20;
+const CONCURRENT_WRITE_FILES: usize = 2_000;
 
 impl Tour<'_> {
     /// Stores every file under its path, with its content's digest as a second key. The first half
@@ -66,7 +66,7 @@ impl Tour<'_> {
         if unreadable > 0 {
             what += &format!("; {} could not be read", counted(unreadable, "file"));
         }
-        self.tell("Load", started.elapsed(), Some(bytes), what)?;
+        self.report_step("Load", started.elapsed(), Some(bytes), what)?;
         Ok(db)
     }
 
@@ -103,7 +103,7 @@ impl Tour<'_> {
             counted(aliases, "file"),
             counted(records, "record")
         );
-        self.tell("Read back", took, Some(bytes), what)
+        self.report_step("Read back", took, Some(bytes), what)
     }
 
     /// Closes, opens again, and compares a sample.
@@ -125,7 +125,7 @@ impl Tour<'_> {
             duration(closed),
             duration(opened),
         );
-        self.tell("Reopen", closed + opened, None, what)
+        self.report_step("Reopen", closed + opened, None, what)
     }
 
     /// Opens the table with a GC filter that gives up the older half, and collects.
@@ -168,13 +168,13 @@ impl Tour<'_> {
             duration(collected),
             counted(older.len() as u64, "file"),
         );
-        self.tell("Expire", started.elapsed(), None, what)?;
+        self.report_step("Expire", started.elapsed(), None, what)?;
         Ok(db)
     }
 
     /// Reads beside a writer. Here both are in one process; `lith get` in another terminal is the
     /// same.
-    pub(super) fn read_beside(&mut self, db: &Db) -> Result<(), Failure> {
+    pub(super) fn read_while_writing(&mut self, db: &Db) -> Result<(), Failure> {
         let started = Instant::now();
         let writer = db.existing_table(TABLE)?;
         let reading = Db::open_read_only(self.options.clone())?;
@@ -214,7 +214,7 @@ impl Tour<'_> {
             counted(expected as u64, "value"),
             size(written as u64),
         );
-        self.tell("Read beside the writer", started.elapsed(), None, what)
+        self.report_step("Read beside the writer", started.elapsed(), None, what)
     }
 
     /// Rolls the closed database back to the last file that was loaded.
@@ -246,7 +246,7 @@ impl Tour<'_> {
             duration(planned),
             duration(executed),
         );
-        self.tell("Roll back", started.elapsed(), None, what)
+        self.report_step("Roll back", started.elapsed(), None, what)
     }
 
     pub(super) fn verify(&mut self) -> Result<(), Failure> {
@@ -261,18 +261,18 @@ impl Tour<'_> {
         };
         let problems = problems.into_iter().map(|problem| format!("verify: {problem}"));
         self.tally.wrong.extend(problems);
-        self.tell("Verify", took, Some(bytes), what.to_owned())
+        self.report_step("Verify", took, Some(bytes), what.to_owned())
     }
 }
 
 /// Some values, to be stored again under other keys.
 fn some_values(items: &[Item], table: &Table) -> Result<Vec<(Vec<u8>, Value)>, Failure> {
     let (mut values, mut bytes) = (Vec::new(), 0);
-    for item in items.iter().take(MEANWHILE_FILES) {
+    for item in items.iter().take(CONCURRENT_WRITE_FILES) {
         let Some(value) = table.get(item.key.as_bytes())? else { break };
         bytes += value.len();
         values.push((item.second_key().into(), value));
-        if bytes >= MEANWHILE_BYTES {
+        if bytes >= CONCURRENT_WRITE_BYTES {
             break;
         }
     }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use lithdb::env::{Fs, OsFs, exists};
 
 use super::Args;
-use super::place::Place;
+use super::tour_dir::TourDir;
 use crate::failure::Failure;
-use crate::files::IN_MEMORY;
+use crate::files::MAX_BUFFERED_BYTES;
 use crate::output::{counted, size};
 use crate::walk::{Flow, Found, Skipped, Walk};
 
@@ -20,58 +20,66 @@ pub(super) struct Tree {
     /// How many files are too large to be compared in memory.
     large: u64,
     /// There are more than were taken.
-    is_cut: bool,
+    is_truncated: bool,
     /// The disk has no room for all that was allowed.
-    is_tight: bool,
+    is_limited_by_space: bool,
 }
 
 impl Tree {
     /// Chooses the tree and looks at what is in it.
-    pub(super) fn choose(args: &Args, place: &Place) -> Result<Self, Failure> {
+    pub(super) fn choose(args: &Args, tour_dir: &TourDir) -> Result<Self, Failure> {
         let root = match &args.path {
             Some(path) => path.clone(),
             None => default_root()?,
         };
         // The database needs as much again, and the disk has other users.
-        let room = place.free_space()? / 2;
-        let is_tight = room < args.max_bytes;
+        let room = tour_dir.free_space()? / 2;
+        let is_limited_by_space = room < args.max_bytes;
         let most = args.max_bytes.min(room);
         let mut walk = Walk::new(&OsFs, &[]);
-        let (mut files, mut bytes, mut is_cut, mut large) = (Vec::new(), 0, false, 0);
+        let (mut files, mut bytes, mut is_truncated, mut large) = (Vec::new(), 0, false, 0);
         walk.run(&root, &mut |found, _| {
             if files.len() as u64 >= args.max_files || most - bytes < most / 64 {
-                is_cut = true;
-                return Ok(Flow::Enough);
+                is_truncated = true;
+                return Ok(Flow::Stop);
             }
             // Files are compared in memory. One that is too large does not keep out the smaller ones behind it.
-            if found.len_bytes >= IN_MEMORY as u64 {
+            if found.len_bytes >= MAX_BUFFERED_BYTES as u64 {
                 large += 1;
-                return Ok(Flow::On);
+                return Ok(Flow::Continue);
             }
             if found.len_bytes > most - bytes {
-                is_cut = true;
-                return Ok(Flow::On);
+                is_truncated = true;
+                return Ok(Flow::Continue);
             }
             bytes += found.len_bytes;
             files.push(found.clone());
-            Ok(Flow::On)
+            Ok(Flow::Continue)
         })?;
         let root = OsFs.canonicalize(&root).map_err(|e| Failure::io(root.display(), &e))?;
         if files.is_empty() {
             let message = format!("{}: expected files for the tour, found none", root.display());
             return Err(Failure::Failed(message));
         }
-        let is_tight = is_tight && is_cut;
-        Ok(Self { root, files, bytes, skipped: walk.skipped, large, is_cut, is_tight })
+        let is_limited_by_space = is_limited_by_space && is_truncated;
+        Ok(Self {
+            root,
+            files,
+            bytes,
+            skipped: walk.skipped,
+            large,
+            is_truncated,
+            is_limited_by_space,
+        })
     }
 
     /// What there is to say about the choice.
     pub(super) fn notes(&self, args: &Args) -> Vec<String> {
         let mut notes = Vec::new();
-        if self.is_tight {
+        if self.is_limited_by_space {
             notes
                 .push("not all of it: half of the free disk space is enough for a tour".to_owned());
-        } else if self.is_cut {
+        } else if self.is_truncated {
             notes.push(format!(
                 "not all of it: the limit is {} and {} (--max-bytes, --max-files)",
                 size(args.max_bytes),
@@ -80,7 +88,7 @@ impl Tree {
         }
         if self.large > 0 {
             let files = counted(self.large, "file");
-            notes.push(format!("left out: {files} of {} or more", size(IN_MEMORY as u64)));
+            notes.push(format!("left out: {files} of {} or more", size(MAX_BUFFERED_BYTES as u64)));
         }
         if let Some(skipped) = self.skipped.describe() {
             notes.push(format!("passed by: {skipped}"));

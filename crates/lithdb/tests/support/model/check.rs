@@ -137,34 +137,34 @@ impl Identities {
 }
 
 /// Everything that must hold of a database that was just opened, when `found` is in its tables.
-pub fn everything(run: &mut Run, found: &[Option<Found>; TABLES]) {
+pub fn check_invariants(run: &mut Run, found: &[Option<Found>; TABLES]) {
     let context = run.context.clone();
     let Some(process) = &run.process else { return };
     for (n, (table, found)) in process.tables.iter().zip(found).enumerate() {
         let context = format!("{context}: table {}", NAMES[n]);
         let expected = &mut run.expected[n];
         let (Some(table), Some(found)) = (table, found) else { continue };
-        answers(table, expected, 0..expected.batches.len(), &context);
+        check_values(table, expected, 0..expected.batches.len(), &context);
         let keymap = verify_keymap(table, &mut |_| {}).unwrap();
         assert!(keymap.is_sound(), "{context}: {keymap}");
         let stats = table.stats();
-        expected.reopen_tail(stats.log_end.segment.0);
+        expected.reset_mutable_segment(stats.log_end.segment.0);
         assert_eq!(stats.keys, found.records.len() as u64, "{context}: counted keys");
         assert!(stats.keymap_entries <= found.records.len(), "{context}: dead keys in the keymap");
         let ttl = stats.ttl.map(|ttl| ttl.as_millis() as u64);
         assert!(expected.ttls.contains(&ttl), "{context}: {ttl:?}, not {:?}", expected.ttls);
         expected.ttls = vec![ttl];
-        by_the_document(&run.disk, NAMES[n], found, &context);
+        read_with_oracle(&run.disk, NAMES[n], found, &context);
     }
     files(run, &context);
     run.identities.note(&run.disk, &context);
     run.links.iter().for_each(|link| link.check(&run.disk, run.power_losses, &context));
-    again(run, &context);
+    check_reopen_is_idempotent(run, &context);
 }
 
 /// Every key that was ever put is there as it must be, or is not there.
-pub fn answers(table: &Table, expected: &Expected, range: Range<usize>, context: &str) {
-    for (key, value) in expected.answers(range) {
+pub fn check_values(table: &Table, expected: &Expected, range: Range<usize>, context: &str) {
+    for (key, value) in expected.expected_values(range) {
         get(table, key, value, context);
     }
     assert_eq!(table.get(b"never put").unwrap(), None, "{context}");
@@ -219,7 +219,7 @@ pub fn walk(table: &Table, records: &[&Record], from: Option<usize>, turns: u64,
 }
 
 /// What the files say, read by the document alone, is what iteration gave.
-fn by_the_document(disk: &SimFs, table: &str, found: &Found, context: &str) {
+fn read_with_oracle(disk: &SimFs, table: &str, found: &Found, context: &str) {
     let files = segment_files(disk, table);
     let of = |segment: u32, extension: &str, shard: Option<u16>| {
         let mut files = files.iter();
@@ -298,7 +298,7 @@ fn image(disk: &SimFs) -> Image {
 }
 
 /// In a copy: opening and closing again changes nothing, and again.
-fn again(run: &Run, context: &str) {
+fn check_reopen_is_idempotent(run: &Run, context: &str) {
     let (disk, clock) = (run.disk.fork(), another_clock(run.now()));
     let mut before = image(&disk);
     for _ in 0..2 {
@@ -323,7 +323,7 @@ fn again(run: &Run, context: &str) {
         for (path, bytes) in &before {
             let now = after.get(path);
             let now = now.unwrap_or_else(|| panic!("{context}: {} is gone", path.display()));
-            same(path, bytes, now, context);
+            assert_unchanged(path, bytes, now, context);
         }
         assert_eq!(before.len(), after.len(), "{context}: new files");
         before = after;
@@ -333,7 +333,7 @@ fn again(run: &Run, context: &str) {
 
 /// A key file may have got an epoch and a mark; the state and the ids of the roots are written at every opening. Nothing is
 /// ever cut.
-fn same(path: &Path, before: &[u8], after: &[u8], context: &str) {
+fn assert_unchanged(path: &Path, before: &[u8], after: &[u8], context: &str) {
     let shown = path.display();
     if path.extension().is_some_and(|e| e == "keys") {
         assert!(after.starts_with(before), "{context}: {shown} has changed");

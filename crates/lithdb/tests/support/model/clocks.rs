@@ -6,14 +6,14 @@
 
 use std::time::Duration;
 
-use super::op::{TABLES, Wall};
+use super::op::{TABLES, WallClock};
 use super::run::{Run, count};
 
 const DAY_MILLIS: i64 = 86_400_000;
 /// For how long the clock must run steadily.
 const HOLD_MILLIS: u64 = 3_600_000;
 
-impl Wall {
+impl WallClock {
     /// By how many milliseconds it is ahead.
     pub fn ahead(self) -> i64 {
         match self {
@@ -26,13 +26,13 @@ impl Wall {
 impl Run {
     /// From now on the wall clock is ahead by this.
     pub fn set_wall(&mut self, ahead: i64) {
-        self.hold_passes();
+        self.note_hold_elapsed();
         self.clock.jump(ahead - self.wall_ahead);
         self.wall_ahead = ahead;
         self.was_wrong |= ahead != 0;
         for expected in &mut self.expected {
             expected.was_held = true;
-            if ahead <= expected.believes {
+            if ahead <= expected.clock_error {
                 expected.ahead_since = None;
             }
         }
@@ -40,11 +40,11 @@ impl Run {
 
     /// The tables have seen what the wall clock shows, and have made it durable; or they are just
     /// being opened.
-    pub fn wall_is_seen(&mut self, is_opening: bool) {
+    pub fn note_wall_clock_seen(&mut self, is_opening: bool) {
         let now = self.true_now();
         for expected in &mut self.expected {
             let was_opening = expected.ahead_since.is_some_and(|(_, is_opening)| is_opening);
-            let is_ahead = self.wall_ahead > expected.believes;
+            let is_ahead = self.wall_ahead > expected.clock_error;
             let since = (now, is_opening || was_opening);
             expected.ahead_since = is_ahead.then_some(since);
         }
@@ -52,13 +52,13 @@ impl Run {
 
     /// A clock that has run steadily for the hold is believed: what it gained while the program
     /// was stopped makes everything older, what it gained meanwhile nothing.
-    pub fn hold_passes(&mut self) {
+    pub fn note_hold_elapsed(&mut self) {
         let now = self.true_now();
         for expected in &mut self.expected {
             if let Some((since, is_opening)) = expected.ahead_since
                 && now - since >= HOLD_MILLIS
             {
-                expected.believe(self.wall_ahead, is_opening);
+                expected.adopt_wall_clock(self.wall_ahead, is_opening);
                 count("clocks believed");
             }
         }
@@ -68,14 +68,14 @@ impl Run {
     pub fn run_for(&mut self, secs: u64) {
         for part in [secs / 2, secs - secs / 2] {
             self.clock.advance(Duration::from_secs(part));
-            self.upkeep();
+            self.maintenance();
         }
     }
 
     /// Whatever the clock did: when it has run steadily for the hold, and the TTL has passed since
     /// the seal, everything is gone.
-    pub fn nothing_is_held_for_ever(&mut self) {
-        self.upkeep();
+    pub fn check_everything_expires(&mut self) {
+        self.maintenance();
         self.run_for(HOLD_MILLIS / 1000 + 1);
         for n in 0..TABLES {
             let Some(table) = self.table(n) else { continue };

@@ -48,7 +48,7 @@ pub struct Expected {
     /// trusted.
     pub was_held: bool,
     /// By how much its time may be ahead of the true one (or behind).
-    pub believes: i64,
+    pub clock_error: i64,
     /// Since when its wall clock has been further ahead than that, and whether it was so when the
     /// table was opened.
     pub ahead_since: Option<(u64, bool)>,
@@ -89,7 +89,7 @@ impl Expected {
     pub fn created(&self, wall_ahead: i64) -> Self {
         Self {
             exists: true,
-            believes: wall_ahead,
+            clock_error: wall_ahead,
             ttls: vec![None],
             known: self.known.clone(),
             next: self.next,
@@ -103,11 +103,11 @@ impl Expected {
     }
 
     /// The wall clock sets the time: one that is ahead makes everything older.
-    pub fn believe(&mut self, wall_ahead: i64, makes_old: bool) {
-        if wall_ahead > self.believes && makes_old {
+    pub fn adopt_wall_clock(&mut self, wall_ahead: i64, makes_old: bool) {
+        if wall_ahead > self.clock_error && makes_old {
             self.batches.iter_mut().for_each(|batch| batch.may_go = true);
         }
-        (self.believes, self.ahead_since) = (wall_ahead, None);
+        (self.clock_error, self.ahead_since) = (wall_ahead, None);
     }
 
     /// How many batches are certainly below this segment.
@@ -129,21 +129,21 @@ impl Expected {
     }
 
     /// The segment in which new records go is this one: those before it are sealed.
-    pub fn note_tail(&mut self, segment: u32, now: u64) {
+    pub fn note_mutable_segment(&mut self, segment: u32, now: u64) {
         let below = self.below(segment);
         for batch in self.batches.iter_mut().take(below) {
             batch.sealed_by.get_or_insert(now);
         }
     }
 
-    /// As [`note_tail`](Self::note_tail), after an opening: a seal that failed has not happened.
-    pub fn reopen_tail(&mut self, segment: u32) {
+    /// As [`note_mutable_segment`](Self::note_mutable_segment), after an opening: a seal that failed has not happened.
+    pub fn reset_mutable_segment(&mut self, segment: u32) {
         let below = self.below(segment);
         self.batches.iter_mut().skip(below).for_each(|batch| batch.sealed_by = None);
     }
 
     /// What `get` must answer for every key ever put, if these batches are there.
-    pub fn answers(&self, range: std::ops::Range<usize>) -> BTreeMap<&[u8], Option<&[u8]>> {
+    pub fn expected_values(&self, range: std::ops::Range<usize>) -> BTreeMap<&[u8], Option<&[u8]>> {
         let mut answers: BTreeMap<&[u8], Option<&[u8]>> =
             self.known.iter().map(|key| (&key[..], None)).collect();
         for record in self.batches[range].iter().flat_map(|batch| batch.records.iter()) {
@@ -215,11 +215,11 @@ impl Expected {
         // A crash forgets some of the time that has passed, and the wall clock is then ahead of
         // it.
         self.was_held = true;
-        self.place(found);
+        self.note_positions(found);
     }
 
     /// Notes where everything was found.
-    pub fn place(&mut self, found: &Found) {
+    pub fn note_positions(&mut self, found: &Found) {
         let mut rest = &found.records[..];
         for batch in &mut self.batches {
             let Some((here, behind)) = rest.split_at_checked(batch.records.len()) else { return };

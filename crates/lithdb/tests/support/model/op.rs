@@ -11,7 +11,7 @@ pub const TABLES: usize = 3;
 
 /// What a database lives in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct Environment {
     pub roots: usize,
     /// Positional reads instead of mappings.
     pub pread: bool,
@@ -30,7 +30,7 @@ pub struct Item {
 
 /// What the wall clock shows: the time, or one that is wrong by days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wall {
+pub enum WallClock {
     Right,
     Off(i64),
 }
@@ -46,7 +46,7 @@ pub enum Crash {
 
 /// What a rollback goes back to. Numbers are taken modulo what there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum To {
+pub enum RollbackTarget {
     /// The newest record of a key: of one of these tables, and `skip` records from its end.
     Key { table: usize, back: u8 },
     /// A height: so much below the highest.
@@ -59,7 +59,7 @@ pub enum To {
 
 /// What is to be done with tables in which a rollback keeps nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unmatched {
+pub enum OnNoMatch {
     Refuse,
     Keep,
     Clear,
@@ -67,7 +67,7 @@ pub enum Unmatched {
 
 /// What goes wrong while a rollback is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub enum Interruption {
     /// A crash, and perhaps another one inside of the opening that finishes it.
     Crash {
         after: u64,
@@ -116,7 +116,7 @@ pub enum Op {
     Gc {
         table: usize,
     },
-    Upkeep,
+    Maintenance,
     Advance {
         secs: u64,
     },
@@ -126,12 +126,12 @@ pub enum Op {
         accept: bool,
     },
     /// The wall clock jumps while everything runs.
-    Wall(Wall),
+    WallClock(WallClock),
     /// The program does not run for a while, and its wall clock may then be another one.
     Stop {
         crash: Option<Crash>,
         secs: u64,
-        wall: Option<Wall>,
+        wall: Option<WallClock>,
     },
     /// It runs for a while, and is looked after.
     Run {
@@ -186,10 +186,10 @@ pub enum Op {
         in_opening: bool,
     },
     RollBack {
-        to: To,
-        unmatched: Unmatched,
+        to: RollbackTarget,
+        on_no_match: OnNoMatch,
         close: bool,
-        trouble: Option<Trouble>,
+        interruption: Option<Interruption>,
     },
 }
 
@@ -207,10 +207,10 @@ impl Op {
             Self::Walk { from: Some(_), .. } => "iterate from a key",
             Self::Seal { .. } => "seal",
             Self::Gc { .. } => "gc",
-            Self::Upkeep => "upkeep",
+            Self::Maintenance => "upkeep",
             Self::Advance { .. } => "clock advance",
             Self::Jump { .. } => "clock jump",
-            Self::Wall(_) => "another wall clock",
+            Self::WallClock(_) => "another wall clock",
             Self::Stop { .. } => "stop",
             Self::Run { .. } => "run",
             Self::Accept { .. } => "accept the clock",
@@ -229,9 +229,13 @@ impl Op {
             Self::CrashInOpening { .. } => "crash in opening",
             Self::FaultSoon { .. } => "fault",
             Self::ReadFault { .. } => "read fault",
-            Self::RollBack { trouble: None, .. } => "rollback",
-            Self::RollBack { trouble: Some(Trouble::Crash { .. }), .. } => "rollback with a crash",
-            Self::RollBack { trouble: Some(Trouble::Fault { .. }), .. } => "rollback with a fault",
+            Self::RollBack { interruption: None, .. } => "rollback",
+            Self::RollBack { interruption: Some(Interruption::Crash { .. }), .. } => {
+                "rollback with a crash"
+            }
+            Self::RollBack { interruption: Some(Interruption::Fault { .. }), .. } => {
+                "rollback with a fault"
+            }
         }
     }
 }
@@ -277,12 +281,12 @@ pub const KINDS: [&str; 35] = [
 
 /// What the maker of histories knows: enough not to make dull ones.
 #[derive(Debug, Clone)]
-pub struct Sketch {
-    pub place: Place,
+pub struct GeneratorState {
+    pub environment: Environment,
     puts: [u32; TABLES],
     has_reader: bool,
     /// Something is going to happen, or has happened, that only an opening clears.
-    is_troubled: bool,
+    has_pending_fault: bool,
 }
 
 /// Makes histories.
@@ -307,15 +311,15 @@ fn image() -> impl Strategy<Value = CrashImage> {
         1 => Just(CrashImage::Everything),
         1 => Just(CrashImage::LengthWithoutData),
         2 => (0..60_usize).prop_map(CrashImage::Prefix),
-        1 => (0..60_usize).prop_map(CrashImage::EachAlone),
+        1 => (0..60_usize).prop_map(CrashImage::OnlyOne),
         4 => any::<u64>().prop_map(CrashImage::Seeded),
     ]
 }
 
-fn wall() -> impl Strategy<Value = Wall> {
+fn wall() -> impl Strategy<Value = WallClock> {
     // The last one is that of a machine without a battery: before 2020.
     let off = prop_oneof![Just(400_i64), Just(800), Just(-400), Just(-18_000)];
-    prop_oneof![1 => Just(Wall::Right), 2 => off.prop_map(Wall::Off)]
+    prop_oneof![1 => Just(WallClock::Right), 2 => off.prop_map(WallClock::Off)]
 }
 
 fn crash() -> impl Strategy<Value = Crash> {
@@ -341,23 +345,29 @@ fn fault() -> impl Strategy<Value = (Fault, bool)> {
 fn rollback() -> impl Strategy<Value = Op> {
     let table = 0..TABLES;
     let to = prop_oneof![
-        2 => (table.clone(), 0..20_u8).prop_map(|(table, back)| To::Key { table, back }),
-        3 => (0..20_u8).prop_map(|below| To::Height { below }),
-        1 => (0..400_u64).prop_map(|secs| To::Time { secs }),
-        1 => (table, 0..20_u8).prop_map(|(table, back)| To::Position { table, back }),
+        2 => (table.clone(), 0..20_u8).prop_map(|(table, back)| RollbackTarget::Key { table, back }),
+        3 => (0..20_u8).prop_map(|below| RollbackTarget::Height { below }),
+        1 => (0..400_u64).prop_map(|secs| RollbackTarget::Time { secs }),
+        1 => (table, 0..20_u8).prop_map(|(table, back)| RollbackTarget::Position { table, back }),
     ];
-    let unmatched = prop_oneof![
-        1 => Just(Unmatched::Refuse),
-        2 => Just(Unmatched::Keep),
-        2 => Just(Unmatched::Clear),
+    let on_no_match = prop_oneof![
+        1 => Just(OnNoMatch::Refuse),
+        2 => Just(OnNoMatch::Keep),
+        2 => Just(OnNoMatch::Clear),
     ];
-    let trouble = prop_oneof![
+    let interruption = prop_oneof![
         3 => (0..45_u64, crash(), option::of((0..30_u64, crash())))
-            .prop_map(|(after, crash, again)| Trouble::Crash { after, crash, again }),
-        1 => (1..45_u64, fault()).prop_map(|(after, (fault, sticky))| Trouble::Fault { after, fault, sticky }),
+            .prop_map(|(after, crash, again)| Interruption::Crash { after, crash, again }),
+        1 => (1..45_u64, fault()).prop_map(|(after, (fault, sticky))| Interruption::Fault { after, fault, sticky }),
     ];
-    (to, unmatched, any::<bool>(), option::weighted(0.6, trouble))
-        .prop_map(|(to, unmatched, close, trouble)| Op::RollBack { to, unmatched, close, trouble })
+    (to, on_no_match, any::<bool>(), option::weighted(0.6, interruption)).prop_map(
+        |(to, on_no_match, close, interruption)| Op::RollBack {
+            to,
+            on_no_match,
+            close,
+            interruption,
+        },
+    )
 }
 
 fn on_a_table(table: usize) -> BoxedStrategy<Op> {
@@ -383,30 +393,30 @@ fn on_a_table(table: usize) -> BoxedStrategy<Op> {
 }
 
 impl ReferenceStateMachine for Histories {
-    type State = Sketch;
+    type State = GeneratorState;
     type Transition = Op;
 
-    fn init_state() -> BoxedStrategy<Sketch> {
+    fn init_state() -> BoxedStrategy<GeneratorState> {
         (1..=3_usize, any::<bool>(), prop::bool::weighted(0.1))
-            .prop_map(|(roots, pread, short_transfers)| Sketch {
-                place: Place { roots, pread, short_transfers },
+            .prop_map(|(roots, pread, short_transfers)| GeneratorState {
+                environment: Environment { roots, pread, short_transfers },
                 puts: [0; TABLES],
                 has_reader: false,
-                is_troubled: false,
+                has_pending_fault: false,
             })
             .boxed()
     }
 
-    fn transitions(sketch: &Sketch) -> BoxedStrategy<Op> {
+    fn transitions(generator: &GeneratorState) -> BoxedStrategy<Op> {
         // One table is busier than the others, and openings are more likely when something has gone wrong.
         let table = prop_oneof![3 => Just(0_usize), 2 => Just(1_usize), 1 => Just(2_usize)];
-        let is_young = sketch.puts.iter().sum::<u32>() < 4;
-        let (rare, open, flush) = match (is_young, sketch.is_troubled) {
+        let is_young = generator.puts.iter().sum::<u32>() < 4;
+        let (rare, open, flush) = match (is_young, generator.has_pending_fault) {
             (true, _) => (1, 1, 2),
             (false, false) => (6, 3, 2),
             (false, true) => (1, 8, 12),
         };
-        let read = if sketch.has_reader {
+        let read = if generator.has_reader {
             prop_oneof![5 => Just(Op::Refresh), 1 => Just(Op::EndRead)].boxed()
         } else {
             Just(Op::Read).boxed()
@@ -414,9 +424,9 @@ impl ReferenceStateMachine for Histories {
         prop_oneof![
             80 => table.prop_flat_map(on_a_table),
             flush => Just(Op::FlushAll),
-            2 => Just(Op::Upkeep),
+            2 => Just(Op::Maintenance),
             7 => (1..200_u64).prop_map(|secs| Op::Advance { secs }),
-            2 => wall().prop_map(Op::Wall),
+            2 => wall().prop_map(Op::WallClock),
             2 => (option::of(crash()), 1..3_600_u64, option::of(wall()))
                 .prop_map(|(crash, secs, wall)| Op::Stop { crash, secs, wall }),
             1 => (1..7_200_u64).prop_map(|secs| Op::Run { secs }),
@@ -436,25 +446,25 @@ impl ReferenceStateMachine for Histories {
         .boxed()
     }
 
-    fn apply(mut sketch: Sketch, op: &Op) -> Sketch {
+    fn apply(mut generator: GeneratorState, op: &Op) -> GeneratorState {
         match op {
-            Op::Put { table, .. } | Op::Batch { table, .. } => sketch.puts[*table] += 1,
-            Op::Drop { table } => (sketch.puts[*table], sketch.has_reader) = (0, false),
-            Op::Read | Op::Refresh => sketch.has_reader = true,
-            Op::EndRead => sketch.has_reader = false,
-            Op::CrashSoon { .. } | Op::FaultSoon { .. } => sketch.is_troubled = true,
+            Op::Put { table, .. } | Op::Batch { table, .. } => generator.puts[*table] += 1,
+            Op::Drop { table } => (generator.puts[*table], generator.has_reader) = (0, false),
+            Op::Read | Op::Refresh => generator.has_reader = true,
+            Op::EndRead => generator.has_reader = false,
+            Op::CrashSoon { .. } | Op::FaultSoon { .. } => generator.has_pending_fault = true,
             Op::Crash(Crash::Power(_)) => {
-                (sketch.has_reader, sketch.is_troubled) = (false, false);
+                (generator.has_reader, generator.has_pending_fault) = (false, false);
             }
             Op::Reopen
             | Op::Stop { .. }
             | Op::Crash(_)
             | Op::CrashInOpening { .. }
             | Op::RollBack { .. } => {
-                sketch.is_troubled = false;
+                generator.has_pending_fault = false;
             }
             _ => {}
         }
-        sketch
+        generator
     }
 }

@@ -58,18 +58,18 @@ impl ProcessFs {
     }
 
     /// Takes back what was to happen to it.
-    pub fn spare(&self) {
+    pub fn cancel_faults(&self) {
         let mut state = self.state.lock();
         (state.left, state.failing_sync) = (None, None);
     }
 
-    pub fn is_gone(&self) -> bool {
+    pub fn is_killed(&self) -> bool {
         let state = self.state.lock();
         state.gone || state.left == Some(0)
     }
 
     fn read(&self) -> io::Result<()> {
-        if self.is_gone() { Err(gone()) } else { Ok(()) }
+        if self.is_killed() { Err(gone()) } else { Ok(()) }
     }
 
     fn change(&self, is_file_sync: bool) -> io::Result<()> {

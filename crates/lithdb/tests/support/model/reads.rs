@@ -17,7 +17,7 @@ impl Run {
         let Some(table) = self.table(n).filter(|table| table.failure().is_none()) else { return };
         let expected = &self.expected[n];
         let number = expected.next.saturating_sub(back as u64);
-        let answers = expected.answers(0..expected.batches.len());
+        let answers = expected.expected_values(0..expected.batches.len());
         for key in [primary_key(number), [&b"part"[..], &number.to_be_bytes()].concat()] {
             check::get(&table, &key, answers.get(&key[..]).copied().flatten(), &self.context);
         }
@@ -37,14 +37,14 @@ impl Run {
                 self.reader = Some(Reader { fs, db });
                 self.refresh();
             }
-            Err(error) => self.excuse_reader(&error),
+            Err(error) => self.assert_reader_excused(&error),
         }
     }
 
     /// Faults happen to what is changed: a process that reads is told of none.
-    fn excuse_reader(&self, error: &lithdb::Error) {
+    fn assert_reader_excused(&self, error: &lithdb::Error) {
         assert!(self.has_crashed(), "{}: reader: {error}", self.context);
-        self.is_of_the_disk(error);
+        self.assert_is_disk_error(error);
     }
 
     /// A process that reads sees at least what is durable, and never a part of a batch.
@@ -63,13 +63,13 @@ impl Run {
                 let found = Found::read(&table, &context);
                 let range = expected.find(&found);
                 let range = range.unwrap_or_else(|why| panic!("{context}: {why}"));
-                check::answers(&table, expected, range, &context);
+                check::check_values(&table, expected, range, &context);
                 count("reader's views");
             }
             Ok(())
         };
         if let Err(error) = look() {
-            self.excuse_reader(&error);
+            self.assert_reader_excused(&error);
             self.reader = None;
         }
     }
@@ -83,7 +83,7 @@ impl Run {
             };
             self.disk.fail_read(after, Fault::Eio);
             let expected = &self.expected[n];
-            for (key, value) in expected.answers(0..expected.batches.len()) {
+            for (key, value) in expected.expected_values(0..expected.batches.len()) {
                 match table.get(key) {
                     Ok(got) => assert_eq!(got.as_deref(), value, "{}", self.context),
                     Err(error) => assert_eq!(error.kind(), ErrorKind::Io, "{}", self.context),
@@ -96,13 +96,13 @@ impl Run {
     }
 
     /// A latched table reads what is durable; what was only put is read or an error, and never something else.
-    pub fn reads_go_on(&self, n: usize, table: &Table) {
+    pub fn assert_reads_work(&self, n: usize, table: &Table) {
         let expected = &self.expected[n];
         let mut newest: BTreeMap<&[u8], usize> = BTreeMap::new();
         for (at, batch) in expected.batches.iter().enumerate() {
             newest.extend(batch.records.iter().map(|record| (&record.key[..], at)));
         }
-        let answers = expected.answers(0..expected.batches.len());
+        let answers = expected.expected_values(0..expected.batches.len());
         for (key, at) in newest {
             let may_be_absent = expected.is_attempt && at + 1 == expected.batches.len();
             let name = name(key);

@@ -50,9 +50,9 @@ impl Run {
                 assert!(latched.is_none(), "{}: closed as if nothing had failed", self.context);
             }
             Err(error) => {
-                let is_excused = self.is_excused() || process.fs.is_gone();
+                let is_excused = self.is_excused() || process.fs.is_killed();
                 assert!(is_excused, "{}: close: {error}", self.context);
-                self.is_of_the_disk(error);
+                self.assert_is_disk_error(error);
             }
         }
         for (n, table) in process.tables.iter().enumerate() {
@@ -60,7 +60,7 @@ impl Run {
                 self.all_durable(n);
             }
         }
-        let was_killed = process.fs.is_gone();
+        let was_killed = process.fs.is_killed();
         drop(process);
         if self.reader.is_none() {
             let held = self.disk.open_handles();
@@ -81,7 +81,7 @@ impl Run {
             let before = self.disk.faults_hit();
             let fs = ProcessFs::new(&self.disk);
             let opened = self.try_open(&fs);
-            let has_crashed = self.disk.is_dead() || fs.is_gone();
+            let has_crashed = self.disk.is_dead() || fs.is_killed();
             let has_failed = self.disk.faults_hit() > before;
             match opened {
                 Ok(()) => {
@@ -89,14 +89,14 @@ impl Run {
                     return;
                 }
                 Err(error) if has_crashed => {
-                    self.is_of_the_disk(&error);
+                    self.assert_is_disk_error(&error);
                     count("crashes in openings");
                     let crash = self.soon.take().unwrap_or(Crash::Kill);
                     self.crash(crash);
                 }
                 Err(error) => {
                     assert!(has_failed, "{}: opening: {error}", self.context);
-                    self.is_of_the_disk(&error);
+                    self.assert_is_disk_error(&error);
                     count("openings that failed");
                     self.crash(Crash::Kill);
                 }
@@ -140,15 +140,15 @@ impl Run {
             return Err(lithdb::Error::new(lithdb::ErrorKind::Io, message));
         }
         self.disk.clear_faults();
-        fs.spare();
+        fs.cancel_faults();
         count("openings");
-        self.look();
-        self.wall_is_seen(true);
+        self.compare_with_model();
+        self.note_wall_clock_seen(true);
         Ok(())
     }
 
     /// Compares everything with what may be there, and goes on with what is.
-    fn look(&mut self) {
+    fn compare_with_model(&mut self) {
         let context = self.context.clone();
         let Some(process) = &self.process else { return };
         let found: [Option<Found>; TABLES] = std::array::from_fn(|n| {
@@ -181,7 +181,7 @@ impl Run {
         }
         self.expected = expected;
         self.rolled_back = None;
-        check::everything(self, &found);
+        check::check_invariants(self, &found);
     }
 }
 

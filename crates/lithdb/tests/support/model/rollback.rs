@@ -10,7 +10,7 @@ use lithdb::{
 use lithdb_sim::sim_env;
 
 use super::expect::{Expected, Found, Record, Written};
-use super::op::{Crash, TABLES, To, Trouble, Unmatched};
+use super::op::{Crash, Interruption, OnNoMatch, RollbackTarget, TABLES};
 use super::process::ProcessFs;
 use super::run::{NAMES, Run, another_clock, count, options, plan_fault};
 
@@ -18,7 +18,7 @@ type AllFound = [Option<Found>; TABLES];
 
 /// What stays of a table: so many records; all of them if the rollback does nothing to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stays {
+enum Kept {
     All,
     First(usize),
 }
@@ -26,10 +26,10 @@ enum Stays {
 impl Run {
     pub fn roll_back(
         &mut self,
-        to: To,
-        unmatched: Unmatched,
+        to: RollbackTarget,
+        on_no_match: OnNoMatch,
         close: bool,
-        trouble: Option<Trouble>,
+        interruption: Option<Interruption>,
     ) {
         if self.expected.iter().any(|expected| expected.in_doubt) {
             self.close();
@@ -44,18 +44,18 @@ impl Run {
             return self.open();
         }
         self.hits = self.disk.faults_hit();
-        let found = self.survey();
+        let found = self.predict_contents();
         let fs = ProcessFs::new(&self.disk);
-        let plan = match self.plan(to, unmatched, &found, &fs) {
-            Some((plan, stays)) => (plan, self.rolled_back_to(&stays, &found)),
+        let plan = match self.plan(to, on_no_match, &found, &fs) {
+            Some((plan, kept)) => (plan, self.rolled_back_to(&kept, &found)),
             None => return self.open(),
         };
-        self.execute(plan.0, plan.1, &fs, trouble);
+        self.execute(plan.0, plan.1, &fs, interruption);
         self.open();
     }
 
     /// What the next opening would find, looked at in a copy. What is not there now does not come back.
-    fn survey(&mut self) -> AllFound {
+    fn predict_contents(&mut self) -> AllFound {
         let (disk, clock) = (self.disk.fork(), another_clock(self.now()));
         let components = Components {
             env: Some(sim_env(&disk, &clock)),
@@ -80,23 +80,23 @@ impl Run {
 
     fn plan(
         &self,
-        to: To,
-        unmatched: Unmatched,
+        to: RollbackTarget,
+        on_no_match: OnNoMatch,
         found: &AllFound,
         fs: &ProcessFs,
-    ) -> Option<(RollbackPlan, [Stays; TABLES])> {
+    ) -> Option<(RollbackPlan, [Kept; TABLES])> {
         let context = &self.context;
         let ops = self.disk.ops();
         let env = self.components(fs).env?;
-        let no_match = match unmatched {
-            Unmatched::Refuse => NoMatch::Refuse,
-            Unmatched::Keep => NoMatch::Keep,
-            Unmatched::Clear => NoMatch::Clear,
+        let no_match = match on_no_match {
+            OnNoMatch::Refuse => NoMatch::Refuse,
+            OnNoMatch::Keep => NoMatch::Keep,
+            OnNoMatch::Clear => NoMatch::Clear,
         };
         let rollback = Rollback::new(self.roots()).env(env).on_no_match(no_match);
         let rollback = rollback.accept_out_of_order(true);
         let (planned, keep): (Result<RollbackPlan>, Option<Keep>) = match to {
-            To::Key { table, back } => {
+            RollbackTarget::Key { table, back } => {
                 let records = &found[table].as_ref()?.records;
                 let at = records.len().checked_sub(1 + usize::from(back))?;
                 let key = records[at].1.key.clone();
@@ -106,7 +106,7 @@ impl Run {
                 });
                 (rollback.plan(through_key(key)), Some(keep))
             }
-            To::Height { below } => {
+            RollbackTarget::Height { below } => {
                 let highest = self.expected.iter().map(|expected| expected.next).max()?;
                 let max = highest.saturating_sub(1 + u64::from(below));
                 let keep = move |_: usize, _: Position, record: &Record| {
@@ -115,16 +115,16 @@ impl Run {
                 };
                 (rollback.plan(max_be_u64(0, max)), Some(Box::new(keep)))
             }
-            To::Time { secs } => {
+            RollbackTarget::Time { secs } => {
                 let time = UnixMillis(self.now() - secs * 1000);
                 (rollback.plan(written_before(time)), None)
             }
-            To::Position { table, back } => {
+            RollbackTarget::Position { table, back } => {
                 let records = &found[table].as_ref()?.records;
                 let position = records[records.len().checked_sub(1 + usize::from(back))?].0;
                 let filter = move |record: &RecordRef<'_>| {
-                    let stays = record.table() != NAMES[table] || record.position() <= position;
-                    Ok(if stays { Verdict::Keep } else { Verdict::Discard })
+                    let kept = record.table() != NAMES[table] || record.position() <= position;
+                    Ok(if kept { Verdict::Keep } else { Verdict::Discard })
                 };
                 let keep = move |n: usize, at: Position, _: &Record| n != table || at <= position;
                 (rollback.plan(filter), Some(Box::new(keep)))
@@ -135,20 +135,20 @@ impl Run {
         }
         assert_eq!(self.disk.ops(), ops, "{context}: planning wrote something");
         count("rollbacks planned");
-        let (stays, mut is_refused) = match (&planned, &keep) {
-            (_, Some(keep)) => self.model(&**keep, unmatched, found),
+        let (kept, mut is_refused) = match (&planned, &keep) {
+            (_, Some(keep)) => self.model(&**keep, on_no_match, found),
             // Only the files know the times.
             (Ok(plan), None) => (self.as_planned(plan, to, found), false),
-            (Err(_), None) => ([Stays::All; TABLES], unmatched == Unmatched::Refuse),
+            (Err(_), None) => ([Kept::All; TABLES], on_no_match == OnNoMatch::Refuse),
         };
-        is_refused &= unmatched == Unmatched::Refuse;
+        is_refused &= on_no_match == OnNoMatch::Refuse;
         match planned {
             Ok(plan) => {
                 assert!(!is_refused, "{context}: should have been refused");
                 for table in &plan.tables {
                     let n = NAMES.iter().position(|name| *name == table.table.as_str())?;
                     let all = found[n].as_ref()?.records.len();
-                    let left = if let Stays::First(left) = stays[n] { left } else { all };
+                    let left = if let Kept::First(left) = kept[n] { left } else { all };
                     let gone = table.discarded.records as usize;
                     assert_eq!(gone, all - left, "{context}: {plan}");
                     let Some((out_of_order, keep)) = table.out_of_order.as_ref().zip(keep.as_ref())
@@ -160,7 +160,7 @@ impl Run {
                         kept.filter(|(at, record)| record.is_primary && !keep(n, *at, record));
                     assert_eq!(out_of_order.values, beyond.count() as u64, "{context}: {plan}");
                 }
-                Some((plan, stays))
+                Some((plan, kept))
             }
             Err(error) => {
                 assert!(is_refused, "{context}: plan: {error}");
@@ -175,37 +175,42 @@ impl Run {
     fn model(
         &self,
         keep: &dyn Fn(usize, Position, &Record) -> bool,
-        unmatched: Unmatched,
+        on_no_match: OnNoMatch,
         found: &AllFound,
-    ) -> ([Stays; TABLES], bool) {
+    ) -> ([Kept; TABLES], bool) {
         let mut has_unmatched = false;
-        let stays = std::array::from_fn(|n| {
-            let Some(Found { records }) = &found[n] else { return Stays::All };
+        let kept = std::array::from_fn(|n| {
+            let Some(Found { records }) = &found[n] else { return Kept::All };
             let last = records.iter().rposition(|(at, record)| keep(n, *at, record));
             match last {
                 Some(last) => through_group(records, last),
-                None if records.is_empty() => Stays::All,
+                None if records.is_empty() => Kept::All,
                 None => {
                     has_unmatched = true;
-                    if unmatched == Unmatched::Clear { Stays::First(0) } else { Stays::All }
+                    if on_no_match == OnNoMatch::Clear { Kept::First(0) } else { Kept::All }
                 }
             }
         });
-        (stays, has_unmatched)
+        (kept, has_unmatched)
     }
 
     /// What stays by the boundaries that a plan names. Nothing is among it that was put too late.
-    fn as_planned(&self, plan: &RollbackPlan, to: To, found: &AllFound) -> [Stays; TABLES] {
-        let To::Time { secs } = to else { return [Stays::All; TABLES] };
+    fn as_planned(
+        &self,
+        plan: &RollbackPlan,
+        to: RollbackTarget,
+        found: &AllFound,
+    ) -> [Kept; TABLES] {
+        let RollbackTarget::Time { secs } = to else { return [Kept::All; TABLES] };
         let time = self.now() - secs * 1000;
         std::array::from_fn(|n| {
             let planned = plan.tables.iter().find(|table| table.table.as_str() == NAMES[n]);
             let (Some(planned), Some(Found { records })) = (planned, &found[n]) else {
-                return Stays::All;
+                return Kept::All;
             };
             let Some(boundary) = &planned.boundary else {
                 let is_cleared = planned.action.as_str() == "clear";
-                return if is_cleared { Stays::First(0) } else { Stays::All };
+                return if is_cleared { Kept::First(0) } else { Kept::All };
             };
             let last = records.iter().position(|(at, _)| *at == boundary.position).unwrap();
             let mut behind = last;
@@ -224,11 +229,11 @@ impl Run {
     }
 
     /// What is expected when the rollback has happened.
-    fn rolled_back_to(&self, stays: &[Stays; TABLES], found: &AllFound) -> [Expected; TABLES] {
+    fn rolled_back_to(&self, kept: &[Kept; TABLES], found: &AllFound) -> [Expected; TABLES] {
         std::array::from_fn(|n| {
             let mut expected = self.expected[n].clone();
             let all = found[n].as_ref().map_or(0, |found| found.records.len());
-            let Stays::First(mut left) = stays[n] else { return expected };
+            let Kept::First(mut left) = kept[n] else { return expected };
             if left == all {
                 return expected;
             }
@@ -254,24 +259,24 @@ impl Run {
         plan: RollbackPlan,
         new: [Expected; TABLES],
         fs: &ProcessFs,
-        trouble: Option<Trouble>,
+        interruption: Option<Interruption>,
     ) {
-        match trouble {
-            Some(Trouble::Crash { after, crash, again }) => {
+        match interruption {
+            Some(Interruption::Crash { after, crash, again }) => {
                 match crash {
                     Crash::Kill => fs.kill_after(after),
                     Crash::Power(_) => self.disk.crash_after(after),
                 }
                 (self.soon, self.in_opening) = (Some(crash), again);
             }
-            Some(Trouble::Fault { after, fault, sticky }) => {
+            Some(Interruption::Fault { after, fault, sticky }) => {
                 plan_fault(&self.disk, fs, after, fault, sticky);
             }
             None => {}
         }
         let hits = self.disk.faults_hit();
         let executed = plan.execute();
-        let has_crashed = self.disk.is_dead() || fs.is_gone();
+        let has_crashed = self.disk.is_dead() || fs.is_killed();
         let is_excused = has_crashed || self.disk.faults_hit() > hits;
         match executed {
             Ok(_) => {
@@ -280,7 +285,7 @@ impl Run {
             }
             Err(error) => {
                 assert!(is_excused, "{}: execute: {error}", self.context);
-                self.is_of_the_disk(&error);
+                self.assert_is_disk_error(&error);
                 let message = error.to_string();
                 if message.contains("was decided and is not finished") {
                     self.expected = new;
@@ -295,7 +300,7 @@ impl Run {
         }
         self.disk.clear_faults();
         // A crash that was to come later comes right behind it.
-        if has_crashed || matches!(trouble, Some(Trouble::Crash { .. })) {
+        if has_crashed || matches!(interruption, Some(Interruption::Crash { .. })) {
             let crash = self.soon.take().unwrap_or(Crash::Kill);
             self.crash(crash);
         }
@@ -305,7 +310,7 @@ impl Run {
 type Keep = Box<dyn Fn(usize, Position, &Record) -> bool>;
 
 /// The records through this one and the rest of its group.
-fn through_group(records: &[(Position, Record)], last: usize) -> Stays {
+fn through_group(records: &[(Position, Record)], last: usize) -> Kept {
     let behind = records.iter().skip(last + 1).position(|(_, record)| record.is_primary);
-    Stays::First(behind.map_or(records.len(), |behind| last + 1 + behind))
+    Kept::First(behind.map_or(records.len(), |behind| last + 1 + behind))
 }

@@ -14,7 +14,7 @@ use lithdb_sim::{Fault, Pages, SimClock, SimFs, sim_env};
 
 use super::check::{Identities, Link};
 use super::expect::Expected;
-use super::op::{Crash, Op, Place, TABLES};
+use super::op::{Crash, Environment, Op, TABLES};
 use super::process::ProcessFs;
 
 pub const NAMES: [&str; TABLES] = ["a", "b", "c"];
@@ -52,7 +52,7 @@ pub struct Reader {
 
 /// A history on its way.
 pub struct Run {
-    pub place: Place,
+    pub environment: Environment,
     pub disk: SimFs,
     pub clock: SimClock,
     pub process: Option<Process>,
@@ -94,11 +94,11 @@ pub fn options(table: usize) -> TableOptions {
 }
 
 impl Run {
-    pub fn new(place: Place) -> Self {
+    pub fn new(environment: Environment) -> Self {
         let disk = SimFs::new();
-        disk.short_transfers(place.short_transfers);
+        disk.short_transfers(environment.short_transfers);
         let mut run = Self {
-            place,
+            environment,
             disk,
             clock: SimClock::new(1),
             process: None,
@@ -132,11 +132,11 @@ impl Run {
     }
 
     pub fn roots(&self) -> Vec<PathBuf> {
-        (0..self.place.roots).map(|n| PathBuf::from(format!("/r{n}"))).collect()
+        (0..self.environment.roots).map(|n| PathBuf::from(format!("/r{n}"))).collect()
     }
 
     pub fn options(&self) -> DbOptions {
-        let mode = if self.place.pread { ReadMode::Pread } else { ReadMode::Map };
+        let mode = if self.environment.pread { ReadMode::Pread } else { ReadMode::Map };
         DbOptions::new(self.roots()).read_mode(mode)
     }
 
@@ -148,7 +148,7 @@ impl Run {
 
     /// Whether the machine or the process that writes is gone.
     pub fn has_crashed(&self) -> bool {
-        self.disk.is_dead() || self.process.as_ref().is_some_and(|process| process.fs.is_gone())
+        self.disk.is_dead() || self.process.as_ref().is_some_and(|process| process.fs.is_killed())
     }
 
     /// Whether something has failed that explains errors.
@@ -163,29 +163,29 @@ impl Run {
     }
 
     /// An error that something which has failed explains, and that says no more than that.
-    pub fn excuse(&self, error: &Error) {
+    pub fn assert_excused(&self, error: &Error) {
         assert!(self.is_excused(), "{}: nothing has failed: {error}", self.context);
-        self.is_of_the_disk(error);
+        self.assert_is_disk_error(error);
     }
 
     /// What a disk that fails leads to. It is never told as damage, nor as something that is not there.
-    pub fn is_of_the_disk(&self, error: &Error) {
+    pub fn assert_is_disk_error(&self, error: &Error) {
         let kinds =
             [ErrorKind::Io, ErrorKind::StorageFull, ErrorKind::Latched, ErrorKind::Exhausted];
         assert!(kinds.contains(&error.kind()), "{}: {:?}: {error}", self.context, error.kind());
     }
 
     /// Something that writes was tried on a table: a latched one refuses, and a failed write or sync latches.
-    pub fn judge<T>(&self, table: &Table, was_latched: bool, done: &lithdb::Result<T>) {
+    pub fn check_result<T>(&self, table: &Table, was_latched: bool, done: &lithdb::Result<T>) {
         let context = &self.context;
         match done {
             Ok(_) => assert!(!was_latched, "{context}: a latched table did something"),
-            Err(error) if self.has_crashed() => self.is_of_the_disk(error),
+            Err(error) if self.has_crashed() => self.assert_is_disk_error(error),
             Err(error) if was_latched => {
                 assert_eq!(error.kind(), ErrorKind::Latched, "{context}: {error}");
             }
             Err(error) => {
-                self.excuse(error);
+                self.assert_excused(error);
                 assert!(
                     !error.latches() || table.failure().is_some(),
                     "{context}: failed and goes on as if nothing had happened: {error}"
@@ -210,9 +210,9 @@ impl Run {
         }
         for n in 0..TABLES {
             let Some(table) = self.table(n) else { continue };
-            self.expected[n].note_tail(table.stats().log_end.segment.0, self.true_now());
+            self.expected[n].note_mutable_segment(table.stats().log_end.segment.0, self.true_now());
             if table.failure().is_some() {
-                self.reads_go_on(n, &table);
+                self.assert_reads_work(n, &table);
             }
         }
     }
@@ -222,7 +222,7 @@ impl Run {
         self.context = "the end".into();
         self.close();
         self.open();
-        self.nothing_is_held_for_ever();
+        self.check_everything_expires();
         self.reader = None;
         self.close();
     }
@@ -236,7 +236,7 @@ impl Run {
                 let flushed = self.process.as_ref().map(|process| process.db.flush());
                 match flushed {
                     Some(Ok(())) => (0..TABLES).for_each(|n| self.all_durable(n)),
-                    Some(Err(error)) => self.excuse(&error),
+                    Some(Err(error)) => self.assert_excused(&error),
                     None => {}
                 }
             }
@@ -247,7 +247,7 @@ impl Run {
                 let Some(table) = self.table(*n) else { return };
                 let was_latched = table.failure().is_some();
                 let sealed = table.seal();
-                self.judge(&table, was_latched, &sealed);
+                self.check_result(&table, was_latched, &sealed);
                 if sealed.is_ok() {
                     self.all_durable(*n);
                 }
@@ -255,14 +255,14 @@ impl Run {
             Op::Gc { table } => {
                 self.gc(*table);
             }
-            Op::Upkeep => self.upkeep(),
+            Op::Maintenance => self.maintenance(),
             Op::Advance { secs } => self.clock.advance(Duration::from_secs(*secs)),
             Op::Jump { table, accept } => self.jump(*table, *accept),
-            Op::Wall(wall) => {
+            Op::WallClock(wall) => {
                 self.set_wall(wall.ahead());
-                self.upkeep();
+                self.maintenance();
                 if !self.is_excused() {
-                    self.wall_is_seen(false);
+                    self.note_wall_clock_seen(false);
                 }
             }
             Op::Stop { crash, secs, wall } => {
@@ -322,8 +322,8 @@ impl Run {
                 self.open();
             }
             Op::ReadFault { after, in_opening: false } => self.read_fault(*after),
-            Op::RollBack { to, unmatched, close, trouble } => {
-                self.roll_back(*to, *unmatched, *close, *trouble);
+            Op::RollBack { to, on_no_match, close, interruption } => {
+                self.roll_back(*to, *on_no_match, *close, *interruption);
             }
         }
     }

@@ -33,7 +33,7 @@ impl Run {
             }
             Err(error) => {
                 expected.in_doubt = true;
-                self.excuse(&error);
+                self.assert_excused(&error);
                 None
             }
         }
@@ -105,7 +105,7 @@ impl Run {
             return;
         }
         assert!(put.is_err() || !is_double, "{}: a key was put twice", self.context);
-        self.judge(&table, was_latched, &put);
+        self.check_result(&table, was_latched, &put);
         let (now, put_at) = (self.true_now(), self.now());
         let written = |at| Written {
             records: Arc::new(records),
@@ -138,7 +138,7 @@ impl Run {
         let Some(table) = self.table(n) else { return };
         let was_latched = table.failure().is_some();
         let flushed = table.flush();
-        self.judge(&table, was_latched, &flushed);
+        self.check_result(&table, was_latched, &flushed);
         if flushed.is_ok() {
             self.all_durable(n);
         }
@@ -153,7 +153,7 @@ impl Run {
         };
         let was_latched = table.failure().is_some();
         let done = table.wait_durable(at);
-        self.judge(&table, was_latched, &done);
+        self.check_result(&table, was_latched, &done);
         if done.is_ok() {
             self.expected[n].acknowledge(count);
         }
@@ -165,7 +165,7 @@ impl Run {
         let was_latched = table.failure().is_some();
         let tail = table.stats().log_end.segment.0;
         let report = table.run_gc();
-        self.judge(&table, was_latched, &report);
+        self.check_result(&table, was_latched, &report);
         self.note_collection(n, &table, tail, report.is_ok());
         let Ok(report) = report else { return None };
         let now = self.true_now();
@@ -189,7 +189,7 @@ impl Run {
 
     /// Takes what is below the watermark out of the model.
     pub fn note_collection(&mut self, n: usize, table: &Table, tail: u32, is_certain: bool) {
-        self.hold_passes();
+        self.note_hold_elapsed();
         let (now, expected) = (self.true_now(), &mut self.expected[n]);
         let gone = expected.below(table.stats().watermark.0);
         for batch in expected.batches.iter().take(gone) {
@@ -202,14 +202,14 @@ impl Run {
         expected.collectable = if is_certain { 0 } else { expected.below(tail) };
     }
 
-    pub fn upkeep(&mut self) {
+    pub fn maintenance(&mut self) {
         let before: Vec<_> = (0..TABLES)
             .filter_map(|n| Some((n, self.table(n)?)))
             .map(|(n, table)| (n, table.stats().log_end.segment.0, table))
             .collect();
         let done = self.process.as_ref().map(|process| process.db.maintain());
         if let Some(Err(error)) = &done {
-            self.excuse(error);
+            self.assert_excused(error);
         }
         let is_certain = matches!(done, Some(Ok(())));
         for (n, tail, table) in before {
@@ -245,12 +245,12 @@ impl Run {
         }
         let is_refused = accepted.as_ref().is_err_and(|e| e.kind() == ErrorKind::InvalidArgument);
         if !is_refused {
-            self.judge(&table, was_latched, &accepted);
+            self.check_result(&table, was_latched, &accepted);
         }
         // One that failed may have happened.
         let (wall_ahead, expected) = (self.wall_ahead, &mut self.expected[n]);
-        if accepted.is_ok() || wall_ahead > expected.believes {
-            expected.believe(wall_ahead, true);
+        if accepted.is_ok() || wall_ahead > expected.clock_error {
+            expected.adopt_wall_clock(wall_ahead, true);
         }
         expected.was_held = true;
     }
@@ -259,7 +259,7 @@ impl Run {
         let Some(table) = self.table(n) else { return };
         let was_latched = table.failure().is_some();
         let done = table.set_ttl(secs.map(Duration::from_secs));
-        self.judge(&table, was_latched, &done);
+        self.check_result(&table, was_latched, &done);
         let ttl = secs.map(|secs| secs * 1000);
         match done {
             Ok(()) => self.expected[n].ttls = vec![ttl],
@@ -287,7 +287,7 @@ impl Run {
             Err(error) => {
                 process.tables[n] = None;
                 self.expected[n].in_doubt = true;
-                self.excuse(error);
+                self.assert_excused(error);
             }
         }
     }

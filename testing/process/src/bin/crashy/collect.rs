@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use lithdb::Db;
 use lithdb::env::{Clock, OsClock};
-use lithdb_process_tests::{Op, Rng, db_options, short_options};
+use lithdb_process_tests::{Op, Rng, db_options, short_lived_options};
 
 /// From operation `next` on, until it is killed. `ack N T`: everything up to N is durable, and N was put at T or later, in
 /// milliseconds since 1970. `gone N`: everything below N has been collected, for good.
-pub(crate) fn collect(life: u64, ttl: Duration, mut next: u64, roots: &[PathBuf]) {
+pub(crate) fn collect(incarnation: u64, ttl: Duration, mut next: u64, roots: &[PathBuf]) {
     let db = Db::open(db_options(roots).gc_interval(Duration::from_millis(7))).expect("open");
-    let table = db.table("short", short_options(ttl)).expect("table");
-    let (mut rng, clock) = (Rng::of(&[life, 78, next]), OsClock);
+    let table = db.table("short", short_lived_options(ttl)).expect("table");
+    let (mut rng, clock) = (Rng::of(&[incarnation, 78, next]), OsClock);
     println!("start {next}");
     loop {
         let at = clock.now();
-        Op::new("short", life, next).put(&table).expect("put");
+        Op::new("short", incarnation, next).put(&table).expect("put");
         if rng.one_in(4) {
             table.flush().expect("flush");
             println!("ack {next} {}", at.0);

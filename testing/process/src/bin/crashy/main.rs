@@ -3,9 +3,9 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "test support")]
 
-mod careful;
 mod collect;
-mod obey;
+mod serve;
+mod stress;
 mod watch;
 
 use std::io::Read;
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lithdb::{Components, Db, DbOptions, Table, TableOptions};
-use lithdb_process_tests::{Op, Rng, aged_options, db_options, plain_options};
+use lithdb_process_tests::{Op, Rng, db_options, plain_options, ttl_options};
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -24,37 +24,42 @@ fn main() -> ExitCode {
     let number = |text: Option<String>| -> u64 { text.unwrap().parse().expect("a number") };
     match command.as_str() {
         "write" => {
-            let (life, ttl) = (number(args.next()), number(args.next()));
+            let (incarnation, ttl) = (number(args.next()), number(args.next()));
             let next = [number(args.next()), number(args.next())];
-            write(life, Duration::from_millis(ttl), next, &roots(args));
+            write(incarnation, Duration::from_millis(ttl), next, &roots(args));
         }
         "careful" | "careful-death" => {
             let mode = args.next().expect("a mode");
-            careful::careful(&mode, command == "careful-death", &roots(args));
+            stress::stress(&mode, command == "careful-death", &roots(args));
         }
         "roll-back" | "roll-back-death" => {
             let seq = number(args.next());
-            careful::roll_back(seq, command == "roll-back-death", &roots(args));
+            stress::roll_back(seq, command == "roll-back-death", &roots(args));
         }
         "collect" => {
-            let (life, ttl) = (number(args.next()), number(args.next()));
-            collect::collect(life, Duration::from_millis(ttl), number(args.next()), &roots(args));
+            let (incarnation, ttl) = (number(args.next()), number(args.next()));
+            collect::collect(
+                incarnation,
+                Duration::from_millis(ttl),
+                number(args.next()),
+                &roots(args),
+            );
         }
-        "tell" => {
-            let (life, ttl) = (number(args.next()), number(args.next()));
+        "write-tagged" => {
+            let (incarnation, ttl) = (number(args.next()), number(args.next()));
             let next = [number(args.next()), number(args.next())];
-            watch::tell(life, Duration::from_millis(ttl), next, &roots(args));
+            watch::write_tagged(incarnation, Duration::from_millis(ttl), next, &roots(args));
         }
         "watch" => {
             let mode = args.next().expect("a mode");
             watch::watch(&mode, number(args.next()), &roots(args));
         }
         "hold" => hold(&roots(args)),
-        "obey" => obey::obey(&roots(args)),
+        "obey" => serve::serve(&roots(args)),
         "one-put" => one_put(number(args.next()), &roots(args)),
         "fill" => fill(&roots(args)),
         "durable" => durable(&roots(args)),
-        "leave-a-tail" => leave_a_tail(&roots(args)),
+        "leave-torn-end" => leave_torn_end(&roots(args)),
         "recover" => recover(&roots(args)),
         other => panic!("no command {other:?}"),
     }
@@ -70,24 +75,24 @@ pub(crate) fn wait_for_end_of_input() {
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
 
-pub(crate) fn kill_myself() -> ! {
+pub(crate) fn kill_self() -> ! {
     let kill = format!("kill -9 {}", std::process::id());
     let killed = Command::new("sh").arg("-c").arg(kill).stdin(Stdio::null()).status();
     panic!("survived: {killed:?}");
 }
 
 /// Writes the pattern into two tables, from the given numbers on, until it is killed or asked to end.
-fn write(life: u64, ttl: Duration, next: [u64; 2], roots: &[PathBuf]) {
+fn write(incarnation: u64, ttl: Duration, next: [u64; 2], roots: &[PathBuf]) {
     let db = Db::open(db_options(roots)).expect("open");
     println!("open");
     let stop = Arc::new(AtomicBool::new(false));
-    let writers: Vec<_> = [("plain", plain_options()), ("aged", aged_options(ttl))]
+    let writers: Vec<_> = [("plain", plain_options()), ("aged", ttl_options(ttl))]
         .into_iter()
         .zip(next)
         .map(|((name, options), next)| {
             let table = db.table(name, options).expect(name);
             let stop = Arc::clone(&stop);
-            let body = move || write_table(&table, name, life, next, &stop);
+            let body = move || write_table(&table, name, incarnation, next, &stop);
             lithdb::env::spawn(name, body).expect("a thread")
         })
         .collect();
@@ -100,18 +105,18 @@ fn write(life: u64, ttl: Duration, next: [u64; 2], roots: &[PathBuf]) {
     println!("closed");
 }
 
-fn write_table(table: &Table, name: &str, life: u64, mut next: u64, stop: &AtomicBool) {
+fn write_table(table: &Table, name: &str, incarnation: u64, mut next: u64, stop: &AtomicBool) {
     let newest = table.iter().expect("iterate").rev().find_map(|entry| {
         let entry = entry.expect("an entry");
         entry.is_primary().then(|| Op::seq_of(entry.key()).expect("a key of the pattern"))
     });
     assert_eq!(newest.map_or(next, |newest| newest + 1), next, "{name}: the newest operation");
-    let mut rng = Rng::of(&[life, 77, next]);
+    let mut rng = Rng::of(&[incarnation, 77, next]);
     // Now and then much is written between two flushes: then files grow by themselves.
     let mut flush_one_in = 6;
     println!("start {name} {next}");
     while !stop.load(Ordering::Relaxed) {
-        let at = Op::new(name, life, next).put(table).expect("put");
+        let at = Op::new(name, incarnation, next).put(table).expect("put");
         if rng.one_in(flush_one_in) {
             match rng.below(3) {
                 0 => table.wait_durable(at).expect("wait"),
@@ -148,7 +153,7 @@ fn one_put(seq: u64, roots: &[PathBuf]) {
     Op::new("t", 0, seq).put(&table).expect("put");
     table.flush().expect("flush");
     println!("ack t {seq}");
-    kill_myself();
+    kill_self();
 }
 
 /// Puts until the disk is full, with a flush now and then, and dies.
@@ -163,7 +168,7 @@ fn fill(roots: &[PathBuf]) {
         next += 1;
     }
     println!("full");
-    kill_myself();
+    kill_self();
 }
 
 fn mark(what: &str) {
@@ -171,7 +176,7 @@ fn mark(what: &str) {
 }
 
 /// Opens without the maintenance thread: what is traced then is what the calls did.
-fn quiet(roots: &[PathBuf]) -> Db {
+fn open_without_maintenance(roots: &[PathBuf]) -> Db {
     let components = Components { without_maintenance: true, ..Components::default() };
     Db::open_with(DbOptions::new(roots), components).expect("open")
 }
@@ -189,7 +194,7 @@ fn flush(table: &Table, name: &str) {
 /// A new database, a first durable put, nothing new, a roll-over, a second table.
 fn durable(roots: &[PathBuf]) {
     mark("begin");
-    let db = quiet(roots);
+    let db = open_without_maintenance(roots);
     let table = db.table("blocks", small_segments()).expect("table");
     mark("put");
     // One for each shard, and one that stands in the key file.
@@ -215,8 +220,8 @@ fn durable(roots: &[PathBuf]) {
 }
 
 /// Something durable, then more than memory keeps back, then death.
-fn leave_a_tail(roots: &[PathBuf]) {
-    let db = quiet(roots);
+fn leave_torn_end(roots: &[PathBuf]) {
+    let db = open_without_maintenance(roots);
     let table = db.table("blocks", TableOptions::new()).expect("table");
     table.put(b"durable", &[1; 4096]).expect("put");
     table.flush().expect("flush");
@@ -226,13 +231,13 @@ fn leave_a_tail(roots: &[PathBuf]) {
             table.put(format!("large{n}").as_bytes(), &[3; 100 << 10]).expect("put");
         }
     }
-    kill_myself();
+    kill_self();
 }
 
 /// Opens what was left, does nothing, then puts.
 fn recover(roots: &[PathBuf]) {
     mark("open");
-    let db = quiet(roots);
+    let db = open_without_maintenance(roots);
     let table = db.table("blocks", TableOptions::new()).expect("table");
     mark("opened");
     flush(&table, "nothing");
@@ -240,5 +245,5 @@ fn recover(roots: &[PathBuf]) {
     flush(&table, "after");
     println!("keys {}", table.stats().keys);
     mark("end");
-    kill_myself();
+    kill_self();
 }

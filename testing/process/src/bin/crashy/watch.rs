@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use lithdb::{Components, Db, DbOptions, Error, ErrorKind, ReadMode, Table, Value};
 use lithdb_process_tests::{
-    Rng, aged_options, db_options, plain_options, put_told, told_by, told_key, told_seq, told_view,
+    Rng, db_options, plain_options, put_tagged, summarize_view, tagged_key, tagged_seq,
+    ttl_options, writer_of,
 };
 
 use crate::wait_for_end_of_input;
 
 /// Puts into both tables, from the given numbers on, until it is killed or asked to end.
-pub(crate) fn tell(life: u64, ttl: Duration, next: [u64; 2], roots: &[PathBuf]) {
+pub(crate) fn write_tagged(incarnation: u64, ttl: Duration, next: [u64; 2], roots: &[PathBuf]) {
     let db = Db::open(db_options(roots).gc_interval(Duration::from_millis(10))).expect("open");
     let plain = db.table("plain", plain_options().segment_keys(150)).expect("plain");
-    let aged = db.table("aged", aged_options(ttl).segment_keys(60)).expect("aged");
+    let aged = db.table("aged", ttl_options(ttl).segment_keys(60)).expect("aged");
     println!("start");
     let input = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let ended = std::sync::Arc::clone(&input);
@@ -26,11 +27,11 @@ pub(crate) fn tell(life: u64, ttl: Duration, next: [u64; 2], roots: &[PathBuf]) 
         ended.store(true, std::sync::atomic::Ordering::Relaxed);
     })
     .expect("a thread");
-    let mut rng = Rng::of(&[life, 79]);
+    let mut rng = Rng::of(&[incarnation, 79]);
     let mut puts = 0;
     while !input.load(std::sync::atomic::Ordering::Relaxed) {
-        put_told(&plain, life, next[0] + puts).expect("put");
-        put_told(&aged, life, next[1] + puts).expect("put");
+        put_tagged(&plain, incarnation, next[0] + puts).expect("put");
+        put_tagged(&aged, incarnation, next[1] + puts).expect("put");
         puts += 1;
         if rng.one_in(15) {
             plain.flush().expect("flush");
@@ -43,13 +44,13 @@ pub(crate) fn tell(life: u64, ttl: Duration, next: [u64; 2], roots: &[PathBuf]) 
 
 /// What the reader has met.
 #[derive(Default)]
-struct Met {
+struct Observations {
     counts: BTreeMap<&'static str, u64>,
     held: Vec<(Vec<u8>, Value)>,
     wrong: Vec<String>,
 }
 
-impl Met {
+impl Observations {
     fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
     }
@@ -61,7 +62,7 @@ impl Met {
     }
 
     fn check(&mut self, key: &[u8], value: &[u8]) {
-        match told_by(key, value) {
+        match writer_of(key, value) {
             Some(_) => self.count("values"),
             None => self.wrong(format!("wrong bytes at {}", String::from_utf8_lossy(key))),
         }
@@ -84,7 +85,7 @@ impl Met {
             let next = if is_backward { entries.next_back() } else { entries.next() };
             let Some(entry) = next else { break };
             let entry = entry?;
-            let Some(seq) = told_seq(entry.key()) else {
+            let Some(seq) = tagged_seq(entry.key()) else {
                 self.wrong(format!("a key that nobody put: {entry:?}"));
                 break;
             };
@@ -108,11 +109,11 @@ impl Met {
 
     fn get(&mut self, table: &Table, rng: &mut Rng) -> lithdb::Result<()> {
         let [low, high] = [table.oldest_key()?, table.newest_key()?];
-        let [low, high] = [low, high].map(|key| key.and_then(|key| told_seq(&key)).unwrap_or(0));
-        let newest_life = life_of(table, high)?;
+        let [low, high] = [low, high].map(|key| key.and_then(|key| tagged_seq(&key)).unwrap_or(0));
+        let newest_writer = writer_at(table, high)?;
         for _ in 0..30 {
             let seq = low + rng.below(high.saturating_sub(low) + 3);
-            let key = told_key(seq);
+            let key = tagged_key(seq);
             match table.get(&key)? {
                 Some(value) => {
                     self.check(&key, &value);
@@ -123,7 +124,7 @@ impl Met {
                 None => {
                     self.count("absent");
                     if table.name().as_str() == "plain" && seq <= high {
-                        self.judge(table, seq, newest_life)?;
+                        self.recheck_absent(table, seq, newest_writer)?;
                     }
                 }
             }
@@ -132,13 +133,18 @@ impl Met {
     }
 
     /// A key below the newest one is absent in the table that never expires, which hardly ever happens: rolled back, then. If it was put before the
-    /// newest one that was seen, by a life that is no later, and is there when one looks again, then it was there all the
+    /// newest one that was seen, by an incarnation that is no later, and is there when one looks again, then it was there all the
     /// time.
-    fn judge(&mut self, table: &Table, seq: u64, newest_life: Option<u64>) -> lithdb::Result<()> {
+    fn recheck_absent(
+        &mut self,
+        table: &Table,
+        seq: u64,
+        newest_writer: Option<u64>,
+    ) -> lithdb::Result<()> {
         self.count("judged");
         table.refresh()?;
-        let now = life_of(table, seq)?;
-        if now.is_some() && now <= newest_life {
+        let now = writer_at(table, seq)?;
+        if now.is_some() && now <= newest_writer {
             self.wrong(format!("{seq} was absent, and is there, put by life {now:?}"));
         }
         Ok(())
@@ -161,7 +167,7 @@ impl Met {
         self.count("rounds");
     }
 
-    fn again(&mut self) {
+    fn recheck_held(&mut self) {
         for (key, value) in std::mem::take(&mut self.held) {
             self.check(&key, &value);
             self.count("held");
@@ -170,9 +176,9 @@ impl Met {
 }
 
 /// The life that put this number, if it is there.
-fn life_of(table: &Table, seq: u64) -> lithdb::Result<Option<u64>> {
-    let key = told_key(seq);
-    Ok(table.get(&key)?.and_then(|value| told_by(&key, &value)))
+fn writer_at(table: &Table, seq: u64) -> lithdb::Result<Option<u64>> {
+    let key = tagged_key(seq);
+    Ok(table.get(&key)?.and_then(|value| writer_of(&key, &value)))
 }
 
 /// Lines of the standard input; the end of it closes the channel.
@@ -196,14 +202,14 @@ pub(crate) fn watch(mode: &str, seed: u64, roots: &[PathBuf]) {
     let options = DbOptions::new(roots).read_mode(mode).max_open_files(5);
     let db = Db::open_read_only_with(options, components).expect("open");
     let tables = ["plain", "aged"].map(|name| db.existing_table(name).expect(name));
-    let (requests, mut met, mut rng) = (requests(), Met::default(), Rng::new(seed));
+    let (requests, mut met, mut rng) = (requests(), Observations::default(), Rng::new(seed));
     println!("reading");
     loop {
         match requests.try_recv() {
             Ok(_) => {
                 for table in &tables {
                     let view = match table.refresh() {
-                        Ok(()) => told_view(table),
+                        Ok(()) => summarize_view(table),
                         Err(error) => Err(error.to_string()),
                     };
                     println!("view {} {}", table.name(), view.unwrap_or_else(|e| e));
@@ -214,14 +220,14 @@ pub(crate) fn watch(mode: &str, seed: u64, roots: &[PathBuf]) {
         }
         tables.iter().for_each(|table| met.round(table, &mut rng));
         if rng.one_in(20) {
-            met.again();
+            met.recheck_held();
         }
         if let Some(wrong) = met.wrong.first() {
             println!("wrong {wrong}");
             std::process::exit(3);
         }
     }
-    met.again();
+    met.recheck_held();
     for (what, count) in &met.counts {
         println!("met {what} {count}");
     }

@@ -1,0 +1,158 @@
+//! Applying a plan of repair.
+//!
+//! Segments are mended from the oldest to the newest, because each chain record says what the segment before ended as.
+//! The order within a segment: the damaged files go to quarantine, durably; a successor, if a new one is needed, durably;
+//! metadata that no opening accepts, durably (see `interrupted_repair`); the key file takes its place; then value files; then the
+//! metadata as it is to be. A new plan sees what is left to do: so a repair can be interrupted at any point and begun
+//! again, and whoever opens the table between the two is refused.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+
+use lithdb_env::{Error, Result, sync_parent};
+use lithdb_segment::{Metadata, SegmentId, TableName};
+use serde::Serialize;
+
+use crate::counted;
+use crate::plan::{RepairPlan, Work};
+use crate::repair_segment::SegmentRepairer;
+use lithdb_segment::quarantine::Quarantine;
+use lithdb_table::TableOptions;
+use lithdb_table::TableSetup;
+use lithdb_table::open::chain::{Access, OpenPlan};
+use lithdb_table::state::StateFile;
+
+/// What a repair did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RepairReport {
+    /// The table.
+    pub table: TableName,
+    /// How many segments were mended, replaced or given up.
+    pub segments: usize,
+    /// `table.state` was written anew.
+    pub rebuilt_state: bool,
+    /// Key records that were given up; `None` if nothing says how many.
+    pub lost_keys: Option<u64>,
+    /// Bytes that were given up, as far as is known; `None` if nothing says how many.
+    pub lost_bytes: Option<u64>,
+    /// How many files were quarantined.
+    pub kept_files: usize,
+    /// Where they are.
+    #[serde(serialize_with = "crate::lossy::paths")]
+    pub kept_in: Vec<PathBuf>,
+}
+
+impl fmt::Display for RepairReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, segments, rebuilt_state, lost_keys, lost_bytes, kept_files, kept_in } =
+            self;
+        let state = if *rebuilt_state { "table.state and " } else { "" };
+        write!(
+            f,
+            "table {table}: {state}{} repaired, {} and {} given up; {} kept as before",
+            counted(*segments as u64, "segment"),
+            counted(*lost_keys, "key"),
+            counted(*lost_bytes, "byte"),
+            counted(*kept_files as u64, "file"),
+        )?;
+        for dir in kept_in {
+            write!(f, "\n  in {}", dir.display())?;
+        }
+        Ok(())
+    }
+}
+
+impl RepairPlan {
+    /// Carries the plan out. The caller holds the exclusive lock of every root, since before the plan was made. After
+    /// it, the table opens. If it fails or is interrupted, plan again.
+    ///
+    /// # Errors
+    /// What the file system says; nothing is lost that the plan did not name.
+    pub fn apply(self, setup: &TableSetup) -> Result<RepairReport> {
+        self.apply_in_order(setup).map_err(|e| setup.in_context(&e))
+    }
+
+    fn apply_in_order(self, setup: &TableSetup) -> Result<RepairReport> {
+        let mut report = RepairReport {
+            table: self.table.clone(),
+            segments: self.segments.len(),
+            rebuilt_state: self.rebuilds_state,
+            lost_keys: self.lost_keys(),
+            lost_bytes: self.lost_bytes(),
+            kept_files: 0,
+            kept_in: Vec::new(),
+        };
+        if self.is_empty() {
+            return Ok(report);
+        }
+        let env = &setup.env;
+        for dir in &self.creates_dirs {
+            env.fs.create_dir(dir).map_err(|e| Error::io("create directory", dir, e))?;
+            sync_parent(&*env.fs, dir)?;
+        }
+        // What was planned from may be in the page cache alone.
+        for dir in setup.dirs.iter().chain(&setup.segment_dirs()) {
+            env.fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
+        }
+        let mut quarantine = Quarantine::new(env, &setup.dirs)?;
+        let state = self.state(setup, &mut quarantine)?;
+        let Self { strays, work, raises_watermark, .. } = self;
+        let Work { id_floor, given_up, members, .. } = work;
+        let lost: BTreeSet<SegmentId> = given_up.iter().map(|found| found.id).collect();
+        state.update(|state| {
+            // An id whose files go away is not given to another content.
+            if !strays.is_empty() || members.is_empty() {
+                state.next_id_floor = state.next_id_floor.max(id_floor);
+            }
+            state.highest_id = state.highest_id.max(id_floor);
+            state.closed_cleanly = false;
+            state.durable_end.take_if(|tail| lost.contains(&tail.segment));
+        })?;
+        quarantine.move_in(&strays)?;
+        quarantine.move_in(given_up.iter().flat_map(|found| found.files.all()))?;
+        state.update(|state| {
+            if let Some(watermark) = raises_watermark {
+                state.watermark = state.watermark.max(watermark);
+                state.next_id_floor = state.next_id_floor.max(watermark);
+            }
+            state.empty |= members.is_empty();
+        })?;
+        let context = setup.context(&state.get(), &TableOptions::new());
+        let latest = state.get().latest_time;
+        let mut repairer = SegmentRepairer { setup, context, quarantine, latest };
+        let mut before: Option<Metadata> = None;
+        let mut sealed = BTreeSet::new();
+        for (n, member) in members.iter().enumerate() {
+            let next = members.get(n + 1).map(|next| next.found.id);
+            before = repairer.repair_segment(member, before.as_ref(), next)?;
+            sealed.extend(before.as_ref().map(|_| member.found.id));
+        }
+        // What a sealed segment holds is said by its metadata.
+        state.update(|state| {
+            state.durable_end.take_if(|tail| sealed.contains(&tail.segment));
+        })?;
+        OpenPlan::make(env, &setup.segment_dirs(), &state.get(), Access::Write)?;
+        report.kept_files = repairer.quarantine.files;
+        report.kept_in = repairer.quarantine.dirs.into_iter().collect();
+        Ok(report)
+    }
+
+    /// The state file, written anew if it was lost.
+    fn state(&self, setup: &TableSetup, quarantine: &mut Quarantine<'_>) -> Result<StateFile> {
+        let path = setup.state_path();
+        let (env, fs) = (&setup.env, &*setup.env.fs);
+        if self.rebuilds_state {
+            quarantine.keep([&path])?;
+            let mut state = self.work.table_state.clone();
+            if self.work.is_state_lost {
+                state.hash_seed = env.random_u64()?;
+            }
+            if state.table_id == 0 {
+                state.table_id = env.random_u64()?; // no file names one
+            }
+            StateFile::create(fs, &path, &state)?;
+        }
+        StateFile::open(&env.fs, &path)
+    }
+}

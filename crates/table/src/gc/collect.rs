@@ -1,0 +1,220 @@
+//! Expiry: whole segments, oldest first. The watermark is made durable, then the segments leave the set; their files
+//! are unlinked when the last holder lets go.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use lithdb_env::{Error, ErrorKind, Result, millis};
+use lithdb_segment::{Metadata, Position, Segment, SegmentId};
+
+use crate::event::Event;
+use crate::gc::clock::ClockReading;
+use crate::gc::filter::GcFilter;
+use crate::options::check_ttl;
+use crate::segments::Segments;
+use crate::state::TableState;
+use crate::table::{Inner, Table, WriteSide};
+
+/// What a collection did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GcReport {
+    /// Segments that are gone.
+    pub segments: usize,
+    /// Their key records.
+    pub records: u64,
+    /// Their bytes, keys and values.
+    pub bytes: u64,
+    /// The wall clock has jumped and is in doubt: for as long as this, time goes on with the
+    /// steady clock alone.
+    pub held_for: Option<Duration>,
+}
+
+impl Table {
+    /// Collects now what has expired: sealed segments whose age has passed the TTL and to every key of which the filter
+    /// says yes, oldest first up to the first that stays. With neither TTL nor filter nothing ever expires.
+    ///
+    /// # Errors
+    /// The filter's error, `Io`. Nothing is lost by either.
+    pub fn run_gc(&self) -> Result<GcReport> {
+        let side = self.inner.enter_write()?;
+        if self.has_gc_filter() && self.inner.filter.is_none() {
+            let message = format!(
+                "table {}: expected the GC filter that its application collects with, found none; by the TTL alone more may be collected",
+                self.name()
+            );
+            return Err(Error::new(ErrorKind::Conflict, message));
+        }
+        self.inner.collect(side)
+    }
+
+    /// As [`run_gc`](Self::run_gc), by the TTL alone although the application collects with a filter that was not given:
+    /// may collect what the filter would have kept.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn run_gc_without_filter(&self) -> Result<GcReport> {
+        let side = self.inner.enter_write()?;
+        self.inner.collect(side)
+    }
+
+    /// Changes how long values are kept after their segment was sealed; `None` is for ever. Durable when it returns.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a TTL below a millisecond; `Io`, which latches the table.
+    pub fn set_ttl(&self, ttl: Option<Duration>) -> Result<()> {
+        let side = self.inner.enter_write()?;
+        check_ttl(ttl).map_err(|e| self.inner.in_context(&e))?;
+        // The lock that closing waits for: no state is written after it.
+        let _gc_lock = side.gc_lock.lock();
+        self.inner.check_open()?;
+        let written = side.state.update(|state| state.ttl_ms = ttl.map(millis));
+        written.map_err(|e| self.inner.fail(&e))?;
+        self.inner.settings.lock().ttl = ttl;
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Collects what may be collected. A panic latches the table.
+    pub(crate) fn collect(&self, side: &WriteSide) -> Result<GcReport> {
+        self.latch_on_panic("a collection", || self.collect_approved(side))
+    }
+
+    fn collect_approved(&self, side: &WriteSide) -> Result<GcReport> {
+        // Only collections wait for this. What others wait for is not held while the filter is asked.
+        let mut filter_approved = side.filter_approved.lock();
+        let now = self.record_time(side)?;
+        if self.settings.lock().ttl.is_none() && self.filter.is_none() {
+            return Ok(GcReport::default());
+        }
+        let segments = side.segments.read().clone();
+        if let Some(filter) = &self.filter {
+            self.run_filter(filter, &segments, side, now, &mut filter_approved)?;
+        }
+        let _gc_lock = side.gc_lock.lock();
+        self.latch.check().map_err(|e| self.in_context(&e))?;
+        // The clock may have been accepted, and the TTL changed, while the filter was asked.
+        let now = self.record_time_alone(side)?;
+        let state = side.state.get();
+        let ttl = self.settings.lock().ttl;
+        // Without a TTL nothing goes by the clock.
+        let held_for = now.held_for.filter(|_| ttl.is_some());
+        let mut report = GcReport { held_for, ..GcReport::default() };
+        let mut watermark = None;
+        for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
+            let Some(metadata) = segment.metadata() else { break };
+            let may_go = self.filter.is_none() || segment.id() < filter_approved.segment;
+            if !may_go || !is_expired(&state, metadata, ttl, now) {
+                break;
+            }
+            watermark = Some(next.id());
+            report.segments += 1;
+            report.records += metadata.records;
+            report.bytes += metadata.bytes();
+        }
+        let Some(watermark) = watermark else { return Ok(report) };
+        self.update_state(side, |state| state.watermark = watermark)?;
+        self.retire_below(side, watermark, report);
+        Ok(report)
+    }
+
+    /// The watermark is durable: takes the segments below it out of sight.
+    fn retire_below(&self, side: &WriteSide, watermark: SegmentId, report: GcReport) {
+        side.watermark.store(watermark.0, Ordering::Release);
+        side.keymap.raise_watermark(watermark);
+        let gone = side.segments.write().remove_below(watermark);
+        for segment in &gone {
+            segment.delete_on_drop(&side.unlink_permission);
+        }
+        drop(gone);
+        metrics::counter!("lithdb_collected_segments_total", "table" => self.name.to_string())
+            .increment(report.segments as u64);
+        self.listener.emit(&Event::Collected {
+            table: self.name.clone(),
+            segments: report.segments,
+            records: report.records,
+            bytes: report.bytes,
+            watermark,
+        });
+    }
+
+    /// Asks the filter of all keys that have expired, from where it said no the last time up to where it says no now.
+    fn run_filter(
+        &self,
+        filter: &GcFilter,
+        segments: &Segments,
+        side: &WriteSide,
+        now: ClockReading,
+        filter_approved: &mut Position,
+    ) -> Result<()> {
+        let (ttl, state) = (self.settings.lock().ttl, side.state.get());
+        for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
+            let Some(metadata) = segment.metadata() else { break };
+            if segment.id() < filter_approved.segment {
+                continue;
+            }
+            if !is_expired(&state, metadata, ttl, now) {
+                break;
+            }
+            match self.run_filter_on_segment(filter, segment, metadata, filter_approved) {
+                Ok(true) => *filter_approved = Position::new(next.id(), 0),
+                Ok(false) => break,
+                Err(cause) => {
+                    let error = self.in_context(&cause);
+                    if self.check_accepting_writes().is_ok() {
+                        let table = self.name.clone();
+                        self.listener.emit(&Event::GcPaused { table, cause });
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the filter says yes to all keys of the segment; `filter_approved` is where it did not.
+    fn run_filter_on_segment(
+        &self,
+        filter: &GcFilter,
+        segment: &Arc<Segment>,
+        metadata: &Metadata,
+        filter_approved: &mut Position,
+    ) -> Result<bool> {
+        // It has said yes to everything before this one.
+        let from = if filter_approved.segment == segment.id() { filter_approved.offset } else { 0 };
+        let mut run_filter = |offset, key: &[u8], is_primary| {
+            *filter_approved = Position::new(segment.id(), offset);
+            // Closing does not wait for a filter that has much to say.
+            self.check_accepting_writes()?;
+            filter.approves(key, is_primary)
+        };
+        if from > 0 {
+            let (key, _, is_primary) = segment.read_key(from)?;
+            if !run_filter(from, &key, is_primary)? {
+                return Ok(false);
+            }
+        }
+        let mut scanner = segment.scan(metadata.key_end)?;
+        while let Some(entry) = scanner.next_entry()? {
+            let (key, is_primary) = (entry.record.key, entry.record.is_primary());
+            if entry.offset > from && !run_filter(entry.offset, key, is_primary)? {
+                return Ok(false);
+            }
+        }
+        scanner.require_clean()?;
+        Ok(true)
+    }
+}
+
+fn is_expired(
+    state: &TableState,
+    metadata: &Metadata,
+    ttl: Option<Duration>,
+    now: ClockReading,
+) -> bool {
+    let Some(ttl) = ttl else { return true };
+    let (sealed_at, is_settled) = state.sealed_at(metadata);
+    // One that was sealed after the time was recorded counts as sealed at the next recording.
+    (is_settled || !now.is_certain) && sealed_at.saturating_add(ttl) <= now.time
+}

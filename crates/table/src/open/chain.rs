@@ -1,0 +1,320 @@
+//! What opening a table would do: read everything that matters, conclude, change nothing.
+//!
+//! The rules are those of `docs/FORMAT.md`, *What opening finds*. The plan is a value: recovery applies it,
+//! a reading process takes what it says is readable, verification reports it.
+
+use std::path::{Path, PathBuf};
+
+use lithdb_env::{Env, Error, ErrorKind, Fs, OpenMode, Result};
+use lithdb_segment::envelope::ENVELOPE_LEN;
+use lithdb_segment::record::Chain;
+use lithdb_segment::{Metadata, STATE_FILE, SegmentId, SegmentPaths, check_writable};
+
+use crate::open::inventory::{Inventory, SegmentFiles, missing};
+pub use crate::open::sealed::SealedSegment;
+use crate::open::sealed::{LiveSegments, read_sealed};
+use crate::open::unsealed::UnsealedSegment;
+use crate::state::TableState;
+pub use lithdb_segment::key_file::Access;
+use lithdb_segment::key_file::{KeyFile, KeyFiles};
+
+/// Files to be removed because nothing in them was ever acknowledged.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Discard {
+    /// The highest id among them: the floor is raised above it first.
+    pub highest: SegmentId,
+    /// The files.
+    pub files: Vec<PathBuf>,
+}
+
+/// What opening a table finds and would do.
+#[derive(Debug, Clone, Default)]
+pub struct OpenPlan {
+    /// Files below the watermark, and leftovers of interrupted replacements.
+    pub remove: Vec<PathBuf>,
+    /// What was never acknowledged.
+    pub discard: Option<Discard>,
+    /// The sealed segments, oldest first.
+    pub sealed: Vec<SealedSegment>,
+    /// The mutable segment; `None` only while the table is empty.
+    pub unsealed: Option<UnsealedSegment>,
+    /// Files that are not LithDB's.
+    pub foreign: Vec<PathBuf>,
+}
+
+impl OpenPlan {
+    /// Looks at the table whose `segments` directories are `dirs`.
+    /// Refuses whatever is wrong with the first thing that is not as it must be; the message names the file
+    /// and the remedy.
+    pub fn make(env: &Env, dirs: &[PathBuf], state: &TableState, access: Access) -> Result<Self> {
+        let inventory = Inventory::list(&*env.fs, dirs)?;
+        let mut plan = Self { foreign: inventory.foreign, ..Self::default() };
+        let mut below = inventory.segments;
+        let live: LiveSegments = below.split_off(&state.watermark).into_iter().collect();
+        for found in below.values() {
+            found.require_table(&*env.fs, state.table_id)?;
+        }
+        plan.remove = below.values().flat_map(SegmentFiles::all).cloned().collect();
+        for (_, found) in &*live {
+            plan.remove.extend(found.leftovers.iter().cloned());
+        }
+        let mut chain = ChainWalk { env, dirs, state, access, plan: &mut plan };
+        chain.walk(&live)?;
+        #[expect(clippy::expect_used, reason = "a database has a root, and segments a table")]
+        let table = dirs.first().and_then(|dir| dir.parent()).expect("the table's directory");
+        let live = live.iter().map(|(id, found)| (*id, found));
+        match state.stale_file_error(&*env.fs, &table.join(STATE_FILE), live)? {
+            Some(error) => Err(error),
+            None => Ok(plan),
+        }
+    }
+
+    /// Makes `id` and its files part of what is discarded.
+    fn add_discarded(&mut self, id: SegmentId, found: &SegmentFiles) {
+        let discard = self.discard.get_or_insert_default();
+        discard.highest = discard.highest.max(id);
+        discard.files.extend(found.finished().cloned());
+    }
+
+    /// Takes out the sealed segments' key files that were read whole: they need not be read again.
+    pub(crate) fn take_key_files(&mut self) -> KeyFiles {
+        let take = |s: &mut SealedSegment| s.keys.take().map(|keys| (s.metadata.segment, keys));
+        self.sealed.iter_mut().filter_map(take).collect()
+    }
+}
+
+/// Walks the chain of segments from the lowest to the newest.
+struct ChainWalk<'a> {
+    env: &'a Env,
+    dirs: &'a [PathBuf],
+    state: &'a TableState,
+    access: Access,
+    plan: &'a mut OpenPlan,
+}
+
+impl ChainWalk<'_> {
+    fn walk(&mut self, live: &LiveSegments) -> Result<()> {
+        if self.state.empty {
+            for (id, found) in live.iter().filter(|(_, found)| !found.is_leftover()) {
+                self.refuse_empty_state(found)?;
+                self.discard(*id, found)?;
+            }
+            return self.require_known_ids(live);
+        }
+        let newest_sealed = live.iter().rev().find(|(_, found)| found.metadata.is_some());
+        let newest_sealed = newest_sealed.map(|(id, _)| *id);
+        let sealed = read_sealed(self.env, self.dirs, self.state.table_id, self.access, live)?;
+        for ((id, found), sealed) in live.iter().zip(sealed) {
+            let id = *id;
+            if found.is_leftover() {
+                continue;
+            }
+            if self.plan.unsealed.is_some() {
+                self.discard_unacknowledged(id, found)?;
+            } else if let Some(sealed) = sealed {
+                self.sealed(id, sealed)?;
+            } else if !self.is_expected(id)
+                && (id < self.successor() || newest_sealed.is_some_and(|newest| id < newest))
+            {
+                let follows = self.successor();
+                let is_followed = live.iter().any(|(id, _)| *id == follows);
+                self.orphan(id, found, is_followed)?;
+            } else {
+                self.unsealed_segment(id, found)?;
+            }
+        }
+        self.require_durable_end(live)?;
+        self.require_known_ids(live)?;
+        if self.plan.unsealed.is_some() {
+            return Ok(());
+        }
+        // Every sealed segment has a successor, and a table that is not empty has a segment.
+        Err(self.missing(self.successor()))
+    }
+
+    /// The state knows a segment that was durable when it was written. Later ones may be there, too; that one is.
+    fn require_durable_end(&self, live: &[(SegmentId, SegmentFiles)]) -> Result<()> {
+        let unsealed = self.state.durable_end.as_ref();
+        let Some(unsealed) = unsealed.filter(|unsealed| unsealed.segment >= self.state.watermark)
+        else {
+            return Ok(());
+        };
+        let is_there = |(id, found): &(SegmentId, SegmentFiles)| {
+            *id == unsealed.segment && found.keys.is_some()
+        };
+        if live.iter().any(is_there) {
+            return Ok(());
+        }
+        let absent = self.missing(unsealed.segment);
+        Err(absent.context(format_args!(
+            "table.state knows segment {}, so the newest files are lost or older than it",
+            unsealed.segment
+        )))
+    }
+
+    /// No id above the highest one that the state knows was ever given to a file.
+    fn require_known_ids(&self, live: &[(SegmentId, SegmentFiles)]) -> Result<()> {
+        let highest = self.state.highest_id;
+        let above = live.iter().filter(|(id, _)| *id > highest);
+        let mut named = above.flat_map(|(_, found)| found.finished());
+        let Some(path) = named.next() else { return Ok(()) };
+        let message = format_args!(
+            "expected no segment above {highest}, as table.state says: that is older than the segments; bring the newest one back, or see `lith repair`"
+        );
+        Err(Error::at(ErrorKind::Corrupt, path, message))
+    }
+
+    /// Gives up an id in which nothing was acknowledged. A roll-over begins only when the one before is done, and what was
+    /// discarded before is below the floor: of two at or above it one has been acknowledged.
+    fn discard(&mut self, id: SegmentId, found: &SegmentFiles) -> Result<()> {
+        let floor = self.state.next_id_floor;
+        let before = self.plan.discard.as_ref().map_or(SegmentId::NONE, |found| found.highest);
+        if id >= floor && before >= floor {
+            let message = format!(
+                "segments {before} and {id} are both newer than what table.state and the metadata of the others know: expected one at most; bring the metadata that is lost or the right table.state back, or see `lith repair`"
+            );
+            return Err(Error::new(ErrorKind::Corrupt, message));
+        }
+        self.plan.add_discarded(id, found);
+        Ok(())
+    }
+
+    /// The state says that nothing was ever acknowledged. A state of another table, or an old copy, may say so, too.
+    fn refuse_empty_state(&self, found: &SegmentFiles) -> Result<()> {
+        found.require_table(&*self.env.fs, self.state.table_id)?;
+        let marked = self.has_valid_mark(found, |_| true)?;
+        let Some(path) = found.metadata.as_ref().or(found.keys.as_ref().filter(|_| marked)) else {
+            return Ok(());
+        };
+        let message = "expected no segment, as the table's state says that it is empty, found acknowledged data; bring the right table.state back, or see `lith repair`";
+        Err(Error::at(ErrorKind::Corrupt, path, message))
+    }
+
+    /// Whether there is a sound key file that counts, with a mark in it.
+    fn has_valid_mark(
+        &self,
+        found: &SegmentFiles,
+        counts: impl Fn(&KeyFile) -> bool,
+    ) -> Result<bool> {
+        let Some(path) = &found.keys else { return Ok(false) };
+        let file = KeyFile::open_if_valid(&*self.env.fs, path)?.filter(counts);
+        file.map_or(Ok(false), |file| file.has_mark())
+    }
+
+    /// The error of a segment whose key file is not there.
+    fn missing(&self, id: SegmentId) -> Error {
+        missing(&SegmentPaths::for_new(self.dirs, id, 1).keys)
+    }
+
+    /// What the sealed segment before says of the next one.
+    fn before(&self) -> Option<&Metadata> {
+        self.plan.sealed.last().map(|sealed| &sealed.metadata)
+    }
+
+    /// Whether the chain goes on with this id.
+    fn is_expected(&self, id: SegmentId) -> bool {
+        match self.before() {
+            Some(before) => before.successor == id,
+            None => self.state.watermark == id,
+        }
+    }
+
+    /// What the chain goes on with.
+    fn successor(&self) -> SegmentId {
+        self.before().map_or(self.state.watermark, |m| m.successor)
+    }
+
+    fn require_expected(&self, id: SegmentId) -> Result<()> {
+        if self.is_expected(id) {
+            return Ok(());
+        }
+        Err(self.missing(self.successor()))
+    }
+
+    fn sealed(&mut self, id: SegmentId, found: Result<SealedSegment>) -> Result<()> {
+        self.require_expected(id)?;
+        let found = found?;
+        self.require_follows(&found.paths.keys, found.chain.as_ref())?;
+        self.plan.sealed.push(found);
+        Ok(())
+    }
+
+    /// Compares the beginning of a key file with the segment before it.
+    fn require_follows(&self, path: &Path, found: Option<&Chain>) -> Result<()> {
+        let Some(before) = self.before() else { return Ok(()) };
+        let expected = before.chain();
+        let agrees = match found {
+            Some(found) if before.revision == 0 => *found == expected,
+            Some(found) => found.predecessor == before.segment,
+            None => false,
+        };
+        if agrees {
+            return Ok(());
+        }
+        let found = found.map_or("no chain record".to_owned(), |found| format!("{found:?}"));
+        Err(Error::corrupt(path, 64, &format!("{expected:?}"), &found))
+    }
+
+    fn unsealed_segment(&mut self, id: SegmentId, found: &SegmentFiles) -> Result<()> {
+        self.require_expected(id)?;
+        let Some(keys) = &found.keys else {
+            return Err(self.missing(id));
+        };
+        let of = (self.state.table_id, id);
+        let key_file = KeyFile::open_checked_for(&*self.env.fs, keys, of, self.access)?;
+        self.require_follows(keys, key_file.chain()?.as_ref())?;
+        let paths = found.paths(self.dirs, id, key_file.header.shards)?;
+        let before = self.before();
+        let durable_mark = self.state.durable_mark(id, before.and_then(Metadata::successor_end));
+        let unsealed = UnsealedSegment::examine(self.env, paths, &key_file, durable_mark)?;
+        if self.access == Access::Write {
+            let values = &mut unsealed.paths.values.iter();
+            values.try_for_each(|path| require_writable(&*self.env.fs, path))?;
+        }
+        self.plan.unsealed = Some(unsealed);
+        Ok(())
+    }
+
+    /// A segment above an unsealed one: its predecessor was never sealed, so nothing in it was acknowledged.
+    /// A mark in it would say otherwise.
+    fn discard_unacknowledged(&mut self, id: SegmentId, found: &SegmentFiles) -> Result<()> {
+        let promised = self.state.durable_mark(id, None).is_some();
+        // What was never synced may show what its blocks held before: a segment of this table that has been collected.
+        let is_of_old = |file: &KeyFile| {
+            let shown = file.header.identity;
+            shown.table_id == self.state.table_id && shown.segment < self.state.watermark
+        };
+        let marked = self.has_valid_mark(found, |file| !is_of_old(file))?;
+        if !promised && !marked && found.metadata.is_none() {
+            return self.discard(id, found);
+        }
+        // The message names the unsealed segment, which the walk has found.
+        let unsealed = self.plan.unsealed.as_ref().map_or(id, |t| t.header.identity.segment);
+        let message = format!(
+            "segment {id} holds acknowledged data, but segment {unsealed} before it has no metadata: expected {}; bring it back, or see `lith repair`",
+            SegmentPaths::for_new(self.dirs, unsealed, 1).metadata.display()
+        );
+        Err(Error::new(ErrorKind::Corrupt, message))
+    }
+
+    /// An id off the chain, between sealed segments: discarded before, and the removal did not last. `is_followed`: what
+    /// the chain goes on with is there.
+    fn orphan(&mut self, id: SegmentId, found: &SegmentFiles, is_followed: bool) -> Result<()> {
+        if id < self.state.next_id_floor && self.state.durable_mark(id, None).is_none() {
+            self.plan.add_discarded(id, found);
+            return Ok(());
+        }
+        let Some(path) = found.finished().next().filter(|_| is_followed) else {
+            return self.require_expected(id);
+        };
+        let message =
+            "no segment names this one, and its id may still be given away; see `lith repair`";
+        Err(Error::at(ErrorKind::Corrupt, path, message))
+    }
+}
+
+/// The features of a file, whose beginning holds, do not forbid writing.
+pub fn require_writable(fs: &dyn Fs, path: &Path) -> Result<()> {
+    let file = fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
+    check_writable(path, &lithdb_segment::key_file::read(&*file, path, 0, ENVELOPE_LEN)?)
+}

@@ -1,0 +1,245 @@
+//! Carrying out what opening for writing planned. Every step may be repeated after a crash.
+//!
+//! The order is that of `docs/FORMAT.md`: discard (floor first), end the unsealed segment where its promise ends and copy
+//! what else is whole to a new one, and only then serve. No byte of an old file is written or cut off: after a failed
+//! write-back its blocks may take no more writes, and whoever reads it may hold its bytes.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use lithdb_env::{Error, ErrorKind, File, OpenMode, Result, UnixMillis, remove_if_exists};
+use lithdb_segment::scan::{Totals, Verdict};
+use lithdb_segment::{
+    Context, Copier, NewSegment, SealJob, Segment, SegmentId, SegmentPaths, SegmentWriter,
+};
+
+use crate::gc::clock::ClockReading;
+use crate::open::chain::OpenPlan;
+use crate::open::sealed::SealedSegment;
+use crate::open::unsealed::{UnsealedSegment, changed};
+use crate::state::{DurableEnd, StateFile};
+use lithdb_segment::key_file::{KeyFile, read};
+
+/// What opening did, for the event and the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Files removed: below the watermark, leftovers, never acknowledged.
+    pub removed_files: usize,
+    /// Bytes behind the last whole batch: never acknowledged, and no longer read. They go when their segment does.
+    pub torn_bytes: u64,
+    /// Bytes of records and values that no mark vouched for, verified and copied to a new segment.
+    pub copied_bytes: u64,
+    /// Why the end of the unsealed segment was torn, if it was.
+    pub torn: Option<String>,
+}
+
+/// A table's segments, ready to be served.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) segments: Vec<Arc<Segment>>,
+    pub(crate) writer: Option<SegmentWriter>,
+    pub(crate) report: RecoveryReport,
+}
+
+/// What recovery needs to know beside the plan.
+#[derive(Debug)]
+pub(crate) struct Recovery<'a> {
+    pub(crate) context: &'a Arc<Context>,
+    pub(crate) state: &'a StateFile,
+    pub(crate) inline_max: u32,
+    pub(crate) shards: u16,
+    pub(crate) now: ClockReading,
+}
+
+impl Recovery<'_> {
+    pub(crate) fn apply(&self, plan: OpenPlan) -> Result<Recovered> {
+        let mut report = RecoveryReport::default();
+        self.remove(&plan, &mut report)?;
+        let mut segments = Vec::with_capacity(plan.sealed.len() + 2);
+        for SealedSegment { paths, header, metadata, waiting_bytes, .. } in plan.sealed {
+            let segment = Segment::sealed(self.context, paths, header, metadata);
+            segments.push(Arc::new(segment.with_waiting_bytes(waiting_bytes)));
+        }
+        let mut writer = None;
+        if let Some(unsealed) = plan.unsealed {
+            let resumed = self.resume(unsealed, &mut segments, &mut report)?;
+            segments.push(Arc::clone(resumed.segment()));
+            writer = Some(resumed);
+        }
+        Ok(Recovered { segments, writer, report })
+    }
+
+    /// Recovers, and seals what the tail holds: every record then stands in a sealed segment. Returns the id of the
+    /// mutable one, which is empty.
+    pub(crate) fn seal_unsealed(&self, plan: OpenPlan) -> Result<SegmentId> {
+        let Some(writer) = self.apply(plan)?.writer else { return Ok(SegmentId::NONE) };
+        if writer.totals().records == 0 {
+            return Ok(writer.segment().id());
+        }
+        let next = self.seal_and_begin_next(writer.segment(), writer.totals(), None)?;
+        Ok(next.segment().id())
+    }
+
+    /// Removes what is below the watermark and what was never acknowledged; of the latter the ids first.
+    fn remove(&self, plan: &OpenPlan, report: &mut RecoveryReport) -> Result<()> {
+        let discarded = plan.discard.clone().unwrap_or_default();
+        if discarded.highest.is_some() {
+            let floor = discarded.highest.next().ok_or_else(ids_exhausted)?;
+            self.state.update(|state| state.next_id_floor = state.next_id_floor.max(floor))?;
+        }
+        let fs = &*self.context.env.fs;
+        for path in plan.remove.iter().chain(&discarded.files) {
+            remove_if_exists(fs, path)?;
+            report.removed_files += 1;
+        }
+        if report.removed_files > 0 { self.sync_dirs() } else { Ok(()) }
+    }
+
+    fn open(&self, path: &Path) -> Result<Arc<dyn File>> {
+        let fs = &self.context.env.fs;
+        fs.open(path, OpenMode::ReadWrite).map_err(|e| Error::io("open", path, e))
+    }
+
+    /// Goes on with the unsealed segment, or ends it and goes on with a new one. What was promised is durable; of what is
+    /// behind it nobody knows, even if it can be read and a sync succeeds.
+    fn resume(
+        &self,
+        unsealed: UnsealedSegment,
+        segments: &mut Vec<Arc<Segment>>,
+        report: &mut RecoveryReport,
+    ) -> Result<SegmentWriter> {
+        let keys = self.open(&unsealed.paths.keys)?;
+        let values = unsealed.paths.values.iter().map(|path| self.open(path));
+        let values = values.collect::<Result<Vec<_>>>()?;
+        let mut is_linked = is_linked(&*keys, &unsealed.paths.keys)?;
+        for (file, path) in values.iter().zip(&unsealed.paths.values) {
+            is_linked |= self::is_linked(&**file, path)?;
+        }
+        let (paths, header, epochs) =
+            (unsealed.paths.clone(), unsealed.header, unsealed.durable_epochs());
+        let segment =
+            Segment::mutable(self.context, paths, header, keys, values, &unsealed.durable, epochs);
+        let segment = Arc::new(segment.with_waiting_bytes(unsealed.unacknowledged_bytes));
+        // What others link to does not even grow.
+        if unsealed.unacknowledged_bytes == 0 && !is_linked {
+            let epoch = Some(self.context.env.random_u64()?);
+            return Ok(SegmentWriter::new(segment, self.inline_max, unsealed.durable, epoch));
+        }
+        report.torn.clone_from(&unsealed.torn);
+        report.torn_bytes = unsealed.torn_bytes;
+        let next = self.seal_and_begin_next(&segment, &unsealed.durable, Some(&unsealed))?;
+        if next.totals().records > 0 {
+            report.copied_bytes = next.bytes();
+        }
+        segments.push(segment);
+        Ok(next)
+    }
+
+    /// Ends `segment`, of which `totals` are durable, and begins the next one with what is kept of `unsealed` behind that. The
+    /// seal is what counts: before it is durable, the new segment is one that was never acknowledged.
+    fn seal_and_begin_next(
+        &self,
+        segment: &Arc<Segment>,
+        totals: &Totals,
+        unsealed: Option<&UnsealedSegment>,
+    ) -> Result<SegmentWriter> {
+        // On a full disk this may be the space that the next one needs.
+        segment.release_reserved_space()?;
+        let id = next_id(segment.id(), self.state.get().next_id_floor)?;
+        // Should it come to nothing, the id is not given to another content.
+        let floor = id.next().ok_or_else(ids_exhausted)?;
+        self.state.update(|state| state.next_id_floor = floor)?;
+        let next = self.begin(segment, totals, id, unsealed).and_then(|mut next| {
+            if next.totals().records > 0 {
+                next.set_pending_mark(next.totals().mark(self.now.time));
+            }
+            let flushed = unsealed.map_or_else(UnixMillis::default, |unsealed| unsealed.durable_at);
+            let successor_end = Some(next.totals().mark(flushed));
+            let (segment, totals) = (Arc::clone(segment), totals.clone());
+            let stamp = self.now.stamp();
+            SealJob { segment, totals, successor: id, stamp, successor_end }.run()?;
+            Ok(next)
+        });
+        let next = match next {
+            Err(error) if error.kind() == ErrorKind::StorageFull => {
+                self.remove_unfinished(id)?;
+                let bytes = unsealed.map_or(0, |unsealed| unsealed.unacknowledged_bytes);
+                return Err(error.context(format_args!(
+                    "the new segment {id} needs about {bytes} bytes for what no mark vouches for; the table can be read meanwhile"
+                )));
+            }
+            next => next?,
+        };
+        // The seal says it, too; should that be lost, what was acknowledged must not pass for what never was.
+        let unsealed = DurableEnd::of(id, next.totals());
+        self.state.update(|state| state.durable_end = Some(unsealed))?;
+        Ok(next)
+    }
+
+    /// Creates the segment `id` behind `segment`, copies to it what is kept of `unsealed`, and makes it durable.
+    fn begin(
+        &self,
+        segment: &Arc<Segment>,
+        totals: &Totals,
+        id: SegmentId,
+        unsealed: Option<&UnsealedSegment>,
+    ) -> Result<SegmentWriter> {
+        let chain = Some(totals.chain(segment.id()));
+        let new = NewSegment { id, chain, shards: self.shards, now: self.now.time };
+        let (next, next_totals) = Segment::create(self.context, &new)?;
+        let writer = SegmentWriter::new(next, self.inline_max, next_totals, None);
+        let mut copier = Copier::new(writer);
+        if let Some(unsealed) = unsealed {
+            self.copy(unsealed, &mut copier)?;
+        }
+        copier.finish()
+    }
+
+    fn copy(&self, unsealed: &UnsealedSegment, to: &mut Copier) -> Result<()> {
+        let fs = &*self.context.env.fs;
+        let keys = KeyFile::open(fs, &unsealed.paths.keys)?;
+        let open = |path| fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e));
+        let values = unsealed.paths.values.iter().map(|path| Ok((open(path)?, path)));
+        let values = values.collect::<Result<Vec<_>>>()?;
+        let scanner = keys.scan(unsealed.keep.key_end, None);
+        let mut scanner = scanner.resume_after(&unsealed.durable, unsealed.durable_epochs());
+        while let Some(entry) = scanner.next_entry()? {
+            let record = &entry.record;
+            // The scanner has compared the number of the shard: without a file it is the key file.
+            let file = values.get(usize::from(record.shard.0));
+            let (file, path) = file.map_or((&keys.file, &keys.path), |(file, path)| (file, path));
+            to.record(record, path, |offset, len| read(&**file, path, offset, len))?;
+        }
+        let is_same =
+            scanner.verdict() == Some(&Verdict::Clean) && *scanner.totals() == unsealed.keep;
+        if is_same { Ok(()) } else { Err(changed(&keys.path, unsealed.durable.key_end)) }
+    }
+
+    /// There was no space for the segment `id`: what there is of it goes.
+    fn remove_unfinished(&self, id: SegmentId) -> Result<()> {
+        let fs = &*self.context.env.fs;
+        for path in SegmentPaths::for_new(&self.context.dirs, id, self.shards).all() {
+            remove_if_exists(fs, path)?;
+        }
+        self.sync_dirs()
+    }
+
+    fn sync_dirs(&self) -> Result<()> {
+        let fs = &*self.context.env.fs;
+        let mut dirs = self.context.dirs.iter();
+        dirs.try_for_each(|dir| fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e)))
+    }
+}
+
+/// The id for a new segment after `newest`.
+pub fn next_id(newest: SegmentId, floor: SegmentId) -> Result<SegmentId> {
+    Ok(newest.next().ok_or_else(ids_exhausted)?.max(floor).max(SegmentId::FIRST))
+}
+
+fn ids_exhausted() -> Error {
+    Error::new(ErrorKind::InvalidArgument, "the table has used up its 2^32 segment ids")
+}
+
+fn is_linked(file: &dyn File, path: &Path) -> Result<bool> {
+    Ok(file.links().map_err(|e| Error::io("look at", path, e))? > 1)
+}

@@ -1,0 +1,182 @@
+//! The unsealed end of a table, as it is found: what of it was acknowledged, what else may be kept, what is torn.
+
+use std::path::Path;
+
+use lithdb_env::{Env, Error, ErrorKind, Result, UnixMillis};
+use lithdb_segment::record::{CHAIN_FIXED_LEN, Flags, Mark};
+use lithdb_segment::scan::{Scanner, Totals, Verdict, corrupt};
+use lithdb_segment::{HEADER_LEN, KeyHeader, SegmentId, SegmentPaths, ShardId, ValueHeader};
+
+use lithdb_segment::key_file::KeyFile;
+use lithdb_segment::values::ValueVerifier;
+
+/// What is known of the mutable segment before anything is done to it.
+#[derive(Debug, Clone)]
+pub struct UnsealedSegment {
+    /// Its files.
+    pub paths: SegmentPaths,
+    /// The header of its key file.
+    pub header: KeyHeader,
+    /// What was promised to be durable. If the segment does not go on, this is where it ends.
+    pub durable: Totals,
+    /// What is kept: what was promised, and the whole batches behind it.
+    pub keep: Totals,
+    /// Where epochs began, in what is kept.
+    pub epochs: Vec<(u32, u64)>,
+    /// Bytes behind what was promised: they may never have reached the disk, whatever the page cache shows.
+    pub unacknowledged_bytes: u64,
+    /// Bytes behind what is kept.
+    pub torn_bytes: u64,
+    /// Why the end is torn, if it is.
+    pub torn: Option<String>,
+    /// When what was promised had been flushed; 0 if no mark says so.
+    pub durable_at: UnixMillis,
+}
+
+impl UnsealedSegment {
+    /// Scans the key file, and reads the values that no mark vouches for.
+    /// `Corrupt` if something that was acknowledged does not hold.
+    pub(crate) fn examine(
+        env: &Env,
+        paths: SegmentPaths,
+        key_file: &KeyFile,
+        durable_mark: Option<Mark>,
+    ) -> Result<Self> {
+        let mut whole = key_file.scan(key_file.len, durable_mark);
+        let verdict = whole.run(|_| Ok(()))?;
+        let mut torn = match verdict {
+            Verdict::Clean => None,
+            Verdict::Torn { reason, .. } => Some(reason),
+            Verdict::Corrupt { offset, acknowledged, reason } => {
+                let reason = format!("{reason}; {acknowledged} bytes were acknowledged");
+                return Err(corrupt(&key_file.path, offset, &reason));
+            }
+        };
+        let (durable, durable_epochs) = durable(key_file, &whole)?;
+        let said = whole.mark().map_or(&durable.value_ends, |mark| &mark.value_ends);
+        let mut values = ValueVerifier::new(&*env.fs, &paths, key_file, &whole.totals().value_ends);
+        let acknowledged = durable.value_ends.iter().zip(said).map(|(a, b)| *a.max(b));
+        open_all(&mut values, key_file, &paths, acknowledged)?;
+        let (mut keep, mut epochs) = (durable.clone(), durable_epochs);
+        let behind = |values: &ValueVerifier<'_>, totals: &Totals| {
+            values.surplus(&totals.value_ends) + (key_file.len - totals.key_end)
+        };
+        let unacknowledged_bytes = behind(&values, &durable);
+        if unacknowledged_bytes > 0 {
+            let mut scanner =
+                key_file.scan(whole.totals().key_end, None).resume_after(&durable, &epochs);
+            if let Some(reason) = check(&mut values, key_file, &mut scanner, &mut keep)? {
+                torn = Some(reason);
+            }
+            epochs = scanner.epochs().to_vec();
+            epochs.retain(|(at, _)| u64::from(*at) < keep.key_end);
+        }
+        let torn_bytes = behind(&values, &keep);
+        let mark_time = whole.mark().map_or(UnixMillis::default(), |mark| mark.time);
+        let marked = whole.mark().map_or(0, |mark| u64::from(mark.through));
+        let durable_at = if marked == durable.key_end { mark_time } else { UnixMillis::default() };
+        Ok(Self {
+            paths,
+            header: key_file.header,
+            durable,
+            keep,
+            epochs,
+            unacknowledged_bytes,
+            torn_bytes,
+            torn,
+            durable_at,
+        })
+    }
+
+    /// Where epochs began, in what was promised.
+    pub(crate) fn durable_epochs(&self) -> &[(u32, u64)] {
+        let end = self.epochs.partition_point(|(at, _)| u64::from(*at) < self.durable.key_end);
+        self.epochs.split_at(end).0
+    }
+}
+
+/// What was promised: up to the furthest mark; without one, header and chain record, which were durable before the
+/// segment was given to anybody.
+fn durable(key_file: &KeyFile, whole: &Scanner<'_>) -> Result<(Totals, Vec<(u32, u64)>)> {
+    let header = HEADER_LEN as u64;
+    let beginning = match key_file.chain()? {
+        Some(chain) => header + (CHAIN_FIXED_LEN + 8 * chain.value_ends.len()) as u64,
+        None if key_file.header.predecessor == SegmentId::NONE => header,
+        None => return Err(corrupt(&key_file.path, header, "the chain record does not hold")),
+    };
+    let through = whole.mark().map_or(0, |mark| u64::from(mark.through));
+    let end = through.max(beginning);
+    let mut scanner = key_file.scan(end, None);
+    let (found, epochs) = if whole.totals().key_end == end {
+        (whole.totals(), whole.epochs())
+    } else {
+        scanner.run(|_| Ok(()))?;
+        scanner.require_clean()?;
+        (scanner.totals(), scanner.epochs())
+    };
+    if let Some(mark) = whole.mark()
+        && !matches_scan(mark, found)
+    {
+        let show = |records, ends| format!("{records} records, value files of {ends:?} bytes");
+        let expected = show(mark.records, &mark.value_ends);
+        let found = show(found.records, &found.value_ends);
+        return Err(Error::corrupt(&key_file.path, through, &expected, &found));
+    }
+    Ok((found.clone(), epochs.to_vec()))
+}
+
+/// Whether a mark covers the records before it. One that stands outside of the key file does not say how many there are.
+fn matches_scan(mark: &Mark, found: &Totals) -> bool {
+    let covers = |(said, found): (&u64, &u64)| said >= found;
+    mark.value_ends.len() == found.value_ends.len()
+        && mark.value_ends.iter().zip(&found.value_ends).all(covers)
+        && (mark.records == 0 || mark.records == found.records)
+}
+
+pub(crate) fn changed(path: &Path, offset: u64) -> Error {
+    let message = "two reads gave different bytes; open it again";
+    Error::at_offset(ErrorKind::Io, path, offset, message)
+}
+
+/// Opens the value files: each is the right one, and has what was acknowledged.
+fn open_all(
+    values: &mut ValueVerifier<'_>,
+    key_file: &KeyFile,
+    paths: &SegmentPaths,
+    ends: impl Iterator<Item = u64>,
+) -> Result<()> {
+    for (n, (path, durable)) in paths.values.iter().zip(ends).enumerate() {
+        let file = values.file(n)?;
+        if file.len_bytes() < durable {
+            let expected = format!("{durable} bytes, which were acknowledged");
+            return Err(Error::corrupt(path, file.len_bytes(), &expected, "the end of the file"));
+        }
+        let header = ValueHeader::decode(path, file.get(0, HEADER_LEN)?)?;
+        header.belongs_to(path, &key_file.header.identity, ShardId(n as u16))?;
+    }
+    Ok(())
+}
+
+/// Compares the values of all records that `scanner` meets. `keep` becomes what stands before the
+/// first batch with a bad one; says why it is bad.
+fn check(
+    values: &mut ValueVerifier<'_>,
+    key_file: &KeyFile,
+    scanner: &mut Scanner<'_>,
+    keep: &mut Totals,
+) -> Result<Option<String>> {
+    while let Some(entry) = scanner.next_entry()? {
+        let (offset, ends_batch) = (entry.offset, entry.record.flags.has(Flags::END_OF_BATCH));
+        if entry.record.is_primary() && !values.holds(&entry.record)? {
+            return Ok(Some(format!("the value of the record at {offset} does not hold")));
+        }
+        if ends_batch {
+            keep.clone_from(scanner.totals());
+        }
+    }
+    if scanner.verdict() != Some(&Verdict::Clean) {
+        return Err(changed(&key_file.path, scanner.totals().key_end));
+    }
+    keep.clone_from(scanner.totals());
+    Ok(None)
+}

@@ -1,0 +1,120 @@
+//! Whether the keymap of an open table and its key files say the same.
+
+use std::fmt;
+
+use lithdb_env::Result;
+use lithdb_segment::{Position, TableName};
+use serde::Serialize;
+
+use crate::Iter;
+use crate::Table;
+use crate::progress::{Meter, Progress};
+use crate::show_key;
+
+/// So many wrong answers are reported one by one.
+const MOST: usize = 64;
+
+/// A record that the keymap does not find as it should.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeymapMismatch {
+    /// The record's key.
+    pub key: String,
+    /// Where the record stands.
+    pub position: Position,
+    /// What the keymap names for its key: nothing, or an older record.
+    pub found: Option<Position>,
+}
+
+/// What a comparison of the keymap with the key files found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeymapReport {
+    /// The table.
+    pub table: TableName,
+    /// Key records that can be read; each was looked up.
+    pub records: u64,
+    /// Distinct keys among them: records that the keymap names for their key.
+    pub keys: u64,
+    /// Records that a newer one with the same key stands for.
+    pub superseded: u64,
+    /// Entries of the keymap. Those beyond the distinct keys are dead, or have a twin that looks alike.
+    pub entries: u64,
+    /// How many records were not found as they should be.
+    pub wrong: u64,
+    /// The first of them.
+    pub wrong_answers: Vec<KeymapMismatch>,
+}
+
+impl KeymapReport {
+    /// Whether every key is found at its newest record, and the keymap is large enough to hold them all.
+    pub fn is_sound(&self) -> bool {
+        self.wrong == 0 && self.entries >= self.keys
+    }
+}
+
+impl fmt::Display for KeymapReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, records, keys, superseded, entries, wrong, .. } = self;
+        let verdict = if self.is_sound() { "sound" } else { "WRONG" };
+        write!(f, "table {table}: keymap {verdict}: {records} records, {keys} keys found")?;
+        write!(f, ", {superseded} superseded, {entries} entries, {wrong} wrong")?;
+        for KeymapMismatch { key, position, found } in &self.wrong_answers {
+            write!(f, "\n  {key} at {position}: the keymap names ")?;
+            match found {
+                Some(found) => write!(f, "{found}")?,
+                None => f.write_str("nothing")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Looks every record's key up in the keymap of an open table: it must name that record, or a newer one of the same key.
+/// As every record is looked up, the newest of each key is, too, so that what the keymap names is the newest. Records that
+/// are put or collected meanwhile do not count.
+///
+/// # Errors
+/// `Closed`; a key file that cannot be read.
+pub fn verify_keymap(table: &Table, progress: &mut dyn FnMut(Progress)) -> Result<KeymapReport> {
+    let inner = &*table.inner;
+    inner.enter()?;
+    let now = inner.snapshot(Position::default());
+    let total = now.segments.iter().map(|segment| segment.key_end()).sum();
+    let mut meter = Meter::new(progress, total);
+    let mut report = KeymapReport {
+        table: inner.name.clone(),
+        records: 0,
+        keys: 0,
+        superseded: 0,
+        entries: 0,
+        wrong: 0,
+        wrong_answers: Vec::new(),
+    };
+    let mut before = Position::default();
+    for entry in Iter::new(now, Position::default()) {
+        let entry = entry.map_err(|e| inner.in_context(&e))?;
+        let at = entry.position();
+        let is_next = at.segment == before.segment;
+        meter.add(u64::from(at.offset - if is_next { before.offset } else { 0 }));
+        before = at;
+        let found = inner.find(entry.key()).map_err(|e| inner.in_context(&e.error))?;
+        let found = found.map(|found| found.at);
+        if found.is_none() && at.segment < inner.watermark() {
+            continue;
+        }
+        report.records += 1;
+        match found {
+            Some(found) if found == at => report.keys += 1,
+            Some(found) if found > at => report.superseded += 1,
+            _ => {
+                report.wrong += 1;
+                if report.wrong_answers.len() < MOST {
+                    let key = show_key(entry.key());
+                    report.wrong_answers.push(KeymapMismatch { key, position: at, found });
+                }
+            }
+        }
+    }
+    report.entries = inner.read_source().keymap().entries() as u64;
+    meter.finish();
+    Ok(report)
+}

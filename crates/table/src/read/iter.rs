@@ -1,0 +1,362 @@
+//! Iteration over the records of a table in the order in which they were put, from either end.
+//!
+//! An iterator works on a snapshot: the segments and the end of the log at its creation. It holds the segments, so
+//! collection goes on beside it and takes nothing away from it. Nothing is sealed for it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_segment::record::KEY_FIXED_LEN;
+use lithdb_segment::scan::Scanner;
+use lithdb_segment::{Address, HEADER_LEN, Position, Segment, Value};
+
+use crate::batch::show_key;
+use crate::read::get::FailedRead;
+use crate::segments::Segments;
+use crate::table::{Inner, Mode, Snapshot, Table};
+
+/// One record: a key and what it names.
+#[derive(Clone)]
+pub struct Entry {
+    key: Bytes,
+    position: Position,
+    is_primary: bool,
+    address: Address,
+    segment: Arc<Segment>,
+}
+
+impl Entry {
+    /// The key.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Whether this is the value's own key, not an alias.
+    pub fn is_primary(&self) -> bool {
+        self.is_primary
+    }
+
+    /// Where the record stands.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The length of the value in bytes.
+    pub fn value_len(&self) -> u32 {
+        self.address.len_bytes
+    }
+
+    /// The bytes that the key names, read and checked now.
+    ///
+    /// # Errors
+    /// As [`Table::get`]; `Missing` if another process has collected them since, or rolled them back.
+    pub fn value(&self) -> Result<Value> {
+        self.segment.read_value(&self.address)
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("key", &show_key(&self.key))
+            .field("position", &self.position)
+            .field("is_primary", &self.is_primary)
+            .field("value_len", &self.address.len_bytes)
+            .finish()
+    }
+}
+
+/// Walks the records of a table, oldest first, or newest first with `rev()`. See [`Table::iter`].
+pub struct Iter {
+    segments: Segments,
+    /// The end of what is seen of the last segment.
+    end: Position,
+    /// Where the front begins in the first segment.
+    start: Position,
+    front: Option<Front>,
+    back: Option<Back>,
+    failed: bool,
+    /// A reader's table: its files may be collected by another process.
+    reader: Option<Arc<Inner>>,
+}
+
+struct Front {
+    scanner: Scanner<'static>,
+    segment: Arc<Segment>,
+}
+
+/// The records of one segment that the back has not given yet: offsets, in order.
+struct Back {
+    segment: Arc<Segment>,
+    offsets: VecDeque<u32>,
+}
+
+impl fmt::Debug for Iter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Iter")
+            .field("segments", &self.segments.len())
+            .field("end", &self.end)
+            .finish()
+    }
+}
+
+impl Table {
+    /// All records in the order in which they were put; `rev()` for the other way round. Sees what was put before the
+    /// call. A key that was put twice is given twice.
+    ///
+    /// # Errors
+    /// `Closed`; reading errors come from the iterator. Beside a process that rolls back, a reader's iterator ends with `Missing`
+    /// where what it was to walk is gone: refresh, and begin again.
+    pub fn iter(&self) -> Result<Iter> {
+        self.inner.enter()?;
+        let start = Position::default();
+        Ok(Iter::new(self.inner.snapshot(start), start).of(self))
+    }
+
+    /// The records from `key` on, the newest record of it first; `None` if the key is absent. With `rev()` it goes from
+    /// the newest record of the table back to `key`.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn iter_from(&self, key: &[u8]) -> Result<Option<Iter>> {
+        self.inner.enter()?;
+        self.inner.check_lookup_key(key)?;
+        let find = || {
+            let found = self.inner.retry_if_removed(|| self.inner.find(key));
+            found.map_err(|e| self.inner.in_context(&e))
+        };
+        let mut read_source = self.inner.read_source();
+        while let Some(found) = find()? {
+            let now = self.inner.snapshot(found.at);
+            if found.at < now.end && now.segments.find(found.at.segment).is_some() {
+                return Ok(Some(Iter::new(now, found.at).of(self)));
+            }
+            // Collected or rolled back since, or newer than a reader's view; the key may have been put again, or have an
+            // older value.
+            let now = self.inner.read_source();
+            if self.inner.is_unchanged_since(&read_source) {
+                break;
+            }
+            read_source = now;
+        }
+        Ok(None)
+    }
+
+    /// The key of the oldest record.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn oldest_key(&self) -> Result<Option<Vec<u8>>> {
+        let entry = self.iter()?.next().transpose()?;
+        Ok(entry.map(|entry| entry.key().to_vec()))
+    }
+
+    /// The primary key of the newest value. Reads one record.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn newest_key(&self) -> Result<Option<Vec<u8>>> {
+        let inner = &self.inner;
+        inner.enter()?;
+        let start = Position::default();
+        let read = || {
+            let now = inner.snapshot(start);
+            let Some(newest) = now.newest else { return Ok(Err(now)) };
+            // If its segment was collected, every older one was, too.
+            let Some(segment) = now.segments.find(newest.segment).cloned() else {
+                return Ok(Ok(None));
+            };
+            let read = segment.read_key(newest.offset);
+            let (key, _, is_primary) = read.map_err(|error| FailedRead { segment, error })?;
+            assert!(is_primary, "{newest}: an alias was noted as the newest value");
+            Ok(Ok(Some(key.to_vec())))
+        };
+        match inner.retry_if_removed(read).map_err(|e| inner.in_context(&e))? {
+            Ok(key) => Ok(key),
+            Err(now) => {
+                let walk = Iter::new(now, start).rev();
+                let mut primaries = walk.filter(|entry| !matches!(entry, Ok(e) if !e.is_primary()));
+                Ok(primaries.next().transpose()?.map(|entry| entry.key().to_vec()))
+            }
+        }
+    }
+}
+
+impl Iter {
+    pub(crate) fn new(Snapshot { mut segments, end, .. }: Snapshot, start: Position) -> Self {
+        segments.remove_below(start.segment);
+        while segments.back().is_some_and(|segment| segment.id() > end.segment) {
+            segments.pop();
+        }
+        Self { segments, end, start, front: None, back: None, failed: false, reader: None }
+    }
+
+    fn of(mut self, table: &Table) -> Self {
+        self.reader = table.is_read_only().then(|| Arc::clone(&table.inner));
+        self
+    }
+
+    /// Whether another process has collected `segment`: what is then left to walk is what is
+    /// behind.
+    fn was_collected(&mut self, error: &Error, segment: Option<Arc<Segment>>) -> bool {
+        let Some(inner) = self.reader.clone().filter(|_| error.kind() == ErrorKind::Missing) else {
+            return false;
+        };
+        let (Mode::Read(side), Some(segment)) = (&inner.mode, segment) else { return false };
+        // If that fails, too, the walk ends with the error it met.
+        if side.catch_up(&inner, &segment).is_err() {
+            return false;
+        }
+        let watermark = inner.watermark();
+        let gone = self.segments.remove_below(watermark);
+        self.front = self.front.take().filter(|front| front.segment.id() >= watermark);
+        self.back = self.back.take().filter(|back| back.segment.id() >= watermark);
+        !gone.is_empty()
+    }
+
+    /// The end of what is seen of a segment's key file.
+    fn end_of(&self, segment: &Segment) -> u64 {
+        if segment.id() == self.end.segment {
+            u64::from(self.end.offset).min(segment.key_end())
+        } else {
+            segment.metadata().map_or_else(|| segment.key_end(), |metadata| metadata.key_end)
+        }
+    }
+
+    fn scanner(&self, segment: &Arc<Segment>) -> Result<Scanner<'static>> {
+        let end = self.end_of(segment).max(HEADER_LEN as u64);
+        segment.scan(end)
+    }
+
+    fn next_front(&mut self) -> Result<Option<Entry>> {
+        loop {
+            if self.front.is_none() {
+                let Some(segment) = self.segments.front().cloned() else { return Ok(None) };
+                let scanner = self.scanner(&segment)?;
+                self.front = Some(Front { scanner, segment });
+            }
+            let Some(front) = &mut self.front else { return Ok(None) };
+            let start =
+                if front.segment.id() == self.start.segment { self.start.offset } else { 0 };
+            while let Some(entry) = front.scanner.next_entry()? {
+                if entry.offset < start {
+                    continue;
+                }
+                let (offset, key_len) = (entry.offset, entry.record.key.len());
+                let (address, is_primary) =
+                    (entry.record.address(front.segment.id()), entry.record.is_primary());
+                if !self
+                    .back
+                    .as_mut()
+                    .is_none_or(|back| back.take_from_back(&front.segment, offset))
+                {
+                    return Ok(None);
+                }
+                let (window, window_start) = front.scanner.window();
+                let key_start = (u64::from(offset) - window_start) as usize + KEY_FIXED_LEN;
+                return Ok(Some(Entry {
+                    key: window.slice(key_start..key_start + key_len),
+                    position: Position::new(front.segment.id(), offset),
+                    is_primary,
+                    address,
+                    segment: Arc::clone(&front.segment),
+                }));
+            }
+            front.scanner.require_clean()?;
+            match front.segment.id().next() {
+                Some(behind) => drop(self.segments.remove_below(behind)),
+                None => self.segments = Segments::default(), // it was the last id of all
+            }
+            self.front = None;
+        }
+    }
+
+    fn next_from_back(&mut self) -> Result<Option<Entry>> {
+        loop {
+            if let Some(back) = &mut self.back {
+                if let Some(offset) = back.offsets.pop_back() {
+                    let (key, address, is_primary) = back.segment.read_key(offset)?;
+                    let position = Position::new(back.segment.id(), offset);
+                    let segment = Arc::clone(&back.segment);
+                    return Ok(Some(Entry { key, position, is_primary, address, segment }));
+                }
+                let is_front = self
+                    .front
+                    .as_ref()
+                    .is_some_and(|front| Arc::ptr_eq(&front.segment, &back.segment));
+                if is_front {
+                    self.front = None; // it has nothing left either
+                }
+                self.segments.pop();
+                self.back = None;
+            }
+            let Some(segment) = self.segments.back().cloned() else { return Ok(None) };
+            let front = self.front.as_ref().filter(|front| Arc::ptr_eq(&front.segment, &segment));
+            // What the front has given is not given again.
+            let given = front.map_or(0, |front| front.scanner.next_offset());
+            let start = if segment.id() == self.start.segment { self.start.offset } else { 0 };
+            let start = start.max(given);
+            let mut scanner = self.scanner(&segment)?;
+            let mut offsets = VecDeque::new();
+            scanner.run(|entry| {
+                if entry.offset >= start {
+                    offsets.push_back(entry.offset);
+                }
+                Ok(())
+            })?;
+            scanner.require_clean()?;
+            self.back = Some(Back { segment, offsets });
+        }
+    }
+
+    /// What `next` gives, in which `at` is the segment that is walked. What another process has
+    /// collected meanwhile is passed over; an iterator that failed is over: it does not go on as
+    /// if nothing had happened.
+    fn step(
+        &mut self,
+        next: impl Fn(&mut Self) -> Result<Option<Entry>>,
+        at: impl Fn(&Segments) -> Option<&Arc<Segment>>,
+    ) -> Option<Result<Entry>> {
+        while !self.failed {
+            match next(self) {
+                Err(error) if self.was_collected(&error, at(&self.segments).cloned()) => {}
+                next => {
+                    self.failed = next.is_err();
+                    return next.transpose();
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Back {
+    /// Whether the back has not given the record at `offset` of `segment` yet; takes it from what it will give.
+    fn take_from_back(&mut self, segment: &Arc<Segment>, offset: u32) -> bool {
+        if !Arc::ptr_eq(&self.segment, segment) {
+            return true;
+        }
+        let is_left = self.offsets.front() == Some(&offset);
+        if is_left {
+            self.offsets.pop_front();
+        }
+        is_left
+    }
+}
+
+impl Iterator for Iter {
+    type Item = Result<Entry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step(Self::next_front, |segments| segments.front())
+    }
+}
+
+impl DoubleEndedIterator for Iter {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.step(Self::next_from_back, |segments| segments.back())
+    }
+}

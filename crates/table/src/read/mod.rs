@@ -1,0 +1,8 @@
+//! Reading: point reads, iterators, and the views of processes that do not write.
+
+pub(crate) mod check_keymap;
+pub(crate) mod follow;
+pub(crate) mod get;
+pub(crate) mod iter;
+pub(crate) mod refresh;
+pub(crate) mod view;

@@ -6,6 +6,7 @@
 mod support;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lithdb::rollback::INTENT_FILE;
 use lithdb::{Db, DbOptions, ErrorKind, Repair, Result, RootLoss};
@@ -157,6 +158,35 @@ fn stale_root_without_its_id_needs_consent() {
             assert!(now["u"].starts_with(&found["u"]), "{context}");
         }
     }
+}
+
+/// A copy of root 0 that was taken while the table was open, idle and durable: of what the session put afterwards, only
+/// the value file on the other root shows anything.
+#[test]
+fn longer_value_file_shows_a_stale_root() {
+    let harness = Harness::new();
+    let db = harness.open();
+    let table = db.table("t", small().segment_keys(100)).unwrap();
+    put(&table, 0..4);
+    table.flush().unwrap();
+    db.maintain().unwrap();
+    harness.clock.advance(Duration::from_secs(5));
+    db.maintain().unwrap(); // the idle mark
+    let copy = harness.fs.fork();
+    put(&table, 4..8);
+    table.flush().unwrap();
+    let killed = harness.on(harness.fs.fork());
+    killed.fs.release_locks();
+    for path in killed.files("/r0") {
+        killed.fs.remove_raw(path);
+    }
+    for path in copy.file_paths().iter().filter(|path| path.starts_with("/r0")) {
+        killed.fs.write_raw(path, copy.read_raw(path));
+    }
+    killed.fs.remove_raw("/r0/root.id");
+    let repair = plan(&killed).unwrap();
+    assert!(!repair.is_lossless(), "{repair}");
+    assert!(repair.tables.is_empty(), "{repair}");
 }
 
 /// The contents without what had bytes on root 1.

@@ -14,7 +14,9 @@ fn a_mark_is_not_written_after_the_table_was_dropped() {
     table.flush().unwrap();
     let side = table.inner.enter_write().unwrap();
     table.begin_drop().unwrap();
+    let end = side.writer.lock().log_end();
     assert_eq!(table.inner.write_mark(side).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(side.writer.lock().log_end(), end, "nothing is appended either");
 }
 
 #[test]

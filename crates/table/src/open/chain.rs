@@ -1,7 +1,7 @@
-//! What opening a table would do: read everything that matters, conclude, change nothing.
+//! The plan of an opening: reads and checks everything that matters, changes nothing.
 //!
-//! The rules are those of `docs/FORMAT.md`, *What opening finds*. The plan is a value: recovery applies it,
-//! a reading process takes what it says is readable, verification reports it.
+//! The rules are those of `docs/FORMAT.md`, *Recovery*. [`OpenPlan`] is a plain value: recovery
+//! applies it, a reader takes its view from it, verification reports it.
 
 use std::path::{Path, PathBuf};
 
@@ -18,34 +18,34 @@ use crate::state::TableState;
 pub use lithdb_segment::key_file::Access;
 use lithdb_segment::key_file::{KeyFile, KeyFiles};
 
-/// Files to be removed because nothing in them was ever acknowledged.
+/// Files to remove because nothing in them was ever acknowledged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Discard {
-    /// The highest id among them: the floor is raised above it first.
+    /// The highest id among them. Recovery raises the id floor above it before it removes the
+    /// files.
     pub highest: SegmentId,
     /// The files.
     pub files: Vec<PathBuf>,
 }
 
-/// What opening a table finds and would do.
+/// What opening a table found, and what it would do.
 #[derive(Debug, Clone, Default)]
 pub struct OpenPlan {
-    /// Files below the watermark, and leftovers of interrupted replacements.
+    /// Files of segments below the watermark, and leftovers of interrupted replacements.
     pub remove: Vec<PathBuf>,
-    /// What was never acknowledged.
+    /// Segments that were never acknowledged.
     pub discard: Option<Discard>,
     /// The sealed segments, oldest first.
     pub sealed: Vec<SealedSegment>,
-    /// The mutable segment; `None` only while the table is empty.
+    /// The unsealed segment; `None` only if the table is empty.
     pub unsealed: Option<UnsealedSegment>,
     /// Files that are not LithDB's.
     pub foreign: Vec<PathBuf>,
 }
 
 impl OpenPlan {
-    /// Looks at the table whose `segments` directories are `dirs`.
-    /// Refuses whatever is wrong with the first thing that is not as it must be; the message names the file
-    /// and the remedy.
+    /// Makes the plan for the table with these `segments` directories.
+    /// Returns the first defect it finds as an error that names the file and the remedy.
     pub fn make(env: &Env, dirs: &[PathBuf], state: &TableState, access: Access) -> Result<Self> {
         let inventory = Inventory::list(&*env.fs, dirs)?;
         let mut plan = Self { foreign: inventory.foreign, ..Self::default() };
@@ -69,21 +69,22 @@ impl OpenPlan {
         }
     }
 
-    /// Makes `id` and its files part of what is discarded.
+    /// Adds `id` and its files to what is discarded.
     fn add_discarded(&mut self, id: SegmentId, found: &SegmentFiles) {
         let discard = self.discard.get_or_insert_default();
         discard.highest = discard.highest.max(id);
         discard.files.extend(found.finished().cloned());
     }
 
-    /// Takes out the sealed segments' key files that were read whole: they need not be read again.
+    /// Takes the contents of the sealed segments' key files that were read completely, so that
+    /// nobody reads them again.
     pub(crate) fn take_key_files(&mut self) -> KeyFiles {
         let take = |s: &mut SealedSegment| s.keys.take().map(|keys| (s.metadata.segment, keys));
         self.sealed.iter_mut().filter_map(take).collect()
     }
 }
 
-/// Walks the chain of segments from the lowest to the newest.
+/// Follows the chain of segments from the lowest id to the newest.
 struct ChainWalk<'a> {
     env: &'a Env,
     dirs: &'a [PathBuf],
@@ -132,7 +133,8 @@ impl ChainWalk<'_> {
         Err(self.missing(self.successor()))
     }
 
-    /// The state knows a segment that was durable when it was written. Later ones may be there, too; that one is.
+    /// The segment that the state's durable end names must exist, unless it is below the
+    /// watermark.
     fn require_durable_end(&self, live: &[(SegmentId, SegmentFiles)]) -> Result<()> {
         let unsealed = self.state.durable_end.as_ref();
         let Some(unsealed) = unsealed.filter(|unsealed| unsealed.segment >= self.state.watermark)
@@ -147,31 +149,33 @@ impl ChainWalk<'_> {
         }
         let absent = self.missing(unsealed.segment);
         Err(absent.context(format_args!(
-            "table.state knows segment {}, so the newest files are lost or older than it",
+            "table.state names segment {} as durable: the newest files are lost or older than table.state",
             unsealed.segment
         )))
     }
 
-    /// No id above the highest one that the state knows was ever given to a file.
+    /// No file was ever created with an id above the state's highest id: a segment above it means
+    /// that the state is an older copy.
     fn require_known_ids(&self, live: &[(SegmentId, SegmentFiles)]) -> Result<()> {
         let highest = self.state.highest_id;
         let above = live.iter().filter(|(id, _)| *id > highest);
         let mut named = above.flat_map(|(_, found)| found.finished());
         let Some(path) = named.next() else { return Ok(()) };
         let message = format_args!(
-            "expected no segment above {highest}, as table.state says: that is older than the segments; bring the newest one back, or see `lith repair`"
+            "expected no segment above {highest}, the highest id in table.state: table.state is older than the segments; restore the newest table.state, or see `lith repair`"
         );
         Err(Error::at(ErrorKind::Corrupt, path, message))
     }
 
-    /// Gives up an id in which nothing was acknowledged. A roll-over begins only when the one before is done, and what was
-    /// discarded before is below the floor: of two at or above it one has been acknowledged.
+    /// Discards an id in which nothing was acknowledged. A roll-over begins only when the previous
+    /// one is complete, and ids discarded earlier are below the floor: of two ids at or above the
+    /// floor, one was acknowledged.
     fn discard(&mut self, id: SegmentId, found: &SegmentFiles) -> Result<()> {
         let floor = self.state.next_id_floor;
         let before = self.plan.discard.as_ref().map_or(SegmentId::NONE, |found| found.highest);
         if id >= floor && before >= floor {
             let message = format!(
-                "segments {before} and {id} are both newer than what table.state and the metadata of the others know: expected one at most; bring the metadata that is lost or the right table.state back, or see `lith repair`"
+                "segments {before} and {id} are both newer than table.state and the metadata of the other segments: expected at most one; restore the lost metadata or the right table.state, or see `lith repair`"
             );
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
@@ -179,18 +183,19 @@ impl ChainWalk<'_> {
         Ok(())
     }
 
-    /// The state says that nothing was ever acknowledged. A state of another table, or an old copy, may say so, too.
+    /// The state says that nothing was ever acknowledged. So may a state of another table, or an
+    /// old copy.
     fn refuse_empty_state(&self, found: &SegmentFiles) -> Result<()> {
         found.require_table(&*self.env.fs, self.state.table_id)?;
         let marked = self.has_valid_mark(found, |_| true)?;
         let Some(path) = found.metadata.as_ref().or(found.keys.as_ref().filter(|_| marked)) else {
             return Ok(());
         };
-        let message = "expected no segment, as the table's state says that it is empty, found acknowledged data; bring the right table.state back, or see `lith repair`";
+        let message = "expected no segment because table.state says that the table is empty, found acknowledged data; restore the right table.state, or see `lith repair`";
         Err(Error::at(ErrorKind::Corrupt, path, message))
     }
 
-    /// Whether there is a sound key file that counts, with a mark in it.
+    /// Whether the segment has a valid key file that satisfies `counts` and contains a mark.
     fn has_valid_mark(
         &self,
         found: &SegmentFiles,
@@ -201,17 +206,17 @@ impl ChainWalk<'_> {
         file.map_or(Ok(false), |file| file.has_mark())
     }
 
-    /// The error of a segment whose key file is not there.
+    /// The error for a segment without a key file.
     fn missing(&self, id: SegmentId) -> Error {
         missing(&SegmentPaths::for_new(self.dirs, id, 1).keys)
     }
 
-    /// What the sealed segment before says of the next one.
+    /// The metadata of the sealed segment before, which describes the next one.
     fn before(&self) -> Option<&Metadata> {
         self.plan.sealed.last().map(|sealed| &sealed.metadata)
     }
 
-    /// Whether the chain goes on with this id.
+    /// Whether `id` is the next segment of the chain.
     fn is_expected(&self, id: SegmentId) -> bool {
         match self.before() {
             Some(before) => before.successor == id,
@@ -219,7 +224,7 @@ impl ChainWalk<'_> {
         }
     }
 
-    /// What the chain goes on with.
+    /// The id of the next segment of the chain.
     fn successor(&self) -> SegmentId {
         self.before().map_or(self.state.watermark, |m| m.successor)
     }
@@ -239,7 +244,7 @@ impl ChainWalk<'_> {
         Ok(())
     }
 
-    /// Compares the beginning of a key file with the segment before it.
+    /// Checks that a key file's chain record agrees with the segment before it.
     fn require_follows(&self, path: &Path, found: Option<&Chain>) -> Result<()> {
         let Some(before) = self.before() else { return Ok(()) };
         let expected = before.chain();
@@ -275,30 +280,32 @@ impl ChainWalk<'_> {
         Ok(())
     }
 
-    /// A segment above an unsealed one: its predecessor was never sealed, so nothing in it was acknowledged.
-    /// A mark in it would say otherwise.
+    /// Discards a segment above an unsealed one. Its predecessor was never sealed, so nothing in
+    /// it was acknowledged; if a mark, its metadata or the durable end says otherwise, it is an
+    /// error.
     fn discard_unacknowledged(&mut self, id: SegmentId, found: &SegmentFiles) -> Result<()> {
         let promised = self.state.durable_mark(id, None).is_some();
-        // What was never synced may show what its blocks held before: a segment of this table that has been collected.
-        let is_of_old = |file: &KeyFile| {
+        // A file that was never synced may show old content of its blocks: a collected segment of
+        // this table.
+        let is_collected = |file: &KeyFile| {
             let shown = file.header.identity;
             shown.table_id == self.state.table_id && shown.segment < self.state.watermark
         };
-        let marked = self.has_valid_mark(found, |file| !is_of_old(file))?;
+        let marked = self.has_valid_mark(found, |file| !is_collected(file))?;
         if !promised && !marked && found.metadata.is_none() {
             return self.discard(id, found);
         }
-        // The message names the unsealed segment, which the walk has found.
+        // The fallback is never used: the walk has found an unsealed segment before it calls this.
         let unsealed = self.plan.unsealed.as_ref().map_or(id, |t| t.header.identity.segment);
         let message = format!(
-            "segment {id} holds acknowledged data, but segment {unsealed} before it has no metadata: expected {}; bring it back, or see `lith repair`",
+            "segment {id} holds acknowledged data, but segment {unsealed} before it has no metadata: expected {}; restore it, or see `lith repair`",
             SegmentPaths::for_new(self.dirs, unsealed, 1).metadata.display()
         );
         Err(Error::new(ErrorKind::Corrupt, message))
     }
 
-    /// An id off the chain, between sealed segments: discarded before, and the removal did not last. `is_followed`: what
-    /// the chain goes on with is there.
+    /// Handles an id between sealed segments that no segment names: discarded earlier, but the
+    /// removal was not durable. `is_followed`: the next segment of the chain exists.
     fn orphan(&mut self, id: SegmentId, found: &SegmentFiles, is_followed: bool) -> Result<()> {
         if id < self.state.next_id_floor && self.state.durable_mark(id, None).is_none() {
             self.plan.add_discarded(id, found);
@@ -307,13 +314,12 @@ impl ChainWalk<'_> {
         let Some(path) = found.finished().next().filter(|_| is_followed) else {
             return self.require_expected(id);
         };
-        let message =
-            "no segment names this one, and its id may still be given away; see `lith repair`";
+        let message = "no segment names this one as its successor, but it may hold acknowledged data; see `lith repair`";
         Err(Error::at(ErrorKind::Corrupt, path, message))
     }
 }
 
-/// The features of a file, whose beginning holds, do not forbid writing.
+/// Checks that the feature flags of a file with a valid header do not forbid writing.
 pub fn require_writable(fs: &dyn Fs, path: &Path) -> Result<()> {
     let file = fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
     check_writable(path, &lithdb_segment::key_file::read(&*file, path, 0, ENVELOPE_LEN)?)

@@ -1,7 +1,7 @@
-//! Filling a keymap from key files, when a table is opened.
+//! Builds the keymap from the key files when a table is opened.
 //!
-//! Segments are scanned in parallel, each by one thread; every record's checksum is compared on the way, and what a
-//! sealed segment holds is compared with its seal.
+//! Worker threads scan the segments in parallel, one thread per segment. The scan verifies the
+//! checksum of every record and compares the totals of a sealed segment with its metadata.
 
 use std::sync::Arc;
 
@@ -15,14 +15,14 @@ use lithdb_segment::{HEADER_LEN, Metadata, Position, Segment};
 use crate::segments::Segments;
 use lithdb_segment::key_file::{KeyFile, KeyFiles};
 
-/// So many keys are inserted at a time.
+/// Keys inserted into the keymap at a time.
 const BATCH: usize = 64 << 10;
-/// Key files up to this length are read, longer ones mapped.
+/// Key files of sealed segments up to this length in bytes are read, longer ones mapped.
 const SMALL: u64 = 1 << 20;
 
-/// Fills `keymap` with what `segments` hold, the last of which ends at `end`; the others end
-/// where their seals say. `read` was read already. Returns the position of the newest primary
-/// record that was put in; the default if there was none.
+/// Inserts the records of `segments` into `keymap`. The last segment ends at `end`, the others
+/// where their metadata says. `read` holds key files that are already in memory. Returns the
+/// position of the newest primary record, or the default position if there is none.
 pub(crate) fn build_keymap(
     pool: &Pool,
     keymap: &Arc<dyn Keymap>,
@@ -31,7 +31,7 @@ pub(crate) fn build_keymap(
     end: Position,
     read: KeyFiles,
 ) -> Result<Position> {
-    // A damaged count must not make memory grow: there are no more records than fit into the file.
+    // A damaged count must not allocate too much: a file holds no more records than fit into it.
     let fit = |m: &Metadata| m.records.min(m.key_end / KEY_FIXED_LEN as u64);
     let known: u64 = segments.iter().filter_map(|segment| segment.metadata()).map(fit).sum();
     keymap.reserve(known as usize);
@@ -51,19 +51,19 @@ pub(crate) fn build_keymap(
     Ok(newest)
 }
 
-/// What one thread does.
+/// The work of one thread.
 struct KeymapBuilder<'a> {
     keymap: &'a dyn Keymap,
     seed: u64,
     segments: &'a Segments,
     end: Position,
     read: &'a KeyFiles,
-    /// Keys that are not in the keymap yet.
+    /// Keys not yet in the keymap.
     batch: Vec<(KeyHash, Position)>,
 }
 
 impl KeymapBuilder<'_> {
-    /// Takes the keys of one segment; returns the position of its newest primary record.
+    /// Adds the keys of one segment; returns the position of its newest primary record.
     fn take(&mut self, segment: &Arc<Segment>) -> Result<Position> {
         let key_end = match segment.metadata() {
             Some(metadata) => metadata.key_end,
@@ -73,7 +73,8 @@ impl KeymapBuilder<'_> {
         let end = key_end.max(HEADER_LEN as u64);
         if let Some(bytes) = self.read.get(&segment.id()) {
             let source = |offset: u64, len: usize| {
-                // As of a file: behind its end there is nothing, and the scanner says what is missing.
+                // As with a file, reads past the end return nothing; the scanner reports what is
+                // missing.
                 let rest = bytes.get(offset as usize..).unwrap_or_default();
                 Ok(bytes.slice_ref(rest.get(..len).unwrap_or(rest)))
             };
@@ -81,7 +82,7 @@ impl KeymapBuilder<'_> {
             return self.scan(segment, Scanner::new(source, path, header, end));
         }
         if segment.metadata().is_some() && end <= SMALL {
-            // One of many, perhaps: it is neither mapped nor left open.
+            // There may be many of these: neither map it nor keep it open.
             let keys = KeyFile::open(&*segment.context().env.fs, &segment.paths().keys)?;
             if keys.header == *segment.header() && keys.len >= end {
                 return self.scan(segment, keys.scan(end, None));
@@ -115,7 +116,7 @@ impl KeymapBuilder<'_> {
     }
 }
 
-/// A sealed segment holds what its seal says.
+/// Compares the totals of a scan with the metadata of a sealed segment.
 fn check_totals(segment: &Segment, found: &Totals) -> Result<()> {
     let Some(metadata) = segment.metadata() else { return Ok(()) };
     let expected = (metadata.records, metadata.primaries, metadata.running);
@@ -130,9 +131,9 @@ fn check_totals(segment: &Segment, found: &Totals) -> Result<()> {
     Err(Error::corrupt(path, found.key_end, &show(expected), &show(counted)))
 }
 
-/// Whether the records at two positions have one key.
+/// Whether the records at two positions have the same key.
 pub(crate) fn same_key(segments: &Segments, new: Position, old: Position) -> Result<bool> {
-    // One whose segment was collected has nothing in common with anything.
+    // A record in a collected segment has no key to compare.
     let (Some(newer), Some(older)) = (segments.find(new.segment), segments.find(old.segment))
     else {
         return Ok(false);

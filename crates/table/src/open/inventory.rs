@@ -1,4 +1,5 @@
-//! What is in the `segments` directories of a table: files are found by listing, never computed.
+//! The files in the `segments` directories of a table. They are found by listing, never computed.
+//! Listing reads no file and changes nothing; opening, readers, truncation and repair use it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ pub struct SegmentFiles {
     pub metadata: Option<PathBuf>,
     /// The value files.
     pub values: BTreeMap<ShardId, PathBuf>,
-    /// Replacements that were not finished.
+    /// Unfinished replacements (`NAME.new`).
     pub leftovers: Vec<PathBuf>,
 }
 
@@ -27,26 +28,27 @@ impl SegmentFiles {
         self.leftovers.iter().chain(self.finished())
     }
 
-    /// The files without replacements that were not finished, the key file last.
+    /// The files without unfinished replacements, the key file last.
     pub fn finished(&self) -> impl Iterator<Item = &PathBuf> {
         self.values.values().chain(&self.metadata).chain(&self.keys)
     }
 
-    /// Whether there is nothing but replacements that were not finished. They prove nothing.
+    /// Whether there are only unfinished replacements. They prove nothing.
     pub fn is_leftover(&self) -> bool {
         self.finished().next().is_none()
     }
 
-    /// The lengths of all files together.
+    /// The total length of all files in bytes.
     pub fn bytes(&self, fs: &dyn Fs) -> Result<u64> {
         self.all().try_fold(0_u64, |sum, path| {
-            let found = fs.metadata(path).map_err(|e| Error::io("look at", path, e))?;
+            let found = fs.metadata(path).map_err(|e| Error::io("stat", path, e))?;
             Ok(sum.saturating_add(found.len_bytes))
         })
     }
 
-    /// The paths of a segment with so many shards; a metadata file that is not there yet stands where a new
-    /// one goes.
+    /// The paths of a segment with `shards` value files. If the metadata file does not exist, its
+    /// path is the one at which a new one would be created.
+    /// `Missing` if the key file or a value file does not exist.
     pub fn paths(&self, dirs: &[PathBuf], id: SegmentId, shards: u16) -> Result<SegmentPaths> {
         let new = || SegmentPaths::for_new(dirs, id, shards);
         let Some(keys) = self.keys.clone() else { return Err(missing(&new().keys)) };
@@ -61,11 +63,12 @@ impl SegmentFiles {
 }
 
 impl SegmentFiles {
-    /// Refuses files of another table: what is about to be removed is so by the word of this table's state alone.
+    /// Refuses files of another table: only this table's state says that they may be removed.
     pub fn require_table(&self, fs: &dyn Fs, table_id: u64) -> Result<()> {
         let Some(path) = &self.keys else { return Ok(()) };
-        // A header that does not hold says nothing. Nor does one without a record behind it: of a segment that was never
-        // synced it may be what the block held before, of a table that was dropped, say.
+        // An invalid header proves nothing. Nor does a header without a record behind it: if the
+        // segment was never synced, it may be the previous content of the block, of a dropped
+        // table for example.
         let Some(file) = KeyFile::open_if_valid(fs, path)? else { return Ok(()) };
         if file.len <= HEADER_LEN as u64 && self.metadata.is_none() {
             return Ok(());
@@ -75,29 +78,29 @@ impl SegmentFiles {
             return Ok(());
         }
         let message = format_args!(
-            "expected a segment of table {table_id:016x}, as the table's state says, found one of {found:016x}; bring the right file or the right table.state back"
+            "expected a segment of table {table_id:016x}, the id in table.state, found one of {found:016x}; restore the right file or the right table.state"
         );
         Err(Error::at(ErrorKind::Foreign, path, message))
     }
 }
 
-/// The error of a file that must be there.
+/// The error for a file that must exist and does not.
 pub fn missing(path: &Path) -> Error {
-    let message = "expected this file on one of the roots, found it on none; bring it back, or see `lith repair`";
+    let message = "expected this file on one of the roots, found it on none; restore it, or see `lith repair`";
     Error::at(ErrorKind::Missing, path, message)
 }
 
-/// Everything that the `segments` directories hold.
+/// All files in the `segments` directories.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
-    /// By segment id.
+    /// The files of each segment id.
     pub segments: BTreeMap<SegmentId, SegmentFiles>,
-    /// Files that are not LithDB's. They are never touched.
+    /// Foreign files, which LithDB never touches.
     pub foreign: Vec<PathBuf>,
 }
 
 impl Inventory {
-    /// Lists `dirs`. Symbolic links are followed by nobody, readers included.
+    /// Lists `dirs`. Nobody follows symbolic links, not even readers.
     /// `Foreign` for a link or directory with the name of a segment's file; `Conflict` for a name
     /// on two roots.
     pub fn list(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Self> {
@@ -135,7 +138,7 @@ impl Inventory {
         let Some(other) = other else { return Ok(()) };
         let path = dir.join(file.to_string());
         let (a, b) = (other.display(), path.display());
-        let message = format!("{a} and {b}: expected one of the two, found both");
+        let message = format!("{a} and {b}: expected one of these files, found both");
         Err(Error::new(ErrorKind::Conflict, message))
     }
 }

@@ -1,4 +1,8 @@
-//! Opening a table for writing: state, plan, recovery, keymap.
+//! Opening a table for writing: read the state, make the plan, recover, build the keymap.
+//!
+//! The caller holds the exclusive lock of every root. Until the plan is made, an opening changes
+//! nothing but a leftover replacement of the state file; from then on every step may be repeated
+//! after a crash.
 
 pub mod chain;
 pub(crate) mod index;
@@ -29,15 +33,15 @@ use crate::state::{StateFile, TableState, read_writable};
 use crate::table::{Inner, Mode, Settings, Table, TableSetup, TableWriter, WriteSide, in_context};
 use crate::write::commit::GroupCommit;
 
-/// How a table is opened for writing, beside its options.
+/// Parameters of an opening for writing that are not table options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OpenForWriting {
-    /// How long a flush waits for company.
+    /// How long a flush waits for other flushes to share its sync.
     pub coalesce: Duration,
 }
 
 impl TableSetup {
-    /// The file that holds the table's state.
+    /// The path of `table.state`.
     pub fn state_path(&self) -> PathBuf {
         let [first, ..] = &*self.dirs else { unreachable!("a table has at least one root") };
         first.join(STATE_FILE)
@@ -52,7 +56,7 @@ impl TableSetup {
         TableClock::new(state, self.clock_jump_limit, self.clock_jump_hold, &*self.env.clock)
     }
 
-    /// What segments of this table share.
+    /// The context that all segments of this table share.
     pub fn context(&self, state: &TableState, options: &TableOptions) -> Arc<Context> {
         Arc::new(Context {
             env: self.env.clone(),
@@ -64,7 +68,7 @@ impl TableSetup {
         })
     }
 
-    /// The error with the table's name in front, once.
+    /// Prefixes the error with the table's name, once.
     pub fn in_context(&self, error: &Error) -> Error {
         in_context(&self.name, error)
     }
@@ -77,9 +81,9 @@ pub(crate) fn new_keymap(kind: KeymapKind) -> Arc<dyn Keymap> {
 }
 
 impl Table {
-    /// Opens a table that is there, for writing. The caller holds the exclusive lock of every root.
-    /// Refuses whatever is not as it must be, named with its file and the remedy; nothing was
-    /// destroyed.
+    /// Opens an existing table for writing. The caller holds the exclusive lock of every root.
+    /// If anything is damaged, missing or foreign, the error names the file and the remedy, and
+    /// nothing was destroyed.
     pub fn open(setup: &TableSetup, options: &TableOptions, how: OpenForWriting) -> Result<Self> {
         options.validate().map_err(|e| setup.in_context(&e))?;
         let opened = Self::open_checked(setup, options, how.coalesce);
@@ -96,12 +100,13 @@ impl Table {
         let state_path = setup.state_path();
         let found = read_writable(fs, &state_path)?;
         remove_if_exists(fs, &replacement_path(&state_path))?;
-        // Names, too, may be in the page cache alone.
+        // Directory entries, too, may be only in the page cache.
         for dir in setup.dirs.iter().chain(&setup.segment_dirs()) {
             fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
         }
         let mut plan = OpenPlan::make(env, &setup.segment_dirs(), &found.state, Access::Write)?;
-        // Nothing was refused: from here on the table may go on behind what the last close left.
+        // Nothing was refused: from here on the log may grow past the end that the last close
+        // recorded.
         let state_file = StateFile::change(&env.fs, &state_path, found, |state| {
             state.closed_cleanly = false;
             record_settings(state, setup, options);
@@ -196,7 +201,8 @@ impl Table {
     }
 }
 
-/// What the application says now and has to be known without it: the TTL, and that there is a filter.
+/// Records the settings that must be known without the application: the TTL, and that it collects
+/// with a filter.
 fn record_settings(state: &mut TableState, setup: &TableSetup, options: &TableOptions) {
     match options.ttl {
         Ttl::Recorded => {}
@@ -206,12 +212,12 @@ fn record_settings(state: &mut TableState, setup: &TableSetup, options: &TableOp
     state.has_gc_filter |= setup.filter.is_some();
 }
 
-/// How old the recovered segment is if it holds records: nobody knows better than that it was
-/// there. One that is younger than nothing was created by a clock that was wrong: it is sealed, so
-/// that it does not stay for ever.
+/// The age of the recovered segment if it holds records: at least the time since its creation. A
+/// segment created in the future was created under a wrong clock: its age is the maximum, so that
+/// it is sealed and does not stay for ever.
 fn begun(writer: &TableWriter) -> Option<Duration> {
     let segment = writer.segment.as_ref().filter(|segment| segment.totals().records > 0)?;
     let created = segment.segment().header().created;
-    let is_odd = created > writer.opened;
-    Some(if is_odd { Duration::MAX } else { writer.opened.since(created) })
+    let is_in_future = created > writer.opened;
+    Some(if is_in_future { Duration::MAX } else { writer.opened.since(created) })
 }

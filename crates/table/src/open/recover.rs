@@ -1,8 +1,9 @@
-//! Carrying out what opening for writing planned. Every step may be repeated after a crash.
+//! Applies the plan of an opening for writing. Every step may be repeated after a crash.
 //!
-//! The order is that of `docs/FORMAT.md`: discard (floor first), end the unsealed segment where its promise ends and copy
-//! what else is whole to a new one, and only then serve. No byte of an old file is written or cut off: after a failed
-//! write-back its blocks may take no more writes, and whoever reads it may hold its bytes.
+//! The order is that of `docs/FORMAT.md`, *Recovery*: discard (id floor first), seal the unsealed
+//! segment at its durable end and copy the other whole batches to a new segment, and only then
+//! serve. Recovery never overwrites or truncates an old file: after a failed write-back its blocks
+//! may take no more writes, and a reader may hold its bytes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,20 +21,21 @@ use crate::open::unsealed::{UnsealedSegment, changed};
 use crate::state::{DurableEnd, StateFile};
 use lithdb_segment::key_file::{KeyFile, read};
 
-/// What opening did, for the event and the log.
+/// What recovery did, for the event and the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecoveryReport {
     /// Files removed: below the watermark, leftovers, never acknowledged.
     pub removed_files: usize,
-    /// Bytes behind the last whole batch: never acknowledged, and no longer read. They go when their segment does.
+    /// Bytes behind the last whole batch: never acknowledged, and no longer read. Their space
+    /// comes back when the segment expires.
     pub torn_bytes: u64,
-    /// Bytes of records and values that no mark vouched for, verified and copied to a new segment.
+    /// Bytes of records and values behind the durable end, verified and copied to a new segment.
     pub copied_bytes: u64,
     /// Why the end of the unsealed segment was torn, if it was.
     pub torn: Option<String>,
 }
 
-/// A table's segments, ready to be served.
+/// A table's segments, recovered and ready to serve.
 #[derive(Debug)]
 pub(crate) struct Recovered {
     pub(crate) segments: Vec<Arc<Segment>>,
@@ -41,7 +43,7 @@ pub(crate) struct Recovered {
     pub(crate) report: RecoveryReport,
 }
 
-/// What recovery needs to know beside the plan.
+/// The inputs of recovery besides the plan.
 #[derive(Debug)]
 pub(crate) struct Recovery<'a> {
     pub(crate) context: &'a Arc<Context>,
@@ -69,8 +71,8 @@ impl Recovery<'_> {
         Ok(Recovered { segments, writer, report })
     }
 
-    /// Recovers, and seals what the tail holds: every record then stands in a sealed segment. Returns the id of the
-    /// mutable one, which is empty.
+    /// Recovers the table and seals the unsealed segment, so that every record is in a sealed
+    /// segment. Returns the id of the mutable segment, which is empty.
     pub(crate) fn seal_unsealed(&self, plan: OpenPlan) -> Result<SegmentId> {
         let Some(writer) = self.apply(plan)?.writer else { return Ok(SegmentId::NONE) };
         if writer.totals().records == 0 {
@@ -80,7 +82,8 @@ impl Recovery<'_> {
         Ok(next.segment().id())
     }
 
-    /// Removes what is below the watermark and what was never acknowledged; of the latter the ids first.
+    /// Removes files below the watermark and files that were never acknowledged. For the latter it
+    /// raises the id floor first.
     fn remove(&self, plan: &OpenPlan, report: &mut RecoveryReport) -> Result<()> {
         let discarded = plan.discard.clone().unwrap_or_default();
         if discarded.highest.is_some() {
@@ -100,8 +103,9 @@ impl Recovery<'_> {
         fs.open(path, OpenMode::ReadWrite).map_err(|e| Error::io("open", path, e))
     }
 
-    /// Goes on with the unsealed segment, or ends it and goes on with a new one. What was promised is durable; of what is
-    /// behind it nobody knows, even if it can be read and a sync succeeds.
+    /// Resumes the unsealed segment, or seals it and continues in a new one. Bytes up to the
+    /// durable end are durable; bytes behind it may not be, even if they can be read and a sync
+    /// succeeds.
     fn resume(
         &self,
         unsealed: UnsealedSegment,
@@ -120,7 +124,7 @@ impl Recovery<'_> {
         let segment =
             Segment::mutable(self.context, paths, header, keys, values, &unsealed.durable, epochs);
         let segment = Arc::new(segment.with_waiting_bytes(unsealed.unacknowledged_bytes));
-        // What others link to does not even grow.
+        // A file with other links does not even grow.
         if unsealed.unacknowledged_bytes == 0 && !is_linked {
             let epoch = Some(self.context.env.random_u64()?);
             return Ok(SegmentWriter::new(segment, self.inline_max, unsealed.durable, epoch));
@@ -135,18 +139,19 @@ impl Recovery<'_> {
         Ok(next)
     }
 
-    /// Ends `segment`, of which `totals` are durable, and begins the next one with what is kept of `unsealed` behind that. The
-    /// seal is what counts: before it is durable, the new segment is one that was never acknowledged.
+    /// Seals `segment` at `totals`, which is durable, and begins the next segment with the kept
+    /// records of `unsealed` behind that. The seal is the commit point: before it is durable, the
+    /// new segment counts as never acknowledged.
     fn seal_and_begin_next(
         &self,
         segment: &Arc<Segment>,
         totals: &Totals,
         unsealed: Option<&UnsealedSegment>,
     ) -> Result<SegmentWriter> {
-        // On a full disk this may be the space that the next one needs.
+        // On a full disk, the new segment may need this space.
         segment.release_reserved_space()?;
         let id = next_id(segment.id(), self.state.get().next_id_floor)?;
-        // Should it come to nothing, the id is not given to another content.
+        // If this fails, the id must not be used again for other content.
         let floor = id.next().ok_or_else(ids_exhausted)?;
         self.state.update(|state| state.next_id_floor = floor)?;
         let next = self.begin(segment, totals, id, unsealed).and_then(|mut next| {
@@ -165,18 +170,20 @@ impl Recovery<'_> {
                 self.remove_unfinished(id)?;
                 let bytes = unsealed.map_or(0, |unsealed| unsealed.unacknowledged_bytes);
                 return Err(error.context(format_args!(
-                    "the new segment {id} needs about {bytes} bytes for what no mark vouches for; the table can be read meanwhile"
+                    "the new segment {id} needs about {bytes} bytes for the records behind the durable end; meanwhile the table can be opened for reading"
                 )));
             }
             next => next?,
         };
-        // The seal says it, too; should that be lost, what was acknowledged must not pass for what never was.
+        // The metadata records it, too; if that is lost, acknowledged data must not pass for data
+        // that never was.
         let unsealed = DurableEnd::of(id, next.totals());
         self.state.update(|state| state.durable_end = Some(unsealed))?;
         Ok(next)
     }
 
-    /// Creates the segment `id` behind `segment`, copies to it what is kept of `unsealed`, and makes it durable.
+    /// Creates the segment `id` as the successor of `segment`, copies the kept records of
+    /// `unsealed` to it, and makes it durable.
     fn begin(
         &self,
         segment: &Arc<Segment>,
@@ -205,7 +212,8 @@ impl Recovery<'_> {
         let mut scanner = scanner.resume_after(&unsealed.durable, unsealed.durable_epochs());
         while let Some(entry) = scanner.next_entry()? {
             let record = &entry.record;
-            // The scanner has compared the number of the shard: without a file it is the key file.
+            // The scanner has checked the shard number: one without a file means the key file
+            // (inline).
             let file = values.get(usize::from(record.shard.0));
             let (file, path) = file.map_or((&keys.file, &keys.path), |(file, path)| (file, path));
             to.record(record, path, |offset, len| read(&**file, path, offset, len))?;
@@ -215,7 +223,7 @@ impl Recovery<'_> {
         if is_same { Ok(()) } else { Err(changed(&keys.path, unsealed.durable.key_end)) }
     }
 
-    /// There was no space for the segment `id`: what there is of it goes.
+    /// Removes the files of segment `id`, for which there was no space.
     fn remove_unfinished(&self, id: SegmentId) -> Result<()> {
         let fs = &*self.context.env.fs;
         for path in SegmentPaths::for_new(&self.context.dirs, id, self.shards).all() {
@@ -237,9 +245,9 @@ pub fn next_id(newest: SegmentId, floor: SegmentId) -> Result<SegmentId> {
 }
 
 fn ids_exhausted() -> Error {
-    Error::new(ErrorKind::InvalidArgument, "the table has used up its 2^32 segment ids")
+    Error::new(ErrorKind::InvalidArgument, "the table has used all of its 2^32 segment ids")
 }
 
 fn is_linked(file: &dyn File, path: &Path) -> Result<bool> {
-    Ok(file.links().map_err(|e| Error::io("look at", path, e))? > 1)
+    Ok(file.links().map_err(|e| Error::io("stat", path, e))? > 1)
 }

@@ -1,5 +1,7 @@
-//! Sealed segments as opening finds them: what the files of each say, not yet compared with the
-//! segment before it.
+//! Reads the files of sealed segments: metadata, key file header, chain record, file lengths.
+//!
+//! Checks that the files of one segment agree with each other; [`chain`](super::chain) compares a
+//! segment with the one before it. Changes nothing.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,31 +16,31 @@ use lithdb_segment::{KeyHeader, Metadata, SegmentId, SegmentPaths};
 use crate::open::inventory::SegmentFiles;
 use lithdb_segment::key_file::{Access, KeyFile};
 
-/// So many segments are read by one thread at a time.
+/// Segments per task of the thread pool.
 const SEGMENTS_PER_TASK: usize = 64;
 
-/// A sealed segment that was found whole as far as its metadata and lengths go.
+/// A sealed segment whose metadata, headers and file lengths are valid.
 #[derive(Debug, Clone)]
 pub struct SealedSegment {
     /// Its files.
     pub paths: SegmentPaths,
     /// The header of its key file.
     pub header: KeyHeader,
-    /// Its seal.
+    /// Its metadata.
     pub metadata: Metadata,
-    /// What its key file says of the segment before it.
+    /// The chain record of its key file, which describes the segment before it.
     pub chain: Option<Chain>,
-    /// Its key file, if that is so small that its beginning is all of it.
+    /// The whole key file, if it is so small that the first read returned all of it.
     pub(crate) keys: Option<Bytes>,
-    /// Bytes behind the ends that the seal says, in all files together.
+    /// Bytes behind the ends in the metadata, in all files together.
     pub waiting_bytes: u64,
 }
 
-/// Segments by rising id.
+/// Segments in ascending order of their ids.
 pub(crate) type LiveSegments = Arc<[(SegmentId, SegmentFiles)]>;
 
-/// Reads the files of those segments that have metadata, several at a time. What is wrong with one
-/// is for the walk along the chain to tell, which may find something else before.
+/// Reads the files of the segments that have metadata, in parallel. An error of one segment is
+/// returned in its place: the walk along the chain reports it, unless it finds an earlier defect.
 pub(crate) fn read_sealed(
     env: &Env,
     dirs: &[PathBuf],
@@ -85,7 +87,7 @@ impl SealedSegment {
         check_matches_header(path, &metadata, &keys.header)?;
         let mut waiting_bytes = require_len(&paths.keys, metadata.key_end, keys.len)?;
         for (path, end) in paths.values.iter().zip(&metadata.value_ends) {
-            let found = fs.metadata(path).map_err(|e| Error::io("look at", path, e))?;
+            let found = fs.metadata(path).map_err(|e| Error::io("stat", path, e))?;
             waiting_bytes += require_len(path, *end, found.len_bytes)?;
         }
         let (header, head) = (keys.header, keys.head);
@@ -94,7 +96,7 @@ impl SealedSegment {
     }
 }
 
-/// Refuses metadata and a key file that do not speak of one segment.
+/// `Foreign` if metadata and key file header describe different segments.
 pub fn check_matches_header(path: &Path, metadata: &Metadata, header: &KeyHeader) -> Result<()> {
     let identity = header.identity;
     let found = (metadata.table_id, metadata.segment, metadata.salt, metadata.predecessor);
@@ -114,11 +116,11 @@ pub fn check_matches_header(path: &Path, metadata: &Metadata, header: &KeyHeader
     Err(Error::at(ErrorKind::Foreign, path, message))
 }
 
-/// By how much the file is longer than it must be.
+/// By how many bytes the file is longer than expected; `Corrupt` if it is shorter.
 fn require_len(path: &Path, expected: u64, found: u64) -> Result<u64> {
     if found >= expected {
         return Ok(found - expected);
     }
-    let expected = format!("{expected} bytes, as the segment's metadata says");
+    let expected = format!("at least {expected} bytes (segment metadata)");
     Err(Error::corrupt(path, found, &expected, "the end of the file"))
 }

@@ -1,4 +1,8 @@
-//! The unsealed end of a table, as it is found: what of it was acknowledged, what else may be kept, what is torn.
+//! The unsealed segment of a table: how far it is durable, what else can be kept, where it is
+//! torn.
+//!
+//! [`UnsealedSegment::examine`] reads the key file and the values behind the durable end, and
+//! changes nothing. Always: durable end ≤ kept end ≤ end of the files.
 
 use std::path::Path;
 
@@ -10,32 +14,34 @@ use lithdb_segment::{HEADER_LEN, KeyHeader, SegmentId, SegmentPaths, ShardId, Va
 use lithdb_segment::key_file::KeyFile;
 use lithdb_segment::values::ValueVerifier;
 
-/// What is known of the mutable segment before anything is done to it.
+/// The unsealed segment as found, before recovery changes anything.
 #[derive(Debug, Clone)]
 pub struct UnsealedSegment {
     /// Its files.
     pub paths: SegmentPaths,
     /// The header of its key file.
     pub header: KeyHeader,
-    /// What was promised to be durable. If the segment does not go on, this is where it ends.
+    /// What was promised to be durable (`docs/FORMAT.md`, *Recovery*). If the segment is not
+    /// resumed, it ends here.
     pub durable: Totals,
-    /// What is kept: what was promised, and the whole batches behind it.
+    /// What is kept: the durable part and the whole batches behind it.
     pub keep: Totals,
-    /// Where epochs began, in what is kept.
+    /// Offsets and values of the epoch records in the kept part.
     pub epochs: Vec<(u32, u64)>,
-    /// Bytes behind what was promised: they may never have reached the disk, whatever the page cache shows.
+    /// Bytes behind the durable end. They may never have reached the disk, whatever the page cache
+    /// shows.
     pub unacknowledged_bytes: u64,
-    /// Bytes behind what is kept.
+    /// Bytes behind the kept end.
     pub torn_bytes: u64,
     /// Why the end is torn, if it is.
     pub torn: Option<String>,
-    /// When what was promised had been flushed; 0 if no mark says so.
+    /// When the flush of the durable part had returned; 0 if no mark says so.
     pub durable_at: UnixMillis,
 }
 
 impl UnsealedSegment {
-    /// Scans the key file, and reads the values that no mark vouches for.
-    /// `Corrupt` if something that was acknowledged does not hold.
+    /// Scans the key file, and verifies the values behind the durable end.
+    /// `Corrupt` if acknowledged data is damaged.
     pub(crate) fn examine(
         env: &Env,
         paths: SegmentPaths,
@@ -88,21 +94,23 @@ impl UnsealedSegment {
         })
     }
 
-    /// Where epochs began, in what was promised.
+    /// The epoch records in the durable part.
     pub(crate) fn durable_epochs(&self) -> &[(u32, u64)] {
         let end = self.epochs.partition_point(|(at, _)| u64::from(*at) < self.durable.key_end);
         self.epochs.split_at(end).0
     }
 }
 
-/// What was promised: up to the furthest mark; without one, header and chain record, which were durable before the
-/// segment was given to anybody.
+/// The durable part: up to the furthest mark; without a mark, the header and chain record, which
+/// were durable before the segment became a successor.
 fn durable(key_file: &KeyFile, whole: &Scanner<'_>) -> Result<(Totals, Vec<(u32, u64)>)> {
     let header = HEADER_LEN as u64;
     let beginning = match key_file.chain()? {
         Some(chain) => header + (CHAIN_FIXED_LEN + 8 * chain.value_ends.len()) as u64,
         None if key_file.header.predecessor == SegmentId::NONE => header,
-        None => return Err(corrupt(&key_file.path, header, "the chain record does not hold")),
+        None => {
+            return Err(corrupt(&key_file.path, header, "the chain record is missing or invalid"));
+        }
     };
     let through = whole.mark().map_or(0, |mark| u64::from(mark.through));
     let end = through.max(beginning);
@@ -125,7 +133,8 @@ fn durable(key_file: &KeyFile, whole: &Scanner<'_>) -> Result<(Totals, Vec<(u32,
     Ok((found.clone(), epochs.to_vec()))
 }
 
-/// Whether a mark covers the records before it. One that stands outside of the key file does not say how many there are.
+/// Whether a mark agrees with the records before it: as many records, no longer value files. A
+/// mark from outside the key file has no record count (0).
 fn matches_scan(mark: &Mark, found: &Totals) -> bool {
     let covers = |(said, found): (&u64, &u64)| said >= found;
     mark.value_ends.len() == found.value_ends.len()
@@ -134,11 +143,12 @@ fn matches_scan(mark: &Mark, found: &Totals) -> bool {
 }
 
 pub(crate) fn changed(path: &Path, offset: u64) -> Error {
-    let message = "two reads gave different bytes; open it again";
+    let message = "two reads gave different bytes; open the table again";
     Error::at_offset(ErrorKind::Io, path, offset, message)
 }
 
-/// Opens the value files: each is the right one, and has what was acknowledged.
+/// Opens the value files and checks that each belongs to the segment and is as long as was
+/// acknowledged.
 fn open_all(
     values: &mut ValueVerifier<'_>,
     key_file: &KeyFile,
@@ -148,7 +158,7 @@ fn open_all(
     for (n, (path, durable)) in paths.values.iter().zip(ends).enumerate() {
         let file = values.file(n)?;
         if file.len_bytes() < durable {
-            let expected = format!("{durable} bytes, which were acknowledged");
+            let expected = format!("at least {durable} bytes, which were acknowledged");
             return Err(Error::corrupt(path, file.len_bytes(), &expected, "the end of the file"));
         }
         let header = ValueHeader::decode(path, file.get(0, HEADER_LEN)?)?;
@@ -157,8 +167,8 @@ fn open_all(
     Ok(())
 }
 
-/// Compares the values of all records that `scanner` meets. `keep` becomes what stands before the
-/// first batch with a bad one; says why it is bad.
+/// Verifies the values of all records that `scanner` returns. Sets `keep` to the end of the last
+/// batch before the first invalid value, and returns the reason.
 fn check(
     values: &mut ValueVerifier<'_>,
     key_file: &KeyFile,
@@ -168,7 +178,7 @@ fn check(
     while let Some(entry) = scanner.next_entry()? {
         let (offset, ends_batch) = (entry.offset, entry.record.flags.has(Flags::END_OF_BATCH));
         if entry.record.is_primary() && !values.holds(&entry.record)? {
-            return Ok(Some(format!("the value of the record at {offset} does not hold")));
+            return Ok(Some(format!("the value of the record at {offset} is missing or damaged")));
         }
         if ends_batch {
             keep.clone_from(scanner.totals());

@@ -214,7 +214,7 @@ fn kept_blocks_above_the_height_need_acceptance() {
         let said = run.failed();
         assert!(said.contains("table b: 1 of them, 0x0000000000000005 at "), "{said}");
         assert!(said.contains("--accept-out-of-order"), "{said}");
-        assert!(run.text().contains("out of order   values that stay, beyond the point: 1\n"));
+        assert!(run.text().contains("out of order   values kept beyond the point: 1\n"));
     }
     let run = fixture.lith(&["rollback", "--max-be-u64", "0:4", "--yes", "--json"]);
     run.failed();

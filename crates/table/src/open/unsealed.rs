@@ -1,7 +1,7 @@
 //! The unsealed segment of a table: how far it is durable, what else can be kept, where it is
 //! torn.
 //!
-//! [`UnsealedSegment::examine`] reads the key file and the values behind the durable end, and
+//! `UnsealedSegment::examine` reads the key file and the values behind the durable end, and
 //! changes nothing. Always: durable end ≤ kept end ≤ end of the files.
 
 use std::path::Path;

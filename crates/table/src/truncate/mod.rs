@@ -1,10 +1,12 @@
-//! Cutting a stopped table back to an earlier record: what a rollback does to one table.
+//! Truncating a stopped table after an earlier record: the part of a rollback that concerns one
+//! table.
 //!
-//! [`StoppedTable`] reads what there is and walks through it from the newest record on; it writes nothing. [`prepare`] writes
-//! beside the old files whatever needs space and returns the [`TruncateStep`] that remains: in-place writes, removals and
-//! renames, which may be repeated after a crash any number of times. That all tables of a database are cut or none is
-//! the caller's business: it makes the steps durable as one intent before it carries out the first. It holds the
-//! exclusive locks of all roots.
+//! [`StoppedTable`] reads the table and walks its records from the newest on; it writes nothing.
+//! [`prepare`] writes beside the old files whatever needs space and returns the [`TruncateStep`]
+//! that remains: in-place writes, removals and renames, which may be repeated after a crash any
+//! number of times. The caller (`lithdb-rollback`) makes sure that all tables of a database are
+//! truncated or none: it makes all steps durable as one intent before it applies the first. It
+//! holds the exclusive locks of all roots.
 
 mod outcome;
 mod prepare;
@@ -12,7 +14,8 @@ mod step;
 mod stopped_table;
 mod walk;
 
-/// The name of the file, on root 0, that says that a rollback is going to happen. What it says is the caller's.
+/// The name of the file on root 0 that records a decided rollback. Its content belongs to the
+/// caller.
 pub const INTENT_FILE: &str = "rollback.intent";
 
 pub use outcome::{Boundary, Discarded, KeyAt, OutOfOrder, TruncatePoint, WalkOutcome, short_key};

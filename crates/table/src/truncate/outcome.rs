@@ -1,4 +1,5 @@
-//! What comes of a walk: where the table would be cut, what would go, and what would stay out of order.
+//! The result of a walk: the truncation point, what is discarded, and what stays out of order.
+//! Plain values, made by [`walk`](super::walk) and shown to the user.
 
 use std::fmt;
 
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::walk::RecordRef;
 
-/// The newest record that stays, as the filter saw it. Its whole group stays.
+/// The newest record kept, as the filter saw it. Its whole group is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Boundary {
     /// The key.
@@ -16,31 +17,31 @@ pub struct Boundary {
     pub key: Vec<u8>,
     /// Where its record stands.
     pub position: Position,
-    /// When it had certainly been put.
+    /// A time before which it was certainly put.
     pub written_before: UnixMillis,
 }
 
-/// Where a table is cut: behind the group of the newest record that the filter keeps.
+/// Where a table is truncated: behind the group of the newest record that the filter keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TruncatePoint {
-    /// That record.
+    /// The newest record that the filter keeps.
     pub boundary: Boundary,
     /// The offset of the last record of its group.
     pub(super) last: u32,
-    /// The end of that record, with the value it carries.
+    /// The end of that last record, including an inline value.
     pub(super) end: u32,
-    /// Whether no record of its segment goes: the segment stays whole.
+    /// Whether the segment is kept whole because it has no record behind the group.
     pub ends_segment: bool,
-    /// How many key records of the table stand behind the group.
+    /// Number of key records of the table behind the group.
     pub(super) records_after: u64,
 }
 
-/// What a cut takes away.
+/// What a truncation discards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Discarded {
     /// Key records, primary and secondary.
     pub records: u64,
-    /// Values, that is primary records.
+    /// Values, that is, primary records.
     pub values: u64,
     /// Bytes of these values.
     pub bytes: u64,
@@ -59,7 +60,7 @@ impl Discarded {
     }
 }
 
-/// A key, and where its record stands.
+/// A key and the position of its record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KeyAt {
     /// The key.
@@ -69,23 +70,25 @@ pub struct KeyAt {
     pub position: Position,
 }
 
-/// Values that stay although the filter would discard them, because they were put before something that it keeps: of a
-/// chain that was reorganized, the old blocks above the height to roll back to.
+/// Values kept although the filter would discard them, because they were put before a record that
+/// it keeps. Example: after a chain reorganization, the old blocks above the height to roll back
+/// to.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct OutOfOrder {
-    /// How many there are.
+    /// Number of these values.
     pub values: u64,
-    /// The primary keys of the newest of them, newest first; five at the most.
+    /// The primary keys of the newest of them, newest first; at most five.
     pub newest: Vec<KeyAt>,
-    /// The newest primary key that is older than all of them: a rollback to its position leaves none.
+    /// The newest primary key that is older than all of them: a rollback to its position leaves
+    /// none out of order.
     pub before: Option<KeyAt>,
 }
 
 impl OutOfOrder {
-    /// So many keys are named at the most.
+    /// The largest number of keys in `newest`.
     const SHOWN: usize = 5;
 
-    /// The next older group.
+    /// Counts the next older group.
     pub(super) fn group(&mut self, primary: &RecordRef<'_>, is_kept: bool) {
         let named = || KeyAt { key: primary.key.to_vec(), position: primary.position };
         if is_kept {
@@ -102,14 +105,14 @@ impl OutOfOrder {
     }
 }
 
-/// What came of a walk.
+/// The result of a walk.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WalkOutcome {
-    /// Where the table is cut; `None` if the filter kept nothing.
+    /// Where the table is truncated; `None` if the filter kept nothing.
     pub boundary: Option<TruncatePoint>,
-    /// What stands behind that.
+    /// What is discarded behind that point.
     pub discarded: Discarded,
-    /// What of that which stays is out of order; `None` if the filter knows no order.
+    /// Which of the values kept are out of order; `None` if the filter did not check the order.
     pub out_of_order: Option<OutOfOrder>,
 }
 
@@ -117,7 +120,7 @@ fn as_text<S: Serializer>(key: &[u8], serializer: S) -> Result<S::Ok, S::Error> 
     serializer.serialize_str(&human::readable(key))
 }
 
-/// The beginning of a key, so that it stands on a line of 80 characters with its position.
+/// The beginning of a key, short enough for a line of 80 characters with its position.
 pub fn short_key(key: &[u8]) -> String {
     const MOST: usize = 36;
     let shown = human::readable(key);
@@ -135,7 +138,7 @@ impl fmt::Display for KeyAt {
 
 impl fmt::Display for OutOfOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\n  out of order   values that stay, beyond the point: {}", self.values)?;
+        write!(f, "\n  out of order   values kept beyond the point: {}", self.values)?;
         for key in &self.newest {
             write!(f, "\n                 {key}")?;
         }

@@ -1,4 +1,6 @@
-//! Everything of a cut that needs space: it is written beside what it replaces, and synced, before anything is decided.
+//! The part of a truncation that needs space: written beside the files that it replaces, and
+//! synced, before the rollback is decided. Until then the table holds what it held, and dropping
+//! the [`PreparedTruncation`] removes what was written.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,16 +26,16 @@ use crate::table::TableSetup;
 use lithdb_segment::key_file::{KeyFile, read};
 use lithdb_segment::window::{PIECE, Window};
 
-/// Where a table is cut.
+/// Where a table is truncated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TruncateAt {
     /// Behind the group of this record.
     After(TruncatePoint),
-    /// Before everything: the table becomes empty.
+    /// Before its first record: the table becomes empty.
     Everything,
 }
 
-/// A cut of which everything is written and durable, and nothing in force. Dropped, it is removed again.
+/// A truncation that is written and durable, but not in effect. Dropping it removes its files.
 #[derive(Debug)]
 pub struct PreparedTruncation {
     step: TruncateStep,
@@ -42,17 +44,17 @@ pub struct PreparedTruncation {
 }
 
 impl PreparedTruncation {
-    /// What remains to be done.
+    /// The step that remains.
     pub fn step(&self) -> &TruncateStep {
         &self.step
     }
 
-    /// Where the record stands behind which the table is cut: recovery may have moved it.
+    /// The position of the newest record kept. Recovery may have moved it.
     pub fn position(&self) -> Option<Position> {
         self.position
     }
 
-    /// Leaves everything in its place, for the step.
+    /// Keeps the prepared files, for the step.
     pub fn keep(mut self) {
         self.staged.created.clear();
     }
@@ -67,23 +69,25 @@ struct Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // In a panic nobody knows what is decided. What nobody needs, the next opening removes.
+        // In a panic it is unknown whether the rollback was decided. The next opening removes
+        // files that nobody needs.
         if std::thread::panicking() {
             return;
         }
         for path in self.created.iter().rev() {
             if let Err(error) = remove_if_exists(&*self.fs, path) {
-                tracing::warn!(%error, "what a cut had prepared stays until the next opening");
+                tracing::warn!(%error, "files of a prepared truncation stay until the next opening");
             }
         }
     }
 }
 
-/// Writes what a cut at `at` needs beside the old files, and makes it durable. If the boundary lies in the unsealed
-/// segment, the table is recovered and that segment sealed first, as opening the table and sealing would.
-///
+/// Writes what a truncation at `at` needs beside the old files, and makes it durable. If the
+/// boundary is in the unsealed segment, this first recovers the table and seals that segment, as
+/// an opening and a seal would.
 /// # Errors
-/// `StorageFull` and what else the file system says: what was written is removed, and the table holds what it held.
+/// `StorageFull` and other errors of the file system: what was written is removed, and the table
+/// holds what it held.
 pub fn prepare(stopped_table: StoppedTable, at: &TruncateAt) -> Result<PreparedTruncation> {
     let setup = stopped_table.setup.clone();
     prepare_table(stopped_table, at).map_err(|e| setup.in_context(&e))
@@ -92,7 +96,7 @@ pub fn prepare(stopped_table: StoppedTable, at: &TruncateAt) -> Result<PreparedT
 fn prepare_table(mut stopped_table: StoppedTable, at: &TruncateAt) -> Result<PreparedTruncation> {
     let setup = stopped_table.setup.clone();
     let fs = Arc::clone(&setup.env.fs);
-    // As an opening: neither the state nor names are believed from the page cache.
+    // As in an opening: neither the state nor directory entries are trusted from the page cache.
     let state = StateFile::open(&fs, &setup.state_path())?;
     for dir in setup.dirs.iter().chain(&setup.segment_dirs()) {
         fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
@@ -108,7 +112,7 @@ fn prepare_table(mut stopped_table: StoppedTable, at: &TruncateAt) -> Result<Pre
     let TruncateAt::After(point) = at else {
         return Ok(PreparedTruncation { step, position: None, staged });
     };
-    // As an opening: what is prepared goes on behind what the last close left.
+    // As in an opening: what is prepared goes past the end that the last close recorded.
     state.update(|state| state.closed_cleanly = false)?;
     let context = setup.context(&current, &TableOptions::default());
     let unsealed = stopped_table.plan.unsealed.as_ref().map(|unsealed| unsealed.header);
@@ -128,19 +132,20 @@ fn prepare_table(mut stopped_table: StoppedTable, at: &TruncateAt) -> Result<Pre
     let mut sealed = stopped_table.plan.sealed.into_iter();
     let sealed = sealed.find(|sealed| sealed.metadata.segment == position.segment);
     let sealed = sealed.ok_or_else(|| changed_meanwhile(&setup, position.segment))?;
-    // The mutable segment, which is empty, follows on the one that is cut, unless recovery has moved records to another
-    // one between the two.
+    // The mutable segment, which is empty, can be the successor of the truncated one, unless
+    // recovery has moved records to another segment between the two.
     let successor = successor.filter(|mutable| sealed.metadata.successor == *mutable);
     let new = successor.is_none().then_some(step.floor);
     if let Some(new) = new {
-        // If this goes no further, an opening must be able to distinguish the successor from what an interrupted roll-over left.
+        // If the rollback is not decided, an opening must be able to distinguish the successor
+        // from what an interrupted roll-over left.
         state.update(|state| {
             state.next_id_floor = new;
             state.highest_id = state.highest_id.max(new);
         })?;
         step.floor = next_id(new, step.floor)?;
     }
-    // Of earlier attempts nothing must be taken for what is prepared now.
+    // Leftovers of earlier attempts must not pass for what is prepared now.
     let files = stopped_table.inventory.segments.get(&position.segment);
     for path in files.iter().flat_map(|files| &files.leftovers) {
         remove_if_exists(&*staged.fs, path)?;
@@ -152,7 +157,7 @@ fn prepare_table(mut stopped_table: StoppedTable, at: &TruncateAt) -> Result<Pre
 }
 
 impl StoppedTable {
-    /// The place to cut at, where recovery has left its record.
+    /// The truncation point after recovery has moved its record.
     fn relocate(&self, point: &TruncatePoint) -> Result<TruncatePoint> {
         let mut behind = 0;
         let walked = self.walk(&mut |record| {
@@ -168,12 +173,14 @@ impl StoppedTable {
 }
 
 fn changed_meanwhile(setup: &TableSetup, segment: SegmentId) -> Error {
-    let message =
-        format!("table {}: segment {segment} is not what it was a moment ago", setup.name);
+    let message = format!(
+        "table {}: segment {segment} has changed since it was read; plan again",
+        setup.name
+    );
     Error::new(ErrorKind::Conflict, message)
 }
 
-/// The segment that is cut.
+/// The segment that is truncated.
 struct Truncation<'a> {
     context: Arc<Context>,
     point: &'a TruncatePoint,
@@ -182,7 +189,8 @@ struct Truncation<'a> {
 }
 
 impl Truncation<'_> {
-    /// Writes the new key file (if records go), the new metadata, and the segment that takes over (if there is none).
+    /// Writes the new key file (if records are discarded), the new metadata, and the successor (if
+    /// there is none).
     fn write(
         &mut self,
         new: Option<SegmentId>,
@@ -191,13 +199,13 @@ impl Truncation<'_> {
     ) -> Result<KeptSegment> {
         let old = &self.sealed.metadata;
         let revision = old.revision.checked_add(1).ok_or_else(|| {
-            let message = "the segment has used up its 2^32 revisions";
+            let message = "the segment has used all of its 2^32 revisions";
             Error::new(ErrorKind::InvalidArgument, message)
         })?;
         // Without a successor the field is 0, which means none.
         let successor = new.or(successor).unwrap_or_default();
         let mut metadata = Metadata { revision, successor, ..old.clone() };
-        // That of the old successor.
+        // The end recorded here was that of the old successor.
         metadata.set_successor_end(None);
         let rewritten = !self.point.ends_segment;
         if rewritten {
@@ -225,8 +233,9 @@ impl Truncation<'_> {
         })
     }
 
-    /// Its chain record says what the cut segment was, not what it will be: from the first revision on only the id is
-    /// compared, and a repair that finds no metadata must not take what was cut for the first one.
+    /// The chain record describes the segment as it was before the truncation. From revision 1 on
+    /// only the id is compared, and a repair that finds no metadata must not take the truncated
+    /// content for revision 0.
     fn create_successor(&mut self, id: SegmentId, shards: u16) -> Result<()> {
         let (chain, now) = (self.sealed.metadata.chain(), self.context.env.clock.now());
         let new = NewSegment { id, chain: Some(chain), shards, now };
@@ -235,14 +244,15 @@ impl Truncation<'_> {
         segment.sync_everything()
     }
 
-    /// Creates a file; it is removed with everything else if the cut comes to nothing.
+    /// Creates a file and registers it for removal if the truncation is not decided.
     fn create(&mut self, path: &Path) -> Result<Arc<dyn File>> {
         let file = self.staged.fs.create_new(path).map_err(|e| Error::io("create", path, e))?;
         self.staged.created.push(path.to_owned());
         Ok(file)
     }
 
-    /// The key file up to the boundary: the same bytes, but that the last record ends its batch.
+    /// Writes the key file up to the boundary: the same bytes, except that the last record ends
+    /// its batch.
     fn write_keys(&mut self, metadata: &mut Metadata) -> Result<()> {
         let source = KeyFile::open(&*self.staged.fs, &self.sealed.paths.keys)?;
         let staged = replacement_path(&source.path);
@@ -262,7 +272,8 @@ impl Truncation<'_> {
         let record = self.last_record(&source)?;
         write_all_at(&*file, &record, last).map_err(|e| Error::io("write", &staged, e))?;
         file.sync_all().map_err(|e| Error::io("sync", &staged, e))?;
-        // What was written is what will rule: it is read again before anything depends on it.
+        // The written file is the one that will be used: read it again before anything depends on
+        // it.
         let keys = KeyFile::open(&*self.staged.fs, &staged)?;
         let mut scanner = keys.scan(keys.len, None);
         if scanner.run(|_| Ok(()))? != Verdict::Clean || keys.len != end {
@@ -281,7 +292,8 @@ impl Truncation<'_> {
         Ok(())
     }
 
-    /// The last record that stays, as the last one of its batch (without an inline value, which does not change).
+    /// Encodes the last record kept as the last one of its batch (without an inline value, which
+    /// does not change).
     fn last_record(&self, source: &KeyFile) -> Result<Vec<u8>> {
         let (last, identity) = (self.point.last, source.header.identity);
         let offset = u64::from(last);
@@ -292,7 +304,7 @@ impl Truncation<'_> {
         let corrupt =
             |expected: &str, found: &str| Error::corrupt(&source.path, offset, expected, found);
         let decoded = decode(&identity, epoch, last, &bytes)
-            .map_err(|invalid| corrupt("a sound key record", &invalid.to_string()))?;
+            .map_err(|invalid| corrupt("a valid key record", &invalid.to_string()))?;
         let Record::Key(mut record) = decoded.record else {
             return Err(corrupt("a key record", "another record"));
         };

@@ -1,4 +1,8 @@
-//! What remains of a cut once it is decided: it needs no space, and may be repeated any number of times.
+//! What remains of a truncation once the rollback is decided. It needs no space and may be
+//! repeated any number of times.
+//!
+//! [`check`] verifies that everything the step needs exists before [`apply`] removes the first
+//! file. The caller holds the exclusive locks of all roots.
 
 use std::path::{Path, PathBuf};
 
@@ -11,40 +15,40 @@ use crate::state::{DurableEnd, StateFile, TableState, read_state};
 use crate::table::TableSetup;
 use lithdb_segment::key_file::{self, KeyFile};
 
-/// What is to be done to one table. The order of the fields is the order of the bytes in the intent.
+/// What to do to one table. The order of the fields is the order of the bytes in the intent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TruncateStep {
     /// The table's name.
     pub table: TableName,
     /// The table's random id.
     pub table_id: u64,
-    /// Above every id that the table ever used, the successor's included.
+    /// Above every id that the table ever used, including the successor's.
     pub floor: SegmentId,
-    /// The newest segment that stays; `None` empties the table.
+    /// The newest segment kept; `None` empties the table.
     pub kept: Option<KeptSegment>,
 }
 
-/// The newest segment with records that stays, and what is prepared for it.
+/// The newest segment with records that are kept, and what is prepared for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptSegment {
     /// The segment.
     pub segment: SegmentId,
-    /// Its revision from now on.
+    /// Its new revision.
     pub revision: u32,
-    /// Whether its key file is replaced; the metadata is in any case.
+    /// Whether its key file is replaced; the metadata always is.
     pub rewritten: bool,
-    /// The empty segment that takes over.
+    /// The empty segment that becomes its successor.
     pub successor: SegmentId,
-    /// The length of its key file from now on.
+    /// The new length of its key file.
     pub key_end: u64,
-    /// The lengths of its value files from now on.
+    /// The new lengths of its value files.
     pub value_ends: Vec<u64>,
-    /// The digest of its key file from now on.
+    /// The new digest of its key file.
     pub digest: Option<[u8; 16]>,
 }
 
 impl KeptSegment {
-    /// Whether this is the metadata that was prepared.
+    /// Whether `metadata` is the prepared one.
     fn is(&self, metadata: &Metadata) -> bool {
         metadata.segment == self.segment
             && metadata.revision == self.revision
@@ -64,26 +68,28 @@ pub struct Removed {
 }
 
 impl Removed {
-    /// Counts more in.
+    /// Adds `more`.
     pub fn add(&mut self, more: Self) {
         self.segments += more.segments;
         self.bytes = self.bytes.saturating_add(more.bytes);
     }
 }
 
-/// Makes sure that everything `step` needs is there, in its place or beside it, before anything is removed.
+/// Checks that everything `step` needs exists, in its place or beside it, before anything is
+/// removed.
 ///
 /// # Errors
-/// `Missing` or `Corrupt` that names the file: then nothing may be carried out.
+/// `Missing` or `Corrupt` with the name of the file: then no step may be applied.
 pub fn check(setup: &TableSetup, step: &TruncateStep) -> Result<()> {
     check_prepared(setup, step).map_err(|e| setup.in_context(&e))
 }
 
-/// Carries `step` out; `progress` hears of each segment that was removed. Value files keep what stands behind their end:
-/// somebody may hold it. It goes when the segment does.
+/// Applies `step`, and calls `progress` for each segment it removed. Value files keep their bytes
+/// behind the new end, because somebody may hold them; their space comes back when the segment
+/// expires.
 ///
 /// # Errors
-/// What the file system says, or that the files are not those that were prepared; it may be repeated.
+/// Errors of the file system, or that the files are not the prepared ones; it may be repeated.
 pub fn apply(
     setup: &TableSetup,
     step: &TruncateStep,
@@ -96,7 +102,8 @@ fn run(setup: &TableSetup, step: &TruncateStep, progress: &mut dyn FnMut(Removed
     let (fs, dirs) = (&*setup.env.fs, setup.segment_dirs());
     let inventory = Inventory::list(fs, &dirs)?;
     raise_floor(setup, step, &inventory)?;
-    // Here a keymap on disk would lose what stands behind the boundary; the one in memory is made from what stays.
+    // A keymap on disk would have to drop the keys behind the boundary here; the one in memory is
+    // rebuilt from what is kept.
     let kept = step.kept.as_ref();
     let lowest = kept.map_or(SegmentId::NONE, |kept| kept.segment);
     let successor = kept.map_or(SegmentId::NONE, |kept| kept.successor);
@@ -118,7 +125,8 @@ fn run(setup: &TableSetup, step: &TruncateStep, progress: &mut dyn FnMut(Removed
     Ok(())
 }
 
-/// What is prepared is there. If the segment has been collected, or cut once more, the step was carried out long ago.
+/// Checks the prepared files. If the segment has been collected or truncated again, the step was
+/// applied earlier.
 fn check_prepared(setup: &TableSetup, step: &TruncateStep) -> Result<()> {
     let (fs, state) = (&*setup.env.fs, read_own_state(setup, step)?);
     let Some(kept) = step.kept.as_ref().filter(|kept| kept.segment >= state.watermark) else {
@@ -146,7 +154,8 @@ fn check_prepared(setup: &TableSetup, step: &TruncateStep) -> Result<()> {
     let staged = replacement_path(keys);
     let keys = if files.leftovers.contains(&staged) { &staged } else { keys };
     let found = KeyFile::open(fs, keys)?.len;
-    // One that was written anew ends there; without its replacement, the old, longer one is not it.
+    // A rewritten key file ends exactly there; without its replacement, the old, longer file is
+    // the wrong one.
     if found < kept.key_end || (kept.rewritten && found > kept.key_end) {
         let expected = format!("{} bytes, which a rollback had prepared", kept.key_end);
         return Err(Error::corrupt(keys, found, &expected, &format!("{found} bytes")));
@@ -155,7 +164,7 @@ fn check_prepared(setup: &TableSetup, step: &TruncateStep) -> Result<()> {
     for (path, end) in paths.values.iter().zip(&kept.value_ends) {
         let (_, found) = key_file::open(fs, path)?;
         if found < *end {
-            let expected = format!("at least {end} bytes, as a rollback is to leave it");
+            let expected = format!("at least {end} bytes, which a rollback keeps");
             return Err(Error::corrupt(path, found, &expected, "the end of the file"));
         }
     }
@@ -164,7 +173,7 @@ fn check_prepared(setup: &TableSetup, step: &TruncateStep) -> Result<()> {
     successor.paths(&dirs, kept.successor, shards).map(drop)
 }
 
-/// The files of a segment that must be there, and its key file.
+/// The files of a segment that must exist, and its key file.
 fn files_of<'a>(
     inventory: &'a Inventory,
     dirs: &[PathBuf],
@@ -175,7 +184,7 @@ fn files_of<'a>(
     found.ok_or_else(|| missing(&SegmentPaths::for_new(dirs, id, 1).keys))
 }
 
-/// The state, if it is that of the table that the step is for.
+/// Reads the state; `Foreign` if it is not the state of the step's table.
 fn read_own_state(setup: &TableSetup, step: &TruncateStep) -> Result<TableState> {
     let path = setup.state_path();
     let state = read_state(&*setup.env.fs, &path)?.state;
@@ -183,7 +192,7 @@ fn read_own_state(setup: &TableSetup, step: &TruncateStep) -> Result<TableState>
         return Ok(state);
     }
     let message = format!(
-        "{}: expected table {:016x}, which a rollback is about to cut, found {:016x}",
+        "{}: expected table {:016x}, which a rollback is about to truncate, found {:016x}",
         path.display(),
         step.table_id,
         state.table_id
@@ -191,7 +200,8 @@ fn read_own_state(setup: &TableSetup, step: &TruncateStep) -> Result<TableState>
     Err(Error::new(ErrorKind::Foreign, message))
 }
 
-/// No id that was used before is used again; an emptied table begins above all of them.
+/// Raises the id floor, so that no used id is used again. An emptied table begins above all of
+/// them.
 fn raise_floor(setup: &TableSetup, step: &TruncateStep, inventory: &Inventory) -> Result<()> {
     read_own_state(setup, step)?;
     let state = StateFile::open(&setup.env.fs, &setup.state_path())?;
@@ -205,13 +215,15 @@ fn raise_floor(setup: &TableSetup, step: &TruncateStep, inventory: &Inventory) -
     state.update(|state| {
         state.next_id_floor = state.next_id_floor.max(*floor);
         match kept {
-            // Of what goes nothing is promised any more. That there is a successor is: without it the segment that
-            // stays could, its seal lost, pass for one that was never sealed.
+            // The durable end no longer covers what is discarded, but it names the successor:
+            // without that, the last segment kept could, if its metadata were lost, pass for one
+            // that was never sealed.
             Some(_) => {
                 state.closed_cleanly |= tail.is_some();
                 state.durable_end = tail.or(state.durable_end.take());
             }
-            // Below the floor there may be something; at or above it only what was put after this step.
+            // Below the floor there may be segments; at or above it only what was put after this
+            // step.
             None if state.watermark < *floor => {
                 state.durable_end = None;
                 (state.empty, state.closed_cleanly) = (true, true);
@@ -222,7 +234,7 @@ fn raise_floor(setup: &TableSetup, step: &TruncateStep, inventory: &Inventory) -
     })
 }
 
-/// The successor as it was made: headers and a chain record.
+/// The durable end of the successor as created: headers and a chain record.
 fn successor_durable_end(
     setup: &TableSetup,
     inventory: &Inventory,
@@ -237,8 +249,9 @@ fn successor_durable_end(
     })
 }
 
-/// Renames what is prepared into place. What is in place already was renamed before a crash. The metadata first: a
-/// reader that looks between the two finds a key file that is longer than it needs to be, and not one that is cut short.
+/// Renames the prepared files into place; those already in place were renamed before a crash. The
+/// metadata goes first: a reader between the two renames finds a key file that is longer than
+/// needed, not one that is too short.
 fn rename_into_place(fs: &dyn Fs, kept: &KeptSegment, files: &SegmentFiles) -> Result<()> {
     for path in files.metadata.iter().chain(files.keys.iter().filter(|_| kept.rewritten)) {
         let staged = replacement_path(path);

@@ -1,4 +1,5 @@
-//! What a stopped table holds, as opening it would find it.
+//! A stopped table, as its next opening for writing would find it. Read only: nothing here writes.
+//! The caller holds the exclusive locks of all roots.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,54 +14,56 @@ use crate::state::{TableState, read_state};
 use crate::table::TableSetup;
 use lithdb_segment::key_file::KeyFile;
 
-/// A stopped table, looked at and not touched.
+/// A stopped table as it was read. Making one changes nothing.
 #[derive(Debug)]
 pub struct StoppedTable {
     pub(super) setup: TableSetup,
     pub(super) state: TableState,
     pub(super) plan: OpenPlan,
-    /// All files, also of segments below the watermark, if a collection was interrupted.
+    /// All files, including those of segments below the watermark if a collection was interrupted.
     pub(super) inventory: Inventory,
 }
 
-/// What a table holds, as far as a cut is concerned: if it is equal, nothing was put or collected in between.
+/// The content of a table, as far as truncation is concerned: if two are equal, nothing was put or
+/// collected in between.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableFingerprint {
     table_id: u64,
     watermark: SegmentId,
-    /// Id, revision, end, number of records and running checksum of every segment; the unsealed one is the last.
+    /// Id, revision, end, number of records and running checksum of every segment; the unsealed
+    /// one is last.
     segments: Vec<(SegmentId, u32, u64, u64, u32)>,
 }
 
-/// A segment to be walked through.
+/// A segment to walk through.
 #[derive(Clone)]
 pub(super) struct WalkSegment {
     pub(super) segment: Arc<Segment>,
-    /// Where its records end.
+    /// The end of its records in the key file.
     pub(super) end: u64,
-    /// How many key records it has.
+    /// Number of its key records.
     pub(super) records: u64,
     /// All of it was written no later than this.
     pub(super) written: UnixMillis,
 }
 
 impl StoppedTable {
-    /// Looks at the table as its next opening for writing would, and changes nothing.
+    /// Reads the table as its next opening for writing would, and changes nothing.
     ///
     /// # Errors
-    /// Whatever opening would refuse: damage, absent files, symbolic links.
+    /// Whatever an opening would refuse: damage, missing files, symbolic links.
     pub fn read(setup: &TableSetup) -> Result<Self> {
-        let look = || {
+        let read = || {
             let (env, dirs) = (&setup.env, setup.segment_dirs());
             let state = read_state(&*env.fs, &setup.state_path())?.state;
             let plan = OpenPlan::make(env, &dirs, &state, Access::Write)?;
             let inventory = Inventory::list(&*env.fs, &dirs)?;
             Ok(Self { setup: setup.clone(), state, plan, inventory })
         };
-        look().map_err(|e| setup.in_context(&e))
+        read().map_err(|e| setup.in_context(&e))
     }
 
-    /// What the table holds, to be compared with a later one.
+    /// The content of the table, for comparison with a later one.
     pub fn fingerprint(&self) -> TableFingerprint {
         let sealed = self.plan.sealed.iter().map(|sealed| {
             let m = &sealed.metadata;
@@ -78,7 +81,7 @@ impl StoppedTable {
         }
     }
 
-    /// Whether something was collected from this table before.
+    /// Whether anything was ever collected from this table.
     pub fn has_collected(&self) -> bool {
         self.state.watermark > SegmentId::FIRST
     }
@@ -90,10 +93,11 @@ impl StoppedTable {
         sealed.chain(unsealed).fold(0, u64::saturating_add)
     }
 
-    /// The segments behind `segment`, of whatever kind, and the bytes of their files: what a cut there removes.
+    /// The number of segments of any kind behind `segment`, and the bytes of their files: what a
+    /// truncation there removes.
     ///
     /// # Errors
-    /// What the file system says.
+    /// Errors of the file system.
     pub fn behind(&self, segment: SegmentId) -> Result<(u64, u64)> {
         let behind = self.inventory.segments.iter().filter(|(id, _)| **id > segment);
         behind
@@ -101,7 +105,7 @@ impl StoppedTable {
             .try_fold((0, 0), |(n, sum), bytes| Ok((n + 1, bytes?.saturating_add(sum))))
     }
 
-    /// The highest id that any file has.
+    /// The highest id of any file.
     pub(super) fn newest(&self) -> SegmentId {
         self.inventory.segments.keys().next_back().copied().unwrap_or_default()
     }
@@ -110,7 +114,7 @@ impl StoppedTable {
         self.setup.context(&self.state, &TableOptions::default())
     }
 
-    /// The segments to be walked through, newest first.
+    /// The segments to walk through, newest first.
     pub(super) fn segments(&self) -> Vec<WalkSegment> {
         let (context, now) = (self.context(), self.setup.env.clock.now());
         let unsealed = self.plan.unsealed.iter().map(|unsealed| {
@@ -138,12 +142,13 @@ impl StoppedTable {
         unsealed.chain(sealed).collect()
     }
 
-    /// The key file of a segment that was collected, up to `end`.
+    /// The key file of a collected segment, up to `end`.
     pub(super) fn collected(&self, file: &KeyFile, end: u64, written: UnixMillis) -> WalkSegment {
         let ends: (u64, &[u64]) = (end, &[]);
         let (keys, metadata) = (file.path.clone(), PathBuf::new());
         let paths = SegmentPaths { keys, values: Vec::new(), metadata };
-        // What need not hold is not mapped: a page that cannot be read is an error and no signal.
+        // The file may be damaged, so it is not mapped: a page that cannot be read must be an
+        // error, not a signal.
         let setup = TableSetup { read_mode: ReadMode::Pread, ..self.setup.clone() };
         let context = setup.context(&self.state, &TableOptions::default());
         let segment = Segment::unsealed_for_reader(&context, paths, file.header, ends, ends, &[]);

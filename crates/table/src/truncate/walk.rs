@@ -1,7 +1,8 @@
-//! Walking through a table's records from the newest to the oldest, until a filter says stop.
+//! Walks through a table's records from the newest to the oldest, until a filter stops it. Changes
+//! nothing.
 //!
-//! Key files are scanned forward by the one scanner, a segment at a time, which checks every record; the offsets it met
-//! are then gone through backward.
+//! The one scanner reads key files forward, a segment at a time, and checks every record; the walk
+//! then visits the offsets backward.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -17,22 +18,23 @@ use super::stopped_table::{StoppedTable, WalkSegment};
 use crate::batch::show_key;
 use lithdb_segment::key_file::KeyFile;
 
-/// So many records are read at a time.
+/// Records read at a time.
 const READ_RECORDS: usize = 256;
 
-/// What the filter says of a record.
+/// The filter's decision about a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// This record stays, with its whole group and everything older. Nothing more is asked about the table.
+    /// Keep this record, its whole group and everything older. The walk ends here for this table.
     Keep,
-    /// As [`Keep`](Self::Keep), said by a filter that knows an order, of heights for example: it is asked about everything
-    /// that stays, too. A value of which it keeps no key there is [out of order](OutOfOrder).
+    /// As [`Keep`](Self::Keep), but the filter knows an order (of block heights, for example): it
+    /// is also called for everything that is kept. A value of which it then keeps no key is [out
+    /// of order](OutOfOrder).
     KeepAndCheck,
-    /// This record goes, unless it is of the group that stays.
+    /// Discard this record, unless it belongs to the group that is kept.
     Discard,
 }
 
-/// A key record, as a rollback's filter sees it.
+/// A key record as the rollback filter sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct RecordRef<'a> {
     table: &'a TableName,
@@ -56,7 +58,7 @@ impl RecordRef<'_> {
         self.key
     }
 
-    /// Whether the key is its value's own, not an alias.
+    /// Whether the key is the primary key of its value, not an alias.
     pub fn is_primary(&self) -> bool {
         self.is_primary
     }
@@ -66,44 +68,48 @@ impl RecordRef<'_> {
         self.is_oldest
     }
 
-    /// Whether it stays in any case, because a newer record was kept; what is asked is only whether it is in order.
+    /// Whether the record is kept in any case, because a newer one was kept; the filter then only
+    /// decides whether it is in order.
     pub fn stays(&self) -> bool {
         self.stays
     }
 
-    /// The segment that the record stands in.
+    /// The segment of the record.
     pub fn segment(&self) -> SegmentId {
         self.position.segment
     }
 
-    /// Where the record stands; positions order all records of a table as they were put.
+    /// The position of the record; positions order all records of a table as they were put.
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// A time before which the record was certainly put: when the first flush that covered it had returned. Files record no
-    /// time for single records; what was never flushed before its segment was sealed has the time of the seal, and what
-    /// no file has a time for, the time of planning.
+    /// A time before which the record was certainly put: when the first flush that covered it had
+    /// returned. Files store no time for single records: a record that was not flushed before its
+    /// segment was sealed has the time of the seal, and one for which no file has a time, the time
+    /// of planning.
     pub fn written_before(&self) -> UnixMillis {
         self.written_before
     }
 
-    /// The length in bytes of the value, or of the part of it, that the key names.
+    /// The length in bytes of the value, or of the part of it that the key names.
     pub fn value_len(&self) -> u32 {
         self.len_bytes
     }
 }
 
-/// Asked for every record from the newest on.
+/// The filter, called for every record from the newest on.
 pub type Filter<'a> = dyn FnMut(&RecordRef<'_>) -> Result<Verdict> + 'a;
 
 impl StoppedTable {
-    /// Asks `filter` for every record from the newest on, until it keeps one; if it knows an order, for all of them.
+    /// Calls `filter` for every record from the newest on, until it keeps one; if it checks an
+    /// order, for all of them.
     ///
     /// # Errors
-    /// What the filter says, or that it panicked. `Corrupt` if a record does not hold. `InvalidArgument` if the record that
-    /// the filter keeps has been collected (its file is still there because the collection was interrupted): what was
-    /// collected with it cannot be brought back.
+    /// The filter's error, or that it panicked. `Corrupt` if a record is damaged.
+    /// `InvalidArgument` if the record that the filter keeps has been collected (its file still
+    /// exists because the collection was interrupted): what was collected with it cannot be
+    /// restored.
     pub fn walk(&self, filter: &mut Filter<'_>) -> Result<WalkOutcome> {
         self.walk_all(filter).map_err(|e| self.setup.in_context(&e))
     }
@@ -111,8 +117,8 @@ impl StoppedTable {
     fn walk_all(&self, filter: &mut Filter<'_>) -> Result<WalkOutcome> {
         let walked = WalkOutcome::default();
         let mut walk = Walk { table: &self.setup.name, filter, walked, older: self.records() };
-        // While one segment is walked through, the next one is scanned. What is wrong with one that is not needed does
-        // not matter.
+        // While the walk visits one segment, the pool scans the next. Defects in segments that are
+        // not needed do not matter.
         let segments = self.segments();
         let mut ahead = segments.iter().map(|next| (next, self.begin_scan(next)));
         let mut scans = VecDeque::from_iter(ahead.next());
@@ -120,7 +126,7 @@ impl StoppedTable {
             scans.extend(ahead.next());
             let index = scan.recv().map_err(|_| panicked(of.segment.id()))??;
             if index.offsets.len() as u64 != of.records {
-                let found = format!("{} of them", index.offsets.len());
+                let found = format!("{} records", index.offsets.len());
                 let (path, expected) =
                     (&of.segment.paths().keys, format!("{} records", of.records));
                 return Err(Error::corrupt(path, of.end, &expected, &found));
@@ -131,8 +137,8 @@ impl StoppedTable {
         }
         let walked = std::mem::take(&mut walk.walked);
         if walked.boundary.is_none() {
-            assert_eq!(walk.older, 0, "a record was not asked about");
-            // Nobody counted what was collected.
+            assert_eq!(walk.older, 0, "the filter was not called for every record");
+            // The number of collected records is unknown.
             walk.older = u64::MAX;
             self.refuse_collected(&mut walk)?;
         }
@@ -145,15 +151,15 @@ impl StoppedTable {
         self.setup.env.pool.submit(move || {
             #[expect(
                 clippy::let_underscore_must_use,
-                reason = "nobody waits when the boundary was found in a newer segment"
+                reason = "the receiver is gone when the boundary was found in a newer segment"
             )]
             let _ = sender.send(Index::make(&next));
         });
         receiver
     }
 
-    /// What was collected and still has files is looked at only to say that the boundary lies there. It need not hold: its
-    /// removal has begun.
+    /// Reads collected segments that still have files, only to report that the boundary is in one
+    /// of them. They may be damaged: their removal has begun.
     fn refuse_collected(&self, walk: &mut Walk<'_>) -> Result<()> {
         let fs = &*self.setup.env.fs;
         for (id, files) in self.inventory.segments.range(..self.state.watermark).rev() {
@@ -191,10 +197,10 @@ fn unless_corrupt<T>(found: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// Where the records of a key file stand, and when they had been put.
+/// The offsets of the records of a key file, and times by which they had been put.
 struct Index {
     offsets: Vec<u32>,
-    /// What stands before this offset was put before this time; both grow.
+    /// The records before this offset were put before this time; both increase.
     times: Vec<(u32, UnixMillis)>,
 }
 
@@ -207,7 +213,7 @@ impl Index {
             Ok(())
         })?;
         scanner.require_clean()?;
-        // Of two marks that promise the same, the first one was written when it was so.
+        // Of two marks with the same `through`, the first has the time of the flush.
         let mut times: Vec<(u32, UnixMillis)> = Vec::new();
         for &(through, time) in scanner.mark_times() {
             if times.last().is_none_or(|(before, _)| *before < through) {
@@ -222,17 +228,17 @@ struct Walk<'a> {
     table: &'a TableName,
     filter: &'a mut Filter<'a>,
     walked: WalkOutcome,
-    /// Records of the table that were not asked about yet.
+    /// Records of the table that the filter has not seen yet.
     older: u64,
 }
 
 impl Walk<'_> {
-    /// Goes through one segment, backward. Breaks if nothing more is to be asked.
+    /// Visits one segment backward. Breaks when the walk is complete.
     fn segment(&mut self, of: &WalkSegment, index: &Index) -> Result<ControlFlow<()>> {
         let id = of.segment.id();
         let (mut times, mut written) = (index.times.as_slice(), of.written);
-        // Of the group that is being walked through: what goes if it does, whether the filter keeps any of it, and where
-        // its last record begins and ends.
+        // Of the group being visited: what is discarded if the group is, whether the filter keeps
+        // any of it, and where its last record begins and ends.
         let (mut group, mut is_kept, mut last) = (Discarded::default(), false, (0, 0));
         let mut end = of.end;
         for offsets in index.offsets.rchunks(READ_RECORDS) {

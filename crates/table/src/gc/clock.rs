@@ -1,15 +1,16 @@
-//! The table's time: what files record and expiry goes by. It never goes back by itself, and it
-//! never trusts a wall clock that contradicts what is known.
+//! The table's time: files record it, and expiry is decided by it. It never goes back by itself,
+//! and never trusts a wall clock that contradicts what is known.
 //!
-//! It follows the wall clock as long as that agrees with the steady clock; across a stop, which no
-//! clock measures, as long as it is ahead of the known time by no more than the limit. If not, the
-//! wall clock is *in doubt*: an event says so, and time goes on with the steady clock, which is
-//! never too fast. A wall clock that then runs steadily for the hold is followed again: one that
-//! is ahead sets the time, one that is behind is followed at an offset. Or the caller accepts it.
+//! It follows the wall clock as long as that agrees with the monotonic clock; across a stop of the
+//! process, which no clock measures, as long as the wall clock is ahead of the known time by no
+//! more than the limit. Otherwise the wall clock is *in doubt*: an event reports it, and time
+//! advances with the monotonic clock, which is never too fast. A wall clock that then runs
+//! steadily for the hold is followed again: one that is ahead sets the time, one that is behind is
+//! followed at an offset. Or the caller accepts it.
 //!
-//! What is sealed while the clock is in doubt or followed at an offset has an uncertain stamp,
-//! which is too early by nobody knows how much once time leaps forward: it counts as the moment at
-//! which time is certain again. That, and every other stamp that no longer counts as it stands, is
+//! A segment that is sealed while the clock is in doubt or followed at an offset has an uncertain
+//! stamp, too early by an unknown amount once time leaps forward: it counts as the moment at which
+//! time is certain again. That, and every other stamp that no longer counts as written, is
 //! recorded in the table's state ([`Redated`]).
 
 use std::time::Duration;
@@ -22,60 +23,62 @@ use crate::segments::Segments;
 use crate::state::{MAX_REDATED, Redated, TableState};
 use crate::table::{Inner, Table, WriteSide};
 
-/// A step of less than this is an adjustment.
+/// A smaller step of the wall clock is an adjustment, not a jump.
 const TOLERANCE: Duration = Duration::from_secs(60);
 
-/// The known time is recorded when it is behind by this, or by a quarter of the limit.
+/// The known time is recorded when the recorded one is behind it by this, or by a quarter of the
+/// limit.
 const RECORD_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// No clock is right that shows a time before 2020, or after 9999.
+/// A clock that shows a time before 2020 or after 9999 is wrong.
 const PLAUSIBLE: std::ops::RangeInclusive<UnixMillis> =
     UnixMillis(1_577_836_800_000)..=UnixMillis(253_402_300_799_999);
 
 /// Follows the wall clock of one table.
 #[derive(Debug)]
 pub(crate) struct TableClock {
-    /// By how much the wall clock may be ahead after a stop.
+    /// How far the wall clock may be ahead of the known time after a stop.
     limit: Duration,
     hold: Duration,
-    /// The table's time and the steady time at the last reading.
+    /// The table's time and the monotonic time at the last reading.
     time: UnixMillis,
     steady: Duration,
-    /// The same at the opening, or the last acceptance: small steps add up from here.
+    /// The same at the opening, or when the clock was last followed anew: small steps add up from
+    /// here.
     anchor: (UnixMillis, Duration),
-    /// By how much the table's time is ahead of the wall clock that it follows.
+    /// How far the table's time is ahead of the wall clock that it follows.
     offset: Duration,
-    /// The difference to be explained is that of a stop.
+    /// The wall clock is compared across a stop, not across running time.
     is_opening: bool,
     doubt: Option<Doubt>,
-    /// Somebody is still to be told of this jump: the times before and after it, and the hold.
+    /// A jump not yet reported: the times before and after it, and the hold.
     jump: Option<(UnixMillis, UnixMillis, Duration)>,
-    /// By so much time has leapt without having passed: what was sealed is to be redated by it.
+    /// How far time has leapt without having passed: stamps of sealed segments move by it.
     leap: Duration,
-    /// Some stamps may not count as they stand without the state knowing of it.
+    /// Some stamps may have to be redated, and the state does not record it yet.
     redate_is_due: bool,
 }
 
-/// Since when (steady) the wall clock has run steadily, and from which time on.
+/// Since which monotonic time the wall clock has run steadily, and what it showed then.
 #[derive(Debug, Clone, Copy)]
 struct Doubt {
     since: Duration,
     wall: UnixMillis,
 }
 
-/// What a table's clock says.
+/// A reading of a table's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClockReading {
-    /// Never later than the true time, if what was known was not.
+    /// Never later than the true time, if the known time was not.
     pub(crate) time: UnixMillis,
     /// It is the wall clock's time.
     pub(crate) is_certain: bool,
-    /// The wall clock is in doubt: for so much longer if it runs steadily.
+    /// Set while the wall clock is in doubt: how much longer, if it runs steadily.
     pub(crate) held_for: Option<Duration>,
 }
 
 impl ClockReading {
-    /// What the seal of a segment records that ends now.
+    /// The stamp of a segment that is sealed now.
     pub(crate) fn stamp(self) -> Stamp {
         if self.is_certain { Stamp::certain(self.time) } else { Stamp::uncertain(self.time) }
     }
@@ -130,7 +133,7 @@ impl TableClock {
         self.reading()
     }
 
-    /// Whether the table's time may be this.
+    /// Whether `time` agrees with the known time and what the monotonic clock measured since.
     fn is_plausible_time(&self, time: UnixMillis) -> bool {
         let (known, at) = self.anchor;
         let passed = self.steady.saturating_sub(at);
@@ -141,14 +144,15 @@ impl TableClock {
         expected.since(time) <= allowed_drift && time.since(expected) <= gain
     }
 
-    /// From now on the wall clock is followed, and must agree with the steady clock.
+    /// Follows the wall clock from now on; it must then agree with the monotonic clock.
     fn follow(&mut self) {
         self.anchor = (self.time, self.steady);
         self.is_opening = false;
         self.doubt = None;
     }
 
-    /// Since when (steady) the wall clock in doubt runs steadily: another jump begins the hold anew.
+    /// Since which monotonic time the wall clock in doubt has run steadily: another jump restarts
+    /// the hold.
     fn doubt_since(&mut self, wall: UnixMillis) -> Duration {
         if let Some(doubt) = self.doubt {
             let passed = self.steady.saturating_sub(doubt.since);
@@ -163,8 +167,8 @@ impl TableClock {
         self.steady
     }
 
-    /// The wall clock has run steadily for the hold. What it is ahead by has passed while the
-    /// program was stopped; if it was not stopped, nothing of it has passed.
+    /// The wall clock has run steadily for the hold. If the process was stopped, the time by which
+    /// the clock is ahead has passed meanwhile; if not, none of it has passed.
     fn accept_steady(&mut self, wall: UnixMillis) {
         if wall < self.time {
             self.offset = self.time.since(wall);
@@ -177,14 +181,13 @@ impl TableClock {
         self.follow();
     }
 
-    /// Somebody says that the wall clock is right: it sets the time, also back.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a time that no clock can show.
+    /// The caller says that the wall clock is right: it sets the time, also back.
     fn accept(&mut self, clock: &dyn Clock) -> Result<()> {
         let wall = clock.now();
         if !PLAUSIBLE.contains(&wall) {
-            let message = format!("the clock shows {wall}: expected a time from 2020 to 9999");
+            let message = format!(
+                "the wall clock shows {wall}: expected a time from 2020 to 9999; set the clock and repeat"
+            );
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         (self.time, self.offset, self.leap) = (wall, Duration::ZERO, Duration::ZERO);
@@ -196,14 +199,14 @@ impl TableClock {
     fn reading(&self) -> ClockReading {
         let held_for = self.doubt.map(|doubt| {
             let ran = self.steady.saturating_sub(doubt.since);
-            // One that is not plausible is never followed.
+            // An implausible clock is never followed.
             self.hold.checked_sub(ran).unwrap_or(self.hold)
         });
         let is_certain = held_for.is_none() && self.offset.is_zero();
         ClockReading { time: self.time, is_certain, held_for }
     }
 
-    /// Whether a crash now would lose more than a little of what is known.
+    /// Whether a crash now would lose more than a little of the known time.
     fn needs_recording(&self, state: &TableState) -> bool {
         let recorded = state.latest_time;
         self.time.since(recorded) >= RECORD_INTERVAL.min(self.limit / 4).max(TOLERANCE)
@@ -212,21 +215,21 @@ impl TableClock {
             || millis(self.offset) != state.clock_offset_ms
     }
 
-    /// As [`redate`], which goes through all segments: only when something may have changed.
+    /// As [`redate`], but visits all segments only if something may have changed.
     fn redated(
         &mut self,
         segments: &Segments,
         state: &TableState,
         now: ClockReading,
     ) -> Vec<Redated> {
-        // As long as time is uncertain, so are the stamps.
+        // While time is uncertain, so are the stamps.
         self.redate_is_due |= !now.is_certain;
         if self.leap.is_zero() && !(self.redate_is_due && now.is_certain) {
             let first = segments.front().map(|segment| segment.id());
             let is_there = |redated: &&Redated| Some(redated.last) >= first;
             return state.redated.iter().filter(is_there).copied().collect();
         }
-        // One that is on its way to being sealed may get an uncertain stamp.
+        // A segment whose seal is pending may get an uncertain stamp.
         let ending = segments.len().checked_sub(2).and_then(|at| segments.get(at));
         self.redate_is_due = ending.is_some_and(|segment| segment.metadata().is_none());
         redate(segments, state, now, self.leap)
@@ -242,13 +245,13 @@ impl TableClock {
     }
 }
 
-/// What the clocks may differ by after `passed`: they run at one rate, steps tell them apart.
+/// How far the clocks may differ after `passed`: they run at one rate, but adjustments shift them.
 fn allowed_drift(passed: Duration) -> Duration {
     TOLERANCE + passed / 50_000
 }
 
 impl Table {
-    /// Says that the wall clock is right: expiry goes by it at once, forwards and back. What was
+    /// Accepts the wall clock as right: expiry follows it at once, forwards and back. What was
     /// sealed at a later time than it shows, or at a time that was in doubt, counts as sealed now.
     /// Durable when it returns.
     ///
@@ -269,8 +272,8 @@ impl Inner {
         side.clock.lock().read(&*self.env.clock)
     }
 
-    /// Makes durable how the stamps of segments count by the present time, before anything is
-    /// judged by it, and the time itself if a crash would lose more than a little of it.
+    /// Makes durable how the stamps of segments count at the present time, before anything is
+    /// decided by it, and the time itself if a crash would lose more than a little of it.
     pub(crate) fn record_time(&self, side: &WriteSide) -> Result<ClockReading> {
         let _gc_lock = side.gc_lock.lock();
         self.record_time_alone(side)
@@ -288,7 +291,8 @@ impl Inner {
         Ok(reading)
     }
 
-    /// Changes the state, and records the time with it, or if it or what stamps count has changed.
+    /// Changes the state, and records the time with it: if `change` or redating changed the state,
+    /// or if the recorded time is due.
     pub(crate) fn update_state(
         &self,
         side: &WriteSide,
@@ -310,7 +314,7 @@ impl Inner {
             leap = std::mem::take(&mut clock.leap);
         });
         if let Err(error) = updated {
-            // The next update records it, if the table is not latched.
+            // The next update records it, unless the table is latched.
             side.clock.lock().not_recorded(leap);
             return Err(self.fail(&error));
         }
@@ -319,7 +323,7 @@ impl Inner {
 }
 
 impl TableState {
-    /// When a segment counts as sealed; and whether that is certain.
+    /// When a segment counts as sealed, and whether that is certain.
     pub(crate) fn sealed_at(&self, metadata: &Metadata) -> (UnixMillis, bool) {
         let stamp = metadata.last_write;
         self.redated(metadata.segment).map_or((stamp.time(), stamp.is_certain()), |at| (at, true))
@@ -330,7 +334,7 @@ impl TableState {
     }
 }
 
-/// How the stamps that do not count as they stand count from now on. Time has leapt by `leap`.
+/// The redated segments: those whose stamps do not count as written. Time has leapt by `leap`.
 fn redate(
     segments: &Segments,
     state: &TableState,
@@ -342,7 +346,7 @@ fn redate(
     let counted: Vec<(SegmentId, UnixMillis, bool)> = ended
         .filter_map(|segment| {
             let Some(metadata) = segment.metadata() else {
-                // It gets the stamp of a moment before the leap.
+                // Its seal is pending: it gets the stamp of a moment before the leap.
                 let leapt = (!leap.is_zero()).then_some(now.time);
                 let at = leapt.or(state.redated(segment.id()));
                 return at.map(|at| (segment.id(), at, false));
@@ -368,7 +372,8 @@ fn redate(
     }
 }
 
-/// Ranges of segments that count as sealed at the latest of times that differ by `width` at most.
+/// Joins segments to ranges that count as sealed at the latest of their times, which differ by at
+/// most `width`.
 fn join(counted: &[(SegmentId, UnixMillis, bool)], width: Duration) -> Vec<Redated> {
     let mut ranges: Vec<(UnixMillis, Redated)> = Vec::new();
     let mut between = UnixMillis::default();

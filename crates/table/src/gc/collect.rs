@@ -1,5 +1,8 @@
-//! Expiry: whole segments, oldest first. The watermark is made durable, then the segments leave the set; their files
-//! are unlinked when the last holder lets go.
+//! Collection: whole segments expire, oldest first. The new watermark is made durable, then the
+//! segments leave the table's list; their files are unlinked when the last holder drops them.
+//!
+//! Invariants: no file is unlinked before the watermark above it is durable, and no segment leaves
+//! out of order.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,28 +22,30 @@ use crate::table::{Inner, Table, WriteSide};
 /// What a collection did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GcReport {
-    /// Segments that are gone.
+    /// Segments collected.
     pub segments: usize,
     /// Their key records.
     pub records: u64,
     /// Their bytes, keys and values.
     pub bytes: u64,
-    /// The wall clock has jumped and is in doubt: for as long as this, time goes on with the
-    /// steady clock alone.
+    /// Set while the wall clock is in doubt after a jump: for this long, time follows the
+    /// monotonic clock alone.
     pub held_for: Option<Duration>,
 }
 
 impl Table {
-    /// Collects now what has expired: sealed segments whose age has passed the TTL and to every key of which the filter
-    /// says yes, oldest first up to the first that stays. With neither TTL nor filter nothing ever expires.
+    /// Collects now what has expired: sealed segments that are older than the TTL and for whose
+    /// every key the filter returns true, oldest first, up to the first segment kept. Without TTL
+    /// and filter nothing ever expires.
     ///
     /// # Errors
-    /// The filter's error, `Io`. Nothing is lost by either.
+    /// The filter's error; `Conflict` if the application collects with a filter that was not
+    /// given; `Io`. None of them loses anything.
     pub fn run_gc(&self) -> Result<GcReport> {
         let side = self.inner.enter_write()?;
         if self.has_gc_filter() && self.inner.filter.is_none() {
             let message = format!(
-                "table {}: expected the GC filter that its application collects with, found none; by the TTL alone more may be collected",
+                "table {}: expected the GC filter of its application, found none; open the table with that filter, since the TTL alone may collect more than the filter allows",
                 self.name()
             );
             return Err(Error::new(ErrorKind::Conflict, message));
@@ -48,24 +53,19 @@ impl Table {
         self.inner.collect(side)
     }
 
-    /// As [`run_gc`](Self::run_gc), by the TTL alone although the application collects with a filter that was not given:
-    /// may collect what the filter would have kept.
-    ///
-    /// # Errors
-    /// `Io`.
+    /// As [`run_gc`](Self::run_gc), but by the TTL alone, although the application collects with a
+    /// filter that was not given: may collect what the filter would have kept.
     pub fn run_gc_without_filter(&self) -> Result<GcReport> {
         let side = self.inner.enter_write()?;
         self.inner.collect(side)
     }
 
-    /// Changes how long values are kept after their segment was sealed; `None` is for ever. Durable when it returns.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a TTL below a millisecond; `Io`, which latches the table.
+    /// Changes how long values are kept after their segment was sealed; `None` is for ever.
+    /// Durable when it returns.
     pub fn set_ttl(&self, ttl: Option<Duration>) -> Result<()> {
         let side = self.inner.enter_write()?;
         check_ttl(ttl).map_err(|e| self.inner.in_context(&e))?;
-        // The lock that closing waits for: no state is written after it.
+        // Closing waits for this lock, so no state is written after it.
         let _gc_lock = side.gc_lock.lock();
         self.inner.check_open()?;
         let written = side.state.update(|state| state.ttl_ms = ttl.map(millis));
@@ -82,7 +82,8 @@ impl Inner {
     }
 
     fn collect_approved(&self, side: &WriteSide) -> Result<GcReport> {
-        // Only collections wait for this. What others wait for is not held while the filter is asked.
+        // Only collections wait for this lock. No lock that others wait for is held while the
+        // filter runs.
         let mut filter_approved = side.filter_approved.lock();
         let now = self.record_time(side)?;
         if self.settings.lock().ttl.is_none() && self.filter.is_none() {
@@ -94,7 +95,7 @@ impl Inner {
         }
         let _gc_lock = side.gc_lock.lock();
         self.latch.check().map_err(|e| self.in_context(&e))?;
-        // The clock may have been accepted, and the TTL changed, while the filter was asked.
+        // The clock may have been accepted, and the TTL changed, while the filter ran.
         let now = self.record_time_alone(side)?;
         let state = side.state.get();
         let ttl = self.settings.lock().ttl;
@@ -119,7 +120,7 @@ impl Inner {
         Ok(report)
     }
 
-    /// The watermark is durable: takes the segments below it out of sight.
+    /// The watermark is durable: removes the segments below it from the list and the keymap.
     fn retire_below(&self, side: &WriteSide, watermark: SegmentId, report: GcReport) {
         side.watermark.store(watermark.0, Ordering::Release);
         side.keymap.raise_watermark(watermark);
@@ -139,7 +140,8 @@ impl Inner {
         });
     }
 
-    /// Asks the filter of all keys that have expired, from where it said no the last time up to where it says no now.
+    /// Calls the filter for the keys of expired segments, from the record it last refused to the
+    /// next one it refuses.
     fn run_filter(
         &self,
         filter: &GcFilter,
@@ -173,7 +175,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether the filter says yes to all keys of the segment; `filter_approved` is where it did not.
+    /// Whether the filter approves every key of the segment; `filter_approved` becomes the record
+    /// it refused.
     fn run_filter_on_segment(
         &self,
         filter: &GcFilter,
@@ -181,11 +184,11 @@ impl Inner {
         metadata: &Metadata,
         filter_approved: &mut Position,
     ) -> Result<bool> {
-        // It has said yes to everything before this one.
+        // The filter has approved everything before this position.
         let from = if filter_approved.segment == segment.id() { filter_approved.offset } else { 0 };
         let mut run_filter = |offset, key: &[u8], is_primary| {
             *filter_approved = Position::new(segment.id(), offset);
-            // Closing does not wait for a filter that has much to say.
+            // Closing does not wait for the rest of the filter's calls.
             self.check_accepting_writes()?;
             filter.approves(key, is_primary)
         };
@@ -215,6 +218,6 @@ fn is_expired(
 ) -> bool {
     let Some(ttl) = ttl else { return true };
     let (sealed_at, is_settled) = state.sealed_at(metadata);
-    // One that was sealed after the time was recorded counts as sealed at the next recording.
+    // A segment sealed after the time was recorded counts as sealed at the next recording.
     (is_settled || !now.is_certain) && sealed_at.saturating_add(ttl) <= now.time
 }

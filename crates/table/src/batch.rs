@@ -1,4 +1,5 @@
-//! What is put: values with their keys, alone or several at once.
+//! The input of a put: values with their keys, alone or in a batch, checked against the limits of
+//! the format and of a batch before anything is written.
 
 use std::ops::{Bound, RangeBounds};
 
@@ -6,9 +7,9 @@ use lithdb_env::{Error, ErrorKind, Result, human};
 use lithdb_segment::record::{MAX_KEY_LEN, MAX_VALUE_LEN};
 use lithdb_segment::{Alias, Group};
 
-/// The most bytes of keys and values that one batch may have: it lies in one segment.
+/// The largest number of bytes of keys and values in one batch: a batch lies in one segment.
 pub const MAX_BATCH_BYTES: u64 = 1 << 30;
-/// The most keys that one batch may have.
+/// The largest number of keys in one batch.
 pub const MAX_BATCH_KEYS: usize = 1 << 20;
 
 /// Another key for a value or for a part of it.
@@ -31,7 +32,7 @@ impl<'a> SecondaryKey<'a> {
         Self::range(key, ..)
     }
 
-    /// An alias for the bytes of the value in `range`, which must lie inside of it.
+    /// An alias for the bytes `range` of the value, which must lie inside the value.
     pub fn range(key: &'a (impl AsRef<[u8]> + ?Sized), range: impl RangeBounds<usize>) -> Self {
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
         Self { key: key.as_ref(), range }
@@ -47,15 +48,7 @@ impl<'a> SecondaryKey<'a> {
     }
 }
 
-/// Values that are written together: after a crash all of them are there or none.
-///
-/// ```
-/// use lithdb_table::Batch;
-/// let mut batch = Batch::new();
-/// batch.put(b"h:3", b"body three").alias(b"hash-3", ..).alias(b"tx-10", 0..4);
-/// batch.put(b"h:4", b"body four");
-/// assert_eq!((batch.len(), batch.keys()), (2, 4));
-/// ```
+/// Values that are written together: after a crash all of them exist or none.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     items: Vec<Item>,
@@ -85,7 +78,7 @@ impl Batch {
         Self::default()
     }
 
-    /// Adds a value. The answer takes aliases for it.
+    /// Adds a value. The returned entry adds aliases to it.
     pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> BatchEntry<'_> {
         let item = Item { key: key.into(), value: value.into(), aliases: Vec::new() };
         self.bytes += (item.key.len() + item.value.len()) as u64;
@@ -99,7 +92,7 @@ impl Batch {
         self.items.len()
     }
 
-    /// Whether there is nothing in it.
+    /// Whether the batch has no values.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
@@ -114,7 +107,7 @@ impl Batch {
         self.bytes
     }
 
-    /// Takes everything out, keeping the memory.
+    /// Removes all values; keeps the allocated memory.
     pub fn clear(&mut self) {
         self.items.clear();
         (self.bytes, self.keys) = (0, 0);
@@ -147,14 +140,14 @@ impl Batch {
     }
 }
 
-/// The value that was just added to a batch.
+/// The value just added to a batch.
 #[derive(Debug)]
 pub struct BatchEntry<'a> {
     batch: &'a mut Batch,
 }
 
 impl BatchEntry<'_> {
-    /// Adds another key for the bytes of the value in `range` (`..` is all of them).
+    /// Adds another key for the bytes `range` of the value (`..` is all of them).
     pub fn alias(self, key: impl Into<Vec<u8>>, range: impl RangeBounds<usize>) -> Self {
         let key = key.into();
         self.batch.bytes += key.len() as u64;
@@ -227,7 +220,8 @@ fn invalid(message: String) -> Error {
     Error::new(ErrorKind::InvalidArgument, message)
 }
 
-/// A key for a message: text if it is readable, else hex, and no more than the beginning of a long one.
+/// Formats a key for a message: as text if it is printable, else as hex; a long key is shortened
+/// to 64 bytes.
 pub fn show_key(key: &[u8]) -> String {
     const MOST: usize = 64;
     let (head, dots) = match key.get(..MOST) {

@@ -1,14 +1,14 @@
-//! Counters of a table for the `metrics` facade. They go to the recorder that is installed when the table is opened, and
-//! decide nothing.
+//! Counters of a table for the `metrics` facade. They use the recorder that is installed when the
+//! table is opened. Nothing in the engine reads them.
 
 use std::fmt;
 
 use lithdb_segment::TableName;
 use metrics::Counter;
 
-/// What is counted on the way of puts and gets.
+/// Counters of the put and get paths.
 pub(crate) struct Counters {
-    /// Values that were put.
+    /// Values put.
     pub(crate) values_put: Counter,
     /// Bytes of these values.
     pub(crate) bytes_put: Counter,

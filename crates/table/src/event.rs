@@ -1,4 +1,5 @@
-//! What happens to a table, for whoever wants to know. Never on a path that decides durability.
+//! Events of a table, and the listener that receives them. Emitting an event never decides
+//! durability: errors and panics of a listener are ignored.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use lithdb_segment::{SegmentId, TableName};
 use crate::callback::call;
 use crate::open::recover::RecoveryReport;
 
-/// Something happened to a table.
+/// An event of a table.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
@@ -25,11 +26,11 @@ pub enum Event {
         /// Its bytes, keys and values.
         bytes: u64,
     },
-    /// Segments were collected: their keys are gone.
+    /// Segments were collected: their keys no longer exist.
     Collected {
         /// The table.
         table: TableName,
-        /// How many segments.
+        /// Number of segments.
         segments: usize,
         /// Their key records.
         records: u64,
@@ -45,14 +46,14 @@ pub enum Event {
         /// What failed.
         cause: Error,
     },
-    /// Opening found a tail that was not closed cleanly, or removed something.
+    /// An opening recovered a segment that was not closed cleanly, or removed files.
     Recovered {
         /// The table.
         table: TableName,
-        /// What was done.
+        /// What recovery did.
         report: RecoveryReport,
     },
-    /// The wall clock jumped and is in doubt: expiry goes by the steady clock until the jump is
+    /// The wall clock jumped and is in doubt: expiry follows the monotonic clock until the jump is
     /// accepted or undone, or the hold has passed.
     ClockJump {
         /// The table.
@@ -61,20 +62,20 @@ pub enum Event {
         before: UnixMillis,
         /// What the wall clock shows.
         now: UnixMillis,
-        /// For how long it must run steadily to be followed again.
+        /// How long it must run steadily before it is followed again.
         hold: Duration,
     },
-    /// The table's filter failed: nothing of the table is collected until the next attempt.
+    /// The table's filter failed: nothing in the table is collected until the next attempt.
     GcPaused {
         /// The table.
         table: TableName,
-        /// What the filter said.
+        /// The filter's error.
         cause: Error,
     },
 }
 
 impl Event {
-    /// The table that the event is about.
+    /// The table of the event.
     pub fn table(&self) -> &TableName {
         match self {
             Self::Sealed { table, .. }
@@ -87,8 +88,9 @@ impl Event {
     }
 }
 
-/// Is called with every event, on the thread where it happened, which may hold locks of the table: it must be quick. Calls
-/// of the database are refused in it, with `InvalidArgument`: hand the event to a channel. What it panics with is dropped.
+/// Receives every event, on the thread where it happened. That thread may hold locks of the table,
+/// so the listener must be quick. Calls of the database inside it are refused with
+/// `InvalidArgument`: send the event to a channel instead. A panic in it is logged and ignored.
 #[derive(Clone)]
 pub struct EventListener(Arc<dyn Fn(&Event) + Send + Sync>);
 
@@ -98,7 +100,7 @@ impl EventListener {
         Self(Arc::new(listener))
     }
 
-    /// Hands `event` to the listener and to the log.
+    /// Sends `event` to the log and to the listener.
     pub(crate) fn emit(&self, event: &Event) {
         match event {
             Event::Latched { table, cause } => {

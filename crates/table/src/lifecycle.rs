@@ -1,5 +1,8 @@
-//! Creating a table and removing one; both can be interrupted at any point and are completed or undone by the next
-//! opening.
+//! Creates and removes tables. Both can be interrupted at any point; the next opening completes or
+//! undoes them.
+//!
+//! `table.state` is the commit point: without it there is no table, and with its *dropping* flag
+//! set the table is being removed.
 
 use std::path::{Path, PathBuf};
 
@@ -12,21 +15,21 @@ use crate::table::{Table, TableSetup};
 use lithdb_env::exists_as;
 use lithdb_segment::quarantine::is_quarantine_dir;
 
-/// Whether a table is there.
+/// Whether a table exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
     /// No directory has its name.
     Absent,
-    /// It is there.
+    /// The table exists.
     Present,
-    /// Its creation or removal was interrupted: nothing in it is of any use.
+    /// Its creation or removal was interrupted: nothing in it is of use.
     Interrupted,
 }
 
-/// Looks whether the table in `dirs` (its directory on every root) is there.
-/// `Missing` if there are segments, or some that a repair kept, but no state; `Foreign` if
-/// something else, a symbolic link, say, stands where a directory or the state belongs; what
-/// reading the state says.
+/// Checks whether the table in `dirs` (its directory on every root) exists.
+/// `Missing` if there are segment files, or files that a repair quarantined, but no state;
+/// `Foreign` if something else, such as a symbolic link, is in the place of a directory or of the
+/// state; the errors of reading the state.
 pub fn presence(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Presence> {
     let Some(first) = dirs.first() else { return Ok(Presence::Absent) };
     let mut any = false;
@@ -47,7 +50,7 @@ pub fn presence(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Presence> {
             if let Some(file) = entries(fs, &place)?.into_iter().find(|e| is_quarantined(&e.name)) {
                 let file = place.join(file.name);
                 let message = format_args!(
-                    "expected the state of the table that {} belongs to; bring it back, or see `lith repair`; if nobody needs the table any more, remove its directories",
+                    "expected the state of the table that {} belongs to, found none; restore it, or see `lith repair`; if nobody needs the table any more, remove its directories",
                     file.display()
                 );
                 return Err(Error::at(ErrorKind::Missing, &state_path, message));
@@ -58,25 +61,27 @@ pub fn presence(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Presence> {
 }
 
 impl Table {
-    /// Creates a table that is absent. Its state is the commit point: before it is there, there is no table.
-    /// If it fails, what was made by then is removed by the next attempt.
+    /// Creates a table that does not exist. Writing its state is the commit point: without a state
+    /// there is no table. If this fails, the next attempt removes what was created.
     pub fn create(setup: &TableSetup) -> Result<()> {
         create(setup).map_err(|e| setup.in_context(&e))
     }
 
-    /// Removes a table of which no handle is open: all its files and directories, on every root. Also finishes a
-    /// removal or undoes a creation that was interrupted.
-    /// If it fails, the next opening goes on with it.
+    /// Removes a table of which no handle is open: all its files and directories, on every root.
+    /// Also finishes an interrupted removal or undoes an interrupted creation.
+    /// If this fails, the next opening continues it.
     pub fn remove(setup: &TableSetup) -> Result<()> {
         remove(setup).map_err(|e| setup.in_context(&e))
     }
 
-    /// The first half of dropping a table: from now on it counts as gone, whatever happens. All handles are closed.
+    /// The first half of dropping a table: once its state records the drop, the table no longer
+    /// exists, whatever happens. Closes all handles.
     pub fn begin_drop(&self) -> Result<()> {
         let side = self.inner.enter_write()?;
         let _shutdown_lock = side.shutdown_lock.lock();
         {
-            // Puts and seals that are under way are waited for below: their files are about to go.
+            // `quiesce` below waits for puts and seals in progress: their files are about to be
+            // removed.
             let _writer = side.writer.lock();
             self.inner.check_open()?;
             let written = side.state.update(|state| state.dropping = true);
@@ -88,7 +93,7 @@ impl Table {
     }
 
     /// As [`begin_drop`](Self::begin_drop), for a table of which no handle is open.
-    /// Refuses what opening the table refuses before it reads its records.
+    /// Refuses what an opening refuses before it reads the records.
     pub fn begin_drop_of(setup: &TableSetup) -> Result<()> {
         begin_drop_of(setup).map_err(|e| setup.in_context(&e))
     }
@@ -136,7 +141,8 @@ fn remove(setup: &TableSetup) -> Result<()> {
     Ok(())
 }
 
-/// Removes the files whose names are ours, durably. Others stay, and with them the directory.
+/// Removes the files that `is_ours` selects, durably. Other files stay, and with them the
+/// directory.
 fn remove_files(fs: &dyn Fs, dir: &Path, is_ours: impl Fn(&str) -> bool) -> Result<()> {
     if !exists_as(fs, dir, FileKind::Dir)? {
         return Ok(());
@@ -149,23 +155,23 @@ fn remove_files(fs: &dyn Fs, dir: &Path, is_ours: impl Fn(&str) -> bool) -> Resu
     fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))
 }
 
-/// Removes what repairs have kept of a table that is being dropped.
+/// Removes the quarantine directories of a table that is being dropped.
 fn remove_quarantine(fs: &dyn Fs, dir: &Path) -> Result<()> {
-    for aside in quarantine_dirs(fs, dir)? {
-        remove_files(fs, &aside, is_quarantined)?;
-        remove_dir(fs, &aside)?;
+    for quarantine in quarantine_dirs(fs, dir)? {
+        remove_files(fs, &quarantine, is_quarantined)?;
+        remove_dir(fs, &quarantine)?;
     }
     Ok(())
 }
 
-/// The directories in which repairs have kept something.
+/// The quarantine directories that repairs created.
 fn quarantine_dirs(fs: &dyn Fs, dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = entries(fs, dir)?.into_iter();
     let quarantine_dirs = entries.filter(|e| e.kind == FileKind::Dir && is_quarantine_dir(&e.name));
     Ok(quarantine_dirs.map(|e| dir.join(e.name)).collect())
 }
 
-/// Whether a repair keeps files of this name.
+/// Whether a repair quarantines files of this name.
 fn is_quarantined(name: &str) -> bool {
     name == STATE_FILE || is_segment_file(name)
 }
@@ -174,7 +180,7 @@ fn is_segment_file(name: &str) -> bool {
     SegmentFile::parse(name).is_some()
 }
 
-/// What is in a directory; nothing if it is not there.
+/// The entries of a directory; none if it does not exist.
 fn entries(fs: &dyn Fs, dir: &Path) -> Result<Vec<DirEntry>> {
     match fs.list(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -182,13 +188,13 @@ fn entries(fs: &dyn Fs, dir: &Path) -> Result<Vec<DirEntry>> {
     }
 }
 
-/// Removes a directory that should be empty. One with somebody else's files stays.
+/// Removes a directory that should be empty. One with foreign files stays.
 fn remove_dir(fs: &dyn Fs, dir: &Path) -> Result<()> {
     match fs.remove_dir(dir) {
         Ok(()) => sync_parent(fs, dir),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
-            tracing::warn!(dir = %dir.display(), "files that are not LithDB's stay");
+            tracing::warn!(dir = %dir.display(), "directory kept: it contains foreign files");
             Ok(())
         }
         Err(error) => Err(Error::io("remove directory", dir, error)),

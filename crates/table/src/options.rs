@@ -1,4 +1,5 @@
-//! The options of a table: plain data, checked once.
+//! The options of a table: plain data with defaults and ranges, validated once, when the table is
+//! opened. Components (file system, clock, filter) are passed apart.
 
 use std::time::Duration;
 
@@ -11,12 +12,12 @@ use serde::{Deserialize, Serialize};
 /// How long values are kept. In TOML and JSON: `"recorded"`, `"never"`, or a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ttl {
-    /// As the table has recorded it; a new table keeps everything.
+    /// As recorded in the table; a new table keeps everything.
     #[default]
     Recorded,
     /// For ever.
     Never,
-    /// For so long after its segment was sealed.
+    /// For this long after the value's segment was sealed.
     After(Duration),
 }
 
@@ -42,19 +43,20 @@ impl HumanReadable for Ttl {
     }
 }
 
-/// What happens to a put of a key that is there already.
+/// What happens to a put of a key that already exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DuplicateKeys {
-    /// It is not looked for. The newest position wins for `get`, now and after any reopening or rebuild.
+    /// Puts do not look for it. `get` returns the value at the newest position, now and after any
+    /// reopening or rebuild.
     #[default]
     NewestWins,
-    /// Every put looks the key up and is refused with [`ErrorKind::DuplicateKey`]. Costs a lookup per key under
-    /// the writer's lock.
+    /// Every put looks the key up; if it exists, the put fails with [`ErrorKind::DuplicateKey`].
+    /// Costs a lookup per key under the writer's lock.
     Reject,
 }
 
-/// Which keymap finds the positions of keys.
+/// The kind of keymap that maps keys to positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeymapKind {
@@ -63,8 +65,8 @@ pub enum KeymapKind {
     Memory,
 }
 
-/// The options of a table. Plain data: read them from a file, or set them one by one. Durations and sizes are written as
-/// `"30 days"` and `"64 MiB"`, or as numbers of seconds and bytes.
+/// The options of a table. Plain data: read them from a file, or set them one by one. Durations
+/// and sizes are written as `"30 days"` and `"64 MiB"`, or as numbers of seconds and bytes.
 ///
 /// ```
 /// use std::time::Duration;
@@ -79,27 +81,28 @@ pub struct TableOptions {
     /// How long values are kept. Default: as recorded. A TTL is at least one millisecond.
     #[serde(with = "human")]
     pub ttl: Ttl,
-    /// Value files per segment, 1 to 256. Default: one per root directory. Holds from the next segment on.
+    /// Value files per segment, 1 to 256. Default: one per root directory. A change applies from
+    /// the next segment on.
     pub shards: Option<u16>,
-    /// A segment is sealed before it grows beyond so many bytes, keys and values together; a single larger batch
-    /// still fits. 64 KiB to 1 TiB, default 512 MiB.
+    /// A segment is sealed before it grows beyond this many bytes, keys and values together; a
+    /// single larger batch still fits. 64 KiB to 1 TiB, default 512 MiB.
     #[serde(with = "human")]
     pub segment_bytes: u64,
     /// A segment is sealed before it has more keys than this. 1 to 2^31, default 8,388,608.
     pub segment_keys: u64,
-    /// A segment is sealed before its key file (keys and inline values) grows beyond so many bytes. 64 KiB to
-    /// 3 GiB, default 512 MiB.
+    /// A segment is sealed before its key file (keys and inline values) grows beyond this many
+    /// bytes. 64 KiB to 3 GiB, default 512 MiB.
     #[serde(with = "human")]
     pub segment_key_bytes: u64,
-    /// A segment with anything in it is sealed when it is this old, so that a slow table expires, too. Default: a
-    /// quarter of the TTL, but no more than a day: `"auto"`.
+    /// A segment with records is sealed at this age, so that a slow table expires, too. Default
+    /// (`"auto"`): a quarter of the TTL, but at most one day.
     #[serde(with = "human::or_auto")]
     pub segment_age: Option<Duration>,
-    /// Values of up to so many bytes stand in the key file behind their key: one file to sync, one page to read. 0 to
-    /// 65,536, default 1,024.
+    /// Values of up to this many bytes are stored in the key file behind their key: one file to
+    /// sync, one page to read. 0 to 65,536, default 1,024.
     #[serde(with = "human")]
     pub inline_max_bytes: u32,
-    /// What happens to a put of a key that is there. Default: the newest wins.
+    /// What happens to a put of a key that already exists. Default: the newest wins.
     pub duplicate_keys: DuplicateKeys,
     /// Whether values are verified on read. Default: always.
     pub verify: Verify,
@@ -124,7 +127,7 @@ impl Default for TableOptions {
     }
 }
 
-/// The age at which a segment is sealed if nothing else says so.
+/// The longest default for [`TableOptions::segment_age`].
 const MAX_SEGMENT_AGE: Duration = Duration::from_secs(86_400);
 
 impl TableOptions {
@@ -154,7 +157,9 @@ impl TableOptions {
         self
     }
 
-    /// Sets [`segment_bytes`](Self::segment_bytes), and the limit of the key file where it was higher.
+    /// Sets [`segment_bytes`](Self::segment_bytes), and lowers
+    /// [`segment_key_bytes`](Self::segment_key_bytes) to it if it was higher (but not below 64
+    /// KiB).
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes;
@@ -218,7 +223,7 @@ impl TableOptions {
         Ok(())
     }
 
-    /// The age at which a segment is sealed, for a table with this TTL.
+    /// The age at which a segment of a table with this TTL is sealed.
     pub(crate) fn segment_age_for(&self, ttl: Option<Duration>) -> Duration {
         let derived = || ttl.map_or(MAX_SEGMENT_AGE, |ttl| (ttl / 4).min(MAX_SEGMENT_AGE));
         self.segment_age.unwrap_or_else(derived)

@@ -1,17 +1,18 @@
-//! How far a walk through a table's files has come.
+//! Progress of a walk through a table's files: counters and a callback. Verification, dump and
+//! repair use it; nothing depends on what it reports.
 
 use serde::Serialize;
 
-/// How far an inspection has come.
+/// The progress of a walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Progress {
-    /// Bytes that have been read.
+    /// Bytes read.
     pub bytes_done: u64,
-    /// Bytes that there are to read, as far as is known.
+    /// Bytes to read, as far as is known.
     pub bytes_total: u64,
 }
 
-/// Counts bytes and tells whoever waits.
+/// Counts bytes and calls a callback.
 pub struct Meter<'a> {
     now: Progress,
     reported: u64,
@@ -19,17 +20,17 @@ pub struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    /// How many bytes go by before somebody is told again.
+    /// Bytes between two calls of the callback.
     const STEP: u64 = 1 << 20;
 
-    /// A meter of `bytes_total`, of which `tell` hears.
+    /// A meter of `bytes_total` that reports to `callback`.
     pub fn new(callback: &'a mut dyn FnMut(Progress), bytes_total: u64) -> Self {
         let now = Progress { bytes_done: 0, bytes_total };
         callback(now);
         Self { now, reported: 0, callback }
     }
 
-    /// So many more bytes have been read.
+    /// Adds bytes that were read.
     pub fn add(&mut self, bytes: u64) {
         self.now.bytes_done = (self.now.bytes_done + bytes).min(self.now.bytes_total);
         if self.now.bytes_done - self.reported >= Self::STEP {
@@ -38,7 +39,7 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// Everything has been read.
+    /// Reports that everything has been read.
     pub fn finish(&mut self) {
         self.now.bytes_done = self.now.bytes_total;
         (self.callback)(self.now);

@@ -1,4 +1,5 @@
-//! The segments of a table, as a value.
+//! The list of a table's segments, as an immutable value: sorted by id, shared by clones. Who
+//! holds a clone keeps its segments, whatever is collected meanwhile.
 
 use std::collections::VecDeque;
 use std::ops::Deref;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 
 use lithdb_segment::{Segment, SegmentId};
 
-/// A list of segments, sorted by id. A copy shares the list until one of them is changed.
+/// A list of segments, sorted by id. Clones share the list until one of them is changed.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Segments(Arc<VecDeque<Arc<Segment>>>);
 
@@ -23,7 +24,7 @@ impl Segments {
         self.get(self.below(id)).filter(|segment| segment.id() == id)
     }
 
-    /// How many segments have a lower id.
+    /// Number of segments with a lower id.
     pub(crate) fn below(&self, id: SegmentId) -> usize {
         self.partition_point(|segment| segment.id() < id)
     }
@@ -32,18 +33,18 @@ impl Segments {
     pub(crate) fn push(&mut self, segment: Arc<Segment>) {
         assert!(
             self.back().is_none_or(|last| last.id() < segment.id()),
-            "segment {} is added behind a later one",
+            "segment {} is not newer than the last one",
             segment.id()
         );
         Arc::make_mut(&mut self.0).push_back(segment);
     }
 
-    /// Takes the last segment out.
+    /// Removes the last segment.
     pub(crate) fn pop(&mut self) {
         Arc::make_mut(&mut self.0).pop_back();
     }
 
-    /// Takes the segments with lower ids out.
+    /// Removes and returns the segments with lower ids.
     pub(crate) fn remove_below(&mut self, id: SegmentId) -> Vec<Arc<Segment>> {
         match self.below(id) {
             0 => Vec::new(),

@@ -1,8 +1,9 @@
-//! `table.state`: what rules a table, in two slots that are written one after the other, in place.
+//! `table.state`: the persistent table state, in two slots that are written one after the other,
+//! in place.
 //!
-//! The one place that the gc-watermark and the floor of segment ids are read from. Writing needs no space on
-//! the disk, so expiry works when it is full. A write is acknowledged after both slots hold it, so that no single
-//! damaged slot brings back an older watermark.
+//! The watermark and the id floor are read from here and nowhere else. Writing needs no space on
+//! the disk, so collection works on a full one. A write is acknowledged after both slots hold it,
+//! so that no single damaged slot brings back an older watermark.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,25 +20,25 @@ use crate::open::inventory::SegmentFiles;
 use lithdb_segment::key_file;
 use lithdb_segment::slots::{self, CurrentSlot, SLOTS, Slotted};
 
-/// The length of a slot of `table.state`.
+/// The length in bytes of a slot of `table.state`.
 pub const SLOT_LEN: usize = slots::SLOT_UNIT;
 
-/// What rules a table. The order of the fields is the order of the bytes.
+/// The persistent state of a table. The order of the fields is the order of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableState {
-    /// Counts writes; the higher valid one rules.
+    /// Counts writes; the valid slot with the higher generation is current.
     pub generation: u64,
     /// The table's random id.
     pub table_id: u64,
-    /// Seeds the hashes of keys.
+    /// The seed of the key hashes.
     pub hash_seed: u64,
     /// When the table was created.
     pub created: UnixMillis,
     /// The lowest segment that may still be read. Never moves back.
     pub watermark: SegmentId,
-    /// No lower id may be given to a new segment.
+    /// No lower id may be used for a new segment.
     pub next_id_floor: SegmentId,
-    /// There is no segment at or above the watermark: the next one needs no predecessor.
+    /// No segment is at or above the watermark: the next one needs no predecessor.
     pub empty: bool,
     /// The table is being removed.
     pub dropping: bool,
@@ -49,23 +50,25 @@ pub struct TableState {
     pub latest_time: UnixMillis,
     /// No file of a higher id was ever created.
     pub highest_id: SegmentId,
-    /// By how much the table's time is ahead of the wall clock that it follows, in milliseconds.
+    /// How far the table's time is ahead of the wall clock that it follows, in milliseconds.
     pub clock_offset_ms: u64,
-    /// The wall clock has jumped while the table was open, and is in doubt.
+    /// The wall clock jumped while the table was open, and is in doubt.
     pub jumped_while_open: bool,
-    /// Segments that count as sealed at another time than they record, lowest first.
+    /// Segments that count as sealed at another time than their metadata records, lowest first.
     pub redated: Vec<Redated>,
-    /// This segment is there, at least so long, and none before it is without its seal. Later ones may be there.
+    /// This segment exists and is at least this long, and every segment before it is sealed. Later
+    /// segments may exist.
     pub durable_end: Option<DurableEnd>,
-    /// The table was closed, and nothing was put since: it ends with the durable tail, no file goes on behind it. An opening
-    /// for writing clears this before anything is put.
+    /// The table was closed and nothing was put since: the durable end is exact, and no file
+    /// continues behind it. An opening for writing clears this before anything is put.
+    /// (`docs/FORMAT.md`: *ends there*.)
     pub closed_cleanly: bool,
 }
 
-/// The most ranges of segments that the state has room for.
+/// The largest number of redated ranges for which the state has room.
 pub(crate) const MAX_REDATED: usize = 16;
 
-/// Segments that count as sealed at one time, whatever their metadata record.
+/// A range of segments that count as sealed at one time, whatever their metadata records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Redated {
     /// The first of them.
@@ -76,7 +79,7 @@ pub struct Redated {
     pub at: UnixMillis,
 }
 
-/// How long the mutable segment was when it was begun, or when the table was closed.
+/// The length of the mutable segment when it was begun, recovered, or the table was closed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DurableEnd {
     /// The segment.
@@ -96,7 +99,7 @@ impl Slotted for TableState {
 }
 
 impl DurableEnd {
-    /// Of a segment that durably holds `totals`.
+    /// The durable end of a segment that durably holds `totals`.
     pub(crate) fn of(segment: SegmentId, totals: &Totals) -> Self {
         let (key_end, value_ends) = (totals.key_end as u32, totals.value_ends.clone());
         Self { segment, key_end, value_ends }
@@ -127,14 +130,16 @@ impl TableState {
         }
     }
 
-    /// Everything before this segment is sealed, durably, and the id that follows may be given away.
+    /// Records that every segment before this one is durably sealed, and that the id after it may
+    /// be used.
     pub(crate) fn begin_segment(&mut self, begun: DurableEnd) {
         let next = begun.segment.next().unwrap_or(begun.segment); // the last id of all has no next
         self.highest_id = self.highest_id.max(next);
         self.durable_end = Some(begun);
     }
 
-    /// What is promised of `segment` outside of it, as a mark: by the durable tail, and by the seal before it.
+    /// What is promised of `segment` outside its own files, as a mark: the greater of the durable
+    /// end in the state and the successor's end in the predecessor's metadata.
     pub fn durable_mark(&self, segment: SegmentId, sealed_mark: Option<Mark>) -> Option<Mark> {
         let tail = self.durable_end.as_ref().filter(|tail| tail.segment == segment);
         let by_state = tail.map(|tail| Mark {
@@ -145,8 +150,9 @@ impl TableState {
         sealed_mark.into_iter().chain(by_state).max_by_key(|mark| mark.through)
     }
 
-    /// What is wrong with the state of a table that was closed, if a file is there that goes on behind where the table
-    /// ended then: the state is older than it. `live`: the files of what is not below the watermark.
+    /// Checks the state of a cleanly closed table: returns an error if a file continues behind the
+    /// end that the close recorded, which means that the state is older than the file. `live`: the
+    /// files of segments at or above the watermark.
     pub fn stale_file_error<'a>(
         &self,
         fs: &dyn Fs,
@@ -160,7 +166,7 @@ impl TableState {
         for (id, found) in live.filter(|(id, _)| tail.is_none_or(|tail| *id >= tail.segment)) {
             let tail = tail.filter(|tail| tail.segment == id);
             let value_end = |shard: ShardId| tail?.value_ends.get(usize::from(shard.0)).copied();
-            // A key file may go on: its records say themselves what is there.
+            // A key file may be longer: the scan of its records decides about the rest.
             let keys = found.keys.iter().filter(|_| tail.is_none()).map(|path| (path, None));
             let values = found.values.iter().map(|(shard, path)| (path, value_end(*shard)));
             let seal = found.metadata.iter().map(|path| (path, None));
@@ -171,7 +177,7 @@ impl TableState {
                 }
                 let expected = end.map_or("no such file".to_owned(), |end| format!("{end} bytes"));
                 let message = format_args!(
-                    "expected {expected}, as the last close left it by the word of {}, found {len} bytes: that state, and what else was put back with it, is older than this file; bring the newest of all files back, or see `lith repair`",
+                    "expected {expected}, as the last close recorded in {}, found {len} bytes: that state, and whatever was restored with it, is older than this file; restore the newest version of all files, or see `lith repair`",
                     path.display()
                 );
                 return Ok(Some(Error::at(ErrorKind::Corrupt, file, message)));
@@ -180,28 +186,28 @@ impl TableState {
         Ok(None)
     }
 
-    /// The slots of a state have one length; 256 value files fit.
+    /// A state must fit into a slot of fixed length; one with 256 value files does.
     fn check_len(&self, path: &Path) -> Result<()> {
         let len = slots::slot_of(self)?.len();
         if len == SLOT_LEN {
             return Ok(());
         }
-        let message = format_args!("a slot of {len} bytes; {SLOT_LEN} is the most");
+        let message = format_args!("expected a state of at most {SLOT_LEN} bytes, found {len}");
         Err(Error::at(ErrorKind::InvalidArgument, path, message))
     }
 }
 
-/// The state of a table as it was read, with which slots held.
+/// The state of a table as read, and which slot is current.
 #[derive(Debug, Clone)]
 pub struct LoadedState {
-    /// The state that rules.
+    /// The current state.
     pub state: TableState,
     current_slot: usize,
     writable: Result<()>,
 }
 
 /// Reads the state file at `path`.
-/// `Missing`; `Corrupt` if no slot holds or the length is wrong; `Unsupported`.
+/// `Missing`; `Corrupt` if no slot is valid or the length is wrong; `Unsupported`.
 pub fn read_state(fs: &dyn Fs, path: &Path) -> Result<LoadedState> {
     let limit = 4 * (SLOTS * SLOT_LEN) as u64;
     let bytes = read_file(fs, path, limit).map_err(|e| Error::io("read", path, e))?;
@@ -214,7 +220,7 @@ pub fn read_state(fs: &dyn Fs, path: &Path) -> Result<LoadedState> {
     Ok(LoadedState { state, current_slot, writable })
 }
 
-/// As [`read_state`], and refuses what this version must not write to.
+/// As [`read_state`], and refuses a state that this version must not write.
 pub(crate) fn read_writable(fs: &dyn Fs, path: &Path) -> Result<LoadedState> {
     let found = read_state(fs, path)?;
     found.writable.clone()?;
@@ -226,24 +232,24 @@ pub(crate) fn read_writable(fs: &dyn Fs, path: &Path) -> Result<LoadedState> {
 pub struct StateFile {
     fs: Arc<dyn Fs>,
     path: PathBuf,
-    /// What rules. The file is open only while it is written.
+    /// The current state. The file is open only while it is written.
     current: Mutex<TableState>,
 }
 
 impl StateFile {
-    /// Creates the file, atomically and durably: the table exists from here on.
+    /// Creates the file atomically and durably: from here on the table exists.
     pub fn create(fs: &dyn Fs, path: &Path, state: &TableState) -> Result<()> {
         slots::create(fs, path, state)
     }
 
-    /// Opens the file for writing. What was read may be in the page cache alone, so it is written again to both
-    /// slots, the ruling one first, before anybody acts on it.
+    /// Opens the file for writing. What was read may be only in the page cache, so it is written
+    /// again to both slots, the current one first, before anything depends on it.
     pub fn open(fs: &Arc<dyn Fs>, path: &Path) -> Result<Self> {
         Self::change(fs, path, read_writable(&**fs, path)?, |_| {})
     }
 
-    /// As [`open`](Self::open), for a state that was read before and that nobody has changed since; what is written to both
-    /// slots is what `change` makes of it.
+    /// As [`open`](Self::open), for a state that was read before and has not changed since; writes
+    /// to both slots the state after `change`.
     pub(crate) fn change(
         fs: &Arc<dyn Fs>,
         path: &Path,
@@ -263,13 +269,13 @@ impl StateFile {
         Ok(Self { fs: Arc::clone(fs), path: path.to_owned(), current: Mutex::new(state) })
     }
 
-    /// The state as it rules now.
+    /// The current state.
     pub fn get(&self) -> TableState {
         self.current.lock().clone()
     }
 
-    /// Changes the state and makes the change durable in both slots. If `change` changes nothing, nothing is
-    /// written. If it latches, which state a reopening finds is unknown.
+    /// Changes the state and makes the change durable in both slots. Writes nothing if `change`
+    /// changes nothing. If the write fails, it is unknown which state a reopening finds.
     pub fn update(&self, change: impl FnOnce(&mut TableState)) -> Result<()> {
         let mut current = self.current.lock();
         let mut next = current.clone();
@@ -285,7 +291,7 @@ impl StateFile {
         Ok(())
     }
 
-    /// Notes `id` before it is given to a new segment: no file has an id that the state does not know.
+    /// Records `id` before a new segment uses it: no file has an id above the recorded highest id.
     pub(crate) fn reserve(&self, id: SegmentId) -> Result<()> {
         self.update(|state| state.highest_id = state.highest_id.max(id))
     }

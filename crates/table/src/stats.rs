@@ -1,4 +1,4 @@
-//! What can be said of a table in numbers.
+//! Statistics of a table, gathered without the writer's lock. They change nothing.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::options::KeymapKind;
 use crate::table::{Mode, Table};
 
-/// A table in numbers, at one moment.
+/// Statistics of a table at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TableStats {
     /// Key records that can be read, primary and secondary; a key that was put twice counts twice.
@@ -18,10 +18,10 @@ pub struct TableStats {
     pub values: u64,
     /// Bytes of keys and values in the segments' files.
     pub bytes: u64,
-    /// Bytes that nothing names any more, and that go when their segments expire: a recovery has copied them, or a rollback has
-    /// cut them off.
+    /// Bytes that no record names any more and that are freed when their segments expire: recovery
+    /// copied them, or a rollback truncated them.
     pub waiting_bytes: u64,
-    /// Number of segments, the mutable one included.
+    /// Number of segments, including the mutable one.
     pub segments: usize,
     /// The oldest segment.
     pub oldest_segment: SegmentId,
@@ -43,9 +43,9 @@ pub struct TableStats {
     pub ttl: Option<Duration>,
     /// When the table was created.
     pub created: UnixMillis,
-    /// Which keymap.
+    /// The kind of keymap.
     pub keymap: KeymapKind,
-    /// Entries of the keymap, with dead ones that have not been dropped.
+    /// Entries of the keymap, including dead ones that have not been dropped.
     pub keymap_entries: usize,
     /// Memory of the keymap in bytes.
     pub keymap_bytes: usize,
@@ -54,7 +54,7 @@ pub struct TableStats {
 }
 
 impl Table {
-    /// The table in numbers.
+    /// Returns the table's statistics.
     pub fn stats(&self) -> TableStats {
         let inner = &self.inner;
         let (mut keys, mut values, mut bytes, mut unflushed_bytes) = (0, 0, 0, 0);
@@ -63,7 +63,8 @@ impl Table {
                 let view = side.view();
                 (view.segments.clone(), view.end)
             }
-            // Without the writer's lock: it is held while a segment is created, and where a listener is called.
+            // Without the writer's lock: it is held while a segment is created, and while a
+            // listener is called.
             Mode::Write(side) => {
                 let segments = side.segments.read().clone();
                 let end = segments.back().map_or(Position::default(), |mutable| {

@@ -1,4 +1,4 @@
-//! A table for the unit tests of this crate.
+//! A table for the unit tests of this crate, on the simulated file system.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(crate) fn setup(fs: &SimFs) -> TableSetup {
     TableSetup::for_files(name, &sim_env(fs, &SimClock::new(1)), &["/r".into()])
 }
 
-/// Created, and opened for writing.
+/// Creates a table and opens it for writing.
 pub(crate) fn open(setup: &TableSetup) -> Table {
     Table::create(setup).unwrap();
     let how = OpenForWriting { coalesce: Duration::ZERO };

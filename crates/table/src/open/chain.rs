@@ -39,7 +39,7 @@ pub struct OpenPlan {
     pub sealed: Vec<SealedSegment>,
     /// The unsealed segment; `None` only if the table is empty.
     pub unsealed: Option<UnsealedSegment>,
-    /// Files that are not LithDB's.
+    /// Foreign files, which LithDB never touches.
     pub foreign: Vec<PathBuf>,
 }
 

@@ -99,7 +99,7 @@ impl Inner {
         let now = self.record_time_alone(side)?;
         let state = side.state.get();
         let ttl = self.settings.lock().ttl;
-        // Without a TTL nothing goes by the clock.
+        // Without a TTL the clock decides nothing.
         let held_for = now.held_for.filter(|_| ttl.is_some());
         let mut report = GcReport { held_for, ..GcReport::default() };
         let mut watermark = None;

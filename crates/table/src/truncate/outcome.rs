@@ -15,7 +15,7 @@ pub struct Boundary {
     /// The key.
     #[serde(serialize_with = "as_text")]
     pub key: Vec<u8>,
-    /// Where its record stands.
+    /// The position of its record.
     pub position: Position,
     /// A time before which it was certainly put.
     pub written_before: UnixMillis,
@@ -66,7 +66,7 @@ pub struct KeyAt {
     /// The key.
     #[serde(serialize_with = "as_text")]
     pub key: Vec<u8>,
-    /// Where its record stands.
+    /// The position of its record.
     pub position: Position,
 }
 

@@ -1,5 +1,5 @@
-//! What a caller sees of a table and seldom asks for: batches of thousands of keys, a put that panics, a flush that waits
-//! for others, iterators behind an error, texts.
+//! Rare paths of the API: batches of thousands of keys, a put that panics, a flush that waits for
+//! others, iterators after an error, debug output.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
@@ -27,7 +27,8 @@ fn key(n: u32) -> [u8; 8] {
     u64::from(n).to_be_bytes()
 }
 
-/// The keys of such a batch are put into the keymap together, under other locks than those of a few.
+/// The keys of such a batch are inserted into the keymap together, under other locks than those of
+/// a small one.
 #[test]
 fn large_batch_overwrites_keys_and_survives_reopen() {
     let harness = Harness::new(1);
@@ -104,7 +105,8 @@ fn a_range_of_a_secondary_key_is_given_in_every_way() {
     assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
 }
 
-/// Its record is in the log, its value may not be in the file: nothing that is put behind it may become durable.
+/// The record is in the log, its value may not be in the file: nothing put behind it may become
+/// durable.
 #[test]
 fn panic_while_writing_a_value_latches_the_table() {
     let mut harness = Harness::new(1);
@@ -161,7 +163,7 @@ fn flushes_that_wait_for_others_make_all_of_it_durable() {
     assert_matches_oracle(&table, &harness, "after the crash");
 }
 
-/// An iterator that has failed has nothing more to say, whichever way it goes.
+/// A failed iterator returns nothing more, in either direction.
 #[test]
 fn iterator_ends_after_an_error() {
     let harness = Harness::new(1);
@@ -222,7 +224,7 @@ fn events_name_their_table_and_writer_refresh_is_a_no_op() {
     assert!(heard.iter().all(|(table, _)| table == "t"), "{heard:?}");
 }
 
-/// What stands in logs: names and numbers, no keys' values, nothing without end.
+/// Debug output holds names and numbers, no values, and is short.
 #[test]
 fn debug_output_names_the_table_and_shows_no_values() {
     let harness = Harness::new(1);

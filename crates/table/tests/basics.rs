@@ -1,4 +1,4 @@
-//! What a table does when nothing goes wrong.
+//! Basic behaviour of a table without failures.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! When what expires, whatever the wall clock does: the table of *Clock* in `docs/OPERATIONS.md`.
+//! When values expire, whatever the wall clock does: the table of *Clock* in `docs/OPERATIONS.md`.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
@@ -13,31 +13,31 @@ use support::{DAY, Harness};
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
-/// Of the tables that say nothing else.
+/// The TTL unless a scenario sets another one.
 const TTL: Duration = Duration::from_secs(30 * 86_400);
 
-/// What happens to a table. `By` a number of milliseconds the wall clock alone moves.
+/// A step of a scenario. `Ahead` and `Back` move the wall clock alone.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     /// Puts this number and seals the segment with it.
     Seal(u8),
     /// Puts this number and leaves it unsealed.
     Put(u8),
-    /// Time passes on both clocks, with the table open and looked after.
+    /// Time passes on both clocks, with the table open and maintained.
     Run(Duration),
     /// The wall clock jumps ahead.
     Ahead(Duration),
     /// The wall clock jumps back.
     Back(Duration),
-    /// The program does not run for so long.
+    /// The process is stopped for so long.
     Stop(Duration),
-    /// The same, and the wall clock loses or gains so many seconds besides.
+    /// The same, and the wall clock also loses or gains so many seconds.
     StopOff(Duration, i64),
-    /// The process is killed and starts again at once.
+    /// The process is killed and restarts at once.
     Kill,
     /// The wall clock is accepted.
     Accept,
-    /// A collection leaves these numbers, and says whether the wall clock is in doubt.
+    /// A collection leaves these numbers; the flag says whether the wall clock is in doubt.
     Left(&'static [u8], bool),
 }
 use Step::{Accept, Ahead, Back, Kill, Left, Put, Run, Seal, Stop, StopOff};
@@ -122,7 +122,7 @@ impl ClockCase {
 
 const A_YEAR: i64 = 365 * 86_400;
 
-/// As far as a clock is behind that has lost its time: it shows a year before 2020.
+/// How far a clock is behind that has lost its time: it shows a year before 2020.
 const NO_BATTERY: Duration = Duration::from_secs(LOST as u64);
 const LOST: i64 = 20 * 365 * 86_400;
 
@@ -423,7 +423,7 @@ fn clock_scenarios_expire_at_the_expected_time() {
 
 #[test]
 fn data_put_while_the_clock_was_behind_does_not_expire_early() {
-    // The process starts with a clock without a battery, and the clock is set while it runs.
+    // The process starts with a clock without a battery, which is set while it runs.
     let starts = [Seal(0), Put(1), StopOff(MINUTE, -LOST), Put(2), Seal(3)];
     let set = [Ahead(NO_BATTERY), Run(MINUTE), Left(&[0, 1, 2, 3], false), Run(5 * HOUR)];
     ClockCase::play(
@@ -545,7 +545,7 @@ fn brief_jump_ahead_does_not_block_expiry_for_ever() {
 fn repeated_clock_doubt_does_not_block_expiry_for_ever() {
     let mut case = ClockCase::new(2 * DAY);
     for hour in 0..24 * 8_u32 {
-        // In doubt for one hour of two; each hour a segment is sealed.
+        // In doubt for one hour of every two; a segment is sealed each hour.
         case.step(if hour % 2 == 0 { Ahead(YEAR) } else { Back(YEAR) }, "");
         case.step(Seal(1), "");
         case.step(Run(30 * MINUTE), "");
@@ -554,7 +554,7 @@ fn repeated_clock_doubt_does_not_block_expiry_for_ever() {
             case.step(Kill, "");
         }
         let segments = case.table.stats().segments;
-        // 48 of them within the TTL; the state has no room for when each of them counts as sealed.
+        // 48 segments within the TTL; the state has no room for a time for each of them.
         assert!(segments <= 80, "hour {hour}: {segments} segments");
     }
 }
@@ -575,7 +575,7 @@ fn slow_table_is_sealed_by_age_on_the_monotonic_clock() {
     let mut case = ClockCase::new(TTL);
     case.step(Put(0), "");
     for _ in 0..26 {
-        // Short runs, all of them together longer than the age.
+        // Short runs that together are longer than the age.
         case.step(Run(HOUR / 2), "");
         assert_eq!(case.table.stats().segments, 1);
         case.step(Stop(HOUR / 2), "");

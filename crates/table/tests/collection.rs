@@ -20,7 +20,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const COLLECT: Maintenance =
     Maintenance { flush_bytes: None, flush_after: None, idle_after: DAY, collect: true };
 
-/// Listens to a world's tables from now on.
+/// Records the events of a harness's tables from now on.
 fn listen(harness: &mut Harness) -> Arc<Mutex<Vec<Event>>> {
     let events = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&events);
@@ -55,7 +55,7 @@ fn segments_expire_after_the_ttl_and_never_return() {
     put(&table, 0..4);
     table.flush().unwrap();
     harness.clock.advance(30 * SECOND);
-    put(&table, 4..9); // seals what holds 2 and 3
+    put(&table, 4..9); // seals the segment with 2 and 3
     table.flush().unwrap();
     assert_eq!(table.run_gc().unwrap().segments, 0);
     harness.clock.advance(31 * SECOND);
@@ -102,7 +102,8 @@ fn keymap_stays_bounded_when_expiry_keeps_up() {
     }
     let stats = table.stats();
     assert_eq!(stats.keys, 100, "{stats:?}");
-    // Dead entries go when their part of the keymap is full, so there are some: a few for each part.
+    // Dead entries are dropped when their partition of the keymap is full, so a few remain in
+    // each.
     assert!(stats.keymap_entries < 20_000, "{stats:?}");
 }
 
@@ -146,13 +147,14 @@ fn the_ttl_is_remembered_and_can_be_changed() {
     let table = harness.open(&small().segment_keys(1)).unwrap();
     assert_eq!(table.stats().ttl, Some(5 * SECOND));
     harness.clock.advance(6 * SECOND);
-    // The three that were sealed, and the fourth, which ends where its promise does: its key was copied to a fifth.
+    // The three sealed segments, and the fourth, which ends at its promise: its key was copied to
+    // a fifth.
     assert_eq!(table.run_gc().unwrap().segments, 4);
     table.set_ttl(None).unwrap();
     assert_eq!(harness.open(&small().no_ttl()).unwrap().stats().ttl, None);
 }
 
-/// A world whose filter says yes to all numbers below the one it shares.
+/// A harness whose filter approves all numbers below the one it shares.
 fn with_filter() -> (Harness, Arc<AtomicU32>) {
     let mut harness = Harness::new(1);
     let below = Arc::new(AtomicU32::new(0));
@@ -182,7 +184,7 @@ fn segment_is_collected_when_the_filter_approves_every_key() {
     assert_eq!(present_keys(&table, 7), [6], "never the mutable segment");
 }
 
-/// It is not asked for what it has said yes to, in this segment or in those before.
+/// It is not called again for keys that it has approved, in this segment or in earlier ones.
 #[test]
 fn filter_resumes_at_the_key_it_refused() {
     let mut harness = Harness::new(1);
@@ -221,7 +223,7 @@ fn filter_resumes_at_the_key_it_refused() {
     assert_eq!(*asked.lock(), [5], "a reopening knows nothing of what was said before");
 }
 
-/// The scan ends at the next key, and what it found does not matter any more.
+/// The scan ends at the next key, and its result is ignored.
 #[test]
 fn a_close_does_not_wait_for_a_filter_and_ends_its_scan() {
     let mut harness = Harness::new(1);
@@ -252,7 +254,8 @@ fn a_close_does_not_wait_for_a_filter_and_ends_its_scan() {
     assert_eq!(present_keys(&harness.open(&small().segment_keys(2)).unwrap(), 7).len(), 7);
 }
 
-/// What was decided by the shorter TTL while the filter was asked is not done by the longer one.
+/// A decision made by the shorter TTL while the filter ran is not carried out under the longer
+/// one.
 #[test]
 fn ttl_set_while_the_filter_runs_takes_effect() {
     let mut harness = Harness::new(1);
@@ -313,7 +316,7 @@ fn failing_or_panicking_filter_deletes_nothing() {
         assert_eq!(harness.fs.ops(), ops);
         let paused = events.lock().iter().filter(|e| matches!(e, Event::GcPaused { .. })).count();
         assert_eq!(paused, 2);
-        // Nothing else is the worse for it.
+        // Nothing else is affected.
         assert!(table.failure().is_none());
         put(&table, 7..9);
         table.flush().unwrap();
@@ -371,7 +374,7 @@ fn without_its_filter_a_table_collects_nothing_by_itself() {
 fn a_slow_table_is_sealed_by_age_and_expires() {
     let mut harness = Harness::new(1);
     let events = listen(&mut harness);
-    let options = TableOptions::new().ttl(100 * SECOND); // a quarter of it is the age
+    let options = TableOptions::new().ttl(100 * SECOND); // the segment age is a quarter of it
     let table = harness.create_and_open(&options);
     put(&table, 0..1);
     harness.clock.advance(20 * SECOND);
@@ -389,7 +392,7 @@ fn a_slow_table_is_sealed_by_age_and_expires() {
     harness.clock.advance(41 * SECOND);
     table.tick(&COLLECT).unwrap();
     assert_eq!(present_keys(&table, 1), [0; 0]);
-    // What was there when the table was opened has its age, too.
+    // Records that existed when the table was opened have an age, too.
     put(&table, 1..2);
     table.close().unwrap();
     let table = harness.open(&options).unwrap();
@@ -415,7 +418,7 @@ fn clock_jump_expires_nothing_until_accepted_or_reverted() {
     harness.clock.advance(59 * SECOND);
     assert!(table.run_gc().unwrap().held_for.is_some());
     assert_eq!((present_keys(&table, 4).len(), jumps()), (4, 1), "held without another event");
-    // Meanwhile, and after it has gone back, ages grow by the time that passes.
+    // Meanwhile, and after the jump is undone, ages grow by the time that passes.
     harness.clock.jump(-year);
     let report = table.run_gc().unwrap();
     assert_eq!((report.segments, report.held_for), (0, None), "59 seconds are not the TTL");
@@ -427,7 +430,7 @@ fn clock_jump_expires_nothing_until_accepted_or_reverted() {
     assert!(table.run_gc().unwrap().held_for.is_some());
     table.accept_clock().unwrap();
     assert_eq!(table.run_gc().unwrap().segments, 4);
-    // Ahead again, and waited for as long as is held.
+    // Ahead again, until the hold has passed.
     put(&table, 8..12);
     harness.clock.jump(year);
     assert!(table.run_gc().unwrap().held_for.is_some());
@@ -484,14 +487,14 @@ fn one_damaged_state_slot_never_lowers_the_watermark() {
     drop(table);
     for slot in [0, 4096] {
         let fs = harness.fs.fork();
-        // The files that were collected are there still: their removal was not durable.
+        // The collected files still exist: their removal was not durable.
         for path in before.file_paths().iter().filter(|path| !path.ends_with("table.state")) {
             fs.write_raw(path, before.read_raw(path));
         }
         fs.flip_bit("/r0/t/table.state", slot + 40, 2);
         let harness = Harness::on(fs, harness.clock.clone(), 1);
         assert_eq!(present_keys(&harness.open(&options).unwrap(), 7), [6], "slot at {slot}");
-        // Opening has mended it: the other one may be damaged next.
+        // The opening has repaired the slot: the other one may be damaged next.
         harness.fs.flip_bit("/r0/t/table.state", 4096 - slot + 40, 2);
         assert_eq!(present_keys(&harness.open(&options).unwrap(), 7), [6], "slot at {slot}");
     }

@@ -1,6 +1,6 @@
-//! Two things at once: a file that is lost, older or damaged, and a read that fails while the table is opened. Whatever the
-//! damage is, the failing read makes it no worse: the opening is refused and nothing is taken away, or it comes to what it
-//! comes to without.
+//! Double faults: a lost, stale or damaged file, and a read that fails while the table is opened.
+//! The failing read makes no damage worse: the opening is refused and nothing is removed, or the
+//! outcome is the same as without it.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
@@ -21,7 +21,7 @@ fn options() -> TableOptions {
     small().ttl(Duration::from_secs(3600)).segment_age(DAY)
 }
 
-/// What an opening comes to: what is found of each key, or how it was refused.
+/// The outcome of an opening: what each key returns, or the error.
 type Outcome = Result<Vec<Option<Vec<u8>>>, ErrorKind>;
 
 fn outcome(harness: &Harness) -> Outcome {
@@ -33,7 +33,8 @@ fn outcome(harness: &Harness) -> Outcome {
     found.collect()
 }
 
-/// The disk at a few moments, the last one being that of a kill: segments 1 to 3 on two roots, the last one with a mark.
+/// Images of the disk, the last one after a kill: segments 1 to 3 on two roots, the last one with
+/// a mark.
 fn snapshots() -> (Harness, Vec<SimFs>) {
     let harness = Harness::new(2);
     let table = harness.create_and_open(&options());
@@ -101,7 +102,8 @@ fn failing_read_with_a_damaged_file_destroys_nothing() {
     let whole: Outcome = outcome(&harness.after_crash(last.fork()));
     assert!(whole.unwrap().iter().all(Option::is_some));
     let mut tally = Tally::new("two faults");
-    // In the small form every other read: the first, the third, …, shifted from one damage to the next.
+    // A quick run fails every other read: the first, the third, …, shifted from one damage to the
+    // next.
     let step = if effort.is_deep() { 1 } else { 3 };
     for (shift, (what, damaged)) in damages(last, older).into_iter().enumerate() {
         let alone = outcome(&harness.after_crash(damaged.fork()));

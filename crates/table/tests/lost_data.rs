@@ -1,4 +1,5 @@
-//! What was promised, against what an opening finds: what does not fit is refused, and nothing of it goes away.
+//! Promises checked against the files that an opening finds: files that do not fit are refused,
+//! and nothing is removed.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
@@ -31,8 +32,8 @@ fn set_state(harness: &Harness, change: impl FnOnce(&mut TableState)) {
     harness.fs.write_raw(harness.setup.state_path(), slot.repeat(2));
 }
 
-/// Segment 1 is sealed; the unsealed segment 2 holds acknowledged data and a mark, behind more than is read of a key file
-/// when it is opened. The process was killed.
+/// Segment 1 is sealed; the unsealed segment 2 holds acknowledged data and a mark, behind the part
+/// of a key file that an opening reads first. The process was killed.
 fn killed() -> Harness {
     let harness = Harness::new(1);
     let table = harness.create_and_open(&small());
@@ -51,7 +52,7 @@ fn files(harness: &Harness) -> BTreeSet<PathBuf> {
     harness.fs.file_paths().into_iter().collect()
 }
 
-/// Refused by readers and writers, and everything is as it was.
+/// Readers and writers are refused, and no file changes.
 fn refused(harness: &Harness, context: &str) -> Error {
     let before = files(harness);
     let read = Table::open_read_only(&harness.setup, &small()).map(drop).unwrap_err();
@@ -61,7 +62,7 @@ fn refused(harness: &Harness, context: &str) -> Error {
     written
 }
 
-/// However often an opening is asked, a read that fails makes it fail, and takes nothing away.
+/// Every failing read makes the opening fail, however often it is repeated, and removes nothing.
 fn check_failing_reads(harness: &Harness, context: &str) {
     let mut failures = 0;
     for fault in [Fault::Eio, Fault::TooManyFiles] {
@@ -83,7 +84,8 @@ fn check_failing_reads(harness: &Harness, context: &str) {
 
 #[test]
 fn a_read_that_fails_while_opening_discards_nothing() {
-    // The seal of segment 1 is lost, and the state is one that does not know of it: the mark in segment 2 speaks.
+    // The metadata of segment 1 is lost, and the state has no durable end for segment 2: the mark
+    // in segment 2 decides.
     let harness = killed();
     set_state(&harness, |state| state.durable_end = None);
     harness.fs.remove_raw(file("1.metadata"));
@@ -127,7 +129,7 @@ fn lost_newest_segments_are_refused() {
         assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
         assert!(error.to_string().contains(&file("3.keys")), "{error}");
         assert!(error.to_string().contains("segment 3"), "{error}");
-        // The seal alone: what is behind it was acknowledged.
+        // The metadata alone is lost: the segment behind it was acknowledged.
         let lost = harness.after_crash(harness.fs.fork());
         lost.fs.remove_raw(file("2.metadata"));
         let error = refused(&lost, "the seal is lost");
@@ -163,7 +165,7 @@ fn two_unnamed_segments_are_refused() {
         let one = harness.after_crash(harness.fs.fork());
         one.open(&small()).unwrap();
         assert!(!files(&one).contains(&PathBuf::from(file("7.keys"))));
-        // What came back of an id that was discarded before does not count.
+        // Reappeared files of an id that was discarded do not count.
         one.fs.release_locks();
         one.fs.write_raw(file("7.keys"), vec![7; 100]);
         one.fs.write_raw(file("20.keys"), vec![7; 100]);
@@ -188,7 +190,7 @@ fn stale_state_is_refused() {
         ages.push(harness.fs.read_raw(harness.setup.state_path()));
         known.push((state(&harness).highest_id, state(&harness).durable_end.unwrap().segment));
     }
-    // The state is ahead by one id: a roll-over waits for it only where ids leap.
+    // The state is ahead by one id: a roll-over waits for a state write only where ids jump.
     assert_eq!(known, [2, 3, 4, 5].map(|id| (SegmentId(id + 1), SegmentId(id))));
     drop(table);
     harness.fs.release_locks();
@@ -196,7 +198,7 @@ fn stale_state_is_refused() {
     for (age, bytes) in ages.into_iter().enumerate() {
         let old = harness.after_crash(harness.fs.fork());
         old.fs.write_raw(old.setup.state_path(), bytes);
-        // Of the last age but one nothing is missing but a promise that the segments keep without it.
+        // The second-newest state lacks only a durable end that the segments imply without it.
         if age + 1 >= newest {
             let table = old.open(&small()).unwrap();
             assert!((0..4).all(|n: u8| table.get(&[n]).unwrap().is_some()));
@@ -226,12 +228,12 @@ fn hard_linked_state_is_replaced_not_written() {
     for (before, copy) in &copies {
         assert_eq!(harness.fs.read_raw(copy), *before, "{copy}");
     }
-    // What was written last went into the file that has the name, durably.
+    // The last write went durably into the file of that name.
     let written = state(&harness);
     let after = harness.after_crash(harness.fs.crash_with(&CrashImage::Nothing));
     assert_eq!(state(&after), written);
     assert_eq!(after.open(&small()).unwrap().get(&[3]).unwrap().unwrap(), b"value");
-    // On a full disk that is not possible, and says why.
+    // On a full disk that fails with an error that says why.
     after.fs.release_locks();
     let full = harness.after_crash(harness.fs.fork());
     full.fs.hard_link(&full.setup.state_path(), "/r0/copy".as_ref()).unwrap();

@@ -1,4 +1,4 @@
-//! Values that come and go in pieces: what is stored is whole or not there.
+//! Streamed values: a value is stored completely or not at all.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
@@ -42,7 +42,7 @@ fn value_of_any_length_round_trips_when_streamed() {
         for len in [0, 1, 5_000, MIB - 1, MIB, MIB + 1, 5 * MIB / 2] {
             let (key, value) = (format!("key-{len}"), content(len));
             table.put(b"between", b"a small one").unwrap();
-            // A source that gives little at a time.
+            // A source that returns few bytes at a time.
             let mut source = value
                 .chunks(70_001)
                 .fold(Box::new(io::empty()) as Box<dyn Read>, |before, chunk| {
@@ -65,7 +65,7 @@ fn value_of_any_length_round_trips_when_streamed() {
     }
 }
 
-/// Gives so many bytes and then fails.
+/// Returns so many bytes and then fails.
 struct FailingReader(usize);
 
 impl Read for FailingReader {
@@ -89,7 +89,7 @@ fn failing_source_stores_and_latches_nothing() {
         assert!(error.to_string().contains("the pipe broke"), "{error}");
         assert_eq!(table.get(b"key").unwrap(), None);
     }
-    // What comes next takes the place.
+    // The next value takes its place.
     table.put(b"behind", &[2; 100_000]).unwrap();
     table.put_from(b"key", 0, &mut &content(2 * MIB)[..]).unwrap();
     table.close().unwrap();
@@ -100,7 +100,7 @@ fn failing_source_stores_and_latches_nothing() {
     assert_eq!(table.get(b"behind").unwrap().unwrap(), &[2; 100_000]);
 }
 
-/// Makes something else happen when so many bytes were given, and goes on.
+/// Runs a hook after so many bytes, and continues.
 struct ReadThenCall<F>(usize, F);
 
 impl<F: FnMut()> Read for ReadThenCall<F> {
@@ -113,8 +113,7 @@ impl<F: FnMut()> Read for ReadThenCall<F> {
     }
 }
 
-/// The free space, and how long every file is.
-/// Reads nothing into more room than it was given, as no `Read` may.
+/// Reports more bytes than the buffer holds, which no `Read` may do.
 struct OverreportingReader;
 
 impl Read for OverreportingReader {
@@ -139,7 +138,7 @@ fn space(harness: &Harness) -> (u64, Vec<usize>) {
     (free, harness.fs.file_paths().iter().map(|path| harness.fs.read_raw(path).len()).collect())
 }
 
-/// A table at rest, with one value and a disk of 16 MiB.
+/// An idle table with one value, on a disk of 16 MiB.
 fn idle_table(harness: &Harness) -> Table {
     harness.fs.set_capacity(Some(16 << 20));
     let table = harness.create_and_open(&small().segment_bytes(64 << 20).shards(2));
@@ -173,11 +172,12 @@ fn refused_stream_leaves_space_and_lengths_as_they_were() {
         assert_eq!(error.kind(), kind, "{error}");
         assert_eq!(space(&harness), before, "{error}");
         assert!(table.failure().is_none());
-        // The new length is durable: what a clean close says of the file holds after power loss.
+        // The new length is durable: what a clean close records of the file holds after power
+        // loss.
         let kinds: Vec<_> = harness.fs.take_trace().iter().map(|op| op.kind).collect();
         assert_eq!(kinds[kinds.len() - 2..], [OpKind::SetLen, OpKind::SyncAll], "{error}");
     }
-    // What was refused can be tried again, and what comes behind it is kept.
+    // The refused put can be repeated, and later puts are kept.
     harness.fs.set_capacity(None);
     table.put_from(b"key", 0, &mut &content(3 * MIB)[..]).unwrap();
     table.put(b"behind", &[2; 3_000]).unwrap();
@@ -189,7 +189,7 @@ fn refused_stream_leaves_space_and_lengths_as_they_were() {
     assert_eq!(table.get(b"behind").unwrap().unwrap(), &[2; 3_000]);
 }
 
-/// Small values that no flush has written yet are in memory, below what is cut off.
+/// Small values that are not flushed yet are in the write buffer, below the end that is truncated.
 #[test]
 fn aborted_stream_leaves_other_values_intact() {
     let harness = Harness::new(1);
@@ -232,7 +232,7 @@ fn faults_at_every_operation_of_a_refused_stream() {
         assert_eq!(table.get(b"before").unwrap().unwrap(), &[1; 3_000]);
         assert_eq!(table.get(b"key").unwrap(), None);
     }
-    // The bytes stay where the file could not be cut; each write and the sync latch.
+    // Where the file could not be truncated, the bytes stay; a failed write or sync latches.
     assert_eq!((left, latched), (1, 3));
 }
 
@@ -241,7 +241,7 @@ fn source_that_calls_the_database_is_refused_there() {
     let harness = Harness::new(1);
     let table = harness.create_and_open(&small().segment_bytes(64 << 20));
     let mut refused = Vec::new();
-    // Short enough to be in memory, and longer.
+    // Short enough for the write buffer, and longer.
     for len in [MIB / 2, 2 * MIB] {
         let calls = || {
             refused.extend([

@@ -1,4 +1,5 @@
-//! Files that are there and should not be, or belong to another table: what an opening removes, and what it leaves alone.
+//! Unexpected files, and files of another table: what an opening removes, and what it leaves
+//! alone.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
@@ -21,14 +22,14 @@ fn file(name: &str) -> String {
     format!("/r0/t/segments/{name}")
 }
 
-/// Segments 1, 3, 4 (sealed) and 5: the id 2 was discarded once.
+/// Segments 1, 3, 4 (sealed) and 5: the id 2 was discarded.
 fn with_a_gap() -> Harness {
     let harness = Harness::new(1);
     let table = harness.create_and_open(&small());
     table.put(b"a", b"1").unwrap();
     table.close().unwrap();
     drop(table);
-    // As after a kill: the id of the next segment was made known before it was begun.
+    // As after a kill: the id of the next segment was recorded before the segment was begun.
     set_state(&harness, |state| (state.highest_id, state.closed_cleanly) = (SegmentId(2), false));
     harness.fs.write_raw(file("2.keys"), vec![7; 100]);
     let table = harness.open(&small()).unwrap();
@@ -78,7 +79,7 @@ fn orphan_at_or_above_the_id_floor_is_an_error() {
     assert_eq!(harness.fs.read_raw(file("2.keys")), vec![7; 100]);
     let report = verify(&harness.setup, &mut |_| {}).unwrap();
     assert!(report.to_string().contains("no segment names this one"), "{report}");
-    // What the chain goes on with is named if it is that which is missing.
+    // If the next segment of the chain is missing, the error names it.
     harness.fs.remove_raw(file("3.keys"));
     harness.fs.remove_raw(file("3-0.values"));
     harness.fs.remove_raw(file("3.metadata"));
@@ -87,7 +88,7 @@ fn orphan_at_or_above_the_id_floor_is_an_error() {
     assert!(error.to_string().contains(&file("3.keys")), "{error}");
 }
 
-/// The word of a state alone removes nothing: what lies below its watermark must be of its table.
+/// The state alone removes nothing: files below its watermark must belong to its table.
 #[test]
 fn foreign_segment_below_the_watermark_is_refused_and_kept() {
     let options = small().ttl(Duration::from_secs(60)).segment_age(DAY);
@@ -110,7 +111,7 @@ fn foreign_segment_below_the_watermark_is_refused_and_kept() {
     assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
     assert!(error.to_string().contains(&file("1.keys")), "{error}");
     assert_eq!(harness.fs.read_raw(file("1.keys")), other);
-    // Its own, which came back, is removed again.
+    // A reappeared segment of the table itself is removed again.
     harness.fs.write_raw(file("1.keys"), own);
     let table = harness.open(&options).unwrap();
     assert_matches_oracle(&table, &harness, "opened");
@@ -147,7 +148,7 @@ fn table_being_dropped_is_missing_for_readers() {
     }
 }
 
-/// The files are on their way from one state to another: a reader keeps the view it has, and takes no new one.
+/// The files are between two states: a reader keeps its view and takes no new one.
 #[test]
 fn while_a_rollback_is_pending_a_reader_takes_no_view() {
     let harness = Harness::new(1);
@@ -178,7 +179,7 @@ fn bytes_after_a_sealed_key_file_are_kept() {
     let longer = [harness.fs.read_raw(file("1.keys")), vec![0; 50]].concat();
     harness.fs.write_raw(file("1.keys"), longer.clone());
     let sound = harness.fs.read_raw(file("1.metadata"));
-    // Of a later revision, so that the successor is not asked.
+    // A later revision, so that the successor is not compared.
     let path = file("1.metadata");
     let mut metadata: Metadata = open_file(Magic::METADATA, Path::new(&path), &sound).unwrap();
     metadata.revision = 1;

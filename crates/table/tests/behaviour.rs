@@ -1,4 +1,5 @@
-//! What a table promises while nothing fails: reading one's writes, iterating, duplicates, limits, idleness.
+//! Guarantees of a table without failures: read your writes, iteration, duplicates, limits, idle
+//! maintenance.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
@@ -23,7 +24,7 @@ use support::hook::{Gate, HookFs};
 use support::script::value_of;
 use support::{DAY, Harness, run, small};
 
-/// A world whose pool has threads.
+/// A harness whose pool has threads.
 fn threaded(roots: usize) -> Harness {
     let mut harness = Harness::new(roots);
     harness.setup.env.pool = Arc::new(Pool::new(2).unwrap());
@@ -66,7 +67,7 @@ fn len_of(n: usize) -> usize {
     if n.is_multiple_of(300) { 70_000 } else { 1 + n % 90 }
 }
 
-/// A table on which the write of a large value waits at a gate.
+/// A table on which the write of a large value blocks at a gate.
 fn with_gate(options: &TableOptions) -> (Harness, Table, Arc<Gate>) {
     let mut harness = threaded(1);
     let gate = Arc::new(Gate::default());
@@ -97,7 +98,7 @@ fn in_flight_large_value_blocks_only_flushes() {
     assert_eq!(table.get(b"after").unwrap().unwrap(), b"2");
     assert_eq!(table.get(b"alias").unwrap().unwrap(), b"345");
     assert_eq!(table.get(b"large").unwrap(), None, "its put has not returned");
-    // Iterators stop before it, but from a key behind it they go on.
+    // Iterators stop before it, but one that starts at a key behind it continues.
     assert_eq!(keys(&table), ["before"]);
     let from: Vec<_> =
         table.iter_from(b"after").unwrap().unwrap().map(|e| e.unwrap().key().to_vec()).collect();
@@ -111,7 +112,7 @@ fn in_flight_large_value_blocks_only_flushes() {
         .collect();
     back.reverse();
     assert_eq!(back, from);
-    // A flush, and a wait for what stands behind it, wait.
+    // A flush, and a wait for a position behind it, block.
     let done = Arc::new(AtomicBool::new(false));
     let flushes: Vec<_> = (0..2)
         .map(|n| {
@@ -324,7 +325,7 @@ fn iterator_is_a_snapshot_despite_puts_and_collection() {
     for (n, entry) in entries.iter().enumerate() {
         assert_eq!(entry.value().unwrap(), &value_of(n, 40)[..]);
     }
-    // The files go with the last holder.
+    // The last holder removes the files.
     let files = |harness: &Harness| {
         harness
             .fs
@@ -393,7 +394,7 @@ fn handles_outliving_their_table_unlink_nothing() {
             table.begin_drop().unwrap();
         }
         drop(table);
-        // From here on the names may stand for files of another table.
+        // From here on the names may refer to files of another table.
         let (ops, files) = (harness.fs.ops(), harness.fs.file_paths());
         drop(held);
         assert_eq!((harness.fs.ops(), harness.fs.file_paths()), (ops, files));
@@ -414,7 +415,7 @@ fn handles_of_a_dropped_table_never_touch_its_successor() {
         table.put(&[n + 1], &value_of(n.into(), 40)).unwrap();
     }
     table.flush().unwrap();
-    // Holds segments that are collected and were never opened by it, and ones that were.
+    // Holds collected segments: some that it never opened, and some that it did.
     let lazy = table.iter().unwrap();
     let entries: Vec<_> = table.iter().unwrap().map(|e| e.unwrap()).collect();
     harness.clock.advance(Duration::from_secs(2));
@@ -422,7 +423,7 @@ fn handles_of_a_dropped_table_never_touch_its_successor() {
     table.begin_drop().unwrap();
     drop(table);
     Table::remove(&harness.setup).unwrap();
-    // A table of the same name, with segments of the same numbers.
+    // A table of the same name, with segments of the same ids.
     let table = harness.create_and_open(&options);
     for n in 0..4_u8 {
         table.put(&[n + 1], &value_of(100 + usize::from(n), 40)).unwrap();
@@ -506,7 +507,7 @@ fn a_table_that_refuses_duplicates_writes_nothing_of_them() {
     let table = harness.open(&options).unwrap();
     refuse(&table);
     table.put(b"c", b"three").unwrap();
-    // Of many threads that put one key one succeeds.
+    // Of many threads that put one key, one succeeds.
     let threads: Vec<_> = (0..4)
         .map(|n: u8| {
             let table = table.clone();
@@ -572,7 +573,7 @@ proptest! {
         front.extend(back);
         let expected: Vec<_> = expected.iter().map(|(key, _)| key.clone()).collect();
         prop_assert_eq!(front, expected);
-        // Every record once from the whole, too, and the ends.
+        // Each record once, from the full range, too, and the ends.
         let whole: Vec<_> = all.iter().map(|(key, _)| key.clone()).collect();
         prop_assert_eq!(keys(&table), whole);
         let name = |key: Option<Vec<u8>>| key.map(|k| String::from_utf8(k).unwrap());
@@ -709,7 +710,7 @@ fn invalid_arguments_are_refused_and_write_nothing() {
 fn oversized_group_is_refused_without_latching() {
     let harness = Harness::new(1);
     let table = harness.create_and_open(&small());
-    // 65,600 different keys of 65,535 bytes, all of them in one buffer.
+    // 65,600 different keys of 65,535 bytes, all in one buffer.
     let mut seed = 9_u64;
     let noise: Vec<u8> = (0..131_200)
         .map(|_| {
@@ -770,7 +771,7 @@ fn an_idle_table_writes_one_mark_and_then_nothing() {
         table.tick(&maintenance).unwrap();
     }
     assert_eq!(harness.fs.ops(), ops);
-    // It vouches for what was flushed: a bit that rots is noticed, not taken for a torn tail.
+    // The mark covers what was flushed: bit rot there is detected, not taken for a torn end.
     drop(table);
     let fs = harness.fs.crash_with(&CrashImage::Nothing);
     fs.flip_bit("/r0/t/segments/1.keys", 70, 1);
@@ -875,7 +876,7 @@ fn nothing_is_left_open_after_closing() {
     }
     table.close().unwrap();
     drop(table);
-    // A thread of the pool may be about to let go of what it did.
+    // A thread of the pool may not have dropped its job yet.
     for _ in 0..500 {
         if open_files() == 0 {
             return;

@@ -1,5 +1,6 @@
-//! Damage to the files of a table that was closed cleanly: every bit-flipped byte, every length, every absent, doubled or
-//! exchanged file. What is read afterwards is right, or an error; nothing turns into `None`.
+//! Damage to the files of a cleanly closed table: every bit-flipped byte, every length, every
+//! missing, duplicated or exchanged file. Reads return the right bytes or an error; nothing turns
+//! into `None`.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 #![expect(clippy::let_underscore_must_use, reason = "of damage an answer or an error may come")]
@@ -25,8 +26,8 @@ fn options() -> TableOptions {
     small().segment_keys(3).shards(2).ttl(DAY / 2).segment_age(DAY)
 }
 
-/// Several sealed segments on two roots, values inline and in files, aliases, a batch, a watermark above 1, and a mutable
-/// segment that was flushed several times and opened twice.
+/// Several sealed segments on two roots, values inline and in files, aliases, a batch, a watermark
+/// above 1, and a mutable segment that was flushed several times and opened twice.
 fn closed() -> ClosedTable {
     let harness = Harness::new(2);
     let mut table = harness.create_and_open(&options());
@@ -99,11 +100,12 @@ fn undamaged_table_reads_correctly() {
 fn every_flipped_byte_is_an_error_or_harmless() {
     let closed = closed();
     let mut tally = Tally::new("damage to a table: flipped bytes");
-    // One bit of each byte, another one with every seed; of a deep run all of them.
+    // One bit of each byte, another one with every seed; in a deep run all of them.
     let (effort, first) = (Effort::from_env(), Effort::from_env().seed("flips") as usize);
     let bits = effort.times(1).min(8) as usize;
     for (path, bytes) in files(&closed.fs) {
-        // Only one of the two slots of the state is needed, and no header of a file without values.
+        // Only one of the two slots of the state is needed, and no header of a file without
+        // values.
         let is_needed = !path.ends_with("table.state") && !is_empty_value_file(&path, &bytes);
         for (at, bit) in (0..bytes.len()).flat_map(|at| (0..bits).map(move |bit| (at, bit))) {
             let bit = (first.wrapping_add(at + bit) % 8) as u8;
@@ -180,7 +182,7 @@ fn bytes_behind_the_end_of_a_file_are_an_error_or_harmless() {
             if path.extension().is_some_and(|e| e == "keys" || e == "values") {
                 match found {
                     Ok(is_right) => assert!(is_right, "{context}"),
-                    // Of values without records nobody knows that they were never acknowledged.
+                    // It is unknown whether values without records were acknowledged.
                     Err(error) => {
                         assert!(error.to_string().contains("the last close"), "{context}: {error}");
                         refused += 1;
@@ -189,7 +191,7 @@ fn bytes_behind_the_end_of_a_file_are_an_error_or_harmless() {
             }
         }
     }
-    // Files that are sealed say where they end, and records what they hold.
+    // Metadata records where sealed files end, and records name their values.
     assert_eq!(refused, 2 * 4, "the value files of the last segment");
 }
 
@@ -263,7 +265,7 @@ fn file_on_another_root_is_found_and_on_two_is_a_conflict() {
         let says = error.to_string();
         assert!(says.contains(path.to_str().unwrap()), "{says}");
         assert!(says.contains(twin.to_str().unwrap()), "{says}");
-        // Moved there, all is well.
+        // Moved there, everything is right.
         fs.remove_raw(&path);
         assert!(open_and_read(&fs, &closed, name).unwrap(), "{name} moved");
     }
@@ -335,7 +337,7 @@ fn a_symbolic_link_is_refused_by_readers_and_writers() {
         fs.rename(&target, &path).unwrap();
     }
     Table::open(&setup, &small(), how).unwrap();
-    // A table whose directory, or whose state, is a link is refused by whoever asks for it.
+    // A table whose directory or state is a link is refused by every call.
     for path in
         [dir.path().join("t"), dir.path().join("t/segments"), dir.path().join("t/table.state")]
     {
@@ -349,7 +351,8 @@ fn a_symbolic_link_is_refused_by_readers_and_writers() {
     }
 }
 
-/// Two copies of the same files that went on on their own: the same ids, the same lengths, other bytes.
+/// Two copies of the same files that were written independently: same ids, same lengths, other
+/// bytes.
 fn two_histories(options: &TableOptions) -> [Harness; 2] {
     let harness = Harness::new(1);
     let table = harness.create_and_open(options);
@@ -389,7 +392,7 @@ fn segments_of_diverged_copies_are_refused() {
 fn valid_key_file_of_a_diverged_copy_is_refused() {
     let options = small().segment_keys(3);
     let [a, b] = two_histories(&options);
-    // It begins alike, ends at the same place, and every record in it holds.
+    // It begins alike, ends at the same offset, and every record in it is valid.
     let path = Path::new("/r0/t/segments/1.keys");
     let (keys, sealed) = (b.fs.read_raw(path), a.fs.read_raw(path));
     assert!(keys != sealed && keys.len() == sealed.len() && keys[..64] == sealed[..64]);
@@ -399,7 +402,7 @@ fn valid_key_file_of_a_diverged_copy_is_refused() {
     assert!(error.to_string().contains("1.keys"), "{error}");
 }
 
-/// Resident memory of this process at its highest, in KiB.
+/// Peak resident memory of this process, in KiB.
 fn peak_memory() -> u64 {
     let status = lithdb_env::OsFs.open(Path::new("/proc/self/status"), lithdb_env::OpenMode::Read);
     let mut buf = vec![0; 8192];
@@ -415,7 +418,7 @@ fn crafted_lengths_with_valid_checksum_take_no_memory() {
     let before = peak_memory();
     let attempt = |fs: &SimFs, context: &str| {
         let harness = Harness::on(fs.clone(), clock(), 2);
-        // Right, an error, or (for records that somebody forged) gone: but neither a panic nor memory.
+        // Right, an error, or (for forged records) absent: but no panic and no large allocation.
         if let Ok(table) = harness.open(&options()) {
             let _ = table.iter().unwrap().take(1000).count();
             for (key, _) in &closed.records {
@@ -456,7 +459,7 @@ fn crafted_lengths_with_valid_checksum_take_no_memory() {
             fs.write_raw(&path, seal(Magic::METADATA, &metadata).unwrap());
             attempt(&fs, what);
         }
-        // A list that says it is longer than there are bytes.
+        // A list whose length exceeds the payload.
         for at in 32..bytes.len() - 8 {
             let mut forged = bytes.clone();
             forged[at..at + 4].copy_from_slice(&[0xff; 4]);
@@ -530,7 +533,7 @@ fn crafted_lengths_with_valid_checksum_take_no_memory() {
     }
 }
 
-/// The epoch that the end of a key file is in.
+/// The epoch at the end of a key file.
 fn newest_epoch(bytes: &[u8], header: &KeyHeader) -> u64 {
     let owned = bytes::Bytes::copy_from_slice(bytes);
     let source = move |offset: u64, len: usize| {

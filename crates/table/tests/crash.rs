@@ -1,7 +1,8 @@
-//! Power loss at every operation, in every scenario, and again inside of the recovery.
+//! Power loss at every operation of every scenario, and again during the recovery.
 //!
-//! A scenario runs once to count its operations; then the power fails after each of them, and every image that the disk
-//! may be left with is opened and held against the model (`support::script`).
+//! A scenario runs once to count its operations; then the power fails after each of them, and
+//! every image that the disk may be left with is opened and compared with the model
+//! (`support::script`).
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 #![expect(clippy::let_underscore_must_use, reason = "runs end where the power fails")]
@@ -17,7 +18,8 @@ use support::hook::LateValues;
 use support::script::{Model, Op, Run, Scenario, check, value_of, verify};
 use support::{DAY, Harness, small};
 
-/// Crashes the scenario after every operation; inside of the recovery of every `nested`-th crash, too.
+/// Crashes the scenario after every operation; for every `nested`-th crash, also during the
+/// recovery.
 fn every_crash(scenario: &Scenario, nested: u64) {
     crash_each(scenario, nested, &|| Harness::new(scenario.roots));
 }
@@ -63,7 +65,7 @@ fn crash_each(scenario: &Scenario, nested: u64, new_harness: &dyn Fn() -> Harnes
     assert!(tally.get("read-only openings") > count / 2, "{tally:?}");
 }
 
-/// What the disk may be left with.
+/// The images that the disk may be left with.
 fn images(fs: &SimFs, name: &str, k: u64) -> Vec<CrashImage> {
     let (unsynced, effort) = (fs.unsynced_ops(), Effort::from_env());
     let mut images = vec![CrashImage::Nothing];
@@ -89,7 +91,7 @@ fn images(fs: &SimFs, name: &str, k: u64) -> Vec<CrashImage> {
     images
 }
 
-/// A reader finds the same before anybody has recovered anything, and changes nothing.
+/// A reader finds the same before recovery, and changes nothing.
 fn check_reader(
     scenario: &Scenario,
     harness: &Harness,
@@ -109,7 +111,7 @@ fn check_reader(
     tally.add("read-only openings", 1);
 }
 
-/// The power fails again at every operation of the opening that follows.
+/// The power fails again at every operation of the next opening.
 fn crash_in_recovery(
     scenario: &Scenario,
     found: &SimFs,
@@ -132,7 +134,7 @@ fn crash_in_recovery(
         let seeded = CrashImage::Seeded(seed.wrapping_add(j));
         for image in [CrashImage::Nothing, CrashImage::Everything, seeded] {
             let context = format!("{context}; then after {j} of {count} of opening, {image:?}");
-            // A table whose creation was being undone or done anew may be at any point of it.
+            // A table whose creation was being undone or repeated may be at any point of it.
             let mut model = model.clone();
             if presence(found, &harness.setup.dirs).unwrap() != Presence::Present {
                 model = Model::default();
@@ -370,14 +372,14 @@ fn crash_while_dropping_and_recreating_a_table() {
     every_crash(&scenario("drop", 2, small(), &ops), 37);
 }
 
-/// The length of an unsynced file may last while its block reads as what it held before: the header of a segment of the
-/// table that had this name. Nobody can have lost anything.
+/// The length of an unsynced file may survive while its block shows old content: the header of a
+/// segment of a dropped table of the same name. Nobody can have lost anything.
 #[test]
 fn unacknowledged_first_segment_is_discarded_with_any_header() {
     let dropped = Harness::new(1);
     dropped.create_and_open(&small()).put(b"old", &value_of(1, 40)).unwrap();
     let harness = Harness::new(1);
-    harness.setup.env.random_u64().unwrap(); // another table id
+    harness.setup.env.random_u64().unwrap(); // skips to another table id
     harness.create().unwrap();
     for name in ["1.keys", "1-0.values"] {
         let path = format!("/r0/t/segments/{name}");
@@ -395,8 +397,8 @@ fn unacknowledged_first_segment_is_discarded_with_any_header() {
     assert!(table.get(b"old").unwrap().is_none());
 }
 
-/// The same of the successor of a segment whose seal did not come to its end: it may read as the key file of a segment that
-/// has been collected, marks and all.
+/// The same for the successor of a segment whose seal was interrupted: it may show the key file of
+/// a collected segment, marks and all.
 #[test]
 fn unacknowledged_successor_with_stale_blocks_is_discarded() {
     let harness = Harness::new(1);
@@ -423,8 +425,9 @@ fn unacknowledged_successor_with_stale_blocks_is_discarded() {
     }
 }
 
-/// One opening alone must make durable what it removed: the next one would sync the directories again. Three roots, so
-/// that files of the discarded segment lie where no segment that is written then has any.
+/// One opening must make its removals durable by itself: the next one would sync the directories
+/// again. Three roots, so that files of the discarded segment are on a root where no segment
+/// written later has any.
 #[test]
 fn files_removed_by_recovery_never_reappear_after_new_puts() {
     let options = small().segment_keys(1).shards(1);
@@ -516,7 +519,8 @@ fn stale_bytes_after_the_torn_end_are_never_records() {
     let stale = table.put(b"stale", b"3").unwrap();
     table.flush().unwrap();
     drop(table);
-    // What a crash takes away here reappears later, behind records that end just where it begins.
+    // The bytes that a crash takes away here reappear later, behind records that end where they
+    // begin.
     let earlier = harness.fs.read_raw(path);
     harness.fs.write_raw(path, closed);
     let table = harness.open(&options).unwrap();

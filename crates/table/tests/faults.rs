@@ -1,8 +1,11 @@
-//! Every operation of every scenario fails: once, or from then on; and the disk is full at every size.
+//! Every operation of every scenario fails, once or from then on; and the disk is full at every
+//! size.
 //!
-//! After a failed write or sync the table is latched: nothing later is acknowledged, reads go on, a reopening clears it.
-//! Nothing else latches: what found no space, descriptor, memory or right has done nothing, and succeeds later. Whatever was acknowledged is there afterwards, whether the process was killed (the page
-//! cache stays as it is) or the power failed, too.
+//! After a failed write or sync the table is latched: nothing later is acknowledged, reads
+//! continue, a reopening clears the latch. Nothing else latches: a call that had no space,
+//! descriptor, memory or permission has done nothing and succeeds later. Everything acknowledged
+//! exists afterwards, whether the process was killed (the page cache survives) or the power
+//! failed, too.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
@@ -46,8 +49,8 @@ fn operations(scenario: &Scenario) -> Vec<(OpKind, PathBuf)> {
 
 /// The faults that can happen to such an operation.
 ///
-/// A failed sync of a *directory* that leaves it readable and clean is left out: the entries can never be made durable
-/// again by syncing that directory, whatever a program does, so nobody could pass (and ext4 and XFS, whose directories are
+/// Left out: a failed sync of a *directory* that leaves it readable and clean. No program can make
+/// its entries durable again by syncing that directory (and ext4 and XFS, whose directories are
 /// journalled, stop the whole file system instead).
 fn faults(kind: OpKind) -> Vec<(Fault, bool)> {
     let mut faults = vec![
@@ -93,7 +96,8 @@ fn is_write(kind: OpKind) -> bool {
     matches!(kind, Write | SyncData | SyncAll | SyncDir | Rename)
 }
 
-/// Whether a fault at such an operation may be a failed write or sync. (A fault that stays may meet one later.)
+/// Whether a fault at such an operation may be a failed write or sync. (A persistent fault may
+/// meet one later.)
 fn may_latch(kind: OpKind, fault: Fault, sticky: bool) -> bool {
     match fault {
         Fault::TooManyFiles | Fault::Denied | Fault::OutOfMemory => false,
@@ -101,8 +105,9 @@ fn may_latch(kind: OpKind, fault: Fault, sticky: bool) -> bool {
     }
 }
 
-/// Does all steps, going on after those that fail, and checks on the way that a latched table acknowledges nothing and goes
-/// on reading. If `must_latch`, an i/o failure is one of a write or sync. Says how it ended.
+/// Runs all steps, continuing after failed ones, and checks that a latched table acknowledges
+/// nothing and can be read. If `must_latch`, an i/o failure is one of a write or sync. Returns how
+/// it ended.
 fn run_through_faults(run: &mut Run<'_>, must_latch: bool, context: &str) -> Result<()> {
     run.step(&Op::Create)?;
     for op in run.scenario.ops.clone() {
@@ -135,7 +140,7 @@ fn run_through_faults(run: &mut Run<'_>, must_latch: bool, context: &str) -> Res
                 assert_reads_work(run, &format!("{context}, {op:?}"));
             }
             (Err(error), None) => match op {
-                Op::Reopen | Op::Kill => {} // tried again by the next step
+                Op::Reopen | Op::Kill => {} // the next step repeats it
                 _ => return Err(error),
             },
         }
@@ -143,7 +148,8 @@ fn run_through_faults(run: &mut Run<'_>, must_latch: bool, context: &str) -> Res
     Ok(())
 }
 
-/// What failed had done nothing: without another opening, everything can be made durable, and more be put.
+/// The failed call had done nothing: without a reopening, everything can be made durable, and more
+/// be put.
 fn assert_writes_work(run: &mut Run<'_>, context: &str) {
     run.harness.fs.clear_faults();
     if run.table.is_none() || run.model.dropping {
@@ -156,7 +162,7 @@ fn assert_writes_work(run: &mut Run<'_>, context: &str) {
     assert_eq!(range.1, run.model.batches.len(), "{context}");
 }
 
-/// What was acknowledged is read; what was only put is read or an error, but not something else.
+/// What was acknowledged is read; what was only put is read or an error, but nothing else.
 fn assert_reads_work(run: &Run<'_>, context: &str) {
     let model = &run.model;
     for (n, batch) in model.batches.iter().enumerate().skip(model.collectable) {
@@ -216,7 +222,7 @@ fn every_fault(scenario: &Scenario) {
                 let served = check(&table, &run.model, &format!("{context}, killed and opened"));
                 drop(table);
                 assert_eq!(run.harness.fs.bus_errors(), 0, "{context}: read behind the end");
-                // What it served survives the power loss that comes now: the cache was not trusted.
+                // What it served survives a power loss now: it did not trust the page cache.
                 let model = run.model.after_reopen(served, &[]);
                 let harness =
                     run.harness.after_crash(run.harness.fs.crash_with(&CrashImage::Nothing));
@@ -241,8 +247,8 @@ fn every_fault(scenario: &Scenario) {
     assert!(tally.get("error points") > 3 * tally.get("operations"), "{tally:?}");
 }
 
-/// Every read of every step fails, once or until the step ends. That is an error of this step and latches nothing: nothing
-/// that was acknowledged is lost by it, and what was asked for succeeds when it is asked for again.
+/// Every read of every step fails, once or until the step ends. That is an error of this step and
+/// latches nothing: no acknowledged data is lost by it, and a repeated call succeeds.
 fn every_read_fails(scenario: &Scenario) {
     let name = scenario.name;
     let mut tally = Tally::new(format!("failed reads of a table: {name}"));
@@ -294,7 +300,7 @@ fn every_read_fails(scenario: &Scenario) {
     assert!(tally.get("error points") > 20 && tally.get("errors") > 5, "{tally:?}");
 }
 
-/// The step is tried again, on the same table or after another opening.
+/// The step is repeated, on the same table or after a reopening.
 fn retry_after_failed_read(run: &mut Run<'_>, op: &Op, context: &str) {
     let again = match (op, &run.table) {
         (Op::Reopen | Op::Kill, None) => run.open(),
@@ -462,7 +468,7 @@ fn disk_full_at_any_size_loses_and_latches_nothing() {
             assert!(run.table().failure().is_none(), "{context}, {op:?}: latched");
             assert_reads_work(&run, &context);
         }
-        // There is space again: it goes on, and nothing that was put is lost.
+        // There is space again: the table continues, and nothing that was put is lost.
         run.harness.fs.set_capacity(None);
         run.step(&Op::Put(500)).unwrap_or_else(|e| panic!("{context}: put: {e}"));
         run.step(&Op::Flush).unwrap_or_else(|e| panic!("{context}: flush: {e}"));
@@ -475,7 +481,8 @@ fn disk_full_at_any_size_loses_and_latches_nothing() {
     assert!(seen_full > 100, "{seen_full}");
 }
 
-/// A world whose disk is full while the flag is set: nothing is reserved or created, but what was reserved can be written.
+/// A harness whose disk is full while the flag is set: nothing can be reserved or created, but
+/// reserved space can be written.
 fn full_disk_harness(
     roots: usize,
     is_full: impl Fn(OpKind, &Path) -> bool + Send + Sync + 'static,
@@ -544,7 +551,7 @@ fn next_flush_retries_a_seal_that_found_no_space() {
         assert!(table.failure().is_none());
         assert_eq!(table.get(b"b").unwrap().unwrap(), &value_of(2, 40)[..]);
     }
-    // The one seal that may be pending is: no further segment is begun.
+    // One seal is pending, the most there may be: no further segment is begun.
     assert_eq!(table.put(b"c", b"").unwrap_err().kind(), ErrorKind::StorageFull);
     full.store(false, Ordering::Relaxed);
     table.flush().unwrap();
@@ -582,7 +589,7 @@ fn clock_jump_does_not_age_a_seal_waiting_for_space() {
 
 #[test]
 fn sync_returning_no_space_latches() {
-    // Retrying it could succeed without having written anything.
+    // A retry could succeed without having written anything.
     let options = small().segment_keys(1);
     let scenario = scenario("sync", 1, options, &[Op::Put(40), Op::Flush, Op::Put(50), Op::Flush]);
     let mut created = Run::new(&scenario);
@@ -615,7 +622,7 @@ fn unwritten_large_value_is_invisible_and_not_damage() {
         table.put(b"a", &value_of(1, 100)).unwrap();
         harness.fs.fail_op(n, Fault::Eio, false);
         if table.put(b"large", &value_of(2, 100_000)).is_ok() {
-            continue; // a hint, or an operation that comes later
+            continue; // a hint, or a later operation
         }
         let Some(failure) = table.failure() else { continue };
         let context = format!("operation {n}: {failure}");

@@ -1,5 +1,6 @@
-//! The files of a table, the document and the code: bytes that were put together by hand from the document are opened, and
-//! what the code has written in random histories is read by the document alone.
+//! The files of a table, the document and the code: the code opens bytes assembled by hand from
+//! the document, and a decoder written from the document alone reads what the code has written in
+//! random histories.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
@@ -15,8 +16,9 @@ use support::oracle::{assert_matches_oracle, read_with_oracle};
 use support::script::{Op, Run, Scenario, verify};
 use support::{DAY, Harness};
 
-/// Segment 1, sealed: a group of `first` and `alias` with an inline value, then padding and the mark of a flush, then a batch
-/// of `second` in value file 1 and `third` in value file 0, then an epoch, then `first` once more, without a value.
+/// Segment 1, sealed: a group of `first` and `alias` with an inline value, then padding and the
+/// mark of a flush, then a batch of `second` in value file 1 and `third` in value file 0, then an
+/// epoch, then `first` once more, without a value.
 const KEYS_1: &str = "
     4c495448 4b455953 01004000 00000000 00000000 00000000 656c6261 74000000
     01000000 00000000 e8030000 00000000 11110000 00000000 02000000 d7294f8b
@@ -29,7 +31,7 @@ const KEYS_1: &str = "
     27a50107 05000300 00000300 0000e9b2 942a0000 00004600 00000000 00007468
     6972649f 03a49902 0000000c e1000000 000000dc 05000000 0000005e 453ac701
     07050000 00000000 00000000 00000000 00000040 00000000 00000066 69727374";
-/// Its value files; six bytes of the first are named by nobody.
+/// Its value files; no record names six bytes of the first.
 const VALUES_1_0: &str = "
     4c495448 56414c53 01004000 00000000 00000000 00000000 656c6261 74000000
     01000000 00000000 e8030000 00000000 11110000 00000000 00000000 aff52e19
@@ -46,8 +48,8 @@ const METADATA_1: &str = "
     04000000 00000000 01ee9920 02000000 00000000 49000000 00000000 5a000000
     00000000 01000000 00000000 23010000 0ce10000 00000000 00000000 00000000
     0000";
-/// Segment 2: the chain record, a batch of the group `fourth` and `part` in the value file and `fifth` inline, an epoch, padding
-/// and a mark, and `sixth` behind what is promised.
+/// Segment 2: the chain record, a batch of the group `fourth` and `part` in the value file and
+/// `fifth` inline, an epoch, padding and a mark, and `sixth` behind the promise.
 const KEYS_2: &str = "
     4c495448 4b455953 01004000 00000000 00000000 00000000 656c6261 74000000
     02000000 01000000 d0070000 00000000 22220000 00000000 01000000 83000d4c
@@ -64,7 +66,7 @@ const VALUES_2_0: &str = "
     4c495448 56414c53 01004000 00000000 00000000 00000000 656c6261 74000000
     02000000 00000000 d0070000 00000000 22220000 00000000 00000000 4c970106
     6f662073 65676d65 6e742074 776f6265 68696e64 20746865 206d6172 6b";
-/// Both slots of the state: the newer one stands first, and promises as much of segment 2 as the mark.
+/// Both slots of the state: the newer one is first, and promises as much of segment 2 as the mark.
 const STATE_8: &str = "
     4c495448 53544154 01000000 00000000 00000000 00000000 63000000 191b5c1b
     08000000 00000000 656c6261 74000000 ed5e0000 00000000 84030000 00000000
@@ -84,7 +86,7 @@ fn unhex(hex: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
 
-/// The table that stands above, on two roots.
+/// The table above, on two roots.
 fn handmade_table() -> Harness {
     let (fs, clock) = (SimFs::new(), SimClock::new(1));
     for root in 0..2 {
@@ -123,7 +125,7 @@ const ROWS: [Row; 8] = [
     (2, 186, "fifth", true, "5"),
 ];
 const LAST: Row = (2, 304, "sixth", true, "behind the mark");
-/// Recovery copies what stands behind the mark to a new segment.
+/// Recovery copies the records behind the mark to a new segment.
 const RECOVERED: Row = (3, 104, "sixth", true, "behind the mark");
 
 fn row(entry: &Entry) -> (Position, Vec<u8>, bool, Vec<u8>) {
@@ -161,7 +163,7 @@ fn handmade_table_opens_and_accepts_puts() {
     assert_eq!(read.segments.len(), 4);
 }
 
-/// What stands behind the promise may be torn; what stands before it may not.
+/// Bytes behind the promise may be torn; bytes before it may not.
 #[test]
 fn handmade_table_loses_only_unacknowledged_records() {
     let harness = handmade_table();
@@ -181,7 +183,7 @@ fn len(choice: &mut SeededChoice) -> usize {
     [0, 9, 16, 17, 90, 700, 5000, 66_000][choice.choose(8)]
 }
 
-/// Steps at random; the first one puts something.
+/// Random steps; the first one puts something.
 fn history(choice: &mut SeededChoice) -> Vec<Op> {
     let mut ops = vec![Op::Put(40)];
     for _ in 0..choice.choose(25) + 10 {
@@ -202,7 +204,7 @@ fn history(choice: &mut SeededChoice) -> Vec<Op> {
     ops
 }
 
-/// What was seen on the disk.
+/// What the histories have covered on the disk.
 fn count(tally: &mut Tally, read: &lithdb_format_oracle::Table) {
     tally.add("tables", 1);
     tally.add("segments", read.segments.len() as u64);
@@ -260,7 +262,8 @@ fn format_oracle_reads_files_of_random_histories() {
     }
 }
 
-/// The model of the scripts knows every key once; here a few keys are put all the time, as primary and as secondary ones.
+/// The model of the scripts has every key once; here a few keys are put repeatedly, as primary and
+/// as secondary ones.
 #[test]
 fn newest_record_of_an_overwritten_key_is_served() {
     let effort = Effort::from_env();

@@ -39,7 +39,7 @@ fn read(harness: &Harness, options: &TableOptions) -> Table {
     Table::open_read_only(&harness.setup, options).unwrap()
 }
 
-/// Opens for writing as it is done while somebody reads.
+/// Opens for writing as an application does while readers are open.
 fn open_beside_readers(harness: &Harness, options: &TableOptions) -> Table {
     let how = OpenForWriting { coalesce: Duration::ZERO };
     Table::open(&harness.setup, options, how).unwrap()
@@ -106,7 +106,7 @@ fn collection_during_reads_makes_keys_absent_not_errors() {
     assert_eq!(present_keys(&reader, 9), all(9));
     harness.clock.advance(Duration::from_secs(2));
     assert_eq!(writer.run_gc().unwrap().segments, 4);
-    // Files it held open may still answer; what is gone is gone without an error.
+    // Files that it holds open may still be read; a collected key is `None`, not an error.
     for n in 0..9_usize {
         let value = reader.get(format!("{n}").as_bytes()).unwrap();
         assert!(value.is_none_or(|value| value == value_of(n, 30)[..]));
@@ -119,14 +119,14 @@ fn collection_during_reads_makes_keys_absent_not_errors() {
     writer.flush().unwrap();
     reader.refresh().unwrap();
     assert_eq!(present_keys(&reader, 14), [8, 9, 10, 11, 12, 13]);
-    // A table that is dropped under it is missing.
+    // A table that is dropped meanwhile is `Missing`.
     writer.begin_drop().unwrap();
     drop(writer);
     Table::remove(&harness.setup).unwrap();
     assert_eq!(reader.refresh().unwrap_err().kind(), ErrorKind::Missing);
 }
 
-/// Leaves a table with a torn tail: three flushed values and half of a fourth one.
+/// Leaves a table with a torn end: three flushed values and half of a fourth.
 fn torn(harness: &Harness, options: &TableOptions) {
     let table = harness.create_and_open(options);
     put(&table, 0..3);
@@ -160,7 +160,7 @@ fn torn_end_is_left_in_place_with_and_without_readers() {
     table.flush().unwrap();
     assert_eq!(contents(&harness, &unsealed_files()), before, "nothing was cut or written");
     assert_eq!(table.stats().segments, 2);
-    // What was copied, and 100 bytes of each of two files that are no batch.
+    // The copied bytes, and 100 bytes in each of two files that are no batch.
     let waiting = table.stats().waiting_bytes;
     assert_eq!(waiting, before.iter().map(|bytes| bytes.len() as u64 - 64).sum());
     assert_eq!(present_keys(&table, 9), all(6));
@@ -194,7 +194,7 @@ fn whole_unsealed_segment_is_resumed_with_readers_open() {
     }
 }
 
-/// Links all files of the segments to a directory, as a snapshot does.
+/// Links all files of the segments into a directory, as a snapshot does.
 fn link_all(harness: &Harness) -> Vec<PathBuf> {
     harness.fs.make_dirs("/snapshot");
     let files = harness.fs.file_paths();
@@ -235,7 +235,7 @@ fn hard_linked_files_are_never_modified() {
             assert!(contents(&harness, &links) == before, "{context}: a linked file changed");
             assert!(harness.fs.file_paths().iter().filter(|p| is_keys(p)).count() <= 3);
         }
-        // The links are gone: the files stay as they are.
+        // The links are removed: the files do not change.
         for link in &links {
             harness.fs.remove_file(link).unwrap();
         }
@@ -331,11 +331,11 @@ fn reader_of_a_recreated_table_gets_closed() {
     drop(writer);
     Table::remove(&harness.setup).unwrap();
     let writer = harness.create_and_open(&small());
-    // As long as the old one's, so that length says nothing.
+    // As long as the old one's, so that the length shows no difference.
     put(&writer, 0..4);
     writer.put(b"0", b"another table's").unwrap();
     writer.flush().unwrap();
-    // A file that is not open is opened anew, and is the other table's.
+    // A file that is not open is opened again, and belongs to the other table.
     let error = unread.get(b"0").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
     assert!(error.to_string().contains("another one was created with its name"), "{error}");
@@ -352,7 +352,7 @@ fn reader_iterator_continues_after_collected_segments() {
     writer.seal().unwrap();
     put(&writer, 9..11);
     writer.flush().unwrap();
-    // One handle: files that were read are closed again, and gone when they are wanted.
+    // One handle: files that were read are closed again, and no longer exist when they are needed.
     let mut setup = harness.setup.clone();
     setup.handles = std::sync::Arc::new(lithdb_segment::HandleCache::new(1));
     let reader = Table::open_read_only(&setup, &options).unwrap();
@@ -409,7 +409,7 @@ fn drop_removes_quarantine_and_leaves_foreign_files() {
     table.begin_drop().unwrap();
     Table::remove(&harness.setup).unwrap();
     assert_eq!(harness.fs.read_raw("/r0/t/notes.txt"), [7]);
-    // The name can be given again all the same.
+    // The name can be reused nevertheless.
     let table = harness.create_and_open(&small());
     assert_eq!(table.get(b"0").unwrap(), None);
 }
@@ -496,7 +496,7 @@ fn opening_makes_five_calls_for_each_sealed_segment() {
         });
         [writing, reading]
     });
-    // Metadata and key file are opened and read, and the value file is looked at.
+    // Opens and reads metadata and key file; stats the value file.
     let [writing, reading] = [0, 1].map(|n| costs[1][n] - costs[0][n]);
     assert_eq!([writing, reading], [500, 500], "{costs:?}");
 }
@@ -537,7 +537,7 @@ fn reader_sees_an_in_flight_value_once_written() {
     put(&writer, 3..6);
     writer.flush().unwrap();
     let after = harness.fs.read_raw(path);
-    // The key file is as long as it will be, and the values are not there yet, or only one of them.
+    // The key file has its final length, and none or only one of the values exists yet.
     let one_more = before.len() + (after.len() - before.len()) / 3;
     for (there_by_now, len) in [(3, before.len()), (4, one_more), (6, after.len())] {
         harness.fs.write_raw(path, after[..len].to_vec());
@@ -590,7 +590,7 @@ fn view_past_the_sealed_end_is_replaced() {
     let reader = read(&harness, &options);
     let held = reader.iter().unwrap();
     let value = reader.get(b"4").unwrap().unwrap();
-    // No mark vouches for the last ones: the next opening moves them to a new segment.
+    // No mark covers the last ones: the next opening moves them to a new segment.
     drop(writer);
     let writer = harness.open(&options).unwrap();
     let segments = writer.stats().segments;
@@ -601,7 +601,7 @@ fn view_past_the_sealed_end_is_replaced() {
     let values: Vec<_> = held.map(|entry| entry.unwrap().value().unwrap()).collect();
     assert_eq!(values.len(), 6);
     assert_eq!(value, &value_of(4, 30)[..]);
-    // And it goes on from there.
+    // And it continues from there.
     put(&writer, 6..8);
     writer.flush().unwrap();
     reader.refresh().unwrap();

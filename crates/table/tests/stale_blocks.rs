@@ -1,9 +1,11 @@
-//! Blocks that a device has lost or misplaced, in a table that was closed cleanly: each sector of 512 bytes and each block
-//! of 4 KiB of each file holds what it held before, zeros, or another block of the same file or another one. What is read
-//! afterwards is right, or an error; nothing turns into `None`.
+//! Blocks that a device has lost or misplaced, in a cleanly closed table: each sector of 512 bytes
+//! and each block of 4 KiB of each file is replaced by its earlier content, zeros, or another
+//! block of the same or another file. Reads return the right bytes or an error; nothing turns into
+//! `None`.
 //!
-//! What no program can notice is left out, and tested on its own: *all* files as they were at one earlier time are the
-//! table as it was then. For a table that was only put to since, two of them are enough: the state and the newest key file.
+//! Undetectable cases are left out and tested on their own: *all* files as they were at one
+//! earlier time are the table as it was then. If the table was only put to since, two files are
+//! enough: the state and the newest key file.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
@@ -23,8 +25,9 @@ fn options() -> TableOptions {
     small().segment_keys(12).shards(2).inline_max_bytes(300).ttl(DAY / 2).segment_age(DAY)
 }
 
-/// Sealed segments on two roots and a mutable one, all of several sectors and the newest of several blocks; values inline
-/// and in files, aliases, a watermark above 1; synced, closed and opened often, so that blocks have a past.
+/// Sealed segments on two roots and a mutable one, all of several sectors and the newest of
+/// several blocks; values inline and in files, aliases, a watermark above 1; synced, closed and
+/// opened often, so that blocks have earlier content.
 fn closed() -> ClosedTable {
     let harness = Harness::new(2);
     let mut table = harness.create_and_open(&options());
@@ -51,7 +54,7 @@ fn closed() -> ClosedTable {
         }
         if n % 5 == 4 {
             table.close().unwrap();
-            // The last one goes on in the newest segment until it has several blocks.
+            // The last one continues in the newest segment until it has several blocks.
             let keys = if n < 24 { 12 } else { 100 };
             table = harness.open(&options().segment_keys(keys)).unwrap();
         }
@@ -84,7 +87,7 @@ fn open(fs: &SimFs, mode: ReadMode, who: Role) -> Result<Table> {
     }
 }
 
-/// Opens the table and reads everything: whether all of it was right.
+/// Opens the table and reads everything; returns whether all of it was right.
 fn open_and_read(fs: &SimFs, who: Role, closed: &ClosedTable, context: &str) -> bool {
     match open(fs, ReadMode::Map, who) {
         Ok(table) => check_reads(&table, closed, context),
@@ -112,7 +115,8 @@ fn blocks(fs: &SimFs, unit: usize) -> Vec<Block> {
     blocks.map(|(path, offset, bytes)| Block { path, offset, bytes }).collect()
 }
 
-/// Whether what is in a block decides over a right answer: not one slot of the state, not reserved space.
+/// Whether a right result depends on the block: not on one slot of the state, nor on reserved
+/// space.
 fn is_needed(block: &Block) -> bool {
     let is_slot = block.path.ends_with("table.state");
     let is_value_header = block.path.extension().is_some_and(|e| e == "values")
@@ -121,7 +125,8 @@ fn is_needed(block: &Block) -> bool {
     !is_slot && !is_value_header
 }
 
-/// Every replacement of every block of `unit` bytes, as a writer finds it; every seventh for a reader, too.
+/// Every replacement of every block of `unit` bytes, opened by a writer; every seventh by a
+/// reader, too.
 fn every_replacement(unit: usize, others: u64) {
     let closed = closed();
     let effort = Effort::from_env();
@@ -156,7 +161,8 @@ fn every_replacement(unit: usize, others: u64) {
             tally.add("zeros", 1);
             check(&mut tally, fs, is_needed(block), format!("{name} as zeros"));
         }
-        // Some of the other blocks in a quick run, each of them in a deep one; those of the same place always.
+        // A quick run takes some of the other blocks, a deep run all; those at the same offset
+        // always.
         for other in &blocks {
             let same_place = other.offset == block.offset;
             let chosen = random.next_u64() % (blocks.len() as u64) < effort.times(others);
@@ -207,7 +213,7 @@ fn stale_file_is_an_error_or_harmless() {
             let is_state = path.ends_with("table.state");
             assert!(!is_right || is_state, "{context}: not noticed");
             tally.add(if is_right { "harmless" } else { "refused" }, 1);
-            // Both slots as one of them was: the state that ruled then.
+            // Both slots as one of them was: the state that was current then.
             if is_state {
                 for slot in older.chunks(4096) {
                     let fs = closed.fs.fork();
@@ -233,7 +239,7 @@ fn stale_read_is_an_error_or_harmless() {
             let context = format!("older bytes at read {n}, {who:?}");
             let is_right = match open(&fs, ReadMode::Pread, who) {
                 Ok(table) => check_reads(&table, &closed, &context),
-                // The second look at the same bytes may show that the first one was wrong.
+                // The second read of the same bytes may show that the first was wrong.
                 Err(error) if error.to_string().contains("two reads gave different bytes") => false,
                 Err(error) => {
                     assert_reported_as_damage(&error, &context);
@@ -244,7 +250,7 @@ fn stale_read_is_an_error_or_harmless() {
                 break;
             }
             tally.add(if is_right { "harmless" } else { "refused" }, 1);
-            // The disk itself holds the newer bytes, and nobody has harmed them.
+            // The disk itself still holds the newer bytes unchanged.
             assert!(open_and_read(&fs, Role::Writer, &closed, &format!("{context}, and again")));
         }
     }
@@ -277,7 +283,8 @@ fn stale_files_are_noticed_unless_the_whole_table_is_stale() {
         let opened = Harness::on(fs, clock(), 1).open(&options);
         let has = |name: &str| names.iter().any(|path| path.ends_with(name));
         match (has("table.state"), has("1.keys"), has("1-0.values")) {
-            // The whole table as it was then, which nobody can tell from one that was not written since.
+            // The whole table as it was then: indistinguishable from one that was not written
+            // since.
             (true, true, true) => {
                 let table = opened.unwrap();
                 assert!(table.get(&[b'a', 9]).unwrap().is_some());
@@ -288,8 +295,8 @@ fn stale_files_are_noticed_unless_the_whole_table_is_stale() {
     }
 }
 
-/// The bytes of the last flush, which no mark vouches for yet, may be taken for torn when they are read wrong: that is said
-/// in `FORMAT.md`, *What is not seen*. But what is written again is what was verified.
+/// A wrong read of the bytes of the last flush, which no mark covers yet, may be taken for a torn
+/// end (`FORMAT.md`, *Undetectable damage*). But recovery writes only what it verified.
 #[test]
 fn stale_read_is_never_copied_by_recovery() {
     let harness = Harness::new(1);
@@ -331,7 +338,8 @@ fn stale_read_is_never_copied_by_recovery() {
     assert!(tally.get("opened") > 0 && tally.get("refused") > 0, "{tally:?}");
 }
 
-/// Served, flushed and gone after the next mount: what a recovery writes over blocks that take no writes.
+/// Data must not be served, flushed and then lost after the next mount: recovery must not write
+/// over blocks that take no writes.
 #[test]
 fn what_recovery_keeps_is_safe_from_unwritable_blocks() {
     for is_told in [true, false] {
@@ -341,7 +349,7 @@ fn what_recovery_keeps_is_safe_from_unwritable_blocks() {
             let table = harness.create_and_open(&options);
             table.put(b"flushed", &[1; 700]).unwrap();
             table.flush().unwrap();
-            // More than memory keeps back.
+            // More than the write buffer holds.
             let value = |n: usize| vec![n as u8; 1000];
             for n in 0..2500 {
                 table.put(format!("key-{n}").as_bytes(), &value(n)).unwrap();
@@ -354,7 +362,7 @@ fn what_recovery_keeps_is_safe_from_unwritable_blocks() {
             }
             drop(table);
             harness.fs.clear_faults();
-            // In the same mount: everything can be read, and every sync succeeds.
+            // In the same mount, everything can be read, and every sync succeeds.
             let table = harness.open(&options).unwrap();
             table.put(b"more", &[2; 700]).unwrap();
             table.flush().unwrap();

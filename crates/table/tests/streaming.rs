@@ -133,6 +133,7 @@ fn source_that_claims_more_than_it_read_stores_nothing() {
     table.put(b"key", b"value").unwrap();
 }
 
+/// The free space, and the length of every file.
 fn space(harness: &Harness) -> (u64, Vec<usize>) {
     let free = harness.setup.env.fs.free_space(Path::new("/r0")).unwrap();
     (free, harness.fs.file_paths().iter().map(|path| harness.fs.read_raw(path).len()).collect())

@@ -1,4 +1,5 @@
-//! A table that was closed cleanly, to be harmed: whatever becomes of its files, what is read is right or an error.
+//! A cleanly closed table to damage: whatever happens to its files, reads return the right bytes
+//! or an error.
 
 use std::path::PathBuf;
 
@@ -8,28 +9,28 @@ use lithdb_table::Table;
 
 use super::DAY;
 
-/// A closed table and what is in it.
+/// A closed table and its content.
 pub struct ClosedTable {
     pub fs: SimFs,
     /// Every record in order: key, value.
     pub records: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Keys that were collected.
+    /// Collected keys.
     pub gone: Vec<Vec<u8>>,
 }
 
-/// The time at which the table is opened again: two days after it was made.
+/// The time at which the table is opened again: two days after its creation.
 pub fn clock() -> SimClock {
     let clock = SimClock::new(77);
     clock.advance(2 * DAY);
     clock
 }
 
-/// Every file and what is in it.
+/// Every file and its content.
 pub fn files(fs: &SimFs) -> Vec<(PathBuf, Vec<u8>)> {
     fs.file_paths().into_iter().map(|path| (path.clone(), fs.read_raw(&path))).collect()
 }
 
-/// Reads everything: right or an error. Says whether everything was right.
+/// Reads everything: right or an error. Returns whether everything was right.
 pub fn check_reads(table: &Table, closed: &ClosedTable, context: &str) -> bool {
     let mut all_right = true;
     for (key, value) in &closed.records {
@@ -69,11 +70,11 @@ pub fn check_reads(table: &Table, closed: &ClosedTable, context: &str) -> bool {
     all_right
 }
 
-/// Damage is reported as damage, and names a file.
+/// Damage is reported as such, with the name of a file.
 pub fn assert_reported_as_damage(error: &lithdb_env::Error, context: &str) {
     use ErrorKind::{Conflict, Corrupt, Foreign, Missing, Unsupported};
     let is_damage = matches!(error.kind(), Corrupt | Foreign | Missing | Unsupported | Conflict)
-        // A state file that is too long is refused by the file system's own error.
+        // The file system's own error refuses a state file that is too long.
         || error.to_string().contains("at most");
     assert!(is_damage, "{context}: {error}");
     assert!(error.to_string().contains("/t/"), "{context}: names no file: {error}");

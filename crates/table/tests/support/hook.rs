@@ -1,4 +1,4 @@
-//! A file system that tells of every change before it makes it, and can hold one up.
+//! A file system that calls a hook before every change, which may delay it.
 
 use std::fmt;
 use std::io;
@@ -9,7 +9,8 @@ use lithdb_env::{DirEntry, File, FileLock, Fs, LockKind, Map, Metadata, OpenMode
 use lithdb_sim::OpKind;
 use parking_lot::{Condvar, Mutex};
 
-/// Hears of a change before it is made: what, to which path, and of a write how many bytes.
+/// Receives a change before it is made: the operation, the path, and for a write the number of
+/// bytes.
 pub type Hook = Arc<dyn Fn(OpKind, &Path, usize) + Send + Sync>;
 
 /// Another file system with a hook in front of every change.
@@ -137,7 +138,7 @@ impl File for HookFile {
     }
 }
 
-/// A door that threads wait at while it is shut.
+/// A gate at which threads wait while it is closed.
 #[derive(Debug, Default)]
 pub struct Gate {
     state: Mutex<GateState>,
@@ -160,7 +161,7 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Goes through, when the gate is open.
+    /// Waits until the gate is open.
     pub fn pass(&self) {
         let mut state = self.state.lock();
         if !state.shut {
@@ -174,7 +175,7 @@ impl Gate {
         state.waiting -= 1;
     }
 
-    /// Waits until `count` threads stand at the gate.
+    /// Waits until `count` threads wait at the gate.
     pub fn wait_for(&self, count: usize) {
         let mut state = self.state.lock();
         while state.waiting < count {
@@ -183,8 +184,8 @@ impl Gate {
     }
 }
 
-/// A file system on which the values of a flush are written and synced last: as threads might do it, which sync all files
-/// of a segment at the same time. (Without threads the key file is the last one.)
+/// A file system on which the values of a flush are written and synced last, as may happen when
+/// threads sync all files of a segment at the same time. (Without threads the key file is last.)
 #[derive(Clone)]
 pub struct LateValues {
     inner: Arc<dyn Fs>,

@@ -1,6 +1,6 @@
 //! A table on a simulated disk.
 
-// Clippy knows test functions, not what they share.
+// Clippy's exceptions for tests do not cover shared test code.
 #![allow(
     dead_code,
     missing_docs,
@@ -44,7 +44,7 @@ impl Harness {
         Self::on(fs, SimClock::new(1), roots)
     }
 
-    /// The same world on another disk: after a crash, say.
+    /// The same harness on another disk: after a crash, for example.
     pub fn on(fs: SimFs, clock: SimClock, roots: usize) -> Self {
         let setup = setup(sim_env(&fs, &clock), roots);
         Self { fs, clock, roots, setup }

@@ -1,4 +1,4 @@
-//! The files of a table, read by the document alone, against what the table serves.
+//! Compares the files of a table, read by the format oracle, with what the table serves.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +7,9 @@ use lithdb_table::{Entry, Table};
 
 use super::Harness;
 
-/// Compares the files that are on the disk, read by a decoder that knows the document and not the code, with what the
-/// table serves, both ways: by iteration in both directions and by `get`. For a table that has just been opened for writing,
-/// or flushed. Returns what the decoder found.
+/// Compares the files on the disk, read by a decoder written from the document alone, with what
+/// the table serves, in both directions and by `get`. For a table that has just been opened for
+/// writing, or flushed. Returns what the decoder found.
 pub fn assert_matches_oracle(
     table: &Table,
     harness: &Harness,
@@ -35,7 +35,7 @@ pub fn assert_matches_oracle(
     read
 }
 
-/// What the files of the table say.
+/// The content of the table's files, as the decoder reads it.
 pub fn read_with_oracle(harness: &Harness) -> lithdb_format_oracle::Table {
     let paths = harness.fs.file_paths();
     let roots: Vec<BTreeMap<String, Vec<u8>>> = harness

@@ -1,4 +1,5 @@
-//! Scripts of operations on a table, the model of what they promised, and the check of what is there.
+//! Scripts of operations on a table, the model of what they promised, and the check of what exists
+//! afterwards.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -32,9 +33,9 @@ pub enum Op {
     Gc,
     /// Closes and opens again.
     Reopen,
-    /// Opens again without having closed: what was not flushed may be lost.
+    /// Opens again without a close: what was not flushed may be lost.
     Kill,
-    /// The upkeep of an idle table.
+    /// The maintenance of an idle table.
     Tick,
     BeginDrop,
     Remove,
@@ -50,7 +51,7 @@ pub struct Scenario {
     pub ops: Vec<Op>,
 }
 
-/// A record as iteration gives it: key, whether it is primary, value.
+/// A record as iteration returns it: key, whether it is primary, value.
 pub type Record = (Vec<u8>, bool, Vec<u8>);
 
 /// A batch that was put.
@@ -68,11 +69,11 @@ pub struct Model {
     pub created: bool,
     /// What was put, in order; the last one may be an attempt.
     pub batches: Vec<Written>,
-    /// So many of them are durable.
+    /// Number of durable batches.
     pub acked: usize,
-    /// So many of them are gone for ever.
+    /// Number of batches that never return.
     pub collected: usize,
-    /// So many of them may be gone.
+    /// Number of batches that may be absent.
     pub collectable: usize,
     /// A drop was begun; it was finished.
     pub dropping: bool,
@@ -81,18 +82,19 @@ pub struct Model {
     pub gone: Vec<Vec<u8>>,
 }
 
-/// A script on its way.
+/// A running script.
 pub struct Run<'a> {
     pub scenario: &'a Scenario,
     pub harness: Harness,
     pub model: Model,
     pub table: Option<Table>,
-    /// Faults end with the operation they were planned for: what an opening serves is read without them.
+    /// Faults end with the operation they were planned for: reads of what an opening serves see
+    /// none.
     pub clear_faults_after_open: bool,
     next_key: usize,
 }
 
-/// Bytes that are different for every key and place.
+/// Bytes that are different for every key and offset.
 pub fn value_of(n: usize, len: usize) -> Vec<u8> {
     (0..len).map(|i| (n * 131 + i * 7 + (i >> 8) * 13 + 1) as u8).collect()
 }
@@ -113,7 +115,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Creates the table and does every step, up to the first that fails.
+    /// Creates the table and runs every step, up to the first that fails.
     pub fn until_error(&mut self) -> Result<()> {
         self.step(&Op::Create)?;
         for op in &self.scenario.ops {
@@ -141,7 +143,7 @@ impl<'a> Run<'a> {
         records
     }
 
-    /// Puts `groups` as one batch, or one group alone as it is.
+    /// Puts `groups` as one batch, or a single group with a single put.
     fn put(&mut self, groups: Vec<Vec<Record>>) -> Result<()> {
         let records = Arc::new(groups.iter().flatten().cloned().collect());
         self.model.batches.push(Written { records, segment: None });
@@ -254,7 +256,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Opens the table and goes on with what survived.
+    /// Opens the table and continues with what survived.
     pub fn open(&mut self) -> Result<()> {
         let table = self.harness.open(&self.scenario.options)?;
         if self.clear_faults_after_open {
@@ -264,7 +266,7 @@ impl<'a> Run<'a> {
         assert_matches_oracle(&table, &self.harness, "going on after opening again");
         self.model.batches.truncate(end);
         self.model.acked = end;
-        // Recovery may have moved what stands behind the last mark to another segment.
+        // Recovery may have moved the records behind the last mark to another segment.
         let mut segments = HashMap::new();
         for entry in table.iter()? {
             let entry = entry?;
@@ -292,12 +294,12 @@ impl<'a> Run<'a> {
 }
 
 impl Model {
-    /// How many batches are in segments below this one.
+    /// Number of batches in segments below this one.
     fn below(&self, segment: u32) -> usize {
         self.batches.iter().take_while(|b| b.segment.is_some_and(|s| s < segment)).count()
     }
 
-    /// What must be there after opening served `start..end`, with one more batch that was flushed.
+    /// What must exist after an opening served `start..end`, with one more batch that was flushed.
     pub fn after_reopen(&self, (start, end): (usize, usize), more: &[Record]) -> Self {
         let mut next = self.clone();
         next.batches.truncate(end);
@@ -325,7 +327,7 @@ pub fn read_all(table: &Table, context: &str) -> Vec<Record> {
     forwards
 }
 
-/// Compares what is in the table with what may and must be; returns which batches are there.
+/// Compares the table's content with what may and must exist; returns which batches exist.
 pub fn check(table: &Table, model: &Model, context: &str) -> (usize, usize) {
     let found = read_all(table, context);
     let (start, end) = batch_range(&found, model, context);
@@ -375,9 +377,9 @@ fn batch_range(found: &[Record], model: &Model, context: &str) -> (usize, usize)
     (start, end)
 }
 
-/// Everything that must hold when a database is found like this: what is there, that opening again changes nothing
-/// visible, that the files say the same when they are read by the document alone, and that it goes on working. Returns how
-/// many operations the first opening took.
+/// Checks everything that must hold for a database found in this state: what exists, that another
+/// opening changes nothing visible, that the format oracle reads the same from the files, and that
+/// the table continues to work. Returns the number of operations of the first opening.
 pub fn verify(scenario: &Scenario, harness: &Harness, model: &Model, context: &str) -> u64 {
     let fs = &harness.fs;
     let before = fs.ops();
@@ -434,7 +436,7 @@ pub fn verify(scenario: &Scenario, harness: &Harness, model: &Model, context: &s
             &format!("{context}, with one more, after a crash"),
         );
     }
-    // A new segment, too: no number is used for a second content.
+    // A new segment, too: no id is used for a second content.
     table.seal().unwrap_or_else(|e| panic!("{context}: seal: {e}"));
     if thorough {
         assert_matches_oracle(&table, &harness, &format!("{context}, sealed"));
@@ -446,7 +448,7 @@ pub fn verify(scenario: &Scenario, harness: &Harness, model: &Model, context: &s
     ops
 }
 
-/// What a crash has left is never damage to whoever looks, and opening needs no help with it.
+/// What a crash left is never reported as damage, and opening it needs no repair.
 fn assert_needs_no_repair(harness: &Harness, context: &str) {
     let looked = harness.after_crash(harness.fs.fork());
     let report = verify_files(&looked.setup, &mut |_| {})
@@ -458,14 +460,15 @@ fn assert_needs_no_repair(harness: &Harness, context: &str) {
     assert_eq!(looked.fs.ops(), 0, "{context}: looking wrote something");
 }
 
-/// Whether this is the first, sixth, eleventh … image that the test verifies: what each would make too slow is done then.
+/// Whether this is the first, sixth, eleventh … image that the test verifies: checks that would be
+/// too slow for every image run then.
 fn is_every_fifth() -> bool {
     thread_local!(static IMAGES: Cell<u64> = const { Cell::new(0) });
     IMAGES.replace(IMAGES.get() + 1).is_multiple_of(5)
 }
 
-/// The salts of all segments whose key files have a sound header, by table and segment: what was never synced may show a
-/// header of another table that was there before.
+/// The salts of all segments whose key files have a valid header, by table and segment: an
+/// unsynced file may show a header of an earlier table.
 fn salts(harness: &Harness) -> HashMap<(u64, u32), u64> {
     let paths = harness.fs.file_paths();
     let keys = paths.iter().filter(|path| path.extension().is_some_and(|e| e == "keys"));

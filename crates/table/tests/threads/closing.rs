@@ -85,7 +85,7 @@ fn close_makes_earlier_puts_durable_and_refuses_later_ones() {
         let put = |client: Client, keys: [&'static str; 3]| {
             move || {
                 for key in keys {
-                    // Refused, it is refused for good.
+                    // Once refused, every later call is refused.
                     if !client.put(key) {
                         assert!(!client.put("z-9"));
                         return;

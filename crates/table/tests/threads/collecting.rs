@@ -1,4 +1,4 @@
-//! Collection beside gets, walks and values that are held.
+//! Collection beside gets, iterators and held values.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +63,7 @@ fn reads_during_collection_are_right_or_collected() {
         join_all(threads);
         assert_eq!(table.get(b"b-1").unwrap().unwrap(), &value_of("b-1")[..]);
         drop(table);
-        // Nobody holds the segments: their files are gone.
+        // Nobody holds the segments: their files are removed.
         let names: Vec<_> = harness.fs.file_paths();
         let first = |path: &&std::path::PathBuf| path.ends_with("1.keys");
         assert!(!names.iter().any(|path| first(&path)), "{names:?}");

@@ -1,4 +1,4 @@
-//! A sync that fails in one thread, beside others that flush.
+//! A failed sync in one thread, beside others that flush.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ fn after_a_failed_sync_nobody_acknowledges() {
         let harness = Harness::new();
         let options = options(3);
         let client = Client::new(&harness, harness.create_and_open(&options), Crash::AtTheEnd);
-        // Known to this test alone, and not to the model checker: set when a call has failed.
+        // Known only to this test, not to the model checker: set when a call has failed.
         let failed = Arc::new(AtomicBool::new(false));
         let pages = [Pages::Lost, Pages::PartlyLost, Pages::ReadableAndClean, Pages::Unwritable]
             [random_below(4) as usize];

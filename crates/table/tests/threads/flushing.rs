@@ -34,7 +34,7 @@ fn flush_captures_are_durable_and_puts_are_readable() {
     });
 }
 
-/// A crash in the next flush may leave the mark, and of what came before it whatever it likes.
+/// A crash in the next flush may leave the mark, and any part of what precedes it.
 #[test]
 fn mark_covers_its_flush_and_not_later_puts() {
     search("a mark beside puts", 250, || {
@@ -44,7 +44,7 @@ fn mark_covers_its_flush_and_not_later_puts() {
         let client = Client::new(&harness, table, Crash::AtTheEnd);
         client.put_all(["z-0"]);
         client.flush();
-        // Four changes are the first flush; the crash is in the second one, or right after it.
+        // The first flush makes four changes; the crash is in the second one, or right after it.
         harness.fs.crash_after(4 + random_below(5));
         let (a, b) = (client.clone(), client.clone());
         let threads = [

@@ -1,4 +1,5 @@
-//! A table on a simulated disk, before each change of which another thread may go first; and what is known of its puts.
+//! A table on a simulated disk that may switch to another thread before each change; and a record
+//! of its puts.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,14 +18,14 @@ use shuttle::thread::JoinHandle;
 use crate::hook::HookFs;
 use crate::search::random_below;
 
-/// A value of this length is written after the writer's lock was released.
+/// A value of this length is written after the writer's lock is released.
 pub(crate) const LARGE: usize = 64 << 10;
 
 pub(crate) struct Harness {
     pub(crate) fs: SimFs,
     pub(crate) clock: SimClock,
     pub(crate) setup: TableSetup,
-    /// Large values stand here before they are written.
+    /// Large values wait here before they are written.
     pub(crate) gate: Arc<Gate>,
 }
 
@@ -75,12 +76,12 @@ fn setup(env: Env) -> TableSetup {
     }
 }
 
-/// Values beside the keys, in one file, and segments of so many keys.
+/// Values outside the key file, in one value file, and segments of so many keys.
 pub(crate) fn options(segment_keys: u64) -> TableOptions {
     TableOptions::new().shards(1).inline_max_bytes(16).segment_keys(segment_keys)
 }
 
-/// A door, open until it is shut, that threads wait at.
+/// A gate, open at first, at which threads wait while it is closed.
 #[derive(Default)]
 pub(crate) struct Gate {
     is_shut: Mutex<bool>,
@@ -105,7 +106,7 @@ impl Gate {
     }
 }
 
-/// Begins a thread of the model.
+/// Starts a thread of the model.
 pub(crate) fn go(body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     shuttle::thread::spawn(body)
 }
@@ -116,7 +117,7 @@ pub(crate) fn join_all(threads: impl IntoIterator<Item = JoinHandle<()>>) {
     }
 }
 
-/// What a key holds: every key is put with one value.
+/// The value of a key: every key is put with one value.
 pub(crate) fn value_of(key: &str) -> Vec<u8> {
     let len = match key.as_bytes()[0] {
         b'L' => LARGE,
@@ -126,12 +127,12 @@ pub(crate) fn value_of(key: &str) -> Vec<u8> {
     key.bytes().cycle().take(len).collect()
 }
 
-/// When the disk dies in the middle of a model.
+/// When the disk fails in the middle of a model.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Crash {
-    /// When everything is done.
+    /// At the end.
     AtTheEnd,
-    /// When this flush, seal or close has returned: the next one, or the one after that.
+    /// After this flush, seal or close has returned: the next one, or the one after that.
     AfterFlush(u64),
     /// After so many more changes of the disk.
     AfterChanges(u64),
@@ -147,8 +148,8 @@ impl Crash {
     }
 }
 
-/// A table, what was put into it, and what of that is durable by its word. No thread goes first between a call's return and
-/// its entry here: this lock is none of the model checker's.
+/// A table, what was put into it, and what of that it reported as durable. No other thread runs
+/// between the return of a call and its entry here: this lock is unknown to the model checker.
 #[derive(Clone)]
 pub(crate) struct Client {
     pub(crate) table: Table,
@@ -157,7 +158,7 @@ pub(crate) struct Client {
 }
 
 struct Known {
-    /// Keys that began to be put, with their threads and numbers.
+    /// Keys whose put has begun, with their threads and numbers.
     started: BTreeMap<String, ()>,
     returned: BTreeMap<String, Position>,
     acknowledged: BTreeMap<String, Position>,
@@ -179,7 +180,7 @@ impl Client {
         Self { table, fs: harness.fs.clone(), known: Arc::new(parking_lot::Mutex::new(known)) }
     }
 
-    /// Puts a key, and finds it at once. `false` if it was refused.
+    /// Puts a key, and reads it back at once. `false` if the put was refused.
     pub(crate) fn put(&self, key: &str) -> bool {
         self.known.lock().started.insert(key.to_owned(), ());
         let put = self.table.put(key.as_bytes(), &value_of(key));
@@ -189,13 +190,14 @@ impl Client {
         true
     }
 
-    /// The key was put: it is there, unless the disk has died or failed or the table was closed.
+    /// The key was put: it exists, unless the disk has died or failed or the table was closed.
     pub(crate) fn assert_present(&self, key: &str) {
         let is_acknowledged = self.known.lock().acknowledged.contains_key(key);
         match self.table.get(key.as_bytes()) {
             Ok(found) => assert_eq!(found.expect(key), &value_of(key)[..], "{key}"),
             Err(error) => {
-                // A failed sync may have thrown away what the file had, but for what was durable by then.
+                // A failed sync may have discarded the file's content, except what was durable by
+                // then.
                 let has_failed = self.fs.faults_hit() > 0 && error.kind() == ErrorKind::Corrupt;
                 let is_lost = has_failed && !is_acknowledged;
                 let may_fail = self.fs.is_dead() || is_lost || error.kind() == ErrorKind::Closed;
@@ -204,13 +206,13 @@ impl Client {
         }
     }
 
-    /// Everything that was acknowledged is there, unless the disk has died.
+    /// Everything that was acknowledged exists, unless the disk has died.
     pub(crate) fn assert_acknowledged_present(&self) {
         let keys: Vec<String> = self.known.lock().acknowledged.keys().cloned().collect();
         keys.iter().for_each(|key| self.assert_present(key));
     }
 
-    /// Puts several, and stops at the first that is refused.
+    /// Puts several keys, and stops at the first refusal.
     pub(crate) fn put_all<'a>(&self, keys: impl IntoIterator<Item = &'a str>) {
         for key in keys {
             if !self.put(key) {
@@ -237,7 +239,7 @@ impl Client {
         make_durable(&self.table)?;
         let mut known = self.known.lock();
         if self.fs.is_dead() {
-            // It may have come to an end on what it knew.
+            // The call may have completed from memory after the disk died.
             return Ok(());
         }
         known.acknowledged.extend(before);
@@ -257,13 +259,14 @@ impl Client {
     }
 
     pub(crate) fn seal(&self) {
-        // A seal makes what is in the segment durable: whatever was put before is in it or in an older one.
+        // A seal makes the segment durable: whatever was put before is in it or in an older one.
         if self.acknowledge(Table::seal).is_err() {
             self.assert_crashed("a seal");
         }
     }
 
-    /// Walks the table: everything that had been put is there once, in the order of each thread, and nothing else.
+    /// Iterates over the table: everything that had been put appears once, in the order of each
+    /// thread, and nothing else.
     pub(crate) fn walk(&self) {
         let before = self.returned();
         let walked = self.table.iter().and_then(|iter| {
@@ -286,12 +289,12 @@ impl Client {
         let mut last_of_thread = BTreeMap::new();
         for key in keys {
             assert!(started.contains_key(key), "{key} was never put");
-            // Keys of one thread begin alike and count up.
+            // Keys of one thread have a common prefix and a counter.
             if let Some(last) = last_of_thread.insert(&key[..2], key) {
                 assert!(last < key, "{last} before {key} in {keys:?}");
             }
         }
-        // A large value on its way hides what is behind it, so what had been put may be hidden with it.
+        // A large value in flight hides the records behind it, so earlier puts may be hidden, too.
         if !started.keys().any(|key| key.starts_with('L')) {
             for key in before.keys() {
                 assert!(keys.contains(key), "{key} is not in {keys:?}");
@@ -299,7 +302,8 @@ impl Client {
         }
     }
 
-    /// What is found after a crash: everything acknowledged, a prefix of what was put, and nothing else.
+    /// What is found after a crash: everything acknowledged, a prefix of what was put, and nothing
+    /// else.
     pub(crate) fn check_crashes(self, options: &TableOptions) {
         let Self { table, fs, known } = self;
         drop(table);

@@ -8,7 +8,7 @@ use lithdb_segment::{Position, SegmentId};
 use crate::harness::{go, join_all};
 use crate::search::search;
 
-/// Two keys that look alike; the offset says which of them a record has.
+/// Two keys with the same hash; the offset says which of them a record has.
 const HASH: KeyHash = KeyHash(0x1234_5678_9abc_def0);
 
 fn at(segment: u32, key: u32) -> Position {
@@ -32,7 +32,7 @@ fn concurrent_inserts_lookups_and_watermark_lose_nothing() {
         insert(&keymap, at(1, 1));
         let (a, b, c, d) = (keymap.clone(), keymap.clone(), keymap.clone(), keymap.clone());
         let threads = [
-            // One key put again by two threads, the newer one by either.
+            // One key put again by two threads; either may be the newer one.
             go(move || insert(&a, at(4, 1))),
             go(move || {
                 insert(&b, at(3, 1));
@@ -52,7 +52,7 @@ fn concurrent_inserts_lookups_and_watermark_lose_nothing() {
                     let found = find(&d);
                     assert!(found.is_sorted_by(|a, b| a > b), "newest first: {found:?}");
                     let now = found.iter().filter(|p| p.offset == 1).max();
-                    // The oldest may be below the watermark before the next one is there.
+                    // The oldest may be below the watermark before the next one exists.
                     if let Some(now) = now {
                         assert!(*now >= newest, "{now:?} after {newest:?}");
                         newest = *now;

@@ -1,4 +1,4 @@
-//! A large value that stalls on its way, while others put, flush, seal and walk.
+//! A large value that stalls in flight, while others put, flush, seal and iterate.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ fn stalled_large_value_blocks_only_acknowledgements() {
         let threads = [
             go(move || large.put_all(["L-1"])),
             go(move || {
-                // Puts and gets do not wait for it: or nobody would open the gate.
+                // Puts and gets do not wait for it: otherwise nobody would open the gate.
                 small.put_all(["s-1", "s-2"]);
                 gate.open();
             }),

@@ -1,4 +1,5 @@
-//! Models of the table's threads: the table's own code over the simulated disk, under schedules that a model checker chooses.
+//! Models of the table's threads: the table's own code over the simulated disk, under schedules
+//! that a model checker chooses.
 //!
 //! Empty unless built for it:
 //!
@@ -6,10 +7,11 @@
 //! RUSTFLAGS="--cfg lithdb_shuttle" cargo test --release -p lithdb-table --test threads --target-dir target/shuttle
 //! ```
 //!
-//! Every lock, condition variable, atomic and thread of the crates `env`, `segment`, `keymap` and `table` is then one of
-//! the model checker (`crates/env/src/sync.rs`), and so is the moment before each change of the disk. `LITHDB_EFFORT` multiplies
-//! the schedules, `LITHDB_SEED` seeds them. A schedule that fails is printed; `LITHDB_SCHEDULE=<it>` with the name of the
-//! test runs it again. What is not modelled: orderings weaker than `SeqCst`, spurious wake-ups, and readers in other processes.
+//! Every lock, condition variable, atomic and thread of the crates `env`, `segment`, `keymap` and
+//! `table` is then one of the model checker (`crates/env/src/sync.rs`), and so is the moment before
+//! each change of the disk. `LITHDB_EFFORT` multiplies the schedules, `LITHDB_SEED` seeds them. A
+//! failing schedule is printed; `LITHDB_SCHEDULE=<it>` with the name of the test replays it. Not
+//! modelled: orderings weaker than `SeqCst`, spurious wake-ups, and readers in other processes.
 
 #![cfg(lithdb_shuttle)]
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]

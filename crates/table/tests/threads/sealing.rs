@@ -1,4 +1,4 @@
-//! Segments that end, by themselves and by a seal, beside puts and reads.
+//! Segments that are sealed, by a roll-over and by a call, beside puts and reads.
 
 use crate::harness::{Client, Crash, Harness, go, join_all, options};
 use crate::search::search;

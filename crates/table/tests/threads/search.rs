@@ -10,7 +10,7 @@ use shuttle::scheduler::{
 };
 use shuttle::{Config, Runner};
 
-/// Tells how many schedules there were, also if the last one failed.
+/// Prints the number of schedules, also if the last one failed.
 struct Count<'a> {
     tally: &'a mut Tally,
     what: &'static str,
@@ -23,7 +23,8 @@ impl Drop for Count<'_> {
     }
 }
 
-/// Runs `model` under `quick` schedules of each kind, more in a deep run. A test is known by its name alone.
+/// Runs `model` under `quick` schedules of each kind, more in a deep run. The name of a test
+/// identifies it.
 pub(crate) fn search(name: &str, quick: u64, model: impl Fn() + Send + Sync + 'static) {
     let effort = Effort::from_env();
     let (seed, count) = (effort.seed(name), effort.times(quick) as usize);
@@ -46,13 +47,14 @@ pub(crate) fn search(name: &str, quick: u64, model: impl Fn() + Send + Sync + 's
     if let Ok(schedule) = std::env::var("LITHDB_SCHEDULE") {
         return run("schedules again", Box::new(ReplayScheduler::new_from_encoded(&schedule)));
     }
-    // Threads in turn as chance has it; few changes of priority; each interleaving about equally likely.
+    // The kinds: a random thread at each step; few changes of priority; each interleaving about
+    // equally likely.
     run("random schedules", Box::new(RandomScheduler::new_from_seed(seed, count)));
     run("PCT schedules", Box::new(PctScheduler::new_from_seed(seed, 4, count)));
     run("uniform schedules", Box::new(UrwRandomScheduler::new_from_seed(seed, count)));
 }
 
-/// A number below `end`, which comes again with the schedule.
+/// A number below `end` that the schedule determines.
 pub(crate) fn random_below(end: u64) -> u64 {
     shuttle::rand::thread_rng().gen_range(0..end)
 }

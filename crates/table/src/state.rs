@@ -141,10 +141,10 @@ impl TableState {
     /// What is promised of `segment` outside its own files, as a mark: the greater of the durable
     /// end in the state and the successor's end in the predecessor's metadata.
     pub fn durable_mark(&self, segment: SegmentId, sealed_mark: Option<Mark>) -> Option<Mark> {
-        let tail = self.durable_end.as_ref().filter(|tail| tail.segment == segment);
-        let by_state = tail.map(|tail| Mark {
-            through: tail.key_end,
-            value_ends: tail.value_ends.clone(),
+        let durable_end = self.durable_end.as_ref().filter(|end| end.segment == segment);
+        let by_state = durable_end.map(|end| Mark {
+            through: end.key_end,
+            value_ends: end.value_ends.clone(),
             ..Mark::default()
         });
         sealed_mark.into_iter().chain(by_state).max_by_key(|mark| mark.through)
@@ -159,15 +159,16 @@ impl TableState {
         path: &Path,
         live: impl Iterator<Item = (SegmentId, &'a SegmentFiles)>,
     ) -> Result<Option<Error>> {
-        let tail = self.durable_end.as_ref();
-        if !self.closed_cleanly || (tail.is_none() && !self.empty) {
+        let durable_end = self.durable_end.as_ref();
+        if !self.closed_cleanly || (durable_end.is_none() && !self.empty) {
             return Ok(None);
         }
-        for (id, found) in live.filter(|(id, _)| tail.is_none_or(|tail| *id >= tail.segment)) {
-            let tail = tail.filter(|tail| tail.segment == id);
-            let value_end = |shard: ShardId| tail?.value_ends.get(usize::from(shard.0)).copied();
+        for (id, found) in live.filter(|(id, _)| durable_end.is_none_or(|end| *id >= end.segment)) {
+            let durable_end = durable_end.filter(|end| end.segment == id);
+            let value_end =
+                |shard: ShardId| durable_end?.value_ends.get(usize::from(shard.0)).copied();
             // A key file may be longer: the scan of its records decides about the rest.
-            let keys = found.keys.iter().filter(|_| tail.is_none()).map(|path| (path, None));
+            let keys = found.keys.iter().filter(|_| durable_end.is_none()).map(|path| (path, None));
             let values = found.values.iter().map(|(shard, path)| (path, value_end(*shard)));
             let seal = found.metadata.iter().map(|path| (path, None));
             for (file, end) in keys.chain(values).chain(seal) {

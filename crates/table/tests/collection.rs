@@ -228,10 +228,10 @@ fn filter_resumes_at_the_key_it_refused() {
 fn a_close_does_not_wait_for_a_filter_and_ends_its_scan() {
     let mut harness = Harness::new(1);
     let cell: Arc<Mutex<Option<Table>>> = Arc::default();
-    let (inside, (tell, told)) = (Arc::clone(&cell), std::sync::mpsc::channel());
-    let tell = Mutex::new(tell);
+    let (inside, (sender, calls)) = (Arc::clone(&cell), std::sync::mpsc::channel());
+    let sender = Mutex::new(sender);
     harness.setup.filter = Some(GcFilter::new(move |key, _| {
-        tell.lock().send(key.to_vec()).unwrap();
+        sender.lock().send(key.to_vec()).unwrap();
         let table = inside.lock().clone().unwrap();
         while !table.is_closed() {
             std::thread::yield_now();
@@ -245,10 +245,10 @@ fn a_close_does_not_wait_for_a_filter_and_ends_its_scan() {
     let collecting = support::run(move || {
         assert_eq!(theirs.run_gc().unwrap_err().kind(), ErrorKind::Closed);
     });
-    assert_eq!(told.recv().unwrap(), b"0");
+    assert_eq!(calls.recv().unwrap(), b"0");
     table.close().unwrap();
     collecting.join();
-    assert!(told.try_recv().is_err(), "asked once");
+    assert!(calls.try_recv().is_err(), "the filter was called once");
     *cell.lock() = None;
     harness.setup.filter = None;
     assert_eq!(present_keys(&harness.open(&small().segment_keys(2)).unwrap(), 7).len(), 7);
@@ -259,7 +259,7 @@ fn a_close_does_not_wait_for_a_filter_and_ends_its_scan() {
 #[test]
 fn ttl_set_while_the_filter_runs_takes_effect() {
     let mut harness = Harness::new(1);
-    let (asked, told) = std::sync::mpsc::channel();
+    let (asked, calls) = std::sync::mpsc::channel();
     let (answer, answers) = std::sync::mpsc::channel::<()>();
     let ends = Mutex::new((asked, answers));
     harness.setup.filter = Some(GcFilter::new(move |_, _| {
@@ -275,7 +275,7 @@ fn ttl_set_while_the_filter_runs_takes_effect() {
     harness.clock.advance(61 * SECOND);
     let theirs = table.clone();
     let collecting = support::run(move || assert_eq!(theirs.run_gc().unwrap().segments, 0));
-    told.recv().unwrap();
+    calls.recv().unwrap();
     table.set_ttl(Some(DAY)).unwrap();
     answer.send(()).unwrap();
     collecting.join();

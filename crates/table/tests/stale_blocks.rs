@@ -308,7 +308,7 @@ fn stale_read_is_never_copied_by_recovery() {
     };
     (0..6).for_each(put);
     drop(table); // killed
-    let mut tally = Tally::new("stale reads of an unmarked tail");
+    let mut tally = Tally::new("stale reads of an unmarked end");
     for n in 1.. {
         let fs = harness.fs.fork();
         fs.fail_read(n, Fault::StaleRead);
@@ -342,7 +342,7 @@ fn stale_read_is_never_copied_by_recovery() {
 /// over blocks that take no writes.
 #[test]
 fn what_recovery_keeps_is_safe_from_unwritable_blocks() {
-    for is_told in [true, false] {
+    for is_reported in [true, false] {
         for inline_max in [16, 4000] {
             let options = TableOptions::new().shards(1).inline_max_bytes(inline_max);
             let harness = Harness::new(2);
@@ -354,7 +354,7 @@ fn what_recovery_keeps_is_safe_from_unwritable_blocks() {
             for n in 0..2500 {
                 table.put(format!("key-{n}").as_bytes(), &value(n)).unwrap();
             }
-            if is_told {
+            if is_reported {
                 harness.fs.fail_op(1, Fault::FailedSync { pages: Pages::Unwritable }, true);
                 assert!(table.flush().is_err());
             } else {
@@ -367,11 +367,11 @@ fn what_recovery_keeps_is_safe_from_unwritable_blocks() {
             table.put(b"more", &[2; 700]).unwrap();
             table.flush().unwrap();
             let served = table.stats().keys;
-            assert!(served >= 2 && (!is_told || served == 2502), "{served}");
+            assert!(served >= 2 && (!is_reported || served == 2502), "{served}");
             drop(table);
             let harness = harness.after_crash(harness.fs.crash_with(&CrashImage::Everything));
             let table = harness.open(&options).unwrap();
-            assert_eq!(table.stats().keys, served, "told {is_told}, inline {inline_max}");
+            assert_eq!(table.stats().keys, served, "reported {is_reported}, inline {inline_max}");
             for n in 0..served as usize - 2 {
                 let got = table.get(format!("key-{n}").as_bytes()).unwrap();
                 assert_eq!(got.unwrap(), &value(n)[..]);

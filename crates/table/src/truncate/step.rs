@@ -206,7 +206,7 @@ fn raise_floor(setup: &TableSetup, step: &TruncateStep, inventory: &Inventory) -
     read_own_state(setup, step)?;
     let state = StateFile::open(&setup.env.fs, &setup.state_path())?;
     let TruncateStep { floor, kept, .. } = step;
-    let tail = match kept {
+    let durable_end = match kept {
         Some(kept) if state.get().next_id_floor < *floor => {
             Some(successor_durable_end(setup, inventory, kept.successor)?)
         }
@@ -219,8 +219,8 @@ fn raise_floor(setup: &TableSetup, step: &TruncateStep, inventory: &Inventory) -
             // without that, the last segment kept could, if its metadata were lost, pass for one
             // that was never sealed.
             Some(_) => {
-                state.closed_cleanly |= tail.is_some();
-                state.durable_end = tail.or(state.durable_end.take());
+                state.closed_cleanly |= durable_end.is_some();
+                state.durable_end = durable_end.or(state.durable_end.take());
             }
             // Below the floor there may be segments; at or above it only what was put after this
             // step.

@@ -80,11 +80,11 @@ fn overwritten_key_is_never_absent_while_collected() {
         table.seal().unwrap();
         let (writer, clock, reader) = (table.clone(), harness.clock.clone(), table.clone());
         let is_newer = Arc::new(Mutex::new(false));
-        let told = Arc::clone(&is_newer);
+        let set_newer = Arc::clone(&is_newer);
         let threads = [
             go(move || {
                 writer.put(b"key", b"newer").unwrap();
-                *told.lock() = true;
+                *set_newer.lock() = true;
                 clock.advance(PAST_THE_TTL);
                 assert_eq!(writer.run_gc().unwrap().segments, 1);
             }),

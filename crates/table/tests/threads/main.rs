@@ -8,10 +8,11 @@
 //! ```
 //!
 //! Every lock, condition variable, atomic and thread of the crates `env`, `segment`, `keymap` and
-//! `table` is then one of the model checker (`crates/env/src/sync.rs`), and so is the moment before
-//! each change of the disk. `LITHDB_EFFORT` multiplies the schedules, `LITHDB_SEED` seeds them. A
-//! failing schedule is printed; `LITHDB_SCHEDULE=<it>` with the name of the test replays it. Not
-//! modelled: orderings weaker than `SeqCst`, spurious wake-ups, and readers in other processes.
+//! `table` is then one of the model checker (`crates/env/src/sync.rs`), and so is the moment
+//! before each change of the disk. `LITHDB_EFFORT` multiplies the schedules, `LITHDB_SEED` seeds
+//! them. A failing schedule is printed; `LITHDB_SCHEDULE=<it>` with the name of the test replays
+//! it. Not modelled: orderings weaker than `SeqCst`, spurious wake-ups, and readers in other
+//! processes.
 
 #![cfg(lithdb_shuttle)]
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]

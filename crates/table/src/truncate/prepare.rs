@@ -85,6 +85,7 @@ impl Drop for Staged {
 /// Writes what a truncation at `at` needs beside the old files, and makes it durable. If the
 /// boundary is in the unsealed segment, this first recovers the table and seals that segment, as
 /// an opening and a seal would.
+///
 /// # Errors
 /// `StorageFull` and other errors of the file system: what was written is removed, and the table
 /// holds what it held.

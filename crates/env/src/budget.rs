@@ -1,9 +1,11 @@
-//! Budgets: how many descriptors, mappings and bytes of write buffers a database may hold at a time.
+//! Budgets: how many descriptors, mappings and bytes of write buffers a database may hold at a
+//! time.
 //!
-//! Whoever holds something holds a [`Permit`] for it, and gives it back by dropping it. If a budget is used up, those
-//! who registered are asked to let go of what is idle. If nobody can, the call is refused: an error that names the limit,
-//! with nothing done. Descriptors and mappings are counted at the door ([`Env::with_budgets`](crate::Env::within)), so
-//! none can be missed: locks, listings and syncs of directories, too.
+//! A holder keeps a [`Permit`] and returns its share by dropping it. When a budget is exhausted,
+//! the registered [`Reclaim`] implementations are asked to release something idle. If none can,
+//! the call fails with an error that names the limit, and nothing was done.
+//! [`Env::with_budgets`](crate::Env::with_budgets) counts descriptors and mappings at the [`Fs`]
+//! interface, so none is missed, including those of locks, listings and directory syncs.
 
 use std::fmt;
 use std::io;
@@ -15,13 +17,14 @@ use crate::fs::{DirEntry, File, FileLock, Fs, LockKind, Map, Metadata, OpenMode}
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Holds what it could do without.
+/// A holder of resources that may be idle.
 pub trait Reclaim: Send + Sync {
-    /// Lets go of something idle; `false` if there is nothing of the kind. Who asks may hold any lock: none is waited for.
+    /// Releases something idle; returns `false` if nothing is idle. The caller may hold any lock,
+    /// so implementations must not wait for one.
     fn reclaim(self: Arc<Self>) -> bool;
 }
 
-/// How much of one kind may be held at a time.
+/// The limit on one kind of resource, and how much of it is in use.
 pub struct Budget {
     limit: u64,
     used: AtomicU64,
@@ -30,7 +33,7 @@ pub struct Budget {
     idle: Mutex<Vec<Weak<dyn Reclaim>>>,
 }
 
-/// A share of a budget; dropped, it is given back.
+/// A share of a budget, returned when dropped.
 #[derive(Debug, Default)]
 pub struct Permit {
     budget: Option<Arc<Budget>>,
@@ -42,14 +45,14 @@ pub struct Permit {
 pub struct Budgets {
     /// Descriptors: files, directories, locks.
     pub files: Arc<Budget>,
-    /// Mappings, those included that only values hold any more.
+    /// Mappings, including those that only values keep alive.
     pub maps: Arc<Budget>,
-    /// Bytes of buffers of what was accepted and is not in its file yet.
+    /// Bytes of write buffers.
     pub buffers: Arc<Budget>,
 }
 
 impl Budgets {
-    /// Budgets of so many descriptors, mappings, and bytes of write buffers.
+    /// Budgets of `files` descriptors, `maps` mappings and `buffers` bytes of write buffers.
     pub fn new(files: u64, maps: u64, buffers: u64) -> Self {
         let budget = |limit, what, remedy| {
             let (used, idle) = (AtomicU64::new(0), Mutex::default());
@@ -85,20 +88,20 @@ impl fmt::Debug for Budget {
 }
 
 impl Budget {
-    /// What is held now.
+    /// How much is in use.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Acquire)
     }
 
-    /// From now on `idle` is asked when the budget is used up.
+    /// Registers `idle` to be asked when the budget is exhausted.
     pub fn register_reclaim(&self, idle: Weak<dyn Reclaim>) {
         let mut all = self.idle.lock();
         all.retain(|idle| idle.strong_count() > 0);
         all.push(idle);
     }
 
-    /// Takes a share.
-    /// `OutOfMemory`, of the budget's own, if it is used up and nobody lets go of anything.
+    /// Takes a share. `OutOfMemory`, with the budget's own message, if the budget is exhausted and
+    /// nothing can be reclaimed.
     pub fn take(self: &Arc<Self>, amount: u64) -> io::Result<Permit> {
         while !self.try_take(amount) {
             if amount > self.limit || !self.reclaim() {
@@ -110,12 +113,12 @@ impl Budget {
         Ok(Permit { budget: Some(Arc::clone(self)), amount })
     }
 
-    /// Takes a share that is free: nobody is asked to let go of anything.
+    /// Takes a share if it is free, without reclaiming.
     pub fn try_acquire(self: &Arc<Self>, amount: u64) -> Option<Permit> {
         self.try_take(amount).then(|| Permit { budget: Some(Arc::clone(self)), amount })
     }
 
-    /// Takes a share, beyond the limit if need be: for what cannot be refused any more.
+    /// Takes a share, over the limit if necessary: for what can no longer be refused.
     pub fn acquire_over_limit(self: &Arc<Self>, amount: u64) -> Permit {
         self.used.fetch_add(amount, Ordering::AcqRel);
         Permit { budget: Some(Arc::clone(self)), amount }
@@ -126,13 +129,14 @@ impl Budget {
         self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
     }
 
-    /// Lets somebody let go of something idle; `false` if nobody can.
+    /// Asks the holders to release something idle; returns `false` if none can.
     fn reclaim(&self) -> bool {
         let idle = self.idle.lock().clone();
         idle.iter().filter_map(Weak::upgrade).any(|idle| idle.reclaim())
     }
 
-    /// Does what takes one of them, after others have let go of idle ones if the system has none left.
+    /// Runs `act` with a permit for one unit. If the system itself is out of them, reclaims and
+    /// tries again.
     fn acquire_for<T>(
         self: &Arc<Self>,
         is_exhausted: impl Fn(&io::Error) -> bool,
@@ -156,7 +160,7 @@ impl Drop for Permit {
     }
 }
 
-/// Methods that another one of the same name answers.
+/// Methods that forward to the same method of a field.
 macro_rules! forward {
     ($to:ident: $(fn $name:ident(&self $(, $arg:ident: $type:ty)*) -> $answer:ty;)*) => {
         $(fn $name(&self $(, $arg: $type)*) -> $answer {
@@ -165,7 +169,7 @@ macro_rules! forward {
     };
 }
 
-/// A file system whose descriptors and mappings are counted.
+/// A file system that counts descriptors and mappings.
 #[derive(Debug)]
 pub(crate) struct CountedFs {
     pub(crate) fs: Arc<dyn Fs>,

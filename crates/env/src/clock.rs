@@ -1,4 +1,6 @@
-//! Time: the wall clock, a steady clock for intervals, and random numbers.
+//! Time and randomness: the wall clock, a monotonic clock for intervals, random numbers.
+//!
+//! [`Clock`] is the only source of time in the project; tests substitute a simulated one.
 
 use std::fmt;
 use std::io;
@@ -6,26 +8,26 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A wall-clock time in milliseconds since 1970-01-01 UTC, the resolution that the files record.
+/// A wall-clock time in milliseconds since 1970-01-01 UTC, the resolution of the file format.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
 #[serde(transparent)]
 pub struct UnixMillis(pub u64);
 
-/// A duration in milliseconds; what is longer than can be said is the longest.
+/// A duration in milliseconds, saturating at `u64::MAX`.
 pub fn millis(duration: Duration) -> u64 {
     duration.as_millis().min(u128::from(u64::MAX)) as u64
 }
 
 impl UnixMillis {
-    /// The time that is `duration` later, or the end of time.
+    /// This time plus `duration`, saturating.
     #[must_use]
     pub fn saturating_add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(millis(duration)))
     }
 
-    /// How much later this is than `earlier`; zero if it is not later.
+    /// The time since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
@@ -37,13 +39,13 @@ impl fmt::Display for UnixMillis {
     }
 }
 
-/// Where time and randomness come from.
+/// The source of time and randomness.
 pub trait Clock: Send + Sync + fmt::Debug {
-    /// The wall clock: may jump, forwards and backwards.
+    /// The wall clock. May jump forwards and backwards.
     fn now(&self) -> UnixMillis;
-    /// Time since some fixed moment: never goes back, and goes on while the machine is suspended.
+    /// Time since a fixed moment. Never goes back, and advances while the machine is suspended.
     fn monotonic(&self) -> Duration;
-    /// A number that nobody can guess and that does not come twice: table ids, seeds, epochs.
+    /// An unpredictable number that does not repeat: table ids, seeds, epochs.
     fn random_u64(&self) -> io::Result<u64>;
 }
 
@@ -52,16 +54,16 @@ pub trait Clock: Send + Sync + fmt::Debug {
 pub struct OsClock;
 
 impl Clock for OsClock {
-    #[allow(clippy::disallowed_types, clippy::disallowed_methods)] // this is the door
+    #[allow(clippy::disallowed_types, clippy::disallowed_methods)] // the wall clock is read here alone
     fn now(&self) -> UnixMillis {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        // A clock before 1970 is one that nobody has set.
+        // A clock before 1970 was never set.
         UnixMillis(since.map_or(0, millis))
     }
 
     fn monotonic(&self) -> Duration {
         let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        // The kernel counts up from 0.
+        // The kernel counts up from 0, so neither field is negative.
         Duration::new(since.tv_sec.unsigned_abs(), since.tv_nsec.unsigned_abs() as u32)
     }
 

@@ -1,7 +1,7 @@
-//! The one error of the project: a kind to act on, a sentence to read, and the cause.
+//! The error type of all crates: a kind to act on, a message to read, and the cause.
 //!
-//! Every crate of the house returns this type. It is a cheap clone (the latch hands the first
-//! failure to every later caller) and never carries user values, only names, sizes and offsets.
+//! [`Error`] is cheap to clone (the latch returns the first failure to every later caller). It
+//! never contains user values, only names, sizes and offsets.
 
 use std::fmt;
 use std::io;
@@ -51,7 +51,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// The kind as one lower-case word group, for messages and logs.
+    /// The kind as a lower-case phrase, for messages and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::InvalidArgument => "invalid argument",
@@ -74,7 +74,8 @@ impl ErrorKind {
         }
     }
 
-    /// Whether the call failed, so that it says nothing about what the files hold: it is never damage, nor absence.
+    /// Whether the call itself failed, so that it says nothing about what the files hold: neither
+    /// damage nor absence follows from it.
     pub const fn is_system_failure(self) -> bool {
         matches!(self, Self::Io | Self::Exhausted | Self::PermissionDenied)
     }
@@ -114,7 +115,7 @@ struct Inner {
     latches: bool,
 }
 
-/// Which file or directory an error concerns, where in it, and what is said of that place.
+/// The file or directory that an error concerns, the offset in it, and the message about it.
 #[derive(Clone)]
 struct Location {
     path: PathBuf,
@@ -145,7 +146,7 @@ impl From<Inner> for Error {
     }
 }
 
-/// What an answer of the operating system means to a caller.
+/// Maps an operating system error to a kind.
 fn kind_of(source: &io::Error) -> ErrorKind {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::StorageFull,
@@ -164,20 +165,20 @@ pub(crate) fn is_out_of_files(source: &io::Error) -> bool {
     errno.is_some_and(|errno| matches!(errno, rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
 
-/// How a limit of the operating system is raised.
+/// How to raise the limit that was reached.
 fn remedy(source: &io::Error) -> &'static str {
     match rustix::io::Errno::from_io_error(source) {
         Some(rustix::io::Errno::MFILE) => "; raise `ulimit -n`, or lower `max_open_files`",
         Some(rustix::io::Errno::NFILE) => "; raise `sysctl fs.file-max`",
         Some(rustix::io::Errno::NOMEM) => {
-            "; memory (`ulimit -v`, control group) or mappings (`sysctl vm.max_map_count`) are used up"
+            "; raise the limit on memory (`ulimit -v`, control group) or mappings (`sysctl vm.max_map_count`)"
         }
         _ => "",
     }
 }
 
 impl Error {
-    /// An error of `kind` with a message for the person who reads it.
+    /// An error of `kind` with a message.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Inner::new(kind, message.into()).into()
     }
@@ -197,36 +198,38 @@ impl Error {
         Inner { source, ..Inner::new(kind, message.into()) }.into()
     }
 
-    /// What the operating system answered to `operation` on `path`, which did nothing. A full disk or quota becomes
-    /// [`ErrorKind::StorageFull`], an absent file [`ErrorKind::Missing`], a limit [`ErrorKind::Exhausted`], a lack of
-    /// rights [`ErrorKind::PermissionDenied`], the rest [`ErrorKind::Io`].
+    /// The failure of `operation` on `path`, which did nothing. A full disk or quota becomes
+    /// [`ErrorKind::StorageFull`], an absent file [`ErrorKind::Missing`], a limit
+    /// [`ErrorKind::Exhausted`], a lack of permission [`ErrorKind::PermissionDenied`], anything
+    /// else [`ErrorKind::Io`].
     pub fn io(operation: &str, path: &Path, source: io::Error) -> Self {
         let message = format!("{operation} {}: {source}{}", path.display(), remedy(&source));
         Self::with_source(kind_of(&source), message, source)
     }
 
-    /// A reservation of space that failed: `Unsupported` where the file system has none.
+    /// A failed reservation of space. `Unsupported` if the file system has no `fallocate`.
     pub fn failed_reservation(path: &Path, source: io::Error) -> Self {
-        // `EOPNOTSUPP` has no kind of its own everywhere.
+        // Not every target maps `EOPNOTSUPP` to `Unsupported`.
         let none = source.kind() == io::ErrorKind::Unsupported || source.raw_os_error() == Some(95);
         if !none {
             return Self::io("reserve space in", path, source);
         }
         let message = format!(
-            "{}: its file system cannot reserve space for files (fallocate); use another one",
+            "{}: the file system cannot reserve space (no fallocate); use one that can",
             path.display()
         );
         Self::with_source(ErrorKind::Unsupported, message, source)
     }
 
-    /// A write or sync of accepted bytes that failed: nobody knows what is on the disk, so the table must take no more
-    /// writes. A lack of space is no exception: asked again, a sync could succeed without having written anything.
+    /// A failed write or sync of accepted bytes. The state of the disk is unknown, so the table
+    /// must accept no more writes. A lack of space is no exception: a repeated sync could succeed
+    /// without having written anything.
     pub fn failed_write(operation: &str, path: &Path, source: io::Error) -> Self {
         Self::io(operation, path, source).with_kind(ErrorKind::Io).latching()
     }
 
-    /// A write or sync that failed in a file that nothing refers to yet: as [`failed_write`](Self::failed_write), but if
-    /// there was no space, nothing was done.
+    /// A failed write or sync of a file that nothing refers to yet: like
+    /// [`failed_write`](Self::failed_write), but a lack of space means that nothing was done.
     pub fn failed_new_write(operation: &str, path: &Path, source: io::Error) -> Self {
         match kind_of(&source) {
             ErrorKind::StorageFull => Self::io(operation, path, source),
@@ -234,8 +237,8 @@ impl Error {
         }
     }
 
-    /// The sync of directory `dir` failed: as [`failed_write`](Self::failed_write), unless the directory could not be
-    /// opened for it.
+    /// A failed sync of directory `dir`: like [`failed_write`](Self::failed_write), unless the
+    /// directory could not be opened for it.
     pub fn failed_dir_sync(dir: &Path, source: io::Error) -> Self {
         let is_opening = is_out_of_files(&source)
             || source.kind() == io::ErrorKind::PermissionDenied
@@ -246,15 +249,15 @@ impl Error {
         }
     }
 
-    /// No memory for `what`, of so many bytes.
+    /// A failed allocation of `len_bytes` for `what`.
     pub fn out_of_memory(what: &str, len_bytes: usize) -> Self {
         let message = format!(
-            "no memory for {what} of {len_bytes} bytes; raise the limit of the process (`ulimit -v`, control group)"
+            "cannot allocate {len_bytes} bytes for {what}; raise the memory limit of the process (`ulimit -v`, control group)"
         );
         Self::new(ErrorKind::Exhausted, message)
     }
 
-    /// An error of `kind` that concerns what is at `offset` in the file at `path`.
+    /// An error of `kind` at `offset` in the file at `path`.
     pub fn at_offset(
         kind: ErrorKind,
         path: &Path,
@@ -264,25 +267,25 @@ impl Error {
         Location { path: path.to_owned(), offset: Some(offset), what: message.into() }.error(kind)
     }
 
-    /// Bytes that do not hold: `path`, the offset in it, what was expected and what was found.
+    /// Corrupt bytes at `offset` in `path`: what was expected and what was found.
     pub fn corrupt(path: &Path, offset: u64, expected: &str, found: &str) -> Self {
         let what = format!("expected {expected}, found {found}");
         Self::at_offset(ErrorKind::Corrupt, path, offset, what)
     }
 
-    /// The same error with `context` in front of its message: which table, which task.
+    /// The same error with `context` (which table, which task) in front of its message.
     #[must_use]
     pub fn context(&self, context: impl fmt::Display) -> Self {
         self.altered(|inner| inner.message = format!("{context}: {}", inner.message))
     }
 
-    /// The same error as another kind, for a caller that knows better what it means.
+    /// The same error with another kind, for a caller that knows better what it means.
     #[must_use]
     pub fn with_kind(&self, kind: ErrorKind) -> Self {
         self.altered(|inner| inner.kind = kind)
     }
 
-    /// The same error, for a failure after which a table must take no more writes.
+    /// The same error, marked as one after which a table must accept no more writes.
     #[must_use]
     pub fn latching(&self) -> Self {
         self.altered(|inner| inner.latches = true)
@@ -294,8 +297,8 @@ impl Error {
         inner.into()
     }
 
-    /// Whether a write or sync failed, so that the table concerned must take no more writes. Other errors have done
-    /// nothing, and the call may be repeated.
+    /// Whether a write or sync failed, so that the table must accept no more writes. Other errors
+    /// have done nothing, and the call may be repeated.
     pub fn latches(&self) -> bool {
         self.inner.latches
     }
@@ -310,12 +313,12 @@ impl Error {
         &self.inner.message
     }
 
-    /// The file or directory that does not hold, if the error is about one.
+    /// The file or directory that the error concerns, if any.
     pub fn path(&self) -> Option<&Path> {
         self.inner.place.as_ref().map(|place| place.path.as_path())
     }
 
-    /// Where in [`path`](Self::path), in bytes.
+    /// The offset in [`path`](Self::path), in bytes.
     pub fn offset(&self) -> Option<u64> {
         self.inner.place.as_ref().and_then(|place| place.offset)
     }
@@ -342,7 +345,7 @@ impl fmt::Debug for Error {
     }
 }
 
-/// As its message.
+/// Serializes as the message with its kind.
 impl serde::Serialize for Error {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

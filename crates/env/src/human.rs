@@ -1,6 +1,7 @@
-//! Durations and sizes as people write them, for options in TOML and JSON: `"30 days"`, `"1h 30m"`, `"64 MiB"`.
+//! Durations and sizes in human-readable form, for options in TOML and JSON: `"30 days"`, `"1h
+//! 30m"`, `"64 MiB"`.
 //!
-//! A number without a unit is seconds, or bytes. What is written can be read again and is the same value.
+//! A number without a unit is seconds or bytes. What is serialized parses back to the same value.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,19 +11,20 @@ use serde::{Deserialize, Deserializer, Serializer};
 
 const NANOS: u128 = 1_000_000_000;
 
-/// What `text` says, if it is one: text that is none is an answer, no failure.
-#[expect(clippy::disallowed_methods, reason = "nothing was read but the text")]
+/// Parses `text`; `None` if it does not parse. Text that does not parse is a result, not a
+/// failure.
+#[expect(clippy::disallowed_methods, reason = "only the text can fail to parse")]
 pub fn parsed<T: FromStr>(text: &str) -> Option<T> {
     text.parse().ok()
 }
 
-/// Bytes in hex, with `0x` before them.
+/// Bytes in hex, with the prefix `0x`.
 pub fn hex(bytes: &[u8]) -> String {
     let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
     std::iter::once("0x".to_owned()).chain(digits).collect()
 }
 
-/// Bytes as text where that is readable and cannot be mistaken, else in hex.
+/// Bytes as text if they are printable and unambiguous, otherwise in hex.
 pub fn readable(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text)
@@ -34,32 +36,32 @@ pub fn readable(bytes: &[u8]) -> String {
     }
 }
 
-/// Whether a terminal does not show a character as itself.
+/// Whether a terminal does not display a character as itself.
 pub fn is_invisible(c: char) -> bool {
     let moves_text = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
     c.is_control() || moves_text
 }
 
-/// A number of bytes as somebody writes it: `4096`, `64KiB`, `1.5 GiB`, `2GB`.
+/// Parses a number of bytes: `4096`, `64KiB`, `1.5 GiB`, `2GB`.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     parse_size::parse_size(text).map_err(|error| {
         format!("expected a size like 4096 or \"64 MiB\", found {text:?} ({error})")
     })
 }
 
-/// In the largest of the units of which it is a multiple.
+/// Formats `amount` in the largest unit that divides it.
 fn exact(amount: u128, units: &[(u128, &str)]) -> Option<String> {
     let (factor, unit) = units.iter().find(|(factor, _)| amount.is_multiple_of(*factor))?;
     Some(format!("{}{unit}", amount / factor))
 }
 
-/// A value that is written as text, and read from text or from a number without a unit.
+/// A value that is serialized as text, and parsed from text or from a number without a unit.
 pub trait HumanReadable: Sized {
-    /// As text.
+    /// Formats the value as text.
     fn show(&self) -> String;
-    /// From text, or what was expected.
+    /// Parses text; the error says what was expected.
     fn read(text: &str) -> Result<Self, String>;
-    /// From a number, or what was expected.
+    /// Converts a number; the error says what was expected.
     fn from_number(number: f64) -> Result<Self, String> {
         Err(format!("expected a whole number of bytes, found {number}"))
     }
@@ -141,7 +143,7 @@ where
     value.map(Some).map_err(D::Error::custom)
 }
 
-/// Writes an option, for `#[serde(with = "human")]`.
+/// Serializes an option, for `#[serde(with = "human")]`.
 pub fn serialize<T: HumanReadable, S: Serializer>(
     value: &T,
     serializer: S,
@@ -149,7 +151,7 @@ pub fn serialize<T: HumanReadable, S: Serializer>(
     serializer.serialize_str(&value.show())
 }
 
-/// Reads an option, for `#[serde(with = "human")]`.
+/// Deserializes an option, for `#[serde(with = "human")]`.
 pub fn deserialize<'de, T: HumanReadable, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
@@ -162,7 +164,7 @@ macro_rules! or_keyword {
         pub mod $name {
             use super::{Deserializer, HumanReadable, Serializer};
 
-            /// Writes the option.
+            /// Serializes the option.
             pub fn serialize<T: HumanReadable, S: Serializer>(
                 value: &Option<T>,
                 serializer: S,
@@ -170,7 +172,7 @@ macro_rules! or_keyword {
                 serializer.serialize_str(&value.as_ref().map_or($word.to_owned(), T::show))
             }
 
-            /// Reads the option.
+            /// Deserializes the option.
             pub fn deserialize<'de, T: HumanReadable, D: Deserializer<'de>>(
                 deserializer: D,
             ) -> Result<Option<T>, D::Error> {

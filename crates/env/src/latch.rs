@@ -1,34 +1,36 @@
 //! The failure latch: the first failed write or sync closes a table for writing.
 //!
-//! After a failed sync nobody knows which pages reached the disk (the kernel may mark them clean all
-//! the same), so nothing later may be acknowledged. The latch keeps the first cause and hands it to
-//! every later caller; only opening again, which reads the disk and trusts no cache, starts anew.
+//! After a failed sync it is unknown which pages reached the disk (the kernel may mark them clean
+//! regardless), so nothing later may be acknowledged. The latch keeps the first cause and returns
+//! it to every later caller. Only reopening, which reads the disk and trusts no cache, clears it.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::OnceLock;
 
-/// Holds the first failure. Setting it again changes nothing.
+/// Holds the first failure; later ones are ignored.
 #[derive(Debug, Default)]
 pub struct Latch {
     cause: OnceLock<Error>,
 }
 
 impl Latch {
-    /// Closes the latch with `cause` unless it is closed already; returns whether this call did it.
+    /// Closes the latch with `cause` unless it is already closed; returns whether this call closed
+    /// it.
     pub fn close(&self, cause: &Error) -> bool {
         self.cause.set(cause.clone()).is_ok()
     }
 
-    /// The first failure, if there was one.
+    /// The first failure, if any.
     pub fn cause(&self) -> Option<&Error> {
         self.cause.get()
     }
 
-    /// `Ok` while open. [`ErrorKind::Latched`] with the first failure as its message and source.
+    /// `Ok` while open. When closed, [`ErrorKind::Latched`] with the first failure in its message
+    /// and as its source.
     pub fn check(&self) -> Result<()> {
         let Some(cause) = self.cause.get() else { return Ok(()) };
         let message =
-            format!("closed for writing until it is opened again, by the first failure: {cause}");
+            format!("closed for writing until it is reopened; the first failure: {cause}");
         Err(Error::with_source(ErrorKind::Latched, message, cause.clone()))
     }
 }

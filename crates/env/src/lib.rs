@@ -1,9 +1,10 @@
-//! The only door to the disk, the clock and threads.
+//! The only access path to the disk, the clock and threads.
 //!
-//! Everything above reaches them through [`Env`], so that tests can put a file system in memory and
-//! a clock of their own in their place, and crash or fail at every single operation. This crate knows
-//! nothing of segments or tables; it adds what every caller needs and must not get wrong alone:
-//! loops over short and interrupted transfers, replacement of whole files, the failure latch.
+//! All other crates reach them through [`Env`], so that tests can substitute an in-memory file
+//! system and a simulated clock, and inject a crash or a failure at every operation. This crate
+//! knows nothing of segments or tables. It adds what every caller needs and must not reimplement:
+//! loops over short and interrupted transfers, atomic replacement of whole files, budgets, the
+//! failure latch.
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
 compile_error!("LithDB supports Linux on 64-bit little-endian machines");
@@ -39,7 +40,7 @@ pub use replace::{
     replacement_path, sync_parent,
 };
 
-/// The world a database lives in: cheap to clone, shared by everything that is open.
+/// The environment of a database: cheap to clone, shared by everything that is open.
 #[derive(Debug, Clone)]
 pub struct Env {
     /// The file system.
@@ -48,12 +49,12 @@ pub struct Env {
     pub clock: Arc<dyn Clock>,
     /// Threads for syncs and seals.
     pub pool: Arc<Pool>,
-    /// How much may be held at a time.
+    /// Limits on descriptors, mappings and write buffers.
     pub budgets: Budgets,
 }
 
 impl Env {
-    /// The operating system, with `threads` threads for syncs and seals.
+    /// The operating system's environment, with a pool of `threads` threads for syncs and seals.
     pub fn os(threads: usize) -> Result<Self> {
         let pool = Pool::new(threads).map_err(|e| {
             Error::with_source(ErrorKind::Io, format!("start {threads} threads: {e}"), e)
@@ -62,7 +63,7 @@ impl Env {
         Ok(Self { fs: Arc::new(OsFs), clock, pool: Arc::new(pool), budgets: Budgets::default() })
     }
 
-    /// The same world, in which no more is held at a time than the budgets allow.
+    /// The same environment, limited by `budgets`.
     #[must_use]
     pub fn with_budgets(self, budgets: Budgets) -> Self {
         let fs = Arc::new(budget::CountedFs { fs: self.fs, budgets: budgets.clone() });
@@ -72,7 +73,7 @@ impl Env {
     /// A random number.
     pub fn random_u64(&self) -> Result<u64> {
         self.clock.random_u64().map_err(|e| {
-            Error::with_source(ErrorKind::Io, format!("read the random source: {e}"), e)
+            Error::with_source(ErrorKind::Io, format!("read from the random source: {e}"), e)
         })
     }
 }

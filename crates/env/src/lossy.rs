@@ -1,16 +1,18 @@
-//! Paths where they are serialized: with replacement characters for what is not UTF-8. A report must not fail because of the
-//! name of a directory that somebody else chose.
+//! Serializers for paths that replace what is not UTF-8 by replacement characters: a report must
+//! not fail because somebody chose a directory name that is not UTF-8.
+//!
+//! Used with `#[serde(serialize_with = "…")]`.
 
 use std::path::{Path, PathBuf};
 
 use serde::Serializer;
 
-/// One path.
+/// Serializes one path.
 pub fn path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&path.display())
 }
 
-/// Several.
+/// Serializes several paths.
 pub fn paths<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
 }

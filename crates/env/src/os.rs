@@ -1,6 +1,10 @@
-//! The operating system's file system.
+//! The operating system's implementation of [`Fs`], [`File`] and [`FileLock`], and the process
+//! limits.
+//!
+//! The only module besides `user_files` that calls `std::fs`. It keeps no state and retries
+//! nothing but an interrupted `fallocate`.
 
-#![allow(clippy::disallowed_types, clippy::disallowed_methods)] // this is the door
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)] // this is the crate for it
 
 use std::fs;
 use std::io;
@@ -28,8 +32,8 @@ use crate::mmap::MappedFile;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OsFs;
 
-/// Raises the soft limit of open files to the hard one, for the whole process: what it was and what it is now. `None`
-/// is no limit.
+/// Raises the soft limit on open files to the hard limit, for the whole process. Returns the old
+/// and the new soft limit; `None` means no limit.
 pub fn raise_file_limit() -> io::Result<(Option<u64>, Option<u64>)> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
@@ -38,7 +42,7 @@ pub fn raise_file_limit() -> io::Result<(Option<u64>, Option<u64>)> {
     Ok((limit.current, limit.maximum))
 }
 
-/// How many mappings a process may have (`vm.max_map_count`).
+/// The maximum number of mappings of a process (`vm.max_map_count`).
 pub fn max_map_count() -> io::Result<u64> {
     let text = fs::read_to_string("/proc/sys/vm/max_map_count")?;
     text.trim().parse().map_err(io::Error::other)
@@ -134,9 +138,9 @@ impl Fs for OsFs {
         let writable = fs::OpenOptions::new().read(true).write(true).open(path);
         let file = match writable {
             Ok(file) => file,
-            // A reader on a read-only mount, or without the right to write, can still lock.
+            // A reader on a read-only mount, or without write permission, can still lock.
             Err(_) if kind == LockKind::Shared => fs::File::open(path)?,
-            // A directory is only ever opened for reading.
+            // A directory can only be opened for reading.
             Err(error) if error.kind() == io::ErrorKind::IsADirectory => fs::File::open(path)?,
             Err(error) => return Err(error),
         };
@@ -195,7 +199,8 @@ impl File for OsFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        // In half of the time of `fstat`. Nobody uses the position: reads and writes name theirs.
+        // Takes half the time of `fstat`. Nothing uses the cursor: reads and writes are
+        // positional.
         Ok(rustix::fs::seek(&self.file, rustix::fs::SeekFrom::End(0))?)
     }
 
@@ -208,8 +213,8 @@ impl File for OsFile {
     }
 
     fn start_writeback(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
-        // Linux answers DONTNEED by starting write-back of the range's dirty pages without waiting, and
-        // drops only pages that are clean already. Called once on bytes just written, that is
+        // For DONTNEED, Linux starts write-back of the range's dirty pages without waiting, and
+        // drops only pages that are already clean. Called once on bytes just written, that is
         // `sync_file_range(SYNC_FILE_RANGE_WRITE)` through a safe interface.
         let len = std::num::NonZeroU64::new(len_bytes);
         rustix::fs::fadvise(&self.file, offset, len, Advice::DontNeed).map_err(io::Error::from)
@@ -217,10 +222,11 @@ impl File for OsFile {
 }
 
 impl Drop for OsLock {
-    /// Unlocks by name: a process that another thread is just starting has a copy of the descriptor until it runs its
-    /// program, and merely closing ours would leave the lock with it for that while.
+    /// Unlocks explicitly. A child process that another thread is just forking has a copy of the
+    /// descriptor until it calls exec; merely closing ours would leave the lock with the child
+    /// until then.
     fn drop(&mut self) {
-        #[expect(clippy::let_underscore_must_use, reason = "closing the file unlocks, too")]
+        #[expect(clippy::let_underscore_must_use, reason = "closing the file also unlocks")]
         let _ = fs4::FileExt::unlock(&self.file.file);
     }
 }

@@ -1,7 +1,7 @@
-//! Threads: named ones for long work, and a small pool for syncs and seals.
+//! Threads: named threads for long-running work, and a small pool for syncs and seals.
 //!
-//! A pool of zero threads runs every task in the caller, at once. That is how a simulated file system
-//! gets the same order of operations in every run.
+//! A pool of zero threads runs every task in the caller, at once. A simulated file system uses
+//! that to get the same order of operations in every run.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,16 +17,16 @@ use crate::sync::{Condvar, Mutex};
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// More threads than this do not help where memory is waited for.
+/// Limit on threads for memory-bound work: more do not help.
 const MAX_PARALLEL: usize = 8;
 
 /// Starts a named thread.
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    #[allow(clippy::disallowed_methods)] // this is the door
+    #[allow(clippy::disallowed_methods)] // threads are started here alone
     thread::Builder::new().name(name.to_owned()).spawn(body)
 }
 
-/// A few threads that run short blocking tasks in the order they were given.
+/// A few threads that run short blocking tasks in the order of submission.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Mutex<Vec<JoinHandle<()>>>,
@@ -52,7 +52,7 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
-    /// A pool with `threads` threads; with none, tasks run in the caller.
+    /// A pool with `threads` threads. With 0, tasks run in the caller.
     pub fn new(threads: usize) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         shared.queue.lock().threads = threads;
@@ -78,10 +78,10 @@ impl Pool {
         self.shared.wake.notify_one();
     }
 
-    /// Runs all `tasks` at the same time, the caller's thread included, and waits for every one of them;
-    /// returns the first error in their order. A task that panics counts as one that failed. Tasks
-    /// that no thread has begun are done by the caller: a pool that is busy with long work delays
-    /// nothing, and a task of the pool may call this without waiting for itself.
+    /// Runs all `tasks` concurrently, on the caller's thread too, and waits for all of them.
+    /// Returns the first error in task order. A task that panics counts as failed. The caller runs
+    /// tasks that no thread has started, so a pool busy with long work delays nothing, and a pool
+    /// task may call this without waiting for itself.
     pub fn run_all<T>(&self, tasks: Vec<T>) -> Result<()>
     where
         T: FnOnce() -> Result<()> + Send + 'static,
@@ -98,8 +98,8 @@ impl Pool {
         round.wait()
     }
 
-    /// Runs `work` on several threads, the caller's included, and waits for them. Each takes numbers
-    /// below `count` that no other one takes, as long as there are any.
+    /// Runs `work` on several threads, the caller's included, and waits for them. Each iterator
+    /// yields numbers below `count`, every number to exactly one thread.
     pub fn parallel_for<W>(&self, count: usize, work: W) -> Result<()>
     where
         W: Fn(&mut dyn Iterator<Item = usize>) -> Result<()> + Send + Sync + 'static,
@@ -126,7 +126,7 @@ impl Drop for Pool {
         for worker in self.workers.lock().drain(..) {
             // The last handle of a database may be dropped by a task of its own pool.
             if worker.thread().id() != this {
-                #[expect(clippy::let_underscore_must_use, reason = "a worker catches each panic")]
+                #[expect(clippy::let_underscore_must_use, reason = "a worker catches all panics")]
                 let _ = worker.join();
             }
         }
@@ -139,7 +139,7 @@ impl Shared {
         loop {
             if let Some(task) = queue.tasks.pop_front() {
                 drop(queue);
-                #[expect(clippy::let_underscore_must_use, reason = "`guarded` reports it")]
+                #[expect(clippy::let_underscore_must_use, reason = "`catch_panic` reports it")]
                 let _ = catch_unwind(AssertUnwindSafe(task));
                 queue = self.queue.lock();
             } else if queue.closed {
@@ -158,12 +158,12 @@ fn catch_panic(task: impl FnOnce() -> Result<()>) -> Result<()> {
             .map(|s| (*s).to_owned())
             .or_else(|| panic.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "no message".to_owned());
-        // Nobody knows how far it came.
+        // How much the task has done is unknown.
         Err(Error::new(ErrorKind::Io, format!("a background task panicked: {what}")).latching())
     })
 }
 
-/// Tasks that belong together, taken one by one by whoever has time, and their results.
+/// Tasks of one `run_all` call, each run by whichever thread is free, and their first error.
 struct TaskGroup<T> {
     state: Mutex<TaskGroupState<T>>,
     done: Condvar,
@@ -183,7 +183,7 @@ impl<T: FnOnce() -> Result<()>> TaskGroup<T> {
         Self { state: Mutex::new(state), done: Condvar::new() }
     }
 
-    /// Runs one task that nobody has begun; `false` if there is none.
+    /// Runs one task that has not been started; returns `false` if there is none.
     fn run_next(&self) -> bool {
         let next = self.state.lock().waiting.next();
         let Some((n, task)) = next else { return false };

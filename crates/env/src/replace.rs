@@ -1,30 +1,37 @@
-//! Whole-file replacement that is either done or not done, and its leftovers.
+//! Atomic replacement of whole files, and the leftovers of interrupted replacements.
+//!
+//! A replacement is written to `NAME.new`, synced and renamed. After a crash the file holds the
+//! old bytes or the new ones, never a mixture.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::fs::{Fs, write_all_at};
 
-/// What is appended to a file's name while its replacement is being written.
+/// The suffix of the temporary file that a replacement is written to.
 pub const LEFTOVER_SUFFIX: &str = ".new";
 
-/// The name under which the replacement of `path` is written.
+/// The path of the temporary file that the replacement of `path` is written to.
 pub fn replacement_path(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(LEFTOVER_SUFFIX);
     path.with_file_name(name)
 }
 
-/// If `name` is that of an unfinished replacement, the name of the file it was meant for. The caller
-/// decides whether that name is one of its own: leftovers are recognised by exact name only.
+/// If `name` is a leftover of an interrupted replacement, the name of the file to be replaced. The
+/// caller decides whether that name is one of its own: leftovers are recognised by exact name
+/// only.
 pub fn leftover_of(name: &str) -> Option<&str> {
     name.strip_suffix(LEFTOVER_SUFFIX)
 }
 
-/// Replaces (or creates) `path` with `bytes`: writes a new file, syncs it, renames it over the old one
-/// and syncs the directory. After a crash the file holds the old bytes or the new ones, whole.
-/// If it fails, the old file is untouched, unless only the last sync failed (which latches, a lack
-/// of space included), when either version may be there after a crash. Without room for the new
+/// Replaces (or creates) `path` with `bytes`: writes a temporary file, syncs it, renames it over
+/// the old one and syncs the directory. After a crash the file holds all of the old bytes or all
+/// of the new ones.
+///
+/// # Errors
+/// The old file is unchanged, unless the last step, the directory sync, failed: that latches (even
+/// for a lack of space), and a crash may leave either version. Without space for the temporary
 /// file nothing was done.
 pub fn replace_file(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> Result<()> {
     let new = replacement_path(path);
@@ -45,14 +52,14 @@ fn write_replacement(fs: &dyn Fs, new: &Path, bytes: &[u8]) -> Result<()> {
     written
 }
 
-/// Removes a file that nothing refers to, if that works: what stays is recognised by its name, and the next opening
-/// discards it.
-#[expect(clippy::let_underscore_must_use, reason = "nothing depends on it")]
+/// Removes a file that nothing refers to; a failure is ignored. If the file remains, the next
+/// opening recognises it by its name and removes it.
+#[expect(clippy::let_underscore_must_use, reason = "nothing depends on the removal")]
 pub fn remove_best_effort(fs: &dyn Fs, path: &Path) {
     let _ = fs.remove_file(path);
 }
 
-/// Removes a file that may not be there.
+/// Removes a file if it exists.
 pub fn remove_if_exists(fs: &dyn Fs, path: &Path) -> Result<()> {
     match fs.remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -1,9 +1,11 @@
-//! Locks, atomics and threads of everything above: `parking_lot`'s and the standard library's, by other names.
+//! Locks, atomics and threads for all other crates: `parking_lot`'s and the standard library's,
+//! re-exported.
 //!
-//! Compiled with `--cfg lithdb_shuttle` they are those of a model checker, which decides at each of them which thread
-//! goes on: so the code that users run is the code whose schedules are searched (`crates/table/tests/threads`). What a
-//! user builds does not know of it: there this module is a list of names. The model checker tries orders of steps, each of which is
-//! seen by all threads at once: it says nothing of orderings weaker than `SeqCst`.
+//! With `--cfg lithdb_shuttle` they are those of a model checker, which decides at each of them
+//! which thread runs next, so that `crates/table/tests/threads` explores schedules of the
+//! production code. Without it this module only re-exports. The model checker explores
+//! interleavings in which all threads see every step at once: it checks nothing about orderings
+//! weaker than `SeqCst`.
 
 #[cfg(lithdb_shuttle)]
 mod model;

@@ -1,9 +1,10 @@
-//! Files that are not the database's, for tools: what somebody names on a command line.
+//! Files outside the database that a user names on a command line.
 //!
-//! Links are followed, and what has no positions (pipes, terminals, devices) is read and written from front to back.
-//! Nothing of the database goes this way, so that none of it is missing from [`Fs`](crate::Fs).
+//! These functions follow symbolic links, and read and write sequentially what has no positions
+//! (pipes, terminals, devices). Database files never use them, so [`Fs`](crate::Fs) sees every
+//! operation on the database.
 
-#![allow(clippy::disallowed_types, clippy::disallowed_methods)] // this is the door, too
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)] // file access belongs to this crate
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -13,26 +14,26 @@ use crate::fs::Metadata;
 use crate::os::{OsFs, describe};
 
 impl OsFs {
-    /// Describes what `path` leads to, links followed.
-    /// `NotFound` also for a link that leads to nothing.
+    /// Returns the metadata of the target of `path`, following symbolic links. `NotFound` also for
+    /// a dangling link.
     pub fn describe(&self, path: &Path) -> io::Result<Metadata> {
         Ok(describe(&fs::metadata(path)?))
     }
 
-    /// Opens what is at `path` for reading from front to back, and describes it. Waits, if it is a pipe, for
-    /// somebody who writes into it.
+    /// Opens `path` for sequential reading and returns its metadata. Opening a pipe blocks until
+    /// there is a writer.
     pub fn reader(&self, path: &Path) -> io::Result<(impl Read + use<>, Metadata)> {
         let file = fs::File::open(path)?;
         let metadata = describe(&file.metadata()?);
         Ok((file, metadata))
     }
 
-    /// Opens what is at `path` for writing from front to back. Waits, if it is a pipe, for somebody who reads from it.
+    /// Opens `path` for sequential writing. Opening a pipe blocks until there is a reader.
     pub fn writer(&self, path: &Path) -> io::Result<impl Write + use<>> {
         fs::OpenOptions::new().write(true).open(path)
     }
 
-    /// Gives the file at `to` the permissions of the one at `from`.
+    /// Copies the permissions of `from` to `to`.
     pub fn copy_permissions(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::set_permissions(to, fs::metadata(from)?.permissions())
     }

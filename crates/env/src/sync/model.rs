@@ -1,6 +1,8 @@
-//! The model checker's locks with the interface of `parking_lot`: no poison, and a wait that borrows its guard.
+//! The model checker's locks with the interface of `parking_lot`: no poisoning, and a wait that
+//! borrows its guard.
 //!
-//! A thread that panics fails the model, or is one that the code means to outlive: poison is passed over either way.
+//! A panicking thread fails the model, or is one that the code is meant to survive: poisoning is
+//! ignored either way.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -9,13 +11,13 @@ use std::sync::atomic::Ordering;
 
 use shuttle::sync as checked;
 
-/// As `parking_lot::Mutex`.
+/// Like `parking_lot::Mutex`.
 #[derive(Default)]
 pub struct Mutex<T>(checked::Mutex<T>);
 
-/// As `parking_lot::MutexGuard`.
+/// Like `parking_lot::MutexGuard`.
 pub struct MutexGuard<'a, T> {
-    /// `None` while it waits.
+    /// `None` while the guard waits on a condition variable.
     held: Option<checked::MutexGuard<'a, T>>,
 }
 
@@ -30,7 +32,7 @@ impl<T> Mutex<T> {
         MutexGuard { held: Some(self.0.lock().unwrap_or_else(PoisonError::into_inner)) }
     }
 
-    /// The lock, if nobody has it.
+    /// Takes the lock if it is free.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         match self.0.try_lock() {
             Ok(held) => Some(MutexGuard { held: Some(held) }),
@@ -70,42 +72,42 @@ impl<T> fmt::Debug for MutexGuard<'_, T> {
     }
 }
 
-/// As `parking_lot::Condvar`.
+/// Like `parking_lot::Condvar`.
 #[derive(Debug, Default)]
 pub struct Condvar(checked::Condvar);
 
 impl Condvar {
-    /// Nobody waits.
+    /// A condition variable without waiters.
     pub const fn new() -> Self {
         Self(checked::Condvar::new())
     }
 
-    /// Gives the lock back until somebody notifies.
+    /// Releases the lock and waits for a notification.
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
         if let Some(held) = guard.held.take() {
             guard.held = Some(self.0.wait(held).unwrap_or_else(PoisonError::into_inner));
         }
     }
 
-    /// Wakes one that waits.
+    /// Wakes one waiter.
     pub fn notify_one(&self) {
         self.0.notify_one();
     }
 
-    /// Wakes all that wait.
+    /// Wakes all waiters.
     pub fn notify_all(&self) {
         self.0.notify_all();
     }
 }
 
-/// As `parking_lot::RwLock`.
+/// Like `parking_lot::RwLock`.
 #[derive(Default)]
 pub struct RwLock<T>(checked::RwLock<T>);
 
-/// As `parking_lot::RwLockReadGuard`.
+/// Like `parking_lot::RwLockReadGuard`.
 pub type RwLockReadGuard<'a, T> = checked::RwLockReadGuard<'a, T>;
 
-/// As `parking_lot::RwLockWriteGuard`.
+/// Like `parking_lot::RwLockWriteGuard`.
 pub type RwLockWriteGuard<'a, T> = checked::RwLockWriteGuard<'a, T>;
 
 impl<T> RwLock<T> {
@@ -114,17 +116,17 @@ impl<T> RwLock<T> {
         Self(checked::RwLock::new(value))
     }
 
-    /// Waits until nobody writes.
+    /// Waits for shared access.
     pub fn read(&self) -> RwLockReadGuard<'_, T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until nobody else has it.
+    /// Waits for exclusive access.
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `None` if somebody else has it.
+    /// Takes exclusive access if the lock is free.
     pub fn try_write(&self) -> Option<RwLockWriteGuard<'_, T>> {
         self.0.try_write().ok()
     }
@@ -136,7 +138,7 @@ impl<T> fmt::Debug for RwLock<T> {
     }
 }
 
-/// As `std::sync::OnceLock`, of which nobody waits for the value; another thread may go first at every call.
+/// Like `std::sync::OnceLock` without waiting for the value. Every call is a scheduling point.
 #[derive(Debug)]
 pub struct OnceLock<T> {
     value: std::sync::OnceLock<T>,
@@ -150,7 +152,7 @@ impl<T> OnceLock<T> {
         Self { value: std::sync::OnceLock::new(), step }
     }
 
-    /// The value, if there is one.
+    /// The value, if it is set.
     pub fn get(&self) -> Option<&T> {
         self.step.load(Ordering::SeqCst);
         self.value.get()
@@ -159,7 +161,7 @@ impl<T> OnceLock<T> {
     /// Sets the value, once.
     ///
     /// # Errors
-    /// The value, if there is one already.
+    /// The given value, if one is already set.
     pub fn set(&self, value: T) -> Result<(), T> {
         self.step.store(true, Ordering::SeqCst);
         self.value.set(value)
@@ -175,7 +177,7 @@ impl<T> Default for OnceLock<T> {
 impl<T> From<T> for OnceLock<T> {
     fn from(value: T) -> Self {
         let lock = Self::new();
-        // Nobody else has it.
+        // The lock is not shared yet.
         let _ = lock.value.set(value);
         lock
     }

@@ -1,7 +1,8 @@
-//! The keymap beside `HashMap<u64, u64>`: inserts, hits, misses, resident memory for a key.
+//! Compares the keymap with `HashMap<u64, u64>`: inserts, hits, misses, resident memory per key.
 //!
-//! `cargo bench -p lithdb-keymap -- 10000000` (or the variable `KEYMAP_BENCH_KEYS`; a million
-//! without). Rates are medians of five rounds in which the two take turns.
+//! `cargo bench -p lithdb-keymap -- 10000000` sets the number of keys (or the variable
+//! `KEYMAP_BENCH_KEYS`; default one million). Rates are medians of five rounds in which the two
+//! alternate.
 
 use std::collections::HashMap;
 use std::env;
@@ -16,10 +17,10 @@ use lithdb_keymap::{Candidates, KeyHash, Keymap, MemoryKeymap};
 use lithdb_segment::{Position, SegmentId};
 
 const ROUNDS: usize = 5;
-/// Keys of one `insert_batch`.
+/// Keys per `insert_batch`.
 const BATCH: usize = 1 << 16;
 
-/// The `n`th random number: the same keys for both, without a list of them.
+/// The `n`th pseudo-random number: the same keys for both, without storing them.
 fn key(n: u64) -> u64 {
     let n = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -31,7 +32,7 @@ const fn position(n: u64) -> Position {
     Position::new(SegmentId(1 + (n >> 20) as u32), n as u32)
 }
 
-/// Nanoseconds a key.
+/// Nanoseconds per key.
 fn timed(keys: u64, work: impl FnOnce()) -> f64 {
     let start = Instant::now();
     work();
@@ -40,7 +41,7 @@ fn timed(keys: u64, work: impl FnOnce()) -> f64 {
 
 #[expect(clippy::unwrap_used, reason = "a benchmark without this figure is none")]
 fn resident_bytes() -> u64 {
-    // A file of /proc has no length, so it is read up to a limit.
+    // Files in /proc report no length, so it is read up to a limit.
     let file = OsFs.open(Path::new("/proc/self/status"), OpenMode::Read).unwrap();
     let mut buf = vec![0; 1 << 16];
     let len = read_up_to_at(&*file, &mut buf, 0).unwrap();
@@ -51,7 +52,7 @@ fn resident_bytes() -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
-/// A hasher that leaves a random number as it is: the fastest map there could be.
+/// A hasher that returns a random number unchanged: the fastest possible map.
 #[derive(Default)]
 struct Identity(u64);
 
@@ -65,7 +66,7 @@ impl Hasher for Identity {
     }
 }
 
-/// Nanoseconds a key of the measurements in [`NAMES`].
+/// Nanoseconds per key, for the measurements in [`NAMES`].
 type Row = [f64; 5];
 const NAMES: [&str; 5] = ["insert", "hit", "miss", "insert_batch", "reserved batch"];
 
@@ -101,7 +102,7 @@ fn keymap_round(keys: u64) -> Result<Row> {
     Ok([insert, hit, miss, batches(keys, 0)?, batches(keys, keys as usize)?])
 }
 
-/// Inserts as a rebuild does, after reserving room for `reserved` keys.
+/// Inserts like a rebuild, after reserving room for `reserved` keys.
 fn batches(keys: u64, reserved: usize) -> Result<f64> {
     let keymap = MemoryKeymap::new();
     let mut items = Vec::with_capacity(BATCH);
@@ -138,7 +139,7 @@ fn map_round<S: BuildHasher + Default>(keys: u64) -> Row {
     [insert, hit, miss, insert, insert]
 }
 
-/// Resident and accounted bytes for each key, from an empty process.
+/// Resident and accounted bytes per key, starting from an empty process.
 fn memory(keys: u64) -> Result<()> {
     let before = resident_bytes();
     let keymap = MemoryKeymap::new();
@@ -146,7 +147,7 @@ fn memory(keys: u64) -> Result<()> {
         keymap.insert(KeyHash(key(n)), position(n), &mut |_| Ok(false))?;
         if (n + 1) % (keys / 8).max(1) == 0 {
             println!(
-                "{:>12} keys: {:5.1} bytes resident, {:5.1} accounted for each",
+                "{:>12} keys: {:5.1} bytes resident, {:5.1} accounted per key",
                 n + 1,
                 resident_bytes().saturating_sub(before) as f64 / (n + 1) as f64,
                 keymap.memory_bytes() as f64 / (n + 1) as f64,

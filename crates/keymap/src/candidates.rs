@@ -1,27 +1,28 @@
-//! The positions a lookup has to look at.
+//! The result of a lookup: positions whose records the caller must compare.
+//!
+//! A lookup fills a [`Candidates`] that the caller reuses, so the read path does not allocate.
 
 use std::ops::Deref;
 
 use lithdb_segment::{Position, SegmentId};
 
-/// Up to this many positions need no allocation.
+/// Number of positions stored without allocation.
 const INLINE: usize = 4;
 
 const NO_POSITION: Position = Position::new(SegmentId::NONE, 0);
 
-/// Positions whose record may hold the key that was asked for, newest first; nearly always none or
-/// one. Dereferences to a slice. Meant to be kept and used again: up to four positions need no
-/// allocation.
+/// Positions whose record may hold the key looked up, newest first; nearly always zero or one.
+/// Dereferences to a slice. Meant to be reused: up to four positions need no allocation.
 #[derive(Debug, Clone)]
 pub struct Candidates {
     len: usize,
     inline: [Position; INLINE],
-    /// All of them, once there are more than fit inline.
+    /// All positions, once there are more than fit inline.
     spilled: Vec<Position>,
 }
 
 impl Candidates {
-    /// None yet.
+    /// An empty list.
     pub const fn new() -> Self {
         Self { len: 0, inline: [NO_POSITION; INLINE], spilled: Vec::new() }
     }
@@ -29,17 +30,17 @@ impl Candidates {
     /// The positions, newest first.
     #[inline]
     pub fn as_slice(&self) -> &[Position] {
-        // Beyond the inline array `get` fails, and all of them are in the vector.
+        // If there are more than fit inline, `get` fails, and the vector has all of them.
         self.inline.get(..self.len).unwrap_or(&self.spilled)
     }
 
-    /// Forgets all positions, keeps the memory.
+    /// Removes all positions and keeps the memory.
     #[inline]
     pub fn clear(&mut self) {
         self.len = 0;
     }
 
-    /// Adds a position behind the others.
+    /// Appends a position.
     #[inline]
     pub(crate) fn push(&mut self, at: Position) {
         match self.inline.get_mut(self.len) {

@@ -1,19 +1,21 @@
-//! The hash that stands for a key.
+//! The hash of a key, and how it is split into partition and tag.
+//!
+//! The hash function and the split must not change between versions.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// How many of the top bits choose the partition.
+/// Number of top bits that select the partition.
 const PARTITION_BITS: u32 = 10;
 
 /// The 64-bit hash of a key under its table's random seed.
 ///
-/// The top bits choose the partition of a [`MemoryKeymap`](crate::MemoryKeymap), the 32 below them
-/// are the tag that is kept in the entry. Two keys that agree in both look alike to it.
+/// The top bits select the partition of a [`MemoryKeymap`](crate::MemoryKeymap); the 32 bits below
+/// them are the tag stored in the entry. The keymap cannot tell apart two keys that agree in both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyHash(pub u64);
 
 impl KeyHash {
-    /// Number of partitions a hash can choose from.
+    /// Number of partitions.
     pub(crate) const PARTITIONS: usize = 1 << PARTITION_BITS;
 
     /// The hash of `key` in a table whose seed is `seed`: xxh3, the same in every version.
@@ -27,12 +29,12 @@ impl KeyHash {
         Self(xxh3_64_with_seed(key, seed))
     }
 
-    /// The partition, below [`Self::PARTITIONS`].
+    /// The partition index, below [`Self::PARTITIONS`].
     pub(crate) const fn partition(self) -> usize {
         (self.0 >> (u64::BITS - PARTITION_BITS)) as usize
     }
 
-    /// The 32 bits below those that chose the partition.
+    /// The 32 bits below those that select the partition.
     pub(crate) const fn tag(self) -> u32 {
         (self.0 >> (u32::BITS - PARTITION_BITS)) as u32
     }

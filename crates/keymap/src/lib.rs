@@ -1,11 +1,12 @@
-//! From a key to the position of its record: the keymap of a table.
+//! The keymap of a table: maps a key's hash to the position of its record.
 //!
-//! A keymap holds no keys, only a hash of each and the [`Position`](lithdb_segment::Position) of its
-//! record, so it answers with *candidates*: the caller compares the full key in the key file. Keys
-//! are never deleted one by one. An entry dies when the watermark passes its segment, and is dropped
-//! when its part of the keymap is next rewritten. Everything here can be rebuilt from the key files.
+//! A keymap stores no keys, only a hash of each and the [`Position`](lithdb_segment::Position) of
+//! its record, so a lookup returns *candidates*: the caller compares the full key in the key file.
+//! Keys are never deleted one by one. An entry is dead once the watermark passes its segment, and
+//! is dropped by the next rewrite of its partition. The whole keymap can be rebuilt from the key
+//! files.
 //!
-//! Used by the table alone. It knows nothing of values.
+//! Only the table uses it. It knows nothing of values.
 
 mod candidates;
 mod hash;

@@ -1,7 +1,7 @@
-//! The keymap in memory: partitions, each with its own lock, and the watermark.
+//! The in-memory keymap: partitions, each with its own lock, and the watermark.
 //!
-//! Growing one partition touches no other, so a writer waits for the rewrite of a thousandth of the
-//! keymap at most. A lookup takes one shared lock for a few dozen nanoseconds.
+//! Growing one partition touches no other, so a writer waits at most for the rewrite of a
+//! thousandth of the keymap. A lookup takes one shared lock for a few dozen nanoseconds.
 
 use std::array;
 use std::fmt;
@@ -15,27 +15,27 @@ use lithdb_segment::{Position, SegmentId};
 use crate::partition::{Entry, Partition};
 use crate::{Candidates, KeyHash, Keymap};
 
-/// How many items of a batch are sorted by partition at a time: a few hundred for each lock.
+/// Number of items of a batch sorted by partition at a time: a few hundred per lock.
 const BATCH_ITEMS: usize = 1 << 18;
 
-/// On a cache line of its own, so that locks of neighbours do not slow each other down.
+/// Has its own cache line, so that neighbouring locks do not slow each other down.
 #[derive(Default)]
 #[repr(align(64))]
 struct PaddedPartition(RwLock<Partition>);
 
-// A model checker has locks of its own.
+// The model checker's locks have another size.
 #[cfg(not(lithdb_shuttle))]
 const _: () = assert!(size_of::<PaddedPartition>() == 64);
 
-/// A keymap in memory: 14 to 19 bytes for a key, no keys in it, nothing on disk.
+/// A keymap in memory: 14 to 19 bytes per key, no keys, nothing on disk.
 pub struct MemoryKeymap {
     partitions: Box<[PaddedPartition; KeyHash::PARTITIONS]>,
-    /// The lowest segment that is alive; at least 1, so that no segment is always below it.
+    /// The lowest live segment; at least 1, so that an empty slot (segment 0) is always below it.
     watermark: AtomicU32,
 }
 
 impl MemoryKeymap {
-    /// An empty keymap; memory is taken as keys arrive.
+    /// An empty keymap; memory is allocated as keys arrive.
     pub fn new() -> Self {
         Self {
             partitions: Box::new(array::from_fn(|_| PaddedPartition::default())),
@@ -62,8 +62,8 @@ impl MemoryKeymap {
         at.segment < self.watermark()
     }
 
-    /// Inserts where another entry looks alike: asks without the lock, decides under it, and asks
-    /// again if somebody else was faster.
+    /// Inserts where another entry has the same tag: compares keys without the lock, decides under
+    /// the lock, and compares again if another thread has inserted meanwhile.
     #[cold]
     fn insert_with_collisions(
         &self,
@@ -98,14 +98,16 @@ impl MemoryKeymap {
             match same_key(unknown) {
                 Ok(true) => same.push(unknown),
                 Ok(false) => other.push(unknown),
-                // Its segment may be gone, and with it the answer.
+                // Its segment is below the watermark and may be deleted, so the comparison may
+                // fail.
                 Err(_) if self.is_dead(unknown) => other.push(unknown),
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Inserts what has no equal into one partition under one lock; the rest goes to `collisions`.
+    /// Inserts the items without a tag collision into one partition under one lock; appends the
+    /// others to `collisions`.
     fn insert_partition(
         &self,
         group: &[(KeyHash, Position)],
@@ -193,7 +195,7 @@ impl Keymap for MemoryKeymap {
         if additional_keys == 0 {
             return;
         }
-        // Three standard deviations above the mean share, so that few partitions fall short.
+        // Three standard deviations above the mean, so that few partitions fall short.
         let mean = additional_keys.div_ceil(KeyHash::PARTITIONS);
         let share = mean + 3 * mean.isqrt();
         for partition in self.partitions() {
@@ -202,7 +204,7 @@ impl Keymap for MemoryKeymap {
     }
 }
 
-/// The items in the order of their partitions: a counting sort.
+/// The items sorted by partition: a counting sort.
 fn by_partition(items: &[(KeyHash, Position)]) -> Vec<(KeyHash, Position)> {
     let mut next = [0usize; KeyHash::PARTITIONS];
     for (hash, _) in items {

@@ -1,4 +1,4 @@
-//! The whole keymap against a model that knows the keys.
+//! The in-memory keymap compared with a model that knows the keys.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -30,7 +30,8 @@ fn spread(n: u64) -> u64 {
     n ^ (n >> 31)
 }
 
-/// Seven hashes for all keys, in three partitions; two of them differ only in bits that are not kept.
+/// Seven hashes for all keys, in three partitions; two of them differ only in bits that are not
+/// stored.
 fn poor_hash(key: u8) -> KeyHash {
     const HASHES: [u64; 7] =
         [0, 1, 1 << 22, u64::MAX, u64::MAX - (1 << 22), 5 << 54, (5 << 54) | 9];
@@ -56,7 +57,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..80)
 }
 
-/// Keys with their only position, and the key of every position ever made.
+/// Keys with their only position, and the key of every position ever created.
 #[derive(Default)]
 struct Model {
     newest: BTreeMap<u8, Position>,
@@ -207,7 +208,7 @@ fn no_lock_is_held_while_a_key_is_compared() {
     let keymap = MemoryKeymap::new();
     let hash = KeyHash(1);
     keymap.insert(hash, at(1, 0), &mut never_asked).unwrap();
-    // While position 1:0 is compared, the same key arrives at 3:0; it must be asked about too.
+    // While position 1:0 is compared, the same key is inserted at 3:0; that must be compared too.
     let asked = Cell::new(0);
     let mut same_key = |old| {
         asked.set(asked.get() + 1);
@@ -226,7 +227,7 @@ fn inserts_of_four_threads_at_once_lose_nothing() {
     const KEYS: u64 = 100_000;
     let keymap = MemoryKeymap::new();
     let start = Barrier::new(4);
-    // Every thread inserts every key, each at a position of its own; one uses batches.
+    // Every thread inserts every key, each at its own position; one uses batches.
     let same_key = |new: u64, old: Position| Ok(u64::from(old.offset) == new);
     std::thread::scope(|scope| {
         for thread in 0..4u64 {
@@ -262,10 +263,10 @@ fn a_key_takes_at_most_24_bytes_even_while_partitions_grow() {
     let keymap = MemoryKeymap::new();
     for n in 0..FIRST * 3 / 2 {
         keymap.insert(KeyHash(spread(n)), at(1, n as u32), &mut never_asked).unwrap();
-        // Through more than one growth of every partition.
+        // Enough for more than one growth of every partition.
         if n >= FIRST && n % 5_000 == 0 {
-            // The two threads of a busy moment each hold an old partition beside its new one,
-            // which is larger by less than a half.
+            // At worst two threads each hold an old partition beside its new one, which is larger
+            // by less than a half.
             let growing = 2 * keymap.largest_partition_bytes() * 3 / 2;
             let worst = (keymap.memory_bytes() + growing) as u64;
             assert!(worst <= 24 * n, "{worst} bytes for {n} keys");

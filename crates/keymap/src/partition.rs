@@ -1,15 +1,15 @@
-//! One partition of the keymap in memory: an open-addressing table of 12-byte entries.
+//! One partition of the in-memory keymap: an open-addressing hash table of 12-byte entries.
 //!
-//! An entry's home slot grows with its tag, so the whole table can be kept in the order of tags
-//! (newest first among equal ones). Invariants:
+//! An entry's home slot is monotone in its tag, so the table is kept sorted by tag, newest
+//! position first among equal tags. Invariants:
 //!
-//! - no empty slot lies between an entry and its home;
-//! - the entries, read from front to back, are ordered by tag, then by falling position;
-//! - nothing wraps around: a tail behind the last home takes what is pushed over the end, and the
-//!   table is rewritten when that is full.
+//! - no empty slot lies between an entry and its home slot;
+//! - the entries, front to back, are sorted by tag, then by descending position;
+//! - nothing wraps around: spare slots after the last home slot take what is pushed over the end,
+//!   and the table is rewritten when they are full.
 //!
-//! So a lookup is one multiplication and a short scan of neighbours, and a rewrite one pass that
-//! reads and writes in order.
+//! So a lookup is one multiplication and a short scan of adjacent slots, and a rewrite is one pass
+//! that reads and writes sequentially.
 
 use std::hint::black_box;
 
@@ -17,13 +17,14 @@ use lithdb_segment::{Position, SegmentId};
 
 use crate::Candidates;
 
-/// Rewritten at a load of `MAX_LOAD.0 / MAX_LOAD.1` to one of `REWRITTEN_LOAD.0 / REWRITTEN_LOAD.1`: 14.1 to 18.5 bytes a key.
+/// A table is rewritten at a load of `MAX_LOAD.0 / MAX_LOAD.1`, to one of `REWRITTEN_LOAD.0 /
+/// REWRITTEN_LOAD.1`: 14.1 to 18.5 bytes per key.
 const MAX_LOAD: (usize, usize) = (17, 20);
 const REWRITTEN_LOAD: (usize, usize) = (13, 20);
 const MIN_CAPACITY: usize = 8;
 
-/// What the table stores of a key. `segment` 0 marks an empty slot, whose tag is then the highest,
-/// so that a scan for anything lower stops there without a test of its own.
+/// What the table stores for a key. `segment` 0 marks an empty slot, which has the highest tag, so
+/// that a scan for a lower tag stops there without a separate test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
     tag: u32,
@@ -48,7 +49,7 @@ impl Entry {
         self.segment == 0
     }
 
-    /// Whether this is an entry that the watermark, which is at least 1, has not passed.
+    /// Whether this is an entry at or above the watermark, which is at least 1.
     const fn is_live(&self, watermark: SegmentId) -> bool {
         self.segment >= watermark.0
     }
@@ -57,23 +58,23 @@ impl Entry {
         self.tag == tag && !self.is_empty()
     }
 
-    /// Whether this slot, met in a scan for the place of `entry`, is to stay in front of it.
+    /// Whether this slot sorts before `entry`.
     fn precedes(&self, entry: &Self) -> bool {
         self.tag < entry.tag || (self.has_tag(entry.tag) && self.at() > entry.at())
     }
 }
 
-/// The table. It has no lock of its own.
+/// The table. The caller locks it.
 #[derive(Debug, Default)]
 pub(crate) struct Partition {
-    /// `capacity` home slots and the tail.
+    /// `capacity` home slots and the spare ones.
     slots: Vec<Entry>,
     capacity: usize,
     len: usize,
 }
 
 impl Partition {
-    /// Number of entries, dead ones included.
+    /// Number of entries, including dead ones.
     pub(crate) const fn len(&self) -> usize {
         self.len
     }
@@ -83,7 +84,7 @@ impl Partition {
         self.slots.capacity() * size_of::<Entry>()
     }
 
-    /// Adds to `out` all live positions with this tag, newest first.
+    /// Appends to `out` all live positions with this tag, newest first.
     #[inline]
     pub(crate) fn find(&self, tag: u32, watermark: SegmentId, out: &mut Candidates) {
         for entry in self.with_tag(tag).filter(|entry| entry.is_live(watermark)) {
@@ -91,7 +92,7 @@ impl Partition {
         }
     }
 
-    /// Adds an entry unless a live one has its tag: then it returns false and changes nothing.
+    /// Adds an entry unless a live one has its tag; then returns false and changes nothing.
     pub(crate) fn add_if_unique(&mut self, entry: Entry, watermark: SegmentId) -> bool {
         let mut dead = false;
         for rival in self.with_tag(entry.tag) {
@@ -101,14 +102,15 @@ impl Partition {
             dead = true;
         }
         match self.oldest_with_tag_mut(entry.tag) {
-            // All with this tag are dead, so lower: the first of them may become this one.
+            // All entries with this tag are dead, hence lower: the new entry may replace the
+            // oldest.
             Some(place) if dead => *place = entry,
             _ => self.add(entry, watermark),
         }
         true
     }
 
-    /// Adds an entry beside all others.
+    /// Adds an entry, whatever others have its tag.
     pub(crate) fn add(&mut self, entry: Entry, watermark: SegmentId) {
         if (self.len + 1) * MAX_LOAD.1 > self.capacity * MAX_LOAD.0 || !self.place(entry) {
             self.grow(watermark);
@@ -156,21 +158,21 @@ impl Partition {
         self.slots.get_mut(from..)?.iter_mut().find(|slot| slot.tag >= tag)
     }
 
-    /// The slot where the search for a tag begins: below the capacity, and monotone in the tag.
+    /// The slot where the search for a tag begins: below the capacity and monotone in the tag.
     #[inline]
     const fn home(&self, tag: u32) -> usize {
         home(tag, self.capacity)
     }
 
-    /// Reads the slots where the search for `tags` begins: the misses of a batch overlap that way,
-    /// while those of one insertion after another would not.
+    /// Reads the slots where the searches for `tags` begin, so that the cache misses of a batch
+    /// overlap; one insertion after another would not overlap them.
     pub(crate) fn prefetch(&self, tags: impl Iterator<Item = u32>) {
         let slots = tags.filter_map(|tag| self.slots.get(self.home(tag)));
         black_box(slots.fold(0, |sum, slot| sum ^ slot.tag));
     }
 
-    /// Puts an entry into its place in the order, moving what follows up to the next empty slot.
-    /// False, and nothing changed, if there is none.
+    /// Inserts an entry in sort order, moving the following entries up to the next empty slot.
+    /// Returns false and changes nothing if there is none.
     fn place(&mut self, entry: Entry) -> bool {
         let from = self.home(entry.tag);
         let Some(slots) = self.slots.get_mut(from..) else { return false };
@@ -185,13 +187,13 @@ impl Partition {
         true
     }
 
-    /// Rewrites the table for one more entry, by the number that still live.
+    /// Rewrites the table for one more entry, sized by the number of live ones.
     #[cold]
     fn grow(&mut self, watermark: SegmentId) {
         let live = self.slots.iter().filter(|entry| entry.is_live(watermark)).count();
         let fresh = ((live + 1) * REWRITTEN_LOAD.1 / REWRITTEN_LOAD.0 + 1).max(MIN_CAPACITY);
-        // Without dead entries only a full tail gets here below the full load: keep what was
-        // reserved, the rewrite lengthens the tail.
+        // Without dead entries, only full spare slots lead here below the maximum load: keep the
+        // reserved capacity; the rewrite adds spare slots.
         let capacity = if live < self.len { fresh } else { fresh.max(self.capacity) };
         self.rewrite(capacity, watermark);
     }
@@ -211,7 +213,7 @@ impl Partition {
             next = to + 1;
             len += 1;
         }
-        // Tags that crowd at the end can need a long tail; a share of it more keeps rewrites rare.
+        // Tags clustered at the end can need many spare slots; a quarter more keeps rewrites rare.
         let overflow = next.saturating_sub(capacity);
         let total = slots.len().max(next + overflow / 4 + 4);
         slots.reserve_exact(total - slots.len());
@@ -219,7 +221,7 @@ impl Partition {
         *self = Self { slots, capacity, len };
     }
 
-    /// The slots as they lie, for tests of the invariants.
+    /// Asserts the invariants of the slots, for tests.
     #[cfg(test)]
     pub(crate) fn check(&self) {
         let entries = self.slots.iter().filter(|slot| !slot.is_empty());
@@ -236,6 +238,6 @@ impl Partition {
 
 #[inline]
 const fn home(tag: u32, capacity: usize) -> usize {
-    // A capacity of 2^32 slots, 48 GiB for one partition, is where the product would overflow.
+    // The product overflows only above a capacity of 2^32 slots, 48 GiB for one partition.
     ((tag as u64 * capacity as u64) >> u32::BITS) as usize
 }

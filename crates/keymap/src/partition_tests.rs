@@ -1,4 +1,4 @@
-//! One table alone: order, growth, dropping of the dead.
+//! One partition: order, growth, dropping of dead entries.
 
 use lithdb_segment::{Position, SegmentId};
 use proptest::prelude::*;
@@ -18,7 +18,7 @@ fn found(partition: &Partition, tag: u32, watermark: SegmentId) -> Vec<Position>
     out.to_vec()
 }
 
-/// Few different tags, at both ends and in the middle of their range, so that they crowd.
+/// Few distinct tags, at both ends and in the middle of the range, so that they cluster.
 fn crowded_tag() -> impl Strategy<Value = u32> {
     prop_oneof![0..4u32, (u32::MAX - 3)..=u32::MAX, Just(1 << 31), any::<u32>()]
 }
@@ -106,13 +106,13 @@ fn a_partition_whose_keys_expire_stops_growing_and_shrinks() {
             partition.add(Entry::new(tag, at(segment, offset)), SegmentId(watermark));
         }
     };
-    // Ten segments of a thousand keys live at any time.
+    // Ten segments of a thousand keys are live at any time.
     for segment in 1..200 {
         fill(&mut partition, segment, 1_000, segment.saturating_sub(9).max(1));
     }
     partition.check();
     assert!(partition.memory_bytes() < 10_000 * 24, "{} bytes", partition.memory_bytes());
-    // Then all but the newest expire; the next rewrite gives the memory back.
+    // Then all but the newest expire; the next rewrite frees the memory.
     fill(&mut partition, 200, 8_000, 200);
     partition.check();
     assert!(partition.memory_bytes() < 8_000 * 24, "{} bytes", partition.memory_bytes());

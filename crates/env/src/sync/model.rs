@@ -22,7 +22,7 @@ pub struct MutexGuard<'a, T> {
 }
 
 impl<T> Mutex<T> {
-    /// An open lock.
+    /// An unlocked lock.
     pub const fn new(value: T) -> Self {
         Self(checked::Mutex::new(value))
     }
@@ -111,7 +111,7 @@ pub type RwLockReadGuard<'a, T> = checked::RwLockReadGuard<'a, T>;
 pub type RwLockWriteGuard<'a, T> = checked::RwLockWriteGuard<'a, T>;
 
 impl<T> RwLock<T> {
-    /// An open lock.
+    /// An unlocked lock.
     pub const fn new(value: T) -> Self {
         Self(checked::RwLock::new(value))
     }

@@ -1,4 +1,4 @@
-//! Little-endian fields at fixed offsets, without panics: a field outside the slice reads as `None`.
+//! Little-endian fields at fixed offsets, without panics: a field outside the slice is `None`.
 
 macro_rules! field {
     ($name:ident, $int:ty) => {

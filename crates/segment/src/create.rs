@@ -1,4 +1,7 @@
-//! Creating the files of a new segment.
+//! Creates the files of a new segment.
+//!
+//! The caller makes them durable before anything in them is acknowledged. A failed creation leaves
+//! no files.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,12 +18,12 @@ use crate::scan::Totals;
 use crate::segment::{Context, Segment};
 use crate::write_buffer::WriteBuffer;
 
-/// What a new segment is to be.
+/// The parameters of a new segment.
 #[derive(Debug, Clone)]
 pub struct NewSegment {
-    /// Its id; never used before.
+    /// The id; never used before in the table.
     pub id: SegmentId,
-    /// What the segment before ended as; `None` for the first of a table.
+    /// The final state of the preceding segment; `None` for the first of a table.
     pub chain: Option<Chain>,
     /// Number of value files, 1 to 256.
     pub shards: u16,
@@ -29,8 +32,8 @@ pub struct NewSegment {
 }
 
 impl Segment {
-    /// Creates the files with their headers, and the chain record. Nothing is synced. If it fails, what was
-    /// created is removed again. `StorageFull` with nothing done.
+    /// Creates the files with their headers and the chain record. Nothing is synced. If this
+    /// fails, the files created so far are removed. `StorageFull` with nothing done.
     pub fn create(context: &Arc<Context>, new: &NewSegment) -> Result<(Arc<Self>, Totals)> {
         let paths = SegmentPaths::for_new(&context.dirs, new.id, new.shards);
         let mut created = Vec::new();
@@ -84,7 +87,8 @@ impl Segment {
         Ok((Arc::new(segment), totals))
     }
 
-    /// Removes the files of a segment that nothing refers to. Best effort: an opening discards what stays.
+    /// Removes the files of a segment that nothing refers to. Best effort: the next opening
+    /// removes what remains.
     pub fn remove_files(&self) {
         for path in self.paths().all() {
             remove_best_effort(&*self.context().env.fs, path);

@@ -1,4 +1,6 @@
-//! One file of a segment: how much of it is durable, and what of it is still in memory.
+//! One file of a segment: its durable and readable ends and, while it grows, its write buffer.
+//!
+//! Invariant: bytes below the durable end never change; only they are lent from a mapping.
 
 use std::io;
 use std::sync::Arc;
@@ -12,10 +14,10 @@ use crate::handle::{Handle, OpenFile, ReadMode};
 use crate::ids::ShardId;
 use crate::write_buffer::WriteBuffer;
 
-/// A growing file is mapped in pieces of at least this size, so that it is seldom mapped again.
+/// A growing file is mapped in steps of this size, so that it is seldom remapped.
 const MAP_AHEAD: u64 = 1 << 30;
 
-/// A file, how much of it is durable, and, while it grows, its tail.
+/// A file, its ends and, while it grows, its write buffer.
 #[derive(Debug)]
 pub(crate) struct DataFile {
     pub(crate) handle: Arc<Handle>,
@@ -24,11 +26,11 @@ pub(crate) struct DataFile {
     pub(crate) write_buffer: Option<WriteBuffer>,
     /// Bytes below this never change again.
     pub(crate) durable: AtomicU64,
-    /// Bytes below this can be read (records that are published may be below or above the durable end).
+    /// Bytes below this can be read (published records may be below or above the durable end).
     pub(crate) end: AtomicU64,
-    /// The file has space up to here; changed by the writer alone.
+    /// Disk space is reserved up to here; changed only by the writer.
     pub(crate) reserved: AtomicU64,
-    /// The first sync that failed; held while one is under way.
+    /// The first failed sync; locked while a sync is in progress.
     pub(crate) sync_failure: Mutex<Option<Error>>,
 }
 
@@ -51,7 +53,8 @@ impl DataFile {
         }
     }
 
-    /// How much to map at once: a file that is not written here is read up to its durable end.
+    /// How much to map at once: a file that this process does not write is read up to its durable
+    /// end.
     fn map_len(&self) -> u64 {
         if self.handle.is_written() { MAP_AHEAD } else { self.durable() }
     }
@@ -64,18 +67,19 @@ impl DataFile {
         self.end.load(Ordering::Acquire)
     }
 
-    /// How long the file must be: what is not durable yet may be in the tail.
+    /// The minimum length of the file: bytes that are not durable may still be in the write
+    /// buffer.
     pub(crate) fn min_len(&self) -> u64 {
         if self.write_buffer.is_some() { self.durable() } else { self.end() }
     }
 
-    /// The tail of a file that is written.
-    #[expect(clippy::expect_used, reason = "only the writer asks")]
+    /// The write buffer of a file that is being written.
+    #[expect(clippy::expect_used, reason = "called by the writer only")]
     pub(crate) fn expect_write_buffer(&self) -> &WriteBuffer {
-        self.write_buffer.as_ref().expect("a file that is written has a tail")
+        self.write_buffer.as_ref().expect("a file being written has a write buffer")
     }
 
-    /// Writes to the file, which then has something that was not synced.
+    /// Writes to the file and marks it as unsynced.
     pub(crate) fn write<T>(
         &self,
         open: &OpenFile,
@@ -86,13 +90,14 @@ impl DataFile {
         written.map_err(|e| Error::failed_write("write", self.handle.path(), e))
     }
 
-    /// Writes out what was appended before the call.
+    /// Writes to the file what was appended before the call.
     pub(crate) fn drain(&self, open: &OpenFile) -> Result<()> {
         let Some(write_buffer) = &self.write_buffer else { return Ok(()) };
         self.write(open, |file| write_buffer.drain(file)).map(drop)
     }
 
-    /// Up to `len` bytes at `offset`; fewer only where the tail in memory and the file meet, or at the end.
+    /// Up to `len` bytes at `offset`; fewer only where file and write buffer, or two chunks, meet,
+    /// or at the end.
     pub(crate) fn read(
         &self,
         open: &OpenFile,

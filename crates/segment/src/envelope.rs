@@ -1,7 +1,7 @@
-//! What whole-file records are wrapped in: magic, version, flags, length, checksum.
+//! The envelope of whole-file records: magic, version, flags, length, checksum, payload.
 //!
-//! The only module that knows how payloads are encoded (bincode 2.0.1, fixed-width little-endian
-//! integers). Another encoding would change this file alone.
+//! The only module that knows the payload encoding (bincode 2.0.1, fixed-width little-endian
+//! integers). Another encoding would change only this file.
 
 use std::path::Path;
 
@@ -12,15 +12,15 @@ use serde::de::DeserializeOwned;
 use crate::bytes_le::u32_at;
 use crate::header::{FORMAT_VERSION, check_version};
 
-/// What stands before the payload, in bytes.
+/// The length of the envelope before the payload, in bytes.
 pub const ENVELOPE_LEN: usize = 32;
-/// The longest payload that is believed, in bytes: a damaged length must not make memory grow.
+/// The maximum payload, in bytes: a damaged length must not exhaust memory.
 pub const MAX_PAYLOAD_LEN: usize = 64 << 20;
 
 const LEN_AT: usize = 24;
 const CHECKSUM_AT: usize = 28;
 
-/// Names what is in an envelope.
+/// The type of record in an envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Magic(pub [u8; 8]);
 
@@ -31,7 +31,7 @@ impl Magic {
     pub const ROOT: Self = Self(*b"LITHROOT");
     /// A slot of a table's state.
     pub const STATE: Self = Self(*b"LITHSTAT");
-    /// A rollback that is going to happen.
+    /// The intent of a rollback.
     pub const ROLLBACK: Self = Self(*b"LITHROLL");
 }
 
@@ -47,14 +47,14 @@ fn checksum(head: &[u8], payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(head), payload)
 }
 
-/// Encodes `record` and puts it into an envelope. Fails if it is larger than an envelope may hold.
+/// Encodes `record` in an envelope. Fails if it exceeds [`MAX_PAYLOAD_LEN`].
 pub fn seal<T: Serialize>(magic: Magic, record: &T) -> Result<Vec<u8>> {
     let payload = bincode::serde::encode_to_vec(record, config()).map_err(|e| {
         Error::with_source(ErrorKind::InvalidArgument, format!("encode a record: {e}"), e)
     })?;
     if payload.len() > MAX_PAYLOAD_LEN {
         let message =
-            format!("a record of {} bytes; at most {MAX_PAYLOAD_LEN} are possible", payload.len());
+            format!("a record of {} bytes; the limit is {MAX_PAYLOAD_LEN} bytes", payload.len());
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
     let mut bytes = Vec::with_capacity(ENVELOPE_LEN + payload.len());
@@ -68,8 +68,9 @@ pub fn seal<T: Serialize>(magic: Magic, record: &T) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Opens the envelope that begins `bytes` and says how many bytes it took. `path` is only named in errors.
-/// `Corrupt` if magic, length or checksum do not hold; `Unsupported` for another version.
+/// Opens the envelope at the start of `bytes` and returns the record and the envelope's length.
+/// `path` is used only in errors. `Corrupt` for a bad magic, length or checksum; `Unsupported` for
+/// another version.
 pub fn open<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Result<(T, usize)> {
     let name = String::from_utf8_lossy(&magic.0).into_owned();
     let Some((head, rest)) = bytes.split_at_checked(ENVELOPE_LEN) else {
@@ -77,7 +78,7 @@ pub fn open<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Res
         return Err(Error::corrupt(path, 0, "an envelope of 32 bytes", &found));
     };
     if !head.starts_with(&magic.0) {
-        return Err(Error::corrupt(path, 0, &name, "another beginning"));
+        return Err(Error::corrupt(path, 0, &format!("magic {name}"), "bad magic"));
     }
     let (Some(len), Some(found)) = (u32_at(head, LEN_AT), u32_at(head, CHECKSUM_AT)) else {
         unreachable!("an envelope has both fields")
@@ -105,7 +106,7 @@ pub fn open<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Res
     Ok((record, ENVELOPE_LEN + len))
 }
 
-/// Opens an envelope that is a whole file. `Corrupt` also for bytes behind the payload.
+/// Opens an envelope that is a whole file. `Corrupt` also for bytes after the payload.
 pub fn open_file<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Result<T> {
     let (record, used) = open(magic, path, bytes)?;
     if used != bytes.len() {

@@ -44,7 +44,7 @@ fn refused(bytes: &[u8]) -> Error {
     read(bytes).unwrap_err()
 }
 
-/// The envelope with the checksum that belongs to its bytes.
+/// The envelope with its checksum recomputed.
 fn resealed(mut bytes: Vec<u8>) -> Vec<u8> {
     let checksum = checksum(&bytes[..CHECKSUM_AT], &bytes[ENVELOPE_LEN..]);
     bytes[CHECKSUM_AT..ENVELOPE_LEN].copy_from_slice(&checksum.to_le_bytes());
@@ -57,7 +57,7 @@ fn altered(offset: usize, with: &[u8]) -> Vec<u8> {
     resealed(bytes)
 }
 
-/// A payload in an envelope of its own.
+/// Wraps a payload in a valid envelope.
 fn wrapped(payload: &[u8]) -> Vec<u8> {
     let mut bytes = sealed();
     bytes.truncate(ENVELOPE_LEN);
@@ -159,7 +159,7 @@ fn other_version_or_incompatible_flag_is_unsupported() {
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("/t/1.metadata"), "{error}");
     }
-    // Another encoding of the payload does not matter: the version is looked at first.
+    // The payload's encoding does not matter: the version is checked first.
     let mut bytes = wrapped(b"what version 2 would write");
     bytes[8] = 2;
     assert_eq!(refused(&resealed(bytes)).kind(), ErrorKind::Unsupported);
@@ -181,7 +181,7 @@ fn giant_length_is_refused_without_allocating() {
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.to_string().contains(&format!("a payload of {len} bytes")), "{error}");
     }
-    // And of a list within the payload.
+    // Also the length of a list in the payload.
     let payload = sealed().split_off(ENVELOPE_LEN);
     let value_ends_at = 8 + 4 * 4 + 6 * 8 + 4;
     assert_eq!(payload[value_ends_at..value_ends_at + 8], 2_u64.to_le_bytes());

@@ -1,7 +1,7 @@
-//! Making a mutable segment durable: drain the tails, sync the files, seal.
+//! Makes a mutable segment durable: drains the write buffers, syncs the files, seals.
 //!
-//! Nothing here holds the table's writer lock. Any number of threads may relieve and drain; flushes and the seal of
-//! one segment are ordered by the table.
+//! Nothing here holds the table's writer lock. Any number of threads may write full chunks and
+//! drain concurrently; the table orders flushes and the seal of one segment.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,26 +20,27 @@ use crate::scan::Totals;
 use crate::segment::Segment;
 use crate::writer::DirectWrite;
 
-/// Bytes are read in pieces of this size for the digest.
+/// Size of the pieces read for the digest.
 const DIGEST_PIECE: u64 = 1 << 20;
 
-/// Everything that is known of a segment that ends.
+/// Everything needed to seal a segment.
 #[derive(Debug, Clone)]
 pub struct SealJob {
     /// The segment.
     pub segment: Arc<Segment>,
-    /// What it holds.
+    /// What the segment holds.
     pub totals: Totals,
-    /// The segment that took over; its files are durable.
+    /// The succeeding segment; its files are durable.
     pub successor: SegmentId,
-    /// When it ended: its age counts from here.
+    /// The time of the seal: the segment's age counts from here.
     pub stamp: Stamp,
-    /// So much of the successor is durable (`None`: its beginning); its time is when what the segment holds was flushed.
+    /// How much of the successor is durable (`None`: only its start). The mark's time is when the
+    /// content of this segment was flushed.
     pub successor_end: Option<Mark>,
 }
 
 impl DataFile {
-    /// Writes the tail out and syncs, unless everything up to `end` is durable.
+    /// Drains the write buffer and syncs, unless everything up to `end` is already durable.
     fn make_durable(&self, open: &OpenFile, end: u64) -> Result<()> {
         self.serialize_syncs(|| {
             if self.durable() >= end {
@@ -53,7 +54,7 @@ impl DataFile {
         })
     }
 
-    /// Syncs the file with its length, whatever is known of it.
+    /// Syncs the file and its length unconditionally.
     pub(crate) fn sync_all(&self, open: &OpenFile) -> Result<()> {
         self.serialize_syncs(|| {
             let synced = open.synced(|file| file.sync_all());
@@ -61,8 +62,9 @@ impl DataFile {
         })
     }
 
-    /// A failed write-back is reported to one sync of a file alone: the next one succeeds, whatever is on the disk. So
-    /// syncs of one file take turns, and after a failure all of them fail.
+    /// The kernel reports a failed write-back to only one sync of a file; the next one succeeds,
+    /// whatever is on the disk. So syncs of one file are serialized, and after a failure all later
+    /// ones fail.
     fn serialize_syncs(&self, sync: impl FnOnce() -> Result<()>) -> Result<()> {
         let mut failure = self.sync_failure.lock();
         if let Some(failure) = &*failure {
@@ -75,13 +77,14 @@ impl DataFile {
 }
 
 impl Segment {
-    /// Writes out what was accepted, for its memory: not yet durable.
+    /// Drains all write buffers to free their memory. The bytes are not durable yet.
     pub(crate) fn write_buffers_to_files(&self) -> Result<()> {
         self.files().try_for_each(|file| file.drain(&*self.open(file)?))
     }
 
-    /// Gives back buffers: those that are empty, or else what is in them is written out. Waits for nobody who writes; says
-    /// whether there was something. After a failed write the table must take no more.
+    /// Releases buffers: the empty ones, or, if there are none, drains the others first. Never
+    /// waits for a writer. Returns whether anything was released. After a failed write the table
+    /// must accept no more writes.
     pub fn release_buffers(&self) -> Result<bool> {
         let write_buffers =
             || self.files().filter_map(|file| Some((file, file.write_buffer.as_ref()?)));
@@ -103,28 +106,29 @@ impl Segment {
         self.values.iter().chain([&self.keys])
     }
 
-    /// Writes a large value to its reserved place, from the caller's memory.
-    /// If it fails, the table must take no more writes: the record that names the value is in the
-    /// log already.
+    /// Writes a large value to its reserved place, from the caller's memory. If this fails, the
+    /// table must accept no more writes: the record that names the value is already in the log.
     pub fn write_direct(&self, place: &DirectWrite, value: &[u8]) -> Result<()> {
         let Some(file) = self.file(place.shard) else {
-            unreachable!("a place is in one of the segment's value files")
+            unreachable!("a direct write goes to one of the segment's value files")
         };
         file.write(&place.file, |file| write_all_at(file, value, place.offset))?;
-        #[expect(clippy::let_underscore_must_use, reason = "a hint: keeps the disk busy")]
+        #[expect(clippy::let_underscore_must_use, reason = "only a hint to start write-back")]
         let _ = place.file.file.start_writeback(place.offset, value.len() as u64);
         Ok(())
     }
 
-    /// Writes full chunks of the tails to the files if it is nobody else's turn. Called by those who fill them.
-    /// If it fails, the table must take no more writes.
+    /// Writes full chunks of the write buffers to the files, unless another thread is doing so.
+    /// Called by the threads that fill the buffers. If this fails, the table must accept no more
+    /// writes.
     pub fn write_full_chunks(&self) -> Result<()> {
         for file in self.files() {
             let Some(write_buffer) = &file.write_buffer else { continue };
             if !write_buffer.has_full_chunks() {
                 continue;
             }
-            // What cannot be written now stays in memory; the next flush says why.
+            // If the file cannot be opened, the chunks stay in memory; the next flush returns the
+            // error.
             let Ok(open) = self.open(file) else { continue };
             if let Some((start, end)) =
                 file.write(&open, |file| write_buffer.write_full_chunks(file))?
@@ -136,9 +140,8 @@ impl Segment {
         Ok(())
     }
 
-    /// Makes everything in `totals` durable: all files at the same time, and only those with
-    /// something new.
-    /// If it fails, the table must take no more writes.
+    /// Makes everything in `totals` durable: syncs in parallel the files that have something new.
+    /// If this fails, the table must accept no more writes.
     pub fn make_durable(self: &Arc<Self>, totals: &Totals) -> Result<()> {
         let ends = totals.value_ends.iter().chain([&totals.key_end]);
         let dirty = self.files().zip(ends).enumerate();
@@ -149,7 +152,8 @@ impl Segment {
                 let Some(file) = segment.files().nth(n) else { return Ok(()) };
                 match segment.open(file) {
                     Ok(open) => file.make_durable(&open, end),
-                    // Sealed meanwhile, it is durable: it may have been closed, and collected or dropped.
+                    // The segment was sealed meanwhile and is durable; its file may be closed,
+                    // collected or dropped.
                     Err(_) if file.durable() >= end => Ok(()),
                     Err(error) => Err(error),
                 }
@@ -158,7 +162,7 @@ impl Segment {
         self.context().env.pool.run_all(tasks.collect())
     }
 
-    /// Syncs all files and the directories they are in, whatever is known of them.
+    /// Syncs all files and their directories unconditionally.
     pub fn sync_everything(self: &Arc<Self>) -> Result<()> {
         let tasks: Vec<_> = (0..=self.values.len())
             .map(|n| {
@@ -177,27 +181,27 @@ impl Segment {
         Ok(())
     }
 
-    /// Gives back space that was reserved and not used. No file gets another length.
+    /// Releases space that was reserved and not used. No file changes its length.
     pub fn release_reserved_space(&self) -> Result<()> {
         self.files().try_for_each(|file| self.release_reserved_space_of(file))
     }
 
     pub(crate) fn release_reserved_space_of(&self, file: &DataFile) -> Result<()> {
         let (open, path) = (self.open(file)?, file.handle.path());
-        let len = open.file.len().map_err(|e| Error::io("measure", path, e))?;
-        open.file.set_len(len).map_err(|e| Error::io("give space back", path, e))
+        let len = open.file.len().map_err(|e| Error::io("get the length of", path, e))?;
+        open.file.set_len(len).map_err(|e| Error::io("release reserved space of", path, e))
     }
 
     fn digest(&self, end: u64) -> Result<[u8; 16]> {
-        // Copied: a seal must not depend on a mapping.
+        // Read by copying: a seal must not depend on a mapping.
         let open = self.open(&self.keys)?;
         let path = &self.paths().keys;
         digest_of(path, end, |offset, len| open.copied(path, offset, len))
     }
 }
 
-/// The content digest of the key file at `path` up to `end`, whose bytes `read` gives in pieces.
-/// `Corrupt` if it gives less.
+/// The content digest of the key file at `path` up to `end`. `read` returns its bytes in pieces.
+/// `Corrupt` if it returns fewer.
 pub fn digest_of(
     path: &Path,
     end: u64,
@@ -217,13 +221,13 @@ pub fn digest_of(
 }
 
 impl SealJob {
-    /// Makes the segment durable and writes its metadata. The successor's files and directory entries must be
-    /// durable. May be repeated after a failure that does not latch.
-    /// Nothing is lost unless the error latches.
+    /// Makes the segment durable and writes its metadata. The successor's files and directory
+    /// entries must already be durable. May be repeated after a failure that does not latch;
+    /// nothing is lost unless the error latches.
     pub fn run(&self) -> Result<()> {
         let segment = &self.segment;
         if segment.metadata().is_some() {
-            return Ok(()); // it is sealed, durably: what failed came afterwards
+            return Ok(()); // durably sealed by an earlier attempt that failed later
         }
         segment.make_durable(&self.totals)?;
         segment.release_reserved_space()?;
@@ -233,7 +237,7 @@ impl SealJob {
         for file in segment.files() {
             file.handle.finish_writing();
             segment.context().handles.admit(&file.handle);
-            // A sealed segment may live as long as the process.
+            // A sealed segment may live as long as the process, so it keeps no buffers.
             if let Some(write_buffer) = &file.write_buffer {
                 write_buffer.release();
             }

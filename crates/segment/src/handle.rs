@@ -1,9 +1,10 @@
-//! Open files, opened when first needed and closed again when there are too many.
+//! The cache of open segment files: files are opened when first needed, and closed when there are
+//! too many.
 //!
-//! A [`Handle`] stands for one file of a segment. It is open or not; whoever reads or writes gets a share of what is open,
-//! and only what nobody has a share of is closed. [`HandleCache`] closes the handle that was not used for longest
-//! (approximately: second chance, as in CLOCK, Corbató 1968). A file with writes that were not synced stays open: the
-//! failure of a write-back is reported to those who had the file open.
+//! A [`Handle`] is one file of a segment, open or closed. Readers and the writer share the open
+//! file, and only a file that nobody shares is closed. [`HandleCache`] closes the least recently
+//! used handle (approximately: second chance, as in CLOCK, Corbató 1968). A file with unsynced
+//! writes stays open: the kernel reports a failed write-back only to those who had the file open.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -19,14 +20,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReadMode {
-    /// From mapped files: nothing is copied. A device that cannot read a page raises SIGBUS.
+    /// From mapped files, without copying. A device that cannot read a page raises SIGBUS.
     #[default]
     Map,
-    /// By positional reads: bytes are copied, and a device that cannot read is an error.
+    /// By positional reads. Bytes are copied, and a device that cannot read returns an error.
     Pread,
 }
 
-/// Keeps the number of open files of segments below a limit, as far as they are idle.
+/// Keeps the number of open segment files below a limit, as far as they are idle.
 #[derive(Debug)]
 pub struct HandleCache {
     limit: usize,
@@ -34,18 +35,18 @@ pub struct HandleCache {
 }
 
 impl HandleCache {
-    /// A limit of so many files, at least 1, those included that are being written.
+    /// A cache of up to `limit` open files, at least 1, including those being written.
     pub fn new(limit: usize) -> Self {
         Self { limit: limit.max(1), open: Mutex::new(VecDeque::new()) }
     }
 
-    /// Number of files that are open now.
+    /// Number of files currently open.
     pub fn open_files(&self) -> usize {
         let is_open = |handle: &Weak<Handle>| handle.upgrade().is_some_and(|h| h.is_open());
         self.open.lock().iter().filter(|handle| is_open(handle)).count()
     }
 
-    /// A file that is open counts, and may be closed, from now on.
+    /// Adds an open file, which from now on counts and may be closed.
     pub(crate) fn admit(&self, handle: &Arc<Handle>) {
         let mut open = self.open.lock();
         if !handle.is_listed.swap(true, Ordering::Relaxed) {
@@ -86,7 +87,7 @@ pub(crate) struct Handle {
     open: RwLock<Option<Arc<OpenFile>>>,
     used: AtomicBool,
     is_written: AtomicBool,
-    /// Whether the limit knows of it; changed under its lock.
+    /// Whether the cache lists the handle; changed under the cache's lock.
     is_listed: AtomicBool,
 }
 
@@ -95,17 +96,17 @@ pub(crate) struct Handle {
 pub(crate) struct OpenFile {
     pub(crate) file: Arc<dyn File>,
     map: RwLock<Option<Arc<dyn Map>>>,
-    /// Something was written, and no sync begun since.
+    /// Something was written since the last sync began.
     unsynced: AtomicBool,
 }
 
 impl Handle {
-    /// A file that is opened when it is needed.
+    /// A file that is opened when needed.
     pub(crate) fn closed(path: PathBuf) -> Arc<Self> {
         Self::new(path, None, false)
     }
 
-    /// A file that is open for writing, with everything in it synced.
+    /// A file open for writing, with everything in it synced.
     pub(crate) fn writing(path: PathBuf, file: Arc<dyn File>) -> Arc<Self> {
         Self::new(path, Some(OpenFile::new(file)), true)
     }
@@ -124,17 +125,18 @@ impl Handle {
         &self.path
     }
 
-    /// Whether the file is written here.
+    /// Whether this process writes the file.
     pub(crate) fn is_written(&self) -> bool {
         self.is_written.load(Ordering::Relaxed)
     }
 
-    /// Asked under the limit's lock, for which whoever opens the file may be waiting: one that is held counts as open.
+    /// Called under the cache's lock, which a thread that is opening the file may be waiting for:
+    /// a handle whose lock is held counts as open.
     fn is_open(&self) -> bool {
         self.open.try_write().is_none_or(|open| open.is_some())
     }
 
-    /// The open file. `check` sees it right after it was opened.
+    /// The open file, opened if necessary. `check` runs on a newly opened file.
     pub(crate) fn get(
         self: &Arc<Self>,
         fs: &dyn Fs,
@@ -164,9 +166,9 @@ impl Handle {
         Ok(opened)
     }
 
-    /// Closes the file if nobody uses it and nothing in it waits for a sync; says whether it is closed.
+    /// Closes the file if it is not in use and has nothing unsynced; returns whether it is closed.
     fn close_if_idle(&self) -> bool {
-        // Whoever holds it is about to use the file.
+        // Whoever holds the lock is about to use the file.
         let Some(mut slot) = self.open.try_write() else { return false };
         let is_in_use = |open: &mut Arc<OpenFile>| {
             Arc::get_mut(open).is_none_or(|open| *open.unsynced.get_mut())
@@ -178,14 +180,15 @@ impl Handle {
         true
     }
 
-    /// Closes the file if it is idle and was not used since this was last called.
+    /// Closes the file if it is idle and was not used since the last call.
     pub(crate) fn close_if_unused(&self) {
         if !self.used.swap(false, Ordering::Relaxed) {
             self.close_if_idle();
         }
     }
 
-    /// From now on the file is opened for reading. A mapping that was made while it grew is left to those who hold it.
+    /// Marks the file as no longer written: it will be opened for reading. A mapping made while it
+    /// grew stays with its current holders only.
     pub(crate) fn finish_writing(&self) {
         self.is_written.store(false, Ordering::Relaxed);
         if let Some(open) = &*self.open.read() {
@@ -205,12 +208,12 @@ impl OpenFile {
         self.map.read().is_some()
     }
 
-    /// Something was written; said before this share of the file is let go.
+    /// Records a write; called before this share of the file is released.
     pub(crate) fn mark_unsynced(&self) {
         self.unsynced.store(true, Ordering::Release);
     }
 
-    /// A sync: of what was written before, nothing need be synced any more if it succeeds.
+    /// Runs a sync. If it succeeds, nothing written before it is unsynced.
     pub(crate) fn synced(
         &self,
         sync: impl FnOnce(&dyn File) -> std::io::Result<()>,
@@ -223,7 +226,8 @@ impl OpenFile {
         synced
     }
 
-    /// Mapped bytes. `map_len` is how much to map if no mapping is long enough; at least up to the end of the range.
+    /// Mapped bytes. If no mapping is long enough, maps a multiple of `map_len` that reaches the
+    /// end of the range.
     pub(crate) fn mapped(
         &self,
         path: &Path,
@@ -234,7 +238,7 @@ impl OpenFile {
         if let Some(bytes) = self.map.read().as_ref().and_then(|map| map.bytes(offset, len)) {
             return Ok(bytes);
         }
-        // In whole steps: a file that grows is mapped anew once for each, not for each read.
+        // In whole steps: a growing file is remapped once per step, not per read.
         let end = offset.saturating_add(len as u64);
         let wanted = end.max(1).next_multiple_of(map_len.max(1));
         let map =
@@ -242,7 +246,8 @@ impl OpenFile {
         let bytes = match map.bytes(offset, len) {
             Some(bytes) => bytes,
             None => {
-                let len_bytes = self.file.len().map_err(|e| Error::io("measure", path, e))?;
+                let len_bytes =
+                    self.file.len().map_err(|e| Error::io("get the length of", path, e))?;
                 let found = format!("a file of {len_bytes} bytes");
                 return Err(Error::corrupt(path, offset, &format!("{len} bytes"), &found));
             }
@@ -270,7 +275,7 @@ mod tests {
 
     use super::*;
 
-    /// Whoever opens a file may have to close another one, for which it takes the limit's lock.
+    /// Opening a file may have to close another one, which takes the cache's lock.
     #[test]
     fn open_files_are_counted_while_one_is_opened() {
         let fs = SimFs::new();
@@ -279,7 +284,7 @@ mod tests {
         let handle = Handle::closed("/f".into());
         drop(handle.get(&fs, &limit, |_| Ok(())).unwrap());
         for _ in 0..2 {
-            handle.close_if_unused(); // closed, and still in the limit's list
+            handle.close_if_unused(); // closed, and still listed in the cache
         }
         assert_eq!(limit.open_files(), 0);
         let (tell, told) = channel();

@@ -1,4 +1,6 @@
-//! The 64 bytes that every key file and every value file begins with.
+//! The 64-byte header of every key file and value file.
+//!
+//! Decoding checks magic, checksum, version and flags before any other field is used.
 
 use std::path::Path;
 
@@ -7,13 +9,13 @@ use lithdb_env::{Error, ErrorKind, Result, UnixMillis};
 use crate::bytes_le::{u16_at, u32_at};
 use crate::ids::{SegmentId, ShardId};
 
-/// The length of both headers; the first record or value byte stands behind.
+/// The length of both headers; the first record or value byte follows.
 pub const HEADER_LEN: usize = 64;
-/// The version of everything described in `docs/FORMAT.md`.
+/// The version of the format described in `docs/FORMAT.md`.
 pub const FORMAT_VERSION: u16 = 1;
-/// Begins a key file.
+/// The magic of a key file.
 pub const KEY_MAGIC: [u8; 8] = *b"LITHKEYS";
-/// Begins a value file.
+/// The magic of a value file.
 pub const VALUE_MAGIC: [u8; 8] = *b"LITHVALS";
 
 const VERSION_AT: usize = 8;
@@ -25,11 +27,11 @@ const SEGMENT_AT: usize = 32;
 const LINK_AT: usize = 36;
 const CREATED_AT: usize = 40;
 const SALT_AT: usize = 48;
-/// In a key file alone.
+/// Only in a key file.
 const SHARDS_AT: usize = 56;
 const CHECKSUM_AT: usize = 60;
 
-/// What all files of a segment share, and what every record's checksum is seeded with.
+/// What all files of a segment share; it seeds the checksum of every record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     /// The table's random id.
@@ -45,7 +47,7 @@ pub struct Identity {
 pub struct KeyHeader {
     /// Table, segment and salt.
     pub identity: Identity,
-    /// The segment before, or none.
+    /// The preceding segment, or none.
     pub predecessor: SegmentId,
     /// When the file was created.
     pub created: UnixMillis,
@@ -90,7 +92,8 @@ fn encode(
     header
 }
 
-/// Checks what both headers share. The checksum comes first: flags of a damaged header mean nothing.
+/// Checks what both headers share. The checksum comes before the flags: flags of a damaged header
+/// mean nothing.
 fn check<'a>(path: &Path, bytes: &'a [u8], magic: [u8; 8]) -> Result<&'a [u8; HEADER_LEN]> {
     let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
         return Err(too_short(path, bytes));
@@ -98,10 +101,10 @@ fn check<'a>(path: &Path, bytes: &'a [u8], magic: [u8; 8]) -> Result<&'a [u8; HE
     let (covered, _) = header.split_at(CHECKSUM_AT);
     let expected = crc32c::crc32c(covered);
     let found = u32::from_le_bytes(field(header, CHECKSUM_AT));
-    let name = String::from_utf8_lossy(&magic).into_owned();
+    let name = format!("magic {}", String::from_utf8_lossy(&magic));
     if !header.starts_with(&magic) {
         let kind = if expected == found { ErrorKind::Foreign } else { ErrorKind::Corrupt };
-        return Err(Error::corrupt(path, 0, &name, "another beginning").with_kind(kind));
+        return Err(Error::corrupt(path, 0, &name, "bad magic").with_kind(kind));
     }
     if expected != found {
         let expected = format!("header checksum {expected:08x}");
@@ -120,9 +123,9 @@ fn too_short(path: &Path, bytes: &[u8]) -> Error {
     Error::corrupt(path, 0, "a header of 64 bytes", &format!("{} bytes", bytes.len()))
 }
 
-/// Refuses versions and flags that this build does not know. Version 1 has no flags, and readers and
-/// writers are held to the same here: a read-only-compatible flag is refused where files are opened for
-/// writing (see [`check_writable`]).
+/// Refuses versions and incompatible flags that this build does not know; version 1 defines no
+/// flags. Flags that only forbid writing are refused where files are opened for writing (see
+/// [`check_writable`]).
 pub(crate) fn check_version(path: &Path, bytes: &[u8]) -> Result<()> {
     let unsupported = |what: &str, expected: String, found: String| {
         let message = format_args!("{what}: expected {expected}, found {found}");
@@ -142,9 +145,9 @@ pub(crate) fn check_version(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The flags that forbid writing, of any header or envelope.
-/// [`ErrorKind::Unsupported`] if there are any that this build does not know;
-/// [`ErrorKind::Corrupt`] if the bytes are too few to have them.
+/// Checks the flags that forbid writing, of any header or envelope. [`ErrorKind::Unsupported`] if
+/// there are any that this build does not know; [`ErrorKind::Corrupt`] if the bytes are too short
+/// to contain them.
 pub fn check_writable(path: &Path, bytes: &[u8]) -> Result<()> {
     let flags = u32_at(bytes, FLAGS_AT + 4).ok_or_else(|| too_short(path, bytes))?;
     if flags == 0 {
@@ -156,10 +159,10 @@ pub fn check_writable(path: &Path, bytes: &[u8]) -> Result<()> {
     Err(Error::at(ErrorKind::Unsupported, path, message))
 }
 
-/// The bytes of a field at a place that the format names.
+/// The bytes of a field at a documented offset.
 #[expect(clippy::expect_used, reason = "every field lies within the header")]
 fn field<const N: usize>(header: &[u8; HEADER_LEN], at: usize) -> [u8; N] {
-    *header.get(at..).and_then(<[u8]>::first_chunk).expect("a field lies within the header")
+    *header.get(at..).and_then(<[u8]>::first_chunk).expect("every field lies within the header")
 }
 
 fn identity_of(header: &[u8; HEADER_LEN]) -> Identity {
@@ -180,7 +183,7 @@ impl KeyHeader {
         encode(KEY_MAGIC, &self.identity, self.predecessor.0, self.created, self.shards)
     }
 
-    /// Reads the header of the key file at `path`, which is only named in errors.
+    /// Decodes the header of the key file at `path`, which is used only in errors.
     pub fn decode(path: &Path, bytes: &[u8]) -> Result<Self> {
         let header = check(path, bytes, KEY_MAGIC)?;
         let shards = u16::from_le_bytes(field(header, SHARDS_AT));
@@ -196,7 +199,7 @@ impl KeyHeader {
         })
     }
 
-    /// Refuses a file of another table or segment.
+    /// Refuses a file of another table or segment (`Foreign`).
     pub fn belongs_to(&self, path: &Path, table_id: u64, segment: SegmentId) -> Result<()> {
         let found = self.identity;
         belongs(path, (table_id, segment), (found.table_id, found.segment))
@@ -220,7 +223,7 @@ impl ValueHeader {
         encode(VALUE_MAGIC, &self.identity, self.shard.0.into(), self.created, 0)
     }
 
-    /// Reads the header of the value file at `path`, which is only named in errors.
+    /// Decodes the header of the value file at `path`, which is used only in errors.
     pub fn decode(path: &Path, bytes: &[u8]) -> Result<Self> {
         let header = check(path, bytes, VALUE_MAGIC)?;
         Ok(Self {
@@ -230,7 +233,7 @@ impl ValueHeader {
         })
     }
 
-    /// Refuses a file of another table, segment, shard or life of the segment.
+    /// Refuses a file of another table, segment or shard, or with another salt (`Foreign`).
     pub fn belongs_to(&self, path: &Path, identity: &Identity, shard: ShardId) -> Result<()> {
         let found = self.identity;
         belongs(path, (identity.table_id, identity.segment), (found.table_id, found.segment))?;

@@ -28,7 +28,7 @@ fn value_header() -> ValueHeader {
     ValueHeader { identity, shard: ShardId(1), created }
 }
 
-/// A header with other bytes at `offset`, and the checksum that belongs to them.
+/// A header with other bytes at `offset`, and its checksum recomputed.
 fn altered(header: &[u8], offset: usize, bytes: &[u8]) -> Vec<u8> {
     let mut header = header.to_vec();
     header[offset..offset + bytes.len()].copy_from_slice(bytes);

@@ -1,4 +1,4 @@
-//! Names for numbers: segments, shards, positions, addresses. Nothing here touches bytes.
+//! Identifiers: segments, shards, positions, addresses. Nothing here touches bytes on disk.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use lithdb_env::human::parsed;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The number of a segment within its table. Never used twice in a table; 0 is no segment.
+/// The id of a segment within its table. Never used twice in a table; 0 is no segment.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
@@ -20,12 +20,12 @@ impl SegmentId {
     /// The lowest id a segment can have.
     pub const FIRST: Self = Self(1);
 
-    /// Whether this names a segment at all.
+    /// Whether this is the id of a segment.
     pub const fn is_some(self) -> bool {
         self.0 != 0
     }
 
-    /// The next id, unless the ids are used up.
+    /// The next id; `None` if the ids are exhausted.
     pub const fn next(self) -> Option<Self> {
         match self.0.checked_add(1) {
             Some(id) => Some(Self(id)),
@@ -48,9 +48,9 @@ impl fmt::Display for SegmentId {
 pub struct ShardId(pub u16);
 
 impl ShardId {
-    /// Not a value file: the value stands in the key file, behind its record's key.
+    /// Not a value file: the value is in the key file, after its record's key.
     pub const INLINE: Self = Self(u16::MAX);
-    /// The most value files a segment can have.
+    /// The maximum number of value files of a segment.
     pub const MAX_SHARDS: u16 = 256;
 }
 
@@ -63,8 +63,9 @@ impl fmt::Display for ShardId {
     }
 }
 
-/// Where a record stands: its segment, and its offset in that segment's key file in bytes. The order
-/// of positions is the write order of the table. Its text, also in JSON and TOML, is `SEGMENT:OFFSET`.
+/// The position of a record: its segment and its offset in that segment's key file in bytes. The
+/// order of positions is the write order of the table. Its text form, also in JSON and TOML, is
+/// `SEGMENT:OFFSET`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Position {
     /// The segment.
@@ -115,7 +116,7 @@ impl<'de> Deserialize<'de> for Position {
     }
 }
 
-/// Where a value's bytes are and what they must be.
+/// The location and checksum of a value's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Address {
     /// The segment.

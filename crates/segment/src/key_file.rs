@@ -1,4 +1,6 @@
-//! A key file as opening finds it: read directly, without a segment around it.
+//! Key files as found on disk: read directly, without a [`Segment`](crate::Segment).
+//!
+//! Used by recovery, repair and rollback. Reads copy; nothing is mapped.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,40 +12,40 @@ use crate::{HEADER_LEN, KeyHeader, SegmentId, check_writable, digest_of};
 use bytes::Bytes;
 use lithdb_env::{Error, ErrorKind, File, Fs, OpenMode, Result, read_up_to_at};
 
-/// The longest chain record: 32 bytes and 8 for each of 256 value files.
+/// The maximum chain record: 32 bytes and 8 for each of 256 value files.
 const CHAIN_LEN: usize = 32 + 8 * 256;
-/// So much is read when a file is opened.
+/// Bytes read when a file is opened.
 const HEAD_LEN: usize = HEADER_LEN + CHAIN_LEN;
 
-/// Who asks: a reader follows links and does not mind what only a writer must refuse.
+/// The kind of access: a reader follows links and accepts what only a writer must refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// The holder of the exclusive locks.
+    /// By the holder of the exclusive locks.
     Write,
-    /// A process that only reads.
+    /// By a process that only reads.
     Read,
 }
 
-/// Beginnings of key files of sealed segments, at least up to the ends that their seals say.
+/// The first bytes of key files of sealed segments, at least up to their sealed ends.
 pub type KeyFiles = HashMap<SegmentId, Bytes>;
 
-/// An open key file with a sound header.
+/// An open key file with a valid header.
 #[derive(Debug, Clone)]
 pub struct KeyFile {
     /// Its path.
     pub path: PathBuf,
     /// The open file.
     pub file: Arc<dyn File>,
-    /// The file's length when it was opened: what a reader beside a writer holds on to.
+    /// The file's length when it was opened: a reader beside a writer reads no further.
     pub len: u64,
     /// The decoded header.
     pub header: KeyHeader,
-    /// The beginning of the file; nothing if its header is known from elsewhere.
+    /// The first bytes of the file; empty if the header is known from elsewhere.
     pub head: Bytes,
 }
 
 impl KeyFile {
-    /// Opens the file. `Corrupt` or `Foreign` if its header does not hold.
+    /// Opens the file. `Corrupt` or `Foreign` if its header is invalid.
     pub fn open(fs: &dyn Fs, path: &Path) -> Result<Self> {
         let (file, len) = open(fs, path)?;
         let head = read(&*file, path, 0, len.min(HEAD_LEN as u64) as usize)?;
@@ -51,7 +53,8 @@ impl KeyFile {
         Ok(Self { path: path.to_owned(), file, len, header, head })
     }
 
-    /// Opens the key file of a table's segment, unless it is another one, or has features that forbid the access.
+    /// Opens the key file of a table's segment. Fails if it belongs to another one, or has
+    /// features that forbid the access.
     pub fn open_checked_for(
         fs: &dyn Fs,
         path: &Path,
@@ -66,8 +69,9 @@ impl KeyFile {
         Ok(file)
     }
 
-    /// Opens a file that may never have been synced: `None` if it does not begin with the header of a key file. One of
-    /// another version is an error, as a failed read is: neither says what is in the file.
+    /// Opens a file that may never have been synced: `None` if it does not begin with a valid key
+    /// file header. Another version is an error, and so is a failed read: neither says what is in
+    /// the file.
     pub fn open_if_valid(fs: &dyn Fs, path: &Path) -> Result<Option<Self>> {
         match Self::open(fs, path) {
             Ok(file) => Ok(Some(file)),
@@ -78,13 +82,13 @@ impl KeyFile {
         }
     }
 
-    /// The chain record, if the file begins with a sound one.
+    /// The chain record, if the file begins with a valid one.
     pub fn chain(&self) -> Result<Option<Chain>> {
         let bytes = self.bytes(HEADER_LEN as u64, CHAIN_LEN)?;
         let salt = self.header.identity.salt;
         Ok(match decode(&self.header.identity, salt, HEADER_LEN as u32, &bytes) {
             Ok(Decoded { record: Record::Chain(chain), .. }) => Some(chain),
-            // The bytes were read: they are another record, or none that holds.
+            // The read succeeded: the bytes are another record or an invalid one.
             Ok(_) | Err(_) => None,
         })
     }
@@ -110,7 +114,8 @@ impl KeyFile {
         Scanner::new(source, &self.path, self.header, end).with_durable_mark(durable_mark)
     }
 
-    /// Whether any mark in the file holds: something in it was acknowledged. A file that cannot be read may hold one.
+    /// Whether the file contains a valid mark, so that something in it was acknowledged. A failed
+    /// read is an error: the file may contain one.
     pub fn has_mark(&self) -> Result<bool> {
         let mut scanner = self.scan(self.len, None);
         scanner.run(|_| Ok(()))?;
@@ -126,9 +131,9 @@ pub fn read(file: &dyn File, path: &Path, offset: u64, len: usize) -> Result<Byt
     Ok(Bytes::from(buf))
 }
 
-/// Opens a file for reading, and says how long it is.
+/// Opens a file for reading and returns it with its length.
 pub fn open(fs: &dyn Fs, path: &Path) -> Result<(Arc<dyn File>, u64)> {
     let file = fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
-    let len = file.len().map_err(|e| Error::io("measure", path, e))?;
+    let len = file.len().map_err(|e| Error::io("get the length of", path, e))?;
     Ok((file, len))
 }

@@ -1,7 +1,7 @@
 //! One segment of a table: ids, names, byte formats, writing, sealing, reading, scanning.
 //!
-//! `docs/FORMAT.md` says what every byte is. A segment knows nothing of its table's other segments, except the
-//! names of its neighbours in the chain, and nothing of the keymap.
+//! `docs/FORMAT.md` defines every byte. A segment knows nothing of its table's other segments,
+//! except the ids of its neighbours in the chain, and nothing of the keymap.
 
 mod bytes_le;
 mod create;

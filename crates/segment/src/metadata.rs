@@ -1,4 +1,6 @@
-//! The seal of a segment: what it holds, and where the chain goes on.
+//! The seal of a segment: what it holds, and its successor in the chain.
+//!
+//! Written once by the seal, atomically; truncation and salvage replace it with a higher revision.
 
 use std::path::Path;
 
@@ -12,12 +14,12 @@ use crate::ids::SegmentId;
 use crate::record::{Chain, Mark};
 use crate::scan::Totals;
 
-/// The type of the extra that says what recovery knew: when what the segment holds had been flushed, and how much of the
+/// The type of the extra that records when the segment's content was flushed, and how much of the
 /// successor was durable when the seal was written.
 const RECOVERED: u16 = 2;
 
-/// The time of a seal, and whether it is certain: whether the wall clock was trusted. As a number,
-/// the milliseconds since 1970, with the highest bit set if it is not.
+/// The time of a seal, and whether it is certain: whether the wall clock was trusted. Stored as
+/// milliseconds since 1970, with the highest bit set if uncertain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Stamp(u64);
@@ -25,12 +27,12 @@ pub struct Stamp(u64);
 impl Stamp {
     const UNCERTAIN: u64 = 1 << 63;
 
-    /// The time that a trusted clock showed.
+    /// A time from a trusted clock.
     pub fn certain(time: UnixMillis) -> Self {
         Self(time.0 & !Self::UNCERTAIN)
     }
 
-    /// The time by a clock that was in doubt: the true one may be later.
+    /// A time from a clock that was not trusted: the true time may be later.
     pub fn uncertain(time: UnixMillis) -> Self {
         Self(time.0 | Self::UNCERTAIN)
     }
@@ -46,47 +48,47 @@ impl Stamp {
     }
 }
 
-/// What is recorded of a sealed segment. The order of the fields is the order of the bytes.
+/// The metadata of a sealed segment. The order of the fields is the order of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
     /// The table's random id.
     pub table_id: u64,
     /// The segment.
     pub segment: SegmentId,
-    /// How many times the segment was cut or salvaged after it had been sealed.
+    /// How many times the segment was truncated or salvaged after it had been sealed.
     pub revision: u32,
-    /// The segment before, or none.
+    /// The preceding segment, or none.
     pub predecessor: SegmentId,
-    /// The segment that took over; it must be there.
+    /// The succeeding segment; it must exist.
     pub successor: SegmentId,
     /// When the segment was created.
     pub created: UnixMillis,
-    /// When it was last written to; its age counts from here.
+    /// Time of the last write; the segment's age counts from here.
     pub last_write: Stamp,
     /// The salt of the key file.
     pub salt: u64,
-    /// Length of the key file in bytes; what is behind does not count.
+    /// Length of the key file in bytes; bytes after it are ignored.
     pub key_end: u64,
     /// Number of key records, primary and secondary.
     pub records: u64,
     /// Number of primary records.
     pub primaries: u64,
-    /// Checksum over the checksums of all records.
+    /// Running checksum: the checksum over the checksums of all records.
     pub running: u32,
     /// Lengths of the value files in bytes.
     pub value_ends: Vec<u64>,
-    /// Where epochs began: the offset of each epoch record and its number.
+    /// The offset of each epoch record and its number.
     pub epochs: Vec<(u32, u64)>,
-    /// How the segment's values are encoded; 0 is not at all.
+    /// How the segment's values are encoded; 0 means not at all.
     pub codec: u8,
     /// XXH3-128 over the key file.
     pub digest: Option<[u8; 16]>,
-    /// What later versions add, by type.
+    /// Additions by later versions, by type.
     pub extras: Vec<(u16, Vec<u8>)>,
 }
 
 impl Metadata {
-    /// Of a segment that holds `totals`; nobody has said yet where its epochs began and what follows it.
+    /// Metadata of a segment that holds `totals`, still without epochs and successor.
     pub fn of(header: &KeyHeader, totals: Totals, last_write: Stamp) -> Self {
         let Totals { key_end, records, primaries, running, value_ends } = totals;
         Self {
@@ -115,8 +117,8 @@ impl Metadata {
         envelope::open_file(Magic::METADATA, path, &Self::read_bytes(fs, path)?)
     }
 
-    /// As [`read`](Self::read), for somebody who may write.
-    /// `Unsupported` also for features that forbid writing.
+    /// Like [`read`](Self::read), for a writer. `Unsupported` also for features that forbid
+    /// writing.
     pub fn read_for_writing(fs: &dyn Fs, path: &Path) -> Result<Self> {
         let bytes = Self::read_bytes(fs, path)?;
         let metadata = envelope::open_file(Magic::METADATA, path, &bytes)?;
@@ -133,7 +135,7 @@ impl Metadata {
         replace_file(fs, path, &envelope::seal(Magic::METADATA, self)?)
     }
 
-    /// What the successor's chain record says of this segment.
+    /// The chain record with which the successor describes this segment.
     pub fn chain(&self) -> Chain {
         Chain {
             predecessor: self.segment,
@@ -144,7 +146,8 @@ impl Metadata {
         }
     }
 
-    /// Says how much of the successor is durable, and with the mark's time, when what this segment holds had been flushed.
+    /// Records how much of the successor is durable and, in the mark's time, when the content of
+    /// this segment was flushed.
     pub fn set_successor_end(&mut self, end: Option<&Mark>) {
         self.extras.retain(|(kind, _)| *kind != RECOVERED);
         let Some(end) = end else { return };
@@ -159,7 +162,7 @@ impl Metadata {
         found.map(|(_, bytes)| &**bytes)
     }
 
-    /// So much of the successor was durable when the seal was written; `None`: its beginning.
+    /// How much of the successor was durable when the seal was written; `None`: only its start.
     pub fn successor_end(&self) -> Option<Mark> {
         let bytes = self.recovered()?;
         let through = u32_at(bytes, 8)?;
@@ -168,13 +171,13 @@ impl Metadata {
         Some(Mark { through, value_ends, ..Mark::default() })
     }
 
-    /// When what the segment holds had been flushed, if no mark in it says so.
+    /// When the segment's content was flushed, if none of its marks says so.
     pub fn flushed(&self) -> Option<UnixMillis> {
         let time = u64_at(self.recovered()?, 0)?;
         (time > 0).then_some(UnixMillis(time))
     }
 
-    /// The bytes of all files that count. Lengths that no file has do not overflow.
+    /// The sum of the lengths of all files, saturating: crafted lengths do not overflow.
     pub fn bytes(&self) -> u64 {
         self.value_ends.iter().fold(self.key_end, |sum, end| sum.saturating_add(*end))
     }

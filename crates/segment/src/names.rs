@@ -1,4 +1,6 @@
-//! The one codec of names on disk: files of segments, and tables.
+//! The one codec of names on disk: segment files and tables.
+//!
+//! A name parses only if formatting the result gives the same name again.
 
 use std::fmt;
 
@@ -8,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{SegmentId, ShardId};
 
-/// The directory of a table that holds its segments' files.
+/// The directory of a table that holds its segment files.
 pub const SEGMENTS_DIR: &str = "segments";
-/// The file of a table that holds what rules it.
+/// The file of a table that holds its persistent state.
 pub const STATE_FILE: &str = "table.state";
 
 /// A file in a `segments` directory.
@@ -29,7 +31,7 @@ pub enum SegmentFile {
 }
 
 impl SegmentFile {
-    /// The file that has this name, if it is exactly one that LithDB gives.
+    /// Parses a file name; `None` unless it is exactly one that LithDB creates.
     ///
     /// ```
     /// use lithdb_segment::{SegmentFile, SegmentId, ShardId};
@@ -100,10 +102,10 @@ fn canonical<T: std::str::FromStr>(text: &str) -> Option<T> {
 pub struct TableName(String);
 
 impl TableName {
-    /// The most characters a name can have.
+    /// Maximum number of characters.
     pub const MAX_LEN: usize = 128;
 
-    /// Checks a name.
+    /// Validates a name.
     pub fn new(name: impl Into<String>) -> Result<Self> {
         let name = name.into();
         let invalid = |what: String| {

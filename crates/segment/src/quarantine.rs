@@ -1,4 +1,7 @@
-//! Where damaged files are kept: `damaged-<milliseconds>` beside the `segments` directory, on the same root.
+//! Quarantine: the directory `damaged-<milliseconds>` beside `segments`, on the same root, for
+//! damaged files and those that a repair replaces.
+//!
+//! The crates `repair` and `roots` use it. This module deletes nothing.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,34 +11,34 @@ use lithdb_env::{Env, Error, Fs, Result, exists, sync_parent, write_all_at};
 use crate::SEGMENTS_DIR;
 use crate::window::{PIECE, Window};
 
-/// Begins the name of a directory in which a repair keeps what it replaces; the time in milliseconds follows.
+/// Prefix of the name of a quarantine directory; the time in milliseconds follows.
 pub const QUARANTINE_PREFIX: &str = "damaged-";
 
-/// Whether a directory of this name was made by a repair.
+/// Whether this is the name of a quarantine directory.
 pub fn is_quarantine_dir(name: &str) -> bool {
     name.strip_prefix(QUARANTINE_PREFIX)
         .is_some_and(|millis| !millis.is_empty() && millis.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// Keeps damaged files. What it has returned from is durable.
+/// Quarantines files. When a method returns, its effect is durable.
 #[derive(Debug)]
 pub struct Quarantine<'a> {
     fs: &'a dyn Fs,
     name: String,
-    /// The directories that were made.
+    /// The directories created.
     pub dirs: BTreeSet<PathBuf>,
     kept: BTreeSet<PathBuf>,
-    /// How many files are kept.
+    /// Number of files quarantined.
     pub files: usize,
 }
 
 impl<'a> Quarantine<'a> {
-    /// Chooses a name that is on none of `tables`, the table's directories.
+    /// Chooses a directory name that does not exist in any of `tables`, the table's directories.
     pub fn new(env: &'a Env, tables: &[PathBuf]) -> Result<Self> {
         let (fs, mut millis) = (&*env.fs, env.clock.now().0);
         let is_taken = |name: &str| -> Result<bool> {
             for path in tables.iter().map(|table| table.join(name)) {
-                if exists(fs, &path).map_err(|e| Error::io("look for", &path, e))? {
+                if exists(fs, &path).map_err(|e| Error::io("stat", &path, e))? {
                     return Ok(true);
                 }
             }
@@ -48,7 +51,7 @@ impl<'a> Quarantine<'a> {
         Ok(Self { fs, name, dirs: BTreeSet::new(), kept: BTreeSet::new(), files: 0 })
     }
 
-    /// The directory for `path`, durable.
+    /// The quarantine directory for `path`, created durably if necessary.
     pub fn dir_for(&mut self, path: &Path) -> Result<PathBuf> {
         let parent = path.parent().unwrap_or_else(|| Path::new("."));
         let is_segment = parent.file_name().is_some_and(|name| name == SEGMENTS_DIR);
@@ -66,12 +69,12 @@ impl<'a> Quarantine<'a> {
         Ok(self.dir_for(path)?.join(path.file_name().unwrap_or_default()))
     }
 
-    /// Keeps files that stay where they are until they are replaced: by a second link, or as a copy where there are
-    /// no links.
+    /// Quarantines files that stay in place until they are replaced: as a hard link, or as a copy
+    /// where hard links fail.
     pub fn keep<'p>(&mut self, paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<()> {
         for path in paths {
             if self.kept.contains(path)
-                || !exists(self.fs, path).map_err(|e| Error::io("look for", path, e))?
+                || !exists(self.fs, path).map_err(|e| Error::io("stat", path, e))?
             {
                 continue;
             }
@@ -85,16 +88,17 @@ impl<'a> Quarantine<'a> {
         self.sync(&self.dirs)
     }
 
-    /// Moves files out of the way.
+    /// Moves files into quarantine.
     pub fn move_in<'p>(&mut self, paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<()> {
         let mut from = BTreeSet::new();
         for path in paths {
             let place = self.place(path)?;
-            self.fs.rename(path, &place).map_err(|e| Error::io("move aside", path, e))?;
+            self.fs.rename(path, &place).map_err(|e| Error::io("quarantine", path, e))?;
             self.files += 1;
             from.extend(path.parent().map(Path::to_owned));
         }
-        // First where they go, then where they were: they are never in neither.
+        // First the destination directories, then the source directories: a crash never loses a
+        // file from both.
         self.sync(&self.dirs)?;
         self.sync(&from)
     }
@@ -107,8 +111,8 @@ impl<'a> Quarantine<'a> {
     }
 }
 
-/// Copies a file, if there is one, with `head` in the place of its beginning, to a new one that is at least so long, and syncs
-/// that (not its directory).
+/// Copies the file at `from`, if any, to a new file with its beginning replaced by `head`, extends
+/// the copy to at least `least` bytes and syncs it (not its directory).
 pub fn copy(fs: &dyn Fs, from: Option<&PathBuf>, to: &Path, head: &[u8], least: u64) -> Result<()> {
     let mut source = from.map(|from| Window::open(fs, from)).transpose()?;
     let target = fs.create_new(to).map_err(|e| Error::io("create", to, e))?;

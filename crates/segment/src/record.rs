@@ -1,7 +1,8 @@
-//! The records of a key file: bytes to value and back, one at a time.
+//! The records of a key file: encodes and decodes one record at a time.
 //!
-//! Decoding never trusts a length before it has been compared with the bytes at hand, and never
-//! allocates. What a record *means* among its neighbours (groups, batches, marks) is the scanner's.
+//! Decoding checks every length against the available bytes before it uses it, and never allocates
+//! for a length that the bytes do not have. The scanner interprets sequences of records (groups,
+//! batches, marks).
 
 use lithdb_env::UnixMillis;
 
@@ -10,42 +11,42 @@ use crate::header::Identity;
 use crate::ids::{Address, SegmentId, ShardId};
 use crate::seed::{Seeds, append_word};
 
-/// What every record begins with: checksum, kind, flags, `n`.
+/// The prefix of every record: checksum, kind, flags, `n`.
 pub const PREFIX_LEN: usize = 8;
-/// A key record without its key.
+/// Length of a key record without its key.
 pub const KEY_FIXED_LEN: usize = 32;
-/// An epoch record.
+/// Length of an epoch record.
 pub const EPOCH_LEN: usize = 24;
-/// A chain record without the value file lengths.
+/// Length of a chain record without the value file lengths.
 pub const CHAIN_FIXED_LEN: usize = 32;
-/// A mark without the value file lengths.
+/// Length of a mark without the value file lengths.
 pub const MARK_FIXED_LEN: usize = 40;
-/// Marks stand at multiples of this.
+/// Marks are aligned to this.
 pub const MARK_ALIGN: usize = 16;
-/// Lets a scanner find the marks behind a damaged record.
+/// The magic of a mark, by which a scanner finds marks after a damaged record.
 pub const MARK_MAGIC: [u8; 8] = *b"LITHMARK";
-/// The longest key, in bytes.
+/// Maximum key length, in bytes.
 pub const MAX_KEY_LEN: usize = u16::MAX as usize;
-/// The longest value that may stand in the key file, in bytes.
+/// Maximum length of a value in the key file, in bytes.
 pub const MAX_INLINE_LEN: u32 = 65_536;
-/// The longest value, in bytes.
+/// Maximum value length, in bytes.
 pub const MAX_VALUE_LEN: u64 = u32::MAX as u64 - 1;
-/// The longest record there can be.
+/// Maximum record length, in bytes.
 pub const MAX_RECORD_LEN: usize = KEY_FIXED_LEN + MAX_KEY_LEN + MAX_INLINE_LEN as usize;
 
-/// What a record is.
+/// The kind of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
     /// A key and the address of its bytes.
     Key = 1,
-    /// From here on checksums are seeded with another number.
+    /// A new epoch: later checksums are seeded with its number.
     Epoch = 2,
-    /// What the predecessor ended as.
+    /// The final state of the predecessor.
     Chain = 3,
     /// What is durable.
     Mark = 4,
-    /// Nothing, up to where a mark may stand.
+    /// Padding up to the alignment of a mark.
     Padding = 5,
 }
 
@@ -54,7 +55,7 @@ pub enum Kind {
 pub struct Flags(pub u8);
 
 impl Flags {
-    /// The value's own key.
+    /// The record of the value's primary key.
     pub const PRIMARY: Self = Self(1);
     /// The last record of its group.
     pub const END_OF_GROUP: Self = Self(2);
@@ -67,46 +68,46 @@ impl Flags {
         self.0 & other.0 == other.0
     }
 
-    /// Both sets together.
+    /// The union of both sets.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 }
 
-/// A key record. Borrows the key from the bytes it was read from.
+/// A key record. Borrows the key from the bytes it was decoded from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyRecord<'a> {
     /// Primary, last of its group, last of its batch.
     pub flags: Flags,
     /// The key, 1 to 65,535 bytes.
     pub key: &'a [u8],
-    /// Where the value bytes stand.
+    /// The file that holds the value bytes.
     pub shard: ShardId,
     /// Their offset in that file.
     pub offset: u64,
-    /// How many bytes are stored.
+    /// Number of bytes stored.
     pub stored_len: u32,
-    /// How many bytes the value has.
+    /// Number of bytes of the value.
     pub raw_len: u32,
     /// crc32c of the stored bytes.
     pub value_checksum: u32,
-    /// How the bytes are encoded; 0 is not at all.
+    /// How the bytes are encoded; 0 means not at all.
     pub codec: u8,
 }
 
 impl KeyRecord<'_> {
-    /// Whether this is the value's own key.
+    /// Whether this is the record of the value's primary key.
     pub fn is_primary(&self) -> bool {
         self.flags.has(Flags::PRIMARY)
     }
 
-    /// Whether the value stands behind the key.
+    /// Whether the value follows the key in the key file.
     pub fn has_inline_value(&self) -> bool {
         self.is_primary() && self.shard == ShardId::INLINE
     }
 
-    /// The length of the record with the value it carries, in bytes.
+    /// The length of the record with its inline value, in bytes.
     pub fn encoded_len(&self) -> usize {
         let inline = if self.has_inline_value() { self.stored_len as usize } else { 0 };
         KEY_FIXED_LEN + self.key.len() + inline
@@ -124,16 +125,16 @@ impl KeyRecord<'_> {
     }
 }
 
-/// What a segment ended as; the first record of its successor.
+/// The final state of a segment; the first record of its successor.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Chain {
-    /// The segment that is described.
+    /// The segment described.
     pub predecessor: SegmentId,
     /// The length of its key file.
     pub key_end: u32,
     /// Its number of key records.
     pub records: u64,
-    /// Checksum over the checksums of all its records.
+    /// The running checksum: the checksum over the checksums of all its records.
     pub running: u32,
     /// The lengths of its value files.
     pub value_ends: Vec<u64>,
@@ -142,28 +143,28 @@ pub struct Chain {
 /// What was durable when a flush returned.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mark {
-    /// So many bytes of the key file.
+    /// Durable bytes of the key file.
     pub through: u32,
     /// When the flush returned.
     pub time: UnixMillis,
-    /// The number of key records among them.
+    /// Number of key records in them.
     pub records: u64,
-    /// So many bytes of each value file.
+    /// Durable bytes of each value file.
     pub value_ends: Vec<u64>,
 }
 
 /// A record of any kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record<'a> {
-    /// A key record; an inline value is not looked at.
+    /// A key record; the inline value is not checked.
     Key(KeyRecord<'a>),
-    /// A new epoch and when it began.
+    /// The number of a new epoch and when it began.
     Epoch(u64, UnixMillis),
-    /// What the predecessor ended as.
+    /// The final state of the predecessor.
     Chain(Chain),
     /// What is durable.
     Mark(Mark),
-    /// So many bytes of nothing.
+    /// The length of the padding record in bytes.
     Padding(usize),
 }
 
@@ -172,9 +173,9 @@ pub enum Record<'a> {
 pub struct Decoded<'a> {
     /// The record.
     pub record: Record<'a>,
-    /// Its checksum, for the running checksum of the file.
+    /// Its checksum, for the file's running checksum.
     pub checksum: u32,
-    /// Its length in bytes, with the value it carries.
+    /// Its length in bytes, with the inline value.
     pub len: usize,
 }
 
@@ -182,34 +183,34 @@ pub struct Decoded<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
     /// The file ends before the record does.
-    #[error("the file ends inside of the record")]
+    #[error("the file ends inside the record")]
     Truncated,
-    /// No kind has this number.
+    /// Unknown record kind.
     #[error("expected a record kind of 1 to 5, found {0}")]
     Kind(u8),
-    /// The bytes are not those that were written.
+    /// The checksum does not match the bytes.
     #[error("expected record checksum {expected:08x}, found {found:08x}")]
     Checksum {
-        /// What the bytes give.
+        /// The checksum of the bytes.
         expected: u32,
-        /// What the record says.
+        /// The checksum in the record.
         found: u32,
     },
-    /// The bytes are as written, and make no sense.
+    /// The checksum matches, but the content is invalid.
     #[error("{0}")]
     Malformed(&'static str),
 }
 
-/// Appends records to a buffer. `start` is the offset that the buffer's first byte has in the file.
+/// Appends records to a buffer. `offset` must be the file offset of the buffer's end.
 #[derive(Debug)]
 pub struct Encoder<'a> {
-    /// Where the bytes go.
+    /// The buffer to append to.
     pub buffer: &'a mut Vec<u8>,
     /// The file's identity.
     pub identity: Identity,
-    /// The epoch of the records to come.
+    /// The epoch of the next records.
     pub epoch: u64,
-    /// Checksum over the checksums of all records so far.
+    /// The running checksum over all records so far.
     pub running: u32,
     /// The offset in the file of the next record.
     pub offset: u64,
@@ -234,7 +235,7 @@ impl Encoder<'_> {
         self.offset += (self.buffer.len() - start) as u64;
     }
 
-    /// Appends a key record. An inline value must be appended with [`inline`](Self::inline) next.
+    /// Appends a key record. If it has an inline value, [`inline`](Self::inline) must follow.
     pub fn key(&mut self, record: &KeyRecord<'_>) {
         let start = self.begin(Kind::Key, record.flags, record.key.len() as u16);
         self.buffer.extend_from_slice(&record.stored_len.to_le_bytes());
@@ -247,13 +248,13 @@ impl Encoder<'_> {
         self.finish(start, self.epoch);
     }
 
-    /// Appends the value that the key record before carries.
+    /// Appends the inline value of the preceding key record.
     pub fn inline(&mut self, value: &[u8]) {
         self.buffer.extend_from_slice(value);
         self.offset += value.len() as u64;
     }
 
-    /// Appends an epoch record; what follows is seeded with `epoch`.
+    /// Appends an epoch record; later records are seeded with `epoch`.
     pub fn epoch(&mut self, epoch: u64, time: UnixMillis) {
         let start = self.begin(Kind::Epoch, Flags::default(), 0);
         self.buffer.extend_from_slice(&epoch.to_le_bytes());
@@ -274,7 +275,7 @@ impl Encoder<'_> {
         self.finish(start, self.identity.salt);
     }
 
-    /// Appends a mark, behind the padding it needs.
+    /// Appends a mark, after the padding it needs.
     pub fn mark(&mut self, mark: &Mark) {
         let padding = padding_before_mark(self.offset);
         if padding > 0 {
@@ -299,18 +300,18 @@ impl Encoder<'_> {
     }
 }
 
-/// The length of the padding record that must stand at `offset` before a mark: 0, or 8 to 23.
+/// The length of the padding record before a mark at `offset`: 0, or 8 to 23.
 pub const fn padding_before_mark(offset: u64) -> usize {
     let gap = (MARK_ALIGN - (offset % MARK_ALIGN as u64) as usize) % MARK_ALIGN;
     if gap == 0 || gap >= PREFIX_LEN { gap } else { gap + MARK_ALIGN }
 }
 
-/// The most bytes that a mark with its padding takes.
+/// The maximum length of a mark with its padding, in bytes.
 pub const fn max_mark_len(shards: u16) -> u64 {
     (MARK_FIXED_LEN + 8 * shards as usize + MARK_ALIGN + PREFIX_LEN) as u64
 }
 
-/// Reads the record that begins `bytes`, which stands at `offset` of the file of `identity`.
+/// Decodes the record at the start of `bytes`, which is at `offset` in the file of `identity`.
 pub fn decode<'a>(
     identity: &Identity,
     epoch: u64,
@@ -320,7 +321,7 @@ pub fn decode<'a>(
     decode_with(&FileSeeds::new(identity, epoch), offset, bytes)
 }
 
-/// The start values of a file's checksums where a reader of it is.
+/// The checksum seeds of a file at the current epoch of its reader.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FileSeeds {
     epoch: Seeds,
@@ -333,7 +334,7 @@ impl FileSeeds {
     }
 }
 
-/// As [`decode`], for somebody who decodes many records of one file.
+/// Like [`decode`], for decoding many records of one file.
 pub(crate) fn decode_with<'a>(
     seeds: &FileSeeds,
     offset: u32,
@@ -361,7 +362,7 @@ pub(crate) fn decode_with<'a>(
             if record.has_inline_value() {
                 let expected = u64::from(offset) + covered as u64;
                 if record.offset != expected || record.stored_len > MAX_INLINE_LEN {
-                    return Err(Invalid::Malformed("expected the inline value behind the key"));
+                    return Err(Invalid::Malformed("expected the inline value after the key"));
                 }
             }
             if bytes.len() < len {
@@ -393,7 +394,7 @@ pub(crate) fn decode_with<'a>(
     Ok(Decoded { record, checksum: found, len: covered })
 }
 
-/// The kind of this number, and the length of such a record without the value it carries.
+/// The kind with this number, and the length of such a record without an inline value.
 fn covered(kind: u8, n: usize) -> Option<(Kind, usize)> {
     Some(match kind {
         1 => (Kind::Key, KEY_FIXED_LEN + n),
@@ -405,7 +406,8 @@ fn covered(kind: u8, n: usize) -> Option<(Kind, usize)> {
     })
 }
 
-/// How long the record that begins `bytes` says it is, with the value it carries. Nothing is checked.
+/// The length of the record at the start of `bytes` by its own fields, with the inline value.
+/// Nothing is verified.
 pub(crate) fn encoded_len(bytes: &[u8]) -> Option<usize> {
     match covered(*bytes.get(4)?, usize::from(u16_at(bytes, 6)?))? {
         (Kind::Key, _) => Some(decode_unchecked(bytes)?.encoded_len()),
@@ -413,7 +415,8 @@ pub(crate) fn encoded_len(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// The key record that begins `bytes`, for a caller that compares the checksum itself or has done so.
+/// Decodes the key record at the start of `bytes` without verifying it, for a caller that verifies
+/// the checksum itself.
 pub fn decode_unchecked(bytes: &[u8]) -> Option<KeyRecord<'_>> {
     let n = usize::from(u16_at(bytes, 6)?);
     Some(KeyRecord {
@@ -428,7 +431,7 @@ pub fn decode_unchecked(bytes: &[u8]) -> Option<KeyRecord<'_>> {
     })
 }
 
-/// Compares the checksum of the key record that is exactly `bytes` (without an inline value).
+/// Verifies the checksum of the key record that is exactly `bytes`, without an inline value.
 pub(crate) fn check_key_record(
     identity: &Identity,
     epoch: u64,

@@ -78,7 +78,7 @@ impl Item {
     }
 }
 
-/// A record of any kind and a place where it may stand.
+/// A record of any kind and an offset at which it is valid.
 fn any_item() -> impl Strategy<Value = (Item, u32)> {
     let lengths = || prop::collection::vec(any::<u64>(), 0..5);
     let shard = prop_oneof![Just(ShardId::INLINE), (0..256_u16).prop_map(ShardId)];
@@ -108,7 +108,7 @@ fn any_item() -> impl Strategy<Value = (Item, u32)> {
     ]
 }
 
-/// One of every kind, small enough to try everything on.
+/// One of every kind, small enough for exhaustive tests.
 fn one_of_every_kind() -> Vec<(Item, u32)> {
     let key = |flags, shard, value: &[u8]| Item::Key {
         flags,
@@ -135,8 +135,8 @@ fn decode_here(bytes: &[u8], at: u32) -> Result<Decoded<'_>, Invalid> {
     decode(&IDENTITY, EPOCH, at, bytes)
 }
 
-/// Bytes with the checksum that they would have as a record at `at`: what no writer writes, and no bit flip
-/// makes.
+/// Bytes with a valid checksum for a record at `at`, which neither a writer nor a bit flip
+/// produces.
 fn forged(at: u32, epoch: u64, kind: u8, flags: u8, n: u16, body: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; 4];
     bytes.extend([kind, flags]);
@@ -147,7 +147,7 @@ fn forged(at: u32, epoch: u64, kind: u8, flags: u8, n: u16, body: &[u8]) -> Vec<
     bytes
 }
 
-/// A key record at 64 with valid checksum.
+/// A key record at offset 64 with a valid checksum.
 fn forged_key(record: &KeyRecord<'_>, flags: u8) -> Vec<u8> {
     let mut buffer = Vec::new();
     let mut encoder =
@@ -266,7 +266,7 @@ fn zeros_are_not_a_record() {
             assert_eq!(decode(&IDENTITY, epoch, 64, &zeros[..len]), Err(Invalid::Kind(0)));
         }
     }
-    // Nor with a kind in front, whatever the seed happens to be.
+    // Nor with a kind set, whatever the seed is.
     for kind in 1..=5 {
         let mut bytes = zeros;
         bytes[4] = kind;
@@ -292,7 +292,7 @@ fn oversized_lengths_are_truncated_before_allocating() {
         codec: 0,
     };
     assert!(matches!(decode_here(&forged_key(&giant, 7), 64), Err(Invalid::Malformed(_))));
-    // As a secondary record it carries nothing, so its length is only a number.
+    // A secondary record has no inline value, so its length is only a number.
     assert_eq!(decode_here(&forged_key(&giant, 6), 64).unwrap().len, 33);
 }
 

@@ -1,8 +1,8 @@
-//! The one scanner of key files. Recovery, verification, dump, rebuild, iteration and rollback all use it.
+//! The one scanner of key files, used by recovery, verification, dump, rebuild, iteration and
+//! rollback.
 //!
-//! It walks the records from the header on, follows epochs, checks that groups and batches are well
-//! formed, keeps count, and where it can go no further it says why: see [`Verdict`]. It reads, and never
-//! changes anything.
+//! It walks the records from the header on, follows epochs, checks that groups and batches are
+//! well-formed, counts, and reports where and why it stopped: see [`Verdict`]. It only reads.
 
 use std::path::{Path, PathBuf};
 
@@ -17,37 +17,37 @@ use crate::record::{
 };
 use crate::seed::append_word;
 
-/// How many bytes are read at a time when the file is not mapped.
+/// Bytes read at a time when the file is not mapped.
 const WINDOW_LEN: usize = 1 << 20;
 
-/// Where the scanner gets bytes from: an offset and a length it would like. They must stay as
-/// they are.
+/// The scanner's source of bytes, called with an offset and a wanted length. The bytes must not
+/// change.
 type Source<'a> = Box<dyn Fn(u64, usize) -> Result<Bytes> + Send + Sync + 'a>;
 
-/// What the scanner made of the end of a key file.
+/// The scanner's verdict on the end of a key file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The file ends behind a whole batch.
+    /// The file ends after a whole batch.
     Clean,
-    /// What begins at `offset` was never acknowledged.
+    /// The bytes from `offset` on were never acknowledged.
     Torn {
-        /// Where the last whole batch ends.
+        /// The end of the last whole batch.
         offset: u64,
-        /// What is wrong there.
+        /// Why the scan stopped.
         reason: String,
     },
-    /// Bytes that were acknowledged do not hold.
+    /// Acknowledged bytes are damaged.
     Corrupt {
-        /// Where the damage begins.
+        /// The end of the last whole batch: the damage is after it.
         offset: u64,
-        /// So much of the file was acknowledged.
+        /// The durable end: so many bytes of the file were acknowledged.
         acknowledged: u64,
-        /// What is wrong.
+        /// Why the scan stopped.
         reason: String,
     },
 }
 
-/// What a key file holds up to some batch's end.
+/// What a key file holds up to the end of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Totals {
     /// The end, in bytes from the start of the file.
@@ -56,14 +56,14 @@ pub struct Totals {
     pub records: u64,
     /// Number of primary records among them.
     pub primaries: u64,
-    /// Checksum over the checksums of all records.
+    /// The running checksum: the checksum over the checksums of all records.
     pub running: u32,
-    /// The furthest end of any value, per value file.
+    /// The highest end of any value, per value file.
     pub value_ends: Vec<u64>,
 }
 
 impl Totals {
-    /// What the successor of `segment` says of it, if it ends here.
+    /// The chain record of the successor of `segment`, if it ends here.
     pub fn chain(&self, segment: SegmentId) -> Chain {
         Chain {
             predecessor: segment,
@@ -74,13 +74,13 @@ impl Totals {
         }
     }
 
-    /// The mark that vouches for it.
+    /// The mark that records it as durable.
     pub fn mark(&self, time: UnixMillis) -> Mark {
         let (through, value_ends) = (self.key_end as u32, self.value_ends.clone());
         Mark { through, time, records: self.records, value_ends }
     }
 
-    /// Becomes equal to `now`, of the same file, without a new list.
+    /// Copies `now`, of the same file, without allocating a new list.
     fn update_to(&mut self, now: &Self) {
         let Self { key_end, records, primaries, running, value_ends } = now;
         (self.key_end, self.records) = (*key_end, *records);
@@ -113,12 +113,12 @@ pub struct Scanner<'a> {
     committed: Totals,
     group: Option<Group>,
     mark: Option<Mark>,
-    /// Of every mark that was passed, if somebody wants to know: what it promised, and when.
+    /// For every mark passed: its durable end and time. Recorded only on request.
     times: Option<Vec<(u32, UnixMillis)>>,
     verdict: Option<Verdict>,
 }
 
-/// The primary record of the group that is being read.
+/// The primary record of the group being read.
 #[derive(Debug, Clone, Copy)]
 struct Group {
     shard: ShardId,
@@ -128,8 +128,8 @@ struct Group {
 }
 
 impl<'a> Scanner<'a> {
-    /// A scanner of the key file at `path` with the given header, which ends at `end`. `source`
-    /// gives up to so many bytes at an offset: fewer, but more than nothing before the end.
+    /// A scanner of the key file at `path` with the given header and end. `source` returns up to
+    /// the wanted number of bytes at an offset; before `end`, at least one.
     pub fn new(
         source: impl Fn(u64, usize) -> Result<Bytes> + Send + Sync + 'a,
         path: &Path,
@@ -158,7 +158,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The same scanner, begun behind what another one of the file has counted, with the epochs it met.
+    /// The same scanner, continuing after `counted` and `epochs` of another scanner of the file.
     #[must_use]
     pub fn resume_after(mut self, counted: &Totals, epochs: &[(u32, u64)]) -> Self {
         (self.offset, self.window_start) = (counted.key_end, counted.key_end);
@@ -171,7 +171,7 @@ impl<'a> Scanner<'a> {
         self
     }
 
-    /// The same scanner, told of a promise that stands outside of the file (the durable tail of the table's
+    /// The same scanner, with a mark known from outside the file (the durable end in the table's
     /// state).
     #[must_use]
     pub fn with_durable_mark(mut self, durable_mark: Option<Mark>) -> Self {
@@ -179,29 +179,30 @@ impl<'a> Scanner<'a> {
         self
     }
 
-    /// The same scanner, which notes the [times](Self::times) of all marks.
+    /// The same scanner, recording the [times](Self::mark_times) of all marks.
     #[must_use]
     pub fn with_mark_times(mut self) -> Self {
         self.times = Some(Vec::new());
         self
     }
 
-    /// Of every mark that was passed, in order: so much of the file was durable at that time.
+    /// For every mark passed, in order: how much of the file was durable, and when.
     pub fn mark_times(&self) -> &[(u32, UnixMillis)] {
         self.times.as_deref().unwrap_or_default()
     }
 
-    /// The next key record, or `None` when the scan is over: see [`verdict`](Self::verdict). Records of
-    /// a batch that turns out torn have been returned before it does.
+    /// The next key record, or `None` at the end of the scan: see [`verdict`](Self::verdict). The
+    /// records of a torn batch are returned before the tear is found.
     pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>> {
-        // Borrowing from `self.window` across the loop needs the offsets first and the record again.
+        // The borrow checker cannot return a borrow of `self.window` from the loop: get the offset
+        // first, then decode again.
         let Some(offset) = self.advance_to_key()? else { return Ok(None) };
         let start = (u64::from(offset) - self.window_start) as usize;
         let (_, bytes) = self.window.split_at(start);
         Ok(decode_unchecked(bytes).map(|record| Entry { offset, record }))
     }
 
-    /// Goes through the rest of the file, calling `each` for every key record, and returns the verdict.
+    /// Scans the rest of the file, calling `each` for every key record, and returns the verdict.
     pub fn run(&mut self, mut each: impl FnMut(&Entry<'_>) -> Result<()>) -> Result<Verdict> {
         while let Some(entry) = self.next_entry()? {
             each(&entry)?;
@@ -229,7 +230,7 @@ impl<'a> Scanner<'a> {
         Ok(None)
     }
 
-    /// Counts in the record at the present offset; says whether it is a key record.
+    /// Counts the record at the current offset; returns whether it is a key record.
     fn consume_record(&mut self, offset: u32) -> Result<bool, Invalid> {
         let start = (self.offset - self.window_start) as usize;
         let (_, bytes) = self.window.split_at(start);
@@ -255,8 +256,8 @@ impl<'a> Scanner<'a> {
         Ok(is_key)
     }
 
-    /// Makes sure that the window holds the record at the present offset, if the file does. A source may
-    /// give less than it was asked for (a tail in memory ends where the file begins), but it never splits
+    /// Makes the window contain the record at the current offset, if the file does. A source may
+    /// return less than requested (a write buffer ends where the file begins), but it never splits
     /// a record.
     fn fill(&mut self) -> Result<()> {
         let start = (self.offset - self.window_start) as usize;
@@ -287,7 +288,7 @@ impl<'a> Scanner<'a> {
             && self.offset.is_multiple_of(MARK_ALIGN as u64)
             && mark.value_ends.len() == usize::from(self.header.shards);
         if !sound {
-            return Err(Invalid::Malformed("expected a mark of what stands before it"));
+            return Err(Invalid::Malformed("expected an aligned mark of bytes before it"));
         }
         if let Some(times) = &mut self.times {
             times.push((mark.through, mark.time));
@@ -296,7 +297,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// The furthest promise counts, wherever it stands.
+    /// The highest durable end counts, wherever its mark is.
     fn raise_mark(&mut self, mark: Mark) {
         if self.mark.as_ref().is_none_or(|known| known.through <= mark.through) {
             self.mark = Some(mark);
@@ -312,7 +313,7 @@ impl<'a> Scanner<'a> {
         self.stop(Invalid::Truncated)
     }
 
-    /// The present record cannot be read: was it ever acknowledged?
+    /// Ends the scan at an invalid record and decides whether it was ever acknowledged.
     fn stop(&mut self, invalid: Invalid) -> Result<()> {
         if let Some(mark) = self.marks_after()? {
             self.raise_mark(mark);
@@ -328,7 +329,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// The mark with the furthest promise between the present offset and the end of the file.
+    /// The mark with the highest durable end between the current offset and the end of the file.
     fn marks_after(&self) -> Result<Option<Mark>> {
         let mut furthest: Option<Mark> = None;
         let mut at = self.offset.next_multiple_of(MARK_ALIGN as u64);
@@ -355,18 +356,18 @@ impl<'a> Scanner<'a> {
                     furthest = Some(mark);
                 }
             }
-            // A source may end before the next place of a mark; the file does not.
+            // The source may return less than up to the next aligned offset; the file goes on.
             at += (step / MARK_ALIGN * MARK_ALIGN).max(MARK_ALIGN) as u64;
         }
         Ok(furthest)
     }
 
-    /// How the scan ended; `None` while it has not.
+    /// How the scan ended; `None` before the end.
     pub fn verdict(&self) -> Option<&Verdict> {
         self.verdict.as_ref()
     }
 
-    /// Turns a verdict other than clean into the error of a file that must be whole.
+    /// Returns an error for a verdict other than clean, for a file that must be whole.
     pub fn require_clean(&self) -> Result<()> {
         match &self.verdict {
             None | Some(Verdict::Clean) => Ok(()),
@@ -376,42 +377,42 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// What the file holds up to the last whole batch.
+    /// What the file holds up to the end of the last whole batch.
     pub fn totals(&self) -> &Totals {
         &self.committed
     }
 
-    /// The mark that promises most.
+    /// The mark with the highest durable end.
     pub fn mark(&self) -> Option<&Mark> {
         self.mark.as_ref()
     }
 
-    /// Where epochs began.
+    /// The offset and number of each epoch.
     pub fn epochs(&self) -> &[(u32, u64)] {
         &self.epochs
     }
 
-    /// The offset behind the last record that was returned.
+    /// The offset after the last record returned.
     pub fn next_offset(&self) -> u32 {
         self.offset as u32
     }
 
-    /// The bytes that the last entry was read from, and their offset in the file: lets an iterator keep
-    /// them without copying.
+    /// The bytes that contain the last entry, and their offset in the file: an iterator keeps them
+    /// without copying.
     pub fn window(&self) -> (&Bytes, u64) {
         (&self.window, self.window_start)
     }
 }
 
-/// The error of a key file that must be whole and is not.
+/// The error for a damaged key file that must be whole.
 pub fn corrupt(path: &Path, offset: u64, reason: &str) -> Error {
     let message = format!(
-        "acknowledged records are damaged: {reason}; `lith repair` shows what can be saved"
+        "acknowledged records are damaged: {reason}; `lith repair` shows what can be salvaged"
     );
     Error::at_offset(ErrorKind::Corrupt, path, offset, message)
 }
 
-/// Counts a record in; says whether it ends a batch.
+/// Counts a record; returns whether it ends a batch.
 fn take(
     totals: &mut Totals,
     group: &mut Option<Group>,

@@ -13,7 +13,7 @@ const IDENTITY: Identity = Identity { table_id: 77, segment: SegmentId(5), salt:
 const PREDECESSOR: SegmentId = SegmentId(4);
 const START: u64 = HEADER_LEN as u64;
 
-/// A key file in the making, and what a scanner must find in it.
+/// A key file under construction, and the expected result of scanning it.
 #[derive(Clone)]
 struct KeyFile {
     header: KeyHeader,
@@ -21,11 +21,11 @@ struct KeyFile {
     epoch: u64,
     running: u32,
     now: Totals,
-    /// What the file holds at the end of each batch and of each other record.
+    /// The totals at the end of each batch and of each other record.
     commits: Vec<Totals>,
     /// Every key record: its offset and its key.
     entries: Vec<(u32, Vec<u8>)>,
-    /// Where marks stand, and what they promise.
+    /// The range and the durable end of each mark.
     marks: Vec<(Range<usize>, u64)>,
     inline: Vec<Range<usize>>,
 }
@@ -76,7 +76,7 @@ impl KeyFile {
         self.commits.push(self.now.clone());
     }
 
-    /// A key record as it is, and the value it carries. Nothing is committed.
+    /// Appends a key record unchanged, with its inline value, without committing.
     fn record(&mut self, record: &KeyRecord<'_>, value: &[u8]) {
         self.entries.push((self.end() as u32, record.key.to_vec()));
         self.now.records += 1;
@@ -92,7 +92,7 @@ impl KeyFile {
         }
     }
 
-    /// A record of a group: a primary one places the value.
+    /// Appends a record of a group; a primary one places the value.
     fn key(&mut self, flags: u8, key: &[u8], shard: ShardId, range: Range<u64>) {
         let len = (range.end - range.start) as u32;
         let record = KeyRecord {
@@ -108,7 +108,7 @@ impl KeyFile {
         self.record(&record, &[]);
     }
 
-    /// A lone put with its value in the file.
+    /// Appends a single put with an inline value.
     fn inline(&mut self, key: &[u8], value: &[u8]) {
         let record = KeyRecord {
             flags: Flags(7),
@@ -124,14 +124,14 @@ impl KeyFile {
         self.commit();
     }
 
-    /// A lone put of 100 bytes in a value file.
+    /// Appends a single put of 100 bytes in a value file.
     fn put(&mut self, key: &[u8]) {
         let start = self.now.value_ends[0];
         self.key(7, key, ShardId(0), start..start + 100);
         self.commit();
     }
 
-    /// A batch of two groups with two and three keys.
+    /// Appends a batch of two groups with two and three keys.
     fn batch(&mut self, name: &str) {
         let (zero, one) = (self.now.value_ends[0], self.now.value_ends[1]);
         let key = |part: &str| format!("{name} {part}").into_bytes();
@@ -163,7 +163,7 @@ impl KeyFile {
         }
     }
 
-    /// A mark of the first `through` bytes, behind its padding.
+    /// Appends a mark of the first `through` bytes, after its padding.
     fn mark(&mut self, through: u64) {
         let mark = self.mark_of(through);
         let start = self.bytes.len();
@@ -173,7 +173,7 @@ impl KeyFile {
         if mark_at > start {
             let mut padded = self.now.clone();
             padded.key_end = mark_at as u64;
-            // The running checksum has taken in the padding's checksum, then the mark's.
+            // The running checksum includes the padding's checksum, then the mark's.
             let before = self.commits.last().map_or(0, |totals| totals.running);
             padded.running = crc32c::crc32c_append(before, &self.bytes[start..start + 4]);
             self.commits.push(padded);
@@ -186,7 +186,7 @@ impl KeyFile {
         self.mark(self.end());
     }
 
-    /// Bytes with the checksum of a record, whatever they are.
+    /// Appends arbitrary bytes with a valid record checksum.
     fn forge(&mut self, kind: Kind, n: u16, body: &[u8]) {
         let start = self.bytes.len();
         let epoch = match kind {
@@ -201,7 +201,7 @@ impl KeyFile {
         self.bytes[start..start + 4].copy_from_slice(&checksum.to_le_bytes());
     }
 
-    /// The end of what stands whole before `offset`.
+    /// The totals up to the last commit before `offset`.
     fn committed_before(&self, offset: u64) -> &Totals {
         self.commits.iter().rfind(|totals| totals.key_end <= offset).unwrap()
     }
@@ -211,7 +211,7 @@ impl KeyFile {
     }
 }
 
-/// What became of a scan, without the reason.
+/// The outcome of a scan, without the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
     Clean,
@@ -246,14 +246,14 @@ fn slice(bytes: &Bytes, offset: u64, len: usize) -> Bytes {
     bytes.slice(start..(start + len).min(bytes.len()))
 }
 
-fn scan(bytes: &[u8], promise: Option<Mark>) -> Scan {
-    scan_from(whole(bytes), bytes, promise)
+fn scan(bytes: &[u8], durable_mark: Option<Mark>) -> Scan {
+    scan_from(whole(bytes), bytes, durable_mark)
 }
 
-fn scan_from(source: Source<'_>, bytes: &[u8], promise: Option<Mark>) -> Scan {
+fn scan_from(source: Source<'_>, bytes: &[u8], durable_mark: Option<Mark>) -> Scan {
     let end = bytes.len() as u64;
     let mut scanner =
-        Scanner::new(source, path(), header_of(bytes), end).with_durable_mark(promise);
+        Scanner::new(source, path(), header_of(bytes), end).with_durable_mark(durable_mark);
     let mut entries = Vec::new();
     let verdict = scanner
         .run(|entry| {
@@ -349,10 +349,10 @@ fn cut_file_is_torn_at_its_last_whole_batch() {
 fn file_shorter_than_external_durable_mark_is_corrupt() {
     let file = one_of_everything();
     let through = file.commits[2].key_end;
-    let promise = file.mark_of(through);
+    let durable_mark = file.mark_of(through);
     for len in HEADER_LEN..=file.bytes.len() {
         let committed = file.committed_before(len as u64).key_end;
-        let scan = scan(&file.bytes[..len], Some(promise.clone()));
+        let scan = scan(&file.bytes[..len], Some(durable_mark.clone()));
         let is_clean = committed == len as u64;
         let expected = match committed {
             at if at < through => End::Corrupt { at, acknowledged: through },
@@ -361,8 +361,8 @@ fn file_shorter_than_external_durable_mark_is_corrupt() {
         };
         assert_eq!(scan.end, expected, "cut to {len}");
     }
-    // Of the promise in the file and the one from outside the greater counts.
-    let less = Mark { through: 64, ..promise };
+    // Of the durable ends in the file and from outside, the higher counts.
+    let less = Mark { through: 64, ..durable_mark };
     let mut damaged = file.bytes.clone();
     damaged[70] ^= 1;
     let acknowledged = file.marks[1].1;
@@ -378,15 +378,15 @@ fn flipped_byte_is_corrupt_below_the_durable_end_else_torn() {
             bytes[at] ^= mask;
             let scan = scan(&bytes, None);
             if file.inline.iter().any(|range| range.contains(&at)) {
-                // Values have checksums of their own; the records are whole.
+                // Values have their own checksums; the records are intact.
                 assert_eq!((scan.end, scan.totals), (End::Clean, file.now.clone()));
                 continue;
             }
             let kept = file.committed_before(at as u64);
-            let promises = file.marks.iter().filter(|(range, _)| !range.contains(&at));
-            let promise = promises.map(|(_, through)| *through).max().unwrap_or_default();
-            let expected = match promise > kept.key_end {
-                true => End::Corrupt { at: kept.key_end, acknowledged: promise },
+            let durable_ends = file.marks.iter().filter(|(range, _)| !range.contains(&at));
+            let durable_end = durable_ends.map(|(_, through)| *through).max().unwrap_or_default();
+            let expected = match durable_end > kept.key_end {
+                true => End::Corrupt { at: kept.key_end, acknowledged: durable_end },
                 false => End::Torn(kept.key_end),
             };
             assert_eq!(scan.end, expected, "byte {at}: {}", scan.reason);
@@ -423,7 +423,7 @@ fn mark_that_does_not_cover_the_damage_leaves_it_torn() {
     let found = scan(&bytes, None);
     assert_eq!(found.end, End::Torn(through));
     assert_eq!(found.mark, Some(file.mark_of(through)));
-    // One byte earlier it would have been vouched for.
+    // One byte earlier the mark would cover it.
     bytes[through as usize - 1] ^= 1;
     assert_eq!(scan(&bytes, None).end, End::Corrupt { at: START, acknowledged: through });
 }
@@ -458,7 +458,7 @@ fn records_of_an_earlier_epoch_are_invalid() {
     old.put(b"lost 3");
     assert_eq!(old.scan().end, End::Clean);
 
-    // The next life has records of the same lengths in the same places.
+    // The next epoch has records of the same lengths at the same offsets.
     let mut new = KeyFile::new();
     new.put(b"kept");
     new.epoch(2);
@@ -470,7 +470,7 @@ fn records_of_an_earlier_epoch_are_invalid() {
     let scan = scan(&bytes, None);
     assert_eq!(scan.end, End::Torn(end as u64));
     assert_eq!(scan.entries, new.entries);
-    // With the old epoch they would.
+    // With the old epoch they would be valid.
     let old_record = &old.bytes[end..];
     assert!(decode(&IDENTITY, 1, end as u32, old_record).is_ok());
     assert!(decode(&IDENTITY, 2, end as u32, old_record).is_err());
@@ -488,7 +488,7 @@ fn torn_batch_is_dropped_whole() {
         assert_eq!(scan.end, End::Torn(before), "{n}");
         assert_eq!(scan.totals, file.commits[1], "{n}");
         assert!(scan.reason.contains("the file ends inside"), "{}", scan.reason);
-        // Its records were handed out before the tear was seen.
+        // Its records were returned before the tear was found.
         assert_eq!(scan.entries.len(), n + 2);
     }
 }
@@ -602,7 +602,7 @@ fn inconsistent_record_sequence_is_torn_with_the_reason() {
                 mark.value_ends.push(64);
                 file.encode(|encoder| encoder.mark(&mark));
             },
-            "expected a mark of what stands before it",
+            "expected an aligned mark of bytes before it",
         ),
     ];
     for (what, write, says) in cases {
@@ -610,7 +610,7 @@ fn inconsistent_record_sequence_is_torn_with_the_reason() {
         file.put(b"before");
         write(&mut file);
         let kept = match what {
-            // The inline record before is a batch of its own.
+            // The preceding inline record is a batch of its own.
             "range of a value file for an inline value" => file.commits[2].key_end,
             "mark of another number of value files" => {
                 let padding = padding_of(&file, file.commits[1].key_end);
@@ -678,15 +678,15 @@ fn misaligned_or_future_mark_is_refused() {
     off_its_place.forge(Kind::Mark, 2, &body(64));
     let found = off_its_place.scan();
     assert_eq!(found.end, End::Torn(end));
-    assert!(found.reason.contains("expected a mark of what stands before"), "{}", found.reason);
+    assert!(found.reason.contains("expected an aligned mark"), "{}", found.reason);
 
-    // A mark that promises what is not there: somebody lost acknowledged bytes.
+    // A mark whose durable end is past the end of the file: acknowledged bytes are lost.
     let mut to_come = KeyFile::new();
     to_come.forge(Kind::Mark, 2, &body(1000));
     assert_eq!(to_come.scan().end, End::Corrupt { at: START, acknowledged: 1000 });
 }
 
-/// A source that gives at most `limit` bytes, but never part of a record: like tails in memory.
+/// A source that returns at most `limit` bytes, but never part of a record, like a write buffer.
 fn in_pieces(file: &KeyFile, limit: usize) -> Source<'static> {
     let bytes = Bytes::copy_from_slice(&file.bytes);
     let mut ends: Vec<usize> = file.entries.iter().map(|(at, _)| *at as usize).collect();
@@ -707,7 +707,7 @@ fn in_pieces(file: &KeyFile, limit: usize) -> Source<'static> {
     })
 }
 
-/// More than three windows of small and of longest records, with marks between.
+/// More than three windows of small and maximum-length records, with marks between.
 fn a_long_file() -> KeyFile {
     let mut file = KeyFile::new();
     let (key, value) = (vec![b'k'; MAX_KEY_LEN], vec![b'v'; MAX_INLINE_LEN as usize]);
@@ -870,7 +870,7 @@ fn record_beyond_4_gib_is_not_matched_at_wrapped_offset() {
     const BEYOND: u64 = 1 << 32;
     let header = KeyFile::new().header;
     let counted = Totals { key_end: BEYOND, value_ends: vec![START; 2], ..Totals::default() };
-    // Whole by its checksum, which knows the lower 32 bits of the offset alone.
+    // Its checksum is valid, because it covers only the lower 32 bits of the offset.
     let mut bytes = Vec::new();
     let (identity, epoch) = (IDENTITY, IDENTITY.salt);
     let mut encoder = Encoder { buffer: &mut bytes, identity, epoch, running: 0, offset: BEYOND };

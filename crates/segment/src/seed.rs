@@ -1,25 +1,26 @@
-//! The start values of a file's record checksums, and the checksum over checksums: both cheap enough for a scan.
+//! Seeds of the record checksums, and the checksum over checksums: both cheap enough for a scan.
 //!
-//! A checksum is linear in what it covers: of two seeds that differ in the offset alone, the checksums differ by a number
-//! that depends on the offsets alone. So one checksum of a seed per file and epoch is enough; the others come from it by four
-//! looks into a table, instead of 24 bytes each. (Tables by bytes: Sarwate, "Computation of cyclic redundancy checks via
-//! table look-up", 1988.)
+//! A checksum is linear in what it covers: for two seeds that differ only in the offset, the
+//! checksums differ by a number that depends only on the offsets. So one seed checksum per file
+//! and epoch is enough; the others follow by four table lookups instead of hashing 24 bytes each.
+//! (Byte-wise tables: Sarwate, "Computation of cyclic redundancy checks via table look-up", 1988.)
 
 use crate::header::Identity;
 
 /// The Castagnoli polynomial, bits reversed.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
-/// Bytes of the seed behind the offset: the epoch.
+/// Bytes of the seed after the offset: the epoch.
 const BEHIND_OFFSET: usize = 8;
 
 type Table = [[u32; 256]; 4];
 
-/// What each byte of an offset does to the checksum of a seed.
+/// The contribution of each byte of an offset to the checksum of a seed.
 static OFFSET: Table = table(BEHIND_OFFSET);
-/// What each byte of four does to the checksum that they end.
+/// The contribution of each of the last four bytes to a checksum.
 static FOUR: Table = table(0);
 
-/// For each of four bytes and each of its values: what is left of it in a checksum `behind` bytes later.
+/// For each of four bytes and each of its values: its contribution to a checksum `behind` bytes
+/// later.
 const fn table(behind: usize) -> Table {
     let mut table = [[0; 256]; 4];
     let mut at = 0;
@@ -32,7 +33,8 @@ const fn table(behind: usize) -> Table {
                 rest = if rest & 1 == 1 { rest >> 1 ^ POLYNOMIAL } else { rest >> 1 };
                 bits -= 1;
             }
-            #[allow(clippy::indexing_slicing)] // a constant: it would not compile
+            #[allow(clippy::indexing_slicing)]
+            // evaluated at compile time: out of range would not compile
             {
                 table[at][value] = rest;
             }
@@ -51,14 +53,15 @@ fn look_up(table: &Table, word: u32) -> u32 {
     ta[usize::from(a)] ^ tb[usize::from(b)] ^ tc[usize::from(c)] ^ td[usize::from(d)]
 }
 
-/// The start values of the checksums of a file's records in one epoch.
+/// The checksum seeds of a file's records in one epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seeds {
     at_zero: u32,
 }
 
 impl Seeds {
-    /// Those of the file of `identity` in `epoch`; for records that do not depend on the epoch, that is the file's salt.
+    /// The seeds of the file of `identity` in `epoch`. For records that do not depend on the
+    /// epoch, pass the file's salt.
     pub fn new(identity: &Identity, epoch: u64) -> Self {
         let mut bytes = [0_u8; 24];
         let (table, rest) = bytes.split_at_mut(8);
@@ -70,15 +73,15 @@ impl Seeds {
         Self { at_zero: crc32c::crc32c(&bytes) }
     }
 
-    /// The start value for a record at `offset`.
+    /// The seed for a record at `offset`.
     #[inline]
     pub fn at(self, offset: u32) -> u32 {
         self.at_zero ^ look_up(&OFFSET, offset)
     }
 }
 
-/// `crc32c_append(checksum, word)` of the four bytes of `word`: called for every record, and short of everything but a
-/// call.
+/// `crc32c_append(checksum, word)` for the four bytes of `word`, without the call: it is needed
+/// for every record.
 #[inline]
 pub(crate) fn append_word(checksum: u32, word: u32) -> u32 {
     !look_up(&FOUR, !checksum ^ word)

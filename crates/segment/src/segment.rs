@@ -1,8 +1,10 @@
-//! The reading side of a segment, mutable or sealed, and what readers and the writer share of it.
+//! The reading side of a segment, mutable or sealed, and the state that readers and the writer
+//! share.
 //!
-//! Invariants: bytes below the *durable* lengths never change again and may be lent from a mapping; bytes
-//! above are copied, from the tail if they are not in the file yet. A sealed segment is durable to its end.
-//! A segment that was *doomed* unlinks its files when its last holder lets go, unless its table is closed by then.
+//! Invariants: bytes below the *durable* lengths never change again and may be lent from a
+//! mapping; bytes above are copied, from the write buffer if they are not in the file yet. A
+//! sealed segment is durable to its end. A segment marked with [`Segment::delete_on_drop`] unlinks
+//! its files when its last holder drops it, unless its table is closed by then.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,18 +25,18 @@ use crate::record::{KEY_FIXED_LEN, check_key_record, decode_unchecked};
 use crate::scan::Scanner;
 use crate::value::Value;
 
-/// Whether checksums of values are compared when they are read.
+/// Whether reads verify the checksums of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verify {
     /// On every read: a flipped bit is an error.
     #[default]
     Always,
-    /// Never: for callers that check the bytes themselves. Key records are checked all the same.
+    /// Never, for callers that verify the bytes themselves. Key records are verified regardless.
     Never,
 }
 
-/// What all segments of a table have in common.
+/// What all segments of a table share.
 #[derive(Debug)]
 pub struct Context {
     /// Disk, clock and threads.
@@ -47,24 +49,29 @@ pub struct Context {
     pub read_mode: ReadMode,
     /// Whether values are verified on read.
     pub verify: Verify,
-    /// The limit on open files, shared by all tables.
+    /// The cache of open files, shared by all tables.
     pub handles: Arc<HandleCache>,
 }
 
-/// The right of an open table to remove files of its segments by their names. The last holder of a segment may outlive the
-/// table, and another table of the same name has files of the same names.
+/// The permission of an open table to unlink the files of its segments by name. The last holder of
+/// a segment may outlive the table, and another table of the same name may then have files of the
+/// same names.
 #[derive(Debug, Clone)]
 pub struct UnlinkPermission(Arc<Mutex<bool>>);
 
 impl UnlinkPermission {
-    /// The right of a table that has been opened for writing.
-    #[expect(clippy::new_without_default, reason = "who has it holds the locks: it is no default")]
+    /// The permission of a table that is open for writing.
+    #[expect(
+        clippy::new_without_default,
+        reason = "only a holder of the locks may have it: no default"
+    )]
     pub fn new() -> Self {
         Self(Arc::new(Mutex::new(true)))
     }
 
-    /// Takes the right away, before the table's locks or its name may be given to others. Waits for a removal that is under
-    /// way; what is not removed by then is below the watermark, and is removed by the next opening.
+    /// Revokes the permission, before the table's locks or name may pass to others. Waits for an
+    /// unlink in progress; files that remain are below the watermark, and the next opening removes
+    /// them.
     pub fn revoke(&self) {
         *self.0.lock() = false;
     }
@@ -80,13 +87,13 @@ pub struct Segment {
     pub(crate) values: Vec<DataFile>,
     epochs: RwLock<Arc<[(u32, u64)]>>,
     sealed: OnceLock<Metadata>,
-    /// Bytes of the files behind their ends: they go when the segment does.
+    /// Bytes of the files after their ends; freed with the segment.
     waiting_bytes: u64,
     delete_on_drop: OnceLock<UnlinkPermission>,
 }
 
 impl Segment {
-    /// A sealed segment with the given files. Nothing is opened before it is needed.
+    /// A sealed segment with the given files. Files are opened when needed.
     pub fn sealed(
         context: &Arc<Context>,
         paths: SegmentPaths,
@@ -100,7 +107,8 @@ impl Segment {
         segment
     }
 
-    /// The unsealed segment of another process: readable up to the given ends, durable up to its newest mark.
+    /// The unsealed segment of another process: readable up to `ends`, durable up to its newest
+    /// mark (`durable`).
     pub fn unsealed_for_reader(
         context: &Arc<Context>,
         paths: SegmentPaths,
@@ -112,7 +120,7 @@ impl Segment {
         let file = |path: &Path, shard, end: u64| {
             let durable = match shard {
                 ShardId::INLINE => durable.0,
-                // What no mark covers is not durable: it is copied and not lent.
+                // What no mark covers is not durable: it is copied, not lent.
                 ShardId(n) => durable.1.get(usize::from(n)).copied().unwrap_or_default(),
             };
             let handle = Handle::closed(path.to_owned());
@@ -121,14 +129,15 @@ impl Segment {
         Self::assemble(context, paths, header, ends, epochs, file)
     }
 
-    /// More of the unsealed segment of another process is there.
+    /// Extends the readable and durable ends of another process's unsealed segment.
     pub fn extend_readable(
         &self,
         ends: (u64, &[u64]),
         durable: (u64, &[u64]),
         epochs: &[(u32, u64)],
     ) {
-        // What seeds the checksums of records comes before the records, and values before the keys that name them.
+        // Epochs seed the checksums of records, so they are published before the records; values
+        // are published before the keys that name them.
         *self.epochs.write() = epochs.into();
         for (file, end) in self.values.iter().zip(ends.1).chain([(&self.keys, &ends.0)]) {
             file.end.fetch_max(*end, Ordering::AcqRel);
@@ -138,15 +147,20 @@ impl Segment {
         }
     }
 
-    /// Another process has sealed the segment. All of it was seen.
+    /// Marks the segment as sealed by another process. All of it must already be readable.
     pub fn mark_sealed(&self, metadata: Metadata) {
-        assert_eq!(self.key_end(), metadata.key_end, "segment {}: sealed elsewhere", self.id());
+        assert_eq!(
+            self.key_end(),
+            metadata.key_end,
+            "segment {}: sealed with another length",
+            self.id()
+        );
         let ends = (metadata.key_end, &*metadata.value_ends);
         self.extend_readable(ends, ends, &metadata.epochs);
         self.set_sealed(metadata);
     }
 
-    /// `file` makes a file of a path, a shard and an end.
+    /// `file` creates a `DataFile` from a path, a shard and an end.
     pub(crate) fn assemble(
         context: &Arc<Context>,
         paths: SegmentPaths,
@@ -190,56 +204,57 @@ impl Segment {
         &self.paths
     }
 
-    /// What the table's segments share.
+    /// What all segments of the table share.
     pub fn context(&self) -> &Arc<Context> {
         &self.context
     }
 
-    /// The seal, once there is one.
+    /// The metadata, if the segment is sealed.
     pub fn metadata(&self) -> Option<&Metadata> {
         self.sealed.get()
     }
 
-    /// The end of the key file as far as it can be read, in bytes.
+    /// The readable end of the key file, in bytes.
     pub fn key_end(&self) -> u64 {
         self.keys.end()
     }
 
-    /// The ends of the value files as far as they can be read, in bytes.
+    /// The readable ends of the value files, in bytes.
     pub fn value_ends(&self) -> Vec<u64> {
         self.values.iter().map(DataFile::end).collect()
     }
 
-    /// Bytes of all files that are durable.
+    /// Durable bytes of all files.
     pub fn durable_bytes(&self) -> u64 {
         self.values.iter().chain([&self.keys]).map(DataFile::durable).sum()
     }
 
     pub(crate) fn set_sealed(&self, metadata: Metadata) {
         let is_first = self.sealed.set(metadata).is_ok();
-        assert!(is_first, "segment {} is sealed a second time", self.id());
+        assert!(is_first, "segment {} is already sealed", self.id());
     }
 
-    /// From now on the files are removed when the last holder lets go. The watermark that lets this happen
-    /// must be durable.
-    pub fn delete_on_drop(&self, right: &UnlinkPermission) {
-        let is_first = self.delete_on_drop.set(right.clone()).is_ok();
-        assert!(is_first, "segment {} is collected a second time", self.id());
+    /// Marks the files for removal when the last holder drops the segment. The watermark that
+    /// permits this must be durable.
+    pub fn delete_on_drop(&self, permission: &UnlinkPermission) {
+        let is_first = self.delete_on_drop.set(permission.clone()).is_ok();
+        assert!(is_first, "segment {} is already marked for removal", self.id());
     }
 
-    /// Says how many bytes the files of this segment, which is sealed, have behind their ends.
+    /// Sets the number of bytes after the ends in the files of this sealed segment.
     #[must_use]
     pub fn with_waiting_bytes(mut self, bytes: u64) -> Self {
         self.waiting_bytes = bytes;
         self
     }
 
-    /// Bytes of the files behind the ends that the seal says: they are kept for whoever holds them, until the segment goes.
+    /// Bytes of the files after the sealed ends. They are kept for whoever has them mapped or
+    /// linked, until the segment is removed.
     pub fn waiting_bytes(&self) -> u64 {
         self.waiting_bytes
     }
 
-    /// Where epochs began.
+    /// The offset and number of each epoch.
     pub fn epochs(&self) -> Arc<[(u32, u64)]> {
         Arc::clone(&self.epochs.read())
     }
@@ -256,7 +271,7 @@ impl Segment {
         newest.map_or(self.header.identity.salt, |(_, epoch)| *epoch)
     }
 
-    /// The file with the values of `shard`.
+    /// The file that holds the values of `shard`.
     pub(crate) fn file(&self, shard: ShardId) -> Option<&DataFile> {
         match shard {
             ShardId::INLINE => Some(&self.keys),
@@ -264,7 +279,7 @@ impl Segment {
         }
     }
 
-    /// The open file, which is the right one.
+    /// Opens the file if necessary, and checks that its header belongs to this segment.
     pub(crate) fn open(&self, file: &DataFile) -> Result<Arc<OpenFile>> {
         let handle = &file.handle;
         let (path, ours) = (handle.path(), &self.header.identity);
@@ -279,20 +294,21 @@ impl Segment {
             }
             found.belongs_to(path, ours.table_id, ours.segment)?;
             let message = format_args!(
-                "expected the header with salt {:016x}, found another one with salt {:016x}",
+                "expected the header with salt {:016x}, found a different one with salt {:016x}",
                 ours.salt, found.identity.salt
             );
             Err(Error::at(ErrorKind::Foreign, path, message))
         })
     }
 
-    /// Reads the header of a file just opened, and refuses one that is too short: a mapping must never
-    /// reach past the end of its file.
+    /// Reads the header of a newly opened file. A file shorter than `end` is an error: a mapping
+    /// must never reach past the end of its file.
     fn opened(&self, file: &dyn File, path: &Path, end: u64) -> Result<[u8; HEADER_LEN]> {
-        let len = file.len().map_err(|e| Error::io("measure", path, e))?;
+        let len = file.len().map_err(|e| Error::io("get the length of", path, e))?;
         if len < end {
             if self.was_rolled_back()? {
-                let message = "another process has rolled the segment back since; refresh, and read what is left";
+                let message =
+                    "another process has rolled back this segment; refresh and read again";
                 return Err(Error::at(ErrorKind::Missing, path, message));
             }
             let expected = format!("at least {end} bytes");
@@ -303,7 +319,8 @@ impl Segment {
         Ok(head)
     }
 
-    /// Whether the metadata is a revision that came after what is known. It gets its name before the shorter key file does.
+    /// Whether the metadata on disk is a newer revision than the known one. A rollback renames it
+    /// into place before the shorter key file.
     fn was_rolled_back(&self) -> Result<bool> {
         let known = self.metadata().map_or(0, |metadata| metadata.revision);
         match Metadata::read(&*self.context.env.fs, &self.paths.metadata) {
@@ -312,7 +329,7 @@ impl Segment {
                 Ok(is_this && now.revision > known)
             }
             Err(error) if error.kind().is_system_failure() => Err(error),
-            // Absent or damaged, it says nothing of a rollback.
+            // Absent or damaged metadata is no evidence of a rollback.
             Err(_) => Ok(false),
         }
     }
@@ -326,9 +343,9 @@ impl Segment {
         self.read(&self.keys, offset, len)
     }
 
-    /// A scanner of the key file up to `end`, a batch's end.
+    /// A scanner of the key file up to `end`, which must be the end of a batch.
     pub fn scan(self: &Arc<Self>, end: u64) -> Result<Scanner<'static>> {
-        // Held until the end: another process may collect the segment meanwhile.
+        // Both are held by the scanner: another process may collect the segment meanwhile.
         let (segment, open) = (Arc::clone(self), self.open(&self.keys)?);
         let source = move |offset: u64, len: usize| {
             segment.keys.read(&open, segment.context.read_mode, offset, len)
@@ -336,9 +353,8 @@ impl Segment {
         Ok(Scanner::new(source, &self.paths.keys, self.header, end))
     }
 
-    /// The address of the value if the record at `offset` has this key, `None` if it has another one.
-    /// `Corrupt` if the record at `offset` does not hold: a damaged key must not become an absent
-    /// one.
+    /// The address of the value if the record at `offset` has this key, `None` if it has another
+    /// key. `Corrupt` if the record is damaged: a damaged key must not look absent.
     pub fn lookup(&self, offset: u32, key: &[u8]) -> Result<Option<Address>> {
         let open = self.open(&self.keys)?;
         let at = u64::from(offset);
@@ -357,8 +373,8 @@ impl Segment {
         Ok(None)
     }
 
-    /// Reads the record at `offset` with its value's address.
-    /// `Corrupt` if there is no sound key record at `offset`.
+    /// Reads the key and value address of the record at `offset`, and whether it is primary.
+    /// `Corrupt` if there is no valid key record at `offset`.
     pub fn read_key(&self, offset: u32) -> Result<(Bytes, Address, bool)> {
         let open = self.open(&self.keys)?;
         let mode = self.context.read_mode;
@@ -373,7 +389,7 @@ impl Segment {
         Ok((bytes.slice(KEY_FIXED_LEN..end), address, primary))
     }
 
-    /// The whole record at `offset` without an inline value, given the beginning of it.
+    /// The whole record at `offset` without an inline value, given its first bytes.
     fn record_bytes(&self, open: &OpenFile, offset: u32, begun: Bytes) -> Result<Bytes> {
         let n = crate::bytes_le::u16_at(&begun, 6).ok_or_else(|| self.not_a_record(offset))?;
         let len = KEY_FIXED_LEN + usize::from(n);
@@ -388,7 +404,7 @@ impl Segment {
         let checked = check_key_record(self.identity(), self.epoch_at(offset), offset, bytes);
         checked.map_err(|invalid| {
             let reason = invalid.to_string();
-            Error::corrupt(&self.paths.keys, u64::from(offset), "a sound key record", &reason)
+            Error::corrupt(&self.paths.keys, u64::from(offset), "a valid key record", &reason)
         })
     }
 
@@ -396,8 +412,8 @@ impl Segment {
         Error::corrupt(&self.paths.keys, u64::from(offset), "a key record", "the end of the file")
     }
 
-    /// The bytes at `address`, verified unless the table's options say otherwise.
-    /// `Corrupt` if the bytes are not those that were put.
+    /// The bytes at `address`, verified unless the table's options say otherwise. `Corrupt` if
+    /// they are not the bytes that were put.
     pub fn read_value(&self, address: &Address) -> Result<Value> {
         let bytes = self.value_bytes(address)?;
         if self.context.verify == Verify::Always {
@@ -406,8 +422,8 @@ impl Segment {
         Ok(Value::new(bytes))
     }
 
-    /// Hands the bytes at `address` out piece by piece, none of them large, and compares their checksum at the end.
-    /// As [`read_value`](Self::read_value) otherwise.
+    /// Passes the bytes at `address` to `each` in pieces of at most 1 MiB, and verifies their
+    /// checksum at the end. Otherwise like [`read_value`](Self::read_value).
     pub fn read_chunked(
         &self,
         address: &Address,
@@ -463,8 +479,8 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        let Some(right) = self.delete_on_drop.get() else { return };
-        let may_unlink = right.0.lock();
+        let Some(permission) = self.delete_on_drop.get() else { return };
+        let may_unlink = permission.0.lock();
         if !*may_unlink {
             return;
         }
@@ -472,7 +488,7 @@ impl Drop for Segment {
             match self.context.env.fs.remove_file(path) {
                 Ok(()) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                // It is below the watermark: the next opening removes it.
+                // The file is below the watermark: the next opening removes it.
                 Err(error) => tracing::warn!(path = %path.display(), %error, "cannot remove"),
             }
         }

@@ -1,8 +1,8 @@
 //! A record in two slots of one file, written in place, one slot after the other.
 //!
-//! No write needs space on the disk, none can destroy what ruled before it, and a write that has returned is in both
-//! slots, so that no single damaged slot brings back an older record. A file that somebody links to is not written in
-//! place but replaced.
+//! No write needs disk space, none can destroy the current record, and a write that has returned
+//! is in both slots, so no single damaged slot brings back an older record. A file with more than
+//! one hard link is replaced instead of written in place.
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -13,33 +13,34 @@ use lithdb_env::{Error, ErrorKind, Fs, OpenMode, Result, replace_file, write_all
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// How many slots a file has.
+/// Number of slots in a file.
 pub const SLOTS: usize = 2;
 /// The length of a slot is a multiple of this.
 pub const SLOT_UNIT: usize = 4096;
 
-/// What is kept in slots.
+/// A record that is stored in slots.
 pub trait Slotted: Serialize + DeserializeOwned + Clone + Debug {
-    /// Begins each slot.
+    /// The magic at the start of each slot.
     const MAGIC: Magic;
 
-    /// Rises with every write of another content; the valid slot with the higher one rules.
+    /// Increases with every write of different content; the valid slot with the higher generation
+    /// is current.
     fn generation(&self) -> u64;
 }
 
-/// A record as it was read.
+/// The current record as read.
 #[derive(Debug, Clone)]
 pub struct CurrentSlot<T> {
     /// The record.
     pub record: T,
-    /// The slot it stands in.
+    /// The slot that holds it.
     pub slot: usize,
-    /// Whether its features permit writing.
+    /// Whether its feature flags permit writing.
     pub writable: Result<()>,
 }
 
-/// The record in the slot that rules, of the bytes of a file with slots of `slot_len`.
-/// `Corrupt` if no slot holds; `Unsupported`.
+/// The current record among the slots of length `slot_len` in `bytes`. `Corrupt` if no slot is
+/// valid; `Unsupported` for another version.
 pub fn current_slot<T: Slotted>(
     path: &Path,
     bytes: &[u8],
@@ -57,12 +58,12 @@ pub fn current_slot<T: Slotted>(
             }
             Ok((_, used)) => {
                 let at = (slot * slot_len + used) as u64;
-                problem = Some(Error::corrupt(path, at, "zeros behind the slot", "other bytes"));
+                problem = Some(Error::corrupt(path, at, "zeros after the record", "other bytes"));
             }
             Err(error) => problem = Some(error),
         }
     }
-    // A version that is not ours is not a torn slot.
+    // A slot of another version is not a torn slot.
     if let Some(error) = problem.take_if(|e| e.kind() == ErrorKind::Unsupported || best.is_none()) {
         return Err(error);
     }
@@ -76,18 +77,18 @@ pub fn slot_of<T: Slotted>(record: &T) -> Result<Vec<u8>> {
     Ok(slot)
 }
 
-/// Creates the file, or replaces it, atomically and durably.
+/// Creates or replaces the file, atomically and durably.
 pub fn create<T: Slotted>(fs: &dyn Fs, path: &Path, record: &T) -> Result<()> {
     replace_file(fs, path, &slot_of(record)?.repeat(SLOTS))
 }
 
-/// Writes `record` to both slots, `first` and then the other one, each of them durably.
+/// Writes `record` to both slots, `first` and then the other one, syncing each.
 pub fn write_both<T: Slotted>(fs: &dyn Fs, path: &Path, record: &T, first: usize) -> Result<()> {
     write(fs, path, record, &[(first, record), (other(first), record)])
 }
 
-/// Writes `record`, where slot `current_slot` was read as `before`. That may be in the page cache alone: it is made durable first,
-/// so that there is a valid slot at every moment.
+/// Writes `record` to a file whose slot `current_slot` was read as `before`. That slot may be in
+/// the page cache only, so it is made durable first: there is a valid slot at every moment.
 pub fn write_after<T: Slotted>(
     fs: &dyn Fs,
     path: &Path,
@@ -107,13 +108,15 @@ fn other(slot: usize) -> usize {
     1 - slot.min(1)
 }
 
-/// Carries `writes` out, each of them durably. If the file has another name it is somebody's copy: another file, with
-/// `record`, takes its place in the directory.
+/// Performs `writes`, syncing each. If the file has another name, that may be somebody's copy: a
+/// new file with `record` replaces it in the directory.
 fn write<T: Slotted>(fs: &dyn Fs, path: &Path, record: &T, writes: &[(usize, &T)]) -> Result<()> {
     let file = fs.open(path, OpenMode::ReadWrite).map_err(|e| Error::io("open", path, e))?;
-    if file.links().map_err(|e| Error::io("look at", path, e))? > 1 {
+    if file.links().map_err(|e| Error::io("stat", path, e))? > 1 {
         return create(fs, path, record).map_err(|e| {
-            e.context("somebody links to the file, so it is replaced and not written in place")
+            e.context(
+                "the file has another hard link, so it is replaced instead of written in place",
+            )
         });
     }
     for (slot, record) in writes {

@@ -1,13 +1,14 @@
-//! The bytes of a value, as they are handed to the caller.
+//! The bytes of a value, as returned to the caller: lent from a mapping where possible, otherwise
+//! copied. They never change.
 
 use std::fmt;
 use std::ops::Deref;
 
 use bytes::Bytes;
 
-/// The bytes of a value: dereferences to `&[u8]`, cheap to clone and to send, and keeps alive what it points
-/// into, a mapped segment where it can be. Holding one never blocks anything; a collected segment's disk
-/// space is given back when the last of its values is gone.
+/// The bytes of a value: dereferences to `&[u8]`, is cheap to clone and send, and keeps the memory
+/// it points into alive, if possible a mapped segment. Holding one never blocks anything; the disk
+/// space of a collected segment is freed when the last of its values is dropped.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct Value {
     bytes: Bytes,
@@ -18,7 +19,7 @@ impl Value {
         Self { bytes }
     }
 
-    /// The same bytes as a [`Bytes`] handle, without copying.
+    /// Converts into a [`Bytes`] handle, without copying.
     pub fn into_bytes(self) -> Bytes {
         self.bytes
     }

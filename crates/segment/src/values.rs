@@ -1,4 +1,7 @@
-//! The values of a segment that nobody vouches for, compared with the records that name them.
+//! Verifies the values of a segment that no seal or mark covers, against the records that name
+//! them.
+//!
+//! Used by recovery, verification, salvage and truncation. Reads only.
 
 use crate::SegmentPaths;
 use crate::record::KeyRecord;
@@ -7,7 +10,7 @@ use lithdb_env::{Fs, Result};
 use crate::key_file::KeyFile;
 use crate::window::Window;
 
-/// Where values stand; value files are opened when they are needed.
+/// Reads values for verification; value files are opened when needed.
 #[derive(Debug)]
 pub struct ValueVerifier<'a> {
     fs: &'a dyn Fs,
@@ -18,13 +21,13 @@ pub struct ValueVerifier<'a> {
 }
 
 impl<'a> ValueVerifier<'a> {
-    /// `ends`: where the last values end, in each value file.
+    /// `ends` is where the last value ends in each value file.
     pub fn new(fs: &'a dyn Fs, paths: &'a SegmentPaths, keys: &KeyFile, ends: &'a [u64]) -> Self {
         let files = paths.values.iter().map(|_| None).collect();
         Self { fs, paths, ends, files, keys: Window::of(keys) }
     }
 
-    /// The value file of a shard; the key file holds the values of all shards that have none.
+    /// The value file of a shard, or the key file for inline values.
     pub fn file(&mut self, shard: usize) -> Result<&mut Window> {
         let path = self.paths.values.get(shard).zip(self.ends.get(shard));
         match (self.files.get_mut(shard), path) {
@@ -32,18 +35,18 @@ impl<'a> ValueVerifier<'a> {
             (Some(file), Some((path, end))) => {
                 Ok(file.insert(Window::open(self.fs, path)?.with_read_ahead_end(*end)))
             }
-            // The scanner has compared the number of the shard.
+            // The scanner has already checked the shard number.
             _ => Ok(&mut self.keys),
         }
     }
 
-    /// Whether the value of a primary record is there, and has its checksum.
+    /// Whether the value of a primary record is present and matches its checksum.
     pub fn holds(&mut self, record: &KeyRecord<'_>) -> Result<bool> {
         let file = self.file(usize::from(record.shard.0))?;
         Ok(file.checksum(record.offset, record.stored_len)? == Some(record.value_checksum))
     }
 
-    /// Bytes of the value files that were opened, behind these ends.
+    /// Total bytes after `ends` in the value files that were opened.
     pub fn surplus(&self, ends: &[u64]) -> u64 {
         let behind = |(file, end): (&Option<Window>, &u64)| {
             file.as_ref().map_or(0, |file| file.len_bytes().saturating_sub(*end))

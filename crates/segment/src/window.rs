@@ -1,4 +1,7 @@
-//! A file read in large pieces, from anywhere in it.
+//! Reads a file in large pieces, at any offset.
+//!
+//! A [`Window`] keeps the last piece in memory. It copies, never maps, and tolerates a file that
+//! another process shortens.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,25 +12,25 @@ use lithdb_env::{File, Fs, Result};
 
 use crate::key_file::{self, KeyFile, read};
 
-/// So many bytes are read at a time.
+/// Bytes read at a time.
 pub const PIECE: usize = 1 << 20;
-/// So many are read the first time: perhaps only the header is asked for.
+/// Bytes read the first time: perhaps only the header is needed.
 const FIRST: usize = 4096;
 
-/// The part of a file that is in memory.
+/// A file and the part of it that is in memory.
 #[derive(Debug)]
 pub struct Window {
     file: Arc<dyn File>,
     path: PathBuf,
     len: u64,
-    /// Nothing behind this is read before it is asked for.
+    /// Nothing after this is read ahead.
     read_ahead_end: u64,
     bytes: Bytes,
     start: u64,
 }
 
 impl Window {
-    /// A window of an open file of `len` bytes.
+    /// A window on an open file of `len` bytes.
     pub fn new(file: Arc<dyn File>, path: &Path, len: u64) -> Self {
         Self {
             file,
@@ -45,22 +48,22 @@ impl Window {
         Ok(Self::new(file, path, len))
     }
 
-    /// A window of an open key file.
+    /// A window on an open key file.
     pub fn of(key_file: &KeyFile) -> Self {
         Self::new(Arc::clone(&key_file.file), &key_file.path, key_file.len)
     }
 
-    /// The open file, its path and its length, as one with this header.
+    /// Converts into a key file with the given header.
     pub fn into_key_file(self, header: KeyHeader) -> KeyFile {
         KeyFile { path: self.path, file: self.file, len: self.len, header, head: Bytes::new() }
     }
 
-    /// The length that the file had when it was opened, or has turned out to have.
+    /// The length of the file when it was opened, or as found since.
     pub fn len_bytes(&self) -> u64 {
         self.len
     }
 
-    /// The same file, of which nothing behind `end` is read ahead: it may not be readable.
+    /// The same window, reading nothing ahead after `end`: those bytes may not be readable.
     pub fn with_read_ahead_end(self, end: u64) -> Self {
         Self { read_ahead_end: self.read_ahead_end.min(end), ..self }
     }
@@ -78,7 +81,7 @@ impl Window {
             self.bytes = read(&*self.file, &self.path, offset, want)?;
             self.start = offset;
             if self.bytes.len() < want {
-                self.len = offset + self.bytes.len() as u64; // it was cut meanwhile
+                self.len = offset + self.bytes.len() as u64; // truncated meanwhile
             }
         }
         let from = (offset - self.start) as usize;
@@ -86,7 +89,7 @@ impl Window {
         Ok(self.bytes.split_at(to).0.split_at(from).1)
     }
 
-    /// The checksum of `len` bytes at `offset`; `None` if the file ends before they do.
+    /// The checksum of `len` bytes at `offset`; `None` if the file ends earlier.
     pub fn checksum(&mut self, offset: u64, len: u32) -> Result<Option<u32>> {
         let (mut at, end) = (offset, offset.saturating_add(u64::from(len)));
         let mut checksum = 0;

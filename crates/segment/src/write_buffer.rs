@@ -1,11 +1,11 @@
-//! The tail of a growing file: bytes that were accepted and are not in the file yet.
+//! The write buffer of a growing file: bytes that were accepted and are not in the file yet.
 //!
-//! One thread at a time appends (the holder of the table's writer lock). Any thread reads. Whoever has
-//! time drains: full chunks go to the file in one positional write each, while appends and reads go on.
-//! No reader waits for I/O: the lock that readers take is held for copying only; draining has a lock of its
-//! own.
+//! One thread at a time appends (the holder of the table's writer lock). Any thread reads. Any
+//! thread may drain: full chunks go to the file in one positional write each, while appends and
+//! reads continue. No reader waits for I/O: the lock that readers take is held only for copying;
+//! draining has its own lock.
 //!
-//! Invariant: a byte that was appended is in a chunk until it is in the file. So a reader that finds no
+//! Invariant: an appended byte is in a chunk until it is in the file. So a reader that finds no
 //! chunk for it reads the file.
 
 use std::collections::VecDeque;
@@ -17,22 +17,22 @@ use lithdb_env::sync::atomic::{AtomicUsize, Ordering};
 use lithdb_env::sync::{Mutex, RwLock};
 use lithdb_env::{Budget, File, Permit, write_all_at};
 
-/// The size of a full chunk of a file that much is appended to: one positional write.
+/// The maximum chunk size: one positional write.
 pub(crate) const CHUNK_LEN: usize = 1 << 20;
-/// The size of the first chunk; each that is full is followed by one of four times its size.
+/// The size of the first chunk; each full chunk is followed by one four times its size.
 const FIRST_CHUNK_LEN: usize = 16 << 10;
-/// So many full chunks may wait before an append has to help draining.
+/// Number of full chunks that may wait before an append must help draining.
 const MAX_FULL_CHUNKS: usize = 8;
-/// Empty buffers that are kept for reuse.
+/// Number of empty buffers kept for reuse.
 const MAX_SPARE: usize = 4;
-/// The largest buffer that is kept when everything is in the file.
+/// The largest buffer kept when everything is in the file.
 const MAX_IDLE_LEN: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(crate) struct WriteBuffer {
     state: RwLock<State>,
     draining: Mutex<()>,
-    /// How many full chunks wait to be written.
+    /// Number of full chunks waiting to be written.
     waiting: AtomicUsize,
     budget: Arc<Budget>,
 }
@@ -79,7 +79,8 @@ impl State {
 }
 
 impl WriteBuffer {
-    /// An empty tail behind the first `end` bytes of a file. Its memory is taken from `budget`.
+    /// An empty write buffer after the first `end` bytes of a file. Its memory counts against
+    /// `budget`.
     pub(crate) fn new(end: u64, budget: &Arc<Budget>) -> Self {
         let state = State {
             frozen: VecDeque::new(),
@@ -92,7 +93,8 @@ impl WriteBuffer {
         Self { state: RwLock::new(state), draining: Mutex::new(()), waiting, budget }
     }
 
-    /// Whether there is memory for an append of `len` bytes, taken now if some is free.
+    /// Whether there is memory for an append of `len` bytes; allocates it if the budget has it
+    /// free.
     pub(crate) fn has_room(&self, len: usize) -> bool {
         let next_len = {
             let state = self.state.read();
@@ -107,15 +109,15 @@ impl WriteBuffer {
         is_found
     }
 
-    /// A buffer for which memory is free. None takes that away from others.
+    /// A buffer, if the budget has memory free for it; reclaims none from others.
     fn free(&self, len: usize) -> Option<Buffer> {
         let permit = self.budget.try_acquire(len as u64)?;
-        // If the process has no memory, it is as if the budget had none.
+        // A failed allocation is like an exhausted budget.
         let Ok(buffer) = Buffer::new(permit, len) else { return None };
         Some(buffer)
     }
 
-    /// Makes sure that there is memory for an append of `len` bytes, for which others let go of what they hold.
+    /// Reserves memory for an append of `len` bytes, reclaiming from others if necessary.
     pub(crate) fn make_room(&self, len: usize) -> io::Result<()> {
         if self.has_room(len) {
             return Ok(());
@@ -125,8 +127,8 @@ impl WriteBuffer {
         Ok(())
     }
 
-    /// As [`make_room`](Self::make_room), for what cannot be put another way: it may go beyond the budget. Who holds the
-    /// memory may be busy, or closed by a failure.
+    /// Like [`make_room`](Self::make_room), for what must stay in order and cannot be written
+    /// directly: may exceed the budget, since the holders of memory may be busy, or latched.
     pub(crate) fn make_room_over_budget(&self, len: usize) -> io::Result<()> {
         if self.make_room(len).is_ok() {
             return Ok(());
@@ -136,8 +138,8 @@ impl WriteBuffer {
         Ok(())
     }
 
-    /// Appends `bytes` at `offset`, which is the end or, behind bytes that go to the file by another way, later.
-    /// They stay together in one chunk.
+    /// Appends `bytes` at `offset`: the end, or a higher offset if the bytes between are written
+    /// directly. They stay together in one chunk.
     pub(crate) fn append(&self, offset: u64, bytes: &[u8]) {
         let mut state = self.state.write();
         let is_contiguous = state.end() == offset;
@@ -149,7 +151,8 @@ impl WriteBuffer {
             let fits = state.spare.iter().position(|spare| spare.has_room(bytes.len()));
             let next_len = state.next_len.max(bytes.len());
             let buffer = fits.map(|fits| state.spare.swap_remove(fits));
-            // A drain or a gap may have taken the room that was made. The bytes are accepted, so there is no way back.
+            // A drain or a gap may have taken the reserved room. The bytes are accepted, so this
+            // cannot fail.
             state.active = buffer.or_else(|| self.free(next_len)).unwrap_or_else(|| Buffer {
                 bytes: Vec::with_capacity(bytes.len()),
                 _permit: self.budget.acquire_over_limit(bytes.len() as u64),
@@ -169,7 +172,7 @@ impl WriteBuffer {
         state.active_start = start;
     }
 
-    /// Up to `max_len` bytes at `offset`, copied; `None` if they are in the file.
+    /// A copy of up to `max_len` bytes at `offset`; `None` if they are in the file.
     pub(crate) fn read(&self, offset: u64, max_len: usize) -> Option<Bytes> {
         let state = self.state.read();
         let piece = |start: u64, bytes: &[u8]| {
@@ -183,13 +186,13 @@ impl WriteBuffer {
         state.frozen.iter().rev().find_map(|chunk| piece(chunk.start, &chunk.buffer.bytes))
     }
 
-    /// Whether full chunks wait to be written.
+    /// Whether full chunks are waiting to be written.
     pub(crate) fn has_full_chunks(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Writes full chunks out if nobody else does, or if too many have piled up. Returns the
-    /// range.
+    /// Writes full chunks to the file unless another thread is doing so and few are waiting.
+    /// Returns the range written.
     pub(crate) fn write_full_chunks(&self, file: &dyn File) -> io::Result<Option<(u64, u64)>> {
         let waiting = self.waiting.load(Ordering::Relaxed);
         if waiting == 0 {
@@ -205,13 +208,14 @@ impl WriteBuffer {
         written
     }
 
-    /// Writes everything out that was appended before the call, and gives back the memory but for one small buffer.
+    /// Writes everything appended before the call to the file, and frees the memory except one
+    /// small buffer.
     pub(crate) fn drain(&self, file: &dyn File) -> io::Result<Option<(u64, u64)>> {
         let _turn = self.draining.lock();
         self.drain_locked(file)
     }
 
-    /// As [`drain`](Self::drain), if nobody writes out at this moment.
+    /// Like [`drain`](Self::drain), unless another thread is draining.
     pub(crate) fn try_drain(&self, file: &dyn File) -> io::Result<Option<(u64, u64)>> {
         match self.draining.try_lock() {
             Some(_turn) => self.drain_locked(file),
@@ -228,7 +232,7 @@ impl WriteBuffer {
         Ok(written)
     }
 
-    /// Gives the memory back that is kept for appends to come; says whether there was any.
+    /// Frees the memory kept for future appends; returns whether there was any.
     pub(crate) fn release(&self) -> bool {
         let mut state = self.state.write();
         let mut is_any = !state.spare.is_empty();

@@ -1,9 +1,10 @@
-//! The writer of the one mutable segment.
+//! The writer of a mutable segment.
 //!
-//! Owned by the table and used under its writer lock: it decides offsets and puts records and small values
-//! into the tails. Everything that waits for the disk happens outside of that lock, through the [`Segment`]
-//! that readers share (`flush.rs`). Space is reserved before anything is accepted, so a full disk is an error
-//! with nothing done, save a value that comes in pieces: what is written of it is cut off again (`stream.rs`).
+//! The table owns it and calls it under its writer lock. It assigns offsets and appends records
+//! and small values to the write buffers. Everything that waits for the disk happens outside that
+//! lock, through the [`Segment`] that readers share (`flush.rs`). Space is reserved before
+//! anything is accepted, so a full disk is an error with nothing done; a value that arrives in
+//! pieces is truncated off again (`stream.rs`).
 
 mod copy;
 mod stream;
@@ -24,13 +25,13 @@ use crate::segment::Segment;
 pub use copy::Copier;
 pub use stream::Stream;
 
-/// Values of at least this many bytes go to their file directly from the caller's memory.
+/// Values of at least this many bytes are written directly from the caller's memory.
 const DIRECT_LEN: usize = 64 << 10;
-/// The largest buffer for records that is kept from one batch to the next.
+/// Capacity limit of the record buffer that is kept between batches.
 const MAX_SCRATCH: usize = 256 << 10;
-/// So many places are kept likewise.
+/// Capacity limit of the placement list that is kept between batches.
 const MAX_PLACEMENTS: usize = 1024;
-/// Recovery may have to copy a key file behind a longer chain record and leave room for marks.
+/// Leaves room for recovery to copy the key file after a longer chain record and to add marks.
 const MAX_KEY_END: u64 = u32::MAX as u64 - (64 << 10);
 const MIN_RESERVE: u64 = 256 << 10;
 const MAX_RESERVE: u64 = 64 << 20;
@@ -40,13 +41,13 @@ const MAX_RESERVE: u64 = 64 << 20;
 pub struct Alias<'a> {
     /// The secondary key.
     pub key: &'a [u8],
-    /// The bytes of the value that it names; inside of the value.
+    /// The range of the value that the key names.
     pub range: Range<u32>,
     /// crc32c of these bytes.
     pub checksum: u32,
 }
 
-/// A value with all its keys, checked by the caller.
+/// A value with all its keys, validated by the caller.
 #[derive(Debug, Clone)]
 pub struct Group<'a> {
     /// The primary key.
@@ -66,26 +67,26 @@ impl Group<'_> {
     }
 }
 
-/// A large value whose place is reserved and whose bytes the caller writes next, outside of the lock. It holds the open
-/// file: once its record is in the log, nothing but the write itself can fail.
+/// A large value with a reserved place, whose bytes the caller writes next, outside the lock. It
+/// holds the open file: once its record is in the log, only the write itself can fail.
 #[derive(Debug, Clone)]
 pub struct DirectWrite {
-    /// Which group of the batch.
+    /// Index of the group in the batch.
     pub group: usize,
     /// The value file.
     pub shard: ShardId,
-    /// Where it goes.
+    /// The offset in the file.
     pub offset: u64,
     pub(crate) file: Arc<OpenFile>,
 }
 
-/// What became of a batch.
+/// The result of appending a batch.
 #[derive(Debug)]
 pub struct Appended {
-    /// Where every key record stands, in order: of each group the primary one, then the secondary
-    /// ones.
+    /// The positions of all key records in order: for each group the primary one, then the
+    /// secondary ones.
     pub positions: Vec<Position>,
-    /// The values that the caller must write itself.
+    /// The values that the caller must write.
     pub direct: Vec<DirectWrite>,
 }
 
@@ -98,15 +99,15 @@ pub struct SegmentWriter {
     epoch: u64,
     pending_epoch: Option<u64>,
     pending_mark: Option<Mark>,
-    /// Buffers that are kept from one batch to the next.
+    /// Buffers reused between batches.
     scratch: Vec<u8>,
     placements: Vec<Placement>,
     ends: Vec<u64>,
 }
 
 impl SegmentWriter {
-    /// A writer that goes on behind `totals`. If `pending_epoch` is given, an epoch record with it precedes the
-    /// next record.
+    /// A writer that continues after `totals`. If `pending_epoch` is given, an epoch record with
+    /// it precedes the next record.
     pub fn new(
         segment: Arc<Segment>,
         inline_max: u32,
@@ -128,7 +129,7 @@ impl SegmentWriter {
         }
     }
 
-    /// The segment that is written.
+    /// The segment being written.
     pub fn segment(&self) -> &Arc<Segment> {
         &self.segment
     }
@@ -143,22 +144,22 @@ impl SegmentWriter {
         self.totals.key_end + self.totals.value_ends.iter().sum::<u64>()
     }
 
-    /// The mark that is to be written before the next record.
+    /// The mark that will precede the next record.
     pub fn pending_mark(&self) -> Option<&Mark> {
         self.pending_mark.as_ref()
     }
 
-    /// A flush up to this mark has succeeded: it precedes the next record.
+    /// Sets the mark that will precede the next record: a flush up to it has succeeded.
     pub fn set_pending_mark(&mut self, mark: Mark) {
         self.pending_mark = Some(mark);
     }
 
-    /// What is behind the last flush is a mark that is durable: no other need follow.
+    /// Clears the pending mark: only a durable mark follows the last flush, so no other is needed.
     pub fn clear_pending_mark(&mut self) {
         self.pending_mark = None;
     }
 
-    /// How long the key file would be with these groups in it (an upper bound).
+    /// The length of the key file with these groups appended (an upper bound).
     pub fn key_end_with(&self, groups: &[Group<'_>]) -> u64 {
         let inline =
             |g: &Group<'_>| if self.is_inline(g.value.len()) { g.value.len() as u64 } else { 0 };
@@ -166,8 +167,8 @@ impl SegmentWriter {
         self.totals.key_end + records + self.record_overhead()
     }
 
-    /// Gives back what an idle table does not need: buffers, reserved space, descriptors. Does nothing before everything
-    /// is durable and vouched for. Nothing is lost if it fails.
+    /// Releases what an idle table does not need: buffers, reserved space, descriptors. Does
+    /// nothing until everything is durable and no mark is pending. Nothing is lost if it fails.
     pub fn release_idle_resources(&mut self) -> Result<()> {
         let segment = &self.segment;
         if self.pending_mark.is_some() || segment.files().any(|file| file.durable() < file.end()) {
@@ -189,7 +190,7 @@ impl SegmentWriter {
         len <= self.inline_max as usize
     }
 
-    /// Room for an epoch record, the mark before the next records and the one behind them.
+    /// Room for an epoch record, a mark before the next records and one after them.
     fn record_overhead(&self) -> u64 {
         EPOCH_LEN as u64 + 2 * max_mark_len(self.segment.header().shards)
     }
@@ -281,14 +282,14 @@ impl SegmentWriter {
         let keys = &self.segment.keys;
         keys.expect_write_buffer().append(start, &self.scratch);
         keys.end.store(self.totals.key_end, Ordering::Release);
-        // The buffer of an unusually large batch is not kept.
+        // Drop the buffer of an unusually large batch.
         if self.scratch.capacity() > MAX_SCRATCH {
             self.scratch = Vec::new();
         }
         answer
     }
 
-    /// Appends the epoch record and the mark that are due.
+    /// Appends the pending epoch record and mark.
     fn append_pending(&mut self, now: UnixMillis) {
         let (epoch, mark) = (self.pending_epoch.take(), self.pending_mark.take());
         if epoch.is_none() && mark.is_none() {
@@ -306,13 +307,14 @@ impl SegmentWriter {
         });
     }
 
-    /// Appends the mark that is due now, for a table that goes idle or closes; says whether there was one.
-    /// `StorageFull` with nothing done.
+    /// Appends the pending mark, for a table that goes idle or closes; returns whether there was
+    /// one. `StorageFull` with nothing done.
     pub fn append_mark(&mut self, now: UnixMillis) -> Result<bool> {
         if self.pending_mark.is_none() {
             return Ok(false);
         }
-        // Not more than what the last record left for it: a full disk must not keep a table from closing.
+        // No more than the last record left for it: a full disk must not keep a table from
+        // closing.
         let epoch = if self.pending_epoch.is_some() { EPOCH_LEN as u64 } else { 0 };
         let mark = max_mark_len(self.segment.header().shards);
         self.reserve_key_space(self.totals.key_end + epoch + mark)?;
@@ -320,8 +322,9 @@ impl SegmentWriter {
         Ok(true)
     }
 
-    /// Chooses where every value goes (`INLINE` or the shard with the least in it) and makes sure of the space, of memory
-    /// for small ones, and of the open files of values that are written directly.
+    /// Chooses the place of every value (`INLINE` or the shard with the fewest bytes), reserves
+    /// the space and the memory for small values, and opens the files of values that are written
+    /// directly.
     fn place(&mut self, groups: &[Group<'_>], placements: &mut Vec<Placement>) -> Result<()> {
         let key_end = self.key_end_with(groups);
         if key_end > MAX_KEY_END {
@@ -359,7 +362,8 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Makes sure of memory for records, for which this segment, then others, write theirs out.
+    /// Reserves memory for records; drains this segment's buffers, then reclaims from others, if
+    /// necessary.
     fn reserve_record_memory(&self, len: usize) -> Result<()> {
         let file = &self.segment.keys;
         let write_buffer = file.expect_write_buffer();
@@ -374,20 +378,19 @@ impl SegmentWriter {
         made.map_err(|e| Error::io("buffer bytes for", file.handle.path(), e))
     }
 
-    /// Makes sure of memory for small values, or returns the file that they are written to
-    /// directly.
+    /// Reserves memory for small values, or returns the file that they are written to directly.
     fn reserve_value_memory(&self, file: &DataFile, len: usize) -> Result<Option<Arc<OpenFile>>> {
         let write_buffer = file.expect_write_buffer();
         if write_buffer.has_room(len) {
             return Ok(None);
         }
         let open = self.segment.open(file)?;
-        // Of this file alone: for the others room has been made.
+        // Only this file: room in the others is already reserved.
         file.drain(&open)?;
         Ok(write_buffer.make_room(len).is_err().then_some(open))
     }
 
-    /// Makes sure of the space and of the memory for records up to `end`.
+    /// Reserves disk space and memory for records up to `end`.
     fn reserve_key_space_and_memory(&mut self, end: u64) -> Result<()> {
         self.reserve_key_space(end)?;
         let len = (end - self.totals.key_end) as usize;
@@ -406,21 +409,21 @@ impl SegmentWriter {
 }
 
 fn too_long(end: u64, most: u64) -> Error {
-    let message = format!("a key file of {end} bytes; at most {most} are possible");
+    let message = format!("a key file of {end} bytes; the limit is {most} bytes");
     Error::new(ErrorKind::InvalidArgument, message)
 }
 
-/// Where a value goes.
+/// The place of a value.
 #[derive(Debug)]
 struct Placement {
     shard: ShardId,
     /// Its offset in a value file.
     offset: u64,
-    /// The open file, of a value that is written directly.
+    /// The open file, for a value that is written directly.
     file: Option<Arc<OpenFile>>,
 }
 
-/// The value file with the least in it, by their `ends`.
+/// The value file with the fewest bytes, by `ends`.
 #[expect(clippy::expect_used, reason = "a segment has at least one value file")]
 fn smallest_value_file<'a>(
     segment: &'a Segment,
@@ -430,8 +433,8 @@ fn smallest_value_file<'a>(
 }
 
 impl Segment {
-    /// Makes sure that the file has space up to `end`, in steps of a quarter of what is in it. If the disk has no room
-    /// for a step, it is asked for just what is needed.
+    /// Reserves disk space for the file up to `end`, in steps of a quarter of its size (256 KiB to
+    /// 64 MiB). If the disk has no room for a step, reserves just what is needed.
     fn reserve(&self, file: &DataFile, end: u64) -> Result<()> {
         let reserved = file.reserved.load(Ordering::Relaxed);
         if end <= reserved {

@@ -1,5 +1,5 @@
-//! Whatever a crash leaves of a segment that is being written: what was acknowledged is there, and the
-//! scanner never takes it for damage.
+//! Crash tests of a segment that is being written: acknowledged records survive, and the scanner
+//! never reports a crash as damage.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,16 +25,16 @@ use lithdb_segment::{
 };
 use lithdb_sim::{CrashImage, SimFs};
 
-/// What the program knew when it was killed.
+/// What the program knew when it crashed.
 #[derive(Default)]
 struct Known {
-    /// Everything that was ever put, in order.
+    /// All records put, in order.
     put: Vec<Placed>,
     /// The end of each batch, mark and padding, and the number of records before it.
     batch_ends: Vec<(u64, u64)>,
-    /// So many records, and so many bytes of the key file, were acknowledged.
+    /// The acknowledged number of records, and of bytes of the key file.
     acknowledged: (usize, u64),
-    /// The files are there, durably.
+    /// The files were created durably.
     created: bool,
     /// The seal was acknowledged.
     sealed: bool,
@@ -42,7 +42,7 @@ struct Known {
 
 impl Known {
     fn batch(&mut self, writer: &mut SegmentWriter, puts: &[Put]) -> Result<()> {
-        // A mark and its padding may precede the batch: its records say where it begins.
+        // A mark and its padding may precede the batch; the batch begins at its first record.
         let before = writer.totals().records;
         let placed = append(writer, puts)?;
         self.batch_ends.push((placed[0].at.offset.into(), before));
@@ -73,7 +73,7 @@ fn scenario(context: &Arc<Context>, known: &mut Known) -> Result<()> {
     )?;
     known.flush(&writer)?;
 
-    // Not flushed before more is written, and large values that go to the file at once.
+    // More is written before a flush, including large values that go to the file at once.
     writer.set_pending_mark(writer.totals().mark(NOW));
     known.batch(&mut writer, &[put("large", noise(3, 66_000))])?;
     known.batch(&mut writer, &[put(noise(4, 3_000), "long key")])?;
@@ -105,17 +105,17 @@ fn value_of(fs: &SimFs, paths: &SegmentPaths, shard: ShardId, offset: u64, len: 
     bytes[offset as usize..][..len as usize].to_vec()
 }
 
-/// Scans the key file that was found. What is acknowledged must be whole, what is not may be absent.
+/// Scans the key file after the crash. Acknowledged records must be whole; others may be absent.
 fn check_key_file(fs: &SimFs, known: &Known, paths: &SegmentPaths) -> Option<(Verdict, Totals)> {
     let Ok(file) = fs.open(&paths.keys, OpenMode::Read) else {
-        assert!(!known.created, "the key file is gone");
+        assert!(!known.created, "the key file is lost");
         return None;
     };
     let len = file.len().unwrap();
     let mut head = [0; 64];
     let got = read_up_to_at(&*file, &mut head, 0).unwrap();
     let Ok(header) = KeyHeader::decode(&paths.keys, &head[..got]) else {
-        assert!(!known.created, "the header is gone");
+        assert!(!known.created, "the header is lost");
         return None;
     };
     let source = |offset: u64, len: usize| {
@@ -152,7 +152,7 @@ fn check_key_file(fs: &SimFs, known: &Known, paths: &SegmentPaths) -> Option<(Ve
         let value = value_of(fs, paths, address.shard, address.offset, address.len_bytes);
         assert!(value == placed.value, "the value at {} is lost", placed.at);
     }
-    // What a mark promises of the value files is there, too.
+    // The value files reach the ends in the mark, too.
     if let Some(mark) = scanner.mark() {
         for (path, end) in paths.values.iter().zip(&mark.value_ends) {
             assert!(fs.read_raw(path).len() as u64 >= *end);
@@ -161,7 +161,7 @@ fn check_key_file(fs: &SimFs, known: &Known, paths: &SegmentPaths) -> Option<(Ve
     Some((verdict, totals.clone()))
 }
 
-/// A seal that can be read vouches for everything; an acknowledged one is there.
+/// A readable seal matches everything it describes; an acknowledged one must exist.
 fn check_seal(fs: &SimFs, known: &Known, paths: &SegmentPaths, totals: Option<&Totals>) {
     let context = sim_context(fs, ReadMode::Map);
     if !fs.file_paths().contains(&paths.metadata) {
@@ -192,7 +192,8 @@ fn images(unsynced: usize) -> Vec<CrashImage> {
     images
 }
 
-/// Crashes after every operation of the scenario, in every image; returns how often each verdict was seen.
+/// Crashes after every operation of the scenario, with every crash image; returns how often each
+/// verdict occurred.
 fn crash_everywhere(short_transfers: bool) -> [usize; 3] {
     let mut seen = [0; 3];
     for n in 0.. {
@@ -229,7 +230,7 @@ fn crash_everywhere(short_transfers: bool) -> [usize; 3] {
 #[test]
 fn crash_keeps_acknowledged_batches_and_is_never_corrupt() {
     let [without_header, clean, torn] = crash_everywhere(false);
-    // Each end was met often, or the scenario shows nothing.
+    // Each outcome must occur often, or the scenario shows nothing.
     assert!(without_header > 50 && clean > 200 && torn > 20, "{without_header} {clean} {torn}");
 }
 
@@ -239,8 +240,8 @@ fn crash_with_short_writes_keeps_acknowledged_batches() {
     assert!(without_header > 50 && clean > 200 && torn > 100, "{without_header} {clean} {torn}");
 }
 
-/// The scenario above flushes everything that it writes: here the tail is relieved in chunks while nothing is
-/// acknowledged, so that sectors of many batches are on their way.
+/// The scenario above flushes everything that it writes. Here full chunks of the write buffer are
+/// written while nothing is acknowledged, so that sectors of many batches are in flight.
 #[test]
 fn chunks_written_before_a_flush_are_torn_at_a_batch() {
     let fs = SimFs::new();
@@ -272,7 +273,7 @@ fn chunks_written_before_a_flush_are_torn_at_a_batch() {
     assert!(ends.iter().all(|end| *end >= known.acknowledged.1));
 }
 
-/// Reading the file again as a mutable segment, as an opening does, finds all that was kept.
+/// Reopening the file as a mutable segment, as recovery does, finds everything that was kept.
 #[test]
 fn segment_can_be_appended_to_after_a_crash() {
     let fs = SimFs::new();
@@ -287,7 +288,7 @@ fn segment_can_be_appended_to_after_a_crash() {
     let lost = writer.totals().clone();
     let header = *writer.segment().header();
     let paths = writer.segment().paths().clone();
-    // The torn record is in the file, its last bytes are not.
+    // The torn record is in the file without its last bytes.
     writer.segment().make_durable(writer.totals()).unwrap();
     let fs = fs.crash_with(&CrashImage::Nothing);
     fs.truncate_raw(&paths.keys, lost.key_end - 1);
@@ -297,7 +298,7 @@ fn segment_can_be_appended_to_after_a_crash() {
         verdict,
         Verdict::Torn {
             offset: totals.key_end,
-            reason: format!("record at {}: the file ends inside of the record", totals.key_end),
+            reason: format!("record at {}: the file ends inside the record", totals.key_end),
         }
     );
     let context = sim_context(&fs, ReadMode::Map);

@@ -1,4 +1,4 @@
-//! The document and the code agree, byte by byte.
+//! Conformance tests: `docs/FORMAT.md` and the code agree, byte by byte.
 
 #![allow(
     clippy::unwrap_used,
@@ -26,7 +26,7 @@ use lithdb_sim::SimFs;
 
 const DOCUMENT: &str = include_str!("../../../docs/FORMAT.md");
 
-/// A row of one of the document's tables.
+/// A row of a table in the document.
 #[derive(Debug)]
 struct Row {
     offset: usize,
@@ -34,7 +34,7 @@ struct Row {
     field: &'static str,
 }
 
-/// The first table of fields behind `anchor`, without the rows whose offset or size depends on others.
+/// The first table of fields after `anchor`, without the rows of variable offset or size.
 fn table(anchor: &str) -> Vec<Row> {
     let (_, behind) = DOCUMENT.split_once(anchor).unwrap_or_else(|| panic!("no {anchor:?}"));
     let (_, rows) = behind.split_once("| offset | size | field |\n").unwrap();
@@ -49,8 +49,8 @@ fn table(anchor: &str) -> Vec<Row> {
         .collect()
 }
 
-/// Holds `bytes` to the table behind `anchor`: its rows are exactly these fields, without gaps, and at the
-/// documented offsets stand these values.
+/// Checks `bytes` against the table after `anchor`: its rows are exactly these fields, without
+/// gaps, and these values are at the documented offsets.
 fn assert_matches_document(anchor: &str, bytes: &[u8], fields: &[(&str, &[u8])]) {
     let rows = table(anchor);
     assert_eq!(rows.len(), fields.len(), "{anchor}: {rows:#?}");
@@ -154,7 +154,7 @@ fn seal_of_a_segment() -> Metadata {
     }
 }
 
-/// The checksum of a record at `offset`, from the document's table of the seed and a bitwise crc32c.
+/// The checksum of a record at `offset`, from the document's seed table and a bitwise crc32c.
 fn record_checksum(record: &[u8], offset: u32, epoch: u64) -> [u8; 4] {
     let mut seed = vec![0xee; 24];
     let values: [&[u8]; 4] = [TABLE_ID, SEGMENT, &offset.to_le_bytes(), &epoch.to_le_bytes()];
@@ -245,7 +245,8 @@ fn record_prefix_matches_the_document() {
     let mark_bytes = encoded(64, EPOCH, |e| e.mark(&mark()));
     let padding = encoded(64 + 7, EPOCH, |e| e.mark(&mark()))[..9].to_vec();
     let salt = IDENTITY.salt;
-    // The document: "1 key, 2 epoch, 3 chain, 4 mark, 5 padding"; "1 primary, 2 last of its group, 4 last of its batch".
+    // The document: "1 key, 2 epoch, 3 chain, 4 mark, 5 padding"; "1 primary, 2 last of its group,
+    // 4 last of its batch".
     for (bytes, kind, flags, n, at, epoch) in [
         (key, 1, 7, 3_u16, 64, EPOCH),
         (epoch, 2, 0, 0, 64, salt),
@@ -416,7 +417,8 @@ fn metadata_envelope_matches_the_document() {
     assert_eq!(read, seal_of_a_segment());
 }
 
-/// Everything a segment can hold, read back by a decoder that knows the document and not the code.
+/// Writes everything a segment can hold and decodes it with a decoder written from the document
+/// alone.
 #[test]
 fn format_oracle_reads_all_files_of_a_segment() {
     let fs = SimFs::new();
@@ -435,7 +437,7 @@ fn format_oracle_reads_all_files_of_a_segment() {
     segment.make_durable(writer.totals()).unwrap();
     writer.set_pending_mark(writer.totals().mark(UnixMillis(77)));
     placed.extend(append(&mut writer, &[put("large", noise(2, 70_000))]).unwrap());
-    // The table goes on as if it had been opened again.
+    // Writing continues as after a reopening.
     let totals = writer.totals().clone();
     let mark = totals.mark(UnixMillis(78));
     let mut writer =
@@ -484,7 +486,7 @@ fn format_oracle_reads_all_files_of_a_segment() {
     };
     assert_eq!(file.records[0], (64, chain_read));
 
-    // Flags: groups of 3 and 2 in one batch, then lone puts.
+    // Flags: groups of 3 and 2 keys in one batch, then single puts.
     let keys: Vec<_> = file
         .records
         .iter()
@@ -548,7 +550,7 @@ fn format_oracle_reads_all_files_of_a_segment() {
     assert_eq!(expected.epochs.len(), 1);
     assert_eq!(metadata, expected);
 
-    // Marks: what they promise was there.
+    // Marks: what they cover was in the file.
     let marks: Vec<_> = file
         .records
         .iter()

@@ -1,4 +1,4 @@
-//! A segment from its creation to its removal, on a disk in memory and on a real one.
+//! A segment from creation to removal, on a simulated and on a real disk.
 
 #![allow(
     clippy::unwrap_used,
@@ -29,7 +29,7 @@ fn kind_of<T>(result: Result<T, lithdb_env::Error>) -> Option<ErrorKind> {
     result.err().map(|error| error.kind())
 }
 
-/// Every key is found where it was put, with its value and under no other name.
+/// Every key is found at its position, with its value, and no other key is.
 fn check(segment: &Segment, placed: &[Placed]) {
     for Placed { at, key, value, primary } in placed {
         assert_eq!(at.segment, segment.id());
@@ -61,7 +61,7 @@ fn check_scan(writer: &SegmentWriter, placed: &[Placed]) {
     assert_eq!(scanned(writer.segment(), writer.totals().key_end), expected);
 }
 
-/// One batch of each sort and of all sorts together.
+/// Batches of each kind, and one with all kinds together.
 fn fill(writer: &mut SegmentWriter, round: u64) -> Vec<Placed> {
     let name = |what: &str| format!("{what} of round {round}");
     let long_key = noise(round, 65_535);
@@ -101,7 +101,7 @@ fn sealed_with(context: &Arc<Context>, id: u32, shards: u16) -> (SegmentWriter, 
     (writer, placed)
 }
 
-/// Reads everything at every moment of a segment's life.
+/// Reads everything at every stage of a segment's life.
 fn check_whole_life(context: &Arc<Context>) {
     let mut writer = create(context, 1, 3, None).unwrap();
     let segment = Arc::clone(writer.segment());
@@ -114,7 +114,7 @@ fn check_whole_life(context: &Arc<Context>) {
     check(&segment, &placed);
     check_scan(&writer, &placed);
 
-    // Durable and not durable bytes side by side, across an epoch.
+    // Durable and not yet durable bytes side by side, across an epoch.
     writer.set_pending_mark(writer.totals().mark(NOW));
     let due = writer.pending_mark().cloned().unwrap();
     let totals = writer.totals().clone();
@@ -150,7 +150,7 @@ fn check_whole_life(context: &Arc<Context>) {
     check(&reopened, &placed);
     assert_eq!(scanned(&reopened, metadata.key_end), scanned(&segment, metadata.key_end));
 
-    // What was handed out at any time is what it was, also when files and segments are gone.
+    // Values lent at any time are unchanged, even when files and segments are gone.
     let late: Vec<_> = placed
         .iter()
         .map(|p| {
@@ -216,7 +216,7 @@ fn readers_find_published_keys_during_writes_and_flushes() {
                     let known: &Mutex<Vec<Placed>> = published;
                     let some: Vec<Placed> = {
                         let known = known.lock().unwrap();
-                        // One of the newest, and one of all.
+                        // One of the newest keys, and one of all keys.
                         let len = known.len();
                         let picks = [len.saturating_sub(1 + n % 5), n % len.max(1)];
                         picks.iter().filter_map(|n| known.get(*n).cloned()).collect()
@@ -280,7 +280,7 @@ fn values_go_to_the_emptiest_shard_and_batches_spread() {
     let placed = append(&mut writer, &[put("e", noise(5, 1000))]).unwrap();
     assert_eq!(shards(&writer, &placed), [ShardId(2)]);
     assert_eq!(writer.totals().value_ends, [564, 364, 1264]);
-    // Shards are on both roots.
+    // Both roots have shards.
     let roots: Vec<_> =
         writer.segment().paths().values.iter().map(|p| p.starts_with("/r0")).collect();
     assert_eq!(roots, [false, true, false]);
@@ -322,7 +322,7 @@ fn full_disk_refuses_only_the_batch() {
         assert!(placed.len() > 30 && refused.len() > 100, "{} {}", placed.len(), refused.len());
         check(&segment, &placed);
         check_scan(&writer, &placed);
-        // What was accepted has its space.
+        // Accepted batches have their space.
         segment.make_durable(writer.totals()).unwrap();
 
         fs.set_capacity(None);
@@ -338,14 +338,14 @@ fn full_disk_refuses_only_the_batch() {
 
 #[test]
 fn mark_always_has_reserved_space_on_a_full_disk() {
-    // Some of these lengths end the reserved space close to the end of a block.
+    // Some of these lengths end close to the end of a reserved block.
     for len in (1..=4096).step_by(40) {
         let fs = SimFs::new();
         let context = sim_context(&fs, ReadMode::Pread);
         let endless = fs.free_space(Path::new("/")).unwrap();
         let mut writer = create(&context, 1, 1, None).unwrap();
         let taken = endless - fs.free_space(Path::new("/")).unwrap();
-        // Room for the records, and none for what is reserved ahead.
+        // Room for the records, but not for reserving ahead.
         fs.set_capacity(Some(taken + 4096 * 10));
         append(&mut writer, &[put(vec![b'k'; len], "")]).unwrap();
         writer.segment().make_durable(writer.totals()).unwrap();
@@ -356,7 +356,7 @@ fn mark_always_has_reserved_space_on_a_full_disk() {
         writer.segment().make_durable(writer.totals()).unwrap();
         writer.set_pending_mark(writer.totals().mark(NOW));
         assert!(writer.append_mark(NOW).unwrap(), "a key of {len} bytes");
-        assert!(!writer.append_mark(NOW).unwrap(), "there is one mark per flush");
+        assert!(!writer.append_mark(NOW).unwrap(), "one mark per flush");
         writer.segment().make_durable(writer.totals()).unwrap();
     }
 }
@@ -479,8 +479,9 @@ fn failed_sync_makes_nothing_durable() {
         assert!(error.to_string().contains("sync /r"), "{error}");
         assert_eq!(fs.faults_hit(), 1);
         fs.take_trace();
-        // The failure is reported once by the system, and by every later sync of that file here: what it did not write is
-        // not made durable by a sync that finds nothing to write.
+        // The system reports the failure once; here every later sync of that file returns it: a
+        // sync that finds nothing to write must not make durable what the failed one did not
+        // write.
         let again = segment.make_durable(writer.totals()).unwrap_err();
         assert_eq!(again.to_string(), error.to_string());
         assert!(segment.durable_bytes() < writer.bytes());
@@ -507,7 +508,7 @@ fn seal_retries_after_a_full_disk() {
     check(&segment, &placed);
     check(&reopen(&context, 1, 2).unwrap(), &placed);
 
-    // And at every single operation on the way.
+    // The same at every single operation.
     for n in 1.. {
         let fs = SimFs::new();
         let context = sim_context(&fs, ReadMode::Map);
@@ -546,7 +547,7 @@ fn seal_trims_reserved_space() {
 
 #[test]
 fn digest_covers_every_byte_of_the_key_file() {
-    // The same clock and random numbers, so that only the put makes the difference.
+    // The same clock and random numbers, so that only the put differs.
     let digest = |key: &str, value: &[u8]| {
         let fs = SimFs::new();
         let context = sim_context(&fs, ReadMode::Pread);
@@ -595,7 +596,7 @@ fn delete_on_drop_removes_files_with_the_last_holder() {
     check(&holder, &placed);
     let address = holder.lookup(placed[0].at.offset, &placed[0].key).unwrap().unwrap();
     let value = holder.read_value(&address).unwrap();
-    // The key file goes last: while it is there, the others are known to belong to a segment.
+    // The key file is removed last: while it exists, the others are known to belong to a segment.
     fs.take_trace();
     let keys = holder.paths().keys.clone();
     drop(holder);
@@ -654,7 +655,7 @@ fn open_files_stay_below_the_limit_and_remain_readable() {
             }
         }
         assert!(context.handles.open_files() > 0);
-        // The newest is not closed again at once: reading it twice opens nothing.
+        // The newest is not closed at once: reading it twice opens nothing.
         let (segment, placed) = &all[49 * 49 % 50];
         check(segment, placed);
         fs.fail_reads_from(1, Fault::TooManyFiles);
@@ -671,14 +672,14 @@ fn limit_of_zero_is_a_limit_of_one() {
     let dirs = sim_dirs(&fs);
     let context = context(sim_env(&fs, &SimClock::new(7)), dirs, ReadMode::Map, 0);
     let mut writer = create(&context, 1, 3, None).unwrap();
-    writer.segment().sync_everything().unwrap(); // what is not synced stays open
+    writer.segment().sync_everything().unwrap(); // unsynced files stay open
     let placed = append(&mut writer, &[put("small", noise(1, 3_000))]).unwrap();
     seal_job(&writer).run().unwrap();
     check(writer.segment(), &placed);
     assert_eq!(context.handles.open_files(), 1);
 }
 
-/// A sealed segment, reopened, nothing of it open yet.
+/// A reopened sealed segment with no file open yet.
 fn sealed_harness(mode: ReadMode) -> (SimFs, Arc<Context>, SegmentPaths, Vec<Placed>) {
     let fs = SimFs::new();
     let context = sim_context(&fs, mode);
@@ -709,7 +710,7 @@ fn value_file_of_other_shard_table_or_salt_is_foreign() {
         let path = paths.values[0].display().to_string();
         assert!(error.to_string().contains(&path), "{error}");
 
-        // The same shard of the same segment in another life: another salt.
+        // The same shard of the same segment with another salt.
         let other_fs = SimFs::new();
         let other =
             harness::context(sim_env(&other_fs, &SimClock::new(8)), sim_dirs(&other_fs), mode, 9);
@@ -725,7 +726,7 @@ fn value_file_of_other_shard_table_or_salt_is_foreign() {
         );
         assert_eq!(kind_of(again.read_key(small.at.offset)), Some(ErrorKind::Foreign));
 
-        // Nothing was remembered of the wrong file.
+        // Nothing of the wrong file was cached.
         fs.write_raw(&paths.values[0], right);
         assert_eq!(reopened.read_value(&address).unwrap(), small.value.as_slice());
     }
@@ -766,7 +767,7 @@ fn file_truncated_while_open_is_named_in_the_error() {
         let small = find(&placed, "small of round 100");
         let reopened = reopen(&context, 1, 2).unwrap();
         let address = reopened.lookup(small.at.offset, &small.key).unwrap().unwrap();
-        // The file is opened and mapped for another value.
+        // Another value's read opens and maps the file.
         let first = lithdb_segment::Address { offset: 64, len_bytes: 1, ..address };
         assert_eq!(kind_of(reopened.read_value(&first)), Some(ErrorKind::Corrupt));
         let path = &paths.values[usize::from(address.shard.0)];
@@ -792,7 +793,7 @@ fn bytes_after_the_sealed_end_are_ignored() {
         check(&reopened, &placed);
         let end = reopened.key_end();
         assert_eq!(scanned(&reopened, end).len(), placed.len());
-        // Not a byte of it is handed out.
+        // None of these bytes is returned.
         let address = reopened.lookup(placed[0].at.offset, &placed[0].key).unwrap().unwrap();
         let beyond = lithdb_segment::Address { offset: end - 1, len_bytes: 2, ..address };
         assert_eq!(kind_of(reopened.read_value(&beyond)), Some(ErrorKind::Corrupt));

@@ -122,7 +122,7 @@ fn sealed_segment_ending_within_a_batch_is_damaged() {
     let mut found = damage(&report);
     found.retain(|finding| finding.path == keys);
     let found = only(&found, &keys);
-    let what = format!("record at {end}: the file ends inside of the record");
+    let what = format!("record at {end}: the file ends inside the record");
     assert_eq!((found.offset, found.what), (Some(start), what), "{report}");
     let plan = harness.plan();
     assert_eq!((plan.segments[0].action, plan.segments[0].kept_keys), (Action::Salvage, 3));

@@ -1,4 +1,5 @@
-//! Copying records of an older segment into a new one: what recovery keeps of an unsealed segment behind its promise.
+//! Copies records of an older segment into a new one: what recovery keeps of an unsealed segment
+//! after its durable end.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,10 +11,10 @@ use super::SegmentWriter;
 use crate::ids::ShardId;
 use crate::record::{KEY_FIXED_LEN, KeyRecord};
 
-/// So many bytes of a value are in memory at a time.
+/// Bytes of a value in memory at a time.
 const PIECE: u32 = 1 << 20;
 
-/// Where the value of a group stood in the old segment, and where it stands in the new one.
+/// The place of a group's value in the old segment and in the new one.
 #[derive(Debug, Clone, Copy)]
 struct Relocation {
     from: u64,
@@ -21,7 +22,8 @@ struct Relocation {
     shard: ShardId,
 }
 
-/// Appends records to a new segment that nobody else sees yet, one by one, in the order of the old segment.
+/// Appends records one by one, in the order of the old segment, to a new segment that no reader
+/// sees yet.
 #[derive(Debug)]
 pub struct Copier {
     writer: SegmentWriter,
@@ -29,15 +31,16 @@ pub struct Copier {
 }
 
 impl Copier {
-    /// Appends behind what `writer` has written.
+    /// A copier that appends after what `writer` has written.
     pub fn new(writer: SegmentWriter) -> Self {
         Self { writer, relocation: Relocation { from: 0, to: 0, shard: ShardId::INLINE } }
     }
 
-    /// Appends a key record and, if it is a primary one, the value that it names. A value in the key file stays in the key
-    /// file. `read` gives up to so many bytes of the value at an offset; what is written is what was compared with the
-    /// record's checksum. `path` is the old key file, for errors.
-    /// `Io` if the value does not have its checksum. If it fails, the new segment is of no use.
+    /// Appends a key record and, if it is primary, its value. A value in the key file stays in the
+    /// key file. `read` returns up to the given number of bytes of the value at an offset; the
+    /// bytes written are those that are compared with the record's checksum. `path` is the old key
+    /// file, for errors. `Io` if the value's checksum does not match. If this fails, the new
+    /// segment must be discarded.
     pub fn record(
         &mut self,
         record: &KeyRecord<'_>,
@@ -77,7 +80,7 @@ impl Copier {
             if (done, checksum) != (record.stored_len, record.value_checksum) {
                 let (path, at) = (path.display(), record.offset);
                 let message = format!(
-                    "the value at {at} of a record in {path}: two reads gave different bytes; open it again"
+                    "the value at {at} of a record in {path}: two reads gave different bytes; reopen"
                 );
                 return Err(Error::new(ErrorKind::Io, message));
             }
@@ -88,7 +91,8 @@ impl Copier {
         segment.write_full_chunks()
     }
 
-    /// Makes everything that was appended durable, with the names of the files, and returns the writer, which goes on there.
+    /// Makes everything appended durable, with the directory entries, and returns the writer,
+    /// which continues there.
     pub fn finish(self) -> Result<SegmentWriter> {
         let segment = &self.writer.segment;
         segment.make_durable(&self.writer.totals)?;
@@ -98,8 +102,7 @@ impl Copier {
 }
 
 impl SegmentWriter {
-    /// Where the value of a copied record goes: the key file if it was there, else one file per
-    /// old one.
+    /// The place of a copied value: the key file if it was there, else one file per old shard.
     fn allocate_for_copy(&mut self, record: &KeyRecord<'_>) -> Result<Relocation> {
         let from = record.offset;
         if record.shard == ShardId::INLINE {

@@ -1,4 +1,7 @@
-//! A value that comes in pieces: its bytes go to their place before the record that names them.
+//! A value that arrives in pieces: its bytes are written to their place before the record that
+//! names them.
+//!
+//! Until [`SegmentWriter::append_stream`], no reader can see the value, and it can be aborted.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,8 +14,8 @@ use crate::handle::OpenFile;
 use crate::ids::{Position, ShardId};
 use crate::record::{Flags, KEY_FIXED_LEN, KeyRecord};
 
-/// A value under way: appended in the end, or [given up](SegmentWriter::abort_stream), and the next value
-/// goes to its place.
+/// A value in progress: eventually appended, or [aborted](SegmentWriter::abort_stream), after
+/// which the next value takes its place.
 #[derive(Debug)]
 pub struct Stream {
     shard: ShardId,
@@ -23,8 +26,8 @@ pub struct Stream {
 }
 
 impl SegmentWriter {
-    /// Begins a value in the value file with the least in it.
-    /// Nothing was done if the file cannot be opened.
+    /// Begins a value in the value file with the fewest bytes. If the file cannot be opened,
+    /// nothing was done.
     pub fn begin_stream(&self) -> Result<Stream> {
         let mut ends = self.totals.value_ends.clone();
         let (file, offset) = smallest_value_file(&self.segment, &mut ends);
@@ -32,9 +35,8 @@ impl SegmentWriter {
         Ok(Stream { shard, file: open, offset, len: 0, checksum: 0 })
     }
 
-    /// Writes the next bytes of the value.
-    /// `InvalidArgument` for a value longer than 2^32 − 2 bytes and `StorageFull`: the value is to
-    /// be given up.
+    /// Writes the next bytes of the value. `InvalidArgument` for a value longer than 2^32 − 2
+    /// bytes, or `StorageFull`: the caller must abort the value.
     pub fn stream(&self, stream: &mut Stream, piece: &[u8]) -> Result<()> {
         let len = u64::from(stream.len) + piece.len() as u64;
         if len >= u64::from(u32::MAX) {
@@ -50,13 +52,13 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Gives up a value whose record was not appended: nobody was ever shown a byte of it, so its
-    /// file is cut off where the last value ends, durably, and the space is free again.
-    /// If it fails, the bytes stay, and the file is longer than its end. A failed sync latches.
+    /// Aborts a value whose record was not appended. No reader ever saw a byte of it, so its file
+    /// is truncated at the end of the last value, durably, and the space is free again. If this
+    /// fails, the bytes stay, and the file is longer than its end. A failed sync latches.
     pub fn abort_stream(&self, stream: &Stream) -> Result<()> {
         let (file, end) = (self.value_file(stream), stream.offset);
-        let cut = stream.file.file.set_len(end);
-        cut.map_err(|e| Error::io("give space back", file.handle.path(), e))?;
+        let truncated = stream.file.file.set_len(end);
+        truncated.map_err(|e| Error::io("truncate", file.handle.path(), e))?;
         file.reserved.store(end, Ordering::Relaxed);
         file.sync_all(&stream.file)
     }
@@ -66,7 +68,7 @@ impl SegmentWriter {
         &self.segment.values[usize::from(stream.shard.0)]
     }
 
-    /// Appends the record of a value that is whole, as a batch of its own.
+    /// Appends the record of a complete value, as a batch of its own.
     pub fn append_stream(
         &mut self,
         key: &[u8],

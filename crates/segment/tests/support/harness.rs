@@ -1,4 +1,4 @@
-//! A table's surroundings for one segment after another.
+//! Test harness: what a table provides to one segment after another.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use lithdb_sim::{SimClock, SimFs, sim_env};
 
 /// The table's id.
 pub(crate) const TABLE: u64 = 0x7ab1e;
-/// The time of everything.
+/// The fixed time of all operations.
 pub(crate) const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
-/// Values up to this length stand in the key file.
+/// Values up to this length are inline.
 pub(crate) const INLINE_MAX: u32 = 64;
 
 /// One value and the keys it was put under.
@@ -26,7 +26,7 @@ pub(crate) struct Put {
     pub(crate) aliases: Vec<(Vec<u8>, std::ops::Range<u32>)>,
 }
 
-/// A key, where its record stands, and what it names.
+/// A key, its record's position and the bytes it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Placed {
     pub(crate) at: Position,
@@ -50,7 +50,7 @@ impl Put {
     }
 }
 
-/// Bytes that look like nothing else: they follow from `n`.
+/// Pseudo-random bytes, determined by `n`.
 pub(crate) fn noise(n: u64, len: usize) -> Vec<u8> {
     let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let step = |state: &mut u64| {
@@ -62,7 +62,7 @@ pub(crate) fn noise(n: u64, len: usize) -> Vec<u8> {
     (0..len).map(|_| step(&mut state)).collect()
 }
 
-/// Where segments live in a simulated world: two roots.
+/// The segment directories on a simulated disk: two roots.
 pub(crate) fn sim_dirs(fs: &SimFs) -> Vec<PathBuf> {
     let dirs = ["/r0/t/segments", "/r1/t/segments"];
     for dir in dirs {
@@ -97,7 +97,7 @@ pub(crate) fn create(
     Ok(SegmentWriter::new(segment, INLINE_MAX, totals, None))
 }
 
-/// Appends one batch, writes its large values, and says where every key went.
+/// Appends one batch, writes its large values, and returns the position of every key.
 pub(crate) fn append(writer: &mut SegmentWriter, puts: &[Put]) -> Result<Vec<Placed>> {
     let aliases: Vec<Vec<Alias<'_>>> = puts
         .iter()
@@ -139,7 +139,7 @@ pub(crate) fn append(writer: &mut SegmentWriter, puts: &[Put]) -> Result<Vec<Pla
     Ok(placed.collect())
 }
 
-/// Opens a sealed segment from what is on disk.
+/// Opens a sealed segment from its files.
 pub(crate) fn reopen(context: &Arc<Context>, id: u32, shards: u16) -> Result<Arc<Segment>> {
     let paths = SegmentPaths::for_new(&context.dirs, SegmentId(id), shards);
     let fs = &*context.env.fs;

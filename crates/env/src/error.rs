@@ -42,11 +42,11 @@ pub enum ErrorKind {
     RollbackPending,
     /// The caller stopped the call; nothing was changed.
     Cancelled,
-    /// Descriptors, mappings, memory or write buffers are used up. Nothing was done; the message names the limit and how
-    /// to raise it, and the call works again when there is room.
+    /// Descriptors, mappings, memory or write buffers are used up. Nothing was done; the message
+    /// names the limit and how to raise it, and the call works again when there is room.
     Exhausted,
-    /// The operating system does not permit the call: owner, mode, or a file system that is mounted for reading only.
-    /// Nothing was done, and it says nothing about what the files hold.
+    /// The operating system does not permit the call: owner, mode, or a file system that is
+    /// mounted for reading only. Nothing was done, and it says nothing about what the files hold.
     PermissionDenied,
 }
 

@@ -20,7 +20,7 @@ fn candidates(keymap: &MemoryKeymap, hash: KeyHash) -> Vec<Position> {
     out.to_vec()
 }
 
-fn never_asked(_: Position) -> Result<bool> {
+fn never_compared(_: Position) -> Result<bool> {
     panic!("nothing looks alike")
 }
 
@@ -140,8 +140,8 @@ proptest! {
 fn existing_position_changes_nothing_without_comparing() {
     let keymap = MemoryKeymap::new();
     for _ in 0..2 {
-        keymap.insert(KeyHash(1), at(1, 1), &mut never_asked).unwrap();
-        keymap.insert_batch(&[(KeyHash(1), at(1, 1)); 2], &mut |_, _| panic!("asked")).unwrap();
+        keymap.insert(KeyHash(1), at(1, 1), &mut never_compared).unwrap();
+        keymap.insert_batch(&[(KeyHash(1), at(1, 1)); 2], &mut |_, _| panic!("compared")).unwrap();
     }
     assert_eq!(candidates(&keymap, KeyHash(1)), [at(1, 1)]);
 }
@@ -158,7 +158,7 @@ fn the_watermark_hides_lower_segments_before_and_after_growth() {
         }
     };
     for n in 0..50_000 {
-        keymap.insert(KeyHash(spread(n)), at(segment(n), n as u32), &mut never_asked).unwrap();
+        keymap.insert(KeyHash(spread(n)), at(segment(n), n as u32), &mut never_compared).unwrap();
     }
     check(0..50_000, 1);
     keymap.raise_watermark(SegmentId(3));
@@ -166,7 +166,7 @@ fn the_watermark_hides_lower_segments_before_and_after_growth() {
     check(0..50_000, 3);
     assert_eq!(keymap.entries(), 50_000, "nothing is walked");
     for n in 50_000..200_000 {
-        keymap.insert(KeyHash(spread(n)), at(segment(n), n as u32), &mut never_asked).unwrap();
+        keymap.insert(KeyHash(spread(n)), at(segment(n), n as u32), &mut never_compared).unwrap();
     }
     check(0..200_000, 3);
     assert_eq!(keymap.entries(), 100_000, "the dead were dropped by the growth");
@@ -175,13 +175,13 @@ fn the_watermark_hides_lower_segments_before_and_after_growth() {
 #[test]
 fn positions_below_the_watermark_are_ignored_uncompared() {
     let keymap = MemoryKeymap::new();
-    keymap.insert(KeyHash(1), at(4, 0), &mut never_asked).unwrap();
+    keymap.insert(KeyHash(1), at(4, 0), &mut never_compared).unwrap();
     keymap.raise_watermark(SegmentId(5));
-    keymap.insert(KeyHash(1), at(4, 9), &mut never_asked).unwrap();
+    keymap.insert(KeyHash(1), at(4, 9), &mut never_compared).unwrap();
     assert_eq!(candidates(&keymap, KeyHash(1)), []);
-    keymap.insert(KeyHash(1), at(5, 0), &mut never_asked).unwrap();
+    keymap.insert(KeyHash(1), at(5, 0), &mut never_compared).unwrap();
     assert_eq!(candidates(&keymap, KeyHash(1)), [at(5, 0)]);
-    keymap.insert(KeyHash(2), at(0, 7), &mut never_asked).unwrap();
+    keymap.insert(KeyHash(2), at(0, 7), &mut never_compared).unwrap();
     assert_eq!(keymap.entries(), 1, "no segment is below every watermark");
 }
 
@@ -189,7 +189,7 @@ fn positions_below_the_watermark_are_ignored_uncompared() {
 fn failed_comparison_inserts_nothing_unless_expired() {
     let keymap = MemoryKeymap::new();
     let failure = || Err(Error::new(ErrorKind::Missing, "no such file"));
-    keymap.insert(KeyHash(1), at(1, 0), &mut never_asked).unwrap();
+    keymap.insert(KeyHash(1), at(1, 0), &mut never_compared).unwrap();
     let error = keymap.insert(KeyHash(1), at(2, 0), &mut |_| failure()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Missing);
     let error = keymap.insert_batch(&[(KeyHash(1), at(2, 0))], &mut |_, _| failure()).unwrap_err();
@@ -207,18 +207,18 @@ fn failed_comparison_inserts_nothing_unless_expired() {
 fn no_lock_is_held_while_a_key_is_compared() {
     let keymap = MemoryKeymap::new();
     let hash = KeyHash(1);
-    keymap.insert(hash, at(1, 0), &mut never_asked).unwrap();
+    keymap.insert(hash, at(1, 0), &mut never_compared).unwrap();
     // While position 1:0 is compared, the same key is inserted at 3:0; that must be compared too.
-    let asked = Cell::new(0);
+    let compared = Cell::new(0);
     let mut same_key = |old| {
-        asked.set(asked.get() + 1);
+        compared.set(compared.get() + 1);
         if old == at(1, 0) {
             keymap.insert(hash, at(3, 0), &mut |_| Ok(true))?;
         }
         Ok(true)
     };
     keymap.insert(hash, at(2, 0), &mut same_key).unwrap();
-    assert_eq!(asked.get(), 2);
+    assert_eq!(compared.get(), 2);
     assert_eq!(candidates(&keymap, hash), [at(3, 0)], "the higher of both stays");
 }
 
@@ -262,7 +262,7 @@ fn a_key_takes_at_most_24_bytes_even_while_partitions_grow() {
     const FIRST: u64 = 1_000_000;
     let keymap = MemoryKeymap::new();
     for n in 0..FIRST * 3 / 2 {
-        keymap.insert(KeyHash(spread(n)), at(1, n as u32), &mut never_asked).unwrap();
+        keymap.insert(KeyHash(spread(n)), at(1, n as u32), &mut never_compared).unwrap();
         // Enough for more than one growth of every partition.
         if n >= FIRST && n % 5_000 == 0 {
             // At worst two threads each hold an old partition beside its new one, which is larger

@@ -1,4 +1,6 @@
-//! Little-endian fields at fixed offsets, without panics: a field outside the slice is `None`.
+//! Little-endian fields at fixed offsets, for the decoders of this crate.
+//!
+//! Nothing here panics: a field outside the slice is `None`.
 
 macro_rules! field {
     ($name:ident, $int:ty) => {

@@ -1,3 +1,5 @@
+//! Tests of the envelope and of the metadata in it: round trips, damage, other versions, limits.
+
 use lithdb_env::{Fs, UnixMillis};
 use lithdb_sim::SimFs;
 use proptest::prelude::*;

@@ -287,11 +287,15 @@ mod tests {
             handle.close_if_unused(); // closed, and still listed in the cache
         }
         assert_eq!(limit.open_files(), 0);
-        let (tell, told) = channel();
+        let (sender, receiver) = channel();
         let theirs = Arc::clone(&limit);
         let while_it_opens = |_: &dyn File| {
-            lithdb_env::spawn("count", move || tell.send(theirs.open_files()).unwrap()).unwrap();
-            assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(1), "it waits for the file");
+            lithdb_env::spawn("count", move || sender.send(theirs.open_files()).unwrap()).unwrap();
+            assert_eq!(
+                receiver.recv_timeout(Duration::from_secs(20)),
+                Ok(1),
+                "it waits for the file"
+            );
             assert!(!Arc::clone(&limit).reclaim());
             Ok(())
         };

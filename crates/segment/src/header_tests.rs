@@ -1,3 +1,5 @@
+//! Tests of the file headers: round trips, damage, other versions and flags.
+
 use proptest::prelude::*;
 
 use super::*;

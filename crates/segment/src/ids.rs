@@ -1,4 +1,6 @@
-//! Identifiers: segments, shards, positions, addresses. Nothing here touches bytes on disk.
+//! Identifiers: segments, shards, positions, addresses.
+//!
+//! Plain numbers with names, used by all higher crates. Nothing here reads or writes files.
 
 use std::fmt;
 use std::str::FromStr;

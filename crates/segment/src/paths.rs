@@ -1,4 +1,6 @@
 //! The paths of a segment's files, and how a new segment's files are spread over the roots.
+//!
+//! An existing segment's paths come from the directory listing: files may be on any root.
 
 use std::path::{Path, PathBuf};
 

@@ -1,3 +1,5 @@
+//! Tests of the record codec: round trips, damage, forged lengths, padding, running checksum.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -189,9 +191,9 @@ proptest! {
         prop_assert!(decode(&of_another, EPOCH, at, &bytes).is_err(), "another table");
 
         let later = decode(&IDENTITY, EPOCH ^ salt, at, &bytes);
-        let reborn = decode(&Identity { salt: IDENTITY.salt ^ salt, ..IDENTITY }, EPOCH, at, &bytes);
+        let other_salt = decode(&Identity { salt: IDENTITY.salt ^ salt, ..IDENTITY }, EPOCH, at, &bytes);
         prop_assert_eq!(later.is_err(), item.follows_the_epoch());
-        prop_assert_eq!(reborn.is_err(), !item.follows_the_epoch());
+        prop_assert_eq!(other_salt.is_err(), !item.follows_the_epoch());
     }
 
     #[test]

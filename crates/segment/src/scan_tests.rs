@@ -1,3 +1,5 @@
+//! Tests of the scanner: verdicts, totals, marks, epochs, malformed sequences, window sizes.
+
 use std::ops::Range;
 
 use lithdb_env::UnixMillis;
@@ -503,7 +505,7 @@ fn inconsistent_record_sequence_is_torn_with_the_reason() {
             "expected a primary record",
         ),
         (
-            "secondary behind a whole group",
+            "secondary after a whole group",
             |file| {
                 file.key(3, b"p", ShardId(0), 64..70);
                 file.key(6, b"s", ShardId(0), 64..65);
@@ -527,7 +529,7 @@ fn inconsistent_record_sequence_is_torn_with_the_reason() {
             "expected a range inside",
         ),
         (
-            "range that ends behind the value",
+            "range that ends after the value",
             |file| {
                 file.key(1, b"p", ShardId(0), 164..170);
                 file.key(6, b"s", ShardId(0), 169..171);

@@ -10,25 +10,25 @@ use crate::header::Identity;
 /// The Castagnoli polynomial, bits reversed.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 /// Bytes of the seed after the offset: the epoch.
-const BEHIND_OFFSET: usize = 8;
+const BYTES_AFTER_OFFSET: usize = 8;
 
 type Table = [[u32; 256]; 4];
 
 /// The contribution of each byte of an offset to the checksum of a seed.
-static OFFSET: Table = table(BEHIND_OFFSET);
+static OFFSET: Table = table(BYTES_AFTER_OFFSET);
 /// The contribution of each of the last four bytes to a checksum.
 static FOUR: Table = table(0);
 
-/// For each of four bytes and each of its values: its contribution to a checksum `behind` bytes
-/// later.
-const fn table(behind: usize) -> Table {
+/// For each of four bytes and each of its values: its contribution to a checksum `bytes_after`
+/// bytes later.
+const fn table(bytes_after: usize) -> Table {
     let mut table = [[0; 256]; 4];
     let mut at = 0;
     while at < 4 {
         let mut value = 0;
         while value < 256 {
             let mut rest = value as u32;
-            let mut bits = 8 * (4 - at + behind);
+            let mut bits = 8 * (4 - at + bytes_after);
             while bits > 0 {
                 rest = if rest & 1 == 1 { rest >> 1 ^ POLYNOMIAL } else { rest >> 1 };
                 bits -= 1;

@@ -48,9 +48,9 @@ impl<'a> ValueVerifier<'a> {
 
     /// Total bytes after `ends` in the value files that were opened.
     pub fn surplus(&self, ends: &[u64]) -> u64 {
-        let behind = |(file, end): (&Option<Window>, &u64)| {
+        let surplus = |(file, end): (&Option<Window>, &u64)| {
             file.as_ref().map_or(0, |file| file.len_bytes().saturating_sub(*end))
         };
-        self.files.iter().zip(ends).map(behind).sum()
+        self.files.iter().zip(ends).map(surplus).sum()
     }
 }

@@ -17,7 +17,7 @@ use lithdb_env::sync::atomic::{AtomicUsize, Ordering};
 use lithdb_env::sync::{Mutex, RwLock};
 use lithdb_env::{Budget, File, Permit, write_all_at};
 
-/// The maximum chunk size: one positional write.
+/// The size of a full chunk of a file with many appends: one positional write.
 pub(crate) const CHUNK_LEN: usize = 1 << 20;
 /// The size of the first chunk; each full chunk is followed by one four times its size.
 const FIRST_CHUNK_LEN: usize = 16 << 10;

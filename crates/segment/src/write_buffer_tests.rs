@@ -1,3 +1,5 @@
+//! Tests of the write buffer: reads, draining, chunk sizes, the memory budget.
+
 use std::path::Path;
 
 use lithdb_env::{Budgets, Fs, UnixMillis, read_exact_at};

@@ -240,7 +240,7 @@ fn hard_linked_state_is_replaced_not_written() {
     full.fs.set_capacity(Some(0));
     let error = full.open(&small()).map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
-    assert!(error.to_string().contains("links to"), "{error}");
+    assert!(error.to_string().contains("hard link"), "{error}");
 }
 
 #[test]

@@ -53,14 +53,14 @@ impl<T> fmt::Debug for Mutex<T> {
 impl<T> Deref for MutexGuard<'_, T> {
     type Target = T;
 
-    #[expect(clippy::expect_used, reason = "nobody has a guard that waits")]
+    #[expect(clippy::expect_used, reason = "a waiting guard is not accessible")]
     fn deref(&self) -> &T {
         self.held.as_ref().expect("the guard is not waiting")
     }
 }
 
 impl<T> DerefMut for MutexGuard<'_, T> {
-    #[expect(clippy::expect_used, reason = "nobody has a guard that waits")]
+    #[expect(clippy::expect_used, reason = "a waiting guard is not accessible")]
     fn deref_mut(&mut self) -> &mut T {
         self.held.as_mut().expect("the guard is not waiting")
     }

@@ -42,11 +42,11 @@ pub enum ErrorKind {
     RollbackPending,
     /// The caller stopped the call; nothing was changed.
     Cancelled,
-    /// Descriptors, mappings, memory or write buffers are used up. Nothing was done; the message
-    /// names the limit and how to raise it, and the call works again when there is room.
+    /// Descriptors, mappings, memory or write buffers are used up. Nothing was done; the message names the limit and how
+    /// to raise it, and the call works again when there is room.
     Exhausted,
-    /// The operating system does not permit the call: owner, mode, or a file system that is
-    /// mounted for reading only. Nothing was done, and it says nothing about what the files hold.
+    /// The operating system does not permit the call: owner, mode, or a file system that is mounted for reading only.
+    /// Nothing was done, and it says nothing about what the files hold.
     PermissionDenied,
 }
 
@@ -97,7 +97,7 @@ type Source = Arc<dyn std::error::Error + Send + Sync>;
 ///
 /// ```
 /// use lithdb_env::{Error, ErrorKind};
-/// let error = Error::new(ErrorKind::InvalidArgument, "a key is empty; 1 to 65535 bytes are allowed");
+/// let error = Error::new(ErrorKind::InvalidArgument, "empty key; expected 1 to 65535 bytes");
 /// assert_eq!(error.kind(), ErrorKind::InvalidArgument);
 /// assert!(error.to_string().contains("1 to 65535"));
 /// ```

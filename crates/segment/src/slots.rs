@@ -108,7 +108,7 @@ fn other(slot: usize) -> usize {
     1 - slot.min(1)
 }
 
-/// Performs `writes`, syncing each. If the file has another name, that may be somebody's copy: a
+/// Performs `writes`, syncing each. If the file has another name, that may be a user's copy: a
 /// new file with `record` replaces it in the directory.
 fn write<T: Slotted>(fs: &dyn Fs, path: &Path, record: &T, writes: &[(usize, &T)]) -> Result<()> {
     let file = fs.open(path, OpenMode::ReadWrite).map_err(|e| Error::io("open", path, e))?;

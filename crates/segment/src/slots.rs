@@ -58,9 +58,10 @@ pub fn current_slot<T: Slotted>(
             }
             Ok((_, used)) => {
                 let at = (slot * slot_len + used) as u64;
-                problem = Some(Error::corrupt(path, at, "zeros after the record", "other bytes"));
+                let error = Error::corrupt(path, at, "zeros after the record", "other bytes");
+                problem = worse(problem, error);
             }
-            Err(error) => problem = Some(error),
+            Err(error) => problem = worse(problem, error),
         }
     }
     // A slot of another version is not a torn slot.
@@ -68,6 +69,12 @@ pub fn current_slot<T: Slotted>(
         return Err(error);
     }
     best.ok_or_else(|| Error::corrupt(path, 0, "a valid slot", "none"))
+}
+
+/// Another version outweighs damage, in whichever slot it is: a damaged file may be rebuilt, one of
+/// another version never.
+fn worse(problem: Option<Error>, error: Error) -> Option<Error> {
+    problem.filter(|problem| problem.kind() == ErrorKind::Unsupported).or(Some(error))
 }
 
 /// The bytes of one slot, of the shortest length that holds the record.
@@ -126,4 +133,44 @@ fn write<T: Slotted>(fs: &dyn Fs, path: &Path, record: &T, writes: &[(usize, &T)
         file.sync_data().map_err(|e| Error::failed_write("sync", path, e))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Clone, Serialize, serde::Deserialize)]
+    struct Counter {
+        generation: u64,
+    }
+
+    impl Slotted for Counter {
+        const MAGIC: Magic = Magic::STATE;
+
+        fn generation(&self) -> u64 {
+            self.generation
+        }
+    }
+
+    #[test]
+    fn slot_of_another_version_outweighs_a_damaged_one() {
+        let slot = slot_of(&Counter { generation: 7 }).unwrap();
+        let mut newer = slot.clone();
+        newer[8] += 1; // the version
+        let covered = crc32c::crc32c(&newer[..28]);
+        let checksum = crc32c::crc32c_append(covered, &newer[envelope::ENVELOPE_LEN..][..8]);
+        newer[28..32].copy_from_slice(&checksum.to_le_bytes());
+        let kind_of = |first: &[u8], second: &[u8]| {
+            let found =
+                current_slot::<Counter>(Path::new("f"), &[first, second].concat(), slot.len());
+            found.map(|found| found.record.generation).map_err(|error| error.kind())
+        };
+        let zeros = vec![0; slot.len()];
+        assert_eq!(kind_of(&slot, &zeros), Ok(7));
+        assert_eq!(kind_of(&zeros, &zeros), Err(ErrorKind::Corrupt));
+        for damaged in [&zeros, &slot] {
+            assert_eq!(kind_of(&newer, damaged), Err(ErrorKind::Unsupported));
+            assert_eq!(kind_of(damaged, &newer), Err(ErrorKind::Unsupported));
+        }
+    }
 }

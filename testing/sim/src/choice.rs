@@ -1,6 +1,6 @@
-//! Where the decisions of a crash come from.
+//! Sources of the decisions that a crash makes.
 //!
-//! A crash asks one question after the other, each with a number of options, and option 0 is always
+//! A crash asks one question after the other, each with a number of options; option 0 is always
 //! "lost". The same answers give the same image.
 
 /// A source of decisions.
@@ -9,7 +9,7 @@ pub trait Choice {
     fn choose(&mut self, options: usize) -> usize;
 }
 
-/// The next number of a splitmix64 sequence, which is all the randomness the simulation needs.
+/// The next number of a splitmix64 sequence, the simulation's only random number generator.
 pub(crate) fn splitmix64(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mut z = *state;
@@ -18,7 +18,7 @@ pub(crate) fn splitmix64(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Random decisions that a printed seed reproduces.
+/// Random decisions, reproducible from a printed seed.
 #[derive(Debug, Clone)]
 pub struct SeededChoice {
     seed: u64,
@@ -26,7 +26,7 @@ pub struct SeededChoice {
 }
 
 impl SeededChoice {
-    /// The decisions of `seed`.
+    /// The decisions that `seed` determines.
     pub fn new(seed: u64) -> Self {
         Self { seed, state: seed }
     }
@@ -55,7 +55,7 @@ pub struct BytesChoice<'a> {
 }
 
 impl<'a> BytesChoice<'a> {
-    /// The decisions that `bytes` stand for.
+    /// The decisions that `bytes` encode.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes }
     }
@@ -88,8 +88,8 @@ impl Choice for ScriptedChoice {
     }
 }
 
-/// Every combination of decisions, one per round, like an odometer: begin with all zeros, call
-/// [`advance`](Self::advance) after each round and stop when it says `false`.
+/// Every combination of decisions, one per round, like an odometer: start with all zeros, call
+/// [`advance`](Self::advance) after each round and stop when it returns `false`.
 ///
 /// ```
 /// use lithdb_sim::{Choice, ExhaustiveChoice};
@@ -115,12 +115,12 @@ impl ExhaustiveChoice {
         Self::default()
     }
 
-    /// At most `rounds` combinations, for scenarios that may have more than anybody waits for.
+    /// At most `rounds` combinations, for scenarios with too many to enumerate.
     pub fn with_limit(rounds: u64) -> Self {
         Self { limit: Some(rounds), ..Self::default() }
     }
 
-    /// Goes on to the next combination; `false` if there is none or the limit is reached.
+    /// Advances to the next combination; returns `false` if there is none or the limit is reached.
     pub fn advance(&mut self) -> bool {
         self.rounds += 1;
         self.digits.truncate(self.asked);
@@ -137,7 +137,7 @@ impl ExhaustiveChoice {
         false
     }
 
-    /// How many rounds are finished.
+    /// The number of finished rounds.
     pub fn rounds(&self) -> u64 {
         self.rounds
     }

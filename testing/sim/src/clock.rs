@@ -1,4 +1,4 @@
-//! Time that moves only when a test says so, and random numbers that come again.
+//! A clock that advances only when a test says so, and reproducible random numbers.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::choice::splitmix64;
 
-/// A clock in the hands of a test; clones share it.
+/// A clock that a test controls; clones share it.
 #[derive(Debug, Clone)]
 pub struct SimClock {
     state: Arc<Mutex<ClockState>>,
@@ -23,26 +23,26 @@ struct ClockState {
 }
 
 impl SimClock {
-    /// A clock that stands at 2023-11-14 22:13:20 UTC and whose random numbers follow from `seed`.
+    /// A clock that shows 2023-11-14 22:13:20 UTC; `seed` determines its random numbers.
     pub fn new(seed: u64) -> Self {
         let wall = UnixMillis(1_700_000_000_000);
         let state = ClockState { wall, monotonic: Duration::ZERO, random: seed };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Sets the wall clock; the steady clock does not notice.
+    /// Sets the wall clock; the monotonic clock does not change.
     pub fn set(&self, wall: UnixMillis) {
         self.state.lock().wall = wall;
     }
 
-    /// Lets `duration` pass on both clocks.
+    /// Advances both clocks by `duration`.
     pub fn advance(&self, duration: Duration) {
         let mut state = self.state.lock();
         state.wall = state.wall.saturating_add(duration);
         state.monotonic = state.monotonic.saturating_add(duration);
     }
 
-    /// Moves the wall clock alone, forwards or (negative) backwards.
+    /// Moves only the wall clock, forwards or (negative) backwards.
     pub fn jump(&self, millis: i64) {
         let mut state = self.state.lock();
         state.wall = UnixMillis(state.wall.0.saturating_add_signed(millis));

@@ -1,8 +1,8 @@
-//! The disk under the file system: what tests do to files behind everybody's back.
+//! The disk below the file system: what tests do to files behind the program's back.
 //!
-//! Nothing here counts as an operation, meets a fault or is traced, and all of it works on a file system that
-//! has crashed. What is written is durable at once, with the other entries of its directory. A path that
-//! is not there is a mistake of the test.
+//! Nothing here counts as an operation, triggers a fault or is traced, and all of it works on a
+//! file system that has crashed. What is written is durable at once, together with the other
+//! entries of its directory. A path that does not exist is a bug of the test: it panics.
 
 #![expect(clippy::expect_used, reason = "a wrong path in a test must stop the test, with its name")]
 
@@ -16,12 +16,12 @@ use crate::inode::{Body, FileNode, Node};
 use crate::tree::{ROOT, Tree};
 
 impl SimFs {
-    /// Creates a directory and all on the way to it, durably.
+    /// Creates a directory and its missing parents, durably.
     ///
     /// # Panics
-    /// If a file is in the way.
+    /// If a file has the name of one of them.
     pub fn make_dirs(&self, path: impl AsRef<Path>) {
-        self.state().tree.make_dirs(path.as_ref()).expect("no file is in the way");
+        self.state().tree.make_dirs(path.as_ref()).expect("no parent is a file");
     }
 
     /// All regular files, by their live names, sorted.
@@ -45,17 +45,17 @@ impl SimFs {
     /// The live bytes of a file.
     ///
     /// # Panics
-    /// If there is no such file.
+    /// If the file does not exist.
     pub fn read_raw(&self, path: impl AsRef<Path>) -> Vec<u8> {
         let state = self.state();
         let node = state.tree.resolve(path.as_ref()).and_then(|ino| state.tree.node(ino));
-        node.and_then(Node::file).expect("the file is there").live.clone()
+        node.and_then(Node::file).expect("the file exists").live.clone()
     }
 
-    /// Gives a file these bytes, and creates it and its directories if they are not there.
+    /// Replaces a file's bytes; creates the file and its directories if they do not exist.
     ///
     /// # Panics
-    /// If a directory has the name, or a file that of one of its directories.
+    /// If the path is a directory, or one of its parents is a file.
     pub fn write_raw(&self, path: impl AsRef<Path>, bytes: Vec<u8>) {
         let path = path.as_ref();
         let mut state = self.state();
@@ -64,18 +64,18 @@ impl SimFs {
             ino
         } else {
             let dir = path.parent().unwrap_or(Path::new("/"));
-            let dir = tree.make_dirs(dir).expect("no file is in the way of the directories");
+            let dir = tree.make_dirs(dir).expect("no parent is a file");
             let ino = tree.create_file(path).expect("the file can be created");
-            tree.force_sync_names(dir).expect("the directory is there");
+            tree.force_sync_names(dir).expect("the directory exists");
             ino
         };
         tree.overwrite(ino, bytes).expect("the path is a file");
     }
 
-    /// Turns over bit `bit` (0 to 7) of the byte at `offset`.
+    /// Flips bit `bit` (0 to 7) of the byte at `offset`.
     ///
     /// # Panics
-    /// If there is no such file or byte.
+    /// If the file or the byte does not exist.
     pub fn flip_bit(&self, path: impl AsRef<Path>, offset: u64, bit: u8) {
         let mut bytes = self.read_raw(&path);
         let byte = bytes.get_mut(offset as usize);
@@ -83,10 +83,10 @@ impl SimFs {
         self.write_raw(path, bytes);
     }
 
-    /// Cuts or extends (with zeros) a file.
+    /// Truncates a file, or extends it with zeros.
     ///
     /// # Panics
-    /// If there is no such file.
+    /// If the file does not exist.
     pub fn truncate_raw(&self, path: impl AsRef<Path>, len_bytes: u64) {
         let mut bytes = self.read_raw(&path);
         bytes.resize(usize::try_from(len_bytes).expect("a length that fits in memory"), 0);
@@ -96,18 +96,18 @@ impl SimFs {
     /// Removes a file's name, durably.
     ///
     /// # Panics
-    /// If there is no such file.
+    /// If the file does not exist.
     pub fn remove_raw(&self, path: impl AsRef<Path>) {
         let mut state = self.state();
-        let (dir, _) = state.tree.parent(path.as_ref()).expect("the directory is there");
-        state.tree.remove_file(path.as_ref()).expect("the file is there");
-        state.tree.force_sync_names(dir).expect("the directory is there");
+        let (dir, _) = state.tree.parent(path.as_ref()).expect("the directory exists");
+        state.tree.remove_file(path.as_ref()).expect("the file exists");
+        state.tree.force_sync_names(dir).expect("the directory exists");
     }
 
-    /// Removes a directory with all that is in it, durably: a root that is not there.
+    /// Removes a directory and everything in it, durably: a missing root.
     ///
     /// # Panics
-    /// If there is no such directory, or it is the root.
+    /// If the directory does not exist, or is the root directory.
     pub fn remove_dir_raw(&self, path: impl AsRef<Path>) {
         let path = path.as_ref();
         for file in self.file_paths().iter().filter(|file| file.starts_with(path)) {
@@ -117,7 +117,7 @@ impl SimFs {
         let mut dirs = vec![path.to_owned()];
         let mut next = 0;
         while let Some(dir) = dirs.get(next).cloned() {
-            let ino = state.tree.resolve(&dir).expect("the directory is there");
+            let ino = state.tree.resolve(&dir).expect("the directory exists");
             let node = state.tree.node(ino).and_then(Node::dir).expect("the path is a directory");
             dirs.extend(node.live.keys().map(|name| dir.join(name)));
             next += 1;
@@ -125,23 +125,24 @@ impl SimFs {
         for dir in dirs.iter().rev() {
             let (parent, _) = state.tree.parent(dir).expect("the directory is not the root");
             state.tree.remove_dir(dir).expect("the directory is empty");
-            state.tree.force_sync_names(parent).expect("the directory is there");
+            state.tree.force_sync_names(parent).expect("the directory exists");
         }
     }
 
-    /// Lets two files or directories change names, durably: two roots that were mounted the wrong way round.
+    /// Exchanges the names of two files or directories, durably: two roots mounted the wrong way
+    /// round.
     ///
     /// # Panics
-    /// If one of them is not there, or one is in the other.
+    /// If one of them does not exist, or one contains the other.
     pub fn swap_raw(&self, one: impl AsRef<Path>, two: impl AsRef<Path>) {
         let (one, two) = (one.as_ref(), two.as_ref());
-        assert!(!one.starts_with(two) && !two.starts_with(one), "one is in the other");
+        assert!(!one.starts_with(two) && !two.starts_with(one), "one path contains the other");
         let mut state = self.state();
         let tree = &mut state.tree;
         let places = [one, two].map(|path| {
-            let place = tree.parent(path).expect("the directory is there");
-            tree.force_sync_names(place.0).expect("the directory is there");
-            (place, tree.resolve(path).expect("the path is there"))
+            let place = tree.parent(path).expect("the directory exists");
+            tree.force_sync_names(place.0).expect("the directory exists");
+            (place, tree.resolve(path).expect("the path exists"))
         });
         let [(first, is_first), (second, is_second)] = places;
         for (place, ino) in [(first, is_second), (second, is_first)] {
@@ -151,8 +152,8 @@ impl SimFs {
         }
     }
 
-    /// An independent copy of what is visible now, all of it durable, without faults or locks. This one
-    /// goes on living.
+    /// An independent copy of the live image, all of it durable, without faults or locks. `self`
+    /// stays usable.
     #[must_use]
     pub fn fork(&self) -> Self {
         let state = self.state();

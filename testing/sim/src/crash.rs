@@ -1,14 +1,14 @@
-//! Crashes: from the durable images and the unsynced operations to one file system that may be found
-//! afterwards.
+//! Crashes: builds a possible post-crash file system from the durable images and the unsynced
+//! operations.
 //!
-//! The operations of all files and directories are decided in order of issue, each on its own, but:
-//! operations on one name happen in their order (a lost one takes the later ones on that name with
-//! it), a rename happens in both its directories or in none, a directory is not removed while what
-//! happened in it is lost, and no rename moves a file into a directory that is gone. So a rename
-//! neither doubles nor loses what it moves.
+//! The operations of all files and directories are decided in order of issue, each independently,
+//! except that: operations on one name keep their order (a lost one loses the later ones on that
+//! name, too); a rename happens in both its directories or in neither; a directory is not removed
+//! while an operation in it is lost; and no rename moves a file into a directory that does not
+//! exist. So a rename neither duplicates nor loses what it moves.
 //!
-//! What a file holds durably is never harmed: a crash that also costs durable bytes is a crash and then damage
-//! (`device.rs`).
+//! Durable file contents never change: a crash that also costs durable bytes is a crash followed
+//! by corruption (`device.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,30 +21,33 @@ use crate::inode::{Body, FileChange, FileNode, Ino, Node, zero_unwritable};
 use crate::space::{BLOCK_BYTES, blocks_of};
 use crate::tree::{ROOT, Tree};
 
-/// Which of the images that a crash may leave.
+/// An image that a crash may leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CrashImage {
     /// Everything unsynced is lost.
     Nothing,
     /// Everything is kept.
     Everything,
-    /// The first so many unsynced operations, in order of issue, are kept whole; the rest is lost.
+    /// The first so many unsynced operations, in order of issue, are kept whole; the rest are
+    /// lost.
     Prefix(usize),
-    /// The unsynced operation of this number (from 0) is kept alone. An operation on names keeps the
-    /// earlier ones on the same names, without which it could not have happened.
+    /// Only the unsynced operation of this number (from 0) is kept. An operation on names also
+    /// keeps the earlier ones on the same names, without which it could not have happened.
     OnlyOne(usize),
-    /// Operations on names and lengths are kept; written data is not: what it added reads as zeros.
+    /// Operations on names and lengths are kept; written data is not: the added part reads as
+    /// zeros.
     LengthWithoutData,
-    /// The same, but what was added reads as old blocks: what this file held there before it was cut or an earlier crash
-    /// took it, else the bytes of the file that was cut, removed or lost last. Seeded images have older ones, too.
+    /// Like `LengthWithoutData`, but the added part reads as old blocks: what this file held there
+    /// before it was truncated or an earlier crash lost it, else the bytes of the file that was
+    /// truncated, removed or lost last. Seeded images have older ones, too.
     LengthWithOldBlocks,
-    /// Random, reproduced by the seed.
+    /// Random, reproducible from the seed.
     Seeded(u64),
 }
 
 impl SimFs {
-    /// The file system that is found after a crash, as `choice` decides. This one is dead from now on,
-    /// but may be crashed again with other choices.
+    /// The file system after a crash with the outcomes that `choice` decides. `self` is dead from
+    /// now on, but can be crashed again with other choices.
     pub fn crash(&self, choice: &mut dyn Choice) -> Self {
         self.crash_by(&mut |_, op| match op {
             Pending::File { change, len, old } => {
@@ -54,7 +57,7 @@ impl SimFs {
         })
     }
 
-    /// The file system that is found after a crash that leaves `image`; see [`crash`](Self::crash).
+    /// The file system after a crash that leaves `image`; see [`crash`](Self::crash).
     pub fn crash_with(&self, image: &CrashImage) -> Self {
         let keep = |kept: bool| if kept { CrashOutcome::Kept } else { CrashOutcome::Lost };
         match *image {
@@ -81,7 +84,7 @@ impl SimFs {
         }
     }
 
-    /// How many operations a crash could lose. `Prefix` and `OnlyOne` number them.
+    /// The number of operations that a crash could lose. `Prefix` and `OnlyOne` number them.
     pub fn unsynced_ops(&self) -> usize {
         self.state().tree.pending().len()
     }
@@ -95,7 +98,7 @@ impl SimFs {
     }
 }
 
-/// What a fate is asked for.
+/// An unsynced operation whose crash outcome is to be decided.
 enum Pending<'a> {
     File { change: &'a FileChange, len: usize, old: OldBlocks<'a> },
     Name,
@@ -109,7 +112,7 @@ enum Op<'a> {
 }
 
 impl Tree {
-    /// The unsynced operations in order of issue, but for those on files that no crash brings back.
+    /// The unsynced operations in order of issue, except those on files that no crash brings back.
     fn pending(&self) -> Vec<Op<'_>> {
         let referenced = self.referenced();
         let mut ops = BTreeMap::new();
@@ -127,7 +130,7 @@ impl Tree {
         ops.into_values().collect()
     }
 
-    /// The operation of number `alone` and, if it is one on names, what must have happened before it.
+    /// Operation number `alone` and, if it is one on names, the operations it depends on.
     fn prerequisites_of(&self, alone: usize) -> BTreeSet<usize> {
         let ops = self.pending();
         let mut needed = BTreeSet::from([alone]);
@@ -145,7 +148,7 @@ impl Tree {
     }
 }
 
-/// A file system on the way from its durable image to what is found after the crash.
+/// A file system between its durable image and its state after the crash.
 struct CrashRebuild<'a> {
     tree: &'a Tree,
     dirs: BTreeMap<Ino, Entries>,
@@ -188,7 +191,7 @@ impl<'a> CrashRebuild<'a> {
         self.rebuild()
     }
 
-    /// Whether what went before on the same names, and in a removed directory, was kept.
+    /// Whether the earlier operations on the same names, and in a removed directory, were kept.
     fn is_possible(&self, change: &DirChange) -> bool {
         let removed = match change {
             DirChange::Unlink { ino, .. } => Some(ino),
@@ -198,7 +201,7 @@ impl<'a> CrashRebuild<'a> {
             && !self.blocked.iter().any(|(dir, _)| Some(dir) == removed)
     }
 
-    /// Applies a change, or nothing of it if it would move something out of the tree.
+    /// Applies a change, or nothing of it if it would detach something from the tree.
     fn apply(&mut self, change: &DirChange) -> bool {
         let crossing = match change {
             DirChange::Rename { from, to, .. } if from.0 != to.0 => Some((from.0, to.0)),
@@ -232,7 +235,7 @@ impl<'a> CrashRebuild<'a> {
         seen
     }
 
-    /// The tree whose live and durable images are what was salvaged.
+    /// The tree whose live and durable images are the rebuilt ones.
     fn rebuild(mut self) -> Tree {
         let mut nodes = BTreeMap::new();
         let reachable = self.reachable();
@@ -259,7 +262,8 @@ impl<'a> CrashRebuild<'a> {
         tree
     }
 
-    /// What was written and is not in the image may be on the disk all the same, without a file that it belongs to.
+    /// Written bytes that are not in the image may still be on the disk, in blocks that belong to
+    /// no file.
     fn record_lost_bytes(&self, after: &mut Tree) {
         for (ino, node) in &self.tree.nodes {
             let Ok(was) = node.file() else { continue };
@@ -272,7 +276,7 @@ impl<'a> CrashRebuild<'a> {
         }
     }
 
-    /// A file with `bytes` that keeps the space it had within its length.
+    /// A file of `bytes` that keeps its allocated space within its length.
     fn settle(&self, ino: Ino, mut bytes: Vec<u8>) -> FileNode {
         let old = self.tree.node(ino).and_then(Node::file);
         if let Ok(old) = &old {

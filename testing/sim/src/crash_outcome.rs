@@ -1,43 +1,45 @@
-//! What a crash can do to one unsynced operation, and how a [`Choice`] picks among it.
+//! The possible outcomes of a crash for one unsynced operation, and how a [`Choice`] selects one.
 //!
-//! All of it is what POSIX allows to happen to bytes that no sync has covered. A device that loses or misplaces bytes
-//! that it has acknowledged is another matter: see `device.rs`.
+//! Every outcome here is one that POSIX allows for bytes that no sync has covered. A device that
+//! loses or misplaces acknowledged bytes is a different failure: see `device.rs`.
 
 use crate::choice::Choice;
 use crate::freed::OldBlocks;
 use crate::inode::{FileChange, write_into};
 use crate::sector_history::SECTOR_BYTES;
 
-/// What blocks read as that were given to a file, but never written: what somebody else left there.
+/// The byte that allocated but never written blocks contain: the data of some other file.
 const STALE_BYTE: u8 = 0xDB;
 
-/// What the new part of a file reads as whose data was not written.
+/// What an extended part of a file reads as if its data was not written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum UnwrittenContent {
     /// This byte.
     Byte(u8),
-    /// Old blocks: the bytes from the file's end or the operation's offset, whichever is further, to the operation's end.
+    /// Old blocks: the bytes from the end of the file or the operation's offset, whichever is
+    /// greater, to the operation's end.
     Old(Vec<u8>),
 }
 
-/// What became of an operation. Directory operations are kept or lost, nothing between.
+/// The outcome of an operation. Directory operations are either kept or lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CrashOutcome {
     Lost,
     Kept,
-    /// The file is as long as after the write, but the new part was not written.
+    /// The file has its length after the write, but the new part was not written.
     LengthOnly(UnwrittenContent),
     /// Some sectors were written.
     Torn {
         sector_bytes: usize,
         kept: Vec<bool>,
-        /// What the others read as that are new.
+        /// What the new sectors among the others read as.
         unwritten: UnwrittenContent,
         with_length: bool,
     },
 }
 
-/// The fates of a write that extends its file or takes several sectors, before the details are chosen.
+/// The outcomes of a write that extends its file or spans several sectors, before the details are
+/// chosen.
 #[derive(Clone, Copy)]
 enum Kind {
     Lost,
@@ -50,7 +52,8 @@ enum Kind {
 impl CrashOutcome {
     pub(crate) const LENGTH_WITHOUT_DATA: Self = Self::LengthOnly(UnwrittenContent::Byte(0));
 
-    /// Asks `choice` about a change to a file that is `len` bytes long so far and may find `old` blocks.
+    /// Asks `choice` about a change to a file whose length so far is `len` and that may read `old`
+    /// blocks.
     pub(crate) fn choose_for_file(
         choice: &mut dyn Choice,
         change: &FileChange,
@@ -96,7 +99,8 @@ impl CrashOutcome {
         }
     }
 
-    /// The file is as long as after `change`, and what it added reads as the newest of the `old` blocks.
+    /// The file has its length after `change`, and the added part reads as the newest of the `old`
+    /// blocks.
     pub(crate) fn length_with_old_blocks(
         change: &FileChange,
         len: usize,
@@ -107,7 +111,8 @@ impl CrashOutcome {
         Self::LengthOnly(bytes.map_or(UnwrittenContent::Byte(STALE_BYTE), UnwrittenContent::Old))
     }
 
-    /// What a failed sync has written of `change`, which was issued as number `seq`: every other sector, and its length.
+    /// The part of `change` (issued as number `seq`) that a failed sync has written: every other
+    /// sector, and its length.
     pub(crate) fn partially_synced(change: &FileChange, seq: u64) -> Self {
         let FileChange::Write { offset, data } = change else { return Self::Kept };
         let first = offset / SECTOR_BYTES;
@@ -122,7 +127,7 @@ impl CrashOutcome {
         if choice.choose(2) == 1 { Self::Kept } else { Self::Lost }
     }
 
-    /// Does to a file's durable image what is left of `change`.
+    /// Applies what is left of `change` to a file's durable image.
     pub(crate) fn apply(&self, change: &FileChange, image: &mut Vec<u8>) {
         let (offset, data) = match change {
             FileChange::Write { offset, data } => (*offset, data.as_slice()),
@@ -154,7 +159,7 @@ impl CrashOutcome {
     }
 }
 
-/// Makes `image` reach to `end`, if it does not: zeros up to `offset`, and `unwritten` from there on.
+/// Extends `image` to `end` if it is shorter: zeros up to `offset`, `unwritten` from there on.
 fn extend(image: &mut Vec<u8>, offset: usize, end: usize, unwritten: &UnwrittenContent) {
     if image.len() >= end {
         return;
@@ -169,7 +174,7 @@ fn extend(image: &mut Vec<u8>, offset: usize, end: usize, unwritten: &UnwrittenC
     }
 }
 
-/// The parts of `offset..offset + len` that lie in one sector of the disk each.
+/// Splits `offset..offset + len` at the disk's sector boundaries.
 fn sectors(
     offset: usize,
     len: usize,

@@ -1,8 +1,8 @@
-//! A directory: its entries now, its entries after a crash that loses all it may, and the operations
-//! between the two.
+//! A directory: its live entries, its durable entries (what is left after a crash that loses
+//! everything unsynced), and the log of operations between the two.
 //!
-//! Invariant: `durable` with `log` applied in order is `live`. A rename between two directories is in
-//! the logs of both, with one sequence number, and leaves both at the same time.
+//! Invariant: applying `log` to `durable` in order gives `live`. A rename between two directories
+//! is in the logs of both, with one sequence number, and leaves both logs at the same time.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -20,29 +20,30 @@ pub(crate) struct DirNode {
     pub(crate) durable: Entries,
     /// In order of issue.
     pub(crate) log: Vec<DirOp>,
-    /// After a failed sync whose pages stayed readable and clean: syncs succeed and do nothing.
+    /// After a failed sync whose pages stayed readable and clean: later syncs succeed and do
+    /// nothing.
     pub(crate) stuck: bool,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct DirOp {
-    /// The place in the order of issue over the whole file system.
+    /// Its place in the order of issue, over the whole file system.
     pub(crate) seq: u64,
     pub(crate) change: DirChange,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) enum DirChange {
-    /// A file or directory was created or got another name.
+    /// A file or directory was created, or a file got another name.
     Link { at: NameRef, ino: Ino },
     /// A name of a file, or a directory, was removed.
     Unlink { at: NameRef, ino: Ino },
-    /// A name was moved, in one step.
+    /// A name was moved, atomically.
     Rename { from: NameRef, to: NameRef, ino: Ino },
 }
 
 impl DirChange {
-    /// The names it changes.
+    /// The names that the operation changes.
     pub(crate) fn places(&self) -> impl Iterator<Item = &NameRef> {
         let (first, second) = match self {
             Self::Link { at, .. } | Self::Unlink { at, .. } => (at, None),
@@ -51,7 +52,7 @@ impl DirChange {
         std::iter::once(first).chain(second)
     }
 
-    /// Its effect on the entries of directory `dir`.
+    /// Applies the operation to the entries of directory `dir`.
     pub(crate) fn apply(&self, dir: Ino, entries: &mut Entries) {
         match self {
             Self::Link { at, ino } if at.0 == dir => {

@@ -1,16 +1,18 @@
-//! How hard the tests try, and what they have tried: one code for the quick run and the deep one.
+//! How many cases the tests try, and a tally of what they tried: one code base for the quick and
+//! the deep run.
 //!
-//! Three variables of the environment turn the one into the other. `LITHDB_SEED` is the seed of every random choice that is
-//! not an enumeration (0 unless given: the quick run is the same every time). `LITHDB_EFFORT` multiplies how many random
-//! images, rounds and histories are tried (1 unless given). `LITHDB_TALLY` names a file to which every finished test appends
-//! a line with what it counted; `cargo xtask tally FILE` adds them up.
+//! Three environment variables make a deep run of the quick one. `LITHDB_SEED` seeds every random
+//! choice that is not an enumeration (default 0: the quick run is the same every time).
+//! `LITHDB_EFFORT` multiplies the number of random images, rounds and histories (default 1).
+//! `LITHDB_TALLY` names a file to which every finished test appends a line of its counts; `cargo
+//! xtask tally FILE` adds them up.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use crate::choice::splitmix64;
 
-/// How hard to try, as the environment says.
+/// The seed and the multiplier of a run, from the environment.
 ///
 /// ```
 /// use lithdb_sim::Effort;
@@ -26,25 +28,27 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// What `LITHDB_SEED` and `LITHDB_EFFORT` say.
+    /// Reads `LITHDB_SEED` and `LITHDB_EFFORT`.
     ///
     /// # Panics
-    /// If one of them is given and is not a number: a run that was asked for is not replaced by another.
+    /// If a variable is set and is not a number: a run with a wrong setting must not silently
+    /// become another run.
     pub fn from_env() -> Self {
         Self { seed: number("LITHDB_SEED", 0), factor: number("LITHDB_EFFORT", 1).max(1) }
     }
 
-    /// `count` things in a quick run, as many times that as was asked for in a deep one.
+    /// `count` in a quick run, `count` times `LITHDB_EFFORT` in a deep one.
     pub fn times(self, count: u64) -> u64 {
         count.saturating_mul(self.factor)
     }
 
-    /// Whether this is more than the quick run.
+    /// Whether this is a deep run.
     pub fn is_deep(self) -> bool {
         self.factor > 1
     }
 
-    /// The seed of one test or scenario of that name: another for every name and every `LITHDB_SEED`.
+    /// The seed of the test or scenario of that name: differs for every name and every
+    /// `LITHDB_SEED`.
     pub fn seed(self, name: &str) -> u64 {
         name.bytes().fold(self.seed, |mut state, byte| {
             state ^= u64::from(byte);
@@ -55,7 +59,7 @@ impl Effort {
 
 #[expect(
     clippy::panic,
-    reason = "tests call this: a run that was asked for is not replaced by another"
+    reason = "tests call this: a wrong setting must not silently become another run"
 )]
 fn number(variable: &str, otherwise: u64) -> u64 {
     match std::env::var(variable) {
@@ -67,7 +71,8 @@ fn number(variable: &str, otherwise: u64) -> u64 {
     }
 }
 
-/// What a test tried, by name; told when it is dropped, on standard output and in the file that `LITHDB_TALLY` names.
+/// Counts what a test tried, by name. On drop, prints the counts to standard output and appends
+/// them to the file that `LITHDB_TALLY` names.
 ///
 /// ```
 /// let mut tally = lithdb_sim::Tally::new("crashes of a table: two puts");
@@ -82,17 +87,18 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Nothing yet, for the test or scenario of that name.
+    /// An empty tally of the test or scenario of that name.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), counts: BTreeMap::new() }
     }
 
-    /// So many more of `what`: "crash points", "images", "error points", "byte flips", "histories" and the like.
+    /// Adds `count` to `what`: "crash points", "images", "error points", "byte flips", "histories"
+    /// and the like.
     pub fn add(&mut self, what: &'static str, count: u64) {
         *self.counts.entry(what).or_default() += count;
     }
 
-    /// How many of `what` so far.
+    /// The count of `what` so far.
     pub fn get(&self, what: &str) -> u64 {
         self.counts.get(what).copied().unwrap_or(0)
     }
@@ -105,11 +111,12 @@ impl Drop for Tally {
         let line = format!("{}\t{}\n", self.name, counts.join("\t"));
         print!("tally\t{line}");
         let Some(path) = std::env::var_os("LITHDB_TALLY") else { return };
-        // One write at the end of the file: the lines of tests that end together do not mix.
-        #[expect(clippy::disallowed_types, reason = "a report, not a part of any image of a disk")]
+        // One append of the whole line, so that the lines of tests that finish at the same time do
+        // not mix.
+        #[expect(clippy::disallowed_types, reason = "a report, not part of a simulated disk")]
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
         if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
-            eprintln!("{}: the tally could not be kept: {error}", path.display());
+            eprintln!("{}: cannot append the tally: {error}", path.display());
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The operating system's error numbers, so that callers meet the very errors Linux gives.
+//! The operating system's error numbers, so that callers see exactly the errors that Linux
+//! returns.
 
 use std::io;
 
@@ -24,7 +25,7 @@ pub(crate) fn errno(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)
 }
 
-/// What every call on a crashed file system answers.
+/// The error that every call on a crashed file system returns.
 pub(crate) fn crashed() -> io::Error {
     io::Error::other("simulated crash")
 }

@@ -1,4 +1,4 @@
-//! Which operation fails, and how; and when the file system dies.
+//! Fault injection: which operation fails and how, and when the file system crashes.
 //!
 //! Every operation passes [`Faults::op`] or [`Faults::read`] before it does anything. A failed
 //! operation counts like any other, so that "the n-th" means the same in every run.
@@ -8,54 +8,59 @@ use std::io;
 use crate::errno::{EACCES, EINTR, EIO, EMFILE, ENOMEM, ENOSPC, EOPNOTSUPP, crashed, errno};
 use crate::trace::OpKind;
 
-/// What becomes of the pages that a failed sync could not write.
+/// What happens to the pages that a failed sync could not write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pages {
-    /// The kernel throws them away: reads see the durable bytes again, and zeros where there are none.
-    /// The length stays. (Of a directory: nothing is lost, a later sync may succeed.)
+    /// The kernel discards them: reads see the durable bytes again, and zeros where there are
+    /// none. The length stays. (Of a directory: nothing is lost, a later sync may succeed.)
     Lost,
-    /// The same, but a part had reached the disk before the device failed: every other sector of 512 bytes, the odd or
-    /// the even ones, by the place of the write in the order of issue. (Of a directory: as `Lost`.)
+    /// Like `Lost`, but a part had reached the disk before the device failed: every other sector
+    /// of 512 bytes, the odd or the even ones, depending on the write's place in the order of
+    /// issue. (Of a directory: as `Lost`.)
     PartlyLost,
-    /// The kernel marks them clean: reads go on seeing them, a later sync succeeds without writing
-    /// them, and a crash loses them. (Of a directory: from now on its syncs succeed without doing
-    /// anything, and a crash may lose what they were asked to keep.)
+    /// The kernel marks them clean: reads still see them, a later sync succeeds without writing
+    /// them, and a crash loses them. (Of a directory: all later syncs succeed without doing
+    /// anything, and a crash may lose the operations they should have made durable.)
     ReadableAndClean,
-    /// The same, and blocks that were never durable take no more writes: what is written to them later can be read, a sync
-    /// of it succeeds, and a crash loses it. So it is on ext4 when the write-back of an unwritten extent fails: the extent
-    /// is never converted. (Of a directory: as `Lost`.)
+    /// Like `ReadableAndClean`, and blocks that were never durable accept no more writes: later
+    /// writes to them can be read, a sync of them succeeds, and a crash loses them. ext4 behaves
+    /// this way when the write-back of an unwritten extent fails: the extent is never converted.
+    /// (Of a directory: as `Lost`.)
     Unwritable,
 }
 
 /// How an operation fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The device refuses (`EIO`). Applies to every operation; a refused sync leaves everything unsynced
-    /// and may be repeated.
+    /// The device fails (`EIO`). Applies to every operation; a failed sync leaves everything
+    /// unsynced and may be retried.
     Eio,
-    /// No space (`ENOSPC`). Applies to every mutating operation but removals.
+    /// No space (`ENOSPC`). Applies to every mutating operation except removals.
     NoSpace,
-    /// A signal came (`EINTR`). Applies to `read_at` and `write_at`; a sticky one hits every other.
+    /// A signal arrived (`EINTR`). Applies to `read_at` and `write_at`; a sticky one hits every
+    /// other call.
     Interrupted,
-    /// Half of the bytes are transferred, at least one. Applies to `read_at` and `write_at` of more than
-    /// one byte.
+    /// A short transfer: half of the bytes, at least one. Applies to `read_at` and `write_at` of
+    /// more than one byte.
     ShortWrite,
-    /// The device reads older bytes: sectors as they were durable before the newest sync that changed any of those asked
-    /// for. Once: the disk itself holds the newer ones. Applies to `read_at` where there are older bytes.
+    /// The device returns stale bytes: the sectors as they were durable before the newest sync
+    /// that changed any of those read. Once only: the disk itself holds the newer ones. Applies to
+    /// `read_at` where earlier contents exist.
     StaleRead,
-    /// The process has too many open files (`EMFILE`). Applies to create, open, list, locks and directory
-    /// syncs.
+    /// The process has too many open files (`EMFILE`). Applies to create, open, list, locks and
+    /// directory syncs.
     TooManyFiles,
-    /// There is no memory, or no room for a mapping (`ENOMEM`). Applies to create, open, list, locks, mappings and
-    /// reservations.
+    /// Out of memory, or no room for a mapping (`ENOMEM`). Applies to create, open, list, locks,
+    /// mappings and reservations.
     OutOfMemory,
-    /// The file system has no such call (`EOPNOTSUPP`). Applies to reservations.
+    /// The file system does not support the call (`EOPNOTSUPP`). Applies to reservations.
     Unsupported,
-    /// The process has not the right (`EACCES`). Applies to create, open, list, locks and directory syncs.
+    /// Permission denied (`EACCES`). Applies to create, open, list, locks and directory syncs.
     Denied,
-    /// A sync reports an error, and does not stay the same (see [`Pages`]). Applies to the three syncs.
+    /// A sync reports an error and changes the state of the pages (see [`Pages`]). Applies to the
+    /// three syncs.
     FailedSync {
-        /// What becomes of the unwritten pages.
+        /// What happens to the unwritten pages.
         pages: Pages,
     },
 }
@@ -72,13 +77,13 @@ pub(crate) enum ReadKind {
     Other,
 }
 
-/// How an operation that passed goes on.
+/// How an operation that no fault has failed continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FaultAction {
     Go,
-    /// Transfer at most so many bytes.
+    /// Transfer at most this many bytes.
     AtMost(usize),
-    /// Show older bytes.
+    /// Return stale bytes.
     Stale,
     /// Fail this sync.
     FailSync(Pages),
@@ -158,7 +163,7 @@ impl Fault {
     }
 }
 
-/// The fault that strikes now, taken out of the plans unless it stays.
+/// The fault that triggers now; removed from the plan unless it is sticky.
 fn next_fault(
     plans: &mut Vec<Planned>,
     now: u64,
@@ -183,7 +188,7 @@ fn next_fault(
 }
 
 impl Faults {
-    /// What a file system after a crash inherits: the habit of short transfers.
+    /// The settings that a file system inherits across a crash: short transfers.
     pub(crate) fn after_crash(&self) -> Self {
         Self { short: self.short, ..Self::default() }
     }
@@ -197,7 +202,7 @@ impl Faults {
         self.dead = true;
     }
 
-    /// Lets a mutating operation pass, or not. `len` is the number of bytes of a write.
+    /// Decides whether a mutating operation proceeds. `len` is the number of bytes of a write.
     pub(crate) fn op(&mut self, kind: OpKind, len: usize) -> io::Result<FaultAction> {
         self.alive()?;
         self.ops += 1;
@@ -210,7 +215,7 @@ impl Faults {
         if kind == OpKind::Write { self.transfer(len) } else { Ok(FaultAction::Go) }
     }
 
-    /// Lets a reading operation pass, or not.
+    /// Decides whether a reading operation proceeds.
     pub(crate) fn read(&mut self, kind: ReadKind, len: usize) -> io::Result<FaultAction> {
         self.alive()?;
         self.reads += 1;

@@ -1,4 +1,5 @@
-//! Handles: open files and mappings. They hold their inode, whatever becomes of its names.
+//! Handles: open files and mappings. A handle keeps its inode alive, whatever happens to its
+//! names.
 
 use std::io;
 use std::path::Path;
@@ -13,7 +14,7 @@ use crate::fs::{SimFs, State};
 use crate::inode::Ino;
 use crate::trace::OpKind;
 
-/// Holds an inode; made by whoever called `Tree::hold`.
+/// Keeps an inode alive; created by the caller of `Tree::hold`.
 #[derive(Debug)]
 struct InodeHandle {
     fs: SimFs,
@@ -38,7 +39,7 @@ impl SimFile {
         Self { held: InodeHandle { fs, ino }, path, writable }
     }
 
-    /// One mutating operation: passes the faults, works, is traced.
+    /// Runs one mutating operation: applies the faults, does the work, records the trace.
     fn mutate<T>(
         &self,
         kind: OpKind,
@@ -161,7 +162,7 @@ impl File for SimFile {
     }
 }
 
-/// A mapping: a copy of the live bytes at the time they are asked for.
+/// A mapping: returns copies of the live bytes at the time of the call.
 #[derive(Debug)]
 struct SimMap {
     held: InodeHandle,
@@ -170,7 +171,8 @@ struct SimMap {
 }
 
 impl Map for SimMap {
-    /// `None` also where a real mapping would raise SIGBUS, which [`SimFs::bus_errors`] counts, and after a crash.
+    /// Also `None` where a real mapping would raise SIGBUS (counted by [`SimFs::bus_errors`]), and
+    /// after a crash.
     #[expect(clippy::disallowed_methods, reason = "after a crash nothing is mapped")]
     fn bytes(&self, offset: u64, len: usize) -> Option<Bytes> {
         let end = offset.checked_add(len as u64).filter(|end| *end <= self.len_bytes)?;

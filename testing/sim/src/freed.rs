@@ -1,7 +1,8 @@
-//! What is left on the disk of files that were cut, removed or lost in a crash: the *old blocks* that a file may read as
-//! where it got longer, but its data was not written.
+//! The bytes that truncated, removed and crash-lost files leave on the disk: the *old blocks* that
+//! a file may read where its length grew but its data was not written.
 //!
-//! Invariant: only so many pieces, and so many bytes of them, are remembered; the oldest are forgotten first.
+//! Invariant: the number of pieces and their total size are bounded; the oldest are forgotten
+//! first.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -13,13 +14,14 @@ use crate::space::BLOCK_BYTES;
 const PIECES: usize = 32;
 const BYTES: usize = 4 << 20;
 
-/// How many pieces a crash chooses among: every further one multiplies the images of an exhaustive run.
+/// The number of pieces a crash chooses among: every further one multiplies the images of an
+/// exhaustive run.
 const CANDIDATES: usize = 6;
 
 #[derive(Debug)]
 struct Piece {
     ino: Ino,
-    /// Where in its file the bytes stood.
+    /// The offset of the bytes in their file.
     offset: usize,
     bytes: Vec<u8>,
 }
@@ -31,7 +33,7 @@ pub(crate) struct FreedBytes {
     bytes: usize,
 }
 
-/// The old blocks as one file finds them.
+/// The old blocks as one file may see them.
 #[derive(Clone, Copy)]
 pub(crate) struct OldBlocks<'a> {
     freed: &'a FreedBytes,
@@ -39,7 +41,7 @@ pub(crate) struct OldBlocks<'a> {
 }
 
 impl FreedBytes {
-    /// Remembers bytes that file `ino` held from `offset` on. Zeros are not worth it.
+    /// Remembers bytes that file `ino` held from `offset` on. All-zero pieces are not remembered.
     pub(crate) fn add(&mut self, ino: Ino, offset: usize, bytes: &[u8]) {
         if bytes.len() > BYTES || bytes.iter().all(|byte| *byte == 0) {
             return;
@@ -58,20 +60,21 @@ impl FreedBytes {
 }
 
 impl OldBlocks<'_> {
-    /// The file's own earlier bytes first, then those of others; the newest first.
+    /// The file's own earlier bytes first, then those of other files; newest first.
     fn candidates(&self) -> impl Iterator<Item = &Piece> {
         let pieces = || self.freed.pieces.iter().rev().map(Arc::as_ref);
         let own = pieces().filter(|piece| piece.ino == self.ino);
         own.chain(pieces().filter(|piece| piece.ino != self.ino)).take(CANDIDATES)
     }
 
-    /// Among how many old contents [`read`](Self::read) can tell apart.
+    /// The number of old contents that [`read`](Self::read) distinguishes.
     pub(crate) fn count(&self) -> usize {
         self.candidates().count()
     }
 
-    /// The old content of number `which` for `range` of the file. A block keeps its place in the file where the piece
-    /// has that place, and bytes keep their place in the block; what the piece does not have reads as zeros.
+    /// Old content number `which` for `range` of the file. A block keeps its place in the file
+    /// where the piece has that place, and bytes keep their place in the block; bytes that the
+    /// piece does not cover read as zeros.
     pub(crate) fn read(&self, which: usize, range: Range<usize>) -> Option<Vec<u8>> {
         let piece = self.candidates().nth(which)?;
         let block = BLOCK_BYTES as usize;

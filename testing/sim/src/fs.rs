@@ -1,7 +1,7 @@
 //! The simulated file system: one lock around the tree, the faults, the locks and the trace.
 //!
-//! Every operation first passes the faults, then does its work, then is traced if it succeeded. No
-//! handle may be dropped while the lock is held: its drop takes the lock.
+//! Every operation first applies the faults, then does its work, then is traced if it succeeded.
+//! No handle may be dropped while the lock is held: its drop takes the lock.
 
 use std::fmt;
 use std::io;
@@ -19,16 +19,16 @@ use crate::lock::{Locks, SimLock};
 use crate::trace::{OpKind, Trace, TraceOp};
 use crate::tree::Tree;
 
-/// A file system in memory that can crash and fail; clones share it. It begins with an empty root
-/// directory `/`; relative paths begin there too.
+/// An in-memory file system that can crash and fail; clones share it. It starts with an empty root
+/// directory `/`; relative paths start there, too.
 ///
-/// **Counting.** Each call of `create_new`, `write_at`, `set_len`, `allocate`, `sync_data`, `sync_all`,
-/// `rename`, `remove_file`, `remove_dir`, `hard_link`, `create_dir` and `sync_dir` is one *mutating
-/// operation*, also if it fails. `open`, `list`, `metadata`, `canonicalize`, `free_space`, `try_lock`,
-/// `read_at` and `map` are *reads*.
+/// **Counting.** Each call of `create_new`, `write_at`, `set_len`, `allocate`, `sync_data`,
+/// `sync_all`, `rename`, `remove_file`, `remove_dir`, `hard_link`, `create_dir` and `sync_dir` is
+/// one *mutating operation*, even if it fails. `open`, `list`, `metadata`, `canonicalize`,
+/// `free_space`, `try_lock`, `read_at` and `map` are *reads*.
 ///
-/// **Crashing** makes a new file system and leaves the old one dead: every handle of it answers with
-/// an error. The images of the dead one stay, so that it may be crashed again with other choices.
+/// **Crashing** creates a new file system and leaves the old one dead: all its handles return an
+/// error. The images of the dead one stay, so that it can be crashed again with other choices.
 #[derive(Clone)]
 pub struct SimFs {
     shared: Arc<Mutex<State>>,
@@ -55,7 +55,7 @@ impl Default for SimFs {
 }
 
 impl SimFs {
-    /// An empty file system on an endless disk.
+    /// An empty file system on a disk of unlimited size.
     pub fn new() -> Self {
         Self::from_tree(Tree::new(), Faults::default())
     }
@@ -70,67 +70,70 @@ impl SimFs {
         self.shared.lock()
     }
 
-    /// How many mutating operations there were.
+    /// The number of mutating operations so far.
     pub fn ops(&self) -> u64 {
         self.state().faults.ops()
     }
 
-    /// How many reads there were.
+    /// The number of reads so far.
     pub fn reads(&self) -> u64 {
         self.state().faults.reads()
     }
 
-    /// Dies after `n` more mutating operations: then everything, reads too, answers "simulated crash".
+    /// Crashes after `n` more mutating operations: then every call, reads too, fails with
+    /// "simulated crash".
     pub fn crash_after(&self, n: u64) {
         self.state().faults.crash_after(n);
     }
 
-    /// Whether everything answers "simulated crash" by now.
+    /// Whether the file system has crashed.
     pub fn is_dead(&self) -> bool {
         self.state().faults.alive().is_err()
     }
 
-    /// Lets the `n`-th mutating operation from now fail (1: the next one), or, if the fault cannot
-    /// happen to it, the first one after it to which it can. `sticky`: all such operations from then on.
+    /// Fails the `n`-th mutating operation from now (1: the next one) or, if the fault does not
+    /// apply to it, the first later one to which it applies. `sticky`: all such operations from
+    /// then on.
     pub fn fail_op(&self, n: u64, fault: Fault, sticky: bool) {
         self.state().faults.fail_op(n, fault, sticky);
     }
 
-    /// Lets the `n`-th read from now fail once (1: the next one), or the first one after it to which
-    /// the fault can happen.
+    /// Fails the `n`-th read from now once (1: the next one), or the first later one to which the
+    /// fault applies.
     pub fn fail_read(&self, n: u64, fault: Fault) {
         self.state().faults.fail_read(n, fault, false);
     }
 
-    /// Like [`fail_read`](Self::fail_read), and all such reads from then on.
+    /// Like [`fail_read`](Self::fail_read), for all such reads from then on.
     pub fn fail_reads_from(&self, n: u64, fault: Fault) {
         self.state().faults.fail_read(n, fault, true);
     }
 
-    /// How many planned faults have struck.
+    /// The number of planned faults that have triggered.
     pub fn faults_hit(&self) -> u64 {
         self.state().faults.hits()
     }
 
-    /// Takes back all planned faults that have not struck, and those that stay.
+    /// Cancels all planned faults that have not triggered, and the sticky ones.
     pub fn clear_faults(&self) {
         self.state().faults.clear();
     }
 
-    /// Cuts each read and write to a few bytes (1 to 512, always the same row of lengths), and
-    /// interrupts every fifth. Stays on after a crash.
+    /// Shortens each read and write to a few bytes (1 to 512, always the same sequence of
+    /// lengths), and interrupts every fifth. Stays on after a crash.
     pub fn short_transfers(&self, on: bool) {
         self.state().faults.set_short(on);
     }
 
-    /// Limits the disk to so many bytes, given out in blocks of 4 KiB; every file and directory takes a
-    /// block for itself. `None`: endless. Stays the same after a crash.
+    /// Limits the disk to `bytes`, allocated in blocks of 4 KiB; every file and directory takes
+    /// one block for itself. `None`: unlimited. The limit survives a crash.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().tree.set_capacity(bytes);
     }
 
-    /// The write-back of everything that is not synced fails, and no sync says so: see [`Pages::Unwritable`]. So it is when
-    /// the process was killed before, and somebody else was told.
+    /// The write-back of everything unsynced fails, and no later sync reports it: see
+    /// [`Pages::Unwritable`]. This happens when the process was killed before and another process
+    /// consumed the error.
     pub fn fail_writeback(&self) {
         let mut state = self.state();
         let seq = state.tree.next_seq();
@@ -141,8 +144,8 @@ impl SimFs {
         }
     }
 
-    /// Forgets all clean pages, as the kernel may at any time: what a failed sync left readable and clean reads as what
-    /// is on the disk. What was written and not synced stays.
+    /// Evicts all clean pages, as the kernel may at any time: what a failed sync left readable and
+    /// clean now reads as what is on the disk. Unsynced writes stay.
     pub fn evict(&self) {
         for node in self.state().tree.nodes.values_mut() {
             if let Body::File(file) = &mut node.body {
@@ -151,28 +154,29 @@ impl SimFs {
         }
     }
 
-    /// Releases all advisory locks, as the end of every process would.
+    /// Releases all advisory locks, as the exit of every process does.
     pub fn release_locks(&self) {
         self.state().locks.release_all();
     }
 
-    /// How many files, mappings and locks are held by now. What is left when every process has ended is a leak.
+    /// The number of open files, mappings and locks. Any left after every process has exited is a
+    /// leak.
     pub fn open_handles(&self) -> usize {
         self.state().tree.nodes.values().map(|node| node.open).sum()
     }
 
-    /// How often somebody asked a mapping for bytes behind the end of its file: a real process would have died of SIGBUS
-    /// each time, if not within the last page.
+    /// How often a caller asked a mapping for bytes past the end of its file: a real process would
+    /// have died of SIGBUS each time, unless within the last page.
     pub fn bus_errors(&self) -> u64 {
         self.state().bus_errors
     }
 
-    /// The mutating operations that succeeded, in order, since this was last called.
+    /// The successful mutating operations, in order, since the last call of this function.
     pub fn take_trace(&self) -> Vec<TraceOp> {
         self.state().trace.take()
     }
 
-    /// One operation on names: passes the faults, works, is traced.
+    /// Runs one operation on names: applies the faults, does the work, records the trace.
     fn name_op<T>(
         &self,
         kind: OpKind,

@@ -1,7 +1,8 @@
-//! An inode: a file's two images and what lies between them, or a directory (see `dir.rs`).
+//! An inode: a file's two images and the log of operations between them, or a directory (see
+//! `dir.rs`).
 //!
-//! Invariant, while no sync has failed: `durable` with `log` applied in order is `live`. A failed sync
-//! breaks it on purpose.
+//! Invariant, while no sync has failed: applying `log` to `durable` in order gives `live`. A
+//! failed sync breaks it on purpose.
 
 use std::io;
 use std::ops::Range;
@@ -14,14 +15,14 @@ use crate::fault::Pages;
 use crate::sector_history::{Before, SECTOR_BYTES, SectorHistory};
 use crate::space::Extents;
 
-/// The number of an inode; never used twice in one line of crashes.
+/// The number of an inode; never reused, not even after crashes of the same file system.
 pub(crate) type Ino = u64;
 
 #[derive(Debug)]
 pub(crate) struct Node {
-    /// Live names.
+    /// The number of live names.
     pub(crate) links: u64,
-    /// Handles, mappings and locks that hold it.
+    /// The number of handles, mappings and locks that keep it alive.
     pub(crate) open: usize,
     pub(crate) body: Body,
 }
@@ -74,16 +75,17 @@ pub(crate) struct FileNode {
     pub(crate) log: Vec<FileOp>,
     /// Space written or reserved.
     pub(crate) extents: Extents,
-    /// What the durable image was before.
+    /// The earlier contents of the durable image.
     pub(crate) older: Arc<SectorHistory>,
-    /// Blocks whose write-back failed before they were durable: they never will be.
+    /// Blocks whose write-back failed before they were durable: writes to them never become
+    /// durable.
     pub(crate) unwritable: Vec<Range<usize>>,
 }
 
 /// An operation that no sync has covered.
 #[derive(Debug)]
 pub(crate) struct FileOp {
-    /// The place in the order of issue over the whole file system.
+    /// Its place in the order of issue, over the whole file system.
     pub(crate) seq: u64,
     pub(crate) change: FileChange,
 }
@@ -94,7 +96,7 @@ pub(crate) enum FileChange {
     SetLen(usize),
 }
 
-/// What blocks read as that take no writes.
+/// Replaces the unwritable blocks of an image with zeros.
 pub(crate) fn zero_unwritable(image: &mut [u8], unwritable: &[Range<usize>]) {
     let len = image.len();
     for blocks in unwritable {
@@ -104,7 +106,7 @@ pub(crate) fn zero_unwritable(image: &mut [u8], unwritable: &[Range<usize>]) {
     }
 }
 
-/// Writes into an image, filling a gap with zeros.
+/// Writes into an image; fills a gap with zeros.
 pub(crate) fn write_into(image: &mut Vec<u8>, offset: usize, data: &[u8]) {
     let end = offset + data.len();
     if image.len() < end {
@@ -145,7 +147,7 @@ impl FileNode {
         for op in self.log.drain(..) {
             op.change.apply(&mut self.durable);
             if let FileChange::SetLen(len) = op.change {
-                // Blocks that were cut off were given back.
+                // Truncation freed these blocks.
                 self.unwritable.retain(|blocks| blocks.start < len);
             }
         }
@@ -153,7 +155,7 @@ impl FileNode {
         Arc::make_mut(&mut self.older).note(seq, before, &self.durable);
     }
 
-    /// What was durable before a crash at `seq` that leaves `bytes`.
+    /// The sector history after a crash at `seq` that leaves `bytes`.
     pub(crate) fn older_after_crash(&self, seq: u64, bytes: &[u8]) -> Arc<SectorHistory> {
         let mut older = Arc::clone(&self.older);
         if !self.log.is_empty() {
@@ -162,12 +164,12 @@ impl FileNode {
         older
     }
 
-    /// What the unsynced operations are going to replace.
+    /// The durable bytes that the unsynced operations are going to replace.
     fn before(&self) -> Before {
         Before::of(&self.durable, self.log.iter().map(|op| &op.change))
     }
 
-    /// The pages that are clean are forgotten: reads see what is on the disk, and what was written since.
+    /// Forgets the clean pages: reads then see the disk, and what was written since the last sync.
     pub(crate) fn evict(&mut self) {
         let len = self.live.len();
         self.live.clone_from(&self.durable);
@@ -177,7 +179,7 @@ impl FileNode {
         self.live.resize(len, 0);
     }
 
-    /// What a failed sync leaves behind.
+    /// Applies the effects of a failed sync.
     pub(crate) fn fail_sync(&mut self, seq: u64, pages: Pages) {
         let before = self.before();
         let log = std::mem::take(&mut self.log);

@@ -1,12 +1,13 @@
 //! A disk and a clock in memory that crash and fail on demand: test support, never published.
 //!
-//! [`SimFs`] implements [`lithdb_env::Fs`] and keeps two images of everything: the *live* one, which
-//! reads see, and the *durable* one, which only syncs advance. A crash makes a new file system from
-//! the durable image and a choice for every operation that was not synced. The rules are those of
-//! POSIX, not of one kind of file system: what no sync asked for may be lost, in any combination.
+//! [`SimFs`] implements [`lithdb_env::Fs`] and keeps two images of every file and directory: the
+//! *live* image, which reads see, and the *durable* image, which only syncs advance. A crash
+//! builds a new file system from the durable image and one decision for every unsynced operation.
+//! The rules are those of POSIX, not of one particular file system: anything that no sync has
+//! covered may be lost, in any combination.
 //!
-//! The same calls in the same order give the same results: nothing here reads a clock, a random
-//! source or an address.
+//! The simulation is deterministic: the same calls in the same order give the same results.
+//! Nothing here reads a clock, a random source or an address.
 //!
 //! ```
 //! use std::path::Path;
@@ -20,7 +21,7 @@
 //!
 //! let after = fs.crash_with(&CrashImage::Nothing);
 //! assert_eq!(after.read_raw("/a"), b"");
-//! assert!(file.len().is_err(), "the old handles died with the old file system");
+//! assert!(file.len().is_err(), "a crash invalidates the handles of the old file system");
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
@@ -57,12 +58,12 @@ pub use fault::{Fault, Pages};
 pub use fs::SimFs;
 pub use trace::{OpKind, TraceOp};
 
-/// A world of `fs` and `clock` whose pool runs every task in the caller, so that the order of
-/// operations is the same in every run.
+/// An environment of `fs` and `clock` whose pool runs every task in the caller, so that every run
+/// has the same order of operations.
 ///
 /// # Panics
-/// Never: a pool without threads asks the system for nothing.
-#[expect(clippy::expect_used, reason = "a pool of no threads cannot fail to start them")]
+/// Never: a pool without threads allocates no system resources.
+#[expect(clippy::expect_used, reason = "a pool without threads starts none and cannot fail")]
 pub fn sim_env(fs: &SimFs, clock: &SimClock) -> Env {
     let pool = Pool::new(0).expect("a pool without threads");
     Env {

@@ -1,7 +1,7 @@
 //! Advisory locks: who holds which inode.
 //!
-//! Every lock has a number of its own, so that a lock released by a crash and dropped later does not
-//! release somebody else's.
+//! Every lock has its own number, so that dropping a lock that a crash has already released does
+//! not release a lock that another holder has taken since.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ pub(crate) struct Locks {
 }
 
 impl Locks {
-    /// The number of the lock, or `None` if somebody stands in the way.
+    /// Returns the number of the lock, or `None` if a conflicting lock is held.
     pub(crate) fn take(&mut self, ino: Ino, kind: LockKind) -> Option<u64> {
         let holders = self.holders.entry(ino).or_default();
         let free = match kind {

@@ -1,7 +1,7 @@
 //! Operations on names, and what a directory sync makes durable.
 //!
-//! Every operation changes the live entries and adds itself to the log of each directory it touches.
-//! The order of checks is that of Linux, so that the errors are too.
+//! Every operation changes the live entries and appends itself to the log of each directory it
+//! touches. The checks are in the same order as in Linux, so that the errors are the same, too.
 
 use std::io;
 use std::path::Path;
@@ -117,7 +117,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Whether directory `inner` is `outer` or lies below it.
+    /// Whether directory `inner` is `outer` or a descendant of it.
     fn is_within(&self, inner: Ino, outer: Ino) -> io::Result<bool> {
         if inner == outer {
             return Ok(true);
@@ -131,8 +131,8 @@ impl Tree {
         Ok(false)
     }
 
-    /// Makes the entries of `dir` durable. A rename out of or into another directory is one step on the
-    /// disk: it takes with it what the other directory did before.
+    /// Makes the entries of `dir` durable. A rename out of or into another directory is atomic on
+    /// the disk: it also persists the earlier operations of the other directory.
     pub(crate) fn sync_dir(&mut self, dir: Ino) -> io::Result<()> {
         if self.node(dir)?.dir()?.stuck {
             return Ok(());
@@ -153,13 +153,13 @@ impl Tree {
         Ok(())
     }
 
-    /// Makes every directory and file durable.
+    /// Makes the entries of `dir` durable, even if a failed sync left it stuck.
     pub(crate) fn force_sync_names(&mut self, dir: Ino) -> io::Result<()> {
         self.node_mut(dir)?.dir_mut()?.stuck = false;
         self.sync_dir(dir)
     }
 
-    /// Creates the directories on the way to `path` that are not there.
+    /// Creates the missing directories of `path`.
     pub(crate) fn make_dirs(&mut self, path: &Path) -> io::Result<Ino> {
         let mut at = ROOT;
         let mut walked = std::path::PathBuf::from("/");

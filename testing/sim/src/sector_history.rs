@@ -1,7 +1,8 @@
-//! What the sectors of a file held durably before they held what they hold now: what is there again when a device has
-//! lost a write that it acknowledged.
+//! The earlier durable contents of a file's sectors: what a device shows again after it has lost a
+//! write that it acknowledged.
 //!
-//! Owned by the file's node; [`SectorHistory::note`] is called by whoever advances the durable image.
+//! Owned by the file's node; every code path that advances the durable image calls
+//! [`SectorHistory::note`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -10,7 +11,7 @@ use crate::inode::FileChange;
 
 pub(crate) const SECTOR_BYTES: usize = 512;
 
-/// So many older contents of a sector are remembered.
+/// The number of earlier contents remembered per sector.
 const VERSIONS: usize = 8;
 
 #[derive(Debug, Clone)]
@@ -23,11 +24,11 @@ struct Version {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SectorHistory {
     sectors: BTreeMap<usize, Vec<Version>>,
-    /// The lengths that the file had, and until when; in order.
+    /// The earlier lengths of the file and the sync that replaced each; in order.
     lens: Vec<(u64, usize)>,
 }
 
-/// The sectors that changes touch, as they were before, and the length.
+/// The sectors that changes touch, as they were before, and the length of the file.
 pub(crate) struct Before {
     len: usize,
     sectors: BTreeMap<usize, Vec<u8>>,
@@ -43,7 +44,7 @@ fn part(image: &[u8], range: Range<usize>) -> &[u8] {
 }
 
 impl Before {
-    /// What `changes` are going to replace in `durable`.
+    /// The parts of `durable` that `changes` are going to replace.
     pub(crate) fn of<'a>(durable: &[u8], changes: impl Iterator<Item = &'a FileChange>) -> Self {
         let mut sectors = BTreeMap::new();
         for change in changes {
@@ -61,7 +62,7 @@ impl Before {
 }
 
 impl SectorHistory {
-    /// Remembers what `before` shows and `durable` does not show any more, since `seq`.
+    /// Remembers what is in `before` and, since `seq`, no longer in `durable`.
     pub(crate) fn note(&mut self, seq: u64, before: Before, durable: &[u8]) {
         for (sector, bytes) in before.sectors {
             if part(durable, sector_range(sector)) == bytes {
@@ -78,14 +79,15 @@ impl SectorHistory {
         }
     }
 
-    /// Whether some sector of `range` held something else before.
+    /// Whether some sector of `range` had other contents before.
     pub(crate) fn has(&self, range: &Range<usize>) -> bool {
         let sectors = range.start / SECTOR_BYTES..range.end.div_ceil(SECTOR_BYTES);
         !sectors.is_empty() && self.sectors.range(sectors).next().is_some()
     }
 
-    /// The contents that `range` had before, the newest first: different from each other and from what it has `now`, as
-    /// long as it is now; zeros where the file was shorter. Times at which none of its sectors was there do not count.
+    /// The earlier contents of `range`, newest first: different from each other and from its
+    /// contents `now`, and of the current length; zeros where the file was shorter. Times at which
+    /// none of its sectors existed do not count.
     pub(crate) fn contents(&self, now: &[u8], range: Range<usize>) -> Vec<Vec<u8>> {
         let current = part(now, range.clone()).to_vec();
         let sectors = range.start / SECTOR_BYTES..range.end.div_ceil(SECTOR_BYTES);

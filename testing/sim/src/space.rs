@@ -1,14 +1,14 @@
-//! Which blocks of a file have space on the disk: written or reserved.
+//! The blocks of a file that have disk space: written or reserved.
 //!
-//! Invariant: the ranges are half-open, not empty, disjoint and do not touch.
+//! Invariant: the ranges are half-open, non-empty, disjoint and not adjacent.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// The unit in which space is given out.
+/// The unit of space allocation.
 pub(crate) const BLOCK_BYTES: u64 = 4096;
 
-/// The blocks that the bytes `offset..offset + len_bytes` lie in.
+/// The blocks that contain the bytes `offset..offset + len_bytes`.
 pub(crate) fn blocks_of(offset: u64, len_bytes: u64) -> Range<u64> {
     let end = offset.saturating_add(len_bytes);
     offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES)
@@ -25,7 +25,7 @@ impl Extents {
         self.ranges.iter().map(|(start, end)| end - start).sum()
     }
 
-    /// How many blocks of `range` have no space yet.
+    /// The number of blocks of `range` that have no space yet.
     pub(crate) fn missing(&self, range: &Range<u64>) -> u64 {
         let covered: u64 = self
             .ranges
@@ -37,7 +37,7 @@ impl Extents {
         range.end.saturating_sub(range.start).saturating_sub(covered)
     }
 
-    /// Gives `range` space.
+    /// Allocates space for `range`.
     pub(crate) fn insert(&mut self, range: Range<u64>) {
         if range.is_empty() {
             return;
@@ -52,7 +52,7 @@ impl Extents {
         self.ranges.insert(start, end);
     }
 
-    /// Gives back everything from block `from` on, and says how many blocks that was.
+    /// Frees everything from block `from` on; returns the number of blocks freed.
     pub(crate) fn truncate(&mut self, from: u64) -> u64 {
         let before = self.count();
         self.ranges.split_off(&from);

@@ -1,4 +1,4 @@
-//! What was done to the disk, in order.
+//! The trace: every successful mutating operation, in order. Tests use it to check write ordering.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,16 +35,16 @@ pub enum OpKind {
 /// A mutating operation that succeeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceOp {
-    /// What was done.
+    /// The kind of operation.
     pub kind: OpKind,
-    /// To which path, as the caller wrote it: for an open file the one it was opened by.
+    /// The path as the caller wrote it; for an open file, the path it was opened by.
     pub path: PathBuf,
     /// The second path of a rename or a hard link.
     pub to: Option<PathBuf>,
 }
 
-/// The operations since the trace was last taken. Paths are shared: a file handle's many writes do
-/// not copy its name.
+/// The operations since the trace was last taken. Paths are shared, so that the writes of a file
+/// handle do not copy its name.
 #[derive(Debug, Default)]
 pub(crate) struct Trace {
     ops: Vec<(OpKind, Arc<Path>, Option<Arc<Path>>)>,

@@ -1,8 +1,8 @@
-//! The inode graph: looking up, the life of an inode, and the space on the disk.
+//! The inode graph: path lookup, inode lifetime and disk space.
 //!
-//! Invariants: an inode stays as long as a live name, a handle, a durable entry or an unsynced directory
-//! operation refers to it. Its space is given back earlier, when the last live name and handle are gone.
-//! Callers hold the one lock of the file system.
+//! Invariants: an inode exists as long as a live name, a handle, a durable entry or an unsynced
+//! directory operation refers to it. Its space is freed earlier, with the last live name and
+//! handle. Callers hold the file system's single lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -17,10 +17,10 @@ use crate::space::{BLOCK_BYTES, blocks_of};
 
 pub(crate) const ROOT: Ino = 1;
 
-/// Longer files are refused: their bytes are in memory.
+/// Longer files are refused: files are held in memory.
 const MAX_FILE_BYTES: u64 = 1 << 32;
 
-/// What an unlimited disk has free.
+/// The free space that an unlimited disk reports.
 const UNLIMITED_BYTES: u64 = 1 << 50;
 
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(crate) struct Tree {
     next_seq: u64,
     capacity_bytes: Option<u64>,
     used_blocks: u64,
-    /// Without live names or handles, but perhaps still in a durable directory.
+    /// Inodes without live names or handles that a durable directory may still refer to.
     orphans: BTreeSet<Ino>,
     pub(crate) freed: FreedBytes,
 }
@@ -49,9 +49,9 @@ impl Tree {
         }
     }
 
-    /// A tree of settled nodes, on a disk as large as that of `self`.
+    /// A tree of fully synced nodes, on a disk of the same capacity as `self`'s.
     pub(crate) fn with_nodes(&self, nodes: BTreeMap<Ino, Node>) -> Self {
-        let used_blocks = nodes.values().map(blocks_of_node).sum::<u64>().saturating_sub(1); // the root is free
+        let used_blocks = nodes.values().map(blocks_of_node).sum::<u64>().saturating_sub(1); // the root takes no block
         Self {
             nodes,
             next_ino: self.next_ino,
@@ -80,12 +80,13 @@ impl Tree {
         self.nodes.get_mut(&ino).ok_or_else(|| errno(ENOENT))
     }
 
-    /// The inode that `path` names. There is one directory to start from, and no symbolic links.
+    /// The inode that `path` names. Paths start at the root directory; there are no symbolic
+    /// links.
     pub(crate) fn resolve(&self, path: &Path) -> io::Result<Ino> {
         self.walk(&names(path))
     }
 
-    /// The directory that holds `path`, and the last name of it.
+    /// The directory that holds `path`, and the last component of it.
     pub(crate) fn parent(&self, path: &Path) -> io::Result<(Ino, OsString)> {
         let mut names = names(path);
         let last = names.pop().ok_or_else(|| errno(EBUSY))?;
@@ -115,7 +116,7 @@ impl Tree {
         self.free_blocks() * BLOCK_BYTES
     }
 
-    /// A new inode, which takes one block for itself.
+    /// Adds an inode, which takes one block for itself.
     pub(crate) fn add(&mut self, body: Body) -> io::Result<Ino> {
         if self.free_blocks() == 0 {
             return Err(errno(ENOSPC));
@@ -141,7 +142,8 @@ impl Tree {
         Ok(())
     }
 
-    /// Writes as much of `data` as there is space for, at least a byte, and says how much that was.
+    /// Writes as much of `data` as there is space for, at least one byte; returns the number of
+    /// bytes written.
     pub(crate) fn write(&mut self, ino: Ino, offset: u64, data: &[u8]) -> io::Result<usize> {
         if data.is_empty() {
             return Ok(0);
@@ -183,7 +185,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Replaces both images of a file at once, as no program could.
+    /// Replaces both images of a file at once, which no program can do.
     pub(crate) fn overwrite(&mut self, ino: Ino, bytes: Vec<u8>) -> io::Result<()> {
         let file = self.node_mut(ino)?.file_mut()?;
         let before = file.extents.count();
@@ -229,7 +231,7 @@ impl Tree {
         }
     }
 
-    /// Forgets the orphans that no crash can bring back.
+    /// Drops the orphans that no crash can bring back.
     pub(crate) fn collect(&mut self) {
         if self.orphans.is_empty() {
             return;
@@ -241,10 +243,10 @@ impl Tree {
         }
     }
 
-    /// Every inode that some directory has now, has durably, or may have after a crash.
+    /// Every inode that a directory refers to now, durably, or possibly after a crash.
     pub(crate) fn referenced(&self) -> BTreeSet<Ino> {
         let mut all = BTreeSet::from([ROOT]);
-        #[expect(clippy::disallowed_methods, reason = "what is no directory refers to nothing")]
+        #[expect(clippy::disallowed_methods, reason = "only directories refer to inodes")]
         let dirs = self.nodes.values().filter_map(|node| node.dir().ok());
         for dir in dirs {
             all.extend(dir.live.values().chain(dir.durable.values()));
@@ -258,12 +260,12 @@ impl Tree {
     }
 }
 
-/// The blocks an inode takes from the disk: one for itself, and its bytes.
+/// The number of blocks an inode takes: one for itself, and those of its bytes.
 fn blocks_of_node(node: &Node) -> u64 {
     1 + node.file().map_or(0, |file| file.extents.count())
 }
 
-/// The names on the way to `path`; `.` and `..` are resolved by name.
+/// The components of `path`; `.` and `..` are resolved lexically.
 pub(crate) fn names(path: &Path) -> Vec<OsString> {
     let mut names = Vec::new();
     for component in path.components() {

@@ -1,6 +1,6 @@
-//! The checksum of every byte.
+//! The checksum of the format: crc32c, implemented bit by bit.
 
-/// What a byte does to the state: crc32c, bit by bit.
+/// The effect of one byte on the state.
 const TABLE: [u32; 256] = {
     let mut table = [0; 256];
     let mut byte = 0;
@@ -17,7 +17,7 @@ const TABLE: [u32; 256] = {
     table
 };
 
-/// crc32c, going on from `crc` (0 to begin).
+/// crc32c of `bytes`, continued from `crc` (0 to start).
 pub fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
     let step = |crc: u32, byte: &u8| TABLE[(crc as u8 ^ byte) as usize] ^ (crc >> 8);
     !bytes.iter().fold(!crc, step)

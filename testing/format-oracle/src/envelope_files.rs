@@ -1,9 +1,9 @@
-//! Files that are written whole: an envelope and a payload.
+//! Files that are written whole: an envelope around a payload.
 
 use crate::checksum::crc32c;
 use crate::fields::Fields;
 
-/// The payload of the envelope that `bytes` begin with, and what stands behind it.
+/// The payload of the envelope at the start of `bytes`, and the bytes after it.
 fn envelope<'a>(magic: &[u8], bytes: &'a [u8]) -> Option<(Fields<'a>, &'a [u8])> {
     let mut fields = Fields::new(bytes.get(..32)?);
     let named = fields.bytes(8);
@@ -16,11 +16,11 @@ fn envelope<'a>(magic: &[u8], bytes: &'a [u8]) -> Option<(Fields<'a>, &'a [u8])>
     }
     assert_eq!(named, magic);
     assert_eq!(version, 1, "version");
-    assert!(unused.iter().all(|byte| *byte == 0), "flags that nobody knows");
+    assert!(unused.iter().all(|byte| *byte == 0), "unknown flags");
     Some((Fields::new(payload), behind))
 }
 
-/// What a metadata file says.
+/// The contents of a metadata file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metadata {
     pub table: u64,
@@ -45,9 +45,9 @@ pub struct Metadata {
 /// Reads a metadata file.
 pub fn metadata(bytes: &[u8]) -> Metadata {
     let Some((mut fields, behind)) = envelope(b"LITHMETA", bytes) else {
-        panic!("not an envelope that holds")
+        panic!("invalid envelope")
     };
-    assert!(behind.is_empty(), "the file ends with its payload");
+    assert!(behind.is_empty(), "bytes after the payload");
     let metadata = Metadata {
         table: fields.u64(),
         segment: fields.u32(),
@@ -67,11 +67,11 @@ pub fn metadata(bytes: &[u8]) -> Metadata {
         digest: fields.option(|fields| fields.bytes(16).try_into().unwrap()),
         extras: fields.list(|fields| (fields.u16(), fields.list(Fields::u8))),
     };
-    assert!(fields.rest.is_empty(), "a payload that goes on");
+    assert!(fields.rest.is_empty(), "bytes after the last field");
     metadata
 }
 
-/// What `table.state` says.
+/// The contents of `table.state`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     pub generation: u64,
@@ -93,7 +93,7 @@ pub struct State {
     pub closed_cleanly: bool,
 }
 
-/// What is at least there of the segment that was mutable.
+/// What must at least exist of the mutable segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DurableEnd {
     pub segment: u32,
@@ -101,18 +101,18 @@ pub struct DurableEnd {
     pub value_ends: Vec<u64>,
 }
 
-/// Reads `table.state`: the state that rules, and whether both slots hold it.
+/// Reads `table.state`: the current state, and whether both slots hold it.
 pub fn state(bytes: &[u8]) -> (State, bool) {
     assert_eq!(bytes.len(), 8192, "two slots");
     let slots = [slot(&bytes[..4096]), slot(&bytes[4096..])];
     let both = slots[0] == slots[1];
     let current = slots.into_iter().flatten().max_by_key(|state| state.generation);
-    (current.unwrap_or_else(|| panic!("no slot holds")), both)
+    (current.unwrap_or_else(|| panic!("no valid slot")), both)
 }
 
 fn slot(bytes: &[u8]) -> Option<State> {
     let (mut fields, behind) = envelope(b"LITHSTAT", bytes)?;
-    assert!(behind.iter().all(|byte| *byte == 0), "a slot is padded with zeros");
+    assert!(behind.iter().all(|byte| *byte == 0), "expected a slot padded with zeros");
     let state = State {
         generation: fields.u64(),
         table: fields.u64(),
@@ -136,6 +136,6 @@ fn slot(bytes: &[u8]) -> Option<State> {
         }),
         closed_cleanly: fields.bool(),
     };
-    assert!(fields.rest.is_empty(), "a payload that goes on");
+    assert!(fields.rest.is_empty(), "bytes after the last field");
     Some(state)
 }

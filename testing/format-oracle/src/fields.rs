@@ -1,4 +1,4 @@
-//! Little-endian fields, one after the other.
+//! A cursor over consecutive little-endian fields.
 
 pub(crate) struct Fields<'a> {
     pub(crate) rest: &'a [u8],
@@ -46,7 +46,7 @@ impl<'a> Fields<'a> {
         match self.u8() {
             0 => false,
             1 => true,
-            other => panic!("a bool of {other}"),
+            other => panic!("expected a bool, found {other}"),
         }
     }
 

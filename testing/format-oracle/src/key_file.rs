@@ -3,16 +3,16 @@
 use crate::checksum::crc32c;
 use crate::fields::Fields;
 
-/// What a header says.
+/// The contents of a header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     pub table: u64,
     pub segment: u32,
-    /// Of a key file.
+    /// Only in key files.
     pub predecessor: u32,
     pub created: u64,
     pub salt: u64,
-    /// Number of value files, or the number of this one.
+    /// The number of value files, or the number of this one.
     pub shards: u16,
 }
 
@@ -61,19 +61,19 @@ pub enum Record {
     Padding,
 }
 
-/// All of a key file.
+/// The contents of a key file.
 #[derive(Debug)]
 pub struct KeyFile {
     pub header: Header,
     /// Every record and its offset.
     pub records: Vec<(usize, Record)>,
-    /// The checksum over the checksums of all records.
+    /// The checksum of the checksums of all records.
     pub running: u32,
     /// Its length.
     pub end: usize,
 }
 
-/// Reads a key file, every byte of it.
+/// Reads every byte of a key file.
 pub fn key_file(bytes: &[u8]) -> KeyFile {
     let header = key_header(bytes);
     let mut epoch = header.salt;
@@ -99,7 +99,8 @@ pub fn key_file(bytes: &[u8]) -> KeyFile {
     KeyFile { header, records, running, end: at }
 }
 
-/// How many bytes of the record its checksum covers, and its length, if there are so many bytes.
+/// The number of bytes that the record's checksum covers, and the record's length; `None` if
+/// `bytes` is shorter.
 fn lengths(bytes: &[u8]) -> Option<(usize, usize)> {
     let mut fields = Fields::new(bytes.get(4..8)?);
     let (kind, flags, n) = (fields.u8(), fields.u8(), usize::from(fields.u16()));
@@ -123,12 +124,12 @@ fn lengths(bytes: &[u8]) -> Option<(usize, usize)> {
     (len >= 8 && len <= bytes.len()).then_some((covered, len))
 }
 
-/// A record whose checksum holds.
+/// Decodes a record whose checksum matches.
 fn record(bytes: &[u8], at: usize) -> Record {
     let mut fields = Fields::new(bytes);
     let (_, kind, flags, n) = (fields.u32(), fields.u8(), fields.u8(), fields.u16());
     let n = usize::from(n);
-    assert!(kind == 1 || flags == 0, "flags of another kind than key");
+    assert!(kind == 1 || flags == 0, "flags on a record that is not a key record");
     let record = match kind {
         1 => {
             assert!(n >= 1, "an empty key");
@@ -139,7 +140,7 @@ fn record(bytes: &[u8], at: usize) -> Record {
             fields.zeros(2);
             let offset = fields.u64();
             if flags & 1 == 1 && shard == 65_535 {
-                assert_eq!(offset, (at + 32 + n) as u64, "an inline value stands behind its key");
+                assert_eq!(offset, (at + 32 + n) as u64, "an inline value follows its key");
             }
             Record::Key { flags, key: fields.bytes(n).to_vec(), shard, offset, len, checksum }
         }
@@ -155,7 +156,7 @@ fn record(bytes: &[u8], at: usize) -> Record {
             Record::Chain { predecessor, end, records, running, value_ends }
         }
         4 => {
-            assert_eq!(at % 16, 0, "a mark stands at a multiple of 16");
+            assert_eq!(at % 16, 0, "expected a mark at a multiple of 16");
             assert_eq!(fields.bytes(8), b"LITHMARK");
             let through = fields.u32();
             fields.zeros(4);

@@ -1,8 +1,9 @@
 //! A reader of LithDB's files written from `docs/FORMAT.md` alone: test support, never published.
 //!
-//! It shares no code with the engine: what both agree on is what the document says. [`table()`] reads all of a table, [`key_file`],
-//! [`value_header`], [`metadata()`] and [`state()`] one file each. It is strict and stops where something is not as
-//! documented: every byte that must be zero is looked at, every checksum, length, count and promise is compared.
+//! It shares no code with the engine: where both agree, the document is right. [`table()`] reads a
+//! whole table; [`key_file`], [`value_header`], [`metadata()`] and [`state()`] read one file each.
+//! The reader is strict and panics at the first deviation from the document: it checks every byte
+//! that must be zero and every checksum, length, count and promise.
 //!
 //! ```
 //! use lithdb_format_oracle::crc32c;
@@ -15,7 +16,7 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::panic,
-    reason = "tests call this and stop where something is wrong; the fields are those of the document"
+    reason = "tests call this and stop at the first deviation; the document describes the fields"
 )]
 
 mod checksum;

@@ -1,4 +1,4 @@
-//! All files of a table, held against each other.
+//! Reads all files of a table and checks them against each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ pub struct DecodedRecord {
     pub value: Vec<u8>,
 }
 
-/// What is known about the end of a segment.
+/// What is recorded about the end of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seal {
     Metadata(Box<Metadata>),
@@ -30,18 +30,18 @@ pub struct Segment {
     pub seal: Seal,
     /// The lengths of its value files.
     pub value_ends: Vec<u64>,
-    /// How many key records it has, and how many marks.
+    /// The number of key records and of marks.
     pub counted: u64,
     pub marks: u64,
 }
 
-/// What the files of a table say.
+/// The contents of a table.
 #[derive(Debug)]
 pub struct Table {
     pub state: State,
-    /// From the oldest to the newest.
+    /// From oldest to newest.
     pub segments: Vec<Segment>,
-    /// All key records, in the order of their positions.
+    /// All key records, in position order.
     pub records: Vec<DecodedRecord>,
 }
 
@@ -52,11 +52,12 @@ impl Table {
     }
 }
 
-/// The names in a table's directory on one root, and what the files hold.
+/// The file names in a table's directory on one root, and the contents of the files.
 type Root = BTreeMap<String, Vec<u8>>;
 
-/// Reads a table that is as an opening for writing leaves it, or a flush: every file belongs to it, and nothing is there
-/// that was never acknowledged. Stops if a file is not as documented or if two of them disagree.
+/// Reads a table in the state that an opening for writing or a flush leaves: every file belongs to
+/// it, and nothing was never acknowledged. Panics if a file deviates from the document or two
+/// files disagree.
 pub fn table(roots: &[Root]) -> Table {
     let (state, both) = state(&roots[0]["table.state"]);
     assert!(both, "the slots differ");
@@ -82,13 +83,13 @@ pub fn table(roots: &[Root]) -> Table {
         }
     }
     files.assert_no_other_files();
-    if let Some(tail) = &state.durable_end
-        && let Some(named) = segments.iter().find(|s| s.keys.header.segment == tail.segment)
+    if let Some(durable) = &state.durable_end
+        && let Some(named) = segments.iter().find(|s| s.keys.header.segment == durable.segment)
     {
-        assert!(u64::from(tail.key_end) <= named.end(), "the durable tail promises more");
-        assert_eq!(tail.value_ends.len(), named.value_ends.len());
-        let mut ends = tail.value_ends.iter().zip(&named.value_ends);
-        assert!(ends.all(|(promised, end)| promised <= end), "{tail:?}, {:?}", named.value_ends);
+        assert!(u64::from(durable.key_end) <= named.end(), "the durable end promises more");
+        assert_eq!(durable.value_ends.len(), named.value_ends.len());
+        let mut ends = durable.value_ends.iter().zip(&named.value_ends);
+        assert!(ends.all(|(promised, end)| promised <= end), "{durable:?}, {:?}", named.value_ends);
     }
     if state.closed_cleanly {
         files.check_closed_end(&state);
@@ -102,7 +103,7 @@ impl Segment {
         self.keys.end as u64
     }
 
-    /// Holds the segment behind this one to what the seal says of it.
+    /// Checks the next segment against the promises of this one's seal.
     fn check_promises_to(&self, next: &Self) {
         let Seal::Metadata(metadata) = &self.seal else { panic!("not sealed") };
         for (kind, bytes) in &metadata.extras {
@@ -116,7 +117,7 @@ impl Segment {
         }
     }
 
-    /// Holds the chain record of the segment behind this one to it.
+    /// Checks the next segment's chain record against this segment.
     fn check_chain_of_next(&self, header: &Header, first: Option<&Record>) {
         let own = &self.keys.header;
         assert_eq!((header.predecessor, header.table), (own.segment, own.table));
@@ -132,14 +133,14 @@ impl Segment {
     }
 }
 
-/// The files of a table, and which of them were needed.
+/// The files of a table, and which of them have been read.
 struct Files<'a> {
     roots: &'a [Root],
     read: BTreeSet<(usize, String)>,
 }
 
 impl<'a> Files<'a> {
-    /// The file of that name, which is on one root.
+    /// The file of that name, which must be on exactly one root.
     fn get(&mut self, name: &str) -> Option<&'a [u8]> {
         let on = |root: &'a Root| root.get(name);
         let mut found = self.roots.iter().enumerate().filter_map(|(n, root)| Some((n, on(root)?)));
@@ -150,22 +151,22 @@ impl<'a> Files<'a> {
         Some(bytes)
     }
 
-    /// A table that was closed: no file goes on behind the durable tail.
+    /// Checks a table that was closed: no file extends past the durable end.
     fn check_closed_end(&self, state: &State) {
-        let tail = state.durable_end.as_ref();
+        let durable = state.durable_end.as_ref();
         for (name, bytes) in self.roots.iter().flatten() {
             let Some(name) = name.strip_prefix("segments/") else { continue };
             let (name, extension) = name.split_once('.').unwrap();
             let (id, shard) = name.split_once('-').unwrap_or((name, "0"));
             let (id, shard): (u32, usize) = (id.parse().unwrap(), shard.parse().unwrap());
-            let Some(tail) = tail.filter(|tail| id <= tail.segment) else {
+            let Some(durable) = durable.filter(|durable| id <= durable.segment) else {
                 panic!("{name}.{extension} is newer than the state");
             };
             match extension {
-                _ if id < tail.segment => {}
-                "keys" => assert_eq!(bytes.len() as u64, u64::from(tail.key_end), "{name}"),
-                "values" => assert_eq!(bytes.len() as u64, tail.value_ends[shard], "{name}"),
-                _ => panic!("{name}.{extension}: the durable tail is sealed"),
+                _ if id < durable.segment => {}
+                "keys" => assert_eq!(bytes.len() as u64, u64::from(durable.key_end), "{name}"),
+                "values" => assert_eq!(bytes.len() as u64, durable.value_ends[shard], "{name}"),
+                _ => panic!("{name}.{extension}: the segment of the durable end is sealed"),
             }
         }
     }
@@ -173,7 +174,10 @@ impl<'a> Files<'a> {
     fn assert_no_other_files(&self) {
         for (n, root) in self.roots.iter().enumerate() {
             for name in root.keys() {
-                assert!(self.read.contains(&(n, name.clone())), "{name} on root {n} is left over");
+                assert!(
+                    self.read.contains(&(n, name.clone())),
+                    "unexpected file {name} on root {n}"
+                );
             }
         }
     }
@@ -188,7 +192,8 @@ impl<'a> Files<'a> {
         let bytes =
             self.get(&name("keys")).unwrap_or_else(|| panic!("no key file of segment {id}"));
         let seal = self.get(&name("metadata")).map(metadata);
-        // Behind the end of a sealed segment may stand what somebody linked to.
+        // A sealed key file may be longer than its segment: bytes that somebody has hard-linked
+        // are not truncated.
         let end = seal.as_ref().map_or(bytes.len(), |seal| seal.key_end as usize);
         let bytes = &bytes[..end];
         let keys = key_file(bytes);
@@ -216,7 +221,7 @@ impl<'a> Files<'a> {
             reading.take(n, *at, record);
         }
         let mut epochs = Vec::new();
-        assert!(reading.is_between_batches(), "a batch that does not end, at {end}");
+        assert!(reading.is_between_batches(), "an incomplete batch at {end}");
         for (at, record) in &keys.records {
             if let Record::Epoch { epoch, .. } = record {
                 epochs.push((*at as u32, *epoch));
@@ -238,20 +243,21 @@ impl<'a> Files<'a> {
     }
 }
 
-/// A key file that is being read, record by record.
+/// State of reading a key file record by record.
 struct KeyFileReader<'a> {
     header: Header,
     bytes: &'a [u8],
     values: Vec<&'a [u8]>,
     found: Vec<DecodedRecord>,
-    /// The furthest ends of values so far.
+    /// The furthest value ends so far.
     ends: Vec<u64>,
     counted: u64,
     primaries: u64,
     marks: u64,
-    /// After each record: its end, the key records and the furthest ends of values up to there.
+    /// After each record: its end offset, and the number of key records and the furthest value
+    /// ends so far.
     history: BTreeMap<u32, (u64, Vec<u64>)>,
-    /// The value of the group that is being read: shard, begin, end.
+    /// The value of the current group: shard, start, end.
     group: Option<(u16, u64, u64)>,
     in_batch: bool,
     next: Vec<usize>,
@@ -283,7 +289,7 @@ impl<'a> KeyFileReader<'a> {
 
     fn take(&mut self, n: usize, at: usize, record: &Record) {
         let is_key = matches!(record, Record::Key { .. });
-        assert!(is_key || self.is_between_batches(), "{record:?} inside of a batch");
+        assert!(is_key || self.is_between_batches(), "{record:?} inside a batch");
         match record {
             Record::Key { flags, key, shard, offset, len, checksum } => {
                 let value = self.value(*flags, *shard, *offset, *len);
@@ -303,7 +309,7 @@ impl<'a> KeyFileReader<'a> {
                 if flags & 2 == 2 {
                     self.group = None;
                 } else {
-                    assert!(self.in_batch, "a batch ends inside of a group");
+                    assert!(self.in_batch, "a batch ends inside a group");
                 }
             }
             Record::Chain { .. } => {
@@ -317,26 +323,30 @@ impl<'a> KeyFileReader<'a> {
             Record::Epoch { .. } | Record::Padding => {}
         }
         if at == 64 && self.header.predecessor != 0 {
-            assert!(matches!(record, Record::Chain { .. }), "{record:?} instead of the chain");
+            assert!(
+                matches!(record, Record::Chain { .. }),
+                "expected the chain record, found {record:?}"
+            );
         }
         self.history.insert(self.next[n] as u32, (self.counted, self.ends.clone()));
     }
 
-    /// The bytes that a key record names; those of a secondary one lie in those of its primary.
+    /// The bytes that a key record names; those of a secondary record lie within its primary's.
     fn value(&mut self, flags: u8, shard: u16, offset: u64, len: u32) -> &'a [u8] {
         let end = offset + u64::from(len);
         if flags & 1 == 1 {
-            assert!(self.group.is_none(), "a primary record inside of a group");
+            assert!(self.group.is_none(), "a primary record inside a group");
             self.group = Some((shard, offset, end));
         } else {
-            let (of, from, to) = self.group.unwrap_or_else(|| panic!("a secondary record alone"));
-            assert!(shard == of && from <= offset && end <= to, "outside of the group's value");
+            let (of, from, to) =
+                self.group.unwrap_or_else(|| panic!("a secondary record without a primary"));
+            assert!(shard == of && from <= offset && end <= to, "outside the group's value");
         }
         if shard == 65_535 {
             return &self.bytes[offset as usize..end as usize];
         }
         let shard = usize::from(shard);
-        assert!(offset >= 64, "a value in the header");
+        assert!(offset >= 64, "a value inside the header");
         self.ends[shard] = self.ends[shard].max(end);
         &self.values[shard][offset as usize..end as usize]
     }

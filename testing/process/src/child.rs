@@ -1,10 +1,11 @@
-//! A `crashy` that is talked to: orders go to its standard input, what it has to say comes in lines.
+//! A child process `crashy`: the test sends orders to its standard input and reads its reports
+//! line by line.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// A process that runs until it is told, or made, to end.
+/// A running `crashy`. Not stopped on drop: tests call `end` or `kill`.
 #[derive(Debug)]
 pub struct Crashy {
     child: Child,
@@ -13,7 +14,7 @@ pub struct Crashy {
 }
 
 impl Crashy {
-    /// Starts `program`, the binary `crashy` as `CARGO_BIN_EXE_crashy` names it, on a database.
+    /// Starts `program` (the `crashy` binary, as `CARGO_BIN_EXE_crashy` names it) on a database.
     pub fn start(program: &str, args: &[String], roots: &[PathBuf]) -> Self {
         let mut child = Command::new(program)
             .args(args)
@@ -23,25 +24,25 @@ impl Crashy {
             .spawn()
             .expect("crashy starts");
         let stdin = child.stdin.take();
-        let output = BufReader::new(child.stdout.take().expect("its output is ours")).lines();
+        let output = BufReader::new(child.stdout.take().expect("the output is piped")).lines();
         Self { child, stdin, output: Some(output) }
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// The next line that it says.
+    /// The next line of its output.
     pub fn line(&mut self) -> String {
-        let output = self.output.as_mut().expect("somebody else listens");
+        let output = self.output.as_mut().expect("the output was taken");
         match output.next() {
             Some(line) => line.expect("a line"),
             None => panic!("the process ended: {:?}", self.child.wait()),
         }
     }
 
-    /// Waits for a line that begins so.
+    /// Reads lines until one starts with `begin`; returns that line.
     pub fn wait_for(&mut self, begin: &str) -> String {
         loop {
             let line = self.line();
@@ -51,26 +52,26 @@ impl Crashy {
         }
     }
 
-    /// Hands over what it is still going to say, for another thread to listen to.
+    /// Gives away the remaining output, for another thread to read.
     pub fn take_output(&mut self) -> Lines<BufReader<ChildStdout>> {
-        self.output.take().expect("somebody else listens")
+        self.output.take().expect("the output was taken")
     }
 
-    /// Gives it an order. If it is gone, its last line says why.
+    /// Sends an order. If the process has exited, its last line tells why.
     pub fn send(&mut self, order: &str) {
-        #[expect(clippy::let_underscore_must_use, reason = "it may be gone")]
-        let _ = writeln!(self.stdin.as_mut().expect("it has not been asked to end"), "{order}");
+        #[expect(clippy::let_underscore_must_use, reason = "it may have exited")]
+        let _ = writeln!(self.stdin.as_mut().expect("the input is open"), "{order}");
     }
 
-    /// Asks it to end. What it still has to say can be read.
+    /// Asks it to exit by closing its input. Its remaining output can still be read.
     pub fn ask_to_end(&mut self) {
         drop(self.stdin.take());
     }
 
-    /// Asks it to end, and sees that it does so well.
+    /// Asks it to exit, and checks that it exits successfully.
     pub fn end(mut self) {
         self.ask_to_end();
-        // What nobody reads must not hold it up.
+        // Drains the output, so that a full pipe does not block the process.
         self.output.take().into_iter().flatten().for_each(drop);
         let status = self.child.wait().expect("a child can be waited for");
         assert!(status.success(), "{status:?}");

@@ -1,4 +1,4 @@
-//! What is on the disk, looked at without the engine.
+//! Inspects the files on disk without the engine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,8 +11,8 @@ struct SegmentFiles {
     shards: BTreeSet<u16>,
 }
 
-/// A directory in memory, where there is one: for tests that make many databases and do not depend on what a sync does. Else
-/// one like any other.
+/// A temporary directory, in memory where possible: for tests that create many databases and do
+/// not depend on what a sync does.
 pub fn scratch() -> tempfile::TempDir {
     let in_memory = tempfile::tempdir_in("/dev/shm");
     in_memory.or_else(|_| tempfile::tempdir()).expect("a directory")
@@ -23,7 +23,7 @@ pub fn segment_dirs(roots: &[PathBuf], table: &str) -> Vec<PathBuf> {
     roots.iter().map(|root| root.join(table).join("segments")).collect()
 }
 
-/// All regular files below `dir`, in order.
+/// All regular files below `dir`, sorted.
 pub fn files_below(dir: &Path) -> Vec<PathBuf> {
     let (mut found, mut work) = (Vec::new(), vec![dir.to_owned()]);
     while let Some(dir) = work.pop() {
@@ -50,11 +50,12 @@ pub fn newest_key_file(roots: &[PathBuf], table: &str) -> PathBuf {
     keys.max_by_key(id).expect("a segment")
 }
 
-/// The files of a table that is open, or was closed cleanly, are those of its `segments` segments: each has one key file and
-/// the value files 0 to n, each but the newest is sealed, and nothing else is there.
+/// Checks the files of a table that is open or was closed cleanly: it has `segments` segments;
+/// each has one key file and the value files 0 to n, all but the newest are sealed, and there are
+/// no other files.
 ///
 /// # Panics
-/// If that is not so.
+/// If a file is missing or unexpected.
 pub fn check_files(roots: &[PathBuf], table: &str, segments: usize) {
     let mut found: BTreeMap<u32, SegmentFiles> = BTreeMap::new();
     for path in segment_dirs(roots, table).into_iter().flat_map(|dir| files_below(&dir)) {
@@ -71,9 +72,9 @@ pub fn check_files(roots: &[PathBuf], table: &str, segments: usize) {
             Some((id, None, "metadata")) => found.entry(id).or_default().metadata += 1,
             Some((id, Some(shard), "values")) => {
                 let is_new = found.entry(id).or_default().shards.insert(shard);
-                assert!(is_new, "{table}: {name} is there twice");
+                assert!(is_new, "{table}: {name} exists twice");
             }
-            _ => panic!("{table}: {} is left over", path.display()),
+            _ => panic!("{table}: unexpected file {}", path.display()),
         }
     }
     let newest = found.keys().next_back().copied();

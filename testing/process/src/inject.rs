@@ -1,8 +1,8 @@
-//! System calls that fail: a process runs under `strace`, which answers one of its calls in the kernel's place.
+//! Failing system calls: a process runs under `strace`, which injects errors into its calls.
 //!
-//! A call that is answered so does not run. So a sync that fails here is one that the kernel *refused*: nothing was written,
-//! no page was given up, and what the process reads afterwards is the page cache as it was. Syncs that fail and lose the
-//! pages are simulated (`lithdb-sim`).
+//! An injected call does not run. So a sync that fails here is one that the kernel *refused*:
+//! nothing was written, no page was dropped, and the process goes on reading the same page cache.
+//! The simulated disk (`lithdb-sim`) covers syncs that fail and lose the pages.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -16,27 +16,29 @@ fn runs(command: &mut Command) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// Whether processes can be traced here; says so loudly if not, or fails if `LITHDB_REQUIRE_STRACE` is 1.
+/// Whether this machine allows tracing; if not, reports it loudly, or fails if
+/// `LITHDB_REQUIRE_STRACE` is 1.
 pub fn can_trace(test: &str) -> bool {
     if !runs(Command::new("strace").arg("-V")) {
         skip_or_fail(test, "strace is not installed", "LITHDB_REQUIRE_STRACE");
         return false;
     }
     if !runs(Command::new("strace").args(["-f", "-o", "/dev/null", "true"])) {
-        skip_or_fail(test, "strace may not trace here", "LITHDB_REQUIRE_STRACE");
+        skip_or_fail(test, "strace has no permission to trace", "LITHDB_REQUIRE_STRACE");
         return false;
     }
     true
 }
 
-/// A system call, under all the names that it has on the machines that Linux runs on, and what it is answered.
+/// A system call, by all the names it has on Linux's architectures, and the fault to inject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
-    /// How the tally calls the system call.
+    /// The name of the system call in the tally.
     pub call: &'static str,
-    /// `strace`'s set of calls.
+    /// The set of calls in `strace` syntax.
     pub names: &'static str,
-    /// `error=EIO` and the like, or `signal=SIGKILL`: the process dies instead of making the call.
+    /// `error=EIO` and the like, or `signal=SIGKILL`: the process is killed instead of making the
+    /// call.
     pub injection: &'static str,
 }
 
@@ -45,23 +47,24 @@ pub struct Fault {
 pub struct Run {
     program: PathBuf,
     args: Vec<OsString>,
-    /// The directory below which system calls count.
+    /// Only system calls on files below this directory count.
     below: PathBuf,
 }
 
-/// What became of it.
+/// The result of a run.
 #[derive(Debug)]
 pub struct RunResult {
-    /// Its end, and what it said.
+    /// The exit status and the output.
     pub output: Output,
-    /// How many calls were answered in the kernel's place; for a signal, whether it struck.
+    /// The number of injected calls; for a signal, whether it was delivered.
     pub injected: u64,
-    /// The calls, as `strace` shows them.
+    /// The trace that `strace` wrote.
     pub log: String,
 }
 
 impl Run {
-    /// `program` with `args`; only calls that concern files below `below`, which is canonical, count and fail.
+    /// Runs `program` with `args`; only calls on files below `below` (a canonical path) count and
+    /// fail.
     pub fn new(
         program: impl Into<PathBuf>,
         args: impl IntoIterator<Item = impl Into<OsString>>,
@@ -82,8 +85,9 @@ impl Run {
         (output, std::fs::read_to_string(log.path()).expect("the trace"))
     }
 
-    /// Runs it undisturbed: how often it makes these calls, and on which files. Each of its threads counts for itself; a
-    /// fault strikes the call of one number in every thread.
+    /// Runs it without faults: returns how often it makes these calls, and on which files.
+    /// `strace` counts each thread separately; a fault hits the call of one number in every
+    /// thread.
     pub fn count_calls(&self, names: &str) -> (Output, u64, BTreeSet<PathBuf>) {
         let (output, log) =
             self.trace(&["-e".to_owned(), format!("trace={names}")], &BTreeSet::new());
@@ -102,7 +106,8 @@ impl Run {
         (output, calls, paths)
     }
 
-    /// Runs it; the calls that `when` names (`3`: the third, `3+`: all from the third on) on `paths` meet `fault`.
+    /// Runs it and injects `fault` into the calls on `paths` that `when` selects (`3`: the third,
+    /// `3+`: all from the third on).
     pub fn with_fault(&self, fault: Fault, when: &str, paths: &BTreeSet<PathBuf>) -> RunResult {
         let Fault { names, injection, .. } = fault;
         let inject = format!("inject={names}:{injection}:when={when}");
@@ -115,8 +120,8 @@ impl Run {
     }
 }
 
-/// Some of the numbers from 1 to `calls`, which are all that there are in a deep run: the first, the last, and others in even
-/// steps from a place that `seed` says.
+/// A sample of the numbers from 1 to `calls`; all of them in a deep run. Otherwise the first, the
+/// last, and others in even steps from an offset that `seed` determines.
 pub fn sample_of(calls: u64, most: u64, is_deep: bool, seed: u64) -> Vec<u64> {
     let step = if is_deep { 1 } else { calls.div_ceil(most.max(1)).max(1) };
     let inner = (1..=calls).skip((seed % step) as usize).step_by(step as usize);

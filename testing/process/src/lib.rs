@@ -1,12 +1,12 @@
-//! What the end-to-end tests share with the process that they start and kill (`crashy`): the patterns that are
-//! written, random numbers that come again, children that are talked to, system calls that fail, files looked at without
-//! the engine, and the way in which a test says that it cannot run here.
+//! Support for the end-to-end tests, shared with the process that they start and kill (`crashy`):
+//! the patterns written, reproducible random numbers, child processes, failing system calls,
+//! inspection of files without the engine, and skipping of tests that cannot run on this machine.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "test support stops the test")]
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
-    reason = "real files and real processes are what is tested"
+    reason = "these tests use real files and real processes"
 )]
 
 mod child;

@@ -1,5 +1,6 @@
-//! What is written: operation number `seq` of a table in the life `incarnation` of the writing process is always the same,
-//! and different from that of every other number, life and table. So whoever reads knows exactly what must be there.
+//! The written pattern: operation number `seq` of a table in incarnation `incarnation` of the
+//! writing process is always the same, and differs from that of every other number, incarnation
+//! and table. So a reader knows exactly which bytes to expect.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use lithdb::{Batch, DbOptions, Position, Result, SecondaryKey, Table, TableOptio
 
 use crate::Rng;
 
-/// Options under which a few megabytes show everything: several roots, marks, collections.
+/// Options that exercise several roots, marks and collections with a few megabytes.
 pub fn db_options(roots: &[PathBuf]) -> DbOptions {
     let mut options = DbOptions::new(roots).gc_interval(Duration::from_millis(50));
     options.idle_after = Duration::from_millis(40);
@@ -22,7 +23,8 @@ pub fn plain_options() -> TableOptions {
     TableOptions::new().segment_bytes(2 << 20).inline_max_bytes(512)
 }
 
-/// A table whose values expire, with more of them in the key file.
+/// A table whose values expire, with a higher inline limit, so that the key file holds more of
+/// them.
 pub fn ttl_options(ttl: Duration) -> TableOptions {
     TableOptions::new()
         .segment_bytes(4 << 20)
@@ -32,13 +34,14 @@ pub fn ttl_options(ttl: Duration) -> TableOptions {
         .ttl(ttl)
 }
 
-/// The tables of the process that meets failing system calls, in segments of a few keys: `gone` is collected at once.
+/// The tables of the process whose system calls fail, with segments of a few keys; `gone` expires
+/// at once.
 pub fn stress_options(table: &str) -> TableOptions {
     let options = TableOptions::new().segment_keys(16).inline_max_bytes(512).shards(2);
     if table == "gone" { options.ttl(Duration::from_millis(1)) } else { options }
 }
 
-/// A table in which segments come and go all the time.
+/// A table that creates and collects segments all the time.
 pub fn short_lived_options(ttl: Duration) -> TableOptions {
     TableOptions::new()
         .segment_keys(25)
@@ -48,7 +51,7 @@ pub fn short_lived_options(ttl: Duration) -> TableOptions {
         .ttl(ttl)
 }
 
-/// How an operation is put.
+/// How an operation writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// `put`.
@@ -66,11 +69,11 @@ pub struct OpEntry {
     pub key: Vec<u8>,
     /// The value.
     pub value: Vec<u8>,
-    /// Aliases and what they name.
+    /// Aliases and the byte ranges they name.
     pub aliases: Vec<(Vec<u8>, Range<usize>)>,
 }
 
-/// What one call writes: there as a whole or not at all.
+/// What one call writes: present completely or not at all.
 #[derive(Debug, Clone)]
 pub struct Op {
     /// The call.
@@ -130,7 +133,7 @@ impl Op {
     /// Puts it.
     ///
     /// # Errors
-    /// What the table says.
+    /// Those of the table.
     pub fn put(&self, table: &Table) -> Result<Position> {
         match (self.kind, &*self.entries) {
             (Kind::Batch, entries) => {
@@ -155,12 +158,12 @@ impl Op {
         }
     }
 
-    /// Every key with the bytes it names, in the order in which an iterator gives them.
+    /// Every key with the bytes it names, in iteration order.
     pub fn records(&self) -> impl Iterator<Item = (&[u8], bool, &[u8])> {
         self.entries.iter().flat_map(|entry| {
             let primary = (&*entry.key, true, &*entry.value);
             let aliases = entry.aliases.iter().map(|(key, range)| {
-                (&**key, false, entry.value.get(range.clone()).expect("a range inside of it"))
+                (&**key, false, entry.value.get(range.clone()).expect("a range inside the value"))
             });
             std::iter::once(primary).chain(aliases)
         })

@@ -1,4 +1,4 @@
-//! Random numbers that come again.
+//! Reproducible random numbers.
 
 /// splitmix64: one seed, one sequence.
 #[derive(Debug, Clone)]
@@ -10,7 +10,7 @@ impl Rng {
         Self(seed)
     }
 
-    /// The sequence that belongs to several numbers together.
+    /// The sequence that `numbers` determine together.
     pub fn of(numbers: &[u64]) -> Self {
         let mix = |seed: u64, number: &u64| Self(seed ^ *number).next_u64();
         Self(numbers.iter().fold(0x51_7C_C1_B7, mix))
@@ -30,12 +30,12 @@ impl Rng {
         self.next_u64() % end.max(1)
     }
 
-    /// True once in `n` times, about.
+    /// True in about one of `n` calls.
     pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 
-    /// So many bytes.
+    /// `len` random bytes.
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(len + 8);
         while bytes.len() < len {

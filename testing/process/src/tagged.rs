@@ -1,5 +1,5 @@
-//! Values that tell who wrote them: a reader that knows nothing of kills and rollbacks still sees whether the bytes are
-//! those that somebody once put there.
+//! Values that identify their writer: a reader that knows nothing of kills and rollbacks can still
+//! check that the bytes are ones that some incarnation put.
 
 use lithdb::{Result, SecondaryKey, Table};
 
@@ -15,7 +15,7 @@ pub fn tagged_seq(key: &[u8]) -> Option<u64> {
     std::str::from_utf8(key.get(1..)?).ok()?.parse().ok()
 }
 
-/// What the writer's life `incarnation` puts at `seq`.
+/// The value that incarnation `incarnation` of the writer puts at `seq`.
 pub fn tagged_value(incarnation: u64, seq: u64) -> Vec<u8> {
     let mut rng = Rng::of(&[incarnation, seq]);
     let filler = match rng.below(12) {
@@ -31,7 +31,7 @@ pub fn tagged_value(incarnation: u64, seq: u64) -> Vec<u8> {
 /// Puts it; every fourth with an alias.
 ///
 /// # Errors
-/// What the table says.
+/// Those of the table.
 pub fn put_tagged(table: &Table, incarnation: u64, seq: u64) -> Result<()> {
     let value = tagged_value(incarnation, seq);
     let alias = format!("w{seq:08}").into_bytes();
@@ -40,17 +40,18 @@ pub fn put_tagged(table: &Table, incarnation: u64, seq: u64) -> Result<()> {
     Ok(())
 }
 
-/// The life that wrote these bytes at this key; `None` if nobody did.
+/// The incarnation that wrote these bytes at this key; `None` if none did.
 pub fn writer_of(key: &[u8], value: &[u8]) -> Option<u64> {
     let number = |n: usize| Some(u64::from_le_bytes(value.get(n..n + 8)?.try_into().ok()?));
     let (incarnation, seq) = (number(0)?, number(8)?);
     (tagged_seq(key) == Some(seq) && value == tagged_value(incarnation, seq)).then_some(incarnation)
 }
 
-/// What a table holds, in one line: how many records, the first and the last key, and a sum over keys and lives in order.
+/// A summary of a table in one line: the number of records, the first and last key, and a checksum
+/// of keys and incarnations in order.
 ///
 /// # Errors
-/// What the table says, and what is wrong with it.
+/// Those of the table, or a description of a wrong record.
 pub fn summarize_view(table: &Table) -> Result<String, String> {
     let (mut count, mut sum, mut first, mut last) = (0_u64, 0_u64, None, None);
     for entry in table.iter().map_err(|e| e.to_string())? {
@@ -61,7 +62,7 @@ pub fn summarize_view(table: &Table) -> Result<String, String> {
             writer_of(entry.key(), &value).ok_or_else(|| format!("wrong bytes at {key}"))?;
         let got = table.get(entry.key()).map_err(|e| e.to_string())?;
         if got.is_none_or(|got| *got != *value) {
-            return Err(format!("get of {key} is not what the iterator gave"));
+            return Err(format!("get of {key} differs from the iterator's value"));
         }
         sum = Rng::of(&[sum, incarnation, tagged_seq(entry.key()).unwrap_or_default()]).next_u64();
         count += 1;

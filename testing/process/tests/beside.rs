@@ -129,14 +129,14 @@ impl Reader {
         loop {
             let line = self.crashy.line();
             match line.split(' ').collect::<Vec<_>>()[..] {
-                ["met", what, count] => {
+                ["observed", what, count] => {
                     const MET: [&str; 9] = [
                         "rounds",
                         "refreshes",
                         "records",
                         "values",
                         "absent",
-                        "judged",
+                        "rechecked",
                         "held",
                         "missing",
                         "pending",

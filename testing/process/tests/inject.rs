@@ -213,7 +213,7 @@ impl Drop for Context {
 
 /// Whether a process that ended so, and said that, was honest.
 fn assert_no_violation(ran: &RunResult, said: &str, fault: Fault) {
-    assert!(!said.contains("dishonest"));
+    assert!(!said.contains("violation"));
     let status = ran.output.status;
     let is_killed = fault.injection.starts_with("signal") && status.signal() == Some(9);
     assert!(status.success() || is_killed, "{status:?}");

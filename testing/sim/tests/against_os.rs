@@ -1,5 +1,5 @@
-//! The simulation shows what the operating system shows: the same random operations on both, the same
-//! results, names, lengths, links and bytes.
+//! Conformance of the simulation with the operating system: the same random operations on both
+//! give the same results, names, lengths, links and bytes.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
 
@@ -61,7 +61,7 @@ impl Op {
     }
 }
 
-/// What must have happened at least once, besides every operation.
+/// What must have occurred at least once, besides every operation.
 const SITUATIONS: [&str; 24] = [
     "EPERM",
     "ENOENT",
@@ -84,8 +84,8 @@ const SITUATIONS: [&str; 24] = [
     "use of a file without a name",
     "read across the end",
     "read past the end",
-    "length set up",
-    "length set down",
+    "length increased",
+    "length decreased",
     "lock that is held",
 ];
 
@@ -117,7 +117,7 @@ fn random_op(random: &mut SeededChoice) -> Op {
         16..18 => Op::Read(handle, len, offset),
         18..20 => Op::SetLen(handle, offset),
         20 => Op::Allocate(handle, offset),
-        // The disk is slow to sync, and what it then says is always the same.
+        // Syncs are slow on a real disk, and their result is always the same.
         21 if random.choose(100) == 0 => Op::Sync(handle),
         21 | 22 => Op::Links(handle),
         23 => Op::Map(handle),
@@ -148,14 +148,14 @@ impl Harness<'_> {
         self.handles.push(file);
     }
 
-    /// What the operation answers, in a form to compare: the system's own error number, too.
+    /// The result of the operation in a comparable form, with the system's own error number.
     fn run(&mut self, op: &Op) -> Result<String, (io::ErrorKind, &'static str)> {
         self.attempt(op).map_err(|error| (error.kind(), error_name(&error)))
     }
 
-    /// What is special about an operation, before it is done.
+    /// What is special about an operation, determined before it runs.
     fn situation(&self, op: &Op) -> Option<&'static str> {
-        #[expect(clippy::disallowed_methods, reason = "what fails is told by the comparison")]
+        #[expect(clippy::disallowed_methods, reason = "the comparison reports failures")]
         let metadata = |path: &str| self.fs.metadata(&self.base.join(path)).ok();
         let len = |n: usize| self.handles.get(n).map(|file| file.len().unwrap());
         match op {
@@ -168,8 +168,8 @@ impl Harness<'_> {
             Op::Read(n, want, offset) if offset + *want as u64 > len(*n)? => {
                 Some("read across the end")
             }
-            Op::SetLen(n, to) if *to > len(*n)? => Some("length set up"),
-            Op::SetLen(n, to) if *to < len(*n)? => Some("length set down"),
+            Op::SetLen(n, to) if *to > len(*n)? => Some("length increased"),
+            Op::SetLen(n, to) if *to < len(*n)? => Some("length decreased"),
             Op::Rename(from, to) => {
                 let (from_is, to_is) = (metadata(from)?, metadata(to));
                 if from_is.kind == FileKind::Dir && to.starts_with(&format!("{from}/")) {
@@ -193,7 +193,7 @@ impl Harness<'_> {
         }
     }
 
-    /// How many handles are of files that have no name.
+    /// The number of handles of files that have no name.
     fn unlinked_handles(&self) -> usize {
         self.handles.iter().filter(|file| file.links().unwrap() == 0).count()
     }
@@ -203,7 +203,8 @@ impl Harness<'_> {
         let at = |path: &str| self.base.join(path);
         let handle = |n: usize| self.handles.get(n).cloned().ok_or(io::ErrorKind::InvalidInput);
         let nothing = |()| String::new();
-        // What only differs for directories (they can be opened and locked on a real disk) is left out.
+        // Leaves out what differs only for directories (a real file system can open and lock
+        // them).
         let is_dir =
             |path: &str| matches!(fs.metadata(&at(path)), Ok(m) if m.kind == FileKind::Dir);
         match op {
@@ -265,7 +266,7 @@ impl Harness<'_> {
         }
     }
 
-    /// Everything there is to see.
+    /// Everything visible.
     fn snapshot(&self) -> Vec<String> {
         let mut seen = Vec::new();
         for dir in DIRS {
@@ -298,10 +299,7 @@ fn same_identities(sim: &Harness<'_>, os: &Harness<'_>) {
     for (n, one) in PATHS.iter().enumerate() {
         for two in &PATHS[..n] {
             let is_one = |harness: &Harness<'_>| {
-                #[expect(
-                    clippy::disallowed_methods,
-                    reason = "what fails is told by the comparison"
-                )]
+                #[expect(clippy::disallowed_methods, reason = "the comparison reports failures")]
                 let find = |path: &str| harness.fs.metadata(&harness.base.join(path)).ok();
                 Some(find(one)?.identity == find(two)?.identity)
             };
@@ -354,5 +352,5 @@ fn random_operations_match_the_real_os() {
     for situation in SITUATIONS {
         assert!(tally.get(situation) > 0, "never: {situation}");
     }
-    assert_eq!(tally.get("another error"), 0, "an error without a name here");
+    assert_eq!(tally.get("another error"), 0, "`error_name` lacks an error");
 }

@@ -1,4 +1,4 @@
-//! What a crash may take, and what it never takes.
+//! What a crash may lose, and what it never loses.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
 
@@ -12,14 +12,14 @@ fn p(path: &str) -> &Path {
     Path::new(path)
 }
 
-/// `/d/f` with `bytes`, all of it durable.
+/// `/d/f` with `bytes`, all durable.
 fn with_durable(bytes: &[u8]) -> SimFs {
     let fs = SimFs::new();
     fs.write_raw("/d/f", bytes.to_vec());
     fs
 }
 
-/// Every image that a crash can leave, in the form that `look` gives it.
+/// `look` applied to every image that a crash can leave.
 fn all_images<T: Ord>(fs: &SimFs, look: impl Fn(&SimFs) -> T) -> BTreeSet<T> {
     let (mut choice, mut seen) = (ExhaustiveChoice::with_limit(20_000), BTreeSet::new());
     loop {
@@ -192,7 +192,7 @@ fn length_may_persist_while_data_reads_as_stale_blocks() {
         fs
     };
     let after = written().crash_with(&CrashImage::LengthWithOldBlocks);
-    assert_eq!(after.read_raw("/d/f"), b"abc\xDB\xDB", "nothing was given back");
+    assert_eq!(after.read_raw("/d/f"), b"abc\xDB\xDB", "no blocks were freed");
 
     let fs = written();
     fs.create_new(p("/d/g")).unwrap().write_at(b"123456", 0).unwrap();
@@ -208,7 +208,7 @@ fn length_may_persist_while_data_reads_as_stale_blocks() {
     file.sync_data().unwrap();
     write_all_at(&*file, b"ABCDE", 0).unwrap();
     let after = fs.crash_with(&CrashImage::LengthWithOldBlocks);
-    assert_eq!(after.read_raw("/d/f"), b"abcde", "what was there before the cut");
+    assert_eq!(after.read_raw("/d/f"), b"abcde", "the bytes before the truncation");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Locks, space, and what tests do behind the file system's back.
+//! Locks, disk space, and what tests do behind the file system's back.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
 
@@ -52,7 +52,7 @@ fn full_disk_refuses_creation_and_shortens_writes() {
     assert_eq!(fs.free_space(p("/")).unwrap(), 2 * BLOCK);
     assert_eq!(file.write_at(&[1; 10_000], 0).unwrap(), 8192);
     assert_eq!(file.write_at(&[1; 1], 8192).unwrap_err().kind(), ErrorKind::StorageFull);
-    assert_eq!(file.write_at(&[2; 100], 8000).unwrap(), 100, "the blocks are there already");
+    assert_eq!(file.write_at(&[2; 100], 8000).unwrap(), 100, "the blocks are already allocated");
     assert_eq!(fs.create_new(p("/g")).unwrap_err().kind(), ErrorKind::StorageFull);
     assert_eq!(fs.create_dir(p("/g")).unwrap_err().kind(), ErrorKind::StorageFull);
 }
@@ -131,7 +131,7 @@ fn block_history_has_the_content_of_each_changing_sync() {
     assert_eq!(
         fs.older_blocks("/f", 0, 900),
         [second.clone(), first.clone()],
-        "zeros behind the end"
+        "zeros past the end"
     );
     assert_eq!(fs.older_blocks("/f", 0, 512), [&second[..512], &first[..512]]);
     assert_eq!(fs.older_blocks("/f", 512, 512), [[[2; 88].as_slice(), &[0; 300]].concat()]);
@@ -154,7 +154,7 @@ fn misdirected_write_overwrites_one_block_and_stales_another() {
     fs.misdirect_block((p("/a"), 1024), (p("/b"), 512), 512);
     assert_eq!(fs.read_raw("/a"), [1; 1100]);
     let overwritten = [&[2; 512][..], &[3; 50], &[1; 26], &[0; 112]].concat();
-    assert_eq!(fs.read_raw("/b"), overwritten, "as far as the file reaches");
+    assert_eq!(fs.read_raw("/b"), overwritten, "only up to the end of the file");
     fs.misdirect_block((p("/b"), 0), (p("/a"), 0), 512);
     assert_eq!(fs.read_raw("/a")[..513], [&[2; 512][..], &[1]].concat());
     assert_eq!(fs.read_raw("/b")[..512], [0; 512], "never written through the file system");

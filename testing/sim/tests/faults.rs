@@ -1,4 +1,4 @@
-//! Every fault happens, as often and to what it says.
+//! Every fault triggers as often as planned, on the operations it applies to.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
 
@@ -72,7 +72,7 @@ fn io_loops_retry_even_persistent_interruptions() {
 fn a_short_write_transfers_half() {
     let (fs, file) = opened(b"");
     fs.fail_op(1, Fault::ShortWrite, false);
-    file.write_at(b"x", 0).unwrap(); // too short to be cut: the fault waits
+    file.write_at(b"x", 0).unwrap(); // too short to be split: the fault waits
     assert_eq!(file.write_at(b"123456", 0).unwrap(), 3);
     assert_eq!(fs.read_raw("/f"), b"123");
 }
@@ -117,7 +117,7 @@ fn failed_sync_may_write_a_part() {
     let seen: Vec<u8> = fs.read_raw("/f").chunks(512).map(|sector| sector[0]).collect();
     assert!(seen == *b"nonon\0n\0" || seen == *b"onon\0n\0n", "{seen:?}");
     let after = fs.crash_with(&CrashImage::Nothing);
-    assert_eq!(after.read_raw("/f"), fs.read_raw("/f"), "what is there is durable");
+    assert_eq!(after.read_raw("/f"), fs.read_raw("/f"), "everything readable is durable");
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn blocks_with_failed_writeback_accept_no_writes() {
         file.write_at(&[2; 3000], 3).unwrap();
         file.sync_all().unwrap();
         assert_eq!(fs.read_raw("/f"), [&b"old"[..], &[2; 3000]].concat(), "still readable");
-        // The first block was durable before; behind the last one that failed everything is.
+        // The first block was durable before; blocks after the last failed one are unaffected.
         let found = fs.crash_with(&CrashImage::Everything).read_raw("/f");
         let expected = [&b"old"[..], &[2; 509], &[0; 1536], &[2; 955]].concat();
         assert_eq!(found, expected);

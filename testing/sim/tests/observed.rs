@@ -1,7 +1,7 @@
-//! Every fault and every outcome of a crash really occurs: random histories, looked at from outside, show each of them,
-//! and nothing that must not happen.
+//! Every fault and every crash outcome really occurs: random histories, observed through the file
+//! system's interface, show each of them, and nothing that must not happen.
 //!
-//! Every write of a history has a byte of its own, so that a byte found later tells where it comes from.
+//! Every write of a history uses its own byte, so that a byte read later identifies its origin.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -15,7 +15,7 @@ use lithdb_sim::{
     BytesChoice, Choice, CrashImage, Effort, Fault, Pages, SeededChoice, SimClock, SimFs, Tally,
 };
 
-/// What must have been seen at least once.
+/// What must be observed at least once.
 const OUTCOMES: [&str; 60] = [
     "write lost",
     "write kept",
@@ -24,12 +24,12 @@ const OUTCOMES: [&str; 60] = [
     "torn write with its length",
     "torn write with old blocks between",
     "length without data: zeros",
-    "length without data: bytes of somebody",
+    "length without data: foreign bytes",
     "length without data: old blocks of the same file",
     "length without data: old blocks of another file",
-    "length without data: bytes that an earlier crash took",
-    "cut lost",
-    "cut kept",
+    "length without data: bytes lost in an earlier crash",
+    "truncation lost",
+    "truncation kept",
     "entry lost",
     "entry kept",
     "entry kept, data lost",
@@ -52,10 +52,10 @@ const OUTCOMES: [&str; 60] = [
     "failed sync: a part lost",
     "failed sync: a part durable",
     "failed sync: readable and clean",
-    "failed sync: a later sync says yes",
+    "failed sync: a later sync succeeds",
     "failed sync: evicted later",
-    "failed sync: gone after a crash",
-    "failed directory sync: a later sync lies",
+    "failed sync: lost in a crash",
+    "failed directory sync: a later sync does nothing",
     "stale block",
     "stale block after a crash",
     "stale read",
@@ -87,13 +87,13 @@ fn p(path: &str) -> &Path {
     Path::new(path)
 }
 
-/// A write that no sync has covered, to a file with `len` durable bytes.
+/// An unsynced write to a file with `len` durable bytes.
 struct Unsynced {
     path: String,
     len: usize,
     offset: usize,
     end: usize,
-    /// What it wrote.
+    /// The byte it wrote.
     new: u8,
 }
 
@@ -108,7 +108,7 @@ struct History<'a> {
     random: SeededChoice,
     tally: &'a mut Tally,
     writes: Vec<Unsynced>,
-    /// Steps that were taken and not synced.
+    /// Unsynced steps.
     names: Vec<&'static str>,
 }
 
@@ -121,7 +121,7 @@ const NAMES: [&str; 9] = [
     "rename across",
     "link",
     "unlink",
-    "cut",
+    "truncate",
 ];
 
 impl<'a> History<'a> {
@@ -130,7 +130,7 @@ impl<'a> History<'a> {
         for dir in ["/d/empty", "/e"] {
             fs.make_dirs(dir);
         }
-        for name in ["rename", "over-from", "over-to", "across", "link", "unlink", "cut"] {
+        for name in ["rename", "over-from", "over-to", "across", "link", "unlink", "truncate"] {
             fs.write_raw(format!("/d/{name}"), vec![name.len() as u8; 600]);
         }
         Self { fs, random: SeededChoice::new(seed), tally, writes: vec![], names: vec![] }
@@ -149,7 +149,7 @@ impl<'a> History<'a> {
         self.fs.open(p(path), OpenMode::ReadWrite).unwrap()
     }
 
-    /// Something of another file that is on the disk and in no file.
+    /// Leaves bytes of another file on the disk that belong to no file any more.
     fn leave_freed_bytes(&mut self) {
         let file = self.fs.create_new(p("/d/scrap")).unwrap();
         write_all_at(&*file, &vec![FREED_BYTE; 5_000 + self.random.choose(9_000)], 0).unwrap();
@@ -158,7 +158,7 @@ impl<'a> History<'a> {
         self.fs.sync_dir(p("/d")).unwrap();
     }
 
-    /// A file with a past, and a write to it that is not synced.
+    /// A file with earlier contents, and an unsynced write to it.
     fn write(&mut self, n: usize) {
         let path = format!("/d/w{n}");
         let len = self.below(10_000);
@@ -183,7 +183,7 @@ impl<'a> History<'a> {
         self.writes.push(Unsynced { path, len, offset, end: offset + data.len(), new });
     }
 
-    /// One of the operations on names, not synced.
+    /// One of the operations on names, unsynced.
     fn name(&mut self, what: &'static str) {
         let fs = &self.fs;
         match what {
@@ -198,12 +198,12 @@ impl<'a> History<'a> {
             "rename across" => fs.rename(p("/d/across"), p("/e/across")).unwrap(),
             "link" => fs.hard_link(p("/d/link"), p("/d/linked")).unwrap(),
             "unlink" => fs.remove_file(p("/d/unlink")).unwrap(),
-            _ => self.file("/d/cut").set_len(100).unwrap(),
+            _ => self.file("/d/truncate").set_len(100).unwrap(),
         }
         self.names.push(what);
     }
 
-    /// The power fails, and the disk is found as `after`.
+    /// Compares the file system `after` a loss of power with the unsynced operations.
     fn inspect(&mut self, after: &SimFs) {
         for n in 0..self.writes.len() {
             self.inspect_write(n, after);
@@ -243,8 +243,8 @@ impl<'a> History<'a> {
                 }
                 "unlink" => ("unlink lost", "unlink kept", !is("/d/unlink")),
                 _ => {
-                    assert!([100, 600].contains(&len("/d/cut")));
-                    ("cut lost", "cut kept", len("/d/cut") == 100)
+                    assert!([100, 600].contains(&len("/d/truncate")));
+                    ("truncation lost", "truncation kept", len("/d/truncate") == 100)
                 }
             };
             self.record(if was_kept { kept } else { lost });
@@ -259,16 +259,16 @@ impl<'a> History<'a> {
         let Unsynced { path, len, offset, end, new } = &self.writes[n];
         let (len, offset, end, new) = (*len, *offset, *end, *new);
         let found = after.read_raw(path);
-        assert!(found.len() >= len, "{path}: durable bytes are gone");
+        assert!(found.len() >= len, "{path}: durable bytes were lost");
         assert!(found.len() <= end.max(len), "{path}: longer than it ever was");
         let was_written = |byte: &u8| *byte == FOREIGN_BYTE || *byte <= FREED_BYTE;
-        assert!(found.iter().all(was_written), "{path}: a byte from nowhere");
+        assert!(found.iter().all(was_written), "{path}: a byte that was never written");
         for (at, byte) in found.iter().enumerate() {
             let may_be: &[u8] = match at {
                 _ if at < offset => &[Unsynced::BASE],
                 _ if at < len && at < end => &[Unsynced::BASE, new],
                 _ if at < len => &[Unsynced::BASE],
-                // Behind the durable length anything may be that was ever on the disk.
+                // Past the durable length, any byte that was ever on the disk is allowed.
                 _ => continue,
             };
             assert!(may_be.contains(byte), "{path} at {at}: {byte}");
@@ -297,10 +297,10 @@ impl<'a> History<'a> {
         } else {
             assert!(whole_length);
             for (byte, what) in [
-                (FOREIGN_BYTE, "length without data: bytes of somebody"),
+                (FOREIGN_BYTE, "length without data: foreign bytes"),
                 (FREED_BYTE, "length without data: old blocks of another file"),
                 (Unsynced::OWN_OLD, "length without data: old blocks of the same file"),
-                (Unsynced::TAKEN, "length without data: bytes that an earlier crash took"),
+                (Unsynced::TAKEN, "length without data: bytes lost in an earlier crash"),
             ] {
                 if new_part.contains(&byte) {
                     self.record(what);
@@ -312,7 +312,7 @@ impl<'a> History<'a> {
         }
     }
 
-    /// Syncs that fail, in all their kinds.
+    /// Failed syncs of every kind.
     fn failed_syncs(&mut self) {
         let (old, new) = (1, 2);
         self.fs.write_raw("/d/f", vec![old; 1000]);
@@ -338,7 +338,7 @@ impl<'a> History<'a> {
         assert_eq!(byte(&self.fs), new);
         self.record("failed sync: readable and clean");
         file.sync_data().unwrap();
-        self.record("failed sync: a later sync says yes");
+        self.record("failed sync: a later sync succeeds");
         assert_eq!(
             byte(&self.fs.fork().crash_with(&CrashImage::Nothing)),
             new,
@@ -351,7 +351,7 @@ impl<'a> History<'a> {
         } else {
             self.fs = self.fs.crash_with(&CrashImage::Everything);
             assert_eq!(byte(&self.fs), old);
-            self.record("failed sync: gone after a crash");
+            self.record("failed sync: lost in a crash");
         }
     }
 
@@ -363,10 +363,10 @@ impl<'a> History<'a> {
         self.fs.sync_dir(p("/g")).unwrap();
         self.fs = self.fs.crash_with(&CrashImage::Nothing);
         assert!(self.fs.metadata(p("/g/lie")).is_err());
-        self.record("failed directory sync: a later sync lies");
+        self.record("failed directory sync: a later sync does nothing");
     }
 
-    /// A device that does not do what it says.
+    /// A device that loses or misplaces acknowledged blocks.
     fn device(&mut self) {
         self.fs.write_raw("/d/a", vec![1; 8192]);
         self.fs.write_raw("/d/b", vec![9; 8192]);
@@ -412,7 +412,7 @@ impl<'a> History<'a> {
         assert!(others == 0 || others == unit);
     }
 
-    /// An operation that is refused, or cut short.
+    /// Operations that fail or are short.
     fn refused(&mut self) {
         self.fs.write_raw("/d/x", vec![5; 2000]);
         let (fs, file) = (self.fs.clone(), self.file("/d/x"));
@@ -474,7 +474,7 @@ impl<'a> History<'a> {
                 read(Fault::TooManyFiles);
                 assert_eq!(code(fs.try_lock(p("/d/x"), LockKind::Shared).unwrap_err()), 24);
                 read(Fault::TooManyFiles);
-                file.map(100, Default::default()).unwrap(); // takes no file of its own
+                file.map(100, Default::default()).unwrap(); // needs no descriptor
                 fs.metadata(p("/d/x")).unwrap();
                 fs.clear_faults();
                 self.record("EMFILE");
@@ -513,7 +513,7 @@ impl<'a> History<'a> {
     }
 }
 
-/// The images that the histories are looked at on.
+/// The crash images on which the histories are inspected.
 fn images(random: &mut SeededChoice, unsynced: usize) -> Vec<CrashImage> {
     let mut images = vec![
         CrashImage::Nothing,
@@ -533,13 +533,13 @@ fn every_fault_and_crash_outcome_is_observed() {
     let mut tally = Tally::new("outcomes of crashes and faults");
     for round in 0..effort.times(400) {
         let mut history = History::new(effort.seed("outcomes") ^ round, &mut tally);
-        // What lasts first, then what no sync covers, in any order.
+        // Durable steps first, then the unsynced ones in any order.
         history.leave_freed_bytes();
         history.failed_syncs();
         history.failed_directory_sync();
         history.device();
         history.refused();
-        // A write may crash on the way, to have a past: they come first.
+        // Writes come first: one may crash on the way, to give its file earlier contents.
         (0..3).for_each(|n| history.write(n));
         let mut steps: Vec<usize> = (0..NAMES.len()).collect();
         while !steps.is_empty() {

@@ -1,5 +1,5 @@
-//! The process that the end-to-end tests start, watch and kill. What it does and has done it says on its standard
-//! output, a line each; the end of its standard input asks it to close the database.
+//! The process that the end-to-end tests start, watch and kill. It reports its actions on standard
+//! output, one per line; the end of its standard input asks it to close the database.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "test support")]
 
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
         "durable" => durable(&roots(args)),
         "leave-torn-end" => leave_torn_end(&roots(args)),
         "recover" => recover(&roots(args)),
-        other => panic!("no command {other:?}"),
+        other => panic!("unknown command {other:?}"),
     }
     ExitCode::SUCCESS
 }
@@ -70,7 +70,7 @@ fn roots(args: impl Iterator<Item = String>) -> Vec<PathBuf> {
     args.map(PathBuf::from).collect()
 }
 
-/// Waits until the other side closes the pipe.
+/// Waits until the parent closes the pipe.
 pub(crate) fn wait_for_end_of_input() {
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
@@ -81,7 +81,8 @@ pub(crate) fn kill_self() -> ! {
     panic!("survived: {killed:?}");
 }
 
-/// Writes the pattern into two tables, from the given numbers on, until it is killed or asked to end.
+/// Writes the pattern into two tables, from the given numbers on, until it is killed or asked to
+/// exit.
 fn write(incarnation: u64, ttl: Duration, next: [u64; 2], roots: &[PathBuf]) {
     let db = Db::open(db_options(roots)).expect("open");
     println!("open");
@@ -112,7 +113,7 @@ fn write_table(table: &Table, name: &str, incarnation: u64, mut next: u64, stop:
     });
     assert_eq!(newest.map_or(next, |newest| newest + 1), next, "{name}: the newest operation");
     let mut rng = Rng::of(&[incarnation, 77, next]);
-    // Now and then much is written between two flushes: then files grow by themselves.
+    // Sometimes it writes much between two flushes, so that files grow without a flush.
     let mut flush_one_in = 6;
     println!("start {name} {next}");
     while !stop.load(Ordering::Relaxed) {
@@ -146,7 +147,7 @@ fn hold(roots: &[PathBuf]) {
     }
 }
 
-/// Opens, puts one value, flushes, and dies.
+/// Opens, puts one value, flushes, and kills itself.
 fn one_put(seq: u64, roots: &[PathBuf]) {
     let db = Db::open(DbOptions::new(roots)).expect("open");
     let table = db.table("t", TableOptions::new()).expect("table");
@@ -156,7 +157,7 @@ fn one_put(seq: u64, roots: &[PathBuf]) {
     kill_self();
 }
 
-/// Puts until the disk is full, with a flush now and then, and dies.
+/// Puts until the disk is full, with a flush now and then, and kills itself.
 fn fill(roots: &[PathBuf]) {
     let db = Db::open(DbOptions::new(roots)).expect("open");
     let table = db.table("t", TableOptions::new().segment_bytes(512 << 10)).expect("table");
@@ -175,7 +176,7 @@ fn mark(what: &str) {
     println!("MARK {what}");
 }
 
-/// Opens without the maintenance thread: what is traced then is what the calls did.
+/// Opens without the maintenance thread, so that the trace shows only what the calls did.
 fn open_without_maintenance(roots: &[PathBuf]) -> Db {
     let components = Components { without_maintenance: true, ..Components::default() };
     Db::open_with(DbOptions::new(roots), components).expect("open")
@@ -191,13 +192,13 @@ fn flush(table: &Table, name: &str) {
     mark(&format!("{name} flushed"));
 }
 
-/// A new database, a first durable put, nothing new, a roll-over, a second table.
+/// A new database: a first durable put, an idle flush, a rollover, a second table.
 fn durable(roots: &[PathBuf]) {
     mark("begin");
     let db = open_without_maintenance(roots);
     let table = db.table("blocks", small_segments()).expect("table");
     mark("put");
-    // One for each shard, and one that stands in the key file.
+    // One value for each shard, and an inline one.
     for n in 0..2_u8 {
         table.put(&[b'a', n], &[n; 4096]).expect("put");
     }
@@ -219,7 +220,7 @@ fn durable(roots: &[PathBuf]) {
     mark("closed");
 }
 
-/// Something durable, then more than memory keeps back, then death.
+/// Something durable, then more than the write buffer holds, then a kill.
 fn leave_torn_end(roots: &[PathBuf]) {
     let db = open_without_maintenance(roots);
     let table = db.table("blocks", TableOptions::new()).expect("table");
@@ -234,7 +235,7 @@ fn leave_torn_end(roots: &[PathBuf]) {
     kill_self();
 }
 
-/// Opens what was left, does nothing, then puts.
+/// Opens what the killed process left, does nothing, then puts.
 fn recover(roots: &[PathBuf]) {
     mark("open");
     let db = open_without_maintenance(roots);

@@ -1,4 +1,4 @@
-//! Does what it is told in lines on its standard input, and says what became of it.
+//! Executes orders, one per line of standard input, and reports the results.
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use lithdb::{Components, Db, DbOptions, Result, Table, TableOptions};
 
-/// The orders: `table NAME`, `put NAME KEY`, `seal NAME`, `flush NAME`, `get NAME KEY`, `drop NAME`. The answers: `ok`, or
-/// `refused KIND` with `latched` behind it if the table takes no more, and the message.
+/// Orders: `table NAME`, `put NAME KEY`, `seal NAME`, `flush NAME`, `get NAME KEY`, `drop NAME`.
+/// Answers: `ok`, or `refused KIND` (followed by `latched` if the table is latched) and the
+/// message.
 pub(crate) fn serve(roots: &[PathBuf]) {
     let components = Components { without_maintenance: true, ..Components::default() };
     let db = Db::open_with(DbOptions::new(roots), components).expect("open");
@@ -59,11 +60,11 @@ fn act(
             assert_eq!(found.as_deref(), Some(&value_of(key)[..]), "{name}: {key}");
             Ok(())
         }
-        other => panic!("no order {other:?}"),
+        other => panic!("unknown order {other:?}"),
     }
 }
 
-/// Not in the key file.
+/// Too long to be inline.
 fn value_of(key: &str) -> Vec<u8> {
     key.bytes().cycle().take(3000).collect()
 }

@@ -1,5 +1,6 @@
-//! A program that meets failing system calls: it writes, collects, reads and closes, goes on after an error as far as it is
-//! let, and says what it was told. What cannot be true it calls `violation`.
+//! A program whose system calls fail: it writes, collects, reads and closes, continues after an
+//! error as far as possible, and reports every result. It reports what must not happen as
+//! `violation`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,21 +12,21 @@ use lithdb_process_tests::{Op, stress_options};
 
 use crate::kill_self;
 
-/// How many operations are put into each table.
+/// The number of operations put into each table.
 const OPERATIONS: u64 = 16;
 
 fn failed(what: &str, error: &Error) {
     println!("error {what} {error}");
     if error.kind() == ErrorKind::Corrupt {
-        println!("dishonest: nothing is damaged: {what} {error}");
+        println!("violation: no file is corrupt: {what} {error}");
     }
 }
 
 fn violation(what: &str) {
-    println!("dishonest: {what}");
+    println!("violation: {what}");
 }
 
-/// One table that is written to.
+/// A table being written.
 struct Written {
     name: &'static str,
     table: Table,
@@ -67,7 +68,7 @@ impl Written {
             };
             failed("flush", &error);
             if self.table.failure().is_none() && !error.latches() {
-                continue; // nothing was done
+                continue; // the call did nothing
             }
             if self.table.failure().is_none() {
                 violation(&format!("not latched after a flush: {error}"));
@@ -82,14 +83,14 @@ impl Written {
         }
     }
 
-    /// Everything that was accepted and not collected is read, or refused with an error.
+    /// Checks that everything accepted and not collected can be read, or fails with an error.
     fn read(&self, first: u64) {
         for seq in first..self.next {
             for (key, _, value) in Op::new(self.name, 0, seq).records() {
                 match self.table.get(key) {
                     Ok(Some(got)) if got == value => {}
                     Ok(Some(_)) => violation(&format!("wrong bytes at {seq}")),
-                    Ok(None) => violation(&format!("{seq} was accepted and is not there")),
+                    Ok(None) => violation(&format!("{seq} was accepted and is absent")),
                     Err(error) => failed("get", &error),
                 }
             }
@@ -128,7 +129,7 @@ impl Written {
     }
 }
 
-/// One thread does everything, so that the third write is the third write in every run.
+/// One thread does everything, so that the n-th write is the same in every run.
 fn open_single_threaded(roots: &[PathBuf], mode: ReadMode) -> Result<Db, ()> {
     let mut options = DbOptions::new(roots).read_mode(mode).max_open_files(6);
     options.io_threads = 0;
@@ -184,15 +185,15 @@ fn write(roots: &[PathBuf], mode: ReadMode, dies: bool) -> Result<(), ()> {
     Ok(())
 }
 
-/// Writes and reads, and says `done` at the end; writes and dies, if `dies`.
+/// Writes, and then reads and prints `done`; or kills itself after writing, if `dies`.
 pub(crate) fn stress(mode: &str, dies: bool, roots: &[PathBuf]) {
     let mode = if mode == "pread" { ReadMode::Pread } else { ReadMode::Map };
-    #[expect(clippy::let_underscore_must_use, reason = "`failed` has told it")]
+    #[expect(clippy::let_underscore_must_use, reason = "`failed` has reported it")]
     let _ = write(roots, mode, dies);
     println!("done");
 }
 
-/// Rolls all tables back to operation `seq`; dies when it is decided, if `dies`.
+/// Rolls all tables back to operation `seq`; kills itself once the rollback is decided, if `dies`.
 pub(crate) fn roll_back(seq: u64, dies: bool, roots: &[PathBuf]) {
     let request = Rollback::new(roots).env(Env::os(0).expect("no threads"));
     let plan = match request.plan(through_key(Op::key(seq, 0))) {

@@ -1,4 +1,4 @@
-//! A reader that never rests, beside whatever is done to the database, and the writer that does it.
+//! A reader that runs continuously beside a writer, and that writer.
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
@@ -14,7 +14,7 @@ use lithdb_process_tests::{
 
 use crate::wait_for_end_of_input;
 
-/// Puts into both tables, from the given numbers on, until it is killed or asked to end.
+/// Puts into both tables, from the given numbers on, until it is killed or asked to exit.
 pub(crate) fn write_tagged(incarnation: u64, ttl: Duration, next: [u64; 2], roots: &[PathBuf]) {
     let db = Db::open(db_options(roots).gc_interval(Duration::from_millis(10))).expect("open");
     let plain = db.table("plain", plain_options().segment_keys(150)).expect("plain");
@@ -42,7 +42,7 @@ pub(crate) fn write_tagged(incarnation: u64, ttl: Duration, next: [u64; 2], root
     db.close().expect("close");
 }
 
-/// What the reader has met.
+/// What the reader has observed.
 #[derive(Default)]
 struct Observations {
     counts: BTreeMap<&'static str, u64>,
@@ -68,7 +68,8 @@ impl Observations {
         }
     }
 
-    /// What the documents say that a reader may be told while files go away under it.
+    /// Counts the errors that the documents allow while files are removed under a reader; all
+    /// others are wrong.
     fn refused(&mut self, doing: &str, error: &Error) {
         match error.kind() {
             ErrorKind::RollbackPending => self.count("pending"),
@@ -86,14 +87,14 @@ impl Observations {
             let Some(entry) = next else { break };
             let entry = entry?;
             let Some(seq) = tagged_seq(entry.key()) else {
-                self.wrong(format!("a key that nobody put: {entry:?}"));
+                self.wrong(format!("a key that was never put: {entry:?}"));
                 break;
             };
             let follows = before.is_none_or(|before| {
                 let (low, high) = if is_backward { (seq, before) } else { (before, seq) };
                 high == low || high == low + 1
             });
-            // Segments that were collected under the walk may be left out.
+            // The walk may skip segments that were collected meanwhile.
             if !follows && table.name().as_str() == "plain" {
                 self.wrong(format!("{seq} follows {before:?} in a walk"));
             }
@@ -132,26 +133,28 @@ impl Observations {
         Ok(())
     }
 
-    /// A key below the newest one is absent in the table that never expires, which hardly ever happens: rolled back, then. If it was put before the
-    /// newest one that was seen, by an incarnation that is no later, and is there when one looks again, then it was there all the
-    /// time.
+    /// A key below the newest one is absent in the table that never expires: this hardly ever
+    /// happens, and only if a rollback removed it. But if a rescan finds the key, and an
+    /// incarnation no later than that of the newest one seen wrote it before that one, then it was
+    /// there all the time.
     fn recheck_absent(
         &mut self,
         table: &Table,
         seq: u64,
         newest_writer: Option<u64>,
     ) -> lithdb::Result<()> {
-        self.count("judged");
+        self.count("rechecked");
         table.refresh()?;
         let now = writer_at(table, seq)?;
         if now.is_some() && now <= newest_writer {
-            self.wrong(format!("{seq} was absent, and is there, put by life {now:?}"));
+            self.wrong(format!("{seq} was absent, but incarnation {now:?} has put it"));
         }
         Ok(())
     }
 
     fn round(&mut self, table: &Table, rng: &mut Rng) {
-        // Often without a refresh: then the view is of files that may be gone, or shorter by now.
+        // Refresh only half of the time: otherwise the view is of files that may be removed, or
+        // shorter, by now.
         if rng.one_in(2) {
             match table.refresh() {
                 Ok(()) => self.count("refreshes"),
@@ -175,13 +178,13 @@ impl Observations {
     }
 }
 
-/// The life that put this number, if it is there.
+/// The incarnation that put this number, if it exists.
 fn writer_at(table: &Table, seq: u64) -> lithdb::Result<Option<u64>> {
     let key = tagged_key(seq);
     Ok(table.get(&key)?.and_then(|value| writer_of(&key, &value)))
 }
 
-/// Lines of the standard input; the end of it closes the channel.
+/// Lines of standard input; its end closes the channel.
 fn requests() -> Receiver<String> {
     let (send, receive) = channel();
     let body = move || {
@@ -195,14 +198,15 @@ fn requests() -> Receiver<String> {
     receive
 }
 
-/// Reads until the standard input ends. Asked `look`, it refreshes and says what both tables hold.
+/// Reads until standard input ends. On the order `look` it refreshes and reports the contents of
+/// both tables.
 pub(crate) fn watch(mode: &str, seed: u64, roots: &[PathBuf]) {
     let mode = if mode == "pread" { ReadMode::Pread } else { ReadMode::Map };
     let components = Components { without_maintenance: true, ..Components::default() };
     let options = DbOptions::new(roots).read_mode(mode).max_open_files(5);
     let db = Db::open_read_only_with(options, components).expect("open");
     let tables = ["plain", "aged"].map(|name| db.existing_table(name).expect(name));
-    let (requests, mut met, mut rng) = (requests(), Observations::default(), Rng::new(seed));
+    let (requests, mut observed, mut rng) = (requests(), Observations::default(), Rng::new(seed));
     println!("reading");
     loop {
         match requests.try_recv() {
@@ -218,18 +222,18 @@ pub(crate) fn watch(mode: &str, seed: u64, roots: &[PathBuf]) {
             Err(TryRecvError::Empty) => {}
             Err(TryRecvError::Disconnected) => break,
         }
-        tables.iter().for_each(|table| met.round(table, &mut rng));
+        tables.iter().for_each(|table| observed.round(table, &mut rng));
         if rng.one_in(20) {
-            met.recheck_held();
+            observed.recheck_held();
         }
-        if let Some(wrong) = met.wrong.first() {
+        if let Some(wrong) = observed.wrong.first() {
             println!("wrong {wrong}");
             std::process::exit(3);
         }
     }
-    met.recheck_held();
-    for (what, count) in &met.counts {
-        println!("met {what} {count}");
+    observed.recheck_held();
+    for (what, count) in &observed.counts {
+        println!("observed {what} {count}");
     }
-    println!("wrong {}", met.wrong.len());
+    println!("wrong {}", observed.wrong.len());
 }

@@ -1,9 +1,11 @@
-//! A process that reads, all the time, beside one that collects, is killed and recovered with a torn tail, and rolls back.
+//! A reading process beside one that collects, is killed, recovers with a torn end, and rolls
+//! back.
 //!
-//! The reader walks, gets and refreshes without a rest and keeps values that it was lent. It must not die (SIGBUS) and must
-//! not be given wrong bytes or be told of damage; that a file was collected or rolled back under it (`Missing`), and that a
-//! rollback is under way (`RollbackPending`), it may be told. Whenever the other side holds still, the reader's view after a
-//! refresh is what a writer finds.
+//! The reader iterates, gets and refreshes continuously and keeps lent values. It must not die
+//! (SIGBUS), must never get wrong bytes and must never report corruption. Two errors are allowed:
+//! `Missing` (a file was collected or rolled back under it) and `RollbackPending` (a rollback is
+//! in progress). Whenever the writer pauses, the reader's view after a refresh equals what a
+//! writer finds.
 
 #![allow(
     clippy::disallowed_methods,
@@ -30,7 +32,7 @@ fn start(args: &[String], roots: &[PathBuf]) -> Crashy {
     Crashy::start(env!("CARGO_BIN_EXE_crashy"), args, roots)
 }
 
-/// What has been done to one database.
+/// One database and what has been done to it.
 struct Harness {
     roots: Vec<PathBuf>,
     rng: Rng,
@@ -44,7 +46,8 @@ impl Harness {
         Db::open_with(DbOptions::new(&self.roots), components).unwrap()
     }
 
-    /// What both tables hold, after an opening for writing; and the number of their next operation.
+    /// A summary of both tables after an opening for writing, and the number of their next
+    /// operation.
     fn views(&self) -> ([String; 2], [u64; 2]) {
         let db = self.open();
         let tables = ["plain", "aged"].map(|name| db.existing_table(name).unwrap());
@@ -57,7 +60,7 @@ impl Harness {
         (views, next)
     }
 
-    /// A process writes and collects for a while; then it ends, or is killed.
+    /// Runs a process that writes and collects for a while and then exits or is killed.
     fn write(&mut self, next: [u64; 2], is_killed: bool) {
         self.incarnations += 1;
         let args =
@@ -74,7 +77,7 @@ impl Harness {
         }
     }
 
-    /// Bytes at the end that nobody finished, as a crash leaves them; an opening wants to cut them.
+    /// Appends torn bytes, as a crash leaves them; the next opening tries to truncate them.
     fn append_torn_bytes(&mut self) -> Vec<(PathBuf, u64)> {
         let torn = ["plain", "aged"].map(|name| {
             let path = newest_key_file(&self.roots, name);
@@ -85,7 +88,7 @@ impl Harness {
         torn.into()
     }
 
-    /// Back by some operations in both tables.
+    /// Rolls both tables back by some operations.
     fn roll_back(&mut self, next: [u64; 2]) {
         let by = [1, 30, 300][self.rng.below(3) as usize];
         let ends = next.map(|next| next.saturating_sub(1 + self.rng.below(by)));
@@ -114,7 +117,7 @@ impl Reader {
         Self { crashy }
     }
 
-    /// What it sees of both tables after a refresh.
+    /// The reader's summaries of both tables after a refresh.
     fn read_views(&mut self) -> [String; 2] {
         self.crashy.send("look");
         ["plain", "aged"].map(|name| {
@@ -173,16 +176,16 @@ fn check_reader_beside_writer(mode: &str, test: &str) {
             1 => {
                 harness.write(next, true);
                 let torn = harness.append_torn_bytes();
-                // Recovered: what the reader may be mapping is not cut.
+                // Recovery does not truncate files that the reader may have mapped.
                 let (views, _) = harness.views();
                 for (path, len) in torn {
-                    // If it is gone, it was empty, and discarded.
+                    // A missing file was empty and has been discarded.
                     let now = std::fs::metadata(&path).map_or(len, |found| found.len());
-                    assert!(now >= len, "{} was cut under a reader", path.display());
+                    assert!(now >= len, "{} was truncated under a reader", path.display());
                 }
                 assert_eq!(reader.read_views(), views, "after a recovery");
                 harness.tally.add("writers that were killed", 1);
-                harness.tally.add("torn tails", 2);
+                harness.tally.add("torn ends", 2);
             }
             _ => {
                 harness.roll_back(next);
@@ -193,7 +196,7 @@ fn check_reader_beside_writer(mode: &str, test: &str) {
         assert_eq!(reader.read_views(), views, "round {round}");
         if harness.rng.one_in(5) {
             reader.end(&mut harness.tally);
-            // Nobody reads: what stayed is cut.
+            // Without a reader, the next opening truncates the rest.
             harness.views();
             reader = Reader::start(&mut harness, mode);
         }
@@ -203,7 +206,7 @@ fn check_reader_beside_writer(mode: &str, test: &str) {
     assert!(found.is_sound(), "{found:?}");
     let tally = &harness.tally;
     assert!(tally.get("rounds") > 20, "{tally:?}");
-    for what in ["rollbacks", "torn tails", "rounds", "refreshes", "records", "values", "held"] {
+    for what in ["rollbacks", "torn ends", "rounds", "refreshes", "records", "values", "held"] {
         assert!(tally.get(what) > 0, "{what}: {tally:?}");
     }
 }

@@ -1,7 +1,8 @@
-//! A disk that is really full: a tmpfs of a few megabytes. The simulated disk runs out of space at every single
-//! operation (see the crash tests); here the operating system says so.
+//! A really full disk: a tmpfs of a few megabytes. The simulated disk runs out of space at every
+//! single operation (see the crash tests); here the operating system reports it.
 //!
-//! Needs the right to mount; says so and is skipped where that is not so, or fails if `LITHDB_REQUIRE_TMPFS` is 1.
+//! Needs permission to mount; otherwise the test reports that it is skipped, or fails if
+//! `LITHDB_REQUIRE_TMPFS` is 1.
 
 #![allow(
     clippy::disallowed_methods,
@@ -33,7 +34,7 @@ struct Disk {
 }
 
 impl Disk {
-    /// `None`: nothing can be mounted here.
+    /// `None` if this machine does not allow mounting.
     fn new(test: &str, bytes: u64) -> Option<Self> {
         let mount = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
@@ -54,7 +55,7 @@ impl Disk {
         self.mount.path().join(name)
     }
 
-    /// Takes all space that is left, to the last block.
+    /// Takes all remaining space, to the last block.
     fn fill(&self, name: &str) -> PathBuf {
         let path = self.path(name);
         let mut file = std::fs::File::create(&path).unwrap();
@@ -66,8 +67,8 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: a handle that a failed test still holds must not keep it mounted.
-        #[expect(clippy::let_underscore_must_use, reason = "a test that failed says more")]
+        // A lazy unmount: a handle that a failed test still holds must not keep it mounted.
+        #[expect(clippy::let_underscore_must_use, reason = "the failure of the test matters more")]
         let _ = Command::new("umount").arg("-l").arg(self.mount.path()).status();
     }
 }
@@ -81,18 +82,19 @@ fn options() -> TableOptions {
     TableOptions::new().segment_bytes(512 << 10)
 }
 
-/// Puts operations from `next` on until one is refused; returns the number of the refused one, and why.
+/// Puts operations from `next` on until one is refused; returns the refused number and the error.
 fn put_until_refused(table: &Table, mut next: u64) -> (u64, Error) {
     loop {
         match Op::new("t", 0, next).put(table) {
             Ok(_) => next += 1,
             Err(error) => return (next, error),
         }
-        assert!(next < 1_000_000, "the disk never fills");
+        assert!(next < 1_000_000, "the disk never filled");
     }
 }
 
-/// The oldest operation that is there; none if a segment had just begun when the disk was full, and the others expired.
+/// The oldest operation; `None` if a segment had just started when the disk became full and the
+/// others expired.
 fn oldest(table: &Table) -> Option<u64> {
     table.oldest_key().unwrap().map(|key| Op::seq_of(&key).unwrap())
 }
@@ -101,18 +103,18 @@ fn newest(table: &Table) -> Option<u64> {
     table.newest_key().unwrap().map(|key| Op::seq_of(&key).unwrap())
 }
 
-/// The table holds the operations from `begin` to `end`, and nothing else.
+/// Checks that the table holds the operations from `begin` to `end`, and nothing else.
 fn check(table: &Table, begin: u64, end: u64) {
     let mut entries = table.iter().unwrap();
     for seq in begin..end {
         for (key, is_primary, value) in Op::new("t", 0, seq).records() {
-            let entry = entries.next().unwrap_or_else(|| panic!("{seq} of {end} is gone")).unwrap();
+            let entry = entries.next().unwrap_or_else(|| panic!("{seq} of {end} is lost")).unwrap();
             assert_eq!((entry.key(), entry.is_primary()), (key, is_primary));
             assert!(entry.value().unwrap() == value, "wrong bytes at {seq}");
             assert!(table.get(key).unwrap().unwrap() == value, "get at {seq}");
         }
     }
-    assert!(entries.next().is_none(), "something of {end} came through");
+    assert!(entries.next().is_none(), "the refused operation {end} left a record");
     assert_eq!(table.get(&Op::key(end, 0)).unwrap(), None);
 }
 
@@ -131,13 +133,13 @@ fn full_disk_refuses_puts_and_recovers_when_space_returns() {
     assert!(error.to_string().contains("table t"), "{error}");
     assert!(end > 100, "only {end} puts fit");
     check(&table, 0, end);
-    // Refused again, in the same way: it is not latched.
+    // Refused again in the same way: the table is not latched.
     let (still, error) = put_until_refused(&table, end);
     assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
     assert!(table.failure().is_none());
     end = still;
 
-    // What was accepted has its space; only a seal that is pending may find none.
+    // Accepted data has its space reserved; only a pending seal may find none.
     let rest = disk.fill("rest");
     for _ in 0..2 {
         if let Err(error) = table.flush() {
@@ -147,7 +149,7 @@ fn full_disk_refuses_puts_and_recovers_when_space_returns() {
     assert!(table.failure().is_none());
     check(&table, 0, end);
 
-    // Space comes back: everything goes on by itself.
+    // When space is available again, everything continues without intervention.
     std::fs::remove_file(rest).unwrap();
     std::fs::remove_file(&ballast).unwrap();
     table.flush().unwrap();
@@ -157,7 +159,7 @@ fn full_disk_refuses_puts_and_recovers_when_space_returns() {
     check(&table, 0, more);
     let mut end = more;
 
-    // Expiry works on a disk without a free block, and makes room.
+    // Expiry works without a free block, and frees space.
     let rest = disk.fill("rest");
     if let Err(error) = table.flush() {
         assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
@@ -176,7 +178,7 @@ fn full_disk_refuses_puts_and_recovers_when_space_returns() {
     table.set_ttl(None).unwrap();
     check(&table, begin, end);
 
-    // Closing a full disk: either everything is durable, or it says that it is not.
+    // Closing on a full disk: either everything is durable, or the close returns an error.
     let closed = db.close();
     drop((table, db));
     let again = disk.fill("again");
@@ -206,7 +208,7 @@ fn full_disk_refuses_puts_and_recovers_when_space_returns() {
     db.close().unwrap();
 }
 
-/// Everything acknowledged is there after the disk was full and the process died.
+/// Everything acknowledged exists after the disk was full and the process died.
 #[test]
 fn reopening_on_a_full_disk_reads_acknowledged_data() {
     let name = "reopening_on_a_full_disk_reads_acknowledged_data";
@@ -214,7 +216,7 @@ fn reopening_on_a_full_disk_reads_acknowledged_data() {
     let root = disk.path("db");
     let ballast = disk.path("ballast");
     std::fs::write(&ballast, vec![1; 1 << 20]).unwrap();
-    // The child ends by a kill, without closing.
+    // The child ends with a kill, without closing.
     let output = Command::new(env!("CARGO_BIN_EXE_crashy"))
         .arg("fill")
         .arg(&root)
@@ -236,7 +238,8 @@ fn reopening_on_a_full_disk_reads_acknowledged_data() {
 
     for round in 0..3 {
         let db = open(&root);
-        // What no mark vouches for is copied to new blocks, and there are none: nothing is lost meanwhile.
+        // Recovery copies data that no mark vouches for, and there are no blocks for the copy: it
+        // must lose nothing.
         if let Err(error) = db.table("t", options()) {
             assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
             std::fs::remove_file(&ballast).unwrap();
@@ -253,7 +256,7 @@ fn reopening_on_a_full_disk_reads_acknowledged_data() {
     }
 }
 
-/// The operations of a table that are there are `0..end`.
+/// The number of operations in each table, which must be `0..end`.
 fn op_counts(root: &Path) -> Vec<u64> {
     let db = open(root);
     let ends = ["t", "u"].map(|name| {
@@ -271,12 +274,12 @@ fn check_named(table: &Table, name: &str, end: u64) {
     let mut entries = table.iter().unwrap();
     for seq in 0..end {
         for (key, _, value) in Op::new(name, 0, seq).records() {
-            let entry = entries.next().unwrap_or_else(|| panic!("{seq} of {end} is gone")).unwrap();
+            let entry = entries.next().unwrap_or_else(|| panic!("{seq} of {end} is lost")).unwrap();
             assert!(entry.key() == key && entry.value().unwrap() == value, "{name}: {seq}");
             assert!(table.get(key).unwrap().unwrap() == value, "{name}: get at {seq}");
         }
     }
-    assert!(entries.next().is_none(), "{name}: something behind {end}");
+    assert!(entries.next().is_none(), "{name}: a record past {end}");
 }
 
 /// Two tables of `end` operations each, all durable, their newest segments unsealed.
@@ -297,7 +300,7 @@ fn roll_back(root: &Path, seq: u64) -> lithdb::Result<()> {
     plan.execute().map(drop)
 }
 
-/// Gives back one block of a ballast file.
+/// Frees some blocks of a ballast file.
 fn free_ballast(ballast: &Path, blocks: u64) {
     let file = std::fs::File::options().write(true).open(ballast).unwrap();
     let len = file.metadata().unwrap().len();
@@ -309,7 +312,8 @@ fn rollback_on_a_full_disk_is_all_or_nothing() {
     let name = "rollback_on_a_full_disk_is_all_or_nothing";
     let Some(disk) = Disk::new(name, 8 << 20) else { return };
     let mut tally = Tally::new(format!("full disk: {name}"));
-    // Into a sealed segment of both, then into an unsealed one of one of them and a sealed one of the other.
+    // Into a sealed segment of both tables, then into an unsealed one of one table and a sealed
+    // one of the other.
     for to in [20, 99] {
         let root = disk.path(&format!("db{to}"));
         two_tables(&root, 100);
@@ -325,18 +329,19 @@ fn rollback_on_a_full_disk_is_all_or_nothing() {
             };
             assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
             refused += 1;
-            // What was written on the way is gone again. (A tail that was recovered and sealed stays sealed.)
+            // Files written by the attempt are removed again. (A recovered and sealed unsealed
+            // segment stays sealed.)
             if to == 20 {
                 assert_eq!(files_below(&root), before, "after {refused}: {error}");
             }
             assert_eq!(op_counts(&root), old, "after {refused}: {error}");
-            assert!(refused < limit, "never fits");
+            assert!(refused < limit, "the rollback never fits");
             free_ballast(&ballast, 1);
         }
         assert_eq!(op_counts(&root), [to, to]);
         tally.add("rollbacks refused", refused);
-        // The unsealed segment gives back what was reserved for it, which may be all that is needed.
-        assert!(refused > 0 || to == 99, "it fitted at once");
+        // The unsealed segment frees its reserved space, which may be all that is needed.
+        assert!(refused > 0 || to == 99, "the first attempt succeeded");
         std::fs::remove_file(ballast).unwrap();
         let db = open(&root);
         let table = db.existing_table("t").unwrap();
@@ -349,7 +354,8 @@ fn rollback_on_a_full_disk_is_all_or_nothing() {
     }
 }
 
-/// A rollback that is decided needs no space: a process that died in the midst of it is followed by one without a block.
+/// A decided rollback needs no space: after a process died in the middle of it, it finishes
+/// without a free block.
 #[test]
 fn decided_rollback_finishes_on_a_full_disk() {
     let name = "decided_rollback_finishes_on_a_full_disk";
@@ -380,8 +386,8 @@ fn decided_rollback_finishes_on_a_full_disk() {
     }
 }
 
-/// A torn end is left where it is, and the next segment needs some blocks. What was reserved for the one that ends may be
-/// enough; where it is not, the opening is refused and nothing is lost.
+/// Recovery leaves a torn end in place and needs some blocks for the next segment. The space
+/// reserved for the old segment may suffice; if not, opening is refused and nothing is lost.
 #[test]
 fn torn_end_is_recovered_on_a_full_disk() {
     let name = "torn_end_is_recovered_on_a_full_disk";

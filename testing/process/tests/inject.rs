@@ -1,15 +1,16 @@
-//! System calls that fail, one by one: a process writes, collects, recovers, reads or rolls back, and each of its calls is
-//! answered with an error in the kernel's place, or is where it is killed.
+//! System calls that fail one by one: a process writes, collects, recovers, reads or rolls back,
+//! and in each run one of its calls returns an injected error, or kills the process.
 //!
-//! What it says while that lasts must be honest: nothing is acknowledged after a sync that failed, a latched table takes
-//! nothing, and nothing is called damaged that is not. What is there afterwards, without any fault: all that was
-//! acknowledged, to the byte, and a beginning of what was put; what was collected stays away; all tables are rolled back or
-//! none.
+//! During the run, its reports must be honest: nothing is acknowledged after a failed sync, a
+//! latched table accepts nothing, and nothing intact is reported as corrupt. After the run,
+//! without faults: everything acknowledged exists byte-exact, what exists is a prefix of what was
+//! put, collected data never returns, and all tables are rolled back or none.
 //!
-//! A call that is answered by `strace` does not run. So a sync that fails here is one that the kernel refused before it did
-//! anything: the page cache keeps the pages, and still has them when the database is opened again. Whether an opening trusts
-//! what only the page cache has is tested on the simulated disk, which loses the pages. The databases are in memory, where
-//! that is possible: no sync is waited for.
+//! A call that `strace` injects does not run. So a sync that fails here is one that the kernel
+//! refused before it did anything: the page cache keeps the pages and still has them when the
+//! database is reopened. Whether recovery trusts what only the page cache has is tested on the
+//! simulated disk, which loses the pages. The databases are in memory where possible, so that
+//! syncs cost nothing.
 
 #![allow(
     clippy::disallowed_methods,
@@ -40,7 +41,7 @@ const fn fault(call: &'static str, names: &'static str, injection: &'static str)
 const RENAME: &str = "?rename,?renameat,?renameat2";
 const UNLINK: &str = "?unlink,?unlinkat";
 
-/// Errors that have to be told to whoever called.
+/// Errors that must be reported to the caller.
 const ERRORS: [Fault; 17] = [
     fault("fdatasync", "fdatasync", "error=EIO"),
     fault("fdatasync", "fdatasync", "error=ENOSPC"),
@@ -61,14 +62,14 @@ const ERRORS: [Fault; 17] = [
     fault("statx", "statx", "error=EIO"),
 ];
 
-/// Interruptions, which nobody hears of.
+/// Interruptions, which are retried and never reported.
 const INTERRUPTED: [Fault; 3] = [
     fault("pwrite64", "pwrite64", "error=EINTR"),
     fault("pread64", "pread64", "error=EINTR"),
     fault("fallocate", "fallocate", "error=EINTR"),
 ];
 
-/// The process dies where it would have made the call.
+/// The process is killed instead of making the call.
 const DEATHS: [Fault; 6] = [
     fault("death at pwrite64", "pwrite64", "signal=SIGKILL"),
     fault("death at fdatasync", "fdatasync", "signal=SIGKILL"),
@@ -90,17 +91,17 @@ fn crashy(args: &[&str], roots: &[PathBuf]) -> std::process::Output {
     command.args(args).args(roots).stdin(Stdio::null()).output().unwrap()
 }
 
-/// A database to begin with, and a place for one to be broken.
+/// An initial database, and a working copy to be damaged.
 struct Fixture {
     _dir: tempfile::TempDir,
     dir: PathBuf,
     roots: Vec<PathBuf>,
-    /// What was acknowledged in the one to begin with.
+    /// What was acknowledged in the initial database.
     acked: BTreeMap<String, u64>,
 }
 
 impl Fixture {
-    /// Nothing to begin with.
+    /// An empty initial database.
     fn new() -> Self {
         let tempdir = scratch();
         let dir = tempdir.path().canonicalize().unwrap();
@@ -109,7 +110,8 @@ impl Fixture {
         Self { _dir: tempdir, dir, roots, acked: BTreeMap::new() }
     }
 
-    /// What a killed process leaves, with bytes behind the end of its newest files that nobody finished.
+    /// An initial database that a killed process left, with torn bytes at the end of its newest
+    /// files.
     fn torn() -> Self {
         let mut fixture = Self::new();
         fixture.begin();
@@ -142,7 +144,7 @@ impl Fixture {
     }
 }
 
-/// The last acknowledged number of each table, and where what was not collected begins.
+/// The last acknowledged number of each table, and the oldest number not collected.
 fn parse_output(said: &str) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
     let (mut acked, mut gone) = (BTreeMap::new(), BTreeMap::new());
     for line in said.lines() {
@@ -156,7 +158,8 @@ fn parse_output(said: &str) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
     (acked, gone)
 }
 
-/// The operations that a table holds, each of them whole and by the pattern: the first, and the one after the last.
+/// Checks that every operation of a table is whole and follows the pattern; returns the first, and
+/// the one after the last.
 fn stored_range(table: &Table) -> (u64, u64) {
     let name = table.name().to_string();
     let mut entries = table.iter().unwrap().map(|entry| entry.unwrap()).peekable();
@@ -175,7 +178,8 @@ fn stored_range(table: &Table) -> (u64, u64) {
     (begin, seq)
 }
 
-/// The database opens, verifies and goes on; `check` sees each table with the operations that it holds.
+/// Checks that the database opens, verifies and accepts puts; `check` gets each table with the
+/// range of its operations.
 fn check_sound(fixture: &Fixture, mut check: impl FnMut(&str, Option<(u64, u64)>)) {
     let db = fixture.open();
     for name in ["kept", "twin", "gone"] {
@@ -200,7 +204,7 @@ fn check_sound(fixture: &Fixture, mut check: impl FnMut(&str, Option<(u64, u64)>
     assert!(found.is_sound(), "{found:?}");
 }
 
-/// Shown if the test fails while it lives.
+/// Printed if the test fails while this value lives.
 struct Context(String);
 
 impl Drop for Context {
@@ -211,22 +215,22 @@ impl Drop for Context {
     }
 }
 
-/// Whether a process that ended so, and said that, was honest.
+/// Asserts that the process reported honestly and exited as expected.
 fn assert_no_violation(ran: &RunResult, said: &str, fault: Fault) {
     assert!(!said.contains("violation"));
     let status = ran.output.status;
     let is_killed = fault.injection.starts_with("signal") && status.signal() == Some(9);
     assert!(status.success() || is_killed, "{status:?}");
     if fault.injection == "error=EINTR" {
-        assert!(!said.contains("error "), "an interruption is no failure");
+        assert!(!said.contains("error "), "an interruption was reported");
     }
 }
 
-/// How often calls of one name were answered in the kernel's place, and in how many runs somebody was told of it.
+/// For each call: the number of injected faults, and the number of runs that reported an error.
 type FaultCounts = BTreeMap<&'static str, [u64; 2]>;
 
-/// Runs `args` again and again on a copy of the database, each time with another of its calls failing, and lets `check`
-/// look at what it said and left.
+/// Runs `args` repeatedly on a copy of the database, each time with another of its calls failing;
+/// `check` inspects the output and the files.
 fn every_call(
     fixture: &Fixture,
     args: &[&str],
@@ -243,13 +247,13 @@ fn every_call(
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success() && !said.contains("error"), "{output:?}");
         let seed = effort.seed(fault.call);
-        // Of the syncs, on which everything depends, more than of the others.
+        // More syncs than other calls, because everything depends on them.
         let most =
             if fault.call.ends_with("sync") && fault.injection == "error=EIO" { 10 } else { 1 };
         let once = sample_of(calls, most, is_deep, seed);
         let mut whens: Vec<String> = once.iter().map(u64::to_string).collect();
         if fault.injection.starts_with("error") && fault.injection != "error=EINTR" {
-            // And for good from then on.
+            // And all calls from then on.
             let begins = if is_deep { once } else { vec![calls.div_ceil(2)] };
             whens.extend(begins.iter().filter(|n| **n > 0).map(|n| format!("{n}+")));
         }
@@ -263,17 +267,14 @@ fn every_call(
             check(&said, tally);
             let errors = said.lines().filter(|line| line.starts_with("error ")).count() as u64;
             if fault.call.ends_with("sync") && fault.injection.starts_with("error") {
-                assert!(
-                    ran.injected == 0 || errors > 0,
-                    "nobody was reported of a sync that failed"
-                );
+                assert!(ran.injected == 0 || errors > 0, "a failed sync was not reported");
             }
             let [injected, honest] = reported.entry(fault.call).or_default();
             *injected += ran.injected;
             *honest += u64::from(ran.injected > 0 && errors > 0);
             tally.add("runs", 1);
             tally.add(fault.call, ran.injected);
-            tally.add("errors told", errors);
+            tally.add("errors reported", errors);
         }
     }
     for death in DEATHS {
@@ -285,7 +286,7 @@ fn every_call(
     reported
 }
 
-/// Faults of each of these calls have struck, and led to errors.
+/// Asserts that faults of each of these calls were injected and led to errors.
 fn assert_all_reported(reported: &FaultCounts, calls: &[&str]) {
     for call in calls {
         assert!(
@@ -295,7 +296,7 @@ fn assert_all_reported(reported: &FaultCounts, calls: &[&str]) {
     }
 }
 
-/// After a process that wrote: what it had acknowledged is there.
+/// After a writing process: everything it acknowledged exists.
 fn check_written(fixture: &Fixture, said: &str) {
     let (now, gone) = parse_output(said);
     let mut acked = fixture.acked.clone();
@@ -303,13 +304,13 @@ fn check_written(fixture: &Fixture, said: &str) {
     check_sound(fixture, |name, found| {
         let (begin, end) = match (acked.get(name), found) {
             (None, None) => return,
-            (Some(acked), None) => panic!("{name}: {acked} was acknowledged, and it is gone"),
+            (Some(acked), None) => panic!("{name}: {acked} was acknowledged and is lost"),
             (_, Some(found)) => found,
         };
         let floor = gone.get(name).copied().unwrap_or(0);
         assert!(end == 0 || begin >= floor, "{name}: {begin} came back, {floor} is the oldest");
         let Some(acked) = acked.get(name) else { return };
-        // All of what had been sealed when it was collected, and nothing since.
+        // All that was sealed when the collection ran, and nothing newer.
         let is_collected = name == "gone" && end == 0 && *acked < 10;
         assert!(end > *acked || is_collected, "{name}: {acked} was acknowledged, {end} is the end");
         assert!(begin == 0 || name == "gone", "{name}: {begin} is the oldest");
@@ -383,9 +384,9 @@ fn rollback_with_failing_syscalls_is_all_tables_or_none() {
         let is_new = found == new;
         assert!(is_new || found == old, "{found:?} is neither {old:?} nor {new:?}");
         if said.contains("rolled back") || said.contains("the rollback was decided") {
-            assert!(is_new, "it was to happen");
+            assert!(is_new, "a decided rollback did not happen");
         } else if said.contains("error ") && !said.contains("is not decided") {
-            assert!(!is_new, "it was not to happen");
+            assert!(!is_new, "an undecided rollback happened");
         }
         tally.add(if is_new { "new" } else { "old" }, 1);
         tally.add("finished by the next opening", u64::from(is_pending));

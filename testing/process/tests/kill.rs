@@ -1,13 +1,15 @@
-//! Crashes of a process, not of the machine: one that writes is killed (SIGKILL) at random moments, many times over, on one
-//! database.
+//! Crashes of a process, not of the machine: a writer is killed (SIGKILL) at random moments, many
+//! times on one database.
 //!
-//! What this proves: recovery after the death of a process. Everything that was acknowledged is there byte-exact,
-//! what survives is a prefix of what was written, nothing appears that was never put, collected values stay
-//! away, and thousands of deaths do not make thousands of segments. What it does not prove: that anything was synced.
-//! The page cache outlives a process, so this test would pass without a single sync; see `strace.rs` for those, and
-//! the crash tests on the simulated disk for what a loss of power leaves.
+//! What this proves: recovery after the death of a process. Everything acknowledged exists
+//! byte-exact, what survives is a prefix of what was written, nothing appears that was never put,
+//! collected values never return, and thousands of deaths do not leave thousands of segments. What
+//! it does not prove: that anything was synced. The page cache outlives a process, so this test
+//! would pass without a single sync; see `strace.rs` for syncs, and the crash tests on the
+//! simulated disk for a loss of power.
 //!
-//! `LITHDB_EFFORT` multiplies the rounds; `LITHDB_SEED` changes the choices (the moments of death are never the same).
+//! `LITHDB_EFFORT` multiplies the rounds; `LITHDB_SEED` changes the choices (the moments of death
+//! always vary).
 
 #![allow(
     clippy::disallowed_methods,
@@ -30,19 +32,19 @@ use lithdb_process_tests::{Op, Rng, db_options, plain_options, ttl_options};
 use lithdb_sim::{Effort, Tally};
 
 const TTL: Duration = Duration::from_millis(1500);
-/// Between a put and the arrival of the line that acknowledges it.
+/// The longest time between a put and the arrival of the line that acknowledges it.
 const SLACK: Duration = Duration::from_millis(1000);
 
-/// What must be in a table.
+/// The expected contents of a table.
 #[derive(Default)]
 struct Expected {
-    /// Where each life of the writer began: sequence number, life.
+    /// Where each incarnation of the writer began: sequence number, incarnation.
     incarnations: BTreeMap<u64, u64>,
     /// The number after the last acknowledged one.
     acked: u64,
     /// When each was acknowledged.
     acked_at: BTreeMap<u64, Instant>,
-    /// Everything below was seen to be collected.
+    /// Everything below was observed as collected.
     floor: u64,
     /// The number after the last one that survived.
     end: u64,
@@ -55,7 +57,8 @@ impl Expected {
         Op::new(name, *incarnation, seq)
     }
 
-    /// Walks the whole table and holds every record against the pattern. Returns the number after the newest.
+    /// Iterates over the whole table and compares every record with the pattern. Returns the
+    /// number of the oldest operation and the number after the newest.
     fn check_all(&self, name: &str, table: &Table) -> (u64, u64) {
         let mut entries = table.iter().unwrap().map(|entry| entry.unwrap()).peekable();
         let Some(first) = entries.peek() else {
@@ -78,7 +81,7 @@ impl Expected {
         (begin, seq)
     }
 
-    /// Looks keys up, those that must be there and those that must not.
+    /// Looks up keys that must exist and keys that must not.
     fn check_some(&self, name: &str, table: &Table, (begin, end): (u64, u64), rng: &mut Rng) {
         for _ in 0..40 {
             let seq = begin + rng.below((end - begin).max(1));
@@ -90,11 +93,12 @@ impl Expected {
             }
         }
         for seq in [end, end + 1].into_iter().chain(begin.checked_sub(1)) {
-            assert_eq!(table.get(&Op::key(seq, 0)).unwrap(), None, "{name}: {seq} is not there");
+            assert_eq!(table.get(&Op::key(seq, 0)).unwrap(), None, "{name}: {seq} was never put");
         }
     }
 
-    /// What was acknowledged is there, unless it was old enough to expire; what was gone stays away.
+    /// Everything acknowledged exists unless it was old enough to expire; collected operations do
+    /// not return.
     fn check_bounds(&mut self, name: &str, begin: u64, end: u64) {
         assert!(end >= self.acked, "{name}: {} was acknowledged, {end} is the end", self.acked);
         assert!(begin >= self.floor, "{name}: {begin} came back, {} was collected", self.floor);
@@ -115,7 +119,7 @@ struct Harness {
     roots: Vec<PathBuf>,
     tables: BTreeMap<&'static str, Expected>,
     rng: Rng,
-    /// How often an opening had to leave the tail as it was because somebody read it.
+    /// How often an opening left the torn end as it was because a process was reading it.
     openings_with_readers: u64,
     openings: u64,
 }
@@ -128,7 +132,7 @@ impl Harness {
         open(options, components).unwrap()
     }
 
-    /// One life of the writer: from its start to its death.
+    /// Runs one incarnation of the writer until its death.
     fn run_until_killed(&mut self, incarnation: u64) -> (u64, bool) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_crashy"))
             .args(["write", &incarnation.to_string(), &TTL.as_millis().to_string()])
@@ -139,7 +143,7 @@ impl Harness {
             .spawn()
             .unwrap();
         let is_closed_cleanly = self.rng.one_in(8);
-        // From the moment it starts: some die while they open.
+        // The delay starts with the process: some die while they open.
         let delay = Duration::from_micros(self.rng.below(180_000));
         let stdin = child.stdin.take();
         let output = BufReader::new(child.stdout.take().unwrap());
@@ -170,7 +174,7 @@ impl Harness {
                     expected.acked_at.insert(seq, Instant::now());
                     acks += 1;
                 }
-                _ => {} // "open", "closed", or a line cut by the kill
+                _ => {} // "open", "closed", or a line truncated by the kill
             }
         }
         killer.join().unwrap();
@@ -187,7 +191,7 @@ impl Harness {
                 seen.insert(*name, expected.check_all(name, &table));
             }
         }
-        // A reader that stays keeps recovery from cutting anything under it.
+        // A reader that stays keeps recovery from truncating anything under it.
         let reader = reader.filter(|_| self.rng.one_in(2));
         self.openings_with_readers += u64::from(reader.is_some());
         self.openings += 1;
@@ -213,7 +217,7 @@ impl Harness {
         db.close().unwrap();
     }
 
-    /// A death ends at most one segment; the others follow from the data (a segment has 2 MiB).
+    /// A death ends at most one segment; the data explains the others (a segment has 2 MiB).
     fn check_segments(&self, table: &Table) {
         let stats = table.stats();
         let most = stats.bytes / (1 << 20) + self.openings + 4;

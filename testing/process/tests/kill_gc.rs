@@ -1,8 +1,9 @@
-//! Crashes of a process that collects: it writes what soon expires and collects all the time, and is killed (SIGKILL) at
-//! random moments, on one database.
+//! Crashes of a process that collects: it writes values that expire soon and collects all the
+//! time, and is killed (SIGKILL) at random moments, many times on one database.
 //!
-//! No collected key returns, what was acknowledged and has not expired is there, and after opening there are no files but
-//! those of live segments. As in `kill.rs`, the page cache outlives the process: this says nothing about syncs.
+//! No collected key returns, everything acknowledged and not expired exists, and after opening
+//! only the files of live segments are left. As in `kill.rs`, the page cache outlives the process:
+//! this proves nothing about syncs.
 
 #![allow(
     clippy::disallowed_methods,
@@ -32,11 +33,11 @@ fn millis() -> u64 {
 
 #[derive(Default)]
 struct Expected {
-    /// Where each life began: sequence number, life.
+    /// Where each incarnation of the writer began: sequence number, incarnation.
     incarnations: BTreeMap<u64, u64>,
     /// When each acknowledged operation was put.
     put_at: BTreeMap<u64, u64>,
-    /// Everything below was seen to be collected.
+    /// Everything below was observed as collected.
     floor: u64,
     /// The number after the last one that survived.
     end: u64,
@@ -49,8 +50,8 @@ impl Expected {
         Op::new("short", *incarnation, seq)
     }
 
-    /// From its start to its death, which comes after `delay`; returns how often it was acknowledged and collected, and when
-    /// it was dead.
+    /// Runs the process until it is killed after `delay`; returns the number of acknowledgements
+    /// and of collections, and the time of death.
     fn run_until_killed(
         &mut self,
         incarnation: u64,
@@ -83,7 +84,7 @@ impl Expected {
                     self.incarnations.insert(self.end, incarnation);
                 }
                 ["ack", seq, at] => {
-                    // A line that the kill cut short is a smaller number, or an earlier time.
+                    // A line truncated by the kill shows a smaller number or an earlier time.
                     self.put_at.insert(seq.parse().unwrap(), at.parse().unwrap());
                     acks += 1;
                 }
@@ -97,7 +98,8 @@ impl Expected {
         (acks, collections, killer.join().unwrap())
     }
 
-    /// Every record is by the pattern, in order, and found by its key; returns the first operation and the end.
+    /// Checks that every record follows the pattern, in order, and that its key finds it; returns
+    /// the first operation and the end.
     fn walk(&self, table: &Table) -> Option<(u64, u64)> {
         let mut entries = table.iter().unwrap().map(|entry| entry.unwrap()).peekable();
         let begin = Op::seq_of(entries.peek()?.key()).unwrap();
@@ -114,7 +116,7 @@ impl Expected {
         Some((begin, seq))
     }
 
-    /// Opens what a process that was dead at `died_at` has left.
+    /// Opens the database of a process that died at `died_at`.
     fn check(&mut self, roots: &[PathBuf], died_at: u64, tally: &mut Tally) {
         let segments = || files_below(&roots[0].join("short/segments"));
         let before = segments();
@@ -125,7 +127,7 @@ impl Expected {
         let after = segments();
         let left = before.iter().filter(|path| !after.contains(path)).count();
         tally.add("files that opening removed", left as u64);
-        // What was put after this had not expired when the process died.
+        // Operations put after this had not expired when the process died.
         let expired = died_at - TTL.as_millis() as u64;
         let newest = self.put_at.last_key_value().map(|(seq, _)| *seq);
         let kept: Vec<u64> =

@@ -1,4 +1,5 @@
-//! A process that has no descriptors left is told so, has done nothing, and goes on when there are some.
+//! A process that has no descriptors left gets an error, changes nothing, and continues when
+//! descriptors are available again.
 
 #![allow(
     clippy::unwrap_used,
@@ -29,7 +30,7 @@ fn ok(crashy: &mut Crashy, order: &str) {
     assert_eq!(send(crashy, order), "ok", "{order}");
 }
 
-/// Sets the soft limit of open files of a running process, and leaves the hard one.
+/// Sets the soft limit of open files of a running process; the hard limit stays.
 fn limit_files(crashy: &Crashy, soft: &str) {
     let args = ["--pid", &crashy.id().to_string(), &format!("--nofile={soft}:")];
     assert!(Command::new("prlimit").args(args).status().unwrap().success());
@@ -42,7 +43,7 @@ fn limit_of_this_process() -> Option<String> {
     Some(String::from_utf8(asked.stdout).unwrap().trim().to_owned())
 }
 
-/// No descriptor: the error says which limit, nothing is latched, and nothing is lost.
+/// Without a descriptor, the error names the limit, nothing latches and nothing is lost.
 #[test]
 fn descriptor_exhaustion_latches_nothing() {
     let Some(limit) = limit_of_this_process() else {
@@ -62,7 +63,7 @@ fn descriptor_exhaustion_latches_nothing() {
         assert!(answer.starts_with("refused Exhausted: "), "{order}: {answer}");
         assert!(answer.contains("ulimit -n"), "{order}: {answer}");
     }
-    // Files that were idle have been closed meanwhile: a flush may want one of them back.
+    // Idle files have been closed meanwhile: a flush may need to reopen one.
     ok(&mut crashy, "put t d");
     for order in ["flush t", "get t a", "get t c", "get t d"] {
         let answer = send(&mut crashy, order);
@@ -75,12 +76,12 @@ fn descriptor_exhaustion_latches_nothing() {
     for key in ["a", "b", "c", "d", "e"] {
         ok(&mut crashy, &format!("get t {key}"));
     }
-    // A table that was refused something can be dropped like another.
+    // A table with a refused operation can be dropped like any other.
     ok(&mut crashy, "drop t");
     crashy.end();
 }
 
-/// A table that is idle holds no descriptor.
+/// An idle table holds no descriptor.
 #[test]
 fn tables_may_outnumber_descriptors_threefold() {
     if limit_of_this_process().is_none() {

@@ -1,4 +1,5 @@
-//! Several processes at one database: who is kept out, and what a reader sees beside a writer.
+//! Several processes on one database: which ones are locked out, and what a reader sees beside a
+//! writer.
 
 #![allow(
     clippy::disallowed_methods,
@@ -23,7 +24,7 @@ fn start(args: &[String], roots: &[PathBuf]) -> Crashy {
     Crashy::start(env!("CARGO_BIN_EXE_crashy"), args, roots)
 }
 
-/// A process that opens the database for writing, says how that went, and keeps it open.
+/// A process that opens the database for writing, reports the result, and keeps it open.
 fn hold(roots: &[PathBuf]) -> Crashy {
     start(&["hold".to_owned()], roots)
 }
@@ -43,7 +44,7 @@ fn open_database_is_locked_for_this_and_other_processes() {
     let db = Db::open(DbOptions::new(&roots)).unwrap();
     let me = format!("process {}", std::process::id());
     let here = format!("this process ({})", std::process::id());
-    // In whatever order the roots are listed; and with one of the roots alone nothing can be had either.
+    // The lock holds whatever the order of the roots, and for one of the roots alone, too.
     for order in [roots.clone(), reversed(&roots)] {
         let error = Db::open(DbOptions::new(&order)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
@@ -54,7 +55,7 @@ fn open_database_is_locked_for_this_and_other_processes() {
         assert!(refused.contains(&me), "{refused}");
         other.end();
     }
-    // The one that was refused has changed nothing: the holder goes on.
+    // The refused opening has changed nothing: the holder continues.
     let table = db.table("t", TableOptions::new()).unwrap();
     table.put(b"k", b"v").unwrap();
     db.close().unwrap();
@@ -74,14 +75,14 @@ fn database_stays_locked_until_its_process_dies() {
         let process = format!("process {}", holder.id());
         assert!(error.to_string().contains(&process), "{error}");
     }
-    // Reading is not locked out.
+    // Readers are not locked out.
     let reader = Db::open_read_only(DbOptions::new(reversed(&roots))).unwrap();
     assert_eq!(reader.tables().unwrap(), []);
     holder.kill();
     Db::open(DbOptions::new(&roots)).unwrap();
 }
 
-/// The same roots by other names, in every order, and without repetition.
+/// The same roots by other names, in every order, without duplicates.
 fn other_names(dir: &std::path::Path, roots: &[PathBuf]) -> Vec<Vec<PathBuf>> {
     let links: Vec<PathBuf> = roots
         .iter()
@@ -120,7 +121,7 @@ fn lock_holds_under_every_name_of_the_roots() {
     assert_eq!(tally.get("openings refused"), 36);
 }
 
-/// Two lists of roots that have one in common are never two databases.
+/// Two lists of roots that share a root are never two databases.
 #[test]
 fn root_belongs_to_one_database_under_contention() {
     let effort = Effort::from_env();
@@ -129,7 +130,7 @@ fn root_belongs_to_one_database_under_contention() {
         let dir = tempfile::tempdir().unwrap();
         let [a, common, b] = ["a", "common", "b"].map(|name| dir.path().join(name));
         let lists = [vec![a.clone(), common.clone()], vec![common.clone(), b.clone()]];
-        // Created first by one process, or by both at once.
+        // Created first by one process, or by both concurrently.
         let mut holders = Vec::new();
         if round % 2 == 0 {
             let mut holder = hold(&lists[0]);
@@ -148,7 +149,8 @@ fn root_belongs_to_one_database_under_contention() {
             tally.add("refused at the same time", 1);
         }
         tally.add("open", open as u64);
-        // While one is open, and when it is not: the other list is refused, and its own root is left alone.
+        // While one is open, and when none is: the other list is refused, and its own root stays
+        // unchanged.
         for while_open in [true, false] {
             if !while_open {
                 holders.drain(..).for_each(|(holder, _)| holder.kill());
@@ -166,7 +168,8 @@ fn root_belongs_to_one_database_under_contention() {
     assert!(tally.get("open") > 0 && tally.get("openings refused") > 0, "{tally:?}");
 }
 
-/// Whoever opens while the holder is being killed is refused or has it: and once it is had, the holder writes no more.
+/// An opening while the holder is being killed is refused or succeeds; once it succeeds, the
+/// holder writes no more.
 #[test]
 fn database_of_a_dying_process_is_never_open_twice() {
     let effort = Effort::from_env();
@@ -178,10 +181,10 @@ fn database_of_a_dying_process_is_never_open_twice() {
     let mut next = [0, 0];
     let mut rng = Rng::new(effort.seed("a_database_whose_holder_is_being_killed"));
     for round in 0..effort.times(15) {
-        // Two that want it at the same time, and one of them gets it.
+        // Two processes open concurrently, and one of them succeeds.
         let mut first = start_writer(round, next, &roots);
         if first.wait_for("open") != "open" {
-            panic!("it was free");
+            panic!("the database was not locked");
         }
         let is_dead = Arc::new(AtomicBool::new(false));
         let theirs = Arc::clone(&is_dead);
@@ -222,7 +225,8 @@ fn start_writer(incarnation: u64, next: [u64; 2], roots: &[PathBuf]) -> Crashy {
     start(&args, roots)
 }
 
-/// A reader beside a writer that puts, rolls over and collects: no error, and always the right bytes or `None`.
+/// A reader beside a writer that puts, rolls over and collects: no error, and always the right
+/// bytes or `None`.
 fn read_beside_a_writer(mode: ReadMode, seed: u64) {
     let dir = tempfile::tempdir().unwrap();
     let roots = roots(&dir);
@@ -252,7 +256,7 @@ fn read_beside_a_writer(mode: ReadMode, seed: u64) {
     let mut held = Vec::new();
     let began = Instant::now();
     let secs = |secs| Duration::from_secs(secs);
-    // For three seconds, or longer where that was not enough to meet anything.
+    // For three seconds, or longer if that covered too little.
     while began.elapsed() < secs(3)
         || (found <= 1000 || expired <= 10 || refreshes <= 10) && began.elapsed() < secs(60)
     {
@@ -260,7 +264,7 @@ fn read_beside_a_writer(mode: ReadMode, seed: u64) {
         for ((name, table), acked) in tables.iter().zip(before) {
             table.refresh().unwrap();
             refreshes += 1;
-            // Everything that was flushed before is seen.
+            // The reader sees everything that was flushed before.
             let newest = table.iter().unwrap().next_back();
             if let Some(newest) = newest {
                 let newest = Op::seq_of(newest.unwrap().key()).unwrap();
@@ -272,7 +276,7 @@ fn read_beside_a_writer(mode: ReadMode, seed: u64) {
                 let seq = rng.below(acked + 2);
                 for (key, _, value) in Op::new(name, 7, seq).records() {
                     let Some(got) = table.get(key).unwrap() else {
-                        assert!(*name == "aged" || seq > acked, "{name}: {seq} of {acked} is gone");
+                        assert!(*name == "aged" || seq > acked, "{name}: {seq} of {acked} is lost");
                         expired += u64::from(*name == "aged");
                         continue;
                     };
@@ -283,7 +287,8 @@ fn read_beside_a_writer(mode: ReadMode, seed: u64) {
                     }
                 }
             }
-            // A walk meets files that are collected under it: what it gives is right, and it ends.
+            // An iteration meets files that are collected under it: its results are right, and it
+            // ends.
             if rng.one_in(4) {
                 for entry in table.iter().unwrap().take(300) {
                     let entry = match entry {
@@ -315,7 +320,7 @@ fn read_beside_a_writer(mode: ReadMode, seed: u64) {
             }
         }
     }
-    // Values that are held stay good, whatever became of their segments.
+    // Held values stay valid, whatever happens to their segments.
     for (value, expected) in &held {
         assert!(**value == **expected);
     }
@@ -324,7 +329,7 @@ fn read_beside_a_writer(mode: ReadMode, seed: u64) {
     assert!(found > 1000 && expired > 10 && segments > 2 && refreshes > 10);
     let end = acked.lock().unwrap()[0] + 1;
 
-    // The writer dies; the reader goes on, and sees everything that was flushed.
+    // The writer dies; the reader continues and sees everything that was flushed.
     writer.kill();
     listener.join().unwrap();
     let acked = acked.lock().unwrap()[0];
@@ -335,7 +340,8 @@ fn read_beside_a_writer(mode: ReadMode, seed: u64) {
         }
     }
 
-    // Another writer opens while the reader reads: nothing is cut under it, nothing changes for it.
+    // Another writer opens beside the reader: it truncates nothing under the reader, whose view
+    // does not change.
     let view: Vec<_> = tables[0].1.iter().unwrap().rev().take(50).map(|e| e.unwrap()).collect();
     let next = |table: &lithdb::Table| {
         let newest = table.iter().unwrap().rev().find(|e| e.as_ref().unwrap().is_primary());
@@ -372,7 +378,7 @@ fn database_of_a_killed_writer_is_readable_unchanged() {
     let mut writer = start_writer(3, [0, 0], &roots);
     writer.wait_for("ack aged");
     let acked: u64 = writer.wait_for("ack plain").rsplit(' ').next().unwrap().parse().unwrap();
-    std::thread::sleep(Duration::from_millis(50)); // so that there is more than what was acknowledged
+    std::thread::sleep(Duration::from_millis(50)); // so that unacknowledged data exists, too
     writer.kill();
     let listing = || {
         let mut files = Vec::new();

@@ -1,13 +1,15 @@
-//! What is synced, and when, as the system sees it: a process runs under `strace`, says on its standard output where it
-//! is, and the trace is replayed against a model of what a loss of power could still take away.
+//! Which syncs happen, and when, as the operating system sees them: a process runs under `strace`
+//! and marks its progress on standard output; the test replays the trace against a model of what a
+//! loss of power could lose.
 //!
-//! The model: a write or a change of length makes a file dirty until a sync of that file has returned; a name that was
-//! created, renamed or removed makes its directory dirty until a sync of the directory has returned. When `flush`
-//! returns, nothing is dirty. Lock files do not count: nobody reads them after a loss of power. Cutting a file to the
-//! length it has gives reserved space back and is no change.
+//! The model: a write or a change of length makes a file dirty until a sync of that file has
+//! returned; creating, renaming or removing a name makes its directory dirty until a sync of the
+//! directory has returned. When `flush` returns, nothing is dirty. Lock files do not count: nobody
+//! reads them after a loss of power. Truncating a file to its present length frees reserved space
+//! and changes nothing.
 //!
-//! Needs `strace` and the right to trace; says so and is skipped where that is not so, or fails if
-//! `LITHDB_REQUIRE_STRACE` is 1.
+//! Needs `strace` and permission to trace; otherwise the test reports that it is skipped, or fails
+//! if `LITHDB_REQUIRE_STRACE` is 1.
 
 #![allow(
     clippy::disallowed_methods,
@@ -28,7 +30,7 @@ use lithdb_process_tests::can_trace;
 const CALLS: &str = "trace=openat,fsync,fdatasync,pwrite64,pwritev,pwritev2,write,ftruncate,rename,\
                      renameat,renameat2,link,linkat,unlink,unlinkat,rmdir,mkdir,mkdirat,close";
 
-/// A call that has returned, in the order of returns.
+/// A call that has returned, in the order of the returns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Event {
     Mark(String),
@@ -37,13 +39,13 @@ enum Event {
     /// File, offset, length.
     Write(PathBuf, u64, u64),
     /// File, length.
-    Cut(PathBuf, u64),
+    Truncate(PathBuf, u64),
     Sync(PathBuf),
     Rename(PathBuf, PathBuf),
     Remove(PathBuf),
 }
 
-/// Runs `crashy` with `command` on two roots in `dir` and returns what it did.
+/// Runs `crashy` with `command` on two roots in `dir` and returns its system calls.
 fn trace(dir: &Path, command: &str) -> Vec<Event> {
     let log = dir.join(format!("{command}.strace"));
     let output = Command::new("strace")
@@ -83,7 +85,7 @@ fn parse(log: &str, dir: &Path) -> Vec<Event> {
             Event::Create(path)
             | Event::MakeDir(path)
             | Event::Write(path, ..)
-            | Event::Cut(path, _)
+            | Event::Truncate(path, _)
             | Event::Sync(path)
             | Event::Remove(path) => is_ours(path),
             Event::Rename(from, to) => is_ours(from) || is_ours(to),
@@ -96,7 +98,7 @@ fn parse(log: &str, dir: &Path) -> Vec<Event> {
     events
 }
 
-/// One finished call that succeeded.
+/// Parses one finished call that succeeded.
 fn event(call: &str) -> Option<Event> {
     let (name, rest) = call.split_once('(')?;
     let (args, result) = rest.rsplit_once(" = ")?;
@@ -104,7 +106,7 @@ fn event(call: &str) -> Option<Event> {
     if result.starts_with('-') || result.starts_with('?') {
         return None;
     }
-    // What stands in <…> behind a descriptor, and what stands in quotes.
+    // The path in <…> after a descriptor, and the paths in quotes.
     let of_fd = || Some(PathBuf::from(args.split_once('<')?.1.split_once('>')?.0));
     let quoted: Vec<PathBuf> = args.split('"').skip(1).step_by(2).map(PathBuf::from).collect();
     let last_number = || args.rsplit(", ").next()?.parse().ok();
@@ -117,7 +119,7 @@ fn event(call: &str) -> Option<Event> {
         "mkdir" | "mkdirat" => Some(Event::MakeDir(quoted.first()?.clone())),
         "pwrite64" => Some(Event::Write(of_fd()?, last_number()?, result.trim().parse().ok()?)),
         "pwritev" | "pwritev2" | "link" | "linkat" => panic!("not in the model: {call}"),
-        "ftruncate" => Some(Event::Cut(of_fd()?, last_number()?)),
+        "ftruncate" => Some(Event::Truncate(of_fd()?, last_number()?)),
         "fsync" | "fdatasync" => Some(Event::Sync(of_fd()?)),
         "rename" | "renameat" | "renameat2" => {
             Some(Event::Rename(quoted.first()?.clone(), quoted.get(1)?.clone()))
@@ -127,7 +129,7 @@ fn event(call: &str) -> Option<Event> {
     }
 }
 
-/// What a loss of power could still take away.
+/// What a loss of power could lose.
 #[derive(Default, Clone)]
 struct Dirty {
     /// Files with bytes or lengths that are not durable.
@@ -152,7 +154,7 @@ impl Dirty {
                 }
                 self.files.insert(path.clone());
             }
-            Event::Cut(path, len) => {
+            Event::Truncate(path, len) => {
                 if self.lengths.insert(path.clone(), *len) != Some(*len) {
                     self.files.insert(path.clone());
                 }
@@ -181,7 +183,7 @@ impl Dirty {
         self.files.is_empty() && self.names.is_empty()
     }
 
-    /// What after `events`, nothing being dirty before.
+    /// What is dirty after `events`, starting from a clean state.
     fn after(events: &[Event]) -> Self {
         let mut dirty = Self::default();
         events.iter().for_each(|event| dirty.apply(event));
@@ -195,7 +197,7 @@ impl std::fmt::Debug for Dirty {
     }
 }
 
-/// Where the process said so.
+/// The index of a mark of the process.
 fn at(events: &[Event], mark: &str) -> usize {
     let is_it = |event: &Event| matches!(event, Event::Mark(text) if text == mark);
     events.iter().position(is_it).unwrap_or_else(|| panic!("no mark {mark:?} in {events:#?}"))
@@ -209,7 +211,7 @@ fn position(events: &[Event], event: &Event) -> usize {
     events.iter().position(|e| e == event).unwrap_or_else(|| panic!("no {event:?} in {events:#?}"))
 }
 
-/// Nothing was written or synced.
+/// Asserts that nothing was written or synced.
 fn assert_idle(events: &[Event]) {
     let idle = events.iter().all(|event| matches!(event, Event::Mark(_)));
     assert!(idle, "expected nothing, found {events:#?}");
@@ -225,12 +227,13 @@ fn durable_put_syncs_files_and_directories_on_both_roots() {
     let events = trace(&dir, "durable");
     let [r0, r1] = ["r0", "r1"].map(|root| dir.join("db").join(root));
 
-    // Nothing that any flush or a close acknowledges can be lost: bytes, lengths, names, on both roots.
+    // Nothing that a flush or a close acknowledges can be lost: bytes, lengths, names, on both
+    // roots.
     for mark in ["first flushed", "rolled flushed", "second-table flushed", "closed"] {
         let dirty = Dirty::after(&events[..at(&events, mark)]);
         assert!(dirty.is_clean(), "at {mark:?}: {dirty:?}");
     }
-    // The model is worth something: before the flush there was something to lose.
+    // Control: before the flush there was something to lose.
     assert!(events.contains(&Event::MakeDir(dir.join("db"))), "{events:#?}");
     let flush = between(&events, "first flush", "first flushed");
     let segments = "blocks/segments";
@@ -246,7 +249,8 @@ fn durable_put_syncs_files_and_directories_on_both_roots() {
         let last_write = flush.iter().rposition(is_its_write).unwrap();
         assert!(last_write < sync, "{} is synced after it was written", file.display());
     }
-    // Every new directory entry, from the directory above the roots down, before the flush returned.
+    // Every new directory entry, from the parent of the roots downwards, is durable before the
+    // flush returned.
     let until = &events[..at(&events, "first flushed")];
     for dir in [
         dir.clone(),
@@ -260,7 +264,7 @@ fn durable_put_syncs_files_and_directories_on_both_roots() {
     ] {
         position(until, &Event::Sync(dir));
     }
-    // With nothing new a flush does nothing.
+    // A flush with nothing new does nothing.
     assert_idle(between(&events, "idle flush", "idle flushed"));
     assert_idle(between(&events, "idle-again flush", "idle-again flushed"));
 }
@@ -279,7 +283,8 @@ fn rollover_is_durable_before_next_segment_acknowledges() {
     let renamed = position(&events, &Event::Rename(leftover.clone(), old_metadata.clone()));
     let flushed = at(&events, "rolled flushed");
     assert!(at(&events, "idle flushed") < renamed && renamed < flushed);
-    // Before the seal stands: all of segment 1, and the names of segment 2 on both roots.
+    // Before the rename of the seal: all of segment 1 is durable, and the names of segment 2 on
+    // both roots.
     let dirty = Dirty::after(&events[..renamed]);
     let is_of = |path: &PathBuf, id: &str| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -328,7 +333,8 @@ fn recovered_data_is_copied_and_synced_before_serving() {
 
     let events = trace(&dir, "recover");
     let opening = between(&events, "open", "opened");
-    // The page cache is not trusted: what stands behind the only mark goes to the files of a new segment.
+    // Recovery does not trust the page cache: it copies what follows the only mark to the files of
+    // a new segment.
     let old =
         [&keys, &r0.join("blocks/segments/1-1.values"), &r1.join("blocks/segments/1-0.values")];
     for path in old {
@@ -349,7 +355,8 @@ fn recovered_data_is_copied_and_synced_before_serving() {
     for pair in written.windows(2) {
         assert_eq!(pair[0].0 + pair[0].1, pair[1].0, "without gaps: {written:?}");
     }
-    // So are the values, on both roots. And everything is synced, after it was written, before the old segment ends.
+    // The values are copied, too, on both roots. Everything is synced after it was written, before
+    // the old segment ends.
     let sealed = opening.iter().position(
         |event| matches!(event, Event::Rename(_, to) if to.ends_with("blocks/segments/1.metadata")),
     );
@@ -362,12 +369,12 @@ fn recovered_data_is_copied_and_synced_before_serving() {
         let synced = copying.iter().rposition(|e| *e == Event::Sync(path.clone()));
         assert!(written.unwrap() < synced.unwrap(), "{}", path.display());
     }
-    // Giving back what was reserved changes no byte and no length.
+    // Freeing reserved space changes no byte and no length.
     let mut before = events[..at(&events, "opened")].to_vec();
-    before.retain(|event| !matches!(event, Event::Cut(path, _) if old.contains(&path)));
+    before.retain(|event| !matches!(event, Event::Truncate(path, _) if old.contains(&path)));
     let dirty = Dirty::after(&before);
     assert!(dirty.is_clean(), "{dirty:?}");
-    // Names, too, may have been in memory alone.
+    // Names, too, may have been only in memory.
     for path in [
         r0.clone(),
         r1.clone(),
@@ -378,8 +385,8 @@ fn recovered_data_is_copied_and_synced_before_serving() {
     ] {
         position(opening, &Event::Sync(path));
     }
-    // The state that rules: both slots again, each synced on its own; and so before an id
-    // is given away, and when the copy is promised.
+    // The current state: both slots are written again, each synced on its own; likewise before a
+    // segment id is assigned, and when the state records the end of the copy.
     let state = r0.join("blocks/table.state");
     let on_state: Vec<&Event> = opening
         .iter()
@@ -391,7 +398,7 @@ fn recovered_data_is_copied_and_synced_before_serving() {
 
     assert_idle(between(&events, "nothing flush", "nothing flushed"));
     let mut before = events[..at(&events, "after flushed")].to_vec();
-    before.retain(|event| !matches!(event, Event::Cut(path, _) if old.contains(&path)));
+    before.retain(|event| !matches!(event, Event::Truncate(path, _) if old.contains(&path)));
     let dirty = Dirty::after(&before);
     assert!(dirty.is_clean(), "{dirty:?}");
     let after = between(&events, "after flush", "after flushed");

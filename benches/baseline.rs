@@ -1,8 +1,10 @@
-//! The first honest figures: LithDB against the plain way to do the same work, in turn, in one run.
+//! Baseline figures: LithDB against the simplest implementation of the same work, alternating in
+//! one run.
 //!
-//! *Raw* is one append-only file with buffered positional writes of 1 MiB and one data sync per flush, a hash map from
-//! key to offset, and reads from a mapping with the same checksum over the same bytes: no keys on disk, no recovery.
-//! Every figure is the median of the rounds; compare ratios, not absolute values.
+//! *Raw* is one append-only file with buffered positional writes of 1 MiB and one data sync per
+//! flush, a hash map from key to offset, and reads from a mapping with the same checksum over the
+//! same bytes: no keys on disk, no recovery. Every figure is the median of the rounds; compare
+//! ratios, not absolute values.
 //!
 //! `cargo bench -p lithdb-benches --bench baseline [-- ROUNDS [MIB_PER_ROUND [ONLY]]]`
 
@@ -159,7 +161,7 @@ fn batches(run: &mut Run) {
     report("put 256 B in batches of 1,000", "MB/s", ours, raw);
 }
 
-/// Durable puts of 1 KiB one by one: microseconds, p50.
+/// Durable puts of 1 KiB, one at a time: microseconds, p50.
 fn durable_puts(run: &mut Run) {
     let value = incompressible(3, 1024);
     let (mut ours, mut raw) = (Vec::new(), Vec::new());
@@ -184,7 +186,8 @@ fn durable_puts(run: &mut Run) {
     report("durable put 1 KiB, p50 (lower is better)", "us", ours, raw);
 }
 
-/// Random gets of warm values, checksummed: nanoseconds, mean.
+/// Random gets of warm values, checksummed: thousands per second. And the time of a lookup of an
+/// absent key.
 fn gets(run: &mut Run, size: usize) {
     let count = (256 << 20) / size;
     let value = incompressible(5, size);
@@ -216,7 +219,7 @@ fn gets(run: &mut Run, size: usize) {
             }
         });
         if round > 0 {
-            // The first round warms both up. Rates, so that a higher ratio is better.
+            // The first round is a warm-up. Rates, so that a higher ratio is better.
             raw.push(order.len() as f64 / 1e3 / time.as_secs_f64());
             ours.push(order.len() as f64 / 1e3 / our_time.as_secs_f64());
         }
@@ -231,7 +234,7 @@ fn gets(run: &mut Run, size: usize) {
     db.close().unwrap();
 }
 
-/// A million keys: reopening after a clean close, iteration, memory of the keymap.
+/// A million keys: reopening after a clean close, and iteration.
 fn million(run: &mut Run) {
     let value = incompressible(9, 64);
     let path = run.fresh();

@@ -1,7 +1,9 @@
-//! Should a small value stand in the key file, behind its key? The measurement that decided the format.
+//! Should a small value be stored inline, after its key in the key file? The measurement behind
+//! the format's decision.
 //!
-//! Three layouts write the same keys and values durably, in turn, one put per sync, and the same puts
-//! with one sync per 4 MiB; then keys are scanned as a rebuild does and values are read at random:
+//! Three layouts write the same keys and values durably, alternating, with one sync per put, and
+//! the same puts with one sync per 4 MiB; then keys are scanned as a keymap rebuild does, and
+//! values are read at random:
 //! * `inline`: record and value in one file, one sync;
 //! * `apart`: record in one file, value in another, both synced at the same time;
 //! * `apart, in turn`: the same, one sync after the other.
@@ -16,7 +18,7 @@ use std::time::Instant;
 use lithdb_benches::{incompressible, median, timed};
 use lithdb_env::{Env, File, write_all_at};
 
-const RECORD: usize = 64; // a 32-byte key and what stands before it
+const RECORD: usize = 64; // a 32-byte key and the fields before it
 const ROUNDS: usize = 5;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -87,7 +89,7 @@ fn main() {
     let env = Env::os(2).unwrap();
     let dir = tempfile::tempdir_in(".").unwrap();
     println!(
-        "value size | durable put p50, us: inline apart in-turn | bulk, MB/s: inline apart | scan of keys, M/s: inline apart"
+        "value size | durable put p50, us: inline apart in-turn | bulk, MB/s: inline apart | key scan, M/s: inline apart"
     );
     for size in [64_usize, 256, 512, 1024, 2048, 4096] {
         let value = incompressible(7, size);

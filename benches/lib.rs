@@ -1,5 +1,5 @@
-//! What the benchmarks share: medians, a place to write, and the plain file writer that every figure
-//! is compared with.
+//! Shared by the benchmarks: medians, timing, incompressible bytes, and the plain file writer that
+//! every figure is compared with.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ pub fn incompressible(seed: u64, len: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Writes all of `buf` behind the file's present end and returns the offset it went to.
+/// Appends `buf` to the file and returns the offset it was written at.
 pub fn append(file: &dyn File, buf: &[u8]) -> std::io::Result<u64> {
     let offset = file.len()?;
     write_all_at(file, buf, offset)?;

@@ -1,8 +1,10 @@
-//! Rolling back half of a database: how fast a plan walks through records, and what executing it costs.
+//! Rolling back half of a database: how fast a plan walks through records, and the cost of
+//! executing it.
 //!
-//! *Raw* is what the walk cannot do without: the checksum of as many records of the same length, standing as far apart in
-//! memory that is mapped from a file, and the comparison of eight bytes of each. Executing is shown beside the sum of its
-//! parts' floors: one copy of the key file that is cut, and one unlink for each segment that goes. Medians of the rounds.
+//! *Raw* is the minimum that the walk needs: the checksum of as many records of the same length
+//! and stride in memory mapped from a file, and a comparison of eight bytes of each. The execution
+//! is compared with the sum of its minimal parts: one copy of the truncated key file, and one
+//! unlink for each removed segment. Medians of the rounds.
 //!
 //! `cargo bench -p lithdb-benches --bench rollback [-- ROUNDS [RECORDS]]`
 
@@ -43,7 +45,7 @@ fn fill(path: &Path, records: u64, inline: bool) {
     db.close().unwrap();
 }
 
-/// Checksums of `count` records that stand `stride` bytes apart, and a comparison with each.
+/// Checksums `count` records at a stride of `stride` bytes, and compares bytes of each.
 fn raw_walk(bytes: &[u8], count: usize, stride: usize) -> u64 {
     let mut kept = 0;
     for n in (0..count).rev() {
@@ -62,28 +64,28 @@ fn run(dir: &Path, rounds: usize, records: u64, inline: bool) {
         let path = dir.join(format!("{inline}-{round}"));
         fill(&path, records, inline);
         let half = records / 2;
-        let mut asked = 0_u64;
+        let mut examined = 0_u64;
         let mut filter = through_key(key(half));
         let rollback = Rollback::new([&path]);
         let (time, plan) = timed(|| {
             rollback.plan(|record| {
-                asked += 1;
+                examined += 1;
                 filter(record)
             })
         });
         let plan = plan.unwrap();
-        walked.push(asked as f64 / 1e6 / time.as_secs_f64());
+        walked.push(examined as f64 / 1e6 / time.as_secs_f64());
 
         let file = OsFs.create_new(&dir.join(format!("raw-{inline}-{round}"))).unwrap();
         let piece = incompressible(2, stride * 1000);
-        for _ in 0..asked.div_ceil(1000) {
+        for _ in 0..examined.div_ceil(1000) {
             append(&*file, &piece).unwrap();
         }
-        let count = asked as usize;
+        let count = examined as usize;
         let mapped = file.map(file.len().unwrap(), Default::default()).unwrap();
         let (time, _) =
             timed(|| raw_walk(&mapped.bytes(0, count * stride).unwrap(), count, stride));
-        raw.push(asked as f64 / 1e6 / time.as_secs_f64());
+        raw.push(examined as f64 / 1e6 / time.as_secs_f64());
 
         let cut = plan.tables[0].segment_cut.unwrap();
         let segments = path.join("t/segments");
@@ -99,10 +101,10 @@ fn run(dir: &Path, rounds: usize, records: u64, inline: bool) {
             .unwrap();
             copy.sync_all().unwrap();
         });
-        let gone = plan.tables[0].segments_removed;
+        let removed = plan.tables[0].segments_removed;
         let (unlinks, ()) = timed(|| {
-            for n in 0..gone {
-                let path = dir.join(format!("gone-{inline}-{round}-{n}"));
+            for n in 0..removed {
+                let path = dir.join(format!("removed-{inline}-{round}-{n}"));
                 let file = OsFs.create_new(&path).unwrap();
                 file.set_len(64 << 20).unwrap();
                 OsFs.remove_file(&path).unwrap();
@@ -113,8 +115,8 @@ fn run(dir: &Path, rounds: usize, records: u64, inline: bool) {
         executed.push(report.took.as_secs_f64() * 1e3);
         if round == 0 {
             println!(
-                "{} records asked, {gone} segments go, one of {} bytes is cut",
-                asked,
+                "{} records examined, {removed} segments removed, one of {} bytes truncated",
+                examined,
                 OsFs.metadata(&keys).unwrap().len_bytes
             );
         }

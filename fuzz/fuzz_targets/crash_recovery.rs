@@ -1,5 +1,6 @@
-//! Puts, batches, flushes, seals, openings, failures and crashes of the fuzzer's choice, against a model: what was
-//! acknowledged is there, what survives is a beginning of what was put in whole batches, and nothing else is there.
+//! Puts, batches, flushes, seals, openings, failures and crashes chosen by the fuzzer, checked
+//! against a model: everything acknowledged exists, what survives is a prefix of what was put, in
+//! whole batches, and nothing else exists.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use lithdb_sim::{BytesChoice, Choice, Fault, Pages, SimClock, SimFs, sim_env};
 /// One batch: keys and values, in order.
 type Puts = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// What was put, batch by batch, and how much of it is known to be durable.
+/// The batches put, and how many of them are known to be durable.
 #[derive(Default)]
 struct Model {
     batches: Vec<Puts>,
@@ -19,7 +20,8 @@ struct Model {
 }
 
 impl Model {
-    /// The table holds the first so many batches, at least the acknowledged ones. Says how many.
+    /// Checks that the table holds a prefix of the batches, at least the acknowledged ones;
+    /// returns their number.
     fn check(&self, table: &Table) -> usize {
         let mut found = table.iter().unwrap().map(Result::unwrap);
         let mut whole = 0;
@@ -33,7 +35,7 @@ impl Model {
             }
             whole += 1;
         }
-        assert!(found.next().is_none(), "something that was never put");
+        assert!(found.next().is_none(), "a record that was never put");
         assert!(whole >= self.acknowledged, "{whole} of {} batches", self.acknowledged);
         let mut newest = BTreeMap::new();
         for (n, batch) in self.batches.iter().enumerate() {
@@ -109,7 +111,7 @@ fuzz_target!(|data: &[u8]| {
                         }
                         match table.put_batch(&batch) {
                             Ok(_) => model.batches.push(puts),
-                            // It may be in the log all the same, and is then the last.
+                            // It may still be in the log, and is then the last batch.
                             Err(_) if table.failure().is_some() || fs.is_dead() => {
                                 model.batches.push(puts);
                                 break;
@@ -123,7 +125,7 @@ fuzz_target!(|data: &[u8]| {
                 model.acknowledged = model.batches.len();
             }
         } else {
-            panic!("what a crash left does not open");
+            panic!("the database does not open after a crash");
         }
         fs = fs.crash(&mut choice);
     }

@@ -1,5 +1,6 @@
-//! Everything that stands in an envelope: any bytes, and any payload behind a right checksum. No panic, no memory for
-//! lengths that are not there; what is accepted is encoded to the same bytes.
+//! Every type stored in an envelope, on arbitrary bytes and on arbitrary payloads with a valid
+//! checksum: no panic, no allocation for lengths beyond the input; accepted input re-encodes to
+//! the same bytes.
 #![no_main]
 
 use std::path::Path;

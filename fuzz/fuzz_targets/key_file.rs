@@ -1,5 +1,5 @@
-//! The decoders and the scanner of key files on any bytes: no panic, no hang, no memory for lengths that are not there;
-//! and what passes for a record must be one that encodes to the same bytes.
+//! The decoders and the scanner of key files on arbitrary bytes: no panic, no hang, no allocation
+//! for lengths beyond the input; an accepted record re-encodes to the same bytes.
 #![no_main]
 
 use std::path::Path;
@@ -13,8 +13,8 @@ use lithdb_segment::{HEADER_LEN, Identity, KeyHeader, SegmentId, ShardId, ValueH
 
 const IDENTITY: Identity = Identity { table_id: 1, segment: SegmentId(2), salt: 3 };
 
-/// A sound key file, into which the fuzzer's bytes are then written at a place of its choice: by bytes alone it would
-/// never get past a checksum.
+/// A valid key file into which the fuzzer's bytes are written at an offset of its choice:
+/// arbitrary bytes alone would never pass a checksum.
 fn sound_file() -> Vec<u8> {
     let header = KeyHeader {
         identity: IDENTITY,

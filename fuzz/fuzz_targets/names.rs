@@ -1,4 +1,4 @@
-//! Names of files and tables: what is taken for one of ours is written the same way, and nothing else is.
+//! Names of files and tables: a name that parses is formatted back to the same name.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

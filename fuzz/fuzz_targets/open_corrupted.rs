@@ -1,5 +1,5 @@
-//! A real table whose files are damaged: opening and reading give the right bytes or an error. After a clean close a key
-//! never becomes absent.
+//! A real table with corrupt files: opening and reading return the right bytes or an error. After
+//! a clean close, no key ever becomes absent.
 #![no_main]
 
 use std::path::PathBuf;
@@ -61,7 +61,7 @@ static INTACT: LazyLock<SimFs> = LazyLock::new(|| {
 fuzz_target!(|data: &[u8]| {
     let fs = INTACT.fork();
     let paths = fs.file_paths();
-    // One place of one file: any number of its bytes, or its end.
+    // One place in one file: any number of its bytes, or its end.
     let [file, at @ .., last] = data else { return };
     let path = &paths[usize::from(*file) % paths.len()];
     let mut bytes = fs.read_raw(path);
@@ -84,7 +84,7 @@ fuzz_target!(|data: &[u8]| {
         for kind in *b"ka" {
             match table.get(&[kind, n]) {
                 Ok(Some(found)) => assert_eq!(&*found, &value(n)[..]),
-                Ok(None) => panic!("key {n} has become absent after {} was damaged", path.display()),
+                Ok(None) => panic!("key {n} has become absent after {} was corrupted", path.display()),
                 Err(_) => {}
             }
         }

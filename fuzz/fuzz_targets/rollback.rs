@@ -1,5 +1,5 @@
-//! A history, a point to go back to and a crash, all of the fuzzer's choice: afterwards all tables are as before or all are
-//! rolled back, and the database goes on working.
+//! A history, a rollback point and a crash, all chosen by the fuzzer: afterwards either all tables
+//! are rolled back or none is, and the database accepts puts.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use lithdb_sim::{BytesChoice, Choice, SimClock, SimFs, sim_env};
 
 const TABLES: [&str; 3] = ["a", "b", "c"];
 
-/// What a table holds, in order: key, number, value.
+/// The contents of a table, in order: key, number, value.
 type Content = Vec<(Vec<u8>, u64, Vec<u8>)>;
 type State = BTreeMap<&'static str, Content>;
 
@@ -31,7 +31,8 @@ fn key(number: u64, salt: u8) -> Vec<u8> {
     [&number.to_be_bytes()[..], &[salt]].concat()
 }
 
-/// Puts things into the tables; numbers grow. What is found when the database was closed, or the power went.
+/// Puts records with growing numbers into the tables. Returns the next number and the disk after a
+/// close or a loss of power.
 fn history(fs: &SimFs, choice: &mut dyn Choice) -> lithdb::Result<(u64, SimFs)> {
     let mut db = open(fs)?;
     let mut number = 1;
@@ -72,7 +73,7 @@ fn history(fs: &SimFs, choice: &mut dyn Choice) -> lithdb::Result<(u64, SimFs)> 
     Ok((number, fs.fork()))
 }
 
-/// Everything that a database holds, each value read through its key as well.
+/// The contents of a database; reads each value through its key, too.
 fn content(db: &Db) -> State {
     let mut state = State::new();
     for name in TABLES {
@@ -100,7 +101,7 @@ fuzz_target!(|data: &[u8]| {
     let (top, fs) = history(&fs, &mut choice).unwrap();
     let before = content(&open(&fs.fork()).unwrap());
     let max = choice.choose(top as usize + 2) as u64;
-    // A table of which nothing is old enough is emptied.
+    // A table with no record old enough is emptied.
     let after: State = before
         .iter()
         .map(|(name, entries)| (*name, entries.iter().filter(|(_, n, _)| *n <= max).cloned().collect()))
@@ -122,7 +123,7 @@ fuzz_target!(|data: &[u8]| {
     crashed.crash_after(choice.choose(ops as usize + 1) as u64);
     let done = run(&crashed).is_ok();
     let mut found = crashed.crash(&mut choice);
-    // And once more inside of the opening that finishes it.
+    // And crash again inside the opening that finishes the rollback.
     if choice.choose(2) == 1 {
         found.crash_after(choice.choose(60) as u64);
         drop(open(&found));

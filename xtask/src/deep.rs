@@ -1,8 +1,9 @@
-//! The same tests and fuzzers as every day, for as long as is asked for, with another seed in every round.
+//! `cargo xtask deep`: the tests and fuzzers of the quick run for a given time, with a new seed in
+//! every round.
 //!
-//! Two lanes run beside each other until the time is up: one goes through the drivers of the test suite, round after round,
-//! the other through the fuzzers. What is begun is finished. Nothing stops at a finding: it is named, with its seed and its
-//! log, and the end says that there was one.
+//! Two lanes run in parallel until the time is up: one repeats the drivers of the test suite, the
+//! other the fuzzers. Whatever has started is finished. A finding stops nothing: it is reported
+//! with its seed and its log, and makes the exit status a failure.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -15,7 +16,7 @@ use crate::Result;
 use crate::process::{Ended, wait_at_most};
 use crate::tally::Tally;
 
-/// What the test suite's part of a round consists of: name, arguments of `cargo test`.
+/// The test drivers of a round: name, arguments of `cargo test`.
 const DRIVERS: &[(&str, &[&str])] = &[
     ("model", &["-p", "lithdb", "--test", "model"]),
     ("segment-crash", &["-p", "lithdb-segment", "--test", "crash"]),
@@ -36,35 +37,35 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("sim", &["-p", "lithdb-sim", "--tests"]),
 ];
 
-/// How long building may take, on top of a child's own limit.
+/// The time allowed for building, in addition to a child's own limit.
 const BUILD_LIMIT: Duration = Duration::from_mins(30);
 
-/// The models of threads are built in another way, and so in a directory of their own.
+/// The models of threads need other build flags, and so their own target directory.
 const THREADS: &str = "threads";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// For how long: nothing is begun afterwards
+    /// Start nothing new after this many minutes
     #[arg(long, default_value_t = 60)]
     minutes: u64,
     /// The seed of the first round; each further one takes the next
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many times as many random images, rounds and histories as in the quick run
+    /// Multiplier for the random images, rounds and histories of the quick run
     #[arg(long, default_value_t = 4)]
     effort: u64,
-    /// How long each fuzzer runs in each round, in seconds; 0: not at all
+    /// Seconds per fuzzer and round; 0: no fuzzing
     #[arg(long, default_value_t = 120)]
     fuzz_seconds: u64,
     /// Only these drivers or fuzzers
     #[arg(long, value_name = "NAME", num_args = 1..)]
     only: Vec<String>,
-    /// Where logs, the tally, the report and what the fuzzers have found go
+    /// Directory for the logs, the tally, the report and the inputs the fuzzers find
     #[arg(long, value_name = "DIR", default_value = "target/deep")]
     report: PathBuf,
 }
 
-/// A run on its way.
+/// A run in progress.
 struct Deep<'a> {
     root: &'a Path,
     args: &'a Args,
@@ -74,7 +75,7 @@ struct Deep<'a> {
     fuzzed: Mutex<Vec<FuzzStats>>,
 }
 
-/// What a fuzzer did in all its rounds.
+/// The statistics of a fuzzer over all its rounds.
 #[derive(Debug, Clone, Default)]
 struct FuzzStats {
     target: String,
@@ -83,10 +84,10 @@ struct FuzzStats {
     seconds: u64,
 }
 
-/// Says whether nothing was found.
+/// Returns whether there were no findings.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
     let dir = root.join(&args.report);
-    fs::create_dir_all(&dir).map_err(|e| format!("create {}: {e}", dir.display()))?;
+    fs::create_dir_all(&dir).map_err(|e| format!("cannot create {}: {e}", dir.display()))?;
     let deep = Deep {
         root,
         args,
@@ -111,10 +112,12 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
     let is_to_run = |name: &String| args.fuzz_seconds > 0 && deep.is_asked_for(name);
     let targets: Vec<_> = targets.into_iter().filter(is_to_run).collect();
     if drivers.is_empty() && targets.is_empty() {
-        return Err("only fuzzers are asked for, and no seconds are left to them".to_owned());
+        return Err(
+            "nothing to run: only fuzzers were selected, and --fuzz-seconds is 0".to_owned()
+        );
     }
     let tally = deep.path("tally.txt");
-    File::create(&tally).map_err(|e| format!("create {}: {e}", tally.display()))?;
+    File::create(&tally).map_err(|e| format!("cannot create {}: {e}", tally.display()))?;
     let (tests, fuzzers) = std::thread::scope(|scope| {
         let fuzzers =
             scope.spawn(|| deep.run_rounds(&targets, |target, seed| deep.fuzz(target, seed)));
@@ -122,7 +125,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
         (tests, fuzzers.join())
     });
     let fuzzers = fuzzers.unwrap_or_else(|_| {
-        deep.record_finding("the lane of the fuzzers panicked".to_owned());
+        deep.record_finding("the fuzzer lane panicked".to_owned());
         0
     });
     deep.report(&tally, tests, fuzzers)
@@ -148,11 +151,12 @@ impl Deep<'_> {
 
     fn say(&self, what: &str) {
         println!("{:>6} s  {what}", self.started.elapsed().as_secs());
-        #[expect(clippy::let_underscore_must_use, reason = "`println` has failed before it")]
+        #[expect(clippy::let_underscore_must_use, reason = "`println` would have failed first")]
         let _ = std::io::stdout().flush();
     }
 
-    /// Round after round until the time is up, or something stops it, which is a finding; says how many were begun.
+    /// Runs round after round until the time is up or an error, which is a finding, stops the
+    /// lane; returns the number of rounds started.
     fn run_rounds<T>(&self, steps: &[T], step: impl Fn(&T, u64) -> Result<()>) -> u64 {
         let mut rounds = 0;
         while !steps.is_empty() && !self.is_time_up() {
@@ -171,10 +175,10 @@ impl Deep<'_> {
         rounds
     }
 
-    /// Runs a command whose words go to a log, for so long at most beside what it may take to build.
+    /// Runs a command with its output in a log, for at most `limit` plus the build limit.
     fn logged(&self, command: &mut Command, log: &Path, limit: Duration) -> Result<Ended> {
-        let out = File::create(log).map_err(|e| format!("create {}: {e}", log.display()))?;
-        let err = out.try_clone().map_err(|e| format!("open {}: {e}", log.display()))?;
+        let out = File::create(log).map_err(|e| format!("cannot create {}: {e}", log.display()))?;
+        let err = out.try_clone().map_err(|e| format!("cannot open {}: {e}", log.display()))?;
         command.current_dir(self.root).env("CARGO_TERM_COLOR", "never").env("RUST_BACKTRACE", "1");
         command.stdin(Stdio::null()).stdout(out).stderr(err);
         wait_at_most(command, limit.saturating_add(BUILD_LIMIT))
@@ -183,7 +187,7 @@ impl Deep<'_> {
     fn test(&self, name: &str, args: &[&str], seed: u64) -> Result<()> {
         let (began, effort) = (Instant::now(), self.args.effort);
         let log = self.path(&format!("{name}-{seed}.log"));
-        // Not the one that `CARGO` names: by another path it would build everything anew.
+        // Not the path in `CARGO`: another path to cargo would rebuild everything.
         let mut command = Command::new("cargo");
         command.args(["test", "--locked"]).args(args).env_remove("CARGO");
         if name == THREADS {
@@ -192,7 +196,8 @@ impl Deep<'_> {
         }
         command.env("LITHDB_SEED", seed.to_string()).env("LITHDB_EFFORT", effort.to_string());
         command.env("LITHDB_TALLY", self.path("tally.txt"));
-        // One finding does not hide the next, and what cannot be tried here is a finding, too.
+        // No test run depends on earlier findings, and a test that cannot run here is a finding,
+        // too.
         command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1");
         command.env("LITHDB_REQUIRE_STRACE", "1").env("LITHDB_REQUIRE_TMPFS", "1");
         let limit = Duration::from_secs(effort.saturating_mul(600));
@@ -210,25 +215,26 @@ impl Deep<'_> {
 
     fn fuzz_targets(&self) -> Result<Vec<String>> {
         let mut command = nightly_fuzz("list");
-        let said = command.current_dir(self.root).output();
-        let said = said.map_err(|e| format!("run cargo fuzz: {e}"))?;
-        if !said.status.success() {
-            return Err(format!("cargo fuzz list: {}", String::from_utf8_lossy(&said.stderr)));
+        let output = command.current_dir(self.root).output();
+        let output = output.map_err(|e| format!("cannot run cargo fuzz: {e}"))?;
+        if !output.status.success() {
+            return Err(format!("cargo fuzz list: {}", String::from_utf8_lossy(&output.stderr)));
         }
-        let listed = String::from_utf8_lossy(&said.stdout);
+        let listed = String::from_utf8_lossy(&output.stdout);
         Ok(listed.lines().map(str::to_owned).collect())
     }
 
     fn fuzz(&self, target: &str, seed: u64) -> Result<()> {
         let log = self.path(&format!("fuzz-{target}-{seed}.log"));
-        // What is found on the way goes beside the report, not among the seeds that are kept.
+        // New inputs go next to the report, not into the committed corpus.
         let corpus = self.path("corpus").join(target);
-        fs::create_dir_all(&corpus).map_err(|e| format!("create {}: {e}", corpus.display()))?;
+        fs::create_dir_all(&corpus)
+            .map_err(|e| format!("cannot create {}: {e}", corpus.display()))?;
         let mut command = nightly_fuzz("run");
         command.arg(target).arg(&corpus);
         command.arg(Path::new("fuzz/corpus").join(target)).arg("--");
         command.arg(format!("-max_total_time={}", self.args.fuzz_seconds));
-        // To libFuzzer the seed 0 means another one every time.
+        // The seed 0 makes libFuzzer choose a random seed.
         command.arg(format!("-seed={}", (seed & 0x7FFF_FFFF).max(1)));
         command.args(["-print_final_stats=1", "-rss_limit_mb=2048", "-verbosity=1"]);
         if matches!(target, "crash_recovery" | "rollback") {
@@ -236,8 +242,8 @@ impl Deep<'_> {
         }
         let limit = Duration::from_secs(self.args.fuzz_seconds.saturating_add(300));
         let ended = self.logged(&mut command, &log, limit)?;
-        let said = String::from_utf8_lossy(&read(&log)?).into_owned();
-        let did = FuzzStats::parse(target, &said);
+        let output = String::from_utf8_lossy(&read(&log)?).into_owned();
+        let did = FuzzStats::parse(target, &output);
         match ended {
             Ended::Passed => self.say(&format!(
                 "fuzz {target}, seed {seed}: {} executions, {} edges",
@@ -259,8 +265,8 @@ impl Deep<'_> {
     fn report(&self, tally: &Path, test_rounds: u64, fuzz_rounds: u64) -> Result<bool> {
         let (args, findings) = (self.args, lock(&self.findings));
         let mut text = format!(
-            "{} s; seeds from {}, effort {}; rounds begun: {test_rounds} of tests, {fuzz_rounds} of fuzzers\n\
-             (Crash points, error points, flips and lengths are enumerated: every round tries the same, and all count.)\n\n{}",
+            "{} s; seeds from {}, effort {}; rounds started: {test_rounds} of tests, {fuzz_rounds} of fuzzers\n\
+             (Crash points, error points, flips and lengths are enumerated: every round tries and counts the same ones.)\n\n{}",
             self.started.elapsed().as_secs(),
             args.seed,
             args.effort,
@@ -276,16 +282,16 @@ impl Deep<'_> {
         findings.iter().for_each(|finding| text += &format!("{finding}\n"));
         print!("\n{text}");
         let path = self.path("report.txt");
-        fs::write(&path, text).map_err(|e| format!("write {}: {e}", path.display()))?;
+        fs::write(&path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
         Ok(findings.is_empty())
     }
 }
 
 impl FuzzStats {
-    /// What libFuzzer said of itself.
-    fn parse(target: &str, said: &str) -> Self {
+    /// Parses libFuzzer's final statistics.
+    fn parse(target: &str, output: &str) -> Self {
         let number_behind = |mark: &str| {
-            let behind = said.rsplit(mark).next().filter(|_| said.contains(mark))?;
+            let behind = output.rsplit(mark).next().filter(|_| output.contains(mark))?;
             let digits = behind.trim_start().split(|c: char| !c.is_ascii_digit()).next()?;
             digits.parse().ok()
         };
@@ -304,7 +310,7 @@ impl FuzzStats {
     }
 }
 
-/// `cargo fuzz`, whatever toolchain runs this program.
+/// `cargo fuzz` on nightly, whatever toolchain runs this program.
 fn nightly_fuzz(what: &str) -> Command {
     let mut command = Command::new("cargo");
     command.args(["+nightly", "fuzz", what]).env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
@@ -312,10 +318,10 @@ fn nightly_fuzz(what: &str) -> Command {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|e| format!("read {}: {e}", path.display()))
+    fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))
 }
 
-/// A lane that panicked has left nothing half done behind these locks.
+/// A lane that panicked leaves nothing inconsistent behind these locks.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
@@ -326,9 +332,9 @@ mod tests {
 
     #[test]
     fn fuzzer_output_is_parsed() {
-        let said = "#2\tINITED cov: 10 ft: 11 corp: 1/1b\n#512\tDONE   cov: 831 ft: 2190 corp: 9/1Kb lim: 4 exec/s: 0\n\
+        let output = "#2\tINITED cov: 10 ft: 11 corp: 1/1b\n#512\tDONE   cov: 831 ft: 2190 corp: 9/1Kb lim: 4 exec/s: 0\n\
                     Done 512 runs in 21 second(s)\nstat::number_of_executed_units: 512\nstat::average: 1\n";
-        let mut did = FuzzStats::parse("names", said);
+        let mut did = FuzzStats::parse("names", output);
         assert_eq!((did.executions, did.edges, did.seconds), (512, 831, 21));
         did.add(&FuzzStats::parse("names", "nothing"));
         assert_eq!((did.executions, did.edges, did.seconds), (512, 831, 21));

@@ -1,4 +1,5 @@
-//! `testing/mutants.toml`: the lines that keep the guarantees, how each is broken, and the tests that then fail.
+//! `testing/mutants.toml`: the lines that guarantees depend on, a mutation of each, and the tests
+//! that then fail.
 
 use std::collections::HashSet;
 use std::fs;
@@ -16,34 +17,34 @@ struct List {
     mutant: Vec<Mutant>,
 }
 
-/// One way to break the engine.
+/// One mutation of the engine.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Mutant {
     pub(crate) name: String,
-    /// The guarantee that the line keeps, as numbered in `docs/TESTING.md`.
+    /// The guarantee that the line implements, as numbered in `docs/TESTING.md`.
     pub(crate) guarantee: u8,
-    /// From the root of the repository.
+    /// Relative to the root of the repository.
     pub(crate) file: PathBuf,
     /// Occurs in the file exactly once.
     find: String,
     replace: String,
     /// Arguments of `cargo test`.
     test: Vec<String>,
-    /// More tests; each of them fails, too.
+    /// More tests, each of which fails, too.
     #[serde(default)]
     also: Vec<Vec<String>>,
-    /// What is then no longer true.
+    /// What goes wrong then.
     pub(crate) why: String,
 }
 
 impl Mutant {
-    /// Every test that fails if this is done, as arguments of `cargo test`.
+    /// Every test that the mutation makes fail, as arguments of `cargo test`.
     pub(crate) fn tests(&self) -> impl Iterator<Item = &[String]> {
         [&self.test].into_iter().chain(&self.also).map(Vec::as_slice)
     }
 
-    /// The text of the file, broken.
+    /// The text of the file with the mutation applied.
     pub(crate) fn apply(&self, text: &str) -> Result<String> {
         match text.matches(&self.find).count() {
             1 => Ok(text.replacen(&self.find, &self.replace, 1)),
@@ -56,7 +57,7 @@ impl Mutant {
     }
 }
 
-/// All mutants, in the order of the list.
+/// All mutants, in list order.
 pub(crate) fn read(root: &Path) -> Result<Vec<Mutant>> {
     let path = root.join(LIST);
     let text = read_text(&path)?;
@@ -66,10 +67,10 @@ pub(crate) fn read(root: &Path) -> Result<Vec<Mutant>> {
 }
 
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|e| format!("read {}: {e}", path.display()))
+    fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))
 }
 
-/// Whether the list fits the sources as they are. Says all that does not.
+/// Checks that the list matches the sources; the error names every mismatch.
 fn check(root: &Path, mutants: &[Mutant]) -> Result<()> {
     let mut names = HashSet::new();
     let mut problems = Vec::new();
@@ -78,10 +79,13 @@ fn check(root: &Path, mutants: &[Mutant]) -> Result<()> {
             problems.push(format!("{}: the name occurs twice", mutant.name));
         }
         if !(1..=10).contains(&mutant.guarantee) || mutant.why.is_empty() {
-            problems.push(format!("{}: expected a guarantee of 1 to 10, and why", mutant.name));
+            problems.push(format!(
+                "{}: expected a guarantee from 1 to 10 and a non-empty `why`",
+                mutant.name
+            ));
         }
         if mutant.tests().any(<[String]>::is_empty) {
-            problems.push(format!("{}: a test without arguments is all tests", mutant.name));
+            problems.push(format!("{}: a test without arguments would run all tests", mutant.name));
         }
         let applied = read_text(&root.join(&mutant.file)).and_then(|text| mutant.apply(&text));
         problems.extend(applied.err());
@@ -118,7 +122,7 @@ mod tests {
             assert!(sources.contains(&format!("fn {name}(")), "no test is called {name}");
             assert!(table.contains(&format!("`{name}`")), "docs/TESTING.md does not name {name}");
         }
-        // What fails now and then is named, but no mutant counts on it.
+        // The document names tests that fail only now and then; no mutant depends on one.
         let tests = table.lines().filter_map(|line| line.split('|').nth(3));
         let certain = tests.flat_map(|tests| tests.split("now and then").next());
         let named = certain.flat_map(|line| line.split('`').skip(1).step_by(2));

@@ -1,9 +1,9 @@
-//! `cargo xtask`: chores of the repository that are too much for a shell script.
+//! `cargo xtask`: repository tasks that are too complex for a shell script.
 
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
-    reason = "a tool beside the engine: none of its files is ever part of a crash image"
+    reason = "a development tool: none of its files is part of a crash image"
 )]
 
 mod deep;
@@ -18,11 +18,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// What went wrong, in one line that names the thing.
+/// The error is one line that names what failed.
 type Result<T> = std::result::Result<T, String>;
 
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask", about = "Chores of the repository")]
+#[command(name = "cargo xtask", about = "Repository tasks")]
 struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -30,11 +30,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Breaks the engine in each way of testing/mutants.toml, in a copy, and demands that the named tests fail
+    /// Applies each mutation of testing/mutants.toml in a copy and requires that the named tests
+    /// fail
     Mutants(mutants::Args),
-    /// Runs the crash harness and the fuzzers for as long as asked for, with another seed in every round
+    /// Runs the crash tests and the fuzzers for a given time, with a new seed in every round
     Deep(deep::Args),
-    /// Adds up what the tests have tried
+    /// Adds up what the tests tried
     Tally(tally::Args),
 }
 

@@ -1,4 +1,5 @@
-//! Every mutant of the list in turn: a test that passes while the line it guards is broken is none.
+//! `cargo xtask mutants`: applies every mutation in turn. A test that passes on its mutant tests
+//! nothing.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -14,29 +15,29 @@ pub(crate) struct Args {
     /// Only these mutants
     #[arg(long, value_name = "NAME", num_args = 1..)]
     only: Vec<String>,
-    /// Show the list, do nothing
+    /// Only print the list
     #[arg(long)]
     list: bool,
-    /// Go on after a mutant that survives or does not build
+    /// Continue after a mutant that survives or does not build
     #[arg(long)]
     keep_going: bool,
-    /// Keep what is built in this directory, for the next time
+    /// Keep the build output in this directory, for the next run
     #[arg(long, value_name = "DIR")]
     jobs_target_dir: Option<PathBuf>,
 }
 
-/// What became of a mutant, from best to worst.
+/// The result of a mutant, from best to worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum MutantResult {
     Killed,
-    /// The test hangs: killed, too.
+    /// The test hangs, which counts as killed, too.
     Hang,
     Survived,
-    /// It does not build, or no test runs.
+    /// The mutant does not build, or no test runs.
     Broken,
 }
 
-/// Says whether every mutant was killed.
+/// Returns whether every mutant was killed.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
     let mut mutants = read(root)?;
     if let Some(name) = args.only.iter().find(|name| mutants.iter().all(|m| m.name != **name)) {
@@ -50,7 +51,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
     let started = Instant::now();
     let scratch = Scratch::copy(root, args.jobs_target_dir.as_deref())?;
     check_unmutated(&scratch, &mutants)?;
-    println!("\n{:<9} {:>6}   g  {:<56} test; what it says", "outcome", "time", "mutant");
+    println!("\n{:<9} {:>6}   g  {:<56} test; message", "outcome", "time", "mutant");
     let mut results = Vec::with_capacity(mutants.len());
     for mutant in &mutants {
         let result = scratch.with_mutation(mutant, || try_mutant(&scratch, mutant))?;
@@ -61,7 +62,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
     }
     let count = |result: MutantResult| results.iter().filter(|f| **f == result).count();
     println!(
-        "\n{} of {} mutants: {} killed, {} of them by a hang; {} survived; {} broken; {} s",
+        "\n{} of {} mutants: {} killed, {} of them hung; {} survived; {} broken; {} s",
         results.len(),
         mutants.len(),
         count(MutantResult::Killed) + count(MutantResult::Hang),
@@ -73,7 +74,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
     Ok(results.iter().all(|result| *result < MutantResult::Survived))
 }
 
-/// Every test passes while nothing is broken.
+/// Checks that every test passes without a mutation.
 fn check_unmutated(scratch: &Scratch, mutants: &[Mutant]) -> Result<()> {
     let mut seen = HashSet::new();
     for test in mutants.iter().flat_map(Mutant::tests).filter(|test| seen.insert(*test)) {
@@ -90,8 +91,8 @@ fn try_mutant(scratch: &Scratch, mutant: &Mutant) -> Result<MutantResult> {
     let mut worst = MutantResult::Killed;
     for test in mutant.tests() {
         let started = Instant::now();
-        let (result, outcome, said) = match scratch.test(test)? {
-            Outcome::Failed(said) => (MutantResult::Killed, "killed", said),
+        let (result, outcome, message) = match scratch.test(test)? {
+            Outcome::Failed(message) => (MutantResult::Killed, "killed", message),
             Outcome::Hung => (MutantResult::Hang, "hang", String::new()),
             Outcome::Passed => (MutantResult::Survived, "SURVIVED", mutant.why.clone()),
             Outcome::NoTests => (MutantResult::Broken, "BROKEN", "no test ran".to_owned()),
@@ -100,7 +101,7 @@ fn try_mutant(scratch: &Scratch, mutant: &Mutant) -> Result<MutantResult> {
         worst = worst.max(result);
         let (time, guarantee, name) = (seconds(started), mutant.guarantee, &mutant.name);
         let test = test.last().map_or("", String::as_str);
-        say(&format!("{outcome:<9} {time:>4} s  {guarantee:>2}  {name:<56} {test}; {said}"));
+        say(&format!("{outcome:<9} {time:>4} s  {guarantee:>2}  {name:<56} {test}; {message}"));
     }
     Ok(worst)
 }
@@ -109,9 +110,9 @@ fn seconds(since: Instant) -> u64 {
     since.elapsed().as_secs()
 }
 
-/// A line that is seen at once, in a log, too.
+/// Prints a line and flushes it, so that it appears in a log at once.
 fn say(line: &str) {
     println!("{line}");
-    #[expect(clippy::let_underscore_must_use, reason = "`println` has failed before it")]
+    #[expect(clippy::let_underscore_must_use, reason = "`println` would have failed first")]
     let _ = std::io::stdout().flush();
 }

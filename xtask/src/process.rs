@@ -1,4 +1,5 @@
-//! Children with a time limit, ended with all that they started: when it is up, or when a signal asks for the end.
+//! Child processes with a time limit. A timeout or a signal to this program ends a child together
+//! with all its descendants.
 
 use std::fmt;
 use std::os::unix::process::CommandExt;
@@ -16,16 +17,17 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// From now on a signal ends the children, which lead process groups of their own and would outlive this program.
+/// Makes signals end the children: they lead process groups of their own and would outlive this
+/// program.
 pub(crate) fn install_signal_handlers() -> Result<()> {
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         let registered = signal_hook::flag::register(signal, Arc::clone(&INTERRUPTED));
-        registered.map_err(|e| format!("wait for signal {signal}: {e}"))?;
+        registered.map_err(|e| format!("cannot wait for signal {signal}: {e}"))?;
     }
     Ok(())
 }
 
-/// Ends the child, if a signal has come.
+/// Ends the child if a signal has arrived.
 pub(crate) fn end_if_interrupted(child: &mut Child) -> Result<()> {
     if !INTERRUPTED.load(Ordering::Relaxed) {
         return Ok(());
@@ -38,9 +40,9 @@ pub(crate) fn end_if_interrupted(child: &mut Child) -> Result<()> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
     Passed,
-    /// With another exit status than 0, or by a signal.
+    /// With a nonzero exit status, or by a signal.
     Failed,
-    /// Not within its time.
+    /// Not within its time limit.
     Hung,
 }
 
@@ -49,18 +51,21 @@ impl fmt::Display for Ended {
         f.write_str(match self {
             Self::Passed => "passed",
             Self::Failed => "failed",
-            Self::Hung => "did not end",
+            Self::Hung => "timed out",
         })
     }
 }
 
-/// Runs the command in a process group of its own.
+/// Runs the command in a process group of its own, for at most `limit`.
 pub(crate) fn wait_at_most(command: &mut Command, limit: Duration) -> Result<Ended> {
     let child = command.process_group(0).spawn();
-    let mut child = child.map_err(|e| format!("run {}: {e}", command.get_program().display()))?;
+    let mut child =
+        child.map_err(|e| format!("cannot run {}: {e}", command.get_program().display()))?;
     let started = Instant::now();
     loop {
-        if let Some(status) = child.try_wait().map_err(|e| format!("wait for a child: {e}"))? {
+        if let Some(status) =
+            child.try_wait().map_err(|e| format!("cannot wait for a child: {e}"))?
+        {
             return Ok(if status.success() { Ended::Passed } else { Ended::Failed });
         }
         if started.elapsed() > limit {
@@ -72,11 +77,11 @@ pub(crate) fn wait_at_most(command: &mut Command, limit: Duration) -> Result<End
     }
 }
 
-/// Ends a child that leads a process group, and all that it started.
+/// Ends a child that leads a process group, and its descendants.
 pub(crate) fn end(child: &mut Child) -> Result<()> {
     let killed = kill_process_group(Pid::from_child(child), Signal::KILL);
-    killed.map_err(|e| format!("end a child: {e}"))?;
-    child.wait().map(drop).map_err(|e| format!("wait for a child: {e}"))
+    killed.map_err(|e| format!("cannot end a child: {e}"))?;
+    child.wait().map(drop).map_err(|e| format!("cannot wait for a child: {e}"))
 }
 
 #[cfg(test)]

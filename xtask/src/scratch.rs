@@ -1,4 +1,4 @@
-//! A copy of the tracked files in which lines may be broken, and `cargo test` in it.
+//! A copy of the tracked files to apply mutations in, and `cargo test` in it.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -14,24 +14,25 @@ use crate::Result;
 use crate::list::{Mutant, read_text};
 use crate::process::{end, end_if_interrupted};
 
-/// A test that runs for longer hangs. Its build is not counted, nor how long others keep the build directory locked.
+/// A test that runs longer counts as hung. The limit excludes the build and the wait for the build
+/// directory's lock.
 const TEST_LIMIT: Duration = Duration::from_secs(300);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How a test went.
+/// The result of a test.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Passed,
-    /// With the first thing that the test said.
+    /// With the first panic message.
     Failed(String),
     Hung,
     /// The filter matched no test.
     NoTests,
-    /// With what the compiler said.
+    /// With the compiler's errors.
     NotBuilt(String),
 }
 
-/// The copy; gone when it is dropped.
+/// The copy; removed on drop.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     dir: TempDir,
@@ -39,11 +40,12 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Copies what `git ls-files` names. What is built goes to `target`, or is gone with the copy.
+    /// Copies the files that `git ls-files` lists. Build output goes to `target`, or is removed
+    /// with the copy.
     pub(crate) fn copy(root: &Path, target: Option<&Path>) -> Result<Self> {
-        let dir = TempDir::new().map_err(|e| format!("make a scratch directory: {e}"))?;
+        let dir = TempDir::new().map_err(|e| format!("cannot create a scratch directory: {e}"))?;
         let git = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output();
-        let git = git.map_err(|e| format!("run git ls-files: {e}"))?;
+        let git = git.map_err(|e| format!("cannot run git ls-files: {e}"))?;
         if !git.status.success() {
             return Err(format!("git ls-files: {}", String::from_utf8_lossy(&git.stderr)));
         }
@@ -53,13 +55,13 @@ impl Scratch {
         }
         let target = match target {
             Some(target) => std::path::absolute(target)
-                .map_err(|e| format!("find {}: {e}", target.display()))?,
+                .map_err(|e| format!("cannot find {}: {e}", target.display()))?,
             None => dir.path().join("target"),
         };
         Ok(Self { dir, target })
     }
 
-    /// Does something with the mutant's file broken, and makes it whole again.
+    /// Calls `work` with the mutation applied to its file, then restores the file.
     pub(crate) fn with_mutation<T>(
         &self,
         mutant: &Mutant,
@@ -67,7 +69,7 @@ impl Scratch {
     ) -> Result<T> {
         let path = self.dir.path().join(&mutant.file);
         let write = |text: &str| {
-            fs::write(&path, text).map_err(|e| format!("write {}: {e}", path.display()))
+            fs::write(&path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))
         };
         let text = read_text(&path)?;
         write(&mutant.apply(&text)?)?;
@@ -80,58 +82,59 @@ impl Scratch {
     pub(crate) fn test(&self, args: &[String]) -> Result<Outcome> {
         let log = self.dir.path().join("test.log");
         let built = self.cargo_test(&["--no-run"], args, &log)?;
-        let built = built.wait_with_output().map_err(|e| format!("run cargo: {e}"))?;
-        let said = read_log(&log)?;
+        let built = built.wait_with_output().map_err(|e| format!("cannot run cargo: {e}"))?;
+        let output = read_log(&log)?;
         if !built.status.success() {
-            let errors = said.lines().filter(|line| line.starts_with("error"));
+            let errors = output.lines().filter(|line| line.starts_with("error"));
             return Ok(Outcome::NotBuilt(errors.collect::<Vec<_>>().join("; ")));
         }
         let running = self.cargo_test(&[], args, &log)?;
         let Some(status) = wait(running, &log)? else { return Ok(Outcome::Hung) };
-        let said = read_log(&log)?;
+        let output = read_log(&log)?;
         let is_run = |line: &str| line.starts_with("running ") && !line.starts_with("running 0 ");
         let has_passed = |line: &str| {
             line.starts_with("test result: ok. ") && !line.starts_with("test result: ok. 0 passed")
         };
         Ok(match status.success() {
-            true if said.lines().any(has_passed) => Outcome::Passed,
-            false if said.lines().any(is_run) => Outcome::Failed(first_panic(&said)),
+            true if output.lines().any(has_passed) => Outcome::Passed,
+            false if output.lines().any(is_run) => Outcome::Failed(first_panic(&output)),
             _ => Outcome::NoTests,
         })
     }
 
-    /// `cargo test`, begun in a process group of its own; all that it says goes to `log`.
+    /// Starts `cargo test` in a process group of its own; all its output goes to `log`.
     fn cargo_test(&self, first: &[&str], args: &[String], log: &Path) -> Result<Child> {
-        let out = File::create(log).map_err(|e| format!("create {}: {e}", log.display()))?;
-        let err = out.try_clone().map_err(|e| format!("open {}: {e}", log.display()))?;
+        let out = File::create(log).map_err(|e| format!("cannot create {}: {e}", log.display()))?;
+        let err = out.try_clone().map_err(|e| format!("cannot open {}: {e}", log.display()))?;
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
         command.args(["test", "--locked"]).args(first).args(args).current_dir(self.dir.path());
         command.env("CARGO_TARGET_DIR", &self.target).env("CARGO_TERM_COLOR", "never");
-        // A test that cannot run here must not count as passed, and none may remember how it failed.
+        // A test that cannot run here must not count as passed, and no test may remember a
+        // failure.
         command.env("LITHDB_REQUIRE_STRACE", "1").env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1");
         command.env_remove("RUST_BACKTRACE");
         command.stdin(Stdio::null()).stdout(out).stderr(err).process_group(0);
-        command.spawn().map_err(|e| format!("run cargo: {e}"))
+        command.spawn().map_err(|e| format!("cannot run cargo: {e}"))
     }
 }
 
 fn copy_file(from: &Path, to: &Path) -> Result<()> {
     if let Some(dir) = to.parent() {
-        fs::create_dir_all(dir).map_err(|e| format!("create {}: {e}", dir.display()))?;
+        fs::create_dir_all(dir).map_err(|e| format!("cannot create {}: {e}", dir.display()))?;
     }
     match fs::copy(from, to) {
-        // Tracked, and removed from the work tree.
+        // Tracked, but removed from the work tree.
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        copied => copied.map(|_| ()).map_err(|e| format!("copy {}: {e}", from.display())),
+        copied => copied.map(|_| ()).map_err(|e| format!("cannot copy {}: {e}", from.display())),
     }
 }
 
-/// Waits for the child; after the limit it ends it, and all that it started.
+/// Waits for the child; after the limit, ends it and its descendants.
 fn wait(mut child: Child, log: &Path) -> Result<Option<ExitStatus>> {
     let mut started = None;
     loop {
-        let ended = child.try_wait().map_err(|e| format!("wait for cargo: {e}"))?;
+        let ended = child.try_wait().map_err(|e| format!("cannot wait for cargo: {e}"))?;
         if ended.is_some() {
             return Ok(ended);
         }
@@ -147,14 +150,14 @@ fn wait(mut child: Child, log: &Path) -> Result<Option<ExitStatus>> {
     }
 }
 
-/// What a test says need not be text.
+/// The output of a test need not be UTF-8.
 fn read_log(log: &Path) -> Result<String> {
-    let said = fs::read(log).map_err(|e| format!("read {}: {e}", log.display()))?;
-    Ok(String::from_utf8_lossy(&said).into_owned())
+    let output = fs::read(log).map_err(|e| format!("cannot read {}: {e}", log.display()))?;
+    Ok(String::from_utf8_lossy(&output).into_owned())
 }
 
-fn first_panic(said: &str) -> String {
-    let behind = said.lines().skip_while(|line| !line.contains(" panicked at ")).nth(1);
-    let line = behind.unwrap_or("it ended without a word");
+fn first_panic(output: &str) -> String {
+    let behind = output.lines().skip_while(|line| !line.contains(" panicked at ")).nth(1);
+    let line = behind.unwrap_or("no panic message");
     line.chars().take(100).collect()
 }

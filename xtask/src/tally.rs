@@ -1,4 +1,4 @@
-//! What the tests have tried, added up: the lines that they leave in the file that `LITHDB_TALLY` names.
+//! `cargo xtask tally`: adds up the lines that tests append to the file that `LITHDB_TALLY` names.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,11 +9,11 @@ use crate::list::read_text;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What LITHDB_TALLY named when the tests ran
+    /// The file that LITHDB_TALLY named when the tests ran
     file: PathBuf,
 }
 
-/// Counts by name, by the kind of test: what stands before the colon of its name.
+/// Counts by name, per kind of test: the part of a test's name before the colon.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     kinds: BTreeMap<String, Kind>,
@@ -74,8 +74,9 @@ impl fmt::Display for Tally {
             "lengths",
             "histories",
         ];
-        let told = REPORTED.iter().filter_map(|what| sums.get(what).map(|n| format!("{n} {what}")));
-        writeln!(f, "in all: {}", told.collect::<Vec<_>>().join(", "))
+        let reported =
+            REPORTED.iter().filter_map(|what| sums.get(what).map(|n| format!("{n} {what}")));
+        writeln!(f, "in all: {}", reported.collect::<Vec<_>>().join(", "))
     }
 }
 

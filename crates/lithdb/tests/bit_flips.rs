@@ -1,9 +1,9 @@
-//! Bits of every file of a database are flipped, and every file is cut: what is read afterwards is right or an error, and
-//! what an opening refused is whole again once the damage is taken back. The quick run takes a part of the bytes and lengths
-//! of each file, the deep one all.
+//! Flips bits in every file of a database and truncates every file: what is read afterwards is
+//! right or an error, and a database that opening refused is intact once the damage is undone. The
+//! quick run tries some of the bytes and lengths of each file, the deep run all.
 //!
-//! The tables alone: `crates/table/tests/corruption.rs`. Here are the files of the roots, several tables, and a rollback that
-//! was decided and not finished.
+//! `crates/table/tests/corruption.rs` does this for single tables. This file covers the files of
+//! the roots, several tables, and a rollback that was decided and not finished.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -41,7 +41,8 @@ fn two_tables() -> (Harness, Expected) {
     (harness, Expected { there, gone: BTreeMap::new() })
 }
 
-/// A rollback of two tables that a power failure stopped when it was decided and nothing removed yet.
+/// A rollback of two tables that a power failure stopped after its decision, before anything was
+/// removed.
 fn pending() -> (Harness, Expected) {
     let scenario = scenarios::everything();
     let harness = stopped_when_decided(&scenario);
@@ -58,7 +59,7 @@ fn stopped_when_decided(scenario: &Scenario) -> Harness {
     for k in 0.. {
         let run = scenario.copy();
         run.fs.crash_after(k);
-        assert!(scenario.execute(&run).is_err(), "it ended without an intent");
+        assert!(scenario.execute(&run).is_err(), "it finished without an intent");
         let after = run.after_crash(&CrashImage::Nothing);
         if after.files(INTENT_FILE).iter().any(|path| path.ends_with(INTENT_FILE)) {
             return fork(&after);
@@ -67,7 +68,7 @@ fn stopped_when_decided(scenario: &Scenario) -> Harness {
     unreachable!()
 }
 
-/// Damage is reported as damage, and named.
+/// Damage is reported as such, with the file.
 fn assert_is_damage(error: &Error, context: &str) {
     use ErrorKind::{Conflict, Corrupt, Foreign, Missing, Unsupported};
     let kinds = [Conflict, Corrupt, Foreign, Missing, Unsupported];
@@ -76,7 +77,7 @@ fn assert_is_damage(error: &Error, context: &str) {
     assert!(error.to_string().contains("/r"), "{context}: names no file: {error}");
 }
 
-/// Opens the database and reads everything; says whether everything was right.
+/// Opens the database and reads everything; returns whether everything was right.
 fn open_and_read(harness: &Harness, expected: &Expected, context: &str) -> lithdb::Result<bool> {
     let db = harness.try_open()?;
     let mut all_right = true;
@@ -101,7 +102,7 @@ fn open_and_read(harness: &Harness, expected: &Expected, context: &str) -> lithd
         }
         for key in expected.gone.get(name).into_iter().flatten() {
             let found = table.get(key);
-            assert!(!matches!(found, Ok(Some(_))), "{context}: what was rolled back is there");
+            assert!(!matches!(found, Ok(Some(_))), "{context}: rolled back data is back");
         }
         let mut entries = table.iter()?;
         for (key, _, value) in records {
@@ -125,8 +126,8 @@ const HARMLESS: &str = "harmless";
 const NOTICED: &str = "noticed by a table";
 const REFUSED: &str = "refused by the opening";
 
-/// Does `damage` to a copy for everything it can be done to. There must be each of these outcomes: of a closed database a
-/// cut is hardly ever harmless, and a flipped bit is never refused by the opening.
+/// Applies `damage` to a copy for every case. Each of these outcomes must occur: truncating a
+/// closed database is hardly ever harmless, and opening never refuses a flipped bit.
 fn each(
     name: &str,
     what: &'static str,
@@ -150,11 +151,11 @@ fn each(
                 Err(error) => {
                     assert_is_damage(&error, &context);
                     tally.add(REFUSED, 1);
-                    // Nothing was destroyed by the refusal.
+                    // The refusal has destroyed nothing.
                     run.fs.release_locks();
                     run.fs.write_raw(&path, bytes.clone());
-                    let found = open_and_read(&run, &expected, &format!("{context}, taken back"));
-                    assert!(found.unwrap_or_else(|e| panic!("{context}, taken back: {e}")));
+                    let found = open_and_read(&run, &expected, &format!("{context}, undone"));
+                    assert!(found.unwrap_or_else(|e| panic!("{context}, undone: {e}")));
                 }
             }
         }
@@ -164,14 +165,14 @@ fn each(
     }
 }
 
-/// Every `step`-th place, another one with every seed; in a deep run every place.
+/// Every `step`-th offset, starting at one that the seed determines; every offset in a deep run.
 fn places(bytes: &[u8], step: u64) -> impl Iterator<Item = u64> {
     let (effort, len) = (Effort::from_env(), bytes.len() as u64);
     let step = if effort.is_deep() { 1 } else { step };
     (effort.seed("places in a database") % step..len).step_by(step as usize)
 }
 
-/// One bit of each of these bytes, in a deep run all of them, as `8 * at + bit`.
+/// One bit of each of these bytes (all bits in a deep run), as `8 * at + bit`.
 fn bits(bytes: &[u8], step: u64) -> Vec<u64> {
     let (effort, first) = (Effort::from_env(), Effort::from_env().seed("bits of a database"));
     let bits = effort.times(1).min(8);
@@ -214,14 +215,14 @@ fn any_flipped_bit_with_a_pending_rollback_is_an_error_or_harmless() {
 #[test]
 fn any_truncated_file_is_an_error_or_harmless() {
     let lengths = |bytes: &[u8]| places(bytes, 11).collect();
-    each("two tables, cut", "lengths", &[NOTICED, REFUSED], two_tables(), lengths, truncate);
+    each("two tables, truncated", "lengths", &[NOTICED, REFUSED], two_tables(), lengths, truncate);
 }
 
 #[test]
 fn any_truncated_file_with_a_pending_rollback_is_error_or_harmless() {
     let lengths = |bytes: &[u8]| places(bytes, 37).collect();
     each(
-        "pending rollback, cut",
+        "pending rollback, truncated",
         "lengths",
         &[HARMLESS, NOTICED, REFUSED],
         pending(),

@@ -1,4 +1,4 @@
-//! The database as a whole: its tables, what opening twice and closing mean, options.
+//! The database as a whole: tables, opening twice, closing, options.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -81,7 +81,7 @@ fn opening_twice_shares_the_table_and_other_options_conflict() {
     assert!(error.to_string().contains("shards: Some(7)"), "{error}");
     let filter = GcFilter::new(|_, _| Ok(true));
     assert_eq!(kind(db.table_with_filter("t", small(), filter)), ErrorKind::Conflict);
-    // A table of another name has nothing to do with it.
+    // A table of another name is independent of it.
     assert!(!db.table("u", small().shards(7)).unwrap().is_same(&first));
 }
 
@@ -92,7 +92,7 @@ fn existing_table_requires_the_table_to_exist() {
     let before = harness.fs.ops();
     assert_eq!(kind(db.existing_table("t")), ErrorKind::Missing);
     assert_eq!(kind(db.drop_table("t")), ErrorKind::Missing);
-    assert_eq!(harness.fs.ops(), before, "looking writes nothing");
+    assert_eq!(harness.fs.ops(), before, "a lookup writes nothing");
     assert!(db.tables().unwrap().is_empty());
 }
 
@@ -144,7 +144,7 @@ fn dropped_table_is_gone_and_held_values_stay_readable() {
     assert!(harness.files("/t/").is_empty(), "{:?}", harness.files("/t/"));
     assert!(db.tables().unwrap().is_empty());
     assert_eq!(kind(db.drop_table("t")), ErrorKind::Missing);
-    // The name is free: another table, with other options, and empty.
+    // The name is free again: a new table with other options is empty.
     let again = db.table("t", TableOptions::new()).unwrap();
     check(&again, 0..0);
     put(&again, 5..7);
@@ -168,7 +168,8 @@ fn iterator_of_dropped_table_never_reads_its_namesake() {
     put(&again, 0..20);
     again.seal().unwrap();
     let files = harness.files("/t/");
-    // The last holder of the collected segments lets go: their files had the names that other files have now.
+    // Dropping the last holder of the collected segments must not remove files that now have their
+    // names.
     drop((walk, table));
     assert_eq!(harness.files("/t/"), files);
     check(&again, 0..20);
@@ -186,7 +187,8 @@ fn closed_table_can_be_dropped() {
     assert!(db.tables().unwrap().is_empty() && harness.files("/t/").is_empty());
 }
 
-/// At every operation of a drop the power goes; the next opening finds the whole table or finishes the drop.
+/// The power fails at every operation of a drop; the next opening finds the whole table or
+/// finishes the drop.
 #[test]
 fn opening_finishes_an_interrupted_drop() {
     let harness = Harness::new();
@@ -259,7 +261,7 @@ fn open_database_is_locked_for_any_order_of_its_roots() {
     assert_eq!(kind(Db::open_with(reversed.clone(), harness.components())), ErrorKind::Locked);
     db.close().unwrap();
     let again = Db::open_with(reversed, harness.components()).unwrap();
-    assert_eq!(again.roots(), db.roots(), "root 0 is what it was");
+    assert_eq!(again.roots(), db.roots(), "root 0 is the same");
     assert_eq!(kind(harness.try_open()), ErrorKind::Locked);
 }
 
@@ -299,7 +301,7 @@ fn calls_after_close_are_refused_and_close_is_idempotent() {
     }
     assert_eq!(held, &*value(3));
     assert_eq!(entry.value().unwrap(), &*value(0));
-    // Its locks are gone although handles are left.
+    // The locks are released although handles exist.
     check(&harness.open().existing_table("t").unwrap(), 0..10);
 }
 
@@ -321,7 +323,7 @@ fn closing_or_dropping_the_database_makes_all_data_durable() {
     }
 }
 
-/// A put that comes while the database is being closed is there afterwards, or was refused.
+/// A put during the close of the database is durable afterwards, or was refused.
 #[test]
 fn puts_during_close_are_durable_or_refused() {
     for round in 0..40 {
@@ -509,7 +511,8 @@ fn handles_can_be_sent_and_shared() {
     check::<Components>();
 }
 
-/// A process that is being started by another thread has copies of all descriptors for a moment, those of locks too.
+/// A process that another thread is spawning briefly holds copies of all descriptors, lock files
+/// included.
 #[test]
 fn locks_are_released_at_once_while_other_threads_spawn_processes() {
     let dir = tempfile::tempdir().unwrap();
@@ -529,7 +532,7 @@ fn locks_are_released_at_once_while_other_threads_spawn_processes() {
     });
 }
 
-/// A table of which somebody removed everything but what a repair had kept is not an interrupted drop.
+/// A table directory that contains only quarantined files is not an interrupted drop.
 #[test]
 fn opening_keeps_quarantined_files() {
     let harness = Harness::new();

@@ -1,4 +1,5 @@
-//! Verification and repair of several tables: what is wrong with one says nothing of another.
+//! Verification and repair of several tables: problems of one table do not affect the results of
+//! another.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
 
@@ -23,7 +24,7 @@ fn three_tables(dir: &Path) -> (DbOptions, Db) {
     (options, db)
 }
 
-/// Makes a table into something of which nothing can be said: its segments are not to be listed.
+/// Makes a table unverifiable: its segments cannot be listed.
 fn hide_segments(dir: &Path, table: &str) {
     let segments = dir.join("db").join(table).join("segments");
     OsFs.rename(&segments, &dir.join("segments-kept")).unwrap();
@@ -55,7 +56,7 @@ fn unverifiable_table_does_not_hide_the_others() {
     assert_eq!(names(found.refused.iter().map(|refused| &refused.table)), ["a"]);
     assert!(found.refused[0].to_string().contains("a/segments"), "{:?}", found.refused);
     assert!(!found.is_sound());
-    // Nor does it keep them from being repaired.
+    // Nor does it prevent their repair.
     let plan = Db::plan_repair(&options, None, &mut |_| {}).unwrap();
     assert_eq!(names(plan.tables.iter().map(|plan| &plan.table)), ["b"]);
     assert_eq!(names(plan.refused.iter().map(|refused| &refused.table)), ["a"]);
@@ -93,7 +94,7 @@ fn table_dropped_during_verification_is_no_failure() {
     let found = found.unwrap();
     assert_eq!(names(found.tables.iter().map(|report| &report.table)), ["a", "c"]);
     assert!(found.is_sound(), "{found:?}");
-    // A caller who named it gets an error.
+    // A caller that names it gets an error.
     let found = Db::verify(&options, Some(&["c".into()]), &mut |_| {
         if db.tables().unwrap().len() == 2 {
             db.drop_table("c").unwrap();
@@ -105,8 +106,8 @@ fn table_dropped_during_verification_is_no_failure() {
     db.close().unwrap();
 }
 
-/// Three tables of several segments, and a rollback of them that stops at a step: some files are as before it, some as
-/// after it, some are prepared for it.
+/// Three tables of several segments, and a rollback that stops at a step: some files are as before
+/// it, some as after it, some are prepared.
 fn stopped_rollback(dir: &Path, steps: usize) -> (DbOptions, bool) {
     let options = DbOptions::new([dir.join("db")]);
     let db = Db::open_with(
@@ -170,7 +171,7 @@ fn pending_rollback_suppresses_all_other_findings() {
     }
 }
 
-/// The rollback begins while the files are read: what was seen of them is not said.
+/// The rollback starts while the files are being read: findings about them are not reported.
 #[test]
 fn rollback_started_during_verification_suppresses_findings() {
     let dir = tempfile::tempdir().unwrap();
@@ -196,7 +197,7 @@ fn rollback_started_during_verification_suppresses_findings() {
     assert_eq!(dumped.unwrap_err().kind(), ErrorKind::RollbackPending);
 }
 
-/// For programs: paths as text, whether or not they are UTF-8.
+/// For programs: paths as text, even if they are not UTF-8.
 #[test]
 fn findings_serialize_to_json_with_paths() {
     let dir = tempfile::tempdir().unwrap();

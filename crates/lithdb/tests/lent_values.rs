@@ -1,5 +1,5 @@
-//! Bytes that were lent never change: values and iterators that are held while somebody else cuts, repairs, drops or collects
-//! what they came from. On real files, which are mapped.
+//! Lent bytes never change: values and iterators stay valid while other code truncates, repairs,
+//! drops or collects what they came from. On real, mapped files.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
 
@@ -12,7 +12,7 @@ use lithdb::{Components, Db, DbOptions, Entry, ReadMode, Rollback, TableOptions,
 
 const KEYS: u64 = 60;
 
-/// Short ones lie in the key file, the others in value files.
+/// Short values are inline, the others in value files.
 fn value_of(n: u64) -> Vec<u8> {
     let len = if n.is_multiple_of(3) { 20 } else { 3000 };
     (0..len).map(|at| (n * 31 + at) as u8).collect()
@@ -31,7 +31,7 @@ fn open(root: &Path) -> Db {
     Db::open_with(options(root), alone).unwrap()
 }
 
-/// What was lent: by a writer that is closed by now, and by a reader that stays.
+/// The lent values: of a writer that is closed by now, and of a reader that stays open.
 struct LentValues {
     values: Vec<(u64, Value)>,
     entries: Vec<Entry>,
@@ -39,7 +39,7 @@ struct LentValues {
 }
 
 impl LentValues {
-    /// A database of three segments, the last one unsealed, and everything of it held.
+    /// A database of three segments, the last one unsealed; all its values are held.
     fn of_database(root: &Path) -> Self {
         let db = open(root);
         let table = db.table("t", table_options()).unwrap();
@@ -103,7 +103,7 @@ fn lent_values_survive_a_rollback_and_later_puts() {
 fn lent_values_survive_a_repair_that_rewrites_their_files() {
     let dir = tempfile::tempdir().unwrap();
     let held = LentValues::of_database(dir.path());
-    // In place, so that the files which are held are the ones that are repaired.
+    // In place, so that the held files are the ones that are repaired.
     for name in ["1.keys", "1-0.values", "3.keys", "3-1.values"] {
         let file = OsFs.open(&dir.path().join("t/segments").join(name), OpenMode::ReadWrite);
         write_all_at(&*file.unwrap(), &[0xFF; 40], 300).unwrap();

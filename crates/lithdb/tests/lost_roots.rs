@@ -1,5 +1,5 @@
-//! Roots whose `root.id` is lost, and roots that are gone for good: what a repair does without consent, what it gives up with
-//! it, and that it may crash anywhere.
+//! Roots whose `root.id` is lost, and permanently lost roots: what a repair does without consent,
+//! what it gives up with consent, and that it survives a crash at any point.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -15,14 +15,14 @@ use support::rollback_fixture::{self, Contents, contents, contents_of, image};
 use support::scenarios;
 use support::{Harness, put, small};
 
-/// What is there to repair with these roots, and places for those that are gone.
+/// Plans a repair of these roots; `gone` are new directories for the lost ones.
 fn plan_of(harness: &Harness, roots: &[&str], gone: &[&str]) -> Result<Repair> {
     let gone: Vec<PathBuf> = gone.iter().map(PathBuf::from).collect();
     let options = DbOptions::new(roots.iter().map(PathBuf::from));
     Db::plan_repair_with_lost_roots(&options, &harness.components(), &gone, &mut |_| {})
 }
 
-/// Of a lost `root.id`.
+/// Plans a repair of a lost `root.id`.
 fn plan(harness: &Harness) -> Result<Repair> {
     plan_of(harness, &["/r1", "/r0"], &[])
 }
@@ -39,7 +39,7 @@ fn database() -> Harness {
     harness
 }
 
-/// Nothing is changed, but for the lock files.
+/// All files but the lock files, to check that nothing changes.
 fn files(harness: &Harness) -> Vec<(String, Vec<u8>)> {
     let mut files = image(&harness.fs);
     files.retain(|(path, _)| !path.ends_with(".lock"));
@@ -64,7 +64,7 @@ fn lost_root_id_is_rewritten_where_all_files_agree() {
                 RootLoss::IdLost => harness.fs.remove_raw(&id),
                 _ => harness.fs.write_raw(&id, vec![7; old.len()]),
             }
-            // Everybody says the same.
+            // All callers get the same remedy.
             let said = harness.try_open().map(drop).unwrap_err();
             assert!(said.message().contains("`lith repair`"), "{said}");
             assert!(said.message().contains(root), "{said}");
@@ -80,7 +80,7 @@ fn lost_root_id_is_rewritten_where_all_files_agree() {
             assert_eq!((done.roots.len(), done.tables.len()), (1, 0));
             let kept = harness.files("/damaged-");
             assert_eq!(kept.len(), usize::from(loss == RootLoss::IdDamaged), "{kept:?}");
-            // What was taken away and comes back is older from now on.
+            // A root that was moved away and comes back is older from now on.
             let back = rollback_fixture::fork(&harness);
             back.fs.write_raw(&id, old);
             let error = back.try_open().map(drop).unwrap_err();
@@ -98,7 +98,7 @@ fn database_without_any_root_id_gets_a_new_identity() {
     for root in ["/r0", "/r1"] {
         harness.fs.remove_raw(format!("{root}/root.id"));
     }
-    // The roots are told apart by the states of the tables.
+    // The states of the tables identify the roots.
     let repair = plan(&harness).unwrap();
     let lost = &repair.roots.as_ref().unwrap().lost;
     assert_eq!(lost.iter().find(|root| root.number == 0).unwrap().path.to_str(), Some("/r0"));
@@ -106,7 +106,7 @@ fn database_without_any_root_id_gets_a_new_identity() {
     assert!(repair.is_lossless());
     repair.apply_lossless().unwrap();
     check(&harness, &expected, "a new identity");
-    // Half of a database is not whole.
+    // A part of a database is not intact.
     for root in ["/r0", "/r1"] {
         harness.fs.remove_raw(format!("{root}/root.id"));
     }
@@ -117,7 +117,8 @@ fn database_without_any_root_id_gets_a_new_identity() {
     assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
 }
 
-/// A root as it was, without its id: of two sessions that ended with a close, and of one that a kill ended.
+/// An old copy of a root, without its id: from two sessions that ended with a close and one that
+/// ended with a kill.
 #[test]
 fn stale_root_without_its_id_needs_consent() {
     for is_killed in [false, true] {
@@ -189,14 +190,14 @@ fn longer_value_file_shows_a_stale_root() {
     assert!(repair.tables.is_empty(), "{repair}");
 }
 
-/// The contents without what had bytes on root 1.
+/// The contents without the values on root 1.
 fn without_root_1(harness: &Harness) -> Contents {
     let repaired = rollback_fixture::fork(harness);
     plan_of(&repaired, &["/r0"], &["/r1"]).unwrap().apply().unwrap();
     contents_of(&repaired)
 }
 
-/// Root 1 as it is if nobody has it any more.
+/// Makes root 1 permanently lost.
 fn lose(harness: &Harness, root: &str) {
     harness.files(root).iter().for_each(|path| harness.fs.remove_raw(path));
     harness.fs.remove_dir_raw(root);
@@ -216,7 +217,7 @@ fn permanently_lost_root_loses_only_its_own_data() {
     assert_eq!(files(&harness), before);
     let expected = without_root_1(&harness);
     for (table, records) in &whole {
-        // Every other value has its bytes on root 1, but for those that stand in the key file.
+        // Every other value is on root 1, except inline ones.
         let stays = |record: &&rollback_fixture::Record| expected[table].contains(record);
         let inline = |record: &&rollback_fixture::Record| record.2.len() <= 16;
         assert!(records.iter().filter(inline).all(|record| stays(&record)), "{table}");
@@ -251,7 +252,7 @@ fn losing_root_0_permanently_leaves_a_database_without_keys() {
     let db = harness.open();
     put(&db.table("t", small()).unwrap(), 0..3);
     db.close().unwrap();
-    // The root that was gone is found again: it is older.
+    // The lost root reappears: it is older.
     taken.into_iter().for_each(|(bytes, path)| harness.fs.write_raw(path, bytes));
     let error = harness.try_open().map(drop).unwrap_err();
     assert!(error.message().contains("is older than"), "{error}");
@@ -291,11 +292,11 @@ fn repair_refuses_a_directory_that_cannot_be_a_root() {
     harness.fs.remove_raw("/r1/root.id");
     harness.fs.write_raw("/r2/letter", b"dear".to_vec());
     refused(&harness, &["/r0"], &["/r2"], ErrorKind::Foreign, "\"letter\"");
-    // Root 0 of somebody else, which has lost its id, too.
+    // Root 0 of another database, which has lost its id, too.
     harness.fs.make_dirs("/r3/x");
     harness.fs.write_raw("/r3/x/table.state", b"state".to_vec());
     refused(&harness, &["/r0", "/r3"], &[], ErrorKind::Foreign, "table.state");
-    // Too few for what is absent.
+    // Fewer roots than are missing.
     lose(&harness, "/r1");
     refused(&harness, &["/r0"], &[], ErrorKind::Missing, "--lost-root");
     let held = harness.open_single("/r4");
@@ -338,7 +339,7 @@ fn single_root_gets_a_new_identity_if_its_tables_are_intact() {
 #[test]
 fn pending_rollback_is_finished_after_root_id_repair() {
     let scenario = scenarios::sealed();
-    // Killed as soon as it is decided.
+    // Killed right after its decision.
     let decided = (1..).map(|k| {
         let harness = scenario.copy();
         harness.fs.crash_after(k);
@@ -384,7 +385,7 @@ fn roots_are_not_repaired_if_a_table_is_unreadable() {
     assert!(refused > 10, "{refused}");
 }
 
-/// What was lost, and how it is repaired.
+/// A loss and its repair.
 struct LostRootCase {
     name: &'static str,
     harness: Harness,
@@ -399,7 +400,7 @@ impl LostRootCase {
         done.refused.into_iter().next().map_or(Ok(()), |refused| Err(refused.error))
     }
 
-    /// Whoever opens it is refused, or finds what is to be there.
+    /// An opening between attempts is refused or finds the expected contents.
     fn open_between_attempts(&self, harness: &Harness, context: &str) {
         let harness = rollback_fixture::fork(harness);
         if let Ok(db) = harness.try_open() {

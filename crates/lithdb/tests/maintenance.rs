@@ -1,4 +1,4 @@
-//! What a database does by itself, and what it tells about it. The clock stands still until a test moves it.
+//! Automatic maintenance and its events. The clock advances only when a test says so.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -19,7 +19,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
 impl Harness {
-    /// Lets time pass, with a look of the maintenance every second of it.
+    /// Advances the clock, with a maintenance pass every second.
     fn pass(&self, db: &Db, seconds: u32) {
         for _ in 0..seconds {
             self.clock.advance(SECOND);
@@ -51,7 +51,7 @@ fn slow_table_is_sealed_by_age() {
     assert_eq!(sealed(&harness.take_events()), [(1, 1)]);
     harness.pass(&db, 30);
     assert_eq!(table.stats().segments, 2, "an empty segment does not age");
-    // From the first record of the next segment on, also across a reopening.
+    // From the first record of the next segment on, even across a reopening.
     put(&table, 1..2);
     db.close().unwrap();
     drop((db, table));
@@ -71,7 +71,7 @@ fn slow_table_expires_without_a_full_segment() {
     let kept = db.table("kept", TableOptions::new()).unwrap();
     put(&table, 0..3);
     put(&kept, 0..3);
-    // Sealed after a quarter of the TTL, collected a TTL later, at the next look for expired segments.
+    // Sealed after a quarter of the TTL, collected one TTL later, at the next collection.
     harness.pass(&db, 124);
     check(&table, 0..3);
     harness.pass(&db, 12);
@@ -87,7 +87,7 @@ fn slow_table_expires_without_a_full_segment() {
     });
     assert_eq!(collected, Some(("t".to_owned(), 1, 3, SegmentId(2))), "{events:?}");
     assert!(harness.files("/t/segments/1").is_empty());
-    // It never comes back.
+    // It never returns.
     let found = harness.after_crash(&CrashImage::Nothing);
     check(&found.open().existing_table("t").unwrap(), 3..3);
 }
@@ -163,7 +163,7 @@ fn idle_table_gets_one_mark() {
         let bytes = harness.fs.read_raw("/r0/t/segments/1.keys");
         bytes.windows(8).filter(|window| window == b"LITHMARK").count()
     };
-    assert_eq!(marks(), 0, "a mark costs no sync of its own while there is work");
+    assert_eq!(marks(), 0, "a mark costs no sync of its own while there are puts");
     harness.pass(&db, 3);
     assert_eq!(marks(), 1);
     let before = harness.fs.ops();
@@ -171,7 +171,7 @@ fn idle_table_gets_one_mark() {
     assert_eq!((marks(), harness.fs.ops()), (1, before), "nothing is done for an idle table");
     table.flush().unwrap();
     assert_eq!(harness.fs.ops(), before);
-    // With the mark, damage in what was flushed last is seen: it is no torn tail.
+    // The mark makes damage to the last flush detectable: it is not a torn end.
     let found = harness.after_crash(&CrashImage::Nothing);
     found.fs.flip_bit("/r0/t/segments/1.keys", 100, 3);
     assert_eq!(found.open().existing_table("t").unwrap_err().kind(), ErrorKind::Corrupt);
@@ -196,7 +196,7 @@ fn filter_decides_per_segment_and_is_required() {
     db.close().unwrap();
     drop((db, table));
 
-    // Nobody collects without the filter by mistake.
+    // Without the filter nothing is collected by mistake.
     let db = harness.open();
     let table = db.existing_table("t").unwrap();
     assert!(table.has_gc_filter());
@@ -252,7 +252,7 @@ fn clock_jump_expires_nothing_until_accepted() {
         _ => None,
     });
     let jumps: Vec<_> = jumps.collect();
-    assert_eq!(jumps.len(), 1, "told once: {jumps:?}");
+    assert_eq!(jumps.len(), 1, "reported once: {jumps:?}");
     assert!(jumps[0].0 >= year && jumps[0].1 == HOUR);
     assert!(table.run_gc().unwrap().held_for.is_some());
     table.accept_clock().unwrap();
@@ -273,11 +273,11 @@ fn clock_jump_while_closed_is_detected() {
     check(&table, 0..20);
     let events = harness.take_events();
     assert!(events.iter().any(|e| matches!(e, Event::ClockJump { .. })), "{events:?}");
-    // Held for an hour of running; then it was a long pause and no jump.
+    // Held for an hour of running time; after that it counts as downtime, not as a jump.
     harness.clock.advance(HOUR);
     harness.pass(&db, 30);
     check(&table, 16..20);
-    // Nobody knew that the mutable segment was old: it was sealed when the pause counted.
+    // The age of the mutable segment was unknown: it was sealed when the downtime was accepted.
     harness.clock.advance(HOUR);
     harness.pass(&db, 30);
     check(&table, 20..20);
@@ -304,7 +304,7 @@ fn first_failed_sync_latches_the_table_until_reopened() {
     let latched = latched.iter().filter(|e| matches!(e, Event::Latched { .. })).count();
     assert_eq!(latched, 1);
     assert!(table.failure().is_some() && table.stats().failure.is_some());
-    // Reads go on, and so does the other table.
+    // Reads still work, and so does the other table.
     check(&table, 0..4);
     put(&other, 1..5);
     other.flush().unwrap();
@@ -326,7 +326,7 @@ fn recovery_reports_what_it_did() {
     let table = db.table("t", TableOptions::new()).unwrap();
     put(&table, 0..3);
     table.flush().unwrap();
-    // More than memory keeps back: what is not durable is in the files in part.
+    // More than the write buffer holds: what is not durable is partly in the files.
     for n in 0..2_000_u32 {
         table.put(format!("more{n}").as_bytes(), &[7; 1000]).unwrap();
     }
@@ -342,7 +342,7 @@ fn recovery_reports_what_it_did() {
     assert!(report.copied_bytes > 1_000_000 && report.torn.is_some(), "{report:?}");
     assert!(report.torn_bytes > 0, "{report:?}");
     assert!(table.stats().keys > 900);
-    // Once more: there is nothing to do.
+    // A second opening has nothing to recover.
     db.close().unwrap();
     drop((db, table));
     found.open().existing_table("t").unwrap();
@@ -362,7 +362,7 @@ fn panicking_listener_has_no_effect() {
     check(&harness.open().existing_table("t").unwrap(), 0..20);
 }
 
-/// The thread itself, on a real disk: everything above without anybody asking for it.
+/// The maintenance thread itself, on a real disk: all of the above without explicit calls.
 #[test]
 fn maintenance_thread_seals_flushes_and_collects() {
     let dir = tempfile::tempdir().unwrap();
@@ -392,7 +392,7 @@ fn maintenance_thread_seals_flushes_and_collects() {
         assert!(began.elapsed() < Duration::from_secs(20), "never flushed");
         std::thread::yield_now();
     }
-    // The thread holds nothing: when the last handle goes, the locks are free.
+    // The thread holds no handle: dropping the last one releases the locks.
     drop((db, table));
     Db::open(DbOptions::new([dir.path().join("db")])).unwrap();
 }

@@ -1,13 +1,15 @@
-//! Histories of everything that can be done to a database, of a generator's making, against a model of it.
+//! Generated histories of all operations of a database, checked against a model.
 //!
-//! After every opening: what was acknowledged is there to the byte, what survives is a beginning of what was put in whole
-//! batches, nothing is there that was never put, was collected or rolled back; the files, read by the document alone, say
-//! the same; opening again changes nothing; no segment id stands for two contents; a rollback happened to all tables or to
-//! none; hard links keep their bytes; nothing is left behind or held open. A keymap is in memory alone: every opening
-//! is one that begins without it.
+//! After every opening: everything acknowledged exists byte-exact; what survives is a prefix of
+//! what was put, in whole batches; nothing appears that was never put, was collected or was rolled
+//! back; the files, as the format oracle reads them, contain the same; reopening changes nothing;
+//! no segment id has two contents; a rollback happened to all tables or to none; hard links keep
+//! their bytes; no file or handle is left over. The keymap is only in memory here: every opening
+//! rebuilds it.
 //!
-//! A history that fails is shrunk, and its seed is kept in `model.proptest-regressions`, to be tried first from then on.
-//! What it found becomes a test of its own below: a seed is good only as long as histories are made in the same way.
+//! A failing history is shrunk, and its seed is stored in `model.proptest-regressions`, to be
+//! tried first from then on. What it found becomes a test of its own below: a seed is useful only
+//! as long as the generator stays the same.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 #![allow(missing_docs, unreachable_pub)]
@@ -43,14 +45,14 @@ impl StateMachineTest for Database {
     }
 }
 
-/// What must have taken place in a run, beside every kind of operation.
+/// Events that must occur in a run, besides every kind of operation.
 const EVENTS: [&str; 18] = [
     "batches collected",
-    "clocks believed",
+    "clocks accepted",
     "closed and opened again",
     "crashes in openings",
     "duplicates refused",
-    "faults struck",
+    "faults injected",
     "files linked",
     "kills",
     "openings",
@@ -69,7 +71,8 @@ const EVENTS: [&str; 18] = [
 fn random_histories_agree_with_the_model() {
     let effort = Effort::from_env();
     let mut tally = Tally::new("the model");
-    // A deep run goes on with other histories after a finding: it must not begin with that one again.
+    // A deep run continues with other histories after a finding: it must not start with that one
+    // again.
     let is_remembered = std::env::var_os("PROPTEST_DISABLE_FAILURE_PERSISTENCE").is_none();
     let file = FileFailurePersistence::WithSource("proptest-regressions");
     let config = Config {
@@ -94,11 +97,11 @@ fn random_histories_agree_with_the_model() {
     }
     ended.map_err(|e| e.to_string()).unwrap();
     for kind in KINDS.iter().chain(&EVENTS) {
-        assert!(tally.get(kind) > 0, "there was no {kind}");
+        assert!(tally.get(kind) > 0, "no {kind} occurred");
     }
 }
 
-/// Does one history: what a shrunk failure becomes.
+/// Runs one history: a shrunk failure becomes a call of this.
 fn history(environment: Environment, ops: &[Op]) {
     let mut run = Run::new(environment);
     ops.iter().for_each(|op| run.step(op));
@@ -111,7 +114,8 @@ fn put(len: usize) -> Op {
     Op::Put { table: 0, item: Item { again: None, len, aliases: 3 } }
 }
 
-/// The shortest history in which the page cache lies: the sync of a value has failed and left it readable and clean.
+/// The shortest history in which the page cache deceives: the sync of a value fails and leaves its
+/// pages readable and clean.
 #[test]
 fn data_served_after_a_failed_sync_survives_power_loss() {
     for changes in 0..6 {
@@ -127,7 +131,7 @@ fn data_served_after_a_failed_sync_survives_power_loss() {
     }
 }
 
-/// A roll-over that a crash interrupts leaves a segment that is discarded; its id is not used for another one.
+/// A rollover interrupted by a crash leaves a segment that is discarded; its id is never reused.
 #[test]
 fn discarded_segment_id_is_never_reused() {
     for after in 0..12 {
@@ -140,7 +144,7 @@ fn discarded_segment_id_is_never_reused() {
     }
 }
 
-/// What is sealed by a clock that is in doubt is not as old as the stop before it.
+/// A segment sealed while the clock is in doubt is not as old as the downtime before it.
 #[test]
 fn wrong_clock_between_restarts_does_not_age_segments() {
     let stop = |crash, secs, wall| Op::Stop { crash, secs, wall: Some(wall) };

@@ -1,4 +1,4 @@
-//! What opening refuses, and that it changes nothing by doing so.
+//! What opening refuses; a refusal changes nothing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -17,11 +17,11 @@ fn closed() -> Harness {
     harness
 }
 
-/// Opens the database and its table, reads everything.
+/// Opens the database and its table, and reads everything.
 fn open_all(harness: &Harness, read_only: bool) -> Result<()> {
     let db = if read_only { harness.try_read()? } else { harness.try_open()? };
     let table = db.existing_table("t")?;
-    // Files of sealed segments are opened when they are needed.
+    // Sealed segments are opened on demand.
     for n in 0..10 {
         table.get(&key(n))?;
     }
@@ -32,8 +32,8 @@ fn open_all(harness: &Harness, read_only: bool) -> Result<()> {
 type Image = Vec<(String, Vec<u8>)>;
 
 fn image(harness: &Harness) -> Image {
-    // Every opening for writing gives all roots a new generation, and a table that opens says in its
-    // state that it is open.
+    // Every opening for writing gives all roots a new generation, and an opened table records that
+    // in its state.
     let changes = [".lock", "root.id", "table.state"];
     let is_kept = |path: &String| !changes.iter().any(|end| path.ends_with(end));
     let files = harness.files("").into_iter().filter(is_kept);
@@ -55,7 +55,7 @@ fn damaged_rollback_intent_is_refused() {
     open_all(&harness, false).unwrap();
 }
 
-/// Where the checksum of a file stands, and what it covers.
+/// The location of a file's checksum and the bytes it covers.
 #[derive(Clone, Copy)]
 enum Kind {
     /// 64 bytes; the checksum is the last four.
@@ -66,7 +66,7 @@ enum Kind {
     Slots,
 }
 
-/// Changes bytes of the beginning and makes the checksum right again.
+/// Changes bytes of the start and corrects the checksum.
 fn patch(bytes: &mut [u8], kind: Kind, change: impl Fn(&mut [u8])) {
     let envelope = |bytes: &mut [u8]| {
         change(bytes);
@@ -125,7 +125,7 @@ fn other_format_version_is_refused_and_left_untouched() {
                 assert!(message.contains(path), "{path}: {message}");
                 assert!(message.contains(&version.to_string()), "{path}: {message}");
             }
-            // What of it is readable may have been made durable again: nothing else.
+            // Readable files may have been made durable again: nothing else has changed.
             assert_eq!(image(&harness), before, "{path}");
             assert_eq!(harness.fs.read_raw(path), itself, "{path}");
         }
@@ -159,7 +159,7 @@ fn unknown_read_only_feature_allows_reading() {
         let harness = patched(path, kind, |b| b[16] = 1);
         open_all(&harness, true).unwrap_or_else(|error| panic!("{path}: {error}"));
         if path == "/r1/t/segments/1-0.values" {
-            continue; // a sealed segment's values are never written, and not looked at when the table is opened
+            continue; // a sealed segment's values are never written, and not read when the table is opened
         }
         let error = open_all(&harness, false).expect_err(path);
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{path}: {error}");
@@ -184,7 +184,8 @@ fn absent_or_foreign_root_is_refused_by_name() {
     assert_eq!(image(&harness), before);
 }
 
-/// A file system without `fallocate`: no database is created there, and one that was copied there is read and not written.
+/// A file system without `fallocate`: creating a database fails; a database copied there can be
+/// read but not written.
 #[test]
 fn file_system_without_fallocate_is_unsupported() {
     let harness = Harness::new();
@@ -206,7 +207,7 @@ fn file_system_without_fallocate_is_unsupported() {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         assert!(error.message().contains("/t/segments/"), "it names the file: {error}");
     }
-    // Nothing was done: elsewhere it goes on.
+    // The refusal changed nothing: on another file system the database works.
     copied.fs.clear_faults();
     put(&table, 10..12);
     db.close().unwrap();

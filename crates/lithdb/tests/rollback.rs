@@ -1,4 +1,4 @@
-//! Rolling back: what stays, what goes, and that the database goes on.
+//! Rollback: what is kept, what is removed, and that the database works afterwards.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -28,7 +28,8 @@ fn database(make: impl FnOnce(&lithdb::Db)) -> Harness {
     harness
 }
 
-/// Rolls back, compares with the model, and goes on. Returns the world as it was right behind the rollback.
+/// Rolls back, compares with the model, and uses the database. Returns the harness as it was right
+/// after the rollback.
 fn check(harness: &Harness, keep: KeepFn<'_>, no_match: NoMatch, context: &str) -> Harness {
     let old = contents_of(harness);
     let new = expected_after(&old, keep, no_match);
@@ -45,7 +46,7 @@ fn check(harness: &Harness, keep: KeepFn<'_>, no_match: NoMatch, context: &str) 
     identities.assert_consistent_with(Identities::of(harness), context);
     let behind = fork(harness);
     let db = harness.open();
-    assert!(contents(&db, context) == new, "{context}: not what must stay");
+    assert!(contents(&db, context) == new, "{context}: not what must be kept");
     check_absent(&db, &old, &new, context);
     db.close().unwrap();
     drop(db);
@@ -59,7 +60,7 @@ fn metadata(harness: &Harness, table: &str, segment: u32) -> Metadata {
     Metadata::read(&harness.fs, path.as_ref()).unwrap()
 }
 
-/// Batches, groups and lone keys, in several segments; two tables that are not alike.
+/// Batches, groups and single keys, in several segments; two different tables.
 fn history() -> Harness {
     database(|db| {
         let table = db.table("t", small()).unwrap();
@@ -100,7 +101,7 @@ fn rollback_to_every_record_of_two_tables() {
 #[test]
 fn rollback_to_first_and_last_record_of_each_segment() {
     let harness = database(|db| put_groups(&db.table("t", small()).unwrap(), (1..40).step_by(2)));
-    // Four lone keys to a segment: 1 3 5 7, 9 …
+    // Four single keys to a segment: 1 3 5 7, 9 …
     for (last, is_end) in
         [(1_u64, false), (7, true), (9, false), (15, true), (17, false), (33, false)]
     {
@@ -141,7 +142,7 @@ fn truncation_inside_a_batch_leaves_a_valid_file() {
         rollback(&harness).plan(through_key(format!("h:{last}"))).unwrap().execute().unwrap();
         let found = contents_of(&harness);
         assert_eq!(height(&found["t"].last().unwrap().0), last);
-        check_files(&harness, &format!("cut behind {last}"));
+        check_files(&harness, &format!("truncated after {last}"));
         assert_eq!(
             metadata(&harness, "t", 1).revision,
             u32::from(last != 11) + u32::from(last == 11)
@@ -266,9 +267,9 @@ fn truncated_segment_gets_new_revision_and_digest_same_seal_time() {
     assert_eq!(bytes.len() as u64, after.key_end);
     assert!(after.value_ends.iter().sum::<u64>() < before.value_ends.iter().sum());
     for (path, bytes) in &values {
-        assert!(harness.fs.read_raw(path) == *bytes, "{path}: somebody may hold its bytes");
+        assert!(harness.fs.read_raw(path) == *bytes, "{path}: its bytes may be lent");
     }
-    // And once more, further back; at the end of a segment the file stays as it is.
+    // A second rollback, further back; at the end of a segment the file stays as it is.
     roll_back(&harness, &|_, key, _| height(key) <= 11, NoMatch::Refuse);
     let again = metadata(&harness, "t", 2);
     assert_eq!((again.revision, again.records, again.last_write), (2, 2, before.last_write));
@@ -315,7 +316,7 @@ fn rollback_never_reuses_ids_and_clears_the_durable_end() {
         let behind = state(&harness);
         assert!(behind.next_id_floor.0 > highest && behind.next_id_floor.0 > promised.0);
         assert!(behind.durable_end.clone().is_none_or(|tail| tail.segment.0 > highest));
-        seen.assert_consistent_with(Identities::of(&harness), "behind the rollback");
+        seen.assert_consistent_with(Identities::of(&harness), "after the rollback");
         let floor = behind.next_id_floor;
         let db = harness.open();
         let table = db.table("t", small()).unwrap();
@@ -361,7 +362,7 @@ fn repeated_rollbacks_go_further_back_even_after_clearing() {
     roll_back(&harness, &|_, _, _| false, NoMatch::Clear);
     let nothing: Contents = past.keys().map(|name| (name.clone(), Vec::new())).collect();
     assert!(contents_of(&harness) == nothing);
-    // Emptied and empty: there is nothing to be refused.
+    // Already empty: nothing to refuse.
     assert!(
         rollback_fixture::plan(&harness, &|_, _, _| false, NoMatch::Refuse).unwrap().is_empty()
     );
@@ -394,7 +395,7 @@ fn rollback_ignores_half_created_or_half_dropped_tables() {
     db.close().unwrap();
     drop(db);
     let harness = fork(&harness);
-    // The power fails when the drop has begun.
+    // The power fails after the drop has started.
     let db = harness.open();
     let table = db.existing_table("dropped").unwrap();
     harness.fs.crash_after(6);
@@ -433,7 +434,7 @@ fn rollback_in_the_unsealed_segment_after_a_crash() {
             let keep: KeepFn<'_> = &|_, key, _| height(key) <= last;
             check(&fork(&harness), keep, NoMatch::Refuse, &format!("{last}, flushed: {flushed}"));
         }
-        // The last batch torn: it is not there for the rollback, either.
+        // The last batch is torn: the rollback ignores it, too.
         let keys = "/r0/t/segments/1.keys";
         harness.fs.truncate_raw(
             keys,

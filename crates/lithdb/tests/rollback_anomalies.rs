@@ -1,4 +1,4 @@
-//! Rolling back what is not as usual: files that are gone or in other places, leftovers, times around a kill.
+//! Rollback with anomalies: files missing or in other places, leftovers, times around a kill.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -14,7 +14,7 @@ use support::{Harness, scenarios, small};
 
 const INTENT: &str = "/r0/rollback.intent";
 
-/// A rollback that was decided, interrupted where `is_there` says so of the intent's bytes.
+/// A rollback interrupted after its decision, when `is_there` accepts the intent's bytes.
 fn interrupted(is_there: impl Fn(&[u8]) -> bool) -> Harness {
     let scenario = scenarios::everything();
     for k in 0.. {
@@ -29,7 +29,7 @@ fn interrupted(is_there: impl Fn(&[u8]) -> bool) -> Harness {
     unreachable!()
 }
 
-/// Where an intent says that everything is done: the first byte behind the envelope's head.
+/// Whether the intent records completion: the first byte after the envelope's header.
 fn is_done(intent: &[u8]) -> bool {
     intent[32] == 1
 }
@@ -45,7 +45,8 @@ fn missing_kept_value_file_stops_the_rollback_unchanged() {
         harness.fs.remove_raw(&path);
         let before = image(&harness.fs);
         let Err(error) = rollback(&harness).finish() else {
-            // It belongs to what goes, or to what nobody asks about: an older segment.
+            // It belongs to a segment that is removed, or to an older one that the rollback does
+            // not check.
             continue;
         };
         refused += 1;

@@ -1,5 +1,6 @@
-//! Power loss at every operation of a rollback, and of the opening that finishes it: all tables are at the old state, or all
-//! at the new one, and the new one if the rollback had said that it was done.
+//! Power loss at every operation of a rollback, and of the opening that finishes it: all tables
+//! are at the old state or all at the new one, and at the new one if the rollback had returned
+//! success.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -10,7 +11,7 @@ use lithdb_sim::{CrashImage, Effort, SimFs, Tally};
 use support::Harness;
 use support::scenarios::{self, Scenario};
 
-/// What the disk may be left with.
+/// The crash images to try.
 fn images(fs: &SimFs, name: &str, k: u64) -> Vec<CrashImage> {
     let (unsynced, effort) = (fs.unsynced_ops(), Effort::from_env());
     let mut images = vec![CrashImage::Nothing];
@@ -35,14 +36,14 @@ struct Count {
     images: u64,
     nested_points: u64,
     nested_images: u64,
-    /// Images that were found at the old state, at the new one, and with the rollback to be finished.
+    /// Images found at the old state, at the new one, and with a pending rollback.
     old: u64,
     new: u64,
     pending: u64,
 }
 
 impl Count {
-    fn tell(&self, name: &str) {
+    fn report(&self, name: &str) {
         let mut tally = Tally::new(format!("crashes of a rollback: {name}"));
         tally.add("crash points", self.points);
         tally.add("images", self.images);
@@ -58,7 +59,7 @@ fn is_pending(harness: &Harness) -> bool {
     !harness.files(&format!("/{INTENT_FILE}")).iter().all(|path| path.ends_with(".new"))
 }
 
-/// Crashes the rollback after every operation, and inside the opening that finishes it, too.
+/// Crashes the rollback after every operation, and also inside the opening that finishes it.
 fn every_crash(scenario: &Scenario) -> Count {
     let run = scenario.copy();
     scenario.execute(&run).unwrap_or_else(|e| panic!("{}: {e}", scenario.name));
@@ -75,10 +76,10 @@ fn every_crash(scenario: &Scenario) -> Count {
             let context = format!("{}, crash after {k} of {total}, {image:?}", scenario.name);
             let after = run.after_crash(&image);
             let pending = is_pending(&after);
-            assert!(!(pending && is_done), "{context}: done, and still to be done");
+            assert!(!(pending && is_done), "{context}: done, and still pending");
             if pending {
                 count.pending += 1;
-                // Inside of the opening that finishes it: not for every image, unless more was asked for.
+                // Inside the opening that finishes it: not for every image, except in a deep run.
                 if (n == 0 && k.is_multiple_of(3)) || effort.is_deep() {
                     crash_in_opening(scenario, &after, k, &context, &mut count);
                 }
@@ -92,7 +93,7 @@ fn every_crash(scenario: &Scenario) -> Count {
             if *expected == scenario.new { count.new += 1 } else { count.old += 1 }
         }
     }
-    count.tell(scenario.name);
+    count.report(scenario.name);
     assert!(count.points > 25 && count.images > 100, "{count:?}");
     assert!(count.old > 10 && count.new > 10 && count.pending > 10, "{count:?}");
     assert!(count.nested_points > 50 && count.nested_images > 150, "{count:?}");
@@ -119,7 +120,7 @@ fn crash_in_opening(
         for (n, image) in [CrashImage::Nothing, CrashImage::Everything, seeded].iter().enumerate() {
             let context = format!("{context}; then after {j} of {total} of opening, {image:?}");
             let after = again.after_crash(image);
-            // It was decided and durable: it is going to happen.
+            // It was decided and durable: it must happen.
             if (k + j + n as u64).is_multiple_of(31) {
                 scenario.check_all(&after, true, &context);
             } else {

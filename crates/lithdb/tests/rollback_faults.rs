@@ -1,5 +1,6 @@
-//! Every operation of a rollback fails, once or from then on; and the disk is full at every size. Whatever the answer was:
-//! the next opening finds all tables at the old state, or all at the new one.
+//! Every operation of a rollback fails, once or persistently; and the disk is full at every size.
+//! Whatever the rollback returned, the next opening finds all tables at the old state or all at
+//! the new one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -20,7 +21,7 @@ use support::rollback_fixture::hook::HookFs;
 use support::rollback_fixture::{self, filter, image, rollback};
 use support::scenarios::{self, Scenario};
 
-/// The operations of executing, in order.
+/// The operations of an execution, in order.
 fn operations(scenario: &Scenario) -> Vec<(OpKind, PathBuf)> {
     let run = scenario.copy();
     let log = Arc::new(Mutex::new(BTreeMap::new()));
@@ -33,7 +34,8 @@ fn operations(scenario: &Scenario) -> Vec<(OpKind, PathBuf)> {
     let plan = Rollback::new(["/r0", "/r1"]).env(env).on_no_match(scenario.no_match);
     plan.plan(filter(scenario.keep)).unwrap().execute().unwrap();
     let mut log = log.lock().clone();
-    // What the hook does not hear of is the process id in the two lock files: written, and cut behind.
+    // The hook does not see writes to the two lock files: the process id, and the truncation after
+    // it.
     let unheard = (0..run.fs.ops()).filter(|at| !log.contains_key(at)).collect::<Vec<_>>();
     assert_eq!(unheard.len(), 4);
     log.extend(unheard.into_iter().map(|at| (at, (OpKind::SetLen, PathBuf::from("lith.lock")))));
@@ -66,10 +68,12 @@ fn faults(kind: OpKind) -> Vec<(Fault, bool)> {
     faults
 }
 
-/// What cannot be defended against: a directory of segments says of every later sync that it worked, and none does anything.
-/// The rollback fails and can still be finished; but whoever opens the database afterwards, in the same world, finishes it by
-/// syncs that mean nothing, and the next power failure undoes that in part. (See `crates/table/tests/faults.rs`. The directory
-/// of the intent is no better off; but its loss hurts only if the power fails half-way through what it asks for.)
+/// No program can defend against this: after a failed sync, every later sync of a `segments`
+/// directory succeeds and does nothing. The rollback fails and can still be finished; but a
+/// process that opens the database before a crash finishes it with ineffective syncs, and the next
+/// power failure undoes part of it. (See `crates/table/tests/faults.rs`. The directory of the
+/// intent has the same problem; but losing the intent matters only if the power fails half-way
+/// through its execution.)
 fn is_unrecoverable(kind: OpKind, path: &Path, fault: Fault) -> bool {
     kind == OpKind::SyncDir && fault == CLEAN && path.ends_with("segments")
 }
@@ -81,12 +85,12 @@ struct Count {
     images: u64,
     failed: u64,
     new: u64,
-    /// What nobody can help, and how often it went wrong.
+    /// Faults that no program can handle, and how often one did harm.
     excused: u64,
     lost: u64,
 }
 
-/// Executes with a fault; says whether that was answered with Ok.
+/// Executes with a fault; returns whether the execution succeeded.
 fn broken(
     scenario: &Scenario,
     at: u64,
@@ -97,7 +101,7 @@ fn broken(
     let run = scenario.copy();
     run.fs.fail_op(at + 1, fault, sticky);
     let done = scenario.execute(&run);
-    assert!(run.fs.faults_hit() > 0, "{context}: never struck");
+    assert!(run.fs.faults_hit() > 0, "{context}: the fault never triggered");
     if matches!(fault, Fault::ShortWrite | Fault::Interrupted) {
         assert!(done.is_ok(), "{context}: {done:?}");
     }
@@ -131,8 +135,8 @@ fn every_fault(scenario: &Scenario) -> Count {
                 scenario.check(&run.after_crash(&image), is_done, &context);
                 count.images += 1;
             }
-            // Another process finds what the page cache holds; and then the power fails.
-            let context = format!("{context}; opened in the same world");
+            // Another process opens the database with the page cache intact; then the power fails.
+            let context = format!("{context}; opened before a crash");
             let (run, _) = broken(scenario, at, fault, sticky, &context);
             let served = scenario.check(&run, is_done, &context);
             count.new += u64::from(*served == scenario.new);
@@ -167,19 +171,19 @@ fn every_fault(scenario: &Scenario) -> Count {
 #[test]
 fn truncation_in_a_sealed_segment_survives_every_fault() {
     let count = every_fault(&scenarios::sealed());
-    assert!(count.lost > 0, "nothing need be excused: {count:?}");
+    assert!(count.lost > 0, "no fault needs an excuse: {count:?}");
 }
 
 #[test]
 fn truncation_in_the_unsealed_segment_survives_every_fault() {
     let count = every_fault(&scenarios::unsealed());
-    assert!(count.lost > 0, "nothing need be excused: {count:?}");
+    assert!(count.lost > 0, "no fault needs an excuse: {count:?}");
 }
 
 #[test]
 fn truncation_at_a_segment_end_survives_every_fault() {
     let count = every_fault(&scenarios::end_of_segment());
-    assert!(count.lost > 0, "nothing need be excused: {count:?}");
+    assert!(count.lost > 0, "no fault needs an excuse: {count:?}");
 }
 
 #[test]
@@ -191,10 +195,10 @@ fn clearing_a_table_survives_every_fault() {
 #[test]
 fn rollback_of_several_tables_survives_every_fault() {
     let count = every_fault(&scenarios::everything());
-    assert!(count.lost > 0, "nothing need be excused: {count:?}");
+    assert!(count.lost > 0, "no fault needs an excuse: {count:?}");
 }
 
-/// The bytes of the disk that the copy of a scene uses, in blocks of 4 KiB, as tightly as may be.
+/// The disk space that a copy of the scenario uses, in blocks of 4 KiB, without slack.
 fn blocks_in_use(scenario: &Scenario) -> u64 {
     let fits = |blocks: u64| {
         let run = scenario.copy();
@@ -204,7 +208,8 @@ fn blocks_in_use(scenario: &Scenario) -> u64 {
     (1..10_000).find(|blocks| fits(*blocks) > 0).unwrap() - 1
 }
 
-/// A disk of any size: the rollback is refused for lack of space and nothing has changed, or it is done.
+/// A disk of any size: either the rollback is refused for lack of space and nothing has changed,
+/// or it completes.
 fn every_size(scenario: &Scenario) {
     let (mut refused, mut done) = (0_u64, 0);
     let used = blocks_in_use(scenario);
@@ -285,7 +290,7 @@ fn decided_rollback_finishes_on_a_full_disk() {
     }
 }
 
-/// What is prepared and then not decided leaves nothing behind, wherever it failed.
+/// An undecided rollback leaves no prepared files, wherever it failed.
 #[test]
 fn rollback_failing_before_its_decision_leaves_no_file() {
     for scenario in
@@ -303,10 +308,10 @@ fn rollback_failing_before_its_decision_leaves_no_file() {
             run.fs.fail_op(at as u64 + 1, Fault::Eio, false);
             let Err(error) = scenario.execute(&run) else { continue };
             assert!(run.files("/r0/rollback.intent").is_empty(), "{context}: {error}");
-            // The unsealed segment may have been sealed on the way: that changes nothing of what is in it.
+            // The attempt may have sealed the unsealed segment: that does not change its contents.
             let left = names(&run).into_iter().filter(|name| !before.contains(name));
             let left: Vec<_> = left.filter(|name| name.ends_with(".new")).collect();
-            // The seal's own metadata, if it could not be renamed: the next opening removes it.
+            // Except the metadata of that seal, if its rename failed: the next opening removes it.
             let is_excused = path.to_string_lossy().ends_with("metadata.new");
             assert!(left.is_empty() || is_excused, "{context}: {left:?}");
             assert!(rollback_fixture::contents_of(&run) == scenario.old, "{context}");

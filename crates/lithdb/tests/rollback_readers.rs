@@ -1,4 +1,4 @@
-//! A rollback beside others: processes that read, and snapshots that link to the files.
+//! Rollback beside others: reading processes, and snapshots that hard-link the files.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -33,7 +33,7 @@ fn database() -> Harness {
     harness
 }
 
-/// A closed database of three keys that were put again and again, with a mark behind each put.
+/// A closed database of three keys that were put repeatedly, with a mark after each put.
 fn overwritten_keys() -> Harness {
     let harness = Harness::new();
     let db = harness.open();
@@ -47,7 +47,8 @@ fn overwritten_keys() -> Harness {
     harness
 }
 
-/// The segment that is cut, its metadata, and whether its value files are as long as that says.
+/// The truncated segment, its metadata, and whether its value files have the length that it
+/// records.
 fn cut_segment(harness: &Harness) -> (u32, Metadata, bool) {
     let of = |path: &String| Metadata::read(&harness.fs, path.as_ref()).unwrap();
     let found = harness.files(".metadata").iter().map(of).find(|m| m.revision > 0).unwrap();
@@ -62,7 +63,7 @@ fn cut_segment(harness: &Harness) -> (u32, Metadata, bool) {
     (id, found, is_trimmed)
 }
 
-/// What a table of a reader gives of each record: the right bytes, or nothing, or an error.
+/// A reader's result for each record: the right bytes, nothing, or an error.
 fn read_each(
     table: &Table,
     old: &[rollback_fixture::Record],
@@ -90,7 +91,7 @@ fn reader_keeps_mapped_bytes_and_sees_the_rollback_after_refresh() {
         for (value, (_, _, expected)) in held.iter().zip(&old["t"]) {
             assert_eq!(**value, expected[..]);
         }
-        // What stays is read all the time, without a refresh, too.
+        // What is kept can be read all the time, without a refresh, too.
         for (key, _, value) in &new["t"] {
             assert_eq!(*table.get(key).unwrap().unwrap(), value[..]);
         }
@@ -100,7 +101,7 @@ fn reader_keeps_mapped_bytes_and_sees_the_rollback_after_refresh() {
         reader.refresh().unwrap();
         assert!(contents(&reader, "refreshed") == new);
         check_absent(&reader, &old, &new, "refreshed");
-        // Not even when nobody reads is a file cut: a value may be held.
+        // No file is shortened even without a reader: a value may be lent.
         drop((table, reader));
         harness.open().existing_table("t").unwrap();
         assert!(!cut_segment(&harness).2);
@@ -108,7 +109,7 @@ fn reader_keeps_mapped_bytes_and_sees_the_rollback_after_refresh() {
             assert_eq!(**value, expected[..]);
         }
         assert!(contents_of(&harness) == new);
-        assert_eq!(harness.fs.bus_errors(), 0, "read behind the end of a file");
+        assert_eq!(harness.fs.bus_errors(), 0, "read past the end of a file");
     }
 }
 
@@ -118,7 +119,7 @@ fn iterator_over_a_rolled_back_segment_gets_missing_not_corrupt() {
         let harness = database();
         let old = contents_of(&harness);
         let new = expected_after(&old, SIX, NoMatch::Refuse);
-        // One file at a time is open: the others are opened again when the walk comes to them.
+        // Only one file is open at a time: the iterator reopens the others when it reaches them.
         let options = harness.options().max_open_files(1);
         let reader = Db::open_read_only_with(options, harness.components()).unwrap();
         let table = reader.existing_table("t").unwrap();
@@ -162,7 +163,7 @@ fn reader_finds_the_older_value_of_an_overwritten_key() {
         if refreshed {
             reader.refresh().unwrap();
         } else {
-            // It notices by itself, when what it has seen is not there.
+            // A miss makes the reader refresh by itself.
             assert!(table.get(b"k:1").unwrap().is_some());
             let _ = table.get(b"mark:19").unwrap();
             assert!(table.get(b"mark:12").unwrap().is_none(), "its file is gone");
@@ -174,7 +175,7 @@ fn reader_finds_the_older_value_of_an_overwritten_key() {
         }
         reader.refresh().unwrap();
         contents(&reader, "refreshed");
-        // And goes along with what is written then.
+        // And it follows what is written then.
         let db = harness.open();
         let writer = db.table("t", small()).unwrap();
         writer.put(b"k:0", b"new").unwrap();
@@ -185,7 +186,8 @@ fn reader_finds_the_older_value_of_an_overwritten_key() {
     }
 }
 
-/// Keys that were put again have older values, which show again: also if the look that a reader takes then fails somewhere.
+/// Overwritten keys have older values, which show again, even if a read of the reader's refresh
+/// fails.
 #[test]
 fn refresh_failing_at_any_read_loses_no_older_value() {
     let harness = overwritten_keys();
@@ -213,7 +215,7 @@ fn refresh_failing_at_any_read_loses_no_older_value() {
     }
 }
 
-/// Rolls back with `between` called before each operation, with its number.
+/// Rolls back and calls `between` before each operation, with its number.
 fn hooked(harness: &Harness, between: impl Fn(u64) + Send + Sync + 'static) {
     let inner = env(harness);
     let count = Mutex::new(0);
@@ -277,7 +279,7 @@ fn rollback_never_changes_hard_linked_files() {
             let link = &harness.files("/snapshot/")[0].clone();
             let bytes = harness.fs.read_raw(link);
             let new = expected_after(&old, keep, NoMatch::Refuse);
-            let context = format!("{linked} linked, cut at {last}");
+            let context = format!("{linked} linked, truncated at {last}");
             roll_back(&harness, keep, NoMatch::Refuse);
             assert!(harness.fs.read_raw(link) == bytes, "{context}");
             assert!(contents_of(&harness) == new, "{context}");
@@ -330,7 +332,7 @@ fn finishing_after_a_crash_preserves_readers_and_links() {
         let link = harness.files("/snapshot/")[0].clone();
         let bytes = harness.fs.read_raw(&link);
         let harness = fork(&harness);
-        // A reader that was there before and outlives the process that rolls back.
+        // A reader that was open before and outlives the process that rolls back.
         let reader = harness.read();
         let table = reader.existing_table("t").unwrap();
         harness.fs.fail_op(k + 1, lithdb_sim::Fault::Eio, true);

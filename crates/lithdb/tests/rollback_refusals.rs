@@ -1,4 +1,4 @@
-//! What a rollback refuses, and that it changes nothing by doing so; what is pending; how one is stopped.
+//! What a rollback refuses, without changing anything; pending rollbacks; cancellation.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -58,7 +58,7 @@ fn filter_error_or_panic_at_the_second_table_changes_nothing() {
         assert!(asked > 5);
         assert!(image(&harness.fs) == before);
     }
-    // Nothing is held, either.
+    // No lock is held, either.
     rollback_fixture::roll_back(&harness, SIX, NoMatch::Refuse);
 }
 
@@ -68,7 +68,7 @@ fn planning_writes_nothing() {
         [scenarios::sealed(), scenarios::unsealed(), scenarios::clear(), scenarios::everything()]
     {
         let harness = scenario.copy();
-        harness.fs.remove_raw("/r1/lith.lock"); // as after a copy of the files that matter
+        harness.fs.remove_raw("/r1/lith.lock"); // as in a copy without lock files
         let before = image(&harness.fs);
         let plan = rollback(&harness).on_no_match(scenario.no_match);
         let plan = plan.plan(rollback_fixture::filter(scenario.keep)).unwrap();
@@ -86,7 +86,7 @@ fn plan_and_execute_refuse_a_running_database() {
     assert_refused(rollback(&harness).plan(through_key("h:5")), ErrorKind::Locked, "this process");
     assert_refused(plan.execute(), ErrorKind::Locked, "/r0");
     assert_refused(rollback(&harness).finish(), ErrorKind::Locked, "/r0");
-    // One root that is held is enough.
+    // One locked root is enough.
     db.close().unwrap();
     let lock = lithdb_env::Fs::try_lock(
         &harness.fs,
@@ -122,7 +122,7 @@ fn missing_or_foreign_root_is_refused_unchanged() {
     assert_refused(plan(&["/r1"]), ErrorKind::Missing, "root");
     assert_refused(plan(&["/r0", "/nowhere"]), ErrorKind::Missing, "/nowhere");
     assert!(image(&harness.fs) == before);
-    // The order does not matter.
+    // The order of the roots does not matter.
     assert_eq!(plan(&["/r1", "/r0"]).unwrap().roots, ["/r0", "/r1"].map(std::path::PathBuf::from));
     let stranger = rollback(&harness).plan(through_key("h:5")).unwrap();
     for path in harness.files("/r1/root.id").into_iter().chain(harness.files("/r0/root.id")) {
@@ -184,14 +184,14 @@ fn stale_plan_is_refused() {
         rollback_fixture::roll_back(&harness, SIX, NoMatch::Keep);
         assert!(contents_of(&harness) == new, "{what}: planned again");
     }
-    // A new table does not matter to a plan for certain tables.
+    // A new table does not make a plan for certain tables stale.
     let harness = database();
     let plan = rollback(&harness).tables(["t"]).plan(rollback_fixture::filter(SIX)).unwrap();
     harness.open().table("z", small()).unwrap();
     plan.execute().unwrap();
 }
 
-/// A rollback that was decided, and of which nothing is done.
+/// A rollback that was decided, with nothing executed.
 fn pending() -> Harness {
     let scenario = scenarios::everything();
     let run = scenario.copy();
@@ -206,7 +206,7 @@ fn pending() -> Harness {
             return after;
         }
     }
-    panic!("it was never decided");
+    panic!("the rollback was never decided");
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn pending_rollback_blocks_readers_until_a_writer_finishes_it() {
     assert!(rollback_fixture::contents(&opened.read(), "finished by an opening") == scenario.new);
     let report = rollback(&harness).finish().unwrap().unwrap();
     assert!(report.finished_later && report.decided.is_some());
-    assert_eq!(report.tables.len(), 3, "what is done, is done to three tables: {report}");
+    assert_eq!(report.tables.len(), 3, "three tables are affected: {report}");
     assert_eq!(rollback(&harness).finish().unwrap(), None);
     assert!(rollback_fixture::contents(&harness.read(), "finished") == scenario.new);
     rollback_fixture::check_files(&harness, "finished");
@@ -245,7 +245,7 @@ fn missing_prepared_file_stops_finish_before_any_removal() {
             let harness = fork(&base);
             let mut bytes = harness.fs.read_raw(&path);
             if damage && !path.ends_with(".new") {
-                continue; // an empty segment with a torn end is whole
+                continue; // an empty segment with a torn end is intact
             }
             bytes.truncate(bytes.len() - 1);
             if damage {
@@ -260,7 +260,7 @@ fn missing_prepared_file_stops_finish_before_any_removal() {
             assert!(image(&harness.fs).len() >= before.len(), "{path}: something was removed");
             let open = harness.try_open().map(|_| ()).expect_err(&path);
             assert_eq!(open.kind(), error.kind(), "{path}: {open}");
-            // With the file in its place again it goes on.
+            // With the file restored it continues.
             harness.fs.write_raw(&path, base.fs.read_raw(&path));
             rollback(&harness).finish().unwrap().unwrap();
             assert!(contents_of(&harness) == scenarios::everything().new);
@@ -285,7 +285,7 @@ fn finish_rewrites_the_intent_durably_before_acting_on_it() {
     assert!(at("Rename", "/segments/") < at("RemoveFile", "rollback.intent"));
 }
 
-/// A snapshot of the roots that was taken by links while the rollback was pending stays pending.
+/// A hard-linked snapshot of the roots, taken while the rollback was pending, stays pending.
 #[test]
 fn hard_linked_intent_is_replaced() {
     let harness = pending();
@@ -331,7 +331,7 @@ fn plan_older_than_an_interrupted_rollback_is_refused() {
     let (first, second) = (plan(&harness), plan(&harness));
     let stop = Arc::new(Mutex::new(0));
     let count = Arc::clone(&stop);
-    // The disk dies when the first table is being changed.
+    // The disk dies while the first table is being changed.
     let fs = harness.fs.clone();
     let result = first.execute_with(move |progress| {
         if progress.phase == Phase::Applying {
@@ -377,7 +377,7 @@ fn cancelling_before_the_decision_leaves_nothing_behind() {
             assert_eq!(left.count(), 0, "{context}");
             assert_eq!(*scenario.check_all(&harness, false, &context), scenario.old, "{context}");
         }
-        // Later it is too late.
+        // After the decision it is too late to cancel.
         let harness = scenario.copy();
         let report = plan(&harness).execute_with(|progress| match progress.phase {
             Phase::Preparing => ControlFlow::Continue(()),
@@ -385,14 +385,14 @@ fn cancelling_before_the_decision_leaves_nothing_behind() {
         });
         assert!(report.unwrap().decided.is_some());
         assert_eq!(*scenario.check_all(&harness, true, scenario.name), scenario.new);
-        // Progress grows, to what was planned and what the report says.
+        // Progress increases up to what was planned and what the report states.
         let done: Vec<u64> = reports.iter().map(|p| p.segments_done).collect();
         assert!(done.is_sorted() && reports.iter().all(|p| p.segments_done <= p.segments_total));
         assert_eq!(done.last(), reports.last().map(|p| &p.segments_total), "{}", scenario.name);
     }
 }
 
-/// A database of which segments 1 and 2 of table `t` have been collected.
+/// A database whose segments 1 and 2 of table `t` have been collected.
 fn collected() -> Harness {
     let harness = Harness::new();
     let db = harness.open();
@@ -435,7 +435,7 @@ fn rollback_boundaries_above_at_and_below_the_watermark() {
 
 #[test]
 fn boundary_in_a_collected_segment_still_on_disk_is_refused() {
-    // A collection that was interrupted: the watermark is raised, the files are there.
+    // An interrupted collection: the watermark is raised, the files still exist.
     let harness = Harness::new();
     let db = harness.open();
     let table = db.table("t", small()).unwrap();
@@ -470,7 +470,7 @@ fn boundary_in_a_collected_segment_still_on_disk_is_refused() {
         assert_refused(plan, ErrorKind::InvalidArgument, "has been collected");
     }
     assert!(image(&harness.fs) == image_before);
-    // A boundary above them does not mind them; an emptying takes them along.
+    // A boundary above them ignores them; clearing the table removes them, too.
     let above: KeepFn<'_> = &|_, key, _| height(key) <= 45;
     let old = contents_of(&harness);
     let run = fork(&harness);
@@ -509,18 +509,18 @@ fn symlinked_segment_files_are_refused() {
         assert_refused(plan, ErrorKind::Foreign, part);
         lithdb_env::Fs::rename(&fs, &elsewhere, &path).unwrap();
     }
-    // A table that is a link would be left out in silence.
+    // A table directory that is a link would be left out silently.
     std::os::unix::fs::symlink(dir.path(), roots[1].join("linked")).unwrap();
     assert_refused(Rollback::new(&roots).plan(through_key("h:3")), ErrorKind::Foreign, "linked");
     lithdb_env::Fs::remove_file(&lithdb_env::OsFs, &roots[1].join("linked")).unwrap();
     let plan = Rollback::new(&roots).plan(through_key("h:3")).unwrap();
-    // They become links in between.
+    // Links created after planning.
     let (path, elsewhere) = (roots[0].join("t/segments/2.keys"), dir.path().join("elsewhere"));
     lithdb_env::Fs::rename(&lithdb_env::OsFs, &path, &elsewhere).unwrap();
     std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
     assert_refused(plan.execute(), ErrorKind::Foreign, "2.keys");
     lithdb_env::Fs::rename(&lithdb_env::OsFs, &elsewhere, &path).unwrap();
-    // On a real file system it works, too.
+    // Control: on a real file system a rollback works.
     Rollback::new(&roots).plan(through_key("h:3")).unwrap().execute().unwrap();
     let db = Db::open(DbOptions::new(&roots)).unwrap();
     let table = db.existing_table("t").unwrap();

@@ -1,4 +1,5 @@
-//! Filters and reports of a rollback: the ready-made filters, the report, and files that are not those of the plan.
+//! Filters and reports of a rollback: the built-in filters, the report, and files that differ from
+//! the plan.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -22,7 +23,7 @@ fn one_table(numbers: std::ops::Range<u64>) -> Harness {
     harness
 }
 
-/// A rollback of everything that was decided and not carried out.
+/// A rollback that was decided and not executed.
 fn decided() -> Harness {
     decided_of(&scenarios::everything())
 }
@@ -55,13 +56,13 @@ fn through_position_keeps_the_record_and_all_older_ones() {
         let left = &contents_of(&harness)["t"];
         assert!(left.len() > n && left.len() <= n + 3, "{n}: {} are left", left.len());
         assert_eq!(left[..], old["t"][..left.len()], "{n}");
-        // Whole groups stay: the next record, if there is one, begins a group.
+        // Whole groups are kept: the next record, if any, starts a group.
         assert!(old["t"].get(left.len()).is_none_or(|(_, is_primary, _)| *is_primary), "{n}");
     }
 }
 
-/// Nothing is rolled back to a place that was mistyped, or was read off another table, whatever is to become of tables in
-/// which nothing is to be kept.
+/// A position that was mistyped or belongs to another table is refused, whatever the caller chose
+/// for tables in which nothing matches.
 #[test]
 fn position_without_a_record_is_refused_with_its_neighbours() {
     let harness = one_table(0..20);
@@ -119,7 +120,7 @@ fn max_be_u64_reads_primary_keys_only_and_names_short_ones() {
     let cut = fork(&harness);
     rollback(&cut).plan(max_be_u64(1, 5)).unwrap().execute().unwrap();
     assert_eq!(contents_of(&cut)["t"].len(), 12);
-    // Two bytes further the primary keys are too short.
+    // At an offset two bytes further the primary keys are too short.
     let before = image(&harness.fs);
     let error = rollback(&harness).plan(max_be_u64(3, 5)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
@@ -151,13 +152,13 @@ fn filter_sees_the_same_records_as_iteration() {
             Ok(Verdict::Discard)
         });
         assert!(plan.unwrap().is_empty());
-        // From the newest to the oldest.
+        // From newest to oldest.
         seen.reverse();
         assert_eq!(seen, entries, "{mode:?}");
     }
 }
 
-/// Heights as they were put, each with an alias, four values to a segment.
+/// Heights in put order, each with an alias, four values to a segment.
 fn heights(put: &[u64]) -> Harness {
     let harness = Harness::new();
     let db = harness.open();
@@ -172,8 +173,8 @@ fn heights(put: &[u64]) -> Harness {
     harness
 }
 
-/// What is above the height and was put before the newest value that stays would show again: nobody is left to find that
-/// out afterwards.
+/// Values above the height that were put before the newest kept value would show again, and
+/// nothing would reveal it afterwards.
 #[test]
 fn values_out_of_order_are_counted_named_and_refused() {
     let histories: [&[u64]; 5] = [
@@ -216,7 +217,7 @@ fn values_out_of_order_are_counted_named_and_refused() {
                 let named = format!("table t: {} of them, {}", beyond.len(), found.newest[0]);
                 assert!(error.to_string().contains(&named), "{context}: {error}");
                 assert!(image(&run.fs) == untouched, "{context}");
-                // What is older than all of them leaves none.
+                // The suggested older boundary leaves none.
                 if let Some(before) = &found.before {
                     let further = fork(&harness);
                     let plan = rollback(&further).plan(through_position(before.position)).unwrap();
@@ -247,7 +248,7 @@ fn kept_key_without_a_number_is_reported_out_of_order() {
     drop((table, db));
     let error = rollback(&harness).plan(max_be_u64(0, 4)).unwrap().execute().unwrap_err();
     assert!(error.to_string().contains("1 of them, genesis at 1:"), "{error}");
-    // Filters that know no order are asked about nothing that stays in any case.
+    // Filters without an order are not asked about values that are kept in any case.
     let mut asked = 0;
     let plan = rollback(&harness).plan(|record| {
         asked += 1;
@@ -260,7 +261,7 @@ fn kept_key_without_a_number_is_reported_out_of_order() {
     assert_eq!(contents_of(&harness)["t"].len(), 5);
 }
 
-/// Where somebody must say yes, lines that wrap cannot be read.
+/// A text that asks for consent must not wrap.
 #[test]
 fn plan_and_report_fit_80_columns() {
     let scenario = scenarios::everything();
@@ -301,7 +302,7 @@ fn plan_and_report_fit_80_columns() {
     );
     let filters = PerTable::new().table("t", filter(&|_, _, _| true));
     assert_eq!(format!("{filters:?}"), "{\"t\"}");
-    // Long keys, and high numbers.
+    // Long keys and high numbers.
     let at = KeyAt {
         key: vec![0xff; 200],
         position: Position { segment: SegmentId(u32::MAX), offset: u32::MAX },
@@ -318,7 +319,8 @@ fn plan_and_report_fit_80_columns() {
     assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
 }
 
-/// Wherever it was interrupted: what is pending is described, and nothing is changed by that.
+/// Wherever it was interrupted, a pending rollback is described, and describing it changes
+/// nothing.
 #[test]
 fn interrupted_rollback_is_described_until_finished() {
     let scenario = scenarios::everything();
@@ -404,7 +406,8 @@ fn intent_of_another_database_is_refused_unchanged() {
     assert!(ours(image(&other.fs)) == ours(before));
 }
 
-/// Before anything goes, everything that is to stay must be there: each value file in its whole length.
+/// Everything to be kept must exist before anything is removed: each value file in its whole
+/// length.
 #[test]
 fn short_kept_value_file_stops_the_rollback_unchanged() {
     let base = decided();

@@ -1,6 +1,6 @@
-//! Files of different ages: each file, each directory, each root and subsets of files, put back to what they were at an
-//! earlier opening, flush or close. What opens is a table as it was at one of those times, whole, and nothing goes away;
-//! everything else is refused.
+//! Files of different ages: each file, directory, root and random subsets of files are restored to
+//! their state at an earlier opening, flush or close. Whatever opens is a table as it was at one
+//! of those times, complete, and no file is removed; everything else is refused.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -13,10 +13,11 @@ use lithdb_sim::{Effort, SeededChoice, SimFs, Tally};
 use support::{Harness, check, key, put, small};
 
 const TABLES: [&str; 2] = ["a", "b"];
-/// Of the earlier ages a quick run tries these.
+/// The earlier ages that a quick run tries.
 const QUICK: [&str; 3] = ["first flush", "first close", "flush before the kill"];
 
-/// A moment in the life of a database: its disk, and how many values each table had acknowledged.
+/// A moment in the history of a database: its disk, and the number of values that each table had
+/// acknowledged.
 struct Snapshot {
     name: &'static str,
     fs: SimFs,
@@ -60,7 +61,7 @@ fn snapshots() -> (Harness, Vec<Snapshot>) {
     keep("flush before the kill", held);
     more(&db, &mut held, [19, 17]);
     keep("kill", held);
-    // The disk of the last age was taken before this ends.
+    // The snapshot of the last age was taken before this close.
     db.close().unwrap();
     (harness, snapshots)
 }
@@ -70,7 +71,7 @@ fn paths(fs: &SimFs) -> BTreeSet<String> {
     paths.filter(|path| !path.ends_with(".lock")).collect()
 }
 
-/// Puts some files of `now` back to what they were. `None`: they were just so.
+/// Restores some files of `now` to their state `then`. `None` if they are the same.
 fn restore_files(now: &SimFs, then: &SimFs, these: &BTreeSet<String>) -> Option<SimFs> {
     let (here, there) = (paths(now), paths(then));
     let mixed = now.fork();
@@ -92,7 +93,7 @@ fn restore_files(now: &SimFs, then: &SimFs, these: &BTreeSet<String>) -> Option<
     changes.then_some(mixed)
 }
 
-/// What may be put back: single files, directories, roots, and in a random way anything.
+/// What is restored: single files, directories, roots, and random subsets.
 fn units(now: &SimFs, then: &SimFs, effort: Effort) -> BTreeMap<String, BTreeSet<String>> {
     let all: BTreeSet<String> = paths(now).union(&paths(then)).cloned().collect();
     let mut units = BTreeMap::new();
@@ -112,7 +113,8 @@ fn units(now: &SimFs, then: &SimFs, effort: Effort) -> BTreeMap<String, BTreeSet
     units
 }
 
-/// How many values the table holds, if it opens: all of them the right ones, from the first on.
+/// The number of values in the table, if it opens; checks that they are the right ones, from the
+/// first on.
 fn held(db: &Db, name: &str) -> Result<u64, ErrorKind> {
     let table = match db.existing_table(name) {
         Ok(table) => table,
@@ -127,7 +129,7 @@ fn held(db: &Db, name: &str) -> Result<u64, ErrorKind> {
     Ok(count)
 }
 
-/// A table that was closed when it held `first` values and holds `all` now, after another close or a kill.
+/// A table that was closed with `first` values and holds `all` now, after another close or a kill.
 fn put_on(first: u64, all: u64, is_closed: bool) -> (Harness, SimFs) {
     let harness = Harness::new();
     let db = harness.open();
@@ -145,7 +147,7 @@ fn put_on(first: u64, all: u64, is_closed: bool) -> (Harness, SimFs) {
     (harness.on(now), then)
 }
 
-/// The value files on the other root have grown since: they are newer than whatever is put back.
+/// The value files on the other root have grown since: they are newer than the restored files.
 #[test]
 fn stale_table_on_one_root_is_refused_or_consistent() {
     let mut refused = 0;
@@ -176,7 +178,7 @@ fn stale_table_on_one_root_is_refused_or_consistent() {
                     let written = mixed.try_open().map_err(|e| e.kind());
                     match written.and_then(|db| held(&db, "a")) {
                         Ok(count) => {
-                            // What a kill left unmarked is kept up to any batch.
+                            // Data that a kill left without a mark is kept up to any batch.
                             let is_known = is_closed || these.contains("/r0/a/table.state");
                             let least = if is_known { all } else { first };
                             assert!(
@@ -215,7 +217,7 @@ fn stale_files_are_refused_or_open_as_one_consistent_age() {
                 tally.add("mixtures", 1);
                 let before = paths(&mixed);
                 let mixed = harness.on(mixed);
-                // What a kill left unmarked is kept up to any batch.
+                // Data that a kill left without a mark is kept up to any batch.
                 let is_torn = then.name == "flush before the kill";
                 let is_of_an_age = |n: usize, count: u64| {
                     let between = then.held[n] <= count && count <= now.held[n];
@@ -251,13 +253,14 @@ fn stale_files_are_refused_or_open_as_one_consistent_age() {
                 drop(db);
                 let after = paths(&mixed.fs);
                 let gone: Vec<_> = before.difference(&after).collect();
-                // The hole that is left: while a table is open the state knows the next id, and value files without their
-                // key file may be what an interrupted roll-over left. Within the session that was killed (a seal and the
-                // state put back together) so may all files of that id.
+                // The remaining gap: while a table is open, its state records the next id, and
+                // value files without a key file may be those of an interrupted rollover. Within
+                // the killed session (if a seal and the state are restored together) this is true
+                // of all files of that id.
                 let is_hole = |path: &&String| {
                     is_torn || (!then.name.contains("close") && path.ends_with(".values"))
                 };
-                assert!(gone.iter().all(is_hole), "{context}: {gone:?} are gone");
+                assert!(gone.iter().all(is_hole), "{context}: {gone:?} were removed");
             }
         }
     }

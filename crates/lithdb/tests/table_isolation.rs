@@ -1,4 +1,5 @@
-//! Tables do not wait for each other: one is held up, by its disk or its filter, and the others are used meanwhile.
+//! Tables do not wait for each other: the disk or the filter of one blocks, and the others stay
+//! usable.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -21,24 +22,24 @@ use parking_lot::{Condvar, Mutex};
 use support::rollback_fixture::hook::{Gate, HookFs};
 use support::{Harness, check, put, small};
 
-/// What does not come within this time never comes.
+/// Whatever takes longer counts as blocked for ever.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Begins something on a thread of its own.
+/// Runs `act` on a thread of its own.
 fn spawn_with_result<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
     let (sender, receiver) = channel();
-    // Whoever began it may have given up.
+    // The receiver may have timed out.
     spawn("test", move || drop(sender.send(act()))).unwrap();
     receiver
 }
 
-/// Does something that must not wait for ever.
+/// Runs something that must not block.
 fn with_timeout<T: Send + 'static>(what: &str, act: impl FnOnce() -> T + Send + 'static) -> T {
     spawn_with_result(act).recv_timeout(TIMEOUT).expect(what)
 }
 
 impl Harness {
-    /// With a hook before every change of the disk, and so many threads in the pool.
+    /// With a hook before every change of the disk, and `threads` threads in the pool.
     fn hooked(
         &self,
         threads: usize,
@@ -53,7 +54,7 @@ impl Harness {
         Components { env: Some(env), ..self.components() }
     }
 
-    /// A database whose table `slow` stops at the gate before each change of its files.
+    /// A database whose table `slow` blocks at the gate before each change of its files.
     fn with_slow_table(&self, threads: usize) -> (Db, Arc<Gate>) {
         let gate = Arc::new(Gate::default());
         let theirs = Arc::clone(&gate);
@@ -66,7 +67,7 @@ impl Harness {
     }
 }
 
-/// Everything that can be done with a table other than the slow one, and with the database as a whole.
+/// Every operation on a table other than the slow one, and on the database as a whole.
 fn use_others(db: &Db) {
     let db = db.clone();
     with_timeout("using other tables", move || {
@@ -97,7 +98,7 @@ fn tables_work_while_another_opens() {
     gate.wait_for(1);
     use_others(&db);
     let theirs = db.clone();
-    with_timeout("flush and upkeep", move || theirs.flush().and_then(|()| theirs.maintain()))
+    with_timeout("flush and maintenance", move || theirs.flush().and_then(|()| theirs.maintain()))
         .unwrap();
     opening.try_recv().unwrap_err();
     gate.open();
@@ -115,7 +116,7 @@ fn tables_work_while_another_is_dropped() {
     let dropping = spawn_with_result(move || theirs.drop_table("slow"));
     gate.wait_for(1);
     use_others(&db);
-    // Who wants this name gets the new table.
+    // An opening of the dropped name gets the new table.
     let theirs = db.clone();
     let again = spawn_with_result(move || theirs.table("slow", small()));
     gate.open();
@@ -158,7 +159,7 @@ fn tables_work_while_a_put_elsewhere_creates_a_segment() {
     assert_eq!(slow.stats().keys, 1);
 }
 
-/// Each sync of one table waits until the other table's flush is at its own.
+/// Each sync of one table waits until the other table's flush reaches its own sync.
 #[test]
 fn flushing_all_tables_syncs_several_in_parallel() {
     let harness = Harness::new();
@@ -172,7 +173,10 @@ fn flushing_all_tables_syncs_several_in_parallel() {
             here.1 |= path.starts_with("/r0/b") || path.starts_with("/r1/b");
             changed.notify_all();
             while *here != (true, true) {
-                assert!(!changed.wait_for(&mut here, TIMEOUT).timed_out(), "one after the other");
+                assert!(
+                    !changed.wait_for(&mut here, TIMEOUT).timed_out(),
+                    "the flushes run one after the other"
+                );
             }
         }
     };
@@ -205,7 +209,7 @@ fn second_close_waits_until_the_database_is_closed() {
     gate.wait_for(1);
     let (theirs, again) = (db.clone(), harness.clone());
     let second = spawn_with_result(move || theirs.close().map(|()| again.open()));
-    // If it returned now, the locks would still be held.
+    // If it had returned already, the locks would still be held.
     let early = second.recv_timeout(Duration::from_millis(50)).map(|second| second.map(drop));
     gate.open();
     early.unwrap_err();
@@ -234,7 +238,7 @@ fn closed_table_can_be_reopened_or_dropped() {
     db.close().unwrap();
 }
 
-/// What was lost with the sync that failed: the puts since the last flush.
+/// The failed sync lost the puts since the last flush.
 #[test]
 fn failed_table_can_be_closed_and_reopened_alone() {
     let harness = Harness::new();
@@ -326,10 +330,10 @@ fn wait_durable_by_itself(table: &Table, at: Position) {
     }
 }
 
-/// More tables than there are threads of a kind to begin with.
+/// More tables than the initial number of threads of any kind.
 const BLOCKED_TABLES: usize = 5;
 
-/// A table that is written, flushed, sealed by age and collected, all by itself.
+/// Checks that a table is written, flushed, sealed by age and collected in the background.
 fn check_background_work(running: &Running, db: &Db, name: &str) {
     let ms = Duration::from_millis(10);
     let table = db.table(name, TableOptions::new().ttl(ms).segment_age(ms)).unwrap();
@@ -370,7 +374,7 @@ fn maintenance_and_collection_continue_while_filters_hang() {
     also.put(b"k", b"v").unwrap();
     also.seal().unwrap();
     running.wait(|e| matches!(e, Event::Collected { table, .. } if table.as_str() == "also"));
-    // The tables themselves, too, but for their collection.
+    // The tables stay usable, too, except for their collection.
     with_timeout("using a filtered table", {
         let table = filtered[0].clone();
         move || {
@@ -394,7 +398,7 @@ fn maintenance_and_collection_continue_while_filters_hang() {
 #[test]
 fn maintenance_continues_while_table_disks_hang() {
     let mut running = Running::new();
-    // The space that is reserved stays: a put waits for no disk.
+    // Reserved space is kept, so that a put does not wait for a disk.
     running.options.idle_after = Duration::from_secs(3600);
     let db = running.open();
     let open = |n| db.table(&format!("slow{n}"), TableOptions::new()).unwrap();
@@ -405,7 +409,7 @@ fn maintenance_continues_while_table_disks_hang() {
     running.gate.shut();
     let put = |slow: &Table| slow.put(b"l", b"v").unwrap();
     let ends: Vec<_> = slow.iter().map(put).collect();
-    with_timeout("upkeep of all tables", {
+    with_timeout("maintenance of all tables", {
         let gate = Arc::clone(&running.gate);
         move || gate.wait_for(BLOCKED_TABLES)
     });
@@ -420,7 +424,8 @@ fn maintenance_continues_while_table_disks_hang() {
     db.close().unwrap();
 }
 
-/// A put that waits for its source holds the table's lock: the threads that come to the table stand there.
+/// A put that waits for its source holds the table's lock, which blocks every thread that
+/// maintains that table.
 #[test]
 fn maintenance_continues_while_value_sources_hang() {
     let running = Running::new();
@@ -448,7 +453,7 @@ fn maintenance_continues_while_value_sources_hang() {
     db.close().unwrap();
 }
 
-/// A source that stands at the gate half-way.
+/// A source that blocks at the gate half-way.
 struct BlockedSource {
     gate: Arc<Gate>,
     left: usize,
@@ -466,7 +471,7 @@ impl std::io::Read for BlockedSource {
     }
 }
 
-/// What it left undone is not known: the table takes no more writes, and says so. The others go on.
+/// A panic leaves unknown work undone: the table latches and reports it. The others continue.
 #[test]
 fn panic_in_maintenance_latches_only_its_table() {
     let harness = Harness::new();
@@ -474,7 +479,7 @@ fn panic_in_maintenance_latches_only_its_table() {
     let armed = Arc::clone(&is_armed);
     let hook = move |kind, path: &Path, _| {
         if kind == OpKind::SyncData && path.starts_with("/r0/t") {
-            assert!(!armed.load(Ordering::Relaxed), "as asked for");
+            assert!(!armed.load(Ordering::Relaxed), "injected panic");
         }
     };
     let mut components = harness.hooked(0, hook);
@@ -501,7 +506,7 @@ fn panic_in_maintenance_latches_only_its_table() {
 
 type Handles = Arc<Mutex<(Option<Db>, Option<Table>)>>;
 
-/// Makes every call, and returns those that were not refused as calls of a callback are.
+/// Makes every call, and returns those that were not refused as calls from a callback.
 fn calls(db: &Db, table: Option<&Table>) -> Vec<&'static str> {
     let mut done = vec![
         ("table", db.table("new", small()).err()),
@@ -555,7 +560,7 @@ fn no_filter() -> GcFilter {
     GcFilter::new(|_, _| Ok(false))
 }
 
-/// Every event, on whatever thread and under whatever locks it happens.
+/// Every event, on whatever thread and under whatever locks it occurs.
 #[test]
 fn calls_from_listeners_and_filters_are_refused() {
     for threads in [0, 2] {
@@ -613,7 +618,7 @@ fn call_from_everywhere(threads: usize) {
     table.run_gc().unwrap();
     harness.clock.jump(400 * 86_400_000);
     table.run_gc().unwrap();
-    // A file that cannot be created, under the writer's lock, and a write that fails.
+    // A file that cannot be created, under the writer's lock, and a failing write.
     harness.fs.fail_op(1, Fault::Eio, true);
     while table.put(b"more", &[1; 100]).is_ok() {}
     table.set_ttl(Some(Duration::from_secs(1))).unwrap_err();
@@ -629,7 +634,7 @@ fn call_from_everywhere(threads: usize) {
     handles.lock().0 = Some(db.clone());
     let table = db.table_with_filter("t", small(), filter).unwrap();
     put(&table, 10..19);
-    // A sync that fails in a flush.
+    // A failing sync in a flush.
     harness.fs.fail_op(1, Fault::Eio, true);
     table.flush().unwrap_err();
     *handles.lock() = (None, None);
@@ -639,7 +644,7 @@ fn call_from_everywhere(threads: usize) {
     }
 }
 
-/// It is closed by a thread of its own, and its locks are free.
+/// A separate thread closes the database, and its locks are released.
 #[test]
 fn last_handle_may_be_dropped_in_a_listener() {
     let harness = Harness::new();

@@ -1,4 +1,5 @@
-//! Write buffers: one budget of all tables. Whoever needs memory gets what others hold, once that is in its files.
+//! Write buffers: one budget for all tables. A put that needs memory gets that of other tables,
+//! once their bytes are in their files.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -8,7 +9,7 @@ use lithdb::{Batch, Db, DbOptions, ErrorKind, Table, TableOptions};
 use lithdb_sim::{CrashImage, Fault};
 use support::Harness;
 
-/// The smallest that there is.
+/// The smallest budget allowed.
 const BUDGET: u64 = 1 << 20;
 
 fn open(harness: &Harness) -> Db {
@@ -83,7 +84,7 @@ fn batch_larger_than_the_budget_is_put_whole() {
     }
 }
 
-/// Its bytes could not be written out for another table's put.
+/// A put to another table failed to write out this table's buffer.
 #[test]
 fn failed_buffer_write_latches_only_its_table() {
     let mut failed = 0;

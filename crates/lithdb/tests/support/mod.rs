@@ -1,4 +1,5 @@
-//! A database on a simulated disk of two roots, with a clock in the test's hands and no thread of its own.
+//! A database on a simulated disk of two roots, with a clock that the test controls and no
+//! background thread.
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
@@ -23,12 +24,12 @@ impl Harness {
         Self { fs: SimFs::new(), clock: SimClock::new(1), events: Arc::default() }
     }
 
-    /// The same world with another disk.
+    /// The same harness with another disk.
     pub fn on(&self, fs: SimFs) -> Self {
         Self { fs, clock: self.clock.clone(), events: Arc::default() }
     }
 
-    /// What is found when the power comes back.
+    /// The harness on the disk after a power loss.
     pub fn after_crash(&self, image: &CrashImage) -> Self {
         self.on(self.fs.crash_with(image))
     }
@@ -62,7 +63,7 @@ impl Harness {
         self.try_read().unwrap()
     }
 
-    /// The events since this was last asked.
+    /// The events since the last call.
     pub fn take_events(&self) -> Vec<Event> {
         std::mem::take(&mut *self.events.lock())
     }
@@ -75,12 +76,12 @@ impl Harness {
     }
 }
 
-/// Four keys to a segment; values above 16 bytes have files of their own.
+/// Four keys to a segment; values above 16 bytes are in value files.
 pub fn small() -> TableOptions {
     TableOptions::new().segment_keys(4).inline_max_bytes(16)
 }
 
-/// The value of number `n`: some in the key file, most not.
+/// The value of number `n`: some inline, most not.
 pub fn value(n: u64) -> Vec<u8> {
     let len = if n.is_multiple_of(5) { 10 } else { 100 + n as usize % 50 };
     (0..len).map(|i| (n as usize * 31 + i) as u8).collect()

@@ -1,4 +1,5 @@
-//! Rollbacks: what a database holds, the model of what must stay, and the check that it goes on afterwards.
+//! Rollbacks: the contents of a database, the model of what must be kept, and the check that the
+//! database works afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,14 +25,14 @@ pub type Record = (Vec<u8>, bool, Vec<u8>);
 /// The records of every table, in order.
 pub type Contents = BTreeMap<String, Vec<Record>>;
 
-/// Whether a record is old enough to stay: table, key, is primary.
+/// Whether a record is old enough to be kept: table, key, is primary.
 pub type KeepFn<'a> = &'a dyn Fn(&str, &[u8], bool) -> bool;
 
 pub fn env(harness: &Harness) -> Env {
     sim_env(&harness.fs, &harness.clock)
 }
 
-/// A rollback of the world's database.
+/// A rollback of the harness's database.
 pub fn rollback(harness: &Harness) -> Rollback {
     Rollback::new(["/r0", "/r1"]).env(env(harness))
 }
@@ -43,13 +44,13 @@ pub fn filter(keep: KeepFn<'_>) -> impl FnMut(&RecordRef<'_>) -> Result<Verdict>
     }
 }
 
-/// The number that stands behind the colon of every key here.
+/// The number after the colon of every key here.
 pub fn height(key: &[u8]) -> u64 {
     let text = std::str::from_utf8(key).unwrap();
     text.rsplit(':').next().unwrap().parse().unwrap()
 }
 
-/// The same disk, all of it durable, in a world of its own: nothing that is done there is seen here.
+/// A separate harness on a durable copy of the disk: changes to it do not affect this one.
 pub fn fork(harness: &Harness) -> Harness {
     let clock = SimClock::new(4711);
     clock.set(harness.clock.now());
@@ -60,7 +61,7 @@ pub fn bytes_of(n: u64, len: usize) -> Vec<u8> {
     (0..len).map(|i| (n as usize * 131 + i * 7 + (i >> 8) * 13 + 1) as u8).collect()
 }
 
-/// The value of group `n`: some stand in the key file, most do not.
+/// The value of group `n`: some inline, most not.
 pub fn value_of(n: u64) -> Vec<u8> {
     bytes_of(n, if n.is_multiple_of(4) { 9 } else { 60 + n as usize % 70 })
 }
@@ -90,7 +91,7 @@ pub fn put_batch(table: &Table, numbers: impl IntoIterator<Item = u64>) {
     table.put_batch(&batch).unwrap();
 }
 
-/// All records of a table, compared in both directions and with what each key gives.
+/// All records of a table, compared in both directions and with the value that each key returns.
 pub fn records(table: &Table, context: &str) -> Vec<Record> {
     let forwards: Vec<Record> = table
         .iter()
@@ -131,13 +132,13 @@ pub fn contents(db: &Db, context: &str) -> Contents {
     names.iter().map(table).collect()
 }
 
-/// What a world holds, looked at in a copy of it.
+/// The contents of a harness's database, read from a copy.
 pub fn contents_of(harness: &Harness) -> Contents {
     let copy = fork(harness);
-    contents(&copy.open(), "looking at what there is")
+    contents(&copy.open(), "reading the contents")
 }
 
-/// What must be left: up to the last record that is kept, and what belongs to its group.
+/// What must be kept: everything up to the last kept record, and the rest of its group.
 pub fn expected_after(old: &Contents, keep: KeepFn<'_>, no_match: NoMatch) -> Contents {
     let one = |name: &String, records: &Vec<Record>| {
         let last = records.iter().rposition(|(key, primary, _)| keep(name, key, *primary));
@@ -154,7 +155,7 @@ pub fn expected_after(old: &Contents, keep: KeepFn<'_>, no_match: NoMatch) -> Co
     old.iter().map(|(name, records)| one(name, records)).collect()
 }
 
-/// No key of `past` is there that is not in `present`.
+/// No key of `past` exists that is not in `present`.
 pub fn check_absent(db: &Db, past: &Contents, present: &Contents, context: &str) {
     for (name, records) in past {
         let table = db.existing_table(name).unwrap();
@@ -168,13 +169,15 @@ pub fn check_absent(db: &Db, past: &Contents, present: &Contents, context: &str)
     }
 }
 
-/// Every file's bytes, the lock files' too; but for root.id, which every opening for writing renews.
+/// Every file's bytes, including the lock files, except for root.id, which every opening for
+/// writing renews.
 pub fn image(fs: &SimFs) -> Vec<(String, Vec<u8>)> {
     let paths = fs.file_paths().into_iter().filter(|path| !path.ends_with("root.id"));
     paths.map(|path| (path.to_string_lossy().into_owned(), fs.read_raw(&path))).collect()
 }
 
-/// Nothing of a rollback stands beside the files, and every byte of them is as it must be. The database is closed.
+/// No file of a rollback is left, and every byte of the other files is as expected. The database
+/// is closed.
 pub fn check_files(harness: &Harness, context: &str) {
     let left = |path: &&String| path.ends_with(".new") || path.ends_with(INTENT_FILE);
     let files = harness.files("");
@@ -190,7 +193,8 @@ pub fn check_files(harness: &Harness, context: &str) {
     }
 }
 
-/// Salt of every segment, and digest of every revision of one, by table: none of them may ever be given to another content.
+/// The salt of every segment, and the digest of every revision of one, by table: none may ever
+/// belong to other contents.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identities {
     salts: BTreeMap<(String, u32), u64>,
@@ -218,7 +222,7 @@ impl Identities {
         found
     }
 
-    /// What is there now agrees with what was there before; both are remembered.
+    /// Checks that what exists now agrees with what was seen before; remembers both.
     pub fn assert_consistent_with(&mut self, now: Self, context: &str) {
         for (id, salt) in now.salts {
             let before = *self.salts.entry(id.clone()).or_insert(salt);
@@ -241,8 +245,8 @@ fn new_record(n: usize) -> Record {
     (format!("new:{n}").into_bytes(), true, bytes_of(1000 + n as u64, 30))
 }
 
-/// The database works: puts, flushes, a crash, another rollback, expiry, and nothing of the past comes back. `past` is all that
-/// was ever there, `present` what is there now.
+/// The database works: puts, flushes, a crash, another rollback, expiry, and no old data returns.
+/// `past` is everything that ever existed, `present` what exists now.
 pub fn assert_usable(harness: &Harness, past: &Contents, present: &Contents, context: &str) {
     let mut identities = Identities::of(harness);
     let mut expected = present.clone();
@@ -260,7 +264,7 @@ pub fn assert_usable(harness: &Harness, past: &Contents, present: &Contents, con
     check_absent(&db, past, &expected, context);
     identities.assert_consistent_with(Identities::of(harness), context);
     drop(db);
-    // What was flushed survives, and nothing else comes back.
+    // What was flushed survives, and nothing else returns.
     let harness = harness.after_crash(&CrashImage::Nothing);
     let context = format!("{context}, written to and crashed");
     let db = harness.open();

@@ -9,16 +9,16 @@ use lithdb_sim::CrashImage;
 use super::rollback_fixture::{self, Contents, KeepFn, height, put_batch, put_group, put_groups};
 use super::{Harness, small};
 
-/// A database and what it is rolled back to.
+/// A database and its rollback.
 pub struct Scenario {
     pub name: &'static str,
-    /// Stopped, everything durable. Each run has a copy.
+    /// Stopped, everything durable. Each run uses a copy.
     pub harness: Harness,
     pub keep: KeepFn<'static>,
     pub no_match: NoMatch,
     pub old: Contents,
     pub new: Contents,
-    /// Hard links to files of it, and what must stay in them.
+    /// Hard links to its files, and the bytes they must keep.
     pub linked: Vec<(String, Vec<u8>)>,
 }
 
@@ -52,13 +52,14 @@ impl Scenario {
         }
     }
 
-    /// All tables are at the old state or all at the new one. Opens the database, and says which.
+    /// All tables are at the old state or all at the new one. Opens the database; returns that
+    /// state.
     pub fn check(&self, harness: &Harness, must_be_new: bool, context: &str) -> &Contents {
         let db = harness.try_open().unwrap_or_else(|e| panic!("{context}: open: {e}"));
         let found = rollback_fixture::contents(&db, context);
         let is_new = found == self.new;
         assert!(is_new || found == self.old, "{context}: neither the old state nor the new one");
-        assert!(is_new || !must_be_new, "{context}: it was done, and is undone");
+        assert!(is_new || !must_be_new, "{context}: it was done and is undone");
         let expected = if is_new { &self.new } else { &self.old };
         rollback_fixture::check_absent(&db, &self.old, expected, context);
         db.close().unwrap_or_else(|e| panic!("{context}: close: {e}"));
@@ -66,7 +67,7 @@ impl Scenario {
         expected
     }
 
-    /// And the database works.
+    /// Like `check`, and the database works.
     pub fn check_all(&self, harness: &Harness, must_be_new: bool, context: &str) -> &Contents {
         let mut identities = rollback_fixture::Identities::of(harness);
         let expected = self.check(harness, must_be_new, context);
@@ -98,7 +99,7 @@ fn database(make: impl FnOnce(&lithdb::Db)) -> Harness {
     harness
 }
 
-/// A cut in the middle of a sealed segment, and of a batch.
+/// A truncation in the middle of a sealed segment, and of a batch.
 pub fn sealed() -> Scenario {
     let harness = database(|db| {
         let table = db.table("t", small()).unwrap();
@@ -110,7 +111,8 @@ pub fn sealed() -> Scenario {
     Scenario::new("sealed", harness, &keeps_through_last, NoMatch::Refuse)
 }
 
-/// A cut in the unsealed segment of a database that crashed; what was not flushed is cut off, too, or stays.
+/// A truncation in the unsealed segment of a database that crashed; unflushed records are
+/// truncated, too, or kept.
 pub fn unsealed() -> Scenario {
     let harness = Harness::new();
     let db = harness.open();
@@ -119,7 +121,7 @@ pub fn unsealed() -> Scenario {
     table.flush().unwrap();
     put_batch(&table, 5..9);
     put_group(&table, 9);
-    // Everything is written, and the key file not synced.
+    // Everything is written, and the key file is not synced.
     harness.fs.crash_after(5);
     table.flush().unwrap_err();
     let crashed = harness.after_crash(&CrashImage::Everything);
@@ -130,7 +132,7 @@ pub fn unsealed() -> Scenario {
     Scenario::new("tail", crashed, &keeps_through_last, NoMatch::Refuse)
 }
 
-/// A cut at the end of a sealed segment.
+/// A truncation at the end of a sealed segment.
 pub fn end_of_segment() -> Scenario {
     let harness = database(|db| {
         let table = db.table("t", small()).unwrap();
@@ -143,7 +145,7 @@ pub fn end_of_segment() -> Scenario {
     Scenario::new("end of a segment", harness, &keeps_through_last, NoMatch::Refuse)
 }
 
-/// A table of which nothing stays.
+/// A table in which nothing is kept.
 pub fn clear() -> Scenario {
     let harness = database(|db| {
         put_groups(&db.table("t", small()).unwrap(), 20..29);
@@ -151,7 +153,7 @@ pub fn clear() -> Scenario {
     Scenario::new("clear", harness, &keeps_through_last, NoMatch::Clear)
 }
 
-/// Four tables: cut in a sealed segment, in the unsealed one, emptied, left alone.
+/// Four tables: truncated in a sealed segment, truncated in the unsealed one, cleared, left alone.
 pub fn everything() -> Scenario {
     let harness = database(|db| {
         let sealed = db.table("a-sealed", small()).unwrap();
@@ -178,7 +180,7 @@ pub fn linked() -> Scenario {
     Scenario::new("linked", harness, &keeps_through_last, NoMatch::Refuse)
 }
 
-/// The unsealed segment, cut, with a second link to every file.
+/// The unsealed segment, truncated, with a second link to every file.
 pub fn linked_unsealed() -> Scenario {
     let harness = database(|db| {
         let table = db.table("t", small().segment_keys(100)).unwrap();
@@ -186,7 +188,7 @@ pub fn linked_unsealed() -> Scenario {
         put_batch(&table, 4..8);
     });
     link_all(&harness, "/t/");
-    Scenario::new("linked tail", harness, &keeps_through_last, NoMatch::Refuse)
+    Scenario::new("linked unsealed segment", harness, &keeps_through_last, NoMatch::Refuse)
 }
 
 /// Links every segment file whose path contains `part` into `/snapshot`.

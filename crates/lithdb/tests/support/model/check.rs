@@ -1,4 +1,4 @@
-//! What must hold whenever a database has been opened.
+//! Invariants that hold after every opening of a database.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,7 +23,8 @@ pub struct SegmentFile {
     pub path: PathBuf,
 }
 
-/// The files in the `segments` directories of a table, by segment; whatever has a name of another kind is an error.
+/// The files in the `segments` directories of a table, by segment; a name of another kind is an
+/// error.
 pub fn segment_files(disk: &SimFs, table: &str) -> Vec<SegmentFile> {
     let mut files = Vec::new();
     for path in disk.file_paths() {
@@ -48,7 +49,7 @@ pub fn segment_files(disk: &SimFs, table: &str) -> Vec<SegmentFile> {
 pub struct Link {
     path: PathBuf,
     bytes: Vec<u8>,
-    /// What is behind this length means nothing: the seal of the segment says so.
+    /// Bytes past this length have no meaning, according to the segment's seal.
     end: usize,
     power_losses: u64,
 }
@@ -61,7 +62,8 @@ impl Link {
         Self { path, bytes, end, power_losses }
     }
 
-    /// It is as it was. Only, a cut behind the end that was made before the link is not synced: a power loss takes it back.
+    /// The bytes are unchanged. But a truncation past the seal's end just before the link is not
+    /// synced: a power loss undoes it.
     fn check(&self, disk: &SimFs, power_losses: u64, context: &str) {
         let (now, path) = (disk.read_raw(&self.path), self.path.display());
         let is_same = if power_losses == self.power_losses {
@@ -73,21 +75,24 @@ impl Link {
     }
 }
 
-/// What each segment was, whenever it was looked at: its salt, and of each revision the bytes of its key file.
+/// The identity of each segment whenever it was observed: its salt, and the key file's bytes for
+/// each revision.
 #[derive(Debug, Clone, Default)]
 pub struct Identities {
     salts: BTreeMap<(u64, u32), u64>,
-    /// Of files that may have been in the page cache alone: nobody has them any more if they go with it.
+    /// Salts of files that may have been only in the page cache: if a power loss takes them, they
+    /// no longer count as used.
     cached: BTreeMap<(u64, u32), u64>,
-    /// The power losses before they were looked at.
+    /// The number of power losses before the observation.
     power_losses: u64,
     contents: BTreeMap<(u64, u32, u32), Vec<u8>>,
 }
 
 impl Identities {
-    /// Remembers the ids in use, also those of segments that the next opening is going to discard.
+    /// Remembers the ids in use, including those of segments that the next opening is going to
+    /// discard.
     pub fn note_salts(&mut self, disk: &SimFs, power_losses: u64, context: &str) {
-        // What is found behind a power loss is on the disk.
+        // What exists after a power loss is on the disk.
         let is_durable = self.power_losses != power_losses;
         if is_durable {
             self.cached.clear();
@@ -117,7 +122,7 @@ impl Identities {
         known.insert(id, header.salt);
     }
 
-    /// The database is open: what the opening has discarded is so for good.
+    /// The database is open: what the opening has discarded is discarded for good.
     fn note(&mut self, disk: &SimFs, context: &str) {
         self.salts.append(&mut self.cached);
         for file in NAMES.iter().flat_map(|table| segment_files(disk, table)) {
@@ -136,7 +141,8 @@ impl Identities {
     }
 }
 
-/// Everything that must hold of a database that was just opened, when `found` is in its tables.
+/// Checks everything that must hold of a database that was just opened and whose tables contain
+/// `found`.
 pub fn check_invariants(run: &mut Run, found: &[Option<Found>; TABLES]) {
     let context = run.context.clone();
     let Some(process) = &run.process else { return };
@@ -162,7 +168,7 @@ pub fn check_invariants(run: &mut Run, found: &[Option<Found>; TABLES]) {
     check_reopen_is_idempotent(run, &context);
 }
 
-/// Every key that was ever put is there as it must be, or is not there.
+/// Every key that was ever put has its expected value, or is absent as expected.
 pub fn check_values(table: &Table, expected: &Expected, range: Range<usize>, context: &str) {
     for (key, value) in expected.expected_values(range) {
         get(table, key, value, context);
@@ -183,7 +189,7 @@ pub fn get(table: &Table, key: &[u8], value: Option<&[u8]>, context: &str) {
     assert_eq!(table.contains(key).unwrap(), value.is_some(), "{context}: {}", name(key));
 }
 
-/// Walks through a table from both ends, as the bits of `turns` say.
+/// Iterates over a table from both ends, as the bits of `turns` say.
 pub fn walk(table: &Table, records: &[&Record], from: Option<usize>, turns: u64, context: &str) {
     let mut rest = records;
     let mut iter = match from {
@@ -193,7 +199,7 @@ pub fn walk(table: &Table, records: &[&Record], from: Option<usize>, turns: u64,
                 assert!(table.iter_from(b"never put").unwrap().is_none(), "{context}");
                 return;
             };
-            // It begins with the newest record of the key.
+            // It starts with the newest record of the key.
             let key = &records[at].key;
             let at = records.iter().rposition(|record| record.key == *key).unwrap_or(at);
             rest = &records[at..];
@@ -218,7 +224,7 @@ pub fn walk(table: &Table, records: &[&Record], from: Option<usize>, turns: u64,
     }
 }
 
-/// What the files say, read by the document alone, is what iteration gave.
+/// The format oracle reads from the files what iteration returned.
 fn read_with_oracle(disk: &SimFs, table: &str, found: &Found, context: &str) {
     let files = segment_files(disk, table);
     let of = |segment: u32, extension: &str, shard: Option<u16>| {
@@ -255,7 +261,7 @@ fn read_with_oracle(disk: &SimFs, table: &str, found: &Found, context: &str) {
     assert!(records == found.records, "{context}: the files say something else");
 }
 
-/// No file that is not one of the database's, and none of a table that is not there.
+/// No file that does not belong to the database, and none of a missing table.
 fn files(run: &Run, context: &str) {
     for path in run.disk.file_paths() {
         let parts: Vec<String> = path.iter().map(|p| p.to_string_lossy().into_owned()).collect();
@@ -263,7 +269,7 @@ fn files(run: &Run, context: &str) {
             continue;
         }
         let path = path.display();
-        assert!(!parts.iter().any(|p| p.ends_with(".new")), "{context}: {path} was left behind");
+        assert!(!parts.iter().any(|p| p.ends_with(".new")), "{context}: {path} is an orphan");
         let is_known = match &parts[2..] {
             [file] => {
                 assert_ne!(*file, INTENT_FILE, "{context}: was left behind");
@@ -275,7 +281,7 @@ fn files(run: &Run, context: &str) {
             }
             [] => false,
         };
-        assert!(is_known, "{context}: {path} is nobody's");
+        assert!(is_known, "{context}: {path} is unknown");
     }
     for (n, table) in NAMES.iter().enumerate() {
         let Some(open) = run.process.as_ref().and_then(|process| process.tables[n].as_ref()) else {
@@ -284,7 +290,7 @@ fn files(run: &Run, context: &str) {
         let watermark = open.stats().watermark.0;
         for file in segment_files(&run.disk, table) {
             let is_live = file.segment >= watermark;
-            assert!(is_live, "{context}: {} has been collected", file.path.display());
+            assert!(is_live, "{context}: {} was collected and exists", file.path.display());
         }
     }
 }
@@ -297,7 +303,7 @@ fn image(disk: &SimFs) -> Image {
     paths.map(|path| (path.clone(), disk.read_raw(&path))).collect()
 }
 
-/// In a copy: opening and closing again changes nothing, and again.
+/// In a copy: opening and closing again, twice, changes nothing.
 fn check_reopen_is_idempotent(run: &Run, context: &str) {
     let (disk, clock) = (run.disk.fork(), another_clock(run.now()));
     let mut before = image(&disk);
@@ -322,7 +328,7 @@ fn check_reopen_is_idempotent(run: &Run, context: &str) {
         let after = image(&disk);
         for (path, bytes) in &before {
             let now = after.get(path);
-            let now = now.unwrap_or_else(|| panic!("{context}: {} is gone", path.display()));
+            let now = now.unwrap_or_else(|| panic!("{context}: {} is missing", path.display()));
             assert_unchanged(path, bytes, now, context);
         }
         assert_eq!(before.len(), after.len(), "{context}: new files");
@@ -331,8 +337,8 @@ fn check_reopen_is_idempotent(run: &Run, context: &str) {
     count("closed and opened again");
 }
 
-/// A key file may have got an epoch and a mark; the state and the ids of the roots are written at every opening. Nothing is
-/// ever cut.
+/// A key file may have a new epoch and mark; the state and the root ids are written at every
+/// opening. No file ever gets shorter.
 fn assert_unchanged(path: &Path, before: &[u8], after: &[u8], context: &str) {
     let shown = path.display();
     if path.extension().is_some_and(|e| e == "keys") {
@@ -347,7 +353,7 @@ fn assert_unchanged(path: &Path, before: &[u8], after: &[u8], context: &str) {
     }
 }
 
-/// The length that the seal of its segment gives a file.
+/// The length that its segment's seal records for a file.
 fn end_of_sealed(files: &Image, path: &Path) -> Option<usize> {
     if path.extension()? == "metadata" {
         return None;

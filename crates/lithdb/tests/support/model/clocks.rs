@@ -1,8 +1,8 @@
-//! What wrong clocks may do to a table, and what they may not.
+//! What a wrong clock may do to a table, and what it may not.
 //!
-//! A table's time is behind the true one, or ahead of it by what a clock was ahead that was
-//! believed: one that was accepted, or that had been ahead for the hold when the table was opened
-//! before. All clocks here are wrong by more than the limit, or not at all.
+//! A table's time is behind the true one, or ahead of it by the error of an accepted clock: one
+//! that the caller accepted, or that had been ahead for the hold since before the table was
+//! opened. All clocks here are wrong by more than the limit, or not at all.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use super::op::{TABLES, WallClock};
 use super::run::{Run, count};
 
 const DAY_MILLIS: i64 = 86_400_000;
-/// For how long the clock must run steadily.
+/// How long the clock must run steadily.
 const HOLD_MILLIS: u64 = 3_600_000;
 
 impl WallClock {
-    /// By how many milliseconds it is ahead.
+    /// How many milliseconds it is ahead.
     pub fn ahead(self) -> i64 {
         match self {
             Self::Right => 0,
@@ -24,7 +24,7 @@ impl WallClock {
 }
 
 impl Run {
-    /// From now on the wall clock is ahead by this.
+    /// Makes the wall clock ahead by `ahead` from now on.
     pub fn set_wall(&mut self, ahead: i64) {
         self.note_hold_elapsed();
         self.clock.jump(ahead - self.wall_ahead);
@@ -38,8 +38,8 @@ impl Run {
         }
     }
 
-    /// The tables have seen what the wall clock shows, and have made it durable; or they are just
-    /// being opened.
+    /// The tables have seen the wall clock's time and made it durable; or they are just being
+    /// opened.
     pub fn note_wall_clock_seen(&mut self, is_opening: bool) {
         let now = self.true_now();
         for expected in &mut self.expected {
@@ -50,8 +50,8 @@ impl Run {
         }
     }
 
-    /// A clock that has run steadily for the hold is believed: what it gained while the program
-    /// was stopped makes everything older, what it gained meanwhile nothing.
+    /// A clock that has run steadily for the hold is accepted: what it gained while the process
+    /// was stopped makes everything older, what it gained while it ran does not.
     pub fn note_hold_elapsed(&mut self) {
         let now = self.true_now();
         for expected in &mut self.expected {
@@ -59,12 +59,12 @@ impl Run {
                 && now - since >= HOLD_MILLIS
             {
                 expected.adopt_wall_clock(self.wall_ahead, is_opening);
-                count("clocks believed");
+                count("clocks accepted");
             }
         }
     }
 
-    /// Runs, and is looked after now and then.
+    /// Runs for `secs` seconds, with maintenance now and then.
     pub fn run_for(&mut self, secs: u64) {
         for part in [secs / 2, secs - secs / 2] {
             self.clock.advance(Duration::from_secs(part));
@@ -73,7 +73,7 @@ impl Run {
     }
 
     /// Whatever the clock did: when it has run steadily for the hold, and the TTL has passed since
-    /// the seal, everything is gone.
+    /// the seal, everything is collected.
     pub fn check_everything_expires(&mut self) {
         self.maintenance();
         self.run_for(HOLD_MILLIS / 1000 + 1);
@@ -88,7 +88,7 @@ impl Run {
             self.clock.advance(Duration::from_millis(ttl));
             self.gc(n);
             let left = self.expected[n].batches.len();
-            assert_eq!(left, 0, "{}: of table {n}, batches are held for ever", self.context);
+            assert_eq!(left, 0, "{}: batches of table {n} never expire", self.context);
             count("tables emptied by their TTL");
         }
     }

@@ -1,4 +1,5 @@
-//! What a table may hold: what was put, in order, how much of it must be there, and how much may be gone.
+//! The allowed contents of a table: what was put, in order, how much of it must exist, and how
+//! much may have been collected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,40 +20,40 @@ pub struct Written {
     pub records: Arc<Vec<Record>>,
     /// The position of its last value's record, once it is known.
     pub at: Option<Position>,
-    /// The earliest time (true) that its segment can have been sealed at, and the latest, once it
-    /// is sealed.
+    /// The earliest time that its segment can have been sealed at (the true time), and the latest,
+    /// once it is sealed.
     pub earliest: u64,
     pub sealed_by: Option<u64>,
     /// The wall clock when it was put.
     pub put_at: u64,
-    /// A clock that was ahead has been believed since: it may go at any time.
+    /// A clock that was ahead has been accepted since: it may be collected at any time.
     pub may_go: bool,
 }
 
-/// Everything that is known of one table.
+/// The model of one table.
 #[derive(Debug, Clone, Default)]
 pub struct Expected {
-    /// It is there.
+    /// It exists.
     pub exists: bool,
-    /// It may be there, or not: a creation or a removal has failed.
+    /// It may or may not exist: a creation or a removal has failed.
     pub in_doubt: bool,
-    /// What was put and is not certain to be gone. What has certainly been collected is no longer in it.
+    /// What was put and is not known to be collected.
     pub batches: Vec<Written>,
-    /// So many of them are durable.
+    /// The number of batches that are durable.
     pub acked: usize,
-    /// So many of them may have been collected.
+    /// The number of batches that may have been collected.
     pub collectable: usize,
-    /// The last one was refused in a way that leaves open whether it is in the log.
+    /// The last put was refused in a way that leaves open whether it is in the log.
     pub is_attempt: bool,
     /// The wall clock may have been in doubt since the last collection by a clock that was
     /// trusted.
     pub was_held: bool,
-    /// By how much its time may be ahead of the true one (or behind).
+    /// How much its time may be ahead of the true one (or behind).
     pub clock_error: i64,
-    /// Since when its wall clock has been further ahead than that, and whether it was so when the
-    /// table was opened.
+    /// Since when its wall clock has been further ahead than that, and whether it already was when
+    /// the table was opened.
     pub ahead_since: Option<(u64, bool)>,
-    /// What its TTL may be, in milliseconds.
+    /// The possible values of its TTL, in milliseconds.
     pub ttls: Vec<Option<u64>>,
     /// Every key that was ever put into a table of this name.
     pub known: BTreeSet<Vec<u8>>,
@@ -60,14 +61,14 @@ pub struct Expected {
     pub next: u64,
 }
 
-/// What was found of a table.
+/// The contents found in a table.
 #[derive(Debug, Clone, Default)]
 pub struct Found {
     pub records: Vec<(Position, Record)>,
 }
 
 impl Found {
-    /// Everything in a table, forwards; backwards must be the same.
+    /// Reads the whole table forwards, and checks that reading it backwards gives the same.
     pub fn read(table: &Table, context: &str) -> Self {
         let entry = |entry: lithdb::Result<lithdb::Entry>| {
             let entry = entry.unwrap_or_else(|e| panic!("{context}: iterating: {e}"));
@@ -85,7 +86,7 @@ impl Found {
 }
 
 impl Expected {
-    /// A table that was just created, with what is known of earlier ones of its name.
+    /// A table that was just created; keeps the keys known from earlier tables of its name.
     pub fn created(&self, wall_ahead: i64) -> Self {
         Self {
             exists: true,
@@ -97,12 +98,12 @@ impl Expected {
         }
     }
 
-    /// What is left when it was dropped.
+    /// The model after the table was dropped.
     pub fn dropped(&self) -> Self {
         Self { known: self.known.clone(), next: self.next, ..Self::default() }
     }
 
-    /// The wall clock sets the time: one that is ahead makes everything older.
+    /// The wall clock sets the table's time: one that is ahead makes everything older.
     pub fn adopt_wall_clock(&mut self, wall_ahead: i64, makes_old: bool) {
         if wall_ahead > self.clock_error && makes_old {
             self.batches.iter_mut().for_each(|batch| batch.may_go = true);
@@ -110,25 +111,25 @@ impl Expected {
         (self.clock_error, self.ahead_since) = (wall_ahead, None);
     }
 
-    /// How many batches are certainly below this segment.
+    /// The number of batches that are certainly below this segment.
     pub fn below(&self, segment: u32) -> usize {
         let is_below = |batch: &&Written| batch.at.is_some_and(|at| at.segment.0 < segment);
         self.batches.iter().take_while(is_below).count()
     }
 
-    /// Forgets the first batches: they have been collected.
+    /// Forgets the first `count` batches: they have been collected.
     pub fn forget(&mut self, count: usize) {
         self.batches.drain(..count);
         self.acked = self.acked.saturating_sub(count);
         self.collectable = self.collectable.saturating_sub(count);
     }
 
-    /// So many batches are durable.
+    /// `count` batches are durable.
     pub fn acknowledge(&mut self, count: usize) {
         self.acked = self.acked.max(count);
     }
 
-    /// The segment in which new records go is this one: those before it are sealed.
+    /// New records go to this segment: those before it are sealed.
     pub fn note_mutable_segment(&mut self, segment: u32, now: u64) {
         let below = self.below(segment);
         for batch in self.batches.iter_mut().take(below) {
@@ -136,13 +137,14 @@ impl Expected {
         }
     }
 
-    /// As [`note_mutable_segment`](Self::note_mutable_segment), after an opening: a seal that failed has not happened.
+    /// Like [`note_mutable_segment`](Self::note_mutable_segment), after an opening: a failed seal
+    /// has not happened.
     pub fn reset_mutable_segment(&mut self, segment: u32) {
         let below = self.below(segment);
         self.batches.iter_mut().skip(below).for_each(|batch| batch.sealed_by = None);
     }
 
-    /// What `get` must answer for every key ever put, if these batches are there.
+    /// What `get` must return for every key ever put, if these batches exist.
     pub fn expected_values(&self, range: std::ops::Range<usize>) -> BTreeMap<&[u8], Option<&[u8]>> {
         let mut answers: BTreeMap<&[u8], Option<&[u8]>> =
             self.known.iter().map(|key| (&key[..], None)).collect();
@@ -152,7 +154,8 @@ impl Expected {
         answers
     }
 
-    /// Which batches were found: whole ones, in order, without a gap; all that must be there, and nothing else.
+    /// Determines which batches were found: whole ones, in order, without a gap; all that must
+    /// exist, and nothing else.
     pub fn find(&self, found: &Found) -> Result<std::ops::Range<usize>, String> {
         let mut reason = String::new();
         for start in (0..=self.collectable).rev() {
@@ -170,7 +173,7 @@ impl Expected {
             let Some(batch) = self.batches.get(end) else {
                 let (at, record) = &rest[0];
                 return Err(format!(
-                    "{} is there at {at}, behind everything that should be",
+                    "{} exists at {at}, after everything expected",
                     name(&record.key)
                 ));
             };
@@ -178,7 +181,7 @@ impl Expected {
             let (here, behind) = rest.split_at(count);
             if !here.iter().map(|(_, record)| record).eq(batch.records.iter()) {
                 return Err(format!(
-                    "batch {end} of {} ({} durable) is not there whole: expected {}, found {}",
+                    "batch {end} of {} ({} durable) is not complete: expected {}, found {}",
                     self.batches.len(),
                     self.acked,
                     names(batch.records.iter()),
@@ -199,7 +202,7 @@ impl Expected {
         if end < self.acked {
             let lost = &self.batches[end];
             return Err(format!(
-                "{} batches were durable, found {start}..{end}: {} is gone",
+                "{} batches were durable, found {start}..{end}: {} is lost",
                 self.acked,
                 names(lost.records.iter())
             ));
@@ -207,18 +210,17 @@ impl Expected {
         Ok(end)
     }
 
-    /// What is there is this; everything of it is durable.
+    /// The table holds exactly this, all of it durable.
     pub fn settle(&mut self, range: std::ops::Range<usize>, found: &Found) {
         self.batches.truncate(range.end);
         self.batches.drain(..range.start);
         (self.acked, self.collectable, self.is_attempt) = (self.batches.len(), 0, false);
-        // A crash forgets some of the time that has passed, and the wall clock is then ahead of
-        // it.
+        // A crash loses some of the elapsed time, and the wall clock is then ahead of the table's.
         self.was_held = true;
         self.note_positions(found);
     }
 
-    /// Notes where everything was found.
+    /// Records the position of everything that was found.
     pub fn note_positions(&mut self, found: &Found) {
         let mut rest = &found.records[..];
         for batch in &mut self.batches {
@@ -234,7 +236,7 @@ impl Expected {
     }
 }
 
-/// A key to be read by people.
+/// A readable form of a key.
 pub fn name(key: &[u8]) -> String {
     let (kind, number) = key.split_last_chunk::<8>().unwrap_or((&key[..0], &[0; 8]));
     match key.first_chunk::<8>() {

@@ -1,5 +1,6 @@
-//! A model of a database: histories of operations are made (`op`), done to a database on a simulated disk (`run`, `tables`, `reads`,
-//! `clocks`, `reopen`, `rollback`), and what is then found is compared with what may and must be there (`expect`, `check`).
+//! A model of a database: `op` generates histories of operations; `run`, `tables`, `reads`,
+//! `clocks`, `reopen` and `rollback` apply them to a database on a simulated disk; `expect` and
+//! `check` compare what is found with what may and must exist.
 
 pub mod check;
 pub mod clocks;

@@ -1,4 +1,4 @@
-//! What can be done to a database, and how histories of it are made.
+//! The operations on a database, and the generator of histories.
 
 use lithdb_sim::{CrashImage, Fault, Pages};
 use proptest::collection::vec;
@@ -6,20 +6,21 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest_state_machine::ReferenceStateMachine;
 
-/// How many tables there may be.
+/// The maximum number of tables.
 pub const TABLES: usize = 3;
 
-/// What a database lives in.
+/// The environment of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Environment {
     pub roots: usize,
     /// Positional reads instead of mappings.
     pub pread: bool,
-    /// Every transfer is cut to a few bytes, and every fifth is interrupted.
+    /// Every transfer is shortened to a few bytes, and every fifth is interrupted.
     pub short_transfers: bool,
 }
 
-/// A value to be put: under the next key of the table or, if `again` says how far back, under an older one.
+/// A value to put: under the next key of the table or, if `again` says how far back, under an
+/// older one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Item {
     pub again: Option<u8>,
@@ -28,14 +29,14 @@ pub struct Item {
     pub aliases: u8,
 }
 
-/// What the wall clock shows: the time, or one that is wrong by days.
+/// The time of the wall clock: the right one, or wrong by days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WallClock {
     Right,
     Off(i64),
 }
 
-/// How a process ends without having closed anything.
+/// How a process ends without closing anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crash {
     /// It is killed; the page cache stays.
@@ -44,20 +45,21 @@ pub enum Crash {
     Power(CrashImage),
 }
 
-/// What a rollback goes back to. Numbers are taken modulo what there is.
+/// What a rollback goes back to. Numbers are taken modulo what exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RollbackTarget {
-    /// The newest record of a key: of one of these tables, and `skip` records from its end.
+    /// The newest record of a key: of one of these tables, `skip` records from its end.
     Key { table: usize, back: u8 },
-    /// A height: so much below the highest.
+    /// A height: this much below the highest.
     Height { below: u8 },
-    /// A time: so many seconds ago.
+    /// A time: this many seconds ago.
     Time { secs: u64 },
-    /// A position: that of the record so far from the end, of this table; other tables keep everything.
+    /// A position: that of the record this far from the end of this table; other tables keep
+    /// everything.
     Position { table: usize, back: u8 },
 }
 
-/// What is to be done with tables in which a rollback keeps nothing.
+/// What a rollback does with tables in which it keeps nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnNoMatch {
     Refuse,
@@ -65,10 +67,10 @@ pub enum OnNoMatch {
     Clear,
 }
 
-/// What goes wrong while a rollback is executed.
+/// What fails while a rollback executes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interruption {
-    /// A crash, and perhaps another one inside of the opening that finishes it.
+    /// A crash, and perhaps another one inside the opening that finishes the rollback.
     Crash {
         after: u64,
         crash: Crash,
@@ -81,7 +83,8 @@ pub enum Interruption {
     },
 }
 
-/// One step of a history. A table that is not there is created by what puts into it; everything else passes over it.
+/// One step of a history. An operation that puts into a missing table creates it; all others skip
+/// it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     Put {
@@ -104,7 +107,7 @@ pub enum Op {
         table: usize,
         back: u8,
     },
-    /// Walks from both ends, as the bits of `turns` say; from a key, if there is one so far back.
+    /// Iterates from both ends, as the bits of `turns` say; from a key, if `from` names one.
     Walk {
         table: usize,
         from: Option<u8>,
@@ -120,20 +123,20 @@ pub enum Op {
     Advance {
         secs: u64,
     },
-    /// The wall clock jumps ahead by days; collection must hold. Then it is accepted, or goes back.
+    /// The wall clock jumps ahead by days; collection must hold. Then it is accepted, or set back.
     Jump {
         table: usize,
         accept: bool,
     },
     /// The wall clock jumps while everything runs.
     WallClock(WallClock),
-    /// The program does not run for a while, and its wall clock may then be another one.
+    /// The process is stopped for a while, and its wall clock may be a different one afterwards.
     Stop {
         crash: Option<Crash>,
         secs: u64,
         wall: Option<WallClock>,
     },
-    /// It runs for a while, and is looked after.
+    /// It runs for a while, with maintenance.
     Run {
         secs: u64,
     },
@@ -154,11 +157,12 @@ pub enum Op {
     Drop {
         table: usize,
     },
-    /// Hard links to the files of sealed segments; of a stopped database, to those of the newest ones, too.
+    /// Hard links to the files of sealed segments; of a stopped database, to those of the newest
+    /// ones, too.
     Snapshot {
         stopped: bool,
     },
-    /// A process that reads: opened, refreshed, closed.
+    /// A reading process: opened, refreshed, closed.
     Read,
     Refresh,
     EndRead,
@@ -169,7 +173,7 @@ pub enum Op {
         after: u64,
         crash: Crash,
     },
-    /// And again inside of the opening that follows.
+    /// And a second one inside the opening that follows.
     CrashInOpening {
         first: Crash,
         after: u64,
@@ -194,7 +198,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// What it counts as.
+    /// The kind under which it is counted.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Put { item, .. } if item.aliases > 0 => "put with secondary keys",
@@ -240,7 +244,7 @@ impl Op {
     }
 }
 
-/// Every kind that [`Op::kind`] knows.
+/// Every kind that [`Op::kind`] returns.
 pub const KINDS: [&str; 35] = [
     "put with secondary keys",
     "put",
@@ -279,17 +283,17 @@ pub const KINDS: [&str; 35] = [
     "rollback with a fault",
 ];
 
-/// What the maker of histories knows: enough not to make dull ones.
+/// The generator's state: enough to avoid trivial histories.
 #[derive(Debug, Clone)]
 pub struct GeneratorState {
     pub environment: Environment,
     puts: [u32; TABLES],
     has_reader: bool,
-    /// Something is going to happen, or has happened, that only an opening clears.
+    /// A fault or crash is planned or has happened that only an opening clears.
     has_pending_fault: bool,
 }
 
-/// Makes histories.
+/// Generates histories.
 pub struct Histories;
 
 fn item() -> impl Strategy<Value = Item> {
@@ -408,7 +412,7 @@ impl ReferenceStateMachine for Histories {
     }
 
     fn transitions(generator: &GeneratorState) -> BoxedStrategy<Op> {
-        // One table is busier than the others, and openings are more likely when something has gone wrong.
+        // One table is busier than the others, and openings are more likely after a failure.
         let table = prop_oneof![3 => Just(0_usize), 2 => Just(1_usize), 1 => Just(2_usize)];
         let is_young = generator.puts.iter().sum::<u32>() < 4;
         let (rare, open, flush) = match (is_young, generator.has_pending_fault) {

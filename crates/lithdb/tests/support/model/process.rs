@@ -1,4 +1,5 @@
-//! A process as the disk sees it: when it is gone, nothing of it reaches the disk any more, and the page cache stays.
+//! A process as the disk sees it: after its death none of its operations reaches the disk, and the
+//! page cache stays.
 
 use std::fmt;
 use std::io;
@@ -11,7 +12,7 @@ use lithdb_env::{
 use lithdb_sim::{Fault, SimFs};
 use parking_lot::Mutex;
 
-/// One process's door to the disk.
+/// One process's access to the disk.
 #[derive(Clone)]
 pub struct ProcessFs {
     disk: SimFs,
@@ -21,9 +22,9 @@ pub struct ProcessFs {
 #[derive(Default)]
 struct State {
     gone: bool,
-    /// How many more changes it lives for.
+    /// The number of changes until it is killed.
     left: Option<u64>,
-    /// The first sync of a file after so many changes fails like this.
+    /// The first sync of a file after so many changes fails with this fault.
     failing_sync: Option<(u64, Fault)>,
 }
 
@@ -42,22 +43,22 @@ impl ProcessFs {
         Self { disk: disk.clone(), state: Arc::default() }
     }
 
-    /// Nothing that it does from now on happens.
+    /// None of its later operations takes effect.
     pub fn kill(&self) {
         self.state.lock().gone = true;
     }
 
-    /// Kills it after so many more changes.
+    /// Kills it after `changes` more changes.
     pub fn kill_after(&self, changes: u64) {
         self.state.lock().left = Some(changes);
     }
 
-    /// Lets the first sync of a file fail that comes after so many more changes.
+    /// Fails the first sync of a file after `changes` more changes.
     pub fn fail_sync_after(&self, changes: u64, fault: Fault) {
         self.state.lock().failing_sync = Some((changes, fault));
     }
 
-    /// Takes back what was to happen to it.
+    /// Cancels the planned kill and the planned fault.
     pub fn cancel_faults(&self) {
         let mut state = self.state.lock();
         (state.left, state.failing_sync) = (None, None);
@@ -139,7 +140,7 @@ impl Fs for ProcessFs {
         self.read()?;
         let Some(lock) = self.disk.try_lock(path, kind)? else { return Ok(None) };
         if self.disk.metadata(path)?.kind == FileKind::Dir {
-            return Ok(Some(lock)); // nothing is written into a directory
+            return Ok(Some(lock)); // a directory is never written to
         }
         let file = self.disk.open(path, OpenMode::ReadWrite)?;
         let file = ProcessFile { file, process: self.clone() };

@@ -1,4 +1,4 @@
-//! What is read: by the process that writes, by one beside it, and while something fails.
+//! Reads: by the writing process, by another process, and under faults.
 
 use std::collections::BTreeMap;
 
@@ -41,13 +41,13 @@ impl Run {
         }
     }
 
-    /// Faults happen to what is changed: a process that reads is told of none.
+    /// Faults affect changes only: a reading process never meets one.
     fn assert_reader_excused(&self, error: &lithdb::Error) {
         assert!(self.has_crashed(), "{}: reader: {error}", self.context);
         self.assert_is_disk_error(error);
     }
 
-    /// A process that reads sees at least what is durable, and never a part of a batch.
+    /// A reading process sees at least what is durable, and never a part of a batch.
     pub fn refresh(&mut self) {
         let Some(reader) = &self.reader else { return };
         let look = || -> lithdb::Result<()> {
@@ -74,7 +74,7 @@ impl Run {
         }
     }
 
-    /// A read that fails is an error, never another answer.
+    /// A failed read is an error, never another answer.
     pub fn read_fault(&mut self, after: u64) {
         let before = self.disk.faults_hit();
         for n in 0..TABLES {
@@ -91,11 +91,12 @@ impl Run {
             }
             self.disk.clear_faults();
         }
-        // These explain nothing that comes later; what has latched a table before still does.
+        // These faults explain no later error; a fault that latched a table before still does.
         self.hits += self.disk.faults_hit() - before;
     }
 
-    /// A latched table reads what is durable; what was only put is read or an error, and never something else.
+    /// A latched table reads what is durable; a read of what was only put returns it or an error,
+    /// never anything else.
     pub fn assert_reads_work(&self, n: usize, table: &Table) {
         let expected = &self.expected[n];
         let mut newest: BTreeMap<&[u8], usize> = BTreeMap::new();

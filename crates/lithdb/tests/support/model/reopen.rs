@@ -1,4 +1,4 @@
-//! The end of a process, and the opening that follows: what is found must be what may be there.
+//! The end of a process and the opening that follows: checks that the contents are allowed.
 
 use std::ops::Range;
 
@@ -33,14 +33,14 @@ impl Run {
         if let Some(reader) = self.reader.take() {
             reader.fs.kill();
         }
-        assert_eq!(self.disk.bus_errors(), 0, "{}: read behind the end of a file", self.context);
+        assert_eq!(self.disk.bus_errors(), 0, "{}: read past the end of a file", self.context);
         self.disk = self.disk.crash_with(&image);
         self.soon = None;
         self.power_losses += 1;
         count("power losses");
     }
 
-    /// Closes the database, and says whether everything in it is now durable.
+    /// Closes the database; returns whether everything in it is now durable.
     pub fn close(&mut self) -> bool {
         let Some(process) = self.process.take() else { return false };
         let closed = process.db.close();
@@ -75,7 +75,8 @@ impl Run {
         closed.is_ok()
     }
 
-    /// Opens the database, as often as it takes: what goes wrong on the way may do so once or twice.
+    /// Opens the database, repeating failed attempts: planned faults and crashes happen once or
+    /// twice.
     pub fn open(&mut self) {
         for _ in 0..8 {
             let before = self.disk.faults_hit();
@@ -102,7 +103,7 @@ impl Run {
                 }
             }
         }
-        panic!("{}: it does not open", self.context);
+        panic!("{}: the database does not open", self.context);
     }
 
     fn try_open(&mut self, fs: &ProcessFs) -> Result<()> {
@@ -136,7 +137,7 @@ impl Run {
         let (db, tables) = opened?;
         self.process = Some(Process { fs: fs.clone(), db, tables });
         if self.has_crashed() {
-            let message = "it crashed right behind the opening";
+            let message = "it crashed right after the opening";
             return Err(lithdb::Error::new(lithdb::ErrorKind::Io, message));
         }
         self.disk.clear_faults();
@@ -147,7 +148,7 @@ impl Run {
         Ok(())
     }
 
-    /// Compares everything with what may be there, and goes on with what is.
+    /// Compares everything with what is allowed, and continues with what exists.
     fn compare_with_model(&mut self) {
         let context = self.context.clone();
         let Some(process) = &self.process else { return };
@@ -185,7 +186,7 @@ impl Run {
     }
 }
 
-/// Whether the tables are as they are expected to be: all of them.
+/// Whether all tables are as expected.
 fn matches(
     expected: &[Expected; TABLES],
     found: &[Option<Found>; TABLES],
@@ -195,9 +196,9 @@ fn matches(
         let name = NAMES[n];
         match found {
             None if !expected.exists || expected.in_doubt => {}
-            None => return Err(format!("table {name} is gone")),
+            None => return Err(format!("table {name} is missing")),
             Some(_) if !expected.exists && !expected.in_doubt => {
-                return Err(format!("table {name} was dropped, and is there"));
+                return Err(format!("table {name} was dropped and exists"));
             }
             Some(found) => {
                 let range = expected.find(found).map_err(|why| format!("table {name}: {why}"))?;

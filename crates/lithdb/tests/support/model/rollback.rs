@@ -1,4 +1,4 @@
-//! Rollbacks: what they must leave is computed from the model alone.
+//! Rollbacks: the model alone determines what they must leave.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::run::{NAMES, Run, another_clock, count, options, plan_fault};
 
 type AllFound = [Option<Found>; TABLES];
 
-/// What stays of a table: so many records; all of them if the rollback does nothing to it.
+/// What is kept of a table: this many records; all if the rollback does not change it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kept {
     All,
@@ -54,7 +54,7 @@ impl Run {
         self.open();
     }
 
-    /// What the next opening would find, looked at in a copy. What is not there now does not come back.
+    /// What the next opening would find, read from a copy. Anything else never returns.
     fn predict_contents(&mut self) -> AllFound {
         let (disk, clock) = (self.disk.fork(), another_clock(self.now()));
         let components = Components {
@@ -137,7 +137,7 @@ impl Run {
         count("rollbacks planned");
         let (kept, mut is_refused) = match (&planned, &keep) {
             (_, Some(keep)) => self.model(&**keep, on_no_match, found),
-            // Only the files know the times.
+            // Only the files contain the times.
             (Ok(plan), None) => (self.as_planned(plan, to, found), false),
             (Err(_), None) => ([Kept::All; TABLES], on_no_match == OnNoMatch::Refuse),
         };
@@ -171,7 +171,7 @@ impl Run {
         }
     }
 
-    /// What stays of each table, and whether there is one in which nothing is to be kept.
+    /// What is kept of each table, and whether there is a table in which nothing is kept.
     fn model(
         &self,
         keep: &dyn Fn(usize, Position, &Record) -> bool,
@@ -194,7 +194,8 @@ impl Run {
         (kept, has_unmatched)
     }
 
-    /// What stays by the boundaries that a plan names. Nothing is among it that was put too late.
+    /// What is kept according to the boundaries of a plan. Checks that none of it was put too
+    /// late.
     fn as_planned(
         &self,
         plan: &RollbackPlan,
@@ -221,14 +222,14 @@ impl Run {
                 is_before
             });
             let put_at = batch.map(|batch| batch.put_at).next().unwrap();
-            // Those times are the table's, not a wrong clock's.
+            // Those times are the table's, not those of a wrong clock.
             let is_right = put_at <= time || self.was_wrong;
             assert!(is_right, "{}: kept, and put after the time", self.context);
             through_group(records, last)
         })
     }
 
-    /// What is expected when the rollback has happened.
+    /// What is expected after the rollback.
     fn rolled_back_to(&self, kept: &[Kept; TABLES], found: &AllFound) -> [Expected; TABLES] {
         std::array::from_fn(|n| {
             let mut expected = self.expected[n].clone();
@@ -248,7 +249,7 @@ impl Run {
                     batches.push(Written { records, at: None, ..batch });
                 }
             }
-            // All of it stands in sealed segments, or was there before.
+            // All of it is in sealed segments, or is older.
             (expected.acked, expected.batches) = (batches.len(), batches);
             expected
         })
@@ -299,7 +300,7 @@ impl Run {
             }
         }
         self.disk.clear_faults();
-        // A crash that was to come later comes right behind it.
+        // A crash that was planned for later happens right after it.
         if has_crashed || matches!(interruption, Some(Interruption::Crash { .. })) {
             let crash = self.soon.take().unwrap_or(Crash::Kill);
             self.crash(crash);

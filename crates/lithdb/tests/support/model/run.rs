@@ -1,4 +1,4 @@
-//! A history on its way: what is done, and what is known of it.
+//! A running history: its operations, and the model's knowledge.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ thread_local! {
     static COUNTS: RefCell<BTreeMap<&'static str, u64>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// One more of `what` was tried.
+/// Counts one more of `what`.
 pub fn count(what: &'static str) {
     add(what, 1);
 }
@@ -32,7 +32,7 @@ fn add(what: &'static str, more: u64) {
     COUNTS.with_borrow_mut(|counts| *counts.entry(what).or_default() += more);
 }
 
-/// What was tried by this thread since this was last asked.
+/// The counts of this thread since the last call.
 pub fn take_counts() -> BTreeMap<&'static str, u64> {
     COUNTS.take()
 }
@@ -44,13 +44,13 @@ pub struct Process {
     pub tables: [Option<Table>; TABLES],
 }
 
-/// One that reads.
+/// A process that has it open for reading.
 pub struct Reader {
     pub fs: ProcessFs,
     pub db: Db,
 }
 
-/// A history on its way.
+/// A running history.
 pub struct Run {
     pub environment: Environment,
     pub disk: SimFs,
@@ -58,28 +58,29 @@ pub struct Run {
     pub process: Option<Process>,
     pub reader: Option<Reader>,
     pub expected: [Expected; TABLES],
-    /// If a rollback may have happened: what is then there.
+    /// If a rollback may have happened: the contents after it.
     pub rolled_back: Option<[Expected; TABLES]>,
-    /// The crash that is going to happen.
+    /// The planned crash.
     pub soon: Option<Crash>,
-    /// One that is to be made ready for when the next opening begins, and one of its reads that is to fail.
+    /// A crash planned for the start of the next opening, and a read of that opening that is to
+    /// fail.
     pub in_opening: Option<(u64, Crash)>,
     pub failing_read: Option<u64>,
-    /// Hard links, which stay as they are.
+    /// Hard links, whose bytes never change.
     pub links: Vec<Link>,
     pub power_losses: u64,
     pub identities: Identities,
-    /// Faults that had struck when the process began.
+    /// The number of faults that had triggered when the process started.
     pub hits: u64,
     pub serial: u64,
-    /// By how many milliseconds the wall clock is ahead, and whether it was ever wrong.
+    /// How many milliseconds the wall clock is ahead, and whether it was ever wrong.
     pub wall_ahead: i64,
     pub was_wrong: bool,
-    /// What is being done.
+    /// The current operation, for messages.
     pub context: String,
 }
 
-/// The options of each table: few keys to a segment, and different in everything that matters.
+/// The options of each table: few keys to a segment, and different in every relevant option.
 pub fn options(table: usize) -> TableOptions {
     let options = TableOptions::new();
     match table {
@@ -126,7 +127,7 @@ impl Run {
         self.clock.now().0
     }
 
-    /// The time that has passed, whatever the wall clock shows.
+    /// The time that has really passed, whatever the wall clock shows.
     pub fn true_now(&self) -> u64 {
         self.clock.monotonic().as_millis() as u64
     }
@@ -146,7 +147,7 @@ impl Run {
         Components { env: Some(env), without_maintenance: true, ..Components::default() }
     }
 
-    /// Whether the machine or the process that writes is gone.
+    /// Whether the machine or the writing process has crashed.
     pub fn has_crashed(&self) -> bool {
         self.disk.is_dead() || self.process.as_ref().is_some_and(|process| process.fs.is_killed())
     }
@@ -156,26 +157,27 @@ impl Run {
         self.has_crashed() || self.disk.faults_hit() > self.hits
     }
 
-    /// The table, if it is open and nobody doubts it.
+    /// The table, if it is open and certain to exist.
     pub fn table(&self, n: usize) -> Option<Table> {
         let table = self.process.as_ref()?.tables[n].clone();
         table.filter(|_| !self.expected[n].in_doubt)
     }
 
-    /// An error that something which has failed explains, and that says no more than that.
+    /// Asserts that a failure explains the error, and that the error reports no more than that.
     pub fn assert_excused(&self, error: &Error) {
         assert!(self.is_excused(), "{}: nothing has failed: {error}", self.context);
         self.assert_is_disk_error(error);
     }
 
-    /// What a disk that fails leads to. It is never told as damage, nor as something that is not there.
+    /// Asserts an error of a failing disk: it is never reported as corruption or absence.
     pub fn assert_is_disk_error(&self, error: &Error) {
         let kinds =
             [ErrorKind::Io, ErrorKind::StorageFull, ErrorKind::Latched, ErrorKind::Exhausted];
         assert!(kinds.contains(&error.kind()), "{}: {:?}: {error}", self.context, error.kind());
     }
 
-    /// Something that writes was tried on a table: a latched one refuses, and a failed write or sync latches.
+    /// Checks the result of a write operation on a table: a latched table refuses, and a failed
+    /// write or sync latches.
     pub fn check_result<T>(&self, table: &Table, was_latched: bool, done: &lithdb::Result<T>) {
         let context = &self.context;
         match done {
@@ -188,21 +190,21 @@ impl Run {
                 self.assert_excused(error);
                 assert!(
                     !error.latches() || table.failure().is_some(),
-                    "{context}: failed and goes on as if nothing had happened: {error}"
+                    "{context}: failed and is not latched: {error}"
                 );
             }
         }
     }
 
-    /// Does one step.
+    /// Executes one step.
     pub fn step(&mut self, op: &Op) {
         self.context = format!("{op:?}");
         count("operations");
         count(op.kind());
         let (disk, hits) = (self.disk.clone(), self.disk.faults_hit());
         self.act(op);
-        add("faults struck", disk.faults_hit() - hits);
-        assert_eq!(self.disk.bus_errors(), 0, "{}: read behind the end of a file", self.context);
+        add("faults injected", disk.faults_hit() - hits);
+        assert_eq!(self.disk.bus_errors(), 0, "{}: read past the end of a file", self.context);
         if self.has_crashed() {
             let crash = self.soon.take().unwrap_or(Crash::Kill);
             self.crash(crash);
@@ -217,7 +219,7 @@ impl Run {
         }
     }
 
-    /// The last step: everything is closed, and opened once more.
+    /// The last step: closes everything, and opens it once more.
     pub fn end(mut self) {
         self.context = "the end".into();
         self.close();
@@ -329,8 +331,8 @@ impl Run {
     }
 }
 
-/// Lets a change fail. A failed sync that leaves everything readable and clean happens to files alone: the names in a
-/// directory to which it happened could never be made durable, whatever a program does.
+/// Plans a fault of a change. A failed sync that leaves pages readable and clean is injected into
+/// files only: no program could ever make the names of such a directory durable.
 pub fn plan_fault(disk: &SimFs, process: &ProcessFs, after: u64, fault: Fault, sticky: bool) {
     if fault == (Fault::FailedSync { pages: Pages::ReadableAndClean }) {
         process.fail_sync_after(after, fault);
@@ -339,7 +341,7 @@ pub fn plan_fault(disk: &SimFs, process: &ProcessFs, after: u64, fault: Fault, s
     }
 }
 
-/// A clock that shows the same time, and nobody else's.
+/// A separate clock that shows the same time.
 pub fn another_clock(now: u64) -> SimClock {
     let clock = SimClock::new(4711);
     clock.set(UnixMillis(now));

@@ -1,4 +1,4 @@
-//! What is done to single tables, and what it must answer.
+//! Operations on single tables, and the results they must return.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ impl Run {
         }
         let expected = &mut self.expected[n];
         if expected.exists {
-            return None; // its removal has failed
+            return None; // its drop has failed
         }
         let process = self.process.as_mut()?;
         match process.db.table(NAMES[n], options(n)) {
@@ -123,7 +123,7 @@ impl Run {
             Err(_) if was_latched => return,
             Err(_) => true,
         };
-        #[expect(clippy::disallowed_methods, reason = "why it failed has been looked at")]
+        #[expect(clippy::disallowed_methods, reason = "the failure was checked above")]
         let at = put.ok();
         self.expected[n].batches.push(written(at));
         self.expected[n].is_attempt = is_attempt;
@@ -159,7 +159,8 @@ impl Run {
         }
     }
 
-    /// Collects, and says whether that was done. Nothing goes too early, and nothing stays that was certain to go.
+    /// Collects; returns the report if that succeeded. Nothing is collected too early, and nothing
+    /// stays that must be collected.
     pub fn gc(&mut self, n: usize) -> Option<lithdb::GcReport> {
         let table = self.table(n)?;
         let was_latched = table.failure().is_some();
@@ -175,19 +176,19 @@ impl Run {
             return Some(report);
         }
         if std::mem::take(&mut expected.was_held) {
-            // What was sealed while the clock was in doubt counts as sealed now.
+            // Data sealed while the clock was in doubt counts as sealed now.
             let sealed = expected.batches.iter_mut().filter_map(|batch| batch.sealed_by.as_mut());
             sealed.for_each(|by| *by = now);
         }
         if let ([Some(ttl)], false) = (&self.expected[n].ttls[..], self.is_excused()) {
             let first = self.expected[n].batches.first();
             let is_late = first.and_then(|batch| batch.sealed_by).is_some_and(|by| by + ttl <= now);
-            assert!(!is_late, "{}: something has expired and stays", self.context);
+            assert!(!is_late, "{}: expired data was not collected", self.context);
         }
         Some(report)
     }
 
-    /// Takes what is below the watermark out of the model.
+    /// Removes what is below the watermark from the model.
     pub fn note_collection(&mut self, n: usize, table: &Table, tail: u32, is_certain: bool) {
         self.note_hold_elapsed();
         let (now, expected) = (self.true_now(), &mut self.expected[n]);
@@ -195,7 +196,7 @@ impl Run {
         for batch in expected.batches.iter().take(gone) {
             let is_old = |ttl| batch.may_go || batch.earliest + ttl <= now;
             let is_expired = |ttl: &Option<u64>| ttl.is_some_and(is_old);
-            assert!(expected.ttls.iter().any(is_expired), "{}: went too early", self.context);
+            assert!(expected.ttls.iter().any(is_expired), "{}: collected too early", self.context);
             count("batches collected");
         }
         expected.forget(gone);
@@ -225,7 +226,7 @@ impl Run {
         let Some(held) = self.gc(n) else { return };
         let is_held = held.held_for.is_some() || before.held_for.is_some();
         let is_held = is_held || table.stats().ttl.is_none();
-        assert!(is_held, "{}: the clock has jumped, and something is collected", self.context);
+        assert!(is_held, "{}: collected after a clock jump", self.context);
         if accept {
             self.accept(n);
         } else {
@@ -247,7 +248,7 @@ impl Run {
         if !is_refused {
             self.check_result(&table, was_latched, &accepted);
         }
-        // One that failed may have happened.
+        // A failed acceptance may have happened.
         let (wall_ahead, expected) = (self.wall_ahead, &mut self.expected[n]);
         if accepted.is_ok() || wall_ahead > expected.clock_error {
             expected.adopt_wall_clock(wall_ahead, true);
@@ -271,9 +272,9 @@ impl Run {
         if self.table(n).is_none() {
             return;
         }
-        self.reader = None; // it would look for the table for a while
+        self.reader = None; // it would keep looking for the table
         let Some(process) = &mut self.process else { return };
-        // One that is latched can be dropped like another.
+        // A latched table can be dropped like any other.
         let dropped = process.db.drop_table(NAMES[n]);
         match &dropped {
             Ok(()) => {
@@ -282,7 +283,7 @@ impl Run {
                 let left = self.disk.file_paths();
                 let dir = |path: &PathBuf| path.iter().nth(2) == Some(NAMES[n].as_ref());
                 let left = left.into_iter().find(|path| path.starts_with("/r") && dir(path));
-                assert_eq!(left, None, "{}: was left behind", self.context);
+                assert_eq!(left, None, "{}: a dropped table was left behind", self.context);
             }
             Err(error) => {
                 process.tables[n] = None;
@@ -292,7 +293,7 @@ impl Run {
         }
     }
 
-    /// Links what never changes any more.
+    /// Hard-links files that never change any more.
     pub fn snapshot(&mut self, stopped: bool) {
         let mut tails = [u32::MAX; TABLES];
         if stopped {
@@ -332,7 +333,7 @@ pub fn primary_key(number: u64) -> Vec<u8> {
     [&number.to_be_bytes()[..], b"."].concat()
 }
 
-/// The part of a value that an alias for a part names.
+/// The part of a value that a partial alias names.
 fn part_of(len: usize) -> std::ops::Range<usize> {
     len / 3..len - len / 4
 }

@@ -44,7 +44,7 @@ fn check(harness: &Harness, keep: KeepFn<'_>, no_match: NoMatch, context: &str) 
         assert_eq!(table.discarded.bytes as usize, bytes, "{context}");
     }
     identities.assert_consistent_with(Identities::of(harness), context);
-    let behind = fork(harness);
+    let after = fork(harness);
     let db = harness.open();
     assert!(contents(&db, context) == new, "{context}: not what must be kept");
     check_absent(&db, &old, &new, context);
@@ -52,7 +52,7 @@ fn check(harness: &Harness, keep: KeepFn<'_>, no_match: NoMatch, context: &str) 
     drop(db);
     check_files(harness, context);
     assert_usable(harness, &old, &new, context);
-    behind
+    after
 }
 
 fn metadata(harness: &Harness, table: &str, segment: u32) -> Metadata {
@@ -192,10 +192,10 @@ fn newer_table_is_cleared_while_others_are_truncated() {
     drop(db);
     let refused = rollback_fixture::plan(&harness, keep, NoMatch::Refuse).unwrap_err().to_string();
     assert!(refused.contains("table newer:"), "empty is not named: {refused}");
-    let behind = check(&harness, keep, NoMatch::Clear, "beside others");
-    let state = read_state(&behind.fs, "/r0/newer/table.state".as_ref()).unwrap().state;
+    let after = check(&harness, keep, NoMatch::Clear, "beside others");
+    let state = read_state(&after.fs, "/r0/newer/table.state".as_ref()).unwrap().state;
     assert!(state.empty && state.watermark == state.next_id_floor && state.watermark.0 > 5);
-    assert!(behind.files("/newer/segments/").is_empty());
+    assert!(after.files("/newer/segments/").is_empty());
 }
 
 #[test]
@@ -313,11 +313,11 @@ fn rollback_never_reuses_ids_and_clears_the_durable_end() {
         };
         let promised = state(&harness).durable_end.unwrap().segment;
         roll_back(&harness, keep, no_match);
-        let behind = state(&harness);
-        assert!(behind.next_id_floor.0 > highest && behind.next_id_floor.0 > promised.0);
-        assert!(behind.durable_end.clone().is_none_or(|tail| tail.segment.0 > highest));
+        let after = state(&harness);
+        assert!(after.next_id_floor.0 > highest && after.next_id_floor.0 > promised.0);
+        assert!(after.durable_end.clone().is_none_or(|end| end.segment.0 > highest));
         seen.assert_consistent_with(Identities::of(&harness), "after the rollback");
-        let floor = behind.next_id_floor;
+        let floor = after.next_id_floor;
         let db = harness.open();
         let table = db.table("t", small()).unwrap();
         let at = table.put(b"new:1", b"1").unwrap();

@@ -237,7 +237,7 @@ fn pending_rollback_blocks_readers_until_a_writer_finishes_it() {
 #[test]
 fn missing_prepared_file_stops_finish_before_any_removal() {
     let base = pending();
-    let prepared = base.files(".new").into_iter().chain(base.files("/b-tail/segments/2"));
+    let prepared = base.files(".new").into_iter().chain(base.files("/b-open/segments/2"));
     let prepared: Vec<String> = prepared.collect();
     assert!(prepared.len() > 5, "{prepared:?}");
     for path in prepared {

@@ -433,12 +433,12 @@ fn short_kept_value_file_stops_the_rollback_unchanged() {
 #[test]
 fn foreign_table_state_stops_the_rollback_unchanged() {
     let harness = decided();
-    let own = harness.fs.read_raw("/r0/b-tail/table.state");
-    harness.fs.write_raw("/r0/b-tail/table.state", harness.fs.read_raw("/r0/a-sealed/table.state"));
+    let own = harness.fs.read_raw("/r0/b-open/table.state");
+    harness.fs.write_raw("/r0/b-open/table.state", harness.fs.read_raw("/r0/a-sealed/table.state"));
     let error = rollback(&harness).finish().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
-    assert!(error.to_string().contains("/r0/b-tail/table.state"), "{error}");
-    harness.fs.write_raw("/r0/b-tail/table.state", own);
+    assert!(error.to_string().contains("/r0/b-open/table.state"), "{error}");
+    harness.fs.write_raw("/r0/b-open/table.state", own);
     rollback(&harness).finish().unwrap().unwrap();
     assert!(contents_of(&harness) == scenarios::everything().new);
 }

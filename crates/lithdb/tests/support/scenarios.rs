@@ -129,7 +129,7 @@ pub fn unsealed() -> Scenario {
     let keys = "/r0/t/segments/1.keys";
     let len = crashed.fs.read_raw(keys).len() as u64;
     crashed.fs.truncate_raw(keys, len - 3);
-    Scenario::new("tail", crashed, &keeps_through_last, NoMatch::Refuse)
+    Scenario::new("unsealed segment", crashed, &keeps_through_last, NoMatch::Refuse)
 }
 
 /// A truncation at the end of a sealed segment.
@@ -158,9 +158,9 @@ pub fn everything() -> Scenario {
     let harness = database(|db| {
         let sealed = db.table("a-sealed", small()).unwrap();
         put_groups(&sealed, 3..12);
-        let tail = db.table("b-tail", small().segment_keys(50)).unwrap();
-        put_groups(&tail, [1, 2]);
-        put_batch(&tail, 5..9);
+        let unsealed = db.table("b-open", small().segment_keys(50)).unwrap();
+        put_groups(&unsealed, [1, 2]);
+        put_batch(&unsealed, 5..9);
         put_groups(&db.table("c-clear", small()).unwrap(), [9, 11, 13]);
         put_groups(&db.table("d-stays", small()).unwrap(), [0, 2]);
         db.table("e-empty", small()).unwrap();

@@ -164,10 +164,10 @@ impl Run {
     pub fn gc(&mut self, n: usize) -> Option<lithdb::GcReport> {
         let table = self.table(n)?;
         let was_latched = table.failure().is_some();
-        let tail = table.stats().log_end.segment.0;
+        let newest = table.stats().log_end.segment.0;
         let report = table.run_gc();
         self.check_result(&table, was_latched, &report);
-        self.note_collection(n, &table, tail, report.is_ok());
+        self.note_collection(n, &table, newest, report.is_ok());
         let Ok(report) = report else { return None };
         let now = self.true_now();
         let expected = &mut self.expected[n];
@@ -189,7 +189,7 @@ impl Run {
     }
 
     /// Removes what is below the watermark from the model.
-    pub fn note_collection(&mut self, n: usize, table: &Table, tail: u32, is_certain: bool) {
+    pub fn note_collection(&mut self, n: usize, table: &Table, newest: u32, is_certain: bool) {
         self.note_hold_elapsed();
         let (now, expected) = (self.true_now(), &mut self.expected[n]);
         let gone = expected.below(table.stats().watermark.0);
@@ -200,7 +200,7 @@ impl Run {
             count("batches collected");
         }
         expected.forget(gone);
-        expected.collectable = if is_certain { 0 } else { expected.below(tail) };
+        expected.collectable = if is_certain { 0 } else { expected.below(newest) };
     }
 
     pub fn maintenance(&mut self) {
@@ -213,8 +213,8 @@ impl Run {
             self.assert_excused(error);
         }
         let is_certain = matches!(done, Some(Ok(())));
-        for (n, tail, table) in before {
-            self.note_collection(n, &table, tail, is_certain);
+        for (n, newest, table) in before {
+            self.note_collection(n, &table, newest, is_certain);
         }
     }
 
@@ -295,25 +295,25 @@ impl Run {
 
     /// Hard-links files that never change any more.
     pub fn snapshot(&mut self, stopped: bool) {
-        let mut tails = [u32::MAX; TABLES];
+        let mut newest = [u32::MAX; TABLES];
         if stopped {
             if !self.close() || self.has_crashed() {
                 return self.open();
             }
         } else {
-            for (n, tail) in tails.iter_mut().enumerate() {
-                *tail = self.table(n).map_or(0, |table| table.stats().log_end.segment.0);
+            for (n, newest) in newest.iter_mut().enumerate() {
+                *newest = self.table(n).map_or(0, |table| table.stats().log_end.segment.0);
             }
         }
         self.disk.make_dirs("/snapshot");
-        for (n, tail) in tails.into_iter().enumerate() {
+        for (n, newest) in newest.into_iter().enumerate() {
             if self.expected[n].in_doubt {
                 continue;
             }
             for file in check::segment_files(&self.disk, NAMES[n]) {
                 let link = PathBuf::from(format!("/snapshot/{}-{}", self.links.len(), self.serial));
                 self.serial += 1;
-                if file.segment >= tail || self.is_excused() {
+                if file.segment >= newest || self.is_excused() {
                     continue;
                 }
                 let linked = self.disk.hard_link(&file.path, Path::new(&link));

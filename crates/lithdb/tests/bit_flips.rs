@@ -21,8 +21,8 @@ use support::small;
 
 /// What must be found: the tables with their records, and what must not be found in them.
 struct Expected {
-    there: Contents,
-    gone: BTreeMap<String, Vec<Vec<u8>>>,
+    present: Contents,
+    absent: BTreeMap<String, Vec<Vec<u8>>>,
 }
 
 /// Two tables, closed: sealed segments on both roots, values of both kinds, aliases, a batch.
@@ -37,8 +37,8 @@ fn two_tables() -> (Harness, Expected) {
     db.close().unwrap();
     drop((table, db));
     let harness = fork(&harness);
-    let there = rollback_fixture::contents_of(&harness);
-    (harness, Expected { there, gone: BTreeMap::new() })
+    let present = rollback_fixture::contents_of(&harness);
+    (harness, Expected { present, absent: BTreeMap::new() })
 }
 
 /// A rollback of two tables that a power failure stopped after its decision, before anything was
@@ -46,13 +46,13 @@ fn two_tables() -> (Harness, Expected) {
 fn pending() -> (Harness, Expected) {
     let scenario = scenarios::everything();
     let harness = stopped_when_decided(&scenario);
-    let gone = scenario.old.iter().map(|(table, records)| {
+    let absent = scenario.old.iter().map(|(table, records)| {
         let keys = records.iter().map(|(key, _, _)| key.clone());
         let stays = |key: &Vec<u8>| scenario.new[table].iter().any(|(kept, _, _)| kept == key);
         (table.clone(), keys.filter(|key| !stays(key)).collect())
     });
-    let gone = gone.collect();
-    (harness, Expected { there: scenario.new, gone })
+    let absent = absent.collect();
+    (harness, Expected { present: scenario.new, absent })
 }
 
 fn stopped_when_decided(scenario: &Scenario) -> Harness {
@@ -81,7 +81,7 @@ fn assert_is_damage(error: &Error, context: &str) {
 fn open_and_read(harness: &Harness, expected: &Expected, context: &str) -> lithdb::Result<bool> {
     let db = harness.try_open()?;
     let mut all_right = true;
-    for (name, records) in &expected.there {
+    for (name, records) in &expected.present {
         let table = match db.existing_table(name) {
             Ok(table) => table,
             Err(error) => {
@@ -100,7 +100,7 @@ fn open_and_read(harness: &Harness, expected: &Expected, context: &str) -> lithd
                 }
             }
         }
-        for key in expected.gone.get(name).into_iter().flatten() {
+        for key in expected.absent.get(name).into_iter().flatten() {
             let found = table.get(key);
             assert!(!matches!(found, Ok(Some(_))), "{context}: rolled back data is back");
         }

@@ -630,6 +630,6 @@ fn every_option_round_trips() {
         let text = toml::to_string(&options).unwrap();
         assert_eq!(toml::from_str::<TableOptions>(&text).unwrap(), options, "{text}");
     }
-    let said = toml::to_string(&DbOptions::new(["/a"]).auto_flush(None, None)).unwrap();
-    assert!(said.contains("flush_bytes = \"never\"") && said.contains("\"10s\""), "{said}");
+    let text = toml::to_string(&DbOptions::new(["/a"]).auto_flush(None, None)).unwrap();
+    assert!(text.contains("flush_bytes = \"never\"") && text.contains("\"10s\""), "{text}");
 }

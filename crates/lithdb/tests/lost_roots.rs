@@ -15,11 +15,11 @@ use support::rollback_fixture::{self, Contents, contents, contents_of, image};
 use support::scenarios;
 use support::{Harness, put, small};
 
-/// Plans a repair of these roots; `gone` are new directories for the lost ones.
-fn plan_of(harness: &Harness, roots: &[&str], gone: &[&str]) -> Result<Repair> {
-    let gone: Vec<PathBuf> = gone.iter().map(PathBuf::from).collect();
+/// Plans a repair of these roots; `lost` are new directories for the lost ones.
+fn plan_of(harness: &Harness, roots: &[&str], lost: &[&str]) -> Result<Repair> {
+    let lost: Vec<PathBuf> = lost.iter().map(PathBuf::from).collect();
     let options = DbOptions::new(roots.iter().map(PathBuf::from));
-    Db::plan_repair_with_lost_roots(&options, &harness.components(), &gone, &mut |_| {})
+    Db::plan_repair_with_lost_roots(&options, &harness.components(), &lost, &mut |_| {})
 }
 
 /// Plans a repair of a lost `root.id`.
@@ -65,11 +65,11 @@ fn lost_root_id_is_rewritten_where_all_files_agree() {
                 _ => harness.fs.write_raw(&id, vec![7; old.len()]),
             }
             // All callers get the same remedy.
-            let said = harness.try_open().map(drop).unwrap_err();
-            assert!(said.message().contains("`lith repair`"), "{said}");
-            assert!(said.message().contains(root), "{said}");
+            let error = harness.try_open().map(drop).unwrap_err();
+            assert!(error.message().contains("`lith repair`"), "{error}");
+            assert!(error.message().contains(root), "{error}");
             let reading = harness.try_read().map(drop).unwrap_err();
-            assert_eq!((said.kind(), said.message()), (reading.kind(), reading.message()));
+            assert_eq!((error.kind(), error.message()), (reading.kind(), reading.message()));
             let repair = plan(&harness).unwrap();
             assert!(repair.is_lossless() && !repair.is_empty() && repair.tables.is_empty());
             let lost = &repair.roots.as_ref().unwrap().lost;
@@ -277,9 +277,9 @@ fn possibly_unmounted_root_is_not_repaired() {
 
 #[test]
 fn repair_refuses_a_directory_that_cannot_be_a_root() {
-    let refused = |harness: &Harness, roots: &[&str], gone: &[&str], kind, says: &str| {
+    let refused = |harness: &Harness, roots: &[&str], lost: &[&str], kind, says: &str| {
         let before = harness.fs.file_paths();
-        let error = plan_of(harness, roots, gone).map(drop).unwrap_err();
+        let error = plan_of(harness, roots, lost).map(drop).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.message().contains(says), "{error}");
         assert_eq!(harness.fs.file_paths(), before);
@@ -390,13 +390,13 @@ struct LostRootCase {
     name: &'static str,
     harness: Harness,
     roots: &'static [&'static str],
-    gone: &'static [&'static str],
+    lost: &'static [&'static str],
     expected: Contents,
 }
 
 impl LostRootCase {
     fn repair(&self, harness: &Harness) -> Result<()> {
-        let done = plan_of(harness, self.roots, self.gone)?.apply()?;
+        let done = plan_of(harness, self.roots, self.lost)?.apply()?;
         done.refused.into_iter().next().map_or(Ok(()), |refused| Err(refused.error))
     }
 
@@ -410,7 +410,7 @@ impl LostRootCase {
 
     fn check(&self, harness: &Harness, context: &str) {
         match self.repair(harness) {
-            Err(error) if error.kind() == ErrorKind::InvalidArgument && !self.gone.is_empty() => {
+            Err(error) if error.kind() == ErrorKind::InvalidArgument && !self.lost.is_empty() => {
                 assert!(error.message().contains("not lost"), "{context}: {error}");
                 harness.try_open().map(drop).unwrap_or_else(|e| panic!("{context}: {e}"));
             }
@@ -440,7 +440,7 @@ fn lost() -> Vec<LostRootCase> {
             name,
             harness: rollback_fixture::fork(&harness),
             roots: both,
-            gone: &[],
+            lost: &[],
             expected,
         });
     }
@@ -448,7 +448,7 @@ fn lost() -> Vec<LostRootCase> {
     lose(&harness, "/r1");
     let harness = rollback_fixture::fork(&harness);
     let expected = without_root_1(&harness);
-    all.push(LostRootCase { name: "root 1", harness, roots: &["/r0"], gone: &["/r1"], expected });
+    all.push(LostRootCase { name: "root 1", harness, roots: &["/r0"], lost: &["/r1"], expected });
     all
 }
 

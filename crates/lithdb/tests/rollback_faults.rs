@@ -26,9 +26,9 @@ fn operations(scenario: &Scenario) -> Vec<(OpKind, PathBuf)> {
     let run = scenario.copy();
     let log = Arc::new(Mutex::new(BTreeMap::new()));
     let env = rollback_fixture::env(&run);
-    let (heard, fs) = (Arc::clone(&log), run.fs.clone());
+    let (recorded, fs) = (Arc::clone(&log), run.fs.clone());
     let hooked = HookFs::new(Arc::clone(&env.fs), move |kind, path, _| {
-        heard.lock().insert(fs.ops(), (kind, path.to_owned()));
+        recorded.lock().insert(fs.ops(), (kind, path.to_owned()));
     });
     let env = Env { fs: Arc::new(hooked), ..env };
     let plan = Rollback::new(["/r0", "/r1"]).env(env).on_no_match(scenario.no_match);

@@ -136,17 +136,17 @@ fn iterator_over_a_rolled_back_segment_gets_missing_not_corrupt() {
             }
         };
         assert_eq!(end.kind(), ErrorKind::Missing, "after {given}: {end}");
-        let mut gone = 0;
+        let mut missing = 0;
         for (entry, (_, _, expected)) in entries.iter().zip(&old["t"]) {
             match entry.value() {
                 Ok(value) => assert_eq!(*value, expected[..]),
                 Err(error) => {
                     assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
-                    gone += 1;
+                    missing += 1;
                 }
             }
         }
-        assert!(gone > 0, "every file was open");
+        assert!(missing > 0, "every file was open");
         reader.refresh().unwrap();
         assert!(contents(&reader, "refreshed") == new);
     }
@@ -166,7 +166,7 @@ fn reader_finds_the_older_value_of_an_overwritten_key() {
             // A miss makes the reader refresh by itself.
             assert!(table.get(b"k:1").unwrap().is_some());
             let _ = table.get(b"mark:19").unwrap();
-            assert!(table.get(b"mark:12").unwrap().is_none(), "its file is gone");
+            assert!(table.get(b"mark:12").unwrap().is_none(), "its file was removed");
         }
         for (key, n) in [("k:0", 6), ("k:1", 7), ("k:2", 5)] {
             let got = table.get(key.as_bytes()).unwrap().unwrap();
@@ -360,11 +360,11 @@ fn finishing_after_a_crash_preserves_readers_and_links() {
 fn reader_of_a_pending_rollback_gets_an_error() {
     let harness = database();
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let (theirs, heard) = (harness.clone(), Arc::clone(&seen));
+    let (theirs, seen_kinds) = (harness.clone(), Arc::clone(&seen));
     hooked(&harness, move |_| {
         let is_pending = theirs.files("/r0/rollback.intent") == ["/r0/rollback.intent"];
-        if is_pending && heard.lock().is_empty() {
-            heard.lock().push(theirs.try_read().map(|_: Db| ()).unwrap_err().kind());
+        if is_pending && seen_kinds.lock().is_empty() {
+            seen_kinds.lock().push(theirs.try_read().map(|_: Db| ()).unwrap_err().kind());
         }
     });
     assert_eq!(*seen.lock(), [ErrorKind::RollbackPending]);

@@ -42,9 +42,9 @@ fn filter_error_or_panic_at_the_second_table_changes_nothing() {
     let harness = database();
     let before = image(&harness.fs);
     for panics in [false, true] {
-        let mut asked = 0;
+        let mut calls = 0;
         let plan = rollback(&harness).plan(|record| {
-            asked += 1;
+            calls += 1;
             match record.table() {
                 "t" if height(record.key()) <= 6 => Ok(Verdict::Keep),
                 "t" => Ok(Verdict::Discard),
@@ -55,7 +55,7 @@ fn filter_error_or_panic_at_the_second_table_changes_nothing() {
         let says = if panics { "panicked at" } else { "does not know" };
         let kind = if panics { ErrorKind::InvalidArgument } else { ErrorKind::Io };
         assert_refused(plan, kind, says);
-        assert!(asked > 5);
+        assert!(calls > 5);
         assert!(image(&harness.fs) == before);
     }
     // No lock is held, either.

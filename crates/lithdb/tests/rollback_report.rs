@@ -249,14 +249,14 @@ fn kept_key_without_a_number_is_reported_out_of_order() {
     let error = rollback(&harness).plan(max_be_u64(0, 4)).unwrap().execute().unwrap_err();
     assert!(error.to_string().contains("1 of them, genesis at 1:"), "{error}");
     // Filters without an order are not asked about values that are kept in any case.
-    let mut asked = 0;
+    let mut calls = 0;
     let plan = rollback(&harness).plan(|record| {
-        asked += 1;
+        calls += 1;
         assert!(!record.stays());
         Ok(if record.key() == 4_u64.to_be_bytes() { Verdict::Keep } else { Verdict::Discard })
     });
     let plan = plan.unwrap();
-    assert_eq!((asked, plan.tables[0].out_of_order.is_none()), (5, true));
+    assert_eq!((calls, plan.tables[0].out_of_order.is_none()), (5, true));
     plan.execute().unwrap();
     assert_eq!(contents_of(&harness)["t"].len(), 5);
 }
@@ -279,9 +279,12 @@ fn plan_and_report_fit_80_columns() {
             let begins = format!("table {name}: {}\n", table.action.as_str());
             let at = shown.find(&begins).unwrap_or_else(|| panic!("{begins}: {shown}"));
             let text = shown[at..].split("\ntable ").next().unwrap();
-            let gone = old[name].len() - new[name].len();
-            assert_eq!(text.contains("removed  "), gone > 0, "{shown}");
-            assert!(gone == 0 || text.contains(&format!("keys: {gone},")), "{gone}: {shown}");
+            let removed = old[name].len() - new[name].len();
+            assert_eq!(text.contains("removed  "), removed > 0, "{shown}");
+            assert!(
+                removed == 0 || text.contains(&format!("keys: {removed},")),
+                "{removed}: {shown}"
+            );
             assert_eq!(text.contains("last key kept"), table.boundary.is_some(), "{shown}");
             if let Some(boundary) = &table.boundary {
                 let key = String::from_utf8(boundary.key.clone()).unwrap();

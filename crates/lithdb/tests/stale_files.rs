@@ -252,7 +252,7 @@ fn stale_files_are_refused_or_open_as_one_consistent_age() {
                 }
                 drop(db);
                 let after = paths(&mixed.fs);
-                let gone: Vec<_> = before.difference(&after).collect();
+                let removed: Vec<_> = before.difference(&after).collect();
                 // The remaining gap: while a table is open, its state records the next id, and
                 // value files without a key file may be those of an interrupted rollover. Within
                 // the killed session (if a seal and the state are restored together) this is true
@@ -260,7 +260,7 @@ fn stale_files_are_refused_or_open_as_one_consistent_age() {
                 let is_hole = |path: &&String| {
                     is_torn || (!then.name.contains("close") && path.ends_with(".values"))
                 };
-                assert!(gone.iter().all(is_hole), "{context}: {gone:?} were removed");
+                assert!(removed.iter().all(is_hole), "{context}: {removed:?} were removed");
             }
         }
     }

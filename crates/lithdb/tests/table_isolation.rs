@@ -571,14 +571,14 @@ fn calls_from_listeners_and_filters_are_refused() {
 fn call_from_everywhere(threads: usize) {
     let harness = Harness::new();
     let handles: Handles = Arc::default();
-    let heard: Arc<Mutex<BTreeMap<&'static str, Vec<&'static str>>>> = Arc::default();
+    let recorded: Arc<Mutex<BTreeMap<&'static str, Vec<&'static str>>>> = Arc::default();
     let call = {
-        let (handles, heard) = (Arc::clone(&handles), Arc::clone(&heard));
+        let (handles, recorded) = (Arc::clone(&handles), Arc::clone(&recorded));
         move |from: &'static str| {
             let (db, table) = handles.lock().clone();
             if let Some(db) = db {
                 let done = calls(&db, table.as_ref());
-                heard.lock().entry(from).or_default().extend(done);
+                recorded.lock().entry(from).or_default().extend(done);
             }
         }
     };
@@ -638,9 +638,13 @@ fn call_from_everywhere(threads: usize) {
     harness.fs.fail_op(1, Fault::Eio, true);
     table.flush().unwrap_err();
     *handles.lock() = (None, None);
-    let heard = heard.lock();
+    let recorded = recorded.lock();
     for from in ["Sealed", "Collected", "Latched", "Recovered", "ClockJump", "GcPaused", "filter"] {
-        assert_eq!(heard.get(from), Some(&Vec::new()), "{from}, {threads} threads: {heard:?}");
+        assert_eq!(
+            recorded.get(from),
+            Some(&Vec::new()),
+            "{from}, {threads} threads: {recorded:?}"
+        );
     }
 }
 

@@ -10,14 +10,14 @@ fn envelope<'a>(magic: &[u8], bytes: &'a [u8]) -> Option<(Fields<'a>, &'a [u8])>
     let version = fields.u16();
     let unused = fields.bytes(2 + 12);
     let (len, checksum) = (fields.u32() as usize, fields.u32());
-    let (payload, behind) = bytes[32..].split_at_checked(len)?;
+    let (payload, after) = bytes[32..].split_at_checked(len)?;
     if crc32c(crc32c(0, &bytes[..28]), payload) != checksum {
         return None;
     }
     assert_eq!(named, magic);
     assert_eq!(version, 1, "version");
     assert!(unused.iter().all(|byte| *byte == 0), "unknown flags");
-    Some((Fields::new(payload), behind))
+    Some((Fields::new(payload), after))
 }
 
 /// The contents of a metadata file.
@@ -44,10 +44,10 @@ pub struct Metadata {
 
 /// Reads a metadata file.
 pub fn metadata(bytes: &[u8]) -> Metadata {
-    let Some((mut fields, behind)) = envelope(b"LITHMETA", bytes) else {
+    let Some((mut fields, after)) = envelope(b"LITHMETA", bytes) else {
         panic!("invalid envelope")
     };
-    assert!(behind.is_empty(), "bytes after the payload");
+    assert!(after.is_empty(), "bytes after the payload");
     let metadata = Metadata {
         table: fields.u64(),
         segment: fields.u32(),
@@ -111,8 +111,8 @@ pub fn state(bytes: &[u8]) -> (State, bool) {
 }
 
 fn slot(bytes: &[u8]) -> Option<State> {
-    let (mut fields, behind) = envelope(b"LITHSTAT", bytes)?;
-    assert!(behind.iter().all(|byte| *byte == 0), "expected a slot padded with zeros");
+    let (mut fields, after) = envelope(b"LITHSTAT", bytes)?;
+    assert!(after.iter().all(|byte| *byte == 0), "expected a slot padded with zeros");
     let state = State {
         generation: fields.u64(),
         table: fields.u64(),

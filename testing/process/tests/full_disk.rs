@@ -223,10 +223,10 @@ fn reopening_on_a_full_disk_reads_acknowledged_data() {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    let acked = said.lines().rfind(|line| line.starts_with("ack ")).expect("an acknowledgement");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let acked = stdout.lines().rfind(|line| line.starts_with("ack ")).expect("an acknowledgement");
     let acked: u64 = acked.rsplit(' ').next().unwrap().parse().unwrap();
-    assert!(said.ends_with("full\n"), "{said}");
+    assert!(stdout.ends_with("full\n"), "{stdout}");
     let _rest = disk.fill("rest");
 
     let reader = Db::open_read_only(DbOptions::new([&root])).unwrap();

@@ -117,9 +117,9 @@ impl Fixture {
         fixture.begin();
         let output = crashy(&["careful-death", "map"], &fixture.roots);
         assert_eq!(output.status.signal(), Some(9), "{output:?}");
-        let said = String::from_utf8(output.stdout).unwrap();
-        (fixture.acked, _) = parse_output(&said);
-        assert_eq!(fixture.acked.len(), 2, "{said}");
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        (fixture.acked, _) = parse_output(&stdout);
+        assert_eq!(fixture.acked.len(), 2, "{stdout}");
         for table in ["kept", "twin"] {
             let keys = newest_key_file(&fixture.roots, table);
             let mut file = std::fs::File::options().append(true).open(keys).unwrap();
@@ -145,17 +145,17 @@ impl Fixture {
 }
 
 /// The last acknowledged number of each table, and the oldest number not collected.
-fn parse_output(said: &str) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
-    let (mut acked, mut gone) = (BTreeMap::new(), BTreeMap::new());
-    for line in said.lines() {
+fn parse_output(stdout: &str) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
+    let (mut acked, mut collected) = (BTreeMap::new(), BTreeMap::new());
+    for line in stdout.lines() {
         let words: Vec<&str> = line.split(' ').collect();
         match words[..] {
             ["ack", table, seq] => acked.insert(table.to_owned(), seq.parse().unwrap()),
-            ["gone", table, seq] => gone.insert(table.to_owned(), seq.parse().unwrap()),
+            ["collected", table, seq] => collected.insert(table.to_owned(), seq.parse().unwrap()),
             _ => None,
         };
     }
-    (acked, gone)
+    (acked, collected)
 }
 
 /// Checks that every operation of a table is whole and follows the pattern; returns the first, and
@@ -182,7 +182,7 @@ fn stored_range(table: &Table) -> (u64, u64) {
 /// range of its operations.
 fn check_sound(fixture: &Fixture, mut check: impl FnMut(&str, Option<(u64, u64)>)) {
     let db = fixture.open();
-    for name in ["kept", "twin", "gone"] {
+    for name in ["kept", "twin", "expiring"] {
         let table = match db.existing_table(name) {
             Ok(table) => table,
             Err(error) => {
@@ -216,13 +216,13 @@ impl Drop for Context {
 }
 
 /// Asserts that the process reported honestly and exited as expected.
-fn assert_no_violation(ran: &RunResult, said: &str, fault: Fault) {
-    assert!(!said.contains("violation"));
+fn assert_no_violation(ran: &RunResult, stdout: &str, fault: Fault) {
+    assert!(!stdout.contains("violation"));
     let status = ran.output.status;
     let is_killed = fault.injection.starts_with("signal") && status.signal() == Some(9);
     assert!(status.success() || is_killed, "{status:?}");
     if fault.injection == "error=EINTR" {
-        assert!(!said.contains("error "), "an interruption was reported");
+        assert!(!stdout.contains("error "), "an interruption was reported");
     }
 }
 
@@ -244,8 +244,8 @@ fn every_call(
         fixture.begin();
         let run = fixture.run(args);
         let (output, calls, paths) = run.count_calls(fault.names);
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success() && !said.contains("error"), "{output:?}");
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && !stdout.contains("error"), "{output:?}");
         let seed = effort.seed(fault.call);
         // More syncs than other calls, because everything depends on them.
         let most =
@@ -260,12 +260,12 @@ fn every_call(
         for when in whens {
             fixture.begin();
             let ran = run.with_fault(*fault, &when, &paths);
-            let said = String::from_utf8_lossy(&ran.output.stdout).into_owned();
-            let erred = String::from_utf8_lossy(&ran.output.stderr);
-            let _shown = Context(format!("{fault:?} at {when}:\n{said}\n{erred}\n{}", ran.log));
-            assert_no_violation(&ran, &said, *fault);
-            check(&said, tally);
-            let errors = said.lines().filter(|line| line.starts_with("error ")).count() as u64;
+            let stdout = String::from_utf8_lossy(&ran.output.stdout).into_owned();
+            let stderr = String::from_utf8_lossy(&ran.output.stderr);
+            let _shown = Context(format!("{fault:?} at {when}:\n{stdout}\n{stderr}\n{}", ran.log));
+            assert_no_violation(&ran, &stdout, *fault);
+            check(&stdout, tally);
+            let errors = stdout.lines().filter(|line| line.starts_with("error ")).count() as u64;
             if fault.call.ends_with("sync") && fault.injection.starts_with("error") {
                 assert!(ran.injected == 0 || errors > 0, "a failed sync was not reported");
             }
@@ -297,8 +297,8 @@ fn assert_all_reported(reported: &FaultCounts, calls: &[&str]) {
 }
 
 /// After a writing process: everything it acknowledged exists.
-fn check_written(fixture: &Fixture, said: &str) {
-    let (now, gone) = parse_output(said);
+fn check_written(fixture: &Fixture, stdout: &str) {
+    let (now, collected) = parse_output(stdout);
     let mut acked = fixture.acked.clone();
     acked.extend(now);
     check_sound(fixture, |name, found| {
@@ -307,13 +307,13 @@ fn check_written(fixture: &Fixture, said: &str) {
             (Some(acked), None) => panic!("{name}: {acked} was acknowledged and is lost"),
             (_, Some(found)) => found,
         };
-        let floor = gone.get(name).copied().unwrap_or(0);
+        let floor = collected.get(name).copied().unwrap_or(0);
         assert!(end == 0 || begin >= floor, "{name}: {begin} came back, {floor} is the oldest");
         let Some(acked) = acked.get(name) else { return };
         // All that was sealed when the collection ran, and nothing newer.
-        let is_collected = name == "gone" && end == 0 && *acked < 10;
+        let is_collected = name == "expiring" && end == 0 && *acked < 10;
         assert!(end > *acked || is_collected, "{name}: {acked} was acknowledged, {end} is the end");
-        assert!(begin == 0 || name == "gone", "{name}: {begin} is the oldest");
+        assert!(begin == 0 || name == "expiring", "{name}: {begin} is the oldest");
     });
 }
 
@@ -325,7 +325,7 @@ fn writer_with_failing_syscalls_reports_and_loses_nothing() {
     }
     let mut tally = Tally::new(format!("injected: {name}"));
     let fixture = Fixture::new();
-    let check = |said: &str, _: &mut Tally| check_written(&fixture, said);
+    let check = |stdout: &str, _: &mut Tally| check_written(&fixture, stdout);
     let mapped = every_call(&fixture, &["careful", "map"], &mut tally, check);
     assert_all_reported(
         &mapped,
@@ -352,7 +352,7 @@ fn recovery_with_failing_syscalls_reports_and_loses_nothing() {
     }
     let mut tally = Tally::new(format!("injected: {name}"));
     let fixture = Fixture::torn();
-    let check = |said: &str, _: &mut Tally| check_written(&fixture, said);
+    let check = |stdout: &str, _: &mut Tally| check_written(&fixture, stdout);
     let reported = every_call(&fixture, &["careful", "pread"], &mut tally, check);
     assert_all_reported(
         &reported,
@@ -375,17 +375,17 @@ fn rollback_with_failing_syscalls_is_all_tables_or_none() {
     let new = BTreeMap::from([
         ("kept".to_owned(), Some((0, 6))),
         ("twin".to_owned(), Some((0, 6))),
-        ("gone".to_owned(), None),
+        ("expiring".to_owned(), None),
     ]);
-    let check = |said: &str, tally: &mut Tally| {
+    let check = |stdout: &str, tally: &mut Tally| {
         let is_pending = fixture.roots[0].join("rollback.intent").exists();
         let mut found = BTreeMap::new();
         check_sound(&fixture, |name, held| found.extend([(name.to_owned(), held)]));
         let is_new = found == new;
         assert!(is_new || found == old, "{found:?} is neither {old:?} nor {new:?}");
-        if said.contains("rolled back") || said.contains("the rollback was decided") {
+        if stdout.contains("rolled back") || stdout.contains("the rollback was decided") {
             assert!(is_new, "a decided rollback did not happen");
-        } else if said.contains("error ") && !said.contains("is not decided") {
+        } else if stdout.contains("error ") && !stdout.contains("is not decided") {
             assert!(!is_new, "an undecided rollback happened");
         }
         tally.add(if is_new { "new" } else { "old" }, 1);

@@ -53,7 +53,7 @@ struct Expected {
 impl Expected {
     fn op(&self, name: &str, seq: u64) -> Op {
         let (_, incarnation) =
-            self.incarnations.range(..=seq).next_back().expect("somebody wrote it");
+            self.incarnations.range(..=seq).next_back().expect("an incarnation wrote it");
         Op::new(name, *incarnation, seq)
     }
 
@@ -106,8 +106,8 @@ impl Expected {
             begin == 0 || name != "plain",
             "{name}: nothing expires there, {begin} is the first"
         );
-        let gone = self.acked_at.range(self.floor..begin).next_back();
-        if let Some((seq, at)) = gone {
+        let collected = self.acked_at.range(self.floor..begin).next_back();
+        if let Some((seq, at)) = collected {
             assert!(at.elapsed() + SLACK >= TTL, "{name}: {seq} went after {:?}", at.elapsed());
         }
         self.acked_at = self.acked_at.split_off(&begin);

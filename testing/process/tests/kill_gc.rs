@@ -46,7 +46,7 @@ struct Expected {
 impl Expected {
     fn op(&self, seq: u64) -> Op {
         let (_, incarnation) =
-            self.incarnations.range(..=seq).next_back().expect("somebody wrote it");
+            self.incarnations.range(..=seq).next_back().expect("an incarnation wrote it");
         Op::new("short", *incarnation, seq)
     }
 
@@ -88,7 +88,7 @@ impl Expected {
                     self.put_at.insert(seq.parse().unwrap(), at.parse().unwrap());
                     acks += 1;
                 }
-                ["gone", seq] => {
+                ["collected", seq] => {
                     self.floor = self.floor.max(seq.parse().unwrap());
                     collections += 1;
                 }
@@ -135,13 +135,13 @@ impl Expected {
         match self.walk(&table) {
             Some((begin, end)) => {
                 assert!(begin >= self.floor, "{begin} came back, {} was collected", self.floor);
-                assert!(newest.is_none_or(|newest| end > newest), "{newest:?} is gone, {end}");
+                assert!(newest.is_none_or(|newest| end > newest), "{newest:?} is lost, {end}");
                 assert!(kept.iter().all(|seq| *seq >= begin), "{kept:?}, {begin} is the oldest");
                 tally.add("operations read", end - begin);
                 tally.add("operations acknowledged and not expired", kept.len() as u64);
-                for gone in [begin.wrapping_sub(1), self.floor.wrapping_sub(1), end] {
-                    let is_there = table.get(&Op::key(gone, 0)).unwrap().is_some();
-                    assert!(!is_there, "{gone} is outside of {begin} to {end}");
+                for absent in [begin.wrapping_sub(1), self.floor.wrapping_sub(1), end] {
+                    let exists = table.get(&Op::key(absent, 0)).unwrap().is_some();
+                    assert!(!exists, "{absent} is outside of {begin} to {end}");
                 }
                 (self.floor, self.end) = (begin, end);
             }

@@ -37,10 +37,10 @@ fn limit_files(crashy: &Crashy, soft: &str) {
 }
 
 fn limit_of_this_process() -> Option<String> {
-    let asked =
+    let output =
         Command::new("prlimit").args(["--nofile", "--noheadings", "--output=SOFT"]).output();
-    let asked = asked.ok().filter(|output| output.status.success())?;
-    Some(String::from_utf8(asked.stdout).unwrap().trim().to_owned())
+    let output = output.ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).unwrap().trim().to_owned())
 }
 
 /// Without a descriptor, the error names the limit, nothing latches and nothing is lost.

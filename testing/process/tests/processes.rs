@@ -109,9 +109,9 @@ fn lock_holds_under_every_name_of_the_roots() {
     for held in &names {
         let mut holder = hold(held);
         assert_eq!(holder.line(), "open");
-        for asked in &names {
-            let error = Db::open(DbOptions::new(asked)).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Locked, "{held:?}, {asked:?}: {error}");
+        for roots in &names {
+            let error = Db::open(DbOptions::new(roots)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Locked, "{held:?}, {roots:?}: {error}");
             let process = format!("process {}", holder.id());
             assert!(error.to_string().contains(&process), "{error}");
             tally.add("openings refused", 1);

@@ -57,9 +57,9 @@ fn trace(dir: &Path, command: &str) -> Vec<Event> {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let erred = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("MARK end") || said.contains("MARK closed"), "{said}\n{erred}");
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stdout.contains("MARK end") || stdout.contains("MARK closed"), "{stdout}\n{stderr}");
     parse(&std::fs::read_to_string(&log).unwrap(), dir)
 }
 

@@ -78,8 +78,8 @@ mod tests {
             let missing = (start..start + len).filter(|b| !blocks.contains(b)).count() as u64;
             assert_eq!(extents.missing(&(start..start + len)), missing);
             if crate::choice::splitmix64(&mut random).is_multiple_of(4) {
-                let gone = blocks.split_off(&start).len() as u64;
-                assert_eq!(extents.truncate(start), gone);
+                let freed = blocks.split_off(&start).len() as u64;
+                assert_eq!(extents.truncate(start), freed);
             } else {
                 extents.insert(start..start + len);
                 blocks.extend(start..start + len);

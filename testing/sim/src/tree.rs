@@ -237,8 +237,8 @@ impl Tree {
             return;
         }
         let referenced = self.referenced();
-        let gone = self.orphans.extract_if(.., |ino| !referenced.contains(ino));
-        for ino in gone {
+        let lost = self.orphans.extract_if(.., |ino| !referenced.contains(ino));
+        for ino in lost {
             self.nodes.remove(&ino);
         }
     }

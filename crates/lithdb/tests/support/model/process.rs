@@ -21,7 +21,7 @@ pub struct ProcessFs {
 
 #[derive(Default)]
 struct State {
-    gone: bool,
+    killed: bool,
     /// The number of changes until it is killed.
     left: Option<u64>,
     /// The first sync of a file after so many changes fails with this fault.
@@ -34,7 +34,7 @@ impl fmt::Debug for ProcessFs {
     }
 }
 
-fn gone() -> io::Error {
+fn killed() -> io::Error {
     io::Error::other("the process was killed")
 }
 
@@ -45,7 +45,7 @@ impl ProcessFs {
 
     /// None of its later operations takes effect.
     pub fn kill(&self) {
-        self.state.lock().gone = true;
+        self.state.lock().killed = true;
     }
 
     /// Kills it after `changes` more changes.
@@ -66,11 +66,11 @@ impl ProcessFs {
 
     pub fn is_killed(&self) -> bool {
         let state = self.state.lock();
-        state.gone || state.left == Some(0)
+        state.killed || state.left == Some(0)
     }
 
     fn read(&self) -> io::Result<()> {
-        if self.is_killed() { Err(gone()) } else { Ok(()) }
+        if self.is_killed() { Err(killed()) } else { Ok(()) }
     }
 
     fn change(&self, is_file_sync: bool) -> io::Result<()> {

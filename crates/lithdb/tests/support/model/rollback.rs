@@ -149,8 +149,8 @@ impl Run {
                     let n = NAMES.iter().position(|name| *name == table.table.as_str())?;
                     let all = found[n].as_ref()?.records.len();
                     let left = if let Kept::First(left) = kept[n] { left } else { all };
-                    let gone = table.discarded.records as usize;
-                    assert_eq!(gone, all - left, "{context}: {plan}");
+                    let discarded = table.discarded.records as usize;
+                    assert_eq!(discarded, all - left, "{context}: {plan}");
                     let Some((out_of_order, keep)) = table.out_of_order.as_ref().zip(keep.as_ref())
                     else {
                         continue;

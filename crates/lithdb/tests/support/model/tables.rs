@@ -192,14 +192,14 @@ impl Run {
     pub fn note_collection(&mut self, n: usize, table: &Table, newest: u32, is_certain: bool) {
         self.note_hold_elapsed();
         let (now, expected) = (self.true_now(), &mut self.expected[n]);
-        let gone = expected.below(table.stats().watermark.0);
-        for batch in expected.batches.iter().take(gone) {
+        let collected = expected.below(table.stats().watermark.0);
+        for batch in expected.batches.iter().take(collected) {
             let is_old = |ttl| batch.may_go || batch.earliest + ttl <= now;
             let is_expired = |ttl: &Option<u64>| ttl.is_some_and(is_old);
             assert!(expected.ttls.iter().any(is_expired), "{}: collected too early", self.context);
             count("batches collected");
         }
-        expected.forget(gone);
+        expected.forget(collected);
         expected.collectable = if is_certain { 0 } else { expected.below(newest) };
     }
 

@@ -119,7 +119,7 @@ impl Written {
             Ok(report) if report.segments > 0 => match self.table.oldest_key() {
                 Ok(oldest) => {
                     let oldest = oldest.map_or(self.next, |key| Op::seq_of(&key).unwrap());
-                    println!("gone {} {oldest}", self.name);
+                    println!("collected {} {oldest}", self.name);
                 }
                 Err(error) => failed("oldest", &error),
             },
@@ -159,24 +159,24 @@ fn write(roots: &[PathBuf], mode: ReadMode, dies: bool) -> Result<(), ()> {
         twin.flush();
         kill_self();
     }
-    let mut gone = Written::open(&db, "gone")?;
+    let mut expiring = Written::open(&db, "expiring")?;
     for n in 0..OPERATIONS {
-        if gone.put().is_err() {
+        if expiring.put().is_err() {
             break;
         }
         if n == OPERATIONS / 2 {
-            gone.flush();
-            gone.collect();
+            expiring.flush();
+            expiring.collect();
         }
     }
     kept.read(0);
-    let oldest = gone.table.oldest_key().map_err(|e| failed("oldest", &e))?;
-    gone.read(oldest.map_or(gone.next, |key| Op::seq_of(&key).unwrap()));
-    let is_latched = kept.table.failure().is_some() || gone.table.failure().is_some();
+    let oldest = expiring.table.oldest_key().map_err(|e| failed("oldest", &e))?;
+    expiring.read(oldest.map_or(expiring.next, |key| Op::seq_of(&key).unwrap()));
+    let is_latched = kept.table.failure().is_some() || expiring.table.failure().is_some();
     match db.close() {
         Ok(()) if is_latched => violation("a latched table was closed cleanly"),
         Ok(()) => {
-            for written in [&kept, &gone].into_iter().filter(|written| written.next > 0) {
+            for written in [&kept, &expiring].into_iter().filter(|written| written.next > 0) {
                 println!("ack {} {}", written.name, written.next - 1);
             }
         }

@@ -96,11 +96,11 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
         findings: Mutex::default(),
         fuzzed: Mutex::default(),
     };
-    let drivers = DRIVERS.iter().filter(|(name, _)| deep.is_asked_for(name)).collect::<Vec<_>>();
+    let drivers = DRIVERS.iter().filter(|(name, _)| deep.is_selected(name)).collect::<Vec<_>>();
     let is_driver = |only: &String| DRIVERS.iter().any(|(name, _)| name == only);
-    let asks_for_drivers = !args.only.is_empty() && args.only.iter().all(is_driver);
+    let is_drivers_only = !args.only.is_empty() && args.only.iter().all(is_driver);
     let has_fuzzers = args.fuzz_seconds > 0 || !args.only.is_empty();
-    let has_fuzzers = has_fuzzers && !asks_for_drivers;
+    let has_fuzzers = has_fuzzers && !is_drivers_only;
     let targets = if has_fuzzers { deep.fuzz_targets()? } else { Vec::new() };
     if let Some(unknown) = args.only.iter().find(|only| !is_driver(only) && !targets.contains(only))
     {
@@ -109,7 +109,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
         let names = names.collect::<Vec<_>>().join(", ");
         return Err(format!("expected some of {names}, found {unknown:?}"));
     }
-    let is_to_run = |name: &String| args.fuzz_seconds > 0 && deep.is_asked_for(name);
+    let is_to_run = |name: &String| args.fuzz_seconds > 0 && deep.is_selected(name);
     let targets: Vec<_> = targets.into_iter().filter(is_to_run).collect();
     if drivers.is_empty() && targets.is_empty() {
         return Err(
@@ -132,7 +132,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<bool> {
 }
 
 impl Deep<'_> {
-    fn is_asked_for(&self, name: &str) -> bool {
+    fn is_selected(&self, name: &str) -> bool {
         self.args.only.is_empty() || self.args.only.iter().any(|only| only == name)
     }
 
@@ -290,16 +290,16 @@ impl Deep<'_> {
 impl FuzzStats {
     /// Parses libFuzzer's final statistics.
     fn parse(target: &str, output: &str) -> Self {
-        let number_behind = |mark: &str| {
-            let behind = output.rsplit(mark).next().filter(|_| output.contains(mark))?;
-            let digits = behind.trim_start().split(|c: char| !c.is_ascii_digit()).next()?;
+        let number_after = |mark: &str| {
+            let rest = output.rsplit(mark).next().filter(|_| output.contains(mark))?;
+            let digits = rest.trim_start().split(|c: char| !c.is_ascii_digit()).next()?;
             digits.parse().ok()
         };
         Self {
             target: target.to_owned(),
-            executions: number_behind("stat::number_of_executed_units:").unwrap_or(0),
-            edges: number_behind(" cov: ").unwrap_or(0),
-            seconds: number_behind(" runs in ").unwrap_or(0),
+            executions: number_after("stat::number_of_executed_units:").unwrap_or(0),
+            edges: number_after(" cov: ").unwrap_or(0),
+            seconds: number_after(" runs in ").unwrap_or(0),
         }
     }
 

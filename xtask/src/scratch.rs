@@ -157,7 +157,7 @@ fn read_log(log: &Path) -> Result<String> {
 }
 
 fn first_panic(output: &str) -> String {
-    let behind = output.lines().skip_while(|line| !line.contains(" panicked at ")).nth(1);
-    let line = behind.unwrap_or("no panic message");
+    let message = output.lines().skip_while(|line| !line.contains(" panicked at ")).nth(1);
+    let line = message.unwrap_or("no panic message");
     line.chars().take(100).collect()
 }

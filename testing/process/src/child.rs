@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// A running `crashy`. Not stopped on drop: tests call `end` or `kill`.
+/// A `crashy` that runs until it is asked to exit or is killed.
 #[derive(Debug)]
 pub struct Crashy {
     child: Child,

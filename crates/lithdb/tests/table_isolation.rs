@@ -364,7 +364,7 @@ fn maintenance_and_collection_continue_while_filters_hang() {
             table
         })
         .collect();
-    with_timeout("all filters asked", {
+    with_timeout("all filters called", {
         let gate = Arc::clone(&gate);
         move || gate.wait_for(BLOCKED_TABLES)
     });

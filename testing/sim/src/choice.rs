@@ -104,7 +104,7 @@ impl Choice for ScriptedChoice {
 pub struct ExhaustiveChoice {
     /// The answer given to each question of this round, and how many options it had.
     digits: Vec<(usize, usize)>,
-    asked: usize,
+    answered: usize,
     rounds: u64,
     limit: Option<u64>,
 }
@@ -123,8 +123,8 @@ impl ExhaustiveChoice {
     /// Advances to the next combination; returns `false` if there is none or the limit is reached.
     pub fn advance(&mut self) -> bool {
         self.rounds += 1;
-        self.digits.truncate(self.asked);
-        self.asked = 0;
+        self.digits.truncate(self.answered);
+        self.answered = 0;
         if self.limit.is_some_and(|limit| self.rounds >= limit) {
             return false;
         }
@@ -145,8 +145,8 @@ impl ExhaustiveChoice {
 
 impl Choice for ExhaustiveChoice {
     fn choose(&mut self, options: usize) -> usize {
-        let at = self.asked;
-        self.asked += 1;
+        let at = self.answered;
+        self.answered += 1;
         if let Some((answer, _)) = self.digits.get(at) {
             return (*answer).min(options.saturating_sub(1));
         }

@@ -1,39 +1,40 @@
-//! The command line as a whole; what belongs to one command stands with it under `commands/`.
+//! The command line: global options and the list of commands. The arguments of a command are in
+//! its file under `commands/`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use lithdb::TableName;
 
-use crate::commands::{
-    dump, gc, get, info, load, put, rebuild_keymap, repair, rollback, scan, tour, verify,
-};
+use crate::commands::{dump, gc, get, load, put, repair, rollback, scan, tour};
+use crate::database::Tables;
 use crate::failure::Failure;
 
-/// LithDB from a terminal: data that is written once, kept for a while and dropped in bulk.
+/// LithDB: a store for data that is written once, kept for a while and dropped in bulk.
 #[derive(Debug, Parser)]
 #[command(
     name = "lith",
     version,
     max_term_width = 80,
-    after_help = "Keys are text, or 0x and hex digits. Commands that only read work beside a process that writes. \
-                  Exit status: 0 done, 1 failed, 2 usage, 3 no such key."
+    after_help = "Keys are text, or 0x and hex digits. Commands that only read work while another \
+                  process writes. Exit status: 0 done, 1 failed, 2 usage, 3 no such key."
 )]
 pub(crate) struct Cli {
-    /// Before or behind the command, or both: see [`parse`].
+    // Before the command, after it, or both: see `parse`.
     #[command(flatten)]
     pub(crate) roots: Roots,
 
-    /// Answer in JSON: one document on one line; a line for each record from scan and dump. Errors, too
+    /// Print JSON: one document on one line; scan and dump print one line per record. Errors are
+    /// JSON, too
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
-    /// Read files by pread instead of mapping them: a disk that cannot read is then an error, not a signal
+    /// Read files with pread instead of mmap: a failed disk read is then an error instead of
+    /// SIGBUS
     #[arg(long, global = true)]
     pub(crate) pread: bool,
 
-    /// Log to standard error; twice for details. RUST_LOG rules if it is set
+    /// Log to standard error; -vv for details. RUST_LOG takes precedence
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
 
@@ -41,68 +42,70 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-// Where the database is. Not a doc comment: clap would print it as what each command does.
+// The location of the database. Not a doc comment: clap would print it as the description of
+// every command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Roots {
-    /// A root directory of the database; once for every root, in any order
+    /// A root directory of the database; repeat it for each root, in any order
     #[arg(long = "db", value_name = "DIR", id = "db")]
     pub(crate) dirs: Vec<PathBuf>,
 }
 
-/// What is to be done.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List the tables
     Ls,
-    /// Describe a table, or all: keys, bytes, segments, age, keymap
-    Info(info::Args),
+    /// Describe one table or all: keys, bytes, segments, age, keymap
+    Info(Tables),
     /// Store one value, from a file or standard input, and flush
     Put(put::Args),
-    /// Write one value to standard output, byte for byte
+    /// Write one value to standard output, unmodified
     Get(get::Args),
-    /// List records in the order in which they were put
+    /// List records in write order
     Scan(scan::Args),
-    /// Store every file below a directory: the key is its path from there, the value its content
+    /// Store every file below a directory: the key is the relative path, the value the content
     Load(load::Args),
     /// Read every byte and check every checksum, chain, count and keymap entry
-    Verify(verify::Args),
-    /// Collect now what has expired by the TTL that the table recorded
+    Verify(Tables),
+    /// Collect segments that have expired under the table's recorded TTL
     Gc(gc::Args),
     /// Print every record of a table's key files, also of damaged ones
     Dump(dump::Args),
-    /// Make a damaged database open again: what loses nothing at once, what loses something if that is accepted
+    /// Repair a damaged database; a repair that loses data needs --accept-loss
     Repair(repair::Args),
     /// Rewind a stopped database to an earlier point: all tables or none
     #[command(override_usage = "lith rollback [OPTIONS] --db <DIR> <POINT>")]
     Rollback(rollback::Args),
-    /// Rebuild the keymaps from the key files and check them both ways
-    RebuildKeymap(rebuild_keymap::Args),
-    /// A guided demonstration on real files: load, compare, reopen, expire, read beside a writer, verify
+    /// Rebuild the keymaps from the key files and check them in both directions
+    RebuildKeymap(Tables),
+    /// Demonstrate LithDB on real files: load, compare, reopen, expire, read beside a writer, roll
+    /// back, verify
     Tour(tour::Args),
 }
 
-/// Reads a command line. Roots may stand on both sides of the command; clap's own way for that would forget those in
-/// front when there are any behind.
+/// Parses a command line. `--db` may stand before and after the command; a global clap option
+/// would drop those before it if there are any after it.
 pub(crate) fn parse<T: Into<OsString> + Clone>(
     line: impl IntoIterator<Item = T>,
 ) -> Result<Cli, Failure> {
     let command = Cli::command().mut_subcommands(Roots::augment_args);
     let matches = command.try_get_matches_from(line).map_err(|error| explain(&error))?;
     let mut cli = Cli::from_arg_matches(&matches).map_err(|error| explain(&error))?;
-    if let Some((_, behind)) = matches.subcommand()
-        && let Some(roots) = behind.get_many::<PathBuf>("db")
+    if let Some((_, after)) = matches.subcommand()
+        && let Some(roots) = after.get_many::<PathBuf>("db")
     {
         cli.roots.dirs.extend(roots.cloned());
     }
     Ok(cli)
 }
 
-/// Whether a command line asks for JSON, whatever else is wrong with it.
+/// Whether the command line contains `--json`, even if it is invalid otherwise.
 pub(crate) fn wants_json(line: &[OsString]) -> bool {
     line.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json")
 }
 
-/// What clap has to say, in the form of every other error.
+/// Converts an error of clap to one line that ends with where to find help.
 fn explain(error: &clap::Error) -> Failure {
     use clap::error::ErrorKind;
     match error.kind() {
@@ -122,14 +125,6 @@ fn explain(error: &clap::Error) -> Failure {
     let message = message.join(" ");
     let message = message.strip_prefix("error: ").unwrap_or(&message);
     Failure::usage(format_args!("{message}; see lith --help"))
-}
-
-/// The name of a table, checked before anything is opened.
-pub(crate) fn parse_table(typed: &str) -> Result<String, String> {
-    match TableName::new(typed) {
-        Ok(name) => Ok(name.to_string()),
-        Err(error) => Err(error.message().to_owned()),
-    }
 }
 
 #[cfg(test)]

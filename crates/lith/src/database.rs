@@ -1,30 +1,31 @@
-//! Opening the database that the command line names.
+//! Opens the database and the tables that the command line names.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use lithdb::env::{Fs, OsFs};
-use lithdb::{Components, Db, DbOptions, ReadMode, Table};
+use lithdb::{Components, Db, DbOptions, ReadMode, Table, TableName};
 
 use crate::failure::Failure;
-use crate::output::{Output, print_note};
+use crate::output::Output;
 use crate::progress::Spinner;
+use crate::stderr::print_note;
 
-/// What every command has: where the database is, and where the answer goes.
-pub(crate) struct Command {
-    /// The root directories as given.
+/// What every command gets: the location of the database, and the output.
+pub(crate) struct Context {
+    /// The root directories as typed.
     pub(crate) roots: Vec<PathBuf>,
-    /// Read by `pread`.
+    /// Read with `pread` instead of mapping files.
     pub(crate) pread: bool,
     /// Standard output.
     pub(crate) out: Output,
 }
 
-impl Command {
-    /// The options of the database. Only what is asked to creates one.
+impl Context {
+    /// The options of the database. They do not create it if it does not exist.
     pub(crate) fn options(&self) -> Result<DbOptions, Failure> {
         if self.roots.is_empty() {
-            return Err(Failure::usage("expected --db DIR, the directory of the database"));
+            return Err(Failure::usage("expected --db DIR, a root directory of the database"));
         }
         Ok(self.options_for(&self.roots))
     }
@@ -35,7 +36,7 @@ impl Command {
         DbOptions::new(roots.to_vec()).create_if_missing(false).read_mode(read_mode)
     }
 
-    /// Opens for reading, beside whoever writes.
+    /// Opens for reading; another process may write.
     pub(crate) fn open_read_only(&self) -> Result<Db, Failure> {
         let options = self.options()?;
         let _spinner = Spinner::new("opening");
@@ -47,26 +48,26 @@ impl Command {
         self.open_with(self.options()?)
     }
 
-    /// Opens for writing, and does nothing by itself: a table that is open here without its application's GC filter must
-    /// not be collected behind its back.
+    /// Opens for writing, without maintenance: here the application's GC filter is missing, so
+    /// nothing may be collected in the background.
     pub(crate) fn open_with(&self, options: DbOptions) -> Result<Db, Failure> {
         let _spinner = Spinner::new("opening");
         let components = Components { without_maintenance: true, ..Components::default() };
         let db = Db::open_with(options, components)?;
         if let Some(report) = db.finished_rollback() {
-            print_note("a rollback had been interrupted, and was finished first:");
+            print_note("finished an interrupted rollback:");
             report.to_string().lines().for_each(print_note);
         }
         Ok(db)
     }
 
-    /// The root directories without links in their paths, as far as they exist.
+    /// The canonical paths of those root directories that exist.
     pub(crate) fn real_roots(&self) -> Result<Vec<PathBuf>, Failure> {
         let mut real = Vec::with_capacity(self.roots.len());
         for root in &self.roots {
             match OsFs.canonicalize(root) {
                 Ok(path) => real.push(path),
-                // It is created later, or refused by whoever opens it.
+                // Opening the database creates it or returns the error.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(Failure::io(root.display(), &error)),
             }
@@ -75,16 +76,35 @@ impl Command {
     }
 }
 
-/// Opens a table as it is recorded.
+/// Opens a table with its recorded settings.
 pub(crate) fn existing_table(db: &Db, name: &str) -> lithdb::Result<Table> {
     let _spinner = Spinner::new("reading keys");
     db.existing_table(name)
 }
 
-/// The names of the tables that a command is about: the one that was named, or all.
-pub(crate) fn names(db: &Db, named: Option<&str>) -> Result<Vec<String>, Failure> {
-    match named {
-        Some(name) => Ok(vec![name.to_owned()]),
-        None => Ok(db.tables()?.iter().map(ToString::to_string).collect()),
+// The tables that a command works on: the named one, or all. Not a doc comment: clap would print
+// it as the description of the command.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Tables {
+    /// The table [default: all tables]
+    #[arg(value_name = "TABLE", value_parser = parse_table)]
+    pub(crate) table: Option<String>,
+}
+
+impl Tables {
+    /// The names of the tables.
+    pub(crate) fn names(&self, db: &Db) -> lithdb::Result<Vec<String>> {
+        match &self.table {
+            Some(name) => Ok(vec![name.clone()]),
+            None => Ok(db.tables()?.iter().map(ToString::to_string).collect()),
+        }
+    }
+}
+
+/// Parses the name of a table, before anything is opened.
+pub(crate) fn parse_table(typed: &str) -> Result<String, String> {
+    match TableName::new(typed) {
+        Ok(name) => Ok(name.to_string()),
+        Err(error) => Err(error.message().to_owned()),
     }
 }

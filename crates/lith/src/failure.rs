@@ -1,4 +1,4 @@
-//! How a command ends when it does not end well.
+//! Why a command failed, its exit status, and how that is printed.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -7,42 +7,42 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use crate::keys;
-use crate::output::print_error;
+use crate::stderr::print_error;
 
-/// Why a command stops.
+/// Why a command stopped.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The command line makes no sense: status 2.
+    /// Invalid command line: status 2.
     Usage(String),
-    /// It did not work out: status 1.
+    /// The command failed: status 1.
     Failed(String),
-    /// The database said no, or could not: status 1.
+    /// The database returned an error: status 1.
     Refused(lithdb::Error),
-    /// The key that was asked for is absent: status 3.
+    /// The key does not exist: status 3.
     NoSuchKey(String),
-    /// Help or the version, as asked for: status 0, on standard output.
+    /// Help or version, as requested: status 0, on standard output.
     Help(String),
-    /// Nobody reads the output any more, and it is all that the command is for: nothing to say, status 0.
+    /// The reader closed the pipe of a command that exists for its output: status 0, no message.
     OutputClosed,
 }
 
 impl Failure {
-    /// A command line that makes no sense.
+    /// An invalid command line.
     pub(crate) fn usage(message: impl fmt::Display) -> Self {
         Self::Usage(message.to_string())
     }
 
-    /// Something that did not work out.
+    /// A failure of the command itself.
     pub(crate) fn failed(message: impl fmt::Display) -> Self {
         Self::Failed(message.to_string())
     }
 
-    /// The key that was asked for is absent from the table.
+    /// `table` does not contain `key`.
     pub(crate) fn no_such_key(key: &[u8], table: &str) -> Self {
         Self::NoSuchKey(format!("not found: key {} in table {table}", keys::show(key)))
     }
 
-    /// What the operating system answered.
+    /// An I/O error, prefixed with the path or the operation.
     pub(crate) fn io(doing: impl fmt::Display, error: &io::Error) -> Self {
         Self::Failed(format!("{doing}: {error}"))
     }
@@ -55,7 +55,30 @@ impl Failure {
         }
     }
 
-    /// Says on standard error what there is to say, in one line, and gives the exit status.
+    /// Fails with these messages; `Ok` if there are none.
+    pub(crate) fn from_messages(
+        messages: impl IntoIterator<Item = Option<String>>,
+    ) -> Result<(), Self> {
+        let messages: Vec<String> = messages.into_iter().flatten().collect();
+        if messages.is_empty() { Ok(()) } else { Err(Self::Failed(messages.join("; "))) }
+    }
+
+    /// The outcome of a command on several tables: `refused` are those that returned an error,
+    /// named behind `label`. An error that is the only problem keeps its kind.
+    pub(crate) fn from_tables(
+        label: &str,
+        refused: &[(String, lithdb::Error)],
+        others: impl IntoIterator<Item = Option<String>>,
+    ) -> Result<(), Self> {
+        let mut others = others.into_iter().flatten().peekable();
+        if let ([(_, error)], None) = (refused, others.peek()) {
+            return Err(error.clone().into());
+        }
+        let refused = listed(label, refused.iter().map(|(name, _)| name));
+        Self::from_messages([refused].into_iter().chain(others.map(Some)))
+    }
+
+    /// Prints the error on standard error, in one line, and returns the exit status.
     pub(crate) fn report(self) -> ExitCode {
         let (kind, status) = match &self {
             Self::Usage(_) => ("usage", 2),
@@ -72,12 +95,20 @@ impl Failure {
             Self::OutputClosed => return ExitCode::SUCCESS,
         };
         let message = one_line(&self.to_string());
-        print_error(
-            &message,
-            |message| json!({ "error": { "kind": kind, "status": status, "message": message } }),
-        );
+        let document =
+            json!({ "error": { "kind": kind, "status": status, "message": message.as_str() } });
+        print_error(&message, &document);
         ExitCode::from(status)
     }
+}
+
+/// `label: a, b, c`; `None` without names.
+pub(crate) fn listed(
+    label: &str,
+    names: impl IntoIterator<Item = impl fmt::Display>,
+) -> Option<String> {
+    let names: Vec<String> = names.into_iter().map(|name| name.to_string()).collect();
+    (!names.is_empty()).then(|| format!("{label}: {}", names.join(", ")))
 }
 
 impl fmt::Display for Failure {
@@ -87,7 +118,7 @@ impl fmt::Display for Failure {
                 f.write_str(text)
             }
             Self::Refused(error) => error.fmt(f),
-            Self::OutputClosed => f.write_str("nobody reads the output"),
+            Self::OutputClosed => f.write_str("standard output is closed"),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Reading and writing whole files that are not the database's, of any length in bounded memory.
+//! Reads and writes the user's files, of any length in bounded memory. The database's own files
+//! are not handled here.
 
 use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
@@ -10,25 +11,25 @@ use lithdb::{Position, Table};
 
 use crate::failure::Failure;
 
-/// The longest value.
+/// The longest value, in bytes.
 pub(crate) const MAX_VALUE_LEN: u64 = (1 << 32) - 2;
 
-/// So much of a file is held in memory; what is longer is stored as it is read.
+/// At most this much of a file is in memory; a longer one is streamed.
 pub(crate) const MAX_BUFFERED_BYTES: usize = 32 << 20;
 
-/// A file or standard input, read from front to back.
+/// A file or standard input, read sequentially.
 pub(crate) struct Input {
     reader: Box<dyn Read>,
-    /// How long it was when it was opened; nobody knows of a pipe.
+    /// The length at opening, 0 for a pipe: a hint, the file may grow.
     expected_len: u64,
     failure: Option<io::Error>,
 }
 
 impl Input {
-    /// Opens what is at `path`: also a pipe.
+    /// Opens the file or pipe at `path`.
     ///
     /// # Errors
-    /// What the file system says; `FileTooLarge` for one that is longer than a value can be.
+    /// Those of the file system; `FileTooLarge` above [`MAX_VALUE_LEN`].
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let (file, metadata) = OsFs.reader(path)?;
         if metadata.len_bytes > MAX_VALUE_LEN {
@@ -46,45 +47,45 @@ impl Input {
 impl Read for Input {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         self.reader.read(room).inspect_err(|error| {
-            // Whoever reads through others must be able to tell this failure from theirs.
+            // Lets the caller tell a failed read from an error of the database.
             self.failure = Some(io::Error::new(error.kind(), error.to_string()));
         })
     }
 }
 
 fn too_long() -> io::Error {
-    let message = format!("longer than a value can be ({MAX_VALUE_LEN} bytes)");
+    let message = format!("longer than the longest value ({MAX_VALUE_LEN} bytes)");
     io::Error::new(io::ErrorKind::FileTooLarge, message)
 }
 
-/// The beginnings of one input after another, in memory that is used again.
+/// A reusable buffer for the beginning of an input.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
     bytes: Vec<u8>,
 }
 
-/// What is to be stored: the beginning in memory, and where the rest comes from if that is not all.
+/// A value to store: its beginning in memory, and the input with the rest if there is more.
 pub(crate) struct ValueSource<'a> {
     head: &'a [u8],
     rest: Option<Input>,
 }
 
-/// Why a content was not stored.
+/// Why a value was not stored.
 #[derive(Debug)]
 pub(crate) enum StoreError {
-    /// It cannot be read.
+    /// The input cannot be read.
     Input(io::Error),
-    /// The database said no, or could not.
+    /// The database returned an error.
     Refused(lithdb::Error),
 }
 
 impl Buffer {
-    /// Reads as much of `input` as is held in memory.
+    /// Reads the beginning of `input`, at most [`MAX_BUFFERED_BYTES`].
     ///
     /// # Errors
-    /// What the file system says; `OutOfMemory`.
+    /// Those of the file system; `OutOfMemory`.
     pub(crate) fn begin(&mut self, mut input: Input) -> io::Result<ValueSource<'_>> {
-        // One byte more than expected: whoever gets it knows that the file has grown.
+        // One byte more than expected: if it arrives, the file has grown.
         let mut wanted =
             usize::try_from(input.expected_len).map_or(MAX_BUFFERED_BYTES, |len| len + 1);
         let mut len = 0;
@@ -94,13 +95,13 @@ impl Buffer {
                 self.bytes.try_reserve_exact(wanted - self.bytes.len())?;
                 self.bytes.resize(wanted, 0);
             }
-            // The buffer was made at least as long as that above.
+            // The buffer has at least `wanted` bytes, see above.
             let room = self.bytes.get_mut(len..wanted).unwrap_or_default();
             let (got, asked) = (read_up_to(&mut input, room)?, room.len());
             len += got;
             if got < asked || len == MAX_BUFFERED_BYTES {
                 let rest = (got == asked).then_some(input);
-                // What was read lies within what was asked for.
+                // `len` is at most `wanted`.
                 return Ok(ValueSource { head: self.bytes.get(..len).unwrap_or_default(), rest });
             }
             wanted = 2 * len;
@@ -110,7 +111,7 @@ impl Buffer {
     /// The whole content of the file at `path`.
     ///
     /// # Errors
-    /// As [`begin`](Self::begin); `FileTooLarge` for one that is not held in memory.
+    /// As [`begin`](Self::begin); `FileTooLarge` above [`MAX_BUFFERED_BYTES`].
     pub(crate) fn read(&mut self, path: &Path) -> io::Result<&[u8]> {
         let ValueSource { head, rest } = self.begin(Input::open(path)?)?;
         match rest.map_or(Ok(0), |mut rest| read_up_to(&mut rest, &mut [0]))? {
@@ -121,7 +122,7 @@ impl Buffer {
 }
 
 impl ValueSource<'_> {
-    /// Stores it under `key`, and says where and how many bytes.
+    /// Stores the value under `key`; returns its position and length.
     pub(crate) fn store(self, table: &Table, key: &[u8]) -> Result<(Position, u64), StoreError> {
         let Self { head, rest } = self;
         let Some(mut rest) = rest else {
@@ -140,7 +141,7 @@ impl ValueSource<'_> {
     }
 }
 
-/// Counts what is read through it.
+/// Counts the bytes read through it.
 struct CountingReader<R> {
     inner: R,
     bytes: u64,
@@ -154,11 +155,12 @@ impl<R: Read> Read for CountingReader<R> {
     }
 }
 
-/// What gives a content to whoever writes it.
+/// Produces the content of a file by writing it.
 pub(crate) type WriteFn<'a> = &'a mut dyn FnMut(&mut dyn Write) -> Result<(), Failure>;
 
-/// Writes what `give` gives as the whole content of what is at `path`, new or not. A regular file (also behind a link) has the
-/// old content or the new one, whole, whatever happens; a pipe or a device is written into.
+/// Makes the output of `give` the whole content of the file at `path`, new or existing. A regular
+/// file (also behind a symbolic link) has the complete old or the complete new content at any
+/// time; a pipe or device is written to in place.
 pub(crate) fn write(path: &Path, give: WriteFn<'_>) -> Result<(), Failure> {
     let cannot = |error: io::Error| Failure::io(path.display(), &error);
     let found = match OsFs.describe(path) {
@@ -166,7 +168,7 @@ pub(crate) fn write(path: &Path, give: WriteFn<'_>) -> Result<(), Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             match OsFs.metadata(path) {
                 Ok(_) => {
-                    let message = "a symbolic link that leads to nothing";
+                    let message = "dangling symbolic link";
                     return Err(cannot(io::Error::new(io::ErrorKind::NotFound, message)));
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -179,7 +181,7 @@ pub(crate) fn write(path: &Path, give: WriteFn<'_>) -> Result<(), Failure> {
     match found {
         FileKind::File => {
             let path = OsFs.canonicalize(path).map_err(cannot)?;
-            // One that may not be written may not be replaced either.
+            // A file that this user may not write must not be replaced either.
             drop(OsFs.writer(&path).map_err(cannot)?);
             replace_atomically(&path, Some(&path), give)
         }
@@ -192,7 +194,7 @@ pub(crate) fn write(path: &Path, give: WriteFn<'_>) -> Result<(), Failure> {
     }
 }
 
-/// A file that is written from front to back.
+/// Writes a file sequentially.
 struct AppendWriter<'a> {
     file: &'a dyn File,
     len: u64,
@@ -210,7 +212,8 @@ impl Write for AppendWriter<'_> {
     }
 }
 
-/// Writes a file beside `path`, with the permissions of the one before it, and renames it.
+/// Writes a new file in the same directory, with the permissions of `before`, syncs it and renames
+/// it to `path`.
 fn replace_atomically(
     path: &Path,
     before: Option<&Path>,
@@ -288,7 +291,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink("nowhere", &link).unwrap();
-        assert!(put(&link, b"").unwrap_err().to_string().contains("leads to nothing"));
+        assert!(put(&link, b"").unwrap_err().to_string().contains("dangling"));
         assert!(put(dir.path(), b"").unwrap_err().to_string().contains("directory"));
     }
 
@@ -320,7 +323,7 @@ mod tests {
         put(&link, b"behind a link").unwrap();
         assert_eq!(Buffer::default().read(&path).unwrap(), b"behind a link");
         assert_eq!(OsFs.metadata(&link).unwrap().kind, FileKind::Symlink);
-        // Nothing stays beside them.
+        // No temporary file is left.
         assert_eq!(OsFs.list(dir.path()).unwrap().len(), 2);
     }
 }

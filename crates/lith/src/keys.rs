@@ -1,17 +1,17 @@
-//! Keys on the command line and in the output: text, or `0x` and hex digits for everything else.
+//! Keys and values on the command line and in output: text, or `0x` and hex digits.
 //!
-//! What is printed can be typed: a key of readable text that happens to begin with `0x` is printed as hex, too.
+//! A printed key can be typed again: a text key that begins with `0x` is printed in hex, too.
 
 use lithdb::env::human::{hex, is_invisible};
 use serde_json::Value as Json;
 
-/// A key that somebody typed.
+/// A key from the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Key(pub(crate) Vec<u8>);
 
 const MAX_KEY_LEN: usize = 65_535;
 
-/// The key that somebody typed.
+/// Parses a key.
 pub(crate) fn parse(typed: &str) -> Result<Key, String> {
     let key = match typed.strip_prefix("0x") {
         Some(digits) => parse_hex(digits.as_bytes())?,
@@ -46,7 +46,7 @@ fn parse_hex(digits: &[u8]) -> Result<Vec<u8>, String> {
 
 pub(crate) use lithdb::env::human::readable as show;
 
-/// A value for a program: text, or hex for what is not UTF-8 and for text that could be mistaken for it.
+/// A value in JSON: text, or hex if it is not UTF-8 or begins with `0x`.
 pub(crate) fn show_value(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.starts_with("0x") => text.to_owned(),
@@ -54,11 +54,11 @@ pub(crate) fn show_value(bytes: &[u8]) -> String {
     }
 }
 
-/// The beginning of a value for people, on one line of a terminal whatever is in it.
+/// The first `most` bytes of a value as text, on one line whatever they are.
 pub(crate) fn show_prefix(bytes: &[u8], most: usize) -> String {
     let head = bytes.get(..most).unwrap_or(bytes);
     let dots = if head.len() < bytes.len() { "…" } else { "" };
-    // A character that the cut went through does not make it unreadable.
+    // A character that the limit splits is left out; the rest is still text.
     let whole = match std::str::from_utf8(head) {
         Err(error) if error.error_len().is_none() && !dots.is_empty() => {
             head.get(..error.valid_up_to()).unwrap_or(head)
@@ -77,8 +77,8 @@ pub(crate) fn show_prefix(bytes: &[u8], most: usize) -> String {
     shown + dots
 }
 
-/// A document of the inspections with its keys as everywhere else, so that a program can join them. The inspections have
-/// cut keys above 64 bytes: of such a key the beginning is given, and `…` behind it.
+/// Rewrites the keys in a report of verify, dump or repair to the format of [`show`], so that a
+/// program can join them with other output. The reports cut a key above 64 bytes and append `…`.
 pub(crate) fn normalize_keys(mut document: Json) -> Json {
     rewrite(&mut document, false);
     document
@@ -101,7 +101,8 @@ fn rewrite(document: &mut Json, is_key: bool) {
     }
 }
 
-/// What [`lithdb::show_key`] has shown, in the form of [`show`]. `None`: it is not of its making.
+/// Converts from the format of [`lithdb::show_key`] to that of [`show`]; `None` if it is not in
+/// the former.
 fn reformat_key(shown: &str) -> Option<String> {
     let (shown, dots) = match shown.strip_suffix('…') {
         Some(head) if head.ends_with('"') || head.starts_with("0x") => (head, "…"),
@@ -117,7 +118,7 @@ fn reformat_key(shown: &str) -> Option<String> {
     Some(show(&key) + dots)
 }
 
-/// The text of which this is the `Debug` form, without the quotes.
+/// Undoes the escapes of the `Debug` format of a string (given without its quotes).
 fn unescape(escaped: &str) -> Option<String> {
     let mut text = String::with_capacity(escaped.len());
     let mut chars = escaped.chars();
@@ -166,7 +167,7 @@ mod tests {
             let document = serde_json::json!({ "key": shown, "what": shown });
             assert_eq!(normalize_keys(document), expected);
         }
-        // Of a long one, the beginning; never anything that could be taken for a whole key.
+        // A long key is cut, and marked: it cannot be taken for a whole key.
         for long in [vec![b'k'; 65], vec![0xff; 65]] {
             let key = reformat_key(&lithdb::show_key(&long)).unwrap();
             assert_eq!(key, show(&long[..64]) + "…");

@@ -1,32 +1,34 @@
-//! Standard output: text for people, JSON for programs, and how numbers are written for the former.
+//! Standard output: text, or JSON with `--json`; and the formats of numbers in text.
+//!
+//! Text calls print nothing in JSON mode, and JSON calls nothing in text mode, so a command makes
+//! both.
 
 use std::fmt;
 use std::io::{self, BufWriter, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lithdb::env::UnixMillis;
 use lithdb::env::human::parsed;
 use serde::Serialize;
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
 use crate::failure::Failure;
 
-/// Text for people is broken into lines of so many columns, unless COLUMNS says otherwise.
+/// Reports wrap at this width, unless the environment variable COLUMNS sets another.
 const COLUMNS: usize = 80;
 
-/// The largest whole number that JavaScript holds exactly; so many bits has the mantissa of a double.
+/// The largest number up to which a JavaScript number (a double) holds every integer exactly.
 const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 
-/// Numbers that are names: strings whatever their value, so that their type does not depend on it.
+/// Random numbers: always strings, so that the type does not depend on the value.
 const IDS: [&str; 4] = ["database_id", "table_id", "salt", "epoch"];
 
-/// What standard output is to a command.
+/// What a command's standard output is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// All that the command is for: when it cannot be written, the command stops.
+    /// The command exists for its output: if writing fails, it stops.
     Result,
-    /// A report of what the command does or finds, which goes on whether somebody reads or not.
+    /// The command reports what it does or finds: if writing fails, it continues.
     Report,
 }
 
@@ -36,28 +38,27 @@ pub(crate) struct Output {
     is_json: bool,
     purpose: Purpose,
     columns: usize,
-    /// The first failure of a report: nothing was written after it.
+    /// The first failed write of a report; nothing is written after it.
     failed: Option<io::Error>,
 }
 
 impl Output {
-    /// Standard output, for a program (`is_json`) or for people.
+    /// Standard output, in JSON or in text.
     pub(crate) fn new(is_json: bool, purpose: Purpose) -> Self {
         let out = BufWriter::with_capacity(64 << 10, io::stdout());
         let columns = std::env::var("COLUMNS").map_or(COLUMNS, |typed| {
-            // Whatever else is in it is not about us.
+            // Anything but a usable number is ignored.
             parsed(&typed).filter(|columns| *columns >= 20).unwrap_or(COLUMNS)
         });
         Self { out, is_json, purpose, columns, failed: None }
     }
 
-    /// Whether a program reads this.
+    /// Whether the output is JSON.
     pub(crate) fn is_json(&self) -> bool {
         self.is_json
     }
 
-    /// Lines for people; a program does not see them. Those of a report are broken between words to fit the terminal; those
-    /// of a result are one for each record.
+    /// Prints text. The lines of a report wrap between words; a result has one line per record.
     pub(crate) fn text(&mut self, lines: impl fmt::Display) -> Result<(), Failure> {
         if self.is_json {
             return Ok(());
@@ -71,7 +72,7 @@ impl Output {
         }
     }
 
-    /// A JSON document on one line, for a program; people do not see it. What cannot be a document is not begun.
+    /// Prints a JSON document on one line. One that cannot be serialized prints nothing.
     pub(crate) fn json(&mut self, document: &impl Serialize) -> Result<(), Failure> {
         if !self.is_json {
             return Ok(());
@@ -82,7 +83,7 @@ impl Output {
         self.write(|out| out.write_all(&line))
     }
 
-    /// As [`json`](Self::json), of a document that is made only if a program reads it.
+    /// As [`json`](Self::json); `make` is called only in JSON mode.
     pub(crate) fn document(
         &mut self,
         make: impl FnOnce() -> Result<Json, Failure>,
@@ -90,12 +91,12 @@ impl Output {
         if self.is_json { self.json(&make()?) } else { Ok(()) }
     }
 
-    /// Bytes as they are.
+    /// Writes bytes unmodified, in either mode.
     pub(crate) fn raw(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.write(|out| out.write_all(bytes))
     }
 
-    /// Everything so far goes out now.
+    /// Flushes the buffer.
     pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         self.write(BufWriter::flush)
     }
@@ -117,7 +118,7 @@ impl Output {
         }
     }
 
-    /// The command is over. That nobody reads its report is no failure; that it could not be written is one.
+    /// Ends the output. A closed pipe is no failure of a report; any other write error is.
     pub(crate) fn finish(&mut self) -> Result<(), Failure> {
         self.flush()?;
         match self.failed.take().map(|error| Failure::output(&error)) {
@@ -127,16 +128,16 @@ impl Output {
     }
 }
 
-/// A part of a document. What may fail must not go through `json!`, which would panic.
+/// Serializes a part of a document. `json!` would panic if this fails (a path that is not UTF-8).
 pub(crate) fn to_json(part: &impl Serialize) -> Result<Json, Failure> {
     serde_json::to_value(part).map_err(not_json)
 }
 
 fn not_json(error: serde_json::Error) -> Failure {
-    Failure::failed(format_args!("expected an answer that can be JSON: {error}"))
+    Failure::failed(format_args!("the answer cannot be serialized as JSON: {error}"))
 }
 
-/// The document with every number that JavaScript would round as a string.
+/// Replaces every number that JavaScript would round, and every random number, by a string.
 fn with_exact_numbers(mut document: Json) -> Json {
     stringify_inexact(&mut document, false);
     document
@@ -163,15 +164,15 @@ fn stringify_inexact(document: &mut Json, is_id: bool) {
     }
 }
 
-/// `text` with its lines broken between words so that none has more columns, if its words let it. What is broken goes on
-/// deeper than it began.
+/// Wraps `text` between words at `columns`; a longer word stays whole. Continuation lines are
+/// indented by four more columns.
 fn wrapped(text: &str, columns: usize) -> String {
     let mut lines = Vec::new();
     for line in text.split('\n') {
-        let begins = line.len() - line.trim_start().len();
-        let deeper = " ".repeat((begins + 4).min(columns / 2));
+        let indent = line.len() - line.trim_start().len();
+        let deeper = " ".repeat((indent + 4).min(columns / 2));
         let (mut broken, mut len, mut is_begun) = (String::new(), 0, false);
-        // A piece is a word with the blanks behind it.
+        // A piece is a word and the blanks after it.
         for piece in line.split_inclusive(' ') {
             let word = piece.trim_end().chars().count();
             if is_begun && word > 0 && len + word > columns {
@@ -188,47 +189,12 @@ fn wrapped(text: &str, columns: usize) -> String {
     trimmed.join("\n")
 }
 
-/// Whether standard error is for a program.
-static IS_JSON: AtomicBool = AtomicBool::new(false);
-
-/// From here on errors and remarks are JSON, or not.
-pub(crate) fn set_json_errors(is_json: bool) {
-    IS_JSON.store(is_json, Ordering::Relaxed);
-}
-
-/// A line on standard error: `message` for people, or what `document` makes of it for programs.
-pub(crate) fn print_error(message: &str, document: impl FnOnce(&str) -> Json) {
-    #[expect(clippy::let_underscore_must_use, reason = "who closed it is not to be told")]
-    let _ = match IS_JSON.load(Ordering::Relaxed) {
-        true => writeln!(io::stderr(), "{}", document(message)),
-        false => writeln!(io::stderr(), "lith: {message}"),
-    };
-}
-
-/// A remark on standard error: neither an error nor part of the answer.
-pub(crate) fn print_note(line: impl fmt::Display) {
-    print_error(&line.to_string(), |message| json!({ "note": message }));
-}
-
-/// A number of bytes: `512 B`, `1.5 KiB`, `2.0 GiB`.
+/// A number of bytes: `512 B`, `1.50 KiB`, `2.00 GiB`.
 pub(crate) fn size(bytes: u64) -> String {
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let mut amount = bytes as f64 / 1024.0;
-    let mut unit = "KiB";
-    for next in units.iter().skip(1) {
-        if amount < 1023.95 {
-            break;
-        }
-        amount /= 1024.0;
-        unit = next;
-    }
-    format!("{amount:.1} {unit}")
+    indicatif::BinaryBytes(bytes).to_string()
 }
 
-/// A whole number with thousands set apart: `1,234,567`.
+/// An integer with thousands separators: `1,234,567`.
 pub(crate) fn count(number: u64) -> String {
     indicatif::HumanCount(number).to_string()
 }
@@ -267,7 +233,7 @@ pub(crate) fn age(now: UnixMillis, then: UnixMillis) -> String {
     duration(now.since(then))
 }
 
-/// Bytes per second, in millions: `812 MB/s`.
+/// Throughput in units of 10^6 bytes per second: `812 MB/s`.
 pub(crate) fn throughput(bytes: u64, took: Duration) -> String {
     let rate = per_second(bytes, took) / 1e6;
     if rate < 10.0 { format!("{rate:.1} MB/s") } else { format!("{rate:.0} MB/s") }
@@ -280,6 +246,8 @@ pub(crate) fn per_second(bytes: u64, took: Duration) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -330,11 +298,8 @@ mod tests {
 
     #[test]
     fn sizes_use_a_fitting_unit() {
-        let shown: Vec<String> =
-            [0, 1023, 1024, 1536, 1 << 20, (1 << 20) - 1, 5 << 30, u64::MAX].map(size).into();
-        let expected =
-            ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "1.0 MiB", "5.0 GiB", "16.0 EiB"];
-        assert_eq!(shown, expected);
+        let shown = [0, 1023, 1536, 5 << 30, u64::MAX].map(size);
+        assert_eq!(shown, ["0 B", "1023 B", "1.50 KiB", "5.00 GiB", "16.00 EiB"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Progress bars on standard error: only when it is a terminal, and only for what takes longer than a second.
+//! Progress bars and spinners on standard error: only on a terminal, and only after one second.
 
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -12,45 +12,37 @@ use crate::output::{duration, per_second, throughput};
 
 const SHOW_AFTER: Duration = Duration::from_secs(1);
 
-/// A bar over bytes.
+/// A progress bar that counts bytes.
 pub(crate) struct Progress {
     label: String,
     total: Option<u64>,
     started: Instant,
-    is_tty: bool,
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
-    /// A bar that will show when the first second has passed.
+    /// A bar with a known end.
     pub(crate) fn new(label: impl Into<String>, total_bytes: u64) -> Self {
         Self::of(label.into(), Some(total_bytes))
     }
 
-    /// A bar of which nobody knows the end: it counts.
+    /// A bar without a known end: it counts.
     pub(crate) fn counting(label: impl Into<String>) -> Self {
         Self::of(label.into(), None)
     }
 
     fn of(label: String, total: Option<u64>) -> Self {
-        let is_tty = std::io::stderr().is_terminal();
-        Self { label, total, started: Instant::now(), is_tty, bar: None }
+        Self { label, total, started: Instant::now(), bar: None }
     }
 
-    /// So many bytes are done, of so many.
+    /// Sets the position and the total.
     pub(crate) fn set(&mut self, done_bytes: u64, total_bytes: u64) {
-        if !self.is_tty {
-            return;
-        }
         self.total = Some(total_bytes);
         self.done(done_bytes);
     }
 
-    /// So many bytes are done.
+    /// Sets the position.
     pub(crate) fn done(&mut self, done_bytes: u64) {
-        if !self.is_tty {
-            return;
-        }
         if self.bar.is_none() && self.started.elapsed() >= SHOW_AFTER {
             self.bar = Some(bar(&self.label, self.total, self.started.elapsed()));
         }
@@ -71,7 +63,7 @@ impl Drop for Progress {
     }
 }
 
-/// A bar for something that began `elapsed` ago.
+/// A bar for work that began `elapsed` ago. On anything but a terminal it draws nothing.
 fn bar(label: &str, total: Option<u64>, elapsed: Duration) -> ProgressBar {
     let template = match total {
         Some(_) => "{msg} [{bar:30}] {bytes}/{total_bytes} {rate} {left}",
@@ -81,32 +73,33 @@ fn bar(label: &str, total: Option<u64>, elapsed: Duration) -> ProgressBar {
         .with_elapsed(elapsed)
         .with_message(label.to_owned());
     if let Ok(style) = ProgressStyle::with_template(template) {
-        // indicatif's own rate begins when the bar does, and would count what was done before as done at once.
+        // indicatif's own rate starts with the bar: it would count the bytes before that as done
+        // at once.
         bar.set_style(style.with_key("rate", show_rate).with_key("left", show_left));
     }
     bar
 }
 
-#[expect(clippy::let_underscore_must_use, reason = "a line without its rate is shown")]
+#[expect(clippy::let_underscore_must_use, reason = "the rate is not essential")]
 fn show_rate(state: &ProgressState, line: &mut dyn Write) {
     let _ = line.write_str(&throughput(state.pos(), state.elapsed()));
 }
 
-#[expect(clippy::let_underscore_must_use, reason = "a line without its time is shown")]
+#[expect(clippy::let_underscore_must_use, reason = "the time left is not essential")]
 fn show_left(state: &ProgressState, line: &mut dyn Write) {
     let left = state.len().unwrap_or_default().saturating_sub(state.pos());
     let secs = left as f64 / per_second(state.pos(), state.elapsed()).max(1.0);
     let _ = write!(line, "{} left", duration(Duration::from_secs(secs.ceil() as u64)));
 }
 
-/// Shows that something is going on of which nobody knows how long it takes.
+/// Shows that work of unknown length is in progress.
 pub(crate) struct Spinner {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Spinner {
-    /// A spinner that shows when a second has passed, and goes when it is dropped.
+    /// A spinner that appears after one second and is removed on drop.
     pub(crate) fn new(label: &'static str) -> Self {
         if !std::io::stderr().is_terminal() {
             return Self { stop: None, thread: None };
@@ -123,7 +116,7 @@ impl Spinner {
             }
             spinner.finish_and_clear();
         };
-        #[expect(clippy::disallowed_methods, reason = "without a thread there is no spinner")]
+        #[expect(clippy::disallowed_methods, reason = "the work does not need a spinner")]
         let thread = lithdb::env::spawn("lith-spinner", body).ok();
         Self { stop: Some(stop), thread }
     }

@@ -1,4 +1,5 @@
-//! Walking a tree of files: everything regular, in an order that does not change, following no link.
+//! Walks a directory tree: every regular file, in a stable order, without following symbolic
+//! links.
 
 use std::path::{Path, PathBuf};
 
@@ -6,71 +7,67 @@ use lithdb::env::{FileKind, Fs};
 use serde::Serialize;
 
 use crate::failure::Failure;
-use crate::output::{counted, print_note};
+use crate::output::counted;
+use crate::stderr::print_note;
 
 const NOT_UTF8: &str = "its name is not UTF-8";
 
-/// A regular file below the root of a walk.
+/// A regular file.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
-    /// Where it is.
     pub(crate) path: PathBuf,
-    /// Its path from the root of the walk, with `/` between the names.
+    /// Path relative to the root of the walk, with `/` between the names.
     pub(crate) relative: String,
-    /// Its length when it was seen.
+    /// Length at the time of the walk.
     pub(crate) len_bytes: u64,
 }
 
-/// What a walk passed by.
+/// What a walk skipped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Skipped {
-    /// Symbolic links.
     pub(crate) symlinks: u64,
     /// Sockets, devices, pipes.
     pub(crate) special: u64,
-    /// Directories of the database itself.
+    /// Directories of the database.
     pub(crate) own: u64,
-    /// Files and directories that were gone when their turn came.
+    /// Files and directories that were removed during the walk.
     pub(crate) vanished: u64,
 }
 
-/// What a walk could not look at.
+/// A file or directory that a walk could not read.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Unreadable {
-    /// Where.
     pub(crate) path: String,
-    /// Why.
     pub(crate) cause: String,
 }
 
-/// Whether the walk goes on.
+/// Whether the walk continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flow {
-    /// It does.
     Continue,
-    /// Enough was seen.
     Stop,
 }
 
-/// A walk over a tree.
+/// A walk over a directory tree.
 pub(crate) struct Walk<'a> {
     fs: &'a dyn Fs,
-    /// Directories of which nothing is taken, without links in their paths.
+    /// The canonical paths of the database's roots, which the walk skips.
     own: &'a [PathBuf],
-    /// What was passed by so far.
+    /// Skipped so far.
     pub(crate) skipped: Skipped,
-    /// What could not be looked at so far.
+    /// Unreadable so far.
     pub(crate) unreadable: Vec<Unreadable>,
 }
 
 impl<'a> Walk<'a> {
-    /// A walk that takes nothing from the directories in `own`.
+    /// A walk that skips the directories in `own`.
     pub(crate) fn new(fs: &'a dyn Fs, own: &'a [PathBuf]) -> Self {
         Self { fs, own, skipped: Skipped::default(), unreadable: Vec::new() }
     }
 
-    /// Hands every regular file at or below `root` to `each`: a directory's files in the order of their names, then its
-    /// directories. What cannot be read is noted, said on standard error, and passed by.
+    /// Calls `each` for every regular file at or below `root`: the files of a directory by name,
+    /// then its subdirectories. What cannot be read is recorded, printed on standard error, and
+    /// skipped.
     pub(crate) fn run(
         &mut self,
         root: &Path,
@@ -103,7 +100,7 @@ impl<'a> Walk<'a> {
                 let path = dir.join(&entry.name);
                 let is_taken = matches!(entry.kind, FileKind::Dir | FileKind::File);
                 if is_taken && !entry.is_exact {
-                    // What can be opened by this name is another file.
+                    // `name` is lossy: opening it could reach another file.
                     self.refuse(&path, NOT_UTF8.to_owned());
                     continue;
                 }
@@ -137,7 +134,7 @@ impl<'a> Walk<'a> {
             Ok(metadata) if metadata.kind == FileKind::File => {
                 Some(Found { path, relative, len_bytes: metadata.len_bytes })
             }
-            // Replaced by something else since it was listed.
+            // No regular file any more since it was listed.
             Ok(_) => {
                 self.skipped.vanished += 1;
                 None
@@ -149,7 +146,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Notes that `path` could not be read.
+    /// Records that `path` could not be read.
     pub(crate) fn note_unreadable(&mut self, path: &Path, error: &std::io::Error) {
         if error.kind() == std::io::ErrorKind::NotFound {
             self.skipped.vanished += 1;
@@ -158,7 +155,7 @@ impl<'a> Walk<'a> {
         self.refuse(path, error.to_string());
     }
 
-    /// Notes that `path` is not taken, and why, and says so.
+    /// Records that `path` is not taken, and prints why.
     pub(crate) fn refuse(&mut self, path: &Path, cause: String) {
         let path = path.to_string_lossy().into_owned();
         print_note(format_args!("{path}: {cause}"));
@@ -166,16 +163,16 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Where a walk begins.
+/// The start of a walk.
 pub(crate) struct Start {
-    /// Without links.
+    /// The canonical path.
     pub(crate) root: PathBuf,
-    /// If it is a file and no directory: the name by which it was given, which may be that of a link, and the length.
+    /// For a file: its name as given, which may be that of a link, and its length.
     file: Option<(String, u64)>,
 }
 
 impl Start {
-    /// Looks whether there is anything to walk at `root`.
+    /// Checks that `root` is a directory or a regular file.
     pub(crate) fn find(fs: &dyn Fs, root: &Path) -> Result<Self, Failure> {
         let cannot = |e| Failure::io(root.display(), &e);
         let real = fs.canonicalize(root).map_err(cannot)?;
@@ -198,13 +195,13 @@ impl Start {
 }
 
 impl Skipped {
-    /// In words, or nothing.
+    /// A description; `None` if nothing was skipped.
     pub(crate) fn describe(&self) -> Option<String> {
         let parts = [
             (self.symlinks, "symbolic link"),
             (self.special, "special file"),
-            (self.own, "directory of the database itself"),
-            (self.vanished, "file that vanished meanwhile"),
+            (self.own, "directory of this database"),
+            (self.vanished, "file removed meanwhile"),
         ];
         let words: Vec<String> = parts
             .into_iter()

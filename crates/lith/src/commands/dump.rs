@@ -1,9 +1,9 @@
-//! `lith dump`: every record of a table's key files, as far as they can be read. `--json`: a line for each.
+//! `lith dump`: prints every readable record of a table's key files. `--json`: one line per
+//! record.
 
 use lithdb::Db;
 
-use crate::args::parse_table;
-use crate::database::Command;
+use crate::database::{Context, parse_table};
 use crate::failure::Failure;
 use crate::keys;
 use crate::output::to_json;
@@ -19,12 +19,11 @@ pub(crate) struct Args {
     segment: Option<u32>,
 }
 
-/// Prints every record.
-pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
-    let options = command.options()?;
-    // What stops the dump from within must come out as what it was.
+pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
+    let options = ctx.options()?;
+    // A failed write stops the dump through an error of lithdb; the original failure is returned.
     let mut stopped = None;
-    let out = &mut command.out;
+    let out = &mut ctx.out;
     let dumped = Db::dump(&options, &args.table, args.segment, &mut |line| {
         out.text(line)
             .and_then(|()| out.document(|| to_json(line).map(keys::normalize_keys)))

@@ -1,53 +1,47 @@
-//! `lith gc`: one collection now, by the TTL that each table recorded. `--json`: `{"tables":[{"table":…,
-//! "collected":{"segments":…,"keys":…,"bytes":…},"sealed":…,"held_seconds":…}]}`; a table whose filter was not asked has
-//! `"filtered":true` instead, one that failed its `error`.
+//! `lith gc`: collects once, by the recorded TTL of each table. `--json`: `{"tables":[{"table":…,
+//! "collected":{"segments":…,"keys":…,"bytes":…},"sealed":…,"held_seconds":…}]}`; a table that was
+//! skipped because of its GC filter has `"filtered":true` instead, one that failed its `error`.
 
 use std::time::Duration;
 
 use lithdb::{Db, ErrorKind, GcReport, Maintenance, Table};
 use serde_json::{Value as Json, json};
 
-use crate::args::parse_table;
-use crate::database::{Command, existing_table, names};
-use crate::failure::Failure;
-use crate::output::{count, counted, duration, print_note, size};
-
-/// A table that could not be collected, and why.
-type Refused = (String, lithdb::Error);
-
-const FILTERED: &str = "the application keeps values by a GC filter, which cannot be asked here; --force goes by the TTL alone";
+use crate::database::{Context, Tables, existing_table};
+use crate::failure::{Failure, listed};
+use crate::output::{count, counted, duration, size};
+use crate::stderr::print_note;
 
 /// The arguments of `lith gc`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The table; all of them if none is named
-    #[arg(value_parser = parse_table)]
-    table: Option<String>,
-    /// Collect by the TTL alone a table whose application also has a GC filter, which nobody can ask here
+    #[command(flatten)]
+    tables: Tables,
+    /// Collect by TTL alone also tables with a GC filter, which only the application can call
     #[arg(long)]
     force: bool,
-    /// Say that the wall clock is right although it has jumped
+    /// Accept the wall clock although it has jumped
     #[arg(long)]
     accept_clock: bool,
 }
 
-/// What became of the tables from which nothing was collected, and why.
+/// Tables that were not collected, by reason.
 #[derive(Default)]
 struct Skipped {
     filtered: Vec<String>,
     held: Vec<String>,
-    failed: Vec<Refused>,
+    failed: Vec<(String, lithdb::Error)>,
 }
 
-/// Collects what has expired, table by table: one that cannot be collected does not keep the others from it.
-pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
-    let db = command.open()?;
+/// Collects table by table: one that fails does not stop the others.
+pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
+    let db = ctx.open()?;
     let (mut answers, mut left) = (Vec::new(), Skipped::default());
-    for name in names(&db, args.table.as_deref())? {
-        match collect_from(args, &db, &name, command, &mut left) {
+    for name in args.tables.names(&db)? {
+        match collect_from(args, &db, &name, ctx, &mut left) {
             Ok(answer) => answers.push(answer),
             Err(Failure::Refused(error)) => {
-                command.out.text(format_args!("{name}: {error}"))?;
+                ctx.out.text(format_args!("{name}: {error}"))?;
                 answers.push(json!({ "table": name, "error": error.to_string() }));
                 left.failed.push((name, error));
             }
@@ -55,21 +49,35 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         }
     }
     let closed = db.close();
-    command.out.json(&json!({ "tables": answers }))?;
+    ctx.out.json(&json!({ "tables": answers }))?;
     closed?;
-    left.verdict()
+    Failure::from_tables(
+        "cannot be collected",
+        &left.failed,
+        [
+            listed(
+                "skipped for their GC filter; to collect by TTL alone, use --force",
+                &left.filtered,
+            ),
+            listed(
+                "held because the wall clock jumped; if it is right, use --accept-clock",
+                &left.held,
+            ),
+        ],
+    )
 }
 
 fn collect_from(
     args: &Args,
     db: &Db,
     name: &str,
-    command: &mut Command,
+    ctx: &mut Context,
     left: &mut Skipped,
 ) -> Result<Json, Failure> {
     let table = existing_table(db, name)?;
     if table.has_gc_filter() && !args.force {
-        command.out.text(format_args!("{name}: not collected, {FILTERED}"))?;
+        ctx.out
+            .text(format_args!("{name}: skipped: only the application can call its GC filter"))?;
         left.filtered.push(name.to_owned());
         return Ok(json!({ "table": name, "filtered": true }));
     }
@@ -78,7 +86,7 @@ fn collect_from(
     }
     let (report, sealed) = collect(args, &table)?;
     let has_ttl = table.stats().ttl.is_some();
-    command.out.text(format_args!("{name}: {}", describe(&report, has_ttl, sealed)))?;
+    ctx.out.text(format_args!("{name}: {}", describe(&report, has_ttl, sealed)))?;
     if report.held_for.is_some() {
         left.held.push(name.to_owned());
     }
@@ -94,31 +102,9 @@ fn collect_from(
     }))
 }
 
-impl Skipped {
-    /// The verdict.
-    fn verdict(&self) -> Result<(), Failure> {
-        // Alone, an error keeps its kind.
-        if let ([(_, error)], [], []) = (&self.failed[..], &self.filtered[..], &self.held[..]) {
-            return Err(error.clone().into());
-        }
-        let failed: Vec<&str> = self.failed.iter().map(|(name, _)| name.as_str()).collect();
-        let parts = [
-            (failed.join(", "), "could not be collected"),
-            (self.filtered.join(", "), FILTERED),
-            (
-                self.held.join(", "),
-                "the wall clock has jumped and is not gone by; if it is right, say --accept-clock",
-            ),
-        ];
-        let messages = parts.iter().filter(|(names, _)| !names.is_empty());
-        let messages: Vec<String> =
-            messages.map(|(names, what)| format!("{names}: {what}")).collect();
-        if messages.is_empty() { Ok(()) } else { Err(Failure::failed(messages.join("; "))) }
-    }
-}
-
-/// Collects, and seals a mutable segment that is old enough: unsealed, its values would never expire. Collecting first makes
-/// room on a full disk, and nothing is sealed by a clock that has jumped.
+/// Collects, then seals a mutable segment that is old enough: unsealed, its values would never
+/// expire. Collecting first frees space on a full disk. Nothing is sealed under a clock that has
+/// jumped.
 fn collect(args: &Args, table: &Table) -> Result<(GcReport, bool), Failure> {
     let report = if args.force { table.run_gc_without_filter()? } else { table.run_gc()? };
     let may_seal = report.held_for.is_none() && table.stats().ttl.is_some();
@@ -126,7 +112,8 @@ fn collect(args: &Args, table: &Table) -> Result<(GcReport, bool), Failure> {
     Ok((report, sealed))
 }
 
-/// Seals the mutable segment if its age is up, as the application would do by and by. Says whether it was.
+/// Seals the mutable segment if it has reached its age, as a running application would. Returns
+/// whether it did.
 fn seal_if_old(table: &Table) -> Result<bool, Failure> {
     let by_age = Maintenance {
         flush_bytes: None,
@@ -137,7 +124,7 @@ fn seal_if_old(table: &Table) -> Result<bool, Failure> {
     let before = table.stats().segments;
     match table.tick(&by_age) {
         Err(error) if error.kind() == ErrorKind::StorageFull => {
-            print_note(format_args!("{error}; the mutable segment is not sealed"));
+            print_note(format_args!("mutable segment not sealed: {error}"));
             return Ok(false);
         }
         done => done?,
@@ -145,7 +132,7 @@ fn seal_if_old(table: &Table) -> Result<bool, Failure> {
     if table.stats().segments == before {
         return Ok(false);
     }
-    // The new mutable segment is empty: this only waits until the seal is done.
+    // The new mutable segment is empty: this only waits for the seal.
     table.seal()?;
     Ok(true)
 }
@@ -156,11 +143,11 @@ fn describe(report: &GcReport, has_ttl: bool, sealed: bool) -> String {
         return format!("held for {}", duration(Duration::from_secs(60) * minutes.ceil() as u32));
     }
     if !has_ttl {
-        return "nothing expires: it has no TTL".to_owned();
+        return "no TTL, nothing expires".to_owned();
     }
-    // A TTL counts from the moment at which a segment is sealed.
+    // A TTL counts from the seal of a segment.
     let sealed =
-        if sealed { "; sealed the mutable segment, which expires a TTL from now" } else { "" };
+        if sealed { "; sealed the mutable segment, which expires one TTL from now" } else { "" };
     if report.segments == 0 {
         return format!("nothing has expired{sealed}");
     }

@@ -1,5 +1,6 @@
-//! `lith get`: one value, byte for byte. `--json`: `{"table":…,"key":…,"bytes":…,"value":…}`, the value as text, or as
-//! `0x` and hex digits if it is not UTF-8 (or text that begins with `0x`); with `--output` its path as `output` instead of the value.
+//! `lith get`: writes one value, unmodified. `--json`: `{"table":…,"key":…,"bytes":…,"value":…}`,
+//! the value as text, or as `0x` and hex digits if it is not UTF-8 or begins with `0x`; with
+//! `--output` the path of the file as `output` instead of `value`.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,14 +8,13 @@ use std::path::PathBuf;
 use lithdb::Table;
 use serde::Serialize;
 
-use crate::args::parse_table;
-use crate::database::{Command, existing_table};
+use crate::database::{Context, existing_table, parse_table};
 use crate::failure::Failure;
 use crate::files;
 use crate::keys::{self, Key};
 use crate::output::size;
 
-/// The longest value that is shown in JSON, where it is in memory several times.
+/// The longest value in JSON: it is in memory several times.
 const MAX_JSON_VALUE_BYTES: usize = 64 << 20;
 
 /// The arguments of `lith get`.
@@ -23,7 +23,7 @@ pub(crate) struct Args {
     /// The table
     #[arg(value_parser = parse_table)]
     table: String,
-    /// The key, as text or 0x and hex digits
+    /// The key: text, or 0x and hex digits
     #[arg(value_parser = keys::parse)]
     key: Key,
     /// Write the value to this file instead of standard output
@@ -42,9 +42,9 @@ struct Answer<'a> {
     output: Option<String>,
 }
 
-/// Writes one value out, piece by piece.
-pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
-    let db = command.open_read_only()?;
+/// Streams the value; the engine verifies all of it first.
+pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
+    let db = ctx.open_read_only()?;
     let table = existing_table(&db, &args.table)?;
     let mut answer = Answer {
         table: &args.table,
@@ -60,12 +60,12 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
             Ok(())
         })?;
         answer.output = Some(path.display().to_string());
-    } else if command.out.is_json() {
+    } else if ctx.out.is_json() {
         let mut value = Vec::new();
         answer.bytes = give(args, &table, &mut |piece| {
             if value.len() + piece.len() > MAX_JSON_VALUE_BYTES {
                 return Err(Failure::failed(format_args!(
-                    "expected a value of at most {} in JSON, found a longer one; --output writes it to a file",
+                    "expected a value of at most {} with --json, found a longer one; use --output FILE",
                     size(MAX_JSON_VALUE_BYTES as u64)
                 )));
             }
@@ -74,19 +74,20 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         })?;
         answer.value = Some(keys::show_value(&value));
     } else {
-        let out = &mut command.out;
+        let out = &mut ctx.out;
         give(args, &table, &mut |piece| out.raw(piece))?;
     }
-    command.out.json(&answer)
+    ctx.out.json(&answer)
 }
 
-/// Gives the value to `each`, and says how long it is.
+/// Passes the value to `each`, piece by piece; returns its length.
 fn give(
     args: &Args,
     table: &Table,
     each: &mut dyn FnMut(&[u8]) -> Result<(), Failure>,
 ) -> Result<u32, Failure> {
-    // What stops it from within must come out as what it was.
+    // A failure of `each` stops the read through an error of lithdb; the original failure is
+    // returned.
     let mut stopped = None;
     let given = table.get_chunked(&args.key.0, &mut |piece| {
         each(piece).map_err(|failure| {

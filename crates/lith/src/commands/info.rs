@@ -1,178 +1,144 @@
-//! `lith info`: what can be said of tables in numbers. `--json`: `{"roots":[…],"tables":[…],"refused":[…]}`; bytes, seconds,
-//! and times in milliseconds since 1970 are numbers, keys are as everywhere. A table that does not open is in `refused`, with
-//! its `error`.
+//! `lith info`: statistics of tables. `--json`: `{"roots":[…],"tables":[…],"refused":[…]}`. Bytes,
+//! seconds, and times in milliseconds since 1970 are numbers. A table that cannot be opened is in
+//! `refused`, with its `error`.
 
 use lithdb::env::{Clock, OsClock};
 use lithdb::{Db, TableStats};
-use serde::Serialize;
 use serde_json::{Value as Json, json};
 
-use crate::args::parse_table;
-use crate::database::{Command, existing_table, names};
+use crate::database::{Context, Tables, existing_table};
 use crate::failure::Failure;
 use crate::keys;
-use crate::output::{age, count, counted, duration, size, to_json};
+use crate::output::{age, count, counted, duration, size};
 
-/// The arguments of `lith info`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// The table; all of them if none is named
-    #[arg(value_parser = parse_table)]
-    table: Option<String>,
-}
-
-#[derive(Serialize)]
+/// A table, and what `TableStats` does not have.
 struct TableInfo {
-    table: String,
-    keys: u64,
-    values: u64,
-    bytes: u64,
-    waiting_bytes: u64,
-    segments: usize,
-    oldest_segment: u32,
-    watermark: u32,
-    created_unix_ms: u64,
-    oldest_segment_created_unix_ms: Option<u64>,
-    ttl_seconds: Option<f64>,
+    name: String,
+    stats: TableStats,
     has_gc_filter: bool,
-    shards: u16,
-    keymap: String,
-    keymap_entries: usize,
-    keymap_bytes: usize,
     oldest_key: Option<String>,
     newest_key: Option<String>,
-    durable: String,
-    log_end: String,
 }
 
-/// Describes tables.
-pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
-    let db = command.open_read_only()?;
-    let names = names(&db, args.table.as_deref())?;
+pub(crate) fn run(args: &Tables, ctx: &mut Context) -> Result<(), Failure> {
+    let db = ctx.open_read_only()?;
+    let names = args.names(&db)?;
     let (mut tables, mut refused) = (Vec::new(), Vec::new());
     for (index, name) in names.iter().enumerate() {
         if index > 0 {
-            command.out.text("")?;
+            ctx.out.text("")?;
         }
-        match describe(&db, name) {
-            Ok((info, stats)) => {
-                show(command, &info, &stats)?;
-                tables.push(info);
+        match TableInfo::read(&db, name) {
+            Ok(info) => {
+                info.show(ctx)?;
+                tables.push(info.to_json());
             }
-            // One that is damaged does not hide the others.
+            // A damaged table does not hide the others.
             Err(error) => {
-                command.out.text(format_args!("table {name}\n  does not open: {error}"))?;
-                refused.push((name, error));
+                ctx.out.text(format_args!("table {name}\n  cannot be opened: {error}"))?;
+                refused.push((name.clone(), error));
             }
         }
     }
     let roots: Vec<String> = db.roots().iter().map(|root| root.display().to_string()).collect();
     if args.table.is_none() {
         if names.is_empty() {
-            command.out.text("no tables")?;
+            ctx.out.text("no tables")?;
         }
-        command.out.text(format_args!("\nroots {}", roots.join(", ")))?;
+        ctx.out.text(format_args!("\nroots {}", roots.join(", ")))?;
     }
-    command.out.document(|| {
-        let refused_json = refused
+    ctx.out.document(|| {
+        let refused = refused
             .iter()
             .map(|(table, error)| json!({ "table": table, "error": error.to_string() }));
-        let refused_json: Vec<Json> = refused_json.collect();
-        Ok(json!({ "roots": roots, "tables": to_json(&tables)?, "refused": refused_json }))
+        Ok(json!({ "roots": roots, "tables": tables, "refused": refused.collect::<Vec<_>>() }))
     })?;
-    match &refused[..] {
-        [] => Ok(()),
-        // Alone, an error keeps its kind.
-        [(_, error)] => Err(error.clone().into()),
-        several => {
-            let names: Vec<&str> = several.iter().map(|(name, _)| name.as_str()).collect();
-            Err(Failure::failed(format_args!("tables that do not open: {}", names.join(", "))))
-        }
-    }
+    Failure::from_tables("cannot be opened", &refused, [])
 }
 
-fn describe(db: &Db, name: &str) -> lithdb::Result<(TableInfo, TableStats)> {
-    let table = existing_table(db, name)?;
-    let stats = table.stats();
-    let shown = |key: Option<Vec<u8>>| key.map(|key| keys::show(&key));
-    let info = TableInfo {
-        table: name.to_owned(),
-        keys: stats.keys,
-        values: stats.values,
-        bytes: stats.bytes,
-        waiting_bytes: stats.waiting_bytes,
-        segments: stats.segments,
-        oldest_segment: stats.oldest_segment.0,
-        watermark: stats.watermark.0,
-        created_unix_ms: stats.created.0,
-        oldest_segment_created_unix_ms: stats.oldest_created.map(|created| created.0),
-        ttl_seconds: stats.ttl.map(|ttl| ttl.as_secs_f64()),
-        has_gc_filter: table.has_gc_filter(),
-        shards: stats.shards,
-        keymap: format!("{:?}", stats.keymap).to_lowercase(),
-        keymap_entries: stats.keymap_entries,
-        keymap_bytes: stats.keymap_bytes,
-        oldest_key: shown(table.oldest_key()?),
-        newest_key: shown(table.newest_key()?),
-        durable: stats.durable.to_string(),
-        log_end: stats.log_end.to_string(),
-    };
-    Ok((info, stats))
-}
-
-fn show(command: &mut Command, info: &TableInfo, stats: &TableStats) -> Result<(), Failure> {
-    let now = OsClock.now();
-    let ttl = stats.ttl.map_or("none: kept for ever".to_owned(), duration);
-    let filter = if info.has_gc_filter { ", and the application's GC filter" } else { "" };
-    let oldest = match stats.oldest_created {
-        Some(created) => {
-            format!("segment {}, begun {} ago", info.oldest_segment, age(now, created))
-        }
-        None => "nothing yet".to_owned(),
-    };
-    let key = |key: &Option<String>| key.clone().unwrap_or_else(|| "none".to_owned());
-    let waiting = match info.waiting_bytes {
-        0 => String::new(),
-        bytes => format!(", and {} that go with their segments", size(bytes)),
-    };
-    let lines = [
-        ("keys", format!("{} for {}", count(info.keys), counted(info.values, "value"))),
-        (
-            "bytes",
-            format!(
-                "{} in {}{waiting}",
-                size(info.bytes),
-                counted(info.segments as u64, "segment")
-            ),
-        ),
-        ("oldest", oldest),
-        ("oldest key", key(&info.oldest_key)),
-        ("newest key", key(&info.newest_key)),
-        ("ttl", format!("{ttl}{filter}")),
-        ("watermark", format!("segment {}: everything below was collected", info.watermark)),
-        ("log end", info.log_end.clone()),
-        (
-            "keymap",
-            format!(
-                "{}, {}, {}",
-                info.keymap,
-                counted(info.keymap_entries as u64, "entry").replace("entrys", "entries"),
-                size(info.keymap_bytes as u64)
-            ),
-        ),
-        (
-            "spread",
-            format!(
-                "{} over {}",
-                counted(u64::from(info.shards), "shard"),
-                counted(stats.roots as u64, "root")
-            ),
-        ),
-        ("created", format!("{} ago", age(now, stats.created))),
-    ];
-    command.out.text(format_args!("table {}", info.table))?;
-    for (label, value) in lines {
-        command.out.text(format_args!("  {label:<11} {value}"))?;
+impl TableInfo {
+    fn read(db: &Db, name: &str) -> lithdb::Result<Self> {
+        let table = existing_table(db, name)?;
+        let shown = |key: Option<Vec<u8>>| key.map(|key| keys::show(&key));
+        Ok(Self {
+            name: name.to_owned(),
+            stats: table.stats(),
+            has_gc_filter: table.has_gc_filter(),
+            oldest_key: shown(table.oldest_key()?),
+            newest_key: shown(table.newest_key()?),
+        })
     }
-    Ok(())
+
+    fn keymap(&self) -> String {
+        format!("{:?}", self.stats.keymap).to_lowercase()
+    }
+
+    fn to_json(&self) -> Json {
+        let Self { name, stats, has_gc_filter, oldest_key, newest_key } = self;
+        json!({
+            "table": name,
+            "keys": stats.keys,
+            "values": stats.values,
+            "bytes": stats.bytes,
+            "waiting_bytes": stats.waiting_bytes,
+            "segments": stats.segments,
+            "oldest_segment": stats.oldest_segment.0,
+            "watermark": stats.watermark.0,
+            "created_unix_ms": stats.created.0,
+            "oldest_segment_created_unix_ms": stats.oldest_created.map(|created| created.0),
+            "ttl_seconds": stats.ttl.map(|ttl| ttl.as_secs_f64()),
+            "has_gc_filter": has_gc_filter,
+            "shards": stats.shards,
+            "keymap": self.keymap(),
+            "keymap_entries": stats.keymap_entries,
+            "keymap_bytes": stats.keymap_bytes,
+            "oldest_key": oldest_key,
+            "newest_key": newest_key,
+            "durable": stats.durable.to_string(),
+            "log_end": stats.log_end.to_string(),
+        })
+    }
+
+    fn show(&self, ctx: &mut Context) -> Result<(), Failure> {
+        let (stats, now) = (&self.stats, OsClock.now());
+        let ttl = stats.ttl.map_or("none, values never expire".to_owned(), duration);
+        let filter = if self.has_gc_filter { ", and the application's GC filter" } else { "" };
+        let oldest = match stats.oldest_created {
+            Some(created) => {
+                format!("segment {}, created {} ago", stats.oldest_segment.0, age(now, created))
+            }
+            None => "none".to_owned(),
+        };
+        let key = |key: &Option<String>| key.clone().unwrap_or_else(|| "none".to_owned());
+        let waiting = match stats.waiting_bytes {
+            0 => String::new(),
+            bytes => format!(", and {} unused until their segments expire", size(bytes)),
+        };
+        let (segments, entries) = (stats.segments as u64, stats.keymap_entries as u64);
+        let entries = counted(entries, "entry").replace("entrys", "entries");
+        let (shards, roots) = (u64::from(stats.shards), stats.roots as u64);
+        let lines = [
+            ("keys", format!("{} for {}", count(stats.keys), counted(stats.values, "value"))),
+            (
+                "bytes",
+                format!("{} in {}{waiting}", size(stats.bytes), counted(segments, "segment")),
+            ),
+            ("oldest", oldest),
+            ("oldest key", key(&self.oldest_key)),
+            ("newest key", key(&self.newest_key)),
+            ("ttl", format!("{ttl}{filter}")),
+            ("watermark", format!("segment {}; lower ones are collected", stats.watermark.0)),
+            ("log end", stats.log_end.to_string()),
+            (
+                "keymap",
+                format!("{}, {entries}, {}", self.keymap(), size(stats.keymap_bytes as u64)),
+            ),
+            ("spread", format!("{} over {}", counted(shards, "shard"), counted(roots, "root"))),
+            ("created", format!("{} ago", age(now, stats.created))),
+        ];
+        ctx.out.text(format_args!("table {}", self.name))?;
+        lines
+            .into_iter()
+            .try_for_each(|(label, value)| ctx.out.text(format_args!("  {label:<11} {value}")))
+    }
 }

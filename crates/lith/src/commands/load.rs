@@ -1,5 +1,5 @@
-//! `lith load`: every file below a directory. `--json`: `{"table":…,"files":…,"bytes":…,"seconds":…,
-//! "bytes_per_second":…,"skipped":{…},"refused":[{"path":…,"cause":…}]}`.
+//! `lith load`: stores every file below a directory. `--json`: `{"table":…,"files":…,"bytes":…,
+//! "seconds":…,"bytes_per_second":…,"skipped":{…},"refused":[{"path":…,"cause":…}]}`.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -8,53 +8,55 @@ use lithdb::env::OsFs;
 use lithdb::{Table, TableOptions};
 use serde_json::json;
 
-use crate::args::parse_table;
-use crate::database::Command;
+use crate::database::{Context, parse_table};
 use crate::failure::Failure;
 use crate::files::{Buffer, Input, StoreError};
-use crate::output::{counted, duration, per_second, print_note, size, throughput, to_json};
+use crate::output::{counted, duration, per_second, size, throughput, to_json};
 use crate::progress::Progress;
+use crate::stderr::print_note;
 use crate::walk::{Flow, Found, Start, Walk};
 
-/// Everything that was put is made durable when there is so much of it.
+/// Flush after this many bytes.
 pub(crate) const FLUSH_BYTES: u64 = 64 << 20;
 
 /// The arguments of `lith load`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The table; created if it is not there
+    /// The table; created if it does not exist
     #[arg(value_parser = parse_table)]
     table: String,
-    /// The directory. Links and special files below it are passed by. A file is stored under its name
+    /// The directory; symbolic links and special files below it are skipped. A single file is
+    /// stored under its name
     path: PathBuf,
-    /// Create the database if it is not there
+    /// Create the database if it does not exist
     #[arg(long)]
     create: bool,
 }
 
-/// What was stored so far.
+/// Stored so far.
 #[derive(Debug, Clone, Copy, Default)]
 struct Stored {
     files: u64,
     bytes: u64,
-    /// Not flushed yet.
+    /// Bytes that are not flushed yet.
     pending: u64,
 }
 
-/// Stores every file. What cannot be stored is named and counted, and makes the command fail in the end.
-pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
-    let options = command.options()?;
+/// Stores every file. A file that cannot be stored is named and counted; the command continues,
+/// and fails at the end.
+pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
+    let options = ctx.options()?;
     let start = Start::find(&OsFs, &args.path)?;
-    if let Some(root) = command.real_roots()?.iter().find(|root| start.root.starts_with(root)) {
+    if let Some(root) = ctx.real_roots()?.iter().find(|root| start.root.starts_with(root)) {
         return Err(Failure::failed(format_args!(
-            "{}: expected files of somebody else, found the database itself ({})",
+            "{}: expected a path outside the database, found one below its root {}",
             args.path.display(),
             root.display()
         )));
     }
-    let db = command.open_with(options.create_if_missing(args.create))?;
+    let db = ctx.open_with(options.create_if_missing(args.create))?;
     let table = db.table(&args.table, TableOptions::new())?;
-    let own = command.real_roots()?;
+    let own = ctx.real_roots()?;
     let mut walk = Walk::new(&OsFs, &own);
     let mut loader = Loader {
         table: &table,
@@ -70,11 +72,11 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     let (stored, bar) = (loader.stored, loader.bar);
     if let Err(failure) = loaded {
         drop(bar);
-        // The first failure is what is reported; this one only decides what may be said of the files before it.
-        let kept = if table.flush().is_ok() { "stored" } else { "put, not all of it durable," };
+        // The first failure is reported; a failed flush only changes what the note claims.
+        let kept = if table.flush().is_ok() { "stored" } else { "put, not all durable," };
         if stored.files > 0 {
             let files = counted(stored.files, "file");
-            print_note(format_args!("{files} ({}) {kept} before this", size(stored.bytes)));
+            print_note(format_args!("{files} ({}) {kept} before this error", size(stored.bytes)));
         }
         return Err(failure);
     }
@@ -82,7 +84,7 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     db.close()?;
     drop(bar);
     let took = started.elapsed();
-    command.out.text(format_args!(
+    ctx.out.text(format_args!(
         "{}, {} in {}: {}",
         counted(stored.files, "file"),
         size(stored.bytes),
@@ -90,9 +92,9 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         throughput(stored.bytes, took)
     ))?;
     if let Some(skipped) = walk.skipped.describe() {
-        command.out.text(format_args!("passed by: {skipped}"))?;
+        ctx.out.text(format_args!("skipped: {skipped}"))?;
     }
-    command.out.document(|| {
+    ctx.out.document(|| {
         Ok(json!({
             "table": args.table,
             "files": stored.files,

@@ -1,16 +1,15 @@
-//! `lith ls`: the tables. `--json`: `{"tables":["a","b"]}`.
+//! `lith ls`: lists the tables. `--json`: `{"tables":["a","b"]}`.
 
 use serde_json::json;
 
-use crate::database::{Command, names};
+use crate::database::{Context, Tables};
 use crate::failure::Failure;
 
-/// Lists the tables.
-pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
-    let db = command.open_read_only()?;
-    let names = names(&db, None)?;
+pub(crate) fn run(ctx: &mut Context) -> Result<(), Failure> {
+    let db = ctx.open_read_only()?;
+    let names = Tables { table: None }.names(&db)?;
     for name in &names {
-        command.out.text(name)?;
+        ctx.out.text(name)?;
     }
-    command.out.json(&json!({ "tables": names }))
+    ctx.out.json(&json!({ "tables": names }))
 }

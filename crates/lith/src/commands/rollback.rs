@@ -1,5 +1,5 @@
-//! `lith rollback`: rewinds a stopped database, all tables or none. `--json`: `{"plan":…,"executed":…,"report":…}`; with
-//! `--finish`: `{"finished":…,"report":…}`.
+//! `lith rollback`: rewinds a stopped database, all tables or none. `--json`: `{"plan":…,
+//! "executed":…,"report":…}`; with `--finish`: `{"finished":…,"report":…}`.
 
 use std::io::{BufRead, Write};
 use std::ops::ControlFlow;
@@ -13,58 +13,60 @@ use lithdb::rollback::{
 use lithdb::{ErrorKind, NoMatch, Position, RecordRef, Rollback, RollbackPlan, SegmentId, Verdict};
 use serde_json::json;
 
-use crate::args::parse_table;
-use crate::database::Command;
+use crate::database::{Context, parse_table};
 use crate::failure::Failure;
 use crate::keys::{self, Key};
-use crate::output::{duration, print_note, to_json};
+use crate::output::{duration, to_json};
 use crate::progress::{Progress, Spinner};
+use crate::stderr::print_note;
 
 /// The arguments of `lith rollback`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     to: Target,
-    /// A table to be rolled back; once for each. All of them if none is named
+    /// A table to roll back; repeat it for each [default: all tables]
     #[arg(long = "table", value_name = "TABLE", value_parser = parse_table)]
     tables: Vec<String>,
-    /// What becomes of a table in which nothing is to be kept
+    /// What to do with a table in which no record would be kept
     #[arg(long, value_name = "WHAT", default_value = "refuse")]
     no_match: OnNoMatch,
-    /// Keep values above the height although they stay, because they were put before the last key kept
+    /// Accept values above the height that stay because they were put before the last key kept
     #[arg(long)]
     accept_out_of_order: bool,
-    /// Show what would go, and change nothing
+    /// Show the plan and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
 }
 
-// The point to roll back to. Not a doc comment: clap would print it as what the command does.
+// The point to roll back to. Not a doc comment: clap would print it as the description of the
+// command.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct Target {
-    /// Keep through the newest record of this key
+    /// Keep everything up to the newest record of this key
     #[arg(long, value_name = "KEY", value_parser = keys::parse)]
     through_key: Option<Key>,
-    /// Keep while the eight bytes at OFFSET of the primary key, as a big-endian number, are VALUE or less; with TABLE=, in
-    /// that table, once for each
+    /// Keep everything up to the newest value whose primary key has, in the eight bytes at OFFSET,
+    /// a big-endian number of at most VALUE; TABLE= limits it to that table, repeat it for each
     #[arg(long, value_name = "[TABLE=]OFFSET:VALUE", value_parser = parse_height)]
     max_be_u64: Vec<Height>,
-    /// Keep what had been flushed, or sealed, at this time: 2026-11-21T08:00:00Z, or @ and seconds since 1970
+    /// Keep what was flushed or sealed by this time: 2026-11-21T08:00:00Z, or @ and seconds since
+    /// 1970
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     before: Option<UnixMillis>,
-    /// Keep through the record at this position, as `lith scan` and `lith dump` show it
+    /// Keep everything up to the record at this position, as `lith scan` and `lith dump` print it
     #[arg(long, value_name = "SEGMENT:OFFSET", value_parser = parse_position)]
     through_position: Option<Position>,
-    /// Only finish a rollback that was interrupted
+    /// Only finish an interrupted rollback
     #[arg(long, conflicts_with_all = ["tables", "no_match", "accept_out_of_order", "dry_run", "yes"])]
     finish: bool,
 }
 
-/// A number in the keys of one table, or of all that have none of their own.
+/// A limit for the number in the keys: of one table, or of all tables without their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Height {
     table: Option<String>,
@@ -74,7 +76,7 @@ struct Height {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum OnNoMatch {
-    /// Refuse, and name the tables
+    /// Refuse and name the tables
     Refuse,
     /// Leave the table as it is
     Keep,
@@ -103,7 +105,7 @@ fn parse_position(typed: &str) -> Result<Position, String> {
     pair.ok_or_else(|| format!("expected a position like 12:4096, found {typed:?}"))
 }
 
-/// A time as somebody types it.
+/// Parses a time with its zone, or `@` and seconds since 1970.
 fn parse_time(typed: &str) -> Result<UnixMillis, String> {
     let parsed = match typed.strip_prefix('@') {
         Some(secs) => parsed::<u64>(secs).and_then(|secs| secs.checked_mul(1000)),
@@ -113,15 +115,19 @@ fn parse_time(typed: &str) -> Result<UnixMillis, String> {
         }
     };
     parsed.map(UnixMillis).ok_or_else(|| {
-        format!("expected a time with its zone like 2026-11-21T08:00:00Z, or @1795000000, found {typed:?}")
+        format!(
+            "expected a time with zone like 2026-11-21T08:00:00Z, or @1795000000, found {typed:?}"
+        )
     })
 }
 
-/// Plans, shows, asks and rolls back.
-pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
-    let options = command.options()?;
-    if command.out.is_json() && !(args.yes || args.dry_run || args.to.finish) {
-        return Err(Failure::usage("--json cannot ask: expected --yes or --dry-run with it"));
+/// Plans, shows the plan, asks, and rolls back.
+pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
+    let options = ctx.options()?;
+    if ctx.out.is_json() && !(args.yes || args.dry_run || args.to.finish) {
+        return Err(Failure::usage(
+            "--json cannot ask for confirmation: expected --yes or --dry-run",
+        ));
     }
     let no_match = match args.no_match {
         OnNoMatch::Refuse => NoMatch::Refuse,
@@ -136,17 +142,17 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
         rollback = rollback.tables(&args.tables);
     }
     if args.to.finish {
-        return finish(&rollback, command);
+        return finish(&rollback, ctx);
     }
     let plan = match args.to.plan(&rollback) {
-        // It is going to happen whatever comes next.
+        // A decided rollback is finished whatever the user requests next.
         Err(error) if error.kind() == ErrorKind::RollbackPending && !args.dry_run => {
             if let Some(pending) = rollback.pending()? {
-                command.out.text(pending)?;
+                ctx.out.text(pending)?;
             }
-            print_note("an interrupted rollback is finished first");
+            print_note("finishing an interrupted rollback first");
             if let Some(report) = rollback.finish()? {
-                command.out.text(report)?;
+                ctx.out.text(report)?;
             }
             args.to.plan(&rollback)?
         }
@@ -158,19 +164,22 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
     if let Some(key) = &args.to.through_key
         && plan.tables.iter().all(|table| table.boundary.is_none())
     {
-        // Whatever is to become of tables that do not have it, one must.
-        let message =
-            format_args!("expected the key {} in a table, found none", keys::show(&key.0));
+        // `--no-match` is for some tables; no table at all is a mistyped key.
+        let message = format_args!(
+            "key {}: expected in at least one table, found in none",
+            keys::show(&key.0)
+        );
         return Err(Failure::failed(message));
     }
     let planned = |name: &&str| plan.tables.iter().any(|table| table.table.as_str() == *name);
     if let Some(name) = args.to.named().find(|name| !planned(name)) {
-        return Err(Failure::failed(format_args!("table {name}: there is none of this name")));
+        return Err(Failure::failed(format_args!("no such table: {name}, named by --max-be-u64")));
     }
-    execute_plan(args, plan, command)
+    execute_plan(args, plan, ctx)
 }
 
-/// A position is a place in one table: what stands there in another one is there by chance. An empty table has nothing there.
+/// A position means a record only in one table: at the same position of another is an unrelated
+/// record. An empty table has none.
 fn require_single_table(position: Position, plan: &RollbackPlan) -> Result<(), Failure> {
     match &plan.tables[..] {
         [table] if table.boundary.is_some() => Ok(()),
@@ -179,41 +188,39 @@ fn require_single_table(position: Position, plan: &RollbackPlan) -> Result<(), F
             table.table
         ))),
         tables => Err(Failure::usage(format_args!(
-            "{position} is a place in one table: expected --table with its name, found {} tables",
+            "position {position} belongs to one table: expected one --table, found {} tables",
             tables.len()
         ))),
     }
 }
 
-fn finish(rollback: &Rollback, command: &mut Command) -> Result<(), Failure> {
+fn finish(rollback: &Rollback, ctx: &mut Context) -> Result<(), Failure> {
     let report = rollback.finish()?;
     match &report {
-        Some(report) => command.out.text(report)?,
-        None => command.out.text("there is none to finish")?,
+        Some(report) => ctx.out.text(report)?,
+        None => ctx.out.text("no rollback to finish")?,
     }
-    command
-        .out
-        .document(|| Ok(json!({ "finished": report.is_some(), "report": to_json(&report)? })))
+    ctx.out.document(|| Ok(json!({ "finished": report.is_some(), "report": to_json(&report)? })))
 }
 
-fn execute_plan(args: &Args, plan: RollbackPlan, command: &mut Command) -> Result<(), Failure> {
-    // What can be shown of the plan must not decide whether it is carried out.
-    let shown = command.out.is_json().then(|| to_json(&plan));
+fn execute_plan(args: &Args, plan: RollbackPlan, ctx: &mut Context) -> Result<(), Failure> {
+    // A plan that cannot be serialized is executed all the same.
+    let shown = ctx.out.is_json().then(|| to_json(&plan));
     let done = |executed: bool, report: Option<RollbackReport>| {
         let (plan, report) = (shown.transpose()?, to_json(&report)?);
         Ok(json!({ "plan": plan, "executed": executed, "report": report }))
     };
-    command.out.text(&plan)?;
+    ctx.out.text(&plan)?;
     if let Err(error) = plan.check() {
-        command.out.document(|| done(false, None))?;
-        return Err(Failure::failed(format_args!("{error} (--accept-out-of-order)")));
+        ctx.out.document(|| done(false, None))?;
+        return Err(Failure::failed(format_args!("{error} (accept with --accept-out-of-order)")));
     }
     if plan.is_empty() || args.dry_run {
         let nothing = if plan.is_empty() { "nothing to roll back" } else { "nothing was changed" };
-        command.out.text(nothing)?;
-        return command.out.document(|| done(false, None));
+        ctx.out.text(nothing)?;
+        return ctx.out.document(|| done(false, None));
     }
-    command.out.flush()?;
+    ctx.out.flush()?;
     if !args.yes && !confirm()? {
         return Err(Failure::failed("nothing was changed"));
     }
@@ -225,37 +232,38 @@ fn execute_plan(args: &Args, plan: RollbackPlan, command: &mut Command) -> Resul
         ControlFlow::Continue(())
     })?;
     drop(bar);
-    command.out.text(&report)?;
-    command.out.text(format_args!("rolled back in {}", duration(report.took)))?;
-    command.out.document(|| done(true, Some(report)))
+    ctx.out.text(&report)?;
+    ctx.out.text(format_args!("rolled back in {}", duration(report.took)))?;
+    ctx.out.document(|| done(true, Some(report)))
 }
 
-/// Asks on standard error; only a yes is a yes.
+/// Asks on standard error; anything but `y` or `yes` is a no.
 fn confirm() -> Result<bool, Failure> {
     let mut err = std::io::stderr();
     let asked = write!(err, "lith: this cannot be undone; roll back? [yes/no] ");
-    asked.and_then(|()| err.flush()).map_err(|e| Failure::io("ask", &e))?;
+    asked.and_then(|()| err.flush()).map_err(|e| Failure::io("ask for confirmation", &e))?;
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
     read.map_err(|e| Failure::io("read the answer", &e))?;
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-/// Says of each record, newest first, whether it stays.
+/// Decides for each record, newest first, whether it stays.
 type Filter = Box<dyn FnMut(&RecordRef<'_>) -> lithdb::Result<Verdict>>;
 
 impl Args {
-    /// Each table has one height, and is one of those that are rolled back.
+    /// Each table has at most one limit, and only tables that are rolled back have one.
     fn check_heights(&self) -> Result<(), Failure> {
         for (n, Height { table, .. }) in self.to.max_be_u64.iter().enumerate() {
             if self.to.max_be_u64.iter().take(n).any(|before| before.table == *table) {
-                return Err(Failure::usage("expected one --max-be-u64 for a table"));
+                return Err(Failure::usage("expected one --max-be-u64 per table, found several"));
             }
             if let Some(table) = table
                 && !self.tables.is_empty()
                 && !self.tables.contains(table)
             {
-                let message = format_args!("expected --table {table} with its --max-be-u64");
+                let message =
+                    format_args!("--max-be-u64 names table {table}: expected --table {table}, too");
                 return Err(Failure::usage(message));
             }
         }
@@ -264,7 +272,7 @@ impl Args {
 }
 
 impl Target {
-    /// The tables that have a height of their own.
+    /// The tables with their own limit.
     fn named(&self) -> impl Iterator<Item = &str> {
         self.max_be_u64.iter().filter_map(|height| height.table.as_deref())
     }
@@ -290,7 +298,7 @@ impl Target {
             }
             Self { before: Some(time), .. } => Box::new(written_before(*time)),
             Self { through_position: Some(at), .. } => Box::new(through_position(*at)),
-            // One of them is required.
+            // Unreachable: clap requires one of them.
             Self { .. } => Box::new(|_| Ok(Verdict::Keep)),
         }
     }

@@ -1,39 +1,31 @@
-//! `lith verify`: reads every byte and checks it. `--json`: `{"sound":…,"pending_rollback":…,"tables":[…],"keymaps":[…]}`.
-//! Each table has `table` and `sound` (its files and its keymap), one that could not be looked at also `error`; a table
-//! whose files are damaged has no entry in `keymaps`. While a rollback is pending, `pending_rollback` describes it, and
-//! nothing is said of tables; otherwise it is null.
+//! `lith verify`: reads and checks every byte. `--json`: `{"sound":…,"pending_rollback":…,
+//! "tables":[…],"keymaps":[…]}`. Each table has `table` and `sound` (its files and its keymap),
+//! and `error` if it could not be checked; a table with damaged files has no entry in `keymaps`.
+//! While a rollback is pending, `pending_rollback` describes it and no table is listed; otherwise
+//! it is null.
 
 use lithdb::{Db, DbOptions, KeymapReport, RefusedTable, TableName, Verification, VerifyReport};
 use lithdb::{ErrorKind, verify_keymap};
 use serde_json::{Value as Json, json};
 
-use crate::args::parse_table;
-use crate::database::Command;
-use crate::failure::Failure;
+use crate::database::{Context, Tables};
+use crate::failure::{Failure, listed};
 use crate::keys;
 use crate::output::{Output, to_json};
 use crate::progress::Progress;
 
-/// The arguments of `lith verify`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// The table; all of them if none is named
-    #[arg(value_parser = parse_table)]
-    table: Option<String>,
-}
-
-/// What was found.
+/// The findings.
 pub(crate) struct Verified {
     /// The files of each table.
     pub(crate) files: Verification,
-    /// The keymap of each table whose files are sound.
+    /// The keymaps of the tables with sound files.
     keymaps: Vec<KeymapReport>,
-    /// The tables whose keymaps could not be looked at.
+    /// The tables whose keymaps could not be checked.
     unchecked_keymaps: Vec<RefusedTable>,
 }
 
-/// Verifies the files, then that the keymap finds every record of those that are sound. What is found of one table does
-/// not depend on what can be said of another.
+/// Verifies the files, then the keymaps of tables with sound files. The findings of one table do
+/// not depend on the state of another.
 pub(crate) fn verify(options: &DbOptions, named: Option<&str>) -> Result<Verified, Failure> {
     let named = named.map(|name| [name.to_owned()]);
     let mut bar = Progress::new("verifying files", 0);
@@ -42,7 +34,7 @@ pub(crate) fn verify(options: &DbOptions, named: Option<&str>) -> Result<Verifie
     })?;
     drop(bar);
     let mut verified = Verified { files, keymaps: Vec::new(), unchecked_keymaps: Vec::new() };
-    // Nothing is opened before a rollback that is pending is finished.
+    // While a rollback is pending, no table can be opened.
     if verified.files.pending_rollback.is_none() {
         verified.check_keymaps(options);
     }
@@ -68,7 +60,7 @@ impl Verified {
                     continue;
                 }
                 Err(error) if error.kind() == ErrorKind::Missing => match db.tables() {
-                    // One that was dropped meanwhile is no failure.
+                    // A table that was dropped meanwhile is no failure.
                     Ok(names) if !names.contains(&table) => continue,
                     Ok(_) => error,
                     Err(error) => error,
@@ -79,15 +71,15 @@ impl Verified {
         }
     }
 
-    /// Whether the files of a table and its keymap are, as far as they were looked at.
+    /// Whether the files of a table and its keymap are sound, as far as they were checked.
     fn is_sound(&self, report: &VerifyReport) -> bool {
-        let is_of_it = |keymap: &&KeymapReport| keymap.table == report.table;
+        let is_same = |keymap: &&KeymapReport| keymap.table == report.table;
         report.is_sound()
-            && self.keymaps.iter().filter(is_of_it).all(KeymapReport::is_sound)
+            && self.keymaps.iter().filter(is_same).all(KeymapReport::is_sound)
             && !self.unchecked_keymaps.iter().any(|refused| refused.table == report.table)
     }
 
-    /// What is not as it should be, in words, for each table.
+    /// A description of every problem.
     pub(crate) fn problems(&self) -> Vec<String> {
         let pending = self.files.pending_rollback.iter().map(ToString::to_string);
         let damaged = self.files.tables.iter().filter(|t| !t.is_sound()).map(ToString::to_string);
@@ -97,25 +89,17 @@ impl Verified {
         pending.chain(damaged).chain(wrong).chain(refused).collect()
     }
 
-    /// The verdict.
+    /// `Ok` if everything is sound.
     fn verdict(&self) -> Result<(), Failure> {
         let damaged = self.files.tables.iter().filter(|t| !t.is_sound()).map(|t| &t.table);
         let wrong = self.keymaps.iter().filter(|k| !k.is_sound()).map(|k| &k.table);
         let refused = self.files.refused.iter().chain(&self.unchecked_keymaps).map(|r| &r.table);
-        let mut parts = Vec::new();
-        if self.files.pending_rollback.is_some() {
-            parts.push(
-                "a rollback was begun and is not finished; see lith rollback --finish".to_owned(),
-            );
-        }
-        let names = |names: Vec<String>| (!names.is_empty()).then(|| names.join(", "));
-        if let Some(names) = names(damaged.chain(wrong).map(ToString::to_string).collect()) {
-            parts.push(format!("not sound: {names}; see lith repair"));
-        }
-        if let Some(names) = names(refused.map(ToString::to_string).collect()) {
-            parts.push(format!("could not be looked at: {names}"));
-        }
-        if parts.is_empty() { Ok(()) } else { Err(Failure::failed(parts.join("; "))) }
+        let pending = self.files.pending_rollback.is_some();
+        Failure::from_messages([
+            pending.then(|| "a rollback is not finished; see lith rollback --finish".to_owned()),
+            listed("not sound", damaged.chain(wrong)).map(|names| names + "; see lith repair"),
+            listed("cannot be checked", refused),
+        ])
     }
 
     fn show(&self, out: &mut Output) -> Result<(), Failure> {
@@ -131,19 +115,19 @@ impl Verified {
                 self.unchecked_keymaps.iter().filter(|refused| refused.table == table.table)
             {
                 out.text(format_args!(
-                    "table {}: keymap not looked at: {}",
+                    "table {}: keymap not checked: {}",
                     table.table, refused.error
                 ))?;
             }
         }
         for RefusedTable { table, error } in &self.files.refused {
-            out.text(format_args!("table {table}: not looked at: {error}"))?;
+            out.text(format_args!("table {table}: not checked: {error}"))?;
         }
         Ok(())
     }
 
     fn to_json(&self) -> Result<Json, Failure> {
-        let refused = |refused: &RefusedTable| json!({ "table": refused.table.as_str(), "sound": false, "error": refused.error.to_string() });
+        let refused = |RefusedTable { table, error }: &RefusedTable| json!({ "table": table.as_str(), "sound": false, "error": error.to_string() });
         let mut tables = Vec::new();
         for report in &self.files.tables {
             let mut table = to_json(report)?;
@@ -179,11 +163,11 @@ fn check_keymap(db: &Db, name: &TableName) -> lithdb::Result<KeymapReport> {
     verify_keymap(&table, &mut |progress| bar.set(progress.bytes_done, progress.bytes_total))
 }
 
-/// Verifies tables; damage is a failure, and so is what could not be looked at, or a rollback that is pending.
-pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
-    let verified = verify(&command.options()?, args.table.as_deref())?;
-    verified.show(&mut command.out)?;
-    command.out.document(|| verified.to_json())?;
+/// Damage is a failure, and so is a table that could not be checked, or a pending rollback.
+pub(crate) fn run(args: &Tables, ctx: &mut Context) -> Result<(), Failure> {
+    let verified = verify(&ctx.options()?, args.table.as_deref())?;
+    verified.show(&mut ctx.out)?;
+    ctx.out.document(|| verified.to_json())?;
     verified.verdict()
 }
 
@@ -204,14 +188,14 @@ mod tests {
         db.close().unwrap();
         let files = Db::verify(&options, None, &mut |_| {}).unwrap();
         let mut verified = Verified { files, keymaps: Vec::new(), unchecked_keymaps: Vec::new() };
-        // Between the two phases one of them breaks, and one is dropped.
+        // Between the two phases, one table is damaged and one is dropped.
         OsFs.rename(&dir.path().join("db/a/segments"), &dir.path().join("kept")).unwrap();
         OsFs.create_new(&dir.path().join("db/a/segments")).unwrap();
         Db::open(options.clone()).unwrap().drop_table("dropped").unwrap();
         verified.check_keymaps(&options);
         let names: Vec<_> = verified.unchecked_keymaps.iter().map(|r| r.table.as_str()).collect();
         assert_eq!((names, verified.keymaps.len()), (vec!["a"], 1));
-        assert!(verified.verdict().unwrap_err().to_string().ends_with("looked at: a"));
+        assert!(verified.verdict().unwrap_err().to_string().ends_with("cannot be checked: a"));
         let document = verified.to_json().unwrap();
         let sound: Vec<_> =
             document["tables"].as_array().unwrap().iter().map(|t| &t["sound"]).collect();

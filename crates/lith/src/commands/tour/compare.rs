@@ -1,4 +1,4 @@
-//! What the tour knows of each file, and the comparison of what the database answers with it.
+//! The files that the tour loaded, and the comparison of the database's answers with them.
 
 use std::path::PathBuf;
 
@@ -13,25 +13,24 @@ use crate::progress::Progress;
 /// A file that was loaded.
 pub(super) struct Item {
     pub(super) path: PathBuf,
-    /// Its path from the root of the tree.
+    /// Its path relative to the root of the tree.
     pub(super) key: String,
-    /// Of what was stored.
+    /// The digest of the stored content.
     pub(super) digest: Digest,
 }
 
 impl Item {
-    /// The key under which it is stored a second time: no path from the root of a tree has two
-    /// slashes in a row.
+    /// The key for a second copy. No relative path contains two slashes in a row.
     pub(super) fn second_key(&self) -> String {
         format!("again://{}", self.key)
     }
 }
 
-/// All files that were loaded, in that order.
+/// All loaded files, in load order.
 #[derive(Default)]
 pub(super) struct Loaded {
     pub(super) items: Vec<Item>,
-    /// How many are in the older half, which was sealed before the rest was put.
+    /// The number of files in the older half, which was sealed before the rest was put.
     pub(super) older: usize,
 }
 
@@ -42,7 +41,7 @@ impl Loaded {
     }
 }
 
-/// 128 bits of a content that have nothing to do with the checksums of the database.
+/// A 128-bit digest of a content, independent of the database's checksums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Digest(u128);
 
@@ -51,27 +50,27 @@ impl Digest {
         Self(xxh3_128(content))
     }
 
-    /// The secondary key of a content, whatever its file is called.
+    /// The secondary key under which the content is stored.
     pub(super) fn key(self) -> String {
         format!("xxh3://{:032x}", self.0)
     }
 }
 
-/// What all comparisons found.
+/// The results of all comparisons.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// Answers that were compared, and their bytes.
+    /// The number of compared answers, and their bytes.
     pub(super) compared: u64,
     pub(super) bytes: u64,
-    /// Files that are not on disk any more as they were loaded.
+    /// Files that changed on disk since they were loaded.
     pub(super) changed: Vec<String>,
-    /// Answers that are not what was loaded.
+    /// Wrong answers.
     pub(super) wrong: Vec<String>,
 }
 
 impl Tally {
-    /// Compares what is stored under the keys of these files, and says so in words, with the
-    /// number of bytes.
+    /// Compares the values of these files with the files; returns a description and the number of
+    /// bytes.
     pub(super) fn compare_all<'a>(
         &mut self,
         items: impl IntoIterator<Item = &'a Item>,
@@ -92,11 +91,11 @@ impl Tally {
         Ok((format!("{files} ({}) compared byte by byte: {verdict}", size(bytes)), bytes))
     }
 
-    /// Compares what `key` answers with the file of `item`.
+    /// Compares the value of `key` with the file of `item`.
     pub(super) fn compare(&mut self, table: &Table, key: &str, item: &Item, buffer: &mut Buffer) {
         let answer = match table.get(key.as_bytes()) {
             Ok(Some(answer)) => answer,
-            Ok(None) => return self.wrong.push(format!("{key}: stored, and not found")),
+            Ok(None) => return self.wrong.push(format!("{key}: expected a value, found none")),
             Err(error) => return self.wrong.push(format!("{key}: {error}")),
         };
         self.compared += 1;
@@ -105,17 +104,17 @@ impl Tally {
         if is_on_disk {
             return;
         }
-        // The file was changed or removed since, or the answer is wrong: the digest tells which.
+        // The digest tells a changed or removed file from a wrong answer.
         if Digest::of(&answer) != item.digest {
             let len = answer.len();
-            self.wrong.push(format!("{key}: the answer is not what was stored ({len} bytes)"));
+            self.wrong.push(format!("{key}: expected the stored value, found {len} other bytes"));
         } else if !self.changed.contains(&item.key) {
             self.changed.push(item.key.clone());
         }
     }
 }
 
-/// About `most` of the files, evenly spread.
+/// At most about `most` of the files, evenly spaced.
 pub(super) fn sample(items: &[Item], most: usize) -> impl Iterator<Item = &Item> {
     items.iter().step_by(items.len().div_ceil(most).max(1))
 }

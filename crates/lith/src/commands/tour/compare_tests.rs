@@ -1,4 +1,4 @@
-//! A tour must tell a wrong answer from a file that somebody changed.
+//! The tour distinguishes a wrong answer from a file that changed on disk.
 
 use lithdb::env::OsFs;
 use lithdb::{Db, DbOptions, TableOptions};

@@ -1,8 +1,10 @@
-//! `lith tour`: the engine at work on real files, every claim checked. `--json`: one document,
-//! `{"tree":…,"files":…,"bytes":…,"database":…,"kept":…,"steps":[…],"changed":[…],"wrong":[…],"passed":…}`.
+//! `lith tour`: demonstrates the engine on real files and checks every claim. `--json`: one
+//! document,
+//! `{"tree":…,"files":…,"bytes":…,"database":…,"kept":…,"seconds":…,"steps":[…],"compared":…,
+//! "changed":[…],"wrong":[…],"passed":…}`.
 //!
-//! The files are whatever is there; what is compared is what was read when they were loaded. A file that somebody
-//! changes meanwhile is told from a wrong answer by the digest that was taken of it then.
+//! Answers are compared with what was read at loading. The digest taken then distinguishes a wrong
+//! answer from a file that changed meanwhile.
 
 mod compare;
 mod steps;
@@ -19,7 +21,7 @@ use serde_json::json;
 use self::compare::{Loaded, Tally};
 use self::tour_dir::TourDir;
 use self::tree::Tree;
-use crate::database::Command;
+use crate::database::Context;
 use crate::failure::Failure;
 use crate::output::{counted, duration, per_second, size, throughput, to_json};
 
@@ -29,21 +31,22 @@ const TABLE: &str = "files";
 /// The arguments of `lith tour`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The tree of files; the Cargo project around the current directory, built dependencies included, if none is
-    /// named, or else the directory of this program
+    /// The directory to load [default: the Cargo project around the current directory, with its
+    /// build output; without one, the directory of this program]
     path: Option<PathBuf>,
-    /// Take no more than so many bytes
-    #[arg(long, value_name = "SIZE", value_parser = lithdb::env::human::parse_size, default_value = "2GiB")]
+    /// Load at most SIZE bytes
+    #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = lithdb::env::human::parse_size)]
     max_bytes: u64,
-    /// Take no more than so many files
+    /// Load at most N files
     #[arg(long, value_name = "N", default_value_t = 50_000)]
     max_files: u64,
-    /// Make the database in this directory, which must be new or empty, and keep it, whatever ends the tour
+    /// Create the database in this directory, which must be empty or not exist, and keep it in any
+    /// case
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
 }
 
-/// One step of the tour, done.
+/// A finished step.
 #[derive(Debug, Serialize)]
 struct Step {
     name: &'static str,
@@ -55,9 +58,9 @@ struct Step {
     what: String,
 }
 
-/// The tour under way.
+/// A running tour.
 struct Tour<'a> {
-    command: &'a mut Command,
+    ctx: &'a mut Context,
     options: lithdb::DbOptions,
     table_options: TableOptions,
     loaded: Loaded,
@@ -65,26 +68,24 @@ struct Tour<'a> {
     steps: Vec<Step>,
 }
 
-/// Leads through it.
-pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
-    if !command.roots.is_empty() {
+pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
+    if !ctx.roots.is_empty() {
         return Err(Failure::usage(
-            "the tour makes a database of its own: expected no --db; --keep DIR says where",
+            "the tour creates its own database: expected no --db; use --keep DIR",
         ));
     }
     let started = Instant::now();
     let mut tour_dir = TourDir::choose(args.keep.as_deref())?;
-    // A tree without files is refused before anything is created.
+    // Refuses an empty tree before anything is created.
     let tree = Tree::choose(args, &tour_dir)?;
     tour_dir.make()?;
-    let wrong = match run_steps(args, command, &tour_dir, &tree, started) {
-        Ok(tally) => tally
-            .wrong
-            .first()
-            .map(|first| Failure::failed(format_args!("the tour found a mismatch: {first}"))),
+    let wrong = match run_steps(args, ctx, &tour_dir, &tree, started) {
+        Ok(tally) => {
+            tally.wrong.first().map(|first| Failure::failed(format_args!("tour failed: {first}")))
+        }
         Err(failure) => Some(failure),
     };
-    // What went wrong is there to be looked at. A full disk is no evidence of anything.
+    // A database that failed is kept as evidence, except when the disk was full.
     let is_evidence = match &wrong {
         Some(Failure::Refused(error)) => error.kind() != ErrorKind::StorageFull,
         wrong => wrong.is_some(),
@@ -96,41 +97,41 @@ pub(crate) fn run(args: &Args, command: &mut Command) -> Result<(), Failure> {
             Err(Failure::failed(format_args!("{failure}; the database is in {path}")))
         }
         Some(failure) => Err(failure),
-        None if tour_dir.is_kept() => command.out.text(format_args!("The database is in {path}")),
+        None if tour_dir.is_kept() => ctx.out.text(format_args!("The database is in {path}")),
         None => tour_dir.remove(),
     }
 }
 
 fn run_steps(
     args: &Args,
-    command: &mut Command,
+    ctx: &mut Context,
     tour_dir: &TourDir,
     tree: &Tree,
     started: Instant,
 ) -> Result<Tally, Failure> {
-    let end_of_place = if tour_dir.is_kept() { "kept" } else { "removed at the end" };
-    command.out.text(format_args!(
-        "{} of real files ({}) below {}",
+    let dir_outcome = if tour_dir.is_kept() { "kept" } else { "removed at the end" };
+    ctx.out.text(format_args!(
+        "loading {} ({}) below {}",
         size(tree.bytes),
         counted(tree.files.len() as u64, "file"),
         tree.root.display()
     ))?;
     for note in tree.notes(args) {
-        command.out.text(format_args!("  {note}"))?;
+        ctx.out.text(format_args!("  {note}"))?;
     }
-    command.out.text(format_args!(
-        "into a new database with two roots in {} ({end_of_place})\n",
+    ctx.out.text(format_args!(
+        "into a new database with two roots in {} ({dir_outcome})\n",
         tour_dir.path().display()
     ))?;
-    command.out.flush()?;
+    ctx.out.flush()?;
     let segment_bytes = (tree.bytes / 16).clamp(256 << 10, 64 << 20);
     let mut tour = Tour {
-        options: command.options_for(&tour_dir.roots()),
+        options: ctx.options_for(&tour_dir.roots()),
         table_options: TableOptions::new().segment_bytes(segment_bytes),
         loaded: Loaded::default(),
         tally: Tally::default(),
         steps: Vec::new(),
-        command,
+        ctx,
     };
     let db = tour.load(tree)?;
     tour.read_back(&db)?;
@@ -145,7 +146,7 @@ fn run_steps(
 }
 
 impl Tour<'_> {
-    /// Tells of a step that is done.
+    /// Prints and records a finished step.
     fn report_step(
         &mut self,
         name: &'static str,
@@ -156,8 +157,8 @@ impl Tour<'_> {
         let number = self.steps.len() + 1;
         let rate = bytes.map_or_else(String::new, |bytes| format!(", {}", throughput(bytes, took)));
         let time = duration(took);
-        self.command.out.text(format_args!("{number}. {name}  ({time}{rate})\n   {what}"))?;
-        self.command.out.flush()?;
+        self.ctx.out.text(format_args!("{number}. {name}  ({time}{rate})\n   {what}"))?;
+        self.ctx.out.flush()?;
         self.steps.push(Step {
             name,
             seconds: took.as_secs_f64(),
@@ -174,13 +175,13 @@ impl Tour<'_> {
         tree: &Tree,
         took: Duration,
     ) -> Result<Tally, Failure> {
-        let Self { command, tally, steps, .. } = self;
-        let out = &mut command.out;
-        let is_well = tally.wrong.is_empty();
+        let Self { ctx, tally, steps, .. } = self;
+        let out = &mut ctx.out;
+        let passed = tally.wrong.is_empty();
         out.text("")?;
         if !tally.changed.is_empty() {
             let files = counted(tally.changed.len() as u64, "file");
-            out.text(format_args!("{files} changed on disk meanwhile (not an error), such as:"))?;
+            out.text(format_args!("{files} changed on disk meanwhile (no error), such as:"))?;
             for path in tally.changed.iter().take(3) {
                 out.text(format_args!("  {path}"))?;
             }
@@ -188,7 +189,7 @@ impl Tour<'_> {
         for wrong in tally.wrong.iter().take(10) {
             out.text(format_args!("WRONG: {wrong}"))?;
         }
-        let verdict = if is_well { "All as promised" } else { "NOT as promised" };
+        let verdict = if passed { "PASSED" } else { "FAILED" };
         let compared = tally.compared;
         out.text(format_args!(
             "{verdict}: {} compared byte by byte, {} in all, in {}.",
@@ -196,12 +197,9 @@ impl Tour<'_> {
             size(tally.bytes),
             duration(took)
         ))?;
-        let keeps = tour_dir.is_kept() || !is_well;
-        if !keeps {
-            out.text(format_args!(
-                "The database was in {} and is gone.",
-                tour_dir.path().display()
-            ))?;
+        let is_kept = tour_dir.is_kept() || !passed;
+        if !is_kept {
+            out.text(format_args!("The database in {} is removed.", tour_dir.path().display()))?;
         }
         out.document(|| {
             Ok(json!({
@@ -209,13 +207,13 @@ impl Tour<'_> {
                 "files": tree.files.len(),
                 "bytes": tree.bytes,
                 "database": tour_dir.path().display().to_string(),
-                "kept": keeps,
+                "kept": is_kept,
                 "seconds": took.as_secs_f64(),
                 "steps": to_json(&steps)?,
                 "compared": compared,
                 "changed": tally.changed,
                 "wrong": tally.wrong,
-                "passed": is_well,
+                "passed": passed,
             }))
         })?;
         Ok(tally)

@@ -1,4 +1,4 @@
-//! The steps of the tour.
+//! The steps of the tour. Each ends with a report, and adds wrong answers to the tally.
 
 use std::collections::HashSet;
 use std::sync::mpsc::channel;
@@ -17,13 +17,13 @@ use crate::files::Buffer;
 use crate::output::{count, counted, duration, size};
 use crate::progress::Progress;
 
-/// How much the writer writes beside the reader.
+/// The most that the writer writes beside the reader.
 const CONCURRENT_WRITE_BYTES: usize = 64 << 20;
 const CONCURRENT_WRITE_FILES: usize = 2_000;
 
 impl Tour<'_> {
-    /// Stores every file under its path, with its content's digest as a second key. The first half
-    /// is sealed, so that it can expire by itself.
+    /// Stores every file under its path, with the digest of its content as a secondary key. Seals
+    /// the first half, so that it can expire separately.
     pub(super) fn load(&mut self, tree: &Tree) -> Result<Db, Failure> {
         let started = Instant::now();
         let db = Db::open(self.options.clone().create_if_missing(true))?;
@@ -70,7 +70,7 @@ impl Tour<'_> {
         Ok(db)
     }
 
-    /// Compares every file, a part of them by digest, and the order of iteration.
+    /// Compares every file, a sample by digest, and the order of iteration.
     pub(super) fn read_back(&mut self, db: &Db) -> Result<(), Failure> {
         let table = db.existing_table(TABLE)?;
         let started = Instant::now();
@@ -89,24 +89,24 @@ impl Tour<'_> {
                 continue;
             }
             if expected.next().is_none_or(|item| item.key.as_bytes() != entry.key()) {
-                let what = format!("iteration: record {records} is not the next that was put");
+                let what = format!("iteration: record {records} is out of write order");
                 self.tally.wrong.push(what);
                 break;
             }
         }
         if expected.next().is_some() {
-            let what = format!("iteration: ended after {records} records, too soon");
+            let what = format!("iteration: ended too early, after {records} records");
             self.tally.wrong.push(what);
         }
         let what = format!(
-            "{compared}; {} also found by digest; iteration gives {} in the order of loading",
+            "{compared}; {} also found by digest; iteration returns {} in write order",
             counted(aliases, "file"),
             counted(records, "record")
         );
         self.report_step("Read back", took, Some(bytes), what)
     }
 
-    /// Closes, opens again, and compares a sample.
+    /// Closes, reopens, and compares a sample.
     pub(super) fn reopen(&mut self, db: Db) -> Result<(), Failure> {
         let started = Instant::now();
         db.close()?;
@@ -128,13 +128,13 @@ impl Tour<'_> {
         self.report_step("Reopen", closed + opened, None, what)
     }
 
-    /// Opens the table with a GC filter that gives up the older half, and collects.
+    /// Opens the table with a GC filter that releases the older half, and collects.
     pub(super) fn expire(&mut self) -> Result<Db, Failure> {
         let started = Instant::now();
         let db = Db::open(self.options.clone())?;
         let (older, newer) = self.loaded.halves();
         let expired: HashSet<Vec<u8>> = older.iter().map(|item| item.key.clone().into()).collect();
-        // An alias goes with its value.
+        // The filter decides on primary keys; an alias expires with its value.
         let filter = GcFilter::new(move |key, is_primary| Ok(!is_primary || expired.contains(key)));
         let table = db.table_with_filter(TABLE, self.table_options.clone(), filter)?;
         let before = table.stats();
@@ -142,27 +142,27 @@ impl Tour<'_> {
         let report = table.run_gc()?;
         let collected = collecting.elapsed();
         if report.held_for.is_some() {
-            let what = "expire: collection was held, as if the clock had jumped";
+            let what = "expire: collection was held as if the clock had jumped";
             self.tally.wrong.push(what.to_owned());
         }
         let after = table.stats();
-        // What the older half has lost is gone, unless the newer half has it, too.
-        let still: HashSet<Digest> = newer.iter().map(|item| item.digest).collect();
-        let mut gone = 0;
+        // A digest of the older half must be absent, unless the newer half has the same content.
+        let kept: HashSet<Digest> = newer.iter().map(|item| item.digest).collect();
+        let mut collected_files = 0;
         for item in older {
-            let alias_is_there = table.contains(item.digest.key().as_bytes())?;
-            if table.contains(item.key.as_bytes())?
-                || alias_is_there != still.contains(&item.digest)
-            {
-                self.tally.wrong.push(format!("{}: expired, and still found", item.key));
+            let has_alias = table.contains(item.digest.key().as_bytes())?;
+            if table.contains(item.key.as_bytes())? || has_alias != kept.contains(&item.digest) {
+                self.tally
+                    .wrong
+                    .push(format!("{}: expected to be collected, still found", item.key));
             } else {
-                gone += 1;
+                collected_files += 1;
             }
         }
         let (compared, _) = self.tally.compare_all(newer, &table)?;
         let what = format!(
-            "a GC filter gave up the older half: {} of {} in {}; {gone} of {} are not found any \
-             more; of the rest, {compared}",
+            "a GC filter released the older half: {}, {} collected in {}; {collected_files} of {} \
+             no longer found; of the rest, {compared}",
             counted(before.segments.saturating_sub(after.segments) as u64, "segment"),
             size(before.bytes.saturating_sub(after.bytes)),
             duration(collected),
@@ -172,7 +172,7 @@ impl Tour<'_> {
         Ok(db)
     }
 
-    /// Reads beside a writer. Here both are in one process; `lith get` in another terminal is the
+    /// Reads beside a writer. Here both are in one process; `lith get` in another process does the
     /// same.
     pub(super) fn read_while_writing(&mut self, db: &Db) -> Result<(), Failure> {
         let started = Instant::now();
@@ -182,13 +182,13 @@ impl Tour<'_> {
         let (_, newer) = self.loaded.halves();
         let values = some_values(newer, &writer)?;
         let written: usize = values.iter().map(|(_, value)| value.len()).sum();
-        // The values are those of the first of them: there are as many.
+        // `some_values` took the values of the first items.
         let stored = newer.get(..values.len()).unwrap_or_default();
         let (done, finished) = channel();
         let write = move || {
             let mut values = values.into_iter();
             let put = values.try_for_each(|(key, value)| writer.put(&key, &value).map(|_| ()));
-            #[expect(clippy::let_underscore_must_use, reason = "the reader may have failed by now")]
+            #[expect(clippy::let_underscore_must_use, reason = "the reader may have failed")]
             let _ = done.send(put.and_then(|()| writer.flush()));
         };
         let thread = lithdb::env::spawn("lith-tour-writer", write)
@@ -197,31 +197,32 @@ impl Tour<'_> {
         let panicked = || Failure::failed("the writer's thread panicked");
         finished.recv().map_err(|_| panicked())??;
         thread.join().map_err(|_| panicked())?;
-        // The reader's view does not change until it is refreshed.
+        // The reader's view does not change before a refresh.
         let seen = || stored.iter().filter(|item| finds(&reader, item)).count();
         let too_early = seen();
         reader.refresh()?;
         let (found, expected) = (seen(), stored.len());
         if too_early > 0 || found != expected {
             self.tally.wrong.push(format!(
-                "reader: saw {too_early} of {expected} new values before its refresh, {found} after"
+                "reader: expected 0 new values before a refresh and {expected} after it, found \
+                 {too_early} and {found}"
             ));
         }
         reading.close()?;
         let what = format!(
-            "while the writer stored {} ({}), a reader opened beside it: {compared}; after a \
-             refresh it found the new ones, too",
+            "while a writer stored {} ({}), a reader beside it: {compared}; after a refresh it found \
+             the new values, too",
             counted(expected as u64, "value"),
             size(written as u64),
         );
         self.report_step("Read beside the writer", started.elapsed(), None, what)
     }
 
-    /// Rolls the closed database back to the last file that was loaded.
+    /// Rolls the closed database back to the last loaded file.
     pub(super) fn roll_back(&mut self) -> Result<(), Failure> {
         let (_, newer) = self.loaded.halves();
         let Some(last) = newer.last() else {
-            return Ok(()); // nothing is left, and nothing was put behind it
+            return Ok(()); // the newer half is empty: nothing was put after it
         };
         let started = Instant::now();
         let request = Rollback::new(&self.options.roots);
@@ -234,13 +235,13 @@ impl Tour<'_> {
         let table = db.existing_table(TABLE)?;
         for key in newer.iter().map(Item::second_key) {
             if table.contains(key.as_bytes())? {
-                self.tally.wrong.push(format!("{key}: rolled back, and still found"));
+                self.tally.wrong.push(format!("{key}: expected to be rolled back, still found"));
             }
         }
         let (compared, _) = self.tally.compare_all(newer, &table)?;
         db.close()?;
         let what = format!(
-            "back to {}: {} gone that came later, planned in {}, done in {}; of the rest, {compared}",
+            "rolled back to {}: {} removed, planned in {}, executed in {}; of the rest, {compared}",
             last.key,
             counted(report.tables.iter().map(|table| table.discarded.records).sum(), "record"),
             duration(planned),
@@ -265,7 +266,7 @@ impl Tour<'_> {
     }
 }
 
-/// Some values, to be stored again under other keys.
+/// Values of the first items, to store again under other keys.
 fn some_values(items: &[Item], table: &Table) -> Result<Vec<(Vec<u8>, Value)>, Failure> {
     let (mut values, mut bytes) = (Vec::new(), 0);
     for item in items.iter().take(CONCURRENT_WRITE_FILES) {

@@ -1,4 +1,5 @@
-//! The directory of the tour's database: its own, removed however the tour ends, or the one to keep.
+//! The directory of the tour's database: a temporary one that is removed however the tour ends, or
+//! the one of `--keep`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,29 +13,30 @@ use signal_hook::low_level::emulate_default_handler;
 
 use crate::failure::Failure;
 use crate::files::Buffer;
-use crate::output::print_note;
+use crate::stderr::print_note;
 
-/// How often a signal tries to remove a directory in which the tour still creates files.
+/// How often the signal thread retries to remove a directory in which the tour still creates
+/// files.
 const REMOVE_RETRIES: usize = 500;
 const RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The directory; removed when this is dropped or a signal ends the tour, unless it is to be kept.
+/// The directory; removed on drop or when a signal ends the tour, unless it is kept.
 pub(super) struct TourDir {
     path: PathBuf,
     is_kept: bool,
-    /// What a signal removes. Whoever holds the lock is not interrupted by it.
+    /// The directory to remove. The signal thread takes the lock before it acts.
     delete_on_drop: Arc<Mutex<Option<PathBuf>>>,
 }
 
 impl TourDir {
-    /// A name under the system's temporary directory, or the directory to keep, which must be new
-    /// or empty. Nothing is created yet.
+    /// Chooses a new name in the system's temporary directory, or `keep`, which must be empty or
+    /// not exist. Creates nothing.
     pub(super) fn choose(keep: Option<&Path>) -> Result<Self, Failure> {
         let tour_dir = |path, is_kept| Self { path, is_kept, delete_on_drop: Arc::default() };
         let Some(path) = keep else {
             let dir = std::env::temp_dir();
             let dir = OsFs.canonicalize(&dir).map_err(|e| Failure::io(dir.display(), &e))?;
-            let number = OsClock.random_u64().map_err(|e| Failure::io("random", &e))?;
+            let number = OsClock.random_u64().map_err(|e| Failure::io("read random bytes", &e))?;
             return Ok(tour_dir(dir.join(format!("lith-tour-{number:016x}")), false));
         };
         let cannot = |e: io::Error| Failure::io(path.display(), &e);
@@ -47,7 +49,7 @@ impl TourDir {
         Ok(tour_dir(path.to_owned(), true))
     }
 
-    /// Bytes that may be written there.
+    /// Free bytes of its file system.
     pub(super) fn free_space(&self) -> Result<u64, Failure> {
         let parent = match self.path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -60,10 +62,10 @@ impl TourDir {
     /// Creates the directory, and one for each root.
     pub(super) fn make(&mut self) -> Result<(), Failure> {
         let cannot = |path: &Path, e: io::Error| Failure::io(path.display(), &e);
-        // The watch begins before there is anything to be removed.
+        // Before the directory exists: no signal may come in between.
         if !self.is_kept {
             remove_on_signals(&self.delete_on_drop)
-                .map_err(|e| Failure::io("watch for signals", &e))?;
+                .map_err(|e| Failure::io("install signal handlers", &e))?;
         }
         let mut delete_on_drop = lock(&self.delete_on_drop);
         match OsFs.create_dir(&self.path) {
@@ -76,7 +78,7 @@ impl TourDir {
         self.path = OsFs.canonicalize(&self.path).map_err(|e| cannot(&self.path, e))?;
         let create = |root: &PathBuf| OsFs.create_dir(root).map_err(|e| cannot(root, e));
         self.roots().iter().try_for_each(create).inspect_err(|_| {
-            #[expect(clippy::let_underscore_must_use, reason = "what failed first is said")]
+            #[expect(clippy::let_underscore_must_use, reason = "the first error is returned")]
             let _ = self.roots().map(|root| OsFs.remove_dir(&root));
         })
     }
@@ -94,7 +96,7 @@ impl TourDir {
         self.is_kept
     }
 
-    /// From here on it stays, whatever happens.
+    /// Keeps the directory, whatever happens later.
     pub(super) fn keep(&mut self) {
         self.is_kept = true;
         *lock(&self.delete_on_drop) = None;
@@ -108,7 +110,10 @@ impl TourDir {
 
 impl Drop for TourDir {
     fn drop(&mut self) {
-        #[expect(clippy::let_underscore_must_use, reason = "why the tour ended tells more")]
+        #[expect(
+            clippy::let_underscore_must_use,
+            reason = "the error that ended the tour is reported"
+        )]
         let _ = delete_now(&self.delete_on_drop);
     }
 }
@@ -129,12 +134,12 @@ fn remove_tree(dir: &Path) -> io::Result<()> {
     OsFs.remove_dir(dir)
 }
 
-/// Starts a thread that removes what is doomed when a signal comes, and ends the process by that
-/// signal. It keeps the lock: whoever would say how the tour ended waits for the end.
+/// Starts a thread that, on a signal, removes the directory and ends the process by that signal.
+/// The thread keeps the lock, so the main thread cannot report an outcome meanwhile.
 fn remove_on_signals(delete_on_drop: &Arc<Mutex<Option<PathBuf>>>) -> io::Result<()> {
     let ignored = ignored_signals();
     let watched = [SIGINT, SIGTERM, SIGHUP].into_iter();
-    // What was ignored from the start (nohup, a background job) stays so.
+    // A signal ignored from the start (nohup, a background job) stays ignored.
     let mut signals = Signals::new(watched.filter(|signal| ignored & (1 << (signal - 1)) == 0))?;
     let delete_on_drop = Arc::clone(delete_on_drop);
     let wait = move || {
@@ -142,11 +147,16 @@ fn remove_on_signals(delete_on_drop: &Arc<Mutex<Option<PathBuf>>>) -> io::Result
         let delete_on_drop = lock(&delete_on_drop);
         if let Some(path) = &*delete_on_drop {
             match remove_with_retries(path) {
-                Ok(()) => print_note("interrupted; the tour's database is removed"),
-                Err(e) => print_note(format_args!("interrupted; {} is left: {e}", path.display())),
+                Ok(()) => print_note("interrupted; removed the tour's database"),
+                Err(e) => {
+                    print_note(format_args!("interrupted; cannot remove {}: {e}", path.display()))
+                }
             }
         }
-        #[expect(clippy::let_underscore_must_use, reason = "then the next line ends it")]
+        #[expect(
+            clippy::let_underscore_must_use,
+            reason = "if it fails, the next line ends the process"
+        )]
         let _ = emulate_default_handler(signal);
         std::process::exit(128 + signal);
     };
@@ -169,7 +179,7 @@ fn lock(delete_on_drop: &Mutex<Option<PathBuf>>) -> MutexGuard<'_, Option<PathBu
     delete_on_drop.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The signals that this process was started to ignore, bit by bit; none where nothing says so.
+/// The signals that this process was started to ignore, as a bit mask; 0 if unknown.
 fn ignored_signals() -> u64 {
     let mut buffer = Buffer::default();
     let Ok(status) = buffer.read(Path::new("/proc/self/status")) else { return 0 };

@@ -1,4 +1,4 @@
-//! Which files the tour takes.
+//! Chooses the files that the tour loads.
 
 use std::path::{Path, PathBuf};
 
@@ -17,22 +17,22 @@ pub(super) struct Tree {
     pub(super) files: Vec<Found>,
     pub(super) bytes: u64,
     skipped: Skipped,
-    /// How many files are too large to be compared in memory.
+    /// The number of files too large to compare in memory.
     large: u64,
-    /// There are more than were taken.
+    /// A limit left files out.
     is_truncated: bool,
-    /// The disk has no room for all that was allowed.
+    /// The limit was free disk space.
     is_limited_by_space: bool,
 }
 
 impl Tree {
-    /// Chooses the tree and looks at what is in it.
+    /// Chooses the directory and lists its files, up to the limits.
     pub(super) fn choose(args: &Args, tour_dir: &TourDir) -> Result<Self, Failure> {
         let root = match &args.path {
             Some(path) => path.clone(),
             None => default_root()?,
         };
-        // The database needs as much again, and the disk has other users.
+        // Leaves half of the free space to the disk's other users.
         let room = tour_dir.free_space()? / 2;
         let is_limited_by_space = room < args.max_bytes;
         let most = args.max_bytes.min(room);
@@ -43,7 +43,7 @@ impl Tree {
                 is_truncated = true;
                 return Ok(Flow::Stop);
             }
-            // Files are compared in memory. One that is too large does not keep out the smaller ones behind it.
+            // A file that is too large to compare in memory does not end the walk.
             if found.len_bytes >= MAX_BUFFERED_BYTES as u64 {
                 large += 1;
                 return Ok(Flow::Continue);
@@ -58,7 +58,8 @@ impl Tree {
         })?;
         let root = OsFs.canonicalize(&root).map_err(|e| Failure::io(root.display(), &e))?;
         if files.is_empty() {
-            let message = format!("{}: expected files for the tour, found none", root.display());
+            let message =
+                format!("{}: expected at least one regular file, found none", root.display());
             return Err(Failure::Failed(message));
         }
         let is_limited_by_space = is_limited_by_space && is_truncated;
@@ -73,25 +74,24 @@ impl Tree {
         })
     }
 
-    /// What there is to say about the choice.
+    /// What was left out, and why.
     pub(super) fn notes(&self, args: &Args) -> Vec<String> {
         let mut notes = Vec::new();
         if self.is_limited_by_space {
-            notes
-                .push("not all of it: half of the free disk space is enough for a tour".to_owned());
+            notes.push("limited to half of the free disk space".to_owned());
         } else if self.is_truncated {
             notes.push(format!(
-                "not all of it: the limit is {} and {} (--max-bytes, --max-files)",
+                "limited to {} and {} (--max-bytes, --max-files)",
                 size(args.max_bytes),
                 counted(args.max_files, "file")
             ));
         }
         if self.large > 0 {
             let files = counted(self.large, "file");
-            notes.push(format!("left out: {files} of {} or more", size(MAX_BUFFERED_BYTES as u64)));
+            notes.push(format!("skipped: {files} of {} or more", size(MAX_BUFFERED_BYTES as u64)));
         }
         if let Some(skipped) = self.skipped.describe() {
-            notes.push(format!("passed by: {skipped}"));
+            notes.push(format!("skipped: {skipped}"));
         }
         notes
     }
@@ -104,8 +104,9 @@ fn has(dir: &Path, name: &str) -> Result<bool, Failure> {
 
 /// The Cargo project around the current directory, or the directory of this program.
 fn default_root() -> Result<PathBuf, Failure> {
-    let current = std::env::current_dir().map_err(|e| Failure::io("current directory", &e))?;
-    // A workspace has its lock file at the top; the nearest manifest may be that of a member.
+    let current =
+        std::env::current_dir().map_err(|e| Failure::io("find the current directory", &e))?;
+    // The lock file marks the root of a workspace; the nearest manifest may be that of a member.
     for needs_lock in [true, false] {
         for dir in current.ancestors() {
             if has(dir, "Cargo.toml")? && (!needs_lock || has(dir, "Cargo.lock")?) {
@@ -113,11 +114,11 @@ fn default_root() -> Result<PathBuf, Failure> {
             }
         }
     }
-    let program = std::env::current_exe().map_err(|e| Failure::io("this program", &e))?;
+    let program = std::env::current_exe().map_err(|e| Failure::io("find this program", &e))?;
     match program.parent() {
         Some(dir) => Ok(dir.to_owned()),
         None => {
-            Err(Failure::failed("expected a Cargo project here; name a directory: lith tour PATH"))
+            Err(Failure::failed("expected a Cargo project here, found none; use lith tour PATH"))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! verify, dump, repair: what is damaged is found, named, shown, and given up only when asked.
+//! `lith verify`, `dump`, `repair`: damage is found and named; data is given up only with consent.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
 
@@ -13,7 +13,8 @@ use lithdb::{Rollback, TableOptions};
 use serde_json::json;
 use support::{Fixture, flip, read};
 
-/// A table with a sealed segment (`a` to `j`) and another (`k`), values in key and value files.
+/// A table with a sealed segment (`a` to `j`) and an unsealed one (`k`), values in key and value
+/// files.
 fn two_segments() -> Fixture {
     let fixture = Fixture::new();
     fixture.prepare(|db| {
@@ -119,7 +120,7 @@ fn repair_shows_loss_and_needs_accept_loss() {
     run.failed();
     let output: serde_json::Value = serde_json::from_str(&run.text()).unwrap();
     assert_eq!((&output["needed"], &output["applied"]), (&json!(true), &json!(false)));
-    // Nothing has changed.
+    // Nothing was changed.
     assert!(read(&keys) == before);
     let output = fixture.lith(&["repair", "--accept-loss", "--json"]).json();
     assert_eq!((&output["needed"], &output["applied"]), (&json!(true), &json!(true)));
@@ -127,7 +128,7 @@ fn repair_shows_loss_and_needs_accept_loss() {
     assert_eq!(fixture.lith(&["get", "t", "k"]).ok(), "in the newest segment");
     let left = fixture.lith(&["scan", "t"]).ok().lines().count();
     assert!((8..11).contains(&left), "{left}");
-    // The database can be written again.
+    // The database is writable again.
     fixture.lith_with(&["put", "t", "l"], b"v").ok();
 }
 
@@ -156,7 +157,7 @@ fn repair_without_consent_applies_only_lossless_tables() {
     flip(&file(&fixture, "1.keys"), 400);
     OsFs.remove_file(&fixture.db().join("z/segments/1.metadata")).unwrap();
     let run = fixture.lith(&["repair", "--json"]);
-    assert!(run.failed().contains("not repaired: t; --accept-loss"), "{run:?}");
+    assert!(run.failed().contains("not repaired without --accept-loss: t"), "{run:?}");
     let output: serde_json::Value = serde_json::from_str(&run.text()).unwrap();
     assert_eq!((&output["applied"], &output["left"]), (&json!(true), &json!(["t"])));
     assert_eq!(output["report"]["tables"][0]["table"], "z");
@@ -174,7 +175,7 @@ fn repair_of_a_lost_state_reports_its_actions() {
         assert!(fixture.lith(args).failed().contains("lith repair"), "{args:?}");
     }
     let run = fixture.lith(&["repair"]);
-    assert!(run.failed().contains("not repaired: t; --accept-loss"), "{run:?}");
+    assert!(run.failed().contains("not repaired without --accept-loss: t"), "{run:?}");
     assert!(run.words().contains("its TTL is not known any more"), "{run:?}");
     assert!(run.words().contains("is in no count"), "{run:?}");
     let words = fixture.lith(&["repair", "--accept-loss"]).words();
@@ -219,7 +220,7 @@ fn commands_agree_on_a_lost_table_directory() {
         assert!(words.contains("this directory is gone"), "{words}");
         assert!(words.contains("table u: sound"), "{words}");
         let run = on(&["repair"]);
-        assert!(run.failed().contains("not repaired: t; --accept-loss"), "{run:?}");
+        assert!(run.failed().contains("not repaired without --accept-loss: t"), "{run:?}");
         assert!(run.words().contains("is gone, and created anew"), "{run:?}");
         on(&["repair", "--accept-loss"]).ok();
         on(&["verify"]).ok();
@@ -228,7 +229,7 @@ fn commands_agree_on_a_lost_table_directory() {
     }
 }
 
-/// Makes a table into something of which nothing can be said: its segments are not to be listed.
+/// Makes a table uncheckable: its segments cannot be listed.
 fn hide_segments(fixture: &Fixture, table: &str) {
     let segments = fixture.db().join(table).join("segments");
     OsFs.rename(&segments, &fixture.path("segments-kept")).unwrap();
@@ -253,9 +254,9 @@ fn verify_reports_each_table_independently() {
     flip(&file(&fixture, "1.keys"), 400);
     let run = fixture.lith(&["verify"]);
     let said = run.failed();
-    assert!(said.contains("not sound: t; see lith repair; could not be looked at: a"), "{said}");
+    assert!(said.contains("not sound: t; see lith repair; cannot be checked: a"), "{said}");
     let text = run.text();
-    for part in ["table t: DAMAGED", "table z: sound", "table z: keymap sound", "not looked at: "] {
+    for part in ["table t: DAMAGED", "table z: sound", "table z: keymap sound", "not checked: "] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let run = fixture.lith(&["verify", "--json"]);
@@ -278,10 +279,10 @@ fn repair_fixes_what_it_can_and_names_the_rest() {
     flip(&file(&fixture, "1.keys"), 400);
     let run = fixture.lith(&["repair"]);
     let said = run.failed();
-    assert!(said.contains("--accept-loss") && said.contains("planned for a"), "{said}");
+    assert!(said.contains("--accept-loss: t") && said.contains("plan a repair: a"), "{said}");
     assert!(run.text().contains("segment 1") && run.text().contains("a/segments"), "{run:?}");
     let run = fixture.lith(&["repair", "--accept-loss", "--json"]);
-    assert!(run.failed().contains("planned for a"), "{run:?}");
+    assert!(run.failed().contains("plan a repair: a"), "{run:?}");
     let output: serde_json::Value = serde_json::from_str(&run.text()).unwrap();
     assert_eq!(
         (&output["applied"], &output["plan"]["refused"][0]["table"]),
@@ -289,12 +290,12 @@ fn repair_fixes_what_it_can_and_names_the_rest() {
     );
     fixture.lith(&["verify", "t"]).ok();
     let run = fixture.lith(&["repair", "--json"]);
-    assert!(run.failed().contains("planned for a"), "{run:?}");
+    assert!(run.failed().contains("plan a repair: a"), "{run:?}");
     assert!(fixture.lith(&["repair", "nothing"]).failed().contains("table nothing"));
     assert_eq!(fixture.lith(&["repair", "t", "z"]).ok(), "nothing to repair\n");
 }
 
-/// A rollback of two tables that was killed behind its first step.
+/// A rollback of two tables that was killed after it was decided.
 fn pending_rollback() -> Fixture {
     let fixture = Fixture::new();
     fixture.prepare(|db| {
@@ -321,7 +322,7 @@ fn every_command_names_the_remedy_for_a_pending_rollback() {
     let fixture = pending_rollback();
     let run = fixture.lith(&["verify"]);
     let said = run.failed();
-    assert!(said.contains("not finished; see lith rollback --finish"), "{said}");
+    assert!(said.contains("a rollback is not finished; see lith rollback --finish"), "{said}");
     let text = run.text();
     for part in ["rollback.intent", "table t: cut", "table u: cut", "`lith rollback --finish`"] {
         assert!(text.contains(part), "{part}: {text}");
@@ -362,9 +363,7 @@ fn command_reports_a_rollback_it_finished() {
     let fixture = pending_rollback();
     let run = fixture.lith_with(&["put", "t", "k"], b"value");
     assert_eq!(run.output.status.code(), Some(0), "{run:?}");
-    for part in
-        ["a rollback had been interrupted, and was finished", "table t: cut", "table u: cut"]
-    {
+    for part in ["finished an interrupted rollback", "table t: cut", "table u: cut"] {
         assert!(run.errors().contains(part), "{part}: {run:?}");
     }
     fixture.lith_with(&["put", "t", "k2"], b"value").ok();
@@ -390,7 +389,7 @@ fn dump_and_findings_print_keys_like_scan() {
     let scanned = of(&["scan", "t", "--json"]);
     assert_eq!(scanned[1], "0x307866656564");
     assert_eq!(of(&["dump", "t", "--json"]), scanned);
-    // The second value is damaged, and its key named.
+    // Damages the second value: verify names its key.
     flip(&file(&fixture, "1-0.values"), 64 + 4_500);
     let run = fixture.lith(&["verify", "--json"]);
     run.failed();

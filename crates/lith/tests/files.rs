@@ -1,4 +1,4 @@
-//! put from and get into what is no regular file, and get over one that is.
+//! `lith put` from and `lith get` into pipes and devices; `get` over a regular file.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
 
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use lithdb::env::{Fs, OsFs};
 use support::{Fixture, Run, lith, read, run};
 
-/// Runs a line of shell in which `lith` is the built program, in the directory of the bench.
+/// Runs a shell command in the directory of the fixture; `lith` is the built program.
 fn shell(fixture: &Fixture, line: &str) -> Run {
     let program = env!("CARGO_BIN_EXE_lith");
     let mut command = Command::new("sh");
@@ -50,7 +50,7 @@ fn get_writes_into_a_pipe_and_a_device() {
     assert!(shell(&fixture, "lith get t k -o /dev/stdout --db db").output.stdout == long);
     fixture.lith(&["get", "t", "k", "-o", "/dev/null"]).ok();
     assert!(fixture.lith(&["get", "t", "k", "-o", "/dev/full"]).failed().contains("/dev/full"));
-    // It is a pipe as before.
+    // The pipe was not replaced.
     assert_eq!(OsFs.metadata(&fixture.path("fifo")).unwrap().kind, lithdb::env::FileKind::Other);
 }
 
@@ -58,7 +58,7 @@ fn get_writes_into_a_pipe_and_a_device() {
 fn failed_output_keeps_the_existing_file() {
     let fixture = Fixture::with(&[("k", &[7; 100_000])]);
     let out = fixture.write("dir/out", b"the old content");
-    // No file may become longer than 16 KiB: as on a disk that is full.
+    // Files are limited to 16 KiB: like a full disk.
     let run = shell(&fixture, "trap '' XFSZ; ulimit -f 32; lith get t k -o dir/out --db db");
     assert!(run.failed().contains("dir/out: "), "{run:?}");
     assert_eq!(read(&out), b"the old content");

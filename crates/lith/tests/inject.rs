@@ -1,9 +1,9 @@
-//! `lith rollback` and `lith repair` whose system calls fail, or that are killed at one of them: what the command says is
-//! true, and what it left can be finished. (A call that `strace` answers does not run: syncs that fail here were refused, and
-//! lost nothing.)
+//! `lith rollback` and `lith repair` with failing system calls, or killed at one: the command
+//! reports the true outcome, and the next run can finish. (A call that `strace` injects does not
+//! execute, so a sync that fails here lost nothing.)
 //!
-//! Needs `strace` and the right to trace; says so and is skipped where that is not so, or fails if
-//! `LITHDB_REQUIRE_STRACE` is 1.
+//! Needs `strace` and the right to trace. Without them the tests print so and are skipped, or fail
+//! if `LITHDB_REQUIRE_STRACE` is 1.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -44,7 +44,7 @@ fn value(n: u64) -> Vec<u8> {
     n.to_le_bytes().repeat(1 + n as usize * 37 % 400)
 }
 
-/// The numbers that a table holds, each with its value.
+/// The numbers in a table; checks their values.
 fn numbers(fixture: &Fixture, table: &str) -> Vec<u64> {
     let db = fixture.open();
     let table = db.existing_table(table).unwrap();
@@ -77,7 +77,8 @@ fn copy(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
 }
 
-/// Runs `lith` with `args` on copies of `whole`, with another call failing each time; `check` looks at what it left.
+/// Runs `lith` with `args` on copies of `whole`, with a different failing call each time; `check`
+/// examines the result.
 fn every_call(
     whole: &Fixture,
     args: &[&str],
@@ -97,7 +98,7 @@ fn every_call(
             let run = Run::new(env!("CARGO_BIN_EXE_lith"), args, &below);
             (fixture, run, below)
         };
-        let (_bench, run, base) = place();
+        let (_fixture, run, base) = place();
         let (output, calls, paths) = run.count_calls(fault.names);
         assert!(output.status.success(), "{output:?}");
         for n in sample_of(calls, 2, effort.is_deep(), effort.seed(fault.call)) {
@@ -136,9 +137,9 @@ fn rollback_with_failing_syscalls_reports_its_outcome() {
         assert_eq!(found, expected, "{context}");
         let erred = String::from_utf8_lossy(&ran.output.stderr);
         if ran.output.status.success() || erred.contains("the rollback was decided") {
-            assert!(is_new, "it was to happen: {context}");
+            assert!(is_new, "expected the new state: {context}");
         } else if ran.output.status.code().is_some() && !erred.contains("is not decided") {
-            assert!(!is_new, "it was not to happen: {context}");
+            assert!(!is_new, "expected the old state: {context}");
         }
         tally.add(if is_new { "new" } else { "old" }, 1);
     });
@@ -158,18 +159,18 @@ fn repair_with_failing_syscalls_loses_only_what_it_reported() {
     let whole = fixture();
     flip(&whole.db().join("blocks/segments/2.keys"), 300);
     let damaged = read(&whole.db().join("blocks/segments/2.keys"));
-    let mended = Fixture { dir: scratch() };
-    copy(&whole.db(), &mended.db());
-    mended.lith(&["repair", "--accept-loss"]).ok();
-    let left = numbers(&mended, "blocks");
+    let repaired = Fixture { dir: scratch() };
+    copy(&whole.db(), &repaired.db());
+    repaired.lith(&["repair", "--accept-loss"]).ok();
+    let left = numbers(&repaired, "blocks");
     assert!(left.len() < 40 && left.len() > 30, "{left:?}");
     let args = ["repair", "--accept-loss"];
     let reported = every_call(&whole, &args, &mut tally, |fixture, _, context, tally| {
-        // Whatever it has done, it can be done again.
+        // A second repair finishes whatever the first one did.
         fixture.lith(&["repair", "--accept-loss"]).ok();
         assert_eq!(numbers(fixture, "blocks"), left, "{context}");
         assert_eq!(numbers(fixture, "events").len(), 40, "{context}");
-        // What was damaged is kept: by a link, or as a copy where there can be none.
+        // The damaged file is in quarantine: as a hard link, or as a copy if linking fails.
         let kept = files_below(&fixture.db().join("blocks")).into_iter().find(|path| {
             let is_quarantine_dir = path.to_string_lossy().contains("/damaged-");
             is_quarantine_dir && path.ends_with("2.keys") && read(path) == damaged
@@ -180,5 +181,8 @@ fn repair_with_failing_syscalls_loses_only_what_it_reported() {
     for call in ["fsync", "pwrite64", "rename", "openat", "death at link"] {
         assert!(reported.get(call).is_some_and(|count| *count > 0), "{call}: {reported:?}");
     }
-    assert!(tally.get("link") > 0 && reported["link"] == 0, "a copy is as good: {reported:?}");
+    assert!(
+        tally.get("link") > 0 && reported["link"] == 0,
+        "a copy replaces a failed link: {reported:?}"
+    );
 }

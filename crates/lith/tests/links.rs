@@ -1,4 +1,5 @@
-//! Symbolic links below a root: refused by every command in the same words, and nothing is done to what they lead to.
+//! Symbolic links below a root: every command refuses them with the same error, and their targets
+//! stay unchanged.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
 
@@ -10,7 +11,7 @@ use lithdb::TableOptions;
 use lithdb::env::{Fs, OsFs};
 use support::{Fixture, read};
 
-/// Two segments, the first one sealed.
+/// Two segments; the first is sealed.
 fn two_segments() -> Fixture {
     let fixture = Fixture::new();
     fixture.prepare(|db| {
@@ -46,7 +47,6 @@ fn symbolic_link_below_a_root_is_refused_by_every_command() {
         ("t/segments", "directory"),
         ("t", "directory"),
     ] {
-        // What it leads to is there, or is not.
         for is_dangling in [false, true] {
             let fixture = two_segments();
             let (place, elsewhere) = (fixture.db().join(name), fixture.path("elsewhere"));

@@ -1,4 +1,4 @@
-//! load: a tree of files becomes a table.
+//! `lith load`: stores a directory tree in a table.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
 
@@ -50,7 +50,7 @@ fn load_skips_links_special_files_and_the_database() {
     assert_eq!(loaded["skipped"], json!({ "symlinks": 2, "special": 1, "own": 1, "vanished": 0 }));
     assert_eq!(fixture.lith(&["get", "t", "a/file"]).ok(), "1");
     let text = fixture.lith(&["load", "t", whole]).ok();
-    assert!(text.contains("passed by: 2 symbolic links, 1 special file, 1 directory"), "{text}");
+    assert!(text.contains("skipped: 2 symbolic links, 1 special file, 1 directory"), "{text}");
 }
 
 #[test]
@@ -66,17 +66,17 @@ fn load_names_what_it_cannot_store_and_stores_the_rest() {
     let fixture = Fixture::with(&[]);
     fixture.write("tree/a", b"1");
     fixture.write("tree/z", b"2");
-    // Longer than a value can be, and not a byte of it on the disk.
+    // Longer than the longest value; sparse.
     OsFs.create_new(&fixture.path("tree/huge")).unwrap().set_len((1 << 32) - 1).unwrap();
-    let odd = std::os::unix::ffi::OsStrExt::as_bytes(fixture.path("tree/").as_os_str()).to_vec();
-    let odd = [&odd[..], b"odd-\xff"].concat();
-    let odd: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(&odd);
-    OsFs.create_new(std::path::Path::new(odd)).unwrap();
+    let path = std::os::unix::ffi::OsStrExt::as_bytes(fixture.path("tree/").as_os_str()).to_vec();
+    let path = [&path[..], b"name-\xff"].concat();
+    let path: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(&path);
+    OsFs.create_new(std::path::Path::new(path)).unwrap();
     let tree = fixture.path("tree");
     let run = fixture.lith(&["load", "t", tree.to_str().unwrap(), "--json"]);
     assert_eq!(run.output.status.code(), Some(1), "{run:?}");
     let errors = run.errors();
-    assert!(errors.contains("huge: longer than a value can be"), "{errors}");
+    assert!(errors.contains("huge: longer than the longest value"), "{errors}");
     assert!(errors.contains("its name is not UTF-8"), "{errors}");
     let said: Vec<serde_json::Value> =
         errors.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -116,9 +116,9 @@ fn path_inside_the_database_is_refused() {
     for inside in ["db", "db/t", "db/t/segments", "db/lith.lock"] {
         let path = fixture.path(inside);
         let said = fixture.lith(&["load", "t", path.to_str().unwrap()]).failed();
-        assert!(said.contains("the database itself"), "{said}");
+        assert!(said.contains("outside the database"), "{said}");
     }
-    // Nor by a link.
+    // A link to it is refused, too.
     std::os::unix::fs::symlink("db/t", fixture.path("link")).unwrap();
     fixture.lith(&["load", "t", fixture.path("link").to_str().unwrap()]).failed();
     assert_eq!(fixture.lith(&["scan", "t"]).ok().lines().count(), 1);
@@ -141,7 +141,7 @@ fn non_utf8_name_never_yields_another_files_content() {
     assert_eq!(errors.matches("its name is not UTF-8").count(), 2, "{errors}");
     assert_eq!(fixture.lith(&["scan", "t"]).ok().lines().count(), 1);
     assert_eq!(fixture.lith(&["get", "t", "n\u{fffd}"]).ok(), "the real one");
-    // Nor when it is named itself.
+    // The same if the path is given directly.
     let mut command = support::lith();
     command.args(["load", "t"]).arg(odd(b"n\xff")).arg("--db").arg(fixture.db());
     let said = support::run(command, b"").failed();

@@ -1,4 +1,4 @@
-//! Standard output that nobody reads, that is full, and what is written to it for names that are not UTF-8.
+//! Standard output: closed, full, and for paths that are not UTF-8.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
 
@@ -14,7 +14,7 @@ use lithdb::{Db, DbOptions};
 use serde_json::Value as Json;
 use support::{Fixture, Run, bare, flip, lith, run, without_maintenance};
 
-/// Runs `lith` on a pipe from which nobody reads any more.
+/// Runs `lith` with standard output on a pipe without a reader.
 fn with_closed_stdout(fixture: &Fixture, args: &[&str]) -> Run {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -23,7 +23,7 @@ fn with_closed_stdout(fixture: &Fixture, args: &[&str]) -> Run {
     Run { output: command.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap() }
 }
 
-/// A database that has a table with a damaged key file.
+/// A database with a damaged key file.
 fn damaged() -> Fixture {
     let fixture = Fixture::with(&[("a", b"1"), ("b", b"2")]);
     fixture.prepare(|db| db.existing_table("t").unwrap().seal().unwrap());
@@ -89,7 +89,7 @@ fn reports_and_help_fit_80_columns() {
     let fits = |run: &Run| {
         let text = run.text();
         for line in text.lines() {
-            // A path is not broken.
+            // A long word, such as a path, is not wrapped.
             let words = line.split_whitespace().count();
             assert!(line.chars().count() <= 80 || words == 1, "{line}");
         }
@@ -107,7 +107,7 @@ fn reports_and_help_fit_80_columns() {
     fits(&fixture.lith(&["--help"]));
 }
 
-/// A database in a directory whose name is not UTF-8.
+/// Creates a database in a directory whose name is not UTF-8.
 fn with_non_utf8_name(fixture: &Fixture) -> PathBuf {
     let root = fixture.dir.path().join(OsStr::from_bytes(b"r\xff"));
     let db = Db::open_with(DbOptions::new([&root]), without_maintenance()).unwrap();
@@ -139,7 +139,7 @@ fn non_utf8_database_path_yields_complete_json() {
     let output = run(command, b"").json();
     assert!(output["output"].as_str().unwrap().ends_with("/out\u{fffd}"), "{output}");
     assert_eq!(support::read(&out), [7; 200]);
-    // Damage is named, planned and mended all the same.
+    // Damage is found and repaired all the same.
     flip(&root.join("t/segments/1.keys"), 150);
     for args in [&["verify", "--json"][..], &["repair", "--json"]] {
         let run = on(args);

@@ -1,7 +1,9 @@
-//! File systems and permissions: mounted read-only, files of another owner, files that cannot be removed. What a user may not
-//! do is an error that names the file; it is never damage, and the commands that only read go on.
+//! File systems and permissions: read-only mounts, files of another owner, files that cannot be
+//! removed. A missing permission is an error that names the file, never damage, and commands that
+//! only read work.
 //!
-//! Needs root; says so and is skipped where that is not so, or fails if `LITHDB_REQUIRE_ROOT` is 1.
+//! Needs root. Without it the tests print so and are skipped, or fail if `LITHDB_REQUIRE_ROOT` is
+//! 1.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -19,10 +21,10 @@ use lithdb_process_tests::skip_or_fail;
 use support::{Fixture, Run, lith, run};
 
 const REQUIRED: &str = "LITHDB_REQUIRE_ROOT";
-/// Nobody in particular.
+/// The user `nobody`.
 const OTHER: u32 = 65_534;
 
-/// Runs a program of the system that must succeed. `None`, said loudly: it does not.
+/// Runs a system program. If it fails, prints why and returns `None`, or fails the test.
 fn privileged(test: &str, program: &str, args: &[&str], path: &Path) -> Option<()> {
     let why = match Command::new(program).args(args).arg(path).output() {
         Ok(output) if output.status.success() => return Some(()),
@@ -33,13 +35,13 @@ fn privileged(test: &str, program: &str, args: &[&str], path: &Path) -> Option<(
     None
 }
 
-#[expect(clippy::disallowed_methods, reason = "a test sets the stage by itself")]
+#[expect(clippy::disallowed_methods, reason = "test setup")]
 fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// `lith`, where another user can run it.
-#[expect(clippy::disallowed_methods, reason = "a test sets the stage by itself")]
+/// Copies `lith` to where another user can run it.
+#[expect(clippy::disallowed_methods, reason = "test setup")]
 fn program(fixture: &Fixture) -> PathBuf {
     let program = fixture.path("lith");
     std::fs::copy(env!("CARGO_BIN_EXE_lith"), &program).unwrap();
@@ -55,7 +57,7 @@ fn as_other(fixture: &Fixture, program: &Path, args: &[&str]) -> Run {
     run(command, b"")
 }
 
-/// Three values in a sealed segment, three in another.
+/// Two tables, each with two sealed segments of three values.
 fn sealed() -> Fixture {
     let fixture = Fixture::new();
     fixture.prepare(|db| {
@@ -130,10 +132,10 @@ fn files_of_another_owner_are_not_damage() {
         let said = as_other(&fixture, &program, args).failed();
         assert!(said.contains("lith.lock") && said.contains("Permission denied"), "{said}");
     }
-    // One file that may not be read, of any kind.
+    // One unreadable file or directory of each kind.
     for name in ["1.keys", "1.metadata", "1-0.values", "../table.state", "../segments", ".."] {
         let path = fixture.db().join("t/segments").join(name);
-        #[expect(clippy::disallowed_methods, reason = "a test looks by itself")]
+        #[expect(clippy::disallowed_methods, reason = "test setup")]
         let mode = std::fs::metadata(&path).unwrap().mode();
         set_mode(&path, 0o700);
         for args in [&["get", "t", "a0"][..], &["verify", "t"]] {
@@ -142,7 +144,7 @@ fn files_of_another_owner_are_not_damage() {
             assert!(said.contains("Permission denied"), "{name}: {args:?}: {run:?}");
             assert!(!said.contains("DAMAGED") && !said.contains("repair"), "{name}: {run:?}");
         }
-        // Nor does it hide what is said of the other table.
+        // The other table is reported all the same.
         let run = as_other(&fixture, &program, &["verify"]);
         run.failed();
         assert!(run.words().contains("table u: sound"), "{name}: {run:?}");
@@ -151,7 +153,7 @@ fn files_of_another_owner_are_not_damage() {
         set_mode(&path, mode & 0o7777);
     }
     fixture.lith(&["verify"]).ok();
-    // The database is theirs, a file in it is not.
+    // The other user owns the database except for one file.
     privileged(test, "chown", &["-R", &OTHER.to_string()], &fixture.db()).unwrap();
     let newest = fixture.db().join("t/segments/3.keys");
     privileged(test, "chown", &["root"], &newest).unwrap();
@@ -182,7 +184,7 @@ fn unremovable_file_is_named_and_removed_later() {
     privileged(test, "chattr", &["-i"], &stuck).unwrap();
     let said = gc.text() + &gc.errors();
     assert!(said.contains("collected 1 segment") || said.contains("1-0.values"), "{gc:?}");
-    // What was collected is gone for readers whatever is left of its files.
+    // A collected value is not found, even if its file could not be removed.
     old.no_such_key();
     verified.ok();
     let said = reopened.text() + &reopened.errors();

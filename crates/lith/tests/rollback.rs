@@ -15,7 +15,7 @@ use support::{Fixture, bare, lith, without_maintenance};
 
 const TABLES: [&str; 3] = ["blocks", "events", "receipts"];
 
-/// A letter and a number, big-endian.
+/// A letter, then a big-endian number.
 fn key(n: u64) -> Vec<u8> {
     [b"n", &n.to_be_bytes()[..]].concat()
 }
@@ -43,7 +43,7 @@ fn fixture() -> Fixture {
     fixture
 }
 
-/// The numbers that a table holds, each with its value.
+/// The numbers in a table; checks their values.
 fn numbers(db: &Db, table: &str) -> Vec<u64> {
     let table = db.existing_table(table).unwrap();
     let numbers = table.iter().unwrap().map(|entry| {
@@ -93,7 +93,8 @@ fn rollback_to_a_number_then_to_a_key_then_continue() {
 #[test]
 fn rollback_to_a_time_between_two_openings() {
     let fixture = fixture();
-    // Closing wrote a mark with the time of the flush; what comes now is later by a second at least.
+    // Closing wrote a mark with the time of the flush; the next values are at least one second
+    // later.
     std::thread::sleep(Duration::from_millis(1100));
     let before = lithdb::env::Env::os(1).unwrap().clock.now();
     std::thread::sleep(Duration::from_millis(1100));
@@ -148,11 +149,11 @@ fn impossible_rollback_says_why_and_changes_nothing() {
     let fixture = fixture();
     let said = fixture.lith(&["rollback", "--through-key", "nobody", "--yes"]).failed();
     assert!(said.contains("blocks, events, receipts"), "{said}");
-    // A key that was mistyped does not empty all tables, nor is it "nothing to roll back".
+    // A mistyped key neither empties all tables nor counts as "nothing to roll back".
     for no_match in ["keep", "clear"] {
         let args = ["rollback", "--through-key", "nobody", "--no-match", no_match, "--yes"];
         let said = fixture.lith(&args).failed();
-        assert!(said.contains("the key nobody"), "{said}");
+        assert!(said.contains("key nobody: expected"), "{said}");
     }
     let said = fixture.lith(&["rollback", "--max-be-u64", "7:1", "--yes"]).failed();
     assert!(said.contains("8 bytes at offset 7"), "{said}");
@@ -165,7 +166,7 @@ fn impossible_rollback_says_why_and_changes_nothing() {
     db.close().unwrap();
     assert_eq!(all_numbers(&fixture)[0].len(), 60);
     let none = fixture.lith(&["rollback", "--finish"]).ok();
-    assert!(none.contains("none"), "{none}");
+    assert!(none.contains("no rollback to finish"), "{none}");
 }
 
 #[test]
@@ -192,7 +193,7 @@ fn position_must_be_a_record_of_one_table() {
     }
     let said = to(&position(20), &["--table", "empty"]).failed();
     assert!(said.contains("empty"), "{said}");
-    // The other tables have a record there as well, and it is another one that is meant.
+    // The other table has an unrelated record at the same position.
     let said = to(&position(20), &["--table", "events", "--table", "blocks"]).usage();
     assert!(said.contains("--table"), "{said}");
     assert_eq!(all_numbers(&fixture), vec![(0..60).collect::<Vec<_>>(); 3]);
@@ -200,7 +201,7 @@ fn position_must_be_a_record_of_one_table() {
     assert_eq!(all_numbers(&fixture).iter().map(Vec::len).collect::<Vec<_>>(), [60, 21, 60]);
 }
 
-/// Block 5 of a branch that was left stands before block 4 of the one that is kept.
+/// Block 5 of an abandoned branch was put before block 4 of the kept branch.
 #[test]
 fn kept_blocks_above_the_height_need_acceptance() {
     let fixture = Fixture::new();
@@ -222,11 +223,11 @@ fn kept_blocks_above_the_height_need_acceptance() {
     let found = &output["plan"]["tables"][0]["out_of_order"];
     assert_eq!((&output["executed"], &found["newest"][0]["key"]), (&false.into(), &five.into()));
     assert_eq!(fixture.lith(&["get", "b", five]).ok(), "6");
-    // To where none is left, or with it.
+    // Allowed if no such value stays, or if it is accepted.
     fixture.lith(&["rollback", "--max-be-u64", "0:5", "--dry-run"]).ok();
     fixture.lith(&["rollback", "--max-be-u64", "0:4", "--accept-out-of-order", "--yes"]).ok();
     assert_eq!(fixture.lith(&["get", "b", five]).ok(), "4");
-    // Nothing goes, and it is not the height that was asked for.
+    // Nothing to remove, but the value is still above the height.
     let said = fixture.lith(&["rollback", "--max-be-u64", "0:4", "--yes"]).failed();
     assert!(said.contains("0x0000000000000005 at"), "{said}");
 }
@@ -244,9 +245,9 @@ fn tables_may_have_different_heights() {
     assert!(said.contains("expected one --max-be-u64"), "{said}");
     let said = to(&["blocks=1:5", "1:7"], &["--table", "events", "--yes"]).usage();
     assert!(said.contains("--table blocks"), "{said}");
-    // A name that is mistyped does not leave its table to the height of the others.
+    // A mistyped name does not put its table under the limit of the others.
     let said = to(&["block=1:5", "1:7"], &["--yes"]).failed();
-    assert!(said.contains("table block: there is none"), "{said}");
+    assert!(said.contains("no such table: block"), "{said}");
     let said = to(&["blocks=1:5", "events=1:7"], &["--yes"]).failed();
     assert!(said.contains("table receipts: no filter was given"), "{said}");
     assert_eq!(all_numbers(&fixture), vec![(0..60).collect::<Vec<_>>(); 3]);
@@ -256,14 +257,14 @@ fn tables_may_have_different_heights() {
     assert_eq!(all_numbers(&fixture).iter().map(Vec::len).collect::<Vec<_>>(), [6, 4, 8]);
 }
 
-/// Copies a directory with everything in it.
+/// Copies a directory recursively.
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap();
     assert!(copied.success());
 }
 
-/// Killed with SIGKILL at any moment, which is a crash of the process and not of the machine: afterwards all tables are at
-/// the old state, or all at the new one. `LITHDB_EFFORT` multiplies how often.
+/// Killed with SIGKILL at any moment (a crash of the process, not of the machine): afterwards all
+/// tables are in the old state, or all in the new one. `LITHDB_EFFORT` multiplies the rounds.
 #[test]
 fn rollback_killed_at_any_moment_is_all_tables_or_none() {
     let mut tally = Tally::new("process crashes: lith rollback");
@@ -278,7 +279,7 @@ fn rollback_killed_at_any_moment_is_all_tables_or_none() {
         command.args(["rollback", "--max-be-u64", "1:24", "--yes", "--db"]).arg(scratch.db());
         let started = Instant::now();
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // Moments all over the time that it takes, which the rounds that it survives tell.
+        // Spreads the kills over the running time, which surviving rounds measure.
         std::thread::sleep(longest.mul_f64(f64::from(round * 37 % 101) / 90.0));
         let survived = child.try_wait().unwrap().is_some();
         child.kill().unwrap();
@@ -289,7 +290,7 @@ fn rollback_killed_at_any_moment_is_all_tables_or_none() {
             longest = longest.mul_f64(1.02);
         }
         pending += u32::from(exists(&OsFs, &scratch.db().join("rollback.intent")).unwrap());
-        // Every third time by the tool, else by opening the database.
+        // Every third rollback is finished by the tool, the others by opening the database.
         if round % 3 == 0 {
             let _ = scratch.lith(&["rollback", "--finish"]).ok();
         }
@@ -297,7 +298,7 @@ fn rollback_killed_at_any_moment_is_all_tables_or_none() {
         let is_new = found[0].len() == 25;
         let end = if is_new { 25 } else { 60 };
         assert_eq!(found, vec![(0..end).collect::<Vec<_>>(); 3], "round {round}");
-        assert!(is_new || !survived, "round {round}: it had ended, and nothing had changed");
+        assert!(is_new || !survived, "round {round}: it ended and changed nothing");
         ends[usize::from(is_new)] += 1;
         if round % 10 == 0 {
             scratch.prepare_with(without_maintenance(), |db| {
@@ -314,5 +315,5 @@ fn rollback_killed_at_any_moment_is_all_tables_or_none() {
     tally.add("new", ends[1].into());
     tally.add("finished by the next opening", pending.into());
     assert!(ends.iter().all(|count| *count > 0), "{ends:?}");
-    assert_eq!(all_numbers(&whole), vec![(0..60).collect::<Vec<_>>(); 3], "the template");
+    assert_eq!(all_numbers(&whole), vec![(0..60).collect::<Vec<_>>(); 3], "the template changed");
 }

@@ -1,4 +1,4 @@
-//! put, get, scan, ls, info: what goes in comes out.
+//! `lith put`, `get`, `scan`, `ls`, `info`: values are returned as they were put.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
 
@@ -16,7 +16,7 @@ fn put_creates_only_what_was_requested() {
     let refused = fixture.lith_with(&["put", "t", "k"], b"v").failed();
     assert!(refused.contains("missing") && refused.contains("does not exist"), "{refused}");
     assert!(fixture.lith_with(&["put", "t", "k", "--create"], b"v").ok().contains("  k\n"));
-    // The database is there now; tables come with the first value.
+    // The database exists now; `put` creates tables.
     fixture.lith_with(&["put", "other", "k"], b"w").ok();
     assert_eq!(fixture.lith(&["ls"]).ok(), "other\nt\n");
     assert_eq!(fixture.lith(&["ls", "--json"]).json(), json!({ "tables": ["other", "t"] }));
@@ -42,7 +42,7 @@ fn get_returns_bytes_put_from_stdin_or_a_file() {
     let args = ["get", "t", "from-file", "--output", out.to_str().unwrap()];
     assert_eq!(fixture.lith(&args).ok(), "");
     assert_eq!(read(&out), binary);
-    // Once more, over what is there.
+    // Over an existing file.
     fixture.lith(&["get", "t", "empty", "-o", out.to_str().unwrap()]).ok();
     assert_eq!(read(&out), b"");
 }
@@ -81,7 +81,7 @@ fn errors_are_json_with_the_json_flag() {
     let output = fixture.lith(&["get", "nothing", "k", "--json"]).failed_in_json(1);
     assert_eq!(output["kind"], "missing");
     assert!(output["message"].as_str().unwrap().contains("table nothing"), "{output}");
-    // A line that makes no sense, too, wherever it asks.
+    // Usage errors, too, wherever --json stands.
     for args in [&["--json", "get", "t"][..], &["scam", "--json"], &["get", "t", "0xz", "--json"]] {
         assert_eq!(fixture.lith(args).failed_in_json(2)["kind"], "usage", "{args:?}");
     }
@@ -245,7 +245,7 @@ fn two_root_database_opens_with_roots_in_any_order() {
     let roots = [fixture.path("a"), fixture.path("b")];
     let on = |args: &[&str], order: [usize; 2], input: &[u8]| {
         let mut command = lith();
-        // One root on either side of the command.
+        // One root before and one after the command.
         command.arg("--db").arg(&roots[order[0]]).args(args).arg("--db").arg(&roots[order[1]]);
         run(command, input)
     };
@@ -284,20 +284,19 @@ fn invalid_command_line_is_a_usage_error() {
 #[test]
 fn help_says_what_each_command_does() {
     let help = bare(&["--help"]).ok();
-    for does in ["List the tables", "Write one value to standard output", "A guided demonstration"]
-    {
+    for does in ["List the tables", "Write one value to standard output", "Demonstrate LithDB"] {
         assert!(help.contains(does), "{does} in {help}");
     }
     let help = bare(&["repair", "--help"]).ok();
-    assert!(help.starts_with("Make a damaged database open again"), "{help}");
+    assert!(help.starts_with("Repair a damaged database"), "{help}");
 }
 
-/// Runs `lith` with no more than so many KiB of addresses.
+/// Runs `lith` with at most `kib` KiB of address space.
 fn confined(fixture: &Fixture, kib: u64, args: &[&str]) -> Run {
     let mut command = std::process::Command::new("sh");
     command.args(["-c", "ulimit -v \"$0\" && exec \"$@\""]).arg(kib.to_string());
     command.arg(env!("CARGO_BIN_EXE_lith")).env_remove("RUST_LOG");
-    // Addresses that malloc sets aside for each thread are no memory.
+    // One malloc arena: those of more threads would only reserve addresses.
     command.env("MALLOC_ARENA_MAX", "1").args(args).arg("--pread").arg("--db").arg(fixture.db());
     run(command, b"")
 }
@@ -310,7 +309,7 @@ fn long_values_stream_in_bounded_memory() {
     let file = lithdb::env::Fs::open(&lithdb::env::OsFs, &long, lithdb::env::OpenMode::ReadWrite);
     lithdb::env::write_all_at(&*file.unwrap(), b"end", 200 * MIB).unwrap();
     let (long, out) = (long.to_str().unwrap(), fixture.path("out"));
-    // Less than the value has, for the program and everything that it does.
+    // Less than the length of the value, for the whole process.
     let kib = 190 << 10;
     let answer = confined(&fixture, kib, &["put", "t", "put", long, "--json"]).json();
     assert_eq!(answer["bytes"], 200 * MIB + 3);

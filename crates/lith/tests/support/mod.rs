@@ -1,6 +1,6 @@
-//! Running the built `lith` on directories of its own.
+//! Runs the built `lith` on temporary directories.
 
-#![allow(dead_code, reason = "each test file uses its own part of this")]
+#![allow(dead_code, reason = "each test file uses a part of this")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
 
 use std::io::Write;
@@ -11,7 +11,7 @@ use lithdb::env::{Fs, OpenMode, OsFs, read_file, write_all_at};
 use lithdb::{Components, Db, DbOptions};
 use serde_json::Value as Json;
 
-/// A directory with a database in `db`, or room for one.
+/// A temporary directory; the database, if any, is in `db`.
 pub(crate) struct Fixture {
     pub(crate) dir: tempfile::TempDir,
 }
@@ -22,7 +22,7 @@ impl Fixture {
         Self { dir: tempfile::tempdir().unwrap() }
     }
 
-    /// A database with the table `t` that has these keys and values, one after the other.
+    /// A database with a table `t`, into which these keys and values were put in order.
     pub(crate) fn with(entries: &[(&str, &[u8])]) -> Self {
         let fixture = Self::new();
         fixture.prepare(|db| {
@@ -39,12 +39,12 @@ impl Fixture {
         self.dir.path().join("db")
     }
 
-    /// Opens the database in this process; creates it.
+    /// Opens the database in this process; creates it if needed.
     pub(crate) fn open(&self) -> Db {
         Db::open_with(DbOptions::new([self.db()]), without_maintenance()).unwrap()
     }
 
-    /// Opens the database in this process, works on it and closes it.
+    /// Opens the database in this process, calls `work` and closes it.
     pub(crate) fn prepare(&self, work: impl FnOnce(&Db)) {
         self.prepare_with(without_maintenance(), work);
     }
@@ -56,12 +56,12 @@ impl Fixture {
         db.close().unwrap();
     }
 
-    /// A path in the directory.
+    /// A path below the directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// Writes a file, and the directories above it.
+    /// Writes a file; creates its parent directories.
     pub(crate) fn write(&self, name: &str, content: &[u8]) -> PathBuf {
         let path = self.path(name);
         let mut missing: Vec<&Path> =
@@ -79,7 +79,7 @@ impl Fixture {
         self.lith_with(args, b"")
     }
 
-    /// As [`lith`](Self::lith), with something on standard input.
+    /// As [`lith`](Self::lith), with `input` on standard input.
     pub(crate) fn lith_with(&self, args: &[&str], input: &[u8]) -> Run {
         let mut command = lith();
         command.args(args).arg("--db").arg(self.db());
@@ -87,7 +87,7 @@ impl Fixture {
     }
 }
 
-/// Nothing is done behind the test's back.
+/// Components without background maintenance.
 pub(crate) fn without_maintenance() -> Components {
     Components { without_maintenance: true, ..Components::default() }
 }
@@ -105,14 +105,14 @@ pub(crate) fn flip(path: &Path, offset: u64) {
     write_all_at(&*file, &[!byte[0]], offset).unwrap();
 }
 
-/// The built program, without the environment's wishes for logs.
+/// The built program, with `RUST_LOG` unset.
 pub(crate) fn lith() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lith"));
     command.env_remove("RUST_LOG");
     command
 }
 
-/// Runs it to its end.
+/// Runs `command` to completion.
 pub(crate) fn run(mut command: Command, input: &[u8]) -> Run {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -130,14 +130,14 @@ pub(crate) fn bare(args: &[&str]) -> Run {
     run(command, b"")
 }
 
-/// How it ended.
+/// A finished run.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) output: Output,
 }
 
 impl Run {
-    /// It is done: what it wrote.
+    /// Asserts success without errors; returns standard output.
     #[track_caller]
     pub(crate) fn ok(&self) -> String {
         assert_eq!(self.output.status.code(), Some(0), "{self:?}");
@@ -145,32 +145,32 @@ impl Run {
         self.text()
     }
 
-    /// It is done: the one document that it wrote.
+    /// Asserts success; parses standard output as one document.
     #[track_caller]
     pub(crate) fn json(&self) -> Json {
         serde_json::from_str(&self.ok()).unwrap()
     }
 
-    /// It is done: the documents that it wrote, one a line.
+    /// Asserts success; parses standard output as one document per line.
     #[track_caller]
     pub(crate) fn json_lines(&self) -> Vec<Json> {
         self.ok().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// It has failed, and said why in one line.
+    /// Asserts status 1 and a one-line error; returns the error.
     #[track_caller]
     pub(crate) fn failed(&self) -> String {
         self.ended_with(1)
     }
 
-    /// The key is absent, and it said so in one line.
+    /// Asserts status 3, no output and a one-line error; returns the error.
     #[track_caller]
     pub(crate) fn no_such_key(&self) -> String {
         assert_eq!(self.text(), "", "{self:?}");
         self.ended_with(3)
     }
 
-    /// It has failed with this status, and said why as one JSON document on standard error.
+    /// Asserts `status` and one JSON document on standard error; returns the error in it.
     #[track_caller]
     pub(crate) fn failed_in_json(&self, status: i32) -> Json {
         assert_eq!(self.output.status.code(), Some(status), "{self:?}");
@@ -179,7 +179,7 @@ impl Run {
         output["error"].clone()
     }
 
-    /// It has failed, and said why in one line: what it wrote.
+    /// Asserts status 1 and a one-line error that contains `why`; returns standard output.
     #[track_caller]
     pub(crate) fn failed_with(&self, why: &str) -> String {
         let said = self.failed();
@@ -187,7 +187,7 @@ impl Run {
         self.text()
     }
 
-    /// It did not understand the command line, and said why in one line.
+    /// Asserts status 2, no output and a one-line error; returns the error.
     #[track_caller]
     pub(crate) fn usage(&self) -> String {
         assert_eq!(self.text(), "", "{self:?}");
@@ -206,17 +206,17 @@ impl Run {
         errors
     }
 
-    /// What it wrote to standard output, however its lines are broken.
+    /// Standard output with line breaks and indents replaced by single spaces.
     pub(crate) fn words(&self) -> String {
         self.text().split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    /// What it wrote to standard output.
+    /// Standard output.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.output.stdout).into_owned()
     }
 
-    /// What it wrote to standard error.
+    /// Standard error.
     pub(crate) fn errors(&self) -> String {
         String::from_utf8_lossy(&self.output.stderr).into_owned()
     }

@@ -4,11 +4,11 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use lithdb::env::{Fs, OsFs};
-use lithdb::{Components, Db, DbOptions, ReadMode, Table, TableName};
+use lithdb::{Components, Db, DbOptions, KeymapReport, ReadMode, Table, TableName, verify_keymap};
 
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::progress::Spinner;
+use crate::progress::{Progress, Spinner};
 use crate::stderr::print_note;
 
 /// What every command gets: the location of the database, and the output.
@@ -51,9 +51,10 @@ impl Context {
     /// Opens for writing, without maintenance: here the application's GC filter is missing, so
     /// nothing may be collected in the background.
     pub(crate) fn open_with(&self, options: DbOptions) -> Result<Db, Failure> {
-        let _spinner = Spinner::new("opening");
+        let spinner = Spinner::new("opening");
         let components = Components { without_maintenance: true, ..Components::default() };
         let db = Db::open_with(options, components)?;
+        drop(spinner);
         if let Some(report) = db.finished_rollback() {
             print_note("finished an interrupted rollback:");
             report.to_string().lines().for_each(print_note);
@@ -80,6 +81,11 @@ impl Context {
 pub(crate) fn existing_table(db: &Db, name: &str) -> lithdb::Result<Table> {
     let _spinner = Spinner::new("reading keys");
     db.existing_table(name)
+}
+
+/// Looks up every record of a table in its keymap, and looks for entries without a record.
+pub(crate) fn check_keymap(table: &Table) -> lithdb::Result<KeymapReport> {
+    verify_keymap(table, &mut Progress::new("checking keymap").follow())
 }
 
 // The tables that a command works on: the named one, or all. Not a doc comment: clap would print

@@ -1,7 +1,7 @@
 //! Reads and writes the user's files, of any length in bounded memory. The database's own files
 //! are not handled here.
 
-use std::io::{self, Cursor, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use lithdb::env::{
@@ -22,6 +22,7 @@ pub(crate) struct Input {
     reader: Box<dyn Read>,
     /// The length at opening, 0 for a pipe: a hint, the file may grow.
     expected_len: u64,
+    bytes_read: u64,
     failure: Option<io::Error>,
 }
 
@@ -35,21 +36,27 @@ impl Input {
         if metadata.len_bytes > MAX_VALUE_LEN {
             return Err(too_long());
         }
-        Ok(Self { reader: Box::new(file), expected_len: metadata.len_bytes, failure: None })
+        Ok(Self::new(file, metadata.len_bytes))
     }
 
     /// Standard input.
     pub(crate) fn stdin() -> Self {
-        Self { reader: Box::new(io::stdin().lock()), expected_len: 0, failure: None }
+        Self::new(io::stdin().lock(), 0)
+    }
+
+    fn new(reader: impl Read + 'static, expected_len: u64) -> Self {
+        Self { reader: Box::new(reader), expected_len, bytes_read: 0, failure: None }
     }
 }
 
 impl Read for Input {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        self.reader.read(room).inspect_err(|error| {
+        let got = self.reader.read(room).inspect_err(|error| {
             // Lets the caller tell a failed read from an error of the database.
             self.failure = Some(io::Error::new(error.kind(), error.to_string()));
-        })
+        })?;
+        self.bytes_read += got as u64;
+        Ok(got)
     }
 }
 
@@ -130,28 +137,12 @@ impl ValueSource<'_> {
             return stored.map_err(StoreError::Refused);
         };
         let expected_len = rest.expected_len;
-        let mut counted = CountingReader { inner: Cursor::new(head).chain(&mut rest), bytes: 0 };
-        let stored = table.put_from(key, expected_len, &mut counted);
-        let bytes = counted.bytes;
+        let stored = table.put_from(key, expected_len, &mut head.chain(&mut rest));
         match (stored, rest.failure) {
-            (Ok(at), _) => Ok((at, bytes)),
+            (Ok(at), _) => Ok((at, rest.bytes_read)),
             (Err(_), Some(failure)) => Err(StoreError::Input(failure)),
             (Err(error), None) => Err(StoreError::Refused(error)),
         }
-    }
-}
-
-/// Counts the bytes read through it.
-struct CountingReader<R> {
-    inner: R,
-    bytes: u64,
-}
-
-impl<R: Read> Read for CountingReader<R> {
-    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let got = self.inner.read(room)?;
-        self.bytes += got as u64;
-        Ok(got)
     }
 }
 

@@ -133,6 +133,17 @@ pub(crate) fn to_json(part: &impl Serialize) -> Result<Json, Failure> {
     serde_json::to_value(part).map_err(not_json)
 }
 
+/// Adds fields to an object.
+pub(crate) fn with_fields(
+    mut object: Json,
+    fields: impl IntoIterator<Item = (&'static str, Json)>,
+) -> Json {
+    if let Some(object) = object.as_object_mut() {
+        object.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    }
+    object
+}
+
 fn not_json(error: serde_json::Error) -> Failure {
     Failure::failed(format_args!("the answer cannot be serialized as JSON: {error}"))
 }

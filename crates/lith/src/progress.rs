@@ -14,44 +14,33 @@ const SHOW_AFTER: Duration = Duration::from_secs(1);
 
 /// A progress bar that counts bytes.
 pub(crate) struct Progress {
-    label: String,
-    total: Option<u64>,
+    label: &'static str,
     started: Instant,
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
-    /// A bar with a known end.
-    pub(crate) fn new(label: impl Into<String>, total_bytes: u64) -> Self {
-        Self::of(label.into(), Some(total_bytes))
+    /// A bar that appears after one second and is removed on drop.
+    pub(crate) fn new(label: &'static str) -> Self {
+        Self { label, started: Instant::now(), bar: None }
     }
 
-    /// A bar without a known end: it counts.
-    pub(crate) fn counting(label: impl Into<String>) -> Self {
-        Self::of(label.into(), None)
+    /// A progress callback for lithdb.
+    pub(crate) fn follow(&mut self) -> impl FnMut(lithdb::Progress) {
+        move |progress: lithdb::Progress| self.set(progress.bytes_done, Some(progress.bytes_total))
     }
 
-    fn of(label: String, total: Option<u64>) -> Self {
-        Self { label, total, started: Instant::now(), bar: None }
-    }
-
-    /// Sets the position and the total.
-    pub(crate) fn set(&mut self, done_bytes: u64, total_bytes: u64) {
-        self.total = Some(total_bytes);
-        self.done(done_bytes);
-    }
-
-    /// Sets the position.
-    pub(crate) fn done(&mut self, done_bytes: u64) {
-        if self.bar.is_none() && self.started.elapsed() >= SHOW_AFTER {
-            self.bar = Some(bar(&self.label, self.total, self.started.elapsed()));
+    /// Sets the position, and the total if it is known.
+    pub(crate) fn set(&mut self, done_bytes: u64, total_bytes: Option<u64>) {
+        let elapsed = self.started.elapsed();
+        if elapsed < SHOW_AFTER {
+            return;
         }
-        if let Some(bar) = &self.bar {
-            if let Some(total) = self.total {
-                bar.set_length(total);
-            }
-            bar.set_position(done_bytes);
+        let bar = self.bar.get_or_insert_with(|| bar(self.label, total_bytes, elapsed));
+        if let Some(total) = total_bytes {
+            bar.set_length(total);
         }
+        bar.set_position(done_bytes);
     }
 }
 
@@ -64,14 +53,14 @@ impl Drop for Progress {
 }
 
 /// A bar for work that began `elapsed` ago. On anything but a terminal it draws nothing.
-fn bar(label: &str, total: Option<u64>, elapsed: Duration) -> ProgressBar {
+fn bar(label: &'static str, total: Option<u64>, elapsed: Duration) -> ProgressBar {
     let template = match total {
         Some(_) => "{msg} [{bar:30}] {bytes}/{total_bytes} {rate} {left}",
         None => "{msg} {bytes} {rate}",
     };
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr())
         .with_elapsed(elapsed)
-        .with_message(label.to_owned());
+        .with_message(label);
     if let Ok(style) = ProgressStyle::with_template(template) {
         // indicatif's own rate starts with the bar: it would count the bytes before that as done
         // at once.

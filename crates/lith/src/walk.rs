@@ -7,7 +7,7 @@ use lithdb::env::{FileKind, Fs};
 use serde::Serialize;
 
 use crate::failure::Failure;
-use crate::output::counted;
+use crate::output::count;
 use crate::stderr::print_note;
 
 const NOT_UTF8: &str = "its name is not UTF-8";
@@ -198,23 +198,14 @@ impl Skipped {
     /// A description; `None` if nothing was skipped.
     pub(crate) fn describe(&self) -> Option<String> {
         let parts = [
-            (self.symlinks, "symbolic link"),
-            (self.special, "special file"),
-            (self.own, "directory of this database"),
-            (self.vanished, "file removed meanwhile"),
+            ("symbolic links", self.symlinks),
+            ("special files", self.special),
+            ("directories of this database", self.own),
+            ("files removed meanwhile", self.vanished),
         ];
-        let words: Vec<String> = parts
-            .into_iter()
-            .filter(|(number, _)| *number > 0)
-            .map(|(number, noun)| match noun.split_once(' ') {
-                // The plural belongs to the noun, which is not always the last word.
-                Some((noun @ ("directory" | "file"), rest)) if number != 1 => {
-                    let nouns = if noun == "file" { "files" } else { "directories" };
-                    format!("{number} {nouns} {rest}")
-                }
-                _ => counted(number, noun),
-            })
-            .collect();
-        (!words.is_empty()).then(|| words.join(", "))
+        let parts = parts.into_iter().filter(|(_, number)| *number > 0);
+        let parts: Vec<String> =
+            parts.map(|(noun, number)| format!("{noun}: {}", count(number))).collect();
+        (!parts.is_empty()).then(|| parts.join(", "))
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use lithdb::Table;
-use serde::Serialize;
+use serde_json::json;
 
 use crate::database::{Context, existing_table, parse_table};
 use crate::failure::Failure;
@@ -31,53 +31,41 @@ pub(crate) struct Args {
     output: Option<PathBuf>,
 }
 
-#[derive(Serialize)]
-struct Answer<'a> {
-    table: &'a str,
-    key: String,
-    bytes: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    output: Option<String>,
-}
-
 /// Streams the value; the engine verifies all of it first.
 pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
     let db = ctx.open_read_only()?;
     let table = existing_table(&db, &args.table)?;
-    let mut answer = Answer {
-        table: &args.table,
-        key: keys::show(&args.key.0),
-        bytes: 0,
-        value: None,
-        output: None,
-    };
-    if let Some(path) = &args.output {
+    let (bytes, field, shown) = if let Some(path) = &args.output {
         let cannot = |error: io::Error| Failure::io(path.display(), &error);
+        let mut bytes = 0;
         files::write(path, &mut |out| {
-            answer.bytes = give(args, &table, &mut |piece| out.write_all(piece).map_err(cannot))?;
+            bytes = give(args, &table, &mut |piece| out.write_all(piece).map_err(cannot))?;
             Ok(())
         })?;
-        answer.output = Some(path.display().to_string());
+        (bytes, "output", path.display().to_string())
     } else if ctx.out.is_json() {
         let mut value = Vec::new();
-        answer.bytes = give(args, &table, &mut |piece| {
+        let bytes = give(args, &table, &mut |piece| {
             if value.len() + piece.len() > MAX_JSON_VALUE_BYTES {
                 return Err(Failure::failed(format_args!(
-                    "expected a value of at most {} with --json, found a longer one; use --output FILE",
+                    "expected a value of at most {} with --json, found a longer one; \
+                     use --output FILE",
                     size(MAX_JSON_VALUE_BYTES as u64)
                 )));
             }
             value.extend_from_slice(piece);
             Ok(())
         })?;
-        answer.value = Some(keys::show_value(&value));
+        (bytes, "value", keys::show_value(&value))
     } else {
-        let out = &mut ctx.out;
-        give(args, &table, &mut |piece| out.raw(piece))?;
-    }
-    ctx.out.json(&answer)
+        return give(args, &table, &mut |piece| ctx.out.raw(piece)).map(|_| ());
+    };
+    ctx.out.json(&json!({
+        "table": args.table,
+        "key": keys::show(&args.key.0),
+        "bytes": bytes,
+        (field): shown,
+    }))
 }
 
 /// Passes the value to `each`, piece by piece; returns its length.

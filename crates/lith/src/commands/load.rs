@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
         table: &table,
         buffer: Buffer::default(),
         stored: Stored::default(),
-        bar: Progress::counting("loading"),
+        bar: Progress::new("loading"),
     };
     let started = Instant::now();
     let loaded = walk.run(&args.path, &mut |found, walk| {
@@ -92,7 +92,7 @@ pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
         throughput(stored.bytes, took)
     ))?;
     if let Some(skipped) = walk.skipped.describe() {
-        ctx.out.text(format_args!("skipped: {skipped}"))?;
+        ctx.out.text(format_args!("skipped {skipped}"))?;
     }
     ctx.out.document(|| {
         Ok(json!({
@@ -146,7 +146,7 @@ impl Loader<'_> {
             self.table.flush()?;
             self.stored.pending = 0;
         }
-        self.bar.done(self.stored.bytes);
+        self.bar.set(self.stored.bytes, None);
         Ok(())
     }
 }

@@ -5,24 +5,13 @@
 
 use std::time::{Duration, Instant};
 
-use lithdb::{Db, KeymapReport, verify_keymap};
-use serde::Serialize;
-use serde_json::json;
+use lithdb::{Db, KeymapReport};
+use serde_json::{Value as Json, json};
 
-use crate::database::{Context, Tables, existing_table};
+use crate::database::{Context, Tables, check_keymap, existing_table};
 use crate::failure::{Failure, listed};
 use crate::keys;
-use crate::output::{duration, to_json};
-use crate::progress::Progress;
-
-#[derive(Serialize)]
-struct Answer {
-    #[serde(flatten)]
-    report: KeymapReport,
-    sound: bool,
-    rebuild_seconds: f64,
-    check_seconds: f64,
-}
+use crate::output::{duration, to_json, with_fields};
 
 /// Opening for writing rebuilds the keymap. The check looks up every record, and looks for entries
 /// without a record. A table that cannot be opened does not stop the others.
@@ -31,17 +20,22 @@ pub(crate) fn run(args: &Tables, ctx: &mut Context) -> Result<(), Failure> {
     let (mut answers, mut wrong, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for name in args.names(&db)? {
         match rebuild(&db, &name) {
-            Ok(answer) => {
-                ctx.out.text(&answer.report)?;
+            Ok((report, rebuilt, checked)) => {
+                ctx.out.text(&report)?;
                 ctx.out.text(format_args!(
                     "  rebuilt in {}, checked in {}",
-                    duration(Duration::from_secs_f64(answer.rebuild_seconds)),
-                    duration(Duration::from_secs_f64(answer.check_seconds))
+                    duration(rebuilt),
+                    duration(checked)
                 ))?;
-                if !answer.sound {
+                let fields = [
+                    ("sound", Json::from(report.is_sound())),
+                    ("rebuild_seconds", Json::from(rebuilt.as_secs_f64())),
+                    ("check_seconds", Json::from(checked.as_secs_f64())),
+                ];
+                answers.push(keys::normalize_keys(with_fields(to_json(&report)?, fields)));
+                if !report.is_sound() {
                     wrong.push(name);
                 }
-                answers.push(keys::normalize_keys(to_json(&answer)?));
             }
             Err(error) => {
                 ctx.out.text(format_args!("{name}: {error}"))?;
@@ -57,20 +51,11 @@ pub(crate) fn run(args: &Tables, ctx: &mut Context) -> Result<(), Failure> {
     Failure::from_tables("cannot be opened or read", &refused, [wrong])
 }
 
-fn rebuild(db: &Db, name: &str) -> lithdb::Result<Answer> {
+/// Returns the report of the check, and how long the rebuild and the check took.
+fn rebuild(db: &Db, name: &str) -> lithdb::Result<(KeymapReport, Duration, Duration)> {
     let started = Instant::now();
     let table = existing_table(db, name)?;
     let rebuilt = started.elapsed();
-    let started = Instant::now();
-    let mut bar = Progress::new("checking the keymap", 0);
-    let report = verify_keymap(&table, &mut |progress| {
-        bar.set(progress.bytes_done, progress.bytes_total);
-    })?;
-    drop(bar);
-    Ok(Answer {
-        sound: report.is_sound(),
-        report,
-        rebuild_seconds: rebuilt.as_secs_f64(),
-        check_seconds: started.elapsed().as_secs_f64(),
-    })
+    let report = check_keymap(&table)?;
+    Ok((report, rebuilt, started.elapsed() - rebuilt))
 }

@@ -39,16 +39,17 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
     let options = ctx.options()?;
     let named = (!args.tables.is_empty()).then_some(args.tables.as_slice());
-    let mut bar = Progress::new("examining", 0);
-    let mut report =
-        |progress: lithdb::Progress| bar.set(progress.bytes_done, progress.bytes_total);
-    let plan = match args.lost_root.as_slice() {
-        [] => Db::plan_repair(&options, named, &mut report)?,
-        lost => {
-            Db::plan_repair_with_lost_roots(&options, &Components::default(), lost, &mut report)?
+    let plan = {
+        let mut bar = Progress::new("examining");
+        let progress = &mut bar.follow();
+        match args.lost_root.as_slice() {
+            [] => Db::plan_repair(&options, named, progress)?,
+            lost => {
+                let components = Components::default();
+                Db::plan_repair_with_lost_roots(&options, &components, lost, progress)?
+            }
         }
     };
-    drop(bar);
     ctx.out.text(&plan)?;
     let unplanned = refusal(&plan.refused, "cannot plan a repair");
     if plan.is_empty() && unplanned.is_none() {

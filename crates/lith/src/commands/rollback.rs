@@ -224,10 +224,10 @@ fn execute_plan(args: &Args, plan: RollbackPlan, ctx: &mut Context) -> Result<()
     if !args.yes && !confirm()? {
         return Err(Failure::failed("nothing was changed"));
     }
-    let mut bar = Progress::new("rolling back", 0);
+    let mut bar = Progress::new("rolling back");
     let report = plan.execute_with(|progress| {
         if progress.phase == Phase::Applying {
-            bar.set(progress.bytes_done, progress.bytes_total);
+            bar.set(progress.bytes_done, Some(progress.bytes_total));
         }
         ControlFlow::Continue(())
     })?;

@@ -2,12 +2,12 @@
 //! `{"key":…,"position":…,"bytes":…,"primary":…}`, and with `--values` a `value` as in `get`.
 
 use lithdb::Entry;
-use serde::Serialize;
+use serde_json::{Value as Json, json};
 
 use crate::database::{Context, existing_table, parse_table};
 use crate::failure::Failure;
 use crate::keys::{self, Key};
-use crate::output::size;
+use crate::output::{size, with_fields};
 
 /// How many bytes of a value the text output shows.
 const SHOWN_VALUE_LEN: usize = 200;
@@ -31,16 +31,6 @@ pub(crate) struct Args {
     /// Print values, too: the first 200 bytes, or with --json all
     #[arg(long)]
     values: bool,
-}
-
-#[derive(Serialize)]
-struct Line {
-    key: String,
-    position: String,
-    bytes: u32,
-    primary: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<String>,
 }
 
 /// Prints position, length of the value, key; `~` before the key marks an alias.
@@ -87,13 +77,14 @@ fn show(args: &Args, ctx: &mut Context, entry: &Entry) -> Result<(), Failure> {
     let (key, position) = (keys::show(entry.key()), entry.position().to_string());
     let value = if args.values { Some(entry.value()?) } else { None };
     if ctx.out.is_json() {
-        return ctx.out.json(&Line {
-            key,
-            position,
-            bytes: entry.value_len(),
-            primary: entry.is_primary(),
-            value: value.map(|value| keys::show_value(&value)),
+        let line = json!({
+            "key": key,
+            "position": position,
+            "bytes": entry.value_len(),
+            "primary": entry.is_primary(),
         });
+        let value = value.map(|value| ("value", Json::from(keys::show_value(&value))));
+        return ctx.out.json(&with_fields(line, value));
     }
     let alias = if entry.is_primary() { ' ' } else { '~' };
     let len = size(u64::from(entry.value_len()));

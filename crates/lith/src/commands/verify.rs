@@ -4,14 +4,15 @@
 //! While a rollback is pending, `pending_rollback` describes it and no table is listed; otherwise
 //! it is null.
 
-use lithdb::{Db, DbOptions, KeymapReport, RefusedTable, TableName, Verification, VerifyReport};
-use lithdb::{ErrorKind, verify_keymap};
+use lithdb::{
+    Db, DbOptions, ErrorKind, KeymapReport, RefusedTable, TableName, Verification, VerifyReport,
+};
 use serde_json::{Value as Json, json};
 
-use crate::database::{Context, Tables};
+use crate::database::{Context, Tables, check_keymap};
 use crate::failure::{Failure, listed};
 use crate::keys;
-use crate::output::{Output, to_json};
+use crate::output::{Output, to_json, with_fields};
 use crate::progress::Progress;
 
 /// The findings.
@@ -28,11 +29,8 @@ pub(crate) struct Verified {
 /// not depend on the state of another.
 pub(crate) fn verify(options: &DbOptions, named: Option<&str>) -> Result<Verified, Failure> {
     let named = named.map(|name| [name.to_owned()]);
-    let mut bar = Progress::new("verifying files", 0);
-    let files = Db::verify(options, named.as_ref().map(|names| &names[..]), &mut |progress| {
-        bar.set(progress.bytes_done, progress.bytes_total);
-    })?;
-    drop(bar);
+    let named = named.as_ref().map(|names| &names[..]);
+    let files = Db::verify(options, named, &mut Progress::new("verifying files").follow())?;
     let mut verified = Verified { files, keymaps: Vec::new(), unchecked_keymaps: Vec::new() };
     // While a rollback is pending, no table can be opened.
     if verified.files.pending_rollback.is_none() {
@@ -54,7 +52,8 @@ impl Verified {
             }
         };
         for table in names {
-            let error = match check_keymap(&db, &table) {
+            let checked = db.existing_table(table.as_str()).and_then(|table| check_keymap(&table));
+            let error = match checked {
                 Ok(report) => {
                     self.keymaps.push(report);
                     continue;
@@ -127,21 +126,18 @@ impl Verified {
     }
 
     fn to_json(&self) -> Result<Json, Failure> {
-        let refused = |RefusedTable { table, error }: &RefusedTable| json!({ "table": table.as_str(), "sound": false, "error": error.to_string() });
         let mut tables = Vec::new();
         for report in &self.files.tables {
-            let mut table = to_json(report)?;
-            set_sound(&mut table, self.is_sound(report));
-            tables.push(table);
+            let sound = ("sound", Json::from(self.is_sound(report)));
+            tables.push(with_fields(to_json(report)?, [sound]));
         }
-        tables.extend(self.files.refused.iter().map(refused));
+        tables.extend(self.files.refused.iter().map(unchecked));
         let mut keymaps = Vec::new();
         for report in &self.keymaps {
-            let mut keymap = to_json(report)?;
-            set_sound(&mut keymap, report.is_sound());
-            keymaps.push(keymap);
+            let sound = ("sound", Json::from(report.is_sound()));
+            keymaps.push(with_fields(to_json(report)?, [sound]));
         }
-        keymaps.extend(self.unchecked_keymaps.iter().map(refused));
+        keymaps.extend(self.unchecked_keymaps.iter().map(unchecked));
         Ok(keys::normalize_keys(json!({
             "sound": self.verdict().is_ok(),
             "pending_rollback": to_json(&self.files.pending_rollback)?,
@@ -151,16 +147,9 @@ impl Verified {
     }
 }
 
-fn set_sound(document: &mut Json, is_sound: bool) {
-    if let Some(fields) = document.as_object_mut() {
-        fields.insert("sound".to_owned(), is_sound.into());
-    }
-}
-
-fn check_keymap(db: &Db, name: &TableName) -> lithdb::Result<KeymapReport> {
-    let table = db.existing_table(name.as_str())?;
-    let mut bar = Progress::new("verifying keymaps", 0);
-    verify_keymap(&table, &mut |progress| bar.set(progress.bytes_done, progress.bytes_total))
+fn unchecked(refused: &RefusedTable) -> Json {
+    let error = refused.error.to_string();
+    json!({ "table": refused.table.as_str(), "sound": false, "error": error })
 }
 
 /// Damage is a failure, and so is a table that could not be checked, or a pending rollback.

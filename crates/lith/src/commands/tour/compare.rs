@@ -77,10 +77,10 @@ impl Tally {
         table: &Table,
     ) -> Result<(String, u64), Failure> {
         let (compared, bytes, wrong) = (self.compared, self.bytes, self.wrong.len());
-        let (mut buffer, mut bar) = (Buffer::default(), Progress::counting("comparing"));
+        let (mut buffer, mut bar) = (Buffer::default(), Progress::new("comparing"));
         for item in items {
             self.compare(table, &item.key, item, &mut buffer);
-            bar.done(self.bytes - bytes);
+            bar.set(self.bytes - bytes, None);
         }
         let verdict = match self.wrong.len() - wrong {
             0 => "all equal".to_owned(),

@@ -15,15 +15,14 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lithdb::{ErrorKind, TableOptions};
-use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use self::compare::{Loaded, Tally};
 use self::tour_dir::TourDir;
 use self::tree::Tree;
 use crate::database::Context;
 use crate::failure::Failure;
-use crate::output::{counted, duration, per_second, size, throughput, to_json};
+use crate::output::{counted, duration, per_second, size, throughput, with_fields};
 
 /// The table that the tour uses.
 const TABLE: &str = "files";
@@ -46,18 +45,6 @@ pub(crate) struct Args {
     keep: Option<PathBuf>,
 }
 
-/// A finished step.
-#[derive(Debug, Serialize)]
-struct Step {
-    name: &'static str,
-    seconds: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bytes_per_second: Option<f64>,
-    what: String,
-}
-
 /// A running tour.
 struct Tour<'a> {
     ctx: &'a mut Context,
@@ -65,7 +52,8 @@ struct Tour<'a> {
     table_options: TableOptions,
     loaded: Loaded,
     tally: Tally,
-    steps: Vec<Step>,
+    /// The finished steps, in JSON.
+    steps: Vec<Json>,
 }
 
 pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
@@ -159,13 +147,12 @@ impl Tour<'_> {
         let time = duration(took);
         self.ctx.out.text(format_args!("{number}. {name}  ({time}{rate})\n   {what}"))?;
         self.ctx.out.flush()?;
-        self.steps.push(Step {
-            name,
-            seconds: took.as_secs_f64(),
-            bytes,
-            bytes_per_second: bytes.map(|bytes| per_second(bytes, took)),
-            what,
+        let step = json!({ "name": name, "seconds": took.as_secs_f64(), "what": what });
+        let fields = bytes.map(|bytes| {
+            let rate = per_second(bytes, took);
+            [("bytes", Json::from(bytes)), ("bytes_per_second", Json::from(rate))]
         });
+        self.steps.push(with_fields(step, fields.into_iter().flatten()));
         Ok(())
     }
 
@@ -209,7 +196,7 @@ impl Tour<'_> {
                 "database": tour_dir.path().display().to_string(),
                 "kept": is_kept,
                 "seconds": took.as_secs_f64(),
-                "steps": to_json(&steps)?,
+                "steps": steps,
                 "compared": compared,
                 "changed": tally.changed,
                 "wrong": tally.wrong,

@@ -28,7 +28,7 @@ impl Tour<'_> {
         let started = Instant::now();
         let db = Db::open(self.options.clone().create_if_missing(true))?;
         let table = db.table(TABLE, self.table_options.clone())?;
-        let (mut buffer, mut bar) = (Buffer::default(), Progress::new("loading", tree.bytes));
+        let (mut buffer, mut bar) = (Buffer::default(), Progress::new("loading"));
         let (mut bytes, mut flushed, mut seen, mut unreadable) = (0, 0, 0, 0);
         for (index, found) in tree.files.iter().enumerate() {
             let is_half = 2 * seen >= tree.bytes || index + 1 == tree.files.len();
@@ -51,7 +51,7 @@ impl Tour<'_> {
                 table.flush()?;
                 flushed = bytes;
             }
-            bar.done(bytes);
+            bar.set(bytes, Some(tree.bytes));
         }
         table.flush()?;
         drop(bar);

@@ -8,7 +8,7 @@ use super::Args;
 use super::tour_dir::TourDir;
 use crate::failure::Failure;
 use crate::files::MAX_BUFFERED_BYTES;
-use crate::output::{counted, size};
+use crate::output::{count, counted, size};
 use crate::walk::{Flow, Found, Skipped, Walk};
 
 /// The files of the tour.
@@ -87,11 +87,11 @@ impl Tree {
             ));
         }
         if self.large > 0 {
-            let files = counted(self.large, "file");
-            notes.push(format!("skipped: {files} of {} or more", size(MAX_BUFFERED_BYTES as u64)));
+            let limit = size(MAX_BUFFERED_BYTES as u64);
+            notes.push(format!("skipped files of {limit} or more: {}", count(self.large)));
         }
         if let Some(skipped) = self.skipped.describe() {
-            notes.push(format!("skipped: {skipped}"));
+            notes.push(format!("skipped {skipped}"));
         }
         notes
     }

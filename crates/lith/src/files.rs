@@ -149,10 +149,10 @@ impl ValueSource<'_> {
 /// Produces the content of a file by writing it.
 pub(crate) type WriteFn<'a> = &'a mut dyn FnMut(&mut dyn Write) -> Result<(), Failure>;
 
-/// Makes the output of `give` the whole content of the file at `path`, new or existing. A regular
+/// Makes the output of `produce` the whole content of the file at `path`, new or existing. A regular
 /// file (also behind a symbolic link) has the complete old or the complete new content at any
 /// time; a pipe or device is written to in place.
-pub(crate) fn write(path: &Path, give: WriteFn<'_>) -> Result<(), Failure> {
+pub(crate) fn write(path: &Path, produce: WriteFn<'_>) -> Result<(), Failure> {
     let cannot = |error: io::Error| Failure::io(path.display(), &error);
     let found = match OsFs.describe(path) {
         Ok(metadata) => metadata.kind,
@@ -165,7 +165,7 @@ pub(crate) fn write(path: &Path, give: WriteFn<'_>) -> Result<(), Failure> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(cannot(error)),
             }
-            return replace_atomically(path, None, give);
+            return replace_atomically(path, None, produce);
         }
         Err(error) => return Err(cannot(error)),
     };
@@ -174,12 +174,12 @@ pub(crate) fn write(path: &Path, give: WriteFn<'_>) -> Result<(), Failure> {
             let path = OsFs.canonicalize(path).map_err(cannot)?;
             // A file that this user may not write must not be replaced either.
             drop(OsFs.writer(&path).map_err(cannot)?);
-            replace_atomically(&path, Some(&path), give)
+            replace_atomically(&path, Some(&path), produce)
         }
         FileKind::Dir => Err(cannot(io::Error::from(io::ErrorKind::IsADirectory))),
         FileKind::Symlink | FileKind::Other => {
             let mut target = OsFs.writer(path).map_err(cannot)?;
-            give(&mut target)?;
+            produce(&mut target)?;
             target.flush().map_err(cannot)
         }
     }
@@ -208,7 +208,7 @@ impl Write for AppendWriter<'_> {
 fn replace_atomically(
     path: &Path,
     before: Option<&Path>,
-    give: WriteFn<'_>,
+    produce: WriteFn<'_>,
 ) -> Result<(), Failure> {
     let cannot = |error: io::Error| Failure::io(path.display(), &error);
     let beside = temp_path(path).map_err(cannot)?;
@@ -216,7 +216,7 @@ fn replace_atomically(
     let done = before
         .map_or(Ok(()), |before| OsFs.copy_permissions(before, &beside))
         .map_err(cannot)
-        .and_then(|()| give(&mut AppendWriter { file: &*file, len: 0 }))
+        .and_then(|()| produce(&mut AppendWriter { file: &*file, len: 0 }))
         .and_then(|()| file.sync_all().map_err(cannot))
         .and_then(|()| OsFs.rename(&beside, path).map_err(cannot));
     if done.is_err() {
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     fn put(path: &Path, content: &[u8]) -> Result<(), Failure> {
-        write(path, &mut |out| out.write_all(content).map_err(|e| Failure::io("give", &e)))
+        write(path, &mut |out| out.write_all(content).map_err(|e| Failure::io("produce", &e)))
     }
 
     #[test]
@@ -292,7 +292,7 @@ mod tests {
         let path = dir.path().join("out");
         put(&path, b"old").unwrap();
         let failed = write(&path, &mut |out| {
-            out.write_all(b"half").map_err(|e| Failure::io("give", &e))?;
+            out.write_all(b"half").map_err(|e| Failure::io("produce", &e))?;
             Err(Failure::failed("gone"))
         });
         assert!(failed.unwrap_err().to_string().contains("gone"));

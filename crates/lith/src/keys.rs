@@ -54,9 +54,9 @@ pub(crate) fn show_value(bytes: &[u8]) -> String {
     }
 }
 
-/// The first `most` bytes of a value as text, on one line whatever they are.
-pub(crate) fn show_prefix(bytes: &[u8], most: usize) -> String {
-    let head = bytes.get(..most).unwrap_or(bytes);
+/// The first `limit` bytes of a value as text, on one line whatever they are.
+pub(crate) fn show_prefix(bytes: &[u8], limit: usize) -> String {
+    let head = bytes.get(..limit).unwrap_or(bytes);
     let dots = if head.len() < bytes.len() { "…" } else { "" };
     // A character that the limit splits is left out; the rest is still text.
     let whole = match std::str::from_utf8(head) {

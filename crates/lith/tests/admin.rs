@@ -102,8 +102,8 @@ fn gc_collects_others_despite_a_filtered_and_a_damaged_table() {
     support::flip(&fixture.db().join("damaged/segments/1.keys"), 10);
     let run = fixture.lith(&["gc", "--json"]);
     let output = run.failed_in_json(1);
-    let said = output["message"].as_str().unwrap();
-    assert!(said.contains("cannot be collected: damaged; skipped"), "{said}");
+    let error = output["message"].as_str().unwrap();
+    assert!(error.contains("cannot be collected: damaged; skipped"), "{error}");
     let output: serde_json::Value = serde_json::from_str(&run.text()).unwrap();
     assert!(output["tables"][0]["error"].as_str().unwrap().contains("1.keys"), "{output}");
     assert_eq!(output["tables"][1], json!({ "table": "filtered", "filtered": true }));
@@ -175,9 +175,9 @@ fn locked_database_can_be_read_but_not_written() {
         &["rebuild-keymap"],
         &["repair"],
     ] {
-        let said = fixture.lith(args).failed();
-        assert!(said.starts_with("lith: locked: "), "{args:?}: {said}");
-        assert!(said.contains(&std::process::id().to_string()), "{args:?}: {said}");
+        let error = fixture.lith(args).failed();
+        assert!(error.starts_with("lith: locked: "), "{args:?}: {error}");
+        assert!(error.contains(&std::process::id().to_string()), "{args:?}: {error}");
     }
     assert_eq!(fixture.lith(&["ls"]).ok(), "t\n");
     assert_eq!(fixture.lith(&["get", "t", "flushed"]).ok(), "1");
@@ -208,8 +208,8 @@ fn every_command_names_a_directory_without_a_database() {
         &["dump", "t"],
         &["rebuild-keymap"],
     ] {
-        let said = bare(&[command, &["--db", empty.to_str().unwrap()]].concat()).failed();
-        assert!(said.contains("empty"), "{command:?}: {said}");
+        let error = bare(&[command, &["--db", empty.to_str().unwrap()]].concat()).failed();
+        assert!(error.contains("empty"), "{command:?}: {error}");
     }
     assert_eq!(lithdb::env::Fs::list(&lithdb::env::OsFs, &empty).unwrap(), []);
 }

@@ -53,8 +53,8 @@ fn verify_names_the_file_with_a_flipped_byte() {
         let fixture = two_segments();
         flip(&file(&fixture, name), offset);
         let run = fixture.lith(&["verify"]);
-        let said = run.failed();
-        assert!(said.contains("not sound: t"), "{said}");
+        let error = run.failed();
+        assert!(error.contains("not sound: t"), "{error}");
         assert!(run.text().contains(name) && run.text().contains("DAMAGED"), "{name}: {run:?}");
         let run = fixture.lith(&["verify", "--json"]);
         run.failed();
@@ -212,8 +212,8 @@ fn commands_agree_on_a_lost_table_directory() {
         db.close().unwrap();
         let gone = roots[n].join(lost);
         std::process::Command::new("rm").arg("-rf").arg(&gone).status().unwrap();
-        let said = on(&["info"]).failed();
-        assert!(said.contains("table t"), "{said}");
+        let error = on(&["info"]).failed();
+        assert!(error.contains("table t"), "{error}");
         let run = on(&["verify"]);
         run.failed();
         let words = run.words();
@@ -253,8 +253,8 @@ fn verify_reports_each_table_independently() {
     hide_segments(&fixture, "a");
     flip(&file(&fixture, "1.keys"), 400);
     let run = fixture.lith(&["verify"]);
-    let said = run.failed();
-    assert!(said.contains("not sound: t; see lith repair; cannot be checked: a"), "{said}");
+    let error = run.failed();
+    assert!(error.contains("not sound: t; see lith repair; cannot be checked: a"), "{error}");
     let text = run.text();
     for part in ["table t: DAMAGED", "table z: sound", "table z: keymap sound", "not checked: "] {
         assert!(text.contains(part), "{part}: {text}");
@@ -278,8 +278,8 @@ fn repair_fixes_what_it_can_and_names_the_rest() {
     hide_segments(&fixture, "a");
     flip(&file(&fixture, "1.keys"), 400);
     let run = fixture.lith(&["repair"]);
-    let said = run.failed();
-    assert!(said.contains("--accept-loss: t") && said.contains("plan a repair: a"), "{said}");
+    let error = run.failed();
+    assert!(error.contains("--accept-loss: t") && error.contains("plan a repair: a"), "{error}");
     assert!(run.text().contains("segment 1") && run.text().contains("a/segments"), "{run:?}");
     let run = fixture.lith(&["repair", "--accept-loss", "--json"]);
     assert!(run.failed().contains("plan a repair: a"), "{run:?}");
@@ -321,8 +321,8 @@ fn pending_rollback() -> Fixture {
 fn every_command_names_the_remedy_for_a_pending_rollback() {
     let fixture = pending_rollback();
     let run = fixture.lith(&["verify"]);
-    let said = run.failed();
-    assert!(said.contains("a rollback is not finished; see lith rollback --finish"), "{said}");
+    let error = run.failed();
+    assert!(error.contains("a rollback is not finished; see lith rollback --finish"), "{error}");
     let text = run.text();
     for part in ["rollback.intent", "table t: cut", "table u: cut", "`lith rollback --finish`"] {
         assert!(text.contains(part), "{part}: {text}");
@@ -348,9 +348,9 @@ fn every_command_names_the_remedy_for_a_pending_rollback() {
         &["rollback", "--through-key", "k", "--dry-run"],
     ] {
         let run = fixture.lith(args);
-        let said = run.failed();
+        let error = run.failed();
         for part in ["rollback.intent", "of t, u", "`lith rollback --finish`"] {
-            assert!(said.contains(part), "{args:?}: {said}");
+            assert!(error.contains(part), "{args:?}: {error}");
         }
         assert_eq!(run.text(), "", "{args:?}");
     }

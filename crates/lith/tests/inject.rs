@@ -88,7 +88,7 @@ fn every_call(
     let effort = Effort::from_env();
     let mut refused = BTreeMap::new();
     for fault in FAULTS {
-        let place = || {
+        let prepare = || {
             let fixture = Fixture { dir: scratch() };
             copy(&whole.db(), &fixture.db());
             let below = OsFs.canonicalize(&fixture.db()).unwrap();
@@ -98,11 +98,11 @@ fn every_call(
             let run = Run::new(env!("CARGO_BIN_EXE_lith"), args, &below);
             (fixture, run, below)
         };
-        let (_fixture, run, base) = place();
+        let (_fixture, run, base) = prepare();
         let (output, calls, paths) = run.count_calls(fault.names);
         assert!(output.status.success(), "{output:?}");
         for n in sample_of(calls, 2, effort.is_deep(), effort.seed(fault.call)) {
-            let (fixture, run, below) = place();
+            let (fixture, run, below) = prepare();
             let paths = paths.iter().map(|path| below.join(path.strip_prefix(&base).unwrap()));
             let ran = run.with_fault(fault, &n.to_string(), &paths.collect());
             let context = format!("{fault:?} at {n} of {calls}: {:?}\n{}", ran.output, ran.log);

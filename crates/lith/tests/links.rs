@@ -49,23 +49,23 @@ fn symbolic_link_below_a_root_is_refused_by_every_command() {
     ] {
         for is_dangling in [false, true] {
             let fixture = two_segments();
-            let (place, elsewhere) = (fixture.db().join(name), fixture.path("elsewhere"));
-            OsFs.rename(&place, &elsewhere).unwrap();
+            let (original, elsewhere) = (fixture.db().join(name), fixture.path("elsewhere"));
+            OsFs.rename(&original, &elsewhere).unwrap();
             let target = if is_dangling { fixture.path("nowhere") } else { elsewhere.clone() };
-            symlink(target, &place).unwrap();
+            symlink(target, &original).unwrap();
             let bytes = (kind == "file").then(|| read(&elsewhere));
             for args in COMMANDS {
                 let run = fixture.lith(args);
-                let said = run.failed() + &run.words();
+                let error = run.failed() + &run.words();
                 let expected = format!("{name}: expected a {kind}, found a symbolic link");
                 let context = format!("{name}, dangling: {is_dangling}, {args:?}");
-                assert!(said.contains(&expected), "{context}: {said}");
-                assert!(!said.contains("DAMAGED"), "{context}: {said}");
-                assert!(run.text().is_empty() || !said.contains("--accept-loss"), "{context}");
+                assert!(error.contains(&expected), "{context}: {error}");
+                assert!(!error.contains("DAMAGED"), "{context}: {error}");
+                assert!(run.text().is_empty() || !error.contains("--accept-loss"), "{context}");
             }
             assert_eq!((kind == "file").then(|| read(&elsewhere)), bytes, "{name}");
-            OsFs.remove_file(&place).unwrap();
-            OsFs.rename(&elsewhere, &place).unwrap();
+            OsFs.remove_file(&original).unwrap();
+            OsFs.rename(&elsewhere, &original).unwrap();
             fixture.lith(&["verify"]).ok();
         }
     }
@@ -77,8 +77,8 @@ fn rollback_of_one_table_beside_a_linked_one_is_refused() {
     let linked = fixture.db().join("linked");
     symlink(fixture.path("nowhere"), &linked).unwrap();
     let back = ["rollback", "--table", "t", "--through-key", "a", "--yes"];
-    let said = fixture.lith(&back).failed();
-    assert!(said.contains("linked: expected a directory, found a symbolic link"), "{said}");
+    let error = fixture.lith(&back).failed();
+    assert!(error.contains("linked: expected a directory, found a symbolic link"), "{error}");
     OsFs.remove_file(&linked).unwrap();
     fixture.lith(&["get", "t", "b"]).ok();
     fixture.lith(&back).ok();

@@ -81,10 +81,10 @@ fn load_names_what_it_cannot_store_and_stores_the_rest() {
     let errors = run.errors();
     assert!(errors.contains("huge: longer than the longest value"), "{errors}");
     assert!(errors.contains("its name is not UTF-8"), "{errors}");
-    let said: Vec<serde_json::Value> =
+    let error: Vec<serde_json::Value> =
         errors.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(said[..2].iter().all(|line| line["note"].is_string()), "{errors}");
-    assert_eq!(said[2]["error"]["message"], "2 files could not be stored, 2 files stored");
+    assert!(error[..2].iter().all(|line| line["note"].is_string()), "{errors}");
+    assert_eq!(error[2]["error"]["message"], "2 files could not be stored, 2 files stored");
     let loaded: serde_json::Value = serde_json::from_str(&run.text()).unwrap();
     assert_eq!((&loaded["files"], loaded["refused"].as_array().unwrap().len()), (&json!(2), 2));
     assert_eq!(fixture.lith(&["get", "t", "z"]).ok(), "2");
@@ -93,11 +93,11 @@ fn load_names_what_it_cannot_store_and_stores_the_rest() {
 #[test]
 fn missing_path_creates_nothing() {
     let fixture = Fixture::new();
-    let said = fixture.lith(&["load", "t", "/nowhere/at/all", "--create"]).failed();
-    assert!(said.contains("/nowhere/at/all"), "{said}");
+    let error = fixture.lith(&["load", "t", "/nowhere/at/all", "--create"]).failed();
+    assert!(error.contains("/nowhere/at/all"), "{error}");
     assert!(OsFs.metadata(&fixture.db()).is_err());
-    let said = fixture.lith(&["load", "t", "/dev/null", "--create"]).failed();
-    assert!(said.contains("expected a directory"), "{said}");
+    let error = fixture.lith(&["load", "t", "/dev/null", "--create"]).failed();
+    assert!(error.contains("expected a directory"), "{error}");
 }
 
 #[test]
@@ -118,8 +118,8 @@ fn path_inside_the_database_is_refused() {
     let fixture = Fixture::with(&[("k", b"v")]);
     for inside in ["db", "db/t", "db/t/segments", "db/lith.lock"] {
         let path = fixture.path(inside);
-        let said = fixture.lith(&["load", "t", path.to_str().unwrap()]).failed();
-        assert!(said.contains("outside the database"), "{said}");
+        let error = fixture.lith(&["load", "t", path.to_str().unwrap()]).failed();
+        assert!(error.contains("outside the database"), "{error}");
     }
     // A link to it is refused, too.
     std::os::unix::fs::symlink("db/t", fixture.path("link")).unwrap();
@@ -132,11 +132,11 @@ fn non_utf8_name_never_yields_another_files_content() {
     use std::os::unix::ffi::OsStrExt;
     let fixture = Fixture::with(&[]);
     fixture.write("tree/n\u{fffd}", b"the real one");
-    let odd = |name: &[u8]| fixture.path("tree").join(std::ffi::OsStr::from_bytes(name));
-    let file = OsFs.create_new(&odd(b"n\xff")).unwrap();
-    lithdb::env::write_all_at(&*file, b"the odd one", 0).unwrap();
-    OsFs.create_dir(&odd(b"d\xff")).unwrap();
-    OsFs.create_new(&odd(b"d\xff/below")).unwrap();
+    let non_utf8 = |name: &[u8]| fixture.path("tree").join(std::ffi::OsStr::from_bytes(name));
+    let file = OsFs.create_new(&non_utf8(b"n\xff")).unwrap();
+    lithdb::env::write_all_at(&*file, b"the other one", 0).unwrap();
+    OsFs.create_dir(&non_utf8(b"d\xff")).unwrap();
+    OsFs.create_new(&non_utf8(b"d\xff/below")).unwrap();
     let run = fixture.lith(&["load", "t", fixture.path("tree").to_str().unwrap()]);
     let errors = run.errors();
     assert_eq!(run.output.status.code(), Some(1), "{run:?}");
@@ -146,9 +146,9 @@ fn non_utf8_name_never_yields_another_files_content() {
     assert_eq!(fixture.lith(&["get", "t", "n\u{fffd}"]).ok(), "the real one");
     // The same if the path is given directly.
     let mut command = support::lith();
-    command.args(["load", "t"]).arg(odd(b"n\xff")).arg("--db").arg(fixture.db());
-    let said = support::run(command, b"").failed();
-    assert!(said.contains("its name is not UTF-8"), "{said}");
+    command.args(["load", "t"]).arg(non_utf8(b"n\xff")).arg("--db").arg(fixture.db());
+    let error = support::run(command, b"").failed();
+    assert!(error.contains("its name is not UTF-8"), "{error}");
 }
 
 #[test]

@@ -78,8 +78,8 @@ fn unwritable_output_is_a_failure() {
         let mut command = std::process::Command::new("sh");
         command.args(["-c", "exec \"$0\" \"$@\" >/dev/full"]).arg(env!("CARGO_BIN_EXE_lith"));
         command.args(args).arg("--db").arg(fixture.db());
-        let said = run(command, b"").failed();
-        assert!(said.contains("standard output"), "{args:?}: {said}");
+        let error = run(command, b"").failed();
+        assert!(error.contains("standard output"), "{args:?}: {error}");
     }
 }
 

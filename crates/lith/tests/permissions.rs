@@ -111,8 +111,8 @@ fn read_only_mount_is_read_and_refuses_writers() {
     let Some((read, refused)) = answers else { return };
     read.iter().for_each(|run| drop(run.ok()));
     for run in refused {
-        let said = run.failed();
-        assert!(said.contains("lith.lock") && said.contains("Read-only file system"), "{said}");
+        let error = run.failed();
+        assert!(error.contains("lith.lock") && error.contains("Read-only file system"), "{error}");
     }
     fixture.lith(&["verify"]).ok();
 }
@@ -129,8 +129,8 @@ fn files_of_another_owner_are_not_damage() {
         as_other(&fixture, &program, args).ok();
     }
     for args in WRITING {
-        let said = as_other(&fixture, &program, args).failed();
-        assert!(said.contains("lith.lock") && said.contains("Permission denied"), "{said}");
+        let error = as_other(&fixture, &program, args).failed();
+        assert!(error.contains("lith.lock") && error.contains("Permission denied"), "{error}");
     }
     // One unreadable file or directory of each kind.
     for name in ["1.keys", "1.metadata", "1-0.values", "../table.state", "../segments", ".."] {
@@ -140,9 +140,9 @@ fn files_of_another_owner_are_not_damage() {
         set_mode(&path, 0o700);
         for args in [&["get", "t", "a0"][..], &["verify", "t"]] {
             let run = as_other(&fixture, &program, args);
-            let said = run.failed() + &run.words();
-            assert!(said.contains("Permission denied"), "{name}: {args:?}: {run:?}");
-            assert!(!said.contains("DAMAGED") && !said.contains("repair"), "{name}: {run:?}");
+            let error = run.failed() + &run.words();
+            assert!(error.contains("Permission denied"), "{name}: {args:?}: {run:?}");
+            assert!(!error.contains("DAMAGED") && !error.contains("repair"), "{name}: {run:?}");
         }
         // The other table is reported all the same.
         let run = as_other(&fixture, &program, &["verify"]);
@@ -157,8 +157,8 @@ fn files_of_another_owner_are_not_damage() {
     privileged(test, "chown", &["-R", &OTHER.to_string()], &fixture.db()).unwrap();
     let newest = fixture.db().join("t/segments/3.keys");
     privileged(test, "chown", &["root"], &newest).unwrap();
-    let said = as_other(&fixture, &program, &["put", "t", "k"]).failed();
-    assert!(said.contains("3.keys") && said.contains("Permission denied"), "{said}");
+    let error = as_other(&fixture, &program, &["put", "t", "k"]).failed();
+    assert!(error.contains("3.keys") && error.contains("Permission denied"), "{error}");
     assert_eq!(as_other(&fixture, &program, &["repair"]).ok(), "nothing to repair\n");
     privileged(test, "chown", &[&OTHER.to_string()], &newest).unwrap();
     as_other(&fixture, &program, &["put", "t", "k"]).ok();
@@ -182,13 +182,13 @@ fn unremovable_file_is_named_and_removed_later() {
     let reopened = fixture.lith_with(&["put", "t", "new"], b"value");
     let (old, verified) = (fixture.lith(&["get", "t", "old"]), fixture.lith(&["verify"]));
     privileged(test, "chattr", &["-i"], &stuck).unwrap();
-    let said = gc.text() + &gc.errors();
-    assert!(said.contains("collected 1 segment") || said.contains("1-0.values"), "{gc:?}");
+    let error = gc.text() + &gc.errors();
+    assert!(error.contains("collected 1 segment") || error.contains("1-0.values"), "{gc:?}");
     // A collected value is not found, even if its file could not be removed.
     old.no_such_key();
     verified.ok();
-    let said = reopened.text() + &reopened.errors();
-    assert!(said.contains("new") || said.contains("1-0.values"), "{reopened:?}");
+    let error = reopened.text() + &reopened.errors();
+    assert!(error.contains("new") || error.contains("1-0.values"), "{reopened:?}");
     fixture.lith_with(&["put", "t", "newer"], b"value").ok();
     assert!(OsFs.metadata(&stuck).is_err());
     let mut command = lith();

@@ -116,8 +116,8 @@ fn rollback_needs_an_explicit_yes() {
     let fixture = fixture();
     let to = ["rollback", "--max-be-u64", "1:3"];
     for answer in ["no\n", "\n", "", "yesterday\n"] {
-        let said = fixture.lith_with(&to, answer.as_bytes()).failed();
-        assert!(said.contains("nothing was changed"), "{said}");
+        let error = fixture.lith_with(&to, answer.as_bytes()).failed();
+        assert!(error.contains("nothing was changed"), "{error}");
     }
     assert_eq!(all_numbers(&fixture)[0].len(), 60);
     let run = fixture.lith_with(&to, b"yes\n");
@@ -137,32 +137,32 @@ fn invalid_arguments_are_refused_before_reading() {
         (&["rollback", "--through-key", "k", "--json"], "--yes"),
         (&["rollback", "--through-key", "k", "--table", "no table"], "no table"),
     ] {
-        let said = fixture.lith(args).usage();
-        assert!(said.contains(why), "{said}");
+        let error = fixture.lith(args).usage();
+        assert!(error.contains(why), "{error}");
     }
-    let said = bare(&["rollback", "--finish"]).usage();
-    assert!(said.contains("--db"), "{said}");
+    let error = bare(&["rollback", "--finish"]).usage();
+    assert!(error.contains("--db"), "{error}");
 }
 
 #[test]
 fn impossible_rollback_says_why_and_changes_nothing() {
     let fixture = fixture();
-    let said = fixture.lith(&["rollback", "--through-key", "nobody", "--yes"]).failed();
-    assert!(said.contains("blocks, events, receipts"), "{said}");
+    let error = fixture.lith(&["rollback", "--through-key", "nobody", "--yes"]).failed();
+    assert!(error.contains("blocks, events, receipts"), "{error}");
     // A mistyped key neither empties all tables nor counts as "nothing to roll back".
     for no_match in ["keep", "clear"] {
         let args = ["rollback", "--through-key", "nobody", "--no-match", no_match, "--yes"];
-        let said = fixture.lith(&args).failed();
-        assert!(said.contains("key nobody: expected"), "{said}");
+        let error = fixture.lith(&args).failed();
+        assert!(error.contains("key nobody: expected"), "{error}");
     }
-    let said = fixture.lith(&["rollback", "--max-be-u64", "7:1", "--yes"]).failed();
-    assert!(said.contains("8 bytes at offset 7"), "{said}");
+    let error = fixture.lith(&["rollback", "--max-be-u64", "7:1", "--yes"]).failed();
+    assert!(error.contains("8 bytes at offset 7"), "{error}");
     let missing = ["rollback", "--through-key", "k", "--table", "nowhere", "--yes"];
-    let said = fixture.lith(&missing).failed();
-    assert!(said.contains("nowhere"), "{said}");
+    let error = fixture.lith(&missing).failed();
+    assert!(error.contains("nowhere"), "{error}");
     let db = fixture.open();
-    let said = fixture.lith(&["rollback", "--max-be-u64", "1:3", "--yes"]).failed();
-    assert!(said.contains("open for writing"), "{said}");
+    let error = fixture.lith(&["rollback", "--max-be-u64", "1:3", "--yes"]).failed();
+    assert!(error.contains("open for writing"), "{error}");
     db.close().unwrap();
     assert_eq!(all_numbers(&fixture)[0].len(), 60);
     let none = fixture.lith(&["rollback", "--finish"]).ok();
@@ -179,23 +179,23 @@ fn position_must_be_a_record_of_one_table() {
         let args = ["rollback", "--through-position", position, "--yes"];
         fixture.lith(&[&args[..], more].concat())
     };
-    let said = to("99:64", &["--table", "events"]).failed();
+    let error = to("99:64", &["--table", "events"]).failed();
     assert!(
-        said.contains(&format!("newest record is {} at {}", shown(59), position(59))),
-        "{said}"
+        error.contains(&format!("newest record is {} at {}", shown(59), position(59))),
+        "{error}"
     );
     let (segment, offset) =
         position(20).split_once(':').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     let inside = format!("{segment}:{}", offset.parse::<u32>().unwrap() + 1);
-    let said = to(&inside, &["--table", "events", "--no-match", "clear"]).failed();
+    let error = to(&inside, &["--table", "events", "--no-match", "clear"]).failed();
     for n in [20, 21] {
-        assert!(said.contains(&format!("{} at {}", shown(n as u64), position(n))), "{said}");
+        assert!(error.contains(&format!("{} at {}", shown(n as u64), position(n))), "{error}");
     }
-    let said = to(&position(20), &["--table", "empty"]).failed();
-    assert!(said.contains("empty"), "{said}");
+    let error = to(&position(20), &["--table", "empty"]).failed();
+    assert!(error.contains("empty"), "{error}");
     // The other table has an unrelated record at the same position.
-    let said = to(&position(20), &["--table", "events", "--table", "blocks"]).usage();
-    assert!(said.contains("--table"), "{said}");
+    let error = to(&position(20), &["--table", "events", "--table", "blocks"]).usage();
+    assert!(error.contains("--table"), "{error}");
     assert_eq!(all_numbers(&fixture), vec![(0..60).collect::<Vec<_>>(); 3]);
     to(&position(20), &["--table", "events"]).ok();
     assert_eq!(all_numbers(&fixture).iter().map(Vec::len).collect::<Vec<_>>(), [60, 21, 60]);
@@ -212,9 +212,9 @@ fn kept_blocks_above_the_height_need_acceptance() {
     let five = "0x0000000000000005";
     for more in [&["--yes"][..], &["--dry-run"], &[]] {
         let run = fixture.lith(&[&["rollback", "--max-be-u64", "0:4"], more].concat());
-        let said = run.failed();
-        assert!(said.contains("table b: 1 of them, 0x0000000000000005 at "), "{said}");
-        assert!(said.contains("--accept-out-of-order"), "{said}");
+        let error = run.failed();
+        assert!(error.contains("table b: 1 of them, 0x0000000000000005 at "), "{error}");
+        assert!(error.contains("--accept-out-of-order"), "{error}");
         assert!(run.text().contains("out of order   values kept beyond the point: 1\n"));
     }
     let run = fixture.lith(&["rollback", "--max-be-u64", "0:4", "--yes", "--json"]);
@@ -228,8 +228,8 @@ fn kept_blocks_above_the_height_need_acceptance() {
     fixture.lith(&["rollback", "--max-be-u64", "0:4", "--accept-out-of-order", "--yes"]).ok();
     assert_eq!(fixture.lith(&["get", "b", five]).ok(), "4");
     // Nothing to remove, but the value is still above the height.
-    let said = fixture.lith(&["rollback", "--max-be-u64", "0:4", "--yes"]).failed();
-    assert!(said.contains("0x0000000000000005 at"), "{said}");
+    let error = fixture.lith(&["rollback", "--max-be-u64", "0:4", "--yes"]).failed();
+    assert!(error.contains("0x0000000000000005 at"), "{error}");
 }
 
 #[test]
@@ -241,15 +241,15 @@ fn tables_may_have_different_heights() {
             ["rollback"].into_iter().chain(heights).chain(more.iter().copied()).collect();
         fixture.lith(&args)
     };
-    let said = to(&["blocks=1:5", "blocks=1:6", "1:7"], &["--yes"]).usage();
-    assert!(said.contains("expected one --max-be-u64"), "{said}");
-    let said = to(&["blocks=1:5", "1:7"], &["--table", "events", "--yes"]).usage();
-    assert!(said.contains("--table blocks"), "{said}");
+    let error = to(&["blocks=1:5", "blocks=1:6", "1:7"], &["--yes"]).usage();
+    assert!(error.contains("expected one --max-be-u64"), "{error}");
+    let error = to(&["blocks=1:5", "1:7"], &["--table", "events", "--yes"]).usage();
+    assert!(error.contains("--table blocks"), "{error}");
     // A mistyped name does not put its table under the limit of the others.
-    let said = to(&["block=1:5", "1:7"], &["--yes"]).failed();
-    assert!(said.contains("no such table: block"), "{said}");
-    let said = to(&["blocks=1:5", "events=1:7"], &["--yes"]).failed();
-    assert!(said.contains("table receipts: no filter was given"), "{said}");
+    let error = to(&["block=1:5", "1:7"], &["--yes"]).failed();
+    assert!(error.contains("no such table: block"), "{error}");
+    let error = to(&["blocks=1:5", "events=1:7"], &["--yes"]).failed();
+    assert!(error.contains("table receipts: no filter was given"), "{error}");
     assert_eq!(all_numbers(&fixture), vec![(0..60).collect::<Vec<_>>(); 3]);
     to(&["blocks=1:5", "1:7"], &["--yes"]).ok();
     assert_eq!(all_numbers(&fixture).iter().map(Vec::len).collect::<Vec<_>>(), [6, 8, 8]);

@@ -43,11 +43,11 @@ fn remove(path: &Path) {
 fn commands_agree_on_a_lost_root_id() {
     let fixture = two_roots();
     remove(&fixture.path("b/root.id"));
-    let said = at(&fixture, &["info"], &["a", "b"], &[]).failed();
-    assert!(said.contains("b holds tables, but its root.id is lost"), "{said}");
-    assert!(said.contains("`lith repair`"), "{said}");
+    let error = at(&fixture, &["info"], &["a", "b"], &[]).failed();
+    assert!(error.contains("b holds tables, but its root.id is lost"), "{error}");
+    assert!(error.contains("`lith repair`"), "{error}");
     for args in [&["verify"][..], &["ls"], &["get", "t", "0"], &["put", "t", "k"], &["gc"]] {
-        assert_eq!(at(&fixture, args, &["b", "a"], &[]).failed(), said, "{args:?}");
+        assert_eq!(at(&fixture, args, &["b", "a"], &[]).failed(), error, "{args:?}");
     }
     let run = at(&fixture, &["repair", "t"], &["a", "b"], &[]);
     assert!(run.failed().contains("name none"), "{run:?}");
@@ -71,10 +71,10 @@ fn lost_root_is_replaced_after_accept_loss() {
     for name in ["b/t/segments", "b/t", "b"] {
         OsFs.remove_dir(&fixture.path(name)).unwrap();
     }
-    let said = at(&fixture, &["verify"], &["a", "b"], &[]).failed();
-    assert!(said.contains("b does not exist") && said.contains("--lost-root"), "{said}");
+    let error = at(&fixture, &["verify"], &["a", "b"], &[]).failed();
+    assert!(error.contains("b does not exist") && error.contains("--lost-root"), "{error}");
     // Without --lost-root the root may just not be mounted.
-    assert_eq!(at(&fixture, &["repair", "--accept-loss"], &["a", "b"], &[]).failed(), said);
+    assert_eq!(at(&fixture, &["repair", "--accept-loss"], &["a", "b"], &[]).failed(), error);
     let run = at(&fixture, &["repair"], &["a"], &["b"]);
     let left = run.failed();
     assert!(left.contains("without --accept-loss: ") && left.contains("/b, t"), "{left}");

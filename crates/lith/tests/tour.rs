@@ -90,8 +90,8 @@ fn tour_respects_and_reports_its_limit() {
 fn tour_handles_empty_and_single_file_trees() {
     let fixture = Fixture::new();
     OsFs.create_dir(&fixture.path("tree")).unwrap();
-    let said = tour(&fixture, &[]).failed();
-    assert!(said.contains("regular file, found none"), "{said}");
+    let error = tour(&fixture, &[]).failed();
+    assert!(error.contains("regular file, found none"), "{error}");
     assert_eq!(OsFs.list(&fixture.path("tmp")).unwrap(), []);
     fixture.write("tree/a", b"");
     let output = tour(&fixture, &["--json"]).json();
@@ -152,15 +152,15 @@ fn failed_tour_keeps_its_database_and_says_where() {
         .env("TMPDIR", fixture.path("tmp"))
         .env_remove("RUST_LOG")
         .current_dir(fixture.dir.path());
-    let said = run(command, b"").failed();
+    let error = run(command, b"").failed();
     let left = OsFs.list(&fixture.path("tmp")).unwrap();
-    assert_eq!(left.len(), 1, "{said}");
+    assert_eq!(left.len(), 1, "{error}");
     assert!(
-        said.contains(&format!(
+        error.contains(&format!(
             "the database is in {}",
             fixture.path("tmp").join(&left[0].name).display()
         )),
-        "{said}"
+        "{error}"
     );
 }
 

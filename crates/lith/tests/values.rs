@@ -66,13 +66,13 @@ fn get_supports_json() {
 fn missing_key_has_its_own_exit_status_and_writes_no_file() {
     let fixture = Fixture::with(&[("k", b"v")]);
     let out = fixture.path("out");
-    let said = fixture.lith(&["get", "t", "0x00ff", "-o", out.to_str().unwrap()]).no_such_key();
-    assert_eq!(said, "lith: not found: key 0x00ff in table t\n");
+    let error = fixture.lith(&["get", "t", "0x00ff", "-o", out.to_str().unwrap()]).no_such_key();
+    assert_eq!(error, "lith: not found: key 0x00ff in table t\n");
     assert!(lithdb::env::Fs::metadata(&lithdb::env::OsFs, &out).is_err());
     let output = fixture.lith(&["get", "t", "absent", "--json"]).failed_in_json(3);
     assert_eq!(output["kind"], "no such key");
-    let said = fixture.lith(&["get", "nothing", "k"]).failed();
-    assert!(said.contains("table nothing"), "{said}");
+    let error = fixture.lith(&["get", "nothing", "k"]).failed();
+    assert!(error.contains("table nothing"), "{error}");
 }
 
 #[test]
@@ -120,8 +120,8 @@ fn hex_and_text_keys_are_equivalent() {
     let keys = fixture.lith(&["scan", "t", "--json"]).json_lines();
     assert_eq!((&keys[0]["key"], &keys[1]["key"]), (&json!("key"), &json!("0x00ff")));
     for (bad, why) in [("0xabc", "even number"), ("0xzz", "hex digits"), ("", "1 to 65535")] {
-        let said = fixture.lith(&["get", "t", bad]).usage();
-        assert!(said.contains(why), "{said}");
+        let error = fixture.lith(&["get", "t", bad]).usage();
+        assert!(error.contains(why), "{error}");
     }
 }
 
@@ -150,8 +150,9 @@ fn scan_supports_direction_start_and_limit() {
     assert_eq!(keys(&fixture, &["--from", "a", "--rev"]), ["a", "c", "a", "d"]);
     assert_eq!(keys(&fixture, &["--from", "a", "--rev", "--limit", "2"]), ["a", "c"]);
     for rev in [&["--rev"][..], &[]] {
-        let said = fixture.lith(&[&["scan", "t", "--from", "nowhere"], rev].concat()).no_such_key();
-        assert!(said.contains("nowhere"), "{said}");
+        let error =
+            fixture.lith(&[&["scan", "t", "--from", "nowhere"], rev].concat()).no_such_key();
+        assert!(error.contains("nowhere"), "{error}");
     }
 }
 
@@ -224,8 +225,8 @@ fn info_describes_one_table_or_all() {
     for part in ["table t", "table u", "2 for 2 values", "memory, 2 entries", "roots "] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    let said = fixture.lith(&["info", "nothing"]).failed();
-    assert!(said.contains("table nothing"), "{said}");
+    let error = fixture.lith(&["info", "nothing"]).failed();
+    assert!(error.contains("table nothing"), "{error}");
 }
 
 #[test]
@@ -254,8 +255,8 @@ fn two_root_database_opens_with_roots_in_any_order() {
     assert_eq!(on(&["get", "t", "k"], [1, 0], b"").output.stdout, value);
     let mut one = lith();
     one.args(["get", "t", "k", "--db"]).arg(&roots[0]);
-    let said = run(one, b"").failed();
-    assert!(said.contains("root 1"), "{said}");
+    let error = run(one, b"").failed();
+    assert!(error.contains("root 1"), "{error}");
 }
 
 #[test]
@@ -271,11 +272,11 @@ fn invalid_command_line_is_a_usage_error() {
         (&["tour", "--db", "x"], "--keep"),
         (&["dump", "t", "--segment", "-1"], "-1"),
     ] {
-        let said = bare(args).usage();
-        assert!(said.contains(why), "{said}");
+        let error = bare(args).usage();
+        assert!(error.contains(why), "{error}");
     }
-    let said = fixture.lith(&["get", "no table", "k"]).usage();
-    assert!(said.contains("no table"), "{said}");
+    let error = fixture.lith(&["get", "no table", "k"]).usage();
+    assert!(error.contains("no table"), "{error}");
     for args in [&["--help"][..], &["scan", "--help"], &["--version"]] {
         assert!(bare(args).ok().contains("lith"), "{args:?}");
     }
@@ -320,6 +321,6 @@ fn long_values_stream_in_bounded_memory() {
         let same = std::process::Command::new("cmp").arg(long).arg(&out).status().unwrap();
         assert!(same.success());
     }
-    let said = confined(&fixture, kib, &["get", "t", "put", "--json"]).failed();
-    assert!(said.contains("--output"), "{said}");
+    let error = confined(&fixture, kib, &["get", "t", "put", "--json"]).failed();
+    assert!(error.contains("--output"), "{error}");
 }

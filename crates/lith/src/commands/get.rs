@@ -39,13 +39,13 @@ pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
         let cannot = |error: io::Error| Failure::io(path.display(), &error);
         let mut bytes = 0;
         files::write(path, &mut |out| {
-            bytes = give(args, &table, &mut |piece| out.write_all(piece).map_err(cannot))?;
+            bytes = stream_value(args, &table, &mut |piece| out.write_all(piece).map_err(cannot))?;
             Ok(())
         })?;
         (bytes, "output", path.display().to_string())
     } else if ctx.out.is_json() {
         let mut value = Vec::new();
-        let bytes = give(args, &table, &mut |piece| {
+        let bytes = stream_value(args, &table, &mut |piece| {
             if value.len() + piece.len() > MAX_JSON_VALUE_BYTES {
                 return Err(Failure::failed(format_args!(
                     "expected a value of at most {} with --json, found a longer one; \
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
         })?;
         (bytes, "value", keys::show_value(&value))
     } else {
-        return give(args, &table, &mut |piece| ctx.out.raw(piece)).map(|_| ());
+        return stream_value(args, &table, &mut |piece| ctx.out.raw(piece)).map(|_| ());
     };
     ctx.out.json(&json!({
         "table": args.table,
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
 }
 
 /// Passes the value to `each`, piece by piece; returns its length.
-fn give(
+fn stream_value(
     args: &Args,
     table: &Table,
     each: &mut dyn FnMut(&[u8]) -> Result<(), Failure>,

@@ -182,8 +182,8 @@ impl Run {
     /// Asserts status 1 and a one-line error that contains `why`; returns standard output.
     #[track_caller]
     pub(crate) fn failed_with(&self, why: &str) -> String {
-        let said = self.failed();
-        assert!(said.contains(why), "{said}");
+        let error = self.failed();
+        assert!(error.contains(why), "{error}");
         self.text()
     }
 

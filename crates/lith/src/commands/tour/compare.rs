@@ -114,9 +114,9 @@ impl Tally {
     }
 }
 
-/// At most about `most` of the files, evenly spaced.
-pub(super) fn sample(items: &[Item], most: usize) -> impl Iterator<Item = &Item> {
-    items.iter().step_by(items.len().div_ceil(most).max(1))
+/// At most `limit` of the files, evenly spaced.
+pub(super) fn sample(items: &[Item], limit: usize) -> impl Iterator<Item = &Item> {
+    items.iter().step_by(items.len().div_ceil(limit).max(1))
 }
 
 #[cfg(test)]

@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn directory_is_removed_after_a_panic_unless_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("place");
+        let path = dir.path().join("tour");
         for (is_kept, left) in [(false, false), (true, true)] {
             let mut tour_dir =
                 TourDir { path: path.clone(), is_kept: false, delete_on_drop: Arc::default() };

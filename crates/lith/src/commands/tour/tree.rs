@@ -35,11 +35,11 @@ impl Tree {
         // Leaves half of the free space to the disk's other users.
         let room = tour_dir.free_space()? / 2;
         let is_limited_by_space = room < args.max_bytes;
-        let most = args.max_bytes.min(room);
+        let max_bytes = args.max_bytes.min(room);
         let mut walk = Walk::new(&OsFs, &[]);
         let (mut files, mut bytes, mut is_truncated, mut large) = (Vec::new(), 0, false, 0);
         walk.run(&root, &mut |found, _| {
-            if files.len() as u64 >= args.max_files || most - bytes < most / 64 {
+            if files.len() as u64 >= args.max_files || max_bytes - bytes < max_bytes / 64 {
                 is_truncated = true;
                 return Ok(Flow::Stop);
             }
@@ -48,7 +48,7 @@ impl Tree {
                 large += 1;
                 return Ok(Flow::Continue);
             }
-            if found.len_bytes > most - bytes {
+            if found.len_bytes > max_bytes - bytes {
                 is_truncated = true;
                 return Ok(Flow::Continue);
             }

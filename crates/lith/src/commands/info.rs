@@ -127,7 +127,7 @@ impl TableInfo {
             ("oldest key", key(&self.oldest_key)),
             ("newest key", key(&self.newest_key)),
             ("ttl", format!("{ttl}{filter}")),
-            ("watermark", format!("segment {}; lower ones are collected", stats.watermark.0)),
+            ("watermark", format!("segment {}, the lowest that may be read", stats.watermark.0)),
             ("log end", stats.log_end.to_string()),
             (
                 "keymap",

@@ -52,7 +52,7 @@ fn commands_agree_on_a_lost_root_id() {
     let run = at(&fixture, &["repair", "t"], &["a", "b"], &[]);
     assert!(run.failed().contains("name none"), "{run:?}");
     let output = at(&fixture, &["repair", "--dry-run"], &["a", "b"], &[]).ok();
-    assert!(output.contains("its root.id is lost, and written anew"), "{output}");
+    assert!(output.contains("its root.id is lost; a new one is written"), "{output}");
     assert!(output.contains("nothing was changed"), "{output}");
     let output = at(&fixture, &["repair", "--json"], &["a", "b"], &[]).json();
     assert_eq!((&output["applied"], &output["left"]), (&json!(true), &json!([])));

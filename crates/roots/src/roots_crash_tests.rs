@@ -66,8 +66,8 @@ fn assert_recovers(fs: &SimFs, roots: &[PathBuf], acknowledged: Option<u64>, wha
     }
 }
 
-/// Crashes the opening of copies of `fs` after every operation, with every simple image and, `depth` times, the
-/// opening of what that left, with a few images.
+/// Crashes the opening of copies of `fs` after every operation, with every simple image and,
+/// `depth` times, the opening of what that left, with a few images.
 fn crash_everywhere(
     fs: &SimFs,
     roots: &[PathBuf],

@@ -96,8 +96,8 @@ impl Fs for HookedFs {
     }
 }
 
-/// An environment in which another process creates a database in `roots` and closes it, once, just before the
-/// first `call` on a path that ends so.
+/// An environment in which another process creates a database in `roots` and closes it, once, just
+/// before the first `call` on a path that ends so.
 fn with_another_creator(roots: Vec<PathBuf>, call: Call, end: &'static str) -> Env {
     let calls = AtomicU32::new(0);
     env_with(move |this, path| {

@@ -83,7 +83,8 @@ impl Dirs {
         all
     }
 
-    /// Opening in every way fails with this kind, the message says all this, and nothing was changed.
+    /// Opening in every way fails with this kind, the message says all this, and nothing was
+    /// changed.
     pub(super) fn refuses(&self, names: &str, kind: ErrorKind, says: &[&str]) {
         let before = self.content();
         for opened in [self.create(names), self.open(names), self.read(names)] {

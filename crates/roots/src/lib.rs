@@ -1,5 +1,5 @@
 //! The root directories of one open database: their identities, generations and locks, and the
-//! list of tables. Callers: the facade, `rollback` and `repair`.
+//! list of tables. Callers: the facade and `rollback`.
 //!
 //! Every root has a `root.id` (see `docs/FORMAT.md`) that names its database, its root number and
 //! the ids of all roots. Writing it on root 0 is the commit point of a creation. A database opens

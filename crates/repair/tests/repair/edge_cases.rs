@@ -170,7 +170,7 @@ fn unacknowledged_bad_value_ends_the_unsealed_segment() {
         let torn = Some(u64::from(model.at("torn").offset));
         let found = &report.findings[0];
         assert_eq!((&found.path, found.offset), (&harness.file("1.keys"), torn), "{report}");
-        assert!(found.what.contains("from here on nothing was acknowledged"), "{report}");
+        assert!(found.what.contains("nothing from here on was acknowledged"), "{report}");
         assert_eq!((report.records, report.values), (1, 1), "{report}");
         assert!(harness.plan().is_empty());
         let lost = ["torn", "behind"].map(Vec::from).into();
@@ -193,7 +193,9 @@ fn key_file_cut_within_a_group_loses_the_whole_group() {
     let expected = [
         (
             Some(u64::from(at.offset)),
-            format!("the records up to {end} are damaged: the end comes before the group's"),
+            format!(
+                "the records up to {end} are damaged: expected the rest of the group, found the end"
+            ),
         ),
         (Some(end), format!("expected {length} bytes, found the end of the file")),
     ];
@@ -242,7 +244,7 @@ fn incomplete_unacknowledged_group_is_neither_kept_nor_lost() {
         assert_eq!(report.records, expected.len() as u64, "{name}: {report}");
         let bytes = harness.fs.read_raw(harness.file("1.keys")).len() - acked - torn_bytes;
         assert_eq!(report.bytes, bytes as u64, "{name}: {report}");
-        let what = "a batch that begins here is not whole; it was never acknowledged";
+        let what = "the batch that begins here is incomplete; it was never acknowledged";
         let notes = report.findings.iter().filter(|f| f.what == what);
         let notes: Vec<_> = notes.map(|f| (f.path.clone(), f.offset)).collect();
         let torn = (harness.file("1.keys"), Some(group));

@@ -32,7 +32,7 @@ fn lost_mutable_segment_is_reported_as_a_loss() {
     let plan = harness.plan();
     assert_eq!((plan.lost_keys(), plan.lost_bytes()), (None, Some(promised)), "{plan}");
     let shown = plan.to_string();
-    assert!(shown.contains("gives up an unknown number of keys and"), "{shown}");
+    assert!(shown.contains("loses an unknown number of keys and"), "{shown}");
     forget_durable_end(&harness);
     let plan = harness.plan();
     assert_eq!((plan.lost_keys(), plan.lost_bytes()), (None, None), "{plan}");

@@ -205,7 +205,7 @@ fn obstructing_files_are_quarantined() {
     assert!(harness.open(&options()).is_err());
     assert!(!harness.verify().is_sound());
     let plan = harness.plan();
-    assert_eq!(plan.strays, [PathBuf::from("/r0/t/segments/99.keys")]);
+    assert_eq!(plan.orphans, [PathBuf::from("/r0/t/segments/99.keys")]);
     assert_eq!(plan.lost_keys(), Some(0));
     plan.apply(&harness.setup).unwrap();
     // Its id is above every one that the state knows: the state, too, is replaced.

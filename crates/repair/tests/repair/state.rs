@@ -66,7 +66,7 @@ fn state_of_wrong_length_keeps_its_valid_slots() {
             assert_eq!(damage(&report).len(), 1, "{name}: {report}");
             let plan = harness.plan();
             assert!(plan.rebuilds_state && plan.segments.is_empty(), "{name}: {plan}");
-            assert!(plan.to_string().contains("nothing of it is lost"), "{name}: {plan}");
+            assert!(plan.to_string().contains("no state is lost"), "{name}: {plan}");
             plan.apply(&harness.setup).unwrap_or_else(|e| panic!("{name}: {e}"));
             // What no slot says for certain is not lower than it was.
             let found = change_state(&harness, |_| {});
@@ -109,7 +109,7 @@ fn empty_state_with_acknowledged_data_is_refused() {
     let found = damage(&report);
     assert!(found.iter().any(|finding| finding.path.ends_with("t/table.state")), "{report}");
     let plan = harness.plan();
-    assert!(plan.rebuilds_state && plan.strays.is_empty(), "{plan}");
+    assert!(plan.rebuilds_state && plan.orphans.is_empty(), "{plan}");
     assert_eq!(plan.lost_keys(), Some(0), "{plan}");
     plan.apply(&harness.setup).unwrap();
     check_opened("an old state", &harness, &model, &nothing());

@@ -155,7 +155,7 @@ fn impossible_rollback_says_why_and_changes_nothing() {
         assert!(said.contains("the key nobody"), "{said}");
     }
     let said = fixture.lith(&["rollback", "--max-be-u64", "7:1", "--yes"]).failed();
-    assert!(said.contains("8 bytes at offset 7"), "{said}");
+    assert!(said.contains("8-byte number at offset 7"), "{said}");
     let missing = ["rollback", "--through-key", "k", "--table", "nowhere", "--yes"];
     let said = fixture.lith(&missing).failed();
     assert!(said.contains("nowhere"), "{said}");

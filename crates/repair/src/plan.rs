@@ -265,8 +265,8 @@ impl RepairPlan {
             && self.creates_dirs.is_empty()
     }
 
-    /// Whether the repair is lossless and the files of all roots agree to the last byte, as after a
-    /// clean close: no root is older than the others or has more data. Otherwise the latest puts
+    /// Whether the repair is lossless and the files of all roots agree to the last byte, as after
+    /// a clean close: no root is older than the others or has more data. Otherwise the latest puts
     /// may be lost undetected.
     pub fn is_certain(&self) -> bool {
         self.is_lossless() && self.work.is_certain

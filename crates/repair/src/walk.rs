@@ -1,8 +1,9 @@
-//! Walks a key file that may be damaged: record by record, skipping damage to the next valid record.
+//! Walks a key file that may be damaged: record by record, skipping damage to the next valid one.
+//! Used by `groups` and `dump`.
 //!
-//! The scanner judges a file that should be whole; this finds what is left of one that is not. A
-//! record's checksum is seeded with its table, segment, offset and epoch, so any valid record after
-//! the damage was written at that offset.
+//! The scanner judges a file that should be whole; this finds what is left of one that is not. The
+//! checksum of a record is seeded with its table, segment, offset and epoch, so any valid record
+//! after the damage was written at that offset.
 
 use std::ops::Range;
 

@@ -73,7 +73,7 @@ impl RollbackPlan {
             return Ok(());
         }
         let message = format!(
-            "values newer than the point to roll back to would be kept, because they were put \
+            "values beyond the point to roll back to would be kept, because they were put \
              before the last key kept ({}). Nothing was changed; roll back further, to a position \
              before all of them, or accept that they are kept out of order",
             left.join("; ")

@@ -136,19 +136,19 @@ impl RollbackPlan {
         if roots.database_id() != self.database_id {
             return Err(stale("another database replaced this one"));
         }
-        let is_there = |name: &TableName| -> Result<bool> {
+        let is_present = |name: &TableName| -> Result<bool> {
             let dirs = TableSetup::for_files(name.clone(), roots.env(), roots.paths()).dirs;
             Ok(presence(&*self.env.fs, &dirs)? == Presence::Present)
         };
         if self.all_tables {
             for name in roots.table_names()? {
-                if is_there(&name)? && !self.tables.iter().any(|plan| plan.table == name) {
+                if is_present(&name)? && !self.tables.iter().any(|plan| plan.table == name) {
                     return Err(stale(&format!("table {name} was created")));
                 }
             }
         }
         let again = self.tables.iter().map(|TablePlan { table, fingerprint, .. }| {
-            if !is_there(table)? {
+            if !is_present(table)? {
                 return Err(stale(&format!("table {table} was dropped")));
             }
             let stopped_table = StoppedTable::read(&TableSetup::for_files(

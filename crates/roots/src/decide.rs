@@ -71,10 +71,10 @@ fn no_root_id(seen: &[ScannedRoot], create: bool) -> Result<RootsPlan> {
     if create {
         return plan_creation(seen);
     }
-    let Some(first) = seen.iter().find(|seen| !seen.is_there()).or(seen.first()) else {
+    let Some(first) = seen.iter().find(|seen| !seen.exists()).or(seen.first()) else {
         return refuse(ErrorKind::InvalidArgument, "no root directories were given".to_owned());
     };
-    let what = match (&first.foreign, first.is_there()) {
+    let what = match (&first.foreign, first.exists()) {
         (_, false) => "does not exist".to_owned(),
         (None, true) => "is empty: it holds no database".to_owned(),
         (Some(name), true) if first.holds == TablesFound::Nothing => {
@@ -247,7 +247,7 @@ fn absent_message(
     if unidentified_root.holds > TablesFound::Nothing {
         return format!("{absent}; {}", lost_id_message(unidentified_root));
     }
-    let what = if unidentified_root.is_there() { "has no root.id" } else { "does not exist" };
+    let what = if unidentified_root.exists() { "has no root.id" } else { "does not exist" };
     format!(
         "{absent}; {} {what}: mount the disk that belongs there, or list the right directory; \
          nothing was created; if that root is permanently lost, see `lith repair --lost-root`",

@@ -132,7 +132,7 @@ impl Roots {
         let fs = &*env.fs;
         let fresh = RootId::fresh(env, roots.len() + gone.len())?;
         let plan = || repair::plan(fs, roots, gone, &fresh, &refusal);
-        let lock = |plan: &RootsRepair| locks::take(fs, &plan.there(), Access::Write);
+        let lock = |plan: &RootsRepair| locks::take(fs, &plan.existing_paths(), Access::Write);
         let (plan, locks) = plan_under_locks(roots, plan, lock)?;
         let opened = Self::of(env, Access::Write, plan.paths.clone(), plan.first_id(), locks);
         Ok((Self { absent: plan.absent.clone(), ..opened }, Some(plan)))

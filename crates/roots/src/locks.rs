@@ -61,9 +61,9 @@ pub(super) fn take(fs: &dyn Fs, roots: &[PathBuf], access: Access) -> Result<Hel
 
 /// Refuses a lock file that is not a regular file, for callers that take no lock.
 pub(super) fn check_files(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
-    roots.iter().try_for_each(|root| {
-        exists_as(fs, &root.join(LOCK_FILE), FileKind::File).map(|_is_there| ())
-    })
+    roots
+        .iter()
+        .try_for_each(|root| exists_as(fs, &root.join(LOCK_FILE), FileKind::File).map(|_exists| ()))
 }
 
 /// Locks the directory itself. Some network file systems lock files only; there, the lock file

@@ -129,7 +129,7 @@ pub(super) fn plan(
     for (n, seen) in seen.iter().enumerate().filter(|(_, seen)| seen.id.is_none()) {
         if n >= roots.len() {
             refuse_foreign_entries(fs, seen)?;
-        } else if !seen.is_there() || seen.is_blank() && !is_blank {
+        } else if !seen.exists() || seen.is_blank() && !is_blank {
             // It may be the empty mount point of a root whose disk is not mounted.
             return Err(refusal);
         }
@@ -157,7 +157,7 @@ pub(super) fn plan(
     let RootsPlan::Open { roots: paths, ids } = decide::decide(&seen, false)? else {
         return Err(refusal);
     };
-    let absent = seen.into_iter().filter(|seen| !seen.is_there()).map(|seen| seen.path).collect();
+    let absent = seen.into_iter().filter(|seen| !seen.exists()).map(|seen| seen.path).collect();
     Ok(RootsRepair {
         lost,
         is_lossless: false,
@@ -172,7 +172,7 @@ pub(super) fn plan(
 /// The replacement of a lost root must be empty, or hold what an earlier attempt left.
 fn refuse_foreign_entries(fs: &dyn Fs, seen: &ScannedRoot) -> Result<()> {
     let foreign_entry =
-        if seen.is_there() { scan::first_foreign_entry(fs, &seen.path)? } else { None };
+        if seen.exists() { scan::first_foreign_entry(fs, &seen.path)? } else { None };
     let Some(name) = foreign_entry else { return Ok(()) };
     let message = format!(
         "{} holds {name:?}: expected an empty directory as the replacement of a lost root",
@@ -244,7 +244,7 @@ impl RootsRepair {
     }
 
     /// The directories that exist.
-    pub(super) fn there(&self) -> Vec<PathBuf> {
+    pub(super) fn existing_paths(&self) -> Vec<PathBuf> {
         self.paths.iter().filter(|path| !self.absent.contains(path)).cloned().collect()
     }
 

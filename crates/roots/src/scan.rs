@@ -31,7 +31,7 @@ pub(super) struct ScannedRoot {
 
 impl ScannedRoot {
     /// Whether the directory exists.
-    pub(super) fn is_there(&self) -> bool {
+    pub(super) fn exists(&self) -> bool {
         self.identity.is_some()
     }
 
@@ -68,7 +68,7 @@ pub(super) fn scan(fs: &dyn Fs, roots: &[PathBuf], access: Access) -> Result<Vec
         let seen = find(fs, given)?;
         for (other, named) in all.iter().zip(roots) {
             let (a, b) = (named.display(), given.display());
-            let is_same_inode = seen.is_there() && seen.identity == other.identity;
+            let is_same_inode = seen.exists() && seen.identity == other.identity;
             if is_same_inode || seen.path == other.path {
                 return invalid(format!(
                     "{a} and {b} are the same directory; list every root once"
@@ -82,7 +82,7 @@ pub(super) fn scan(fs: &dyn Fs, roots: &[PathBuf], access: Access) -> Result<Vec
         }
         all.push(seen);
     }
-    all.iter_mut().filter(|seen| seen.is_there()).try_for_each(|seen| read(fs, seen, access))?;
+    all.iter_mut().filter(|seen| seen.exists()).try_for_each(|seen| read(fs, seen, access))?;
     Ok(all)
 }
 
@@ -96,9 +96,9 @@ fn find(fs: &dyn Fs, given: &Path) -> Result<ScannedRoot> {
         let message = "the path of a root directory is empty; use \".\" for the current directory";
         return invalid(message.to_owned());
     }
-    let (path, is_there) = resolve(fs, given)?;
+    let (path, is_present) = resolve(fs, given)?;
     let mut identity = None;
-    if is_there {
+    if is_present {
         let metadata = fs.metadata(&path).map_err(|e| Error::io("inspect root", &path, e))?;
         if metadata.kind != FileKind::Dir {
             return invalid(format!("root {} is not a directory", given.display()));

@@ -229,8 +229,8 @@ pub(super) fn check_quarantined(name: &str, before: &Harness, after: &Harness, f
         let find = |fs: &SimFs| fs.file_paths().into_iter().find(|path| path.ends_with(file));
         let expected = before.fs.read_raw(find(&before.fs).unwrap());
         let is_kept = kept.iter().any(|(name, bytes)| name == file && *bytes == expected);
-        let is_there = find(&after.fs).is_some_and(|path| after.fs.read_raw(path) == expected);
-        assert!(is_kept || is_there, "{name}: {file} is missing");
+        let is_in_place = find(&after.fs).is_some_and(|path| after.fs.read_raw(path) == expected);
+        assert!(is_kept || is_in_place, "{name}: {file} is missing");
     }
 }
 

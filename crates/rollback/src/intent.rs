@@ -59,7 +59,7 @@ pub(crate) fn path(roots: &Roots) -> PathBuf {
 /// File system errors.
 pub fn is_pending(roots: &Roots) -> Result<bool> {
     let path = path(roots);
-    exists(&*roots.env().fs, &path).map_err(|e| Error::io("look for", &path, e))
+    exists(&*roots.env().fs, &path).map_err(|e| Error::io("stat", &path, e))
 }
 
 /// The pending rollback, if there is one. Writes nothing.
@@ -168,7 +168,7 @@ impl Intent {
     fn write_in_place(&self, roots: &Roots) -> Result<()> {
         let (fs, path) = (&*roots.env().fs, path(roots));
         let file = fs.open(&path, OpenMode::ReadWrite).map_err(|e| Error::io("open", &path, e))?;
-        if file.links().map_err(|e| Error::io("inspect", &path, e))? > 1 {
+        if file.links().map_err(|e| Error::io("stat", &path, e))? > 1 {
             return self.write(roots); // another hard link is somebody's copy
         }
         let bytes = envelope::seal(Magic::ROLLBACK, self)?;

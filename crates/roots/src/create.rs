@@ -36,7 +36,7 @@ pub(super) fn create_dirs(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
 fn absent_dirs<'a>(fs: &dyn Fs, root: &'a Path) -> Result<Vec<&'a Path>> {
     let mut absent = Vec::new();
     for dir in root.ancestors() {
-        if exists(fs, dir).map_err(|e| Error::io("look for", dir, e))? {
+        if exists(fs, dir).map_err(|e| Error::io("stat", dir, e))? {
             break;
         }
         absent.push(dir);

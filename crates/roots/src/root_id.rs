@@ -101,7 +101,7 @@ impl RootId {
     /// slot last. Creates the file if it is missing.
     pub(super) fn write(&self, fs: &dyn Fs, root: &Path) -> Result<()> {
         let path = root.join(ROOT_ID_FILE);
-        if !exists(fs, &path).map_err(|e| Error::io("look for", &path, e))? {
+        if !exists(fs, &path).map_err(|e| Error::io("stat", &path, e))? {
             return self.create(fs, root);
         }
         self.check(&path)?;

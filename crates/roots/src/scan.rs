@@ -99,7 +99,7 @@ fn find(fs: &dyn Fs, given: &Path) -> Result<ScannedRoot> {
     let (path, is_present) = resolve(fs, given)?;
     let mut identity = None;
     if is_present {
-        let metadata = fs.metadata(&path).map_err(|e| Error::io("inspect root", &path, e))?;
+        let metadata = fs.metadata(&path).map_err(|e| Error::io("stat", &path, e))?;
         if metadata.kind != FileKind::Dir {
             return invalid(format!("root {} is not a directory", given.display()));
         }
@@ -134,7 +134,7 @@ fn resolve(fs: &dyn Fs, given: &Path) -> Result<(PathBuf, bool)> {
             let message = format!("root {}: {} {what}", given.display(), look.display());
             Error::new(ErrorKind::Missing, message)
         };
-        if exists(fs, look).map_err(|e| Error::io("look for", look, e))? {
+        if exists(fs, look).map_err(|e| Error::io("stat", look, e))? {
             return Err(missing("is a dangling symbolic link; mount or create its target"));
         }
         let (Some(name), Some(parent)) = (at.file_name(), at.parent()) else {
@@ -174,7 +174,7 @@ pub(super) fn holds(fs: &dyn Fs, root: &Path, entries: &[DirEntry]) -> Result<Ta
             [(SEGMENTS_DIR, TablesFound::Segments), (STATE_FILE, TablesFound::State)]
         {
             let path = root.join(&dir.name).join(name);
-            if exists(fs, &path).map_err(|e| Error::io("look for", &path, e))? {
+            if exists(fs, &path).map_err(|e| Error::io("stat", &path, e))? {
                 most = most.max(held);
             }
         }

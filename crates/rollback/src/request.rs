@@ -178,7 +178,7 @@ impl Rollback {
                 // Partly created or partly dropped.
                 Presence::Absent | Presence::Interrupted if self.tables.is_none() => {}
                 Presence::Absent | Presence::Interrupted => {
-                    let message = format!("table {}: no such table", setup.name);
+                    let message = format!("no such table: {}", setup.name);
                     return Err(Error::new(ErrorKind::Missing, message));
                 }
             }

@@ -156,7 +156,7 @@ fn impossible_rollback_says_why_and_changes_nothing() {
         assert!(error.contains("key nobody: expected"), "{error}");
     }
     let error = fixture.lith(&["rollback", "--max-be-u64", "7:1", "--yes"]).failed();
-    assert!(error.contains("8 bytes at offset 7"), "{error}");
+    assert!(error.contains("8-byte number at offset 7"), "{error}");
     let missing = ["rollback", "--through-key", "k", "--table", "nowhere", "--yes"];
     let error = fixture.lith(&missing).failed();
     assert!(error.contains("nowhere"), "{error}");

@@ -52,7 +52,7 @@ fn commands_agree_on_a_lost_root_id() {
     let run = at(&fixture, &["repair", "t"], &["a", "b"], &[]);
     assert!(run.failed().contains("name none"), "{run:?}");
     let output = at(&fixture, &["repair", "--dry-run"], &["a", "b"], &[]).ok();
-    assert!(output.contains("its root.id is lost, and written anew"), "{output}");
+    assert!(output.contains("its root.id is lost; a new one is written"), "{output}");
     assert!(output.contains("nothing was changed"), "{output}");
     let output = at(&fixture, &["repair", "--json"], &["a", "b"], &[]).json();
     assert_eq!((&output["applied"], &output["left"]), (&json!(true), &json!([])));
@@ -78,7 +78,7 @@ fn lost_root_is_replaced_after_accept_loss() {
     let run = at(&fixture, &["repair"], &["a"], &["b"]);
     let left = run.failed();
     assert!(left.contains("without --accept-loss: ") && left.contains("/b, t"), "{left}");
-    assert!(run.words().contains("table t: a repair gives up 2 keys"), "{run:?}");
+    assert!(run.words().contains("table t: a repair loses 2 keys"), "{run:?}");
     assert!(OsFs.metadata(&fixture.path("b")).is_err(), "nothing was created");
     let output = at(&fixture, &["repair", "--accept-loss", "--json"], &["a"], &["b"]).json();
     assert_eq!(output["plan"]["roots"]["lost"][0]["loss"], "gone");

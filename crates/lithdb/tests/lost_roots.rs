@@ -288,7 +288,7 @@ fn repair_refuses_a_directory_that_cannot_be_a_root() {
     let invalid = ErrorKind::InvalidArgument;
     refused(&harness, &["/r0"], &["/r1"], invalid, "/r1 has a root.id: it is not lost");
     harness.fs.make_dirs("/r2");
-    refused(&harness, &["/r0", "/r1"], &["/r2"], ErrorKind::Conflict, "take it off");
+    refused(&harness, &["/r0", "/r1"], &["/r2"], ErrorKind::Conflict, "remove it from the list");
     harness.fs.remove_raw("/r1/root.id");
     harness.fs.write_raw("/r2/letter", b"dear".to_vec());
     refused(&harness, &["/r0"], &["/r2"], ErrorKind::Foreign, "\"letter\"");

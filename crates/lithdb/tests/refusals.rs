@@ -234,7 +234,10 @@ fn lock_file_without_a_process_id_still_locks() {
     let lock = harness.fs.try_lock("/r0/lith.lock".as_ref(), LockKind::Exclusive).unwrap().unwrap();
     let error = harness.try_open().map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
-    assert!(error.to_string().contains("another process (which left no id)"), "{error}");
+    assert!(
+        error.to_string().contains("another process (with no process id in the lock file)"),
+        "{error}"
+    );
     drop(lock);
     open_all(&harness, false).unwrap();
 }

@@ -1,10 +1,12 @@
-//! Applying a plan of repair.
+//! Applies a repair plan. Together with `repair_segment` and `rewrite`, the only code of the crate
+//! that writes.
 //!
-//! Segments are mended from the oldest to the newest, because each chain record says what the segment before ended as.
-//! The order within a segment: the damaged files go to quarantine, durably; a successor, if a new one is needed, durably;
-//! metadata that no opening accepts, durably (see `interrupted_repair`); the key file takes its place; then value files; then the
-//! metadata as it is to be. A new plan sees what is left to do: so a repair can be interrupted at any point and begun
-//! again, and whoever opens the table between the two is refused.
+//! Segments are repaired from the oldest to the newest, because each chain record describes the
+//! end of the predecessor. The order within a segment: quarantine the damaged files, durably;
+//! create a new successor if one is needed, durably; write metadata that no opening accepts,
+//! durably (see `interrupted_repair`); rename the new key file into place; then value files; then
+//! the final metadata. A new plan finds what is left to do, so a repair can be interrupted at any
+//! point and restarted; in between, opening the table is refused.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -28,17 +30,17 @@ use lithdb_table::state::StateFile;
 pub struct RepairReport {
     /// The table.
     pub table: TableName,
-    /// How many segments were mended, replaced or given up.
+    /// How many segments were salvaged, rebuilt, replaced or dropped.
     pub segments: usize,
-    /// `table.state` was written anew.
+    /// Whether `table.state` was rewritten.
     pub rebuilt_state: bool,
-    /// Key records that were given up; `None` if nothing says how many.
+    /// Key records that were lost; `None` if unknown.
     pub lost_keys: Option<u64>,
-    /// Bytes that were given up, as far as is known; `None` if nothing says how many.
+    /// Bytes that were lost, as far as known; `None` if unknown.
     pub lost_bytes: Option<u64>,
     /// How many files were quarantined.
     pub kept_files: usize,
-    /// Where they are.
+    /// The quarantine directories.
     #[serde(serialize_with = "crate::lossy::paths")]
     pub kept_in: Vec<PathBuf>,
 }
@@ -50,7 +52,7 @@ impl fmt::Display for RepairReport {
         let state = if *rebuilt_state { "table.state and " } else { "" };
         write!(
             f,
-            "table {table}: {state}{} repaired, {} and {} given up; {} kept as before",
+            "table {table}: {state}{} repaired, {} and {} lost; {} quarantined",
             counted(*segments as u64, "segment"),
             counted(*lost_keys, "key"),
             counted(*lost_bytes, "byte"),
@@ -64,11 +66,12 @@ impl fmt::Display for RepairReport {
 }
 
 impl RepairPlan {
-    /// Carries the plan out. The caller holds the exclusive lock of every root, since before the plan was made. After
-    /// it, the table opens. If it fails or is interrupted, plan again.
+    /// Carries the plan out; after that, the table opens. The caller has held the exclusive lock
+    /// of every root since before the plan was made. If it fails or is interrupted, make a new
+    /// plan.
     ///
     /// # Errors
-    /// What the file system says; nothing is lost that the plan did not name.
+    /// File system errors; nothing is lost that the plan did not list.
     pub fn apply(self, setup: &TableSetup) -> Result<RepairReport> {
         self.apply_in_order(setup).map_err(|e| setup.in_context(&e))
     }
@@ -91,25 +94,25 @@ impl RepairPlan {
             env.fs.create_dir(dir).map_err(|e| Error::io("create directory", dir, e))?;
             sync_parent(&*env.fs, dir)?;
         }
-        // What was planned from may be in the page cache alone.
+        // The directory entries that the plan relies on may be in the page cache only.
         for dir in setup.dirs.iter().chain(&setup.segment_dirs()) {
             env.fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
         }
         let mut quarantine = Quarantine::new(env, &setup.dirs)?;
         let state = self.state(setup, &mut quarantine)?;
-        let Self { strays, work, raises_watermark, .. } = self;
+        let Self { orphans, work, raises_watermark, .. } = self;
         let Work { id_floor, given_up, members, .. } = work;
         let lost: BTreeSet<SegmentId> = given_up.iter().map(|found| found.id).collect();
         state.update(|state| {
-            // An id whose files go away is not given to another content.
-            if !strays.is_empty() || members.is_empty() {
+            // The id of a quarantined segment is never used again.
+            if !orphans.is_empty() || members.is_empty() {
                 state.next_id_floor = state.next_id_floor.max(id_floor);
             }
             state.highest_id = state.highest_id.max(id_floor);
             state.closed_cleanly = false;
-            state.durable_end.take_if(|tail| lost.contains(&tail.segment));
+            state.durable_end.take_if(|end| lost.contains(&end.segment));
         })?;
-        quarantine.move_in(&strays)?;
+        quarantine.move_in(&orphans)?;
         quarantine.move_in(given_up.iter().flat_map(|found| found.files.all()))?;
         state.update(|state| {
             if let Some(watermark) = raises_watermark {
@@ -128,9 +131,9 @@ impl RepairPlan {
             before = repairer.repair_segment(member, before.as_ref(), next)?;
             sealed.extend(before.as_ref().map(|_| member.found.id));
         }
-        // What a sealed segment holds is said by its metadata.
+        // The metadata of a sealed segment supersedes its durable end in the state.
         state.update(|state| {
-            state.durable_end.take_if(|tail| sealed.contains(&tail.segment));
+            state.durable_end.take_if(|end| sealed.contains(&end.segment));
         })?;
         OpenPlan::make(env, &setup.segment_dirs(), &state.get(), Access::Write)?;
         report.kept_files = repairer.quarantine.files;
@@ -138,7 +141,7 @@ impl RepairPlan {
         Ok(report)
     }
 
-    /// The state file, written anew if it was lost.
+    /// Opens the state file, after rewriting it if the plan says so.
     fn state(&self, setup: &TableSetup, quarantine: &mut Quarantine<'_>) -> Result<StateFile> {
         let path = setup.state_path();
         let (env, fs) = (&setup.env, &*setup.env.fs);
@@ -149,7 +152,7 @@ impl RepairPlan {
                 state.hash_seed = env.random_u64()?;
             }
             if state.table_id == 0 {
-                state.table_id = env.random_u64()?; // no file names one
+                state.table_id = env.random_u64()?; // no file has one
             }
             StateFile::create(fs, &path, &state)?;
         }

@@ -1,7 +1,7 @@
-//! Which segments belong to a table, damaged or not, and what else lies in its directories.
+//! Finds which segments belong to a table, damaged or not, and what else is in its directories.
 //!
-//! Opening walks the chain and stops at the first thing that is wrong. `ChainLinks` takes every link there is, from
-//! either side, so that a segment that is absent is known by its neighbours.
+//! Opening walks the chain and stops at the first error. `ChainLinks` follows every link, in both
+//! directions, so that the neighbours of a missing segment identify it. Reads only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -19,31 +19,31 @@ use lithdb_table::TableSetup;
 use lithdb_table::open::inventory::Inventory;
 use lithdb_table::state::TableState;
 
-const FOREIGN_FILE: &str = "not a file of LithDB; it is never touched";
+const FOREIGN_FILE: &str = "not a LithDB file; it is never touched";
 
-/// Everything that is known before records are read.
+/// Everything known about a table before its records are read.
 #[derive(Debug)]
 pub(crate) struct ChainLinks {
-    /// The state of the table, or what it must have been.
+    /// The state of the table, or a rebuilt one.
     pub(crate) table_state: TableState,
     pub(crate) slots: StateSlots,
-    /// The segments of the table, oldest first, the absent ones, too.
+    /// The segments of the table, oldest first, including missing ones.
     pub(crate) members: Vec<SegmentHeaders>,
-    /// Segments that do not belong to the table: nothing in them was ever acknowledged.
-    pub(crate) strays: Vec<Orphan>,
-    /// Directories of the table that are gone, each behind the one that it belongs into.
+    /// Segments that are not part of the table: nothing in them was ever acknowledged.
+    pub(crate) orphans: Vec<Orphan>,
+    /// Missing directories of the table, each after its parent.
     pub(crate) absent_dirs: Vec<PathBuf>,
-    /// The highest id that any file has.
+    /// The highest id of any file.
     pub(crate) highest: SegmentId,
-    /// What the links alone show: the state, strays, foreign files.
+    /// Findings about the state, orphans and foreign files.
     pub(crate) findings: Vec<Finding>,
 }
 
-/// Files off the chain.
+/// The files of a segment that is not on the chain.
 #[derive(Debug)]
 pub(crate) struct Orphan {
     pub(crate) found: SegmentHeaders,
-    /// Opening does not know them for what they are.
+    /// Opening refuses the table because of them.
     pub(crate) is_refused: bool,
 }
 
@@ -51,11 +51,11 @@ impl Orphan {
     fn finding(&self) -> Option<Finding> {
         let path = self.found.files.finished().next()?;
         let finding = if self.is_refused {
-            let what = "no segment names this one, and its id may still be given away";
+            let what = "no segment names this one, and its id may still be assigned";
             Finding::damage(path, what)
         } else {
             let what =
-                "nothing in this segment was acknowledged; an opening after a crash discards it";
+                "nothing in this segment was acknowledged; opening after a crash discards it";
             Finding::note(path, what)
         };
         Some(finding.of(self.found.id))
@@ -63,7 +63,7 @@ impl Orphan {
 }
 
 impl ChainLinks {
-    /// Looks at the table; `Missing` if there is none, or it is being dropped.
+    /// Loads the links of the table; `Missing` if it does not exist or is being dropped.
     pub(crate) fn load(setup: &TableSetup) -> Result<Self> {
         let fs = &*setup.env.fs;
         let path = setup.state_path();
@@ -85,7 +85,7 @@ impl ChainLinks {
         for (id, files) in &inventory.segments {
             let mut note = |path: &PathBuf, what| notes.push(Finding::note(path, what).of(*id));
             for path in &files.leftovers {
-                note(path, "a replacement that was not finished; the next opening removes it");
+                note(path, "unfinished replacement; the next opening removes it");
             }
             if *id < watermark {
                 for path in files.finished() {
@@ -108,7 +108,8 @@ impl ChainLinks {
         let mut old = None;
         let stale = |state: &TableState| state_slots::is_stale(fs, &path, state, &found);
         if let Some(error) = state.as_ref().map_or(Ok(None), stale)? {
-            // A writer may have put the first value meanwhile: its state says so before anything is acknowledged.
+            // A writer may have put the first value meanwhile: it updates the state before it
+            // acknowledges anything.
             if state_slots::load(fs, &path)?.0 != state {
                 return Self::load(setup);
             }
@@ -119,13 +120,13 @@ impl ChainLinks {
             segment.check_identity(table_state.table_id);
         }
         let highest = inventory.segments.keys().next_back().copied().unwrap_or_default();
-        // Where the state is gone with a directory, nothing that is left is known not to have been acknowledged.
+        // With the state and a directory lost, any remaining segment may have been acknowledged.
         let keeps_all = matches!(slots, StateSlots::Lost(_)) && !absent_dirs.is_empty();
-        let (members, strays) = split_orphans(&table_state, found, keeps_all)?;
+        let (members, orphans) = split_orphans(&table_state, found, keeps_all)?;
         let mut findings = match &slots {
             StateSlots::BothValid => Vec::new(),
             StateSlots::OneValid(why) => {
-                let what = format!("{why}; harmless, healed by the next opening");
+                let what = format!("{why}; harmless, the next opening rewrites it");
                 vec![Finding::note(&path, what)]
             }
             StateSlots::WrongLength(error) | StateSlots::Lost(error) => {
@@ -133,17 +134,18 @@ impl ChainLinks {
             }
         };
         for dir in &absent_dirs {
-            findings.push(Finding::damage(dir, "this directory is gone, with everything in it"));
+            findings.push(Finding::damage(dir, "this directory is missing, with everything in it"));
         }
-        findings.extend(strays.iter().filter_map(Orphan::finding));
+        findings.extend(orphans.iter().filter_map(Orphan::finding));
         findings.append(&mut notes);
         for (root, dir) in setup.dirs.iter().enumerate().filter(|(_, d)| !absent_dirs.contains(d)) {
             check_table_dir(fs, root, dir, &mut findings)?;
         }
-        Ok(Self { table_state, slots, members, strays, absent_dirs, highest, findings })
+        Ok(Self { table_state, slots, members, orphans, absent_dirs, highest, findings })
     }
 
-    /// How many bytes there are to read, for the progress alone: what cannot be measured counts for nothing.
+    /// How many bytes there are to read, for the progress only: a file that cannot be inspected
+    /// counts as 0.
     pub(crate) fn bytes(&self, setup: &TableSetup) -> u64 {
         let files = self.members.iter().flat_map(|found| found.files.all());
         let len = |path: &PathBuf| setup.env.fs.metadata(path).map_or(0, |found| found.len_bytes);
@@ -151,7 +153,7 @@ impl ChainLinks {
     }
 }
 
-/// The directories of the table that are not there.
+/// The missing directories of the table.
 fn absent_dirs(setup: &TableSetup) -> Result<Vec<PathBuf>> {
     let mut absent = Vec::new();
     for dir in setup.dirs.iter().flat_map(|dir| [dir.clone(), dir.join(SEGMENTS_DIR)]) {
@@ -162,7 +164,7 @@ fn absent_dirs(setup: &TableSetup) -> Result<Vec<PathBuf>> {
     Ok(absent)
 }
 
-/// What lies in a table's directory besides its segments.
+/// Reports what is in a table's directory besides its segments.
 fn check_table_dir(
     fs: &dyn Fs,
     root: usize,
@@ -173,9 +175,9 @@ fn check_table_dir(
         let name = entry.name.as_str();
         let is_dir = entry.kind == FileKind::Dir;
         let what = if is_dir && is_quarantine_dir(name) {
-            "damaged files that a repair kept; remove them when nobody needs them"
+            "damaged files quarantined by a repair; remove them when no longer needed"
         } else if root == 0 && leftover_of(name) == Some(STATE_FILE) {
-            "a replacement that was not finished; the next one removes it"
+            "unfinished replacement; the next one removes it"
         } else if !is_ours(name, root, is_dir) {
             FOREIGN_FILE
         } else {
@@ -194,7 +196,7 @@ fn is_ours(name: &str, root: usize, is_dir: bool) -> bool {
     }
 }
 
-/// Parts the segments that belong to the table from those that do not.
+/// Splits the segments into those that belong to the table and orphans.
 fn split_orphans(
     table_state: &TableState,
     mut found: BTreeMap<SegmentId, SegmentHeaders>,
@@ -211,33 +213,34 @@ fn split_orphans(
         .iter()
         .map(|id| found.remove(id).unwrap_or_else(|| SegmentHeaders::absent(*id)))
         .collect();
-    let strays = found.into_values().map(|found| {
+    let orphans = found.into_values().map(|found| {
         let is_refused =
             !table_state.empty && found.id < newest_sealed && found.id >= table_state.next_id_floor;
         Orphan { found, is_refused }
     });
-    Ok((members, strays.collect()))
+    Ok((members, orphans.collect()))
 }
 
 fn member_ids(
     table_state: &TableState,
     found: &BTreeMap<SegmentId, SegmentHeaders>,
 ) -> Result<BTreeSet<SegmentId>> {
-    // Whatever was sealed, what the state names, and what these name.
+    // All sealed segments, those that the state names, and those that these link to.
     let sealed = found.values().filter(|found| found.metadata.is_some()).map(|found| found.id);
-    let tail = table_state.durable_end.as_ref().map(|tail| tail.segment);
-    let mut members: BTreeSet<_> = sealed.chain([table_state.watermark]).chain(tail).collect();
+    let unsealed = table_state.durable_end.as_ref().map(|end| end.segment);
+    let mut members: BTreeSet<_> = sealed.chain([table_state.watermark]).chain(unsealed).collect();
     members.retain(|id| *id >= table_state.watermark);
     add_linked(table_state, found, &mut members);
-    // Above the newest there can be one that holds acknowledged data, if the metadata before it is lost.
+    // A segment above the newest may hold acknowledged data, if the metadata of its predecessor is
+    // lost.
     loop {
         let newest = members.last().copied().unwrap_or_default();
         let has_lost_seal =
             found.get(&newest).is_some_and(|found| found.metadata_error().is_some());
         let mut next = None;
         for (id, found) in found.range((Bound::Excluded(newest), Bound::Unbounded)) {
-            let assert_usable = has_lost_seal && found.predecessor().is_none_or(|id| id == newest);
-            if assert_usable || found.has_mark()? {
+            let is_successor = has_lost_seal && found.predecessor().is_none_or(|id| id == newest);
+            if is_successor || found.has_mark()? {
                 next = Some(*id);
                 break;
             }
@@ -248,7 +251,7 @@ fn member_ids(
     }
 }
 
-/// Adds whatever the members' links name.
+/// Adds every segment that the members link to, directly or indirectly.
 fn add_linked(
     table_state: &TableState,
     found: &BTreeMap<SegmentId, SegmentHeaders>,

@@ -1,4 +1,5 @@
-//! Every record of a segment's key file, for people.
+//! Dumps every record of a segment's key file, for people and as JSON. Reads only; works on
+//! damaged files and beside a writer.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ use lithdb_table::state::TableState;
 #[serde(rename_all = "snake_case", tag = "line")]
 #[expect(missing_docs, reason = "the fields are those of docs/FORMAT.md, under the same names")]
 pub enum DumpLine {
-    /// A file that does not hold as a whole.
+    /// A file that is invalid as a whole.
     Unreadable {
         #[serde(serialize_with = "crate::lossy::path")]
         path: PathBuf,
@@ -98,9 +99,9 @@ pub enum DumpLine {
         value_checksum: u32,
         checksum: u32,
     },
-    /// Bytes that are no record.
+    /// Bytes that are not a record.
     Damage { offset: u64, end: u64, what: String },
-    /// What the scanner makes of the key file.
+    /// The scanner's verdict on the key file.
     Verdict {
         #[serde(serialize_with = "crate::lossy::path")]
         path: PathBuf,
@@ -111,11 +112,12 @@ pub enum DumpLine {
     },
 }
 
-/// Gives every record of the key files to `each`, in order: of one segment, or of all that have files. Headers and metadata
-/// come before the records, the verdict of a scan behind. Works on damaged files and beside a writer, in one pass.
+/// Calls `each` for every record of the key file, in order: of one segment, or of all that have
+/// files. Headers and metadata come before the records, the scanner's verdict after them. Works on
+/// damaged files and beside a writer, in one pass.
 ///
 /// # Errors
-/// `Missing` if there is no such segment; what `each` says; a disk that does not read.
+/// `Missing` if there is no such segment; errors of `each`; read errors.
 pub fn dump(
     setup: &TableSetup,
     segment: Option<SegmentId>,
@@ -155,7 +157,7 @@ fn dump_segment(
     let mut head = SegmentHead::default();
     let key_file = head.read(setup, state, found);
     if head.has_vanished_file {
-        // A writer may have collected the segment since it was listed.
+        // A writer may have collected the segment since the directory was listed.
         let (state, _) = state_slots::load(&*setup.env.fs, &setup.state_path())?;
         if state.is_some_and(|state| found.id < state.watermark) {
             return Ok(());
@@ -176,11 +178,11 @@ fn dump_segment(
     each(&verdict_line(&key_file.path, scan))
 }
 
-/// What comes before the records of a segment.
+/// The lines before the records of a segment.
 #[derive(Default)]
 struct SegmentHead {
     lines: Vec<DumpLine>,
-    /// A file that was listed is not there any more.
+    /// A file that was listed no longer exists.
     has_vanished_file: bool,
 }
 
@@ -190,7 +192,7 @@ impl SegmentHead {
         self.lines.push(DumpLine::Unreadable { path: path.to_owned(), what: error.to_string() });
     }
 
-    /// Returns the key file, if it can be read.
+    /// Reads headers and metadata; returns the key file, if it is readable.
     fn read(
         &mut self,
         setup: &TableSetup,
@@ -232,7 +234,7 @@ impl SegmentHead {
         let table_id = state.map(|state| state.table_id).or(named).unwrap_or_default();
         let key_file = match found.usable_key_file(fs, table_id, SegmentId::NONE) {
             Ok(key_file) => key_file,
-            // A file that has gone has been named.
+            // A missing file has been reported above.
             Err(error) if error.kind() == ErrorKind::Missing => None,
             Err(error) => {
                 self.unreadable(&paths.keys, &error);

@@ -1,4 +1,5 @@
-//! One segment, examined: what of it is whole, what is wrong, what is lost.
+//! Examines one segment: what is whole, what is damaged, what is lost. Changes nothing; `verify`
+//! reports the result and `plan` plans from it.
 
 mod links;
 mod tally;
@@ -23,60 +24,60 @@ use lithdb_segment::key_file::KeyFile;
 use lithdb_segment::window::Window;
 use lithdb_table::TableSetup;
 
-/// What was found of one segment.
+/// The result of examining one segment.
 #[derive(Debug, Default)]
 pub(crate) struct Examined {
     pub(crate) id: SegmentId,
     pub(crate) findings: Vec<Finding>,
-    /// Key records that are whole, with their values.
+    /// Key records of whole groups.
     pub(crate) records: u64,
     pub(crate) values: u64,
     pub(crate) bytes: u64,
-    /// Key records that are lost; `None` here and below if nothing says how many.
+    /// Key records that are lost; here and below, `None` if unknown.
     pub(crate) lost_keys: Option<u64>,
     pub(crate) lost_values: Option<u64>,
     pub(crate) lost_bytes: Option<u64>,
-    /// What of it is known.
+    /// The known part of the losses.
     pub(crate) losses: Losses,
     /// What no repair can decide.
     pub(crate) unrepairable: Option<Finding>,
-    /// Of an unsealed segment: bytes of its files belong to no record or value that holds. A root of another time, whose
-    /// files go less far or further than the others', would show.
+    /// Unsealed segment only: its files have bytes that belong to no valid record or value. A root
+    /// of another time, whose files are shorter or longer than the others', shows this.
     pub(crate) ends_differ: bool,
-    /// `None`: nothing of the segment can be read.
+    /// `None`: nothing of the segment is readable.
     pub(crate) readable: Option<Readable>,
 }
 
-/// A segment whose records can be read.
+/// A segment with readable records.
 #[derive(Debug)]
 pub(crate) struct Readable {
-    /// The key file with the header that it has or must have had.
+    /// The key file, with its own header or a reconstructed one.
     pub(crate) key_file: KeyFile,
     /// The key file is whole.
     pub(crate) keys_valid: bool,
-    /// The metadata says what is there, and the successor agrees.
+    /// The metadata matches the files, and the successor agrees.
     pub(crate) metadata_valid: bool,
-    /// The successor's chain record says exactly what is there.
+    /// The successor's chain record matches the files exactly.
     pub(crate) successor_agrees: bool,
     pub(crate) scan: Scan,
     pub(crate) groups: Groups,
-    /// What begins before was acknowledged, and is durable.
+    /// The durable end: a record that begins before it was acknowledged and is durable.
     pub(crate) durable: u64,
-    /// How long the value files must be at least.
+    /// The minimum lengths of the value files.
     pub(crate) value_ends: Vec<u64>,
-    /// Value files that must be written anew.
+    /// Value files that must be rewritten.
     pub(crate) bad_files: Vec<ShardId>,
-    /// When the next segment began: this one ended then.
+    /// When the next segment was created, that is, when this one ended.
     pub(crate) ended: UnixMillis,
 }
 
-/// What the scan of a key file says of its end.
+/// The result of scanning a key file to its end.
 #[derive(Debug)]
 pub(crate) struct Scan {
     pub(crate) verdict: Verdict,
     pub(crate) totals: Totals,
     pub(crate) epochs: Vec<(u32, u64)>,
-    /// What promises most.
+    /// The mark with the furthest durable end.
     pub(crate) mark: Option<Mark>,
 }
 
@@ -90,7 +91,7 @@ impl Scan {
 }
 
 impl Examined {
-    /// Whether opening refuses the segment, or should.
+    /// Whether opening refuses the segment or should refuse it.
     pub(crate) fn is_damaged(&self) -> bool {
         self.findings.iter().any(Finding::is_damage)
     }
@@ -128,7 +129,7 @@ pub(crate) fn examine(
 struct Examiner<'a> {
     fs: &'a dyn Fs,
     dirs: Vec<PathBuf>,
-    /// Its files as they are or would be; of value files, the first.
+    /// The paths of its files, existing or not; of the value files, only the first.
     paths: SegmentPaths,
     chain_links: &'a ChainLinks,
     found: &'a SegmentHeaders,
@@ -142,7 +143,7 @@ impl Examiner<'_> {
         self.out.findings.push(finding.of(self.found.id));
     }
 
-    /// The key file, with a header that is pieced together if its own does not hold.
+    /// The key file, with a reconstructed header if its own is invalid.
     fn usable_key_file(&mut self) -> Result<Option<KeyFile>> {
         if self.found.becomes_empty() {
             return Ok(None);
@@ -167,12 +168,12 @@ impl Examiner<'_> {
         self.found.usable_key_file(self.fs, self.chain_links.table_state.table_id, before)
     }
 
-    /// What the successor says that this segment ended as.
+    /// The successor's chain record: how this segment ended.
     fn chain_of_next(&self) -> Option<&Chain> {
         self.next?.chain.as_ref().filter(|chain| chain.predecessor == self.found.id)
     }
 
-    /// What is promised of the segment outside of it.
+    /// The durable end of the segment that other files record.
     fn durable_mark(&self) -> Option<Mark> {
         let id = self.found.id;
         let before = self.before.and_then(SegmentHeaders::metadata).filter(|m| m.successor == id);
@@ -192,10 +193,10 @@ impl Examiner<'_> {
         };
         let bytes = metadata
             .map(Metadata::bytes)
-            .or_else(|| self.chain_of_next().map(|said| bytes_of(said.key_end, &said.value_ends)))
-            .or_else(|| self.durable_mark().map(|said| bytes_of(said.through, &said.value_ends)))
+            .or_else(|| self.chain_of_next().map(|end| bytes_of(end.key_end, &end.value_ends)))
+            .or_else(|| self.durable_mark().map(|end| bytes_of(end.through, &end.value_ends)))
             .or_else(|| self.bytes_on_disk());
-        // Nothing but the metadata tells values from keys.
+        // Only the metadata counts values apart from keys.
         self.out.lost_values = metadata.map(|m| m.primaries).or(keys.filter(|keys| *keys == 0));
         (self.out.lost_keys, self.out.lost_bytes) = (keys, bytes);
         let damage = self.out.findings.iter_mut().rev().find(|finding| finding.is_damage());
@@ -204,16 +205,17 @@ impl Examiner<'_> {
         }
     }
 
-    /// How long the segment's files are, if there are any.
+    /// The total length of the segment's files, if there are any.
     fn bytes_on_disk(&self) -> Option<u64> {
         let files = self.found.files.values.values().chain(&self.found.files.keys);
         let lens = files.map(|path| self.fs.metadata(path).map_or(0, |found| found.len_bytes));
         lens.reduce(u64::saturating_add)
     }
 
-    /// Where a sealed segment ends: without metadata where its successor says, whatever stands behind that (records that
-    /// were moved, or rolled back). But a repair that was interrupted leaves a successor that describes what the key file was
-    /// going to be, with that file beside the old one: then all of the old one counts.
+    /// Where a sealed segment ends. Without metadata its successor says so, and anything after
+    /// that was moved or rolled back. Exception: the successor that an interrupted repair left
+    /// describes the new key file, which is staged beside the old one; then all of the old one
+    /// counts.
     fn sealed_end(&self, key_file: &KeyFile) -> Result<u64> {
         let chain = match (self.found.metadata(), self.chain_of_next()) {
             (Some(metadata), _) => return Ok(metadata.key_end),
@@ -233,16 +235,16 @@ impl Examiner<'_> {
 
     fn records(&mut self, key_file: KeyFile, meter: &mut Meter<'_>) -> Result<()> {
         let (metadata, chain) = (self.found.metadata(), self.chain_of_next());
-        let is_tail = self.next.is_none() && self.found.metadata.is_none();
-        let end = if is_tail { key_file.len } else { self.sealed_end(&key_file)? };
+        let is_unsealed = self.next.is_none() && self.found.metadata.is_none();
+        let end = if is_unsealed { key_file.len } else { self.sealed_end(&key_file)? };
         let scan_end = end.min(key_file.len);
-        let scan = Scan::of(&key_file, scan_end, self.durable_mark().filter(|_| is_tail))?;
-        let durable_mark = scan.mark.as_ref().filter(|_| is_tail);
-        // The state's promise does not say how many records it covers; the newest mark in the file does.
-        let mark = if is_tail { Scan::of(&key_file, scan_end, None)?.mark } else { None };
+        let scan = Scan::of(&key_file, scan_end, self.durable_mark().filter(|_| is_unsealed))?;
+        let durable_mark = scan.mark.as_ref().filter(|_| is_unsealed);
+        // The durable end in the table state has no record count; the newest mark in the file has.
+        let mark = if is_unsealed { Scan::of(&key_file, scan_end, None)?.mark } else { None };
         let mark = mark.unwrap_or_default();
         let durable = match durable_mark {
-            _ if !is_tail => DurableBounds::ALL,
+            _ if !is_unsealed => DurableBounds::ALL,
             Some(durable_mark) => DurableBounds {
                 through: u64::from(durable_mark.through),
                 marked: u64::from(mark.through),
@@ -255,7 +257,7 @@ impl Examiner<'_> {
             .or(durable_mark.map(|durable_mark| &durable_mark.value_ends));
         let value_ends = value_ends.cloned().unwrap_or_default();
         let damage = match &scan.verdict {
-            Verdict::Torn { offset, reason } if !is_tail => Some((*offset, reason.clone())),
+            Verdict::Torn { offset, reason } if !is_unsealed => Some((*offset, reason.clone())),
             Verdict::Corrupt { offset, acknowledged, reason } => {
                 Some((*offset, format!("{reason}; {acknowledged} bytes were acknowledged")))
             }
@@ -266,22 +268,24 @@ impl Examiner<'_> {
             epochs: metadata.map(|metadata| &*metadata.epochs).unwrap_or_default(),
             // Metadata that holds knows all epochs.
             derive_epoch_until: if metadata.is_some() { 0 } else { durable.through },
-            end: if is_tail && damage.is_none() { scan.totals.key_end } else { scan_end },
+            end: if is_unsealed && damage.is_none() { scan.totals.key_end } else { scan_end },
         };
         let mut values = ValueFiles::open(self.fs, &self.dirs, &self.found.files, &key_file)?;
         let mut keys = Window::of(&key_file);
         let mut groups = examine_groups(&walk, &mut keys, &mut values, durable, meter)?;
-        let (bad_files, is_harmless) = self.check_files(&values, &value_ends);
-        let assert_usable = is_tail && damage.is_none() && is_harmless && groups.bad.is_empty();
-        if let (true, Some(torn)) = (assert_usable, groups.torn_batch) {
+        let (bad_files, files_valid) = self.check_files(&values, &value_ends);
+        // Whether recovery can drop the torn end and continue the segment.
+        let is_recoverable =
+            is_unsealed && damage.is_none() && files_valid && groups.bad.is_empty();
+        if let (true, Some(torn)) = (is_recoverable, groups.torn_batch) {
             walk.end = torn.max(durable.through);
             groups = examine_groups(&walk, &mut keys, &mut values, durable, meter)?;
         }
-        if assert_usable && walk.end < key_file.len {
-            let what = "from here on nothing was acknowledged; the next opening leaves it out";
+        if is_recoverable && walk.end < key_file.len {
+            let what = "nothing from here on was acknowledged; the next opening drops it";
             self.report(Finding::note(&key_file.path, what).at(walk.end));
         } else if let Some(torn) = groups.torn_batch {
-            let what = "a batch that begins here is not whole; it was never acknowledged";
+            let what = "the batch that begins here is incomplete; it was never acknowledged";
             self.report(Finding::note(&key_file.path, what).at(torn));
         }
         self.report_groups(&key_file, &groups, &values);
@@ -295,9 +299,9 @@ impl Examiner<'_> {
         let is_whole = damage.is_none() && groups.is_whole() && scan_end == end;
         let keys_valid = is_whole && chain_valid && self.found.header().is_some();
         let metadata_valid = keys_valid && self.metadata_valid(&key_file, &scan)?;
-        if is_tail {
+        if is_unsealed {
             let cut_bytes = durable.through.saturating_sub(key_file.len.max(HEADER_LEN as u64));
-            // How many records stood between the newest mark and the promise nobody says.
+            // The number of records between the newest mark and the durable end is unknown.
             let is_beyond_mark = |DamagedRange { at, .. }: &DamagedRange| {
                 at.end.saturating_sub(at.start.max(durable.marked)) > KEY_FIXED_LEN as u64
             };
@@ -308,7 +312,7 @@ impl Examiner<'_> {
             self.out.ends_differ =
                 walk.end != key_file.len || groups.torn_batch.is_some() || is_longer;
         } else {
-            // If nothing says where it ended, nobody knows what came behind the last record.
+            // If its end is recorded nowhere, what followed the last record is unknown.
             self.count_losses(&groups, self.expected_records(), end - scan_end);
             if let Some(metadata) = metadata.filter(|_| !groups.is_whole() || scan_end < end) {
                 self.out.lost_values = Some(metadata.primaries.saturating_sub(groups.values));

@@ -1,4 +1,4 @@
-//! What a verification says.
+//! Findings and the verification report, for people and as JSON.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,29 +14,29 @@ use crate::losses::{Losses, sum};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Worth knowing: nothing that was acknowledged is affected, and opening puts it right if need be.
+    /// Worth knowing: no acknowledged data is affected, and opening fixes it if necessary.
     Note,
-    /// Something that was acknowledged is not as it was written, or opening will refuse the table.
+    /// Acknowledged data is not as it was written, or opening will refuse the table.
     Damage,
 }
 
-/// One thing that a verification found.
+/// One finding of a verification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
-    /// The segment that it concerns.
+    /// The segment that it is about.
     pub segment: Option<SegmentId>,
-    /// The file.
+    /// The file that it is about.
     #[serde(serialize_with = "crate::lossy::path")]
     pub path: PathBuf,
-    /// Where in the file, in bytes.
+    /// The offset in the file, in bytes.
     pub offset: Option<u64>,
-    /// What is wrong, and what follows from it.
+    /// What is wrong, and what it means.
     pub what: String,
-    /// How many key records are affected; `None` if that cannot be known.
+    /// How many key records are affected; `None` if unknown.
     pub lost_keys: Option<u64>,
-    /// Up to five of their keys, as far as they can be known.
+    /// Up to five of their keys, as far as known.
     pub sample_keys: Vec<String>,
 }
 
@@ -61,7 +61,7 @@ impl Finding {
         Self::new(Severity::Damage, path, what.into())
     }
 
-    /// What an error says of a file, with the offset it names.
+    /// An error as a finding about `path`, with the offset of the error.
     pub(crate) fn from_error(path: &Path, error: &Error) -> Self {
         if error.path() != Some(path) {
             return Self::damage(path, error.message());
@@ -102,7 +102,7 @@ impl fmt::Display for Finding {
         match self.lost_keys {
             Some(0) => return Ok(()),
             Some(lost) => write!(f, "; keys lost: {lost}")?,
-            None => f.write_str("; keys lost: unknown how many")?,
+            None => f.write_str("; keys lost: unknown")?,
         }
         show_samples(f, &self.sample_keys, self.lost_keys)
     }
@@ -121,20 +121,20 @@ pub(crate) fn show_samples(
     write!(f, " ({}{dots})", samples.join(", "))
 }
 
-/// What a verification of a whole table found.
+/// The result of verifying a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
     /// The table.
     pub table: TableName,
-    /// Segments that were looked at, the mutable one included.
+    /// Segments examined, including the mutable one.
     pub segments: u64,
-    /// Key records that are sound and whose values are.
+    /// Valid key records with valid values.
     pub records: u64,
-    /// Values that are sound.
+    /// Valid values.
     pub values: u64,
-    /// Bytes of key files and values whose checksums were compared and hold.
+    /// Bytes of key files and values whose checksums were verified and match.
     pub bytes: u64,
-    /// Everything worth saying, damage and notes.
+    /// All findings, damage and notes.
     pub findings: Vec<Finding>,
 }
 
@@ -144,7 +144,7 @@ impl VerifyReport {
         !self.findings.iter().any(Finding::is_damage)
     }
 
-    /// How many key records are affected by damage; `None` if that cannot be known.
+    /// How many key records are affected by damage; `None` if unknown.
     pub fn lost_keys(&self) -> Option<u64> {
         sum(self.findings.iter().map(|finding| finding.lost_keys))
     }

@@ -1,4 +1,8 @@
-//! Which groups of a segment are whole: their records hold, and the value bytes they name do, too.
+//! Finds the whole groups of a segment: all their records and value bytes are valid. Used by
+//! `examine`.
+//!
+//! Damage before the durable end is a loss. After it, an incomplete batch was never acknowledged:
+//! nothing of it is kept and nothing of it counts as lost.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,28 +17,28 @@ use crate::values::ValueFiles;
 use crate::walk::{Walk, WalkItem};
 use lithdb_segment::window::Window;
 
-/// Whole groups that stand behind each other.
+/// Consecutive whole groups.
 #[derive(Debug)]
 pub(crate) struct Span {
-    /// From the first record to where the last one ends, with the value it may carry.
+    /// From the first record to the end of the last one, including its inline value.
     pub(crate) at: Range<u64>,
     /// The epoch of the records.
     pub(crate) epoch: u64,
 }
 
-/// A stretch of the key file that holds no whole group, though it should.
+/// A range of the key file that should hold whole groups and does not.
 #[derive(Debug)]
 pub(crate) struct DamagedRange {
     pub(crate) at: Range<u64>,
     pub(crate) reason: String,
-    /// The records in it that hold, and are lost with their group.
+    /// The valid records in it, which are lost with their group.
     pub(crate) losses: Losses,
 }
 
-/// Values of one file that were promised and do not hold, with their groups.
+/// The acknowledged values of one file that are corrupt, with their groups.
 #[derive(Debug)]
 pub(crate) struct CorruptValues {
-    /// Offset in the value file of the first.
+    /// The offset of the first in its file.
     pub(crate) offset: u64,
     /// How many.
     pub(crate) count: u64,
@@ -43,7 +47,7 @@ pub(crate) struct CorruptValues {
     pub(crate) losses: Losses,
 }
 
-/// What a segment's key file is worth.
+/// What is whole in a segment, and what is not.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
     pub(crate) spans: Vec<Span>,
@@ -51,17 +55,16 @@ pub(crate) struct Groups {
     pub(crate) records: u64,
     /// Whole groups.
     pub(crate) values: u64,
-    /// Bytes of their values outside of the key file.
+    /// Bytes of their values in value files.
     pub(crate) value_bytes: u64,
-    /// The furthest ends of their values, per value file.
+    /// The furthest end of their values, per value file.
     pub(crate) value_ends: Vec<u64>,
     pub(crate) damaged: Vec<DamagedRange>,
     /// By shard; [`ShardId::INLINE`] for the key file.
     pub(crate) bad: BTreeMap<ShardId, CorruptValues>,
     /// Key records of whole groups before the newest mark's end.
     pub(crate) records_before_mark: u64,
-    /// The start of the first batch behind the promise that is not whole. It was never acknowledged, so nothing of it is
-    /// kept, and nothing of it counts as lost.
+    /// The start of the first incomplete batch after the durable end.
     pub(crate) torn_batch: Option<u64>,
     /// Bytes of the key file in such batches.
     pub(crate) torn_bytes: u64,
@@ -74,12 +77,12 @@ impl Groups {
     }
 }
 
-/// How much of an unsealed key file is known to be durable; of a sealed one, all of it.
+/// How much of a key file is known to be durable: all of it if the segment is sealed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DurableBounds {
-    /// What begins before was acknowledged.
+    /// The durable end: a record that begins before it was acknowledged.
     pub(crate) through: u64,
-    /// So much is before the newest mark, which says how many records it holds.
+    /// The end that the newest mark covers, with a record count.
     pub(crate) marked: u64,
 }
 
@@ -87,7 +90,7 @@ impl DurableBounds {
     pub(crate) const ALL: Self = Self { through: u64::MAX, marked: u64::MAX };
 }
 
-/// Goes through the groups of a key file.
+/// Examines the groups of a key file.
 pub(crate) fn examine_groups(
     walk: &Walk<'_>,
     keys: &mut Window,
@@ -107,7 +110,7 @@ pub(crate) fn examine_groups(
         meter,
     };
     walk.run(keys, &mut |item| group_scanner.take(item))?;
-    group_scanner.drop_open_group("the end comes before the group's");
+    group_scanner.drop_open_group("expected the rest of the group, found the end");
     group_scanner.drop_batch(walk.end);
     Ok(group_scanner.found)
 }
@@ -116,27 +119,27 @@ struct GroupScanner<'a, 'm> {
     found: Groups,
     values: &'a mut ValueFiles,
     durable: DurableBounds,
-    /// Where the batch of the present record began.
+    /// The start of the current batch.
     batch_start: u64,
-    /// Something of the present batch is missing.
+    /// Part of the current batch is missing.
     is_batch_torn: bool,
-    /// Its groups behind the promise: they count when the batch has ended whole.
+    /// Its groups after the durable end: they count only if the batch is complete.
     batch: Vec<Group>,
-    /// The group that has begun.
+    /// The group that is being read.
     open: Option<Group>,
     meter: &'a mut Meter<'m>,
 }
 
-/// A group, as far as it was read.
+/// A group, as far as it has been read.
 struct Group {
     at: Range<u64>,
     epoch: u64,
     shard: ShardId,
-    /// Where in its file the value stands.
+    /// The range of the value in its file.
     value: Range<u64>,
-    /// What it would be if it were lost.
+    /// What is lost if the group is.
     losses: Losses,
-    /// The first of its checksums that does not hold.
+    /// The first checksum mismatch: the value offset and the reason.
     bad: Option<(u64, String)>,
 }
 
@@ -157,7 +160,7 @@ impl GroupScanner<'_, '_> {
                     self.end_batch(at.end);
                 }
             }
-            // Within a batch there is nothing but key records.
+            // A batch consists of key records only.
             Ok(_) => {
                 self.drop_open_group("expected the rest of the group");
                 self.drop_batch(at.end);
@@ -166,14 +169,14 @@ impl GroupScanner<'_, '_> {
         Ok(())
     }
 
-    /// The group that has begun, if there is one, does not end: it is lost.
+    /// The group that is being read, if any, has no end: it is lost.
     fn drop_open_group(&mut self, reason: &str) {
         if let Some(open) = self.open.take() {
             self.add_damage(open.at, reason.to_owned(), open.losses);
         }
     }
 
-    /// A stretch holds no whole group. That is a loss only of what was promised.
+    /// A range holds no whole group. Before the durable end, that is a loss.
     fn add_damage(&mut self, at: Range<u64>, reason: String, losses: Losses) {
         self.is_batch_torn = true;
         if at.start < self.durable.through {
@@ -183,19 +186,20 @@ impl GroupScanner<'_, '_> {
         }
     }
 
-    /// So many bytes of the present batch are not kept.
+    /// Counts bytes of the current batch that are not kept.
     fn discard_bytes(&mut self, bytes: u64) {
         self.found.torn_batch.get_or_insert(self.batch_start.max(self.durable.through));
         self.found.torn_bytes += bytes;
     }
 
-    /// The present batch ends here, and not as a batch ends: behind the promise nothing of it is kept.
+    /// The current batch ends here without an end flag: after the durable end, nothing of it is
+    /// kept.
     fn drop_batch(&mut self, end: u64) {
         self.is_batch_torn |= !self.batch.is_empty();
         self.end_batch(end);
     }
 
-    /// The present batch is over.
+    /// Ends the current batch: counts its groups if it is complete, discards them if it is torn.
     fn end_batch(&mut self, end: u64) {
         let batch = std::mem::take(&mut self.batch);
         if std::mem::take(&mut self.is_batch_torn) && !batch.is_empty() {

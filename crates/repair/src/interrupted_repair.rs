@@ -1,9 +1,10 @@
-//! The metadata of a segment that is being mended: no opening accepts it, and whoever plans the repair again knows from
-//! it what was there before and how far the repair had come.
+//! The metadata of a segment under repair: no opening accepts it, and a new plan reads from it
+//! what was there before and how far the repair had come.
 //!
-//! A key file and its metadata have two names, and no file system changes both at once. Old metadata beside a new key
-//! file could pass for a segment with something behind its end. So, before the key file is replaced, the metadata is: by one
-//! that names a length that no file has. What it says besides is in an extra (`docs/FORMAT.md`, `N.metadata`).
+//! No file system replaces a key file and its metadata atomically. Old metadata beside a new key
+//! file could pass for a segment with extra bytes after its end. So the metadata is replaced
+//! first, by one with a length that no file has. The rest of its contents is in an extra
+//! (`docs/FORMAT.md`, `N.metadata`). `repair_segment` writes it, `segment_headers` reads it.
 
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_segment::Metadata;
@@ -21,18 +22,18 @@ const NONE: u8 = 0;
 const DAMAGED: u8 = 1;
 const VALID: u8 = 2;
 
-/// How far the mending of a segment has come.
+/// The progress of a segment's repair.
 #[derive(Debug, Clone)]
 pub(crate) struct InterruptedRepair {
-    /// What the segment's metadata is going to be. Of an empty segment that is put in the place of one of which nothing is
-    /// left, only ids and revision.
+    /// The final metadata of the segment. For an empty segment that replaces one of which nothing
+    /// is left, only ids and revision count.
     pub(crate) target: Metadata,
-    /// The metadata as it was found: none, damaged, or this.
+    /// The metadata before the repair: missing, damaged, or this.
     pub(crate) before: Option<Result<Metadata>>,
 }
 
 impl InterruptedRepair {
-    /// The metadata that stands for this.
+    /// Encodes this as metadata.
     pub(crate) fn metadata(&self) -> Result<Metadata> {
         let mut extra = self.target.key_end.to_le_bytes().to_vec();
         match &self.before {
@@ -48,7 +49,8 @@ impl InterruptedRepair {
         Ok(metadata)
     }
 
-    /// What this metadata stands for, if it is such; `path` is only named in errors.
+    /// Decodes metadata of a segment under repair; `None` for any other. `path` is for errors
+    /// only.
     pub(crate) fn of(metadata: &Metadata, path: &std::path::Path) -> Option<Self> {
         let mut target = metadata.clone();
         let at = target.extras.iter().position(|(kind, _)| *kind == UNDER_REPAIR)?;
@@ -67,12 +69,12 @@ impl InterruptedRepair {
         Some(Self { target, before })
     }
 
-    /// An empty segment takes the place: whatever files there are do not count.
+    /// Whether an empty segment replaces this one: then its present files do not count.
     pub(crate) fn is_empty(&self) -> bool {
         self.target.key_end == 0
     }
 
-    /// Whether the new key file has taken its place: it begins a new epoch.
+    /// Whether the new key file is in place: it begins a new epoch.
     pub(crate) fn is_key_file_replaced(&self, keys: &KeyFile) -> Result<bool> {
         let Some((at, epoch)) = self.target.epochs.first() else { return Ok(false) };
         let bytes = read(&*keys.file, &keys.path, u64::from(*at), EPOCH_LEN)?;

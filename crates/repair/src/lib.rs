@@ -1,10 +1,11 @@
-//! Verification, dump and repair of a table's files, without opening the table.
+//! Verifies, dumps and repairs a table's files without opening the table. The facade calls it.
 //!
-//! Everything here begins with the *chain links*: the table state, which segments belong to it, how they are
-//! linked. Each segment is then *examined*: which groups of records are whole, with the bytes they name, and what
-//! is wrong with the rest. Verification reports that; a repair plans from it what would be given up, and only
-//! [`RepairPlan::apply`] changes anything. Nothing is ever deleted: what is replaced is kept in
-//! `damaged-<milliseconds>` beside the `segments` directory it came from.
+//! Everything starts from the *chain links*: the table state, the segments of the table, and how
+//! they are linked. Then each segment is *examined*: which groups are whole, records and value
+//! bytes, and what is wrong with the rest. `verify` reports that; `plan_repair` plans from it what
+//! would be lost, and only [`RepairPlan::apply`] changes anything. A repair never deletes a file:
+//! it moves what it replaces to `damaged-<milliseconds>` beside the `segments` directory it came
+//! from.
 
 mod apply;
 mod chain_links;

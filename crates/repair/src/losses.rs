@@ -1,13 +1,13 @@
-//! What is lost of a segment, counted as far as it can be known.
+//! Counts what a segment has lost, as far as it can be known. `None` is an unknown number.
 
 use std::ops::Range;
 
 use lithdb_table::show_key;
 
-/// So many keys are shown as examples.
+/// How many keys are shown as examples.
 const MAX_SAMPLES: usize = 5;
 
-/// Keys and values that cannot be had any more.
+/// Keys and values that cannot be read any more.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Losses {
     /// Key records.
@@ -18,12 +18,12 @@ pub(crate) struct Losses {
     pub(crate) bytes: u64,
     /// The first few of the keys.
     pub(crate) sample_keys: Vec<String>,
-    /// Where in the key file they stood.
+    /// Their ranges in the key file.
     pub(crate) ranges: Vec<Range<u64>>,
 }
 
 impl Losses {
-    /// Counts in one record.
+    /// Adds one record.
     pub(crate) fn add_record(&mut self, key: &[u8], primary_bytes: Option<u32>) {
         self.keys += 1;
         if let Some(bytes) = primary_bytes {
@@ -35,7 +35,7 @@ impl Losses {
         }
     }
 
-    /// Counts in a stretch of the key file.
+    /// Adds a range of the key file, merged with the last one if they touch.
     pub(crate) fn add_range(&mut self, range: Range<u64>) {
         match self.ranges.last_mut() {
             Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
@@ -43,7 +43,7 @@ impl Losses {
         }
     }
 
-    /// Counts in what was lost elsewhere.
+    /// Adds other losses.
     pub(crate) fn add(&mut self, other: &Self) {
         self.keys = self.keys.saturating_add(other.keys);
         self.values = self.values.saturating_add(other.values);
@@ -54,7 +54,7 @@ impl Losses {
     }
 }
 
-/// All of them together; unknown if one is.
+/// The sum; unknown if any number is.
 pub(crate) fn sum(numbers: impl IntoIterator<Item = Option<u64>>) -> Option<u64> {
     numbers.into_iter().try_fold(0, |sum: u64, number| Some(sum.saturating_add(number?)))
 }

@@ -1,4 +1,5 @@
-//! What a repair would do, and what would be given up. A plan changes nothing.
+//! Repair plans: what a repair would do to a table, and what would be lost. Planning reads every
+//! byte and changes nothing; `apply` carries a plan out.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -23,88 +24,92 @@ use lithdb_table::state::TableState;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// The key file is whole: its metadata is written anew.
+    /// The key file is whole: rebuild its metadata.
     RebuildMetadata,
-    /// Records and metadata hold: value files get a new header, or are created anew where nothing was in them.
+    /// Records and metadata are valid: write new headers of value files, or create value files
+    /// that held nothing.
     RestoreValueFiles,
-    /// The key file is written anew with the whole groups alone.
+    /// Write a new key file with the whole groups only.
     Salvage,
-    /// Nothing is left: an empty sealed segment takes the place, so that the chain holds.
+    /// Nothing is left: replace the segment with an empty sealed one, so that the chain stays
+    /// linked.
     Placeholder,
-    /// Nothing is left of the oldest segment: the watermark is raised above it.
+    /// Nothing is left of the oldest segment: raise the watermark above it.
     GiveUp,
 }
 
 /// Records between two positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct PositionRange {
-    /// The first that is affected.
+    /// The first affected position.
     pub from: Position,
-    /// The first that is not.
+    /// The first position after the range.
     pub to: Position,
 }
 
-/// What is done to one segment, and what is given up with it.
+/// What a repair does to one segment, and what is lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SegmentRepair {
     /// The segment.
     pub segment: SegmentId,
-    /// What is done.
+    /// The action.
     pub action: Action,
-    /// Why.
+    /// The damage that requires it.
     pub reasons: Vec<Finding>,
     /// Values that are kept.
     pub kept_values: u64,
     /// Key records that are kept.
     pub kept_keys: u64,
-    /// Key records that are given up; `None` if nothing says how many.
+    /// Key records that are lost; `None` if unknown.
     pub lost_keys: Option<u64>,
-    /// Values that are given up; `None` if nothing says how many.
+    /// Values that are lost; `None` if unknown.
     pub lost_values: Option<u64>,
-    /// Bytes that are given up, as far as is known; `None` if nothing says how many.
+    /// Bytes that are lost, as far as known; `None` if unknown.
     pub lost_bytes: Option<u64>,
-    /// Up to five of the keys.
+    /// Up to five of the lost keys.
     pub sample_keys: Vec<String>,
-    /// Where they stood, if not the whole segment is affected.
+    /// The positions of the lost records, unless the whole segment is affected.
     pub lost_at: Vec<PositionRange>,
-    /// An unsealed segment that cannot go on: it is sealed, and this one takes over.
+    /// Set for an unsealed segment that cannot be continued: it is sealed, and this segment
+    /// succeeds it.
     pub new_successor: Option<SegmentId>,
 }
 
-/// A plan to repair a table. Empty if opening needs no help.
+/// A plan to repair a table. Empty if the table opens without repair.
 #[derive(Debug, Serialize)]
 pub struct RepairPlan {
     /// The table.
     pub table: TableName,
-    /// What the user should know beside the losses.
+    /// What the user should know besides the losses.
     pub warnings: Vec<String>,
-    /// Directories that are gone and are created anew. What was in them is lost.
+    /// Missing directories that are created again. What was in them is lost.
     #[serde(serialize_with = "crate::lossy::paths")]
     pub creates_dirs: Vec<PathBuf>,
-    /// `table.state` is written anew: as it was if a slot holds, otherwise from what the segments say.
+    /// `table.state` is rewritten: unchanged if a slot is valid, otherwise rebuilt from the
+    /// segments.
     pub rebuilds_state: bool,
     /// The watermark is raised to this segment.
     pub raises_watermark: Option<SegmentId>,
-    /// Files off the chain that are moved aside.
-    #[serde(serialize_with = "crate::lossy::paths")]
-    pub strays: Vec<PathBuf>,
-    /// What is done to segments, oldest first. Others stay as they are.
+    /// Orphan files, not on the chain, that are quarantined.
+    #[serde(rename = "strays", serialize_with = "crate::lossy::paths")]
+    pub orphans: Vec<PathBuf>,
+    /// What is done to segments, oldest first. All others are left as they are.
     pub segments: Vec<SegmentRepair>,
     #[serde(skip)]
     pub(crate) work: Work,
 }
 
-/// What applying a plan goes by.
+/// What `apply` works from.
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) table_state: TableState,
-    /// Nobody knows with which seed keys were hashed.
+    /// The table state is lost, and with it the seed with which keys were hashed.
     pub(crate) is_state_lost: bool,
-    /// What is there agrees on all roots, to the last byte.
+    /// The files of all roots agree, to the last byte.
     pub(crate) is_certain: bool,
-    /// All ids that were ever seen are below.
+    /// Above all ids that were ever seen.
     pub(crate) id_floor: SegmentId,
-    /// Segments of which nothing is left, and nothing is before them.
+    /// Segments of which nothing is left, and no older segment remains.
     pub(crate) given_up: Vec<SegmentHeaders>,
     /// The others, oldest first.
     pub(crate) members: Vec<Member>,
@@ -118,12 +123,12 @@ pub(crate) struct Member {
     pub(crate) new_successor: Option<SegmentId>,
 }
 
-/// Examines the table and plans what it takes to make it open again. Reads every byte; changes nothing. The caller
-/// holds the exclusive lock of every root.
+/// Examines the table and plans the repair after which it opens. Reads every byte; changes
+/// nothing. The caller holds the exclusive lock of every root.
 ///
 /// # Errors
-/// What no repair can decide: a file on two roots, files of another format version, a chain that forks; a disk that
-/// does not read.
+/// What no repair can decide: a file on two roots, files of another format version, a chain that
+/// forks. Read errors.
 pub fn plan_repair(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<RepairPlan> {
     plan(setup, progress).map_err(|e| setup.in_context(&e))
 }
@@ -145,8 +150,8 @@ fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<Repair
     let newest =
         chain_links.highest.max(chain_links.members.last().map_or(SegmentId::NONE, |m| m.id));
     let id_floor = next_id(newest, chain_links.table_state.next_id_floor)?;
-    let ChainLinks { table_state, slots, members: found, strays, absent_dirs, .. } = chain_links;
-    let is_certain = strays.is_empty() && !examined.iter().any(|examined| examined.ends_differ);
+    let ChainLinks { table_state, slots, members: found, orphans, absent_dirs, .. } = chain_links;
+    let is_certain = orphans.is_empty() && !examined.iter().any(|examined| examined.ends_differ);
     let is_state_lost = matches!(slots, StateSlots::Lost(_));
     let (given_up, members) = (Vec::new(), Vec::new());
     let mut plan = RepairPlan {
@@ -155,7 +160,7 @@ fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<Repair
         creates_dirs: absent_dirs,
         rebuilds_state: matches!(slots, StateSlots::Lost(_) | StateSlots::WrongLength(_)),
         raises_watermark: None,
-        strays: Vec::new(),
+        orphans: Vec::new(),
         segments: Vec::new(),
         work: Work { table_state, is_state_lost, is_certain, id_floor, given_up, members },
     };
@@ -170,26 +175,26 @@ fn plan(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<Repair
     match &slots {
         StateSlots::Lost(error) => plan.warn_of_lost_state(error),
         StateSlots::WrongLength(error) => {
-            plan.warnings.push(format!("{}; a slot holds, nothing of it is lost", error.message()));
+            plan.warnings.push(format!("{}; one slot is valid, no state is lost", error.message()));
         }
         StateSlots::BothValid | StateSlots::OneValid(_) => {}
     }
-    let is_refused = strays.iter().any(|orphan| orphan.is_refused);
+    let is_refused = orphans.iter().any(|orphan| orphan.is_refused);
     let files: Vec<_> =
-        strays.iter().flat_map(|orphan| orphan.found.files.all()).cloned().collect();
+        orphans.iter().flat_map(|orphan| orphan.found.files.all()).cloned().collect();
     if is_refused || !plan.is_empty() {
-        plan.strays = files;
+        plan.orphans = files;
         return Ok(plan);
     }
-    // Where nothing of the table is damaged, only what lies beside it can keep it from opening.
+    // With an undamaged chain, only orphan files can prevent opening.
     let opening =
         OpenPlan::make(&setup.env, &setup.segment_dirs(), &plan.work.table_state, Access::Write);
     if let Err(error) = opening {
         if files.is_empty() {
             return Err(error);
         }
-        plan.warnings.push(format!("opening says: {}", error.message()));
-        plan.strays = files;
+        plan.warnings.push(format!("opening fails: {}", error.message()));
+        plan.orphans = files;
     }
     Ok(plan)
 }
@@ -199,11 +204,11 @@ fn decide(found: &SegmentHeaders, examined: &Examined, is_last: bool) -> Option<
         return None;
     }
     let Some(readable) = &examined.readable else { return Some(Action::Placeholder) };
-    let is_tail = is_last && found.metadata.is_none();
-    Some(match (readable.keys_valid, readable.metadata_valid || is_tail) {
+    let is_unsealed = is_last && found.metadata.is_none();
+    Some(match (readable.keys_valid, readable.metadata_valid || is_unsealed) {
         (false, _) => Action::Salvage,
         (true, false) => Action::RebuildMetadata,
-        // The metadata that an interrupted repair has left must go: it is sealed with its own.
+        // Replaces the metadata that an interrupted repair left, too: salvage writes its own.
         (true, true) if found.interrupted_repair.is_some() => Action::Salvage,
         (true, true) => Action::RestoreValueFiles,
     })
@@ -229,46 +234,50 @@ impl RepairPlan {
     }
 
     fn warn_of_lost_state(&mut self, error: &Error) {
-        self.warnings.push(format!("the table's state is lost: {}", error.message()));
+        self.warnings.push(format!("the table state is lost: {}", error.message()));
         let follows = [
-            "how far the newest segment was acknowledged is not known any more: what is lost behind its last mark, or with segments behind it, is in no count",
-            "its TTL is not known any more and will be none; set it again",
-            "whether the application collects with a filter is not known any more: until it has opened the table again with its filter, others collect without one",
-            "segments that had expired and whose files were still there come back",
+            "the durable end of the newest segment is unknown: losses after its last mark, or in \
+             segments after it, are not counted",
+            "the TTL is lost and becomes none; set it again",
+            "it is unknown whether the application collects with a filter: until it opens the \
+             table with its filter again, others collect without one",
+            "expired segments whose files were not removed yet come back",
             "keys are hashed with a new seed: a keymap on disk is rebuilt",
         ];
         self.warnings.extend(follows.map(str::to_owned));
     }
 
-    /// Nothing to repair: opening needs no help.
+    /// Whether there is nothing to repair: the table opens as it is.
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty()
             && !self.rebuilds_state
-            && self.strays.is_empty()
+            && self.orphans.is_empty()
             && self.creates_dirs.is_empty()
     }
 
-    /// Whether it gives nothing up: no key, no value, no setting, and no file that may have been acknowledged goes aside.
+    /// Whether the repair loses nothing: no key, no value and no setting, and it quarantines no
+    /// file that may have been acknowledged.
     pub fn is_lossless(&self) -> bool {
         let keeps_all = (self.lost_keys(), self.lost_bytes()) == (Some(0), Some(0));
         keeps_all
             && !self.work.is_state_lost
-            && self.strays.is_empty()
+            && self.orphans.is_empty()
             && self.creates_dirs.is_empty()
     }
 
-    /// Whether the files of all roots agree to the last byte, so that none of them is older than the others and none has more:
-    /// as after a clean close. Short of that, what was put last may be lost, and nothing shows it.
+    /// Whether the repair is lossless and the files of all roots agree to the last byte, as after
+    /// a clean close: no root is older than the others or has more data. Otherwise the latest puts
+    /// may be lost undetected.
     pub fn is_certain(&self) -> bool {
         self.is_lossless() && self.work.is_certain
     }
 
-    /// Key records that would be given up; `None` if nothing says how many.
+    /// Key records that would be lost; `None` if unknown.
     pub fn lost_keys(&self) -> Option<u64> {
         sum(self.segments.iter().map(|segment| segment.lost_keys))
     }
 
-    /// Bytes that would be given up, as far as is known; `None` if nothing says how many.
+    /// Bytes that would be lost, as far as known; `None` if unknown.
     pub fn lost_bytes(&self) -> Option<u64> {
         sum(self.segments.iter().map(|segment| segment.lost_bytes))
     }
@@ -299,10 +308,10 @@ fn describe(
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::RebuildMetadata => "write its metadata anew",
+            Self::RebuildMetadata => "rebuild its metadata",
             Self::RestoreValueFiles => "restore the headers of its value files",
-            Self::Salvage => "write its key file anew with the values that are whole",
-            Self::Placeholder => "put an empty sealed segment in its place",
+            Self::Salvage => "salvage its whole values into a new key file",
+            Self::Placeholder => "replace it with an empty sealed segment",
             Self::GiveUp => "raise the watermark above it",
         })
     }
@@ -319,10 +328,10 @@ impl fmt::Display for SegmentRepair {
         show_samples(f, &self.sample_keys, *lost_keys)?;
         if (*lost_keys, *lost_bytes) != (Some(0), Some(0)) {
             let (values, bytes) = (counted(*lost_values, "value"), counted(*lost_bytes, "byte"));
-            write!(f, ", {values} and {bytes} lost as far as is known")?;
+            write!(f, ", {values} and {bytes} lost as far as known")?;
         }
         if let Some(successor) = self.new_successor {
-            write!(f, "; segment {successor} goes on")?;
+            write!(f, "; segment {successor} succeeds it")?;
         }
         const MOST: usize = 8;
         for PositionRange { from, to } in self.lost_at.iter().take(MOST) {
@@ -347,13 +356,13 @@ impl fmt::Display for RepairPlan {
         let (keys, bytes) = (counted(self.lost_keys(), "key"), counted(self.lost_bytes(), "byte"));
         match self.is_lossless() {
             true => write!(f, "table {table}: a repair loses nothing")?,
-            false => write!(f, "table {table}: a repair gives up {keys} and {bytes}")?,
+            false => write!(f, "table {table}: a repair loses {keys} and {bytes}")?,
         }
         for dir in &self.creates_dirs {
-            write!(f, "\n  {} is gone, and created anew", dir.display())?;
+            write!(f, "\n  {} is missing, and created again", dir.display())?;
         }
         if self.rebuilds_state {
-            write!(f, "\n  table.state is written anew")?;
+            write!(f, "\n  table.state is rebuilt")?;
         }
         if let Some(watermark) = self.raises_watermark {
             write!(f, "\n  the watermark is raised to segment {watermark}")?;
@@ -361,8 +370,8 @@ impl fmt::Display for RepairPlan {
         for warning in &self.warnings {
             write!(f, "\n  warning: {warning}")?;
         }
-        for orphan in &self.strays {
-            write!(f, "\n  {} is moved aside", orphan.display())?;
+        for orphan in &self.orphans {
+            write!(f, "\n  {} is quarantined", orphan.display())?;
         }
         for segment in &self.segments {
             write!(f, "\n  {segment}")?;

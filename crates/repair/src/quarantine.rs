@@ -1,4 +1,5 @@
-//! What earlier repairs have kept of a segment.
+//! Finds what earlier repairs quarantined of a segment, so that a later one gives it a revision
+//! that it never had.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,18 +9,18 @@ use lithdb_segment::quarantine::is_quarantine_dir;
 use lithdb_segment::{Metadata, SegmentFile, SegmentId};
 use lithdb_table::TableSetup;
 
-/// What repairs have kept of a segment.
+/// What repairs quarantined of a segment.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Quarantined {
-    /// How many repairs have kept something of it.
+    /// How many repairs quarantined files of it.
     pub(crate) repairs: u32,
-    /// A revision above the one that was given when the newest metadata among it was replaced.
+    /// A revision above the one that replaced the newest quarantined metadata.
     pub(crate) next_revision: u32,
-    /// A key file is among it: the segment holds something else now.
+    /// A key file was quarantined: the segment has other contents now.
     pub(crate) has_keys: bool,
 }
 
-/// Looks through what repairs have kept.
+/// Searches the quarantine directories of the table for files of segment `id`.
 pub(crate) fn quarantined_of(setup: &TableSetup, id: SegmentId) -> Result<Quarantined> {
     let fs = &*setup.env.fs;
     let list = |dir: &Path| fs.list(dir).map_err(|e| Error::io("list", dir, e));
@@ -41,7 +42,7 @@ pub(crate) fn quarantined_of(setup: &TableSetup, id: SegmentId) -> Result<Quaran
                         kept.next_revision = kept.next_revision.max(next);
                     }
                     Err(error) if error.kind().is_system_failure() => return Err(error),
-                    // What does not hold says nothing.
+                    // Invalid metadata has no revision to avoid.
                     Ok(_) | Err(_) => {}
                 }
             }

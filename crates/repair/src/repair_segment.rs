@@ -1,4 +1,5 @@
-//! Mending one segment: key file, value files, metadata, successor.
+//! Repairs one segment: key file, value files, metadata, successor. Called by `apply`, which
+//! defines the order of writes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use lithdb_segment::key_file::KeyFile;
 use lithdb_segment::quarantine::{Quarantine, copy};
 use lithdb_table::TableSetup;
 
-/// Mends segments, one after the other.
+/// Repairs segments, one after the other.
 #[derive(Debug)]
 pub(crate) struct SegmentRepairer<'a> {
     pub(crate) setup: &'a TableSetup,
@@ -32,17 +33,17 @@ pub(crate) struct SegmentRepairer<'a> {
     pub(crate) latest: UnixMillis,
 }
 
-/// What goes on behind a segment.
+/// The successor of a segment.
 #[derive(Debug, Clone, Copy)]
 struct NextSegment {
     successor: SegmentId,
-    /// The successor is not there yet.
+    /// The successor does not exist yet.
     is_new: bool,
 }
 
 impl SegmentRepairer<'_> {
-    /// Does to a segment what is planned; `before` is the metadata of the one before it, `next` the one that takes over.
-    /// Returns its metadata if it is sealed.
+    /// Carries out the planned action; `before` is the metadata of the predecessor, `next` the id
+    /// of the successor. Returns the segment's metadata if it is sealed.
     pub(crate) fn repair_segment(
         &mut self,
         member: &Member,
@@ -81,7 +82,7 @@ impl SegmentRepairer<'_> {
         found.paths(&self.context.dirs, readable.key_file.header.shards)
     }
 
-    /// The key file with its whole groups alone.
+    /// Replaces the key file with one that has the whole groups only.
     fn salvage(
         &mut self,
         found: &SegmentHeaders,
@@ -97,7 +98,8 @@ impl SegmentRepairer<'_> {
             None => readable.key_file.chain()?,
         };
         let rewritten = rewrite(env, readable, &paths, chain.as_ref())?;
-        // What no mark vouches for goes to new blocks: the old ones may take no more writes.
+        // Values that no mark covers are copied to new blocks: the old blocks may fail to be
+        // written back.
         for shard in &rewritten.unmarked_shards {
             if let Some(path) = paths.values.get(usize::from(shard.0)) {
                 self.value_file(path, *shard, header, 0)?;
@@ -126,15 +128,15 @@ impl SegmentRepairer<'_> {
         Ok(metadata)
     }
 
-    /// From here on until the metadata is as it is to be, no opening accepts the segment, and no other plan is made than to
-    /// go on.
+    /// Marks the repair as begun: until the final metadata is written, no opening accepts the
+    /// segment, and a new plan can only continue the repair.
     fn begin(&self, found: &SegmentHeaders, target: &Metadata, path: &Path) -> Result<()> {
         let interrupted_repair =
             InterruptedRepair { target: target.clone(), before: found.metadata.clone() };
         interrupted_repair.metadata()?.write(&*self.setup.env.fs, path)
     }
 
-    /// The metadata of a segment whose key file is whole.
+    /// Rebuilds the metadata of a segment whose key file is whole.
     fn rebuild(
         &mut self,
         found: &SegmentHeaders,
@@ -146,10 +148,11 @@ impl SegmentRepairer<'_> {
         self.sync(paths.values.iter().chain([&paths.keys]))?;
         let mut totals = readable.scan.totals.clone();
         let is_confirmed = found.metadata().is_none() && readable.successor_agrees;
-        // What the successor says is what the segment was sealed with, unless it was mended when it was the newest.
+        // The successor records what the segment was first sealed with, unless the segment was
+        // repaired while it was the newest.
         let is_first = totals.records > 0 && !quarantined_of(self.setup, found.id)?.has_keys;
         let revision = match &found.interrupted_repair {
-            // The interrupted repair had come so far that the key file is what it was to be.
+            // The interrupted repair had already put the new key file in place.
             Some(interrupted_repair) if found.metadata() == Some(&interrupted_repair.target) => {
                 interrupted_repair.target.revision
             }
@@ -175,9 +178,10 @@ impl SegmentRepairer<'_> {
         Ok(metadata)
     }
 
-    /// The revision of what a segment is made to hold. Without metadata nobody knows which ones it had. Then it is the
-    /// present time in seconds, which passes by every number that was counted up; and as several repairs may fall into one
-    /// second, so many more as have kept something of the segment.
+    /// A revision that the segment never had, for its new contents. Without metadata the previous
+    /// revisions are unknown; then it is the current time in seconds, which exceeds any number
+    /// that was counted up, plus the number of repairs that quarantined files of the segment,
+    /// because several repairs may fall into one second.
     fn next_revision(&self, found: &SegmentHeaders) -> Result<u32> {
         if let Some(known) = found.revision {
             return Ok(known.saturating_add(1));
@@ -200,15 +204,15 @@ impl SegmentRepairer<'_> {
         Ok(())
     }
 
-    /// When a segment was last written to, if its metadata does not say: its age counts from there.
+    /// Estimates the last write of a segment without metadata; its age counts from that time.
     fn estimate_last_write(&self, readable: &Readable) -> UnixMillis {
         let marked = readable.scan.mark.as_ref().map(|mark| mark.time).unwrap_or_default();
         let known = readable.ended.max(readable.key_file.header.created).max(marked);
         known.min(self.now())
     }
 
-    /// An empty sealed segment in the place of one of which nothing is left: the id never stands for another content
-    /// without another revision, even if the segment was the mutable one.
+    /// Replaces a segment of which nothing is left by an empty sealed one, with a new revision: an
+    /// id never gets other contents without one, even if the segment was the mutable one.
     fn replace(
         &mut self,
         found: &SegmentHeaders,
@@ -219,7 +223,7 @@ impl SegmentRepairer<'_> {
         let now = self.now();
         let shards = before.map_or(1, |before| before.value_ends.len() as u16);
         let path = found.paths(&self.context.dirs, shards).metadata;
-        // It must not keep what is behind it from expiring.
+        // It must not keep its successors from expiring.
         let last_write =
             found.metadata().or(before).map_or(Stamp::uncertain(now), |known| known.last_write);
         let revision = self.next_revision(found)?;
@@ -265,8 +269,8 @@ impl SegmentRepairer<'_> {
         Ok(())
     }
 
-    /// Gives every value file a sound header and its length. One that is replaced is kept; one that is absent is created:
-    /// nothing that is kept was in it.
+    /// Gives every value file a valid header and its minimum length. Files that are replaced are
+    /// quarantined; missing files are created: no value that is kept was in them.
     fn value_files(
         &mut self,
         paths: &SegmentPaths,
@@ -285,7 +289,8 @@ impl SegmentRepairer<'_> {
         Ok(())
     }
 
-    /// Replaces a value file by a copy with a sound header, at least so long, or creates it.
+    /// Replaces a value file by a copy with a valid header and at least `least` bytes, or creates
+    /// it.
     fn value_file(
         &mut self,
         path: &PathBuf,
@@ -294,7 +299,7 @@ impl SegmentRepairer<'_> {
         least: u64,
     ) -> Result<()> {
         let fs = &*self.setup.env.fs;
-        // A value file has a name: it was found by listing, or made from its segment's id.
+        // A value file always has a name: from listing, or made from its segment id.
         let mut staged = self.quarantine.dir_for(path)?.join(path.file_name().unwrap_or_default());
         staged.as_mut_os_string().push(".new");
         let head = ValueHeader { identity: header.identity, shard, created: header.created };

@@ -1,7 +1,8 @@
-//! Writing a key file anew with nothing but its whole groups.
+//! Writes a new key file with only the whole groups of a damaged one. Called by `repair_segment`.
 //!
-//! Values stay where they are, inline ones move with their records. What is written is what was verified: every record is
-//! decoded again from the bytes it is taken from, and every inline value is compared.
+//! Values stay in their value files; inline values move with their records. Only verified bytes
+//! are written: every record is decoded again from the bytes that are copied, and the checksum of
+//! every inline value is verified again.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -24,12 +25,12 @@ use lithdb_segment::window::{PIECE, Window};
 /// A key file that has been written and synced beside the one it is to replace.
 #[derive(Debug)]
 pub(crate) struct RewrittenKeyFile {
-    /// Where it is.
+    /// Its path.
     pub(crate) staged: PathBuf,
     pub(crate) totals: Totals,
     pub(crate) epochs: Vec<(u32, u64)>,
     pub(crate) digest: [u8; 16],
-    /// Value files with values that no mark vouches for.
+    /// Value files with values that no mark covers.
     pub(crate) unmarked_shards: BTreeSet<ShardId>,
 }
 
@@ -39,17 +40,18 @@ struct KeyFileRewriter<'a> {
     values: ValueVerifier<'a>,
     file: Arc<dyn File>,
     path: &'a Path,
-    /// The end of what `totals` covers; what is before it has been written.
+    /// The last bytes that `totals` covers; everything before them has been written.
     buffer: Vec<u8>,
     epoch: u64,
     totals: Totals,
-    /// Where the present group's inline value stood, and where it stands now.
+    /// The old and the new offset of the current group's inline value.
     moved: (u64, u64),
     unmarked_shards: BTreeSet<ShardId>,
 }
 
-/// Writes the whole groups of `readable` to a file beside its key file, behind `chain` and a new epoch. Of a tail, it says
-/// where values stand that no mark vouches for: they may have been read from the page cache alone.
+/// Writes the whole groups of `readable` to a file beside its key file, after `chain` and a new
+/// epoch. For an unsealed segment, also returns which value files have values that no mark covers:
+/// they may have been read from the page cache only.
 pub(crate) fn rewrite(
     env: &Env,
     readable: &Readable,
@@ -135,7 +137,8 @@ impl KeyFileRewriter<'_> {
         Ok(())
     }
 
-    /// Appends a record as it is, but for the place of an inline value and the batches: each group is one of its own.
+    /// Appends a record unchanged, except for the offset of an inline value and the batch flags:
+    /// each group becomes its own batch.
     fn key(&mut self, old: &KeyRecord<'_>, inline: &[u8], at: u64) -> Result<()> {
         let path = &self.readable.key_file.path;
         let mut record = *old;
@@ -177,5 +180,6 @@ impl KeyFileRewriter<'_> {
 }
 
 fn changed(path: &Path, offset: u64) -> Error {
-    Error::at_offset(ErrorKind::Io, path, offset, "it changed since the repair was planned")
+    let what = "the file changed since the repair was planned; plan again";
+    Error::at_offset(ErrorKind::Io, path, offset, what)
 }

@@ -1,4 +1,5 @@
-//! What the files of one segment say of themselves, before any record is read.
+//! Reads the metadata, headers and chain record of one segment, each valid or not, before any key
+//! record is read. Everything else in this crate starts from these.
 
 use std::path::PathBuf;
 
@@ -15,7 +16,7 @@ use lithdb_table::open::chain::require_writable;
 use lithdb_table::open::inventory::SegmentFiles;
 use lithdb_table::open::sealed::check_matches_header;
 
-/// One segment's files, and what of their beginnings holds.
+/// One segment's files, with the metadata, headers and chain record that are valid.
 #[derive(Debug, Default)]
 pub(crate) struct SegmentHeaders {
     pub(crate) id: SegmentId,
@@ -24,18 +25,19 @@ pub(crate) struct SegmentHeaders {
     pub(crate) metadata: Option<Result<Metadata>>,
     /// `None`: there is no key file.
     pub(crate) key_file: Option<Result<KeyFile>>,
-    /// The chain record, if it holds.
+    /// The chain record, if it is valid.
     pub(crate) chain: Option<Chain>,
-    /// A repair of the segment was interrupted; `metadata` is what says what its key file is now.
+    /// A repair of the segment was interrupted; `metadata` is then the one that matches its
+    /// present key file.
     pub(crate) interrupted_repair: Option<InterruptedRepair>,
-    /// The revision that it has or may have had, if its metadata says.
+    /// The highest revision that it has or may have had, if its metadata records one.
     pub(crate) revision: Option<u32>,
-    /// The tables that its value files name, if neither the key file's header nor the metadata holds.
+    /// The table ids in its value files, if neither key file header nor metadata is valid.
     pub(crate) value_file_table_ids: Vec<u64>,
 }
 
 impl SegmentHeaders {
-    /// A segment of which nothing is there.
+    /// A segment without any file.
     pub(crate) fn absent(id: SegmentId) -> Self {
         Self { id, ..Self::default() }
     }
@@ -59,7 +61,7 @@ impl SegmentHeaders {
         Ok(found)
     }
 
-    /// The headers of the value files that hold and stand in the file that they name.
+    /// The value file headers that are valid and match the name of their file.
     fn value_headers(&self, fs: &dyn Fs) -> Result<Vec<(&PathBuf, ValueHeader)>> {
         let mut headers = Vec::new();
         for (shard, path) in &self.files.values {
@@ -78,7 +80,7 @@ impl SegmentHeaders {
         Ok(headers)
     }
 
-    /// No file of the segment has features that forbid writing. What does not hold says nothing.
+    /// Checks that no file of the segment has features that forbid writing. Ignores invalid files.
     pub(crate) fn require_writable(&self, fs: &dyn Fs) -> Result<()> {
         let keys = self.key_file().map(|file| &file.path);
         let metadata = self.files.metadata.as_ref().filter(|_| self.metadata().is_some());
@@ -90,7 +92,7 @@ impl SegmentHeaders {
             .try_for_each(|path| require_writable(fs, path))
     }
 
-    /// Puts what the key file is now in the place of metadata that an interrupted repair has left.
+    /// Replaces metadata that an interrupted repair left by the one that matches the key file.
     fn resolve_interrupted_repair(&mut self) -> Result<()> {
         let path = self.files.metadata.clone().unwrap_or_default();
         self.interrupted_repair =
@@ -107,12 +109,13 @@ impl SegmentHeaders {
         Ok(())
     }
 
-    /// An empty segment was about to take the place: its files do not count.
+    /// Whether an interrupted repair was replacing it by an empty segment: its files do not count.
     pub(crate) fn becomes_empty(&self) -> bool {
         self.interrupted_repair.as_ref().is_some_and(InterruptedRepair::is_empty)
     }
 
-    /// Turns what belongs to another table or segment, and metadata that does not agree with the key file, into errors.
+    /// Replaces files of another table or segment, and metadata that does not match the key file,
+    /// by errors.
     pub(crate) fn check_identity(&mut self, table_id: u64) {
         if let Some(Ok(file)) = &self.key_file
             && let Err(error) = file.header.belongs_to(&file.path, table_id, self.id)
@@ -120,7 +123,8 @@ impl SegmentHeaders {
             (self.key_file, self.chain) = (Some(Err(error)), None);
         }
         let path = self.files.metadata.clone().unwrap_or_default();
-        let is_ours = |said: &Metadata| (said.table_id, said.segment) == (table_id, self.id);
+        let is_ours =
+            |metadata: &Metadata| (metadata.table_id, metadata.segment) == (table_id, self.id);
         let foreign = |expected: String, metadata: &Metadata| {
             let Metadata { table_id, segment, value_ends, .. } = metadata;
             let found = format!(
@@ -130,10 +134,11 @@ impl SegmentHeaders {
             Error::at(ErrorKind::Foreign, &path, format_args!("expected {expected}, found {found}"))
         };
         let ours = || format!("the metadata of segment {} of this table", self.id);
-        let said =
+        let recorded =
             self.interrupted_repair.as_ref().map(|interrupted_repair| &interrupted_repair.target);
-        let said = said.into_iter().chain(self.metadata());
-        self.revision = said.filter(|said| is_ours(said)).map(|said| said.revision).max();
+        let recorded = recorded.into_iter().chain(self.metadata());
+        self.revision =
+            recorded.filter(|recorded| is_ours(recorded)).map(|recorded| recorded.revision).max();
         if let Some(interrupted_repair) =
             self.interrupted_repair.take_if(|found| !is_ours(&found.target))
         {
@@ -152,12 +157,12 @@ impl SegmentHeaders {
         }
     }
 
-    /// Whether no file is there, leftovers aside.
+    /// Whether it has no files except leftovers.
     pub(crate) fn is_absent(&self) -> bool {
         self.files.is_leftover()
     }
 
-    /// The metadata, if it holds.
+    /// The metadata, if it is valid.
     pub(crate) fn metadata(&self) -> Option<&Metadata> {
         if let Some(Ok(metadata)) = &self.metadata { Some(metadata) } else { None }
     }
@@ -166,7 +171,7 @@ impl SegmentHeaders {
         self.metadata.as_ref().and_then(|metadata| metadata.as_ref().err())
     }
 
-    /// The key file, if its header holds.
+    /// The key file, if its header is valid.
     pub(crate) fn key_file(&self) -> Option<&KeyFile> {
         if let Some(Ok(file)) = &self.key_file { Some(file) } else { None }
     }
@@ -175,28 +180,28 @@ impl SegmentHeaders {
         self.key_file.as_ref().and_then(|file| file.as_ref().err())
     }
 
-    /// The header of the key file, if it holds.
+    /// The header of the key file, if it is valid.
     pub(crate) fn header(&self) -> Option<&KeyHeader> {
         self.key_file().map(|file| &file.header)
     }
 
-    /// The segment before, as far as anything says.
+    /// The predecessor, from the first of header, metadata and chain record that has one.
     pub(crate) fn predecessor(&self) -> Option<SegmentId> {
-        let said = [
+        let recorded = [
             self.header().map(|header| header.predecessor),
             self.metadata().map(|metadata| metadata.predecessor),
             self.chain.as_ref().map(|chain| chain.predecessor),
         ];
-        said.into_iter().flatten().find(|id| id.is_some() && *id < self.id)
+        recorded.into_iter().flatten().find(|id| id.is_some() && *id < self.id)
     }
 
-    /// The segment that took over, if the metadata says.
+    /// The successor, if the metadata has one.
     pub(crate) fn successor(&self) -> Option<SegmentId> {
         self.metadata().map(|metadata| metadata.successor).filter(|id| *id > self.id)
     }
 
-    /// The table ids that its key file and its metadata name. A header alone may be what its block held before: see
-    /// [`SegmentFiles::require_table`].
+    /// The table ids in its key file and its metadata. A header alone may be what its block held
+    /// before: see [`SegmentFiles::require_table`].
     pub(crate) fn table_ids(&self) -> impl Iterator<Item = u64> {
         let is_alone = |file: &&KeyFile| file.len <= HEADER_LEN as u64 && self.metadata.is_none();
         let key_file = self.key_file().filter(|file| !is_alone(file));
@@ -204,18 +209,18 @@ impl SegmentHeaders {
         header.into_iter().chain(self.metadata().map(|metadata| metadata.table_id))
     }
 
-    /// Whether it shows that something in it was acknowledged: opening goes by the same where the state says that the
-    /// table is empty.
+    /// Whether its files prove that something in it was acknowledged. Opening applies the same
+    /// test if the state says that the table is empty.
     pub(crate) fn is_acknowledged(&self) -> Result<bool> {
         Ok(self.files.metadata.is_some() || self.has_mark()?)
     }
 
-    /// Whether its key file has a mark that holds.
+    /// Whether its key file has a valid mark.
     pub(crate) fn has_mark(&self) -> Result<bool> {
         self.key_file().map_or(Ok(false), KeyFile::has_mark)
     }
 
-    /// All paths, as they are or would be.
+    /// The paths of all its files, existing or not.
     pub(crate) fn paths(&self, dirs: &[PathBuf], shards: u16) -> SegmentPaths {
         let new = SegmentPaths::for_new(dirs, self.id, shards);
         let values = new.values.into_iter().enumerate().map(|(n, path)| {
@@ -229,8 +234,8 @@ impl SegmentHeaders {
         }
     }
 
-    /// The key file; if its header does not hold, with the one that it must have had, from the metadata or the value files.
-    /// `before` is the segment before. `None` if nothing names the salt.
+    /// The key file; if its header is invalid, with one reconstructed from the metadata or the
+    /// value files. `before` is the predecessor. `None` if the salt is unknown.
     pub(crate) fn usable_key_file(
         &self,
         fs: &dyn Fs,
@@ -260,7 +265,7 @@ impl SegmentHeaders {
         };
         let mut file = Window::open(fs, path)?.into_key_file(header);
         if self.metadata().is_none() && before == SegmentId::NONE {
-            // It has been collected, or nobody has looked: the chain record names it.
+            // The predecessor was collected, or is not known here: the chain record names it.
             let chain = file.chain()?;
             file.header.predecessor = chain.map_or(before, |chain| chain.predecessor);
         }

@@ -1,4 +1,5 @@
-//! `table.state` as it is found, valid or not, and what it must have been.
+//! Reads `table.state`, valid or not, detects foreign and stale states, and rebuilds a lost one
+//! from the segments. Writes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -16,22 +17,22 @@ use lithdb_table::state::{SLOT_LEN, TableState};
 
 const FILE_LEN: u64 = (SLOTS * SLOT_LEN) as u64;
 
-/// How the state file was found.
+/// The condition of the state file.
 #[derive(Debug, Clone)]
 pub(crate) enum StateSlots {
-    /// Both slots hold, and say the same.
+    /// Both slots are valid and equal.
     BothValid,
-    /// One slot is valid; the other one is to be written again.
+    /// One slot is valid; the other must be written again.
     OneValid(String),
-    /// A slot holds, but the file is longer or shorter than it must be, and opening refuses it.
+    /// A slot is valid, but the file has the wrong length, and opening refuses it.
     WrongLength(Error),
-    /// No slot holds, there is no file, or it is another table's, or an old copy.
+    /// No slot is valid, there is no file, or it is another table's or a stale copy.
     Lost(Error),
 }
 
 /// Reads the state.
 pub(crate) fn load(fs: &dyn Fs, path: &Path) -> Result<(Option<TableState>, StateSlots)> {
-    // What it fails for, reading says.
+    // Refuses a symbolic link or a directory.
     exists_as(fs, path, FileKind::File)?;
     let read = || -> Result<_> {
         let mut window = Window::open(fs, path)?;
@@ -62,19 +63,19 @@ fn compare(path: &Path, bytes: &[u8]) -> StateSlots {
                 generations.push(state.generation);
                 continue;
             }
-            Ok(_) => format!("slot {n} has bytes behind its end"),
-            Err(error) => format!("slot {n} does not hold: {}", error.message()),
+            Ok(_) => format!("slot {n} has bytes after its end"),
+            Err(error) => format!("slot {n} is invalid: {}", error.message()),
         };
         return StateSlots::OneValid(why);
     }
     match generations.as_slice() {
         [a, b] if a == b => StateSlots::BothValid,
-        _ => StateSlots::OneValid("the slots differ: a change was interrupted".to_owned()),
+        _ => StateSlots::OneValid("the slots differ: an update was interrupted".to_owned()),
     }
 }
 
-/// What is wrong with a state if all segments that can be read are of one other table: the state is the stranger then,
-/// and nothing that it says of segments counts.
+/// The error of a state if all readable segments belong to one other table: then the state is the
+/// foreign file, and what it says about segments does not count.
 pub(crate) fn is_foreign(
     fs: &dyn Fs,
     path: &Path,
@@ -84,7 +85,8 @@ pub(crate) fn is_foreign(
     let mut tables = BTreeSet::new();
     for (id, files) in &inventory.segments {
         let found = SegmentHeaders::read(fs, *id, files)?;
-        // A header of the state's own table speaks for it even where nothing follows: the id is random.
+        // A header with the state's table id confirms it even if no record follows: the id is
+        // random.
         let header = found.header().map(|header| header.identity.table_id);
         tables.extend(found.table_ids());
         if tables.len() > 1 || tables.contains(&state.table_id) || header == Some(state.table_id) {
@@ -99,8 +101,9 @@ pub(crate) fn is_foreign(
     Ok(Some(Error::at(ErrorKind::Foreign, path, message)))
 }
 
-/// What is wrong with a state that says that nothing was ever acknowledged, if something was, or that is older than a
-/// segment or file: it is an old copy, and nothing that it says of segments counts. Opening refuses it, too.
+/// The error of a state that says the table is empty although data was acknowledged, or that is
+/// older than a segment or file: it is a stale copy, and what it says about segments does not
+/// count. Opening refuses it, too.
 pub(crate) fn is_stale(
     fs: &dyn Fs,
     path: &Path,
@@ -112,9 +115,9 @@ pub(crate) fn is_stale(
     for found in found.values().filter(is_ours) {
         let id = found.id;
         let found = if id > state.highest_id {
-            format!("one that knows no id above {}, and segment {id}", state.highest_id)
+            format!("a stale one with highest id {}, and segment {id}", state.highest_id)
         } else if state.empty && found.is_acknowledged()? {
-            format!("one that says that the table is empty, and acknowledged data in segment {id}")
+            format!("a stale one of an empty table, and acknowledged data in segment {id}")
         } else {
             continue;
         };
@@ -124,8 +127,8 @@ pub(crate) fn is_stale(
     state.stale_file_error(fs, path, live)
 }
 
-/// The state that a table must have had whose files are these; `old` is a copy from its beginning. What only the state
-/// knows is at its default; the hash seed is chosen when it is written.
+/// Rebuilds the state of a table from its files; `old` is a stale copy. What only the state
+/// records gets its default; the hash seed is chosen when the state is written.
 pub(crate) fn rebuilt(
     found: &BTreeMap<SegmentId, SegmentHeaders>,
     old: Option<&TableState>,
@@ -135,7 +138,7 @@ pub(crate) fn rebuilt(
         ids.for_each(|id| *counts.entry(id).or_default() += 1);
         counts.into_iter().max_by_key(|(_, count)| *count).map(|(id, _)| id)
     };
-    // Value files are asked last: they are the first to show what their blocks held before.
+    // Value files come last: they are the most likely to show what their blocks held before.
     let table_id = old
         .map(|old| old.table_id)
         .or_else(|| most(&mut found.values().flat_map(SegmentHeaders::table_ids)))

@@ -1,4 +1,5 @@
-//! The value bytes of a segment, compared with the checksums of the records that name them.
+//! Compares the value bytes of a segment with the checksums in their records, and finds damaged
+//! value files. Reads only; used by `groups` and `examine`.
 
 use std::path::{Path, PathBuf};
 
@@ -10,34 +11,34 @@ use lithdb_segment::key_file::KeyFile;
 use lithdb_segment::window::Window;
 use lithdb_table::open::inventory::SegmentFiles;
 
-/// What is wrong with a value file as such.
+/// What is wrong with a value file as a whole.
 #[derive(Debug)]
 pub(crate) enum FileFault {
     /// It is on no root.
     Absent,
-    /// Its header does not hold, or is another file's.
+    /// Its header is invalid or belongs to another file.
     Header(Error),
-    /// It has the name of another value file of the segment. A new one would stand here.
+    /// It has the name of another value file of the segment. Its own path would be this one.
     Misnamed(PathBuf),
 }
 
 /// One value file.
 #[derive(Debug)]
 pub(crate) struct ValueFile {
-    /// Where it is, or would be.
+    /// Its path, existing or not.
     pub(crate) path: PathBuf,
     pub(crate) fault: Option<FileFault>,
     window: Option<Window>,
 }
 
 impl ValueFile {
-    /// The length; none of a file that is absent.
+    /// The length; `None` if the file is missing.
     pub(crate) fn len(&self) -> Option<u64> {
         self.window.as_ref().map(Window::len_bytes)
     }
 }
 
-/// All places where a segment's values stand.
+/// All files that hold values of a segment: the value files, and the key file for inline values.
 #[derive(Debug)]
 pub(crate) struct ValueFiles {
     pub(crate) files: Vec<ValueFile>,
@@ -55,16 +56,19 @@ impl ValueFiles {
         let KeyHeader { identity, shards, .. } = keys.header;
         let open = |n| found.values.get(&ShardId(n)).map(|path| open_named(fs, path)).transpose();
         let mut named = (0..shards).map(open).collect::<Result<Vec<_>>>()?;
-        // One whose header does not hold says nothing; it becomes a fault below.
-        let says = |named: &Option<(ValueFile, Result<ValueHeader>)>| match named {
+        // An invalid header identifies no file; it becomes a fault below.
+        let shard_of = |named: &Option<(ValueFile, Result<ValueHeader>)>| match named {
             Some((_, Ok(head))) if head.identity == identity => Some(head.shard),
             _ => None,
         };
-        let said: Vec<_> = named.iter().map(says).collect();
-        // A file that says itself that it is another one is that one, unless the name it should have is rightly taken.
-        let misnamed = said.iter().enumerate().map(|(n, own)| {
+        let recorded: Vec<_> = named.iter().map(shard_of).collect();
+        // A file goes by the shard in its header, unless the right file already has that name.
+        let misnamed = recorded.iter().enumerate().map(|(n, own)| {
             let shard = Some(ShardId(n as u16));
-            let other = said.iter().position(|said| *said == shard).filter(|_| *own != shard)?;
+            let other = recorded
+                .iter()
+                .position(|recorded| *recorded == shard)
+                .filter(|_| *own != shard)?;
             named.get_mut(other)?.take()
         });
         let misnamed: Vec<_> = misnamed.collect();
@@ -87,12 +91,12 @@ impl ValueFiles {
         Ok(Self { files, keys: Window::of(keys), keys_path: keys.path.clone() })
     }
 
-    /// The file that holds the values of `shard`.
+    /// The path of the file that holds the values of `shard`.
     pub(crate) fn path(&self, shard: ShardId) -> &Path {
         self.files.get(usize::from(shard.0)).map_or(&self.keys_path, |file| &file.path)
     }
 
-    /// Compares the checksum of a record's value; says what is wrong if it is not that.
+    /// Verifies the checksum of a record's value; returns what is wrong with it, if anything.
     pub(crate) fn check(&mut self, record: &KeyRecord<'_>) -> Result<Option<String>> {
         let KeyRecord { shard, offset, stored_len: len, value_checksum: expected, .. } = *record;
         let window = if shard == ShardId::INLINE {
@@ -111,7 +115,7 @@ impl ValueFiles {
                     return Ok(Some(format!("expected {len} bytes, the file ends at {ends}")));
                 }
             },
-            None if len > 0 => return Ok(Some("the value file is absent".to_owned())),
+            None if len > 0 => return Ok(Some("the value file is missing".to_owned())),
             None => 0,
         };
         let wrong = || format!("expected checksum {expected:08x}, found {found:08x}");
@@ -119,7 +123,7 @@ impl ValueFiles {
     }
 }
 
-/// Opens a value file, and reads the header that it has.
+/// Opens a value file and decodes its header.
 fn open_named(fs: &dyn Fs, path: &Path) -> Result<(ValueFile, Result<ValueHeader>)> {
     let mut window = Window::open(fs, path)?;
     let head = ValueHeader::decode(path, window.get(0, HEADER_LEN)?);

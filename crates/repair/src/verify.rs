@@ -1,4 +1,4 @@
-//! Verification: every byte that counts, beside a writer if there is one.
+//! Verifies a table: every byte that belongs to it, also beside a writer. Changes nothing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,17 +13,18 @@ use crate::{Meter, Progress};
 use lithdb_table::TableSetup;
 use lithdb_table::open::chain::{Access, OpenPlan};
 
-/// How often it is looked again before a finding is believed.
+/// How many scans are made at most until two agree on a finding.
 const MAX_SCANS: usize = 8;
 const RESCAN_DELAY: Duration = Duration::from_millis(25);
 
-/// Reads every byte of the table's files and compares every checksum, length, link and count. Changes nothing, and does
-/// not need the table to open. A writer in another process may be at work: damage is reported when complete looks at the
-/// segment in question, one after the other, show the same. The caller holds the shared lock of every root.
+/// Reads every byte of the table's files and checks every checksum, length, link and count.
+/// Changes nothing, and works on a table that does not open. A writer in another process may be
+/// active: damage is reported only if two consecutive complete scans of the segment find it. The
+/// caller has the roots open for reading.
 ///
 /// # Errors
-/// `Missing` if there is no such table; `Unsupported`, `Conflict` and `Foreign` as opening says them; a state that the disk
-/// does not read. Damage is not an error: the report says it.
+/// `Missing` if there is no such table; `Unsupported`, `Conflict` and `Foreign` as from opening; a
+/// read error of the state. Damage is not an error: it is in the report.
 pub fn verify(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<VerifyReport> {
     verify_table(setup, progress).map_err(|e| setup.in_context(&e))
 }
@@ -57,17 +58,17 @@ fn verify_table(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Resul
     if report.is_sound()
         && let Some(error) = open_error(setup)?
     {
-        // Nothing that opening refuses is called sound.
+        // A table that opening refuses is never sound.
         report.findings.push(Finding::from_error(&setup.state_path(), &error));
     }
     Ok(report)
 }
 
-/// What is examined: a segment, or what lies beside the segments.
+/// What is examined: a segment, or (`None`) everything beside the segments.
 type Subject = Option<SegmentId>;
 
-/// Examines one subject; `None` if it is not there any more: a segment may have been collected meanwhile. What the disk
-/// cannot read is a finding; what this user may not read says nothing.
+/// Examines one subject; `None` if it no longer exists: a segment may have been collected
+/// meanwhile. A read error is a finding; a lack of permission is returned as an error.
 fn examine_subject(
     setup: &TableSetup,
     chain_links: &ChainLinks,
@@ -93,8 +94,8 @@ fn examine_subject(
     }
 }
 
-/// Looks again at whatever seems damaged, until two looks show the same. Of what is different in every scan, only that
-/// counts on which the last two agree.
+/// Rescans whatever seems damaged until two consecutive scans agree. If they never do, only the
+/// damage that the last two scans have in common is reported.
 fn confirm_damage(setup: &TableSetup, seen: &mut BTreeMap<Subject, Examined>) -> Result<()> {
     let damaged = seen.iter().filter(|(_, examined)| examined.is_damaged());
     let mut unconfirmed: Vec<_> = damaged.map(|(subject, _)| *subject).collect();
@@ -126,7 +127,7 @@ fn confirm_damage(setup: &TableSetup, seen: &mut BTreeMap<Subject, Examined>) ->
     Ok(())
 }
 
-/// What opening would say that is wrong, twice in a row.
+/// The error with which opening would refuse the table, twice in a row.
 fn open_error(setup: &TableSetup) -> Result<Option<Error>> {
     let mut before: Option<Error> = None;
     for _ in 0..MAX_SCANS {
@@ -142,6 +143,6 @@ fn open_error(setup: &TableSetup) -> Result<Option<Error>> {
         before = Some(error);
         std::thread::sleep(RESCAN_DELAY);
     }
-    // Something else in every scan: the writer is at work.
+    // Another error in every scan: a writer is active.
     Ok(None)
 }

@@ -1,8 +1,9 @@
-//! Walking a key file that may be damaged: record by record, and over what is no record to the next one that is.
+//! Walks a key file that may be damaged: record by record, skipping damage to the next valid one.
+//! Used by `groups` and `dump`.
 //!
-//! The scanner says what a file that should be whole is worth; this says what is left of one that is not. A record's
-//! checksum is seeded with its table, segment, offset and epoch, so what holds at any byte behind the damage is a record
-//! that was written there.
+//! The scanner judges a file that should be whole; this finds what is left of one that is not. The
+//! checksum of a record is seeded with its table, segment, offset and epoch, so any valid record
+//! after the damage was written at that offset.
 
 use std::ops::Range;
 
@@ -26,7 +27,7 @@ pub(crate) struct Walk<'a> {
     pub(crate) end: u64,
 }
 
-/// A stretch of a key file: a record with the value it carries, or bytes that are none.
+/// A range of a key file: a record with its inline value, or bytes that are not a record.
 #[derive(Debug)]
 pub(crate) struct WalkItem<'a> {
     pub(crate) at: Range<u64>,
@@ -36,7 +37,7 @@ pub(crate) struct WalkItem<'a> {
 }
 
 impl Walk<'_> {
-    /// Calls `each` for everything from the header to the end, in order.
+    /// Calls `each` for every item from the header to the end, in order.
     pub(crate) fn run(
         &self,
         keys: &mut Window,

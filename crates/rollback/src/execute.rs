@@ -1,4 +1,7 @@
-//! Carrying a plan out: compare, prepare, decide, do.
+//! Executes a plan: compare the tables with it, prepare, decide (write the intent), apply.
+//!
+//! Until the intent is written, any failure leaves the database as it was; from then on the
+//! rollback is carried out, by this call or by the next opening.
 
 use std::ops::ControlFlow;
 
@@ -13,30 +16,31 @@ use crate::intent::{Intent, TableIntent, is_pending, path, refuse_pending};
 use crate::plan::{RollbackPlan, TablePlan};
 use crate::report::{RollbackReport, TableReport};
 
-/// How far an execution has come.
+/// The progress of an execution.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Progress {
-    /// What is being done.
+    /// The current phase.
     pub phase: Phase,
-    /// The table that it is being done to.
+    /// The table being processed.
     pub table: TableName,
-    /// Segments that have been removed, of all tables.
+    /// Segments removed so far, in all tables.
     pub segments_done: u64,
     /// Segments that the plan removes.
     pub segments_total: u64,
-    /// Bytes of files that have been removed.
+    /// Bytes of files removed so far.
     pub bytes_done: u64,
-    /// Bytes of files that the plan removes, as far as is known.
+    /// Bytes of files that the plan removes, as far as known.
     pub bytes_total: u64,
 }
 
-/// What is being done.
+/// The phase of an execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Everything that needs space is being written beside the old files: it can still be stopped.
+    /// Everything that needs space is being written beside the old files; the caller can still
+    /// stop the rollback.
     Preparing,
-    /// The rollback is decided; it is carried out, by this call or by the next opening.
+    /// The rollback is decided; this call or the next opening carries it out.
     Applying,
 }
 
@@ -46,11 +50,12 @@ impl RollbackPlan {
         self.tables.iter().all(|plan| plan.truncate_at.is_none())
     }
 
-    /// Whether it may be executed, as far as the plan itself tells.
+    /// Checks whether the plan may be executed, as far as the plan itself shows.
     ///
     /// # Errors
-    /// `InvalidArgument`, with the tables and keys, if values stay [out of order](crate::OutOfOrder), and that was not
-    /// [accepted](crate::Rollback::accept_out_of_order).
+    /// `InvalidArgument`, with the tables and keys, if values are kept
+    /// [out of order](crate::OutOfOrder) and the caller did not
+    /// [accept](crate::Rollback::accept_out_of_order) that.
     pub fn check(&self) -> Result<()> {
         let left = |plan: &TablePlan| {
             let found = plan.out_of_order.as_ref().filter(|found| found.values > 0)?;
@@ -68,27 +73,31 @@ impl RollbackPlan {
             return Ok(());
         }
         let message = format!(
-            "values beyond the point to roll back to would stay, because they were put before the last key kept ({}). Nothing was changed; roll back further, to a position before all of them, or accept that they stay out of order",
+            "values beyond the point to roll back to would be kept, because they were put \
+             before the last key kept ({}). Nothing was changed; roll back further, to a position \
+             before all of them, or accept that they are kept out of order",
             left.join("; ")
         );
         Err(Error::new(ErrorKind::InvalidArgument, message))
     }
 
-    /// Rolls back: all tables of the plan, or none, whatever happens.
+    /// Rolls back all tables of the plan, or none, whatever happens.
     ///
     /// # Errors
-    /// What [`check`](Self::check) says; `Locked`; `Conflict` if the database holds something else than when the plan was made; `StorageFull` and other
-    /// failures of preparing: nothing has changed, and what was written is removed. A failure after the rollback was
-    /// decided says so: the next opening, or [`Rollback::finish`](crate::Rollback::finish), goes on.
+    /// Those of [`check`](Self::check); `Locked`; `Conflict` for a stale plan, if the database no
+    /// longer holds what it held when the plan was made; `StorageFull` and other failures while
+    /// preparing: nothing has changed, and what was written is removed. An error after the
+    /// rollback was decided says so: the next opening, or
+    /// [`Rollback::finish`](crate::Rollback::finish), continues it.
     pub fn execute(self) -> Result<RollbackReport> {
         self.execute_with(|_| ControlFlow::Continue(()))
     }
 
-    /// As [`execute`](Self::execute); `progress` hears how far it has come, and can stop it as long as it is
-    /// [`Preparing`](Phase::Preparing).
+    /// As [`execute`](Self::execute), but calls `progress`, which can stop the rollback during the
+    /// phase [`Preparing`](Phase::Preparing).
     ///
     /// # Errors
-    /// As [`execute`](Self::execute); `Cancelled` if it was stopped: nothing has changed.
+    /// As [`execute`](Self::execute); `Cancelled` if `progress` stopped it: nothing has changed.
     pub fn execute_with(
         self,
         mut progress: impl FnMut(&Progress) -> ControlFlow<()>,
@@ -108,10 +117,13 @@ impl RollbackPlan {
             let done =
                 intent.apply(&roots, &mut |table, removed| reporter.applying(table, removed));
             tables = done.map_err(|e| {
-                e.context("the rollback was decided and is not finished; the next opening for writing, or `lith rollback --finish`, goes on with it")
+                e.context(
+                    "the rollback was decided and is not finished; the next opening for writing, \
+                     or `lith rollback --finish`, continues it",
+                )
             })?;
         }
-        // The tables to which nothing was done belong into the report, too.
+        // The report also lists the tables that were left as they are.
         let untouched = self.tables.iter().filter(|plan| plan.truncate_at.is_none());
         tables.extend(untouched.map(TableReport::of));
         tables.sort_by(|a, b| a.table.cmp(&b.table));
@@ -119,25 +131,25 @@ impl RollbackPlan {
         Ok(RollbackReport { decided, finished_later: false, tables, took })
     }
 
-    /// The tables again, which must hold what they held.
+    /// Reads the tables again; a table that no longer holds what it held makes the plan stale.
     fn stopped_tables(&self, roots: &Roots) -> Result<Vec<StoppedTable>> {
         if roots.database_id() != self.database_id {
-            return Err(stale("another database is in its place"));
+            return Err(stale("another database replaced this one"));
         }
-        let is_there = |name: &TableName| -> Result<bool> {
+        let is_present = |name: &TableName| -> Result<bool> {
             let dirs = TableSetup::for_files(name.clone(), roots.env(), roots.paths()).dirs;
             Ok(presence(&*self.env.fs, &dirs)? == Presence::Present)
         };
         if self.all_tables {
             for name in roots.table_names()? {
-                if is_there(&name)? && !self.tables.iter().any(|plan| plan.table == name) {
-                    return Err(stale(&format!("table {name} is new")));
+                if is_present(&name)? && !self.tables.iter().any(|plan| plan.table == name) {
+                    return Err(stale(&format!("table {name} was created")));
                 }
             }
         }
         let again = self.tables.iter().map(|TablePlan { table, fingerprint, .. }| {
-            if !is_there(table)? {
-                return Err(stale(&format!("table {table} is gone")));
+            if !is_present(table)? {
+                return Err(stale(&format!("table {table} was dropped")));
             }
             let stopped_table = StoppedTable::read(&TableSetup::for_files(
                 table.clone(),
@@ -145,14 +157,14 @@ impl RollbackPlan {
                 roots.paths(),
             ))?;
             if stopped_table.fingerprint() != *fingerprint {
-                return Err(stale(&format!("table {table} holds something else")));
+                return Err(stale(&format!("table {table} changed")));
             }
             Ok(stopped_table)
         });
         again.collect()
     }
 
-    /// Prepares all tables, or none: what is dropped here is removed again.
+    /// Prepares all tables or none: a `PreparedTruncation` that is dropped removes its files.
     fn prepare(
         &self,
         stopped_tables: Vec<StoppedTable>,
@@ -171,7 +183,7 @@ impl RollbackPlan {
         Ok(prepared)
     }
 
-    /// From here on it is going to happen.
+    /// Writes the intent, which decides the rollback.
     fn decide(
         &self,
         roots: &Roots,
@@ -185,26 +197,30 @@ impl RollbackPlan {
             decided: self.env.clock.now(),
             tables: tables.collect(),
         };
-        // What could not be carried out must not be decided.
+        // Never decide a rollback that cannot be carried out.
         let written = intent.check(roots).and_then(|()| intent.write(roots));
-        // Once it has its name nobody knows what a crash would leave: then what is prepared must stay.
+        // Once the intent has its name, the crash outcome is open: then the prepared files must
+        // stay.
         if written.is_err() && matches!(is_pending(roots), Ok(false)) {
             remove_best_effort(&*self.env.fs, &replacement_path(&path(roots)));
             return written.map(|()| intent);
         }
         prepared.into_iter().for_each(|(_, prepared)| prepared.keep());
         written.map(|()| intent).map_err(|e| {
-            e.context("whether the rollback happens is not decided; the next opening for writing decides it")
+            e.context(
+                "the outcome of the rollback is unknown; the next opening for writing \
+                 finishes it or finds the database unchanged",
+            )
         })
     }
 }
 
 fn stale(what: &str) -> Error {
-    let message = format!("the plan does not fit any more: {what} since it was made; plan again");
+    let message = format!("stale plan: {what} since the plan was made; plan again");
     Error::new(ErrorKind::Conflict, message)
 }
 
-/// Tells the caller how far it is.
+/// Reports progress to the caller.
 struct ProgressReporter<'a> {
     progress: &'a mut dyn FnMut(&Progress) -> ControlFlow<()>,
     total: Removed,
@@ -236,7 +252,7 @@ impl<'a> ProgressReporter<'a> {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(Error::new(
                 ErrorKind::Cancelled,
-                "the rollback was stopped before it was decided; nothing was changed",
+                "the caller stopped the rollback before it was decided; nothing was changed",
             )),
         }
     }

@@ -1,17 +1,19 @@
-//! Ready-made filters for what people roll back to.
+//! Ready-made filters for the usual points to roll back to: a key, a height, a time, a position.
 //!
-//! Each is a function that [`Rollback::plan`](crate::Rollback::plan) takes as it is, and several make one for tables
-//! with different keys through [`PerTable`]:
+//! Pass one to [`Rollback::plan`](crate::Rollback::plan), or combine several with [`PerTable`] for
+//! tables with different keys:
 //!
 //! ```
 //! use lithdb_rollback::{PerTable, max_be_u64, through_key};
-//! // `blocks` has keys of a letter and the height, `receipts` ends at a certain one, all others are left to the height alone.
+//! // Keys of `blocks` are a letter and the height, `receipts` ends at one key, all others have
+//! // the height alone.
 //! let filter = PerTable::new()
 //!     .table("blocks", max_be_u64(1, 100))
 //!     .table("receipts", through_key(b"r:100:7"))
 //!     .otherwise(max_be_u64(0, 100));
 //! let mut filter = filter.into_filter();
-//! # let _: &mut dyn FnMut(&lithdb_rollback::RecordRef<'_>) -> lithdb_env::Result<lithdb_rollback::Verdict> = &mut filter;
+//! # let _: &mut dyn FnMut(&lithdb_rollback::RecordRef<'_>)
+//! #     -> lithdb_env::Result<lithdb_rollback::Verdict> = &mut filter;
 //! ```
 
 use std::cmp::Ordering;
@@ -22,19 +24,19 @@ use lithdb_segment::Position;
 use lithdb_table::show_key;
 use lithdb_table::truncate::{KeyAt, RecordRef, Verdict};
 
-/// Keeps through the newest record of this key, primary or secondary.
+/// Keeps everything up to and including the newest record of this key, primary or secondary.
 pub fn through_key(key: impl Into<Vec<u8>>) -> impl FnMut(&RecordRef<'_>) -> Result<Verdict> {
     let key = key.into();
     move |record| Ok(keep_if(record.key() == key))
 }
 
-/// Keeps records whose number is `max` or less: the eight bytes of the key at `offset`, in big-endian order, such as a
-/// block's height. Looks at primary keys only: aliases (hashes, say) have no such number. A primary key that is too short to
-/// hold it is an error.
+/// Keeps records whose number is at most `max`: the eight bytes of the key at `offset`,
+/// big-endian, such as a block's height. Checks primary keys only: aliases (hashes, say) have no
+/// such number. A primary key too short to hold the number is an error.
 ///
-/// Looks at everything that stays, too: where numbers were put again, as by a chain that is reorganized, some above `max`
-/// may have been put before the newest one that stays. They stay with it, [out of order](crate::OutOfOrder); so do keys
-/// without a number.
+/// Also checks everything that is kept: if numbers were put again, as when a chain is reorganized,
+/// some above `max` may have been put before the newest record kept. They are kept, too,
+/// [out of order](crate::OutOfOrder), and so are keys without a number.
 pub fn max_be_u64(offset: usize, max: u64) -> impl FnMut(&RecordRef<'_>) -> Result<Verdict> {
     move |record| {
         if !record.is_primary() {
@@ -46,7 +48,7 @@ pub fn max_be_u64(offset: usize, max: u64) -> impl FnMut(&RecordRef<'_>) -> Resu
                 return Ok(Verdict::Discard);
             }
             let message = format!(
-                "table {}: expected keys with a number of 8 bytes at offset {offset}, found {} of {} bytes",
+                "table {}: expected keys with an 8-byte number at offset {offset}, found {} of {} bytes",
                 record.table(),
                 show_key(record.key()),
                 record.key().len()
@@ -58,17 +60,19 @@ pub fn max_be_u64(offset: usize, max: u64) -> impl FnMut(&RecordRef<'_>) -> Resu
     }
 }
 
-/// Keeps what was certainly put before `time` or at it. Files record times of flushes, not of records: what was put before
-/// `time`, but flushed only after it, goes, too (see [`RecordRef::written_before`]). What stays is in order by itself: it was put
-/// before a record that was there at that time.
+/// Keeps what was certainly put no later than `time`. Files record the times of flushes, not of
+/// records: what was put before `time` but flushed after it is removed, too (see
+/// [`RecordRef::written_before`]). What is kept is always in order: it was put before a record
+/// that existed at that time.
 pub fn written_before(time: UnixMillis) -> impl FnMut(&RecordRef<'_>) -> Result<Verdict> {
     move |record| Ok(keep_if(record.written_before() <= time))
 }
 
-/// Keeps through the record at `position`, with its whole group. A position is a place in one table: in a table that has no
-/// record there, it is an error that names the records beside it.
+/// Keeps everything up to and including the record at `position`, with its whole group. A position
+/// is valid in one table only: if a table has no record there, the error names the adjacent
+/// records.
 pub fn through_position(position: Position) -> impl FnMut(&RecordRef<'_>) -> Result<Verdict> {
-    // The record that was seen last, and its table.
+    // The previous record, which is newer, and its table.
     let mut newer: Option<(String, KeyAt)> = None;
     move |record| match record.position().cmp(&position) {
         Ordering::Equal => Ok(Verdict::Keep),
@@ -93,13 +97,14 @@ fn no_record_at(
     let beside = match newer {
         Some((of, newer)) if of == table => {
             let newer = shown(&newer.key, newer.position);
-            format!("the records beside it are {found} and {newer}")
+            format!("the adjacent records are {found} and {newer}")
         }
         _ if at < position => format!("the newest record is {found}"),
         _ => format!("the oldest record is {found}"),
     };
     let message = format!(
-        "table {table}: expected a record at {position}, found none; {beside}. A position is a place in one table"
+        "table {table}: expected a record at {position}, found none; {beside}. A position is valid \
+         in one table only"
     );
     Error::new(ErrorKind::InvalidArgument, message)
 }
@@ -124,12 +129,12 @@ impl std::fmt::Debug for PerTable<'_> {
 }
 
 impl<'a> PerTable<'a> {
-    /// No table has a filter yet.
+    /// Without a filter for any table.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The filter for a table.
+    /// Sets the filter for one table.
     #[must_use]
     pub fn table(
         mut self,
@@ -140,20 +145,21 @@ impl<'a> PerTable<'a> {
         self
     }
 
-    /// The filter for all other tables. Without one, a rollback of a table that has no filter is an error.
+    /// Sets the filter for all other tables. Without it, rolling back a table that has no filter
+    /// is an error.
     #[must_use]
     pub fn otherwise(mut self, filter: impl FnMut(&RecordRef<'_>) -> Result<Verdict> + 'a) -> Self {
         self.otherwise = Some(Box::new(filter));
         self
     }
 
-    /// All of them as one.
+    /// Combines them into one filter.
     pub fn into_filter(mut self) -> impl FnMut(&RecordRef<'_>) -> Result<Verdict> + 'a {
         move |record| match self.tables.get_mut(record.table()).or(self.otherwise.as_mut()) {
             Some(filter) => filter(record),
             None => {
                 let message = format!(
-                    "table {}: no filter was given for it; give one, or leave the table out",
+                    "table {}: no filter was given for this table; give one, or leave the table out",
                     record.table()
                 );
                 Err(Error::new(ErrorKind::InvalidArgument, message))

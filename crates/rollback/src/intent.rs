@@ -1,7 +1,9 @@
-//! `rollback.intent`: while it is there, the rollback that it describes is going to happen.
+//! `rollback.intent`, the commit record of a rollback: while the file exists, the rollback that it
+//! describes is going to be carried out.
 //!
-//! It stands on root 0, names the database and every root, and holds for each table the step that remains. It is
-//! written once everything that needs space is durable, and removed once every step is.
+//! It is on root 0, names the database and every root, and holds the remaining step of each table.
+//! It is written once everything that needs space is durable, and removed once every step is
+//! durable. `execute` writes it; opening for writing finishes it.
 
 use std::path::PathBuf;
 
@@ -22,23 +24,23 @@ use serde::{Deserialize, Serialize};
 use crate::plan::{Action, TablePlan};
 use crate::report::{PendingRollback, RollbackReport, TableReport};
 
-/// A rollback that is going to happen. The order of the fields is the order of the bytes.
+/// A decided rollback. The order of the fields is the order of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Intent {
-    /// Everything has been done and is durable: the file is only to be removed. It stands in the first sector, so that
-    /// writing it in place is done or not done.
+    /// Everything is done and durable; only the file remains to be removed. It lies in the first
+    /// sector, so writing it in place is atomic.
     pub(crate) done: bool,
-    /// The database.
+    /// The id of the database.
     pub(crate) database_id: u64,
-    /// The ids of its roots, in the order of their numbers.
+    /// The ids of its roots, by root number.
     pub(crate) root_ids: Vec<u64>,
-    /// When it was decided.
+    /// When the rollback was decided.
     pub(crate) decided: UnixMillis,
-    /// What is to be done, table by table.
+    /// The remaining work, table by table.
     pub(crate) tables: Vec<TableIntent>,
 }
 
-/// What is to be done to a table, and what the report will say.
+/// The remaining step of a table, and what its report needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TableIntent {
     pub(crate) step: TruncateStep,
@@ -46,25 +48,25 @@ pub(crate) struct TableIntent {
     pub(crate) discarded: Discarded,
 }
 
-#[expect(clippy::expect_used, reason = "no database opens without a root")]
+#[expect(clippy::expect_used, reason = "an open database has at least one root")]
 pub(crate) fn path(roots: &Roots) -> PathBuf {
     roots.paths().first().expect("root 0").join(INTENT_FILE)
 }
 
-/// Whether a rollback was begun and not finished.
+/// Whether a rollback is pending: decided and not finished.
 ///
 /// # Errors
-/// What the file system says.
+/// File system errors.
 pub fn is_pending(roots: &Roots) -> Result<bool> {
     let path = path(roots);
-    exists(&*roots.env().fs, &path).map_err(|e| Error::io("look for", &path, e))
+    exists(&*roots.env().fs, &path).map_err(|e| Error::io("stat", &path, e))
 }
 
-/// The rollback that was begun and not finished, if there is one. Nothing is written.
+/// The pending rollback, if there is one. Writes nothing.
 ///
 /// # Errors
-/// What the file system says. That the rollback cannot be finished as the files are is not an error but its
-/// [`obstacle`](PendingRollback::obstacle).
+/// File system errors. If the rollback cannot be finished in the present state of the files, that
+/// is not an error but its [`obstacle`](PendingRollback::obstacle).
 pub fn pending(roots: &Roots) -> Result<Option<PendingRollback>> {
     if !is_pending(roots)? {
         return Ok(None);
@@ -82,30 +84,31 @@ pub fn pending(roots: &Roots) -> Result<Option<PendingRollback>> {
             pending.is_carried_out = intent.done;
             pending.tables = intent.reports();
             if !intent.done {
-                // Another process may be finishing it, and files change their places under the first scan.
+                // Another process may be finishing it and moving files during the first check.
                 let failed = intent.check(roots).err();
                 pending.obstacle = failed.and_then(|_| intent.check(roots).err());
             }
         }
         Err(error) => pending.obstacle = Some(error),
     }
-    // Whatever was seen of one that was finished meanwhile says nothing.
+    // If it has been finished meanwhile, what was read means nothing.
     Ok(is_pending(roots)?.then_some(pending))
 }
 
-/// Refuses a database with a rollback that is not finished, for those who only read.
+/// Refuses a database with a pending rollback, for callers that do not finish it.
 ///
 /// # Errors
-/// `RollbackPending`; what the file system says.
+/// `RollbackPending`; file system errors.
 pub fn refuse_pending(roots: &Roots) -> Result<()> {
     pending(roots)?.map_or(Ok(()), |pending| Err(pending.to_error()))
 }
 
-/// Finishes a rollback that was begun, if there is one. The caller has just opened the roots for writing, and no table.
+/// Finishes a pending rollback, if there is one. The caller has just opened the roots for writing
+/// and no table yet.
 ///
 /// # Errors
-/// `Corrupt`, `Foreign`, `Missing` if the intent or what was prepared for it is not as it was written: nothing was changed.
-/// What the file system says: it may be called again.
+/// `Corrupt`, `Foreign`, `Missing` if the intent or what was prepared for it is not as it was
+/// written: nothing was changed. File system errors: it may be called again.
 pub fn finish_pending(roots: &Roots) -> Result<Option<RollbackReport>> {
     let clock = &roots.env().clock;
     let started = clock.monotonic();
@@ -119,7 +122,7 @@ pub fn finish_pending(roots: &Roots) -> Result<Option<RollbackReport>> {
         remove(roots)?;
         intent.reports()
     } else {
-        tracing::warn!(decided = %intent.decided, "finishing a rollback that was interrupted");
+        tracing::warn!(decided = %intent.decided, "finishing an interrupted rollback");
         intent.apply(roots, &mut |_, _| {})?
     };
     let (decided, took) = (Some(intent.decided), clock.monotonic().saturating_sub(started));
@@ -133,7 +136,8 @@ fn remove(roots: &Roots) -> Result<()> {
 }
 
 impl Intent {
-    /// Writes the intent, durably. If it fails, [`is_pending`] says whether the rollback may still happen.
+    /// Writes the intent, durably. If this fails, [`is_pending`] tells whether the rollback may
+    /// still happen.
     pub(crate) fn write(&self, roots: &Roots) -> Result<()> {
         replace_file(&*roots.env().fs, &path(roots), &envelope::seal(Magic::ROLLBACK, self)?)
     }
@@ -159,13 +163,13 @@ impl Intent {
         ))
     }
 
-    /// Writes the intent over itself, which needs no space. What was read may be in the page cache alone: it is written
-    /// again before anything is done on the strength of it.
+    /// Overwrites the intent with itself, which needs no space. What was read may be in the page
+    /// cache only, so it must be made durable before any step relies on it.
     fn write_in_place(&self, roots: &Roots) -> Result<()> {
         let (fs, path) = (&*roots.env().fs, path(roots));
         let file = fs.open(&path, OpenMode::ReadWrite).map_err(|e| Error::io("open", &path, e))?;
-        if file.links().map_err(|e| Error::io("look at", &path, e))? > 1 {
-            return self.write(roots); // the other name is somebody's copy
+        if file.links().map_err(|e| Error::io("stat", &path, e))? > 1 {
+            return self.write(roots); // another hard link is somebody's copy
         }
         let bytes = envelope::seal(Magic::ROLLBACK, self)?;
         write_all_at(&*file, &bytes, 0).map_err(|e| Error::io("write", &path, e))?;
@@ -173,7 +177,7 @@ impl Intent {
         sync_parent(fs, &path)
     }
 
-    /// Makes sure that everything that the steps need is there.
+    /// Checks that everything the steps need exists.
     pub(crate) fn check(&self, roots: &Roots) -> Result<()> {
         let mut steps = self.tables.iter().map(|table| &table.step);
         steps.try_for_each(|step| {
@@ -184,13 +188,13 @@ impl Intent {
         })
     }
 
-    /// Carries out all steps, and removes the intent when everything is durable.
+    /// Carries out all steps, and removes the intent once everything is durable.
     pub(crate) fn apply(
         &self,
         roots: &Roots,
         progress: &mut dyn FnMut(&TableName, Removed),
     ) -> Result<Vec<TableReport>> {
-        // Nothing is removed before it is certain that all of it can be done.
+        // Remove nothing unless every step can be carried out.
         self.check(roots)?;
         let mut reports = self.reports();
         for (TableIntent { step, .. }, report) in self.tables.iter().zip(&mut reports) {
@@ -203,13 +207,14 @@ impl Intent {
                 },
             )?;
         }
-        // Should the file come back, because its removal was never durable, it says that there is nothing left to do.
+        // If the file comes back after a crash, because its removal was not durable, it says that
+        // nothing is left to do.
         Self { done: true, ..self.clone() }.write_in_place(roots)?;
         remove(roots)?;
         Ok(reports)
     }
 
-    /// What is done to the tables, as far as the intent says.
+    /// The reports of the tables, as far as the intent has them.
     fn reports(&self) -> Vec<TableReport> {
         self.tables.iter().map(TableIntent::report).collect()
     }

@@ -1,11 +1,12 @@
-//! Rewinding a stopped database to an earlier point: all tables or none, whatever happens.
+//! Rolls a stopped database back to an earlier point: all tables or none, whatever happens.
 //!
-//! The log is cut, not rewritten: a *plan* walks through the newest records of every table until a filter keeps one, and
-//! says what would go; executing it *prepares* everything that needs space beside the old files, makes the whole of it
-//! durable as one *intent*, and only then changes anything. An intent that is there when the database is opened next is
-//! carried out to its end. Cutting one table is [`lithdb_table::truncate`]'s part; what holds the tables together is here.
+//! The log is truncated, not rewritten. Making a *plan* scans every table from its newest record
+//! back until a filter keeps one, and counts what would be removed. Executing it *prepares*
+//! everything that needs space beside the old files, makes all of it durable as one *intent*, and
+//! only then changes anything. The next opening finishes a pending intent. Truncating one table is
+//! [`lithdb_table::truncate`]; this crate makes it atomic over all tables. The facade calls it.
 //!
-//! `docs/ROLLBACK.md` says what an operator has to know, and every crash case.
+//! `docs/ROLLBACK.md` has what an operator needs to know, and every crash case.
 
 mod execute;
 mod filter;

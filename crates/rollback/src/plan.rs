@@ -1,4 +1,5 @@
-//! What a rollback would do, table by table: a value that can be shown, compared and executed.
+//! The rollback plan, table by table: a value that can be shown, serialized and executed. Making
+//! one changes nothing.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,16 +14,16 @@ use serde::{Deserialize, Serialize};
 use crate::report::{TableReport, lines};
 use crate::request::NoMatch;
 
-/// What a rollback would do. Nothing has been changed; [`execute`](Self::execute) does it, if the database still holds what
-/// it held when this was made.
+/// What a rollback would do. Nothing has changed yet; [`execute`](Self::execute) carries it out if
+/// the database still holds the same as when the plan was made.
 #[derive(Debug, Serialize)]
 pub struct RollbackPlan {
     /// The root directories, root 0 first.
     #[serde(serialize_with = "lossy::paths")]
     pub roots: Vec<PathBuf>,
-    /// The random number that tells the database from all others.
+    /// The random number that identifies the database.
     pub database_id: u64,
-    /// The tables, in the order of their names.
+    /// The tables, sorted by name.
     pub tables: Vec<TablePlan>,
     #[serde(skip)]
     pub(crate) accept_out_of_order: bool,
@@ -32,26 +33,27 @@ pub struct RollbackPlan {
     pub(crate) env: Env,
 }
 
-/// What would be done to a table.
+/// What a rollback would do to one table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TablePlan {
     /// The table.
     pub table: TableName,
     /// What would be done.
     pub action: Action,
-    /// The newest record that stays; `None` if the filter kept none.
+    /// The newest record that is kept; `None` if the filter kept none.
     pub boundary: Option<Boundary>,
-    /// What would go.
+    /// The records that would be removed.
     pub discarded: Discarded,
-    /// What would stay although the filter would discard it; `None` if the filter knows no order.
+    /// Values that are kept although the filter would discard them; `None` if the filter knows no
+    /// order.
     pub out_of_order: Option<OutOfOrder>,
-    /// The segments that would be removed.
+    /// The number of segments that would be removed.
     pub segments_removed: u64,
-    /// Bytes of their files.
+    /// The bytes of their files.
     pub bytes_removed: u64,
-    /// The segment that would be cut: records go from it and others stay.
+    /// The segment that would be truncated: some of its records are removed and others kept.
     pub segment_cut: Option<SegmentId>,
-    /// What the table must still hold when the plan is executed.
+    /// Identifies what the table must still hold when the plan is executed.
     #[serde(skip)]
     pub(crate) fingerprint: TableFingerprint,
     /// `None` if there is nothing to do.
@@ -59,17 +61,17 @@ pub struct TablePlan {
     pub(crate) truncate_at: Option<TruncateAt>,
 }
 
-/// What is done to a table.
+/// What a rollback does to a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     /// Nothing: no record is newer than the boundary, or there is no record.
     Nothing,
-    /// What is newer than the boundary goes.
+    /// Removes what is newer than the boundary.
     Cut,
-    /// Everything goes.
+    /// Removes everything.
     Clear,
-    /// Nothing, although the filter kept no record: as the caller said.
+    /// Nothing, although the filter kept no record: the caller chose [`NoMatch::Keep`].
     Keep,
 }
 

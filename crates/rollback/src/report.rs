@@ -1,4 +1,4 @@
-//! What a rollback did.
+//! Reports: what a rollback did, or what a pending one is going to do, for people and as JSON.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,13 +11,15 @@ use serde::{Serialize, Serializer};
 
 use crate::plan::{Action, TablePlan};
 
-/// What a rollback did, to all tables that it was asked for.
+/// What a rollback did to all requested tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RollbackReport {
-    /// When the rollback was decided: from then on it was going to happen. `None` if there was nothing to do.
+    /// When the rollback was decided, that is, could no longer be stopped. `None` if there was
+    /// nothing to do.
     pub decided: Option<UnixMillis>,
-    /// Whether an interrupted rollback was finished. The figures of `tables` are then those of the plan, but for the segments:
-    /// what had been removed before is not counted.
+    /// Whether this call finished an interrupted rollback. The figures of `tables` are then those
+    /// of the plan, except for the segments: those removed before the interruption are not
+    /// counted.
     pub finished_later: bool,
     /// The tables.
     pub tables: Vec<TableReport>,
@@ -26,53 +28,53 @@ pub struct RollbackReport {
     pub took: Duration,
 }
 
-/// What was done to a table.
+/// What a rollback did to one table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TableReport {
     /// The table.
     pub table: TableName,
     /// What was done.
     pub action: Action,
-    /// The newest record that stayed.
+    /// The newest record that was kept.
     pub boundary: Option<Boundary>,
-    /// What went.
+    /// The records that were removed.
     pub discarded: Discarded,
-    /// The segments that were removed.
+    /// The number of segments that were removed.
     pub segments_removed: u64,
-    /// Bytes of the files that were removed.
+    /// The bytes of the files that were removed.
     pub bytes_removed: u64,
-    /// The segment that was cut.
+    /// The segment that was truncated.
     pub segment_cut: Option<SegmentId>,
 }
 
-/// A rollback that was decided and is not finished. Until it is, nothing else can be said of the tables: some files are as
-/// before it, some as after it, and some are prepared for it.
+/// A rollback that was decided and is not finished. Until it is, nothing else can be reported
+/// about the tables: some files are as before it, some as after it, and some are prepared for it.
 #[derive(Debug, Clone, Serialize)]
 pub struct PendingRollback {
-    /// The file that says so.
+    /// The intent file.
     #[serde(serialize_with = "lossy::path")]
     pub path: PathBuf,
     /// When it was decided; `None` if the file cannot be read.
     pub decided: Option<UnixMillis>,
-    /// Whether all of it is done, and only the file is left to be removed.
+    /// Whether all steps are done and only the intent file remains to be removed.
     pub is_carried_out: bool,
-    /// What becomes of the tables. No segments have been counted yet.
+    /// What the rollback does to the tables. Segments are not counted yet.
     pub tables: Vec<TableReport>,
-    /// Why it cannot be finished as the files are; a message where it is serialized.
+    /// Why it cannot be finished in the present state of the files; serialized as a message.
     pub obstacle: Option<Error>,
 }
 
-/// How a rollback that is pending comes to its end.
+/// How to finish a pending rollback.
 const FINISH_HINT: &str =
     "`lith rollback --finish`, or opening the database for writing, finishes it";
 
 impl PendingRollback {
-    /// For whoever wanted something else, in one line.
+    /// The error for an operation that a pending rollback blocks, in one line.
     pub(crate) fn to_error(&self) -> Error {
         let names: Vec<&str> = self.tables.iter().map(|table| table.table.as_str()).collect();
         let of = if names.is_empty() { "" } else { " of " };
         let rest = match &self.obstacle {
-            Some(obstacle) => format!("it cannot be finished as the files are: {obstacle}"),
+            Some(obstacle) => format!("it cannot be finished: {obstacle}"),
             None => FINISH_HINT.to_owned(),
         };
         let message = format!(
@@ -88,7 +90,7 @@ impl fmt::Display for PendingRollback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "a rollback was begun and is not finished\n  says           {}",
+            "a rollback was begun and is not finished\n  intent         {}",
             self.path.display()
         )?;
         if let Some(decided) = self.decided {
@@ -99,21 +101,21 @@ impl fmt::Display for PendingRollback {
             report.show(f, None)?;
         }
         if let Some(obstacle) = &self.obstacle {
-            let remedy = "bring back what is missing or damaged, then finish it";
-            return write!(f, "\nit cannot be finished as the files are: {obstacle}\n{remedy}");
+            let remedy = "restore what is missing or damaged, then finish it";
+            return write!(f, "\nit cannot be finished: {obstacle}\n{remedy}");
         }
         if self.is_carried_out {
-            f.write_str("\nall of it is done; only the file is left to be removed")?;
+            f.write_str("\nall steps are done; only the intent file remains to be removed")?;
         } else {
             f.write_str(
-                "\nuntil then nothing else can be said of the tables, and no file is to be removed",
+                "\nuntil it is finished, the tables cannot be inspected; do not remove any file",
             )?;
         }
         write!(f, "\n{FINISH_HINT}")
     }
 }
 
-/// Each on a line of its own, and no line behind the last.
+/// Writes each item on its own line, without a trailing newline.
 pub(crate) fn lines(f: &mut fmt::Formatter<'_>, items: &[impl fmt::Display]) -> fmt::Result {
     items.iter().enumerate().try_for_each(|(n, item)| match n {
         0 => write!(f, "{item}"),
@@ -128,7 +130,7 @@ impl fmt::Display for RollbackReport {
 }
 
 impl TableReport {
-    /// As if everything went as planned.
+    /// The report of a plan that is executed as planned.
     pub(crate) fn of(plan: &TablePlan) -> Self {
         Self {
             table: plan.table.clone(),
@@ -146,12 +148,12 @@ impl TableReport {
         self.bytes_removed = self.bytes_removed.saturating_add(removed.bytes);
     }
 
-    /// Lines of less than 80 columns, unless a table's name is very long. `segments`: those that are removed, if they were
-    /// counted.
+    /// Writes lines of less than 80 columns, unless a table name is very long. `segments`: the
+    /// number removed, if it was counted.
     fn show(&self, f: &mut fmt::Formatter<'_>, segments: Option<u64>) -> fmt::Result {
         write!(f, "table {}: {}", self.table, self.action.as_str())?;
         if self.action == Action::Keep {
-            f.write_str(", although nothing in it is to be kept")?;
+            f.write_str(", although the filter keeps nothing in it")?;
         }
         if let Some(Boundary { key, position, written_before }) = &self.boundary {
             write!(f, "\n  last key kept  {} at {position}", short_key(key))?;
@@ -177,7 +179,7 @@ impl fmt::Display for TableReport {
     }
 }
 
-/// A time of the wall clock, in UTC; one beyond the calendar in milliseconds.
+/// A wall clock time in UTC; in milliseconds if it is outside the calendar.
 fn time(time: UnixMillis) -> String {
     let known = jiff::Timestamp::from_millisecond(time.0.min(i64::MAX as u64) as i64);
     known.map_or_else(|_| time.0.to_string(), |time| format!("{time:.3}"))

@@ -1,4 +1,5 @@
-//! What is to be rolled back: the roots, the tables, and what to do about a table that has nothing to keep.
+//! The rollback request: roots, tables, and what to do with a table in which the filter keeps
+//! nothing. Planning from it writes nothing.
 
 use std::path::PathBuf;
 
@@ -13,24 +14,24 @@ use crate::intent::{finish_pending, pending, refuse_pending};
 use crate::plan::{RollbackPlan, TablePlan};
 use crate::report::{PendingRollback, RollbackReport};
 
-/// Key files that are scanned at the same time, while a plan is made.
+/// How many key files are scanned concurrently while planning.
 const SCAN_THREADS: usize = 2;
 
-/// What becomes of a table in which the filter keeps nothing: all of it may be newer than the point to roll back to, or
-/// the filter may not understand its keys.
+/// What to do with a table in which the filter keeps nothing: all of it may be newer than the
+/// point to roll back to, or the filter may not understand its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NoMatch {
-    /// The rollback is refused, and the tables are named.
+    /// Refuse the rollback, with the names of these tables.
     #[default]
     Refuse,
-    /// The table stays as it is.
+    /// Leave the table as it is.
     Keep,
-    /// The table becomes empty.
+    /// Empty the table.
     Clear,
 }
 
-/// A rollback of a stopped database that is yet to be planned.
+/// A rollback of a stopped database, not yet planned.
 #[derive(Debug, Clone)]
 pub struct Rollback {
     roots: Vec<PathBuf>,
@@ -42,43 +43,44 @@ pub struct Rollback {
 }
 
 impl Rollback {
-    /// A rollback of the database in these root directories, all of them, in any order.
+    /// A rollback of the database in these root directories: all its roots, in any order.
     pub fn new<P: Into<PathBuf>>(roots: impl IntoIterator<Item = P>) -> Self {
         let roots = roots.into_iter().map(Into::into).collect();
         let (no_match, read_mode) = (NoMatch::Refuse, ReadMode::Map);
         Self { roots, tables: None, no_match, accept_out_of_order: false, read_mode, env: None }
     }
 
-    /// Rolls back these tables only; the others stay as they are.
+    /// Rolls back these tables only; the others are left as they are.
     #[must_use]
     pub fn tables<S: Into<String>>(mut self, tables: impl IntoIterator<Item = S>) -> Self {
         self.tables = Some(tables.into_iter().map(Into::into).collect());
         self
     }
 
-    /// What becomes of a table in which the filter keeps nothing.
+    /// What to do with a table in which the filter keeps nothing. By default the rollback is
+    /// refused.
     #[must_use]
     pub fn on_no_match(mut self, no_match: NoMatch) -> Self {
         self.no_match = no_match;
         self
     }
 
-    /// Whether values may stay that the filter would discard, because they were put before something that it keeps. A plan
-    /// that leaves some is not executed otherwise.
+    /// Whether to accept that values are kept which the filter would discard, because they were
+    /// put before a record that it keeps. Otherwise a plan that keeps some is not executed.
     #[must_use]
     pub fn accept_out_of_order(mut self, accept: bool) -> Self {
         self.accept_out_of_order = accept;
         self
     }
 
-    /// How key files are read. Mapped by default, which is faster.
+    /// How to read key files. The default, mapping them, is faster.
     #[must_use]
     pub fn read_mode(mut self, read_mode: ReadMode) -> Self {
         self.read_mode = read_mode;
         self
     }
 
-    /// Disk, clock and threads of the caller's.
+    /// Uses the caller's disk, clock and threads.
     #[must_use]
     pub fn env(mut self, env: Env) -> Self {
         self.env = Some(env);
@@ -89,14 +91,16 @@ impl Rollback {
         self.env.clone().map_or_else(|| Env::os(SCAN_THREADS), Ok)
     }
 
-    /// Walks through every table from its newest record to older ones, asks `filter` about each key record, and says what
-    /// would go: everything newer than the first group of which it keeps a record. A filter that knows an order
-    /// ([`Verdict::KeepAndCheck`]) is asked about everything that stays, too. Nothing is written at all.
+    /// Scans every table from its newest record to older ones, calls `filter` with each key
+    /// record, and plans what to remove: everything newer than the first group of which the filter
+    /// keeps a record. A filter that knows an order ([`Verdict::KeepAndCheck`]) is also called for
+    /// every record that is kept. Writes nothing.
     ///
     /// # Errors
-    /// `Locked` if the database is open for writing. `RollbackPending`: see [`finish`](Self::finish). What the filter
-    /// returns, or that it panicked. `InvalidArgument` if it keeps nothing in some table ([`NoMatch::Refuse`]), or keeps
-    /// first what has been collected. `Missing` for a table or root that is not there. `Foreign` for files that are
+    /// `Locked` if the database is open for writing. `RollbackPending`: see
+    /// [`finish`](Self::finish). An error or a panic of the filter. `InvalidArgument` if the
+    /// filter keeps nothing in some table ([`NoMatch::Refuse`]), or if the first record it keeps
+    /// has been collected. `Missing` for a missing table or root. `Foreign` for files that are
     /// symbolic links. `Corrupt`.
     pub fn plan<F>(&self, mut filter: F) -> Result<RollbackPlan>
     where
@@ -130,20 +134,21 @@ impl Rollback {
         Ok(plan)
     }
 
-    /// The rollback that was begun and interrupted, if there is one. Nothing is changed.
+    /// The interrupted rollback, if there is one. Changes nothing.
     ///
     /// # Errors
-    /// What keeps the roots from being opened for reading, and what the file system says.
+    /// Those of opening the roots for reading, and file system errors.
     pub fn pending(&self) -> Result<Option<PendingRollback>> {
         let env = self.environment()?;
         let roots = Roots::open_for_reading(&env, &self.roots)?;
         pending(&roots)
     }
 
-    /// Finishes a rollback that was begun and interrupted, if there is one. Opening the database for writing does the same.
+    /// Finishes an interrupted rollback, if there is one, as opening the database for writing
+    /// does.
     ///
     /// # Errors
-    /// `Locked`, what keeps the roots from being opened, and what the file system says; it may be called again.
+    /// `Locked`, those of opening the roots, and file system errors; it may be called again.
     pub fn finish(&self) -> Result<Option<RollbackReport>> {
         let env = self.environment()?;
         let roots = Roots::open_for_writing(&env, &self.roots, false)?;
@@ -153,7 +158,7 @@ impl Rollback {
     fn setups(&self, roots: &Roots) -> Result<Vec<TableSetup>> {
         let mut names = roots.table_names()?;
         if let Some(named) = &self.tables {
-            // A link in the place of any table is refused, as everywhere.
+            // A symbolic link instead of any table directory is refused, as everywhere.
             for name in names {
                 let setup = TableSetup::for_files(name, roots.env(), roots.paths());
                 presence(&*setup.env.fs, &setup.dirs)?;
@@ -170,10 +175,10 @@ impl Rollback {
             };
             match presence(&*setup.env.fs, &setup.dirs)? {
                 Presence::Present => setups.push(setup),
-                // Half created or half dropped.
+                // Partly created or partly dropped.
                 Presence::Absent | Presence::Interrupted if self.tables.is_none() => {}
                 Presence::Absent | Presence::Interrupted => {
-                    let message = format!("table {}: there is none of this name", setup.name);
+                    let message = format!("no such table: {}", setup.name);
                     return Err(Error::new(ErrorKind::Missing, message));
                 }
             }
@@ -188,11 +193,11 @@ fn refuse_unmatched(unmatched: &[(TableName, bool)]) -> Result<()> {
     }
     let names: Vec<String> = unmatched.iter().map(|(name, _)| name.to_string()).collect();
     let collected = unmatched.iter().any(|(_, has_collected)| *has_collected);
-    let hint = if collected { " Older values of it may have been collected." } else { "" };
+    let hint = if collected { " Older values may have been collected." } else { "" };
     let message = format!(
-        "the filter keeps nothing in table {}: everything in it may be newer than the point to roll back to, or the \
-         filter does not understand its keys.{hint} Nothing was changed; leave the table out, or say what is to become of \
-         such tables: keep or clear",
+        "the filter keeps nothing in table {}: all of its data may be newer than the point to roll \
+         back to, or the filter does not understand its keys.{hint} Nothing was changed; leave the \
+         table out, or choose to keep or clear such tables",
         names.join(", ")
     );
     Err(Error::new(ErrorKind::InvalidArgument, message))

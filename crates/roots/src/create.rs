@@ -1,9 +1,10 @@
-//! Creating a database in its roots, and renewing their generation.
+//! Creates a database in its roots, and renews their generation. Callers hold the locks of all
+//! roots, except while they create the directories: without those there is nothing to lock.
 //!
-//! The order is what recovery relies on. Creation: all other roots with sequence 0 → durable; root 0 with sequence 1 →
-//! durable, which is the commit point; the rest is a renewal. Renewal: root 0 with the odd sequence in between → durable;
-//! the others with the even one behind it → durable, root by root; root 0 with that → durable. All of it happens under
-//! the locks of all roots, but for the directories themselves, without which there is nothing to lock.
+//! Recovery relies on the write ordering. Creation: all other roots with sequence 0 → durable;
+//! root 0 with sequence 1 → durable, which is the commit point; the rest is a renewal. Renewal:
+//! root 0 with the next, odd sequence → durable; the others with the even one after that →
+//! durable, root by root; root 0 with the even one → durable.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,7 +17,7 @@ use lithdb_env::{
 use super::locks::LOCK_FILE;
 use super::root_id::{ROOT_ID_FILE, RootId};
 
-/// Creates the directories that are not there, durably.
+/// Creates the directories that do not exist, durably.
 pub(super) fn create_dirs(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
     for root in roots {
         for dir in absent_dirs(fs, root)?.into_iter().rev() {
@@ -31,11 +32,11 @@ pub(super) fn create_dirs(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
     sync_ancestors(fs, roots)
 }
 
-/// `root` and those above it that do not exist, the deepest first.
+/// `root` and its ancestors that do not exist, the deepest first.
 fn absent_dirs<'a>(fs: &dyn Fs, root: &'a Path) -> Result<Vec<&'a Path>> {
     let mut absent = Vec::new();
     for dir in root.ancestors() {
-        if exists(fs, dir).map_err(|e| Error::io("look for", dir, e))? {
+        if exists(fs, dir).map_err(|e| Error::io("stat", dir, e))? {
             break;
         }
         absent.push(dir);
@@ -43,8 +44,8 @@ fn absent_dirs<'a>(fs: &dyn Fs, root: &'a Path) -> Result<Vec<&'a Path>> {
     Ok(absent)
 }
 
-/// A directory that is there may have been created a moment ago by somebody who was killed before it was
-/// durable. Those that this user must not open are somebody else's care.
+/// Syncs the ancestors of the roots: a process that was killed may have created one and not synced
+/// it. Ancestors that this user may not open are not ours to sync.
 fn sync_ancestors(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
     let above: BTreeSet<&Path> = roots.iter().flat_map(|root| root.ancestors().skip(1)).collect();
     for dir in above {
@@ -68,19 +69,20 @@ fn is_not_ours(error: &io::Error) -> bool {
     )
 }
 
-/// A put is accepted only when there is space for it: without a way to reserve it there is no database.
+/// Refuses a file system that cannot reserve space: a put is accepted only once its space is
+/// reserved.
 pub(super) fn require_reservation(fs: &dyn Fs, root: &Path) -> Result<()> {
     let path = root.join(LOCK_FILE);
     let file = fs.open(&path, OpenMode::ReadWrite).map_err(|e| Error::io("open", &path, e))?;
     file.allocate(0, 4096).map_err(|e| Error::failed_reservation(&path, e))
 }
 
-/// Creates a database in `roots`, root 0 first, and returns the id of that.
+/// Creates a database in `roots`, of which the first becomes root 0, and returns the id of root 0.
 pub(super) fn create(env: &Env, roots: &[PathBuf]) -> Result<RootId> {
     let fs = &*env.fs;
     roots.iter().try_for_each(|root| require_reservation(fs, root))?;
     let others = RootId { sequence: 0, ..RootId::fresh(env, roots.len())? };
-    // With one root there is nothing to compare, and so nothing to renew.
+    // A single root has no other to compare with, so it needs no renewal.
     let sequence = if roots.len() == 1 { 2 } else { 1 };
     let first = RootId { sequence, token: env.random_u64()?, ..others.clone() };
     let id = |number| match number {
@@ -88,13 +90,14 @@ pub(super) fn create(env: &Env, roots: &[PathBuf]) -> Result<RootId> {
         _ => RootId { number, ..others.clone() },
     };
     let ids: Vec<RootId> = (0..).zip(roots).map(|(number, _)| id(number)).collect();
-    // Root 0 is the last one.
+    // In reverse: root 0 is written last.
     roots.iter().zip(&ids).rev().try_for_each(|(root, id)| id.create(fs, root))?;
     renew(env, roots, &ids)?;
     Ok(first)
 }
 
-/// Removes replacements of ids that were not finished, and makes the names in the roots durable.
+/// Removes unfinished replacements of `root.id`, and makes the directory entries of the roots
+/// durable.
 pub(super) fn remove_leftovers(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
     for root in roots {
         remove_if_exists(fs, &replacement_path(&root.join(ROOT_ID_FILE)))?;
@@ -103,8 +106,9 @@ pub(super) fn remove_leftovers(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Gives all roots a new generation, or finishes what an interrupted renewal (or creation) began. Every root is written,
-/// also those that show what they are to hold: what was read may be in the page cache alone.
+/// Gives all roots a new generation, or finishes an interrupted renewal (or creation). Writes
+/// every root, even one that already has the new contents: what was read may be in the page cache
+/// only.
 pub(super) fn renew(env: &Env, roots: &[PathBuf], ids: &[RootId]) -> Result<()> {
     let ([root_0, other_roots @ ..], [first, others @ ..]) = (roots, ids) else { return Ok(()) };
     if others.is_empty() {
@@ -112,7 +116,7 @@ pub(super) fn renew(env: &Env, roots: &[PathBuf], ids: &[RootId]) -> Result<()> 
     }
     let fs = &*env.fs;
     let begun = if first.is_renewing() {
-        tracing::warn!(roots = ?roots, "finishing a renewal of the roots that was interrupted");
+        tracing::warn!(roots = ?roots, "finishing an interrupted renewal of the roots");
         first.clone()
     } else {
         let (sequence, token) = (first.sequence + 1, env.random_u64()?);

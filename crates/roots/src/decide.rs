@@ -1,4 +1,5 @@
-//! What follows from a look at the roots: a plan, or why there is none. Touches no disk.
+//! Decides from a scan of the roots how to open them: returns a plan, or the reason for refusing.
+//! Pure: no disk access. Only `plan_open` and `repair` call it.
 
 use std::path::PathBuf;
 
@@ -7,12 +8,12 @@ use lithdb_env::{Error, ErrorKind, Result};
 use super::root_id::RootId;
 use super::scan::{ScannedRoot, TablesFound};
 
-/// What opening the roots comes to. `roots` are in the order of their numbers.
+/// How to open the roots. `roots` are sorted by root number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RootsPlan {
-    /// Nothing was ever acknowledged here: a database is created.
+    /// Nothing was ever acknowledged here: create a database.
     Create(Vec<PathBuf>),
-    /// All roots of one database are there, and nothing else.
+    /// The roots are all those of one database, and no others.
     Open { roots: Vec<PathBuf>, ids: Vec<RootId> },
 }
 
@@ -24,7 +25,7 @@ impl RootsPlan {
     }
 }
 
-/// A root that has an id.
+/// A root with an id.
 #[derive(Clone, Copy)]
 struct Member<'a> {
     seen: &'a ScannedRoot,
@@ -49,14 +50,14 @@ fn refuse<T>(kind: ErrorKind, message: String) -> Result<T> {
     Err(Error::new(kind, message))
 }
 
-/// What is to be done with the roots as they were seen.
+/// Decides what to do with the scanned roots.
 pub(super) fn decide<'a>(seen: &'a [ScannedRoot], create: bool) -> Result<RootsPlan> {
     if let Some(damage) = seen.iter().find_map(|seen| seen.damage.as_ref()) {
         return refuse(ErrorKind::Corrupt, damage.clone());
     }
     let with_id = |seen: &'a ScannedRoot| Some(Member { seen, id: seen.id.as_ref()? });
     let members: Vec<Member<'_>> = seen.iter().filter_map(with_id).collect();
-    // Root 0 rules. Without it, one complete root proves that there was one.
+    // Root 0 is authoritative. Without it, one complete root proves that there was a root 0.
     let root_0 = members.iter().find(|member| member.id.number == 0);
     match root_0.or_else(|| members.iter().find(|member| member.id.is_complete())) {
         Some(reference) => open(seen, &members, *reference),
@@ -70,12 +71,12 @@ fn no_root_id(seen: &[ScannedRoot], create: bool) -> Result<RootsPlan> {
     if create {
         return plan_creation(seen);
     }
-    let Some(first) = seen.iter().find(|seen| !seen.is_there()).or(seen.first()) else {
+    let Some(first) = seen.iter().find(|seen| !seen.exists()).or(seen.first()) else {
         return refuse(ErrorKind::InvalidArgument, "no root directories were given".to_owned());
     };
-    let what = match (&first.foreign, first.is_there()) {
+    let what = match (&first.foreign, first.exists()) {
         (_, false) => "does not exist".to_owned(),
-        (None, true) => "is empty: there is no database in it".to_owned(),
+        (None, true) => "is empty: it holds no database".to_owned(),
         (Some(name), true) if first.holds == TablesFound::Nothing => {
             format!("holds {name:?} but no root.id: it is not a root of a database")
         }
@@ -83,11 +84,11 @@ fn no_root_id(seen: &[ScannedRoot], create: bool) -> Result<RootsPlan> {
             return refuse(ErrorKind::Missing, lost_id_message(first));
         }
     };
-    let remedy = "check the path and that it is mounted, or ask for the database to be created";
+    let remedy = "check the path and the mount, or open it with creation enabled";
     refuse(ErrorKind::Missing, format!("{} {what}; {remedy}", first.path.display()))
 }
 
-/// There are ids, all from before the commit point of a creation.
+/// There are ids, but all were written before the commit point of a creation.
 fn interrupted_creation(
     seen: &[ScannedRoot],
     members: &[Member<'_>],
@@ -98,8 +99,8 @@ fn interrupted_creation(
             return refuse(
                 ErrorKind::Missing,
                 format!(
-                    "{member}: the creation of the database was interrupted, or goes on in another \
-                     process; there is nothing in it yet; ask for it to be created to start anew"
+                    "{member}: creation of the database was interrupted, or is in progress in \
+                     another process; it holds no data yet; open it with creation enabled to restart"
                 ),
             );
         }
@@ -108,8 +109,8 @@ fn interrupted_creation(
             return refuse(
                 ErrorKind::Missing,
                 format!(
-                    "{member}: the creation of a database with {expected} roots was interrupted, and \
-                     {found} were given; list the same roots again, or remove root.id there"
+                    "{member}: creation of a database with {expected} roots was interrupted; \
+                     found {found} listed; list the same roots again, or remove root.id there"
                 ),
             );
         }
@@ -126,8 +127,8 @@ fn plan_creation(seen: &[ScannedRoot]) -> Result<RootsPlan> {
             return refuse(
                 ErrorKind::Foreign,
                 format!(
-                    "{} holds {name:?} and no database: a database is created only in an empty \
-                     directory; name another one",
+                    "{} holds {name:?} and no database: expected an empty directory to create one \
+                     in; choose another directory",
                     seen.path.display()
                 ),
             );
@@ -136,7 +137,7 @@ fn plan_creation(seen: &[ScannedRoot]) -> Result<RootsPlan> {
     Ok(RootsPlan::Create(seen.iter().map(|seen| seen.path.clone()).collect()))
 }
 
-/// There is a database, and `reference` is a root of it.
+/// There is a database, and `reference` is one of its roots.
 fn open(seen: &[ScannedRoot], members: &[Member<'_>], reference: Member<'_>) -> Result<RootsPlan> {
     for member in members {
         check_same_set(reference, *member)?;
@@ -155,7 +156,7 @@ fn open(seen: &[ScannedRoot], members: &[Member<'_>], reference: Member<'_>) -> 
             return refuse(
                 ErrorKind::Conflict,
                 format!(
-                    "{member} and {double} are the same root: one is a copy; take the copy off the list"
+                    "{member} and {double} are the same root: one is a copy; remove it from the list"
                 ),
             );
         }
@@ -165,8 +166,8 @@ fn open(seen: &[ScannedRoot], members: &[Member<'_>], reference: Member<'_>) -> 
         return refuse(
             ErrorKind::Conflict,
             format!(
-                "{} is not a root of the database of {reference}, whose roots are all there; take it off \
-                 the list",
+                "{} is not a root of the database of {reference}, all of whose roots are listed; \
+                 remove it from the list",
                 extra.path.display()
             ),
         );
@@ -184,7 +185,7 @@ fn check_same_set(reference: Member<'_>, member: Member<'_>) -> Result<()> {
         return refuse(
             ErrorKind::Foreign,
             format!(
-                "{member} and {reference} belong to different databases; list the roots of one"
+                "{member} and {reference} belong to different databases; list the roots of one only"
             ),
         );
     }
@@ -192,8 +193,8 @@ fn check_same_set(reference: Member<'_>, member: Member<'_>) -> Result<()> {
         return refuse(
             ErrorKind::Corrupt,
             format!(
-                "{member} and {reference} do not agree on the roots of their database (versions {} and {}); \
-                 one is from another time; put it back as it was with the others",
+                "{member} and {reference} disagree on the roots of their database (versions {} and \
+                 {}): one was restored from another time; restore all roots as of one time",
                 member.id.version, reference.id.version
             ),
         );
@@ -201,7 +202,8 @@ fn check_same_set(reference: Member<'_>, member: Member<'_>) -> Result<()> {
     Ok(())
 }
 
-/// `reference` is root 0, by now. All roots are of one generation, or on the way from one to the next.
+/// Requires all roots to be of one generation, or in transition from one to the next. `reference`
+/// is root 0 at this point.
 fn check_generation(reference: Member<'_>, member: Member<'_>) -> Result<()> {
     let (zero, id) = (reference.id, member.id);
     let found = (id.sequence, id.token);
@@ -221,7 +223,8 @@ fn check_generation(reference: Member<'_>, member: Member<'_>) -> Result<()> {
     refuse(
         ErrorKind::Corrupt,
         format!(
-            "{older} is {how} {newer} (generations {} and {}): it was put back, or the other was; bring the roots of one time together; nothing was changed",
+            "{older} is {how} {newer} (generations {} and {}): one of them was restored from a \
+             backup; restore all roots as of one time; nothing was changed",
             older.id.sequence, newer.id.sequence
         ),
     )
@@ -234,26 +237,29 @@ fn absent_message(
     unidentified: &[&ScannedRoot],
 ) -> String {
     let absent =
-        format!("root {number} (id {root_id:016x}) of the database of {reference} is absent");
+        format!("root {number} (id {root_id:016x}) of the database of {reference} is missing");
     let Some(unidentified_root) = unidentified.first() else {
         return format!(
-            "{absent}; add its directory to the list; if it is gone for good, see `lith repair --lost-root`"
+            "{absent}; add its directory to the list; if it is permanently lost, see \
+             `lith repair --lost-root`"
         );
     };
     if unidentified_root.holds > TablesFound::Nothing {
         return format!("{absent}; {}", lost_id_message(unidentified_root));
     }
-    let what = if unidentified_root.is_there() { "has no root.id" } else { "does not exist" };
+    let what = if unidentified_root.exists() { "has no root.id" } else { "does not exist" };
     format!(
-        "{absent}; {} {what}: mount what belongs there, or name the right directory; nothing was created; if that root is gone for good, see `lith repair --lost-root`",
+        "{absent}; {} {what}: mount the disk that belongs there, or list the right directory; \
+         nothing was created; if that root is permanently lost, see `lith repair --lost-root`",
         unidentified_root.path.display()
     )
 }
 
-/// What is said of a root without its id, by everybody.
+/// The message about a root without its id.
 fn lost_id_message(seen: &ScannedRoot) -> String {
     format!(
-        "{} holds tables, but its root.id is lost: bring it back from a backup of this root, or see `lith repair`",
+        "{} holds tables, but its root.id is lost: restore it from a backup of this root, or see \
+         `lith repair`",
         seen.path.display()
     )
 }

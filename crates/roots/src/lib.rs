@@ -1,14 +1,16 @@
-//! The root directories of one open database: who they are, and the locks that keep others out.
+//! The root directories of one open database: their identities, generations and locks, and the
+//! list of tables. Callers: the facade and `rollback`.
 //!
-//! Every root carries a `root.id` (see `docs/FORMAT.md`) that says which database it belongs to, which of
-//! its roots it is and what the others are. The one on root 0 is the commit point of a creation. A
-//! database opens only with exactly its own roots, in whatever order they are listed; a root that is
-//! absent, foreign or doubled is refused and nothing is created, changed or removed. Every opening for writing, and
-//! every close, renews a generation on all roots, so that one that was put back is refused, too.
+//! Every root has a `root.id` (see `docs/FORMAT.md`) that names its database, its root number and
+//! the ids of all roots. Writing it on root 0 is the commit point of a creation. A database opens
+//! only with exactly its own roots, listed in any order; with a missing, foreign or duplicate root
+//! it is refused, and nothing is created, changed or removed. Every opening for writing, and every
+//! close, renews the generation on all roots, so a root restored from a backup is refused, too.
 //!
-//! Invariants: a database is created only in directories that hold nothing, or what an interrupted
-//! creation left; nothing in a root is changed without holding `lith.lock` of every root; what was
-//! concluded from the `root.id` files before the locks were taken is concluded again under them.
+//! Invariants: a database is created only in directories that are empty or hold what an
+//! interrupted creation left; nothing in a root changes unless `lith.lock` of every root is held;
+//! a plan made from the `root.id` files before taking the locks is made again, and compared, under
+//! them.
 
 mod create;
 mod decide;
@@ -30,35 +32,35 @@ use root_id::RootId;
 
 use lithdb_segment::key_file::Access;
 
-/// How often a change of the roots that happens at the same time is waited out.
+/// How often a scan is repeated when the roots change concurrently.
 const ATTEMPTS: u32 = 20;
 
-/// The root directories of one open database, in the order of their numbers, and the locks held on them.
-/// Dropped, it releases them.
+/// The root directories of one open database, by root number, and the locks held on them. Dropping
+/// it releases the locks.
 #[derive(Debug)]
 pub struct Roots {
     env: Env,
     access: Access,
     paths: Vec<PathBuf>,
-    /// That of root 0.
+    /// The id of root 0.
     id: RootId,
     created: bool,
-    /// Directories that a repair is to create.
+    /// Directories that a repair still has to create.
     absent: Vec<PathBuf>,
     locks: HeldLocks,
 }
 
 impl Roots {
-    /// Opens the database that lives in `roots` for writing, finishing or restarting a creation that
-    /// was interrupted. If there is none and `create_if_missing` is set, creates one whose root 0 is the first of
-    /// `roots`; directories that do not exist are created, too.
+    /// Opens the database in `roots` for writing; finishes or restarts an interrupted creation. If
+    /// there is no database and `create_if_missing` is set, creates one, with the first of `roots`
+    /// as root 0, and the directories that do not exist.
     ///
     /// # Errors
-    /// Each names the directory and the remedy. `InvalidArgument`: no roots, one twice, one inside another.
-    /// `Missing`: no database and none to be created, or a root of it is absent. `Foreign`: roots of two
-    /// databases, or a database to be created among other files. `Conflict`: one root doubled, or one too many.
-    /// `Corrupt`, `Unsupported`: a `root.id`. `Locked`: open for writing elsewhere. Else what the file system
-    /// says.
+    /// Each names the directory and the remedy. `InvalidArgument`: no roots, one listed twice, one
+    /// inside another. `Missing`: no database and `create_if_missing` not set, or a root is
+    /// missing. `Foreign`: roots of two databases, or creation among other files. `Conflict`: a
+    /// duplicate root, or one too many. `Corrupt`, `Unsupported`: a `root.id`. `Locked`: open for
+    /// writing elsewhere. File system errors.
     pub fn open_for_writing(env: &Env, roots: &[PathBuf], create_if_missing: bool) -> Result<Self> {
         let fs = &*env.fs;
         let plan = || plan_open(fs, roots, Access::Write, create_if_missing);
@@ -83,8 +85,8 @@ impl Roots {
         }
     }
 
-    /// Opens the database that lives in `roots` for reading, beside a writer or without one. Changes nothing, and takes no
-    /// lock.
+    /// Opens the database in `roots` for reading, with or without a writer in another process.
+    /// Changes nothing and takes no lock.
     ///
     /// # Errors
     /// As [`open_for_writing`](Self::open_for_writing) without creation.
@@ -94,8 +96,8 @@ impl Roots {
         Self::from_plan(env, roots, plan, HeldLocks::default())
     }
 
-    /// Opens the database that lives in `roots`, which no process may have open for writing, to look at it: keeps writers
-    /// out and changes nothing, not even in the lock files.
+    /// Opens the database in `roots` for inspection while no process has it open for writing:
+    /// keeps writers out and changes nothing, not even the lock files.
     ///
     /// # Errors
     /// As [`open_for_writing`](Self::open_for_writing) without creation.
@@ -107,11 +109,12 @@ impl Roots {
         Self::from_plan(env, roots, plan, locks)
     }
 
-    /// Opens the database that lives in `roots` to repair it, though some have no `root.id` that holds; what they need is the
-    /// second value. `gone` are directories, empty or not there yet, that take the place of roots that nobody has any more.
+    /// Opens the database in `roots` for repair, even if some roots have no valid `root.id`; the
+    /// second value is the plan that gives them one. `gone` are replacements for roots that are
+    /// permanently lost: directories that are empty or do not exist yet.
     ///
     /// # Errors
-    /// As [`open_for_writing`](Self::open_for_writing), where a repair has nothing to go by.
+    /// As [`open_for_writing`](Self::open_for_writing), where a repair has no basis to work from.
     pub fn open_for_repair(
         env: &Env,
         roots: &[PathBuf],
@@ -123,13 +126,13 @@ impl Roots {
                 opened => return opened.map(|roots| (roots, None)),
             }
         } else {
-            let message = "every root has its root.id: none is lost";
+            let message = "every root has a valid root.id: no root is lost";
             Error::new(ErrorKind::InvalidArgument, message)
         };
         let fs = &*env.fs;
         let fresh = RootId::fresh(env, roots.len() + gone.len())?;
         let plan = || repair::plan(fs, roots, gone, &fresh, &refusal);
-        let lock = |plan: &RootsRepair| locks::take(fs, &plan.there(), Access::Write);
+        let lock = |plan: &RootsRepair| locks::take(fs, &plan.existing_paths(), Access::Write);
         let (plan, locks) = plan_under_locks(roots, plan, lock)?;
         let opened = Self::of(env, Access::Write, plan.paths.clone(), plan.first_id(), locks);
         Ok((Self { absent: plan.absent.clone(), ..opened }, Some(plan)))
@@ -148,40 +151,41 @@ impl Roots {
         Self { env: env.clone(), access, paths, id, created: false, absent: Vec::new(), locks }
     }
 
-    /// Gives all roots a new generation, as each opening for writing does: a copy of one root that was taken until now is
-    /// older than the others from now on.
+    /// Gives all roots a new generation, as each opening for writing does. From then on, any
+    /// earlier copy of one root is older than the other roots.
     ///
     /// # Errors
-    /// What the file system says: the next opening for writing finishes it.
+    /// File system errors; the next opening for writing finishes the renewal.
     pub fn renew(&self) -> Result<()> {
-        // One root has no other that it could be compared with.
+        // A single root has no other root to compare generations with.
         if self.access == Access::Read || self.paths.len() < 2 {
             return Ok(());
         }
         let read = |root: &PathBuf| {
             let id = RootId::read(&*self.env.fs, root, Access::Write)?;
-            id.ok_or_else(|| Error::at(ErrorKind::Missing, root, "root.id is gone"))
+            let message = "expected root.id in this root, found none";
+            id.ok_or_else(|| Error::at(ErrorKind::Missing, root, message))
         };
         let ids = self.paths.iter().map(read).collect::<Result<Vec<_>>>()?;
         create::renew(&self.env, &self.paths, &ids)
     }
 
-    /// The disk, clock and threads that the roots were opened with.
+    /// The disk, clock and threads with which the roots were opened.
     pub fn env(&self) -> &Env {
         &self.env
     }
 
-    /// The directories, absolute and without symbolic links, root 0 first.
+    /// The directories: absolute, symbolic links resolved, root 0 first.
     pub fn paths(&self) -> &[PathBuf] {
         &self.paths
     }
 
-    /// The random number that tells this database from all others.
+    /// The random number that identifies this database.
     pub fn database_id(&self) -> u64 {
         self.id.database_id
     }
 
-    /// The random numbers of the roots, in the order of their numbers.
+    /// The random ids of the roots, by root number.
     pub fn root_ids(&self) -> &[u64] {
         &self.id.root_ids
     }
@@ -191,26 +195,27 @@ impl Roots {
         self.created
     }
 
-    /// The names of all tables in name order: directories (and links) with the name of a table, on root 0 or (what a creation
-    /// or a drop leaves when it is interrupted) only on others. All other entries are foreign and ignored.
+    /// The names of all tables, sorted: directories (and symbolic links) with a valid table name
+    /// on root 0, or only on other roots (an interrupted creation or drop). All other entries are
+    /// foreign and ignored.
     ///
     /// # Errors
-    /// What the file system says.
+    /// File system errors.
     pub fn table_names(&self) -> Result<Vec<TableName>> {
         let mut names = BTreeSet::new();
         for root in self.paths.iter().filter(|root| !self.absent.contains(root)) {
-            // A link is listed and refused when it is looked at: left out, a table would be passed over in silence.
+            // Links are listed, and refused later: skipping them here would silently skip a table.
             let dirs = scan::list(&*self.env.fs, root)?.into_iter();
             let dirs = dirs.filter(|e| matches!(e.kind, FileKind::Dir | FileKind::Symlink));
-            #[expect(clippy::disallowed_methods, reason = "what has no table's name is foreign")]
+            #[expect(clippy::disallowed_methods, reason = "an invalid table name is foreign")]
             names.extend(dirs.filter_map(|dir| TableName::new(dir.name).ok()));
         }
         Ok(names.into_iter().collect())
     }
 }
 
-/// What is to be done with `roots`. An error is believed only if a second look at the same bytes repeats it:
-/// another process may be creating the database between two reads of one look.
+/// Plans how to open `roots`. Returns an error only if a second scan reads the same bytes: another
+/// process may be creating the database between two reads of one scan.
 fn plan_open(fs: &dyn Fs, roots: &[PathBuf], access: Access, create: bool) -> Result<RootsPlan> {
     let mut seen = scan::scan(fs, roots, access)?;
     for _ in 0..ATTEMPTS {
@@ -227,8 +232,8 @@ fn plan_open(fs: &dyn Fs, roots: &[PathBuf], access: Access, create: bool) -> Re
     Err(roots_keep_changing(roots))
 }
 
-/// A plan that is made again under the locks it needs, and is still the same: another process may have changed the roots
-/// before the locks were ours.
+/// Makes a plan, takes the locks it needs, and makes it again; retries until both are equal:
+/// another process may have changed the roots before this one held the locks.
 fn plan_under_locks<P: PartialEq>(
     roots: &[PathBuf],
     plan: impl Fn() -> Result<P>,
@@ -244,10 +249,10 @@ fn plan_under_locks<P: PartialEq>(
     Err(roots_keep_changing(roots))
 }
 
-/// What root 0 says.
+/// The id of root 0.
 #[expect(
     clippy::expect_used,
-    reason = "a plan to open has an id for every root, and there is one at least"
+    reason = "a plan to open has an id for every root, and at least one root"
 )]
 fn first_id(ids: Vec<RootId>) -> RootId {
     ids.into_iter().next().expect("a database that opens has a root 0")
@@ -256,8 +261,7 @@ fn first_id(ids: Vec<RootId>) -> RootId {
 fn roots_keep_changing(roots: &[PathBuf]) -> Error {
     let first = roots.first().map_or(Path::new(""), |root| root);
     let message = format!(
-        "{}: other processes kept changing the roots of this database while it was being opened; \
-         try again",
+        "{}: other processes kept changing the roots of this database during opening; try again",
         first.display()
     );
     Error::new(ErrorKind::Locked, message)

@@ -1,8 +1,9 @@
-//! `lith.lock` of every root: exclusive, for the writer, who leaves its process id in it. Readers take no lock: nothing
-//! that a writer does changes what they rely on.
+//! `lith.lock` of every root: the writer holds it exclusively and writes its process id into it.
+//! Readers take no lock: nothing that a writer does changes what they rely on.
 //!
-//! Lock files are never removed: a lock on a removed file would keep nobody out. Should somebody remove one all the same,
-//! the writer also holds the root directory itself. The locks are taken in the order of the roots.
+//! Lock files are never removed: a lock on a removed file would exclude nobody. In case somebody
+//! removes one anyway, the writer also locks the root directory itself. Locks are taken in root
+//! order.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,12 +18,12 @@ use lithdb_env::exists_as;
 
 pub(super) const LOCK_FILE: &str = "lith.lock";
 
-/// Locks in the order in which they were taken.
+/// Locks, in the order in which they were taken.
 #[derive(Debug, Default)]
 pub(super) struct HeldLocks(Vec<Box<dyn FileLock>>);
 
 impl HeldLocks {
-    /// Holds those of `other`, too.
+    /// Takes over the locks of `other`.
     pub(super) fn append(&mut self, mut other: Self) {
         self.0.append(&mut other.0);
     }
@@ -30,12 +31,13 @@ impl HeldLocks {
 
 impl Drop for HeldLocks {
     fn drop(&mut self) {
-        // The last one first: who gets the first lock then gets the others.
+        // The last one first: a process that gets the first lock then gets the others, too.
         while self.0.pop().is_some() {}
     }
 }
 
-/// Takes the writer's lock of every root. Who only reads leaves no trace: where there is no lock file, nobody has the lock.
+/// Takes the writer lock of every root. With `Access::Read` it creates no lock file: where there
+/// is none, nobody holds the lock.
 pub(super) fn take(fs: &dyn Fs, roots: &[PathBuf], access: Access) -> Result<HeldLocks> {
     let mut held = HeldLocks::default();
     for root in roots {
@@ -57,27 +59,28 @@ pub(super) fn take(fs: &dyn Fs, roots: &[PathBuf], access: Access) -> Result<Hel
     Ok(held)
 }
 
-/// A lock file that is something else is refused, by those who take no lock, too.
+/// Refuses a lock file that is not a regular file, for callers that take no lock.
 pub(super) fn check_files(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
-    roots.iter().try_for_each(|root| {
-        exists_as(fs, &root.join(LOCK_FILE), FileKind::File).map(|_is_there| ())
-    })
+    roots
+        .iter()
+        .try_for_each(|root| exists_as(fs, &root.join(LOCK_FILE), FileKind::File).map(|_exists| ()))
 }
 
-/// Locks the directory itself. Some network file systems lock files only; there, the lock file must do.
+/// Locks the directory itself. Some network file systems lock files only; there, the lock file
+/// must suffice.
 fn lock_directory(fs: &dyn Fs, root: &Path) -> Result<Option<Box<dyn FileLock>>> {
     match fs.try_lock(root, LockKind::Exclusive) {
         Ok(Some(lock)) => Ok(Some(lock)),
         Ok(None) => Err(locked(fs, root)),
         Err(error) if locks_files_only(&error) => {
-            tracing::warn!(root = %root.display(), %error, "the directory itself cannot be locked");
+            tracing::warn!(root = %root.display(), %error, "cannot lock the root directory itself");
             Ok(None)
         }
         Err(error) => Err(Error::io("lock", root, error)),
     }
 }
 
-/// `EBADF` and `ENOLCK` are what NFS answers.
+/// NFS returns `EBADF` or `ENOLCK`.
 fn locks_files_only(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)
         || matches!(error.raw_os_error(), Some(9 | 37 | 95))
@@ -94,7 +97,7 @@ fn locked(fs: &dyn Fs, root: &Path) -> Error {
     )
 }
 
-/// Creates an empty file unless it is there.
+/// Creates an empty file unless it exists.
 fn ensure_file(fs: &dyn Fs, path: &Path) -> Result<()> {
     if exists_as(fs, path, FileKind::File)? {
         return Ok(());
@@ -107,8 +110,9 @@ fn ensure_file(fs: &dyn Fs, path: &Path) -> Result<()> {
     }
 }
 
-/// Writes this process's id into a lock file. The line is written before the file is cut behind it, so that
-/// no space is needed that the file does not have already; a full disk does not stand in the way of opening.
+/// Writes this process's id into a lock file. It writes the line before it truncates the file
+/// after it, so it needs no space that the file does not already have: opening works on a full
+/// disk.
 fn write_process_id(file: &dyn File, path: &Path) -> Result<()> {
     let line = format!("{}\n", std::process::id());
     let written = write_all_at(file, line.as_bytes(), 0)
@@ -116,24 +120,24 @@ fn write_process_id(file: &dyn File, path: &Path) -> Result<()> {
         .map_err(|e| Error::io("write", path, e));
     match written {
         Err(error) if error.kind() == ErrorKind::StorageFull => {
-            tracing::warn!(%error, "no space for the process id in the lock file");
+            tracing::warn!(%error, "no space to write the process id into the lock file");
             Ok(())
         }
         written => written,
     }
 }
 
-/// Who left its name in a lock file, for a message.
+/// The holder of a lock, as its lock file names it, for a message.
 fn holder(fs: &dyn Fs, path: &Path) -> String {
     #[expect(
         clippy::disallowed_methods,
-        reason = "a message alone: who cannot be read stays unnamed"
+        reason = "for a message only: an unreadable holder stays unnamed"
     )]
     let bytes = read_file(fs, path, 64).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     match text.lines().next().and_then(|line| parsed::<u32>(line.trim())) {
         Some(pid) if pid == std::process::id() => format!("this process ({pid})"),
         Some(pid) => format!("process {pid}"),
-        None => "another process (which left no id)".to_owned(),
+        None => "another process (with no process id in the lock file)".to_owned(),
     }
 }

@@ -1,8 +1,9 @@
-//! Roots whose `root.id` is lost or damaged, and roots that are gone for good.
+//! Repair of roots whose `root.id` is lost or damaged, and of roots that are permanently lost.
 //!
-//! First a plan: which numbers they have, from what the other roots say. Then whoever asked repairs the tables. Writing the
-//! ids is the last step: before it, nobody opens the database, and the same repair can be begun again at any point. They are
-//! written by a renewal on all roots, so that what was taken away and comes back is older than the others.
+//! `plan` derives the missing root numbers from the ids of the other roots; then the caller
+//! repairs the tables. Writing the ids is the last step: until then the database does not open,
+//! and the same repair can be restarted at any point. A renewal on all roots writes the ids, so a
+//! removed root that comes back is older than the others.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,27 +17,27 @@ use super::scan::{self, ScannedRoot, TablesFound};
 use super::{Access, Roots, create, locks};
 use lithdb_segment::quarantine::Quarantine;
 
-/// Why a root gets a new `root.id`.
+/// Why a root needs a new `root.id`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RootLoss {
     /// There is no `root.id`.
     IdLost,
-    /// No slot of it holds.
+    /// Neither of its slots is valid.
     IdDamaged,
-    /// The caller says that the root is gone for good: what was on it is lost.
+    /// The caller says that the root is permanently lost, with everything on it.
     Gone,
 }
 
-/// A root that gets a new `root.id`.
+/// A root that needs a new `root.id`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LostRoot {
     /// The directory.
     #[serde(serialize_with = "lossy::path")]
     pub path: PathBuf,
-    /// Which root of the database it is.
+    /// The root number.
     pub number: u16,
-    /// Why.
+    /// The reason.
     pub loss: RootLoss,
 }
 
@@ -45,28 +46,30 @@ impl fmt::Display for LostRoot {
         let Self { path, number, loss } = self;
         write!(f, "root {number}, {}: ", path.display())?;
         f.write_str(match loss {
-            RootLoss::IdLost => "its root.id is lost, and written anew",
-            RootLoss::IdDamaged => "its root.id is damaged, and written anew",
-            RootLoss::Gone => "it is gone for good, and a new root takes its place",
+            RootLoss::IdLost => "its root.id is lost; a new one is written",
+            RootLoss::IdDamaged => "its root.id is damaged; a new one is written",
+            RootLoss::Gone => "it is permanently lost; a new root replaces it",
         })
     }
 }
 
-/// Roots that get a new `root.id`. What is on them is taken as it is. Changes nothing until it is told to.
+/// A plan to write new `root.id` files; it uses everything else on these roots as found. Changes
+/// nothing until [`prepare`](Self::prepare) and [`write`](Self::write).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RootsRepair {
-    /// The roots, by their numbers.
+    /// The roots that need a new `root.id`, by root number.
     pub lost: Vec<LostRoot>,
-    /// Whether nothing is lost by it: the files of every table agree on all roots, to the last byte.
+    /// Whether the repair loses nothing: the files of every table agree on all roots, to the last
+    /// byte.
     pub is_lossless: bool,
-    /// What the user should know of it.
+    /// What the user should know before applying it.
     pub warnings: Vec<String>,
     #[serde(skip)]
     pub(super) paths: Vec<PathBuf>,
-    /// Those of them that do not exist yet.
+    /// The paths among them that do not exist yet.
     #[serde(skip)]
     pub(super) absent: Vec<PathBuf>,
-    /// As they are to be, before the renewal.
+    /// The ids of all roots, before the renewal.
     #[serde(skip)]
     ids: Vec<RootId>,
     #[serde(skip)]
@@ -77,19 +80,19 @@ impl fmt::Display for RootsRepair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.is_lossless {
             true => "roots: a repair loses nothing",
-            false => "roots: a repair takes them as they are, and gives up what is not there",
+            false => "roots: a repair uses them as found, and drops what is missing",
         })?;
         self.lost.iter().try_for_each(|root| write!(f, "\n  {root}"))?;
         self.warnings.iter().try_for_each(|warning| write!(f, "\n  warning: {warning}"))
     }
 }
 
-/// Plans ids for those of `roots` that have none, and for `gone`, directories that are to take the place of roots that
-/// nobody has any more. `fresh` is for a database no root of which has an id. `no_id_is_lost` is said if all have theirs.
+/// Plans ids for those of `roots` that have none, and for `gone`, the replacements of permanently
+/// lost roots. `fresh` is used if no root has an id. `no_id_is_lost` is returned if all have one.
 ///
 /// # Errors
-/// What opening says, if no id is lost or if nothing shows that a directory is a root; `InvalidArgument`, `Foreign`,
-/// `Conflict`: a directory that cannot be one.
+/// The error of opening, if no id is lost or if nothing shows that a directory is a root;
+/// `InvalidArgument`, `Foreign`, `Conflict`: a directory that cannot be a root.
 pub(super) fn plan(
     fs: &dyn Fs,
     roots: &[PathBuf],
@@ -126,8 +129,8 @@ pub(super) fn plan(
     for (n, seen) in seen.iter().enumerate().filter(|(_, seen)| seen.id.is_none()) {
         if n >= roots.len() {
             refuse_foreign_entries(fs, seen)?;
-        } else if !seen.is_there() || seen.is_blank() && !is_blank {
-            // It may be what is there while the disk of the root is not mounted.
+        } else if !seen.exists() || seen.is_blank() && !is_blank {
+            // It may be the empty mount point of a root whose disk is not mounted.
             return Err(refusal);
         }
     }
@@ -136,7 +139,8 @@ pub(super) fn plan(
         let Some(seen) = seen.get_mut(n) else { continue };
         if id.number > 0 && seen.holds == TablesFound::State {
             let message = format!(
-                "{} holds a table.state, which stands on root 0 alone, but would be root {}; name the right directory",
+                "{} holds a table.state, which only root 0 has, but would become root {}; list the \
+                 right directory",
                 seen.path.display(),
                 id.number
             );
@@ -153,7 +157,7 @@ pub(super) fn plan(
     let RootsPlan::Open { roots: paths, ids } = decide::decide(&seen, false)? else {
         return Err(refusal);
     };
-    let absent = seen.into_iter().filter(|seen| !seen.is_there()).map(|seen| seen.path).collect();
+    let absent = seen.into_iter().filter(|seen| !seen.exists()).map(|seen| seen.path).collect();
     Ok(RootsRepair {
         lost,
         is_lossless: false,
@@ -165,19 +169,20 @@ pub(super) fn plan(
     })
 }
 
-/// The place of a root that is gone must be empty, or hold what an earlier attempt has left.
+/// The replacement of a lost root must be empty, or hold what an earlier attempt left.
 fn refuse_foreign_entries(fs: &dyn Fs, seen: &ScannedRoot) -> Result<()> {
     let foreign_entry =
-        if seen.is_there() { scan::first_foreign_entry(fs, &seen.path)? } else { None };
+        if seen.exists() { scan::first_foreign_entry(fs, &seen.path)? } else { None };
     let Some(name) = foreign_entry else { return Ok(()) };
     let message = format!(
-        "{} holds {name:?}: what takes the place of a lost root must be an empty directory",
+        "{} holds {name:?}: expected an empty directory as the replacement of a lost root",
         seen.path.display()
     );
     Err(Error::new(ErrorKind::Foreign, message))
 }
 
-/// The ids for the directories without one, by their places in `seen`. `known`: those of the others.
+/// The ids for the directories without one, with their indexes in `seen`. `known`: the ids of the
+/// others.
 fn assign_numbers(
     seen: &[ScannedRoot],
     known: &[RootId],
@@ -186,7 +191,8 @@ fn assign_numbers(
 ) -> Result<Vec<(usize, RootId)>> {
     let mut places: Vec<(usize, &ScannedRoot)> =
         seen.iter().enumerate().filter(|(_, seen)| seen.id.is_none()).collect();
-    // Root 0 has the states; the order of the others does not matter, for files are found by listing.
+    // Root 0 has the table states; the order of the others does not matter: files are found by
+    // listing.
     places.sort_by_key(|(_, seen)| std::cmp::Reverse(seen.holds));
     let reference = match root_0(known) {
         Some(reference) => reference,
@@ -204,7 +210,8 @@ fn assign_numbers(
         (0..).zip(&reference.root_ids).map(|(number, _)| number).filter(is_absent).collect();
     if numbers.len() > places.len() {
         let message = format!(
-            "{}; {} roots have no directory with a root.id, and {} directories without one were named: name one for each (`--lost-root` for one that is gone for good)",
+            "{}; expected a directory for each of the {} roots without a root.id, found {}; list one \
+             for each (`--lost-root` for a root that is permanently lost)",
             refusal.message(),
             numbers.len(),
             places.len()
@@ -219,7 +226,7 @@ fn assign_numbers(
     Ok(places.into_iter().map(|(n, _)| n).zip(numbers.into_iter().map(id)).collect())
 }
 
-/// What root 0 says, or must have said: the others show whether it was in the middle of a renewal.
+/// The id of root 0, or what it must have been: the others show whether a renewal was in progress.
 fn root_0(known: &[RootId]) -> Option<RootId> {
     if let Some(found) = known.iter().find(|id| id.number == 0) {
         return Some(found.clone());
@@ -231,13 +238,13 @@ fn root_0(known: &[RootId]) -> Option<RootId> {
 }
 
 impl RootsRepair {
-    /// No root has an id: the database gets a new identity.
+    /// Whether the database gets a new identity because no root has an id.
     pub fn is_new_identity(&self) -> bool {
         self.is_new_identity
     }
 
     /// The directories that exist.
-    pub(super) fn there(&self) -> Vec<PathBuf> {
+    pub(super) fn existing_paths(&self) -> Vec<PathBuf> {
         self.paths.iter().filter(|path| !self.absent.contains(path)).cloned().collect()
     }
 
@@ -245,10 +252,11 @@ impl RootsRepair {
         super::first_id(self.ids.clone())
     }
 
-    /// Creates the directories of roots that are gone, durably, and locks them. Before the tables are repaired.
+    /// Creates the directories that replace lost roots, durably, and locks them. Call it before
+    /// repairing the tables.
     ///
     /// # Errors
-    /// What the file system says; it may be called again.
+    /// File system errors; it may be called again.
     pub fn prepare(&self, roots: &mut Roots) -> Result<()> {
         let fs = &*roots.env.fs;
         create::create_dirs(fs, &roots.absent)?;
@@ -258,10 +266,10 @@ impl RootsRepair {
         gone.map(|lost| &lost.path).try_for_each(|path| create::require_reservation(fs, path))
     }
 
-    /// Gives all roots their ids. After it, the database opens. The last step of a repair.
+    /// Writes the ids of all roots: the last step of a repair, after which the database opens.
     ///
     /// # Errors
-    /// What the file system says: plan again.
+    /// File system errors; make a new plan.
     pub fn write(&self, env: &Env) -> Result<()> {
         let damaged = self.lost.iter().filter(|lost| lost.loss == RootLoss::IdDamaged);
         let damaged: Vec<PathBuf> = damaged.map(|lost| lost.path.join(ROOT_ID_FILE)).collect();

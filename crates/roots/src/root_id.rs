@@ -1,6 +1,7 @@
-//! The file `root.id`: which database a directory belongs to, which of its roots it is, and as of when.
+//! The file `root.id`: the database a directory belongs to, its root number and its generation.
 //!
-//! Two slots, written in place like `table.state`, so that a full disk does not stand in the way of an opening.
+//! It has two slots, written in place like `table.state`, so that opening works on a full disk.
+//! Only this crate reads and writes it; every id that is written satisfies `RootId::check`.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,30 +15,31 @@ use super::Access;
 use lithdb_env::exists_as;
 use lithdb_segment::slots::{self, CurrentSlot, SLOT_UNIT, SLOTS, Slotted};
 
-/// The file's name.
+/// The file name.
 pub(super) const ROOT_ID_FILE: &str = "root.id";
-/// More than the file of a database with the greatest number of roots takes.
+/// More than the file takes with the maximum number of roots.
 const MAX_FILE_BYTES: u64 = 2 << 20;
-/// The most roots a database can have: their number is a u16.
+/// The maximum number of roots of a database: the root number is a u16.
 pub(super) const MAX_ROOTS: usize = u16::MAX as usize;
 
-/// What `root.id` says. The order of the fields is the order of the bytes.
+/// The contents of `root.id`. The order of the fields is the order of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RootId {
     /// Random; the same on all roots of a database.
     pub(super) database_id: u64,
-    /// Which root this is.
+    /// The number of this root.
     pub(super) number: u16,
     /// Counts changes of the set of roots.
     pub(super) version: u32,
-    /// Rises with every renewal: odd on root 0 while one is under way, even otherwise. 0 before the commit point of a
-    /// creation, and so never on root 0.
+    /// Grows with every renewal: odd on root 0 while one is in progress, even otherwise. 0 before
+    /// the commit point of a creation, hence never on root 0.
     pub(super) sequence: u64,
-    /// Random, drawn by each renewal; the same on all roots when it is done. Two histories may count alike.
+    /// Random, new with each renewal, and the same on all roots once it is complete: tells apart
+    /// two histories with the same sequence.
     pub(super) token: u64,
-    /// The token before that one.
+    /// The token of the previous generation.
     pub(super) previous_token: u64,
-    /// Random, one for each root, in the order of their numbers.
+    /// Random, one for each root, by root number.
     pub(super) root_ids: Vec<u64>,
 }
 
@@ -50,10 +52,11 @@ impl RootId {
         Ok(Self { database_id, number, version, sequence, token, previous_token, root_ids })
     }
 
-    /// Reads the id of directory `root`; `None` if it has none.
+    /// Reads the id of directory `root`; `None` if there is no file.
     ///
     /// # Errors
-    /// `Corrupt` (an empty file, too: it is not the same as none), `Unsupported`, what the file system says.
+    /// `Corrupt` (an empty file, too: it is not the same as no file), `Unsupported`, file system
+    /// errors.
     pub(super) fn read(fs: &dyn Fs, root: &Path, access: Access) -> Result<Option<Self>> {
         let path = root.join(ROOT_ID_FILE);
         if !exists_as(fs, &path, FileKind::File)? {
@@ -94,11 +97,11 @@ impl RootId {
         slots::create(fs, &path, self)
     }
 
-    /// Writes the id of directory `root` in the place of an older one of the same length, durably: the slot that rules
-    /// last. If there is none, because it is lost, it is created.
+    /// Overwrites the id of directory `root` with one of the same length, durably, the current
+    /// slot last. Creates the file if it is missing.
     pub(super) fn write(&self, fs: &dyn Fs, root: &Path) -> Result<()> {
         let path = root.join(ROOT_ID_FILE);
-        if !exists(fs, &path).map_err(|e| Error::io("look for", &path, e))? {
+        if !exists(fs, &path).map_err(|e| Error::io("stat", &path, e))? {
             return self.create(fs, root);
         }
         self.check(&path)?;
@@ -113,12 +116,12 @@ impl RootId {
         self.sequence > 0
     }
 
-    /// Whether a renewal is under way, or was interrupted. Asked of root 0.
+    /// Whether a renewal is in progress or was interrupted. Meaningful on root 0 only.
     pub(super) fn is_renewing(&self) -> bool {
         !self.sequence.is_multiple_of(2)
     }
 
-    /// What holds of every id that was ever written.
+    /// Checks the invariants of every written id.
     fn check(&self, path: &Path) -> Result<()> {
         let wrong = |expected: &str, found: String| {
             Err(Error::corrupt(path, ENVELOPE_LEN as u64, expected, &found))
@@ -128,16 +131,19 @@ impl RootId {
             return wrong("at most 65535 roots", count.to_string());
         }
         if usize::from(self.number) >= count {
-            return wrong("the number of a root", format!("{} of {count} roots", self.number));
+            return wrong(
+                "a root number below the root count",
+                format!("{} of {count}", self.number),
+            );
         }
         if self.root_ids.iter().collect::<BTreeSet<_>>().len() != count {
-            return wrong("different ids of all roots", "one twice".to_owned());
+            return wrong("a distinct id for each root", "a duplicate".to_owned());
         }
         if self.number == 0 && !self.is_complete() {
-            return wrong("root 0 of a complete database", "an incomplete one".to_owned());
+            return wrong("a positive sequence on root 0", "0".to_owned());
         }
         if self.number > 0 && self.is_renewing() {
-            return wrong("an even sequence, but on root 0", self.sequence.to_string());
+            return wrong("an even sequence on a root above 0", self.sequence.to_string());
         }
         Ok(())
     }
@@ -154,8 +160,8 @@ impl Slotted for RootId {
 fn damage(error: &Error) -> Error {
     error
         .context(
-            "the identity of a root is damaged (nothing was changed; bring root.id back from a \
-             backup of this root, or see `lith repair`)",
+            "the identity of a root is damaged (nothing was changed; restore root.id from a backup \
+             of this root, or see `lith repair`)",
         )
         .with_kind(ErrorKind::Corrupt)
 }

@@ -29,7 +29,7 @@ fn images(fs: &SimFs, all: bool) -> Vec<CrashImage> {
     images
 }
 
-/// One database, complete on every root, in the order of `roots`.
+/// Asserts that `roots` are one database, complete on every root, in this order.
 fn assert_whole(fs: &SimFs, roots: &[PathBuf], database_id: u64) {
     let read = |root: &PathBuf| RootId::read(fs, root, Access::Write).unwrap().unwrap();
     let ids: Vec<RootId> = roots.iter().map(read).collect();
@@ -45,7 +45,7 @@ fn assert_whole(fs: &SimFs, roots: &[PathBuf], database_id: u64) {
     }
 }
 
-/// What a crash of a creation may leave opens as the whole database, or is created anew.
+/// Asserts that the crash outcome of a creation opens as the whole database or is created again.
 fn assert_recovers(fs: &SimFs, roots: &[PathBuf], acknowledged: Option<u64>, what: &str) {
     let reading = Roots::open_for_reading(&harness(&fs.fork(), 2), roots);
     let without = Roots::open_for_writing(&harness(&fs.fork(), 3), roots, false);
@@ -60,14 +60,14 @@ fn assert_recovers(fs: &SimFs, roots: &[PathBuf], acknowledged: Option<u64>, wha
             Ok(opened) => assert_eq!(opened.database_id(), with.database_id(), "{what}"),
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Missing, "{what}: {error}");
-                assert!(with.created(), "{what}: only a database that is not there is created");
+                assert!(with.created(), "{what}: only a missing database is created");
             }
         }
     }
 }
 
-/// Crashes the opening of copies of `fs` after every operation, with every simple image and, `depth` times, the
-/// opening of what that left, with a few images.
+/// Crashes the opening of copies of `fs` after every operation, with every simple crash image;
+/// then, `depth` times, crashes the opening of the outcome, with a few images.
 fn crash_everywhere(
     fs: &SimFs,
     roots: &[PathBuf],
@@ -137,7 +137,7 @@ fn existing_database_survives_crashes_of_every_opening() {
         }
         crash_everywhere(&completing, &roots, Some(id), (0, true), "to be completed");
     }
-    // An interrupted renewal that is interrupted again.
+    // An interrupted renewal, interrupted again.
     let (fs, roots) = (SimFs::new(), paths(2));
     let id = Roots::open_for_writing(&harness(&fs, 1), &roots, true).unwrap().database_id();
     crash_everywhere(&fs, &roots, Some(id), (1, false), "renewed twice");
@@ -209,7 +209,7 @@ fn full_disk_does_not_block_opening() {
     assert_eq!(opened.database_id(), id);
 }
 
-/// All bits of the envelope, and some of the zeros behind it.
+/// All bits of the envelope, and some of the zeros after it.
 fn flips() -> Vec<(u64, u8)> {
     let at = (0..120).chain((120..4096).step_by(497));
     at.flat_map(|at| (0..8).map(move |bit| (at, bit))).collect()
@@ -234,7 +234,7 @@ fn damaged_root_id_never_becomes_a_new_database() {
                 fs.write_raw(&path, good.clone());
             };
             for (at, bit) in flips() {
-                // One slot is enough.
+                // One valid slot suffices.
                 fs.flip_bit(&path, at, bit);
                 drop(Roots::open_for_reading(&harness(&fs, 2), &roots).unwrap());
                 fs.flip_bit(&path, at + 4096, bit);

@@ -1,4 +1,4 @@
-//! What other processes do between two of our operations, and what the system may refuse.
+//! Races with other processes between two operations, and operations that the system refuses.
 
 use std::fmt;
 use std::io;
@@ -23,7 +23,7 @@ enum Call {
 
 type Hook = dyn Fn(Call, &Path) -> io::Result<()> + Send + Sync;
 
-/// The operating system's, with something that happens before each operation or instead of it.
+/// The operating system's file system, with a hook that runs before each operation or fails it.
 struct HookedFs {
     before: Box<Hook>,
     /// The second path is a mount of the first.
@@ -96,8 +96,8 @@ impl Fs for HookedFs {
     }
 }
 
-/// An environment in which another process creates a database in `roots` and closes it, once, just before the
-/// first `call` on a path that ends so.
+/// An environment in which another process creates a database in `roots` and closes it, once, just
+/// before the first `call` on a path that ends with `end`.
 fn with_another_creator(roots: Vec<PathBuf>, call: Call, end: &'static str) -> Env {
     let calls = AtomicU32::new(0);
     env_with(move |this, path| {
@@ -178,5 +178,8 @@ fn directory_whose_name_cannot_be_synced_is_not_created() {
     assert!(error.to_string().contains(&dirs.path("a").display().to_string()), "{error}");
     let there = [dirs.path("b")];
     OsFs.create_dir(&there[0]).unwrap();
-    assert!(Roots::open_for_writing(&env, &there, true).is_ok(), "others care for what is above");
+    assert!(
+        Roots::open_for_writing(&env, &there, true).is_ok(),
+        "directories above that this user may not sync are skipped"
+    );
 }

@@ -23,7 +23,7 @@ pub(super) fn copy_of(path: &Path) -> Vec<u8> {
     read_file(&OsFs, path, 1 << 20).unwrap()
 }
 
-/// Directories `a`, `b`, `c` … in a directory of their own.
+/// Directories `a`, `b`, `c` … in a temporary directory.
 pub(super) struct Dirs(TempDir);
 
 impl Dirs {
@@ -64,7 +64,7 @@ impl Dirs {
         RootId::read(&OsFs, &self.path(name), Access::Read).unwrap().unwrap()
     }
 
-    /// All names and bytes.
+    /// All paths, with the contents of files.
     pub(super) fn content(&self) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
         let (mut all, mut work) = (BTreeMap::new(), vec![self.0.path().to_owned()]);
         while let Some(dir) = work.pop() {
@@ -83,7 +83,8 @@ impl Dirs {
         all
     }
 
-    /// Opening in every way fails with this kind, the message says all this, and nothing was changed.
+    /// Asserts that opening in every mode fails with `kind`, that the message contains all of
+    /// `says`, and that nothing changed.
     pub(super) fn refuses(&self, names: &str, kind: ErrorKind, says: &[&str]) {
         let before = self.content();
         for opened in [self.create(names), self.open(names), self.read(names)] {
@@ -228,7 +229,7 @@ fn a_root_without_its_id_is_missing_and_never_created() {
     for (names, number) in [("ac", 1), ("bc", 0), ("b", 0)] {
         let id = dirs.id("a").root_ids[number];
         let what = format!("root {number} (id {id:016x})");
-        dirs.refuses(names, ErrorKind::Missing, &[&what, "absent"]);
+        dirs.refuses(names, ErrorKind::Missing, &[&what, "is missing"]);
     }
     OsFs.remove_file(&dirs.path("a/root.id")).unwrap();
     dirs.refuses("abc", ErrorKind::Missing, &["root 0 "]);
@@ -242,7 +243,7 @@ fn foreign_duplicate_or_extra_root_is_refused() {
     for name in ["m", "n"] {
         OsFs.create_dir(&dirs.path(name)).unwrap();
     }
-    dirs.refuses("abcm", ErrorKind::Conflict, &["/m", "take it off"]);
+    dirs.refuses("abcm", ErrorKind::Conflict, &["/m", "remove it from the list"]);
     put(&dirs.path("m/root.id"), &b);
     dirs.refuses("abcm", ErrorKind::Conflict, &["/b", "/m", "copy"]);
     dirs.refuses("abm", ErrorKind::Conflict, &["/b", "/m", "copy"]);
@@ -284,12 +285,12 @@ fn an_empty_or_unknown_root_id_is_not_a_new_database() {
     dirs.refuses("ab", ErrorKind::Unsupported, &["b/root.id", "features"]);
     resealed(16);
     assert_eq!(dirs.open("ab").unwrap_err().kind(), ErrorKind::Unsupported);
-    assert!(dirs.read("ab").is_ok(), "a feature that forbids writing does not forbid reading");
+    assert!(dirs.read("ab").is_ok(), "a write-incompatible feature allows reading");
     resealed(12);
-    assert!(dirs.open("ab").is_ok(), "a compatible feature forbids nothing");
+    assert!(dirs.open("ab").is_ok(), "a compatible feature allows everything");
 }
 
-/// By the definition of RFC 3720, bit by bit.
+/// The CRC-32C of RFC 3720, bit by bit.
 fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0_u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82F6_3B78 * (crc & 1)))
@@ -315,13 +316,13 @@ fn inconsistent_root_id_is_corrupt() {
     }
 }
 
-/// What the first renewal of a creation begins with.
+/// The id of a root just before the first renewal of a creation.
 pub(super) fn as_interrupted(id: RootId) -> RootId {
     let (sequence, token) = if id.number == 0 { (1, id.token) } else { (0, id.previous_token) };
     RootId { sequence, token, ..id }
 }
 
-/// Roots `b` and `c` as an interrupted creation of `abc` leaves them.
+/// Roots `abc` as a creation leaves them that was interrupted after its commit point.
 fn interrupted() -> Dirs {
     let dirs = Dirs::with_database("abc");
     for name in ["a", "b", "c"] {
@@ -404,7 +405,7 @@ fn every_root_is_locked_and_a_refused_writer_keeps_no_lock() {
     assert!(dirs.open("abc").is_ok());
 }
 
-/// Roots `a` and `b`, and both as they were one opening and one close ago.
+/// Roots `a` and `b`, and copies of both from before one opening and one close.
 fn renewed() -> (Dirs, Dirs) {
     let (dirs, older) = (Dirs::with_database("ab"), Dirs::new("ab"));
     for name in ["a", "b"] {
@@ -424,7 +425,7 @@ fn restored_stale_root_is_refused_by_name() {
         let (first, second) =
             (format!("/{name} (root"), format!("older than {}", dirs.path(other).display()));
         dirs.refuses("ab", ErrorKind::Corrupt, &[&first, &second]);
-        // Both of one time are the database of that time.
+        // Both roots restored to the same time are the database of that time.
         put(&dirs.path(other).join("root.id"), &copy_of(&older.path(other).join("root.id")));
         dirs.open("ab").unwrap();
     }
@@ -433,7 +434,7 @@ fn restored_stale_root_is_refused_by_name() {
 #[test]
 fn roots_with_equal_generations_of_two_histories_are_refused() {
     let (dirs, older) = renewed();
-    // The older one goes on by itself, as often.
+    // The older copy is opened and closed as often.
     older.open("ab").unwrap().renew().unwrap();
     assert_eq!(older.id("b").sequence, dirs.id("b").sequence);
     put(&dirs.path("b/root.id"), &copy_of(&older.path("b/root.id")));
@@ -442,7 +443,7 @@ fn roots_with_equal_generations_of_two_histories_are_refused() {
 
 #[test]
 fn an_interrupted_renewal_is_finished_and_read() {
-    // Root 0 is on the way from 4 to 6; the others are at either.
+    // Root 0 is between 4 and 6; the others are at one of the two.
     for done in ["", "b", "c", "bc"] {
         let dirs = Dirs::with_database("abc");
         drop(dirs.open("abc").unwrap());
@@ -461,7 +462,7 @@ fn an_interrupted_renewal_is_finished_and_read() {
         drop(opened);
         let ids = ["a", "b", "c"].map(|name| dirs.id(name));
         assert!(ids.iter().all(|id| (id.sequence, id.token) == (6, begun.token)), "{ids:?}");
-        // Neither what was before nor what comes after belongs to it.
+        // An older generation is not part of the renewal.
         begun.create(&OsFs, &dirs.path("a")).unwrap();
         let early = RootId { sequence: before[1].sequence - 2, ..before[1].clone() };
         early.create(&OsFs, &dirs.path("b")).unwrap();
@@ -526,14 +527,14 @@ fn table_list_includes_directories_and_symlinks_of_any_root() {
     let roots = dirs.open("ba").unwrap();
     let names = roots.table_names().unwrap();
     let names: Vec<_> = names.iter().map(TableName::as_str).collect();
-    // A link is refused by name: see the tests of the tool.
+    // A link is refused by name: see the tests of `lith`.
     assert_eq!(names, ["A_1", "blocks", "half-dropped", "link"]);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// `abc` and `xy` are databases, `m` is a copy of root `b`, `e` is empty, `n` is not there.
+    /// `abc` and `xy` are databases, `m` is a copy of root `b`, `e` is empty, `n` does not exist.
     #[test]
     fn only_the_exact_root_set_of_one_database_opens(
         names in proptest::sample::subsequence(vec!['a', 'b', 'c', 'e', 'm', 'n', 'x', 'y'], 1..=5)

@@ -1,4 +1,5 @@
-//! One look at the directories that were named: where they are, and what they say they are. Reads only.
+//! One scan of the listed root directories: their resolved paths, identities and `root.id` files.
+//! Reads only. `decide` turns the result into a plan.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,50 +11,51 @@ use super::Access;
 use super::locks::LOCK_FILE;
 use super::root_id::{MAX_ROOTS, ROOT_ID_FILE, RootId};
 
-/// One directory that was named as a root.
+/// One directory that was listed as a root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ScannedRoot {
-    /// Absolute, without symbolic links; where it would be created if it is not there.
+    /// Absolute, symbolic links resolved; where it would be created if it does not exist.
     pub(super) path: PathBuf,
-    /// What tells the directory from others by whatever name; `None` if it is not there.
+    /// Identifies the directory under any name; `None` if it does not exist.
     identity: Option<(u64, u64)>,
-    /// What its `root.id` says.
+    /// The contents of its `root.id`.
     pub(super) id: Option<RootId>,
-    /// Why its `root.id` cannot be believed.
+    /// Why its `root.id` is invalid.
     pub(super) damage: Option<String>,
-    /// The first entry that no creation of a database leaves. Looked for only without a complete `root.id`.
+    /// The first entry that creating a database does not leave. Set only without a complete
+    /// `root.id`.
     pub(super) foreign: Option<String>,
-    /// What it has of tables. Looked for only without a complete `root.id`.
+    /// Which parts of tables it holds. Set only without a complete `root.id`.
     pub(super) holds: TablesFound,
 }
 
 impl ScannedRoot {
-    /// Whether the directory is there.
-    pub(super) fn is_there(&self) -> bool {
+    /// Whether the directory exists.
+    pub(super) fn exists(&self) -> bool {
         self.identity.is_some()
     }
 
-    /// Whether nothing shows that it was a root.
+    /// Whether nothing shows that the directory was a root.
     pub(super) fn is_blank(&self) -> bool {
         self.id.is_none() && self.damage.is_none() && self.holds == TablesFound::Nothing
     }
 }
 
-/// What a directory has of tables.
+/// Which parts of tables a directory holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum TablesFound {
     /// Nothing.
     Nothing,
-    /// Directories for segments.
+    /// Segment directories.
     Segments,
-    /// The state of a table, which stands on root 0.
+    /// A `table.state`, which exists on root 0 only.
     State,
 }
 
-/// Looks at all `roots`, in the order in which they were named.
+/// Scans all `roots`, in the order in which they are listed.
 ///
 /// # Errors
-/// If the list itself is wrong, if a `root.id` is of another version, or what the file system says.
+/// An invalid list, a `root.id` of another version, file system errors.
 pub(super) fn scan(fs: &dyn Fs, roots: &[PathBuf], access: Access) -> Result<Vec<ScannedRoot>> {
     if roots.is_empty() || roots.len() > MAX_ROOTS {
         return invalid(format!(
@@ -66,7 +68,7 @@ pub(super) fn scan(fs: &dyn Fs, roots: &[PathBuf], access: Access) -> Result<Vec
         let seen = find(fs, given)?;
         for (other, named) in all.iter().zip(roots) {
             let (a, b) = (named.display(), given.display());
-            let is_same_inode = seen.is_there() && seen.identity == other.identity;
+            let is_same_inode = seen.exists() && seen.identity == other.identity;
             if is_same_inode || seen.path == other.path {
                 return invalid(format!(
                     "{a} and {b} are the same directory; list every root once"
@@ -74,13 +76,13 @@ pub(super) fn scan(fs: &dyn Fs, roots: &[PathBuf], access: Access) -> Result<Vec
             }
             if seen.path.starts_with(&other.path) || other.path.starts_with(&seen.path) {
                 return invalid(format!(
-                    "of the roots {a} and {b} one lies inside the other; use directories side by side"
+                    "one of the roots {a} and {b} is inside the other; use separate directories"
                 ));
             }
         }
         all.push(seen);
     }
-    all.iter_mut().filter(|seen| seen.is_there()).try_for_each(|seen| read(fs, seen, access))?;
+    all.iter_mut().filter(|seen| seen.exists()).try_for_each(|seen| read(fs, seen, access))?;
     Ok(all)
 }
 
@@ -88,15 +90,16 @@ fn invalid<T>(message: String) -> Result<T> {
     Err(Error::new(ErrorKind::InvalidArgument, message))
 }
 
-/// The directory, of which nothing was read yet.
+/// Resolves the path and identity of a directory, without reading its contents.
 fn find(fs: &dyn Fs, given: &Path) -> Result<ScannedRoot> {
     if given.as_os_str().is_empty() {
-        return invalid("the path of a root directory is empty; use \".\" for this one".to_owned());
+        let message = "the path of a root directory is empty; use \".\" for the current directory";
+        return invalid(message.to_owned());
     }
-    let (path, is_there) = resolve(fs, given)?;
+    let (path, is_present) = resolve(fs, given)?;
     let mut identity = None;
-    if is_there {
-        let metadata = fs.metadata(&path).map_err(|e| Error::io("look at root", &path, e))?;
+    if is_present {
+        let metadata = fs.metadata(&path).map_err(|e| Error::io("stat", &path, e))?;
         if metadata.kind != FileKind::Dir {
             return invalid(format!("root {} is not a directory", given.display()));
         }
@@ -112,7 +115,8 @@ fn find(fs: &dyn Fs, given: &Path) -> Result<ScannedRoot> {
     })
 }
 
-/// The absolute path without symbolic links, and whether it is there. What is not there has no links.
+/// The absolute path with symbolic links resolved, and whether it exists. Components that do not
+/// exist are not links.
 fn resolve(fs: &dyn Fs, given: &Path) -> Result<(PathBuf, bool)> {
     let mut absent = Vec::new();
     let mut at = given;
@@ -130,14 +134,12 @@ fn resolve(fs: &dyn Fs, given: &Path) -> Result<(PathBuf, bool)> {
             let message = format!("root {}: {} {what}", given.display(), look.display());
             Error::new(ErrorKind::Missing, message)
         };
-        if exists(fs, look).map_err(|e| Error::io("look for", look, e))? {
-            return Err(missing(
-                "is a symbolic link to nothing; mount or create what it points to",
-            ));
+        if exists(fs, look).map_err(|e| Error::io("stat", look, e))? {
+            return Err(missing("is a dangling symbolic link; mount or create its target"));
         }
         let (Some(name), Some(parent)) = (at.file_name(), at.parent()) else {
             return Err(missing(
-                "goes back from a directory that does not exist; leave out \"..\"",
+                "follows \"..\" from a directory that does not exist; leave out \"..\"",
             ));
         };
         absent.push(name);
@@ -164,7 +166,7 @@ pub(super) fn list(fs: &dyn Fs, root: &Path) -> Result<Vec<DirEntry>> {
     fs.list(root).map_err(|e| Error::io("list", root, e))
 }
 
-/// What the root at `root` has of tables.
+/// Which parts of tables `root` holds.
 pub(super) fn holds(fs: &dyn Fs, root: &Path, entries: &[DirEntry]) -> Result<TablesFound> {
     let mut most = TablesFound::Nothing;
     for dir in entries.iter().filter(|entry| is_table(entry)) {
@@ -172,7 +174,7 @@ pub(super) fn holds(fs: &dyn Fs, root: &Path, entries: &[DirEntry]) -> Result<Ta
             [(SEGMENTS_DIR, TablesFound::Segments), (STATE_FILE, TablesFound::State)]
         {
             let path = root.join(&dir.name).join(name);
-            if exists(fs, &path).map_err(|e| Error::io("look for", &path, e))? {
+            if exists(fs, &path).map_err(|e| Error::io("stat", &path, e))? {
                 most = most.max(held);
             }
         }
@@ -180,10 +182,11 @@ pub(super) fn holds(fs: &dyn Fs, root: &Path, entries: &[DirEntry]) -> Result<Ta
     Ok(most)
 }
 
-/// The first entry of a directory that neither a creation of a database leaves nor a repair of its tables.
+/// The first entry of a directory that neither creating a database nor repairing its tables
+/// leaves.
 ///
 /// # Errors
-/// What the file system says.
+/// File system errors.
 pub(super) fn first_foreign_entry(fs: &dyn Fs, root: &Path) -> Result<Option<String>> {
     let mut entries = list(fs, root)?.into_iter();
     let foreign_entry = entries.find(|entry| is_foreign(entry) && !is_table(entry));

@@ -1,4 +1,4 @@
-//! Whether a segment, its metadata and its neighbours agree.
+//! Checks that a segment, its metadata and its neighbours on the chain agree. Part of `examine`.
 
 use lithdb_env::Result;
 use lithdb_segment::record::Chain;
@@ -22,19 +22,21 @@ impl Examiner<'_> {
             && before.is_some()
             && header.predecessor != before
         {
-            self.report_fork(before, &format!("the header names {} before it", header.predecessor));
+            let wrong = format!("the header names segment {} as predecessor", header.predecessor);
+            self.report_fork(before, &wrong);
         }
         if let Some(metadata) = self.found.metadata()
             && metadata.successor != next
         {
-            let wrong = format!("the metadata names {} behind it", metadata.successor);
+            let wrong = format!("the metadata names segment {} as successor", metadata.successor);
             self.report_fork(before, &wrong);
         }
     }
 
     fn report_fork(&mut self, before: SegmentId, wrong: &str) {
         let what = format!(
-            "the chain forks: segment {before} stands before it, and {wrong}; which of the files belong to the table must be decided by hand"
+            "the chain forks: segment {before} precedes it, but {wrong}; decide by hand which of \
+             the files belong to the table"
         );
         let finding = Finding::damage(&self.paths.keys, what);
         self.out.unrepairable.get_or_insert_with(|| finding.clone());
@@ -56,7 +58,7 @@ impl Examiner<'_> {
         }
     }
 
-    /// Whether the metadata says what the key file holds, and the successor says the same.
+    /// Whether the metadata matches the key file, and the successor agrees.
     pub(super) fn metadata_valid(&mut self, key_file: &KeyFile, scan: &Scan) -> Result<bool> {
         let Some(metadata) = self.found.metadata() else { return Ok(false) };
         let totals = &scan.totals;
@@ -73,32 +75,34 @@ impl Examiner<'_> {
             let found = key_file.digest(metadata.key_end)?;
             compared.push(("digest", format!("{expected:02x?}"), format!("{found:02x?}")));
         }
-        let mut holds = self.found.interrupted_repair.is_none();
-        for (name, expected, found) in compared.iter().filter(|(_, said, found)| said != found) {
-            let wrong = format!("{name}: the metadata says {expected}, the files {found}");
+        let mut is_valid = self.found.interrupted_repair.is_none();
+        for (name, expected, found) in
+            compared.iter().filter(|(_, expected, found)| expected != found)
+        {
+            let wrong = format!("{name}: the metadata has {expected}, the files have {found}");
             self.report(Finding::damage(&self.paths.metadata, wrong));
-            holds = false;
+            is_valid = false;
         }
         let next = self.chain_of_next().filter(|_| metadata.revision == 0);
         if let Some(chain) = next.filter(|chain| **chain != metadata.chain()) {
-            let what = format!("the successor says that the segment ended as {chain:?}");
+            let what = format!("the successor records another end of the segment: {chain:?}");
             let keys = chain.records.saturating_sub(metadata.records);
             let losses = Losses { keys, ..Losses::default() };
             self.out.losses.add(&losses);
             self.report(Finding::damage(&self.paths.metadata, what).with_losses(&losses));
-            holds = false;
+            is_valid = false;
         }
-        Ok(holds)
+        Ok(is_valid)
     }
 
-    /// The key file must begin with what the segment before ended as.
+    /// Checks that the key file begins with the chain record of its predecessor.
     pub(super) fn check_chain(&mut self, key_file: &KeyFile, groups: &Groups) -> Result<bool> {
         let header = HEADER_LEN as u64;
         let Some(before) = self.before else { return Ok(true) };
         if key_file.chain()?.is_some_and(|chain| chain.predecessor == before.id) {
             return Ok(true);
         }
-        // A damaged record has been reported.
+        // A damaged record has been reported already.
         if groups.damaged.first().is_none_or(|damaged| damaged.at.start != header) {
             let what = format!("expected the chain record that names segment {}", before.id);
             self.report(Finding::damage(&key_file.path, what).at(header));
@@ -107,11 +111,15 @@ impl Examiner<'_> {
     }
 }
 
-/// Whether a successor says exactly this.
+/// Whether a successor's chain record matches `totals`. Its value ends may be larger.
 pub(super) fn matches_scan(chain: &Chain, totals: &Totals) -> bool {
     u64::from(chain.key_end) == totals.key_end
         && chain.records == totals.records
         && chain.running == totals.running
         && chain.value_ends.len() == totals.value_ends.len()
-        && chain.value_ends.iter().zip(&totals.value_ends).all(|(said, found)| said >= found)
+        && chain
+            .value_ends
+            .iter()
+            .zip(&totals.value_ends)
+            .all(|(recorded, found)| recorded >= found)
 }

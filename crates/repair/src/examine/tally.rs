@@ -1,4 +1,4 @@
-//! What an examination reports and counts.
+//! Reports the findings of an examination and counts the losses. Part of `examine`.
 
 use lithdb_segment::ShardId;
 
@@ -9,17 +9,18 @@ use crate::losses::{Losses, sum};
 use crate::values::{FileFault, ValueFiles};
 use lithdb_segment::key_file::KeyFile;
 
-/// So many damaged stretches of one file are reported one by one.
+/// How many damaged ranges of one file are reported individually.
 const MAX_RANGE_FINDINGS: usize = 16;
 
 impl Examiner<'_> {
-    /// Looks at the value files as such. Says which files must be written anew, and whether all of them hold.
+    /// Checks existence, header, name and length of the value files. Returns those that must be
+    /// rewritten, and whether all files are valid.
     pub(super) fn check_files(
         &mut self,
         values: &ValueFiles,
         value_ends: &[u64],
     ) -> (Vec<ShardId>, bool) {
-        let (mut bad, mut is_harmless) = (Vec::new(), true);
+        let (mut bad, mut files_valid) = (Vec::new(), true);
         for (n, file) in values.files.iter().enumerate() {
             let least = value_ends.get(n).copied().unwrap_or_default();
             let finding = match (&file.fault, file.len()) {
@@ -43,7 +44,7 @@ impl Examiner<'_> {
                 }
                 _ => continue,
             };
-            is_harmless = false;
+            files_valid = false;
             self.report(finding);
             if file.fault.is_some() {
                 bad.push(ShardId(n as u16));
@@ -53,7 +54,7 @@ impl Examiner<'_> {
         for (_, path) in surplus {
             self.report(Finding::note(path, "the segment has no such value file"));
         }
-        (bad, is_harmless)
+        (bad, files_valid)
     }
 
     pub(super) fn report_groups(
@@ -74,23 +75,24 @@ impl Examiner<'_> {
         {
             let mut losses = Losses::default();
             rest.iter().for_each(|damaged| losses.add(&damaged.losses));
-            let what = format!("{} more stretches of records are damaged", rest.len());
+            let what = format!("{} more ranges of records are damaged", rest.len());
             let start = rest.first().map_or(0, |damaged| damaged.at.start);
             self.report(Finding::damage(path, what).at(start).with_losses(&losses));
         }
         for (shard, bad) in &groups.bad {
             let what = match bad.count {
-                1 => format!("a value does not hold: {}", bad.reason),
-                count => format!("{count} values do not hold, the first: {}", bad.reason),
+                1 => format!("a value is corrupt: {}", bad.reason),
+                count => format!("{count} values are corrupt, the first: {}", bad.reason),
             };
             let finding = Finding::damage(values.path(*shard), what).at(bad.offset);
             self.report(finding.with_losses(&bad.losses));
         }
     }
 
-    /// Sums up what is lost. Records that are missing and cannot be told apart are put down to the first damage of the
-    /// key file. `expected` records there were (of a tail, up to its newest mark); if that is unknown, so is what is lost.
-    /// `cut_bytes` of the key file are missing at its end.
+    /// Sums up the losses. Missing records that cannot be identified are attributed to the first
+    /// damage of the key file. `expected`: the original number of records (of an unsealed segment,
+    /// up to its newest mark); if that is unknown, so is the loss. `cut_bytes`: how many bytes are
+    /// missing at the end of the key file.
     pub(super) fn count_losses(&mut self, groups: &Groups, expected: Option<u64>, cut_bytes: u64) {
         let mut losses = Losses { bytes: cut_bytes, ..Losses::default() };
         for DamagedRange { at, losses: lost, .. } in &groups.damaged {
@@ -107,7 +109,8 @@ impl Examiner<'_> {
         self.out.lost_keys = missing.map(|missing| keys.saturating_add(missing));
         self.out.lost_values = (missing == Some(0)).then_some(values);
         self.out.lost_bytes = Some(bytes);
-        // At the key file's own damage, or what else is damaged: the metadata that would say how many there were.
+        // Attribute them to damage of the key file, otherwise to the last damage: the metadata
+        // that would have had the count.
         let mut damage: Vec<_> =
             self.out.findings.iter_mut().filter(|finding| finding.is_damage()).collect();
         let at = damage.iter().position(|finding| finding.path == self.paths.keys);

@@ -1,4 +1,4 @@
-//! Every kind of damage, and what is to come of it.
+//! Every kind of damage, and the expected outcome.
 
 use std::collections::BTreeSet;
 
@@ -10,19 +10,19 @@ use super::fixture::{
 };
 use super::support::Harness;
 
-/// One kind of damage, and what is to come of it.
+/// One kind of damage, and the expected outcome.
 pub(super) struct Case {
     pub(super) name: &'static str,
-    /// Does the damage and says which keys are lost.
+    /// Applies the damage and returns the lost keys.
     pub(super) apply_damage: fn(&Harness, &Model) -> BTreeSet<Vec<u8>>,
-    /// A file that a finding must name (the end of its path), and at which offset if that is known.
+    /// A file that a finding must name (the end of its path), and the offset if it is known.
     pub(super) names: (&'static str, Option<u64>),
-    /// Opening sees it: a value is only read when it is asked for.
+    /// Opening detects it. Damaged values are detected only when read.
     pub(super) is_refused: bool,
-    /// The files that must be kept as they were.
+    /// The files that must be quarantined unchanged.
     pub(super) keeps: &'static [&'static str],
     pub(super) actions: &'static [Action],
-    /// How many keys are lost can be known.
+    /// The number of lost keys can be known.
     pub(super) is_counted: bool,
 }
 
@@ -231,7 +231,7 @@ pub(super) fn cases() -> Vec<Case> {
             ..DEFAULT_CASE
         },
         Case {
-            name: "a sealed key file that is cut",
+            name: "a truncated sealed key file",
             apply_damage: |harness, model| {
                 let at = model.at("k6");
                 harness.fs.truncate_raw(harness.file("2.keys"), u64::from(at.offset));
@@ -308,7 +308,7 @@ pub(super) fn cases() -> Vec<Case> {
             ..DEFAULT_CASE
         },
         Case {
-            name: "no slot of the state holds",
+            name: "no slot of the state is valid",
             apply_damage: |harness, _| {
                 harness.fs.flip_bit("/r0/t/table.state", 40, 2);
                 harness.fs.flip_bit("/r0/t/table.state", 4096 + 40, 2);
@@ -330,7 +330,7 @@ pub(super) fn cases() -> Vec<Case> {
             ..DEFAULT_CASE
         },
         Case {
-            name: "a key of the tail",
+            name: "a key of the unsealed segment",
             apply_damage: |harness, model| {
                 let at = model.at("k16");
                 assert_eq!(at.segment, SegmentId(5));
@@ -343,7 +343,7 @@ pub(super) fn cases() -> Vec<Case> {
             ..DEFAULT_CASE
         },
         Case {
-            name: "a value of the tail",
+            name: "a value of the unsealed segment",
             apply_damage: |harness, model| {
                 let value = &model.keys[&b"k16"[..]].0;
                 let name = ["5-0.values", "5-1.values"]
@@ -359,7 +359,7 @@ pub(super) fn cases() -> Vec<Case> {
             ..DEFAULT_CASE
         },
         Case {
-            name: "a tail that is shorter than was promised",
+            name: "an unsealed segment shorter than its durable end",
             apply_damage: |harness, model| {
                 let at = model.at("k17");
                 harness.fs.truncate_raw(harness.file("5.keys"), u64::from(at.offset));
@@ -372,7 +372,7 @@ pub(super) fn cases() -> Vec<Case> {
             ..DEFAULT_CASE
         },
         Case {
-            name: "the header of the tail's key file",
+            name: "the header of the unsealed key file",
             apply_damage: |harness, _| {
                 harness.fs.flip_bit(harness.file("5.keys"), 40, 0);
                 nothing()
@@ -383,7 +383,7 @@ pub(super) fn cases() -> Vec<Case> {
             ..DEFAULT_CASE
         },
         Case {
-            name: "a value file of the tail is missing",
+            name: "a value file of the unsealed segment is missing",
             apply_damage: |harness, model| {
                 let lost = keys_in_file(harness, model, "5-0.values");
                 harness.fs.remove_raw(harness.file("5-0.values"));
@@ -395,7 +395,7 @@ pub(super) fn cases() -> Vec<Case> {
             ..DEFAULT_CASE
         },
         Case {
-            name: "the tail is missing and the metadata before it damaged",
+            name: "the unsealed segment is missing, its predecessor's metadata is damaged",
             apply_damage: |harness, model| {
                 remove_segment(harness, 5);
                 harness.fs.flip_bit(harness.file("4.metadata"), 40, 1);
@@ -408,7 +408,7 @@ pub(super) fn cases() -> Vec<Case> {
             ..DEFAULT_CASE
         },
         Case {
-            name: "the metadata before the tail",
+            name: "the metadata before the unsealed segment",
             apply_damage: |harness, _| {
                 harness.fs.flip_bit(harness.file("4.metadata"), 40, 1);
                 nothing()
@@ -419,7 +419,7 @@ pub(super) fn cases() -> Vec<Case> {
             ..DEFAULT_CASE
         },
         Case {
-            name: "the tail is missing, the metadata before it damaged, and nothing names the tail",
+            name: "the unsealed segment is missing, damaged metadata before it, no durable end",
             apply_damage: |harness, model| {
                 remove_segment(harness, 5);
                 harness.fs.flip_bit(harness.file("4.metadata"), 40, 1);
@@ -433,7 +433,7 @@ pub(super) fn cases() -> Vec<Case> {
             ..DEFAULT_CASE
         },
         Case {
-            name: "the last seal is damaged with its key file, and the tail is missing",
+            name: "the last seal and its key file are damaged, the unsealed segment is missing",
             apply_damage: |harness, model| {
                 remove_segment(harness, 5);
                 harness.fs.flip_bit(harness.file("4.metadata"), 40, 1);
@@ -450,7 +450,7 @@ pub(super) fn cases() -> Vec<Case> {
             ..DEFAULT_CASE
         },
         Case {
-            name: "a damaged tail that was not closed",
+            name: "a damaged unsealed segment of a table that was not closed",
             apply_damage: |harness, model| {
                 forget_durable_end(harness);
                 let at = model.at("k16");
@@ -473,7 +473,7 @@ pub(super) fn cases() -> Vec<Case> {
                 harness.fs.flip_bit(harness.file("5.keys"), u64::from(second.offset) + 12, 0);
                 &(&model.keys_of_group(at) | &model.keys_of_group(second)) | &model.segment(3)
             },
-            // Nothing says any more where segment 2 ended.
+            // The end of segment 2 is recorded nowhere any more.
             is_counted: false,
             names: ("5.keys", None),
             keeps: &["1.keys", "5.keys"],

@@ -1,5 +1,5 @@
-//! What records, batches and value files hardly ever are: cut within a group, torn behind the promise, or in themselves
-//! right and yet not what may stand there.
+//! Rare damage to records, batches and value files: truncated within a group, torn after the
+//! durable end, or valid records where they must not be.
 
 use std::path::Path;
 
@@ -13,27 +13,27 @@ use super::fixture::{
 };
 use super::support::{Harness, small};
 
-/// What is done to the files of a table.
+/// Damages the files of a table.
 type Damage = fn(&Harness);
 
-/// One value file, and segments that end when they are told to.
+/// One value file, and segments that end only when sealed explicitly.
 fn plain() -> TableOptions {
     small().segment_keys(1000).shards(1)
 }
 
-/// As a process that is killed leaves the table.
+/// Leaves the table as a killed process does.
 fn kill(harness: &Harness, table: Table) {
     drop(table);
     harness.fs.release_locks();
 }
 
-/// Where the key record of `key` begins.
+/// The offset of the key record of `key`.
 fn offset_of(harness: &Harness, segment: u32, key: &str) -> u64 {
     let keys = harness.fs.read_raw(harness.file(&format!("{segment}.keys")));
     (find(&keys, key.as_bytes()).unwrap() - KEY_FIXED_LEN) as u64
 }
 
-/// Writes the record of `key` again in its place, changed, with a checksum that holds.
+/// Changes the record of `key` in place, with a valid checksum.
 fn change_record(
     harness: &Harness,
     segment: u32,
@@ -47,21 +47,21 @@ fn change_record(
     let mut record = decode_unchecked(&bytes[at as usize..]).unwrap();
     change(&mut record);
     let mut changed = Vec::new();
-    // No record of these tables stands behind an epoch.
+    // In these tables no epoch record precedes it, so the epoch is the salt.
     let (buffer, epoch) = (&mut changed, identity.salt);
     Encoder { buffer, identity, epoch, running: 0, offset: at }.key(&record);
     bytes[at as usize..][..changed.len()].copy_from_slice(&changed);
     harness.fs.write_raw(&path, bytes);
 }
 
-/// The keys that the table serves, in order.
+/// The readable keys of the table, in order.
 fn readable_keys(harness: &Harness) -> Vec<String> {
     let table = harness.open(&options()).unwrap();
     let keys = table.iter().unwrap().map(|entry| entry.unwrap().key().to_vec());
     keys.map(|key| String::from_utf8(key).unwrap()).collect()
 }
 
-/// The only damage there is, which must be in this file.
+/// The only damage, which must be in this file.
 fn only(found: &[&Finding], file: &Path) -> Finding {
     assert!(found.len() == 1 && found[0].path == file, "{found:?}");
     found[0].clone()
@@ -87,7 +87,8 @@ fn large_segment_is_salvaged_except_the_damaged_key() {
     check_opened("3.5 MB", &harness, &model, &model.keys_of_group(at));
 }
 
-/// In segment 1 a lone put, a mark, a batch of three, a mark, a lone put; sealed, and one more put behind it, or not.
+/// Segment 1 has a single put, a mark, a batch of three, a mark and a single put; if `is_sealed`,
+/// it is sealed and one more put follows.
 fn batch_between_marks(is_sealed: bool) -> (Harness, Model) {
     let (harness, mut model) = (Harness::new(1), Model::default());
     let table = harness.create_and_open(&plain());
@@ -112,7 +113,7 @@ fn batch_between_marks(is_sealed: bool) -> (Harness, Model) {
 #[test]
 fn sealed_segment_ending_within_a_batch_is_damaged() {
     let (harness, model) = batch_between_marks(true);
-    // Nothing says any more where the segment ended.
+    // Neither metadata nor chain record has the end of the segment any more.
     harness.fs.remove_raw(harness.file("1.metadata"));
     harness.fs.flip_bit(harness.file("2.keys"), 70, 0);
     let (keys, end) = (harness.file("1.keys"), offset_of(&harness, 1, "batch 3"));
@@ -161,7 +162,7 @@ fn unacknowledged_bad_value_ends_the_unsealed_segment() {
         table.flush().unwrap();
         model.put(&table, "torn", &vec![2; len], false);
         model.put(&table, "behind", &vec![3; len], false);
-        // They reach the disk, and the mark that would vouch for them does not.
+        // The values reach the disk, but no mark that covers them does.
         table.flush().unwrap();
         kill(&harness, table);
         harness.flip(file, &vec![2; len]);
@@ -170,7 +171,7 @@ fn unacknowledged_bad_value_ends_the_unsealed_segment() {
         let torn = Some(u64::from(model.at("torn").offset));
         let found = &report.findings[0];
         assert_eq!((&found.path, found.offset), (&harness.file("1.keys"), torn), "{report}");
-        assert!(found.what.contains("from here on nothing was acknowledged"), "{report}");
+        assert!(found.what.contains("nothing from here on was acknowledged"), "{report}");
         assert_eq!((report.records, report.values), (1, 1), "{report}");
         assert!(harness.plan().is_empty());
         let lost = ["torn", "behind"].map(Vec::from).into();
@@ -193,7 +194,9 @@ fn key_file_cut_within_a_group_loses_the_whole_group() {
     let expected = [
         (
             Some(u64::from(at.offset)),
-            format!("the records up to {end} are damaged: the end comes before the group's"),
+            format!(
+                "the records up to {end} are damaged: expected the rest of the group, found the end"
+            ),
         ),
         (Some(end), format!("expected {length} bytes, found the end of the file")),
     ];
@@ -204,8 +207,8 @@ fn key_file_cut_within_a_group_loses_the_whole_group() {
     check_opened("cut within a group", &harness, &model, &lost);
 }
 
-/// Two acknowledged puts, the first one damaged; behind them a put with three aliases and a lone one, both never
-/// acknowledged.
+/// Two acknowledged puts, the first one damaged; then a put with three aliases and a single one,
+/// both never acknowledged.
 fn unacknowledged_group() -> (Harness, u64) {
     let harness = Harness::new(1);
     let table = harness.create_and_open(&plain());
@@ -228,7 +231,7 @@ fn incomplete_unacknowledged_group_is_neither_kept_nor_lost() {
     let harm_primary = |w: &Harness| assert!(w.flip("1.keys", b"group") > 0);
     let [acked, primary, alias] =
         ["acked 1a", "groupvalue", "alias 1"].map(|record| KEY_FIXED_LEN + record.len());
-    // The harm, what is kept, and how many bytes of the group are still there.
+    // The damage, what is kept, and how many bytes of the group remain.
     let harms: [(&str, Damage, &[&str], usize); 3] = [
         ("nothing", |_| {}, all, 0),
         ("cut", cut, &["acked 2"], primary + alias),
@@ -242,7 +245,7 @@ fn incomplete_unacknowledged_group_is_neither_kept_nor_lost() {
         assert_eq!(report.records, expected.len() as u64, "{name}: {report}");
         let bytes = harness.fs.read_raw(harness.file("1.keys")).len() - acked - torn_bytes;
         assert_eq!(report.bytes, bytes as u64, "{name}: {report}");
-        let what = "a batch that begins here is not whole; it was never acknowledged";
+        let what = "the batch that begins here is incomplete; it was never acknowledged";
         let notes = report.findings.iter().filter(|f| f.what == what);
         let notes: Vec<_> = notes.map(|f| (f.path.clone(), f.offset)).collect();
         let torn = (harness.file("1.keys"), Some(group));
@@ -257,7 +260,7 @@ fn incomplete_unacknowledged_group_is_neither_kept_nor_lost() {
     }
 }
 
-/// In a sealed segment a put with three aliases, between two others.
+/// A sealed segment with a put with three aliases between two others.
 fn aliased() -> (Harness, Model) {
     let (harness, mut model) = (Harness::new(1), Model::default());
     let table = harness.create_and_open(&plain());
@@ -334,9 +337,9 @@ fn aliases_after_their_group_end_are_lost_value_is_kept() {
 #[test]
 fn short_value_file_is_extended_if_no_value_is_lost() {
     let (before, model) = table();
-    // Of the tail the state says how long it was, of a sealed segment the metadata; no chain record speaks of a later
-    // revision.
-    let promise: [(&str, Damage); 2] = [
+    // The state has the lengths of the unsealed segment, the metadata those of a sealed one; a
+    // chain record does not apply to a later revision.
+    let extend_end: [(&str, Damage); 2] = [
         ("5-0.values", |harness| {
             change_state(harness, |state| state.durable_end.as_mut().unwrap().value_ends[0] += 100);
         }),
@@ -347,15 +350,15 @@ fn short_value_file_is_extended_if_no_value_is_lost() {
             metadata.write(&harness.fs, &harness.file("3.metadata")).unwrap();
         }),
     ];
-    for (name, promise) in promise {
+    for (name, extend_end) in extend_end {
         let harness = before.fork();
-        promise(&harness);
+        extend_end(&harness);
         let path = harness.file(name);
         let bytes = harness.fs.read_raw(&path);
         let report = harness.verify();
         let found = only(&damage(&report), &path);
-        let (len, promised) = (bytes.len() as u64, bytes.len() + 100);
-        let what = format!("expected {promised} bytes, found the end of the file");
+        let (len, extended_len) = (bytes.len() as u64, bytes.len() + 100);
+        let what = format!("expected {extended_len} bytes, found the end of the file");
         assert_eq!((found.offset, found.what), (Some(len), what), "{report}");
         assert!(harness.open(&options()).is_err(), "{name}");
         let plan = harness.plan();
@@ -363,7 +366,7 @@ fn short_value_file_is_extended_if_no_value_is_lost() {
         assert_eq!((action, plan.lost_keys()), (Action::RestoreValueFiles, Some(0)), "{plan}");
         plan.apply(&harness.setup).unwrap();
         let mut extended = bytes.clone();
-        extended.resize(promised, 0);
+        extended.resize(extended_len, 0);
         assert_eq!(harness.fs.read_raw(&path), extended, "{name}");
         assert_eq!(harness.kept(), [(name.to_owned(), bytes)]);
         check_opened(name, &harness, &model, &nothing());

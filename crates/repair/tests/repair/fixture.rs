@@ -1,4 +1,5 @@
-//! A table with everything in it that there is, on a disk that can be harmed, and what must hold after a repair.
+//! A table with every kind of record, on a simulated disk that can be damaged, and the checks
+//! after a repair.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,10 +13,10 @@ use lithdb_table::{SecondaryKey, Table, TableOptions};
 
 use super::support::{Harness, small};
 
-/// What was put, and where.
+/// What was put, and at which positions.
 #[derive(Clone, Default)]
 pub(super) struct Model {
-    /// By key: the value, and the position of the group's primary record.
+    /// For each key: the value, and the position of the group's primary record.
     pub(super) keys: BTreeMap<Vec<u8>, (Vec<u8>, Position)>,
     pub(super) values: u64,
 }
@@ -60,7 +61,7 @@ pub(super) fn value(n: usize) -> Vec<u8> {
     format!("value {n:03} ").bytes().cycle().take(len).collect()
 }
 
-/// Four sealed segments and a mutable one, with everything in them that there is; closed.
+/// Four sealed segments and a mutable one, with every kind of record; closed.
 pub(super) fn table() -> (Harness, Model) {
     let (harness, mut model) = (Harness::new(2), Model::default());
     let mut table = harness.create_and_open(&options());
@@ -105,17 +106,17 @@ impl Harness {
         plan_repair(&self.setup, &mut |_| {}).unwrap()
     }
 
-    /// The path of a segment's file, on whichever root it is.
+    /// The path of a segment's file, on any root.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         let paths = self.fs.file_paths();
         let found = paths.iter().find(|p| p.ends_with(Path::new("t/segments").join(name)));
-        found.unwrap_or_else(|| panic!("{name} is not there")).clone()
+        found.unwrap_or_else(|| panic!("{name} is missing")).clone()
     }
 
-    /// Flips a bit of the first place where these bytes stand.
+    /// Flips a bit in the first occurrence of these bytes.
     pub(super) fn flip(&self, name: &str, bytes: &[u8]) -> u64 {
         let path = self.file(name);
-        let at = find(&self.fs.read_raw(&path), bytes).expect("the bytes stand in the file");
+        let at = find(&self.fs.read_raw(&path), bytes).expect("the bytes are in the file");
         self.fs.flip_bit(&path, at as u64, 3);
         at as u64
     }
@@ -130,7 +131,7 @@ impl Harness {
         lines
     }
 
-    /// The bytes of all files that repairs kept, by name.
+    /// Names and bytes of all quarantined files.
     pub(super) fn kept(&self) -> Vec<(String, Vec<u8>)> {
         let paths = self.fs.file_paths();
         let kept = paths.iter().filter(|path| {
@@ -154,7 +155,7 @@ pub(super) fn nothing() -> BTreeSet<Vec<u8>> {
     BTreeSet::new()
 }
 
-/// The keys whose values stand in this file.
+/// The keys whose values are in this file.
 pub(super) fn keys_in_file(harness: &Harness, model: &Model, name: &str) -> BTreeSet<Vec<u8>> {
     let bytes = harness.fs.read_raw(harness.file(name));
     let id = SegmentId(name.split('-').next().unwrap().parse().unwrap());
@@ -182,7 +183,7 @@ pub(super) fn mark(line: &DumpLine) -> Option<u32> {
     if let DumpLine::Mark { offset, .. } = line { Some(*offset) } else { None }
 }
 
-/// As if the table had not been closed: the state names no tail.
+/// Removes the durable end from the state, as if the table had not been closed.
 pub(super) fn forget_durable_end(harness: &Harness) {
     let state = StateFile::open(&harness.setup.env.fs, Path::new("/r0/t/table.state")).unwrap();
     state.update(|state| state.durable_end = None).unwrap();
@@ -197,7 +198,7 @@ pub(super) fn remove_segment(harness: &Harness, id: u32) {
     }
 }
 
-/// Opens the table and compares everything in it with the model, but for `lost`, which must be gone.
+/// Opens the table and compares all its data with the model, except `lost`, which must be missing.
 pub(super) fn check_opened(name: &str, harness: &Harness, model: &Model, lost: &BTreeSet<Vec<u8>>) {
     let table = harness.open(&options()).unwrap_or_else(|e| panic!("{name}: {e}"));
     for (key, (value, at)) in &model.keys {
@@ -211,7 +212,7 @@ pub(super) fn check_opened(name: &str, harness: &Harness, model: &Model, lost: &
     let keymap = verify_keymap(&table, &mut |_| {}).unwrap();
     assert!(keymap.is_sound() && keymap.keys == left as u64, "{name}: {keymap}");
     let counts = table.stats();
-    // It can be written to, and be closed and opened again.
+    // The table can be written, closed and opened again.
     table.put(b"new", &[7; 100]).unwrap();
     table.close().unwrap();
     let report = harness.verify();
@@ -221,19 +222,19 @@ pub(super) fn check_opened(name: &str, harness: &Harness, model: &Model, lost: &
     assert_eq!(table.get(b"new").unwrap().unwrap(), &[7; 100][..]);
 }
 
-/// What must be kept is somewhere: set aside, or still in its place.
+/// Asserts that each of `files` is quarantined, or unchanged in its place.
 pub(super) fn check_quarantined(name: &str, before: &Harness, after: &Harness, files: &[&str]) {
     let kept = after.kept();
     for file in files {
         let find = |fs: &SimFs| fs.file_paths().into_iter().find(|path| path.ends_with(file));
         let expected = before.fs.read_raw(find(&before.fs).unwrap());
         let is_kept = kept.iter().any(|(name, bytes)| name == file && *bytes == expected);
-        let is_there = find(&after.fs).is_some_and(|path| after.fs.read_raw(path) == expected);
-        assert!(is_kept || is_there, "{name}: {file} is gone");
+        let is_in_place = find(&after.fs).is_some_and(|path| after.fs.read_raw(path) == expected);
+        assert!(is_kept || is_in_place, "{name}: {file} is missing");
     }
 }
 
-/// Plans, applies, opens: every key has its value, or none if the plan names losses.
+/// Plans, applies, opens: every key has its value or, if the plan has losses, none.
 pub(super) fn check_repaired(name: &str, harness: &Harness, model: &Model) -> RepairPlan {
     let plan = plan_repair(&harness.setup, &mut |_| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
     let shown = plan.to_string();
@@ -257,7 +258,7 @@ pub(super) fn check_repaired(name: &str, harness: &Harness, model: &Model) -> Re
 
 pub(super) const STATE: &str = "/r0/t/table.state";
 
-/// Changes the state, and says what it is then.
+/// Changes the state and returns the result.
 pub(super) fn change_state(harness: &Harness, change: impl FnOnce(&mut TableState)) -> TableState {
     let state = StateFile::open(&harness.setup.env.fs, Path::new(STATE)).unwrap();
     state.update(change).unwrap();

@@ -1,4 +1,4 @@
-//! Headers, metadata, states and directories that hardly ever are as they are here.
+//! Unusual headers, metadata, states and directories.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,8 @@ use super::fixture::{
 };
 use super::support::{DAY, Harness};
 
-/// What verification and planning refuse, with the same kind of error; nothing is changed. Returns the messages.
+/// Asserts that verification and planning fail with this kind of error and change nothing. Returns
+/// the messages.
 fn refused(harness: &Harness, kind: ErrorKind) -> [String; 2] {
     let before = harness.fs.ops();
     let errors = [
@@ -29,7 +30,7 @@ fn refused(harness: &Harness, kind: ErrorKind) -> [String; 2] {
     })
 }
 
-/// Says format version 2, with a checksum that holds.
+/// Sets format version 2, with a valid checksum.
 fn set_newer_version(file: &Path, bytes: &mut [u8]) {
     bytes[8..10].copy_from_slice(&2_u16.to_le_bytes());
     let is_header = file.extension().is_some_and(|kind| kind == "keys" || kind == "values");
@@ -58,7 +59,7 @@ fn newer_format_version_is_not_damage() {
             assert!(error.contains(&expected), "{error}");
         }
         let dumped = dump(&harness.setup, None, &mut |_| Ok(())).map_err(|error| error.kind());
-        // Of a value file no record is read.
+        // A dump reads no records from a value file.
         let is_values = path.extension().unwrap() == "values";
         let kind = if is_values { Ok(()) } else { Err(ErrorKind::Unsupported) };
         assert_eq!(dumped, kind, "{}", path.display());
@@ -123,7 +124,8 @@ fn wrong_predecessor_in_header_needs_a_manual_decision() {
     harness.fs.write_raw(&keys, bytes);
     let metadata = Metadata { predecessor, ..read_metadata(&harness, 3) };
     metadata.write(&harness.fs, &harness.file("3.metadata")).unwrap();
-    let forks = "the chain forks: segment 2 stands before it, and the header names 1 before it;";
+    let forks =
+        "the chain forks: segment 2 precedes it, but the header names segment 1 as predecessor;";
     let report = harness.verify();
     let found = damage(&report);
     assert!(found.iter().any(|f| f.path == keys && f.what.starts_with(forks)), "{report}");
@@ -139,7 +141,7 @@ fn foreign_unfinished_repair_metadata_discards_nothing() {
     let (harness, model) = table();
     let path = harness.file("3.metadata");
     let ours = read_metadata(&harness, 3);
-    // It would say that nothing is left of the segment, and an empty one takes its place.
+    // If it counted, the segment would be replaced by an empty one.
     let extras = vec![(1, vec![0; 9])];
     let foreign = Metadata { table_id: ours.table_id ^ 1, key_end: u64::MAX, extras, ..ours };
     foreign.write(&harness.fs, &path).unwrap();
@@ -194,7 +196,7 @@ fn foreign_obstacles_to_opening_are_reported_and_untouched() {
     table.put(b"kept", b"2").unwrap();
     table.close().unwrap();
     drop(table);
-    // A segment of another table, under an id below the watermark.
+    // A segment of another table, with an id below the watermark.
     let path = harness.setup.segment_dirs()[0].join("1.keys");
     let mut header = KeyHeader::decode(&path, &expired).unwrap();
     header.identity.table_id ^= 1;
@@ -248,7 +250,7 @@ fn table_without_any_known_id_gets_a_new_one() {
     check_opened("a new id", &harness, &super::fixture::Model::default(), &nothing());
 }
 
-/// The lines of a dump that are about records.
+/// The lines of a dump that show records.
 fn records(lines: &[DumpLine]) -> Vec<DumpLine> {
     let is_record = |line: &&DumpLine| {
         !matches!(
@@ -275,7 +277,7 @@ fn unreadable(lines: &[DumpLine]) -> Vec<(PathBuf, String)> {
 fn dump_of_files_with_damaged_headers_shows_every_record() {
     let (before, _) = table();
     let whole = before.dump(Some(3));
-    // The header is pieced together from the metadata, or from the value files.
+    // The header is reconstructed from the metadata or from the value files.
     for has_metadata in [true, false] {
         let harness = before.fork();
         let (keys, values) = (harness.file("3.keys"), harness.file("3-0.values"));
@@ -335,7 +337,7 @@ fn dump_reports_an_unfinished_repair_and_shows_records() {
         let what = "a repair of this segment was interrupted; plan and apply it again";
         assert!(damage(&report).iter().any(|f| f.path == path && f.what == what), "{report}");
         harness.plan().apply(&harness.setup).unwrap();
-        check_opened("gone on", &harness, &model, &nothing());
+        check_opened("continued", &harness, &model, &nothing());
     }
     assert!(seen > 1, "{seen}");
 }
@@ -370,7 +372,7 @@ fn rollback_step_is_done_if_its_segment_was_salvaged_later() {
     };
     let before = harness.fs.ops();
     check(&harness.setup, &step(metadata.revision - 1)).unwrap();
-    // Of the same revision, or a later one, it must be what was prepared.
+    // With the same or a later revision, it must be what was prepared.
     for revision in [metadata.revision, metadata.revision + 1] {
         let error = check(&harness.setup, &step(revision)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
@@ -400,7 +402,7 @@ fn repair_writes_no_file_with_read_only_features() {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{name}: {error}");
         assert!(error.to_string().contains(name), "{name}: {error}");
         assert_eq!(harness.fs.ops(), ops, "{name}");
-        // To look at it is not to write.
+        // Verifying does not write.
         assert_eq!(harness.verify().lost_keys(), Some(1), "{name}");
     }
 }

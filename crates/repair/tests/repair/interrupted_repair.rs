@@ -1,4 +1,5 @@
-//! Repairs that are killed, with somebody who opens the table between, and what they must not use twice.
+//! Repairs that are killed, with the table opened between attempts, and ids and revisions that are
+//! never used twice.
 
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ fn plain_table() -> (Harness, Model) {
     (harness, model)
 }
 
-/// Whoever opens the table between two attempts to repair it is refused, or changes nothing that counts.
+/// Opens the table between two repair attempts: that is refused, or changes nothing that matters.
 fn open_between_attempts(harness: &Harness) {
     drop(harness.open(&options()));
     harness.fs.release_locks();
@@ -70,7 +71,7 @@ fn salvage_killed_anywhere_loses_nothing_despite_opens() {
                 plan.apply(&after.setup).unwrap_or_else(|e| panic!("{name}: {e}"));
                 check_opened(&name, &after, &model, &nothing());
             }
-            // And killed again, inside the second attempt.
+            // Killed again during the second attempt.
             for m in (n % 3..ops).step_by(3) {
                 let name = format!("killed after {n}, {image:?}, then after {m}");
                 let again = crash(&after.fork(), m, &image);
@@ -95,23 +96,23 @@ fn stale_seal_with_longer_key_file_is_refused() {
     harness.fs.write_raw(&path, old);
     assert!(
         keys.len() as u64 > read_metadata(&harness, 3).key_end,
-        "it passes for something to trim"
+        "it looks like a file with a torn end"
     );
     let error = harness.open(&options()).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("3.keys"), "{error}");
-    assert_eq!(harness.fs.read_raw(harness.file("3.keys")), keys, "nothing was cut");
+    assert_eq!(harness.fs.read_raw(harness.file("3.keys")), keys, "nothing was truncated");
 }
 
 #[test]
 fn id_and_revision_never_name_two_contents() {
     let (harness, _) = table();
-    // The mutable segment is lost: its id is sealed for good, another one goes on.
+    // The mutable segment is lost: its id is sealed, and a new segment succeeds it.
     remove_segment(&harness, 5);
     harness.plan().apply(&harness.setup).unwrap();
     let replaced = read_metadata(&harness, 5);
     assert!(replaced.revision >= 1 && replaced.records == 0, "{replaced:?}");
     assert_eq!(replaced.successor, SegmentId(6));
-    // Salvaged, and without metadata salvaged again.
+    // Salvaged, and salvaged again without metadata.
     let (harness, model) = table();
     let mut revisions = vec![read_metadata(&harness, 2).revision];
     for (round, key) in ["k4", "k5", "k6"].into_iter().enumerate() {
@@ -127,7 +128,7 @@ fn id_and_revision_never_name_two_contents() {
         assert!(!revisions.contains(&revision), "{revision} after {revisions:?}");
         revisions.push(revision);
     }
-    // However late it is: the time passes by every number that was counted up.
+    // At a later time, too: the time in seconds exceeds every number that was counted up.
     harness.clock.advance(Duration::from_secs(1_000_000));
     harness.flip("2.keys", b"k7");
     harness.fs.remove_raw(harness.file("2.metadata"));

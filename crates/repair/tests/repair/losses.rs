@@ -1,4 +1,4 @@
-//! What is lost and nobody has counted is not shown as nothing.
+//! A loss of unknown size is not shown as no loss.
 
 use lithdb_repair::Action;
 use lithdb_segment::{Metadata, SegmentId};
@@ -15,7 +15,7 @@ fn uncounted_loss_is_not_shown_as_no_loss() {
     let foreign = Metadata { table_id: metadata.table_id ^ 1, ..metadata };
     foreign.write(&harness.fs, &harness.file("3.metadata")).unwrap();
     harness.fs.remove_raw(harness.file("3.keys"));
-    harness.fs.flip_bit(harness.file("4.keys"), 80, 2); // the chain record, which knows it, too
+    harness.fs.flip_bit(harness.file("4.keys"), 80, 2); // the chain record, which has the count, too
     let plan = harness.plan();
     let lost = plan.segments.iter().find(|repair| repair.segment == SegmentId(3)).unwrap();
     assert_eq!((lost.action, lost.lost_keys, lost.lost_values), (Action::Placeholder, None, None));
@@ -25,14 +25,14 @@ fn uncounted_loss_is_not_shown_as_no_loss() {
 #[test]
 fn lost_mutable_segment_is_reported_as_a_loss() {
     let (harness, _) = table();
-    let tail = change_state(&harness, |_| {}).durable_end.unwrap();
-    let promised = u64::from(tail.key_end) + tail.value_ends.iter().sum::<u64>();
+    let end = change_state(&harness, |_| {}).durable_end.unwrap();
+    let durable = u64::from(end.key_end) + end.value_ends.iter().sum::<u64>();
     remove_segment(&harness, 5);
     assert_eq!(harness.verify().lost_keys(), None);
     let plan = harness.plan();
-    assert_eq!((plan.lost_keys(), plan.lost_bytes()), (None, Some(promised)), "{plan}");
+    assert_eq!((plan.lost_keys(), plan.lost_bytes()), (None, Some(durable)), "{plan}");
     let shown = plan.to_string();
-    assert!(shown.contains("gives up an unknown number of keys and"), "{shown}");
+    assert!(shown.contains("loses an unknown number of keys and"), "{shown}");
     forget_durable_end(&harness);
     let plan = harness.plan();
     assert_eq!((plan.lost_keys(), plan.lost_bytes()), (None, None), "{plan}");
@@ -79,7 +79,7 @@ fn crafted_lengths_with_valid_checksum_do_not_overflow() {
     }
 }
 
-/// Nothing says any more where it ended: within a batch, or between two.
+/// Its end, within a batch or between two, is recorded nowhere.
 #[test]
 fn truncated_sealed_segment_has_unknown_loss() {
     for is_batch in [true, false] {
@@ -107,7 +107,7 @@ fn truncate_segment_end(is_batch: bool) {
     let end = find(&harness.fs.read_raw(&keys), b"batch 2").unwrap() - 32;
     harness.fs.truncate_raw(&keys, end as u64);
     harness.fs.remove_raw(harness.file("1.metadata"));
-    // Nor does the next segment say any more how this one ended.
+    // The chain record of the next segment, which has the end of this one, is damaged, too.
     harness.fs.flip_bit(harness.file("2.keys"), 70, 0);
     assert_eq!(harness.verify().lost_keys(), None, "{}", harness.verify());
     let plan = harness.plan();

@@ -1,4 +1,4 @@
-//! What verification, dump and repair say of a table's files, and do to them.
+//! Verification, dump and repair of a table's files.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 

@@ -1,4 +1,4 @@
-//! What a repair plans and does, interrupted anywhere, after any damage.
+//! Repair after any damage, planned, applied, and interrupted at any point.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -61,7 +61,7 @@ fn each_kind_of_damage_is_found_and_repaired() {
         }
         check_opened(name, &harness, &model, &lost);
         let kept_after = harness.kept();
-        assert_eq!(kept, kept_after, "{name}: what was kept stays as it is");
+        assert_eq!(kept, kept_after, "{name}: quarantined files never change");
     }
 }
 
@@ -93,7 +93,7 @@ fn interrupted_repair_can_be_planned_and_applied_again() {
                 let after = harness.after_crash(harness.fs.crash_with(&image));
                 let name = format!("{name}, interrupted after {n} of {ops}, {image:?}");
                 if n % 2 == 0 {
-                    // Somebody opens the table before it is repaired again.
+                    // The table is opened before it is repaired again.
                     drop(after.open(&options()));
                     after.fs.release_locks();
                 }
@@ -123,7 +123,7 @@ fn check_repair_of_unsealed_segment(pages: Pages) {
     table.put(b"damaged", &[2; 100]).unwrap();
     table.flush().unwrap();
     table.put(b"behind a mark", &[3; 1000]).unwrap();
-    // Its pages stay readable, and no later sync writes them.
+    // The pages stay readable, but no later sync writes them.
     harness.fs.fail_op(1, Fault::FailedSync { pages }, true);
     assert!(table.flush().is_err());
     drop(table);
@@ -162,7 +162,8 @@ fn any_flipped_bit_is_found_or_harmless_and_repairable() {
             let (lost, shown) = (plan.lost_keys(), plan.to_string());
             check_repaired(&name, &harness, &model);
             let left = harness.open(&options()).unwrap().stats().keys;
-            // Of what stands behind all that is marked, the closing mark itself, nobody knows that it is no key.
+            // The closing mark is after everything that marks cover: once damaged, it may have
+            // been a key record.
             assert!(lost.is_some() || path.ends_with("5.keys"), "{name}: {shown}");
             assert_eq!(left + lost.unwrap_or_default(), model.keys.len() as u64, "{name}: {shown}");
         }
@@ -205,10 +206,10 @@ fn obstructing_files_are_quarantined() {
     assert!(harness.open(&options()).is_err());
     assert!(!harness.verify().is_sound());
     let plan = harness.plan();
-    assert_eq!(plan.strays, [PathBuf::from("/r0/t/segments/99.keys")]);
+    assert_eq!(plan.orphans, [PathBuf::from("/r0/t/segments/99.keys")]);
     assert_eq!(plan.lost_keys(), Some(0));
     plan.apply(&harness.setup).unwrap();
-    // Its id is above every one that the state knows: the state, too, is replaced.
+    // Its id is above all ids that the state knows, so the state is replaced, too.
     assert!(harness.kept().contains(&("99.keys".to_owned(), copied)));
     check_opened("a copied key file", &harness, &model, &nothing());
 }

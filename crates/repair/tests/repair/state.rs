@@ -1,4 +1,4 @@
-//! States that are damaged, of a wrong length, of another table, or no file.
+//! States that are damaged, stale, of the wrong length, of another table, or not a file.
 
 use std::path::Path;
 use std::time::Duration;
@@ -66,9 +66,9 @@ fn state_of_wrong_length_keeps_its_valid_slots() {
             assert_eq!(damage(&report).len(), 1, "{name}: {report}");
             let plan = harness.plan();
             assert!(plan.rebuilds_state && plan.segments.is_empty(), "{name}: {plan}");
-            assert!(plan.to_string().contains("nothing of it is lost"), "{name}: {plan}");
+            assert!(plan.to_string().contains("no state is lost"), "{name}: {plan}");
             plan.apply(&harness.setup).unwrap_or_else(|e| panic!("{name}: {e}"));
-            // What no slot says for certain is not lower than it was.
+            // `highest_id` is not lower than it was.
             let found = change_state(&harness, |_| {});
             assert!(found.highest_id >= before.highest_id, "{name}");
             let (generation, highest_id) = (found.generation, found.highest_id);
@@ -98,7 +98,7 @@ fn plan_refuses_a_state_that_is_a_directory() {
     assert!(error.contains("table.state") && error.contains("found a dir"), "{error}");
 }
 
-/// An old copy of the state, from before the first put, beside all that was put since.
+/// A stale copy of the state, from before the first put.
 #[test]
 fn empty_state_with_acknowledged_data_is_refused() {
     let (harness, model) = table();
@@ -109,13 +109,13 @@ fn empty_state_with_acknowledged_data_is_refused() {
     let found = damage(&report);
     assert!(found.iter().any(|finding| finding.path.ends_with("t/table.state")), "{report}");
     let plan = harness.plan();
-    assert!(plan.rebuilds_state && plan.strays.is_empty(), "{plan}");
+    assert!(plan.rebuilds_state && plan.orphans.is_empty(), "{plan}");
     assert_eq!(plan.lost_keys(), Some(0), "{plan}");
     plan.apply(&harness.setup).unwrap();
     check_opened("an old state", &harness, &model, &nothing());
 }
 
-/// The value file names the table and the salt.
+/// The value file has the table id and the salt.
 #[test]
 fn table_id_is_recovered_from_value_files_alone() {
     let harness = Harness::new(1);
@@ -133,7 +133,8 @@ fn table_id_is_recovered_from_value_files_alone() {
     assert_eq!(table.get(b"a").unwrap().unwrap(), &[1; 40][..]);
 }
 
-/// Power loss before the first sync: the files may show what their blocks held before, of a table that was dropped, say.
+/// Power loss before the first sync: the files may show what their blocks held before, for example
+/// of a dropped table.
 #[test]
 fn stale_blocks_in_an_unsynced_segment_do_not_name_the_table() {
     let dropped = table_with_other_id();
@@ -155,7 +156,8 @@ fn stale_blocks_in_an_unsynced_segment_do_not_name_the_table() {
     }
 }
 
-/// A successor that was never synced shows what its blocks held before; the key file before it names the table.
+/// A successor that was never synced shows what its blocks held before; the key file of its
+/// predecessor has the table id.
 #[test]
 fn key_files_outrank_value_files_for_the_table_id() {
     let harness = Harness::new(1);

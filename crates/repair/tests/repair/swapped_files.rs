@@ -1,4 +1,4 @@
-//! Value files under names that are not theirs.
+//! Value files with swapped names.
 
 use lithdb_repair::{Action, plan_repair};
 
@@ -22,7 +22,7 @@ fn swapped_value_files_are_refused_and_keep_their_values() {
     swapped.fs.write_raw(&names[0], bytes[0].clone());
     swapped.fs.write_raw(&names[1], bytes[1].clone());
     check_opened("renamed back", &swapped, &model, &nothing());
-    // A copy in the place of another file is not that file.
+    // A copy over another file is no swap: the overwritten values are lost.
     harness.fs.write_raw(&names[0], bytes[1].clone());
     let plan = harness.plan();
     assert_eq!(plan.segments[0].action, Action::Salvage, "{plan}");

@@ -1,4 +1,4 @@
-//! What can be had of a damaged tail, and what must not be.
+//! What is salvaged from a damaged unsealed segment, and what must not be.
 
 use lithdb_table::{Batch, TableOptions};
 
@@ -7,7 +7,7 @@ use super::fixture::{
 };
 use super::support::{DAY, Harness, small};
 
-/// One segment; behind its epoch record stand `behind` lone puts; closed.
+/// One segment with `behind` single puts after its epoch record; closed.
 fn reopened(behind: usize) -> (Harness, Model) {
     let (harness, mut model) = (Harness::new(2), Model::default());
     let options = one_segment();
@@ -50,7 +50,7 @@ fn corrupt_epoch_record_of_unsealed_segment_costs_no_key() {
 
 #[test]
 fn epoch_needs_three_agreeing_records() {
-    // An alias is a record of its own: one put, and two.
+    // One put, and two, the second with an alias: an alias is a record, too.
     for (behind, kept) in [(1, 3), (2, 6)] {
         let (harness, _) = reopened(behind);
         let at = record(&harness, 1, epoch);
@@ -59,7 +59,8 @@ fn epoch_needs_three_agreeing_records() {
     }
 }
 
-/// Two puts that were acknowledged, one that a mark stands before, a batch of three, and one more put; not closed.
+/// Two acknowledged puts, then after a mark a single put, a batch of three, and one more put; not
+/// closed.
 fn unacknowledged_batch() -> Harness {
     let harness = Harness::new(1);
     let table = harness.create_and_open(&one_segment().shards(1));
@@ -73,7 +74,7 @@ fn unacknowledged_batch() -> Harness {
     }
     table.put_batch(&batch).unwrap();
     table.put(b"last", b"e").unwrap();
-    // What is in memory reaches the disk, and the mark that would vouch for it does not.
+    // The write buffer reaches the disk, but no mark that covers it does.
     table.flush().unwrap();
     drop(table);
     harness.fs.release_locks();
@@ -86,7 +87,7 @@ fn half_an_unacknowledged_batch_is_neither_kept_nor_lost() {
     let harness = unacknowledged_batch();
     let whole: &[&str] = &["acked 2", "single", "batch 1", "batch 2", "batch 3", "last"];
     let without: &[&str] = &["acked 2", "single", "last"];
-    // Whether what follows belongs to the batch is not known without its end.
+    // Without the end of the batch it is unknown whether what follows belongs to it.
     let end: &[&str] = &["acked 2", "single"];
     let harms = [
         ("", false, whole),
@@ -136,7 +137,7 @@ fn unsealed_segment_without_header_or_predecessor_is_read() {
             table.put(b"mark", b"").unwrap();
             table.flush().unwrap();
         }
-        // Killed: what the flush acknowledged no mark says yet.
+        // Killed: no mark covers yet what the flush acknowledged.
         drop(table);
         harness.fs.release_locks();
         harness.fs.flip_bit(harness.file("2.keys"), 50, 2);

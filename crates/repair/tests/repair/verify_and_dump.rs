@@ -1,4 +1,4 @@
-//! What verification and dump say, of sound tables and beside a writer.
+//! Verification and dump of sound tables, and beside a writer.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ fn intact_table_has_no_findings_and_exact_counts() {
     assert_eq!(plan.to_string(), "table t: nothing to repair");
     let done = plan.apply(&harness.setup).unwrap();
     assert_eq!((done.segments, done.kept_files), (0, 0));
-    assert_eq!(harness.fs.ops(), before, "nothing of this may write");
+    assert_eq!(harness.fs.ops(), before, "none of this may write");
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn verify_reports_no_damage_with_an_open_writer() {
     table.run_gc().unwrap();
 }
 
-/// A file system that lets somebody else act before every look at a name.
+/// A file system that runs a hook before every operation on a name.
 struct InterposedFs {
     fs: SimFs,
     act: Mutex<Box<dyn FnMut() + Send>>,
@@ -117,7 +117,7 @@ struct InterposedFs {
 
 impl fmt::Debug for InterposedFs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Between")
+        f.write_str("InterposedFs")
     }
 }
 
@@ -178,11 +178,11 @@ fn file_vanishing_during_a_dump_is_named_unless_collected() {
             let (harness, _) = table();
             let whole = harness.dump(Some(3)).len();
             let (fs, path) = (harness.fs.clone(), harness.file(name));
-            let mut looks = 0;
+            let mut calls = 0;
             let act = move || {
-                looks += 1;
-                // Behind the state, the four directories and the listings of two roots.
-                if looks != 9 {
+                calls += 1;
+                // After the state, the four directories and the listings of two roots.
+                if calls != 9 {
                     return;
                 }
                 if is_collected {
@@ -248,9 +248,9 @@ fn dump_completes_while_the_writer_collects() {
 
 #[test]
 fn concurrent_writer_changes_are_not_damage() {
-    // The first put of all, too: until then the state says that nothing was ever acknowledged.
-    let assert_usable = (1..12).map(|every| (every, 0, 40));
-    for (every, begins, before) in assert_usable.chain((0..20).map(|begins| (1, begins, 0))) {
+    // Including the first put: until then the state says that nothing was ever acknowledged.
+    let later_puts = (1..12).map(|every| (every, 0, 40));
+    for (every, begins, before) in later_puts.chain((0..20).map(|begins| (1, begins, 0))) {
         let harness = Harness::new(2);
         let table = harness.create_and_open(&options().ttl(Duration::from_secs(100)));
         let mut n = 0_usize;
@@ -270,7 +270,7 @@ fn concurrent_writer_changes_are_not_damage() {
         };
         (0..before).for_each(|_| write());
         let mut reads = 0_usize;
-        // The writer is fast at first and leaves off, as no reader can keep up with one that never does.
+        // The writer is fast and then stops: no reader can keep up with one that never stops.
         let act = move || {
             reads += 1;
             if reads > begins && reads < 150 && reads.is_multiple_of(every) {
@@ -340,7 +340,7 @@ fn keymap_is_compared_with_the_records() {
     assert_eq!((report.records, report.keys, report.superseded), (3, 2, 1));
 }
 
-/// More than so many stretches of damage are not listed one by one, but counted, and none of their losses is left out.
+/// Above the limit, damaged ranges are counted instead of listed, with all their losses.
 #[test]
 fn many_damaged_ranges_are_summarized_and_lose_no_key() {
     let harness = Harness::new(1);
@@ -359,11 +359,11 @@ fn many_damaged_ranges_are_summarized_and_lose_no_key() {
     let report = harness.verify();
     assert_eq!(report.lost_keys(), Some(40), "{report}");
     assert_eq!(report.records, 80, "{report}");
-    let rest = report.findings.iter().find(|f| f.what.contains("4 more stretches")).unwrap();
+    let rest = report.findings.iter().find(|f| f.what.contains("4 more ranges")).unwrap();
     assert_eq!((rest.lost_keys, rest.sample_keys.len()), (Some(4), 4), "{report}");
 }
 
-/// What an expired segment has left behind costs nothing and is removed by the next opening.
+/// Leftover files of an expired segment are no damage; the next opening removes them.
 #[test]
 fn files_below_the_watermark_are_notes() {
     let harness = Harness::new(1);
@@ -384,7 +384,7 @@ fn files_below_the_watermark_are_notes() {
     assert!(harness.plan().is_empty());
 }
 
-/// Two segments that both say that they follow the first one: which of them belongs to the table, nobody can tell but a person.
+/// Two segments with the same predecessor: only a person can decide which belongs to the table.
 #[test]
 fn forked_chain_needs_a_manual_decision() {
     let (harness, _) = table();

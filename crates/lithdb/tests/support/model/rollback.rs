@@ -291,7 +291,7 @@ impl Run {
                 if message.contains("was decided and is not finished") {
                     self.expected = new;
                     count("rollbacks left to the next opening");
-                } else if has_crashed || message.contains("is not decided") {
+                } else if has_crashed || message.contains("outcome of the rollback is unknown") {
                     self.rolled_back = Some(new);
                     count("rollbacks interrupted");
                 } else {

@@ -11,6 +11,7 @@ use crate::segment_headers::SegmentHeaders;
 use lithdb_env::exists_as;
 use lithdb_segment::slots::{self, SLOTS};
 use lithdb_segment::window::Window;
+use lithdb_table::open::chain::stale_file_error;
 use lithdb_table::open::inventory::Inventory;
 use lithdb_table::state::{SLOT_LEN, TableState};
 
@@ -121,7 +122,7 @@ pub(crate) fn is_stale(
         return Ok(Some(Error::corrupt(path, 0, "the state of a table with segments", &found)));
     }
     let live = found.range(state.watermark..).map(|(id, found)| (*id, &found.files));
-    state.stale_file_error(fs, path, live)
+    stale_file_error(state, fs, path, live)
 }
 
 /// The state that a table must have had whose files are these; `old` is a copy from its beginning. What only the state

@@ -8,7 +8,6 @@ use lithdb_env::{Error, UnixMillis};
 use lithdb_segment::{SegmentId, TableName};
 
 use crate::callback::call;
-use crate::open::recover::RecoveryReport;
 
 /// Something happened to a table.
 #[derive(Debug, Clone)]
@@ -71,6 +70,19 @@ pub enum Event {
         /// What the filter said.
         cause: Error,
     },
+}
+
+/// What opening did, for the event and the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Files removed: below the watermark, leftovers, never acknowledged.
+    pub removed_files: usize,
+    /// Bytes behind the last whole batch: never acknowledged, and no longer read. They go when their segment does.
+    pub torn_bytes: u64,
+    /// Bytes of records and values that no mark vouched for, verified and copied to a new segment.
+    pub copied_bytes: u64,
+    /// Why the end of the unsealed segment was torn, if it was.
+    pub torn: Option<String>,
 }
 
 impl Event {

@@ -7,8 +7,9 @@ use lithdb_env::{DirEntry, Error, ErrorKind, FileKind, Fs, Result, leftover_of, 
 use lithdb_segment::{SEGMENTS_DIR, STATE_FILE, SegmentFile};
 
 use crate::open::chain::{Access, OpenPlan};
+use crate::setup::TableSetup;
 use crate::state::{StateFile, TableState, read_state};
-use crate::table::{Table, TableSetup};
+use crate::table::Table;
 use lithdb_env::exists_as;
 use lithdb_segment::quarantine::is_quarantine_dir;
 
@@ -73,17 +74,18 @@ impl Table {
 
     /// The first half of dropping a table: from now on it counts as gone, whatever happens. All handles are closed.
     pub fn begin_drop(&self) -> Result<()> {
-        let side = self.inner.enter_write()?;
-        let _shutdown_lock = side.shutdown_lock.lock();
+        let writer = self.enter_write()?;
+        let shared = &writer.shared;
+        let _shutdown = writer.shutdown.lock();
         {
-            // Puts and seals that are under way are waited for below: their files are about to go.
-            let _writer = side.writer.lock();
-            self.inner.check_open()?;
-            let written = side.state.update(|state| state.dropping = true);
-            written.map_err(|e| self.inner.fail(&e))?;
-            self.set_closed();
+            // Puts and seals that are running are waited for below: their files are about to go.
+            let _log = writer.log.lock();
+            shared.check_open()?;
+            let written = writer.state.update(|state| state.dropping = true);
+            written.map_err(|e| shared.fail(&e))?;
+            shared.set_closed();
         }
-        side.quiesce();
+        writer.quiesce();
         Ok(())
     }
 

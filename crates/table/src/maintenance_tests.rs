@@ -12,9 +12,9 @@ fn a_mark_is_not_written_after_the_table_was_dropped() {
     let table = open(&setup);
     table.put(b"key", b"value").unwrap();
     table.flush().unwrap();
-    let side = table.inner.enter_write().unwrap();
+    let writer = table.enter_write().unwrap();
     table.begin_drop().unwrap();
-    assert_eq!(table.inner.write_mark(side).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(writer.write_mark().unwrap_err().kind(), ErrorKind::Closed);
 }
 
 #[test]
@@ -23,9 +23,9 @@ fn space_is_not_released_after_close() {
     let table = open(&setup(&fs));
     table.put(b"key", b"value").unwrap();
     table.flush().unwrap();
-    let side = table.inner.enter_write().unwrap();
+    let writer = table.enter_write().unwrap();
     table.close().unwrap();
     let ops = fs.ops();
-    assert_eq!(table.inner.release_idle_resources(side).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(writer.release_idle_resources().unwrap_err().kind(), ErrorKind::Closed);
     assert_eq!(fs.ops(), ops);
 }

@@ -1,10 +1,11 @@
-//! The segments of a table, as a value.
+//! The segments of a table, as a value: sorted by id, each id once.
 
 use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use lithdb_segment::{Segment, SegmentId};
+use lithdb_env::Result;
+use lithdb_segment::{Position, Segment, SegmentId};
 
 /// A list of segments, sorted by id. A copy shares the list until one of them is changed.
 #[derive(Debug, Clone, Default)]
@@ -56,6 +57,26 @@ impl FromIterator<Arc<Segment>> for Segments {
     fn from_iter<I: IntoIterator<Item = Arc<Segment>>>(segments: I) -> Self {
         Self(Arc::new(segments.into_iter().collect()))
     }
+}
+
+/// Whether the records at two positions have one key.
+pub(crate) fn same_key(segments: &Segments, new: Position, old: Position) -> Result<bool> {
+    // One whose segment was collected has nothing in common with anything.
+    let (Some(newer), Some(older)) = (segments.find(new.segment), segments.find(old.segment))
+    else {
+        return Ok(false);
+    };
+    let (key, _, _) = newer.read_key(new.offset)?;
+    Ok(older.lookup(old.offset, &key)?.is_some())
+}
+
+/// What may be seen of a table at one moment.
+pub(crate) struct Snapshot {
+    pub(crate) segments: Segments,
+    /// The end of what may be seen of the last one.
+    pub(crate) end: Position,
+    /// The newest primary record; `None` if that is not known because large values are still being written.
+    pub(crate) newest: Option<Position>,
 }
 
 #[cfg(test)]

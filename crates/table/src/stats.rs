@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use lithdb_env::UnixMillis;
+use lithdb_segment::scan::Totals;
 use lithdb_segment::{Position, SegmentId};
 use serde::Serialize;
 
 use crate::options::KeymapKind;
-use crate::table::{Mode, Table};
+use crate::segments::Segments;
+use crate::table::{Role, Table};
 
 /// A table in numbers, at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -53,54 +55,73 @@ pub struct TableStats {
     pub failure: Option<String>,
 }
 
+/// What is counted segment by segment.
+#[derive(Default)]
+struct Sums {
+    keys: u64,
+    values: u64,
+    bytes: u64,
+}
+
+impl Sums {
+    fn of_sealed(segments: &Segments) -> Self {
+        let mut sums = Self::default();
+        for metadata in segments.iter().filter_map(|segment| segment.metadata()) {
+            sums.add(metadata.records, metadata.primaries, metadata.bytes());
+        }
+        sums
+    }
+
+    fn add(&mut self, keys: u64, values: u64, bytes: u64) {
+        self.keys += keys;
+        self.values += values;
+        self.bytes += bytes;
+    }
+
+    fn add_totals(&mut self, totals: &Totals) {
+        let bytes = totals.key_end + totals.value_ends.iter().sum::<u64>();
+        self.add(totals.records, totals.primaries, bytes);
+    }
+}
+
 impl Table {
     /// The table in numbers.
     pub fn stats(&self) -> TableStats {
-        let inner = &self.inner;
-        let (mut keys, mut values, mut bytes, mut unflushed_bytes) = (0, 0, 0, 0);
-        let (segments, log_end) = match &inner.mode {
-            Mode::Read(side) => {
-                let view = side.view();
-                (view.segments.clone(), view.end)
+        let shared = self.shared();
+        let (mut settings, mut unflushed_bytes) = (*shared.settings.lock(), 0);
+        let (segments, log_end, sums) = match &self.role {
+            Role::Reader(reader) => {
+                let view = reader.view();
+                let mut sums = Sums::of_sealed(&view.segments);
+                view.unsealed.iter().for_each(|unsealed| sums.add_totals(&unsealed.totals));
+                if let Some(newest) = view.segments.back() {
+                    settings.shards = newest.header().shards;
+                }
+                (view.segments.clone(), view.end, sums)
             }
-            // Without the writer's lock: it is held while a segment is created, and where a listener is called.
-            Mode::Write(side) => {
-                let segments = side.segments.read().clone();
+            // Without the writer lock: it is held while a segment is created, and where a listener is called.
+            Role::Writer(writer) => {
+                let segments = writer.live.segments();
                 let end = segments.back().map_or(Position::default(), |mutable| {
                     Position::new(mutable.id(), mutable.key_end() as u32)
                 });
-                (segments, side.in_flight.complete_end(Position::default(), end))
+                let log_end = writer.in_flight.complete_end(Position::default(), end);
+                let mut sums = Sums::of_sealed(&segments);
+                // A segment whose seal is pending, and the mutable one.
+                if let Some(totals) = writer.sealing.pending_totals() {
+                    sums.add_totals(&totals);
+                }
+                let (records, primaries) = writer.live.counts.get();
+                sums.add(records, primaries, 0);
+                if let Some(mutable) = segments.back() {
+                    let written = mutable.key_end() + mutable.value_ends().iter().sum::<u64>();
+                    sums.bytes += written;
+                    unflushed_bytes = written.saturating_sub(mutable.durable_bytes());
+                }
+                (segments, log_end, sums)
             }
         };
-        for metadata in segments.iter().filter_map(|s| s.metadata()) {
-            keys += metadata.records;
-            values += metadata.primaries;
-            bytes += metadata.bytes();
-        }
-        if let Mode::Write(side) = &inner.mode {
-            // A segment whose seal is pending, and the mutable one.
-            if let Some(totals) = side.sealing.pending_totals() {
-                keys += totals.records;
-                values += totals.primaries;
-                bytes += totals.key_end + totals.value_ends.iter().sum::<u64>();
-            }
-            let (records, primaries) = side.counts.get();
-            keys += records;
-            values += primaries;
-            if let Some(mutable) = segments.back() {
-                let written = mutable.key_end() + mutable.value_ends().iter().sum::<u64>();
-                bytes += written;
-                unflushed_bytes = written.saturating_sub(mutable.durable_bytes());
-            }
-        } else if let Mode::Read(side) = &inner.mode {
-            let view = side.view();
-            if let Some(unsealed) = view.unsealed.as_ref().map(|unsealed| &unsealed.totals) {
-                keys += unsealed.records;
-                values += unsealed.primaries;
-                bytes += unsealed.key_end + unsealed.value_ends.iter().sum::<u64>();
-            }
-        }
-        let settings = *inner.settings.lock();
+        let (Sums { keys, values, bytes }, read_source) = (sums, self.read_source());
         TableStats {
             keys,
             values,
@@ -109,22 +130,18 @@ impl Table {
             segments: segments.len(),
             oldest_segment: segments.front().map_or(SegmentId::NONE, |s| s.id()),
             oldest_created: segments.front().map(|s| s.header().created),
-            watermark: inner.watermark(),
+            watermark: self.watermark(),
             durable: self.durable_position(),
             log_end,
             unflushed_bytes,
-            shards: if self.is_read_only() {
-                segments.back().map_or(settings.shards, |s| s.header().shards)
-            } else {
-                settings.shards
-            },
-            roots: inner.context.dirs.len(),
+            shards: settings.shards,
+            roots: shared.context.dirs.len(),
             ttl: settings.ttl,
-            created: inner.created,
-            keymap: inner.options.keymap.unwrap_or_default(),
-            keymap_entries: inner.read_source().keymap().entries(),
-            keymap_bytes: inner.read_source().keymap().memory_bytes(),
-            failure: inner.latch.cause().map(ToString::to_string),
+            created: shared.created,
+            keymap: shared.options.keymap.unwrap_or_default(),
+            keymap_entries: read_source.keymap().entries(),
+            keymap_bytes: read_source.keymap().memory_bytes(),
+            failure: shared.latch.cause().map(ToString::to_string),
         }
     }
 }

@@ -2,11 +2,10 @@
 //! are unlinked when the last holder lets go.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lithdb_env::{Error, ErrorKind, Result, millis};
-use lithdb_segment::{Metadata, Position, Segment, SegmentId};
+use lithdb_segment::{Metadata, Position, Segment, SegmentId, UnlinkPermission};
 
 use crate::event::Event;
 use crate::gc::clock::ClockReading;
@@ -14,7 +13,8 @@ use crate::gc::filter::GcFilter;
 use crate::options::check_ttl;
 use crate::segments::Segments;
 use crate::state::TableState;
-use crate::table::{Inner, Table, WriteSide};
+use crate::table::Table;
+use crate::write::writer::Writer;
 
 /// What a collection did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,15 +37,15 @@ impl Table {
     /// # Errors
     /// The filter's error, `Io`. Nothing is lost by either.
     pub fn run_gc(&self) -> Result<GcReport> {
-        let side = self.inner.enter_write()?;
-        if self.has_gc_filter() && self.inner.filter.is_none() {
+        let writer = self.enter_write()?;
+        if self.has_gc_filter() && writer.shared.setup.filter.is_none() {
             let message = format!(
                 "table {}: expected the GC filter that its application collects with, found none; by the TTL alone more may be collected",
                 self.name()
             );
             return Err(Error::new(ErrorKind::Conflict, message));
         }
-        self.inner.collect(side)
+        writer.collect()
     }
 
     /// As [`run_gc`](Self::run_gc), by the TTL alone although the application collects with a filter that was not given:
@@ -54,8 +54,7 @@ impl Table {
     /// # Errors
     /// `Io`.
     pub fn run_gc_without_filter(&self) -> Result<GcReport> {
-        let side = self.inner.enter_write()?;
-        self.inner.collect(side)
+        self.enter_write()?.collect()
     }
 
     /// Changes how long values are kept after their segment was sealed; `None` is for ever. Durable when it returns.
@@ -63,48 +62,50 @@ impl Table {
     /// # Errors
     /// `InvalidArgument` for a TTL below a millisecond; `Io`, which latches the table.
     pub fn set_ttl(&self, ttl: Option<Duration>) -> Result<()> {
-        let side = self.inner.enter_write()?;
-        check_ttl(ttl).map_err(|e| self.inner.in_context(&e))?;
+        let writer = self.enter_write()?;
+        let shared = &writer.shared;
+        check_ttl(ttl).map_err(|e| shared.in_context(&e))?;
         // The lock that closing waits for: no state is written after it.
-        let _gc_lock = side.gc_lock.lock();
-        self.inner.check_open()?;
-        let written = side.state.update(|state| state.ttl_ms = ttl.map(millis));
-        written.map_err(|e| self.inner.fail(&e))?;
-        self.inner.settings.lock().ttl = ttl;
+        let _gc = writer.gc.lock();
+        shared.check_open()?;
+        let written = writer.state.update(|state| state.ttl_ms = ttl.map(millis));
+        written.map_err(|e| shared.fail(&e))?;
+        shared.settings.lock().ttl = ttl;
         Ok(())
     }
 }
 
-impl Inner {
+impl Writer {
     /// Collects what may be collected. A panic latches the table.
-    pub(crate) fn collect(&self, side: &WriteSide) -> Result<GcReport> {
-        self.latch_on_panic("a collection", || self.collect_approved(side))
+    pub(crate) fn collect(&self) -> Result<GcReport> {
+        self.shared.latch_on_panic("a collection", || self.collect_approved())
     }
 
-    fn collect_approved(&self, side: &WriteSide) -> Result<GcReport> {
+    fn collect_approved(&self) -> Result<GcReport> {
         // Only collections wait for this. What others wait for is not held while the filter is asked.
-        let mut filter_approved = side.filter_approved.lock();
-        let now = self.record_time(side)?;
-        if self.settings.lock().ttl.is_none() && self.filter.is_none() {
+        let mut filter_approved = self.filter_approved.lock();
+        let now = self.record_time()?;
+        let (shared, filter) = (&self.shared, &self.shared.setup.filter);
+        if shared.settings.lock().ttl.is_none() && filter.is_none() {
             return Ok(GcReport::default());
         }
-        let segments = side.segments.read().clone();
-        if let Some(filter) = &self.filter {
-            self.run_filter(filter, &segments, side, now, &mut filter_approved)?;
+        let segments = self.live.segments();
+        if let Some(filter) = filter {
+            self.run_filter(filter, &segments, now, &mut filter_approved)?;
         }
-        let _gc_lock = side.gc_lock.lock();
-        self.latch.check().map_err(|e| self.in_context(&e))?;
+        let permission = self.gc.lock();
+        shared.check_latch()?;
         // The clock may have been accepted, and the TTL changed, while the filter was asked.
-        let now = self.record_time_alone(side)?;
-        let state = side.state.get();
-        let ttl = self.settings.lock().ttl;
+        let now = self.record_time_alone()?;
+        let state = self.state.get();
+        let ttl = shared.settings.lock().ttl;
         // Without a TTL nothing goes by the clock.
         let held_for = now.held_for.filter(|_| ttl.is_some());
         let mut report = GcReport { held_for, ..GcReport::default() };
         let mut watermark = None;
         for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
             let Some(metadata) = segment.metadata() else { break };
-            let may_go = self.filter.is_none() || segment.id() < filter_approved.segment;
+            let may_go = filter.is_none() || segment.id() < filter_approved.segment;
             if !may_go || !is_expired(&state, metadata, ttl, now) {
                 break;
             }
@@ -114,24 +115,21 @@ impl Inner {
             report.bytes += metadata.bytes();
         }
         let Some(watermark) = watermark else { return Ok(report) };
-        self.update_state(side, |state| state.watermark = watermark)?;
-        self.retire_below(side, watermark, report);
+        self.update_state(|state| state.watermark = watermark)?;
+        self.retire_below(&permission, watermark, report);
         Ok(report)
     }
 
     /// The watermark is durable: takes the segments below it out of sight.
-    fn retire_below(&self, side: &WriteSide, watermark: SegmentId, report: GcReport) {
-        side.watermark.store(watermark.0, Ordering::Release);
-        side.keymap.raise_watermark(watermark);
-        let gone = side.segments.write().remove_below(watermark);
-        for segment in &gone {
-            segment.delete_on_drop(&side.unlink_permission);
+    fn retire_below(&self, permission: &UnlinkPermission, watermark: SegmentId, report: GcReport) {
+        for segment in self.live.retire_below(watermark) {
+            segment.delete_on_drop(permission);
         }
-        drop(gone);
-        metrics::counter!("lithdb_collected_segments_total", "table" => self.name.to_string())
+        let table = self.shared.name().clone();
+        metrics::counter!("lithdb_collected_segments_total", "table" => table.to_string())
             .increment(report.segments as u64);
-        self.listener.emit(&Event::Collected {
-            table: self.name.clone(),
+        self.shared.setup.listener.emit(&Event::Collected {
+            table,
             segments: report.segments,
             records: report.records,
             bytes: report.bytes,
@@ -144,11 +142,10 @@ impl Inner {
         &self,
         filter: &GcFilter,
         segments: &Segments,
-        side: &WriteSide,
         now: ClockReading,
         filter_approved: &mut Position,
     ) -> Result<()> {
-        let (ttl, state) = (self.settings.lock().ttl, side.state.get());
+        let (ttl, state) = (self.shared.settings.lock().ttl, self.state.get());
         for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
             let Some(metadata) = segment.metadata() else { break };
             if segment.id() < filter_approved.segment {
@@ -161,10 +158,10 @@ impl Inner {
                 Ok(true) => *filter_approved = Position::new(next.id(), 0),
                 Ok(false) => break,
                 Err(cause) => {
-                    let error = self.in_context(&cause);
+                    let error = self.shared.in_context(&cause);
                     if self.check_accepting_writes().is_ok() {
-                        let table = self.name.clone();
-                        self.listener.emit(&Event::GcPaused { table, cause });
+                        let table = self.shared.name().clone();
+                        self.shared.setup.listener.emit(&Event::GcPaused { table, cause });
                     }
                     return Err(error);
                 }

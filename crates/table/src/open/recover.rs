@@ -13,25 +13,13 @@ use lithdb_segment::{
     Context, Copier, NewSegment, SealJob, Segment, SegmentId, SegmentPaths, SegmentWriter,
 };
 
+use crate::event::RecoveryReport;
 use crate::gc::clock::ClockReading;
 use crate::open::chain::OpenPlan;
 use crate::open::sealed::SealedSegment;
 use crate::open::unsealed::{UnsealedSegment, changed};
-use crate::state::{DurableEnd, StateFile};
+use crate::state::{DurableEnd, StateFile, id_after, next_id};
 use lithdb_segment::key_file::{KeyFile, read};
-
-/// What opening did, for the event and the log.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RecoveryReport {
-    /// Files removed: below the watermark, leftovers, never acknowledged.
-    pub removed_files: usize,
-    /// Bytes behind the last whole batch: never acknowledged, and no longer read. They go when their segment does.
-    pub torn_bytes: u64,
-    /// Bytes of records and values that no mark vouched for, verified and copied to a new segment.
-    pub copied_bytes: u64,
-    /// Why the end of the unsealed segment was torn, if it was.
-    pub torn: Option<String>,
-}
 
 /// A table's segments, ready to be served.
 #[derive(Debug)]
@@ -84,7 +72,7 @@ impl Recovery<'_> {
     fn remove(&self, plan: &OpenPlan, report: &mut RecoveryReport) -> Result<()> {
         let discarded = plan.discard.clone().unwrap_or_default();
         if discarded.highest.is_some() {
-            let floor = discarded.highest.next().ok_or_else(ids_exhausted)?;
+            let floor = id_after(discarded.highest)?;
             self.state.update(|state| state.next_id_floor = state.next_id_floor.max(floor))?;
         }
         let fs = &*self.context.env.fs;
@@ -147,7 +135,7 @@ impl Recovery<'_> {
         segment.release_reserved_space()?;
         let id = next_id(segment.id(), self.state.get().next_id_floor)?;
         // Should it come to nothing, the id is not given to another content.
-        let floor = id.next().ok_or_else(ids_exhausted)?;
+        let floor = id_after(id)?;
         self.state.update(|state| state.next_id_floor = floor)?;
         let next = self.begin(segment, totals, id, unsealed).and_then(|mut next| {
             if next.totals().records > 0 {
@@ -229,15 +217,6 @@ impl Recovery<'_> {
         let mut dirs = self.context.dirs.iter();
         dirs.try_for_each(|dir| fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e)))
     }
-}
-
-/// The id for a new segment after `newest`.
-pub fn next_id(newest: SegmentId, floor: SegmentId) -> Result<SegmentId> {
-    Ok(newest.next().ok_or_else(ids_exhausted)?.max(floor).max(SegmentId::FIRST))
-}
-
-fn ids_exhausted() -> Error {
-    Error::new(ErrorKind::InvalidArgument, "the table has used up its 2^32 segment ids")
 }
 
 fn is_linked(file: &dyn File, path: &Path) -> Result<bool> {

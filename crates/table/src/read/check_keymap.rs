@@ -6,10 +6,10 @@ use lithdb_env::Result;
 use lithdb_segment::{Position, TableName};
 use serde::Serialize;
 
-use crate::Iter;
-use crate::Table;
+use crate::batch::show_key;
 use crate::progress::{Meter, Progress};
-use crate::show_key;
+use crate::read::iter::Iter;
+use crate::table::Table;
 
 /// So many wrong answers are reported one by one.
 const MOST: usize = 64;
@@ -75,13 +75,12 @@ impl fmt::Display for KeymapReport {
 /// # Errors
 /// `Closed`; a key file that cannot be read.
 pub fn verify_keymap(table: &Table, progress: &mut dyn FnMut(Progress)) -> Result<KeymapReport> {
-    let inner = &*table.inner;
-    inner.enter()?;
-    let now = inner.snapshot(Position::default());
+    let shared = table.enter()?;
+    let now = table.snapshot(Position::default());
     let total = now.segments.iter().map(|segment| segment.key_end()).sum();
     let mut meter = Meter::new(progress, total);
     let mut report = KeymapReport {
-        table: inner.name.clone(),
+        table: shared.name().clone(),
         records: 0,
         keys: 0,
         superseded: 0,
@@ -91,14 +90,14 @@ pub fn verify_keymap(table: &Table, progress: &mut dyn FnMut(Progress)) -> Resul
     };
     let mut before = Position::default();
     for entry in Iter::new(now, Position::default()) {
-        let entry = entry.map_err(|e| inner.in_context(&e))?;
+        let entry = entry.map_err(|e| shared.in_context(&e))?;
         let at = entry.position();
         let is_next = at.segment == before.segment;
         meter.add(u64::from(at.offset - if is_next { before.offset } else { 0 }));
         before = at;
-        let found = inner.find(entry.key()).map_err(|e| inner.in_context(&e.error))?;
+        let found = table.find(entry.key()).map_err(|e| shared.in_context(&e.error))?;
         let found = found.map(|found| found.at);
-        if found.is_none() && at.segment < inner.watermark() {
+        if found.is_none() && at.segment < table.watermark() {
             continue;
         }
         report.records += 1;
@@ -114,7 +113,7 @@ pub fn verify_keymap(table: &Table, progress: &mut dyn FnMut(Progress)) -> Resul
             }
         }
     }
-    report.entries = inner.read_source().keymap().entries() as u64;
+    report.entries = table.read_source().keymap().entries() as u64;
     meter.finish();
     Ok(report)
 }

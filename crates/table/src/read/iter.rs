@@ -14,9 +14,10 @@ use lithdb_segment::scan::Scanner;
 use lithdb_segment::{Address, HEADER_LEN, Position, Segment, Value};
 
 use crate::batch::show_key;
-use crate::read::get::FailedRead;
-use crate::segments::Segments;
-use crate::table::{Inner, Mode, Snapshot, Table};
+use crate::read::reader::Reader;
+use crate::read::source::FailedRead;
+use crate::segments::{Segments, Snapshot};
+use crate::table::{Role, Table};
 
 /// One record: a key and what it names.
 #[derive(Clone)]
@@ -79,8 +80,8 @@ pub struct Iter {
     front: Option<Front>,
     back: Option<Back>,
     failed: bool,
-    /// A reader's table: its files may be collected by another process.
-    reader: Option<Arc<Inner>>,
+    /// Another process may collect the files of this reader's table.
+    reader: Option<Arc<Reader>>,
 }
 
 struct Front {
@@ -111,9 +112,9 @@ impl Table {
     /// `Closed`; reading errors come from the iterator. Beside a process that rolls back, a reader's iterator ends with `Missing`
     /// where what it was to walk is gone: refresh, and begin again.
     pub fn iter(&self) -> Result<Iter> {
-        self.inner.enter()?;
+        self.enter()?;
         let start = Position::default();
-        Ok(Iter::new(self.inner.snapshot(start), start).of(self))
+        Ok(Iter::new(self.snapshot(start), start).of(self))
     }
 
     /// The records from `key` on, the newest record of it first; `None` if the key is absent. With `rev()` it goes from
@@ -122,25 +123,18 @@ impl Table {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn iter_from(&self, key: &[u8]) -> Result<Option<Iter>> {
-        self.inner.enter()?;
-        self.inner.check_lookup_key(key)?;
-        let find = || {
-            let found = self.inner.retry_if_removed(|| self.inner.find(key));
-            found.map_err(|e| self.inner.in_context(&e))
-        };
-        let mut read_source = self.inner.read_source();
-        while let Some(found) = find()? {
-            let now = self.inner.snapshot(found.at);
+        self.enter()?.check_lookup_key(key)?;
+        let mut read_source = self.read_source();
+        while let Some(found) = self.read(|| self.find(key))? {
+            let now = self.snapshot(found.at);
             if found.at < now.end && now.segments.find(found.at.segment).is_some() {
                 return Ok(Some(Iter::new(now, found.at).of(self)));
             }
             // Collected or rolled back since, or newer than a reader's view; the key may have been put again, or have an
             // older value.
-            let now = self.inner.read_source();
-            if self.inner.is_unchanged_since(&read_source) {
+            if !read_source.advance() {
                 break;
             }
-            read_source = now;
         }
         Ok(None)
     }
@@ -159,11 +153,10 @@ impl Table {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn newest_key(&self) -> Result<Option<Vec<u8>>> {
-        let inner = &self.inner;
-        inner.enter()?;
+        self.enter()?;
         let start = Position::default();
         let read = || {
-            let now = inner.snapshot(start);
+            let now = self.snapshot(start);
             let Some(newest) = now.newest else { return Ok(Err(now)) };
             // If its segment was collected, every older one was, too.
             let Some(segment) = now.segments.find(newest.segment).cloned() else {
@@ -174,7 +167,7 @@ impl Table {
             assert!(is_primary, "{newest}: an alias was noted as the newest value");
             Ok(Ok(Some(key.to_vec())))
         };
-        match inner.retry_if_removed(read).map_err(|e| inner.in_context(&e))? {
+        match self.read(read)? {
             Ok(key) => Ok(key),
             Err(now) => {
                 let walk = Iter::new(now, start).rev();
@@ -195,22 +188,25 @@ impl Iter {
     }
 
     fn of(mut self, table: &Table) -> Self {
-        self.reader = table.is_read_only().then(|| Arc::clone(&table.inner));
+        if let Role::Reader(reader) = &table.role {
+            self.reader = Some(Arc::clone(reader));
+        }
         self
     }
 
     /// Whether another process has collected `segment`: what is then left to walk is what is
     /// behind.
     fn was_collected(&mut self, error: &Error, segment: Option<Arc<Segment>>) -> bool {
-        let Some(inner) = self.reader.clone().filter(|_| error.kind() == ErrorKind::Missing) else {
+        let is_missing = error.kind() == ErrorKind::Missing;
+        let (Some(reader), Some(segment)) = (self.reader.as_ref().filter(|_| is_missing), segment)
+        else {
             return false;
         };
-        let (Mode::Read(side), Some(segment)) = (&inner.mode, segment) else { return false };
         // If that fails, too, the walk ends with the error it met.
-        if side.catch_up(&inner, &segment).is_err() {
+        if reader.catch_up(&segment).is_err() {
             return false;
         }
-        let watermark = inner.watermark();
+        let watermark = reader.view().watermark;
         let gone = self.segments.remove_below(watermark);
         self.front = self.front.take().filter(|front| front.segment.id() >= watermark);
         self.back = self.back.take().filter(|back| back.segment.id() >= watermark);

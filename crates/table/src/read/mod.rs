@@ -4,5 +4,7 @@ pub(crate) mod check_keymap;
 pub(crate) mod follow;
 pub(crate) mod get;
 pub(crate) mod iter;
-pub(crate) mod refresh;
+pub(crate) mod reader;
+mod refresh;
+pub(crate) mod source;
 pub(crate) mod view;

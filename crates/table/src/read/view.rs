@@ -12,7 +12,7 @@ use lithdb_segment::{
 
 use crate::open::chain::OpenPlan;
 use crate::open::index::build_keymap;
-use crate::segments::Segments;
+use crate::segments::{Segments, Snapshot};
 use crate::state::TableState;
 
 /// A view. Those that follow each other share the segments and, as long as the log only grows, the keymap: it may know
@@ -76,6 +76,11 @@ impl View {
         let seed = state.hash_seed;
         let newest = build_keymap(&context.env.pool, &keymap, seed, &segments, end, read)?;
         Ok(Self { watermark: state.watermark, state, segments, end, newest, keymap, unsealed })
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let (segments, end) = (self.segments.clone(), self.end);
+        Snapshot { segments, end, newest: Some(self.newest) }
     }
 
     /// The same, with nothing below `watermark`.

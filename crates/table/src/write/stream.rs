@@ -6,10 +6,10 @@ use std::sync::Arc;
 use lithdb_env::{Error, ErrorKind, Result, UnixMillis, read_up_to};
 use lithdb_segment::{Appended, Group, Position, SegmentWriter};
 
-use crate::batch::check_key;
-use crate::batch::show_key;
+use crate::batch::{check_key, show_key};
 use crate::callback::call;
-use crate::table::{Inner, Table};
+use crate::table::Table;
+use crate::write::writer::Writer;
 
 /// So much of a value is in memory at a time.
 const PIECE: usize = 1 << 20;
@@ -31,17 +31,17 @@ impl Table {
         expected_len: u64,
         source: &mut dyn Read,
     ) -> Result<Position> {
-        let inner = &self.inner;
-        inner.enter_write()?;
-        check_key(key).map_err(|e| inner.in_context(&e))?;
+        let writer = self.enter_write()?;
+        let shared = &writer.shared;
+        check_key(key).map_err(|e| shared.in_context(&e))?;
         let mut piece = vec![0; PIECE];
         let mut next = || {
             let read = call("the source of put_from", || read_up_to(source, &mut piece));
             let panicked =
                 |_| Error::new(ErrorKind::InvalidArgument, "the source of put_from panicked");
-            let len = read.map_err(|p| inner.in_context(&panicked(p)))?.map_err(|e| {
+            let len = read.map_err(|p| shared.in_context(&panicked(p)))?.map_err(|e| {
                 let message = format!("read the value of key {}: {e}", show_key(key));
-                inner.in_context(&Error::with_source(ErrorKind::Io, message, e))
+                shared.in_context(&Error::with_source(ErrorKind::Io, message, e))
             })?;
             Ok(piece.split_at(len).0.to_vec())
         };
@@ -49,11 +49,11 @@ impl Table {
         if first.len() < PIECE {
             return self.put(key, &first);
         }
-        inner.write_stream(key, expected_len, first, &mut next)
+        writer.write_stream(key, expected_len, first, &mut next)
     }
 }
 
-impl Inner {
+impl Writer {
     fn write_stream(
         self: &Arc<Self>,
         key: &[u8],
@@ -62,11 +62,11 @@ impl Inner {
         next: &mut dyn FnMut() -> Result<Vec<u8>>,
     ) -> Result<Position> {
         let groups = [Group { key, value: &first, checksum: 0, aliases: &[] }];
-        self.write_placed(&groups, |side, writer| {
+        self.write_placed(&groups, |log| {
             // As with every put: the records before an epoch are older than the opening.
-            let now = writer.opened;
+            let now = log.opened;
             let expected_len = expected_len.max(first.len() as u64);
-            let segment = self.ensure_room(side, writer, &groups, expected_len)?;
+            let segment = self.ensure_room(log, &groups, expected_len)?;
             self.stream_into(segment, key, now, &first, next)
         })
     }
@@ -79,7 +79,7 @@ impl Inner {
         first: &[u8],
         next: &mut dyn FnMut() -> Result<Vec<u8>>,
     ) -> Result<(Appended, u64)> {
-        let mut stream = segment.begin_stream().map_err(|e| self.fail(&e))?;
+        let mut stream = segment.begin_stream().map_err(|e| self.shared.fail(&e))?;
         let mut put = || {
             segment.stream(&mut stream, first)?;
             let mut len = first.len() as u64;
@@ -95,12 +95,12 @@ impl Inner {
             Ok((Appended { positions, direct: Vec::new() }, len))
         };
         put().map_err(|error| {
-            let error = self.fail(&error);
+            let error = self.shared.fail(&error);
             // After a failed write or sync nobody knows what is in the file: it is left alone.
             if !error.latches()
                 && let Err(left) = segment.abort_stream(&stream)
             {
-                let left = self.fail(&left);
+                let left = self.shared.fail(&left);
                 tracing::warn!(error = %left, "the bytes of a value that was given up stay");
             }
             error
@@ -119,8 +119,7 @@ mod tests {
     use super::*;
     use crate::options::DuplicateKeys;
     use crate::read::get::tests::Answered;
-    use crate::table::TableSetup;
-    use crate::{OpenForWriting, TableOptions};
+    use crate::{OpenForWriting, TableOptions, TableSetup};
 
     /// Whether another writer gets in before the key is in the keymap.
     fn gets_in(duplicates: DuplicateKeys) -> bool {
@@ -136,7 +135,7 @@ mod tests {
         let (other, seen) = (table.clone(), Arc::new(Mutex::new(None)));
         let told = Arc::clone(&seen);
         *before_inserting.lock() = Some(Box::new(move || {
-            *told.lock() = Some(other.inner.write_side().unwrap().writer.try_lock().is_some());
+            *told.lock() = Some(other.enter_write().unwrap().log.try_lock().is_some());
         }));
         table.put_from(b"key", 0, &mut &vec![7; 2 * PIECE][..]).unwrap();
         seen.lock().unwrap()

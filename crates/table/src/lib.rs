@@ -1,12 +1,12 @@
-//! One table: its segment range, put, flush, seal, get, iterate, collect, and recovery on open.
+//! One table: put, flush, seal, get, iterate, collect, and recovery when it is opened.
 //!
-//! A table knows nothing of other tables. Writes go down to the segment, positions come back up into the keymap; a get
-//! asks the keymap, then the segment. What opening finds is a plan, which recovery applies, a reader takes its view
-//! from, and verification reports.
+//! A table knows nothing of other tables. A put goes down to the segment, and its position comes
+//! back and is published in the keymap; a get asks the keymap, then the segment. Opening makes a
+//! plan of the files: recovery applies it, a reader takes its view from it, verification reports
+//! it.
 
 mod batch;
 mod callback;
-mod close;
 mod counters;
 mod event;
 mod gc;

@@ -1,33 +1,38 @@
-//! Creating a table and removing one; both can be interrupted at any point and are completed or undone by the next
-//! opening.
+//! Creating, closing and dropping a table. Creation and removal can be interrupted at any point;
+//! the next opening completes or undoes them. After [`Table::close`] or [`Table::begin_drop`] no
+//! handle writes or removes anything.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
-use lithdb_env::{DirEntry, Error, ErrorKind, FileKind, Fs, Result, leftover_of, sync_parent};
+use lithdb_env::{
+    DirEntry, Error, ErrorKind, FileKind, Fs, Result, exists_as, leftover_of, sync_parent,
+};
+use lithdb_segment::quarantine::is_quarantine_dir;
 use lithdb_segment::{SEGMENTS_DIR, STATE_FILE, SegmentFile};
 
-use crate::open::chain::{Access, OpenPlan};
+use crate::callback::refuse_in_callback;
+use crate::open::chain::{Access, OpenPlan, stale_file_error};
+use crate::open::inventory::Inventory;
 use crate::setup::TableSetup;
-use crate::state::{StateFile, TableState, read_state};
-use crate::table::Table;
-use lithdb_env::exists_as;
-use lithdb_segment::quarantine::is_quarantine_dir;
+use crate::state::{DurableEnd, StateFile, TableState, read_state};
+use crate::table::{Role, Table};
+use crate::write::writer::Writer;
 
-/// Whether a table is there.
+/// Whether a table exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
     /// No directory has its name.
     Absent,
-    /// It is there.
+    /// It exists.
     Present,
-    /// Its creation or removal was interrupted: nothing in it is of any use.
+    /// Its creation or removal was interrupted; it holds no data that counts.
     Interrupted,
 }
 
-/// Looks whether the table in `dirs` (its directory on every root) is there.
-/// `Missing` if there are segments, or some that a repair kept, but no state; `Foreign` if
-/// something else, a symbolic link, say, stands where a directory or the state belongs; what
-/// reading the state says.
+/// Checks whether the table in `dirs` (its directory on every root) exists. `Missing` if there are
+/// segments, or quarantined files, but no state; `Foreign` if something else, for example a
+/// symbolic link, is in the place of a directory or the state; any error of reading the state.
 pub fn presence(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Presence> {
     let Some(first) = dirs.first() else { return Ok(Presence::Absent) };
     let mut any = false;
@@ -59,40 +64,121 @@ pub fn presence(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Presence> {
 }
 
 impl Table {
-    /// Creates a table that is absent. Its state is the commit point: before it is there, there is no table.
-    /// If it fails, what was made by then is removed by the next attempt.
+    /// Creates a table that does not exist. Its state is the commit point: until that is durable,
+    /// the table does not exist. After a failure the next attempt removes what was created.
     pub fn create(setup: &TableSetup) -> Result<()> {
         create(setup).map_err(|e| setup.in_context(&e))
     }
 
-    /// Removes a table of which no handle is open: all its files and directories, on every root. Also finishes a
-    /// removal or undoes a creation that was interrupted.
-    /// If it fails, the next opening goes on with it.
+    /// Removes a table that has no open handle: all its files and directories, on every root. Also
+    /// completes a removal or undoes a creation that was interrupted. After a failure the next
+    /// opening continues.
     pub fn remove(setup: &TableSetup) -> Result<()> {
         remove(setup).map_err(|e| setup.in_context(&e))
     }
 
-    /// The first half of dropping a table: from now on it counts as gone, whatever happens. All handles are closed.
+    /// Makes everything durable and leaves the table so that the next opening has nothing to
+    /// recover. Every later call on any handle is refused. A second close waits for the first and
+    /// does nothing.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush): then something that was put is not durable. The table is closed
+    /// all the same. `InvalidArgument` in a callback, which closes nothing.
+    pub fn close(&self) -> Result<()> {
+        refuse_in_callback()?;
+        let Role::Writer(writer) = &self.role else {
+            self.shared().set_closed();
+            return Ok(());
+        };
+        let _shutdown = writer.shutdown.lock();
+        // The flush below covers every put before this; later ones are refused.
+        let log = writer.log.lock();
+        if self.is_closed() {
+            return Ok(());
+        }
+        writer.closing.store(true, Ordering::Release);
+        drop(log);
+        let left = self.flush().and_then(|()| writer.write_mark());
+        let log = writer.log.lock();
+        writer.shared.set_closed();
+        drop(log);
+        writer.quiesce();
+        // Nothing is appended any more, so the recorded end stays true.
+        left.and_then(|()| writer.record_clean_close())
+    }
+
+    /// The first half of dropping a table: from now on it does not exist, whatever happens. All
+    /// handles are closed.
     pub fn begin_drop(&self) -> Result<()> {
         let writer = self.enter_write()?;
         let shared = &writer.shared;
         let _shutdown = writer.shutdown.lock();
-        {
-            // Puts and seals that are running are waited for below: their files are about to go.
-            let _log = writer.log.lock();
-            shared.check_open()?;
-            let written = writer.state.update(|state| state.dropping = true);
-            written.map_err(|e| shared.fail(&e))?;
-            shared.set_closed();
-        }
+        // `quiesce` waits for running puts and seals: their files are about to be removed.
+        let log = writer.log.lock();
+        shared.check_open()?;
+        let written = writer.state.update(|state| state.dropping = true);
+        written.map_err(|e| shared.fail(&e))?;
+        shared.set_closed();
+        drop(log);
         writer.quiesce();
         Ok(())
     }
 
-    /// As [`begin_drop`](Self::begin_drop), for a table of which no handle is open.
-    /// Refuses what opening the table refuses before it reads its records.
+    /// As [`begin_drop`](Self::begin_drop), for a table that has no open handle. Refuses what
+    /// opening refuses before it reads records.
     pub fn begin_drop_of(setup: &TableSetup) -> Result<()> {
         begin_drop_of(setup).map_err(|e| setup.in_context(&e))
+    }
+}
+
+impl Writer {
+    /// Records in the state where every file ends, so that the next opening can check their
+    /// lengths.
+    fn record_clean_close(&self) -> Result<()> {
+        let shared = &self.shared;
+        shared.check_latch()?;
+        let log = self.log.lock();
+        // Without a complete flush nothing is recorded.
+        if self.commit.durable() < log.end() {
+            return Ok(());
+        }
+        let mut left = self.state.get();
+        if let Some(segment) = &log.segment {
+            // A truncated length may be only in the page cache after a crash.
+            segment.segment().sync_everything().map_err(|e| shared.fail(&e))?;
+            left.durable_end = Some(DurableEnd::of(segment.segment().id(), segment.totals()));
+        }
+        let tail = left.durable_end.clone();
+        if tail.as_ref().is_none_or(|tail| left.highest_id > tail.segment) {
+            // Makes durable that a failed roll-over removed its files of the next id.
+            for dir in &shared.context.dirs {
+                shared.env().fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
+            }
+        }
+        left.closed_cleanly = true;
+        // An error means that the lengths are not recorded; everything is durable all the same.
+        let closed_cleanly = self.matches_files(&left).unwrap_or_else(|error| {
+            tracing::warn!(%error, table = %shared.name(), "the files could not be measured at the close");
+            false
+        });
+        let written = self.update_state(|state| {
+            // The next id was not used: a file that has it is newer than this state, unless a
+            // failed roll-over could not remove it.
+            if closed_cleanly {
+                state.highest_id = tail.as_ref().map_or(state.highest_id, |tail| tail.segment);
+            }
+            state.durable_end = tail;
+            state.closed_cleanly = closed_cleanly;
+        });
+        written.map(drop)
+    }
+
+    /// Whether no file is longer than `left` says. A failed value may have left bytes.
+    fn matches_files(&self, left: &TableState) -> Result<bool> {
+        let fs = &*self.shared.env().fs;
+        let inventory = Inventory::list(fs, &self.shared.context.dirs)?;
+        let live = inventory.segments.range(left.watermark..).map(|(id, found)| (*id, found));
+        Ok(stale_file_error(left, fs, Path::new(STATE_FILE), live)?.is_none())
     }
 }
 
@@ -121,12 +207,15 @@ fn create(setup: &TableSetup) -> Result<()> {
 
 fn remove(setup: &TableSetup) -> Result<()> {
     let fs = &*setup.env.fs;
-    // Other roots first: while root 0 has the state, it says that the table is being dropped.
+    // Root 0 last: while it has the state, that says that the table is being dropped.
     for dir in setup.dirs.iter().rev() {
-        remove_files(fs, &dir.join(SEGMENTS_DIR), is_segment_file)?;
+        remove_files(fs, &dir.join(SEGMENTS_DIR), |name| SegmentFile::parse(name).is_some())?;
     }
     for dir in &setup.dirs {
-        remove_quarantine(fs, dir)?;
+        for quarantine in quarantine_dirs(fs, dir)? {
+            remove_files(fs, &quarantine, is_quarantined)?;
+            remove_dir(fs, &quarantine)?;
+        }
     }
     for dir in setup.dirs.iter().take(1) {
         remove_files(fs, dir, |name| name == STATE_FILE || leftover_of(name) == Some(STATE_FILE))?;
@@ -138,7 +227,7 @@ fn remove(setup: &TableSetup) -> Result<()> {
     Ok(())
 }
 
-/// Removes the files whose names are ours, durably. Others stay, and with them the directory.
+/// Removes the files whose names are ours, durably. Others stay, and the directory with them.
 fn remove_files(fs: &dyn Fs, dir: &Path, is_ours: impl Fn(&str) -> bool) -> Result<()> {
     if !exists_as(fs, dir, FileKind::Dir)? {
         return Ok(());
@@ -151,32 +240,19 @@ fn remove_files(fs: &dyn Fs, dir: &Path, is_ours: impl Fn(&str) -> bool) -> Resu
     fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))
 }
 
-/// Removes what repairs have kept of a table that is being dropped.
-fn remove_quarantine(fs: &dyn Fs, dir: &Path) -> Result<()> {
-    for aside in quarantine_dirs(fs, dir)? {
-        remove_files(fs, &aside, is_quarantined)?;
-        remove_dir(fs, &aside)?;
-    }
-    Ok(())
-}
-
-/// The directories in which repairs have kept something.
+/// The quarantine directories.
 fn quarantine_dirs(fs: &dyn Fs, dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = entries(fs, dir)?.into_iter();
     let quarantine_dirs = entries.filter(|e| e.kind == FileKind::Dir && is_quarantine_dir(&e.name));
     Ok(quarantine_dirs.map(|e| dir.join(e.name)).collect())
 }
 
-/// Whether a repair keeps files of this name.
+/// Whether repair quarantines files of this name.
 fn is_quarantined(name: &str) -> bool {
-    name == STATE_FILE || is_segment_file(name)
+    name == STATE_FILE || SegmentFile::parse(name).is_some()
 }
 
-fn is_segment_file(name: &str) -> bool {
-    SegmentFile::parse(name).is_some()
-}
-
-/// What is in a directory; nothing if it is not there.
+/// The entries of a directory; none if it does not exist.
 fn entries(fs: &dyn Fs, dir: &Path) -> Result<Vec<DirEntry>> {
     match fs.list(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -184,7 +260,7 @@ fn entries(fs: &dyn Fs, dir: &Path) -> Result<Vec<DirEntry>> {
     }
 }
 
-/// Removes a directory that should be empty. One with somebody else's files stays.
+/// Removes an empty directory. One with other files stays.
 fn remove_dir(fs: &dyn Fs, dir: &Path) -> Result<()> {
     match fs.remove_dir(dir) {
         Ok(()) => sync_parent(fs, dir),

@@ -1,7 +1,8 @@
-//! What the threads of a writing process see of its table: keymap, segments and watermark, changed in place.
+//! What the threads of a writing process see of its table: keymap, segments and watermark, updated
+//! in place.
 //!
-//! Only the writer changes it. A position that the keymap names is one of a segment in the list, or of one that was
-//! collected since. Readers take no other lock than that of the list, which is held for moments only.
+//! Only the writer changes it. Every position in the keymap is in a segment of the list or in one
+//! that was collected since. The list is locked only briefly.
 
 use std::sync::Arc;
 
@@ -13,36 +14,30 @@ use lithdb_segment::{Position, Segment, SegmentId};
 
 use crate::segments::Segments;
 
-#[derive(Debug)]
 pub(crate) struct LiveView {
     pub(crate) keymap: Arc<dyn Keymap>,
     /// The last one is mutable.
     segments: RwLock<Segments>,
     watermark: AtomicU32,
-    pub(crate) counts: Counts,
-}
-
-/// The records and the primary ones among them of the mutable segment, for those who do not take the writer lock. Both
-/// stay below 2^32, as key files do.
-#[derive(Debug, Default)]
-pub(crate) struct Counts(AtomicU64);
-
-impl Counts {
-    /// Called under the writer lock.
-    pub(crate) fn set(&self, totals: &Totals) {
-        self.0.store(totals.records << 32 | totals.primaries, Ordering::Relaxed);
-    }
-
-    pub(crate) fn get(&self) -> (u64, u64) {
-        let packed = self.0.load(Ordering::Relaxed);
-        (packed >> 32, packed & u64::from(u32::MAX))
-    }
+    /// Records and primary records of the mutable segment, 32 bits each (a key file is shorter
+    /// than 2^32 bytes): read without the writer lock.
+    counts: AtomicU64,
 }
 
 impl LiveView {
     pub(crate) fn new(keymap: Arc<dyn Keymap>, segments: Segments, watermark: SegmentId) -> Self {
         let (segments, watermark) = (RwLock::new(segments), watermark.0.into());
-        Self { keymap, segments, watermark, counts: Counts::default() }
+        Self { keymap, segments, watermark, counts: AtomicU64::default() }
+    }
+
+    /// Called under the writer lock.
+    pub(crate) fn set_counts(&self, mutable: &Totals) {
+        self.counts.store(mutable.records << 32 | mutable.primaries, Ordering::Relaxed);
+    }
+
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let packed = self.counts.load(Ordering::Relaxed);
+        (packed >> 32, packed & u64::from(u32::MAX))
     }
 
     pub(crate) fn segments(&self) -> Segments {
@@ -57,7 +52,8 @@ impl LiveView {
         SegmentId(self.watermark.load(Ordering::Acquire))
     }
 
-    /// Whether the record at `at` has this key. One that cannot be read stays for whoever asks for it.
+    /// Whether the record at `at` has this key. A failed read counts as no match; whoever looks
+    /// the key up gets the error.
     pub(crate) fn has_key(&self, at: Position, key: &[u8]) -> bool {
         let segment = self.find(at.segment);
         segment.is_some_and(|segment| matches!(segment.lookup(at.offset, key), Ok(Some(_))))
@@ -74,7 +70,7 @@ impl LiveView {
         self.segments.write().push(segment);
     }
 
-    /// The watermark is durable: returns the segments below it, which nobody finds any more.
+    /// Removes the segments below a durable watermark from the view, and returns them.
     pub(crate) fn retire_below(&self, watermark: SegmentId) -> Vec<Arc<Segment>> {
         assert!(self.watermark() <= watermark, "watermark {watermark}: it moved back");
         self.watermark.store(watermark.0, Ordering::Release);

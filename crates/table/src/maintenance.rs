@@ -1,6 +1,8 @@
-//! What is done for a table now and then: sealing by age, the idle mark, automatic flushes, collection.
+//! Periodic maintenance of a table: sealing by age, idle marks, automatic flushes, collection; and
+//! returning write buffers to other tables.
 //!
-//! The owner of the table calls [`Table::tick`] about once a second. A tick never blocks writers for longer than a put does.
+//! The owner calls [`Table::tick`] about once a second. A tick never blocks writers longer than a
+//! put does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +12,14 @@ use lithdb_env::{ErrorKind, Reclaim, Result};
 use crate::table::Table;
 use crate::write::writer::Writer;
 
-/// When a table does by itself what it could be asked to do.
+/// When a table does on its own what callers can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Maintenance {
-    /// Flush when so many bytes are not durable; `None` leaves it to the callers.
+    /// Flush when this many bytes are not durable; `None`: only on request.
     pub flush_bytes: Option<u64>,
-    /// Flush when something has not been durable for so long; `None` leaves it to the callers.
+    /// Flush when something has not been durable for this long; `None`: only on request.
     pub flush_after: Option<Duration>,
-    /// Write the idle mark when nothing was put for so long.
+    /// Write the idle mark when nothing was put for this long.
     pub idle_after: Duration,
     /// Collect in this tick.
     pub collect: bool,
@@ -27,7 +29,7 @@ impl Table {
     /// Does what is due.
     ///
     /// # Errors
-    /// The first error of what was due; the rest is tried all the same.
+    /// The first error; the remaining work is done all the same.
     pub fn tick(&self, maintenance: &Maintenance) -> Result<()> {
         let writer = self.enter_write()?;
         let shared = &writer.shared;
@@ -38,17 +40,31 @@ impl Table {
             let marked = writer.write_mark_if_idle(maintenance.idle_after);
             timed.and(aged).and(flushed).and(marked)
         });
-        // Without the filter that the application collects with, nothing is collected by itself.
+        // A table collected with a filter is not collected automatically without it.
         let may_collect = shared.setup.filter.is_some() || !shared.has_gc_filter;
         let collected =
             if maintenance.collect && may_collect { writer.collect().map(drop) } else { Ok(()) };
         maintained.and(collected)
     }
 
+    /// Declares the wall clock correct: expiry follows it at once, forwards and back. What was
+    /// sealed at a later time than it shows, or at a time that was in doubt, counts as sealed now.
+    /// Durable on return.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a clock before 2020 or after 9999; `ReadOnly`, `Closed`; `Io`, which
+    /// latches the table.
+    pub fn accept_clock(&self) -> Result<()> {
+        let writer = self.enter_write()?;
+        let accepted = writer.clock.lock().accept(&*writer.shared.env().clock);
+        accepted.map_err(|e| writer.shared.in_context(&e))?;
+        writer.record_time().map(drop)
+    }
+
     /// Changes the number of value files, from the next segment on.
     ///
     /// # Errors
-    /// `InvalidArgument` for a number outside of 1 to 256.
+    /// `InvalidArgument` for a number outside 1 to 256.
     pub fn set_shards(&self, shards: u16) -> Result<()> {
         let shared = &self.enter_write()?.shared;
         let options = shared.options.clone().shards(shards);
@@ -64,15 +80,11 @@ impl Writer {
         let steady = shared.env().clock.monotonic();
         let age = shared.options.segment_age_for(shared.settings.lock().ttl);
         let mut log = self.log.lock();
-        match log.begun {
-            Some((since, before))
-                if log.has_records()
-                    && steady.saturating_sub(since).saturating_add(before) >= age =>
-            {
-                self.roll_over(&mut log).map_err(|e| shared.fail(&e))
-            }
-            _ => Ok(()),
+        let reached = |(since, before)| steady.saturating_sub(since).saturating_add(before) >= age;
+        if !log.has_records() || !log.begun.is_some_and(reached) {
+            return Ok(());
         }
+        self.roll_over(&mut log).map_err(|e| shared.fail(&e))
     }
 
     fn flush_if_due(&self, maintenance: &Maintenance) -> Result<()> {
@@ -88,7 +100,7 @@ impl Writer {
         if durable < log_end && due { self.make_durable(log_end) } else { Ok(()) }
     }
 
-    /// A table on which nothing is put gets its mark written, so that what was flushed last is vouched for.
+    /// Writes the mark of an idle table, which covers its last flush.
     fn write_mark_if_idle(&self, idle_after: Duration) -> Result<()> {
         let now = self.shared.env().clock.monotonic();
         if self.activity.lock().idle_for(now) < idle_after {
@@ -98,17 +110,18 @@ impl Writer {
         self.release_idle_resources()
     }
 
-    /// Gives back what an idle table need not hold. The next tick does it if this one could not.
+    /// Releases what an idle table need not hold. If this fails, the next tick tries again.
     fn release_idle_resources(&self) -> Result<()> {
         let mut log = self.log.lock();
-        // Reserved space goes back through the files, which may be another handle's once the
+        // Releasing reserved space writes to the files, which another handle may own once the
         // table is closed.
         self.shared.check_open()?;
         let Some(segment) = &mut log.segment else { return Ok(()) };
         segment.release_idle_resources().map_err(|e| self.shared.fail(&e))
     }
 
-    /// Writes out what is in buffers, for their memory, unless somebody else has the writer's lock.
+    /// Writes out the write buffers to free their memory, unless another thread has the writer
+    /// lock.
     fn release_buffers(&self) -> bool {
         // Held until the end: closing the table waits for it, and nothing is written afterwards.
         let Some(log) = self.log.try_lock() else { return false };
@@ -117,7 +130,7 @@ impl Writer {
         }
         let Some(segment) = &log.segment else { return false };
         segment.segment().release_buffers().unwrap_or_else(|error| {
-            // Told to those who use this table, not to the one who wants memory.
+            // The error belongs to this table, not to the one that needs memory.
             let failed = self.shared.fail(&error);
             tracing::debug!(%failed, "writing out for another table");
             false
@@ -135,14 +148,14 @@ impl Writer {
             match segment.append_mark(now) {
                 Ok(true) if was_durable => {}
                 Ok(_) => return Ok(()),
-                // The mark is a precaution; the next opening does without.
+                // The mark is a precaution; recovery works without it.
                 Err(e) if e.kind() == ErrorKind::StorageFull => return Ok(()),
                 Err(error) => return Err(self.shared.fail(&error)),
             }
             log.end()
         };
         self.make_durable(end)?;
-        // It needs no mark of its own.
+        // This flush needs no mark of its own.
         let mut log = self.log.lock();
         if log.end() == end
             && let Some(segment) = &mut log.segment
@@ -154,12 +167,13 @@ impl Writer {
     }
 }
 
-/// Gives buffers back when another table needs memory.
+/// Frees write buffers when another table needs memory.
 impl Reclaim for Writer {
     fn reclaim(self: Arc<Self>) -> bool {
         let is_any = self.release_buffers();
         let pool = Arc::clone(&self.shared.env().pool);
-        // What the application gave the table is not dropped under the locks of the one who asks.
+        // The caller may hold locks, so the application's filter and listener are dropped
+        // elsewhere.
         if let Some(last) = Arc::into_inner(self) {
             pool.submit(move || drop(last));
         }

@@ -1,4 +1,4 @@
-//! Upkeep of a table that was closed meanwhile.
+//! Maintenance of a table that was closed meanwhile.
 
 use lithdb_sim::SimFs;
 

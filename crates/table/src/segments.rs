@@ -1,4 +1,4 @@
-//! The segments of a table, as a value: sorted by id, each id once.
+//! The segments of a table as a value: sorted by id, each id once.
 
 use std::collections::VecDeque;
 use std::ops::Deref;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use lithdb_env::Result;
 use lithdb_segment::{Position, Segment, SegmentId};
 
-/// A list of segments, sorted by id. A copy shares the list until one of them is changed.
+/// A list of segments. A clone shares it until one of them changes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Segments(Arc<VecDeque<Arc<Segment>>>);
 
@@ -39,12 +39,11 @@ impl Segments {
         Arc::make_mut(&mut self.0).push_back(segment);
     }
 
-    /// Takes the last segment out.
     pub(crate) fn pop(&mut self) {
         Arc::make_mut(&mut self.0).pop_back();
     }
 
-    /// Takes the segments with lower ids out.
+    /// Removes the segments with lower ids and returns them.
     pub(crate) fn remove_below(&mut self, id: SegmentId) -> Vec<Arc<Segment>> {
         match self.below(id) {
             0 => Vec::new(),
@@ -61,7 +60,7 @@ impl FromIterator<Arc<Segment>> for Segments {
 
 /// Whether the records at two positions have one key.
 pub(crate) fn same_key(segments: &Segments, new: Position, old: Position) -> Result<bool> {
-    // One whose segment was collected has nothing in common with anything.
+    // A collected record matches nothing.
     let (Some(newer), Some(older)) = (segments.find(new.segment), segments.find(old.segment))
     else {
         return Ok(false);
@@ -70,12 +69,12 @@ pub(crate) fn same_key(segments: &Segments, new: Position, old: Position) -> Res
     Ok(older.lookup(old.offset, &key)?.is_some())
 }
 
-/// What may be seen of a table at one moment.
+/// What can be read of a table at one moment.
 pub(crate) struct Snapshot {
     pub(crate) segments: Segments,
-    /// The end of what may be seen of the last one.
+    /// The end of what can be read of the last one.
     pub(crate) end: Position,
-    /// The newest primary record; `None` if that is not known because large values are still being written.
+    /// The newest primary record; `None` if large values in flight make it unknown.
     pub(crate) newest: Option<Position>,
 }
 

@@ -1,4 +1,4 @@
-//! Everything that opening a table needs beside its options: where its files are, and the components it runs with.
+//! What opening a table needs besides its options: its directories and its components.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::gc::filter::GcFilter;
 use crate::options::TableOptions;
 use crate::state::TableState;
 
-/// Everything a table needs to be opened, beside its options.
+/// What opening a table needs besides its options.
 #[derive(Debug, Clone)]
 pub struct TableSetup {
     /// The table's name.
@@ -28,16 +28,16 @@ pub struct TableSetup {
     pub handles: Arc<HandleCache>,
     /// Receives the table's events.
     pub listener: EventListener,
-    /// What may be collected, beside the TTL.
+    /// What may be collected, besides the TTL.
     pub filter: Option<GcFilter>,
-    /// By how much the wall clock may be ahead after a stop before it is in doubt.
+    /// How far the wall clock may be ahead after a stop before it is in doubt.
     pub clock_jump_limit: Duration,
-    /// For how long it must then run steadily to be followed again.
+    /// How long it must then run steadily to be followed again.
     pub clock_jump_hold: Duration,
 }
 
 impl TableSetup {
-    /// What it takes to read the files of a table below these roots without serving it.
+    /// A setup for reading the files of a table below these roots without serving it.
     pub fn for_files(name: TableName, env: &Env, roots: &[PathBuf]) -> Self {
         Self {
             dirs: roots.iter().map(|root| root.join(name.as_str())).collect(),
@@ -79,7 +79,7 @@ impl TableSetup {
         })
     }
 
-    /// The error with the table's name in front, once.
+    /// Prefixes the error with the table's name, once.
     pub fn in_context(&self, error: &Error) -> Error {
         let context = format!("table {}", self.name);
         let rest = error.message().strip_prefix(&context);

@@ -1,6 +1,6 @@
-//! What every handle of an open table shares, whether it writes or reads only: name, options, latch, closed flag.
+//! What a writer and a reader have in common: setup, options, latch, closed flag.
 //!
-//! Once the latch is closed or the table is closed, neither opens again. `settings` is held for moments only.
+//! The latch and the closed flag never reset. `settings` is locked only briefly.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +11,12 @@ use lithdb_env::{Env, Error, ErrorKind, Latch, Result, UnixMillis};
 use lithdb_segment::{Context, TableName};
 
 use crate::batch::check_key;
-use crate::callback::refuse_in_callback;
 use crate::counters::Counters;
 use crate::event::Event;
 use crate::options::TableOptions;
 use crate::setup::TableSetup;
 use crate::state::TableState;
 
-#[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) setup: TableSetup,
     pub(crate) context: Arc<Context>,
@@ -29,12 +27,12 @@ pub(crate) struct Shared {
     pub(crate) latch: Latch,
     closed: AtomicBool,
     pub(crate) counters: Counters,
-    /// The application collects with a filter, whether it was given now or not.
+    /// The application collects with a filter, whether or not it gave one now.
     pub(crate) has_gc_filter: bool,
 }
 
 /// What can change while the table is open.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) struct Settings {
     pub(crate) ttl: Option<Duration>,
     pub(crate) shards: u16,
@@ -44,14 +42,13 @@ impl Shared {
     pub(crate) fn new(
         setup: &TableSetup,
         options: &TableOptions,
-        context: Arc<Context>,
         state: &TableState,
         shards: u16,
     ) -> Self {
         let ttl = state.ttl_ms.map(Duration::from_millis);
         Self {
             setup: setup.clone(),
-            context,
+            context: setup.context(state, options),
             options: options.clone(),
             settings: Mutex::new(Settings { ttl, shards }),
             hash_seed: state.hash_seed,
@@ -71,13 +68,8 @@ impl Shared {
         &self.setup.env
     }
 
-    /// Refuses calls from callbacks and on a closed table.
-    pub(crate) fn enter(&self) -> Result<()> {
-        refuse_in_callback()?;
-        self.check_open()
-    }
-
-    /// Refuses what would touch files of a closed table, for those who waited for a lock meanwhile.
+    /// Refuses access to the files of a closed table, for callers that waited for a lock
+    /// meanwhile.
     pub(crate) fn check_open(&self) -> Result<()> {
         if self.is_closed() { Err(self.closed_error()) } else { Ok(()) }
     }
@@ -86,7 +78,7 @@ impl Shared {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// From now on every call is refused. Values and iterators that are held stay valid.
+    /// From now on every call is refused. Values and iterators stay valid.
     pub(crate) fn set_closed(&self) {
         self.closed.store(true, Ordering::Release);
     }
@@ -101,18 +93,18 @@ impl Shared {
         self.latch.check().map_err(|e| self.in_context(&e))
     }
 
-    /// Refuses keys of a length that no key has.
+    /// Refuses keys of invalid length.
     pub(crate) fn check_lookup_key(&self, key: &[u8]) -> Result<()> {
         check_key(key).map_err(|e| self.in_context(&e))
     }
 
-    /// The error with the table's name in front, once.
+    /// Prefixes the error with the table's name, once.
     pub(crate) fn in_context(&self, error: &Error) -> Error {
         self.setup.in_context(error)
     }
 
-    /// The error with the table's name. A failed write or sync closes the latch: nothing after it is acknowledged. Any
-    /// other failure did nothing and is only passed on.
+    /// Adds the table's name to the error. A failed write or sync closes the latch: nothing after
+    /// it is acknowledged. Any other failure did nothing and is only passed on.
     pub(crate) fn fail(&self, error: &Error) -> Error {
         let error = self.in_context(error);
         if error.latches() && self.latch.close(&error) {
@@ -123,17 +115,13 @@ impl Shared {
         error
     }
 
-    /// Runs `act`. A panic in it closes the latch: nobody knows what was left undone.
-    pub(crate) fn latch_on_panic<T>(
-        &self,
-        what: &str,
-        act: impl FnOnce() -> Result<T>,
-    ) -> Result<T> {
+    /// Runs `f`. A panic closes the latch: what it left undone is unknown.
+    pub(crate) fn latch_on_panic<T>(&self, what: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
         use std::panic::{AssertUnwindSafe, catch_unwind};
-        catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
+        catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| {
             let error = Error::new(ErrorKind::Io, format!("{what} panicked")).latching();
-            // `fail` closes the latch first. The metrics recorder and the log may panic after that; the waiting
-            // threads of the caller must not.
+            // `fail` closes the latch before it calls the metrics recorder and the log, which may
+            // panic, too.
             let failed = catch_unwind(AssertUnwindSafe(|| self.fail(&error)));
             Err(failed.unwrap_or_else(|_| self.in_context(&error)))
         })

@@ -55,33 +55,21 @@ pub struct TableStats {
     pub failure: Option<String>,
 }
 
-/// What is counted segment by segment.
-#[derive(Default)]
-struct Sums {
-    keys: u64,
-    values: u64,
-    bytes: u64,
+/// Keys, values, bytes.
+type Sum = (u64, u64, u64);
+
+fn add(a: Sum, b: Sum) -> Sum {
+    (a.0 + b.0, a.1 + b.1, a.2 + b.2)
 }
 
-impl Sums {
-    fn of_sealed(segments: &Segments) -> Self {
-        let mut sums = Self::default();
-        for metadata in segments.iter().filter_map(|segment| segment.metadata()) {
-            sums.add(metadata.records, metadata.primaries, metadata.bytes());
-        }
-        sums
-    }
+fn sum_of(totals: &Totals) -> Sum {
+    let bytes = totals.key_end + totals.value_ends.iter().sum::<u64>();
+    (totals.records, totals.primaries, bytes)
+}
 
-    fn add(&mut self, keys: u64, values: u64, bytes: u64) {
-        self.keys += keys;
-        self.values += values;
-        self.bytes += bytes;
-    }
-
-    fn add_totals(&mut self, totals: &Totals) {
-        let bytes = totals.key_end + totals.value_ends.iter().sum::<u64>();
-        self.add(totals.records, totals.primaries, bytes);
-    }
+fn sum_of_sealed(segments: &Segments) -> Sum {
+    let sealed = segments.iter().filter_map(|segment| segment.metadata());
+    sealed.map(|m| (m.records, m.primaries, m.bytes())).fold(Sum::default(), add)
 }
 
 impl Table {
@@ -89,39 +77,34 @@ impl Table {
     pub fn stats(&self) -> TableStats {
         let shared = self.shared();
         let (mut settings, mut unflushed_bytes) = (*shared.settings.lock(), 0);
-        let (segments, log_end, sums) = match &self.role {
+        let (segments, log_end, sum) = match &self.role {
             Role::Reader(reader) => {
                 let view = reader.view();
-                let mut sums = Sums::of_sealed(&view.segments);
-                view.unsealed.iter().for_each(|unsealed| sums.add_totals(&unsealed.totals));
-                if let Some(newest) = view.segments.back() {
-                    settings.shards = newest.header().shards;
-                }
-                (view.segments.clone(), view.end, sums)
+                let shards = view.segments.back().map(|newest| newest.header().shards);
+                settings.shards = shards.unwrap_or(settings.shards);
+                let unsealed = view.unsealed.as_ref().map(|unsealed| sum_of(&unsealed.totals));
+                let sum = add(sum_of_sealed(&view.segments), unsealed.unwrap_or_default());
+                (view.segments.clone(), view.end, sum)
             }
-            // Without the writer lock: it is held while a segment is created, and where a listener is called.
+            // Without the writer lock: it is held while a segment is created, and under listeners.
             Role::Writer(writer) => {
                 let segments = writer.live.segments();
-                let end = segments.back().map_or(Position::default(), |mutable| {
-                    Position::new(mutable.id(), mutable.key_end() as u32)
-                });
-                let log_end = writer.in_flight.complete_end(Position::default(), end);
-                let mut sums = Sums::of_sealed(&segments);
-                // A segment whose seal is pending, and the mutable one.
-                if let Some(totals) = writer.sealing.pending_totals() {
-                    sums.add_totals(&totals);
-                }
-                let (records, primaries) = writer.live.counts.get();
-                sums.add(records, primaries, 0);
+                let (mut end, mut written) = (Position::default(), 0);
                 if let Some(mutable) = segments.back() {
-                    let written = mutable.key_end() + mutable.value_ends().iter().sum::<u64>();
-                    sums.bytes += written;
+                    end = Position::new(mutable.id(), mutable.key_end() as u32);
+                    written = mutable.key_end() + mutable.value_ends().iter().sum::<u64>();
                     unflushed_bytes = written.saturating_sub(mutable.durable_bytes());
                 }
-                (segments, log_end, sums)
+                // The sealed ones first: one whose seal is pending must not be counted twice.
+                let sealed = sum_of_sealed(&segments);
+                let pending = writer.sealing.pending_totals().map(|totals| sum_of(&totals));
+                let (records, primaries) = writer.live.counts();
+                let unsealed = add(pending.unwrap_or_default(), (records, primaries, written));
+                let log_end = writer.in_flight.complete_end(Position::default(), end);
+                (segments, log_end, add(sealed, unsealed))
             }
         };
-        let (Sums { keys, values, bytes }, read_source) = (sums, self.read_source());
+        let ((keys, values, bytes), read_source) = (sum, self.read_source());
         TableStats {
             keys,
             values,
@@ -130,7 +113,7 @@ impl Table {
             segments: segments.len(),
             oldest_segment: segments.front().map_or(SegmentId::NONE, |s| s.id()),
             oldest_created: segments.front().map(|s| s.header().created),
-            watermark: self.watermark(),
+            watermark: read_source.watermark(),
             durable: self.durable_position(),
             log_end,
             unflushed_bytes,

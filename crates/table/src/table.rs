@@ -1,7 +1,7 @@
-//! The handle of an open table. It writes or it reads only: that is decided here, and nowhere else.
+//! The handle of an open table, and the only place that knows whether it writes or only reads.
 //!
-//! Public calls are methods of [`Table`], beside what they do. Each begins with [`Table::enter`] or, if it writes,
-//! with [`Table::enter_write`], the one place that refuses a reader.
+//! Public calls are methods of [`Table`], next to what they do. Each begins with [`Table::enter`]
+//! or, if it writes, with [`Table::enter_write`], the one place that refuses a reader.
 
 use std::any::Any;
 use std::fmt;
@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_keymap::KeyHash;
-use lithdb_segment::{Position, SegmentId, TableName};
+use lithdb_segment::{Position, TableName};
 
+use crate::callback::refuse_in_callback;
 use crate::options::TableOptions;
 use crate::read::reader::Reader;
 use crate::read::source::{FailedRead, Found, ReadSource};
@@ -18,11 +19,11 @@ use crate::segments::Snapshot;
 use crate::shared::Shared;
 use crate::write::writer::Writer;
 
-/// A table that is open. Cheap to clone; all clones are the same table.
+/// An open table. Cheap to clone; all clones are the same table.
 #[derive(Clone)]
 pub struct Table {
     pub(crate) role: Role,
-    /// Kept alive by this handle: whoever holds the locks.
+    /// The holder of the locks, kept alive by this handle.
     _keepalive: Option<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -39,13 +40,11 @@ impl fmt::Debug for Table {
     }
 }
 
-impl From<Role> for Table {
-    fn from(role: Role) -> Self {
+impl Table {
+    pub(crate) fn new(role: Role) -> Self {
         Self { role, _keepalive: None }
     }
-}
 
-impl Table {
     /// The table's name.
     pub fn name(&self) -> &TableName {
         self.shared().name()
@@ -61,13 +60,14 @@ impl Table {
         std::ptr::eq(self.shared(), other.shared())
     }
 
-    /// A handle that keeps `keeper` alive as long as it or a clone of it lives.
+    /// A handle that keeps `keeper` alive as long as it or one of its clones lives.
     #[must_use]
     pub fn with_keepalive(&self, keeper: Arc<dyn Any + Send + Sync>) -> Self {
         Self { role: self.role.clone(), _keepalive: Some(keeper) }
     }
 
-    /// Whether the application collects this table with a filter: recorded when one was first given.
+    /// Whether the application collects this table with a filter; recorded when it first gives
+    /// one.
     pub fn has_gc_filter(&self) -> bool {
         self.shared().has_gc_filter
     }
@@ -77,12 +77,13 @@ impl Table {
         matches!(self.role, Role::Reader(_))
     }
 
-    /// The first failure, if there was one: the table takes no more writes.
+    /// The first failed write or sync, if there was one: the table accepts no more writes.
     pub fn failure(&self) -> Option<Error> {
         self.shared().latch.cause().cloned()
     }
 
-    /// Whether the table was closed or dropped: every call is refused. Values and iterators that are held stay valid.
+    /// Whether the table was closed or dropped: every call is refused. Values and iterators stay
+    /// valid.
     pub fn is_closed(&self) -> bool {
         self.shared().is_closed()
     }
@@ -96,8 +97,9 @@ impl Table {
 
     /// Every public call begins here.
     pub(crate) fn enter(&self) -> Result<&Shared> {
+        refuse_in_callback()?;
         let shared = self.shared();
-        shared.enter()?;
+        shared.check_open()?;
         Ok(shared)
     }
 
@@ -126,30 +128,22 @@ impl Table {
         self.read_source().find(KeyHash::of(self.shared().hash_seed, key), key)
     }
 
-    /// Reads, and repeats it for a reader under whom another process has removed what was read. The error has the
-    /// table's name.
+    /// Runs `read`; a reader repeats it if another process has removed what it read. Adds the
+    /// table's name to the error.
     pub(crate) fn read<T>(&self, read: impl Fn() -> Result<T, FailedRead>) -> Result<T> {
         let done = match &self.role {
             Role::Writer(_) => read().map_err(Error::from),
-            Role::Reader(reader) => reader.retry_if_removed(read),
+            Role::Reader(reader) => reader.retry_if_gone(read),
         };
         done.map_err(|e| self.shared().in_context(&e))
     }
 
-    /// What an iterator that begins at `at`, where a record is, sees: large values before it that are still being written do
-    /// not matter.
+    /// What an iterator sees that begins at `at`, where a record is: large values before it may
+    /// still be in flight.
     pub(crate) fn snapshot(&self, at: Position) -> Snapshot {
         match &self.role {
             Role::Writer(writer) => writer.snapshot(at),
             Role::Reader(reader) => reader.view().snapshot(),
-        }
-    }
-
-    /// The lowest segment that may be read.
-    pub(crate) fn watermark(&self) -> SegmentId {
-        match &self.role {
-            Role::Writer(writer) => writer.live.watermark(),
-            Role::Reader(reader) => reader.view().watermark,
         }
     }
 }

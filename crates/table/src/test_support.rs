@@ -13,7 +13,7 @@ pub(crate) fn setup(fs: &SimFs) -> TableSetup {
     TableSetup::for_files(name, &sim_env(fs, &SimClock::new(1)), &["/r".into()])
 }
 
-/// Created, and opened for writing.
+/// Creates the table and opens it for writing.
 pub(crate) fn open(setup: &TableSetup) -> Table {
     Table::create(setup).unwrap();
     let how = OpenForWriting { coalesce: Duration::ZERO };

@@ -103,13 +103,12 @@ impl Writer {
         let held_for = now.held_for.filter(|_| ttl.is_some());
         let mut report = GcReport { held_for, ..GcReport::default() };
         let mut watermark = None;
-        for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
-            let Some(metadata) = segment.metadata() else { break };
+        for (segment, metadata, next) in expired(&segments, &state, ttl, now) {
             let may_go = filter.is_none() || segment.id() < filter_approved.segment;
-            if !may_go || !is_expired(&state, metadata, ttl, now) {
+            if !may_go {
                 break;
             }
-            watermark = Some(next.id());
+            watermark = Some(next);
             report.segments += 1;
             report.records += metadata.records;
             report.bytes += metadata.bytes();
@@ -146,16 +145,12 @@ impl Writer {
         filter_approved: &mut Position,
     ) -> Result<()> {
         let (ttl, state) = (self.shared.settings.lock().ttl, self.state.get());
-        for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
-            let Some(metadata) = segment.metadata() else { break };
+        for (segment, metadata, next) in expired(segments, &state, ttl, now) {
             if segment.id() < filter_approved.segment {
                 continue;
             }
-            if !is_expired(&state, metadata, ttl, now) {
-                break;
-            }
             match self.run_filter_on_segment(filter, segment, metadata, filter_approved) {
-                Ok(true) => *filter_approved = Position::new(next.id(), 0),
+                Ok(true) => *filter_approved = Position::new(next, 0),
                 Ok(false) => break,
                 Err(cause) => {
                     let error = self.shared.in_context(&cause);
@@ -204,14 +199,19 @@ impl Writer {
     }
 }
 
-fn is_expired(
-    state: &TableState,
-    metadata: &Metadata,
+/// The sealed segments that have expired, oldest first up to the first that has not, each with the id of the next.
+fn expired<'a>(
+    segments: &'a Segments,
+    state: &'a TableState,
     ttl: Option<Duration>,
     now: ClockReading,
-) -> bool {
-    let Some(ttl) = ttl else { return true };
-    let (sealed_at, is_settled) = state.sealed_at(metadata);
-    // One that was sealed after the time was recorded counts as sealed at the next recording.
-    (is_settled || !now.is_certain) && sealed_at.saturating_add(ttl) <= now.time
+) -> impl Iterator<Item = (&'a Arc<Segment>, &'a Metadata, SegmentId)> {
+    segments.iter().zip(segments.iter().skip(1)).map_while(move |(segment, next)| {
+        let metadata = segment.metadata()?;
+        let (sealed_at, is_settled) = state.sealed_at(metadata);
+        // One that was sealed after the time was recorded counts as sealed at the next recording.
+        let is_settled = is_settled || !now.is_certain;
+        let has_passed = |ttl| is_settled && sealed_at.saturating_add(ttl) <= now.time;
+        ttl.is_none_or(has_passed).then(|| (segment, metadata, next.id()))
+    })
 }

@@ -41,15 +41,11 @@ impl Table {
     /// destroyed.
     pub fn open(setup: &TableSetup, options: &TableOptions, how: OpenForWriting) -> Result<Self> {
         options.validate().map_err(|e| setup.in_context(&e))?;
-        let opened = Self::open_checked(setup, options, how.coalesce);
+        let opened = Self::open_valid(setup, options, how.coalesce);
         opened.map_err(|e| setup.in_context(&e))
     }
 
-    fn open_checked(
-        setup: &TableSetup,
-        options: &TableOptions,
-        coalesce: Duration,
-    ) -> Result<Self> {
+    fn open_valid(setup: &TableSetup, options: &TableOptions, coalesce: Duration) -> Result<Self> {
         let env = &setup.env;
         let fs = &*env.fs;
         let state_path = setup.state_path();
@@ -68,10 +64,10 @@ impl Table {
         let state = state_file.get();
         let mut clock = setup.table_clock(&state);
         let now = clock.read(&*env.clock);
-        let context = setup.context(&state, options);
         let shards = options.shards.unwrap_or(setup.dirs.len().clamp(1, 256) as u16);
+        let shared = Shared::new(setup, options, &state, shards);
         let recovery = Recovery {
-            context: &context,
+            context: &shared.context,
             state: &state_file,
             inline_max: options.inline_max_bytes,
             shards,
@@ -91,13 +87,12 @@ impl Table {
         let segments: Segments = recovered.segments.into_iter().collect();
         log.newest = build_keymap(&env.pool, &keymap, state.hash_seed, &segments, end, read)?;
         log.begun = begun(&log).map(|age| (env.clock.monotonic(), age));
-        let state = state_file.get();
-        let live = LiveView::new(keymap, segments, state.watermark);
+        let live = LiveView::new(keymap, segments, state_file.get().watermark);
         if let Some(segment) = &log.segment {
-            live.counts.set(segment.totals());
+            live.set_counts(segment.totals());
         }
         let writer = Arc::new(Writer {
-            shared: Shared::new(setup, options, context, &state, shards),
+            shared,
             live,
             state: state_file,
             log: Mutex::new(log),
@@ -118,7 +113,7 @@ impl Table {
             let event = Event::Recovered { table: setup.name.clone(), report: recovered.report };
             setup.listener.emit(&event);
         }
-        Ok(Role::Writer(writer).into())
+        Ok(Self::new(Role::Writer(writer)))
     }
 }
 

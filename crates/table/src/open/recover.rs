@@ -16,7 +16,6 @@ use lithdb_segment::{
 use crate::event::RecoveryReport;
 use crate::gc::clock::ClockReading;
 use crate::open::chain::OpenPlan;
-use crate::open::sealed::SealedSegment;
 use crate::open::unsealed::{UnsealedSegment, changed};
 use crate::state::{DurableEnd, StateFile, id_after, next_id};
 use lithdb_segment::key_file::{KeyFile, read};
@@ -43,11 +42,8 @@ impl Recovery<'_> {
     pub(crate) fn apply(&self, plan: OpenPlan) -> Result<Recovered> {
         let mut report = RecoveryReport::default();
         self.remove(&plan, &mut report)?;
-        let mut segments = Vec::with_capacity(plan.sealed.len() + 2);
-        for SealedSegment { paths, header, metadata, waiting_bytes, .. } in plan.sealed {
-            let segment = Segment::sealed(self.context, paths, header, metadata);
-            segments.push(Arc::new(segment.with_waiting_bytes(waiting_bytes)));
-        }
+        let sealed = plan.sealed.into_iter().map(|sealed| sealed.into_segment(self.context));
+        let mut segments: Vec<_> = sealed.collect();
         let mut writer = None;
         if let Some(unsealed) = plan.unsealed {
             let resumed = self.resume(unsealed, &mut segments, &mut report)?;

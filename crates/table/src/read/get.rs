@@ -1,4 +1,4 @@
-//! get: from a key through the keymap and the key file to the bytes.
+//! get: from a key through the keymap and the key file to the value.
 
 use std::sync::Arc;
 
@@ -9,11 +9,12 @@ use crate::read::source::{FailedRead, Found};
 use crate::table::Table;
 
 impl Table {
-    /// The value of `key`: the newest if it was put more than once, `None` if it was never put or has been collected. The
-    /// bytes are checked on the way (see [`Verify`](lithdb_segment::Verify)).
+    /// The value of `key`: the newest if it was put more than once, `None` if it was never put or
+    /// has been collected. Verified as [`Verify`](lithdb_segment::Verify) says.
     ///
     /// # Errors
-    /// `InvalidArgument` for a key that cannot be, `Corrupt` if the bytes are not those that were put, `Io`.
+    /// `InvalidArgument` for a key of invalid length, `Corrupt` if the bytes are not those that
+    /// were put, `Io`.
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>> {
         let shared = self.enter()?;
         shared.check_lookup_key(key)?;
@@ -25,11 +26,12 @@ impl Table {
         })
     }
 
-    /// Gives the value of `key` to `each` in pieces of at most a mebibyte, in order, and says how long it is: for values that
-    /// do not fit into memory. They are read twice: no piece is given before the whole value was checked.
+    /// Passes the value of `key` to `each` in pieces of at most one mebibyte, in order, and
+    /// returns its length: for values that do not fit into memory. Reads them twice: `each` gets
+    /// nothing before the whole value is verified.
     ///
     /// # Errors
-    /// As [`get`](Self::get); what `each` returns.
+    /// As [`get`](Self::get); any error of `each`.
     pub fn get_chunked(
         &self,
         key: &[u8],
@@ -50,7 +52,7 @@ impl Table {
         Ok(Some(address.len_bytes))
     }
 
-    /// Whether `key` is there. Reads no value.
+    /// Whether `key` exists. Reads no value.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -80,7 +82,7 @@ pub(crate) mod tests {
 
     pub(crate) type Meanwhile = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
-    /// A keymap after whose next answer something else happens before it is looked at, or before it is filled.
+    /// A keymap that runs a hook after its next lookup, or before its next insertion.
     pub(crate) struct Answered {
         keymap: Arc<dyn Keymap>,
         meanwhile: Meanwhile,
@@ -88,7 +90,7 @@ pub(crate) mod tests {
     }
 
     impl Answered {
-        /// Becomes the keymap of a table that nobody else has.
+        /// Replaces the keymap of a table that has no other handle.
         pub(crate) fn of(table: Table) -> (Table, Meanwhile, Meanwhile) {
             let (meanwhile, before_filling) = (Meanwhile::default(), Meanwhile::default());
             let answered = |keymap: &Arc<dyn Keymap>| -> Arc<dyn Keymap> {
@@ -109,11 +111,11 @@ pub(crate) mod tests {
                     Role::Reader(reader)
                 }
             };
-            (role.into(), meanwhile, before_filling)
+            (Table::new(role), meanwhile, before_filling)
         }
     }
 
-    /// Does it, once.
+    /// Runs the hook, once.
     fn happens(something: &Meanwhile) {
         let something = something.lock().take();
         if let Some(something) = something {
@@ -163,8 +165,8 @@ pub(crate) mod tests {
         }
     }
 
-    /// A table with `key` in a segment that has expired, how it was set up, and what puts the key again and collects that
-    /// segment.
+    /// A table with `key` in an expired segment, its setup, and a function that puts the key again
+    /// and collects that segment.
     fn before_the_collection() -> (Table, TableSetup, Meanwhile, Box<dyn FnOnce() + Send>) {
         let (fs, clock) = (SimFs::new(), SimClock::new(1));
         fs.make_dirs("/r");
@@ -202,7 +204,7 @@ pub(crate) mod tests {
         *meanwhile.lock() = Some(put_and_collect);
         assert_eq!(table.get(b"key").unwrap().unwrap(), b"newer");
         assert!(meanwhile.lock().is_none());
-        // Collected and not put again, it is absent.
+        // Collected and not put again, the key is absent.
         let (table, _, meanwhile, _) = before_the_collection();
         let other = table.clone();
         *meanwhile.lock() = Some(Box::new(move || assert_eq!(other.run_gc().unwrap().segments, 1)));
@@ -216,10 +218,11 @@ pub(crate) mod tests {
         let (reader, _, before_filling) = Answered::of(reader);
         assert_eq!(reader.get(b"key").unwrap().unwrap(), b"older");
         put_and_collect();
-        // The new view is known, and its keys are not: another thread asks.
+        // The new view is published and its keys are not: another thread looks the key up.
         let (other, answer) = (reader.clone(), Arc::new(Mutex::new(None)));
         let told = Arc::clone(&answer);
-        // A panic here would be one failed look of several: what was told is looked at afterwards.
+        // A panic here would count as one failed attempt of several: the result is checked
+        // afterwards.
         let ask = move || *told.lock() = Some(other.get(b"key"));
         *before_filling.lock() = Some(Box::new(ask));
         reader.refresh().unwrap();
@@ -238,7 +241,7 @@ pub(crate) mod tests {
         writer.flush().unwrap();
         let reader = Table::open_read_only(&setup, &TableOptions::new()).unwrap();
         assert_eq!(reader.get(b"key").unwrap().unwrap(), b"newer");
-        // The newer value is gone, as if it had been rolled back.
+        // The newer value disappears, as in a rollback.
         let path = setup.dirs[0].join(format!("segments/{}.keys", behind.segment));
         let file = setup.env.fs.open(&path, OpenMode::ReadWrite).unwrap();
         file.set_len(behind.offset.into()).unwrap();

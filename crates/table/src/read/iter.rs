@@ -1,7 +1,7 @@
-//! Iteration over the records of a table in the order in which they were put, from either end.
+//! Iteration over the records of a table in write order, from either end.
 //!
-//! An iterator works on a snapshot: the segments and the end of the log at its creation. It holds the segments, so
-//! collection goes on beside it and takes nothing away from it. Nothing is sealed for it.
+//! An iterator works on a snapshot: the segments and the end of the log at its creation. It holds
+//! the segments, so a collection takes nothing away from it. It seals nothing.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::read::source::FailedRead;
 use crate::segments::{Segments, Snapshot};
 use crate::table::{Role, Table};
 
-/// One record: a key and what it names.
+/// One record: a key and the bytes it refers to.
 #[derive(Clone)]
 pub struct Entry {
     key: Bytes,
@@ -35,12 +35,12 @@ impl Entry {
         &self.key
     }
 
-    /// Whether this is the value's own key, not an alias.
+    /// Whether this is the primary key, not an alias.
     pub fn is_primary(&self) -> bool {
         self.is_primary
     }
 
-    /// Where the record stands.
+    /// The record's position.
     pub fn position(&self) -> Position {
         self.position
     }
@@ -50,10 +50,11 @@ impl Entry {
         self.address.len_bytes
     }
 
-    /// The bytes that the key names, read and checked now.
+    /// Reads and verifies the bytes that the key refers to.
     ///
     /// # Errors
-    /// As [`Table::get`]; `Missing` if another process has collected them since, or rolled them back.
+    /// As [`Table::get`]; `Missing` if another process has since collected them or rolled them
+    /// back.
     pub fn value(&self) -> Result<Value> {
         self.segment.read_value(&self.address)
     }
@@ -70,10 +71,10 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// Walks the records of a table, oldest first, or newest first with `rev()`. See [`Table::iter`].
+/// The records of a table, oldest first, or newest first with `rev()`. See [`Table::iter`].
 pub struct Iter {
     segments: Segments,
-    /// The end of what is seen of the last segment.
+    /// The end of the snapshot in its last segment.
     end: Position,
     /// Where the front begins in the first segment.
     start: Position,
@@ -89,7 +90,7 @@ struct Front {
     segment: Arc<Segment>,
 }
 
-/// The records of one segment that the back has not given yet: offsets, in order.
+/// The offsets in one segment that the back has not returned yet, in order.
 struct Back {
     segment: Arc<Segment>,
     offsets: VecDeque<u32>,
@@ -105,20 +106,20 @@ impl fmt::Debug for Iter {
 }
 
 impl Table {
-    /// All records in the order in which they were put; `rev()` for the other way round. Sees what was put before the
-    /// call. A key that was put twice is given twice.
+    /// All records in write order; `rev()` reverses it. Sees what was put before the call. A key
+    /// that was put twice is returned twice.
     ///
     /// # Errors
-    /// `Closed`; reading errors come from the iterator. Beside a process that rolls back, a reader's iterator ends with `Missing`
-    /// where what it was to walk is gone: refresh, and begin again.
+    /// `Closed`; the iterator returns read errors. If another process rolls back, a reader's
+    /// iterator ends with `Missing` where its records are gone: refresh and start again.
     pub fn iter(&self) -> Result<Iter> {
         self.enter()?;
         let start = Position::default();
         Ok(Iter::new(self.snapshot(start), start).of(self))
     }
 
-    /// The records from `key` on, the newest record of it first; `None` if the key is absent. With `rev()` it goes from
-    /// the newest record of the table back to `key`.
+    /// The records from `key` on, starting with its newest record; `None` if the key is absent.
+    /// `rev()` goes from the newest record of the table back to `key`.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -130,8 +131,8 @@ impl Table {
             if found.at < now.end && now.segments.find(found.at.segment).is_some() {
                 return Ok(Some(Iter::new(now, found.at).of(self)));
             }
-            // Collected or rolled back since, or newer than a reader's view; the key may have been put again, or have an
-            // older value.
+            // Collected or rolled back since, or newer than a reader's view. The key may have been
+            // put again, or have an older value.
             if !read_source.advance() {
                 break;
             }
@@ -158,7 +159,7 @@ impl Table {
         let read = || {
             let now = self.snapshot(start);
             let Some(newest) = now.newest else { return Ok(Err(now)) };
-            // If its segment was collected, every older one was, too.
+            // If its segment was collected, so was every older one.
             let Some(segment) = now.segments.find(newest.segment).cloned() else {
                 return Ok(Ok(None));
             };
@@ -194,26 +195,21 @@ impl Iter {
         self
     }
 
-    /// Whether another process has collected `segment`: what is then left to walk is what is
-    /// behind.
+    /// Whether another process has collected `segment`; then continues after what is gone.
     fn was_collected(&mut self, error: &Error, segment: Option<Arc<Segment>>) -> bool {
-        let is_missing = error.kind() == ErrorKind::Missing;
-        let (Some(reader), Some(segment)) = (self.reader.as_ref().filter(|_| is_missing), segment)
-        else {
-            return false;
-        };
-        // If that fails, too, the walk ends with the error it met.
-        if reader.catch_up(&segment).is_err() {
+        let (Some(reader), Some(segment)) = (&self.reader, segment) else { return false };
+        // If that fails, too, the iteration ends with the first error.
+        if error.kind() != ErrorKind::Missing || reader.catch_up(&segment).is_err() {
             return false;
         }
         let watermark = reader.view().watermark;
         let gone = self.segments.remove_below(watermark);
-        self.front = self.front.take().filter(|front| front.segment.id() >= watermark);
-        self.back = self.back.take().filter(|back| back.segment.id() >= watermark);
+        self.front.take_if(|front| front.segment.id() < watermark);
+        self.back.take_if(|back| back.segment.id() < watermark);
         !gone.is_empty()
     }
 
-    /// The end of what is seen of a segment's key file.
+    /// The end of the snapshot in a segment's key file.
     fn end_of(&self, segment: &Segment) -> u64 {
         if segment.id() == self.end.segment {
             u64::from(self.end.offset).min(segment.key_end())
@@ -223,8 +219,7 @@ impl Iter {
     }
 
     fn scanner(&self, segment: &Arc<Segment>) -> Result<Scanner<'static>> {
-        let end = self.end_of(segment).max(HEADER_LEN as u64);
-        segment.scan(end)
+        segment.scan(self.end_of(segment).max(HEADER_LEN as u64))
     }
 
     fn next_front(&mut self) -> Result<Option<Entry>> {
@@ -244,10 +239,8 @@ impl Iter {
                 let (offset, key_len) = (entry.offset, entry.record.key.len());
                 let (address, is_primary) =
                     (entry.record.address(front.segment.id()), entry.record.is_primary());
-                if !self
-                    .back
-                    .as_mut()
-                    .is_none_or(|back| back.take_from_back(&front.segment, offset))
+                if let Some(back) = &mut self.back
+                    && !back.take_from_back(&front.segment, offset)
                 {
                     return Ok(None);
                 }
@@ -279,19 +272,14 @@ impl Iter {
                     let segment = Arc::clone(&back.segment);
                     return Ok(Some(Entry { key, position, is_primary, address, segment }));
                 }
-                let is_front = self
-                    .front
-                    .as_ref()
-                    .is_some_and(|front| Arc::ptr_eq(&front.segment, &back.segment));
-                if is_front {
-                    self.front = None; // it has nothing left either
-                }
+                // If the front is in the same segment, it has nothing left either.
+                self.front.take_if(|front| Arc::ptr_eq(&front.segment, &back.segment));
                 self.segments.pop();
                 self.back = None;
             }
             let Some(segment) = self.segments.back().cloned() else { return Ok(None) };
             let front = self.front.as_ref().filter(|front| Arc::ptr_eq(&front.segment, &segment));
-            // What the front has given is not given again.
+            // Skip what the front has returned.
             let given = front.map_or(0, |front| front.scanner.next_offset());
             let start = if segment.id() == self.start.segment { self.start.offset } else { 0 };
             let start = start.max(given);
@@ -308,9 +296,9 @@ impl Iter {
         }
     }
 
-    /// What `next` gives, in which `at` is the segment that is walked. What another process has
-    /// collected meanwhile is passed over; an iterator that failed is over: it does not go on as
-    /// if nothing had happened.
+    /// Calls `next`; `at` is the segment it reads. Skips what another process has collected
+    /// meanwhile. After an error the iterator is exhausted: it must not continue as if nothing had
+    /// happened.
     fn step(
         &mut self,
         next: impl Fn(&mut Self) -> Result<Option<Entry>>,
@@ -330,7 +318,8 @@ impl Iter {
 }
 
 impl Back {
-    /// Whether the back has not given the record at `offset` of `segment` yet; takes it from what it will give.
+    /// Whether the back has not returned the record at `offset` of `segment` yet; takes it from
+    /// the back.
     fn take_from_back(&mut self, segment: &Arc<Segment>, offset: u32) -> bool {
         if !Arc::ptr_eq(&self.segment, segment) {
             return true;

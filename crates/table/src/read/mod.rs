@@ -1,4 +1,4 @@
-//! Reading: point reads, iterators, and the views of processes that do not write.
+//! Reading: lookups, iterators, and the views of processes that only read.
 
 pub(crate) mod check_keymap;
 pub(crate) mod follow;

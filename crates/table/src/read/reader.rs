@@ -1,9 +1,9 @@
-//! A table that is open for reading only, beside a writer in another process.
+//! A table open for reading only, while another process may write it.
 //!
-//! What a reader sees is a [`View`] of one moment, at least everything that had been flushed when it was taken. The view
-//! is replaced as a whole, under `view`, which is held for moments only; `refreshing` is held while the next one is made.
-//! The writer changes the files meanwhile, so an error counts when a second look, with nothing changed in between, repeats
-//! it. Nothing is ever written.
+//! A reader serves a [`View`] that includes at least what was flushed before it was taken. A new
+//! view replaces it as a whole. `view` is locked only briefly; `refreshing` is held while the next
+//! view is made. The writer changes files meanwhile, so an error counts only if a second attempt
+//! with nothing changed in between repeats it. A reader never writes.
 
 use std::sync::Arc;
 
@@ -22,26 +22,26 @@ use crate::shared::Shared;
 use crate::state::{TableState, read_state};
 use crate::truncate::INTENT_FILE;
 
-/// How often a reader looks at files that keep changing.
+/// How often a reader reads files that keep changing.
 const MAX_ATTEMPTS: usize = 8;
 
-#[derive(Debug)]
+/// Keys to be inserted into a keymap.
+pub(super) type Keys = Vec<(KeyHash, Position)>;
+
 pub(crate) struct Reader {
     pub(crate) shared: Shared,
     view: RwLock<Arc<View>>,
-    /// The keys of the view that are not in its keymap: a refresh before failed there.
-    pub(super) refreshing: Mutex<Vec<(KeyHash, Position)>>,
+    /// The keys of the view that its keymap lacks because an earlier refresh failed.
+    pub(super) refreshing: Mutex<Keys>,
 }
 
 impl Reader {
-    /// Opens the table for reading.
     pub(super) fn open(setup: &TableSetup, options: &TableOptions) -> Result<Self> {
         retry_until_stable(setup, || {
             let (state, plan) = read_files(setup)?;
-            let context = setup.context(&state, options);
+            let shared = Shared::new(setup, options, &state, options.shards.unwrap_or(1));
             let keymap = new_keymap(options.keymap.unwrap_or_default());
-            let view = View::from_plan(&context, state.clone(), plan, keymap)?;
-            let shared = Shared::new(setup, options, context, &state, options.shards.unwrap_or(1));
+            let view = View::from_plan(&shared.context, state, plan, keymap)?;
             Ok(Self { shared, view: RwLock::new(view.into()), refreshing: Mutex::default() })
         })
     }
@@ -50,25 +50,25 @@ impl Reader {
         Arc::clone(&self.view.read())
     }
 
-    /// Makes what `change` makes of the view the one that is seen.
+    /// Replaces the view by `change` of it.
     pub(crate) fn publish(&self, change: impl FnOnce(&View) -> View) {
         let mut view = self.view.write();
         let next = Arc::new(change(&view));
         let before = std::mem::replace(&mut *view, next);
         drop(view);
-        // The last holder of a segment lets go of it without the lock.
+        // Segments may be dropped here, so not under the lock.
         drop(before);
     }
 
-    /// Makes a view with a higher watermark the one that is seen.
+    /// Replaces the view by one with a higher watermark.
     pub(super) fn raise(&self, change: impl FnOnce(&View) -> View) {
         self.publish(change);
         let view = self.view();
         view.keymap.raise_watermark(view.watermark);
     }
 
-    /// Takes a view of all files in the place of the present one.
-    pub(super) fn replace(&self, unpublished: &mut Vec<(KeyHash, Position)>) -> Result<()> {
+    /// Replaces the view by a new one made from all files.
+    pub(super) fn replace(&self, unpublished: &mut Keys) -> Result<()> {
         let shared = &self.shared;
         let view = retry_until_stable(&shared.setup, || {
             self.read_state()?;
@@ -83,7 +83,7 @@ impl Reader {
 
     pub(super) fn read_state(&self) -> Result<TableState> {
         let state = read_live_state(&self.shared.setup)?;
-        // A table of the same name that was created after this one had been dropped is another table.
+        // The table may have been dropped and another one created with its name.
         if state.table_id == self.shared.context.table_id {
             return Ok(state);
         }
@@ -92,12 +92,12 @@ impl Reader {
     }
 }
 
-/// Looks at all files.
+/// Reads the state and plans an opening from all files.
 fn read_files(setup: &TableSetup) -> Result<(TableState, OpenPlan)> {
     refuse_rollback(setup)?;
     let state = read_live_state(setup)?;
     let plan = OpenPlan::make(&setup.env, &setup.segment_dirs(), &state, Access::Read)?;
-    // What was seen while one began may be neither the old state nor the new one.
+    // What was read while a rollback began may be neither the old nor the new state.
     refuse_rollback(setup)?;
     Ok((state, plan))
 }
@@ -111,7 +111,7 @@ fn read_live_state(setup: &TableSetup) -> Result<TableState> {
     Ok(state)
 }
 
-/// Refuses a database that is being rolled back by another process, or was by one that is gone.
+/// Refuses a database with a rollback that is running in another process or was interrupted.
 pub(super) fn refuse_rollback(setup: &TableSetup) -> Result<()> {
     let root = setup.dirs.first().and_then(|dir| dir.parent());
     let Some(path) = root.map(|root| root.join(INTENT_FILE)) else { return Ok(()) };
@@ -122,11 +122,8 @@ pub(super) fn refuse_rollback(setup: &TableSetup) -> Result<()> {
     Err(Error::at(ErrorKind::RollbackPending, &path, message))
 }
 
-/// Looks until it succeeds, or fails twice with nothing changed in between.
-fn retry_until_stable<T>(
-    setup: &TableSetup,
-    mut read_files: impl FnMut() -> Result<T>,
-) -> Result<T> {
+/// Retries until it succeeds, or fails twice with nothing changed in between.
+fn retry_until_stable<T>(setup: &TableSetup, read_files: impl Fn() -> Result<T>) -> Result<T> {
     let fs = &*setup.env.fs;
     let mut before = None;
     for _ in 1..MAX_ATTEMPTS {
@@ -134,7 +131,7 @@ fn retry_until_stable<T>(
             Ok(found) => return Ok(found),
             Err(error) => error,
         };
-        // What cannot be read is the same as long as it cannot be read for the same reason.
+        // Two failed reads are equal if they fail with the same kind of error.
         let state = read_state(fs, &setup.state_path()).map(|found| found.state);
         let files = Inventory::list(fs, &setup.segment_dirs());
         let now = (state.map_err(|e| e.kind()), files.map_err(|e| e.kind()));

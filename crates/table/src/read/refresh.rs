@@ -1,20 +1,19 @@
-//! Refreshing a reader's view.
+//! Refreshing a reader's view, and recovery of reads whose files the writer has removed.
 //!
-//! A refresh goes on from where the view ends: it reads the state, asks whether the last segment has been sealed and whether
-//! it is longer, and reads what is new. Where the files do not continue the view, because the writer has given up some of
-//! it, all files are read as when the table is opened.
+//! A refresh continues where the view ends: it reads the state, checks whether the last segment
+//! was sealed or has grown, and reads what is new. If the files do not continue the view because
+//! the writer has given up some of it, it reads all files as opening does.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use lithdb_env::{Error, ErrorKind, Fs, Result, exists};
-use lithdb_keymap::KeyHash;
-use lithdb_segment::{Metadata, Position, Segment, SegmentPaths};
+use lithdb_segment::{Metadata, Segment, SegmentPaths};
 
 use crate::open::sealed::check_matches_header;
 use crate::options::TableOptions;
 use crate::read::follow::FollowedSegment;
-use crate::read::reader::{Reader, refuse_rollback};
+use crate::read::reader::{Keys, Reader, refuse_rollback};
 use crate::read::source::FailedRead;
 use crate::read::view::{UnsealedCursor, View};
 use crate::segments::same_key;
@@ -23,10 +22,10 @@ use crate::state::TableState;
 use crate::table::{Role, Table};
 use lithdb_segment::key_file::KeyFile;
 
-/// How often a read is repeated because what it reads was removed meanwhile.
+/// How often a read is repeated because its files were removed meanwhile.
 const MAX_CATCH_UPS: usize = 3;
 
-/// What one step of a refresh came to.
+/// The result of one step of a refresh.
 enum Step {
     UpToDate,
     Advanced,
@@ -35,28 +34,27 @@ enum Step {
 }
 
 impl Table {
-    /// Opens a table that is there, for reading. The caller holds the shared lock of every root; a writer may be
-    /// at work. Nothing is written.
+    /// Opens an existing table for reading. The caller holds the shared lock of every root; a
+    /// writer may be active. Nothing is written.
     ///
     /// # Errors
-    /// Whatever is not as it must be, named with its file and the remedy.
+    /// Any damage or inconsistency, with its file and the remedy.
     pub fn open_read_only(setup: &TableSetup, options: &TableOptions) -> Result<Self> {
         options.validate().map_err(|e| setup.in_context(&e))?;
         let reader = Reader::open(setup, options).map_err(|e| setup.in_context(&e))?;
-        Ok(Role::Reader(Arc::new(reader)).into())
+        Ok(Self::new(Role::Reader(Arc::new(reader))))
     }
 
-    /// Takes a new view of the files: sees at least everything that the writer has flushed by now. Costs what is new. Values
-    /// and iterators that are held stay as they are. A table that is open for writing has nothing to refresh.
+    /// Takes a new view of the files, which includes at least everything that the writer has
+    /// flushed by now. Costs what is new. Values and iterators are not affected. Does nothing on a
+    /// table open for writing.
     ///
     /// # Errors
-    /// As [`open_read_only`](Self::open_read_only); what the old view showed is still found, unless it is gone.
+    /// As [`open_read_only`](Self::open_read_only); then the old view stays in use.
     pub fn refresh(&self) -> Result<()> {
         let shared = self.enter()?;
-        match &self.role {
-            Role::Writer(_) => Ok(()),
-            Role::Reader(reader) => reader.refresh().map_err(|e| shared.in_context(&e)),
-        }
+        let Role::Reader(reader) = &self.role else { return Ok(()) };
+        reader.refresh().map_err(|e| shared.in_context(&e))
     }
 }
 
@@ -66,24 +64,21 @@ impl Reader {
         refuse_rollback(&self.shared.setup)?;
         let is_followed = match self.follow(&mut unpublished) {
             Ok(is_followed) => is_followed,
-            // One look may see the writer between two steps: read all files.
+            // A single attempt may see the writer between two steps: read all files.
             Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Missing) => false,
             Err(error) => return Err(error),
         };
         if is_followed {
-            // What was seen while a rollback began may be neither the old state nor the new one.
+            // What was read while a rollback began may be neither the old nor the new state.
             return refuse_rollback(&self.shared.setup);
         }
         self.replace(&mut unpublished)
     }
 
-    /// Runs `read`. It may find that another process has collected a file under it, that a rollback has truncated it, or that it
-    /// is another table's of the same name: then it is repeated with a newer view, and the key is absent, or has an older
-    /// value. An error for another cause is confirmed by one more read at most.
-    pub(crate) fn retry_if_removed<T>(
-        &self,
-        read: impl Fn() -> Result<T, FailedRead>,
-    ) -> Result<T> {
+    /// Runs `read`. If another process has collected its file, truncated it by a rollback, or
+    /// replaced the table by another of the same name, `read` is repeated on a newer view: the key
+    /// is absent, or has an older value. Any other error is confirmed by at most one more read.
+    pub(crate) fn retry_if_gone<T>(&self, read: impl Fn() -> Result<T, FailedRead>) -> Result<T> {
         let mut left = MAX_CATCH_UPS;
         loop {
             let failed = match read() {
@@ -101,12 +96,12 @@ impl Reader {
         }
     }
 
-    /// Goes on from the view with what is new. False: the files do not continue it.
-    fn follow(&self, unpublished: &mut Vec<(KeyHash, Position)>) -> Result<bool> {
+    /// Extends the view by what is new. False: the files do not continue it.
+    fn follow(&self, unpublished: &mut Keys) -> Result<bool> {
         self.publish_keys(unpublished)?;
         let state = self.read_state()?;
         let view = self.view();
-        // The floor rises when segments are given up.
+        // The floor rises when the writer gives up segments.
         let before = (view.state.next_id_floor, view.state.empty);
         let is_collected = view.unsealed.is_some() && view.end.segment < state.watermark;
         if before != (state.next_id_floor, state.empty) || is_collected {
@@ -120,7 +115,7 @@ impl Reader {
                 Step::UpToDate => break,
             }
         }
-        // What was collected stays good until the keymap knows where its keys were put again.
+        // Collected segments stay readable until the keymap has the keys that were put again.
         if state != view.state {
             self.raise(|view| View {
                 state: state.clone(),
@@ -130,13 +125,8 @@ impl Reader {
         Ok(true)
     }
 
-    /// Reads on in the last segment of the view, or goes over to its successor.
-    fn step(
-        &self,
-        state: &TableState,
-        view: &View,
-        unpublished: &mut Vec<(KeyHash, Position)>,
-    ) -> Result<Step> {
+    /// Reads what is new in the last segment of the view, or moves on to its successor.
+    fn step(&self, state: &TableState, view: &View, unpublished: &mut Keys) -> Result<Step> {
         let (Some(segment), Some(unsealed)) = (view.segments.back(), &view.unsealed) else {
             return Ok(if state.empty { Step::UpToDate } else { Step::Diverged });
         };
@@ -163,21 +153,20 @@ impl Reader {
             let sealed_mark = before.and_then(|s| s.metadata()).and_then(Metadata::successor_end);
             let durable_mark = state.durable_mark(segment.id(), sealed_mark);
             let sealed_end = seal.as_ref().map(|seal| seal.key_end);
-            let hash_seed = self.shared.hash_seed;
-            let followed =
-                FollowedSegment { fs, keys: &keys, paths, hash_seed, durable_mark, sealed_end };
+            let (keys, hash_seed) = (&keys, self.shared.hash_seed);
+            let followed = FollowedSegment { fs, keys, paths, hash_seed, durable_mark, sealed_end };
             let new = followed.read_new(unsealed)?;
             if new.seen.totals.key_end > unsealed.totals.key_end {
                 new.seen.extend_readable(segment);
                 *unpublished = new.keys;
-                // The segment first: a position that the keymap gets must be one that can be read.
+                // The segment first: a position in the keymap must be readable.
                 self.publish(|view| view.extended(new.seen, new.newest));
                 self.publish_keys(unpublished)?;
                 return Ok(Step::Advanced);
             }
         }
         let Some(seal) = seal else {
-            // The state may know a later one: then files are lost, or older than it.
+            // The state may name a later segment: then files are lost, or older than the state.
             let known = state.durable_end.as_ref().map(|unsealed| unsealed.segment);
             let is_newest = known.is_none_or(|known| known <= segment.id());
             return Ok(if is_newest { Step::UpToDate } else { Step::Diverged });
@@ -192,7 +181,8 @@ impl Reader {
         Ok(Step::Advanced)
     }
 
-    /// The segment that a seal names, of which nothing was seen yet; `None` if it is not as a writer leaves it.
+    /// The successor that a seal names, with nothing read of it yet; `None` if it is not as a
+    /// writer leaves it.
     fn successor(&self, seal: &Metadata) -> Result<Option<(Arc<Segment>, UnsealedCursor)>> {
         let (fs, dirs) = (&*self.shared.env().fs, &self.shared.context.dirs);
         let path = SegmentPaths::for_new(dirs, seal.successor, 1).keys;
@@ -212,8 +202,8 @@ impl Reader {
         Ok(Some((segment, begun)))
     }
 
-    /// Puts the keys of the view that are not in its keymap there.
-    fn publish_keys(&self, unpublished: &mut Vec<(KeyHash, Position)>) -> Result<()> {
+    /// Inserts the keys of the view that its keymap lacks.
+    fn publish_keys(&self, unpublished: &mut Keys) -> Result<()> {
         let view = self.view();
         let mut same_key = |new, old| same_key(&view.segments, new, old);
         view.keymap.insert_batch(unpublished, &mut same_key)?;
@@ -221,8 +211,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Finds out why something in `failed` could not be read, or is not what it was: collected, or given up by the writer.
-    /// False: neither, the finding is what it is.
+    /// Finds out why a read in `failed` went wrong. True: the segment was collected, or the writer
+    /// has given it up, and the view is newer now. False: the error stands.
     pub(crate) fn catch_up(&self, failed: &Arc<Segment>) -> Result<bool> {
         let view = self.view();
         if !view.segments.find(failed.id()).is_some_and(|seen| Arc::ptr_eq(seen, failed)) {
@@ -240,7 +230,7 @@ impl Reader {
                 return Ok(false);
             }
         }
-        // A rollback: there is nothing left of the view that could be held on to.
+        // A rollback: nothing of the view can be kept.
         let mut unpublished = self.refreshing.lock();
         if Arc::ptr_eq(&view, &self.view()) {
             self.replace(&mut unpublished)?;
@@ -257,7 +247,7 @@ fn read_if_exists(fs: &dyn Fs, path: &Path) -> Result<Option<Metadata>> {
     }
 }
 
-/// Whether the seal of a segment says what it said, or there is none yet of what was seen.
+/// Whether the seal of a segment is the one that was read, or none as before.
 fn is_seal_unchanged(fs: &dyn Fs, segment: &Segment) -> Result<bool> {
     let now = read_if_exists(fs, &segment.paths().metadata)?;
     Ok(match (segment.metadata(), now) {

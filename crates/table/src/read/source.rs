@@ -1,6 +1,7 @@
-//! Where a lookup finds keys: the live view of the process that writes, or the present view of a reader.
+//! What a lookup reads: the live view of a writing process, or a reader's present view.
 //!
-//! A lookup asks the keymap, then the segments. What was collected in between is not absent: it asks again.
+//! A lookup asks the keymap, then the segments. If a segment was collected in between, it asks
+//! again: the key may have been put again.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ pub(crate) struct Found {
     pub(crate) address: Address,
 }
 
-/// A read that failed, and the segment in which it did.
+/// A failed read, and its segment.
 #[derive(Debug)]
 pub(crate) struct FailedRead {
     pub(crate) segment: Arc<Segment>,
@@ -33,7 +34,7 @@ impl From<FailedRead> for Error {
 }
 
 pub(crate) enum ReadSource<'a> {
-    /// With the watermark before the keymap was asked.
+    /// With the watermark at the time of the lookup.
     Live(&'a LiveView, SegmentId),
     View(&'a Reader, Arc<View>),
 }
@@ -54,6 +55,13 @@ impl<'a> ReadSource<'a> {
         }
     }
 
+    pub(crate) fn watermark(&self) -> SegmentId {
+        match self {
+            Self::Live(_, watermark) => *watermark,
+            Self::View(_, view) => view.watermark,
+        }
+    }
+
     fn segment(&self, id: SegmentId) -> Option<Arc<Segment>> {
         match self {
             Self::Live(live, _) => live.find(id),
@@ -61,7 +69,7 @@ impl<'a> ReadSource<'a> {
         }
     }
 
-    /// Goes over to what is seen now. False if that is the same: nothing was collected, and no other view published.
+    /// Moves on to the present view. False if nothing was collected and no other view published.
     pub(crate) fn advance(&mut self) -> bool {
         match self {
             Self::Live(live, before) => {
@@ -77,14 +85,14 @@ impl<'a> ReadSource<'a> {
         }
     }
 
-    /// The newest record of `key`, whose hash is `hash`.
+    /// The newest record of `key`; `hash` is its hash.
     pub(crate) fn find(&mut self, hash: KeyHash, key: &[u8]) -> Result<Option<Found>, FailedRead> {
         let mut candidates = Candidates::new();
         loop {
             self.keymap().candidates(hash, &mut candidates);
             let mut passed_over = false;
             for at in candidates.iter().copied() {
-                // Collected since the keymap was asked, or of a segment that is newer than the view.
+                // Collected since the lookup in the keymap, or newer than the view.
                 let Some(segment) = self.segment(at.segment) else {
                     passed_over = true;
                     continue;
@@ -95,8 +103,8 @@ impl<'a> ReadSource<'a> {
                     Err(error) => return Err(FailedRead { segment, error }),
                 }
             }
-            // The key may have been put again before the collection, or a newer view may have it: then the keymap says so
-            // now.
+            // The key may have been put again before the collection, or be in a newer view: then
+            // the keymap has it now.
             if !passed_over || !self.advance() {
                 return Ok(None);
             }

@@ -1,6 +1,7 @@
-//! Group commit: who runs a round of flushing, and what is durable.
+//! Group commit: which thread runs a flush round, and what is durable.
 //!
-//! At most one round runs at a time; callers that come meanwhile share the next one. `durable` never moves back.
+//! At most one round runs at a time; callers that arrive meanwhile share the next one. `durable`
+//! never moves back.
 
 use std::time::Duration;
 
@@ -9,15 +10,13 @@ use lithdb_env::sync::{Condvar, Mutex};
 use lithdb_segment::Position;
 
 /// What is durable, and whether a round is running.
-#[derive(Debug)]
 pub(crate) struct GroupCommit {
     state: Mutex<State>,
     changed: Condvar,
-    /// How long a round waits for more callers before it captures the end of the log.
+    /// How long a round waits for more callers before it starts.
     coalesce: Duration,
 }
 
-#[derive(Debug)]
 struct State {
     durable: Position,
     is_running: bool,
@@ -25,11 +24,8 @@ struct State {
 
 impl GroupCommit {
     pub(crate) fn new(durable: Position, coalesce: Duration) -> Self {
-        Self {
-            state: Mutex::new(State { durable, is_running: false }),
-            changed: Condvar::new(),
-            coalesce,
-        }
+        let state = Mutex::new(State { durable, is_running: false });
+        Self { state, changed: Condvar::new(), coalesce }
     }
 
     pub(crate) fn durable(&self) -> Position {
@@ -44,8 +40,8 @@ impl GroupCommit {
         }
     }
 
-    /// Returns when everything before `end` is durable: by a round of another thread, or by running `round`, which must not
-    /// panic. `check` is asked before each wait.
+    /// Returns when everything before `end` is durable: waits for the round of another thread or
+    /// runs `round`, which must not panic. Calls `check` before it waits or runs.
     pub(crate) fn commit(
         &self,
         end: Position,
@@ -74,7 +70,7 @@ impl GroupCommit {
         flushed
     }
 
-    /// Called by the round: everything before `end` is durable.
+    /// Everything before `end` is durable. Called within a round.
     pub(crate) fn acknowledge(&self, end: Position) {
         let mut state = self.state.lock();
         assert!(state.is_running, "{end}: acknowledged outside of a round");

@@ -1,8 +1,8 @@
-//! flush: makes the log durable up to where it ends now.
+//! flush: makes the log durable up to its present end.
 //!
-//! A round captures the end of the log, waits for large values below it, and makes the mutable segment durable, all its
-//! files at the same time; older segments must be sealed. Only then is the end acknowledged, and its mark handed to the
-//! log, which writes it before the next record.
+//! A round captures the end of the log, waits for large values before it, and syncs all files of
+//! the mutable segment in parallel; older segments must be sealed. Only then is the end
+//! acknowledged, and its mark goes to the log, which writes it no later than the next record.
 
 use std::sync::Arc;
 
@@ -13,19 +13,19 @@ use crate::table::{Role, Table};
 use crate::write::writer::Writer;
 
 impl Table {
-    /// Makes everything durable whose put returned before this call: when it returns `Ok`, it survives power loss. With
-    /// nothing new to make durable it does nothing. Concurrent calls share syncs.
+    /// Makes everything durable whose put returned before this call: when it returns `Ok`, that
+    /// survives power loss. Does nothing if nothing is new. Concurrent calls share syncs.
     ///
     /// # Errors
-    /// `StorageFull` if sealing an older segment found no space: nothing is lost, call again when there is some. `Io` for
-    /// a failed write or sync, which latches the table.
+    /// `StorageFull` if there was no space to seal an older segment: nothing is lost, call again.
+    /// `Io` for a failed write or sync, which latches the table.
     pub fn flush(&self) -> Result<()> {
         let writer = self.enter_write()?;
         let end = writer.log.lock().end();
         writer.make_durable(end)
     }
 
-    /// Waits until the record at `at` (what a put returned) is durable, flushing if need be.
+    /// Returns when the record at `at` (the result of a put) is durable, flushing if necessary.
     ///
     /// # Errors
     /// As [`flush`](Self::flush).
@@ -36,8 +36,8 @@ impl Table {
         writer.make_durable(end.min(log_end))
     }
 
-    /// The end of what is durable: everything before this position survives power loss. For a reader, the end of what
-    /// it sees.
+    /// The durable end: everything before this position survives power loss. For a reader, the end
+    /// of its view.
     pub fn durable_position(&self) -> Position {
         match &self.role {
             Role::Writer(writer) => writer.commit.durable(),
@@ -68,7 +68,7 @@ impl Writer {
         let made = segment.make_durable(&capture).map_err(|e| shared.fail(&e));
         let sealed = self.finish_seal();
         made.and(sealed)?;
-        // Acknowledged before the mark is due: a mark promises what has been acknowledged.
+        // Acknowledge before handing on the mark: a mark records what was acknowledged.
         self.commit.acknowledge(end);
         let mark = capture.mark(self.now().time);
         let mut log = self.log.lock();

@@ -1,7 +1,6 @@
 //! Writing: accepting records, committing them, sealing segments.
 
 pub(crate) mod activity;
-mod clock;
 pub(crate) mod commit;
 mod flush;
 pub(crate) mod in_flight;

@@ -1,15 +1,16 @@
 //! put: from the caller's bytes to the log and the keymap.
 //!
-//! Checks and checksums come first, without any lock. Under the writer's lock the batch gets its place: records and
-//! small values are copied into the tails. Large values are written to their places after the lock is released. Then the
-//! keys are published, and the call returns: every thread sees them.
+//! Checks and checksums come first, without a lock. Under the writer lock the batch gets its
+//! place: records and small values go to the write buffers. Large values are written to their
+//! places after the lock is released. Then the keys are published, and the call returns: every
+//! thread sees them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_keymap::KeyHash;
-use lithdb_segment::{Appended, Group, Position, Segment, SegmentWriter};
+use lithdb_segment::{Appended, Group, Position, SegmentWriter};
 
 use crate::batch::{Batch, SecondaryKey, check_group, show_key};
 use crate::options::DuplicateKeys;
@@ -18,27 +19,30 @@ use crate::segments::same_key;
 use crate::table::Table;
 use crate::write::writer::{Log, Writer};
 
-/// Batches of at least so many keys are published together.
+/// Batches of at least this many keys are published together.
 const BATCH_PUBLISH_MIN_KEYS: usize = 4096;
 
 impl Table {
-    /// Stores `value` under `key`. When it returns, every thread's `get` sees the value; it survives a crash once
-    /// [`flush`](Self::flush) or [`wait_durable`](Self::wait_durable) has returned `Ok`.
+    /// Stores `value` under `key`. When it returns, every thread's `get` sees the value; it
+    /// survives a crash once [`flush`](Self::flush) or [`wait_durable`](Self::wait_durable) has
+    /// returned `Ok`.
     ///
-    /// A key that is there already gets a newer value, unless the table refuses duplicates.
+    /// An existing key gets a newer value, unless the table refuses duplicates.
     ///
     /// # Errors
-    /// `InvalidArgument` (key not of 1 to 65,535 bytes, value longer than 2^32 − 2), `StorageFull`, `DuplicateKey`: nothing
-    /// was written. `Latched` after an earlier failure; `Io` for the failure itself.
+    /// `InvalidArgument` (key not of 1 to 65,535 bytes, value longer than 2^32 − 2),
+    /// `StorageFull`, `DuplicateKey`: nothing was written. `Latched` after an earlier failure;
+    /// `Io` for the failure itself.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<Position> {
         self.put_with(key, value, &[])
     }
 
-    /// Stores `value` under `key` and under secondary keys that name it or parts of it. All of them survive a crash, or
-    /// none.
+    /// Stores `value` under `key` and under secondary keys for it or parts of it. Either all
+    /// survive a crash, or none.
     ///
     /// # Errors
-    /// As [`put`](Self::put); `InvalidArgument` also for a range outside of the value and for a key given twice.
+    /// As [`put`](Self::put); `InvalidArgument` also for a range outside the value and for a key
+    /// given twice.
     pub fn put_with(
         &self,
         key: &[u8],
@@ -52,11 +56,13 @@ impl Table {
         writer.write(&[Group { key, value, checksum, aliases: &aliases }])
     }
 
-    /// Stores everything in `batch`: after a crash all of it is there, or nothing. Returns the position of the last
-    /// value's record. An empty batch does nothing and returns the end of the log.
+    /// Stores everything in `batch`: after a crash all of it exists, or nothing. Returns the
+    /// position of the last value's record. An empty batch does nothing and returns the end of the
+    /// log.
     ///
     /// # Errors
-    /// As [`put_with`](Self::put_with); `InvalidArgument` also for a batch above 1 GiB or 2^20 keys.
+    /// As [`put_with`](Self::put_with); `InvalidArgument` also for a batch above 1 GiB or 2^20
+    /// keys.
     pub fn put_batch(&self, batch: &Batch) -> Result<Position> {
         let writer = self.enter_write()?;
         if batch.is_empty() {
@@ -69,10 +75,16 @@ impl Table {
 
 impl Writer {
     fn write(self: &Arc<Self>, groups: &[Group<'_>]) -> Result<Position> {
-        self.write_placed(groups, |log| self.place(log, groups))
+        let bytes = groups.iter().map(|group| group.value.len() as u64).sum();
+        self.write_placed(groups, |log| {
+            // The time of the first epoch after an opening: earlier records are older than that.
+            let now = log.opened;
+            let segment = self.ensure_room(log, groups, bytes)?;
+            Ok((segment.append(groups, now).map_err(|e| self.shared.fail(&e))?, bytes))
+        })
     }
 
-    /// Writes `groups`: `place` gives them their places in the log and says how many bytes of values they have.
+    /// Writes `groups`: `place` appends them to the log and returns the bytes of their values.
     pub(super) fn write_placed(
         &self,
         groups: &[Group<'_>],
@@ -86,14 +98,14 @@ impl Writer {
         if rejects {
             self.refuse_duplicates(groups)?;
         }
-        // From the first byte until its landing watches over it, a put that panics latches.
+        // Until `in_flight` tracks the put, a panic latches the table here.
         let taken = || {
             let (appended, bytes) = place(&mut log)?;
             let Some(segment_writer) = &log.segment else {
                 unreachable!("what was appended is in a segment")
             };
             let segment = Arc::clone(segment_writer.segment());
-            self.live.counts.set(segment_writer.totals());
+            self.live.set_counts(segment_writer.totals());
             let aliases = groups.last().map_or(0, |group| group.aliases.len());
             let positions = &appended.positions;
             let (Some(&first), Some(&last_primary)) =
@@ -108,9 +120,15 @@ impl Writer {
         };
         let (appended, bytes, segment, last_primary, mut landing) =
             shared.latch_on_panic("a put", taken)?;
-        // Where duplicates are refused, the next writer must find these keys.
+        // If duplicates are refused, the next writer must find these keys.
         let held = rejects.then_some(log);
-        self.write_values_and_publish(&segment, &appended, groups)?;
+        for place in &appended.direct {
+            #[expect(clippy::indexing_slicing, reason = "it is a group of this batch")]
+            let value = groups[place.group].value;
+            // If this fails, the log ends before the record: its value is not in the file.
+            segment.write_direct(place, value).map_err(|e| shared.fail(&e))?;
+        }
+        self.publish(&appended.positions, groups)?;
         drop(held);
         landing.values_written();
         segment.write_full_chunks().map_err(|e| shared.fail(&e))?;
@@ -120,41 +138,16 @@ impl Writer {
         Ok(last_primary)
     }
 
-    /// Gives the batch its place in the log. Nothing is done if there is no space.
-    fn place(self: &Arc<Self>, log: &mut Log, groups: &[Group<'_>]) -> Result<(Appended, u64)> {
-        let bytes = groups.iter().map(|group| group.value.len() as u64).sum();
-        // It dates the first epoch after an opening: the records before it are older than that.
-        let now = log.opened;
-        let segment = self.ensure_room(log, groups, bytes)?;
-        Ok((segment.append(groups, now).map_err(|e| self.shared.fail(&e))?, bytes))
-    }
-
-    /// Writes large values to their places and publishes the keys.
-    fn write_values_and_publish(
-        &self,
-        segment: &Segment,
-        appended: &Appended,
-        groups: &[Group<'_>],
-    ) -> Result<()> {
-        for place in &appended.direct {
-            #[expect(clippy::indexing_slicing, reason = "it is a group of this batch")]
-            let value = groups[place.group].value;
-            // If it fails, the record is in the log and its value is not in the file: the log ends here.
-            segment.write_direct(place, value).map_err(|e| self.shared.fail(&e))?;
-        }
-        self.publish(&appended.positions, groups)
-    }
-
     fn publish(&self, positions: &[Position], groups: &[Group<'_>]) -> Result<()> {
         let keys = keys_of(groups).zip(positions);
         let hashed = keys.map(|(key, at)| (KeyHash::of(self.shared.hash_seed, key), *at, key));
         let (count, mut together) = (positions.len(), Vec::new());
-        // Without the memory for it they are published one by one.
+        // Without the memory, they are published one by one.
         if count >= BATCH_PUBLISH_MIN_KEYS && together.try_reserve_exact(count).is_ok() {
             together.extend(hashed.map(|(hash, at, _)| (hash, at)));
             #[expect(clippy::disallowed_methods, reason = "an error is no match, as in `has_key`")]
             let mut same_key = |new, old| {
-                // A rival may be in a segment that has just begun.
+                // The older record may be in a segment that has just begun.
                 Ok(same_key(&self.live.segments(), new, old).unwrap_or_default())
             };
             return self.live.keymap.insert_batch(&together, &mut same_key);
@@ -179,7 +172,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes sure that there is a mutable segment and that the batch, with so many bytes of values, fits into it.
+    /// Makes sure that there is a mutable segment with room for the batch and its `value_bytes`.
     pub(super) fn ensure_room<'a>(
         self: &Arc<Self>,
         log: &'a mut Log,
@@ -196,7 +189,7 @@ impl Writer {
         Ok(log.segment.as_mut().expect("a mutable segment"))
     }
 
-    /// Whether a segment with something in it has no room for the batch.
+    /// Whether a segment that has records has no room for the batch.
     fn is_full(&self, segment: &SegmentWriter, groups: &[Group<'_>], value_bytes: u64) -> bool {
         let (options, held) = (&self.shared.options, segment.totals());
         let key_end = segment.key_end_with(groups);

@@ -1,6 +1,6 @@
-//! The one seal that can be pending: the segment before the mutable one, on its way to being durable.
+//! The one seal that can be pending: that of the segment before the mutable one.
 //!
-//! At most one thread carries it out. It stays pending until that succeeds, so whoever needs it can try it again.
+//! At most one thread runs it. It stays pending until it succeeds, so it can be retried.
 
 use std::sync::Arc;
 
@@ -11,43 +11,41 @@ use lithdb_segment::{SealJob, Segment};
 
 use crate::state::DurableEnd;
 
-/// The pending seal.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct PendingSeal {
     state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     pending: Option<Arc<Seal>>,
     is_running: bool,
 }
 
-#[derive(Debug)]
 pub(crate) struct Seal {
     pub(crate) job: SealJob,
-    /// The segment that took over: its files must be durable before the seal names it.
+    /// The next segment: its files must be durable before the seal names it.
     pub(crate) next: Arc<Segment>,
-    /// What that one holds without any record.
+    /// The end of the next segment without any record.
     pub(crate) begun: DurableEnd,
 }
 
 impl PendingSeal {
-    /// Makes `seal` the pending one; there must be none. Called under the writer lock.
+    /// Makes `seal` pending; there must be no other. Called under the writer lock.
     pub(crate) fn begin(&self, seal: Seal) {
         let before = self.state.lock().pending.replace(Arc::new(seal));
         assert!(before.is_none(), "a seal began before the one of the segment before was done");
     }
 
-    /// What the segment whose seal is pending holds, unless it has its metadata by now.
+    /// The totals of the segment with a pending seal, unless it has its metadata already.
     pub(crate) fn pending_totals(&self) -> Option<Totals> {
         let state = self.state.lock();
         let job = &state.pending.as_ref()?.job;
         job.segment.metadata().is_none().then(|| job.totals.clone())
     }
 
-    /// Waits until no thread carries the seal out.
+    /// Waits until no thread runs the seal.
     pub(crate) fn wait_idle(&self) {
         let mut state = self.state.lock();
         while state.is_running {
@@ -55,8 +53,8 @@ impl PendingSeal {
         }
     }
 
-    /// Waits for the pending seal, or carries it out with `seal`, which must not panic, if no thread does. Returns the seal if
-    /// this call has carried it out.
+    /// Waits for the pending seal, or runs it with `seal`, which must not panic. Returns the seal
+    /// if this call has run it.
     pub(crate) fn finish(
         &self,
         check: impl FnOnce() -> Result<()>,
@@ -70,7 +68,7 @@ impl PendingSeal {
                 Some(_) => self.changed.wait(&mut state),
             }
         };
-        // Asked under the lock that `wait_idle` takes: after closing nothing begins.
+        // Checked under the lock that `wait_idle` takes: after a close no seal starts.
         check()?;
         state.is_running = true;
         drop(state);

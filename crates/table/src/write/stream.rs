@@ -1,7 +1,7 @@
 //! put, for a value that does not fit into memory.
 
+use std::borrow::Cow;
 use std::io::Read;
-use std::sync::Arc;
 
 use lithdb_env::{Error, ErrorKind, Result, UnixMillis, read_up_to};
 use lithdb_segment::{Appended, Group, Position, SegmentWriter};
@@ -11,20 +11,21 @@ use crate::callback::call;
 use crate::table::Table;
 use crate::write::writer::Writer;
 
-/// So much of a value is in memory at a time.
+/// Bytes of a value in memory at a time.
 const PIECE: usize = 1 << 20;
 
 impl Table {
-    /// Stores what `source` gives under `key`, as [`put`](Self::put) does, with one mebibyte of it in memory at a time.
-    /// `expected_len` is about how long it is: with it a segment that would grow too large is ended first.
+    /// Stores the bytes of `source` under `key`, as [`put`](Self::put) does, with one mebibyte in
+    /// memory at a time. `expected_len` is their approximate number: a segment that would grow too
+    /// large is ended first.
     ///
-    /// While the source is read, nobody else writes to the table, flushes it or begins an
-    /// iterator: for tools and for sources that do not wait. The source is a callback: it may not
-    /// call the database.
+    /// While the source is read, no other thread can write to the table, flush it or begin an
+    /// iterator: for tools and for sources that do not block. The source is a callback: it must
+    /// not call the database.
     ///
     /// # Errors
-    /// As [`put`](Self::put); what the source says, as `Io`; `InvalidArgument` if it panics. Nothing
-    /// was stored then, and the space is free again.
+    /// As [`put`](Self::put); an error of the source as `Io`; `InvalidArgument` if it panics. Then
+    /// nothing was stored, and the space is free again.
     pub fn put_from(
         &self,
         key: &[u8],
@@ -49,28 +50,18 @@ impl Table {
         if first.len() < PIECE {
             return self.put(key, &first);
         }
-        writer.write_stream(key, expected_len, first, &mut next)
+        let groups = [Group { key, value: &first, checksum: 0, aliases: &[] }];
+        writer.write_placed(&groups, |log| {
+            // As in every put: records before an epoch are older than the opening.
+            let now = log.opened;
+            let expected_len = expected_len.max(first.len() as u64);
+            let segment = writer.ensure_room(log, &groups, expected_len)?;
+            writer.stream_into(segment, key, now, &first, &mut next)
+        })
     }
 }
 
 impl Writer {
-    fn write_stream(
-        self: &Arc<Self>,
-        key: &[u8],
-        expected_len: u64,
-        first: Vec<u8>,
-        next: &mut dyn FnMut() -> Result<Vec<u8>>,
-    ) -> Result<Position> {
-        let groups = [Group { key, value: &first, checksum: 0, aliases: &[] }];
-        self.write_placed(&groups, |log| {
-            // As with every put: the records before an epoch are older than the opening.
-            let now = log.opened;
-            let expected_len = expected_len.max(first.len() as u64);
-            let segment = self.ensure_room(log, &groups, expected_len)?;
-            self.stream_into(segment, key, now, &first, next)
-        })
-    }
-
     fn stream_into(
         &self,
         segment: &mut SegmentWriter,
@@ -81,22 +72,18 @@ impl Writer {
     ) -> Result<(Appended, u64)> {
         let mut stream = segment.begin_stream().map_err(|e| self.shared.fail(&e))?;
         let mut put = || {
-            segment.stream(&mut stream, first)?;
-            let mut len = first.len() as u64;
-            loop {
-                let piece = next()?;
-                if piece.is_empty() {
-                    break;
-                }
+            let (mut piece, mut len) = (Cow::Borrowed(first), 0);
+            while !piece.is_empty() {
                 segment.stream(&mut stream, &piece)?;
                 len += piece.len() as u64;
+                piece = next()?.into();
             }
             let positions = vec![segment.append_stream(key, &stream, now)?];
             Ok((Appended { positions, direct: Vec::new() }, len))
         };
         put().map_err(|error| {
             let error = self.shared.fail(&error);
-            // After a failed write or sync nobody knows what is in the file: it is left alone.
+            // After a failed write or sync the contents of the file are unknown: leave it alone.
             if !error.latches()
                 && let Err(left) = segment.abort_stream(&stream)
             {
@@ -110,6 +97,7 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use lithdb_env::sync::Mutex;
@@ -121,7 +109,7 @@ mod tests {
     use crate::read::get::tests::Answered;
     use crate::{OpenForWriting, TableOptions, TableSetup};
 
-    /// Whether another writer gets in before the key is in the keymap.
+    /// Whether another writer can start before the key is in the keymap.
     fn gets_in(duplicates: DuplicateKeys) -> bool {
         let fs = SimFs::new();
         fs.make_dirs("/r");

@@ -116,7 +116,8 @@ impl Writer {
         Ok(reading)
     }
 
-    /// Changes the state. Also records the time if the state or the way stamps count has changed.
+    /// Changes the state. Records the time, too, if that is due, or if the state or the way stamps
+    /// count has changed.
     pub(crate) fn update_state(&self, f: impl FnOnce(&mut TableState)) -> Result<ClockReading> {
         let (mut reading, mut leap) = (self.now(), Duration::ZERO);
         let updated = self.state.update(|state| {

@@ -17,8 +17,7 @@ use crate::state_slots::StateSlots;
 use crate::{Meter, Progress, counted};
 use lithdb_table::TableSetup;
 use lithdb_table::open::chain::{Access, OpenPlan};
-use lithdb_table::open::recover::next_id;
-use lithdb_table::state::TableState;
+use lithdb_table::state::{TableState, next_id};
 
 /// What is done to a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

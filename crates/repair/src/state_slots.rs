@@ -12,6 +12,7 @@ use crate::segment_headers::SegmentHeaders;
 use lithdb_env::exists_as;
 use lithdb_segment::slots::{self, SLOTS};
 use lithdb_segment::window::Window;
+use lithdb_table::open::chain::stale_file_error;
 use lithdb_table::open::inventory::Inventory;
 use lithdb_table::state::{SLOT_LEN, TableState};
 
@@ -124,7 +125,7 @@ pub(crate) fn is_stale(
         return Ok(Some(Error::corrupt(path, 0, "the state of a table with segments", &found)));
     }
     let live = found.range(state.watermark..).map(|(id, found)| (*id, &found.files));
-    state.stale_file_error(fs, path, live)
+    stale_file_error(state, fs, path, live)
 }
 
 /// Rebuilds the state of a table from its files; `old` is a stale copy. What only the state

@@ -1,8 +1,6 @@
 //! Counters of a table for the `metrics` facade. They use the recorder that is installed when the
 //! table is opened. Nothing in the engine reads them.
 
-use std::fmt;
-
 use lithdb_segment::TableName;
 use metrics::Counter;
 
@@ -24,11 +22,5 @@ impl Counters {
             bytes_put: metrics::counter!("lithdb_bytes_put_total", "table" => table.clone()),
             gets: metrics::counter!("lithdb_gets_total", "table" => table),
         }
-    }
-}
-
-impl fmt::Debug for Counters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Counters")
     }
 }

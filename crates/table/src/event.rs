@@ -9,7 +9,6 @@ use lithdb_env::{Error, UnixMillis};
 use lithdb_segment::{SegmentId, TableName};
 
 use crate::callback::call;
-use crate::open::recover::RecoveryReport;
 
 /// An event of a table.
 #[derive(Debug, Clone)]
@@ -72,6 +71,20 @@ pub enum Event {
         /// The filter's error.
         cause: Error,
     },
+}
+
+/// What recovery did, for the event and the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Files removed: below the watermark, leftovers, never acknowledged.
+    pub removed_files: usize,
+    /// Bytes behind the last whole batch: never acknowledged, and no longer read. Their space
+    /// comes back when the segment expires.
+    pub torn_bytes: u64,
+    /// Bytes of records and values behind the durable end, verified and copied to a new segment.
+    pub copied_bytes: u64,
+    /// Why the end of the unsealed segment was torn, if it was.
+    pub torn: Option<String>,
 }
 
 impl Event {

@@ -1,8 +1,9 @@
-//! One table: its segment range, put, flush, seal, get, iterate, collect, and recovery on open.
+//! One table: put, flush, seal, get, iterate, collect, and recovery when it is opened.
 //!
-//! A table knows nothing of other tables. Writes go down to the segment, positions come back up into the keymap; a get
-//! asks the keymap, then the segment. What opening finds is a plan, which recovery applies, a reader takes its view
-//! from, and verification reports.
+//! A table knows nothing of other tables. A put goes down to the segment, and its position comes
+//! back and is published in the keymap; a get asks the keymap, then the segment. Opening makes a
+//! plan of the files: recovery applies it, a reader takes its view from it, verification reports
+//! it.
 
 mod batch;
 mod callback;
@@ -10,12 +11,15 @@ mod counters;
 mod event;
 mod gc;
 mod lifecycle;
+mod live;
 mod maintenance;
 pub mod open;
 mod options;
 pub mod progress;
 mod read;
 mod segments;
+mod setup;
+mod shared;
 pub mod state;
 mod stats;
 mod table;
@@ -26,15 +30,15 @@ mod write;
 
 pub use batch::{Batch, BatchEntry, MAX_BATCH_BYTES, MAX_BATCH_KEYS, SecondaryKey, show_key};
 pub use callback::refuse_in_callback;
-pub use event::{Event, EventListener};
+pub use event::{Event, EventListener, RecoveryReport};
 pub use gc::collect::GcReport;
 pub use gc::filter::GcFilter;
 pub use lifecycle::{Presence, presence};
 pub use maintenance::Maintenance;
 pub use open::OpenForWriting;
-pub use open::recover::RecoveryReport;
 pub use options::{DuplicateKeys, KeymapKind, TableOptions, Ttl};
 pub use read::check_keymap::{KeymapReport, verify_keymap};
 pub use read::iter::{Entry, Iter};
+pub use setup::TableSetup;
 pub use stats::TableStats;
-pub use table::{Table, TableSetup};
+pub use table::Table;

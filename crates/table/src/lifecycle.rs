@@ -1,19 +1,23 @@
-//! Creates and removes tables. Both can be interrupted at any point; the next opening completes or
-//! undoes them.
-//!
-//! `table.state` is the commit point: without it there is no table, and with its *dropping* flag
-//! set the table is being removed.
+//! Creating, closing and dropping a table. Creation and removal can be interrupted at any point;
+//! the next opening completes or undoes them. After [`Table::close`] or [`Table::begin_drop`] no
+//! handle writes or removes anything.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
-use lithdb_env::{DirEntry, Error, ErrorKind, FileKind, Fs, Result, leftover_of, sync_parent};
+use lithdb_env::{
+    DirEntry, Error, ErrorKind, FileKind, Fs, Result, exists_as, leftover_of, sync_parent,
+};
+use lithdb_segment::quarantine::is_quarantine_dir;
 use lithdb_segment::{SEGMENTS_DIR, STATE_FILE, SegmentFile};
 
-use crate::open::chain::{Access, OpenPlan};
-use crate::state::{StateFile, TableState, read_state};
-use crate::table::{Table, TableSetup};
-use lithdb_env::exists_as;
-use lithdb_segment::quarantine::is_quarantine_dir;
+use crate::callback::refuse_in_callback;
+use crate::open::chain::{Access, OpenPlan, stale_file_error};
+use crate::open::inventory::Inventory;
+use crate::setup::TableSetup;
+use crate::state::{DurableEnd, StateFile, TableState, read_state};
+use crate::table::{Role, Table};
+use crate::write::writer::Writer;
 
 /// Whether a table exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,21 +78,50 @@ impl Table {
         remove(setup).map_err(|e| setup.in_context(&e))
     }
 
-    /// The first half of dropping a table: once its state records the drop, the table no longer
-    /// exists, whatever happens. Closes all handles.
-    pub fn begin_drop(&self) -> Result<()> {
-        let side = self.inner.enter_write()?;
-        let _shutdown_lock = side.shutdown_lock.lock();
-        {
-            // `quiesce` below waits for puts and seals in progress: their files are about to be
-            // removed.
-            let _writer = side.writer.lock();
-            self.inner.check_open()?;
-            let written = side.state.update(|state| state.dropping = true);
-            written.map_err(|e| self.inner.fail(&e))?;
-            self.set_closed();
+    /// Makes everything durable and leaves the table so that the next opening has nothing to
+    /// recover. Every later call on any handle is refused. A second close waits for the first and
+    /// does nothing.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush): then something that was put is not durable. The table is closed
+    /// all the same. `InvalidArgument` in a callback, which closes nothing.
+    pub fn close(&self) -> Result<()> {
+        refuse_in_callback()?;
+        let Role::Writer(writer) = &self.role else {
+            self.shared().set_closed();
+            return Ok(());
+        };
+        let _shutdown = writer.shutdown.lock();
+        // The flush below covers every put before this; later ones are refused.
+        let log = writer.log.lock();
+        if self.is_closed() {
+            return Ok(());
         }
-        side.quiesce();
+        writer.closing.store(true, Ordering::Release);
+        drop(log);
+        let left = self.flush().and_then(|()| writer.write_mark());
+        let log = writer.log.lock();
+        writer.shared.set_closed();
+        drop(log);
+        writer.quiesce();
+        // Nothing is appended any more, so the recorded end stays true.
+        left.and_then(|()| writer.record_clean_close())
+    }
+
+    /// The first half of dropping a table: from now on it does not exist, whatever happens. All
+    /// handles are closed.
+    pub fn begin_drop(&self) -> Result<()> {
+        let writer = self.enter_write()?;
+        let shared = &writer.shared;
+        let _shutdown = writer.shutdown.lock();
+        // `quiesce` waits for running puts and seals: their files are about to be removed.
+        let log = writer.log.lock();
+        shared.check_open()?;
+        let written = writer.state.update(|state| state.dropping = true);
+        written.map_err(|e| shared.fail(&e))?;
+        shared.set_closed();
+        drop(log);
+        writer.quiesce();
         Ok(())
     }
 
@@ -96,6 +129,57 @@ impl Table {
     /// Refuses what an opening refuses before it reads the records.
     pub fn begin_drop_of(setup: &TableSetup) -> Result<()> {
         begin_drop_of(setup).map_err(|e| setup.in_context(&e))
+    }
+}
+
+impl Writer {
+    /// Records in the state where every file ends, so that the next opening can check their
+    /// lengths.
+    fn record_clean_close(&self) -> Result<()> {
+        let shared = &self.shared;
+        shared.check_latch()?;
+        let log = self.log.lock();
+        // Without a complete flush nothing is recorded.
+        if self.commit.durable() < log.end() {
+            return Ok(());
+        }
+        let mut left = self.state.get();
+        if let Some(segment) = &log.segment {
+            // A truncated length may be only in the page cache after a crash.
+            segment.segment().sync_everything().map_err(|e| shared.fail(&e))?;
+            left.durable_end = Some(DurableEnd::of(segment.segment().id(), segment.totals()));
+        }
+        let tail = left.durable_end.clone();
+        if tail.as_ref().is_none_or(|tail| left.highest_id > tail.segment) {
+            // Makes durable that a failed roll-over removed its files of the next id.
+            for dir in &shared.context.dirs {
+                shared.env().fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
+            }
+        }
+        left.closed_cleanly = true;
+        // An error means that the lengths are not recorded; everything is durable all the same.
+        let closed_cleanly = self.matches_files(&left).unwrap_or_else(|error| {
+            tracing::warn!(%error, table = %shared.name(), "the files could not be measured at the close");
+            false
+        });
+        let written = self.update_state(|state| {
+            // The next id was not used: a file that has it is newer than this state, unless a
+            // failed roll-over could not remove it.
+            if closed_cleanly {
+                state.highest_id = tail.as_ref().map_or(state.highest_id, |tail| tail.segment);
+            }
+            state.durable_end = tail;
+            state.closed_cleanly = closed_cleanly;
+        });
+        written.map(drop)
+    }
+
+    /// Whether no file is longer than `left` says. A failed value may have left bytes.
+    fn matches_files(&self, left: &TableState) -> Result<bool> {
+        let fs = &*self.shared.env().fs;
+        let inventory = Inventory::list(fs, &self.shared.context.dirs)?;
+        let live = inventory.segments.range(left.watermark..).map(|(id, found)| (*id, found));
+        Ok(stale_file_error(left, fs, Path::new(STATE_FILE), live)?.is_none())
     }
 }
 
@@ -124,12 +208,15 @@ fn create(setup: &TableSetup) -> Result<()> {
 
 fn remove(setup: &TableSetup) -> Result<()> {
     let fs = &*setup.env.fs;
-    // Other roots first: while root 0 has the state, it says that the table is being dropped.
+    // Root 0 last: while it has the state, that says that the table is being dropped.
     for dir in setup.dirs.iter().rev() {
-        remove_files(fs, &dir.join(SEGMENTS_DIR), is_segment_file)?;
+        remove_files(fs, &dir.join(SEGMENTS_DIR), |name| SegmentFile::parse(name).is_some())?;
     }
     for dir in &setup.dirs {
-        remove_quarantine(fs, dir)?;
+        for quarantine in quarantine_dirs(fs, dir)? {
+            remove_files(fs, &quarantine, is_quarantined)?;
+            remove_dir(fs, &quarantine)?;
+        }
     }
     for dir in setup.dirs.iter().take(1) {
         remove_files(fs, dir, |name| name == STATE_FILE || leftover_of(name) == Some(STATE_FILE))?;
@@ -155,15 +242,6 @@ fn remove_files(fs: &dyn Fs, dir: &Path, is_ours: impl Fn(&str) -> bool) -> Resu
     fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))
 }
 
-/// Removes the quarantine directories of a table that is being dropped.
-fn remove_quarantine(fs: &dyn Fs, dir: &Path) -> Result<()> {
-    for quarantine in quarantine_dirs(fs, dir)? {
-        remove_files(fs, &quarantine, is_quarantined)?;
-        remove_dir(fs, &quarantine)?;
-    }
-    Ok(())
-}
-
 /// The quarantine directories that repairs created.
 fn quarantine_dirs(fs: &dyn Fs, dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = entries(fs, dir)?.into_iter();
@@ -173,11 +251,7 @@ fn quarantine_dirs(fs: &dyn Fs, dir: &Path) -> Result<Vec<PathBuf>> {
 
 /// Whether a repair quarantines files of this name.
 fn is_quarantined(name: &str) -> bool {
-    name == STATE_FILE || is_segment_file(name)
-}
-
-fn is_segment_file(name: &str) -> bool {
-    SegmentFile::parse(name).is_some()
+    name == STATE_FILE || SegmentFile::parse(name).is_some()
 }
 
 /// The entries of a directory; none if it does not exist.

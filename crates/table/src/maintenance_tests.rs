@@ -1,4 +1,4 @@
-//! Upkeep of a table that was closed meanwhile.
+//! Maintenance of a table that was closed meanwhile.
 
 use lithdb_sim::SimFs;
 
@@ -12,11 +12,11 @@ fn a_mark_is_not_written_after_the_table_was_dropped() {
     let table = open(&setup);
     table.put(b"key", b"value").unwrap();
     table.flush().unwrap();
-    let side = table.inner.enter_write().unwrap();
+    let writer = table.enter_write().unwrap();
     table.begin_drop().unwrap();
-    let end = side.writer.lock().log_end();
-    assert_eq!(table.inner.write_mark(side).unwrap_err().kind(), ErrorKind::Closed);
-    assert_eq!(side.writer.lock().log_end(), end, "nothing is appended either");
+    let end = writer.log.lock().end();
+    assert_eq!(writer.write_mark().unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(writer.log.lock().end(), end, "nothing is appended either");
 }
 
 #[test]
@@ -25,9 +25,9 @@ fn space_is_not_released_after_close() {
     let table = open(&setup(&fs));
     table.put(b"key", b"value").unwrap();
     table.flush().unwrap();
-    let side = table.inner.enter_write().unwrap();
+    let writer = table.enter_write().unwrap();
     table.close().unwrap();
     let ops = fs.ops();
-    assert_eq!(table.inner.release_idle_resources(side).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(writer.release_idle_resources().unwrap_err().kind(), ErrorKind::Closed);
     assert_eq!(fs.ops(), ops);
 }

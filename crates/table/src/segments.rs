@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use lithdb_segment::{Segment, SegmentId};
+use lithdb_env::Result;
+use lithdb_segment::{Position, Segment, SegmentId};
 
 /// A list of segments, sorted by id. Clones share the list until one of them is changed.
 #[derive(Debug, Clone, Default)]
@@ -39,7 +40,6 @@ impl Segments {
         Arc::make_mut(&mut self.0).push_back(segment);
     }
 
-    /// Removes the last segment.
     pub(crate) fn pop(&mut self) {
         Arc::make_mut(&mut self.0).pop_back();
     }
@@ -57,6 +57,26 @@ impl FromIterator<Arc<Segment>> for Segments {
     fn from_iter<I: IntoIterator<Item = Arc<Segment>>>(segments: I) -> Self {
         Self(Arc::new(segments.into_iter().collect()))
     }
+}
+
+/// Whether the records at two positions have one key.
+pub(crate) fn same_key(segments: &Segments, new: Position, old: Position) -> Result<bool> {
+    // A collected record matches nothing.
+    let (Some(newer), Some(older)) = (segments.find(new.segment), segments.find(old.segment))
+    else {
+        return Ok(false);
+    };
+    let (key, _, _) = newer.read_key(new.offset)?;
+    Ok(older.lookup(old.offset, &key)?.is_some())
+}
+
+/// What can be read of a table at one moment.
+pub(crate) struct Snapshot {
+    pub(crate) segments: Segments,
+    /// The end of what can be read of the last one.
+    pub(crate) end: Position,
+    /// The newest primary record; `None` if large values in flight make it unknown.
+    pub(crate) newest: Option<Position>,
 }
 
 #[cfg(test)]

@@ -10,14 +10,12 @@ use std::sync::Arc;
 
 use lithdb_env::sync::Mutex;
 use lithdb_env::{Error, ErrorKind, Fs, Result, UnixMillis, read_file};
+use lithdb_segment::SegmentId;
 use lithdb_segment::envelope::Magic;
 use lithdb_segment::record::Mark;
 use lithdb_segment::scan::Totals;
-use lithdb_segment::{SegmentId, ShardId};
 use serde::{Deserialize, Serialize};
 
-use crate::open::inventory::SegmentFiles;
-use lithdb_segment::key_file;
 use lithdb_segment::slots::{self, CurrentSlot, SLOTS, Slotted};
 
 /// The length in bytes of a slot of `table.state`.
@@ -150,43 +148,6 @@ impl TableState {
         sealed_mark.into_iter().chain(by_state).max_by_key(|mark| mark.through)
     }
 
-    /// Checks the state of a cleanly closed table: returns an error if a file continues behind the
-    /// end that the close recorded, which means that the state is older than the file. `live`: the
-    /// files of segments at or above the watermark.
-    pub fn stale_file_error<'a>(
-        &self,
-        fs: &dyn Fs,
-        path: &Path,
-        live: impl Iterator<Item = (SegmentId, &'a SegmentFiles)>,
-    ) -> Result<Option<Error>> {
-        let durable_end = self.durable_end.as_ref();
-        if !self.closed_cleanly || (durable_end.is_none() && !self.empty) {
-            return Ok(None);
-        }
-        for (id, found) in live.filter(|(id, _)| durable_end.is_none_or(|end| *id >= end.segment)) {
-            let durable_end = durable_end.filter(|end| end.segment == id);
-            let value_end =
-                |shard: ShardId| durable_end?.value_ends.get(usize::from(shard.0)).copied();
-            // A key file may be longer: the scan of its records decides about the rest.
-            let keys = found.keys.iter().filter(|_| durable_end.is_none()).map(|path| (path, None));
-            let values = found.values.iter().map(|(shard, path)| (path, value_end(*shard)));
-            let seal = found.metadata.iter().map(|path| (path, None));
-            for (file, end) in keys.chain(values).chain(seal) {
-                let (_, len) = key_file::open(fs, file)?;
-                if end.is_some_and(|end| len <= end) {
-                    continue;
-                }
-                let expected = end.map_or("no such file".to_owned(), |end| format!("{end} bytes"));
-                let message = format_args!(
-                    "expected {expected}, as the last close recorded in {}, found {len} bytes: that state, and whatever was restored with it, is older than this file; restore the newest version of all files, or see `lith repair`",
-                    path.display()
-                );
-                return Ok(Some(Error::at(ErrorKind::Corrupt, file, message)));
-            }
-        }
-        Ok(None)
-    }
-
     /// A state must fit into a slot of fixed length; one with 256 value files does.
     fn check_len(&self, path: &Path) -> Result<()> {
         let len = slots::slot_of(self)?.len();
@@ -296,4 +257,17 @@ impl StateFile {
     pub(crate) fn reserve(&self, id: SegmentId) -> Result<()> {
         self.update(|state| state.highest_id = state.highest_id.max(id))
     }
+}
+
+/// The id for a new segment after `newest`.
+pub fn next_id(newest: SegmentId, floor: SegmentId) -> Result<SegmentId> {
+    Ok(id_after(newest)?.max(floor).max(SegmentId::FIRST))
+}
+
+/// The id after `id`; refused if that is the last of all.
+pub(crate) fn id_after(id: SegmentId) -> Result<SegmentId> {
+    id.next().ok_or_else(|| {
+        let message = "the table has used up its 2^32 segment ids";
+        Error::new(ErrorKind::InvalidArgument, message)
+    })
 }

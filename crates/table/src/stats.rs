@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use lithdb_env::UnixMillis;
+use lithdb_segment::scan::Totals;
 use lithdb_segment::{Position, SegmentId};
 use serde::Serialize;
 
 use crate::options::KeymapKind;
-use crate::table::{Mode, Table};
+use crate::segments::Segments;
+use crate::table::{Role, Table};
 
 /// Statistics of a table at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -53,55 +55,56 @@ pub struct TableStats {
     pub failure: Option<String>,
 }
 
+/// Keys, values, bytes.
+type Sum = (u64, u64, u64);
+
+fn add(a: Sum, b: Sum) -> Sum {
+    (a.0 + b.0, a.1 + b.1, a.2 + b.2)
+}
+
+fn sum_of(totals: &Totals) -> Sum {
+    let bytes = totals.key_end + totals.value_ends.iter().sum::<u64>();
+    (totals.records, totals.primaries, bytes)
+}
+
+fn sum_of_sealed(segments: &Segments) -> Sum {
+    let sealed = segments.iter().filter_map(|segment| segment.metadata());
+    sealed.map(|m| (m.records, m.primaries, m.bytes())).fold(Sum::default(), add)
+}
+
 impl Table {
     /// Returns the table's statistics.
     pub fn stats(&self) -> TableStats {
-        let inner = &self.inner;
-        let (mut keys, mut values, mut bytes, mut unflushed_bytes) = (0, 0, 0, 0);
-        let (segments, log_end) = match &inner.mode {
-            Mode::Read(side) => {
-                let view = side.view();
-                (view.segments.clone(), view.end)
+        let shared = self.shared();
+        let (mut settings, mut unflushed_bytes) = (*shared.settings.lock(), 0);
+        let (segments, log_end, sum) = match &self.role {
+            Role::Reader(reader) => {
+                let view = reader.view();
+                let shards = view.segments.back().map(|newest| newest.header().shards);
+                settings.shards = shards.unwrap_or(settings.shards);
+                let unsealed = view.unsealed.as_ref().map(|unsealed| sum_of(&unsealed.totals));
+                let sum = add(sum_of_sealed(&view.segments), unsealed.unwrap_or_default());
+                (view.segments.clone(), view.end, sum)
             }
-            // Without the writer's lock: it is held while a segment is created, and while a
-            // listener is called.
-            Mode::Write(side) => {
-                let segments = side.segments.read().clone();
-                let end = segments.back().map_or(Position::default(), |mutable| {
-                    Position::new(mutable.id(), mutable.key_end() as u32)
-                });
-                (segments, side.in_flight.complete_end(Position::default(), end))
+            // Without the writer lock: it is held while a segment is created, and under listeners.
+            Role::Writer(writer) => {
+                let segments = writer.live.segments();
+                let (mut end, mut written) = (Position::default(), 0);
+                if let Some(mutable) = segments.back() {
+                    end = Position::new(mutable.id(), mutable.key_end() as u32);
+                    written = mutable.key_end() + mutable.value_ends().iter().sum::<u64>();
+                    unflushed_bytes = written.saturating_sub(mutable.durable_bytes());
+                }
+                // The sealed ones first: one whose seal is pending must not be counted twice.
+                let sealed = sum_of_sealed(&segments);
+                let pending = writer.sealing.pending_totals().map(|totals| sum_of(&totals));
+                let (records, primaries) = writer.live.counts();
+                let unsealed = add(pending.unwrap_or_default(), (records, primaries, written));
+                let log_end = writer.in_flight.complete_end(Position::default(), end);
+                (segments, log_end, add(sealed, unsealed))
             }
         };
-        for metadata in segments.iter().filter_map(|s| s.metadata()) {
-            keys += metadata.records;
-            values += metadata.primaries;
-            bytes += metadata.bytes();
-        }
-        if let Mode::Write(side) = &inner.mode {
-            // A segment whose seal is pending, and the mutable one.
-            if let Some(totals) = side.sealing.pending_totals() {
-                keys += totals.records;
-                values += totals.primaries;
-                bytes += totals.key_end + totals.value_ends.iter().sum::<u64>();
-            }
-            let (records, primaries) = side.counts.get();
-            keys += records;
-            values += primaries;
-            if let Some(mutable) = segments.back() {
-                let written = mutable.key_end() + mutable.value_ends().iter().sum::<u64>();
-                bytes += written;
-                unflushed_bytes = written.saturating_sub(mutable.durable_bytes());
-            }
-        } else if let Mode::Read(side) = &inner.mode {
-            let view = side.view();
-            if let Some(unsealed) = view.unsealed.as_ref().map(|unsealed| &unsealed.totals) {
-                keys += unsealed.records;
-                values += unsealed.primaries;
-                bytes += unsealed.key_end + unsealed.value_ends.iter().sum::<u64>();
-            }
-        }
-        let settings = *inner.settings.lock();
+        let ((keys, values, bytes), read_source) = (sum, self.read_source());
         TableStats {
             keys,
             values,
@@ -110,22 +113,18 @@ impl Table {
             segments: segments.len(),
             oldest_segment: segments.front().map_or(SegmentId::NONE, |s| s.id()),
             oldest_created: segments.front().map(|s| s.header().created),
-            watermark: inner.watermark(),
+            watermark: read_source.watermark(),
             durable: self.durable_position(),
             log_end,
             unflushed_bytes,
-            shards: if self.is_read_only() {
-                segments.back().map_or(settings.shards, |s| s.header().shards)
-            } else {
-                settings.shards
-            },
-            roots: inner.context.dirs.len(),
+            shards: settings.shards,
+            roots: shared.context.dirs.len(),
             ttl: settings.ttl,
-            created: inner.created,
-            keymap: inner.options.keymap.unwrap_or_default(),
-            keymap_entries: inner.read_source().keymap().entries(),
-            keymap_bytes: inner.read_source().keymap().memory_bytes(),
-            failure: inner.latch.cause().map(ToString::to_string),
+            created: shared.created,
+            keymap: shared.options.keymap.unwrap_or_default(),
+            keymap_entries: read_source.keymap().entries(),
+            keymap_bytes: read_source.keymap().memory_bytes(),
+            failure: shared.latch.cause().map(ToString::to_string),
         }
     }
 }

@@ -5,8 +5,7 @@ use std::time::Duration;
 use lithdb_segment::TableName;
 use lithdb_sim::{SimClock, SimFs, sim_env};
 
-use crate::table::{Table, TableSetup};
-use crate::{OpenForWriting, TableOptions};
+use crate::{OpenForWriting, Table, TableOptions, TableSetup};
 
 pub(crate) fn setup(fs: &SimFs) -> TableSetup {
     fs.make_dirs("/r");

@@ -18,10 +18,8 @@ use std::time::Duration;
 use lithdb_env::{Clock, Error, ErrorKind, Result, UnixMillis, millis};
 use lithdb_segment::{Metadata, SegmentId, Stamp};
 
-use crate::event::Event;
 use crate::segments::Segments;
 use crate::state::{MAX_REDATED, Redated, TableState};
-use crate::table::{Inner, Table, WriteSide};
 
 /// A smaller step of the wall clock is an adjustment, not a jump.
 const TOLERANCE: Duration = Duration::from_secs(60);
@@ -182,7 +180,10 @@ impl TableClock {
     }
 
     /// The caller says that the wall clock is right: it sets the time, also back.
-    fn accept(&mut self, clock: &dyn Clock) -> Result<()> {
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a time that no clock can show.
+    pub(crate) fn accept(&mut self, clock: &dyn Clock) -> Result<()> {
         let wall = clock.now();
         if !PLAUSIBLE.contains(&wall) {
             let message = format!(
@@ -206,7 +207,31 @@ impl TableClock {
         ClockReading { time: self.time, is_certain, held_for }
     }
 
-    /// Whether a crash now would lose more than a little of the known time.
+    /// The jump that nobody has been told of yet: the times before and after it, and the hold.
+    pub(crate) fn take_jump(&mut self) -> Option<(UnixMillis, UnixMillis, Duration)> {
+        self.jump.take()
+    }
+
+    /// Records `reading` in `state`, which was `before`, if that or what stamps count as has changed, or if it is due. Returns the
+    /// leap that it takes up.
+    pub(crate) fn record(
+        &mut self,
+        segments: &Segments,
+        before: &TableState,
+        state: &mut TableState,
+        reading: ClockReading,
+    ) -> Duration {
+        let redated = self.redated(segments, state, reading);
+        if state != before || redated != state.redated || self.needs_recording(state) {
+            state.redated = redated;
+            state.latest_time = reading.time;
+            state.clock_offset_ms = millis(self.offset);
+            state.jumped_while_open = self.jumped_while_open();
+        }
+        std::mem::take(&mut self.leap)
+    }
+
+    /// Whether a crash now would lose more than a little of what is known.
     fn needs_recording(&self, state: &TableState) -> bool {
         let recorded = state.latest_time;
         self.time.since(recorded) >= RECORD_INTERVAL.min(self.limit / 4).max(TOLERANCE)
@@ -235,7 +260,7 @@ impl TableClock {
         redate(segments, state, now, self.leap)
     }
 
-    fn not_recorded(&mut self, leap: Duration) {
+    pub(crate) fn not_recorded(&mut self, leap: Duration) {
         self.leap = self.leap.saturating_add(leap);
         self.redate_is_due = true;
     }
@@ -248,78 +273,6 @@ impl TableClock {
 /// How far the clocks may differ after `passed`: they run at one rate, but adjustments shift them.
 fn allowed_drift(passed: Duration) -> Duration {
     TOLERANCE + passed / 50_000
-}
-
-impl Table {
-    /// Accepts the wall clock as right: expiry follows it at once, forwards and back. What was
-    /// sealed at a later time than it shows, or at a time that was in doubt, counts as sealed now.
-    /// Durable when it returns.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a clock before 2020 or after 9999; `ReadOnly`, `Closed`; `Io`, which
-    /// latches the table.
-    pub fn accept_clock(&self) -> Result<()> {
-        let (inner, side) = (&self.inner, self.inner.enter_write()?);
-        let accepted = side.clock.lock().accept(&*inner.env.clock);
-        accepted.map_err(|e| inner.in_context(&e))?;
-        inner.record_time(side).map(drop)
-    }
-}
-
-impl Inner {
-    /// The table's time.
-    pub(crate) fn now(&self, side: &WriteSide) -> ClockReading {
-        side.clock.lock().read(&*self.env.clock)
-    }
-
-    /// Makes durable how the stamps of segments count at the present time, before anything is
-    /// decided by it, and the time itself if a crash would lose more than a little of it.
-    pub(crate) fn record_time(&self, side: &WriteSide) -> Result<ClockReading> {
-        let _gc_lock = side.gc_lock.lock();
-        self.record_time_alone(side)
-    }
-
-    /// As [`record_time`](Self::record_time), for the holder of `gc_lock`.
-    pub(crate) fn record_time_alone(&self, side: &WriteSide) -> Result<ClockReading> {
-        self.check_open()?;
-        let reading = self.update_state(side, |_| ())?;
-        let jump = side.clock.lock().jump.take();
-        if let Some((before, now, hold)) = jump {
-            let table = self.name.clone();
-            self.listener.emit(&Event::ClockJump { table, before, now, hold });
-        }
-        Ok(reading)
-    }
-
-    /// Changes the state, and records the time with it: if `change` or redating changed the state,
-    /// or if the recorded time is due.
-    pub(crate) fn update_state(
-        &self,
-        side: &WriteSide,
-        change: impl FnOnce(&mut TableState),
-    ) -> Result<ClockReading> {
-        let (mut reading, mut leap) = (self.now(side), Duration::ZERO);
-        let updated = side.state.update(|state| {
-            let before = state.clone();
-            change(state);
-            let mut clock = side.clock.lock();
-            reading = clock.read(&*self.env.clock);
-            let redated = clock.redated(&side.segments.read(), state, reading);
-            if *state != before || redated != state.redated || clock.needs_recording(state) {
-                state.redated = redated;
-                state.latest_time = reading.time;
-                state.clock_offset_ms = millis(clock.offset);
-                state.jumped_while_open = clock.jumped_while_open();
-            }
-            leap = std::mem::take(&mut clock.leap);
-        });
-        if let Err(error) = updated {
-            // The next update records it, unless the table is latched.
-            side.clock.lock().not_recorded(leap);
-            return Err(self.fail(&error));
-        }
-        Ok(reading)
-    }
 }
 
 impl TableState {

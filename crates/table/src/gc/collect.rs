@@ -5,11 +5,10 @@
 //! out of order.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lithdb_env::{Error, ErrorKind, Result, millis};
-use lithdb_segment::{Metadata, Position, Segment, SegmentId};
+use lithdb_segment::{Metadata, Position, Segment, SegmentId, UnlinkPermission};
 
 use crate::event::Event;
 use crate::gc::clock::ClockReading;
@@ -17,7 +16,8 @@ use crate::gc::filter::GcFilter;
 use crate::options::check_ttl;
 use crate::segments::Segments;
 use crate::state::TableState;
-use crate::table::{Inner, Table, WriteSide};
+use crate::table::Table;
+use crate::write::writer::Writer;
 
 /// What a collection did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,97 +42,94 @@ impl Table {
     /// The filter's error; `Conflict` if the application collects with a filter that was not
     /// given; `Io`. None of them loses anything.
     pub fn run_gc(&self) -> Result<GcReport> {
-        let side = self.inner.enter_write()?;
-        if self.has_gc_filter() && self.inner.filter.is_none() {
+        let writer = self.enter_write()?;
+        if self.has_gc_filter() && writer.shared.setup.filter.is_none() {
             let message = format!(
                 "table {}: expected the GC filter of its application, found none; open the table with that filter, since the TTL alone may collect more than the filter allows",
                 self.name()
             );
             return Err(Error::new(ErrorKind::Conflict, message));
         }
-        self.inner.collect(side)
+        writer.collect()
     }
 
     /// As [`run_gc`](Self::run_gc), but by the TTL alone, although the application collects with a
     /// filter that was not given: may collect what the filter would have kept.
     pub fn run_gc_without_filter(&self) -> Result<GcReport> {
-        let side = self.inner.enter_write()?;
-        self.inner.collect(side)
+        self.enter_write()?.collect()
     }
 
     /// Changes how long values are kept after their segment was sealed; `None` is for ever.
     /// Durable when it returns.
     pub fn set_ttl(&self, ttl: Option<Duration>) -> Result<()> {
-        let side = self.inner.enter_write()?;
-        check_ttl(ttl).map_err(|e| self.inner.in_context(&e))?;
+        let writer = self.enter_write()?;
+        let shared = &writer.shared;
+        check_ttl(ttl).map_err(|e| shared.in_context(&e))?;
         // Closing waits for this lock, so no state is written after it.
-        let _gc_lock = side.gc_lock.lock();
-        self.inner.check_open()?;
-        let written = side.state.update(|state| state.ttl_ms = ttl.map(millis));
-        written.map_err(|e| self.inner.fail(&e))?;
-        self.inner.settings.lock().ttl = ttl;
+        let _gc = writer.gc.lock();
+        shared.check_open()?;
+        let written = writer.state.update(|state| state.ttl_ms = ttl.map(millis));
+        written.map_err(|e| shared.fail(&e))?;
+        shared.settings.lock().ttl = ttl;
         Ok(())
     }
 }
 
-impl Inner {
+impl Writer {
     /// Collects what may be collected. A panic latches the table.
-    pub(crate) fn collect(&self, side: &WriteSide) -> Result<GcReport> {
-        self.latch_on_panic("a collection", || self.collect_approved(side))
+    pub(crate) fn collect(&self) -> Result<GcReport> {
+        self.shared.latch_on_panic("a collection", || self.collect_approved())
     }
 
-    fn collect_approved(&self, side: &WriteSide) -> Result<GcReport> {
+    fn collect_approved(&self) -> Result<GcReport> {
         // Only collections wait for this lock. No lock that others wait for is held while the
         // filter runs.
-        let mut filter_approved = side.filter_approved.lock();
-        let now = self.record_time(side)?;
-        if self.settings.lock().ttl.is_none() && self.filter.is_none() {
+        let mut filter_approved = self.filter_approved.lock();
+        let now = self.record_time()?;
+        let (shared, filter) = (&self.shared, &self.shared.setup.filter);
+        if shared.settings.lock().ttl.is_none() && filter.is_none() {
             return Ok(GcReport::default());
         }
-        let segments = side.segments.read().clone();
-        if let Some(filter) = &self.filter {
-            self.run_filter(filter, &segments, side, now, &mut filter_approved)?;
+        let segments = self.live.segments();
+        if let Some(filter) = filter {
+            self.run_filter(filter, &segments, now, &mut filter_approved)?;
         }
-        let _gc_lock = side.gc_lock.lock();
-        self.latch.check().map_err(|e| self.in_context(&e))?;
+        let permission = self.gc.lock();
+        shared.check_latch()?;
         // The clock may have been accepted, and the TTL changed, while the filter ran.
-        let now = self.record_time_alone(side)?;
-        let state = side.state.get();
-        let ttl = self.settings.lock().ttl;
+        let now = self.record_time_alone()?;
+        let state = self.state.get();
+        let ttl = shared.settings.lock().ttl;
         // Without a TTL the clock decides nothing.
         let held_for = now.held_for.filter(|_| ttl.is_some());
         let mut report = GcReport { held_for, ..GcReport::default() };
         let mut watermark = None;
-        for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
-            let Some(metadata) = segment.metadata() else { break };
-            let may_go = self.filter.is_none() || segment.id() < filter_approved.segment;
-            if !may_go || !is_expired(&state, metadata, ttl, now) {
+        for (segment, metadata, next) in expired(&segments, &state, ttl, now) {
+            let may_go = filter.is_none() || segment.id() < filter_approved.segment;
+            if !may_go {
                 break;
             }
-            watermark = Some(next.id());
+            watermark = Some(next);
             report.segments += 1;
             report.records += metadata.records;
             report.bytes += metadata.bytes();
         }
         let Some(watermark) = watermark else { return Ok(report) };
-        self.update_state(side, |state| state.watermark = watermark)?;
-        self.retire_below(side, watermark, report);
+        self.update_state(|state| state.watermark = watermark)?;
+        self.retire_below(&permission, watermark, report);
         Ok(report)
     }
 
     /// The watermark is durable: removes the segments below it from the list and the keymap.
-    fn retire_below(&self, side: &WriteSide, watermark: SegmentId, report: GcReport) {
-        side.watermark.store(watermark.0, Ordering::Release);
-        side.keymap.raise_watermark(watermark);
-        let gone = side.segments.write().remove_below(watermark);
-        for segment in &gone {
-            segment.delete_on_drop(&side.unlink_permission);
+    fn retire_below(&self, permission: &UnlinkPermission, watermark: SegmentId, report: GcReport) {
+        for segment in self.live.retire_below(watermark) {
+            segment.delete_on_drop(permission);
         }
-        drop(gone);
-        metrics::counter!("lithdb_collected_segments_total", "table" => self.name.to_string())
+        let table = self.shared.name().clone();
+        metrics::counter!("lithdb_collected_segments_total", "table" => table.to_string())
             .increment(report.segments as u64);
-        self.listener.emit(&Event::Collected {
-            table: self.name.clone(),
+        self.shared.setup.listener.emit(&Event::Collected {
+            table,
             segments: report.segments,
             records: report.records,
             bytes: report.bytes,
@@ -146,27 +143,22 @@ impl Inner {
         &self,
         filter: &GcFilter,
         segments: &Segments,
-        side: &WriteSide,
         now: ClockReading,
         filter_approved: &mut Position,
     ) -> Result<()> {
-        let (ttl, state) = (self.settings.lock().ttl, side.state.get());
-        for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
-            let Some(metadata) = segment.metadata() else { break };
+        let (ttl, state) = (self.shared.settings.lock().ttl, self.state.get());
+        for (segment, metadata, next) in expired(segments, &state, ttl, now) {
             if segment.id() < filter_approved.segment {
                 continue;
             }
-            if !is_expired(&state, metadata, ttl, now) {
-                break;
-            }
             match self.run_filter_on_segment(filter, segment, metadata, filter_approved) {
-                Ok(true) => *filter_approved = Position::new(next.id(), 0),
+                Ok(true) => *filter_approved = Position::new(next, 0),
                 Ok(false) => break,
                 Err(cause) => {
-                    let error = self.in_context(&cause);
+                    let error = self.shared.in_context(&cause);
                     if self.check_accepting_writes().is_ok() {
-                        let table = self.name.clone();
-                        self.listener.emit(&Event::GcPaused { table, cause });
+                        let table = self.shared.name().clone();
+                        self.shared.setup.listener.emit(&Event::GcPaused { table, cause });
                     }
                     return Err(error);
                 }
@@ -210,14 +202,19 @@ impl Inner {
     }
 }
 
-fn is_expired(
-    state: &TableState,
-    metadata: &Metadata,
+/// The sealed segments that have expired, oldest first up to the first that has not, each with the id of the next.
+fn expired<'a>(
+    segments: &'a Segments,
+    state: &'a TableState,
     ttl: Option<Duration>,
     now: ClockReading,
-) -> bool {
-    let Some(ttl) = ttl else { return true };
-    let (sealed_at, is_settled) = state.sealed_at(metadata);
-    // A segment sealed after the time was recorded counts as sealed at the next recording.
-    (is_settled || !now.is_certain) && sealed_at.saturating_add(ttl) <= now.time
+) -> impl Iterator<Item = (&'a Arc<Segment>, &'a Metadata, SegmentId)> {
+    segments.iter().zip(segments.iter().skip(1)).map_while(move |(segment, next)| {
+        let metadata = segment.metadata()?;
+        let (sealed_at, is_settled) = state.sealed_at(metadata);
+        // One that was sealed after the time was recorded counts as sealed at the next recording.
+        let is_settled = is_settled || !now.is_certain;
+        let has_passed = |ttl| is_settled && sealed_at.saturating_add(ttl) <= now.time;
+        ttl.is_none_or(has_passed).then(|| (segment, metadata, next.id()))
+    })
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use lithdb_env::{Env, Error, ErrorKind, Fs, OpenMode, Result};
 use lithdb_segment::envelope::ENVELOPE_LEN;
 use lithdb_segment::record::Chain;
-use lithdb_segment::{Metadata, STATE_FILE, SegmentId, SegmentPaths, check_writable};
+use lithdb_segment::{Metadata, STATE_FILE, SegmentId, SegmentPaths, ShardId, check_writable};
 
 use crate::open::inventory::{Inventory, SegmentFiles, missing};
 pub use crate::open::sealed::SealedSegment;
@@ -16,7 +16,7 @@ use crate::open::sealed::{LiveSegments, read_sealed};
 use crate::open::unsealed::UnsealedSegment;
 use crate::state::TableState;
 pub use lithdb_segment::key_file::Access;
-use lithdb_segment::key_file::{KeyFile, KeyFiles};
+use lithdb_segment::key_file::{self, KeyFile, KeyFiles};
 
 /// Files to remove because nothing in them was ever acknowledged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl OpenPlan {
         #[expect(clippy::expect_used, reason = "a database has a root, and segments a table")]
         let table = dirs.first().and_then(|dir| dir.parent()).expect("the table's directory");
         let live = live.iter().map(|(id, found)| (*id, found));
-        match state.stale_file_error(&*env.fs, &table.join(STATE_FILE), live)? {
+        match stale_file_error(state, &*env.fs, &table.join(STATE_FILE), live)? {
             Some(error) => Err(error),
             None => Ok(plan),
         }
@@ -322,5 +322,40 @@ impl ChainWalk<'_> {
 /// Checks that the feature flags of a file with a valid header do not forbid writing.
 pub fn require_writable(fs: &dyn Fs, path: &Path) -> Result<()> {
     let file = fs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
-    check_writable(path, &lithdb_segment::key_file::read(&*file, path, 0, ENVELOPE_LEN)?)
+    check_writable(path, &key_file::read(&*file, path, 0, ENVELOPE_LEN)?)
+}
+
+/// What is wrong with the state of a table that was closed, if a file is there that goes on behind where the table
+/// ended then: the state is older than it. `live`: the files of what is not below the watermark.
+pub fn stale_file_error<'a>(
+    state: &TableState,
+    fs: &dyn Fs,
+    path: &Path,
+    live: impl Iterator<Item = (SegmentId, &'a SegmentFiles)>,
+) -> Result<Option<Error>> {
+    let tail = state.durable_end.as_ref();
+    if !state.closed_cleanly || (tail.is_none() && !state.empty) {
+        return Ok(None);
+    }
+    for (id, found) in live.filter(|(id, _)| tail.is_none_or(|tail| *id >= tail.segment)) {
+        let tail = tail.filter(|tail| tail.segment == id);
+        let value_end = |shard: ShardId| tail?.value_ends.get(usize::from(shard.0)).copied();
+        // A key file may go on: its records say themselves what is there.
+        let keys = found.keys.iter().filter(|_| tail.is_none()).map(|path| (path, None));
+        let values = found.values.iter().map(|(shard, path)| (path, value_end(*shard)));
+        let seal = found.metadata.iter().map(|path| (path, None));
+        for (file, end) in keys.chain(values).chain(seal) {
+            let (_, len) = key_file::open(fs, file)?;
+            if end.is_some_and(|end| len <= end) {
+                continue;
+            }
+            let expected = end.map_or("no such file".to_owned(), |end| format!("{end} bytes"));
+            let message = format_args!(
+                "expected {expected}, as the last close recorded in {}, found {len} bytes: that state, and whatever was restored with it, is older than this file; restore the newest version of all files, or see `lith repair`",
+                path.display()
+            );
+            return Ok(Some(Error::at(ErrorKind::Corrupt, file, message)));
+        }
+    }
+    Ok(None)
 }

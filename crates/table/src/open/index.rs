@@ -7,18 +7,25 @@ use std::sync::Arc;
 
 use lithdb_env::sync::Mutex;
 use lithdb_env::{Error, Pool, Result};
-use lithdb_keymap::{KeyHash, Keymap};
+use lithdb_keymap::{KeyHash, Keymap, MemoryKeymap};
 use lithdb_segment::record::KEY_FIXED_LEN;
 use lithdb_segment::scan::{Scanner, Totals};
 use lithdb_segment::{HEADER_LEN, Metadata, Position, Segment};
 
-use crate::segments::Segments;
+use crate::options::KeymapKind;
+use crate::segments::{Segments, same_key};
 use lithdb_segment::key_file::{KeyFile, KeyFiles};
 
 /// Keys inserted into the keymap at a time.
 const BATCH: usize = 64 << 10;
 /// Key files of sealed segments up to this length in bytes are read, longer ones mapped.
 const SMALL: u64 = 1 << 20;
+
+pub(crate) fn new_keymap(kind: KeymapKind) -> Arc<dyn Keymap> {
+    match kind {
+        KeymapKind::Memory => Arc::new(MemoryKeymap::new()),
+    }
+}
 
 /// Inserts the records of `segments` into `keymap`. The last segment ends at `end`, the others
 /// where their metadata says. `read` holds key files that are already in memory. Returns the
@@ -129,15 +136,4 @@ fn check_totals(segment: &Segment, found: &Totals) -> Result<()> {
         format!("{records} records, {primaries} values, running checksum {running:08x}")
     };
     Err(Error::corrupt(path, found.key_end, &show(expected), &show(counted)))
-}
-
-/// Whether the records at two positions have the same key.
-pub(crate) fn same_key(segments: &Segments, new: Position, old: Position) -> Result<bool> {
-    // A record in a collected segment has no key to compare.
-    let (Some(newer), Some(older)) = (segments.find(new.segment), segments.find(old.segment))
-    else {
-        return Ok(false);
-    };
-    let (key, _, _) = newer.read_key(new.offset)?;
-    Ok(older.lookup(old.offset, &key)?.is_some())
 }

@@ -14,26 +14,12 @@ use lithdb_segment::{
     Context, Copier, NewSegment, SealJob, Segment, SegmentId, SegmentPaths, SegmentWriter,
 };
 
+use crate::event::RecoveryReport;
 use crate::gc::clock::ClockReading;
 use crate::open::chain::OpenPlan;
-use crate::open::sealed::SealedSegment;
 use crate::open::unsealed::{UnsealedSegment, changed};
-use crate::state::{DurableEnd, StateFile};
+use crate::state::{DurableEnd, StateFile, id_after, next_id};
 use lithdb_segment::key_file::{KeyFile, read};
-
-/// What recovery did, for the event and the log.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RecoveryReport {
-    /// Files removed: below the watermark, leftovers, never acknowledged.
-    pub removed_files: usize,
-    /// Bytes behind the last whole batch: never acknowledged, and no longer read. Their space
-    /// comes back when the segment expires.
-    pub torn_bytes: u64,
-    /// Bytes of records and values behind the durable end, verified and copied to a new segment.
-    pub copied_bytes: u64,
-    /// Why the end of the unsealed segment was torn, if it was.
-    pub torn: Option<String>,
-}
 
 /// A table's segments, recovered and ready to serve.
 #[derive(Debug)]
@@ -57,11 +43,8 @@ impl Recovery<'_> {
     pub(crate) fn apply(&self, plan: OpenPlan) -> Result<Recovered> {
         let mut report = RecoveryReport::default();
         self.remove(&plan, &mut report)?;
-        let mut segments = Vec::with_capacity(plan.sealed.len() + 2);
-        for SealedSegment { paths, header, metadata, waiting_bytes, .. } in plan.sealed {
-            let segment = Segment::sealed(self.context, paths, header, metadata);
-            segments.push(Arc::new(segment.with_waiting_bytes(waiting_bytes)));
-        }
+        let sealed = plan.sealed.into_iter().map(|sealed| sealed.into_segment(self.context));
+        let mut segments: Vec<_> = sealed.collect();
         let mut writer = None;
         if let Some(unsealed) = plan.unsealed {
             let resumed = self.resume(unsealed, &mut segments, &mut report)?;
@@ -87,7 +70,7 @@ impl Recovery<'_> {
     fn remove(&self, plan: &OpenPlan, report: &mut RecoveryReport) -> Result<()> {
         let discarded = plan.discard.clone().unwrap_or_default();
         if discarded.highest.is_some() {
-            let floor = discarded.highest.next().ok_or_else(ids_exhausted)?;
+            let floor = id_after(discarded.highest)?;
             self.state.update(|state| state.next_id_floor = state.next_id_floor.max(floor))?;
         }
         let fs = &*self.context.env.fs;
@@ -151,8 +134,8 @@ impl Recovery<'_> {
         // On a full disk, the new segment may need this space.
         segment.release_reserved_space()?;
         let id = next_id(segment.id(), self.state.get().next_id_floor)?;
-        // If this fails, the id must not be used again for other content.
-        let floor = id.next().ok_or_else(ids_exhausted)?;
+        // Should it come to nothing, the id is not given to another content.
+        let floor = id_after(id)?;
         self.state.update(|state| state.next_id_floor = floor)?;
         let next = self.begin(segment, totals, id, unsealed).and_then(|mut next| {
             if next.totals().records > 0 {
@@ -237,15 +220,6 @@ impl Recovery<'_> {
         let mut dirs = self.context.dirs.iter();
         dirs.try_for_each(|dir| fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e)))
     }
-}
-
-/// The id for a new segment after `newest`.
-pub fn next_id(newest: SegmentId, floor: SegmentId) -> Result<SegmentId> {
-    Ok(newest.next().ok_or_else(ids_exhausted)?.max(floor).max(SegmentId::FIRST))
-}
-
-fn ids_exhausted() -> Error {
-    Error::new(ErrorKind::InvalidArgument, "the table has used all of its 2^32 segment ids")
 }
 
 fn is_linked(file: &dyn File, path: &Path) -> Result<bool> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use lithdb_env::sync::Mutex;
 use lithdb_env::{Env, Error, ErrorKind, Fs, Result};
 use lithdb_segment::record::Chain;
-use lithdb_segment::{KeyHeader, Metadata, SegmentId, SegmentPaths};
+use lithdb_segment::{Context, KeyHeader, Metadata, Segment, SegmentId, SegmentPaths};
 
 use crate::open::inventory::SegmentFiles;
 use lithdb_segment::key_file::{Access, KeyFile};
@@ -69,6 +69,11 @@ pub(crate) fn read_sealed(
 }
 
 impl SealedSegment {
+    pub(crate) fn into_segment(self, context: &Arc<Context>) -> Arc<Segment> {
+        let segment = Segment::sealed(context, self.paths, self.header, self.metadata);
+        Arc::new(segment.with_waiting_bytes(self.waiting_bytes))
+    }
+
     fn read(
         fs: &dyn Fs,
         dirs: &[PathBuf],

@@ -1,4 +1,4 @@
-//! Whether the keymap of an open table and its key files say the same.
+//! Verification of an open table's keymap against its key files.
 
 use std::fmt;
 
@@ -6,46 +6,47 @@ use lithdb_env::Result;
 use lithdb_segment::{Position, TableName};
 use serde::Serialize;
 
-use crate::Iter;
-use crate::Table;
+use crate::batch::show_key;
 use crate::progress::{Meter, Progress};
-use crate::show_key;
+use crate::read::iter::Iter;
+use crate::table::Table;
 
-/// So many wrong answers are reported one by one.
+/// This many wrong answers are listed.
 const MOST: usize = 64;
 
-/// A record that the keymap does not find as it should.
+/// A record for which the keymap gives a wrong position.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KeymapMismatch {
     /// The record's key.
     pub key: String,
-    /// Where the record stands.
+    /// The record's position.
     pub position: Position,
-    /// What the keymap names for its key: nothing, or an older record.
+    /// What the keymap has for its key: nothing, or an older record.
     pub found: Option<Position>,
 }
 
-/// What a comparison of the keymap with the key files found.
+/// The result of comparing the keymap with the key files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KeymapReport {
     /// The table.
     pub table: TableName,
-    /// Key records that can be read; each was looked up.
+    /// Readable key records; each was looked up.
     pub records: u64,
-    /// Distinct keys among them: records that the keymap names for their key.
+    /// Distinct keys among them: records to which the keymap points.
     pub keys: u64,
-    /// Records that a newer one with the same key stands for.
+    /// Records superseded by a newer one of the same key.
     pub superseded: u64,
-    /// Entries of the keymap. Those beyond the distinct keys are dead, or have a twin that looks alike.
+    /// Entries of the keymap. Those beyond the distinct keys are dead, or were kept apart because
+    /// their hashes collide.
     pub entries: u64,
-    /// How many records were not found as they should be.
+    /// Records with a wrong position.
     pub wrong: u64,
     /// The first of them.
     pub wrong_answers: Vec<KeymapMismatch>,
 }
 
 impl KeymapReport {
-    /// Whether every key is found at its newest record, and the keymap is large enough to hold them all.
+    /// Whether every key leads to its newest record, and there are enough entries for all keys.
     pub fn is_sound(&self) -> bool {
         self.wrong == 0 && self.entries >= self.keys
     }
@@ -68,20 +69,19 @@ impl fmt::Display for KeymapReport {
     }
 }
 
-/// Looks every record's key up in the keymap of an open table: it must name that record, or a newer one of the same key.
-/// As every record is looked up, the newest of each key is, too, so that what the keymap names is the newest. Records that
-/// are put or collected meanwhile do not count.
+/// Looks up the key of every record in the keymap of an open table: it must lead to that record or
+/// a newer one of the same key, so the newest record of each key is found. Records that are put or
+/// collected meanwhile are not counted.
 ///
 /// # Errors
 /// `Closed`; a key file that cannot be read.
 pub fn verify_keymap(table: &Table, progress: &mut dyn FnMut(Progress)) -> Result<KeymapReport> {
-    let inner = &*table.inner;
-    inner.enter()?;
-    let now = inner.snapshot(Position::default());
+    let shared = table.enter()?;
+    let now = table.snapshot(Position::default());
     let total = now.segments.iter().map(|segment| segment.key_end()).sum();
     let mut meter = Meter::new(progress, total);
     let mut report = KeymapReport {
-        table: inner.name.clone(),
+        table: shared.name().clone(),
         records: 0,
         keys: 0,
         superseded: 0,
@@ -91,14 +91,14 @@ pub fn verify_keymap(table: &Table, progress: &mut dyn FnMut(Progress)) -> Resul
     };
     let mut before = Position::default();
     for entry in Iter::new(now, Position::default()) {
-        let entry = entry.map_err(|e| inner.in_context(&e))?;
+        let entry = entry.map_err(|e| shared.in_context(&e))?;
         let at = entry.position();
         let is_next = at.segment == before.segment;
         meter.add(u64::from(at.offset - if is_next { before.offset } else { 0 }));
         before = at;
-        let found = inner.find(entry.key()).map_err(|e| inner.in_context(&e.error))?;
+        let found = table.find(entry.key()).map_err(|e| shared.in_context(&e.error))?;
         let found = found.map(|found| found.at);
-        if found.is_none() && at.segment < inner.watermark() {
+        if found.is_none() && at.segment < table.read_source().watermark() {
             continue;
         }
         report.records += 1;
@@ -114,7 +114,7 @@ pub fn verify_keymap(table: &Table, progress: &mut dyn FnMut(Progress)) -> Resul
             }
         }
     }
-    report.entries = inner.read_source().keymap().entries() as u64;
+    report.entries = table.read_source().keymap().entries() as u64;
     meter.finish();
     Ok(report)
 }

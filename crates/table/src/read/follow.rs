@@ -1,4 +1,4 @@
-//! Reading on in the segment that another process writes, from where a view ends.
+//! Reading what another process has appended to an unsealed segment since a view was taken.
 
 use lithdb_env::{Fs, Result};
 use lithdb_keymap::KeyHash;
@@ -10,10 +10,10 @@ use crate::read::view::UnsealedCursor;
 use lithdb_segment::key_file::KeyFile;
 use lithdb_segment::values::ValueVerifier;
 
-/// About so many records are taken at a time.
+/// About this many records are read at a time.
 const PIECE: usize = 64 << 10;
 
-/// What was found behind the end of a view.
+/// The records after the end of a view.
 #[derive(Debug)]
 pub(crate) struct NewRecords {
     pub(crate) seen: UnsealedCursor,
@@ -22,20 +22,20 @@ pub(crate) struct NewRecords {
     pub(crate) newest: Option<Position>,
 }
 
-/// The files of the segment that is read on.
+/// The files of the segment that is being followed.
 pub(crate) struct FollowedSegment<'a> {
     pub(crate) fs: &'a dyn Fs,
     pub(crate) keys: &'a KeyFile,
     pub(crate) paths: &'a SegmentPaths,
     pub(crate) hash_seed: u64,
-    /// What the table's state promises of the segment.
+    /// The durable end of the segment according to the table's state.
     pub(crate) durable_mark: Option<Mark>,
-    /// Where the segment ends, if it is sealed: everything before that is durable.
+    /// The end of the segment if it is sealed: everything before it is durable.
     pub(crate) sealed_end: Option<u64>,
 }
 
 impl FollowedSegment<'_> {
-    /// Takes whole batches behind what was `seen`: not all of them, if there are many.
+    /// Reads whole batches after `seen`, up to about [`PIECE`] records.
     pub(crate) fn read_new(&self, seen: &UnsealedCursor) -> Result<NewRecords> {
         let mut seen = seen.clone();
         let Totals { key_end, value_ends, .. } = match self.sealed_end {
@@ -55,7 +55,8 @@ impl FollowedSegment<'_> {
                 let is_durable =
                     self.sealed_end.is_some() || entry.offset < seen.durable_mark.through;
                 if !is_durable && !values.holds(&record)? {
-                    // It is on its way, or was never written: the batch is not seen, nor what is behind it.
+                    // The value is in flight or was never written: the batch and everything after
+                    // it is not shown.
                     is_cut_off = true;
                     break;
                 }
@@ -81,7 +82,7 @@ impl FollowedSegment<'_> {
         Ok(NewRecords { seen, keys, newest: newest_whole })
     }
 
-    /// Finds where the whole batches of the next piece end, and which of them are vouched for.
+    /// Finds the end of the whole batches of the next piece, and the newest mark in it.
     fn scan_next_piece(&self, seen: &mut UnsealedCursor) -> Result<Totals> {
         let durable_mark =
             self.durable_mark.clone().filter(|p| p.through > seen.durable_mark.through);

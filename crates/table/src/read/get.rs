@@ -1,189 +1,64 @@
-//! get: from a key through the keymap and the key file to the bytes.
+//! get: from a key through the keymap and the key file to the value.
 
 use std::sync::Arc;
 
-use lithdb_env::{Error, ErrorKind, Result};
-use lithdb_keymap::{Candidates, KeyHash, Keymap};
-use lithdb_segment::{Address, Position, Segment, SegmentId, Value};
+use lithdb_env::Result;
+use lithdb_segment::Value;
 
-use crate::read::view::View;
-use crate::table::{Inner, Mode, Table, WriteSide};
-
-/// So often a reader looks again for what goes while it looks.
-const MAX_CATCH_UPS: usize = 3;
-
-/// A key that was found.
-pub(crate) struct Found {
-    pub(crate) at: Position,
-    pub(crate) segment: Arc<Segment>,
-    pub(crate) address: Address,
-}
-
-/// A read that failed, and the segment in which it did.
-#[derive(Debug)]
-pub(crate) struct FailedRead {
-    pub(crate) segment: Arc<Segment>,
-    pub(crate) error: Error,
-}
-
-impl From<FailedRead> for Error {
-    fn from(failed: FailedRead) -> Self {
-        failed.error
-    }
-}
-
-/// What a question is put to.
-pub(crate) enum ReadSource<'a> {
-    /// A table that is open for writing, and its watermark.
-    Live(&'a WriteSide, SegmentId),
-    /// What a reader sees.
-    View(Arc<View>),
-}
-
-impl ReadSource<'_> {
-    pub(crate) fn keymap(&self) -> &dyn Keymap {
-        match self {
-            Self::Live(side, _) => &*side.keymap,
-            Self::View(view) => &*view.keymap,
-        }
-    }
-
-    fn segment(&self, id: SegmentId) -> Option<Arc<Segment>> {
-        match self {
-            Self::Live(side, _) => side.segments.read().find(id).cloned(),
-            Self::View(view) => view.segments.find(id).cloned(),
-        }
-    }
-}
+use crate::read::source::{FailedRead, Found};
+use crate::table::Table;
 
 impl Table {
-    /// The value of `key`: the newest if it was put more than once, `None` if it was never put or has been collected. The
-    /// bytes are checked on the way (see [`Verify`](lithdb_segment::Verify)).
+    /// The value of `key`: the newest if it was put more than once, `None` if it was never put or
+    /// has been collected. Verified as [`Verify`](lithdb_segment::Verify) says.
     ///
     /// # Errors
-    /// `InvalidArgument` for a key that cannot be, `Corrupt` if the bytes are not those that were put, `Io`.
+    /// `InvalidArgument` for a key of invalid length, `Corrupt` if the bytes are not those that
+    /// were put, `Io`.
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>> {
-        let inner = &*self.inner;
-        inner.enter()?;
-        inner.check_lookup_key(key)?;
-        inner.counters.gets.increment(1);
-        let read = || {
-            let Some(Found { segment, address, .. }) = inner.find(key)? else { return Ok(None) };
+        let shared = self.enter()?;
+        shared.check_lookup_key(key)?;
+        shared.counters.gets.increment(1);
+        self.read(|| {
+            let Some(Found { segment, address, .. }) = self.find(key)? else { return Ok(None) };
             let value = segment.read_value(&address);
             value.map(Some).map_err(|error| FailedRead { segment, error })
-        };
-        inner.retry_if_removed(read).map_err(|e| inner.in_context(&e))
+        })
     }
 
-    /// Gives the value of `key` to `each` in pieces of at most a mebibyte, in order, and says how long it is: for values that
-    /// do not fit into memory. They are read twice: no piece is given before the whole value was checked.
+    /// Passes the value of `key` to `each` in pieces of at most one mebibyte, in order, and
+    /// returns its length: for values that do not fit into memory. Reads them twice: `each` gets
+    /// nothing before the whole value is verified.
     ///
     /// # Errors
-    /// As [`get`](Self::get); what `each` returns.
+    /// As [`get`](Self::get); any error of `each`.
     pub fn get_chunked(
         &self,
         key: &[u8],
         each: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<Option<u32>> {
-        let inner = &*self.inner;
-        inner.enter()?;
-        inner.check_lookup_key(key)?;
-        inner.counters.gets.increment(1);
-        let check = || {
-            let Some(found) = inner.find(key)? else { return Ok(None) };
+        let shared = self.enter()?;
+        shared.check_lookup_key(key)?;
+        shared.counters.gets.increment(1);
+        let found = self.read(|| {
+            let Some(found) = self.find(key)? else { return Ok(None) };
             match found.segment.read_chunked(&found.address, &mut |_| Ok(())) {
                 Ok(()) => Ok(Some(found)),
                 Err(error) => Err(FailedRead { segment: Arc::clone(&found.segment), error }),
             }
-        };
-        let found = inner.retry_if_removed(check).map_err(|e| inner.in_context(&e))?;
+        })?;
         let Some(Found { segment, address, .. }) = found else { return Ok(None) };
         segment.read_chunked(&address, each)?;
         Ok(Some(address.len_bytes))
     }
 
-    /// Whether `key` is there. Reads no value.
+    /// Whether `key` exists. Reads no value.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     pub fn contains(&self, key: &[u8]) -> Result<bool> {
-        let inner = &*self.inner;
-        inner.enter()?;
-        inner.check_lookup_key(key)?;
-        let found = inner.retry_if_removed(|| Ok(inner.find(key)?.map(|_| ())));
-        Ok(found.map_err(|e| inner.in_context(&e))?.is_some())
-    }
-}
-
-impl Inner {
-    /// The newest record of `key`.
-    pub(crate) fn find(&self, key: &[u8]) -> Result<Option<Found>, FailedRead> {
-        let hash = KeyHash::of(self.hash_seed, key);
-        let mut candidates = Candidates::new();
-        loop {
-            let read_source = self.read_source();
-            read_source.keymap().candidates(hash, &mut candidates);
-            let mut passed_over = false;
-            for at in candidates.iter().copied() {
-                // Collected since the keymap was asked, or of a segment that is newer than the view.
-                let Some(segment) = read_source.segment(at.segment) else {
-                    passed_over = true;
-                    continue;
-                };
-                match segment.lookup(at.offset, key) {
-                    Ok(Some(address)) => return Ok(Some(Found { at, segment, address })),
-                    Ok(None) => {}
-                    Err(error) => return Err(FailedRead { segment, error }),
-                }
-            }
-            // The key may have been put again between the question and the collection, or a newer view may be there. Asked
-            // again, the keymap says so.
-            if !passed_over || self.is_unchanged_since(&read_source) {
-                return Ok(None);
-            }
-        }
-    }
-
-    /// What is seen now.
-    pub(crate) fn read_source(&self) -> ReadSource<'_> {
-        match &self.mode {
-            Mode::Write(side) => ReadSource::Live(side, self.watermark()),
-            Mode::Read(side) => ReadSource::View(side.view()),
-        }
-    }
-
-    /// Whether nothing has come or gone since.
-    pub(crate) fn is_unchanged_since(&self, read_source: &ReadSource<'_>) -> bool {
-        match (read_source, self.read_source()) {
-            (ReadSource::View(before), ReadSource::View(now)) => Arc::ptr_eq(before, &now),
-            (ReadSource::Live(_, before), ReadSource::Live(_, now)) => *before == now,
-            (ReadSource::View(_), ReadSource::Live(..))
-            | (ReadSource::Live(..), ReadSource::View(_)) => false,
-        }
-    }
-
-    /// A reader in another process may find that a file has been collected under it, that a rollback has cut it, or that it
-    /// is another table's of the same name: then it looks again, and the answer is that the key is gone, or an older value. What is neither is read once more at most.
-    pub(crate) fn retry_if_removed<T>(
-        &self,
-        read: impl Fn() -> Result<T, FailedRead>,
-    ) -> Result<T> {
-        let mut left = MAX_CATCH_UPS;
-        loop {
-            let failed = match read() {
-                Ok(answer) => return Ok(answer),
-                Err(failed) => failed,
-            };
-            let Mode::Read(side) = &self.mode else { return Err(failed.error) };
-            let may_be_gone = matches!(
-                failed.error.kind(),
-                ErrorKind::Missing | ErrorKind::Corrupt | ErrorKind::Foreign
-            );
-            if !may_be_gone || left == 0 {
-                return Err(failed.error);
-            }
-            left = if side.catch_up(self, &failed.segment)? { left - 1 } else { 0 };
-        }
+        self.enter()?.check_lookup_key(key)?;
+        self.read(|| Ok(self.find(key)?.is_some()))
     }
 }
 
@@ -202,12 +77,12 @@ pub(crate) mod tests {
     use crate::event::EventListener;
     use crate::read::check_keymap::verify_keymap;
     use crate::read::view::View;
-    use crate::table::{Mode, TableSetup};
-    use crate::{OpenForWriting, Table, TableOptions};
+    use crate::table::Role;
+    use crate::{OpenForWriting, Table, TableOptions, TableSetup};
 
     pub(crate) type Meanwhile = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
-    /// A keymap after whose next answer something else happens before it is looked at, or before it is filled.
+    /// A keymap that runs a hook after its next lookup, or before its next insertion.
     pub(crate) struct Answered {
         keymap: Arc<dyn Keymap>,
         meanwhile: Meanwhile,
@@ -215,7 +90,7 @@ pub(crate) mod tests {
     }
 
     impl Answered {
-        /// Becomes the keymap of a table that nobody else has.
+        /// Replaces the keymap of a table that has no other handle.
         pub(crate) fn of(table: Table) -> (Table, Meanwhile, Meanwhile) {
             let (meanwhile, before_filling) = (Meanwhile::default(), Meanwhile::default());
             let answered = |keymap: &Arc<dyn Keymap>| -> Arc<dyn Keymap> {
@@ -225,19 +100,22 @@ pub(crate) mod tests {
                     before_filling: Arc::clone(&before_filling),
                 })
             };
-            let mut inner = Arc::into_inner(table.inner).unwrap();
-            match &mut inner.mode {
-                Mode::Write(side) => side.keymap = answered(&side.keymap),
-                Mode::Read(side) => {
-                    side.publish(|view| View { keymap: answered(&view.keymap), ..view.clone() });
+            let role = match table.role {
+                Role::Writer(writer) => {
+                    let mut writer = Arc::into_inner(writer).unwrap();
+                    writer.live.keymap = answered(&writer.live.keymap);
+                    Role::Writer(Arc::new(writer))
                 }
-            }
-            let table = Table { inner: Arc::new(inner), _keepalive: None };
-            (table, meanwhile, before_filling)
+                Role::Reader(reader) => {
+                    reader.publish(|view| View { keymap: answered(&view.keymap), ..view.clone() });
+                    Role::Reader(reader)
+                }
+            };
+            (Table::new(role), meanwhile, before_filling)
         }
     }
 
-    /// Does it, once.
+    /// Runs the hook, once.
     fn happens(something: &Meanwhile) {
         let something = something.lock().take();
         if let Some(something) = something {
@@ -287,8 +165,8 @@ pub(crate) mod tests {
         }
     }
 
-    /// A table with `key` in a segment that has expired, how it was set up, and what puts the key again and collects that
-    /// segment.
+    /// A table with `key` in an expired segment, its setup, and a function that puts the key again
+    /// and collects that segment.
     fn before_the_collection() -> (Table, TableSetup, Meanwhile, Box<dyn FnOnce() + Send>) {
         let (fs, clock) = (SimFs::new(), SimClock::new(1));
         fs.make_dirs("/r");
@@ -326,7 +204,7 @@ pub(crate) mod tests {
         *meanwhile.lock() = Some(put_and_collect);
         assert_eq!(table.get(b"key").unwrap().unwrap(), b"newer");
         assert!(meanwhile.lock().is_none());
-        // Collected and not put again, it is absent.
+        // Collected and not put again, the key is absent.
         let (table, _, meanwhile, _) = before_the_collection();
         let other = table.clone();
         *meanwhile.lock() = Some(Box::new(move || assert_eq!(other.run_gc().unwrap().segments, 1)));
@@ -340,10 +218,11 @@ pub(crate) mod tests {
         let (reader, _, before_filling) = Answered::of(reader);
         assert_eq!(reader.get(b"key").unwrap().unwrap(), b"older");
         put_and_collect();
-        // The new view is known, and its keys are not: another thread asks.
+        // The new view is published and its keys are not: another thread looks the key up.
         let (other, answer) = (reader.clone(), Arc::new(Mutex::new(None)));
         let told = Arc::clone(&answer);
-        // A panic here would be one failed look of several: what was told is looked at afterwards.
+        // A panic here would count as one failed attempt of several: the result is checked
+        // afterwards.
         let ask = move || *told.lock() = Some(other.get(b"key"));
         *before_filling.lock() = Some(Box::new(ask));
         reader.refresh().unwrap();
@@ -362,7 +241,7 @@ pub(crate) mod tests {
         writer.flush().unwrap();
         let reader = Table::open_read_only(&setup, &TableOptions::new()).unwrap();
         assert_eq!(reader.get(b"key").unwrap().unwrap(), b"newer");
-        // The newer value is gone, as if it had been rolled back.
+        // The newer value disappears, as in a rollback.
         let path = setup.dirs[0].join(format!("segments/{}.keys", behind.segment));
         let file = setup.env.fs.open(&path, OpenMode::ReadWrite).unwrap();
         file.set_len(behind.offset.into()).unwrap();
@@ -377,7 +256,7 @@ pub(crate) mod tests {
         let at = table.put(b"other", b"value").unwrap();
         assert!(verify_keymap(&table, &mut |_| {}).unwrap().is_sound());
         // The keymap alone: the table still has these segments.
-        table.inner.read_source().keymap().raise_watermark(at.segment.next().unwrap());
+        table.read_source().keymap().raise_watermark(at.segment.next().unwrap());
         let report = verify_keymap(&table, &mut |_| {}).unwrap();
         assert_eq!((report.records, report.keys, report.wrong), (2, 0, 2));
         assert!(!report.is_sound());

@@ -1,7 +1,7 @@
-//! Iteration over the records of a table in the order in which they were put, from either end.
+//! Iteration over the records of a table in write order, from either end.
 //!
-//! An iterator works on a snapshot: the segments and the end of the log at its creation. It holds the segments, so
-//! collection goes on beside it and takes nothing away from it. Nothing is sealed for it.
+//! An iterator works on a snapshot: the segments and the end of the log at its creation. It holds
+//! the segments, so a collection takes nothing away from it. It seals nothing.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,11 +14,12 @@ use lithdb_segment::scan::Scanner;
 use lithdb_segment::{Address, HEADER_LEN, Position, Segment, Value};
 
 use crate::batch::show_key;
-use crate::read::get::FailedRead;
-use crate::segments::Segments;
-use crate::table::{Inner, Mode, Snapshot, Table};
+use crate::read::reader::Reader;
+use crate::read::source::FailedRead;
+use crate::segments::{Segments, Snapshot};
+use crate::table::{Role, Table};
 
-/// One record: a key and what it names.
+/// One record: a key and the bytes it refers to.
 #[derive(Clone)]
 pub struct Entry {
     key: Bytes,
@@ -34,12 +35,12 @@ impl Entry {
         &self.key
     }
 
-    /// Whether this is the value's own key, not an alias.
+    /// Whether this is the primary key, not an alias.
     pub fn is_primary(&self) -> bool {
         self.is_primary
     }
 
-    /// Where the record stands.
+    /// The record's position.
     pub fn position(&self) -> Position {
         self.position
     }
@@ -49,10 +50,11 @@ impl Entry {
         self.address.len_bytes
     }
 
-    /// The bytes that the key names, read and checked now.
+    /// Reads and verifies the bytes that the key refers to.
     ///
     /// # Errors
-    /// As [`Table::get`]; `Missing` if another process has collected them since, or rolled them back.
+    /// As [`Table::get`]; `Missing` if another process has since collected them or rolled them
+    /// back.
     pub fn value(&self) -> Result<Value> {
         self.segment.read_value(&self.address)
     }
@@ -69,18 +71,18 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// Walks the records of a table, oldest first, or newest first with `rev()`. See [`Table::iter`].
+/// The records of a table, oldest first, or newest first with `rev()`. See [`Table::iter`].
 pub struct Iter {
     segments: Segments,
-    /// The end of what is seen of the last segment.
+    /// The end of the snapshot in its last segment.
     end: Position,
     /// Where the front begins in the first segment.
     start: Position,
     front: Option<Front>,
     back: Option<Back>,
     failed: bool,
-    /// A reader's table: its files may be collected by another process.
-    reader: Option<Arc<Inner>>,
+    /// Another process may collect the files of this reader's table.
+    reader: Option<Arc<Reader>>,
 }
 
 struct Front {
@@ -88,7 +90,7 @@ struct Front {
     segment: Arc<Segment>,
 }
 
-/// The records of one segment that the back has not given yet: offsets, in order.
+/// The offsets in one segment that the back has not returned yet, in order.
 struct Back {
     segment: Arc<Segment>,
     offsets: VecDeque<u32>,
@@ -104,43 +106,36 @@ impl fmt::Debug for Iter {
 }
 
 impl Table {
-    /// All records in the order in which they were put; `rev()` for the other way round. Sees what was put before the
-    /// call. A key that was put twice is given twice.
+    /// All records in write order; `rev()` reverses it. Sees what was put before the call. A key
+    /// that was put twice is returned twice.
     ///
     /// # Errors
-    /// `Closed`; reading errors come from the iterator. Beside a process that rolls back, a reader's iterator ends with `Missing`
-    /// where what it was to walk is gone: refresh, and begin again.
+    /// `Closed`; the iterator returns read errors. If another process rolls back, a reader's
+    /// iterator ends with `Missing` where its records are gone: refresh and start again.
     pub fn iter(&self) -> Result<Iter> {
-        self.inner.enter()?;
+        self.enter()?;
         let start = Position::default();
-        Ok(Iter::new(self.inner.snapshot(start), start).of(self))
+        Ok(Iter::new(self.snapshot(start), start).of(self))
     }
 
-    /// The records from `key` on, the newest record of it first; `None` if the key is absent. With `rev()` it goes from
-    /// the newest record of the table back to `key`.
+    /// The records from `key` on, starting with its newest record; `None` if the key is absent.
+    /// `rev()` goes from the newest record of the table back to `key`.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     pub fn iter_from(&self, key: &[u8]) -> Result<Option<Iter>> {
-        self.inner.enter()?;
-        self.inner.check_lookup_key(key)?;
-        let find = || {
-            let found = self.inner.retry_if_removed(|| self.inner.find(key));
-            found.map_err(|e| self.inner.in_context(&e))
-        };
-        let mut read_source = self.inner.read_source();
-        while let Some(found) = find()? {
-            let now = self.inner.snapshot(found.at);
+        self.enter()?.check_lookup_key(key)?;
+        let mut read_source = self.read_source();
+        while let Some(found) = self.read(|| self.find(key))? {
+            let now = self.snapshot(found.at);
             if found.at < now.end && now.segments.find(found.at.segment).is_some() {
                 return Ok(Some(Iter::new(now, found.at).of(self)));
             }
-            // Collected or rolled back since, or newer than a reader's view; the key may have been put again, or have an
-            // older value.
-            let now = self.inner.read_source();
-            if self.inner.is_unchanged_since(&read_source) {
+            // Collected or rolled back since, or newer than a reader's view. The key may have been
+            // put again, or have an older value.
+            if !read_source.advance() {
                 break;
             }
-            read_source = now;
         }
         Ok(None)
     }
@@ -159,13 +154,12 @@ impl Table {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn newest_key(&self) -> Result<Option<Vec<u8>>> {
-        let inner = &self.inner;
-        inner.enter()?;
+        self.enter()?;
         let start = Position::default();
         let read = || {
-            let now = inner.snapshot(start);
+            let now = self.snapshot(start);
             let Some(newest) = now.newest else { return Ok(Err(now)) };
-            // If its segment was collected, every older one was, too.
+            // If its segment was collected, so was every older one.
             let Some(segment) = now.segments.find(newest.segment).cloned() else {
                 return Ok(Ok(None));
             };
@@ -174,7 +168,7 @@ impl Table {
             assert!(is_primary, "{newest}: an alias was noted as the newest value");
             Ok(Ok(Some(key.to_vec())))
         };
-        match inner.retry_if_removed(read).map_err(|e| inner.in_context(&e))? {
+        match self.read(read)? {
             Ok(key) => Ok(key),
             Err(now) => {
                 let walk = Iter::new(now, start).rev();
@@ -195,29 +189,27 @@ impl Iter {
     }
 
     fn of(mut self, table: &Table) -> Self {
-        self.reader = table.is_read_only().then(|| Arc::clone(&table.inner));
+        if let Role::Reader(reader) = &table.role {
+            self.reader = Some(Arc::clone(reader));
+        }
         self
     }
 
-    /// Whether another process has collected `segment`: what is then left to walk is what is
-    /// behind.
+    /// Whether another process has collected `segment`; then continues after what is gone.
     fn was_collected(&mut self, error: &Error, segment: Option<Arc<Segment>>) -> bool {
-        let Some(inner) = self.reader.clone().filter(|_| error.kind() == ErrorKind::Missing) else {
-            return false;
-        };
-        let (Mode::Read(side), Some(segment)) = (&inner.mode, segment) else { return false };
-        // If that fails, too, the walk ends with the error it met.
-        if side.catch_up(&inner, &segment).is_err() {
+        let (Some(reader), Some(segment)) = (&self.reader, segment) else { return false };
+        // If that fails, too, the iteration ends with the first error.
+        if error.kind() != ErrorKind::Missing || reader.catch_up(&segment).is_err() {
             return false;
         }
-        let watermark = inner.watermark();
+        let watermark = reader.view().watermark;
         let gone = self.segments.remove_below(watermark);
-        self.front = self.front.take().filter(|front| front.segment.id() >= watermark);
-        self.back = self.back.take().filter(|back| back.segment.id() >= watermark);
+        self.front.take_if(|front| front.segment.id() < watermark);
+        self.back.take_if(|back| back.segment.id() < watermark);
         !gone.is_empty()
     }
 
-    /// The end of what is seen of a segment's key file.
+    /// The end of the snapshot in a segment's key file.
     fn end_of(&self, segment: &Segment) -> u64 {
         if segment.id() == self.end.segment {
             u64::from(self.end.offset).min(segment.key_end())
@@ -227,8 +219,7 @@ impl Iter {
     }
 
     fn scanner(&self, segment: &Arc<Segment>) -> Result<Scanner<'static>> {
-        let end = self.end_of(segment).max(HEADER_LEN as u64);
-        segment.scan(end)
+        segment.scan(self.end_of(segment).max(HEADER_LEN as u64))
     }
 
     fn next_front(&mut self) -> Result<Option<Entry>> {
@@ -248,10 +239,8 @@ impl Iter {
                 let (offset, key_len) = (entry.offset, entry.record.key.len());
                 let (address, is_primary) =
                     (entry.record.address(front.segment.id()), entry.record.is_primary());
-                if !self
-                    .back
-                    .as_mut()
-                    .is_none_or(|back| back.take_from_back(&front.segment, offset))
+                if let Some(back) = &mut self.back
+                    && !back.take_from_back(&front.segment, offset)
                 {
                     return Ok(None);
                 }
@@ -283,19 +272,14 @@ impl Iter {
                     let segment = Arc::clone(&back.segment);
                     return Ok(Some(Entry { key, position, is_primary, address, segment }));
                 }
-                let is_front = self
-                    .front
-                    .as_ref()
-                    .is_some_and(|front| Arc::ptr_eq(&front.segment, &back.segment));
-                if is_front {
-                    self.front = None; // it has nothing left either
-                }
+                // If the front is in the same segment, it has nothing left either.
+                self.front.take_if(|front| Arc::ptr_eq(&front.segment, &back.segment));
                 self.segments.pop();
                 self.back = None;
             }
             let Some(segment) = self.segments.back().cloned() else { return Ok(None) };
             let front = self.front.as_ref().filter(|front| Arc::ptr_eq(&front.segment, &segment));
-            // What the front has given is not given again.
+            // Skip what the front has returned.
             let given = front.map_or(0, |front| front.scanner.next_offset());
             let start = if segment.id() == self.start.segment { self.start.offset } else { 0 };
             let start = start.max(given);
@@ -312,9 +296,9 @@ impl Iter {
         }
     }
 
-    /// What `next` gives, in which `at` is the segment that is walked. What another process has
-    /// collected meanwhile is passed over; an iterator that failed is over: it does not go on as
-    /// if nothing had happened.
+    /// Calls `next`; `at` is the segment it reads. Skips what another process has collected
+    /// meanwhile. After an error the iterator is exhausted: it must not continue as if nothing had
+    /// happened.
     fn step(
         &mut self,
         next: impl Fn(&mut Self) -> Result<Option<Entry>>,
@@ -334,7 +318,8 @@ impl Iter {
 }
 
 impl Back {
-    /// Whether the back has not given the record at `offset` of `segment` yet; takes it from what it will give.
+    /// Whether the back has not returned the record at `offset` of `segment` yet; takes it from
+    /// the back.
     fn take_from_back(&mut self, segment: &Arc<Segment>, offset: u32) -> bool {
         if !Arc::ptr_eq(&self.segment, segment) {
             return true;

@@ -1,8 +1,10 @@
-//! Reading: point reads, iterators, and the views of processes that do not write.
+//! Reading: lookups, iterators, and the views of processes that only read.
 
 pub(crate) mod check_keymap;
 pub(crate) mod follow;
 pub(crate) mod get;
 pub(crate) mod iter;
-pub(crate) mod refresh;
+pub(crate) mod reader;
+mod refresh;
+pub(crate) mod source;
 pub(crate) mod view;

@@ -1,4 +1,5 @@
-//! What a reader sees of a table that another process writes: a value that never changes, and is replaced as a whole.
+//! A reader's view of a table that another process writes: an immutable value, replaced as a
+//! whole.
 
 use std::sync::Arc;
 
@@ -12,37 +13,37 @@ use lithdb_segment::{
 
 use crate::open::chain::OpenPlan;
 use crate::open::index::build_keymap;
-use crate::segments::Segments;
+use crate::segments::{Segments, Snapshot};
 use crate::state::TableState;
 
-/// A view. Those that follow each other share the segments and, as long as the log only grows, the keymap: it may know
-/// records behind the end of a view, and all that the view has.
+/// Successive views share segments and, as long as the log only grows, the keymap: it has all keys
+/// of the view, and may have keys after its end.
 #[derive(Debug, Clone)]
 pub(crate) struct View {
     /// The state that the files were read with.
     pub(crate) state: TableState,
     pub(crate) watermark: SegmentId,
     pub(crate) segments: Segments,
-    /// The end of what is seen.
+    /// The end of the view.
     pub(crate) end: Position,
     /// The newest primary record, the default if there is none.
     pub(crate) newest: Position,
     pub(crate) keymap: Arc<dyn Keymap>,
-    /// Of the last segment, which is not sealed; `None` if there is no segment.
+    /// How far the last, unsealed segment was read; `None` if there is no segment.
     pub(crate) unsealed: Option<UnsealedCursor>,
 }
 
-/// How far an unsealed segment was read, and what it takes to read on from there.
+/// How far an unsealed segment was read, and what continuing there needs.
 #[derive(Debug, Clone)]
 pub(crate) struct UnsealedCursor {
     pub(crate) totals: Totals,
     pub(crate) epochs: Vec<(u32, u64)>,
-    /// The mark that promises most.
+    /// The mark with the furthest durable end.
     pub(crate) durable_mark: Mark,
 }
 
 impl View {
-    /// The view of what a look at all files has found, with a keymap that is empty as yet.
+    /// The view of an opening plan; `keymap` is empty and gets its keys.
     pub(crate) fn from_plan(
         context: &Arc<Context>,
         state: TableState,
@@ -50,14 +51,8 @@ impl View {
         keymap: Arc<dyn Keymap>,
     ) -> Result<Self> {
         let read = plan.take_key_files();
-        let mut segments: Segments = plan
-            .sealed
-            .into_iter()
-            .map(|found| {
-                let segment = Segment::sealed(context, found.paths, found.header, found.metadata);
-                Arc::new(segment.with_waiting_bytes(found.waiting_bytes))
-            })
-            .collect();
+        let sealed = plan.sealed.into_iter().map(|sealed| sealed.into_segment(context));
+        let mut segments: Segments = sealed.collect();
         let unsealed = plan.unsealed.map(|found| {
             let (through, value_ends) = (found.durable.key_end as u32, found.durable.value_ends);
             let durable_mark = Mark { through, value_ends, ..Mark::default() };
@@ -67,18 +62,20 @@ impl View {
         });
         assert!(unsealed.is_some() || state.empty, "a plan without a segment to go on with");
         keymap.raise_watermark(state.watermark);
-        let end = match (segments.back(), &unsealed) {
-            (Some(last), Some(unsealed)) => {
-                Position::new(last.id(), unsealed.totals.key_end as u32)
-            }
-            _ => Position::default(),
-        };
+        let end = unsealed.as_ref().map(|unsealed| unsealed.totals.key_end as u32);
+        let end = segments.back().zip(end).map(|(last, end)| Position::new(last.id(), end));
+        let end = end.unwrap_or_default();
         let seed = state.hash_seed;
         let newest = build_keymap(&context.env.pool, &keymap, seed, &segments, end, read)?;
         Ok(Self { watermark: state.watermark, state, segments, end, newest, keymap, unsealed })
     }
 
-    /// The same, with nothing below `watermark`.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let (segments, end) = (self.segments.clone(), self.end);
+        Snapshot { segments, end, newest: Some(self.newest) }
+    }
+
+    /// This view with nothing below `watermark`.
     pub(crate) fn with_watermark(&self, watermark: SegmentId) -> Self {
         let mut above = self.clone();
         above.watermark = above.watermark.max(watermark);
@@ -86,14 +83,14 @@ impl View {
         above
     }
 
-    /// The same, with more of its last segment.
+    /// This view with more of its last segment.
     pub(crate) fn extended(&self, unsealed: UnsealedCursor, newest: Option<Position>) -> Self {
         let end = Position::new(self.end.segment, unsealed.totals.key_end as u32);
         let newest = newest.unwrap_or(self.newest);
         Self { end, newest, unsealed: Some(unsealed), ..self.clone() }
     }
 
-    /// The same, with one more segment.
+    /// This view with one more segment.
     pub(crate) fn with_next_segment(&self, next: Arc<Segment>, unsealed: UnsealedCursor) -> Self {
         let end = Position::new(next.id(), unsealed.totals.key_end as u32);
         let mut followed = Self { end, unsealed: Some(unsealed), ..self.clone() };
@@ -103,7 +100,7 @@ impl View {
 }
 
 impl UnsealedCursor {
-    /// Nothing of a segment but its header.
+    /// Only the header was read.
     pub(crate) fn begin(header: &KeyHeader) -> Self {
         let (key_end, value_ends) =
             (HEADER_LEN as u64, vec![HEADER_LEN as u64; usize::from(header.shards)]);
@@ -113,7 +110,7 @@ impl UnsealedCursor {
         Self { totals, epochs: Vec::new(), durable_mark }
     }
 
-    /// The segment, as far as it was seen.
+    /// The segment, readable up to here.
     pub(crate) fn segment(
         &self,
         context: &Arc<Context>,
@@ -124,7 +121,7 @@ impl UnsealedCursor {
         Arc::new(Segment::unsealed_for_reader(context, paths, header, ends, durable, &self.epochs))
     }
 
-    /// Lets a segment that was seen in part be read up to here.
+    /// Makes the segment readable up to here.
     pub(crate) fn extend_readable(&self, segment: &Segment) {
         segment.extend_readable(self.ends(), self.durable(), &self.epochs);
     }
@@ -137,7 +134,7 @@ impl UnsealedCursor {
         (u64::from(self.durable_mark.through), &self.durable_mark.value_ends)
     }
 
-    /// Whether a seal that ends here is one of what was seen.
+    /// Whether the seal matches what was read.
     pub(crate) fn matches_seal(&self, seal: &Metadata) -> bool {
         let found = &self.totals;
         (found.key_end, found.records, found.primaries, found.running)

@@ -7,8 +7,6 @@ use lithdb_env::{UnixMillis, human};
 use lithdb_segment::Position;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::walk::RecordRef;
-
 /// The newest record kept, as the filter saw it. Its whole group is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Boundary {
@@ -48,9 +46,9 @@ pub struct Discarded {
 }
 
 impl Discarded {
-    pub(super) fn count(&mut self, record: &RecordRef<'_>) {
-        let values = u64::from(record.is_primary);
-        self.add(Self { records: 1, values, bytes: values * u64::from(record.len_bytes) });
+    pub(super) fn count(&mut self, is_primary: bool, len_bytes: u32) {
+        let values = u64::from(is_primary);
+        self.add(Self { records: 1, values, bytes: values * u64::from(len_bytes) });
     }
 
     pub(super) fn add(&mut self, other: Self) {
@@ -89,8 +87,8 @@ impl OutOfOrder {
     const SHOWN: usize = 5;
 
     /// Counts the next older group.
-    pub(super) fn group(&mut self, primary: &RecordRef<'_>, is_kept: bool) {
-        let named = || KeyAt { key: primary.key.to_vec(), position: primary.position };
+    pub(super) fn group(&mut self, key: &[u8], position: Position, is_kept: bool) {
+        let named = || KeyAt { key: key.to_vec(), position };
         if is_kept {
             if self.values > 0 {
                 self.before.get_or_insert_with(named);

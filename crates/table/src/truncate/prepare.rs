@@ -18,11 +18,11 @@ use super::outcome::TruncatePoint;
 use super::step::{KeptSegment, TruncateStep};
 use super::stopped_table::StoppedTable;
 use super::walk;
-use crate::open::recover::{Recovery, next_id};
+use crate::open::recover::Recovery;
 use crate::open::sealed::SealedSegment;
 use crate::options::TableOptions;
-use crate::state::StateFile;
-use crate::table::TableSetup;
+use crate::setup::TableSetup;
+use crate::state::{StateFile, next_id};
 use lithdb_segment::key_file::{KeyFile, read};
 use lithdb_segment::window::{PIECE, Window};
 

@@ -11,8 +11,8 @@ use lithdb_segment::{HEADER_LEN, Metadata, SegmentId, SegmentPaths, TableName};
 use serde::{Deserialize, Serialize};
 
 use crate::open::inventory::{Inventory, SegmentFiles, missing};
+use crate::setup::TableSetup;
 use crate::state::{DurableEnd, StateFile, TableState, read_state};
-use crate::table::TableSetup;
 use lithdb_segment::key_file::{self, KeyFile};
 
 /// What to do to one table. The order of the fields is the order of the bytes in the intent.

@@ -10,8 +10,8 @@ use lithdb_segment::{Context, ReadMode, Segment, SegmentId, SegmentPaths};
 use crate::open::chain::{Access, OpenPlan};
 use crate::open::inventory::Inventory;
 use crate::options::TableOptions;
+use crate::setup::TableSetup;
 use crate::state::{TableState, read_state};
-use crate::table::TableSetup;
 use lithdb_segment::key_file::KeyFile;
 
 /// A stopped table as it was read. Making one changes nothing.

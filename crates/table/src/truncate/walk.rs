@@ -38,13 +38,13 @@ pub enum Verdict {
 #[derive(Debug, Clone, Copy)]
 pub struct RecordRef<'a> {
     table: &'a TableName,
-    pub(super) key: &'a [u8],
-    pub(super) is_primary: bool,
+    key: &'a [u8],
+    is_primary: bool,
     is_oldest: bool,
     stays: bool,
-    pub(super) position: Position,
+    position: Position,
     written_before: UnixMillis,
-    pub(super) len_bytes: u32,
+    len_bytes: u32,
 }
 
 impl RecordRef<'_> {
@@ -287,13 +287,13 @@ impl Walk<'_> {
                     }
                 }
                 if self.walked.boundary.is_none() {
-                    group.count(&seen);
+                    group.count(seen.is_primary, seen.len_bytes);
                     if seen.is_primary {
                         self.walked.discarded.add(std::mem::take(&mut group));
                     }
                 } else if seen.is_primary {
-                    let is_kept = std::mem::take(&mut is_kept);
-                    self.walked.out_of_order.get_or_insert_default().group(&seen, is_kept);
+                    let out_of_order = self.walked.out_of_order.get_or_insert_default();
+                    out_of_order.group(seen.key, seen.position, std::mem::take(&mut is_kept));
                 }
             }
         }

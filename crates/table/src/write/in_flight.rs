@@ -1,5 +1,6 @@
-//! Puts on their way: their records are in the log, and they have not returned yet. Those with large values are known by
-//! their positions: flushes and seals wait for them, iterators stop before them. Closing waits for all.
+//! Puts in flight: their records are in the log, but the calls have not returned. Those with large
+//! values are tracked by position: flushes and seals wait for them, iterators stop before them.
+//! Closing waits for all.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -8,35 +9,36 @@ use lithdb_env::sync::{Condvar, Mutex};
 use lithdb_env::{Error, ErrorKind, Latch};
 use lithdb_segment::Position;
 
-/// The puts that are on their way.
-#[derive(Debug, Default)]
+/// The puts in flight.
+#[derive(Default)]
 pub(crate) struct InFlight {
     state: Mutex<State>,
     values_written: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
-    /// The first positions of batches whose values are not all in the file yet.
+    /// First positions of batches with values that are not all in the file yet.
     positions: BTreeSet<Position>,
-    /// All puts that have not returned.
+    /// Puts that have not returned.
     puts: usize,
-    /// The first positions of batches whose values never came: the table is latched, and iterators end before them.
+    /// First positions of batches with values that were never written: the table is latched, and
+    /// iterators stop before them.
     lost: BTreeSet<Position>,
 }
 
-/// One put on its way. Dropped, it has arrived, or failed.
-#[derive(Debug)]
+/// One put in flight, until dropped.
 #[must_use = "the put is on its way as long as this is held"]
 pub(crate) struct InFlightPut<'a> {
     in_flight: &'a InFlight,
     latch: &'a Latch,
-    /// Where its records begin, while its values are not all in the file.
+    /// The position of its first record, until all its values are in the file.
     at: Option<Position>,
 }
 
 impl InFlight {
-    /// A batch at `at` is in the log, with values to be written or not. Under the writer's lock.
+    /// Registers a batch at `at`, with or without values yet to be written. Called under the
+    /// writer lock.
     pub(crate) fn begin<'a>(
         &'a self,
         at: Position,
@@ -51,7 +53,7 @@ impl InFlight {
         InFlightPut { in_flight: self, latch, at: has_values.then_some(at) }
     }
 
-    /// Waits until no value below `end` is on its way.
+    /// Waits until no value before `end` is in flight.
     pub(crate) fn wait_below(&self, end: Position) {
         let mut state = self.state.lock();
         while state.positions.first().is_some_and(|first| *first < end) {
@@ -67,7 +69,7 @@ impl InFlight {
         }
     }
 
-    /// The end of what is complete behind `at`, given the end of the log.
+    /// The end of what is complete after `at`, given the end of the log.
     pub(crate) fn complete_end(&self, at: Position, log_end: Position) -> Position {
         let behind = (Bound::Excluded(at), Bound::Unbounded);
         let state = self.state.lock();
@@ -88,7 +90,7 @@ impl InFlightPut<'_> {
 impl Drop for InFlightPut<'_> {
     fn drop(&mut self) {
         if self.at.is_some() && std::thread::panicking() {
-            // Its records are in the log for good, its values may not be in the file.
+            // Its records are in the log, but its values may not be in the file.
             let panicked = "a put panicked before its values were written";
             self.latch.close(&Error::new(ErrorKind::Io, panicked));
         }
@@ -108,8 +110,8 @@ impl Drop for InFlightPut<'_> {
 mod tests {
     use super::*;
 
-    /// Large values in two threads, both lost, and one between them that is there: a walk that begins behind the first loss
-    /// ends before the second.
+    /// Two lost large values with a complete one in between: a scan that starts after the first
+    /// loss ends before the second.
     #[test]
     fn scan_ends_before_the_first_lost_value_after_its_start() {
         let (in_flight, latch) = (InFlight::default(), Latch::default());

@@ -1,47 +1,48 @@
 //! put, for a value that does not fit into memory.
 
+use std::borrow::Cow;
 use std::io::Read;
-use std::sync::Arc;
 
 use lithdb_env::{Error, ErrorKind, Result, UnixMillis, read_up_to};
 use lithdb_segment::{Appended, Group, Position, SegmentWriter};
 
-use crate::batch::check_key;
-use crate::batch::show_key;
+use crate::batch::{check_key, show_key};
 use crate::callback::call;
-use crate::table::{Inner, Table};
+use crate::table::Table;
+use crate::write::writer::Writer;
 
-/// So much of a value is in memory at a time.
+/// Bytes of a value in memory at a time.
 const PIECE: usize = 1 << 20;
 
 impl Table {
-    /// Stores what `source` gives under `key`, as [`put`](Self::put) does, with one mebibyte of it in memory at a time.
-    /// `expected_len` is about how long it is: with it a segment that would grow too large is ended first.
+    /// Stores the bytes of `source` under `key`, as [`put`](Self::put) does, with one mebibyte in
+    /// memory at a time. `expected_len` is their approximate number: a segment that would grow too
+    /// large is ended first.
     ///
-    /// While the source is read, nobody else writes to the table, flushes it or begins an
-    /// iterator: for tools and for sources that do not wait. The source is a callback: it may not
-    /// call the database.
+    /// While the source is read, no other thread can write to the table, flush it or begin an
+    /// iterator: for tools and for sources that do not block. The source is a callback: it must
+    /// not call the database.
     ///
     /// # Errors
-    /// As [`put`](Self::put); what the source says, as `Io`; `InvalidArgument` if it panics. Nothing
-    /// was stored then, and the space is free again.
+    /// As [`put`](Self::put); an error of the source as `Io`; `InvalidArgument` if it panics. Then
+    /// nothing was stored, and the space is free again.
     pub fn put_from(
         &self,
         key: &[u8],
         expected_len: u64,
         source: &mut dyn Read,
     ) -> Result<Position> {
-        let inner = &self.inner;
-        inner.enter_write()?;
-        check_key(key).map_err(|e| inner.in_context(&e))?;
+        let writer = self.enter_write()?;
+        let shared = &writer.shared;
+        check_key(key).map_err(|e| shared.in_context(&e))?;
         let mut piece = vec![0; PIECE];
         let mut next = || {
             let read = call("the source of put_from", || read_up_to(source, &mut piece));
             let panicked =
                 |_| Error::new(ErrorKind::InvalidArgument, "the source of put_from panicked");
-            let len = read.map_err(|p| inner.in_context(&panicked(p)))?.map_err(|e| {
+            let len = read.map_err(|p| shared.in_context(&panicked(p)))?.map_err(|e| {
                 let message = format!("read the value of key {}: {e}", show_key(key));
-                inner.in_context(&Error::with_source(ErrorKind::Io, message, e))
+                shared.in_context(&Error::with_source(ErrorKind::Io, message, e))
             })?;
             Ok(piece.split_at(len).0.to_vec())
         };
@@ -49,28 +50,18 @@ impl Table {
         if first.len() < PIECE {
             return self.put(key, &first);
         }
-        inner.write_stream(key, expected_len, first, &mut next)
+        let groups = [Group { key, value: &first, checksum: 0, aliases: &[] }];
+        writer.write_placed(&groups, |log| {
+            // As in every put: records before an epoch are older than the opening.
+            let now = log.opened;
+            let expected_len = expected_len.max(first.len() as u64);
+            let segment = writer.ensure_room(log, &groups, expected_len)?;
+            writer.stream_into(segment, key, now, &first, &mut next)
+        })
     }
 }
 
-impl Inner {
-    fn write_stream(
-        self: &Arc<Self>,
-        key: &[u8],
-        expected_len: u64,
-        first: Vec<u8>,
-        next: &mut dyn FnMut() -> Result<Vec<u8>>,
-    ) -> Result<Position> {
-        let groups = [Group { key, value: &first, checksum: 0, aliases: &[] }];
-        self.write_placed(&groups, |side, writer| {
-            // As with every put: the records before an epoch are older than the opening.
-            let now = writer.opened;
-            let expected_len = expected_len.max(first.len() as u64);
-            let segment = self.ensure_room(side, writer, &groups, expected_len)?;
-            self.stream_into(segment, key, now, &first, next)
-        })
-    }
-
+impl Writer {
     fn stream_into(
         &self,
         segment: &mut SegmentWriter,
@@ -79,28 +70,24 @@ impl Inner {
         first: &[u8],
         next: &mut dyn FnMut() -> Result<Vec<u8>>,
     ) -> Result<(Appended, u64)> {
-        let mut stream = segment.begin_stream().map_err(|e| self.fail(&e))?;
+        let mut stream = segment.begin_stream().map_err(|e| self.shared.fail(&e))?;
         let mut put = || {
-            segment.stream(&mut stream, first)?;
-            let mut len = first.len() as u64;
-            loop {
-                let piece = next()?;
-                if piece.is_empty() {
-                    break;
-                }
+            let (mut piece, mut len) = (Cow::Borrowed(first), 0);
+            while !piece.is_empty() {
                 segment.stream(&mut stream, &piece)?;
                 len += piece.len() as u64;
+                piece = next()?.into();
             }
             let positions = vec![segment.append_stream(key, &stream, now)?];
             Ok((Appended { positions, direct: Vec::new() }, len))
         };
         put().map_err(|error| {
-            let error = self.fail(&error);
-            // After a failed write or sync nobody knows what is in the file: it is left alone.
+            let error = self.shared.fail(&error);
+            // After a failed write or sync the contents of the file are unknown: leave it alone.
             if !error.latches()
                 && let Err(left) = segment.abort_stream(&stream)
             {
-                let left = self.fail(&left);
+                let left = self.shared.fail(&left);
                 tracing::warn!(error = %left, "the bytes of a value that was given up stay");
             }
             error
@@ -110,6 +97,7 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use lithdb_env::sync::Mutex;
@@ -119,10 +107,9 @@ mod tests {
     use super::*;
     use crate::options::DuplicateKeys;
     use crate::read::get::tests::Answered;
-    use crate::table::TableSetup;
-    use crate::{OpenForWriting, TableOptions};
+    use crate::{OpenForWriting, TableOptions, TableSetup};
 
-    /// Whether another writer gets in before the key is in the keymap.
+    /// Whether another writer can start before the key is in the keymap.
     fn gets_in(duplicates: DuplicateKeys) -> bool {
         let fs = SimFs::new();
         fs.make_dirs("/r");
@@ -136,7 +123,7 @@ mod tests {
         let (other, seen) = (table.clone(), Arc::new(Mutex::new(None)));
         let told = Arc::clone(&seen);
         *before_inserting.lock() = Some(Box::new(move || {
-            *told.lock() = Some(other.inner.write_side().unwrap().writer.try_lock().is_some());
+            *told.lock() = Some(other.enter_write().unwrap().log.try_lock().is_some());
         }));
         table.put_from(b"key", 0, &mut &vec![7; 2 * PIECE][..]).unwrap();
         seen.lock().unwrap()

@@ -7,7 +7,7 @@ use lithdb_sim::{Fault, Pages};
 use lithdb_table::Table;
 
 use crate::harness::{Client, Crash, Harness, go, join_all, options};
-use crate::search::{any, search};
+use crate::search::{random_below, search};
 
 #[test]
 fn after_a_failed_sync_nobody_acknowledges() {

@@ -1,7 +1,7 @@
 //! Puts beside flushes.
 
 use crate::harness::{Client, Crash, Harness, go, join_all, options};
-use crate::search::{any, search};
+use crate::search::{random_below, search};
 
 #[test]
 fn flush_captures_are_durable_and_puts_are_readable() {

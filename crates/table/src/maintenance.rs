@@ -248,7 +248,8 @@ impl Inner {
         }
         let tail = left.durable_end.clone();
         if tail.as_ref().is_none_or(|tail| left.highest_id > tail.segment) {
-            // What a roll-over that found no space left of the next id is gone for good.
+            // No file above the tail that recovery or a failed roll-over has removed may reappear: the next opening would
+            // refuse it.
             for dir in &self.context.dirs {
                 self.env.fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
             }

@@ -80,7 +80,8 @@ impl Recovery<'_> {
         Ok(next.segment().id())
     }
 
-    /// Removes what is below the watermark and what was never acknowledged; of the latter the ids first.
+    /// Removes what is below the watermark and what was never acknowledged. Of the latter it first gives up the ids: then
+    /// the removal needs no sync. A file that reappears after a crash is below the floor, and is removed again.
     fn remove(&self, plan: &OpenPlan, report: &mut RecoveryReport) -> Result<()> {
         let discarded = plan.discard.clone().unwrap_or_default();
         if discarded.highest.is_some() {
@@ -92,7 +93,7 @@ impl Recovery<'_> {
             remove_if_exists(fs, path)?;
             report.removed_files += 1;
         }
-        if report.removed_files > 0 { self.sync_dirs() } else { Ok(()) }
+        Ok(())
     }
 
     fn open(&self, path: &Path) -> Result<Arc<dyn File>> {
@@ -215,19 +216,13 @@ impl Recovery<'_> {
         if is_same { Ok(()) } else { Err(changed(&keys.path, unsealed.durable.key_end)) }
     }
 
-    /// There was no space for the segment `id`: what there is of it goes.
+    /// There was no space for the segment `id`: removes what exists of it. The floor is above its id.
     fn remove_unfinished(&self, id: SegmentId) -> Result<()> {
         let fs = &*self.context.env.fs;
         for path in SegmentPaths::for_new(&self.context.dirs, id, self.shards).all() {
             remove_if_exists(fs, path)?;
         }
-        self.sync_dirs()
-    }
-
-    fn sync_dirs(&self) -> Result<()> {
-        let fs = &*self.context.env.fs;
-        let mut dirs = self.context.dirs.iter();
-        dirs.try_for_each(|dir| fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e)))
+        Ok(())
     }
 }
 

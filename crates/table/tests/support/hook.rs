@@ -160,6 +160,12 @@ impl Gate {
         self.changed.notify_all();
     }
 
+    /// Shuts it until the guard is dropped: a test that fails in between must not wait for the threads that stand there.
+    pub fn shut_until_dropped(self: &Arc<Self>) -> OpenOnDrop {
+        self.shut();
+        OpenOnDrop(Arc::clone(self))
+    }
+
     /// Goes through, when the gate is open.
     pub fn pass(&self) {
         let mut state = self.state.lock();
@@ -180,6 +186,16 @@ impl Gate {
         while state.waiting < count {
             self.changed.wait(&mut state);
         }
+    }
+}
+
+/// Opens the gate when it is dropped.
+#[derive(Debug)]
+pub struct OpenOnDrop(Arc<Gate>);
+
+impl Drop for OpenOnDrop {
+    fn drop(&mut self) {
+        self.0.open();
     }
 }
 

@@ -349,7 +349,7 @@ fn maintenance_and_collection_continue_while_filters_hang() {
     let running = Running::new();
     let db = running.open();
     let gate = Arc::new(Gate::default());
-    gate.shut();
+    let shut = gate.shut_until_dropped();
     let theirs = Arc::clone(&gate);
     let hangs = GcFilter::new(move |_, _| {
         theirs.pass();
@@ -384,7 +384,7 @@ fn maintenance_and_collection_continue_while_filters_hang() {
             wait_durable_by_itself(&table, at);
         }
     });
-    gate.open();
+    drop(shut);
     let mut left = BLOCKED_TABLES;
     running.wait(|e| {
         left -= usize::from(
@@ -406,7 +406,7 @@ fn maintenance_continues_while_table_disks_hang() {
     for slow in &slow {
         slow.put(b"k", b"v").unwrap();
     }
-    running.gate.shut();
+    let shut = running.gate.shut_until_dropped();
     let put = |slow: &Table| slow.put(b"l", b"v").unwrap();
     let ends: Vec<_> = slow.iter().map(put).collect();
     with_timeout("maintenance of all tables", {
@@ -417,7 +417,7 @@ fn maintenance_continues_while_table_disks_hang() {
     for (slow, at) in slow.iter().zip(&ends) {
         assert!(slow.durable_position() <= *at);
     }
-    running.gate.open();
+    drop(shut);
     for (slow, at) in slow.iter().zip(&ends) {
         wait_durable_by_itself(slow, *at);
     }
@@ -431,7 +431,7 @@ fn maintenance_continues_while_value_sources_hang() {
     let running = Running::new();
     let db = running.open();
     let gate = Arc::new(Gate::default());
-    gate.shut();
+    let shut = gate.shut_until_dropped();
     let putting: Vec<_> = (0..BLOCKED_TABLES)
         .map(|n| {
             let table = db.table(&format!("t{n}"), TableOptions::new()).unwrap();
@@ -446,7 +446,7 @@ fn maintenance_continues_while_value_sources_hang() {
     for n in 0..3 {
         check_background_work(&running, &db, &format!("other{n}"));
     }
-    gate.open();
+    drop(shut);
     for put in putting {
         put.recv_timeout(TIMEOUT).unwrap().unwrap();
     }

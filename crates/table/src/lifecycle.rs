@@ -151,7 +151,8 @@ impl Writer {
         }
         let tail = left.durable_end.clone();
         if tail.as_ref().is_none_or(|tail| left.highest_id > tail.segment) {
-            // Makes durable that a failed roll-over removed its files of the next id.
+            // No file after the end that recovery or a failed roll-over removed may reappear: the
+            // next opening would refuse it.
             for dir in &shared.context.dirs {
                 shared.env().fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
             }

@@ -66,7 +66,8 @@ impl Recovery<'_> {
     }
 
     /// Removes files below the watermark and files that were never acknowledged. For the latter it
-    /// raises the id floor first.
+    /// raises the id floor first, so the removal needs no sync: a file that reappears after a crash
+    /// is below the floor and is removed again.
     fn remove(&self, plan: &OpenPlan, report: &mut RecoveryReport) -> Result<()> {
         let discarded = plan.discard.clone().unwrap_or_default();
         if discarded.highest.is_some() {
@@ -78,7 +79,7 @@ impl Recovery<'_> {
             remove_if_exists(fs, path)?;
             report.removed_files += 1;
         }
-        if report.removed_files > 0 { self.sync_dirs() } else { Ok(()) }
+        Ok(())
     }
 
     fn open(&self, path: &Path) -> Result<Arc<dyn File>> {
@@ -206,19 +207,13 @@ impl Recovery<'_> {
         if is_same { Ok(()) } else { Err(changed(&keys.path, unsealed.durable.key_end)) }
     }
 
-    /// Removes the files of segment `id`, for which there was no space.
+    /// Removes the files of segment `id`, for which there was no space. The floor is above its id.
     fn remove_unfinished(&self, id: SegmentId) -> Result<()> {
         let fs = &*self.context.env.fs;
         for path in SegmentPaths::for_new(&self.context.dirs, id, self.shards).all() {
             remove_if_exists(fs, path)?;
         }
-        self.sync_dirs()
-    }
-
-    fn sync_dirs(&self) -> Result<()> {
-        let fs = &*self.context.env.fs;
-        let mut dirs = self.context.dirs.iter();
-        dirs.try_for_each(|dir| fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e)))
+        Ok(())
     }
 }
 

@@ -144,7 +144,10 @@ pub(crate) mod tests {
             items: &[(KeyHash, Position)],
             same_key: &mut dyn FnMut(Position, Position) -> Result<bool>,
         ) -> Result<()> {
-            happens(&self.before_filling);
+            // A refresh first retries the keys that an earlier one left: none of them fills nothing.
+            if !items.is_empty() {
+                happens(&self.before_filling);
+            }
             self.keymap.insert_batch(items, same_key)
         }
         fn candidates(&self, hash: KeyHash, out: &mut Candidates) {

@@ -161,6 +161,13 @@ impl Gate {
         self.changed.notify_all();
     }
 
+    /// Shuts the gate until the guard is dropped: a test that fails in between must not wait for the
+    /// threads that stand at it.
+    pub fn shut_until_dropped(self: &Arc<Self>) -> OpenOnDrop {
+        self.shut();
+        OpenOnDrop(Arc::clone(self))
+    }
+
     /// Waits until the gate is open.
     pub fn pass(&self) {
         let mut state = self.state.lock();
@@ -181,6 +188,16 @@ impl Gate {
         while state.waiting < count {
             self.changed.wait(&mut state);
         }
+    }
+}
+
+/// Opens the gate when it is dropped.
+#[derive(Debug)]
+pub struct OpenOnDrop(Arc<Gate>);
+
+impl Drop for OpenOnDrop {
+    fn drop(&mut self) {
+        self.0.open();
     }
 }
 

@@ -1,6 +1,9 @@
-//! Creating, closing and dropping a table. Creation and removal can be interrupted at any point;
-//! the next opening completes or undoes them. After [`Table::close`] or [`Table::begin_drop`] no
-//! handle writes or removes anything.
+//! Creates, closes and drops tables. Creation and removal can be interrupted at any point; the next
+//! opening completes or undoes them. After [`Table::close`] or [`Table::begin_drop`] no handle
+//! writes or removes anything.
+//!
+//! `table.state` is the commit point: without it there is no table, and with its *dropping* flag
+//! set the table is being removed.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;

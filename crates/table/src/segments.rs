@@ -40,6 +40,7 @@ impl Segments {
         Arc::make_mut(&mut self.0).push_back(segment);
     }
 
+    /// Removes the last segment.
     pub(crate) fn pop(&mut self) {
         Arc::make_mut(&mut self.0).pop_back();
     }

@@ -52,7 +52,7 @@ impl TableSetup {
         }
     }
 
-    /// The file that holds the table's state.
+    /// The path of `table.state`.
     pub fn state_path(&self) -> PathBuf {
         let [first, ..] = &*self.dirs else { unreachable!("a table has at least one root") };
         first.join(STATE_FILE)
@@ -67,7 +67,7 @@ impl TableSetup {
         TableClock::new(state, self.clock_jump_limit, self.clock_jump_hold, &*self.env.clock)
     }
 
-    /// What segments of this table share.
+    /// The context that all segments of this table share.
     pub fn context(&self, state: &TableState, options: &TableOptions) -> Arc<Context> {
         Arc::new(Context {
             env: self.env.clone(),

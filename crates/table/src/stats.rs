@@ -86,7 +86,8 @@ impl Table {
                 let sum = add(sum_of_sealed(&view.segments), unsealed.unwrap_or_default());
                 (view.segments.clone(), view.end, sum)
             }
-            // Without the writer lock: it is held while a segment is created, and under listeners.
+            // Without the writer lock: it is held while a segment is created, and while a
+            // listener is called.
             Role::Writer(writer) => {
                 let segments = writer.live.segments();
                 let (mut end, mut written) = (Position::default(), 0);

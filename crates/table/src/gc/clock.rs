@@ -180,9 +180,6 @@ impl TableClock {
     }
 
     /// The caller says that the wall clock is right: it sets the time, also back.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a time that no clock can show.
     pub(crate) fn accept(&mut self, clock: &dyn Clock) -> Result<()> {
         let wall = clock.now();
         if !PLAUSIBLE.contains(&wall) {
@@ -207,13 +204,13 @@ impl TableClock {
         ClockReading { time: self.time, is_certain, held_for }
     }
 
-    /// The jump that nobody has been told of yet: the times before and after it, and the hold.
+    /// Takes the jump that is not reported yet: the times before and after it, and the hold.
     pub(crate) fn take_jump(&mut self) -> Option<(UnixMillis, UnixMillis, Duration)> {
         self.jump.take()
     }
 
-    /// Records `reading` in `state`, which was `before`, if that or what stamps count as has changed, or if it is due. Returns the
-    /// leap that it takes up.
+    /// Records `reading` in `state`, which was `before`: if that or the redating has changed, or if
+    /// the recorded time is due. Returns the leap that this takes up.
     pub(crate) fn record(
         &mut self,
         segments: &Segments,
@@ -231,7 +228,7 @@ impl TableClock {
         std::mem::take(&mut self.leap)
     }
 
-    /// Whether a crash now would lose more than a little of what is known.
+    /// Whether a crash now would lose more than a little of the known time.
     fn needs_recording(&self, state: &TableState) -> bool {
         let recorded = state.latest_time;
         self.time.since(recorded) >= RECORD_INTERVAL.min(self.limit / 4).max(TOLERANCE)

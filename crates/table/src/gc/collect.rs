@@ -212,7 +212,7 @@ fn expired<'a>(
     segments.iter().zip(segments.iter().skip(1)).map_while(move |(segment, next)| {
         let metadata = segment.metadata()?;
         let (sealed_at, is_settled) = state.sealed_at(metadata);
-        // One that was sealed after the time was recorded counts as sealed at the next recording.
+        // A segment sealed after the time was recorded counts as sealed at the next recording.
         let is_settled = is_settled || !now.is_certain;
         let has_passed = |ttl| is_settled && sealed_at.saturating_add(ttl) <= now.time;
         ttl.is_none_or(has_passed).then(|| (segment, metadata, next.id()))

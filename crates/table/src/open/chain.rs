@@ -325,23 +325,24 @@ pub fn require_writable(fs: &dyn Fs, path: &Path) -> Result<()> {
     check_writable(path, &key_file::read(&*file, path, 0, ENVELOPE_LEN)?)
 }
 
-/// What is wrong with the state of a table that was closed, if a file is there that goes on behind where the table
-/// ended then: the state is older than it. `live`: the files of what is not below the watermark.
+/// Checks the state of a cleanly closed table: returns an error if a file continues behind the
+/// end that the close recorded, which means that the state is older than the file. `live`: the
+/// files of segments at or above the watermark.
 pub fn stale_file_error<'a>(
     state: &TableState,
     fs: &dyn Fs,
     path: &Path,
     live: impl Iterator<Item = (SegmentId, &'a SegmentFiles)>,
 ) -> Result<Option<Error>> {
-    let tail = state.durable_end.as_ref();
-    if !state.closed_cleanly || (tail.is_none() && !state.empty) {
+    let durable_end = state.durable_end.as_ref();
+    if !state.closed_cleanly || (durable_end.is_none() && !state.empty) {
         return Ok(None);
     }
-    for (id, found) in live.filter(|(id, _)| tail.is_none_or(|tail| *id >= tail.segment)) {
-        let tail = tail.filter(|tail| tail.segment == id);
-        let value_end = |shard: ShardId| tail?.value_ends.get(usize::from(shard.0)).copied();
-        // A key file may go on: its records say themselves what is there.
-        let keys = found.keys.iter().filter(|_| tail.is_none()).map(|path| (path, None));
+    for (id, found) in live.filter(|(id, _)| durable_end.is_none_or(|end| *id >= end.segment)) {
+        let durable_end = durable_end.filter(|end| end.segment == id);
+        let value_end = |shard: ShardId| durable_end?.value_ends.get(usize::from(shard.0)).copied();
+        // A key file may be longer: the scan of its records decides about the rest.
+        let keys = found.keys.iter().filter(|_| durable_end.is_none()).map(|path| (path, None));
         let values = found.values.iter().map(|(shard, path)| (path, value_end(*shard)));
         let seal = found.metadata.iter().map(|path| (path, None));
         for (file, end) in keys.chain(values).chain(seal) {

@@ -94,13 +94,6 @@ type Source = Arc<dyn std::error::Error + Send + Sync>;
 
 /// An error: [`kind`](Error::kind) to act on, a message that names table, file, offset, what was
 /// expected and what was found, and the cause as [`source`](std::error::Error::source).
-///
-/// ```
-/// use lithdb_env::{Error, ErrorKind};
-/// let error = Error::new(ErrorKind::InvalidArgument, "empty key; expected 1 to 65535 bytes");
-/// assert_eq!(error.kind(), ErrorKind::InvalidArgument);
-/// assert!(error.to_string().contains("1 to 65535"));
-/// ```
 #[derive(Clone)]
 pub struct Error {
     inner: Arc<Inner>,

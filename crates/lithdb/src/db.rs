@@ -1,6 +1,5 @@
 //! A database: its roots and locks, its open tables, its maintenance.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -10,7 +9,7 @@ use lithdb_env::Result;
 use lithdb_rollback::RollbackReport;
 use lithdb_roots::Roots;
 use lithdb_segment::TableName;
-use lithdb_table::{GcFilter, Presence, Table, TableOptions, TableSetup, TableStats, presence};
+use lithdb_table::{GcFilter, Presence, TableOptions, TableSetup, TableStats, presence};
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
@@ -19,6 +18,7 @@ use crate::limits;
 use crate::maintenance;
 use crate::options::{Components, DbOptions};
 use crate::shared::{CloseOnDrop, Shared, finish_interrupted, no_table, refuse_pending_rollback};
+use crate::table::Table;
 use crate::tables::{OpenTable, Tables, closed};
 
 /// An open database. Cheap to clone; all clones and all handles of its tables keep it open. The last one dropped
@@ -187,14 +187,13 @@ impl Db {
         let asked = options.clone().unwrap_or_default();
         let has_filter = filter.is_some();
         let setup = shared.setup(name.clone(), filter);
-        let keeper: Arc<dyn Any + Send + Sync> = Arc::clone(&self.keeper) as _;
         let slot = shared.tables.claim(&name)?;
         if let Some(open) = slot.get() {
             if !open.table.is_closed() {
                 if let Some(options) = &options {
                     open.check_same_options(&name, options, has_filter)?;
                 }
-                return Ok(open.table.with_keepalive(keeper));
+                return Ok(self.handle(&open.table));
             }
             open.close_failed();
         }
@@ -202,7 +201,7 @@ impl Db {
         effective.keymap.get_or_insert(shared.options.keymap);
         effective.validate()?;
         let table = shared.open_or_create(&setup, &effective, options.is_some())?;
-        let handle = table.with_keepalive(keeper);
+        let handle = self.handle(&table);
         slot.set(Some(OpenTable {
             table,
             options: asked,
@@ -211,6 +210,10 @@ impl Db {
             collection_lock: Mutex::default(),
         }));
         Ok(handle)
+    }
+
+    fn handle(&self, table: &lithdb_table::Table) -> Table {
+        Table::new(table.clone(), Arc::clone(&self.keeper))
     }
 
     /// The names of all tables, open or not, in name order: also of those that do not open.
@@ -254,12 +257,12 @@ impl Db {
                     // A drop that failed half-way goes on.
                     Presence::Interrupted => {}
                     // One that cannot be opened can be dropped all the same, but only by hand: it may be somebody's data.
-                    Presence::Present => Table::begin_drop_of(&setup)?,
+                    Presence::Present => lithdb_table::Table::begin_drop_of(&setup)?,
                 }
             }
         }
         slot.set(None);
-        Table::remove(&setup)
+        lithdb_table::Table::remove(&setup)
     }
 
     /// Flushes all open tables.

@@ -1,16 +1,22 @@
-//! Looking at a database's files without trusting them: verification and dump.
+//! Inspection of a database's files: what [`Db::verify`], [`Db::dump`] and
+//! [`Table::verify_keymap`](crate::Table::verify_keymap) report.
 //!
-//! Neither opens a table the ordinary way, so both work where opening refuses. They hold the readers' lock and write nothing.
+//! Verification and dump do not open tables in the ordinary way, so they also work on tables that opening refuses. They
+//! hold the readers' lock and write nothing.
 
 use std::fmt;
 
 use lithdb_env::{Env, Error, Result};
-use lithdb_repair::{DumpLine, Progress, VerifyReport};
 use lithdb_rollback::{PendingRollback, pending};
 use lithdb_roots::Roots;
 use lithdb_segment::{SegmentId, TableName};
 use lithdb_table::{Presence, TableSetup, presence};
 use serde::Serialize;
+
+#[doc(inline)]
+pub use lithdb_repair::{DumpLine, Finding, Progress, Severity, VerifyReport};
+#[doc(inline)]
+pub use lithdb_table::{KeymapMismatch, KeymapReport};
 
 use crate::db::Db;
 use crate::options::DbOptions;

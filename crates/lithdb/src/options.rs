@@ -1,4 +1,4 @@
-//! The options of a database: plain data, checked once; and the components that stand beside them.
+//! The options of a database: plain data, checked once; and its components.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -94,38 +94,98 @@ impl DbOptions {
         Self { roots: roots.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
-    /// Sets [`create_if_missing`](Self::create_if_missing).
+    /// Sets whether [`Db::open`](crate::Db::open) creates a database that does not exist. Default: true.
     #[must_use]
     pub fn create_if_missing(mut self, create: bool) -> Self {
         self.create_if_missing = create;
         self
     }
 
-    /// Sets [`read_mode`](Self::read_mode).
+    /// Sets the keymap of tables that do not choose one. Default: [`KeymapKind::Memory`].
+    #[must_use]
+    pub fn keymap(mut self, keymap: KeymapKind) -> Self {
+        self.keymap = keymap;
+        self
+    }
+
+    /// Sets how files are [read](Self::read_mode). Default: [`ReadMode::Map`].
     #[must_use]
     pub fn read_mode(mut self, mode: ReadMode) -> Self {
         self.read_mode = mode;
         self
     }
 
-    /// Sets [`max_open_files`](Self::max_open_files).
+    /// Sets the budget of [file descriptors](Self::max_open_files): 1 to 1,000,000, default 512.
     #[must_use]
     pub fn max_open_files(mut self, files: usize) -> Self {
         self.max_open_files = files;
         self
     }
 
-    /// Sets [`flush_bytes`](Self::flush_bytes) and [`flush_after`](Self::flush_after).
+    /// Sets the budget of [mapped files](Self::max_mappings): 1 to 1,000,000, default 16,384.
+    #[must_use]
+    pub fn max_mappings(mut self, mappings: usize) -> Self {
+        self.max_mappings = mappings;
+        self
+    }
+
+    /// Sets the budget of [write buffers](Self::write_buffer_bytes): at least 1 MiB, default 256 MiB.
+    #[must_use]
+    pub fn write_buffer_bytes(mut self, bytes: u64) -> Self {
+        self.write_buffer_bytes = bytes;
+        self
+    }
+
+    /// Sets how long a flush [waits for others](Self::flush_coalesce) to join it: 0 to 1 s, default 0.
+    #[must_use]
+    pub fn flush_coalesce(mut self, wait: Duration) -> Self {
+        self.flush_coalesce = wait;
+        self
+    }
+
+    /// Sets when a table is flushed automatically: when about [`bytes`](Self::flush_bytes) of it (at least 1), or
+    /// something for about [as long as `after`](Self::flush_after), are not durable. `None` is never. Default: 256 MiB
+    /// and `None`.
     #[must_use]
     pub fn auto_flush(mut self, bytes: Option<u64>, after: Option<Duration>) -> Self {
         (self.flush_bytes, self.flush_after) = (bytes, after);
         self
     }
 
-    /// Sets [`gc_interval`](Self::gc_interval).
+    /// Sets how long a table must be idle before its [idle mark](Self::idle_after) is written. Default: 1 s.
+    #[must_use]
+    pub fn idle_after(mut self, idle: Duration) -> Self {
+        self.idle_after = idle;
+        self
+    }
+
+    /// Sets how often expired segments are [collected](Self::gc_interval): at least 1 ms, default 10 s.
     #[must_use]
     pub fn gc_interval(mut self, interval: Duration) -> Self {
         self.gc_interval = interval;
+        self
+    }
+
+    /// Sets how far the wall clock may be [ahead after a stop](Self::clock_jump_limit) without being in doubt. Default:
+    /// 24 h.
+    #[must_use]
+    pub fn clock_jump_limit(mut self, limit: Duration) -> Self {
+        self.clock_jump_limit = limit;
+        self
+    }
+
+    /// Sets how long a wall clock in doubt must [run steadily](Self::clock_jump_hold) before expiry follows it again.
+    /// Default: 1 h.
+    #[must_use]
+    pub fn clock_jump_hold(mut self, hold: Duration) -> Self {
+        self.clock_jump_hold = hold;
+        self
+    }
+
+    /// Sets the number of [threads for syncs and seals](Self::io_threads): 0 to 256, default 4.
+    #[must_use]
+    pub fn io_threads(mut self, threads: usize) -> Self {
+        self.io_threads = threads;
         self
     }
 
@@ -157,13 +217,26 @@ impl DbOptions {
     }
 }
 
-/// What is not plain data.
+/// The parts of a database that are not plain data, for [`Db::open_with`](crate::Db::open_with).
+///
+/// ```
+/// use lithdb::{Components, Db, DbOptions, EventListener};
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("data");
+/// let listener = EventListener::new(|event| println!("{event:?}"));
+/// let components = Components { listener, ..Components::default() };
+/// let db = Db::open_with(DbOptions::new([&path]), components)?;
+/// # db.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Components {
-    /// Hears of events.
+    /// Receives events. Default: nobody.
     pub listener: EventListener,
-    /// Another file system, clock or pool than the operating system's.
+    /// File system, clock and threads. Default: `None`, those of the operating system, and
+    /// [`io_threads`](DbOptions::io_threads) threads.
     pub env: Option<Env>,
-    /// No threads for upkeep and filters: the owner calls [`Db::maintain`](crate::Db::maintain) instead.
+    /// Start no threads for maintenance and GC filters: the caller calls [`Db::maintain`](crate::Db::maintain) instead.
+    /// Default: false.
     pub without_maintenance: bool,
 }

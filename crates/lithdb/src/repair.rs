@@ -1,20 +1,25 @@
-//! Making a database open again: a plan, and then what it says.
+//! Repair of a database that does not open: [`Db::plan_repair`] returns a plan, [`Repair::apply`] carries it out.
 //!
-//! No table is opened the ordinary way, so this works where opening refuses. The writer's locks are held from the plan to the
-//! end. Where roots have lost their `root.id`, the tables come first, and the ids last.
+//! It does not open tables in the ordinary way, so it also works on tables that opening refuses. The plan holds the
+//! writer's locks until it is applied or dropped. Where roots have lost their `root.id`, the tables come first and the
+//! ids last.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use lithdb_env::{Error, ErrorKind, Result};
-use lithdb_repair::{Progress, RepairPlan, RepairReport};
 use lithdb_rollback::is_pending;
-use lithdb_roots::{LostRoot, RootLoss, Roots, RootsRepair};
+use lithdb_roots::Roots;
 use lithdb_table::TableSetup;
 use serde::Serialize;
 
+#[doc(inline)]
+pub use lithdb_repair::{Action, PositionRange, RepairPlan, RepairReport, SegmentRepair};
+#[doc(inline)]
+pub use lithdb_roots::{LostRoot, RootLoss, RootsRepair};
+
 use crate::db::Db;
-use crate::inspect::{RefusedTable, setups};
+use crate::inspect::{Progress, RefusedTable, setups};
 use crate::limits;
 use crate::options::{Components, DbOptions};
 use crate::shared::refuse_pending_rollback;
@@ -187,12 +192,12 @@ impl Repair {
     fn apply_if(mut self, may: impl Fn(&RepairPlan) -> bool) -> Result<Repaired> {
         let mut repaired = Repaired { roots: Vec::new(), tables: Vec::new(), refused: Vec::new() };
         if let Some(roots) = &self.roots {
-            roots.prepare(&mut self.held)?;
+            self.held.prepare_repair(roots)?;
         }
         for plan in self.tables.into_iter().filter(may) {
             let setup =
                 TableSetup::for_files(plan.table.clone(), self.held.env(), self.held.paths());
-            match plan.apply(&setup) {
+            match lithdb_repair::apply(plan, &setup) {
                 Ok(report) => repaired.tables.push(report),
                 Err(error) => repaired.refused.push(RefusedTable { table: setup.name, error }),
             }
@@ -200,7 +205,7 @@ impl Repair {
         // Until the ids are there, nobody opens what is half done.
         let is_done = repaired.refused.is_empty();
         if let Some(roots) = self.roots.filter(|_| is_done) {
-            roots.write(self.held.env())?;
+            self.held.finish_repair(&roots)?;
             repaired.roots = roots.lost;
         }
         Ok(repaired)

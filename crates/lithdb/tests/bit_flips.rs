@@ -11,8 +11,8 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use lithdb::rollback::INTENT_FILE;
 use lithdb::{Error, ErrorKind};
+use lithdb_rollback::INTENT_FILE;
 use lithdb_sim::{CrashImage, Effort, Tally};
 use support::Harness;
 use support::rollback_fixture::{self, Contents, fork, put_batch, put_groups};

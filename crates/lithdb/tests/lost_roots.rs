@@ -8,8 +8,9 @@ mod support;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lithdb::rollback::INTENT_FILE;
-use lithdb::{Db, DbOptions, ErrorKind, Repair, Result, RootLoss};
+use lithdb::repair::{Repair, RootLoss};
+use lithdb::{Db, DbOptions, ErrorKind, Result};
+use lithdb_rollback::INTENT_FILE;
 use lithdb_sim::{CrashImage, Effort, Fault, Tally};
 use support::rollback_fixture::{self, Contents, contents, contents_of, image};
 use support::scenarios;

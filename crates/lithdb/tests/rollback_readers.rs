@@ -6,8 +6,8 @@ mod support;
 
 use std::sync::Arc;
 
-use lithdb::env::Env;
 use lithdb::{Db, ErrorKind, NoMatch, Rollback, Table};
+use lithdb_env::Env;
 use lithdb_segment::Metadata;
 use lithdb_sim::Fault;
 use parking_lot::Mutex;
@@ -39,7 +39,7 @@ fn overwritten_keys() -> Harness {
     let db = harness.open();
     let table = db.table("t", small()).unwrap();
     for n in 0..20_u64 {
-        table.put(format!("k:{}", n % 3).as_bytes(), &value_of(n)).unwrap();
+        table.put(format!("k:{}", n % 3).as_bytes(), value_of(n)).unwrap();
         table.put(format!("mark:{n}").as_bytes(), b"").unwrap();
     }
     db.close().unwrap();

@@ -9,9 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lithdb::env::Fs;
-use lithdb::rollback::{Phase, RollbackPlan, through_key};
-use lithdb::{Db, DbOptions, Error, ErrorKind, GcFilter, NoMatch, Result, Rollback, Verdict};
+use lithdb::rollback::{Phase, through_key};
+use lithdb::{
+    Db, DbOptions, Error, ErrorKind, GcFilter, NoMatch, Result, Rollback, RollbackPlan, Verdict,
+};
+use lithdb_env::Fs;
 use lithdb_sim::CrashImage;
 use parking_lot::Mutex;
 use support::rollback_fixture::{

@@ -167,7 +167,7 @@ fn heights(put: &[u64]) -> Harness {
     for (n, height) in put.iter().enumerate() {
         let alias = format!("hash:{n}");
         let value = [n as u8; 40];
-        table.put_with(&height.to_be_bytes(), &value, &[SecondaryKey::whole(&alias)]).unwrap();
+        table.put_with(height.to_be_bytes(), value, &[SecondaryKey::whole(&alias)]).unwrap();
     }
     db.close().unwrap();
     harness
@@ -242,7 +242,7 @@ fn kept_key_without_a_number_is_reported_out_of_order() {
     let table = db.table("t", small()).unwrap();
     table.put(b"genesis", b"first").unwrap();
     for n in 1..9_u64 {
-        table.put(&n.to_be_bytes(), b"block").unwrap();
+        table.put(n.to_be_bytes(), b"block").unwrap();
     }
     db.close().unwrap();
     drop((table, db));

@@ -34,7 +34,7 @@ pub use maintenance::Maintenance;
 pub use open::OpenForWriting;
 pub use open::recover::RecoveryReport;
 pub use options::{DuplicateKeys, KeymapKind, TableOptions, Ttl};
-pub use read::check_keymap::{KeymapReport, verify_keymap};
+pub use read::check_keymap::{KeymapMismatch, KeymapReport, verify_keymap};
 pub use read::iter::{Entry, Iter};
 pub use stats::TableStats;
 pub use table::{Table, TableSetup};

@@ -38,7 +38,7 @@ impl Table {
         let inner = &self.inner;
         let maintained = inner.latch_on_panic("upkeep", || {
             let timed = inner.record_time(side).map(drop);
-            let aged = inner.seal_by_age(side);
+            let aged = inner.seal_by_age(side).map(drop);
             let flushed = inner.flush_if_due(side, maintenance);
             let marked = inner.write_mark_if_idle(side, maintenance.idle_after);
             timed.and(aged).and(flushed).and(marked)
@@ -53,10 +53,18 @@ impl Table {
         maintained.and(collected)
     }
 
-    /// Seals the mutable segment now if there is anything in it, and waits until that is durable.
-    ///
-    /// # Errors
-    /// `StorageFull` with nothing lost; `Io`, which latches the table.
+    /// Seals the mutable segment if its age has come, without waiting until that is durable. Returns whether it did.
+    pub fn seal_if_old(&self) -> Result<bool> {
+        let side = self.inner.enter_write()?;
+        let inner = &self.inner;
+        inner.latch_on_panic("maintenance", || {
+            let timed = inner.record_time(side).map(drop);
+            let aged = inner.seal_by_age(side);
+            timed.and(aged)
+        })
+    }
+
+    /// Seals the mutable segment if it has records, and waits until that is durable.
     pub fn seal(&self) -> Result<()> {
         let side = self.inner.enter_write()?;
         let inner = &self.inner;
@@ -126,7 +134,7 @@ impl WriteSide {
 }
 
 impl Inner {
-    fn seal_by_age(self: &Arc<Self>, side: &WriteSide) -> Result<()> {
+    fn seal_by_age(self: &Arc<Self>, side: &WriteSide) -> Result<bool> {
         let steady = self.env.clock.monotonic();
         let age = self.options.segment_age_for(self.settings.lock().ttl);
         let mut writer = side.writer.lock();
@@ -135,9 +143,10 @@ impl Inner {
             Some((since, before))
                 if has_records && steady.saturating_sub(since).saturating_add(before) >= age =>
             {
-                self.roll_over(side, &mut writer).map_err(|e| self.fail(&e))
+                self.roll_over(side, &mut writer).map_err(|e| self.fail(&e))?;
+                Ok(true)
             }
-            _ => Ok(()),
+            _ => Ok(false),
         }
     }
 

@@ -8,7 +8,6 @@
 //! for a moment), and a listener may be called under any of them (see `callback`),
 //! the source of a value under `writer`.
 
-use std::any::Any;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,8 +36,6 @@ use crate::write::seal::PendingSeal;
 #[derive(Clone)]
 pub struct Table {
     pub(crate) inner: Arc<Inner>,
-    /// Kept alive by this handle: whoever holds the locks.
-    pub(crate) _keepalive: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl fmt::Debug for Table {
@@ -208,12 +205,6 @@ impl Table {
     /// Whether both are handles of one open table.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
-    }
-
-    /// A handle that keeps `keeper` alive as long as it or a clone of it lives.
-    #[must_use]
-    pub fn with_keepalive(&self, keeper: Arc<dyn Any + Send + Sync>) -> Self {
-        Self { inner: Arc::clone(&self.inner), _keepalive: Some(keeper) }
     }
 
     /// Whether the application collects this table with a filter: recorded when one was first given.

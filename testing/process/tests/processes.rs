@@ -357,7 +357,7 @@ fn read_beside_a_writer(mode: ReadMode, seed: u64) {
         assert!(entry.value().unwrap() == expected);
     }
     tables[0].1.refresh().unwrap();
-    assert!(tables[0].1.get(&Op::key(nexts[0], 0)).unwrap().is_some());
+    assert!(tables[0].1.get(Op::key(nexts[0], 0)).unwrap().is_some());
     second.end();
 }
 

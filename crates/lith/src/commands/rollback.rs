@@ -5,12 +5,12 @@ use std::io::{BufRead, Write};
 use std::ops::ControlFlow;
 
 use clap::ValueEnum;
-use lithdb::env::UnixMillis;
-use lithdb::env::human::parsed;
 use lithdb::rollback::{
     PerTable, Phase, RollbackReport, max_be_u64, through_key, through_position, written_before,
 };
 use lithdb::{ErrorKind, NoMatch, Position, RecordRef, Rollback, RollbackPlan, SegmentId, Verdict};
+use lithdb_env::UnixMillis;
+use lithdb_env::human::parsed;
 use serde_json::json;
 
 use crate::database::{Context, parse_table};

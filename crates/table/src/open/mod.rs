@@ -179,7 +179,6 @@ impl Table {
     ) -> Self {
         let ttl = state.ttl_ms.map(Duration::from_millis);
         Self {
-            _keepalive: None,
             inner: Arc::new(Inner {
                 name: setup.name.clone(),
                 env: setup.env.clone(),

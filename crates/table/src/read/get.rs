@@ -232,7 +232,7 @@ pub(crate) mod tests {
                     side.publish(|view| View { keymap: answered(&view.keymap), ..view.clone() });
                 }
             }
-            let table = Table { inner: Arc::new(inner), _keepalive: None };
+            let table = Table { inner: Arc::new(inner) };
             (table, meanwhile, before_filling)
         }
     }

@@ -22,7 +22,7 @@ pub(crate) fn write_tagged(incarnation: u64, ttl: Duration, next: [u64; 2], root
     println!("start");
     let input = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let ended = std::sync::Arc::clone(&input);
-    lithdb::env::spawn("input", move || {
+    lithdb_env::spawn("input", move || {
         wait_for_end_of_input();
         ended.store(true, std::sync::atomic::Ordering::Relaxed);
     })
@@ -194,7 +194,7 @@ fn requests() -> Receiver<String> {
             }
         }
     };
-    lithdb::env::spawn("requests", body).expect("a thread");
+    lithdb_env::spawn("requests", body).expect("a thread");
     receive
 }
 

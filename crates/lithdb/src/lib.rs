@@ -1,9 +1,10 @@
-//! LithDB: an embedded storage engine for data that is **written once, kept for a while and dropped in bulk**: blocks,
-//! receipts, blobs, chunks, events, artefacts.
+//! LithDB: an embedded storage engine for data that is **written once, kept for a while and
+//! dropped in bulk**: blocks, receipts, blobs, chunks, events, artefacts.
 //!
-//! A database has one or more root directories and any number of tables. A table is a log of immutable segments; its
-//! keymap can always be rebuilt. Values expire by whole segments. There are no updates in place, no deletes of single
-//! keys, no query language: everything else depends on that.
+//! A database has one or more root directories and any number of tables. A table is a log of
+//! immutable segments; its keymap can always be rebuilt. Values expire by whole segments. There
+//! are no updates in place, no deletes of single keys, no query language: everything else depends
+//! on that.
 //!
 //! ```
 //! use lithdb::{Batch, Db, DbOptions, SecondaryKey, TableOptions};
@@ -35,7 +36,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The README states the guarantees for crashes, full disks and flipped bits; `docs/FORMAT.md` describes the files.
+//! The README states the guarantees for crashes, full disks and flipped bits; `docs/FORMAT.md`
+//! describes the files.
 
 mod db;
 pub mod inspect;
@@ -105,10 +107,11 @@ pub use lithdb_table::TableOptions;
 pub use lithdb_rollback::{NoMatch, RecordRef, Rollback, RollbackPlan, Verdict};
 
 pub mod rollback {
-    //! What a [`Rollback`](crate::Rollback) works with: ready-made filters, progress, plans per table, reports.
+    //! What a [`Rollback`](crate::Rollback) works with: ready-made filters, progress, plans per
+    //! table, reports.
     //!
-    //! Each filter is a function that [`Rollback::plan`](crate::Rollback::plan) takes as it is. [`PerTable`] combines
-    //! several, for tables with different keys:
+    //! Each filter is a function that [`Rollback::plan`](crate::Rollback::plan) takes as it is.
+    //! [`PerTable`] combines several, for tables with different keys:
     //!
     //! ```
     //! use lithdb::Rollback;
@@ -117,8 +120,8 @@ pub mod rollback {
     //! # let dir = tempfile::tempdir()?;
     //! # let path = dir.path().join("data");
     //! # Db::open(DbOptions::new([&path]))?.close()?;
-    //! // The keys of `blocks` are a letter and the height; `receipts` ends at a certain key; in all other tables the
-    //! // keys begin with the height.
+    //! // `blocks`: a letter and the height; `receipts`: through a certain key; all others: keys that begin
+    //! // with the height.
     //! let filter = PerTable::new()
     //!     .table("blocks", max_be_u64(1, 100))
     //!     .table("receipts", through_key(b"r:100:7"))
@@ -140,7 +143,8 @@ pub mod env {
     //! The file system and the clock that a database uses, for those who replace them through
     //! [`Components::env`](crate::Components::env): in tests, or to place files elsewhere.
     //!
-    //! [`Fs`] and [`Clock`] are the interfaces, [`OsFs`] and [`OsClock`] what a database uses by default.
+    //! [`Fs`] and [`Clock`] are the interfaces, [`OsFs`] and [`OsClock`] what a database uses by
+    //! default.
     //!
     //! ```
     //! use std::sync::Arc;
@@ -176,7 +180,7 @@ pub mod env {
     #[doc(inline)]
     pub use lithdb_env::{
         Clock, DirEntry, Env, File, FileKind, FileLock, Fs, LockKind, Map, Metadata, OpenMode,
-        OsClock, OsFs, Pool,
+        OsClock, OsFs, Permit, Pool,
     };
 }
 

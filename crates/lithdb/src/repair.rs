@@ -1,8 +1,9 @@
-//! Repair of a database that does not open: [`Db::plan_repair`] returns a plan, [`Repair::apply`] carries it out.
+//! Repair of a database that does not open: [`Db::plan_repair`] returns a plan, [`Repair::apply`]
+//! carries it out.
 //!
-//! It does not open tables in the ordinary way, so it also works on tables that opening refuses. The plan holds the
-//! writer's locks until it is applied or dropped. Where roots have lost their `root.id`, the tables come first and the
-//! ids last.
+//! It does not open tables in the ordinary way, so it also works on tables that opening refuses.
+//! The plan holds the writer's locks until it is applied or dropped. Where roots have lost their
+//! `root.id`, the tables come first and the ids last.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -24,7 +25,8 @@ use crate::limits;
 use crate::options::{Components, DbOptions};
 use crate::shared::refuse_pending_rollback;
 
-/// What it takes to make a database open again: its roots, and table by table. Holds the writer's locks.
+/// What it takes to make a database open again: its roots, and table by table. Holds the writer's
+/// locks.
 #[derive(Debug, Serialize)]
 pub struct Repair {
     /// Roots that get a new `root.id`, if there are any.
@@ -49,13 +51,14 @@ pub struct Repaired {
 }
 
 impl Db {
-    /// Says what it would take to make the tables (all of them, if none are named) open again: what would be given up, and
-    /// what is done. Changes nothing until it is applied. A table for which there can be no plan does not keep the others
-    /// from theirs. A root whose `root.id` is lost or damaged gets a new one.
+    /// Says what it would take to make the tables (all of them, if none are named) open again:
+    /// what would be given up, and what is done. Changes nothing until it is applied. A table for
+    /// which there can be no plan does not keep the others from theirs. A root whose `root.id` is
+    /// lost or damaged gets a new one.
     ///
     /// # Errors
-    /// `Locked`, `Missing` for a named table that is not there, and what no repair can decide: a missing root, a file on two
-    /// roots, a rollback that was begun and not finished.
+    /// `Locked`, `Missing` for a named table that is not there, and what no repair can decide: a
+    /// missing root, a file on two roots, a rollback that was begun and not finished.
     pub fn plan_repair(
         options: &DbOptions,
         tables: Option<&[String]>,
@@ -64,12 +67,13 @@ impl Db {
         plan(options, &Components::default(), &[], tables, progress)
     }
 
-    /// As [`plan_repair`](Self::plan_repair), of all tables of a database of which roots are gone for good: `options` name the
-    /// others, and `lost_roots` directories that are to take their places, empty or not there yet. What was on those roots is
-    /// given up.
+    /// As [`plan_repair`](Self::plan_repair), of all tables of a database of which roots are gone
+    /// for good: `options` name the others, and `lost_roots` directories that are to take their
+    /// places, empty or not there yet. What was on those roots is given up.
     ///
     /// # Errors
-    /// As [`plan_repair`](Self::plan_repair); `InvalidArgument`, `Foreign`: what is in the way of a new root.
+    /// As [`plan_repair`](Self::plan_repair); `InvalidArgument`, `Foreign`: what is in the way of
+    /// a new root.
     pub fn plan_repair_with_lost_roots(
         options: &DbOptions,
         components: &Components,
@@ -94,7 +98,8 @@ fn plan(
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
     let mut repair = Repair { roots, tables: Vec::new(), refused: Vec::new(), held };
-    // Tables half-way through a rollback look damaged, and mending them would undo a part of it. Finishing it needs the ids.
+    // Tables half-way through a rollback look damaged, and mending them would undo a part of it.
+    // Finishing it needs the ids.
     if let Some(roots) = repair.roots.as_mut().filter(|roots| can_finish_rollback(roots))
         && is_pending(&repair.held)?
     {
@@ -154,12 +159,14 @@ fn warnings(
 }
 
 impl Repair {
-    /// Whether there is nothing to repair, as far as plans could be made: see [`refused`](Self::refused).
+    /// Whether there is nothing to repair, as far as plans could be made: see
+    /// [`refused`](Self::refused).
     pub fn is_empty(&self) -> bool {
         self.tables.is_empty() && self.roots.is_none()
     }
 
-    /// Whether nothing is given up: see [`RepairPlan::is_lossless`] and [`RootsRepair::is_lossless`].
+    /// Whether nothing is given up: see [`RepairPlan::is_lossless`] and
+    /// [`RootsRepair::is_lossless`].
     pub fn is_lossless(&self) -> bool {
         self.are_roots_lossless() && self.tables.iter().all(RepairPlan::is_lossless)
     }
@@ -168,8 +175,9 @@ impl Repair {
         self.roots.as_ref().is_none_or(|roots| roots.is_lossless)
     }
 
-    /// Carries the plans out. Damaged files are kept aside, none is deleted. A table whose repair fails does not keep the
-    /// others from theirs, but roots from their ids: see [`Repaired::refused`].
+    /// Carries the plans out. Damaged files are kept aside, none is deleted. A table whose repair
+    /// fails does not keep the others from theirs, but roots from their ids: see
+    /// [`Repaired::refused`].
     ///
     /// # Errors
     /// A root that could not be given its id: plan again.
@@ -177,8 +185,8 @@ impl Repair {
         self.apply_if(|_| true)
     }
 
-    /// As [`apply`](Self::apply), but only the plans by which nothing is lost. The other tables stay as they are, and all do
-    /// if a root would be taken that may not be what it was.
+    /// As [`apply`](Self::apply), but only the plans by which nothing is lost. The other tables
+    /// stay as they are, and all do if a root would be taken that may not be what it was.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).

@@ -29,10 +29,7 @@ pub struct Maintenance {
 }
 
 impl Table {
-    /// Does what is due.
-    ///
-    /// # Errors
-    /// The first error of what was due; the rest is tried all the same.
+    /// Does what is due. Returns the first error; the rest is tried all the same.
     pub fn tick(&self, maintenance: &Maintenance) -> Result<()> {
         let side = self.inner.enter_write()?;
         let inner = &self.inner;
@@ -79,9 +76,6 @@ impl Table {
     }
 
     /// Changes the number of value files, from the next segment on.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a number outside of 1 to 256.
     pub fn set_shards(&self, shards: u16) -> Result<()> {
         self.inner.enter_write()?;
         let options = self.inner.options.clone().shards(shards);
@@ -90,12 +84,8 @@ impl Table {
         Ok(())
     }
 
-    /// Makes everything durable and leaves the table so that the next opening has nothing to repair. Every later call on
-    /// any handle is refused. Closing a second time waits until it is closed, and does nothing.
-    ///
-    /// # Errors
-    /// As [`flush`](Self::flush): then something that was put is not durable. The table is closed all the same.
-    /// `InvalidArgument` in a callback, which closes nothing.
+    /// Makes everything durable and records the clean close. If that fails, the table is closed
+    /// all the same. A second call waits for the first and does nothing.
     pub fn close(&self) -> Result<()> {
         refuse_in_callback()?;
         let Mode::Write(side) = &self.inner.mode else {

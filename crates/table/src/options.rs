@@ -21,6 +21,7 @@ pub enum Ttl {
     After(Duration),
 }
 
+#[doc(hidden)] // for serde; users see only the options
 impl HumanReadable for Ttl {
     fn show(&self) -> String {
         match self {
@@ -65,8 +66,8 @@ pub enum KeymapKind {
     Memory,
 }
 
-/// The options of a table. Plain data: read them from a file, or set them one by one. Durations and sizes are written as
-/// `"30 days"` and `"64 MiB"`, or as numbers of seconds and bytes.
+/// The options of a table. Plain data: read them from a file, or set them one by one. Durations
+/// and sizes are written as `"30 days"` and `"64 MiB"`, or as numbers of seconds and bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TableOptions {
@@ -128,8 +129,8 @@ impl TableOptions {
         Self::default()
     }
 
-    /// Keeps values for `ttl`, counted from when their segment is sealed; at least 1 ms. Default: what the table has
-    /// recorded, for a new table for ever.
+    /// Keeps values for `ttl`, counted from when their segment is sealed; at least 1 ms. Default:
+    /// what the table has recorded, for a new table for ever.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Ttl::After(ttl);
@@ -143,15 +144,16 @@ impl TableOptions {
         self
     }
 
-    /// Sets the number of value files per [segment](Self::shards): 1 to 256, default one per root directory.
+    /// Sets the number of value files per [segment](Self::shards): 1 to 256, default one per root
+    /// directory.
     #[must_use]
     pub fn shards(mut self, shards: u16) -> Self {
         self.shards = Some(shards);
         self
     }
 
-    /// Sets the size at which a segment is [sealed](Self::segment_bytes): 64 KiB to 1 TiB, default 512 MiB. Lowers the
-    /// limit of the [key file](Self::segment_key_bytes) to it, too.
+    /// Sets the size at which a segment is [sealed](Self::segment_bytes): 64 KiB to 1 TiB, default
+    /// 512 MiB. Lowers the limit of the [key file](Self::segment_key_bytes) to it, too.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes;
@@ -159,31 +161,32 @@ impl TableOptions {
         self
     }
 
-    /// Sets the number of keys at which a segment is [sealed](Self::segment_keys): 1 to 2^31, default 8,388,608.
+    /// Sets the number of keys at which a segment is [sealed](Self::segment_keys): 1 to 2^31,
+    /// default 8,388,608.
     #[must_use]
     pub fn segment_keys(mut self, keys: u64) -> Self {
         self.segment_keys = keys;
         self
     }
 
-    /// Sets the size of the key file at which a segment is [sealed](Self::segment_key_bytes): 64 KiB to 3 GiB, default
-    /// 512 MiB.
+    /// Sets the size of the key file at which a segment is [sealed](Self::segment_key_bytes): 64
+    /// KiB to 3 GiB, default 512 MiB.
     #[must_use]
     pub fn segment_key_bytes(mut self, bytes: u64) -> Self {
         self.segment_key_bytes = bytes;
         self
     }
 
-    /// Sets the age at which a segment is [sealed](Self::segment_age): at least 1 ms, default a quarter of the TTL, but
-    /// no more than a day.
+    /// Sets the age at which a segment is [sealed](Self::segment_age): at least 1 ms, default a
+    /// quarter of the TTL, but no more than a day.
     #[must_use]
     pub fn segment_age(mut self, age: Duration) -> Self {
         self.segment_age = Some(age);
         self
     }
 
-    /// Sets up to which length a value is stored [in the key file](Self::inline_max_bytes): 0 to 65,536 bytes, default
-    /// 1,024.
+    /// Sets up to which length a value is stored [in the key file](Self::inline_max_bytes): 0 to
+    /// 65,536 bytes, default 1,024.
     #[must_use]
     pub fn inline_max_bytes(mut self, bytes: u32) -> Self {
         self.inline_max_bytes = bytes;

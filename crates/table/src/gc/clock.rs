@@ -251,13 +251,9 @@ fn allowed_drift(passed: Duration) -> Duration {
 }
 
 impl Table {
-    /// Accepts the wall clock as right: expiry follows it at once, forwards and back. What was
-    /// sealed at a later time than it shows, or at a time that was in doubt, counts as sealed now.
-    /// Durable when it returns.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a clock before 2020 or after 9999; `ReadOnly`, `Closed`; `Io`, which
-    /// latches the table.
+    /// Accepts the wall clock after a jump, durably: what was sealed later than it shows, or at a
+    /// time in doubt, counts as sealed now. `InvalidArgument` before 2020 or after 9999; a failed
+    /// write latches.
     pub fn accept_clock(&self) -> Result<()> {
         let (inner, side) = (&self.inner, self.inner.enter_write()?);
         let accepted = side.clock.lock().accept(&*inner.env.clock);

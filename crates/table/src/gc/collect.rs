@@ -34,13 +34,8 @@ pub struct GcReport {
 }
 
 impl Table {
-    /// Collects now what has expired: sealed segments that are older than the TTL and for whose
-    /// every key the filter returns true, oldest first, up to the first segment kept. Without TTL
-    /// and filter nothing ever expires.
-    ///
-    /// # Errors
-    /// The filter's error; `Conflict` if the application collects with a filter that was not
-    /// given; `Io`. None of them loses anything.
+    /// Collects what has expired, oldest segment first, up to the first that stays. Refused
+    /// without the filter that the table is collected with.
     pub fn run_gc(&self) -> Result<GcReport> {
         let side = self.inner.enter_write()?;
         if self.has_gc_filter() && self.inner.filter.is_none() {
@@ -53,15 +48,14 @@ impl Table {
         self.inner.collect(side)
     }
 
-    /// As [`run_gc`](Self::run_gc), but by the TTL alone, although the application collects with a
-    /// filter that was not given: may collect what the filter would have kept.
+    /// As [`run_gc`](Self::run_gc), by the TTL alone if the filter was not given: may collect what
+    /// the filter would keep.
     pub fn run_gc_without_filter(&self) -> Result<GcReport> {
         let side = self.inner.enter_write()?;
         self.inner.collect(side)
     }
 
-    /// Changes how long values are kept after their segment was sealed; `None` is for ever.
-    /// Durable when it returns.
+    /// Changes the TTL, durably; `None` is for ever. A failed write latches.
     pub fn set_ttl(&self, ttl: Option<Duration>) -> Result<()> {
         let side = self.inner.enter_write()?;
         check_ttl(ttl).map_err(|e| self.inner.in_context(&e))?;

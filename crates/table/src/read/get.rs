@@ -57,11 +57,7 @@ impl ReadSource<'_> {
 }
 
 impl Table {
-    /// The value of `key`: the newest if it was put more than once, `None` if it was never put or has been collected. The
-    /// bytes are checked on the way (see [`Verify`](lithdb_segment::Verify)).
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a key that cannot be, `Corrupt` if the bytes are not those that were put, `Io`.
+    /// The newest value of `key`, verified as the options say.
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>> {
         let inner = &*self.inner;
         inner.enter()?;
@@ -75,11 +71,8 @@ impl Table {
         inner.retry_if_removed(read).map_err(|e| inner.in_context(&e))
     }
 
-    /// Gives the value of `key` to `each` in pieces of at most a mebibyte, in order, and says how long it is: for values that
-    /// do not fit into memory. They are read twice: no piece is given before the whole value was checked.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get); what `each` returns.
+    /// Passes the value of `key` to `each` in chunks of at most a mebibyte; returns its length.
+    /// Reads the value twice: no chunk is passed before the whole value was verified.
     pub fn get_chunked(
         &self,
         key: &[u8],
@@ -102,10 +95,7 @@ impl Table {
         Ok(Some(address.len_bytes))
     }
 
-    /// Whether `key` is there. Reads no value.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get).
+    /// Whether `key` is present. Reads no value.
     pub fn contains(&self, key: &[u8]) -> Result<bool> {
         let inner = &*self.inner;
         inner.enter()?;

@@ -104,23 +104,15 @@ impl fmt::Debug for Iter {
 }
 
 impl Table {
-    /// All records in the order in which they were put; `rev()` for the other way round. Sees what was put before the
-    /// call. A key that was put twice is given twice.
-    ///
-    /// # Errors
-    /// `Closed`; reading errors come from the iterator. Beside a process that rolls back, a reader's iterator ends with `Missing`
-    /// where what it was to walk is gone: refresh, and begin again.
+    /// All records in write order, as of the call. A reader's iterator ends with `Missing` where
+    /// another process rolled back what is left to read.
     pub fn iter(&self) -> Result<Iter> {
         self.inner.enter()?;
         let start = Position::default();
         Ok(Iter::new(self.inner.snapshot(start), start).of(self))
     }
 
-    /// The records from `key` on, the newest record of it first; `None` if the key is absent. With `rev()` it goes from
-    /// the newest record of the table back to `key`.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get).
+    /// The records from the newest record of `key` on; `None` if the key is absent.
     pub fn iter_from(&self, key: &[u8]) -> Result<Option<Iter>> {
         self.inner.enter()?;
         self.inner.check_lookup_key(key)?;
@@ -146,18 +138,13 @@ impl Table {
     }
 
     /// The key of the oldest record.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get).
     pub fn oldest_key(&self) -> Result<Option<Vec<u8>>> {
         let entry = self.iter()?.next().transpose()?;
         Ok(entry.map(|entry| entry.key().to_vec()))
     }
 
-    /// The primary key of the newest value. Reads one record.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get).
+    /// The primary key of the newest value. Reads one record, unless large values are being
+    /// written.
     pub fn newest_key(&self) -> Result<Option<Vec<u8>>> {
         let inner = &self.inner;
         inner.enter()?;

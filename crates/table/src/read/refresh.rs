@@ -112,11 +112,8 @@ impl Table {
         retry_until_stable(setup, || open_once(setup, options)).map_err(|e| setup.in_context(&e))
     }
 
-    /// Takes a new view of the files: sees at least everything that the writer has flushed by now. Costs what is new. Values
-    /// and iterators that are held stay as they are. A table that is open for writing has nothing to refresh.
-    ///
-    /// # Errors
-    /// As [`open_read_only`](Self::open_read_only); what the old view showed is still found, unless it is gone.
+    /// Takes a new view, at the cost of what is new. If it fails, the old view stays. Does nothing
+    /// in a table that is open for writing.
     pub fn refresh(&self) -> Result<()> {
         self.inner.enter()?;
         match &self.inner.mode {

@@ -56,22 +56,15 @@ impl GroupCommit {
 }
 
 impl Table {
-    /// Makes everything durable whose put returned before this call: when it returns `Ok`, it survives power loss. With
-    /// nothing new to make durable it does nothing. Concurrent calls share syncs.
-    ///
-    /// # Errors
-    /// `StorageFull` if sealing an older segment found no space: nothing is lost, call again when there is some. `Io` for
-    /// a failed write or sync, which latches the table.
+    /// Makes durable every put that returned before this call. `StorageFull` of a seal loses
+    /// nothing; a failed write or sync latches.
     pub fn flush(&self) -> Result<()> {
         let side = self.inner.enter_write()?;
         let end = side.writer.lock().log_end();
         self.inner.make_durable(end)
     }
 
-    /// Waits until the record at `at` (what a put returned) is durable, flushing if need be.
-    ///
-    /// # Errors
-    /// As [`flush`](Self::flush).
+    /// Waits until the record at `at` is durable, flushing if necessary.
     pub fn wait_durable(&self, at: Position) -> Result<()> {
         let side = self.inner.enter_write()?;
         let log_end = side.writer.lock().log_end();
@@ -79,8 +72,7 @@ impl Table {
         self.inner.make_durable(end.min(log_end))
     }
 
-    /// The end of what is durable: everything before this position survives power loss. For a reader, the end of what
-    /// it sees.
+    /// The end of what is durable; for a reader, the end of what it sees.
     pub fn durable_position(&self) -> Position {
         match self.inner.write_side() {
             Ok(side) => side.commit.durable(),

@@ -15,16 +15,10 @@ use crate::table::{Inner, Table};
 const PIECE: usize = 1 << 20;
 
 impl Table {
-    /// Stores what `source` gives under `key`, as [`put`](Self::put) does, with one mebibyte of it in memory at a time.
-    /// `expected_len` is about how long it is: with it a segment that would grow too large is ended first.
-    ///
-    /// While the source is read, nobody else writes to the table, flushes it or begins an
-    /// iterator: for tools and for sources that do not wait. The source is a callback: it may not
-    /// call the database.
-    ///
-    /// # Errors
-    /// As [`put`](Self::put); what the source says, as `Io`; `InvalidArgument` if it panics. Nothing
-    /// was stored then, and the space is free again.
+    /// Stores what `source` yields, holding one mebibyte of it at a time. Holds the writer's lock
+    /// while it reads the source. If the source fails or panics, nothing is stored and the space
+    /// is free again. `expected_len` decides whether a segment that would grow too large is sealed
+    /// first.
     pub fn put_from(
         &self,
         key: &[u8],

@@ -1,3 +1,5 @@
+//! An engine crate of LithDB, without any stability promise: use `lithdb`.
+//!
 //! The only access path to the disk, the clock and threads.
 //!
 //! All other crates reach them through [`Env`], so that tests can substitute an in-memory file

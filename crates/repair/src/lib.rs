@@ -1,3 +1,5 @@
+//! An engine crate of LithDB, without any stability promise: use `lithdb`.
+//!
 //! Verifies, dumps and repairs a table's files without opening the table. The facade calls it.
 //!
 //! Everything starts from the *chain links*: the table state, the segments of the table, and how

@@ -1,3 +1,5 @@
+//! An engine crate of LithDB, without any stability promise: use `lithdb`.
+//!
 //! The root directories of one open database: their identities, generations and locks, and the
 //! list of tables. Callers: the facade and `rollback`.
 //!

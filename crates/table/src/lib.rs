@@ -1,3 +1,5 @@
+//! An engine crate of LithDB, without any stability promise: use `lithdb`.
+//!
 //! One table: its segment range, put, flush, seal, get, iterate, collect, and recovery on open.
 //!
 //! A table knows nothing of other tables. Writes go down to the segment, positions come back up into the keymap; a get

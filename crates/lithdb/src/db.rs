@@ -87,7 +87,7 @@ impl Db {
     /// of its older value is collected, until [`refresh`](Self::refresh) takes a newer view.
     ///
     /// # Errors
-    /// As [`open`](Self::open); `RollbackPending` if a rollback was interrupted: opening for
+    /// As [`open`](Self::open); `Locked` if a rollback was interrupted: opening for
     /// writing finishes it.
     pub fn open_read_only(options: DbOptions) -> Result<Self> {
         Self::open_read_only_with(options, Components::default())
@@ -149,7 +149,7 @@ impl Db {
     /// again: it is one table, however many handles it has.
     ///
     /// # Errors
-    /// `InvalidArgument` (name, options), `Conflict` if the table is open with other options,
+    /// `InvalidArgument` (name, options, or the table is open with other options),
     /// `Missing` in a database that was opened for reading, and whatever recovery refuses: it
     /// names the file and the remedy.
     pub fn table(&self, name: &str, options: TableOptions) -> Result<Table> {
@@ -242,7 +242,7 @@ impl Db {
     /// held stay good. A drop that is interrupted is finished when the database is opened next.
     ///
     /// # Errors
-    /// `Missing` if there is no such table, `ReadOnly`, `Io`.
+    /// `Missing` if there is no such table, `InvalidArgument` if the database is open for reading only, `Io`.
     pub fn drop_table(&self, name: &str) -> Result<()> {
         let shared = &self.shared;
         shared.check_writable()?;
@@ -284,7 +284,7 @@ impl Db {
     /// Takes a new view of all open tables, in a database that was opened for reading.
     ///
     /// # Errors
-    /// The first error of a table; the others are refreshed all the same. `RollbackPending` while
+    /// The first error of a table; the others are refreshed all the same. `Locked` while
     /// another process rolls the database back, or if that was interrupted: the old views stay.
     pub fn refresh(&self) -> Result<()> {
         self.shared.check_open()?;

@@ -96,8 +96,8 @@ impl Db {
     /// the order in which they stand.
     ///
     /// # Errors
-    /// As [`verify`](Self::verify), and what `each` returns. `RollbackPending` if a rollback was
-    /// begun and not finished, or one has begun meanwhile.
+    /// As [`verify`](Self::verify), and what `each` returns. `Locked` if a rollback was begun
+    /// and not finished, or one has begun meanwhile.
     pub fn dump(
         options: &DbOptions,
         table: &str,

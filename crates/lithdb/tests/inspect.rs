@@ -157,7 +157,7 @@ fn pending_rollback_suppresses_all_other_findings() {
             Db::open_read_only(options.clone()).map(drop),
         ] {
             let error = refused.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::RollbackPending, "{error}");
+            assert!(error.is_rollback_pending(), "{error}");
             for part in ["rollback.intent", "a, b, c", "`lith rollback --finish`"] {
                 assert!(error.to_string().contains(part), "{part}: {error}");
             }
@@ -194,7 +194,7 @@ fn rollback_started_during_verification_suppresses_findings() {
         }
         Ok(())
     });
-    assert_eq!(dumped.unwrap_err().kind(), ErrorKind::RollbackPending);
+    assert!(dumped.unwrap_err().is_rollback_pending());
 }
 
 /// For programs: paths as text, even if they are not UTF-8.

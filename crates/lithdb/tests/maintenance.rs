@@ -203,7 +203,7 @@ fn filter_decides_per_segment_and_is_required() {
     table.set_ttl(Some(SECOND)).unwrap();
     harness.pass(&db, 60);
     check(&table, 8..20);
-    assert_eq!(table.run_gc().unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(table.run_gc().unwrap_err().kind(), ErrorKind::InvalidArgument);
 }
 
 #[test]

@@ -45,9 +45,9 @@ fn damaged_rollback_intent_is_refused() {
     let harness = closed();
     harness.fs.write_raw("/r0/rollback.intent", b"whatever".repeat(9));
     let before = image(&harness);
-    for (read_only, kind) in [(true, ErrorKind::RollbackPending), (false, ErrorKind::Corrupt)] {
+    for (read_only, kind) in [(true, ErrorKind::Locked), (false, ErrorKind::Corrupt)] {
         let error = open_all(&harness, read_only).unwrap_err();
-        assert_eq!(error.kind(), kind, "{error}");
+        assert_eq!((error.kind(), error.is_rollback_pending()), (kind, read_only), "{error}");
         assert!(error.to_string().contains("/r0/rollback.intent"), "{error}");
     }
     assert_eq!(image(&harness), before);

@@ -92,7 +92,7 @@ impl fmt::Display for RootsRepair {
 ///
 /// # Errors
 /// The error of opening, if no id is lost or if nothing shows that a directory is a root;
-/// `InvalidArgument`, `Foreign`, `Conflict`: a directory that cannot be a root.
+/// `InvalidArgument`, `Foreign`: a directory that cannot be a root.
 pub(super) fn plan(
     fs: &dyn Fs,
     roots: &[PathBuf],

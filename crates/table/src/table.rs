@@ -271,7 +271,7 @@ impl Inner {
             return Ok(side);
         }
         let message = format!("table {}: the database was opened for reading only", self.name);
-        Err(Error::new(ErrorKind::ReadOnly, message))
+        Err(Error::new(ErrorKind::InvalidArgument, message))
     }
 
     /// Every public call that writes begins here.

@@ -283,8 +283,8 @@ fn every_read_fails(scenario: &Scenario) {
                 }
                 if let Err(error) = done {
                     tally.add("errors", 1);
+                    assert_eq!(error.is_permission_denied(), fault == Fault::Denied, "{error}");
                     let kind = match fault {
-                        Fault::Denied => ErrorKind::PermissionDenied,
                         Fault::TooManyFiles | Fault::OutOfMemory => ErrorKind::Exhausted,
                         _ => ErrorKind::Io,
                     };

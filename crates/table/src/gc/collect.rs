@@ -43,7 +43,7 @@ impl Table {
                 "table {}: expected the GC filter of its application, found none; open the table with that filter, since the TTL alone may collect more than the filter allows",
                 self.name()
             );
-            return Err(Error::new(ErrorKind::Conflict, message));
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         self.inner.collect(side)
     }

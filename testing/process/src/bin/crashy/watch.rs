@@ -72,7 +72,7 @@ impl Observations {
     /// others are wrong.
     fn refused(&mut self, doing: &str, error: &Error) {
         match error.kind() {
-            ErrorKind::RollbackPending => self.count("pending"),
+            _ if error.is_rollback_pending() => self.count("pending"),
             ErrorKind::Missing => self.count("missing"),
             _ => self.wrong(format!("{doing}: {error}")),
         }

@@ -110,7 +110,7 @@ fn puts(run: &mut Run, size: usize) {
         let (db, table) = run.table();
         let (time, ()) = timed(|| {
             for n in 1..=count {
-                table.put(&key(n), &value).unwrap();
+                table.put(key(n), &value).unwrap();
                 if n % per_flush == 0 {
                     table.flush().unwrap();
                 }
@@ -175,7 +175,7 @@ fn durable_puts(run: &mut Run) {
             file.sync_data().unwrap();
             b.push(start.elapsed().as_secs_f64() * 1e6);
             let start = Instant::now();
-            table.put(&key(n), &value).unwrap();
+            table.put(key(n), &value).unwrap();
             table.flush().unwrap();
             a.push(start.elapsed().as_secs_f64() * 1e6);
         }
@@ -195,7 +195,7 @@ fn gets(run: &mut Run, size: usize) {
     let file = OsFs.create_new(&run.fresh()).unwrap();
     let mut map = HashMap::new();
     for n in 0..count {
-        table.put(&key(n), &value).unwrap();
+        table.put(key(n), &value).unwrap();
         let at = append(&*file, &value).unwrap();
         map.insert(key(n), (at, size, crc32c::crc32c(&value)));
     }
@@ -215,7 +215,7 @@ fn gets(run: &mut Run, size: usize) {
         });
         let (our_time, ()) = timed(|| {
             for n in &order {
-                black_box(table.get(&key(*n)).unwrap().unwrap());
+                black_box(table.get(key(*n)).unwrap().unwrap());
             }
         });
         if round > 0 {
@@ -227,7 +227,7 @@ fn gets(run: &mut Run, size: usize) {
     report(&format!("get {size} B, warm, verified"), "k/s", ours, raw);
     let (time, ()) = timed(|| {
         for n in 0..200_000 {
-            black_box(table.contains(&key(count + n)).unwrap());
+            black_box(table.contains(key(count + n)).unwrap());
         }
     });
     println!("{:<44} {:>12.1} ns", "absent key", time.as_nanos() as f64 / 2e5);
@@ -242,7 +242,7 @@ fn million(run: &mut Run) {
     let db = Db::open(options.clone()).unwrap();
     let table = db.table("t", TableOptions::new()).unwrap();
     for n in 0..1_000_000 {
-        table.put(&key(n), &value).unwrap();
+        table.put(key(n), &value).unwrap();
     }
     db.close().unwrap();
     let (mut reopen, mut iterate) = (Vec::new(), Vec::new());

@@ -12,42 +12,43 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The caller's argument is outside what is documented; nothing was written.
+    /// The call is not acceptable: an argument or option out of its documented range, options that
+    /// contradict those of an open table, a plan that is stale, a write to a database that is open
+    /// for reading only. Nothing was written. Correct the call.
     InvalidArgument,
-    /// The disk is full. Nothing was lost; the call may be repeated when there is space.
+    /// The disk is full. Nothing was lost; free space and repeat the call.
     StorageFull,
-    /// The operating system refused a read, a write or another call.
-    Io,
-    /// A checksum, a length or a link of the files does not hold. The bytes were not handed out.
-    Corrupt,
-    /// A directory or a file that must be there is not.
-    Missing,
-    /// Another handle or process holds the database.
-    Locked,
-    /// The files were written by something else, or by another database.
-    Foreign,
-    /// The files are of a format version or carry a feature that this build does not know.
-    Unsupported,
-    /// An earlier failed write or sync closed the table for writing; only a reopen clears it.
-    Latched,
-    /// The key is there already, and the table refuses duplicates.
-    DuplicateKey,
-    /// The options contradict those the table or database is already open with.
-    Conflict,
-    /// The call needs write access, and the database was opened for reading only.
-    ReadOnly,
-    /// The database or the table was closed or dropped.
-    Closed,
-    /// A rollback was begun and is not finished: opening the database for writing finishes it.
-    RollbackPending,
-    /// The caller stopped the call; nothing was changed.
-    Cancelled,
-    /// Descriptors, mappings, memory or write buffers are used up. Nothing was done; the message names the limit and how
-    /// to raise it, and the call works again when there is room.
+    /// Descriptors, mappings, memory or write buffers are used up. Nothing was done; raise the
+    /// limit that the message names, or hold less, and repeat the call.
     Exhausted,
-    /// The operating system does not permit the call: owner, mode, or a file system that is mounted for reading only.
-    /// Nothing was done, and it says nothing about what the files hold.
-    PermissionDenied,
+    /// The operating system refused a read, a write or another call. Says nothing about what the
+    /// files hold. Check the disk, or the owner and mode of the files if the error
+    /// [`is_permission_denied`](Error::is_permission_denied).
+    Io,
+    /// A checksum, a length or a link between files is wrong. The bytes were not handed out. Run
+    /// `lith verify`; then restore the file, or repair.
+    Corrupt,
+    /// A table, directory or file that must exist does not. Nothing was created or deleted. Mount
+    /// or restore it, or correct the name.
+    Missing,
+    /// Another handle or process has the database open. Close it, or open for reading. If
+    /// [`is_rollback_pending`](Error::is_rollback_pending), a rollback is under way or was
+    /// interrupted: wait for it, or open for writing, which finishes it.
+    Locked,
+    /// A file or directory does not belong here: another program or database wrote it, a file is
+    /// on two roots, a root is given twice or is one too many. Check which directories are given,
+    /// and remove the copy.
+    Foreign,
+    /// The files have a format version or a feature that this build does not know, or the file
+    /// system lacks one. Use a newer build, or another file system.
+    Unsupported,
+    /// An earlier write or sync failed, which closed the table for writing. Check the disk, then
+    /// reopen the table.
+    Latched,
+    /// The key exists, and the table rejects duplicates. Nothing was written.
+    DuplicateKey,
+    /// The database or the table was closed or dropped. Open it again.
+    Closed,
 }
 
 impl ErrorKind {
@@ -64,20 +65,15 @@ impl ErrorKind {
             Self::Unsupported => "unsupported",
             Self::Latched => "latched",
             Self::DuplicateKey => "duplicate key",
-            Self::Conflict => "conflict",
-            Self::ReadOnly => "read-only",
             Self::Closed => "closed",
-            Self::RollbackPending => "rollback pending",
-            Self::Cancelled => "cancelled",
             Self::Exhausted => "limit reached",
-            Self::PermissionDenied => "permission denied",
         }
     }
 
     /// Whether the call itself failed, so that it says nothing about what the files hold: neither
     /// damage nor absence follows from it.
     pub const fn is_system_failure(self) -> bool {
-        matches!(self, Self::Io | Self::Exhausted | Self::PermissionDenied)
+        matches!(self, Self::Io | Self::Exhausted)
     }
 }
 
@@ -94,13 +90,6 @@ type Source = Arc<dyn std::error::Error + Send + Sync>;
 
 /// An error: [`kind`](Error::kind) to act on, a message that names table, file, offset, what was
 /// expected and what was found, and the cause as [`source`](std::error::Error::source).
-///
-/// ```
-/// use lithdb_env::{Error, ErrorKind};
-/// let error = Error::new(ErrorKind::InvalidArgument, "empty key; expected 1 to 65535 bytes");
-/// assert_eq!(error.kind(), ErrorKind::InvalidArgument);
-/// assert!(error.to_string().contains("1 to 65535"));
-/// ```
 #[derive(Clone)]
 pub struct Error {
     inner: Arc<Inner>,
@@ -113,6 +102,7 @@ struct Inner {
     place: Option<Location>,
     source: Option<Source>,
     latches: bool,
+    rollback_pending: bool,
 }
 
 /// The file or directory that an error concerns, the offset in it, and the message about it.
@@ -136,7 +126,7 @@ impl Location {
 
 impl Inner {
     fn new(kind: ErrorKind, message: String) -> Self {
-        Self { kind, message, place: None, source: None, latches: false }
+        Self { kind, message, place: None, source: None, latches: false, rollback_pending: false }
     }
 }
 
@@ -152,12 +142,13 @@ fn kind_of(source: &io::Error) -> ErrorKind {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::StorageFull,
         io::ErrorKind::NotFound => ErrorKind::Missing,
         io::ErrorKind::OutOfMemory => ErrorKind::Exhausted,
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            ErrorKind::PermissionDenied
-        }
         _ if is_out_of_files(source) => ErrorKind::Exhausted,
         _ => ErrorKind::Io,
     }
+}
+
+fn is_denied(source: &io::Error) -> bool {
+    matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
 pub(crate) fn is_out_of_files(source: &io::Error) -> bool {
@@ -200,8 +191,7 @@ impl Error {
 
     /// The failure of `operation` on `path`, which did nothing. A full disk or quota becomes
     /// [`ErrorKind::StorageFull`], an absent file [`ErrorKind::Missing`], a limit
-    /// [`ErrorKind::Exhausted`], a lack of permission [`ErrorKind::PermissionDenied`], anything
-    /// else [`ErrorKind::Io`].
+    /// [`ErrorKind::Exhausted`], anything else [`ErrorKind::Io`].
     pub fn io(operation: &str, path: &Path, source: io::Error) -> Self {
         let message = format!("{operation} {}: {source}{}", path.display(), remedy(&source));
         Self::with_source(kind_of(&source), message, source)
@@ -285,6 +275,14 @@ impl Error {
         self.altered(|inner| inner.kind = kind)
     }
 
+    /// The same error as [`ErrorKind::Locked`], because a rollback is under way or was interrupted.
+    #[must_use]
+    pub fn for_pending_rollback(&self) -> Self {
+        self.altered(|inner| {
+            (inner.kind, inner.rollback_pending) = (ErrorKind::Locked, true);
+        })
+    }
+
     /// The same error, marked as one after which a table must accept no more writes.
     #[must_use]
     pub fn latching(&self) -> Self {
@@ -301,6 +299,19 @@ impl Error {
     /// have done nothing, and the call may be repeated.
     pub fn latches(&self) -> bool {
         self.inner.latches
+    }
+
+    /// Whether a rollback is under way or was interrupted: opening the database for writing finishes
+    /// it.
+    pub fn is_rollback_pending(&self) -> bool {
+        self.inner.rollback_pending
+    }
+
+    /// Whether the operating system did not permit the call: owner, mode, or a file system that is
+    /// mounted read-only. Nothing was done, and it says nothing about what the files hold.
+    pub fn is_permission_denied(&self) -> bool {
+        let source = self.inner.source.as_ref().and_then(|e| e.downcast_ref::<io::Error>());
+        self.kind() == ErrorKind::Io && source.is_some_and(is_denied)
     }
 
     /// What a caller can act on.
@@ -372,15 +383,17 @@ mod tests {
     }
 
     #[test]
-    fn limits_and_permissions_have_distinct_kinds() {
+    fn limits_and_permissions_are_told_from_other_failures() {
         use rustix::io::Errno;
         let error = |errno: Errno| Error::io("open", Path::new("d"), errno.into());
         for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
             assert_eq!(error(errno).kind(), ErrorKind::Exhausted);
         }
         for errno in [Errno::ACCESS, Errno::PERM, Errno::ROFS] {
-            assert_eq!(error(errno).kind(), ErrorKind::PermissionDenied);
+            let error = error(errno).context("table t");
+            assert!(error.kind() == ErrorKind::Io && error.is_permission_denied());
         }
+        assert!(!error(Errno::IO).is_permission_denied());
         assert!(error(Errno::MFILE).to_string().contains("ulimit -n"));
         assert!(error(Errno::NOMEM).to_string().contains("vm.max_map_count"));
     }

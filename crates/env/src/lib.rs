@@ -1,3 +1,5 @@
+//! An engine crate of LithDB, without any stability promise: use `lithdb`.
+//!
 //! The only access path to the disk, the clock and threads.
 //!
 //! All other crates reach them through [`Env`], so that tests can substitute an in-memory file
@@ -40,7 +42,7 @@ pub use replace::{
     replacement_path, sync_parent,
 };
 
-/// The environment of a database: cheap to clone, shared by everything that is open.
+/// What a database runs on: file system, clock and threads. Cheap to clone; everything that is open shares it.
 #[derive(Debug, Clone)]
 pub struct Env {
     /// The file system.
@@ -49,21 +51,33 @@ pub struct Env {
     pub clock: Arc<dyn Clock>,
     /// Threads for syncs and seals.
     pub pool: Arc<Pool>,
-    /// Limits on descriptors, mappings and write buffers.
+    /// How much may be held at a time. Hidden: a database sets it from its options, and replaces what it is given.
+    #[doc(hidden)]
     pub budgets: Budgets,
 }
 
 impl Env {
-    /// The operating system's environment, with a pool of `threads` threads for syncs and seals.
-    pub fn os(threads: usize) -> Result<Self> {
+    /// `fs` and `clock`, with `threads` threads for syncs and seals; with 0, they run in the thread that calls for them.
+    ///
+    /// # Errors
+    /// `Io` if a thread cannot be started.
+    pub fn new(fs: Arc<dyn Fs>, clock: Arc<dyn Clock>, threads: usize) -> Result<Self> {
         let pool = Pool::new(threads).map_err(|e| {
             Error::with_source(ErrorKind::Io, format!("start {threads} threads: {e}"), e)
         })?;
-        let clock = Arc::new(OsClock);
-        Ok(Self { fs: Arc::new(OsFs), clock, pool: Arc::new(pool), budgets: Budgets::default() })
+        Ok(Self { fs, clock, pool: Arc::new(pool), budgets: Budgets::default() })
     }
 
-    /// The same environment, limited by `budgets`.
+    /// As [`new`](Self::new), with the operating system's file system and clock.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn os(threads: usize) -> Result<Self> {
+        Self::new(Arc::new(OsFs), Arc::new(OsClock), threads)
+    }
+
+    /// The same environment, which holds no more at a time than the budgets allow. Hidden, as they are.
+    #[doc(hidden)]
     #[must_use]
     pub fn with_budgets(self, budgets: Budgets) -> Self {
         let fs = Arc::new(budget::CountedFs { fs: self.fs, budgets: budgets.clone() });
@@ -71,6 +85,9 @@ impl Env {
     }
 
     /// A random number.
+    ///
+    /// # Errors
+    /// `Io` if the clock's random source fails.
     pub fn random_u64(&self) -> Result<u64> {
         self.clock.random_u64().map_err(|e| {
             Error::with_source(ErrorKind::Io, format!("read from the random source: {e}"), e)

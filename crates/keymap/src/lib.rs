@@ -1,3 +1,5 @@
+//! An engine crate of LithDB, without any stability promise: use `lithdb`.
+//!
 //! The keymap of a table: maps a key's hash to the position of its record.
 //!
 //! A keymap stores no keys, only a hash of each and the [`Position`](lithdb_segment::Position) of

@@ -3,8 +3,9 @@
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use lithdb::env::{Fs, OsFs};
-use lithdb::{Components, Db, DbOptions, KeymapReport, ReadMode, Table, TableName, verify_keymap};
+use lithdb::inspect::KeymapReport;
+use lithdb::{Components, Db, DbOptions, ReadMode, Table, TableName};
+use lithdb_env::{Fs, OsFs};
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -85,7 +86,7 @@ pub(crate) fn existing_table(db: &Db, name: &str) -> lithdb::Result<Table> {
 
 /// Looks up every record of a table in its keymap, and looks for entries without a record.
 pub(crate) fn check_keymap(table: &Table) -> lithdb::Result<KeymapReport> {
-    verify_keymap(table, &mut Progress::new("checking keymap").follow())
+    table.verify_keymap(&mut Progress::new("checking keymap").follow())
 }
 
 // The tables that a command works on: the named one, or all. Not a doc comment: clap would print

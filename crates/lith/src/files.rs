@@ -4,10 +4,10 @@
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use lithdb::env::{
+use lithdb::{Position, Table};
+use lithdb_env::{
     Clock, File, FileKind, Fs, OsClock, OsFs, read_up_to, remove_best_effort, write_all_at,
 };
-use lithdb::{Position, Table};
 
 use crate::failure::Failure;
 

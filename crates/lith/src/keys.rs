@@ -2,7 +2,7 @@
 //!
 //! A printed key can be typed again: a text key that begins with `0x` is printed in hex, too.
 
-use lithdb::env::human::{hex, is_invisible};
+use lithdb_env::human::{hex, is_invisible};
 use serde_json::Value as Json;
 
 /// A key from the command line.
@@ -44,7 +44,7 @@ fn parse_hex(digits: &[u8]) -> Result<Vec<u8>, String> {
     Ok(key)
 }
 
-pub(crate) use lithdb::env::human::readable as show;
+pub(crate) use lithdb_env::human::readable as show;
 
 /// A value in JSON: text, or hex if it is not UTF-8 or begins with `0x`.
 pub(crate) fn show_value(bytes: &[u8]) -> String {
@@ -101,7 +101,7 @@ fn rewrite(document: &mut Json, is_key: bool) {
     }
 }
 
-/// Converts from the format of [`lithdb::show_key`] to that of [`show`]; `None` if it is not in
+/// Converts from the format of `lithdb_table::show_key` to that of [`show`]; `None` if it is not in
 /// the former.
 fn reformat_key(shown: &str) -> Option<String> {
     let (shown, dots) = match shown.strip_suffix('…') {
@@ -162,14 +162,14 @@ mod tests {
             b"ends with \xe2\x80\xa6",
         ];
         for key in keys {
-            let shown = lithdb::show_key(key);
+            let shown = lithdb_table::show_key(key);
             let expected = serde_json::json!({ "key": show(key), "what": shown });
             let document = serde_json::json!({ "key": shown, "what": shown });
             assert_eq!(normalize_keys(document), expected);
         }
         // A long key is cut, and marked: it cannot be taken for a whole key.
         for long in [vec![b'k'; 65], vec![0xff; 65]] {
-            let key = reformat_key(&lithdb::show_key(&long)).unwrap();
+            let key = reformat_key(&lithdb_table::show_key(&long)).unwrap();
             assert_eq!(key, show(&long[..64]) + "…");
         }
         let samples = serde_json::json!({ "tables": [{ "sample_keys": ["\"a\"", "0x00"] }] });

@@ -7,8 +7,8 @@ use std::fmt;
 use std::io::{self, BufWriter, Write};
 use std::time::Duration;
 
-use lithdb::env::UnixMillis;
-use lithdb::env::human::parsed;
+use lithdb_env::UnixMillis;
+use lithdb_env::human::parsed;
 use serde::Serialize;
 use serde_json::Value as Json;
 

@@ -26,8 +26,10 @@ impl Progress {
     }
 
     /// A progress callback for lithdb.
-    pub(crate) fn follow(&mut self) -> impl FnMut(lithdb::Progress) {
-        move |progress: lithdb::Progress| self.set(progress.bytes_done, Some(progress.bytes_total))
+    pub(crate) fn follow(&mut self) -> impl FnMut(lithdb::inspect::Progress) {
+        move |progress: lithdb::inspect::Progress| {
+            self.set(progress.bytes_done, Some(progress.bytes_total))
+        }
     }
 
     /// Sets the position, and the total if it is known.
@@ -106,7 +108,7 @@ impl Spinner {
             spinner.finish_and_clear();
         };
         #[expect(clippy::disallowed_methods, reason = "the work does not need a spinner")]
-        let thread = lithdb::env::spawn("lith-spinner", body).ok();
+        let thread = lithdb_env::spawn("lith-spinner", body).ok();
         Self { stop: Some(stop), thread }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lithdb::env::{FileKind, Fs};
+use lithdb_env::{FileKind, Fs};
 use serde::Serialize;
 
 use crate::failure::Failure;

@@ -7,8 +7,8 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lithdb::env::{Clock, Env, OsClock, UnixMillis};
 use lithdb::{Components, GcFilter, TableOptions};
+use lithdb_env::{Clock, Env, OsClock, UnixMillis};
 use serde_json::json;
 use support::{Fixture, bare, without_maintenance};
 
@@ -194,7 +194,7 @@ fn locked_database_can_be_read_but_not_written() {
 fn every_command_names_a_directory_without_a_database() {
     let fixture = Fixture::new();
     let empty = fixture.path("empty");
-    lithdb::env::Fs::create_dir(&lithdb::env::OsFs, &empty).unwrap();
+    lithdb_env::Fs::create_dir(&lithdb_env::OsFs, &empty).unwrap();
     let file = fixture.write("file", b"content");
     for command in [
         &["ls"][..],
@@ -211,7 +211,7 @@ fn every_command_names_a_directory_without_a_database() {
         let error = bare(&[command, &["--db", empty.to_str().unwrap()]].concat()).failed();
         assert!(error.contains("empty"), "{command:?}: {error}");
     }
-    assert_eq!(lithdb::env::Fs::list(&lithdb::env::OsFs, &empty).unwrap(), []);
+    assert_eq!(lithdb_env::Fs::list(&lithdb_env::OsFs, &empty).unwrap(), []);
 }
 
 #[test]

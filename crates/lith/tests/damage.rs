@@ -7,9 +7,9 @@ mod support;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use lithdb::env::{Fs, OsFs};
 use lithdb::rollback::{Phase, max_be_u64};
 use lithdb::{Rollback, TableOptions};
+use lithdb_env::{Fs, OsFs};
 use serde_json::json;
 use support::{Fixture, flip, read};
 
@@ -21,7 +21,7 @@ fn two_segments() -> Fixture {
         let table = db.table("t", Default::default()).unwrap();
         for (n, key) in ('a'..='j').enumerate() {
             let len = if n % 2 == 0 { 300 } else { 5_000 };
-            table.put(key.to_string().as_bytes(), &vec![n as u8; len]).unwrap();
+            table.put(key.to_string().as_bytes(), vec![n as u8; len]).unwrap();
         }
         table.seal().unwrap();
         table.put(b"k", b"in the newest segment").unwrap();
@@ -204,10 +204,10 @@ fn commands_agree_on_a_lost_table_directory() {
         for name in ["t", "u"] {
             let table = db.table(name, Default::default()).unwrap();
             for key in 0..20u8 {
-                table.put(&[key], &[key; 3_000]).unwrap();
+                table.put([key], [key; 3_000]).unwrap();
             }
             table.seal().unwrap();
-            table.put(b"last", &[9; 3_000]).unwrap();
+            table.put(b"last", [9; 3_000]).unwrap();
         }
         db.close().unwrap();
         let gone = roots[n].join(lost);
@@ -240,7 +240,7 @@ fn put_into(fixture: &Fixture, tables: &[&str]) {
     fixture.prepare(|db| {
         for name in tables {
             let table = db.table(name, Default::default()).unwrap();
-            table.put(b"key", &[7; 3_000]).unwrap();
+            table.put(b"key", [7; 3_000]).unwrap();
             table.seal().unwrap();
         }
     });
@@ -302,7 +302,7 @@ fn pending_rollback() -> Fixture {
         for name in ["t", "u"] {
             let table = db.table(name, TableOptions::new().segment_keys(3)).unwrap();
             for n in 0..10_u64 {
-                table.put(&n.to_be_bytes(), &[7; 900]).unwrap();
+                table.put(n.to_be_bytes(), [7; 900]).unwrap();
             }
         }
     });
@@ -378,7 +378,7 @@ fn dump_and_findings_print_keys_like_scan() {
     fixture.prepare(|db| {
         let table = db.table("t", Default::default()).unwrap();
         for key in keys {
-            table.put(key, &[7; 3_000]).unwrap();
+            table.put(key, [7; 3_000]).unwrap();
         }
         table.seal().unwrap();
     });

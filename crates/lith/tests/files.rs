@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use lithdb::env::{Fs, OsFs};
+use lithdb_env::{Fs, OsFs};
 use support::{Fixture, Run, lith, read, run};
 
 /// Runs a shell command in the directory of the fixture; `lith` is the built program.
@@ -51,7 +51,7 @@ fn get_writes_into_a_pipe_and_a_device() {
     fixture.lith(&["get", "t", "k", "-o", "/dev/null"]).ok();
     assert!(fixture.lith(&["get", "t", "k", "-o", "/dev/full"]).failed().contains("/dev/full"));
     // The pipe was not replaced.
-    assert_eq!(OsFs.metadata(&fixture.path("fifo")).unwrap().kind, lithdb::env::FileKind::Other);
+    assert_eq!(OsFs.metadata(&fixture.path("fifo")).unwrap().kind, lithdb_env::FileKind::Other);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::Command;
 
 use lithdb::TableOptions;
-use lithdb::env::{Fs, OsFs};
+use lithdb_env::{Fs, OsFs};
 use lithdb_process_tests::{Fault, Run, RunResult, can_trace, files_below, sample_of, scratch};
 use lithdb_sim::{Effort, Tally};
 use support::{Fixture, flip, read};
@@ -66,7 +66,7 @@ fn fixture() -> Fixture {
         for name in ["blocks", "events"] {
             let table = db.table(name, options.clone()).unwrap();
             for n in 0..40_u64 {
-                table.put(&n.to_be_bytes(), &value(n)).unwrap();
+                table.put(n.to_be_bytes(), value(n)).unwrap();
             }
         }
     });

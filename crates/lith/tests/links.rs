@@ -8,7 +8,7 @@ mod support;
 use std::os::unix::fs::symlink;
 
 use lithdb::TableOptions;
-use lithdb::env::{Fs, OsFs};
+use lithdb_env::{Fs, OsFs};
 use support::{Fixture, read};
 
 /// Two segments; the first is sealed.
@@ -16,9 +16,9 @@ fn two_segments() -> Fixture {
     let fixture = Fixture::new();
     fixture.prepare(|db| {
         let table = db.table("t", TableOptions::new()).unwrap();
-        table.put(b"a", &[1; 3_000]).unwrap();
+        table.put(b"a", [1; 3_000]).unwrap();
         table.seal().unwrap();
-        table.put(b"b", &[2; 3_000]).unwrap();
+        table.put(b"b", [2; 3_000]).unwrap();
     });
     fixture
 }

@@ -4,7 +4,7 @@
 
 mod support;
 
-use lithdb::env::{Fs, OsFs};
+use lithdb_env::{Fs, OsFs};
 use serde_json::json;
 use support::{Fixture, read};
 
@@ -134,7 +134,7 @@ fn non_utf8_name_never_yields_another_files_content() {
     fixture.write("tree/n\u{fffd}", b"the real one");
     let non_utf8 = |name: &[u8]| fixture.path("tree").join(std::ffi::OsStr::from_bytes(name));
     let file = OsFs.create_new(&non_utf8(b"n\xff")).unwrap();
-    lithdb::env::write_all_at(&*file, b"the other one", 0).unwrap();
+    lithdb_env::write_all_at(&*file, b"the other one", 0).unwrap();
     OsFs.create_dir(&non_utf8(b"d\xff")).unwrap();
     OsFs.create_new(&non_utf8(b"d\xff/below")).unwrap();
     let run = fixture.lith(&["load", "t", fixture.path("tree").to_str().unwrap()]);

@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use lithdb::env::{Fs, OpenMode, OsFs};
 use lithdb::{Db, DbOptions};
+use lithdb_env::{Fs, OpenMode, OsFs};
 use serde_json::Value as Json;
 use support::{Fixture, Run, bare, flip, lith, run, without_maintenance};
 
@@ -113,7 +113,7 @@ fn with_non_utf8_name(fixture: &Fixture) -> PathBuf {
     let db = Db::open_with(DbOptions::new([&root]), without_maintenance()).unwrap();
     let table = db.table("t", Default::default()).unwrap();
     for (key, len) in [("a", 200), ("b", 5_000)] {
-        table.put(key.as_bytes(), &vec![7; len]).unwrap();
+        table.put(key.as_bytes(), vec![7; len]).unwrap();
     }
     table.seal().unwrap();
     db.close().unwrap();

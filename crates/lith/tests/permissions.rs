@@ -16,7 +16,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use lithdb::TableOptions;
-use lithdb::env::{Fs, OsFs};
+use lithdb_env::{Fs, OsFs};
 use lithdb_process_tests::skip_or_fail;
 use support::{Fixture, Run, lith, run};
 
@@ -65,7 +65,7 @@ fn sealed() -> Fixture {
             let table = db.table(name, TableOptions::new()).unwrap();
             for half in 0..2u8 {
                 for key in 0..3u8 {
-                    table.put(&[b'a' + half, b'0' + key], &[key; 3_000]).unwrap();
+                    table.put([b'a' + half, b'0' + key], [key; 3_000]).unwrap();
                 }
                 table.seal().unwrap();
             }
@@ -171,7 +171,7 @@ fn unremovable_file_is_named_and_removed_later() {
     let options = TableOptions::new().ttl(Duration::from_millis(1));
     fixture.prepare(|db| {
         let table = db.table("t", options.clone()).unwrap();
-        table.put(b"old", &[1; 3_000]).unwrap();
+        table.put(b"old", [1; 3_000]).unwrap();
         table.seal().unwrap();
     });
     let stuck = fixture.db().join("t/segments/1-0.values");

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lithdb::env::{OsFs, exists};
 use lithdb::{Db, DbOptions, TableOptions};
+use lithdb_env::{OsFs, exists};
 use lithdb_sim::{Effort, Tally};
 use support::{Fixture, bare, lith, without_maintenance};
 
@@ -36,7 +36,7 @@ fn fixture() -> Fixture {
         for name in TABLES {
             let table = db.table(name, options.clone()).unwrap();
             for n in 0..60 {
-                table.put(&key(n), &value(n)).unwrap();
+                table.put(key(n), value(n)).unwrap();
             }
         }
     });
@@ -96,13 +96,13 @@ fn rollback_to_a_time_between_two_openings() {
     // Closing wrote a mark with the time of the flush; the next values are at least one second
     // later.
     std::thread::sleep(Duration::from_millis(1100));
-    let before = lithdb::env::Env::os(1).unwrap().clock.now();
+    let before = lithdb_env::Env::os(1).unwrap().clock.now();
     std::thread::sleep(Duration::from_millis(1100));
     fixture.prepare(|db| {
         for name in TABLES {
             let table = db.existing_table(name).unwrap();
             for n in 60..70 {
-                table.put(&key(n), &value(n)).unwrap();
+                table.put(key(n), value(n)).unwrap();
             }
         }
     });
@@ -303,7 +303,7 @@ fn rollback_killed_at_any_moment_is_all_tables_or_none() {
         if round % 10 == 0 {
             scratch.prepare_with(without_maintenance(), |db| {
                 let table = db.existing_table("events").unwrap();
-                table.put(&key(1000), &value(1000)).unwrap();
+                table.put(key(1000), value(1000)).unwrap();
             });
             scratch.lith(&["verify"]).ok();
             let db = Db::open_read_only(DbOptions::new([scratch.db()])).unwrap();

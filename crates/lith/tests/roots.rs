@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 
 use lithdb::DbOptions;
-use lithdb::env::{Fs, OsFs};
+use lithdb_env::{Fs, OsFs};
 use serde_json::json;
 use support::{Fixture, Run, lith, run, without_maintenance};
 
@@ -18,7 +18,7 @@ fn two_roots() -> Fixture {
     let db = lithdb::Db::open_with(options, without_maintenance()).unwrap();
     let table = db.table("t", Default::default()).unwrap();
     for key in 0..4_u8 {
-        table.put(&[b'0' + key], &[key; 5_000]).unwrap();
+        table.put([b'0' + key], [key; 5_000]).unwrap();
     }
     db.close().unwrap();
     fixture

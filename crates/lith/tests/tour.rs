@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
-use lithdb::env::{Fs, OsFs};
+use lithdb_env::{Fs, OsFs};
 use serde_json::{Value as Json, json};
 use support::{Fixture, bare, lith, run};
 

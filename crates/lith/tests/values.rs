@@ -68,7 +68,7 @@ fn missing_key_has_its_own_exit_status_and_writes_no_file() {
     let out = fixture.path("out");
     let error = fixture.lith(&["get", "t", "0x00ff", "-o", out.to_str().unwrap()]).no_such_key();
     assert_eq!(error, "lith: not found: key 0x00ff in table t\n");
-    assert!(lithdb::env::Fs::metadata(&lithdb::env::OsFs, &out).is_err());
+    assert!(lithdb_env::Fs::metadata(&lithdb_env::OsFs, &out).is_err());
     let output = fixture.lith(&["get", "t", "absent", "--json"]).failed_in_json(3);
     assert_eq!(output["kind"], "no such key");
     let error = fixture.lith(&["get", "nothing", "k"]).failed();
@@ -307,8 +307,8 @@ fn long_values_stream_in_bounded_memory() {
     const MIB: u64 = 1 << 20;
     let fixture = Fixture::with(&[]);
     let long = fixture.write("tree/long", b"begin");
-    let file = lithdb::env::Fs::open(&lithdb::env::OsFs, &long, lithdb::env::OpenMode::ReadWrite);
-    lithdb::env::write_all_at(&*file.unwrap(), b"end", 200 * MIB).unwrap();
+    let file = lithdb_env::Fs::open(&lithdb_env::OsFs, &long, lithdb_env::OpenMode::ReadWrite);
+    lithdb_env::write_all_at(&*file.unwrap(), b"end", 200 * MIB).unwrap();
     let (long, out) = (long.to_str().unwrap(), fixture.path("out"));
     // Less than the length of the value, for the whole process.
     let kib = 190 << 10;

@@ -88,7 +88,7 @@ impl BlockStore {
             start += transaction.len();
         }
         // Big-endian numbers keep their order when they are compared as bytes.
-        self.blocks.put_with(&block.number.to_be_bytes(), &body, &aliases)?;
+        self.blocks.put_with(block.number.to_be_bytes(), &body, &aliases)?;
         Ok(())
     }
 
@@ -97,7 +97,7 @@ impl BlockStore {
     }
 
     fn by_number(&self, number: u64) -> lithdb::Result<Option<Value>> {
-        self.blocks.get(&number.to_be_bytes())
+        self.blocks.get(number.to_be_bytes())
     }
 
     /// A block or a transaction.
@@ -266,7 +266,7 @@ fn turn_to_another_fork(store: BlockStore, path: &Path, end: u64) -> Result<(), 
     let last = end - 101;
     let audits = store.db.table("audits", TableOptions::new())?;
     for number in last + 1..end {
-        audits.put(&[&b"audit-"[..], &number.to_be_bytes()].concat(), b"seen")?;
+        audits.put([&b"audit-"[..], &number.to_be_bytes()].concat(), b"seen")?;
     }
     store.db.close()?;
     drop((store, audits));

@@ -1,6 +1,5 @@
 //! A database: its roots and locks, its open tables, its maintenance.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -10,7 +9,7 @@ use lithdb_env::Result;
 use lithdb_rollback::RollbackReport;
 use lithdb_roots::Roots;
 use lithdb_segment::TableName;
-use lithdb_table::{GcFilter, Presence, Table, TableOptions, TableSetup, TableStats, presence};
+use lithdb_table::{GcFilter, Presence, TableOptions, TableSetup, TableStats, presence};
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
@@ -19,10 +18,11 @@ use crate::limits;
 use crate::maintenance;
 use crate::options::{Components, DbOptions};
 use crate::shared::{CloseOnDrop, Shared, finish_interrupted, no_table, refuse_pending_rollback};
+use crate::table::Table;
 use crate::tables::{OpenTable, Tables, closed};
 
-/// An open database. Cheap to clone; all clones and all handles of its tables keep it open. The last one dropped
-/// flushes on a best effort; [`close`](Db::close) says whether that worked.
+/// An open database. Cheap to clone; all clones and all handles of its tables keep it open. The
+/// last one dropped flushes on a best effort; [`close`](Db::close) says whether that worked.
 ///
 /// ```
 /// use lithdb::{Db, DbOptions, TableOptions};
@@ -60,13 +60,14 @@ pub struct DbStats {
 }
 
 impl Db {
-    /// Opens a database for writing; one process at a time can. Creates it if it is not there, unless the options say
-    /// otherwise. Finishes a [`Rollback`](crate::Rollback) that was interrupted. Tables are opened one by one with
-    /// [`table`](Self::table).
+    /// Opens a database for writing; one process at a time can. Creates it if it is not there,
+    /// unless the options say otherwise. Finishes a [`Rollback`](crate::Rollback) that was
+    /// interrupted. Tables are opened one by one with [`table`](Self::table).
     ///
     /// # Errors
-    /// `InvalidArgument` (options), `Locked` (the message names the holder's process), `Missing`, `Foreign`, `Corrupt`,
-    /// `Unsupported`, `Io`: each names the directory and the remedy, and nothing was destroyed.
+    /// `InvalidArgument` (options), `Locked` (the message names the holder's process), `Missing`,
+    /// `Foreign`, `Corrupt`, `Unsupported`, `Io`: each names the directory and the remedy, and
+    /// nothing was destroyed.
     pub fn open(options: DbOptions) -> Result<Self> {
         Self::open_with(options, Components::default())
     }
@@ -79,13 +80,15 @@ impl Db {
         Self::open_as(options, components, false)
     }
 
-    /// Opens a database for reading, beside a process that writes or without one. What a table's handle sees is a view
-    /// of the moment it was opened, with at least everything that had been flushed, but for what has been collected since:
-    /// files that the writer removes are gone for everybody. So a key that was put again after the view was taken is absent
-    /// once the segment of its older value is collected, until [`refresh`](Self::refresh) takes a newer view.
+    /// Opens a database for reading, beside a process that writes or without one. What a table's
+    /// handle sees is a view of the moment it was opened, with at least everything that had been
+    /// flushed, but for what has been collected since: files that the writer removes are gone for
+    /// everybody. So a key that was put again after the view was taken is absent once the segment
+    /// of its older value is collected, until [`refresh`](Self::refresh) takes a newer view.
     ///
     /// # Errors
-    /// As [`open`](Self::open); `RollbackPending` if a rollback was interrupted: opening for writing finishes it.
+    /// As [`open`](Self::open); `Locked` if a rollback was interrupted: opening for
+    /// writing finishes it.
     pub fn open_read_only(options: DbOptions) -> Result<Self> {
         Self::open_read_only_with(options, Components::default())
     }
@@ -142,18 +145,20 @@ impl Db {
         self.shared.finished_rollback.as_ref()
     }
 
-    /// Opens a table, and creates it if it is not there. A table that is open already is given again: it is one table,
-    /// however many handles it has.
+    /// Opens a table, and creates it if it is not there. A table that is open already is given
+    /// again: it is one table, however many handles it has.
     ///
     /// # Errors
-    /// `InvalidArgument` (name, options), `Conflict` if the table is open with other options, `Missing` in a database that
-    /// was opened for reading, and whatever recovery refuses: it names the file and the remedy.
+    /// `InvalidArgument` (name, options, or the table is open with other options),
+    /// `Missing` in a database that was opened for reading, and whatever recovery refuses: it
+    /// names the file and the remedy.
     pub fn table(&self, name: &str, options: TableOptions) -> Result<Table> {
         self.open_table(name, Some(options), None)
     }
 
-    /// As [`table`](Self::table), for a table whose values are collected when `filter` agrees for every key of a segment
-    /// (and the TTL has passed, if there is one). The filter must be given at every opening.
+    /// As [`table`](Self::table), for a table whose values are collected when `filter` agrees for
+    /// every key of a segment (and the TTL has passed, if there is one). The filter must be given
+    /// at every opening.
     ///
     /// # Errors
     /// As [`table`](Self::table).
@@ -166,7 +171,8 @@ impl Db {
         self.open_table(name, Some(options), Some(filter))
     }
 
-    /// Opens a table that is there, as it was recorded; one that is open already is given as it is.
+    /// Opens a table that is there, as it was recorded; one that is open already is given as it
+    /// is.
     ///
     /// # Errors
     /// `Missing` if there is none; else as [`table`](Self::table).
@@ -187,14 +193,13 @@ impl Db {
         let asked = options.clone().unwrap_or_default();
         let has_filter = filter.is_some();
         let setup = shared.setup(name.clone(), filter);
-        let keeper: Arc<dyn Any + Send + Sync> = Arc::clone(&self.keeper) as _;
         let slot = shared.tables.claim(&name)?;
         if let Some(open) = slot.get() {
             if !open.table.is_closed() {
                 if let Some(options) = &options {
                     open.check_same_options(&name, options, has_filter)?;
                 }
-                return Ok(open.table.with_keepalive(keeper));
+                return Ok(self.handle(&open.table));
             }
             open.close_failed();
         }
@@ -202,7 +207,7 @@ impl Db {
         effective.keymap.get_or_insert(shared.options.keymap);
         effective.validate()?;
         let table = shared.open_or_create(&setup, &effective, options.is_some())?;
-        let handle = table.with_keepalive(keeper);
+        let handle = self.handle(&table);
         slot.set(Some(OpenTable {
             table,
             options: asked,
@@ -211,6 +216,10 @@ impl Db {
             collection_lock: Mutex::default(),
         }));
         Ok(handle)
+    }
+
+    fn handle(&self, table: &lithdb_table::Table) -> Table {
+        Table::new(table.clone(), Arc::clone(&self.keeper))
     }
 
     /// The names of all tables, open or not, in name order: also of those that do not open.
@@ -229,11 +238,11 @@ impl Db {
         Ok(names)
     }
 
-    /// Removes a table with everything in it, durably. Handles of it are closed; values that are held stay good. A drop
-    /// that is interrupted is finished when the database is opened next.
+    /// Removes a table with everything in it, durably. Handles of it are closed; values that are
+    /// held stay good. A drop that is interrupted is finished when the database is opened next.
     ///
     /// # Errors
-    /// `Missing` if there is no such table, `ReadOnly`, `Io`.
+    /// `Missing` if there is no such table, `InvalidArgument` if the database is open for reading only, `Io`.
     pub fn drop_table(&self, name: &str) -> Result<()> {
         let shared = &self.shared;
         shared.check_writable()?;
@@ -253,13 +262,14 @@ impl Db {
                     Presence::Absent => return Err(no_table(&name)),
                     // A drop that failed half-way goes on.
                     Presence::Interrupted => {}
-                    // One that cannot be opened can be dropped all the same, but only by hand: it may be somebody's data.
-                    Presence::Present => Table::begin_drop_of(&setup)?,
+                    // One that cannot be opened can be dropped all the same, but only by hand: it
+                    // may be somebody's data.
+                    Presence::Present => lithdb_table::Table::begin_drop_of(&setup)?,
                 }
             }
         }
         slot.set(None);
-        Table::remove(&setup)
+        lithdb_table::Table::remove(&setup)
     }
 
     /// Flushes all open tables.
@@ -274,8 +284,8 @@ impl Db {
     /// Takes a new view of all open tables, in a database that was opened for reading.
     ///
     /// # Errors
-    /// The first error of a table; the others are refreshed all the same. `RollbackPending` while another process rolls the
-    /// database back, or if that was interrupted: the old views stay.
+    /// The first error of a table; the others are refreshed all the same. `Locked` while
+    /// another process rolls the database back, or if that was interrupted: the old views stay.
     pub fn refresh(&self) -> Result<()> {
         self.shared.check_open()?;
         if let (true, Some(roots)) = (self.shared.read_only, &*self.shared.roots.read()) {
@@ -296,7 +306,8 @@ impl Db {
         }
     }
 
-    /// Does for all open tables what the database's threads do now and then. Filters are asked on the caller's thread.
+    /// Does for all open tables what the database's threads do now and then. Filters are asked on
+    /// the caller's thread.
     ///
     /// # Errors
     /// The first error of a table.
@@ -314,12 +325,13 @@ impl Db {
         self.shared.read_only
     }
 
-    /// Makes everything durable, closes all tables and releases the locks. Every later call on any handle is refused;
-    /// values that are held stay good. A filter is waited for until it has answered for one key. Closing a second time waits
-    /// until it is closed, and does nothing.
+    /// Makes everything durable, closes all tables and releases the locks. Every later call on any
+    /// handle is refused; values that are held stay good. A filter is waited for until it has
+    /// answered for one key. Closing a second time waits until it is closed, and does nothing.
     ///
     /// # Errors
-    /// The first error of a table: something that was put into it is not durable. The database is closed all the same.
+    /// The first error of a table: something that was put into it is not durable. The database is
+    /// closed all the same.
     pub fn close(&self) -> Result<()> {
         self.shared.close()
     }

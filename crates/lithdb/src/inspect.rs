@@ -1,16 +1,24 @@
-//! Looking at a database's files without trusting them: verification and dump.
+//! Inspection of a database's files: what [`Db::verify`], [`Db::dump`] and
+//! [`Table::verify_keymap`](crate::Table::verify_keymap) report.
 //!
-//! Neither opens a table the ordinary way, so both work where opening refuses. They hold the readers' lock and write nothing.
+//! Verification and dump do not open tables in the ordinary way, so they also work on tables that
+//! opening refuses. They hold the readers' lock and write nothing.
 
 use std::fmt;
 
 use lithdb_env::{Env, Error, Result};
-use lithdb_repair::{DumpLine, Progress, VerifyReport};
 use lithdb_rollback::{PendingRollback, pending};
 use lithdb_roots::Roots;
 use lithdb_segment::{SegmentId, TableName};
 use lithdb_table::{Presence, TableSetup, presence};
 use serde::Serialize;
+
+#[doc(inline)]
+pub use lithdb_repair::{DumpLine, Finding, Progress, Severity, VerifyReport};
+#[doc(inline)]
+pub use lithdb_segment::ShardId;
+#[doc(inline)]
+pub use lithdb_table::{KeymapMismatch, KeymapReport};
 
 use crate::db::Db;
 use crate::options::DbOptions;
@@ -28,8 +36,9 @@ pub struct RefusedTable {
 /// What a verification found, table by table.
 #[derive(Debug, Clone)]
 pub struct Verification {
-    /// A rollback was begun and not finished. Until it is, nothing else is said: files may hold together and yet be neither
-    /// what was before the rollback nor what is to be after it, or seem to be left over and yet be needed.
+    /// A rollback was begun and not finished. Until it is, nothing else is said: files may hold
+    /// together and yet be neither what was before the rollback nor what is to be after it, or
+    /// seem to be left over and yet be needed.
     pub pending_rollback: Option<PendingRollback>,
     /// A report for each table that could be looked at.
     pub tables: Vec<VerifyReport>,
@@ -38,13 +47,14 @@ pub struct Verification {
 }
 
 impl Db {
-    /// Reads every byte of the tables (all of them, if none are named) and compares every checksum, link and count. Works on
-    /// damaged tables, and beside a writer. A table that cannot be looked at does not keep the others from it; one that is
-    /// dropped meanwhile is left out, unless it was named. While a rollback is pending, that is all that is said.
+    /// Reads every byte of the tables (all of them, if none are named) and compares every
+    /// checksum, link and count. Works on damaged tables, and beside a writer. A table that cannot
+    /// be looked at does not keep the others from it; one that is dropped meanwhile is left out,
+    /// unless it was named. While a rollback is pending, that is all that is said.
     ///
     /// # Errors
-    /// What keeps the roots from being opened for reading, `Missing` for a named table that is not there, `Io`. Damage is not an
-    /// error but a finding.
+    /// What keeps the roots from being opened for reading, `Missing` for a named table that is not
+    /// there, `Io`. Damage is not an error but a finding.
     pub fn verify(
         options: &DbOptions,
         tables: Option<&[String]>,
@@ -82,12 +92,12 @@ impl Db {
         Ok(found)
     }
 
-    /// Calls `each` with every record of a table's key files (of one segment, if one is named), in the order in which they
-    /// stand.
+    /// Calls `each` with every record of a table's key files (of one segment, if one is named), in
+    /// the order in which they stand.
     ///
     /// # Errors
-    /// As [`verify`](Self::verify), and what `each` returns. `RollbackPending` if a rollback was begun and not finished, or
-    /// one has begun meanwhile.
+    /// As [`verify`](Self::verify), and what `each` returns. `Locked` if a rollback was begun
+    /// and not finished, or one has begun meanwhile.
     pub fn dump(
         options: &DbOptions,
         table: &str,

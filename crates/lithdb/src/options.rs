@@ -1,4 +1,4 @@
-//! The options of a database: plain data, checked once; and the components that stand beside them.
+//! The options of a database: plain data, checked once; and its components.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,8 +9,9 @@ use lithdb_segment::ReadMode;
 use lithdb_table::{EventListener, KeymapKind};
 use serde::{Deserialize, Serialize};
 
-/// The options of a database. Plain data: read them from a file, or set them one by one. In TOML and JSON, durations and
-/// sizes are written as `"30 days"` and `"64 MiB"`, or as numbers of seconds and bytes; nothing is written `"never"`.
+/// The options of a database. Plain data: read them from a file, or set them one by one. In TOML
+/// and JSON, durations and sizes are written as `"30 days"` and `"64 MiB"`, or as numbers of
+/// seconds and bytes; nothing is written `"never"`.
 ///
 /// ```
 /// use lithdb::{DbOptions, ReadMode};
@@ -20,35 +21,42 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DbOptions {
-    /// The root directories: values are spread over them. The order does not matter once the database exists.
+    /// The root directories: values are spread over them. The order does not matter once the
+    /// database exists.
     pub roots: Vec<PathBuf>,
     /// Create the database if there is none. Default: true.
     pub create_if_missing: bool,
     /// The keymap of tables that do not choose one. Default: in memory.
     pub keymap: KeymapKind,
-    /// How files are read: mapped (nothing is copied; a device that cannot read a page raises SIGBUS) or by
-    /// positional reads (an error instead). Default: mapped.
+    /// How files are read: mapped (nothing is copied; a device that cannot read a page raises
+    /// SIGBUS) or by positional reads (an error instead). Default: mapped.
     pub read_mode: ReadMode,
-    /// How many descriptors may be open at a time, all of them: files of segments, those being written, states, locks. Idle
-    /// files are closed and opened again when needed. 1 to 1,000,000, default 512; a few dozen are always allowed, and no
-    /// more than three quarters of what the process may have (`ulimit -n`).
+    /// How many descriptors may be open at a time, all of them: files of segments, those being
+    /// written, states, locks. Idle files are closed and opened again when needed. 1 to 1,000,000,
+    /// default 512; a few dozen are always allowed, and no more than three quarters of what the
+    /// process may have (`ulimit -n`).
     pub max_open_files: usize,
-    /// How many mappings of files may be held at a time, by the database and by values. 1 to 1,000,000, default 16,384, and
-    /// no more than three quarters of `vm.max_map_count`.
+    /// How many mappings of files may be held at a time, by the database and by values. 1 to
+    /// 1,000,000, default 16,384, and no more than three quarters of `vm.max_map_count`.
     pub max_mappings: usize,
-    /// How many bytes of all tables may be accepted and not yet in their files. At least 1 MiB, default 256 MiB.
+    /// How many bytes of all tables may be accepted and not yet in their files. At least 1 MiB,
+    /// default 256 MiB.
     #[serde(with = "human")]
     pub write_buffer_bytes: u64,
-    /// How long a flush waits for others to join it. 0 to 1 s, default 0: it takes those who come while it syncs.
+    /// How long a flush waits for others to join it. 0 to 1 s, default 0: it takes those who come
+    /// while it syncs.
     #[serde(with = "human")]
     pub flush_coalesce: Duration,
-    /// Flush a table by itself when about so many of its bytes are not durable. Default: 256 MiB; `None`: never.
+    /// Flush a table by itself when about so many of its bytes are not durable. Default: 256 MiB;
+    /// `None`: never.
     #[serde(with = "human::or_never")]
     pub flush_bytes: Option<u64>,
-    /// Flush a table by itself when something in it has not been durable for about so long. Default: `None`, never.
+    /// Flush a table by itself when something in it has not been durable for about so long.
+    /// Default: `None`, never.
     #[serde(with = "human::or_never")]
     pub flush_after: Option<Duration>,
-    /// How long nothing must have been put into a table for its idle mark to be written. Default: 1 s.
+    /// How long nothing must have been put into a table for its idle mark to be written. Default:
+    /// 1 s.
     #[serde(with = "human")]
     pub idle_after: Duration,
     /// How often expired segments are looked for. At least 1 ms, default 10 s.
@@ -61,8 +69,8 @@ pub struct DbOptions {
     /// Default: 1 h.
     #[serde(with = "human")]
     pub clock_jump_hold: Duration,
-    /// Threads for syncs and seals, shared by all tables. 0 to 256 (0: syncs run one after the other in their caller),
-    /// default 4.
+    /// Threads for syncs and seals, shared by all tables. 0 to 256 (0: syncs run one after the
+    /// other in their caller), default 4.
     pub io_threads: usize,
 }
 
@@ -94,38 +102,103 @@ impl DbOptions {
         Self { roots: roots.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
-    /// Sets [`create_if_missing`](Self::create_if_missing).
+    /// Sets whether [`Db::open`](crate::Db::open) creates a database that does not exist. Default:
+    /// true.
     #[must_use]
     pub fn create_if_missing(mut self, create: bool) -> Self {
         self.create_if_missing = create;
         self
     }
 
-    /// Sets [`read_mode`](Self::read_mode).
+    /// Sets the keymap of tables that do not choose one. Default: [`KeymapKind::Memory`].
+    #[must_use]
+    pub fn keymap(mut self, keymap: KeymapKind) -> Self {
+        self.keymap = keymap;
+        self
+    }
+
+    /// Sets how files are [read](Self::read_mode). Default: [`ReadMode::Map`].
     #[must_use]
     pub fn read_mode(mut self, mode: ReadMode) -> Self {
         self.read_mode = mode;
         self
     }
 
-    /// Sets [`max_open_files`](Self::max_open_files).
+    /// Sets the budget of [file descriptors](Self::max_open_files): 1 to 1,000,000, default 512.
     #[must_use]
     pub fn max_open_files(mut self, files: usize) -> Self {
         self.max_open_files = files;
         self
     }
 
-    /// Sets [`flush_bytes`](Self::flush_bytes) and [`flush_after`](Self::flush_after).
+    /// Sets the budget of [mapped files](Self::max_mappings): 1 to 1,000,000, default 16,384.
+    #[must_use]
+    pub fn max_mappings(mut self, mappings: usize) -> Self {
+        self.max_mappings = mappings;
+        self
+    }
+
+    /// Sets the budget of [write buffers](Self::write_buffer_bytes): at least 1 MiB, default 256
+    /// MiB.
+    #[must_use]
+    pub fn write_buffer_bytes(mut self, bytes: u64) -> Self {
+        self.write_buffer_bytes = bytes;
+        self
+    }
+
+    /// Sets how long a flush [waits for others](Self::flush_coalesce) to join it: 0 to 1 s,
+    /// default 0.
+    #[must_use]
+    pub fn flush_coalesce(mut self, wait: Duration) -> Self {
+        self.flush_coalesce = wait;
+        self
+    }
+
+    /// Sets when a table is flushed automatically: when about [`bytes`](Self::flush_bytes) of it
+    /// (at least 1), or something for about [as long as `after`](Self::flush_after), are not
+    /// durable. `None` is never. Default: 256 MiB and `None`.
     #[must_use]
     pub fn auto_flush(mut self, bytes: Option<u64>, after: Option<Duration>) -> Self {
         (self.flush_bytes, self.flush_after) = (bytes, after);
         self
     }
 
-    /// Sets [`gc_interval`](Self::gc_interval).
+    /// Sets how long a table must be idle before its [idle mark](Self::idle_after) is written.
+    /// Default: 1 s.
+    #[must_use]
+    pub fn idle_after(mut self, idle: Duration) -> Self {
+        self.idle_after = idle;
+        self
+    }
+
+    /// Sets how often expired segments are [collected](Self::gc_interval): at least 1 ms, default
+    /// 10 s.
     #[must_use]
     pub fn gc_interval(mut self, interval: Duration) -> Self {
         self.gc_interval = interval;
+        self
+    }
+
+    /// Sets how far the wall clock may be [ahead after a stop](Self::clock_jump_limit) without
+    /// being in doubt. Default: 24 h.
+    #[must_use]
+    pub fn clock_jump_limit(mut self, limit: Duration) -> Self {
+        self.clock_jump_limit = limit;
+        self
+    }
+
+    /// Sets how long a wall clock in doubt must [run steadily](Self::clock_jump_hold) before
+    /// expiry follows it again. Default: 1 h.
+    #[must_use]
+    pub fn clock_jump_hold(mut self, hold: Duration) -> Self {
+        self.clock_jump_hold = hold;
+        self
+    }
+
+    /// Sets the number of [threads for syncs and seals](Self::io_threads): 0 to 256, default 4.
+    #[must_use]
+    pub fn io_threads(mut self, threads: usize) -> Self {
+        self.io_threads = threads;
         self
     }
 
@@ -157,13 +230,26 @@ impl DbOptions {
     }
 }
 
-/// What is not plain data.
+/// The parts of a database that are not plain data, for [`Db::open_with`](crate::Db::open_with).
+///
+/// ```
+/// use lithdb::{Components, Db, DbOptions, EventListener};
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("data");
+/// let listener = EventListener::new(|event| println!("{event:?}"));
+/// let components = Components { listener, ..Components::default() };
+/// let db = Db::open_with(DbOptions::new([&path]), components)?;
+/// # db.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Components {
-    /// Hears of events.
+    /// Receives events. Default: nobody.
     pub listener: EventListener,
-    /// Another file system, clock or pool than the operating system's.
+    /// File system, clock and threads. Default: `None`, those of the operating system, and
+    /// [`io_threads`](DbOptions::io_threads) threads.
     pub env: Option<Env>,
-    /// No threads for upkeep and filters: the owner calls [`Db::maintain`](crate::Db::maintain) instead.
+    /// Start no threads for maintenance and GC filters: the caller calls
+    /// [`Db::maintain`](crate::Db::maintain) instead. Default: false.
     pub without_maintenance: bool,
 }

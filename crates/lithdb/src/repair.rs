@@ -1,25 +1,32 @@
-//! Making a database open again: a plan, and then what it says.
+//! Repair of a database that does not open: [`Db::plan_repair`] returns a plan, [`Repair::apply`]
+//! carries it out.
 //!
-//! No table is opened the ordinary way, so this works where opening refuses. The writer's locks are held from the plan to the
-//! end. Where roots have lost their `root.id`, the tables come first, and the ids last.
+//! It does not open tables in the ordinary way, so it also works on tables that opening refuses.
+//! The plan holds the writer's locks until it is applied or dropped. Where roots have lost their
+//! `root.id`, the tables come first and the ids last.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use lithdb_env::{Error, ErrorKind, Result};
-use lithdb_repair::{Progress, RepairPlan, RepairReport};
 use lithdb_rollback::is_pending;
-use lithdb_roots::{LostRoot, RootLoss, Roots, RootsRepair};
+use lithdb_roots::Roots;
 use lithdb_table::TableSetup;
 use serde::Serialize;
 
+#[doc(inline)]
+pub use lithdb_repair::{Action, PositionRange, RepairPlan, RepairReport, SegmentRepair};
+#[doc(inline)]
+pub use lithdb_roots::{LostRoot, RootLoss, RootsRepair};
+
 use crate::db::Db;
-use crate::inspect::{RefusedTable, setups};
+use crate::inspect::{Progress, RefusedTable, setups};
 use crate::limits;
 use crate::options::{Components, DbOptions};
 use crate::shared::refuse_pending_rollback;
 
-/// What it takes to make a database open again: its roots, and table by table. Holds the writer's locks.
+/// What it takes to make a database open again: its roots, and table by table. Holds the writer's
+/// locks.
 #[derive(Debug, Serialize)]
 pub struct Repair {
     /// Roots that get a new `root.id`, if there are any.
@@ -44,13 +51,14 @@ pub struct Repaired {
 }
 
 impl Db {
-    /// Says what it would take to make the tables (all of them, if none are named) open again: what would be given up, and
-    /// what is done. Changes nothing until it is applied. A table for which there can be no plan does not keep the others
-    /// from theirs. A root whose `root.id` is lost or damaged gets a new one.
+    /// Says what it would take to make the tables (all of them, if none are named) open again:
+    /// what would be given up, and what is done. Changes nothing until it is applied. A table for
+    /// which there can be no plan does not keep the others from theirs. A root whose `root.id` is
+    /// lost or damaged gets a new one.
     ///
     /// # Errors
-    /// `Locked`, `Missing` for a named table that is not there, and what no repair can decide: a missing root, a file on two
-    /// roots, a rollback that was begun and not finished.
+    /// `Locked`, `Missing` for a named table that is not there, and what no repair can decide: a
+    /// missing root, a file on two roots, a rollback that was begun and not finished.
     pub fn plan_repair(
         options: &DbOptions,
         tables: Option<&[String]>,
@@ -59,12 +67,13 @@ impl Db {
         plan(options, &Components::default(), &[], tables, progress)
     }
 
-    /// As [`plan_repair`](Self::plan_repair), of all tables of a database of which roots are gone for good: `options` name the
-    /// others, and `lost_roots` directories that are to take their places, empty or not there yet. What was on those roots is
-    /// given up.
+    /// As [`plan_repair`](Self::plan_repair), of all tables of a database of which roots are gone
+    /// for good: `options` name the others, and `lost_roots` directories that are to take their
+    /// places, empty or not there yet. What was on those roots is given up.
     ///
     /// # Errors
-    /// As [`plan_repair`](Self::plan_repair); `InvalidArgument`, `Foreign`: what is in the way of a new root.
+    /// As [`plan_repair`](Self::plan_repair); `InvalidArgument`, `Foreign`: what is in the way of
+    /// a new root.
     pub fn plan_repair_with_lost_roots(
         options: &DbOptions,
         components: &Components,
@@ -89,7 +98,8 @@ fn plan(
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
     let mut repair = Repair { roots, tables: Vec::new(), refused: Vec::new(), held };
-    // Tables half-way through a rollback look damaged, and mending them would undo a part of it. Finishing it needs the ids.
+    // Tables half-way through a rollback look damaged, and mending them would undo a part of it.
+    // Finishing it needs the ids.
     if let Some(roots) = repair.roots.as_mut().filter(|roots| can_finish_rollback(roots))
         && is_pending(&repair.held)?
     {
@@ -149,12 +159,14 @@ fn warnings(
 }
 
 impl Repair {
-    /// Whether there is nothing to repair, as far as plans could be made: see [`refused`](Self::refused).
+    /// Whether there is nothing to repair, as far as plans could be made: see
+    /// [`refused`](Self::refused).
     pub fn is_empty(&self) -> bool {
         self.tables.is_empty() && self.roots.is_none()
     }
 
-    /// Whether nothing is given up: see [`RepairPlan::is_lossless`] and [`RootsRepair::is_lossless`].
+    /// Whether nothing is given up: see [`RepairPlan::is_lossless`] and
+    /// [`RootsRepair::is_lossless`].
     pub fn is_lossless(&self) -> bool {
         self.are_roots_lossless() && self.tables.iter().all(RepairPlan::is_lossless)
     }
@@ -163,8 +175,9 @@ impl Repair {
         self.roots.as_ref().is_none_or(|roots| roots.is_lossless)
     }
 
-    /// Carries the plans out. Damaged files are kept aside, none is deleted. A table whose repair fails does not keep the
-    /// others from theirs, but roots from their ids: see [`Repaired::refused`].
+    /// Carries the plans out. Damaged files are kept aside, none is deleted. A table whose repair
+    /// fails does not keep the others from theirs, but roots from their ids: see
+    /// [`Repaired::refused`].
     ///
     /// # Errors
     /// A root that could not be given its id: plan again.
@@ -172,8 +185,8 @@ impl Repair {
         self.apply_if(|_| true)
     }
 
-    /// As [`apply`](Self::apply), but only the plans by which nothing is lost. The other tables stay as they are, and all do
-    /// if a root would be taken that may not be what it was.
+    /// As [`apply`](Self::apply), but only the plans by which nothing is lost. The other tables
+    /// stay as they are, and all do if a root would be taken that may not be what it was.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -187,12 +200,12 @@ impl Repair {
     fn apply_if(mut self, may: impl Fn(&RepairPlan) -> bool) -> Result<Repaired> {
         let mut repaired = Repaired { roots: Vec::new(), tables: Vec::new(), refused: Vec::new() };
         if let Some(roots) = &self.roots {
-            roots.prepare(&mut self.held)?;
+            self.held.prepare_repair(roots)?;
         }
         for plan in self.tables.into_iter().filter(may) {
             let setup =
                 TableSetup::for_files(plan.table.clone(), self.held.env(), self.held.paths());
-            match plan.apply(&setup) {
+            match lithdb_repair::apply(plan, &setup) {
                 Ok(report) => repaired.tables.push(report),
                 Err(error) => repaired.refused.push(RefusedTable { table: setup.name, error }),
             }
@@ -200,7 +213,7 @@ impl Repair {
         // Until the ids are there, nobody opens what is half done.
         let is_done = repaired.refused.is_empty();
         if let Some(roots) = self.roots.filter(|_| is_done) {
-            roots.write(self.held.env())?;
+            self.held.finish_repair(&roots)?;
             repaired.roots = roots.lost;
         }
         Ok(repaired)

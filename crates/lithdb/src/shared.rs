@@ -51,7 +51,7 @@ impl Shared {
         self.check_open()?;
         if self.read_only {
             let message = "the database was opened for reading only";
-            return Err(Error::new(ErrorKind::ReadOnly, message));
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         Ok(())
     }

@@ -35,7 +35,7 @@ impl OpenTable {
         }
         let filter = |has| if has { "with a GC filter" } else { "without a GC filter" };
         Err(Error::new(
-            ErrorKind::Conflict,
+            ErrorKind::InvalidArgument,
             format!(
                 "table {name} is open already: expected {:?} {}, found {asked:?} {}",
                 self.options,

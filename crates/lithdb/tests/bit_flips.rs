@@ -11,8 +11,8 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use lithdb::rollback::INTENT_FILE;
 use lithdb::{Error, ErrorKind};
+use lithdb_rollback::INTENT_FILE;
 use lithdb_sim::{CrashImage, Effort, Tally};
 use support::Harness;
 use support::rollback_fixture::{self, Contents, fork, put_batch, put_groups};
@@ -70,8 +70,8 @@ fn stopped_when_decided(scenario: &Scenario) -> Harness {
 
 /// Damage is reported as such, with the file.
 fn assert_is_damage(error: &Error, context: &str) {
-    use ErrorKind::{Conflict, Corrupt, Foreign, Missing, Unsupported};
-    let kinds = [Conflict, Corrupt, Foreign, Missing, Unsupported];
+    use ErrorKind::{Corrupt, Foreign, Missing, Unsupported};
+    let kinds = [Corrupt, Foreign, Missing, Unsupported];
     let is_damage = kinds.contains(&error.kind()) || error.to_string().contains("at most");
     assert!(is_damage, "{context}: {error}");
     assert!(error.to_string().contains("/r"), "{context}: names no file: {error}");

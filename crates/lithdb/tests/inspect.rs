@@ -7,9 +7,9 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use lithdb::env::{Fs, OpenMode, OsFs, read_exact_at, write_all_at};
 use lithdb::rollback::{Phase, max_be_u64};
 use lithdb::{Components, Db, DbOptions, ErrorKind, Rollback, TableOptions};
+use lithdb_env::{Fs, OpenMode, OsFs, read_exact_at, write_all_at};
 
 /// A database of three tables, each with a sealed segment.
 fn three_tables(dir: &Path) -> (DbOptions, Db) {
@@ -18,7 +18,7 @@ fn three_tables(dir: &Path) -> (DbOptions, Db) {
     let db = Db::open_with(options.clone(), alone).unwrap();
     for name in ["a", "b", "c"] {
         let table = db.table(name, Default::default()).unwrap();
-        table.put(b"key", &[7; 300]).unwrap();
+        table.put(b"key", [7; 300]).unwrap();
         table.seal().unwrap();
     }
     (options, db)
@@ -118,7 +118,7 @@ fn stopped_rollback(dir: &Path, steps: usize) -> (DbOptions, bool) {
     for name in ["a", "b", "c"] {
         let table = db.table(name, TableOptions::new().segment_keys(3)).unwrap();
         for n in 0..10_u64 {
-            table.put(&n.to_be_bytes(), &[7; 900]).unwrap();
+            table.put(n.to_be_bytes(), [7; 900]).unwrap();
         }
     }
     db.close().unwrap();
@@ -150,14 +150,14 @@ fn pending_rollback_suppresses_all_other_findings() {
         let pending = found.pending_rollback.unwrap();
         assert!(pending.obstacle.is_none(), "{pending}");
         assert_eq!(names(pending.tables.iter().map(|report| &report.table)), ["a", "b", "c"]);
-        let nothing = |_: &lithdb::DumpLine| panic!("a record");
+        let nothing = |_: &lithdb::inspect::DumpLine| panic!("a record");
         for refused in [
             Db::plan_repair(&options, None, &mut |_| {}).map(drop),
             Db::dump(&options, "a", None, &mut { nothing }),
             Db::open_read_only(options.clone()).map(drop),
         ] {
             let error = refused.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::RollbackPending, "{error}");
+            assert!(error.is_rollback_pending(), "{error}");
             for part in ["rollback.intent", "a, b, c", "`lith rollback --finish`"] {
                 assert!(error.to_string().contains(part), "{part}: {error}");
             }
@@ -194,7 +194,7 @@ fn rollback_started_during_verification_suppresses_findings() {
         }
         Ok(())
     });
-    assert_eq!(dumped.unwrap_err().kind(), ErrorKind::RollbackPending);
+    assert!(dumped.unwrap_err().is_rollback_pending());
 }
 
 /// For programs: paths as text, even if they are not UTF-8.

@@ -6,9 +6,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use lithdb::env::{Fs, OpenMode, OsFs, write_all_at};
 use lithdb::rollback::max_be_u64;
 use lithdb::{Components, Db, DbOptions, Entry, ReadMode, Rollback, TableOptions, Value};
+use lithdb_env::{Fs, OpenMode, OsFs, write_all_at};
 
 const KEYS: u64 = 60;
 
@@ -44,13 +44,13 @@ impl LentValues {
         let db = open(root);
         let table = db.table("t", table_options()).unwrap();
         for n in 0..KEYS {
-            table.put(&n.to_be_bytes(), &value_of(n)).unwrap();
+            table.put(n.to_be_bytes(), value_of(n)).unwrap();
         }
         table.flush().unwrap();
         let reader = Db::open_read_only(options(root)).unwrap();
         let theirs = reader.existing_table("t").unwrap();
         let all = |table: &lithdb::Table| -> Vec<(u64, Value)> {
-            (0..KEYS).map(|n| (n, table.get(&n.to_be_bytes()).unwrap().unwrap())).collect()
+            (0..KEYS).map(|n| (n, table.get(n.to_be_bytes()).unwrap().unwrap())).collect()
         };
         let values = [all(&table), all(&theirs)].concat();
         let entries = theirs.iter().unwrap().map(Result::unwrap).collect();
@@ -77,7 +77,7 @@ impl LentValues {
 fn put_more(db: &Db) {
     let table = db.table("t", table_options()).unwrap();
     for n in 0..KEYS {
-        table.put(&n.to_be_bytes(), &[0xEE; 3000]).unwrap();
+        table.put(n.to_be_bytes(), [0xEE; 3000]).unwrap();
     }
     table.flush().unwrap();
 }
@@ -141,7 +141,7 @@ fn lent_values_survive_collection() {
     let table = db.table("t", table_options()).unwrap();
     table.seal().unwrap();
     table.set_ttl(Some(Duration::from_millis(1))).unwrap();
-    while table.get(&0_u64.to_be_bytes()).unwrap().is_some() {
+    while table.get(0_u64.to_be_bytes()).unwrap().is_some() {
         table.run_gc().unwrap();
         std::thread::yield_now();
     }

@@ -23,7 +23,7 @@ fn open_all(harness: &Harness, read_only: bool) -> Result<()> {
     let table = db.existing_table("t")?;
     // Sealed segments are opened on demand.
     for n in 0..10 {
-        table.get(&key(n))?;
+        table.get(key(n))?;
     }
     check(&table, 0..10);
     db.close()
@@ -45,9 +45,9 @@ fn damaged_rollback_intent_is_refused() {
     let harness = closed();
     harness.fs.write_raw("/r0/rollback.intent", b"whatever".repeat(9));
     let before = image(&harness);
-    for (read_only, kind) in [(true, ErrorKind::RollbackPending), (false, ErrorKind::Corrupt)] {
+    for (read_only, kind) in [(true, ErrorKind::Locked), (false, ErrorKind::Corrupt)] {
         let error = open_all(&harness, read_only).unwrap_err();
-        assert_eq!(error.kind(), kind, "{error}");
+        assert_eq!((error.kind(), error.is_rollback_pending()), (kind, read_only), "{error}");
         assert!(error.to_string().contains("/r0/rollback.intent"), "{error}");
     }
     assert_eq!(image(&harness), before);
@@ -203,7 +203,7 @@ fn file_system_without_fallocate_is_unsupported() {
     let table = db.existing_table("t").unwrap();
     check(&table, 0..10);
     for _ in 0..2 {
-        let error = table.put(&key(10), &[7; 300]).unwrap_err();
+        let error = table.put(key(10), [7; 300]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         assert!(error.message().contains("/t/segments/"), "it names the file: {error}");
     }

@@ -204,9 +204,9 @@ fn tables_with_different_keys_use_their_own_filters() {
     let db = harness.open();
     let tables = ["blocks", "receipts", "votes"].map(|name| db.table(name, small()).unwrap());
     for n in 0..20_u64 {
-        tables[0].put(&[b"b".as_slice(), &n.to_be_bytes()].concat(), b"block").unwrap();
+        tables[0].put([b"b".as_slice(), &n.to_be_bytes()].concat(), b"block").unwrap();
         tables[1].put(format!("r:{n}").as_bytes(), b"receipt").unwrap();
-        tables[2].put(&n.to_be_bytes(), b"vote").unwrap();
+        tables[2].put(n.to_be_bytes(), b"vote").unwrap();
     }
     db.close().unwrap();
     drop((tables, db));

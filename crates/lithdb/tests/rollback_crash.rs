@@ -6,7 +6,7 @@
 
 mod support;
 
-use lithdb::rollback::INTENT_FILE;
+use lithdb_rollback::INTENT_FILE;
 use lithdb_sim::{CrashImage, Effort, SimFs, Tally};
 use support::Harness;
 use support::scenarios::{self, Scenario};

@@ -11,8 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lithdb::env::Env;
 use lithdb::{ErrorKind, NoMatch, Rollback};
+use lithdb_env::Env;
 use lithdb_env::Fs;
 use lithdb_sim::{CrashImage, Effort, Fault, OpKind, Pages, Tally};
 use parking_lot::Mutex;

@@ -167,7 +167,7 @@ fn heights(put: &[u64]) -> Harness {
     for (n, height) in put.iter().enumerate() {
         let alias = format!("hash:{n}");
         let value = [n as u8; 40];
-        table.put_with(&height.to_be_bytes(), &value, &[SecondaryKey::whole(&alias)]).unwrap();
+        table.put_with(height.to_be_bytes(), value, &[SecondaryKey::whole(&alias)]).unwrap();
     }
     db.close().unwrap();
     harness
@@ -242,7 +242,7 @@ fn kept_key_without_a_number_is_reported_out_of_order() {
     let table = db.table("t", small()).unwrap();
     table.put(b"genesis", b"first").unwrap();
     for n in 1..9_u64 {
-        table.put(&n.to_be_bytes(), b"block").unwrap();
+        table.put(n.to_be_bytes(), b"block").unwrap();
     }
     db.close().unwrap();
     drop((table, db));
@@ -355,7 +355,7 @@ fn interrupted_rollback_is_described_until_finished() {
                 assert!(shown.lines().all(|line| line.chars().count() <= 90), "{shown}");
             }
             let error = after.try_read().map(drop).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::RollbackPending, "{k}: {error}");
+            assert!(error.is_rollback_pending(), "{k}: {error}");
             rollback(&after).finish().unwrap().unwrap();
             assert!(rollback(&after).pending().unwrap().is_none(), "{k}");
         }
@@ -379,7 +379,7 @@ fn obstacle_to_a_pending_rollback_is_reported() {
         assert!(obstacle.to_string().contains(path), "{path}: {found}");
         assert!(!found.to_string().contains("opening the database for writing"), "{found}");
         let text = harness.try_read().map(drop).unwrap_err();
-        assert_eq!(text.kind(), ErrorKind::RollbackPending);
+        assert!(text.is_rollback_pending());
         assert!(text.to_string().contains("cannot be finished"), "{text}");
         assert_eq!(rollback(&harness).finish().unwrap_err().to_string(), obstacle.to_string());
         harness.fs.write_raw(path, bytes);

@@ -122,7 +122,7 @@ fn held(db: &Db, name: &str) -> Result<u64, ErrorKind> {
         Err(error) => return Err(error.kind()),
     };
     let mut count = 0;
-    while table.get(&key(count)).map_err(|e| e.kind())?.is_some() {
+    while table.get(key(count)).map_err(|e| e.kind())?.is_some() {
         count += 1;
     }
     check(&table, 0..count);

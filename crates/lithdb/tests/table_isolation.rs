@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use lithdb::env::{Env, Pool, spawn};
 use lithdb::{
     Batch, Components, Db, DbOptions, Error, ErrorKind, Event, EventListener, GcFilter, Position,
-    Table, TableOptions, verify_keymap,
+    Table, TableOptions,
 };
+use lithdb_env::{Env, Pool, spawn};
 use lithdb_sim::{CrashImage, Fault, OpKind};
 use parking_lot::{Condvar, Mutex};
 use support::rollback_fixture::hook::{Gate, HookFs};
@@ -542,8 +542,7 @@ fn calls(db: &Db, table: Option<&Table>) -> Vec<&'static str> {
             ("oldest_key", table.oldest_key().err()),
             ("newest_key", table.newest_key().err()),
             ("refresh", table.refresh().err()),
-            ("verify_keymap", verify_keymap(table, &mut |_| {}).err()),
-            ("begin_drop", table.begin_drop().err()),
+            ("verify_keymap", table.verify_keymap(&mut |_| {}).err()),
             ("close", table.close().err()),
         ]);
         let _ = (table.stats(), table.durable_position(), table.failure(), table.has_gc_filter());
@@ -620,7 +619,7 @@ fn call_from_everywhere(threads: usize) {
     table.run_gc().unwrap();
     // A file that cannot be created, under the writer's lock, and a failing write.
     harness.fs.fail_op(1, Fault::Eio, true);
-    while table.put(b"more", &[1; 100]).is_ok() {}
+    while table.put(b"more", [1; 100]).is_ok() {}
     table.set_ttl(Some(Duration::from_secs(1))).unwrap_err();
     assert!(table.failure().is_some());
     harness.fs.clear_faults();

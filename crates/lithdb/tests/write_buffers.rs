@@ -31,7 +31,7 @@ fn batch(keys: u32, len: usize) -> Batch {
 
 fn check(table: &Table, keys: u32, len: usize) {
     for n in 0..keys {
-        assert_eq!(table.get(&n.to_le_bytes()).unwrap().unwrap(), value(n, len).as_slice());
+        assert_eq!(table.get(n.to_le_bytes()).unwrap().unwrap(), value(n, len).as_slice());
     }
 }
 
@@ -43,7 +43,7 @@ fn idle_tables_release_write_buffers_to_busy_ones() {
         .map(|n| {
             let table = db.table(&format!("t{n}"), TableOptions::new()).unwrap();
             for (len, key) in [(5_000, "value file"), (100, "key file")] {
-                table.put(key.as_bytes(), &value(n, len)).unwrap();
+                table.put(key.as_bytes(), value(n, len)).unwrap();
             }
             table
         })

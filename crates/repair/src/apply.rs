@@ -65,17 +65,13 @@ impl fmt::Display for RepairReport {
     }
 }
 
-impl RepairPlan {
-    /// Carries the plan out; after that, the table opens. The caller has held the exclusive lock
-    /// of every root since before the plan was made. If it fails or is interrupted, make a new
-    /// plan.
-    ///
-    /// # Errors
-    /// File system errors; nothing is lost that the plan did not list.
-    pub fn apply(self, setup: &TableSetup) -> Result<RepairReport> {
-        self.apply_in_order(setup).map_err(|e| setup.in_context(&e))
-    }
+/// Carries the plan out. The caller has held the exclusive lock of every root since before the plan was made. After
+/// it, the table opens. If it fails or is interrupted, plan again; nothing is lost that the plan did not name.
+pub fn apply(plan: RepairPlan, setup: &TableSetup) -> Result<RepairReport> {
+    plan.apply_in_order(setup).map_err(|e| setup.in_context(&e))
+}
 
+impl RepairPlan {
     fn apply_in_order(self, setup: &TableSetup) -> Result<RepairReport> {
         let mut report = RepairReport {
             table: self.table.clone(),

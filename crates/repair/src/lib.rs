@@ -1,9 +1,11 @@
+//! An engine crate of LithDB, without any stability promise: use `lithdb`.
+//!
 //! Verifies, dumps and repairs a table's files without opening the table. The facade calls it.
 //!
 //! Everything starts from the *chain links*: the table state, the segments of the table, and how
 //! they are linked. Then each segment is *examined*: which groups are whole, records and value
 //! bytes, and what is wrong with the rest. `verify` reports that; `plan_repair` plans from it what
-//! would be lost, and only [`RepairPlan::apply`] changes anything. A repair never deletes a file:
+//! would be lost, and only [`apply`] changes anything. A repair never deletes a file:
 //! it moves what it replaces to `damaged-<milliseconds>` beside the `segments` directory it came
 //! from.
 
@@ -26,7 +28,7 @@ mod values;
 mod verify;
 mod walk;
 
-pub use apply::RepairReport;
+pub use apply::{RepairReport, apply};
 pub use dump::{DumpLine, dump};
 pub use finding::{Finding, Severity, VerifyReport};
 use lithdb_env::lossy;

@@ -23,7 +23,7 @@ const RESCAN_DELAY: Duration = Duration::from_millis(25);
 /// caller has the roots open for reading.
 ///
 /// # Errors
-/// `Missing` if there is no such table; `Unsupported`, `Conflict` and `Foreign` as from opening; a
+/// `Missing` if there is no such table; `Unsupported` and `Foreign` as from opening; a
 /// read error of the state. Damage is not an error: it is in the report.
 pub fn verify(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<VerifyReport> {
     verify_table(setup, progress).map_err(|e| setup.in_context(&e))
@@ -83,9 +83,7 @@ fn examine_subject(
     let found = chain_links.members.get(index).filter(|found| found.id == id);
     let Some(found) = found else { return Ok(None) };
     match examine(setup, chain_links, index, meter) {
-        Err(error)
-            if !matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) =>
-        {
+        Err(error) if error.kind() != ErrorKind::Unsupported && !error.is_permission_denied() => {
             let path = found.paths(&setup.segment_dirs(), 1).keys;
             let findings = vec![Finding::from_error(&path, &error).of(id)];
             Ok(Some(Examined { id, findings, ..Examined::default() }))
@@ -134,7 +132,7 @@ fn open_error(setup: &TableSetup) -> Result<Option<Error>> {
         let table_state = ChainLinks::load(setup)?.table_state;
         let plan = OpenPlan::make(&setup.env, &setup.segment_dirs(), &table_state, Access::Read);
         let Err(error) = plan else { return Ok(None) };
-        if error.kind() == ErrorKind::PermissionDenied {
+        if error.is_permission_denied() {
             return Err(error);
         }
         if before.as_ref().is_some_and(|before| before.message() == error.message()) {

@@ -3,6 +3,7 @@
 //! Until the intent is written, any failure leaves the database as it was; from then on the
 //! rollback is carried out, by this call or by the next opening.
 
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use lithdb_env::{Error, ErrorKind, Result, remove_best_effort, replacement_path};
@@ -84,24 +85,33 @@ impl RollbackPlan {
     /// Rolls back all tables of the plan, or none, whatever happens.
     ///
     /// # Errors
-    /// Those of [`check`](Self::check); `Locked`; `Conflict` for a stale plan, if the database no
-    /// longer holds what it held when the plan was made; `StorageFull` and other failures while
+    /// Those of [`check`](Self::check); `Locked`; `InvalidArgument` for a stale plan, if the
+    /// database no longer holds what it held when the plan was made; `StorageFull` and other failures while
     /// preparing: nothing has changed, and what was written is removed. An error after the
     /// rollback was decided says so: the next opening, or
     /// [`Rollback::finish`](crate::Rollback::finish), continues it.
     pub fn execute(self) -> Result<RollbackReport> {
-        self.execute_with(|_| ControlFlow::Continue(()))
+        let never_stop = |_: &Progress| ControlFlow::<Infallible>::Continue(());
+        let ControlFlow::Continue(report) = self.run(never_stop)?;
+        Ok(report)
     }
 
     /// As [`execute`](Self::execute), but calls `progress`, which can stop the rollback during the
-    /// phase [`Preparing`](Phase::Preparing).
+    /// phase [`Preparing`](Phase::Preparing). Returns `None` if it did: nothing has changed.
     ///
     /// # Errors
-    /// As [`execute`](Self::execute); `Cancelled` if `progress` stopped it: nothing has changed.
+    /// As [`execute`](Self::execute).
     pub fn execute_with(
         self,
-        mut progress: impl FnMut(&Progress) -> ControlFlow<()>,
-    ) -> Result<RollbackReport> {
+        progress: impl FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<Option<RollbackReport>> {
+        Ok(self.run(progress)?.continue_value())
+    }
+
+    fn run<B>(
+        self,
+        mut progress: impl FnMut(&Progress) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B, RollbackReport>> {
         self.check()?;
         let clock = &self.env.clock;
         let started = clock.monotonic();
@@ -109,7 +119,10 @@ impl RollbackPlan {
         refuse_pending(&roots)?;
         let stopped_tables = self.stopped_tables(&roots)?;
         let mut reporter = ProgressReporter::new(&self, &mut progress);
-        let prepared = self.prepare(stopped_tables, &mut reporter)?;
+        let prepared = match self.prepare(stopped_tables, &mut reporter)? {
+            ControlFlow::Continue(prepared) => prepared,
+            ControlFlow::Break(stopped) => return Ok(ControlFlow::Break(stopped)),
+        };
         let (mut decided, mut tables) = (None, Vec::new());
         if !prepared.is_empty() {
             let intent = self.decide(&roots, prepared)?;
@@ -128,7 +141,8 @@ impl RollbackPlan {
         tables.extend(untouched.map(TableReport::of));
         tables.sort_by(|a, b| a.table.cmp(&b.table));
         let took = clock.monotonic().saturating_sub(started);
-        Ok(RollbackReport { decided, finished_later: false, tables, took })
+        let report = RollbackReport { decided, finished_later: false, tables, took };
+        Ok(ControlFlow::Continue(report))
     }
 
     /// Reads the tables again; a table that no longer holds what it held makes the plan stale.
@@ -165,22 +179,27 @@ impl RollbackPlan {
     }
 
     /// Prepares all tables or none: a `PreparedTruncation` that is dropped removes its files.
-    fn prepare(
+    fn prepare<B>(
         &self,
         stopped_tables: Vec<StoppedTable>,
-        reporter: &mut ProgressReporter<'_>,
-    ) -> Result<Vec<(&TablePlan, PreparedTruncation)>> {
+        reporter: &mut ProgressReporter<'_, B>,
+    ) -> Result<ControlFlow<B, Vec<(&TablePlan, PreparedTruncation)>>> {
         let mut prepared = Vec::new();
         for (plan, stopped_table) in self.tables.iter().zip(stopped_tables) {
             if let Some(at) = &plan.truncate_at {
-                reporter.preparing(&plan.table)?;
+                if let ControlFlow::Break(stopped) = reporter.report(Phase::Preparing, &plan.table)
+                {
+                    return Ok(ControlFlow::Break(stopped));
+                }
                 prepared.push((plan, prepare(stopped_table, at)?));
             }
         }
-        if let Some(plan) = self.tables.last() {
-            reporter.preparing(&plan.table)?;
+        if let Some(plan) = self.tables.last()
+            && let ControlFlow::Break(stopped) = reporter.report(Phase::Preparing, &plan.table)
+        {
+            return Ok(ControlFlow::Break(stopped));
         }
-        Ok(prepared)
+        Ok(ControlFlow::Continue(prepared))
     }
 
     /// Writes the intent, which decides the rollback.
@@ -217,18 +236,18 @@ impl RollbackPlan {
 
 fn stale(what: &str) -> Error {
     let message = format!("stale plan: {what} since the plan was made; plan again");
-    Error::new(ErrorKind::Conflict, message)
+    Error::new(ErrorKind::InvalidArgument, message)
 }
 
 /// Reports progress to the caller.
-struct ProgressReporter<'a> {
-    progress: &'a mut dyn FnMut(&Progress) -> ControlFlow<()>,
+struct ProgressReporter<'a, B> {
+    progress: &'a mut dyn FnMut(&Progress) -> ControlFlow<B>,
     total: Removed,
     done: Removed,
 }
 
-impl<'a> ProgressReporter<'a> {
-    fn new(plan: &RollbackPlan, progress: &'a mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Self {
+impl<'a, B> ProgressReporter<'a, B> {
+    fn new(plan: &RollbackPlan, progress: &'a mut dyn FnMut(&Progress) -> ControlFlow<B>) -> Self {
         let mut total = Removed::default();
         for TablePlan { segments_removed, bytes_removed, .. } in &plan.tables {
             total.add(Removed { segments: *segments_removed, bytes: *bytes_removed });
@@ -236,7 +255,7 @@ impl<'a> ProgressReporter<'a> {
         Self { progress, total, done: Removed::default() }
     }
 
-    fn report(&mut self, phase: Phase, table: &TableName) -> ControlFlow<()> {
+    fn report(&mut self, phase: Phase, table: &TableName) -> ControlFlow<B> {
         (self.progress)(&Progress {
             phase,
             table: table.clone(),
@@ -245,16 +264,6 @@ impl<'a> ProgressReporter<'a> {
             bytes_done: self.done.bytes,
             bytes_total: self.total.bytes,
         })
-    }
-
-    fn preparing(&mut self, table: &TableName) -> Result<()> {
-        match self.report(Phase::Preparing, table) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Error::new(
-                ErrorKind::Cancelled,
-                "the caller stopped the rollback before it was decided; nothing was changed",
-            )),
-        }
     }
 
     fn applying(&mut self, table: &TableName, removed: Removed) {

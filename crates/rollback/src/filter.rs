@@ -1,20 +1,6 @@
 //! Ready-made filters for the usual points to roll back to: a key, a height, a time, a position.
 //!
-//! Pass one to [`Rollback::plan`](crate::Rollback::plan), or combine several with [`PerTable`] for
-//! tables with different keys:
-//!
-//! ```
-//! use lithdb_rollback::{PerTable, max_be_u64, through_key};
-//! // Keys of `blocks` are a letter and the height, `receipts` ends at one key, all others have
-//! // the height alone.
-//! let filter = PerTable::new()
-//!     .table("blocks", max_be_u64(1, 100))
-//!     .table("receipts", through_key(b"r:100:7"))
-//!     .otherwise(max_be_u64(0, 100));
-//! let mut filter = filter.into_filter();
-//! # let _: &mut dyn FnMut(&lithdb_rollback::RecordRef<'_>)
-//! #     -> lithdb_env::Result<lithdb_rollback::Verdict> = &mut filter;
-//! ```
+//! Each is a function that [`Rollback::plan`](crate::Rollback::plan) takes as it is; [`PerTable`] combines several.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;

@@ -98,7 +98,7 @@ pub fn pending(roots: &Roots) -> Result<Option<PendingRollback>> {
 /// Refuses a database with a pending rollback, for callers that do not finish it.
 ///
 /// # Errors
-/// `RollbackPending`; file system errors.
+/// `Locked`; file system errors.
 pub fn refuse_pending(roots: &Roots) -> Result<()> {
     pending(roots)?.map_or(Ok(()), |pending| Err(pending.to_error()))
 }

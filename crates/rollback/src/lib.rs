@@ -1,3 +1,5 @@
+//! An engine crate of LithDB, without any stability promise: use `lithdb`.
+//!
 //! Rolls a stopped database back to an earlier point: all tables or none, whatever happens.
 //!
 //! The log is truncated, not rewritten. Making a *plan* scans every table from its newest record

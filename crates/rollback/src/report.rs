@@ -82,7 +82,7 @@ impl PendingRollback {
             self.path.display(),
             names.join(", ")
         );
-        Error::new(ErrorKind::RollbackPending, message)
+        Error::new(ErrorKind::Locked, message).for_pending_rollback()
     }
 }
 

@@ -97,7 +97,7 @@ impl Rollback {
     /// every record that is kept. Writes nothing.
     ///
     /// # Errors
-    /// `Locked` if the database is open for writing. `RollbackPending`: see
+    /// `Locked` if the database is open for writing, or if a rollback is pending: see
     /// [`finish`](Self::finish). An error or a panic of the filter. `InvalidArgument` if the
     /// filter keeps nothing in some table ([`NoMatch::Refuse`]), or if the first record it keeps
     /// has been collected. `Missing` for a missing table or root. `Foreign` for files that are

@@ -154,7 +154,7 @@ fn open(seen: &[ScannedRoot], members: &[Member<'_>], reference: Member<'_>) -> 
         };
         if let Some(double) = with_number.next() {
             return refuse(
-                ErrorKind::Conflict,
+                ErrorKind::Foreign,
                 format!(
                     "{member} and {double} are the same root: one is a copy; remove it from the list"
                 ),
@@ -164,7 +164,7 @@ fn open(seen: &[ScannedRoot], members: &[Member<'_>], reference: Member<'_>) -> 
     }
     if let Some(extra) = unidentified.first() {
         return refuse(
-            ErrorKind::Conflict,
+            ErrorKind::Foreign,
             format!(
                 "{} is not a root of the database of {reference}, all of whose roots are listed; \
                  remove it from the list",

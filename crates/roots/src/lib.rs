@@ -1,3 +1,5 @@
+//! An engine crate of LithDB, without any stability promise: use `lithdb`.
+//!
 //! The root directories of one open database: their identities, generations and locks, and the
 //! list of tables. Callers: the facade and `rollback`.
 //!
@@ -58,8 +60,8 @@ impl Roots {
     /// # Errors
     /// Each names the directory and the remedy. `InvalidArgument`: no roots, one listed twice, one
     /// inside another. `Missing`: no database and `create_if_missing` not set, or a root is
-    /// missing. `Foreign`: roots of two databases, or creation among other files. `Conflict`: a
-    /// duplicate root, or one too many. `Corrupt`, `Unsupported`: a `root.id`. `Locked`: open for
+    /// missing. `Foreign`: roots of two databases, a duplicate root, one too many, or creation
+    /// among other files. `Corrupt`, `Unsupported`: a `root.id`. `Locked`: open for
     /// writing elsewhere. File system errors.
     pub fn open_for_writing(env: &Env, roots: &[PathBuf], create_if_missing: bool) -> Result<Self> {
         let fs = &*env.fs;

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use lithdb_env::{Env, Error, ErrorKind, Fs, Result, lossy};
+use lithdb_env::{Error, ErrorKind, Fs, Result, lossy};
 use serde::Serialize;
 
 use super::decide::{self, RootsPlan};
@@ -92,7 +92,7 @@ impl fmt::Display for RootsRepair {
 ///
 /// # Errors
 /// The error of opening, if no id is lost or if nothing shows that a directory is a root;
-/// `InvalidArgument`, `Foreign`, `Conflict`: a directory that cannot be a root.
+/// `InvalidArgument`, `Foreign`: a directory that cannot be a root.
 pub(super) fn plan(
     fs: &dyn Fs,
     roots: &[PathBuf],
@@ -251,33 +251,30 @@ impl RootsRepair {
     pub(super) fn first_id(&self) -> RootId {
         super::first_id(self.ids.clone())
     }
+}
 
-    /// Creates the directories that replace lost roots, durably, and locks them. Call it before
-    /// repairing the tables.
-    ///
-    /// # Errors
-    /// File system errors; it may be called again.
-    pub fn prepare(&self, roots: &mut Roots) -> Result<()> {
-        let fs = &*roots.env.fs;
-        create::create_dirs(fs, &roots.absent)?;
-        roots.locks.append(locks::take(fs, &roots.absent, Access::Write)?);
-        roots.absent.clear();
-        let gone = self.lost.iter().filter(|lost| lost.loss == RootLoss::Gone);
+impl Roots {
+    /// Creates and locks the directories of roots that are gone, durably. Before the tables are repaired; may be
+    /// repeated.
+    pub fn prepare_repair(&mut self, plan: &RootsRepair) -> Result<()> {
+        let fs = &*self.env.fs;
+        create::create_dirs(fs, &self.absent)?;
+        self.locks.append(locks::take(fs, &self.absent, Access::Write)?);
+        self.absent.clear();
+        let gone = plan.lost.iter().filter(|lost| lost.loss == RootLoss::Gone);
         gone.map(|lost| &lost.path).try_for_each(|path| create::require_reservation(fs, path))
     }
 
-    /// Writes the ids of all roots: the last step of a repair, after which the database opens.
-    ///
-    /// # Errors
-    /// File system errors; make a new plan.
-    pub fn write(&self, env: &Env) -> Result<()> {
-        let damaged = self.lost.iter().filter(|lost| lost.loss == RootLoss::IdDamaged);
+    /// Gives all roots their ids, the last step of a repair: after it, the database opens. If it fails, plan again.
+    pub fn finish_repair(&self, plan: &RootsRepair) -> Result<()> {
+        let env = &self.env;
+        let damaged = plan.lost.iter().filter(|lost| lost.loss == RootLoss::IdDamaged);
         let damaged: Vec<PathBuf> = damaged.map(|lost| lost.path.join(ROOT_ID_FILE)).collect();
         if !damaged.is_empty() {
-            Quarantine::new(env, &self.paths)?.move_in(&damaged)?;
+            Quarantine::new(env, &plan.paths)?.move_in(&damaged)?;
         }
-        create::remove_leftovers(&*env.fs, &self.paths)?;
-        match (self.paths.as_slice(), self.ids.as_slice()) {
+        create::remove_leftovers(&*env.fs, &plan.paths)?;
+        match (plan.paths.as_slice(), plan.ids.as_slice()) {
             ([path], [id]) => id.create(&*env.fs, path),
             (paths, ids) => create::renew(env, paths, ids),
         }

@@ -243,10 +243,10 @@ fn foreign_duplicate_or_extra_root_is_refused() {
     for name in ["m", "n"] {
         OsFs.create_dir(&dirs.path(name)).unwrap();
     }
-    dirs.refuses("abcm", ErrorKind::Conflict, &["/m", "remove it from the list"]);
+    dirs.refuses("abcm", ErrorKind::Foreign, &["/m", "remove it from the list"]);
     put(&dirs.path("m/root.id"), &b);
-    dirs.refuses("abcm", ErrorKind::Conflict, &["/b", "/m", "copy"]);
-    dirs.refuses("abm", ErrorKind::Conflict, &["/b", "/m", "copy"]);
+    dirs.refuses("abcm", ErrorKind::Foreign, &["/b", "/m", "copy"]);
+    dirs.refuses("abm", ErrorKind::Foreign, &["/b", "/m", "copy"]);
     assert!(dirs.open("amc").is_ok(), "a root may be moved to another directory");
     put(&dirs.path("n/root.id"), &y);
     dirs.refuses("anc", ErrorKind::Foreign, &["/n", "/a", "different databases"]);

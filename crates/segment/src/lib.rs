@@ -1,3 +1,5 @@
+//! An engine crate of LithDB, without any stability promise: use `lithdb`.
+//!
 //! One segment of a table: ids, names, byte formats, writing, sealing, reading, scanning.
 //!
 //! `docs/FORMAT.md` defines every byte. A segment knows nothing of its table's other segments,

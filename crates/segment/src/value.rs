@@ -25,6 +25,20 @@ impl Value {
     }
 }
 
+/// Without copying.
+impl From<Value> for Bytes {
+    fn from(value: Value) -> Self {
+        value.bytes
+    }
+}
+
+/// Copies mapped bytes, and those that another clone holds.
+impl From<Value> for Vec<u8> {
+    fn from(value: Value) -> Self {
+        value.bytes.into()
+    }
+}
+
 impl Deref for Value {
     type Target = [u8];
 

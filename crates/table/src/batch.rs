@@ -13,13 +13,6 @@ pub const MAX_BATCH_BYTES: u64 = 1 << 30;
 pub const MAX_BATCH_KEYS: usize = 1 << 20;
 
 /// Another key for a value or for a part of it.
-///
-/// ```
-/// use lithdb_table::SecondaryKey;
-/// let whole = SecondaryKey::whole(b"hash-2");
-/// let part = SecondaryKey::range(b"tx-9", 128..512);
-/// assert_eq!((whole.key(), part.key()), (&b"hash-2"[..], &b"tx-9"[..]));
-/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecondaryKey<'a> {
     key: &'a [u8],

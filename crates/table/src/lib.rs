@@ -1,3 +1,5 @@
+//! An engine crate of LithDB, without any stability promise: use `lithdb`.
+//!
 //! One table: put, flush, seal, get, iterate, collect, and recovery when it is opened.
 //!
 //! A table knows nothing of other tables. A put goes down to the segment, and its position comes
@@ -37,7 +39,7 @@ pub use lifecycle::{Presence, presence};
 pub use maintenance::Maintenance;
 pub use open::OpenForWriting;
 pub use options::{DuplicateKeys, KeymapKind, TableOptions, Ttl};
-pub use read::check_keymap::{KeymapReport, verify_keymap};
+pub use read::check_keymap::{KeymapMismatch, KeymapReport, verify_keymap};
 pub use read::iter::{Entry, Iter};
 pub use setup::TableSetup;
 pub use stats::TableStats;

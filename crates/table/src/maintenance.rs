@@ -26,16 +26,13 @@ pub struct Maintenance {
 }
 
 impl Table {
-    /// Does what is due.
-    ///
-    /// # Errors
-    /// The first error; the remaining work is done all the same.
+    /// Does what is due. Returns the first error; the rest is tried all the same.
     pub fn tick(&self, maintenance: &Maintenance) -> Result<()> {
         let writer = self.enter_write()?;
         let shared = &writer.shared;
         let maintained = shared.latch_on_panic("upkeep", || {
             let timed = writer.record_time().map(drop);
-            let aged = writer.seal_by_age();
+            let aged = writer.seal_by_age().map(drop);
             let flushed = writer.flush_if_due(maintenance);
             let marked = writer.write_mark_if_idle(maintenance.idle_after);
             timed.and(aged).and(flushed).and(marked)
@@ -47,13 +44,20 @@ impl Table {
         maintained.and(collected)
     }
 
-    /// Declares the wall clock correct: expiry follows it at once, forwards and back. What was
-    /// sealed at a later time than it shows, or at a time that was in doubt, counts as sealed now.
-    /// Durable on return.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a clock before 2020 or after 9999; `ReadOnly`, `Closed`; `Io`, which
-    /// latches the table.
+    /// Seals the mutable segment if it is old enough, without waiting until that is durable.
+    /// Returns whether it did.
+    pub fn seal_if_old(&self) -> Result<bool> {
+        let writer = self.enter_write()?;
+        writer.shared.latch_on_panic("maintenance", || {
+            let timed = writer.record_time().map(drop);
+            let aged = writer.seal_by_age();
+            timed.and(aged)
+        })
+    }
+
+    /// Accepts the wall clock after a jump, durably: what was sealed later than it shows, or at a
+    /// time in doubt, counts as sealed now. `InvalidArgument` before 2020 or after 9999; a failed
+    /// write latches.
     pub fn accept_clock(&self) -> Result<()> {
         let writer = self.enter_write()?;
         let accepted = writer.clock.lock().accept(&*writer.shared.env().clock);
@@ -62,9 +66,6 @@ impl Table {
     }
 
     /// Changes the number of value files, from the next segment on.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a number outside 1 to 256.
     pub fn set_shards(&self, shards: u16) -> Result<()> {
         let shared = &self.enter_write()?.shared;
         let options = shared.options.clone().shards(shards);
@@ -75,16 +76,17 @@ impl Table {
 }
 
 impl Writer {
-    fn seal_by_age(self: &Arc<Self>) -> Result<()> {
+    fn seal_by_age(self: &Arc<Self>) -> Result<bool> {
         let shared = &self.shared;
         let steady = shared.env().clock.monotonic();
         let age = shared.options.segment_age_for(shared.settings.lock().ttl);
         let mut log = self.log.lock();
         let reached = |(since, before)| steady.saturating_sub(since).saturating_add(before) >= age;
         if !log.has_records() || !log.begun.is_some_and(reached) {
-            return Ok(());
+            return Ok(false);
         }
-        self.roll_over(&mut log).map_err(|e| shared.fail(&e))
+        self.roll_over(&mut log).map_err(|e| shared.fail(&e))?;
+        Ok(true)
     }
 
     fn flush_if_due(&self, maintenance: &Maintenance) -> Result<()> {

@@ -21,6 +21,7 @@ pub enum Ttl {
     After(Duration),
 }
 
+#[doc(hidden)] // for serde; users see only the options
 impl HumanReadable for Ttl {
     fn show(&self) -> String {
         match self {
@@ -67,14 +68,6 @@ pub enum KeymapKind {
 
 /// The options of a table. Plain data: read them from a file, or set them one by one. Durations
 /// and sizes are written as `"30 days"` and `"64 MiB"`, or as numbers of seconds and bytes.
-///
-/// ```
-/// use std::time::Duration;
-/// use lithdb_table::TableOptions;
-/// let options = TableOptions::new().ttl(Duration::from_secs(86_400)).shards(2);
-/// assert!(options.validate().is_ok());
-/// assert!(options.shards(0).validate().is_err());
-/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TableOptions {
@@ -136,30 +129,31 @@ impl TableOptions {
         Self::default()
     }
 
-    /// Keeps values for `ttl` after their segment was sealed.
+    /// Keeps values for `ttl`, counted from when their segment is sealed; at least 1 ms. Default:
+    /// what the table has recorded, for a new table for ever.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Ttl::After(ttl);
         self
     }
 
-    /// Keeps values for ever, whatever the table has recorded.
+    /// Keeps values for ever, even if the table has recorded a TTL.
     #[must_use]
     pub fn no_ttl(mut self) -> Self {
         self.ttl = Ttl::Never;
         self
     }
 
-    /// Sets [`shards`](Self::shards).
+    /// Sets the number of value files per [segment](Self::shards): 1 to 256, default one per root
+    /// directory.
     #[must_use]
     pub fn shards(mut self, shards: u16) -> Self {
         self.shards = Some(shards);
         self
     }
 
-    /// Sets [`segment_bytes`](Self::segment_bytes), and lowers
-    /// [`segment_key_bytes`](Self::segment_key_bytes) to it if it was higher (but not below 64
-    /// KiB).
+    /// Sets the size at which a segment is [sealed](Self::segment_bytes): 64 KiB to 1 TiB, default
+    /// 512 MiB. Lowers the limit of the [key file](Self::segment_key_bytes) to it, too.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes;
@@ -167,38 +161,56 @@ impl TableOptions {
         self
     }
 
-    /// Sets [`segment_keys`](Self::segment_keys).
+    /// Sets the number of keys at which a segment is [sealed](Self::segment_keys): 1 to 2^31,
+    /// default 8,388,608.
     #[must_use]
     pub fn segment_keys(mut self, keys: u64) -> Self {
         self.segment_keys = keys;
         self
     }
 
-    /// Sets [`segment_age`](Self::segment_age).
+    /// Sets the size of the key file at which a segment is [sealed](Self::segment_key_bytes): 64
+    /// KiB to 3 GiB, default 512 MiB.
+    #[must_use]
+    pub fn segment_key_bytes(mut self, bytes: u64) -> Self {
+        self.segment_key_bytes = bytes;
+        self
+    }
+
+    /// Sets the age at which a segment is [sealed](Self::segment_age): at least 1 ms, default a
+    /// quarter of the TTL, but no more than a day.
     #[must_use]
     pub fn segment_age(mut self, age: Duration) -> Self {
         self.segment_age = Some(age);
         self
     }
 
-    /// Sets [`inline_max_bytes`](Self::inline_max_bytes).
+    /// Sets up to which length a value is stored [in the key file](Self::inline_max_bytes): 0 to
+    /// 65,536 bytes, default 1,024.
     #[must_use]
     pub fn inline_max_bytes(mut self, bytes: u32) -> Self {
         self.inline_max_bytes = bytes;
         self
     }
 
-    /// Sets [`duplicate_keys`](Self::duplicate_keys).
+    /// Sets what a put of an existing key does. Default: [`DuplicateKeys::NewestWins`].
     #[must_use]
     pub fn duplicate_keys(mut self, policy: DuplicateKeys) -> Self {
         self.duplicate_keys = policy;
         self
     }
 
-    /// Sets [`verify`](Self::verify).
+    /// Sets whether reads verify checksums. Default: [`Verify::Always`].
     #[must_use]
     pub fn verify(mut self, verify: Verify) -> Self {
         self.verify = verify;
+        self
+    }
+
+    /// Sets the kind of keymap. Default: the database's.
+    #[must_use]
+    pub fn keymap(mut self, keymap: KeymapKind) -> Self {
+        self.keymap = Some(keymap);
         self
     }
 

@@ -3,7 +3,6 @@
 //! Public calls are methods of [`Table`], next to what they do. Each begins with [`Table::enter`]
 //! or, if it writes, with [`Table::enter_write`], the one place that refuses a reader.
 
-use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,8 +22,6 @@ use crate::write::writer::Writer;
 #[derive(Clone)]
 pub struct Table {
     pub(crate) role: Role,
-    /// The holder of the locks, kept alive by this handle.
-    _keepalive: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What the table was opened for.
@@ -42,7 +39,7 @@ impl fmt::Debug for Table {
 
 impl Table {
     pub(crate) fn new(role: Role) -> Self {
-        Self { role, _keepalive: None }
+        Self { role }
     }
 
     /// The table's name.
@@ -60,14 +57,7 @@ impl Table {
         std::ptr::eq(self.shared(), other.shared())
     }
 
-    /// A handle that keeps `keeper` alive as long as it or one of its clones lives.
-    #[must_use]
-    pub fn with_keepalive(&self, keeper: Arc<dyn Any + Send + Sync>) -> Self {
-        Self { role: self.role.clone(), _keepalive: Some(keeper) }
-    }
-
-    /// Whether the application collects this table with a filter; recorded when it first gives
-    /// one.
+    /// Whether the application collects this table with a filter: recorded when one was first given.
     pub fn has_gc_filter(&self) -> bool {
         self.shared().has_gc_filter
     }
@@ -109,7 +99,7 @@ impl Table {
         let Role::Writer(writer) = &self.role else {
             let name = shared.name();
             let message = format!("table {name}: the database was opened for reading only");
-            return Err(Error::new(ErrorKind::ReadOnly, message));
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
         };
         shared.check_latch()?;
         Ok(writer)

@@ -249,7 +249,7 @@ fn swapped_files_are_an_error_or_harmless() {
 }
 
 #[test]
-fn file_on_another_root_is_found_and_on_two_is_a_conflict() {
+fn file_on_another_root_is_found_and_on_two_is_refused() {
     let closed = closed();
     for (path, bytes) in files(&closed.fs) {
         if path.ends_with("table.state") {
@@ -261,7 +261,7 @@ fn file_on_another_root_is_found_and_on_two_is_a_conflict() {
         let fs = closed.fs.fork();
         fs.write_raw(&twin, bytes.clone());
         let error = open_and_read(&fs, &closed, name).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
         let says = error.to_string();
         assert!(says.contains(path.to_str().unwrap()), "{says}");
         assert!(says.contains(twin.to_str().unwrap()), "{says}");

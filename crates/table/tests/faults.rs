@@ -132,7 +132,8 @@ fn run_through_faults(run: &mut Run<'_>, must_latch: bool, context: &str) -> Res
         match (done, &run.table) {
             (Ok(()), _) => {}
             (Err(error), Some(table)) => {
-                let latches = error.latches() || (must_latch && error.kind() == ErrorKind::Io);
+                let has_failed = error.kind() == ErrorKind::Io && !error.is_permission_denied();
+                let latches = error.latches() || (must_latch && has_failed);
                 assert!(
                     !latches || table.failure().is_some(),
                     "{context}, {op:?}: failed and goes on as if nothing had happened: {error}"
@@ -283,8 +284,8 @@ fn every_read_fails(scenario: &Scenario) {
                 }
                 if let Err(error) = done {
                     tally.add("errors", 1);
+                    assert_eq!(error.is_permission_denied(), fault == Fault::Denied, "{error}");
                     let kind = match fault {
-                        Fault::Denied => ErrorKind::PermissionDenied,
                         Fault::TooManyFiles | Fault::OutOfMemory => ErrorKind::Exhausted,
                         _ => ErrorKind::Io,
                     };

@@ -89,7 +89,7 @@ fn reader_sees_flushed_data_and_writes_nothing() {
         reader.begin_drop(),
         reader.set_ttl(None),
     ] {
-        assert_eq!(refused.unwrap_err().kind(), ErrorKind::ReadOnly);
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::InvalidArgument);
     }
 }
 

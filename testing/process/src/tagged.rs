@@ -36,7 +36,7 @@ pub fn put_tagged(table: &Table, incarnation: u64, seq: u64) -> Result<()> {
     let value = tagged_value(incarnation, seq);
     let alias = format!("w{seq:08}").into_bytes();
     let aliases = [SecondaryKey::range(&alias, 0..value.len())];
-    table.put_with(&tagged_key(seq), &value, if seq.is_multiple_of(4) { &aliases } else { &[] })?;
+    table.put_with(tagged_key(seq), &value, if seq.is_multiple_of(4) { &aliases } else { &[] })?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 //!
 //! The reader iterates, gets and refreshes continuously and keeps lent values. It must not die
 //! (SIGBUS), must never get wrong bytes and must never report corruption. Two errors are allowed:
-//! `Missing` (a file was collected or rolled back under it) and `RollbackPending` (a rollback is
+//! `Missing` (a file was collected or rolled back under it) and `Locked` (a rollback is
 //! in progress). Whenever the writer pauses, the reader's view after a refresh equals what a
 //! writer finds.
 

@@ -93,7 +93,7 @@ impl Expected {
             }
         }
         for seq in [end, end + 1].into_iter().chain(begin.checked_sub(1)) {
-            assert_eq!(table.get(&Op::key(seq, 0)).unwrap(), None, "{name}: {seq} was never put");
+            assert_eq!(table.get(Op::key(seq, 0)).unwrap(), None, "{name}: {seq} was never put");
         }
     }
 

@@ -140,7 +140,7 @@ impl Expected {
                 tally.add("operations read", end - begin);
                 tally.add("operations acknowledged and not expired", kept.len() as u64);
                 for absent in [begin.wrapping_sub(1), self.floor.wrapping_sub(1), end] {
-                    let exists = table.get(&Op::key(absent, 0)).unwrap().is_some();
+                    let exists = table.get(Op::key(absent, 0)).unwrap().is_some();
                     assert!(!exists, "{absent} is outside of {begin} to {end}");
                 }
                 (self.floor, self.end) = (begin, end);

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use lithdb::{Db, ErrorKind, GcReport, Maintenance, Table};
+use lithdb::{Db, ErrorKind, GcReport, Table};
 use serde_json::{Value as Json, json};
 
 use crate::database::{Context, Tables, existing_table};
@@ -115,22 +115,14 @@ fn collect(args: &Args, table: &Table) -> Result<(GcReport, bool), Failure> {
 /// Seals the mutable segment if it has reached its age, as a running application would. Returns
 /// whether it did.
 fn seal_if_old(table: &Table) -> Result<bool, Failure> {
-    let by_age = Maintenance {
-        flush_bytes: None,
-        flush_after: None,
-        idle_after: Duration::MAX,
-        collect: false,
-    };
-    let before = table.stats().segments;
-    match table.tick(&by_age) {
+    match table.seal_if_old() {
         Err(error) if error.kind() == ErrorKind::StorageFull => {
             print_note(format_args!("mutable segment not sealed: {error}"));
             return Ok(false);
         }
-        done => done?,
-    }
-    if table.stats().segments == before {
-        return Ok(false);
+        Err(error) => return Err(error.into()),
+        Ok(false) => return Ok(false),
+        Ok(true) => {}
     }
     // The new mutable segment is empty: this only waits for the seal.
     table.seal()?;

@@ -80,7 +80,7 @@ fn stream_value(
     let given = table.get_chunked(&args.key.0, &mut |piece| {
         each(piece).map_err(|failure| {
             stopped = Some(failure);
-            lithdb::Error::new(lithdb::ErrorKind::Cancelled, "output")
+            lithdb::Error::new(lithdb::ErrorKind::Closed, "standard output")
         })
     });
     match (given, stopped) {

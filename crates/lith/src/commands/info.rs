@@ -2,8 +2,8 @@
 //! seconds, and times in milliseconds since 1970 are numbers. A table that cannot be opened is in
 //! `refused`, with its `error`.
 
-use lithdb::env::{Clock, OsClock};
 use lithdb::{Db, TableStats};
+use lithdb_env::{Clock, OsClock};
 use serde_json::{Value as Json, json};
 
 use crate::database::{Context, Tables, existing_table};

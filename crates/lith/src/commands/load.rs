@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use lithdb::env::OsFs;
 use lithdb::{Table, TableOptions};
+use lithdb_env::OsFs;
 use serde_json::json;
 
 use crate::database::{Context, parse_table};

@@ -5,7 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use lithdb::{Db, KeymapReport};
+use lithdb::Db;
+use lithdb::inspect::KeymapReport;
 use serde_json::{Value as Json, json};
 
 use crate::database::{Context, Tables, check_keymap, existing_table};

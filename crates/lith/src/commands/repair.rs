@@ -5,7 +5,8 @@
 
 use std::path::PathBuf;
 
-use lithdb::{Components, Db, RefusedTable};
+use lithdb::inspect::RefusedTable;
+use lithdb::{Components, Db};
 use serde_json::json;
 
 use crate::database::{Context, parse_table};

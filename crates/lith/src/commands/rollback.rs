@@ -5,12 +5,12 @@ use std::io::{BufRead, Write};
 use std::ops::ControlFlow;
 
 use clap::ValueEnum;
-use lithdb::env::UnixMillis;
-use lithdb::env::human::parsed;
 use lithdb::rollback::{
     PerTable, Phase, RollbackReport, max_be_u64, through_key, through_position, written_before,
 };
-use lithdb::{ErrorKind, NoMatch, Position, RecordRef, Rollback, RollbackPlan, SegmentId, Verdict};
+use lithdb::{NoMatch, Position, RecordRef, Rollback, RollbackPlan, SegmentId, Verdict};
+use lithdb_env::UnixMillis;
+use lithdb_env::human::parsed;
 use serde_json::json;
 
 use crate::database::{Context, parse_table};
@@ -146,7 +146,7 @@ pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
     }
     let plan = match args.to.plan(&rollback) {
         // A decided rollback is finished whatever the user requests next.
-        Err(error) if error.kind() == ErrorKind::RollbackPending && !args.dry_run => {
+        Err(error) if error.is_rollback_pending() && !args.dry_run => {
             if let Some(pending) = rollback.pending()? {
                 ctx.out.text(pending)?;
             }
@@ -232,6 +232,7 @@ fn execute_plan(args: &Args, plan: RollbackPlan, ctx: &mut Context) -> Result<()
         ControlFlow::Continue(())
     })?;
     drop(bar);
+    let report = report.ok_or_else(|| Failure::failed("nothing was changed"))?;
     ctx.out.text(&report)?;
     ctx.out.text(format_args!("rolled back in {}", duration(report.took)))?;
     ctx.out.document(|| done(true, Some(report)))

@@ -4,9 +4,8 @@
 //! While a rollback is pending, `pending_rollback` describes it and no table is listed; otherwise
 //! it is null.
 
-use lithdb::{
-    Db, DbOptions, ErrorKind, KeymapReport, RefusedTable, TableName, Verification, VerifyReport,
-};
+use lithdb::inspect::{KeymapReport, RefusedTable, Verification, VerifyReport};
+use lithdb::{Db, DbOptions, ErrorKind, TableName};
 use serde_json::{Value as Json, json};
 
 use crate::database::{Context, Tables, check_keymap};
@@ -162,7 +161,7 @@ pub(crate) fn run(args: &Tables, ctx: &mut Context) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use lithdb::env::{Fs, OsFs};
+    use lithdb_env::{Fs, OsFs};
 
     use super::*;
 

@@ -7,8 +7,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use lithdb::env::{Fs, OpenMode, OsFs, read_file, write_all_at};
 use lithdb::{Components, Db, DbOptions};
+use lithdb_env::{Fs, OpenMode, OsFs, read_file, write_all_at};
 use serde_json::Value as Json;
 
 /// A temporary directory; the database, if any, is in `db`.
@@ -101,7 +101,7 @@ pub(crate) fn read(path: &Path) -> Vec<u8> {
 pub(crate) fn flip(path: &Path, offset: u64) {
     let file = OsFs.open(path, OpenMode::ReadWrite).unwrap();
     let mut byte = [0];
-    lithdb::env::read_exact_at(&*file, &mut byte, offset).unwrap();
+    lithdb_env::read_exact_at(&*file, &mut byte, offset).unwrap();
     write_all_at(&*file, &[!byte[0]], offset).unwrap();
 }
 

@@ -94,7 +94,7 @@ pub fn key(n: u64) -> Vec<u8> {
 /// Puts numbers `range`.
 pub fn put(table: &lithdb::Table, range: std::ops::Range<u64>) {
     for n in range {
-        table.put(&key(n), &value(n)).unwrap();
+        table.put(key(n), value(n)).unwrap();
     }
 }
 
@@ -102,13 +102,13 @@ pub fn put(table: &lithdb::Table, range: std::ops::Range<u64>) {
 pub fn check(table: &lithdb::Table, range: std::ops::Range<u64>) {
     let mut entries = table.iter().unwrap();
     for n in range.clone() {
-        assert_eq!(table.get(&key(n)).unwrap().unwrap(), &*value(n), "get of {n}");
+        assert_eq!(table.get(key(n)).unwrap().unwrap(), &*value(n), "get of {n}");
         let entry = entries.next().unwrap().unwrap();
         assert_eq!(entry.key(), key(n));
         assert_eq!(entry.value().unwrap(), &*value(n));
     }
     assert!(entries.next().is_none());
     for n in [range.end, range.end + 1].into_iter().chain(range.start.checked_sub(1)) {
-        assert_eq!(table.get(&key(n)).unwrap(), None);
+        assert_eq!(table.get(key(n)).unwrap(), None);
     }
 }

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use lithdb::rollback::{INTENT_FILE, RollbackReport, through_key};
+use lithdb::rollback::{RollbackReport, through_key};
 use lithdb::{
     Batch, Db, NoMatch, RecordRef, Result, Rollback, RollbackPlan, SecondaryKey, Table, Verdict,
-    verify_keymap,
 };
 use lithdb_env::{Clock, Env};
+use lithdb_rollback::INTENT_FILE;
 use lithdb_segment::{KeyHeader, Metadata, TableName};
 use lithdb_sim::{CrashImage, SimClock, SimFs, sim_env};
 use lithdb_table::TableSetup;
@@ -125,7 +125,7 @@ pub fn contents(db: &Db, context: &str) -> Contents {
     let table = |name: &TableName| {
         let table = db.existing_table(name.as_str());
         let table = table.unwrap_or_else(|e| panic!("{context}: opening {name}: {e}"));
-        let keymap = verify_keymap(&table, &mut |_| {}).unwrap();
+        let keymap = table.verify_keymap(&mut |_| {}).unwrap();
         assert!(keymap.is_sound(), "{context}: {keymap}");
         (name.to_string(), records(&table, context))
     };

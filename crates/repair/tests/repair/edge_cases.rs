@@ -81,7 +81,7 @@ fn large_segment_is_salvaged_except_the_damaged_key() {
     harness.fs.flip_bit(harness.file("1.keys"), u64::from(at.offset) + 33, 0);
     let plan = harness.plan();
     assert_eq!((plan.segments[0].action, plan.lost_keys()), (Action::Salvage, Some(1)), "{plan}");
-    plan.apply(&harness.setup).unwrap();
+    lithdb_repair::apply(plan, &harness.setup).unwrap();
     let rewritten = harness.fs.read_raw(harness.file("1.keys")).len();
     assert!(rewritten > 59 * 60_000, "{rewritten}");
     check_opened("3.5 MB", &harness, &model, &model.keys_of_group(at));
@@ -127,7 +127,7 @@ fn sealed_segment_ending_within_a_batch_is_damaged() {
     assert_eq!((found.offset, found.what), (Some(start), what), "{report}");
     let plan = harness.plan();
     assert_eq!((plan.segments[0].action, plan.segments[0].kept_keys), (Action::Salvage, 3));
-    plan.apply(&harness.setup).unwrap();
+    lithdb_repair::apply(plan, &harness.setup).unwrap();
     check_opened("cut", &harness, &model, &["batch 3", "behind"].map(Vec::from).into());
 }
 
@@ -147,7 +147,7 @@ fn mark_within_a_batch_is_damage_without_key_loss() {
         assert!(harness.open(&options()).is_err(), "{name}");
         let plan = harness.plan();
         assert_eq!((plan.segments[0].action, plan.lost_keys()), (Action::Salvage, Some(0)));
-        plan.apply(&harness.setup).unwrap();
+        lithdb_repair::apply(plan, &harness.setup).unwrap();
         check_opened(&name, &harness, &model, &nothing());
     }
 }
@@ -203,7 +203,7 @@ fn key_file_cut_within_a_group_loses_the_whole_group() {
     let expected: Vec<_> = expected.iter().map(|(at, what)| (&keys, *at, what.as_str())).collect();
     assert_eq!(found, expected, "{report}");
     assert_eq!(report.lost_keys(), Some(lost.len() as u64), "{report}");
-    harness.plan().apply(&harness.setup).unwrap();
+    lithdb_repair::apply(harness.plan(), &harness.setup).unwrap();
     check_opened("cut within a group", &harness, &model, &lost);
 }
 
@@ -253,7 +253,7 @@ fn incomplete_unacknowledged_group_is_neither_kept_nor_lost() {
         assert_eq!(notes, torn, "{name}: {report}");
         let plan = harness.plan();
         assert_eq!(plan.lost_keys(), Some(1), "{name}: {plan}");
-        plan.apply(&harness.setup).unwrap();
+        lithdb_repair::apply(plan, &harness.setup).unwrap();
         let mut found = readable_keys(&harness);
         found.sort();
         assert_eq!(found, expected, "{name}");
@@ -309,7 +309,7 @@ fn alias_outside_its_value_costs_only_its_group() {
             let lost: Vec<_> =
                 lost.lost_at.iter().map(|range| (range.from, range.to.offset)).collect();
             assert_eq!(lost, [(at, end as u32)], "{name}: {plan}");
-            plan.apply(&harness.setup).unwrap();
+            lithdb_repair::apply(plan, &harness.setup).unwrap();
             check_opened(&name, &harness, &model, &model.keys_of_group(at));
         }
     }
@@ -329,7 +329,7 @@ fn aliases_after_their_group_end_are_lost_value_is_kept() {
     assert_eq!((found.lost_keys, &found.sample_keys[..]), (Some(3), &shown[..]), "{report}");
     let plan = harness.plan();
     assert_eq!((plan.lost_keys(), plan.lost_bytes()), (Some(3), Some(end - start)), "{plan}");
-    plan.apply(&harness.setup).unwrap();
+    lithdb_repair::apply(plan, &harness.setup).unwrap();
     let lost = ["first", "second", "third"].map(Vec::from).into();
     check_opened("behind the group", &harness, &model, &lost);
 }
@@ -364,7 +364,7 @@ fn short_value_file_is_extended_if_no_value_is_lost() {
         let plan = harness.plan();
         let action = plan.segments[0].action;
         assert_eq!((action, plan.lost_keys()), (Action::RestoreValueFiles, Some(0)), "{plan}");
-        plan.apply(&harness.setup).unwrap();
+        lithdb_repair::apply(plan, &harness.setup).unwrap();
         let mut extended = bytes.clone();
         extended.resize(extended_len, 0);
         assert_eq!(harness.fs.read_raw(&path), extended, "{name}");

@@ -238,7 +238,7 @@ pub(super) fn check_quarantined(name: &str, before: &Harness, after: &Harness, f
 pub(super) fn check_repaired(name: &str, harness: &Harness, model: &Model) -> RepairPlan {
     let plan = plan_repair(&harness.setup, &mut |_| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
     let shown = plan.to_string();
-    plan.apply(&harness.setup).unwrap_or_else(|e| panic!("{name}: {e}\n{shown}"));
+    lithdb_repair::apply(plan, &harness.setup).unwrap_or_else(|e| panic!("{name}: {e}\n{shown}"));
     let plan = harness.plan();
     assert!(plan.is_empty(), "{name}: {plan}\nafter {shown}");
     let report = harness.verify();

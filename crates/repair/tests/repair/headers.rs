@@ -153,7 +153,7 @@ fn foreign_unfinished_repair_metadata_discards_nothing() {
     let plan = harness.plan();
     let action = plan.segments[0].action;
     assert_eq!((action, plan.lost_keys()), (Action::RebuildMetadata, Some(0)), "{plan}");
-    plan.apply(&harness.setup).unwrap();
+    lithdb_repair::apply(plan, &harness.setup).unwrap();
     check_opened("another table's", &harness, &model, &nothing());
 }
 
@@ -176,7 +176,7 @@ fn metadata_with_impossible_shard_count_is_ignored() {
             let plan = harness.plan();
             let action = if has_header { Action::RebuildMetadata } else { Action::Salvage };
             assert_eq!((plan.segments[0].action, plan.lost_keys()), (action, Some(0)), "{name}");
-            plan.apply(&harness.setup).unwrap_or_else(|e| panic!("{name}: {e}"));
+            lithdb_repair::apply(plan, &harness.setup).unwrap_or_else(|e| panic!("{name}: {e}"));
             assert_eq!(read_metadata(&harness, 3).value_ends.len(), 2, "{name}");
             check_opened(&name, &harness, &model, &nothing());
         }
@@ -242,7 +242,7 @@ fn table_without_any_known_id_gets_a_new_one() {
     assert!(plan.rebuilds_state, "{plan}");
     assert_eq!((plan.segments[0].action, plan.lost_keys()), (Action::GiveUp, None), "{plan}");
     assert_eq!(plan.lost_bytes(), Some(damaged.len() as u64), "{plan}");
-    plan.apply(&harness.setup).unwrap();
+    lithdb_repair::apply(plan, &harness.setup).unwrap();
     assert_eq!(harness.kept(), [("1.keys".to_owned(), damaged)]);
     let state = change_state(&harness, |_| {});
     assert!(![0, before.table_id].contains(&state.table_id), "{state:?}");
@@ -316,7 +316,7 @@ fn dump_reports_an_unfinished_repair_and_shows_records() {
         let harness = before.fork();
         let plan = harness.plan();
         harness.fs.crash_after(n);
-        let is_done = plan.apply(&harness.setup).is_ok();
+        let is_done = lithdb_repair::apply(plan, &harness.setup).is_ok();
         if is_done {
             break;
         }
@@ -336,7 +336,7 @@ fn dump_reports_an_unfinished_repair_and_shows_records() {
         let report = harness.verify();
         let what = "a repair of this segment was interrupted; plan and apply it again";
         assert!(damage(&report).iter().any(|f| f.path == path && f.what == what), "{report}");
-        harness.plan().apply(&harness.setup).unwrap();
+        lithdb_repair::apply(harness.plan(), &harness.setup).unwrap();
         check_opened("continued", &harness, &model, &nothing());
     }
     assert!(seen > 1, "{seen}");
@@ -355,7 +355,7 @@ fn segments_directory_that_is_a_file_is_an_error() {
 fn rollback_step_is_done_if_its_segment_was_salvaged_later() {
     let (harness, model) = table();
     harness.fs.flip_bit(harness.file("2.keys"), u64::from(model.at("k5").offset) + 33, 0);
-    harness.plan().apply(&harness.setup).unwrap();
+    lithdb_repair::apply(harness.plan(), &harness.setup).unwrap();
     let metadata = read_metadata(&harness, 2);
     let step = |revision: u32| {
         let kept = KeptSegment {

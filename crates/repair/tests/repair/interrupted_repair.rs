@@ -42,14 +42,14 @@ fn salvage_killed_anywhere_loses_nothing_despite_opens() {
         let harness = harness.fork();
         let plan = harness.plan();
         assert_eq!(plan.lost_keys(), Some(0), "{plan}");
-        plan.apply(&harness.setup).unwrap();
+        lithdb_repair::apply(plan, &harness.setup).unwrap();
         harness.fs.ops()
     };
     let crash = |harness: &Harness, after: u64, image: &CrashImage| {
         let plan = harness.plan();
         harness.fs.crash_after(harness.fs.ops() + after);
         #[expect(clippy::let_underscore_must_use, reason = "it ends where the power fails")]
-        let _ = plan.apply(&harness.setup);
+        let _ = lithdb_repair::apply(plan, &harness.setup);
         harness.after_crash(harness.fs.crash_with(image))
     };
     for n in 0..ops {
@@ -68,7 +68,7 @@ fn salvage_killed_anywhere_loses_nothing_despite_opens() {
                 }
                 let plan = after.plan();
                 assert_eq!(plan.lost_keys(), Some(0), "{name}: {plan}");
-                plan.apply(&after.setup).unwrap_or_else(|e| panic!("{name}: {e}"));
+                lithdb_repair::apply(plan, &after.setup).unwrap_or_else(|e| panic!("{name}: {e}"));
                 check_opened(&name, &after, &model, &nothing());
             }
             // Killed again during the second attempt.
@@ -78,7 +78,7 @@ fn salvage_killed_anywhere_loses_nothing_despite_opens() {
                 open_between_attempts(&again);
                 let plan = again.plan();
                 assert_eq!(plan.lost_keys(), Some(0), "{name}: {plan}");
-                plan.apply(&again.setup).unwrap_or_else(|e| panic!("{name}: {e}"));
+                lithdb_repair::apply(plan, &again.setup).unwrap_or_else(|e| panic!("{name}: {e}"));
                 check_opened(&name, &again, &model, &nothing());
             }
         }
@@ -91,7 +91,7 @@ fn stale_seal_with_longer_key_file_is_refused() {
     let path = harness.file("3.metadata");
     let old = harness.fs.read_raw(&path);
     harness.fs.flip_bit(harness.file("3.keys"), 50, 2);
-    harness.plan().apply(&harness.setup).unwrap();
+    lithdb_repair::apply(harness.plan(), &harness.setup).unwrap();
     let keys = harness.fs.read_raw(harness.file("3.keys"));
     harness.fs.write_raw(&path, old);
     assert!(
@@ -108,7 +108,7 @@ fn id_and_revision_never_name_two_contents() {
     let (harness, _) = table();
     // The mutable segment is lost: its id is sealed, and a new segment succeeds it.
     remove_segment(&harness, 5);
-    harness.plan().apply(&harness.setup).unwrap();
+    lithdb_repair::apply(harness.plan(), &harness.setup).unwrap();
     let replaced = read_metadata(&harness, 5);
     assert!(replaced.revision >= 1 && replaced.records == 0, "{replaced:?}");
     assert_eq!(replaced.successor, SegmentId(6));
@@ -123,7 +123,7 @@ fn id_and_revision_never_name_two_contents() {
             _ => harness.fs.flip_bit(harness.file("2.metadata"), 50, 0),
         }
         assert_eq!(model.at(key).segment, SegmentId(2));
-        harness.plan().apply(&harness.setup).unwrap();
+        lithdb_repair::apply(harness.plan(), &harness.setup).unwrap();
         let revision = read_metadata(&harness, 2).revision;
         assert!(!revisions.contains(&revision), "{revision} after {revisions:?}");
         revisions.push(revision);
@@ -132,6 +132,6 @@ fn id_and_revision_never_name_two_contents() {
     harness.clock.advance(Duration::from_secs(1_000_000));
     harness.flip("2.keys", b"k7");
     harness.fs.remove_raw(harness.file("2.metadata"));
-    harness.plan().apply(&harness.setup).unwrap();
+    lithdb_repair::apply(harness.plan(), &harness.setup).unwrap();
     assert!(read_metadata(&harness, 2).revision >= 1_000_000);
 }

@@ -36,7 +36,7 @@ fn lost_mutable_segment_is_reported_as_a_loss() {
     forget_durable_end(&harness);
     let plan = harness.plan();
     assert_eq!((plan.lost_keys(), plan.lost_bytes()), (None, None), "{plan}");
-    let done = plan.apply(&harness.setup).unwrap();
+    let done = lithdb_repair::apply(plan, &harness.setup).unwrap();
     assert!(done.to_string().contains("an unknown number of keys"), "{done}");
 }
 
@@ -73,7 +73,7 @@ fn crafted_lengths_with_valid_checksum_do_not_overflow() {
             assert!(!report.is_sound() && report.lost_keys().is_some_and(|lost| lost <= all));
             let plan = harness.plan();
             assert!(plan.lost_bytes().is_some(), "{plan}");
-            plan.apply(&harness.setup).unwrap();
+            lithdb_repair::apply(plan, &harness.setup).unwrap();
             harness.open(&options()).unwrap();
         }
     }

@@ -48,7 +48,8 @@ fn each_kind_of_damage_is_found_and_repaired() {
             assert_eq!(plan.lost_keys(), Some(lost.len() as u64), "{name}: {plan}");
         }
         let planned = plan.lost_keys();
-        let done = plan.apply(&harness.setup).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let done =
+            lithdb_repair::apply(plan, &harness.setup).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(done.lost_keys, planned, "{name}: {done}");
         let again = harness.plan();
         assert!(again.is_empty(), "{name}: {again}");
@@ -74,7 +75,7 @@ fn interrupted_repair_can_be_planned_and_applied_again() {
         let lost = (case.apply_damage)(&harmed, &model);
         let ops = {
             let harness = harmed.fork();
-            harness.plan().apply(&harness.setup).unwrap();
+            lithdb_repair::apply(harness.plan(), &harness.setup).unwrap();
             harness.fs.ops()
         };
         for n in 0..ops {
@@ -89,7 +90,7 @@ fn interrupted_repair_can_be_planned_and_applied_again() {
                 let harness = harmed.fork();
                 let plan = harness.plan();
                 harness.fs.crash_after(n);
-                assert!(plan.apply(&harness.setup).is_err(), "{name}");
+                assert!(lithdb_repair::apply(plan, &harness.setup).is_err(), "{name}");
                 let after = harness.after_crash(harness.fs.crash_with(&image));
                 let name = format!("{name}, interrupted after {n} of {ops}, {image:?}");
                 if n % 2 == 0 {
@@ -99,7 +100,7 @@ fn interrupted_repair_can_be_planned_and_applied_again() {
                 }
                 let plan = plan_repair(&after.setup, &mut |_| {});
                 let plan = plan.unwrap_or_else(|e| panic!("{name}: {e}"));
-                plan.apply(&after.setup).unwrap_or_else(|e| panic!("{name}: {e}"));
+                lithdb_repair::apply(plan, &after.setup).unwrap_or_else(|e| panic!("{name}: {e}"));
                 let report = after.verify();
                 assert!(report.is_sound(), "{name}: {report}");
                 check_quarantined(&name, &harmed, &after, case.keeps);
@@ -133,7 +134,7 @@ fn check_repair_of_unsealed_segment(pages: Pages) {
     let keys = harness.file("1.keys");
     let at = find(&harness.fs.read_raw(&keys), b"damaged").unwrap();
     harness.fs.flip_bit(&keys, at as u64, 0);
-    let done = harness.plan().apply(&harness.setup).unwrap();
+    let done = lithdb_repair::apply(harness.plan(), &harness.setup).unwrap();
     assert_eq!(done.lost_keys, Some(1), "{done}");
     let after = harness.after_crash(harness.fs.crash_with(&CrashImage::Nothing));
     assert!(after.verify().is_sound());
@@ -208,7 +209,7 @@ fn obstructing_files_are_quarantined() {
     let plan = harness.plan();
     assert_eq!(plan.orphans, [PathBuf::from("/r0/t/segments/99.keys")]);
     assert_eq!(plan.lost_keys(), Some(0));
-    plan.apply(&harness.setup).unwrap();
+    lithdb_repair::apply(plan, &harness.setup).unwrap();
     // Its id is above all ids that the state knows, so the state is replaced, too.
     assert!(harness.kept().contains(&("99.keys".to_owned(), copied)));
     check_opened("a copied key file", &harness, &model, &nothing());

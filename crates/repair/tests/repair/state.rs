@@ -32,7 +32,7 @@ fn foreign_state_counts_as_lost_and_discards_nothing() {
         let plan = harness.plan();
         assert!(plan.rebuilds_state && plan.segments.is_empty(), "{plan}");
         assert!(plan.to_string().contains("found that of table"), "{plan}");
-        let done = plan.apply(&harness.setup).unwrap();
+        let done = lithdb_repair::apply(plan, &harness.setup).unwrap();
         assert_eq!((done.lost_keys, done.lost_bytes), (Some(0), Some(0)));
         assert_eq!(harness.kept().len(), 1, "the state that was there");
         check_opened("a foreign state", &harness, &model, &nothing());
@@ -67,7 +67,7 @@ fn state_of_wrong_length_keeps_its_valid_slots() {
             let plan = harness.plan();
             assert!(plan.rebuilds_state && plan.segments.is_empty(), "{name}: {plan}");
             assert!(plan.to_string().contains("no state is lost"), "{name}: {plan}");
-            plan.apply(&harness.setup).unwrap_or_else(|e| panic!("{name}: {e}"));
+            lithdb_repair::apply(plan, &harness.setup).unwrap_or_else(|e| panic!("{name}: {e}"));
             // `highest_id` is not lower than it was.
             let found = change_state(&harness, |_| {});
             assert!(found.highest_id >= before.highest_id, "{name}");
@@ -111,7 +111,7 @@ fn empty_state_with_acknowledged_data_is_refused() {
     let plan = harness.plan();
     assert!(plan.rebuilds_state && plan.orphans.is_empty(), "{plan}");
     assert_eq!(plan.lost_keys(), Some(0), "{plan}");
-    plan.apply(&harness.setup).unwrap();
+    lithdb_repair::apply(plan, &harness.setup).unwrap();
     check_opened("an old state", &harness, &model, &nothing());
 }
 
@@ -127,7 +127,7 @@ fn table_id_is_recovered_from_value_files_alone() {
     harness.fs.flip_bit(harness.file("1.keys"), 50, 2);
     let plan = harness.plan();
     assert_eq!(plan.lost_keys(), Some(0), "{plan}");
-    plan.apply(&harness.setup).unwrap();
+    lithdb_repair::apply(plan, &harness.setup).unwrap();
     assert_eq!(change_state(&harness, |_| {}).table_id, id);
     let table = harness.open(&options()).unwrap();
     assert_eq!(table.get(b"a").unwrap().unwrap(), &[1; 40][..]);
@@ -171,7 +171,7 @@ fn key_files_outrank_value_files_for_the_table_id() {
     let header = ValueHeader { identity, shard: ShardId(0), created: UnixMillis(1) };
     harness.fs.write_raw("/r0/t/segments/2.keys", vec![0; 64]);
     harness.fs.write_raw("/r0/t/segments/2-0.values", header.encode());
-    harness.plan().apply(&harness.setup).unwrap();
+    lithdb_repair::apply(harness.plan(), &harness.setup).unwrap();
     assert_eq!(change_state(&harness, |_| {}).table_id, id);
     let table = harness.open(&options()).unwrap();
     assert_eq!(table.get(b"key").unwrap().unwrap(), b"value");

@@ -42,7 +42,7 @@ fn corrupt_epoch_record_of_unsealed_segment_costs_no_key() {
             assert_eq!(report.records, model.keys.len() as u64, "{name}: {report}");
             let plan = harness.plan();
             assert_eq!(plan.lost_keys(), Some(0), "{name}: {plan}");
-            plan.apply(&harness.setup).unwrap();
+            lithdb_repair::apply(plan, &harness.setup).unwrap();
             check_opened(&name, &harness, &model, &nothing());
         }
     }
@@ -111,7 +111,7 @@ fn half_an_unacknowledged_batch_is_neither_kept_nor_lost() {
         let plan = harness.plan();
         assert_eq!(plan.lost_keys(), Some(1), "{name}: {plan}");
         assert_eq!(harness.verify().lost_keys(), Some(1), "{name}");
-        plan.apply(&harness.setup).unwrap();
+        lithdb_repair::apply(plan, &harness.setup).unwrap();
         let table = harness.open(&options()).unwrap();
         let found = table.iter().unwrap().map(|entry| entry.unwrap().key().to_vec());
         let found: Vec<_> = found.map(|key| String::from_utf8(key).unwrap()).collect();
@@ -146,7 +146,7 @@ fn unsealed_segment_without_header_or_predecessor_is_read() {
         assert_eq!((report.records, report.lost_keys()), (keys, Some(0)), "{report}");
         let plan = harness.plan();
         assert_eq!(plan.lost_keys(), Some(0), "{plan}");
-        plan.apply(&harness.setup).unwrap();
+        lithdb_repair::apply(plan, &harness.setup).unwrap();
         let table = harness.open(&options).unwrap();
         for n in 0..10_u8 {
             assert_eq!(table.get(&[n]).unwrap().unwrap(), &[n; 40][..], "marked: {is_marked}");

@@ -34,13 +34,8 @@ pub struct GcReport {
 }
 
 impl Table {
-    /// Collects now what has expired: sealed segments that are older than the TTL and for whose
-    /// every key the filter returns true, oldest first, up to the first segment kept. Without TTL
-    /// and filter nothing ever expires.
-    ///
-    /// # Errors
-    /// The filter's error; `Conflict` if the application collects with a filter that was not
-    /// given; `Io`. None of them loses anything.
+    /// Collects what has expired, oldest segment first, up to the first that stays. Refused
+    /// without the filter that the table is collected with.
     pub fn run_gc(&self) -> Result<GcReport> {
         let writer = self.enter_write()?;
         if self.has_gc_filter() && writer.shared.setup.filter.is_none() {
@@ -48,19 +43,18 @@ impl Table {
                 "table {}: expected the GC filter of its application, found none; open the table with that filter, since the TTL alone may collect more than the filter allows",
                 self.name()
             );
-            return Err(Error::new(ErrorKind::Conflict, message));
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         writer.collect()
     }
 
-    /// As [`run_gc`](Self::run_gc), but by the TTL alone, although the application collects with a
-    /// filter that was not given: may collect what the filter would have kept.
+    /// As [`run_gc`](Self::run_gc), by the TTL alone if the filter was not given: may collect what
+    /// the filter would keep.
     pub fn run_gc_without_filter(&self) -> Result<GcReport> {
         self.enter_write()?.collect()
     }
 
-    /// Changes how long values are kept after their segment was sealed; `None` is for ever.
-    /// Durable when it returns.
+    /// Changes the TTL, durably; `None` is for ever. A failed write latches.
     pub fn set_ttl(&self, ttl: Option<Duration>) -> Result<()> {
         let writer = self.enter_write()?;
         let shared = &writer.shared;

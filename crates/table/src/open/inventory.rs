@@ -101,8 +101,8 @@ pub struct Inventory {
 
 impl Inventory {
     /// Lists `dirs`. Nobody follows symbolic links, not even readers.
-    /// `Foreign` for a link or directory with the name of a segment's file; `Conflict` for a name
-    /// on two roots.
+    /// `Foreign` for a link or directory with the name of a segment's file, and for a name on two
+    /// roots.
     pub fn list(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Self> {
         let mut inventory = Self::default();
         for dir in dirs {
@@ -139,6 +139,6 @@ impl Inventory {
         let path = dir.join(file.to_string());
         let (a, b) = (other.display(), path.display());
         let message = format!("{a} and {b}: expected one of these files, found both");
-        Err(Error::new(ErrorKind::Conflict, message))
+        Err(Error::new(ErrorKind::Foreign, message))
     }
 }

@@ -9,12 +9,7 @@ use crate::read::source::{FailedRead, Found};
 use crate::table::Table;
 
 impl Table {
-    /// The value of `key`: the newest if it was put more than once, `None` if it was never put or
-    /// has been collected. Verified as [`Verify`](lithdb_segment::Verify) says.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a key of invalid length, `Corrupt` if the bytes are not those that
-    /// were put, `Io`.
+    /// The newest value of `key`, verified as the options say.
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>> {
         let shared = self.enter()?;
         shared.check_lookup_key(key)?;
@@ -26,12 +21,8 @@ impl Table {
         })
     }
 
-    /// Passes the value of `key` to `each` in pieces of at most one mebibyte, in order, and
-    /// returns its length: for values that do not fit into memory. Reads them twice: `each` gets
-    /// nothing before the whole value is verified.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get); any error of `each`.
+    /// Passes the value of `key` to `each` in chunks of at most a mebibyte; returns its length.
+    /// Reads the value twice: no chunk is passed before the whole value was verified.
     pub fn get_chunked(
         &self,
         key: &[u8],
@@ -52,10 +43,7 @@ impl Table {
         Ok(Some(address.len_bytes))
     }
 
-    /// Whether `key` exists. Reads no value.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get).
+    /// Whether `key` is present. Reads no value.
     pub fn contains(&self, key: &[u8]) -> Result<bool> {
         self.enter()?.check_lookup_key(key)?;
         self.read(|| Ok(self.find(key)?.is_some()))

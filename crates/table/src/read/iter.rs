@@ -106,23 +106,15 @@ impl fmt::Debug for Iter {
 }
 
 impl Table {
-    /// All records in write order; `rev()` reverses it. Sees what was put before the call. A key
-    /// that was put twice is returned twice.
-    ///
-    /// # Errors
-    /// `Closed`; the iterator returns read errors. If another process rolls back, a reader's
-    /// iterator ends with `Missing` where its records are gone: refresh and start again.
+    /// All records in write order, as of the call. A reader's iterator ends with `Missing` where
+    /// another process rolled back what is left to read.
     pub fn iter(&self) -> Result<Iter> {
         self.enter()?;
         let start = Position::default();
         Ok(Iter::new(self.snapshot(start), start).of(self))
     }
 
-    /// The records from `key` on, starting with its newest record; `None` if the key is absent.
-    /// `rev()` goes from the newest record of the table back to `key`.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get).
+    /// The records from the newest record of `key` on; `None` if the key is absent.
     pub fn iter_from(&self, key: &[u8]) -> Result<Option<Iter>> {
         self.enter()?.check_lookup_key(key)?;
         let mut read_source = self.read_source();
@@ -141,18 +133,13 @@ impl Table {
     }
 
     /// The key of the oldest record.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get).
     pub fn oldest_key(&self) -> Result<Option<Vec<u8>>> {
         let entry = self.iter()?.next().transpose()?;
         Ok(entry.map(|entry| entry.key().to_vec()))
     }
 
-    /// The primary key of the newest value. Reads one record.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get).
+    /// The primary key of the newest value. Reads one record, unless large values are being
+    /// written.
     pub fn newest_key(&self) -> Result<Option<Vec<u8>>> {
         self.enter()?;
         let start = Position::default();

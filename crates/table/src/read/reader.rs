@@ -119,7 +119,7 @@ pub(super) fn refuse_rollback(setup: &TableSetup) -> Result<()> {
         return Ok(());
     }
     let message = "a rollback is under way, or was interrupted; if no process is at it, open the database for writing, or `lith rollback --finish`";
-    Err(Error::at(ErrorKind::RollbackPending, &path, message))
+    Err(Error::at(ErrorKind::Locked, &path, message).for_pending_rollback())
 }
 
 /// Retries until it succeeds, or fails twice with nothing changed in between.

@@ -45,12 +45,8 @@ impl Table {
         Ok(Self::new(Role::Reader(Arc::new(reader))))
     }
 
-    /// Takes a new view of the files, which includes at least everything that the writer has
-    /// flushed by now. Costs what is new. Values and iterators are not affected. Does nothing on a
-    /// table open for writing.
-    ///
-    /// # Errors
-    /// As [`open_read_only`](Self::open_read_only); then the old view stays in use.
+    /// Takes a new view, at the cost of what is new. If it fails, the old view stays. Does nothing
+    /// in a table that is open for writing.
     pub fn refresh(&self) -> Result<()> {
         let shared = self.enter()?;
         let Role::Reader(reader) = &self.role else { return Ok(()) };

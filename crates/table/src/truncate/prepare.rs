@@ -178,7 +178,7 @@ fn changed_meanwhile(setup: &TableSetup, segment: SegmentId) -> Error {
         "table {}: segment {segment} has changed since it was read; plan again",
         setup.name
     );
-    Error::new(ErrorKind::Conflict, message)
+    Error::new(ErrorKind::InvalidArgument, message)
 }
 
 /// The segment that is truncated.

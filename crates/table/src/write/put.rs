@@ -23,26 +23,12 @@ use crate::write::writer::{Log, Writer};
 const BATCH_PUBLISH_MIN_KEYS: usize = 4096;
 
 impl Table {
-    /// Stores `value` under `key`. When it returns, every thread's `get` sees the value; it
-    /// survives a crash once [`flush`](Self::flush) or [`wait_durable`](Self::wait_durable) has
-    /// returned `Ok`.
-    ///
-    /// An existing key gets a newer value, unless the table refuses duplicates.
-    ///
-    /// # Errors
-    /// `InvalidArgument` (key not of 1 to 65,535 bytes, value longer than 2^32 − 2),
-    /// `StorageFull`, `DuplicateKey`: nothing was written. `Latched` after an earlier failure;
-    /// `Io` for the failure itself.
+    /// Stores `value` under `key`: see `lithdb::Table::put`.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<Position> {
         self.put_with(key, value, &[])
     }
 
-    /// Stores `value` under `key` and under secondary keys for it or parts of it. Either all
-    /// survive a crash, or none.
-    ///
-    /// # Errors
-    /// As [`put`](Self::put); `InvalidArgument` also for a range outside the value and for a key
-    /// given twice.
+    /// Stores `value` under `key` and secondary keys, as one group.
     pub fn put_with(
         &self,
         key: &[u8],
@@ -56,13 +42,8 @@ impl Table {
         writer.write(&[Group { key, value, checksum, aliases: &aliases }])
     }
 
-    /// Stores everything in `batch`: after a crash all of it exists, or nothing. Returns the
-    /// position of the last value's record. An empty batch does nothing and returns the end of the
-    /// log.
-    ///
-    /// # Errors
-    /// As [`put_with`](Self::put_with); `InvalidArgument` also for a batch above 1 GiB or 2^20
-    /// keys.
+    /// Stores `batch` whole or not at all. Returns the position of the last value's record, or the
+    /// end of the log if the batch is empty.
     pub fn put_batch(&self, batch: &Batch) -> Result<Position> {
         let writer = self.enter_write()?;
         if batch.is_empty() {

@@ -15,17 +15,10 @@ use crate::write::writer::Writer;
 const PIECE: usize = 1 << 20;
 
 impl Table {
-    /// Stores the bytes of `source` under `key`, as [`put`](Self::put) does, with one mebibyte in
-    /// memory at a time. `expected_len` is their approximate number: a segment that would grow too
-    /// large is ended first.
-    ///
-    /// While the source is read, no other thread can write to the table, flush it or begin an
-    /// iterator: for tools and for sources that do not block. The source is a callback: it must
-    /// not call the database.
-    ///
-    /// # Errors
-    /// As [`put`](Self::put); an error of the source as `Io`; `InvalidArgument` if it panics. Then
-    /// nothing was stored, and the space is free again.
+    /// Stores what `source` yields, holding one mebibyte of it at a time. Holds the writer's lock
+    /// while it reads the source. If the source fails or panics, nothing is stored and the space
+    /// is free again. `expected_len` decides whether a segment that would grow too large is sealed
+    /// first.
     pub fn put_from(
         &self,
         key: &[u8],

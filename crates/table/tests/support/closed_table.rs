@@ -72,8 +72,8 @@ pub fn check_reads(table: &Table, closed: &ClosedTable, context: &str) -> bool {
 
 /// Damage is reported as such, with the name of a file.
 pub fn assert_reported_as_damage(error: &lithdb_env::Error, context: &str) {
-    use ErrorKind::{Conflict, Corrupt, Foreign, Missing, Unsupported};
-    let is_damage = matches!(error.kind(), Corrupt | Foreign | Missing | Unsupported | Conflict)
+    use ErrorKind::{Corrupt, Foreign, Missing, Unsupported};
+    let is_damage = matches!(error.kind(), Corrupt | Foreign | Missing | Unsupported)
         // The file system's own error refuses a state file that is too long.
         || error.to_string().contains("at most");
     assert!(is_damage, "{context}: {error}");

@@ -1,7 +1,7 @@
 //! The tour distinguishes a wrong answer from a file that changed on disk.
 
-use lithdb::env::OsFs;
 use lithdb::{Db, DbOptions, TableOptions};
+use lithdb_env::OsFs;
 
 use super::*;
 
@@ -13,7 +13,7 @@ fn wrong_answer_is_distinguished_from_a_changed_file() {
     let item = |name: &str, loaded: &[u8], on_disk: Option<&[u8]>| {
         let path = dir.path().join(name);
         if let Some(content) = on_disk {
-            lithdb::env::replace_file(&OsFs, &path, content).unwrap();
+            lithdb_env::replace_file(&OsFs, &path, content).unwrap();
         }
         Item { path, key: name.to_owned(), digest: Digest::of(loaded) }
     };

@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// build output; without one, the directory of this program]
     path: Option<PathBuf>,
     /// Load at most SIZE bytes
-    #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = lithdb::env::human::parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = lithdb_env::human::parse_size)]
     max_bytes: u64,
     /// Load at most N files
     #[arg(long, value_name = "N", default_value_t = 50_000)]

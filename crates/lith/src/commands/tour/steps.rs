@@ -191,7 +191,7 @@ impl Tour<'_> {
             #[expect(clippy::let_underscore_must_use, reason = "the reader may have failed")]
             let _ = done.send(put.and_then(|()| writer.flush()));
         };
-        let thread = lithdb::env::spawn("lith-tour-writer", write)
+        let thread = lithdb_env::spawn("lith-tour-writer", write)
             .map_err(|e| Failure::io("start a thread", &e))?;
         let (compared, _) = self.tally.compare_all(sample(newer, 2_000), &reader)?;
         let panicked = || Failure::failed("the writer's thread panicked");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lithdb::env::{Clock, FileKind, Fs, OsClock, OsFs, exists};
+use lithdb_env::{Clock, FileKind, Fs, OsClock, OsFs, exists};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
@@ -160,7 +160,7 @@ fn remove_on_signals(delete_on_drop: &Arc<Mutex<Option<PathBuf>>>) -> io::Result
         let _ = emulate_default_handler(signal);
         std::process::exit(128 + signal);
     };
-    lithdb::env::spawn("lith-tour-signals", wait).map(|_| ())
+    lithdb_env::spawn("lith-tour-signals", wait).map(|_| ())
 }
 
 fn remove_with_retries(path: &Path) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lithdb::env::{Fs, OsFs, exists};
+use lithdb_env::{Fs, OsFs, exists};
 
 use super::Args;
 use super::tour_dir::TourDir;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use lithdb::env::human::parsed;
-use lithdb::rollback::INTENT_FILE;
-use lithdb::{Components, Db, Table, verify_keymap};
+use lithdb::{Components, Db, Table};
+use lithdb_env::human::parsed;
 use lithdb_format_oracle::{self as format_oracle, crc32c, key_file, key_header, metadata};
+use lithdb_rollback::INTENT_FILE;
 use lithdb_sim::{SimFs, sim_env};
 
 use super::expect::{Expected, Found, Record, name};
@@ -151,7 +151,7 @@ pub fn check_invariants(run: &mut Run, found: &[Option<Found>; TABLES]) {
         let expected = &mut run.expected[n];
         let (Some(table), Some(found)) = (table, found) else { continue };
         check_values(table, expected, 0..expected.batches.len(), &context);
-        let keymap = verify_keymap(table, &mut |_| {}).unwrap();
+        let keymap = table.verify_keymap(&mut |_| {}).unwrap();
         assert!(keymap.is_sound(), "{context}: {keymap}");
         let stats = table.stats();
         expected.reset_mutable_segment(stats.log_end.segment.0);

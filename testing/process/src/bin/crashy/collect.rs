@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lithdb::Db;
-use lithdb::env::{Clock, OsClock};
+use lithdb_env::{Clock, OsClock};
 use lithdb_process_tests::{Op, Rng, db_options, short_lived_options};
 
 /// Runs from operation `next` on, until it is killed. `ack N T`: everything up to N is durable,

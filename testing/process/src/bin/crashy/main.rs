@@ -94,7 +94,7 @@ fn write(incarnation: u64, ttl: Duration, next: [u64; 2], roots: &[PathBuf]) {
             let table = db.table(name, options).expect(name);
             let stop = Arc::clone(&stop);
             let body = move || write_table(&table, name, incarnation, next, &stop);
-            lithdb::env::spawn(name, body).expect("a thread")
+            lithdb_env::spawn(name, body).expect("a thread")
         })
         .collect();
     wait_for_end_of_input();
@@ -200,7 +200,7 @@ fn durable(roots: &[PathBuf]) {
     mark("put");
     // One value for each shard, and an inline one.
     for n in 0..2_u8 {
-        table.put(&[b'a', n], &[n; 4096]).expect("put");
+        table.put([b'a', n], [n; 4096]).expect("put");
     }
     table.put(b"tiny", b"tiny").expect("put");
     flush(&table, "first");
@@ -208,7 +208,7 @@ fn durable(roots: &[PathBuf]) {
     let before = table.stats().segments;
     let mut puts = 0_u32;
     while table.stats().segments == before {
-        table.put(format!("b{puts}").as_bytes(), &[9; 4096]).expect("put");
+        table.put(format!("b{puts}").as_bytes(), [9; 4096]).expect("put");
         puts += 1;
     }
     flush(&table, "rolled");
@@ -224,12 +224,12 @@ fn durable(roots: &[PathBuf]) {
 fn leave_torn_end(roots: &[PathBuf]) {
     let db = open_without_maintenance(roots);
     let table = db.table("blocks", TableOptions::new()).expect("table");
-    table.put(b"durable", &[1; 4096]).expect("put");
+    table.put(b"durable", [1; 4096]).expect("put");
     table.flush().expect("flush");
     for n in 0..6000_u32 {
-        table.put(format!("inline{n}").as_bytes(), &[2; 1000]).expect("put");
+        table.put(format!("inline{n}").as_bytes(), [2; 1000]).expect("put");
         if n % 100 == 0 {
-            table.put(format!("large{n}").as_bytes(), &[3; 100 << 10]).expect("put");
+            table.put(format!("large{n}").as_bytes(), [3; 100 << 10]).expect("put");
         }
     }
     kill_self();
@@ -242,7 +242,7 @@ fn recover(roots: &[PathBuf]) {
     let table = db.table("blocks", TableOptions::new()).expect("table");
     mark("opened");
     flush(&table, "nothing");
-    table.put(b"after", &[4; 4096]).expect("put");
+    table.put(b"after", [4; 4096]).expect("put");
     flush(&table, "after");
     println!("keys {}", table.stats().keys);
     mark("end");

@@ -52,7 +52,7 @@ fn act(
     }
     let table = tables.get(name).expect("a table that was opened");
     match verb {
-        "put" => table.put(key.as_bytes(), &value_of(key)).map(drop),
+        "put" => table.put(key.as_bytes(), value_of(key)).map(drop),
         "seal" => table.seal(),
         "flush" => table.flush(),
         "get" => {

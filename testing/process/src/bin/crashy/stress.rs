@@ -5,9 +5,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lithdb::env::Env;
 use lithdb::rollback::through_key;
 use lithdb::{Components, Db, DbOptions, Error, ErrorKind, ReadMode, Rollback, Table};
+use lithdb_env::Env;
 use lithdb_process_tests::{Op, stress_options};
 
 use crate::kill_self;

@@ -22,7 +22,7 @@ pub(crate) fn write_tagged(incarnation: u64, ttl: Duration, next: [u64; 2], root
     println!("start");
     let input = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let ended = std::sync::Arc::clone(&input);
-    lithdb::env::spawn("input", move || {
+    lithdb_env::spawn("input", move || {
         wait_for_end_of_input();
         ended.store(true, std::sync::atomic::Ordering::Relaxed);
     })
@@ -72,7 +72,7 @@ impl Observations {
     /// others are wrong.
     fn refused(&mut self, doing: &str, error: &Error) {
         match error.kind() {
-            ErrorKind::RollbackPending => self.count("pending"),
+            _ if error.is_rollback_pending() => self.count("pending"),
             ErrorKind::Missing => self.count("missing"),
             _ => self.wrong(format!("{doing}: {error}")),
         }
@@ -194,7 +194,7 @@ fn requests() -> Receiver<String> {
             }
         }
     };
-    lithdb::env::spawn("requests", body).expect("a thread");
+    lithdb_env::spawn("requests", body).expect("a thread");
     receive
 }
 

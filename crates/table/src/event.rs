@@ -98,8 +98,9 @@ impl EventListener {
         Self(Arc::new(listener))
     }
 
-    /// Hands `event` to the listener and to the log.
+    /// Hands `event` to the listener, then to the log, which may panic.
     pub(crate) fn emit(&self, event: &Event) {
+        let called = call("an event listener", || (self.0)(event));
         match event {
             Event::Latched { table, cause } => {
                 tracing::error!(%table, %cause, "closed for writing")
@@ -107,7 +108,7 @@ impl EventListener {
             Event::ClockJump { .. } | Event::GcPaused { .. } => tracing::warn!(?event),
             _ => tracing::info!(?event),
         }
-        if call("an event listener", || (self.0)(event)).is_err() {
+        if called.is_err() {
             tracing::warn!("the event listener panicked");
         }
     }

@@ -301,9 +301,10 @@ impl Inner {
     pub(crate) fn fail(&self, error: &Error) -> Error {
         let error = self.in_context(error);
         if error.latches() && self.latch.close(&error) {
+            // The listener first: its panics are caught, those of the metrics are not.
+            self.listener.emit(&Event::Latched { table: self.name.clone(), cause: error.clone() });
             metrics::counter!("lithdb_latched_total", "table" => self.name.to_string())
                 .increment(1);
-            self.listener.emit(&Event::Latched { table: self.name.clone(), cause: error.clone() });
         }
         error
     }
@@ -317,7 +318,7 @@ impl Inner {
         use std::panic::{AssertUnwindSafe, catch_unwind};
         catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
             let error = Error::new(ErrorKind::Io, format!("{what} panicked")).latching();
-            // It closes the latch first. What it tells metrics and log may panic, too; whoever waits for the caller must not.
+            // It closes the latch first. Metrics and log may panic, too; others wait for the caller.
             let failed = catch_unwind(AssertUnwindSafe(|| self.fail(&error)));
             Err(failed.unwrap_or_else(|_| self.in_context(&error)))
         })

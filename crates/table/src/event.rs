@@ -113,8 +113,9 @@ impl EventListener {
         Self(Arc::new(listener))
     }
 
-    /// Sends `event` to the log and to the listener.
+    /// Passes `event` to the listener, then to the log, which may panic.
     pub(crate) fn emit(&self, event: &Event) {
+        let called = call("an event listener", || (self.0)(event));
         match event {
             Event::Latched { table, cause } => {
                 tracing::error!(%table, %cause, "closed for writing")
@@ -122,7 +123,7 @@ impl EventListener {
             Event::ClockJump { .. } | Event::GcPaused { .. } => tracing::warn!(?event),
             _ => tracing::info!(?event),
         }
-        if call("an event listener", || (self.0)(event)).is_err() {
+        if called.is_err() {
             tracing::warn!("the event listener panicked");
         }
     }

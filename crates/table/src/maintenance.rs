@@ -30,7 +30,7 @@ impl Table {
     pub fn tick(&self, maintenance: &Maintenance) -> Result<()> {
         let writer = self.enter_write()?;
         let shared = &writer.shared;
-        let maintained = shared.latch_on_panic("upkeep", || {
+        let maintained = shared.latch_on_panic("maintenance", || {
             let timed = writer.record_time().map(drop);
             let aged = writer.seal_by_age().map(drop);
             let flushed = writer.flush_if_due(maintenance);

@@ -109,8 +109,10 @@ impl Shared {
         let error = self.in_context(error);
         if error.latches() && self.latch.close(&error) {
             let table = self.name().clone();
+            let event = Event::Latched { table: table.clone(), cause: error.clone() };
+            // The listener first: its panics are caught, those of the metrics are not.
+            self.setup.listener.emit(&event);
             metrics::counter!("lithdb_latched_total", "table" => table.to_string()).increment(1);
-            self.setup.listener.emit(&Event::Latched { table, cause: error.clone() });
         }
         error
     }

@@ -15,9 +15,10 @@ use lithdb_repair::verify;
 use lithdb_sim::{CrashImage, OpKind};
 use lithdb_table::verify_keymap;
 use lithdb_table::{
-    Batch, Event, EventListener, GcFilter, OpenForWriting, SecondaryKey, Table, TableOptions,
-    show_key,
+    Batch, Event, EventListener, GcFilter, Maintenance, OpenForWriting, SecondaryKey, Table,
+    TableOptions, show_key,
 };
+use metrics::{Counter, Gauge, Histogram, KeyName, SharedString, Unit};
 use parking_lot::Mutex;
 use support::hook::HookFs;
 use support::oracle::assert_matches_oracle;
@@ -116,7 +117,7 @@ fn panic_while_writing_a_value_latches_the_table() {
     harness.setup.env.fs = Arc::new(HookFs::new(inner, move |kind, path, _| {
         let is_value = path.extension().is_some_and(|e| e == "values");
         if kind == OpKind::Write && is_value && is_armed.swap(false, Ordering::Relaxed) {
-            panic!("as asked for");
+            panic!("injected panic");
         }
     }));
     let options = small().segment_keys(100);
@@ -136,6 +137,64 @@ fn panic_while_writing_a_value_latches_the_table() {
     let table = harness.open(&options).unwrap();
     assert_eq!(table.get(b"b").unwrap(), None);
     assert_matches_oracle(&table, &harness, "after the panic");
+}
+
+/// Metrics of an application that panic when a table latches.
+struct PanickingRecorder;
+
+impl metrics::Recorder for PanickingRecorder {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn register_counter(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> Counter {
+        assert_ne!(key.name(), "lithdb_latched_total", "injected panic");
+        Counter::noop()
+    }
+    fn register_gauge(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+    fn register_histogram(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+#[test]
+fn panicking_metrics_and_listener_do_not_stop_a_latch() {
+    let mut harness = Harness::new(1);
+    let armed = Arc::new(AtomicBool::new(false));
+    let is_armed = Arc::clone(&armed);
+    let inner = Arc::clone(&harness.setup.env.fs);
+    harness.setup.env.fs = Arc::new(HookFs::new(inner, move |kind, path, _| {
+        let is_state = path.ends_with("table.state");
+        if kind == OpKind::Write && is_state && is_armed.swap(false, Ordering::Relaxed) {
+            panic!("injected panic");
+        }
+    }));
+    let latched = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&latched);
+    harness.setup.listener = EventListener::new(move |event| {
+        if let Event::Latched { cause, .. } = event {
+            heard.lock().push(cause.to_string());
+            panic!("injected panic");
+        }
+    });
+    let table = harness.create_and_open(&small());
+    table.put(b"a", b"1").unwrap();
+    table.flush().unwrap();
+    // The next tick records the time.
+    harness.clock.advance(Duration::from_secs(3600));
+    armed.store(true, Ordering::Relaxed);
+    let maintenance =
+        Maintenance { flush_bytes: None, flush_after: None, idle_after: DAY, collect: false };
+    let ticked = metrics::with_local_recorder(&PanickingRecorder, || table.tick(&maintenance));
+    let told = ticked.unwrap_err().to_string();
+    assert!(told.contains("maintenance panicked"), "{told}");
+    assert!(!armed.load(Ordering::Relaxed));
+    let heard = latched.lock().clone();
+    assert!(heard.len() == 1 && heard[0].contains("maintenance panicked"), "{heard:?}");
+    assert!(table.failure().is_some());
+    assert_eq!(table.put(b"b", b"2").unwrap_err().kind(), ErrorKind::Latched);
+    assert_eq!(table.get(b"a").unwrap().unwrap(), b"1");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use lithdb_env::{ErrorKind, UnixMillis};
 use lithdb_repair::plan_repair;
 use lithdb_segment::{Identity, SegmentId, ShardId, ValueHeader};
+use lithdb_sim::CrashImage;
 use lithdb_table::state::TableState;
 
 use super::fixture::{
@@ -154,6 +155,27 @@ fn stale_blocks_in_an_unsynced_segment_do_not_name_the_table() {
         let table = harness.open(&options()).unwrap();
         table.put(b"key", b"value").unwrap();
     }
+}
+
+/// Power loss during the first roll-over: of the first segment the header alone is durable, and the successor, which was
+/// never synced, shows records of a table that was dropped.
+#[test]
+fn header_alone_outweighs_stale_records_of_a_dropped_table() {
+    let dropped = table_with_other_id();
+    let stale = dropped.fs.read_raw(dropped.file("2.keys"))[..200].to_vec();
+    let harness = Harness::new(1);
+    let table = harness.create_and_open(&options());
+    table.put(b"lost", b"value").unwrap();
+    drop(table);
+    let harness = harness.after_crash(harness.fs.crash_with(&CrashImage::Nothing));
+    assert_eq!(harness.fs.read_raw(harness.file("1.keys")).len(), 64);
+    change_state(&harness, |state| state.highest_id = SegmentId(2));
+    harness.fs.write_raw("/r0/t/segments/2.keys", stale);
+    let report = harness.verify();
+    assert!(report.is_sound(), "{report}");
+    assert!(harness.plan().is_empty(), "{}", harness.plan());
+    let table = harness.open(&options()).unwrap();
+    table.put(b"key", b"value").unwrap();
 }
 
 /// A successor that was never synced shows what its blocks held before; the key file of its

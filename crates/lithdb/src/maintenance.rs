@@ -1,4 +1,4 @@
-//! The database's own threads: upkeep (ages, idle marks, automatic flushes, collection by the TTL) and filters.
+//! The database's own threads: maintenance (ages, idle marks, automatic flushes, collection by the TTL) and filters.
 //!
 //! The threads of a kind take turns in making the rounds of all tables. While one is held up by a table, the next one goes
 //! round, and passes that table over. There are two of a kind, and as many more as tables have held up at the same time.

@@ -1,4 +1,4 @@
-//! What all handles of a database share: roots and locks, open tables, upkeep, closing.
+//! What all handles of a database share: roots and locks, open tables, maintenance, closing.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -112,7 +112,7 @@ impl Shared {
         self.env.pool.run_all(self.tables.all().into_iter().map(task).collect())
     }
 
-    /// What is due in upkeep now.
+    /// What maintenance has to do now.
     fn maintenance(&self) -> Maintenance {
         let steady = self.env.clock.monotonic();
         let mut last = self.last_gc.lock();
@@ -142,7 +142,7 @@ impl Shared {
         maintained.and(collected)
     }
 
-    /// One round of upkeep.
+    /// One round of maintenance.
     pub(crate) fn run_maintenance(&self) {
         let maintenance = self.maintenance();
         for open in self.tables.all().iter().filter(|open| !open.table.is_closed()) {

@@ -1,6 +1,8 @@
-//! What is done for a table now and then: sealing by age, the idle mark, automatic flushes, collection.
+//! What is done for a table now and then: sealing by age, the idle mark, automatic flushes,
+//! collection.
 //!
-//! The owner of the table calls [`Table::tick`] about once a second. A tick never blocks writers for longer than a put does.
+//! The owner of the table calls [`Table::tick`] about once a second. A tick never blocks writers
+//! for longer than a put does.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -50,7 +52,8 @@ impl Table {
         maintained.and(collected)
     }
 
-    /// Seals the mutable segment if its age has come, without waiting until that is durable. Returns whether it did.
+    /// Seals the mutable segment if its age has come, without waiting until that is durable.
+    /// Returns whether it did.
     pub fn seal_if_old(&self) -> Result<bool> {
         let side = self.inner.enter_write()?;
         let inner = &self.inner;
@@ -113,7 +116,8 @@ impl Table {
 }
 
 impl WriteSide {
-    /// The table is closed: waits until whoever was past the door by then has come to an end. Nothing is written or removed after it.
+    /// The table is closed: waits until whoever was past the door by then has come to an end.
+    /// Nothing is written or removed after it.
     pub(crate) fn quiesce(&self) {
         self.in_flight.wait_all();
         self.commit.wait_idle();
@@ -165,7 +169,8 @@ impl Inner {
         if is_behind && due { self.make_durable(log_end) } else { Ok(()) }
     }
 
-    /// A table on which nothing is put gets its mark written, so that what was flushed last is vouched for.
+    /// A table on which nothing is put gets its mark written, so that what was flushed last is
+    /// vouched for.
     fn write_mark_if_idle(self: &Arc<Self>, side: &WriteSide, idle_after: Duration) -> Result<()> {
         let steady = self.env.clock.monotonic();
         if steady.saturating_sub(side.activity.lock().since) < idle_after {
@@ -185,7 +190,8 @@ impl Inner {
         segment.release_idle_resources().map_err(|e| self.fail(&e))
     }
 
-    /// Writes out what is in buffers, for their memory, unless somebody else has the writer's lock.
+    /// Writes out what is in buffers, for their memory, unless somebody else has the writer's
+    /// lock.
     fn release_buffers(&self) -> bool {
         let Mode::Write(side) = &self.mode else { return false };
         // Held until the end: closing the table waits for it, and nothing is written afterwards.
@@ -231,7 +237,8 @@ impl Inner {
         Ok(())
     }
 
-    /// The durable tail in the state, and that nothing is behind it: an opening then knows how long the files must be.
+    /// The durable tail in the state, and that nothing is behind it: an opening then knows how
+    /// long the files must be.
     fn record_clean_close(&self, side: &WriteSide) -> Result<()> {
         self.latch.check().map_err(|e| self.in_context(&e))?;
         let writer = side.writer.lock();
@@ -259,8 +266,8 @@ impl Inner {
             false
         });
         let written = self.update_state(side, |state| {
-            // The next id has not been given away: whatever has it is newer than this state. Unless it
-            // is what a failed roll-over has left, and could not remove.
+            // The next id has not been given away: whatever has it is newer than this state.
+            // Unless it is what a failed roll-over has left, and could not remove.
             if closed_cleanly {
                 state.highest_id = tail.as_ref().map_or(state.highest_id, |tail| tail.segment);
             }
@@ -270,7 +277,8 @@ impl Inner {
         written.map(drop)
     }
 
-    /// Whether no file goes on behind what `left` says. A value that failed on its way may have left bytes.
+    /// Whether no file goes on behind what `left` says. A value that failed on its way may have
+    /// left bytes.
     fn matches_files(&self, left: &TableState) -> Result<bool> {
         let fs = &*self.env.fs;
         let inventory = Inventory::list(fs, &self.context.dirs)?;

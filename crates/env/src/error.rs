@@ -275,7 +275,8 @@ impl Error {
         self.altered(|inner| inner.kind = kind)
     }
 
-    /// The same error as [`ErrorKind::Locked`], because a rollback is under way or was interrupted.
+    /// The same error as [`ErrorKind::Locked`], because a rollback is under way or was
+    /// interrupted.
     #[must_use]
     pub fn for_pending_rollback(&self) -> Self {
         self.altered(|inner| {
@@ -301,8 +302,8 @@ impl Error {
         self.inner.latches
     }
 
-    /// Whether a rollback is under way or was interrupted: opening the database for writing finishes
-    /// it.
+    /// Whether a rollback is under way or was interrupted: opening the database for writing
+    /// finishes it.
     pub fn is_rollback_pending(&self) -> bool {
         self.inner.rollback_pending
     }

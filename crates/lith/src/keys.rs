@@ -101,8 +101,8 @@ fn rewrite(document: &mut Json, is_key: bool) {
     }
 }
 
-/// Converts from the format of `lithdb_table::show_key` to that of [`show`]; `None` if it is not in
-/// the former.
+/// Converts from the format of `lithdb_table::show_key` to that of [`show`]; `None` if it is not
+/// in the former.
 fn reformat_key(shown: &str) -> Option<String> {
     let (shown, dots) = match shown.strip_suffix('…') {
         Some(head) if head.ends_with('"') || head.starts_with("0x") => (head, "…"),

@@ -242,7 +242,8 @@ impl Db {
     /// held stay good. A drop that is interrupted is finished when the database is opened next.
     ///
     /// # Errors
-    /// `Missing` if there is no such table, `InvalidArgument` if the database is open for reading only, `Io`.
+    /// `Missing` if there is no such table, `InvalidArgument` if the database is open for reading
+    /// only, `Io`.
     pub fn drop_table(&self, name: &str) -> Result<()> {
         let shared = &self.shared;
         shared.check_writable()?;

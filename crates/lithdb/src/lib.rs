@@ -58,9 +58,9 @@ pub use lithdb_env::{ErrorKind, Result, UnixMillis};
 
 /// ```
 /// use lithdb::{Db, DbOptions, ErrorKind};
-/// let error = Db::open(DbOptions::new(["/nowhere/at/all"]).create_if_missing(false)).unwrap_err();
+/// let error = Db::open(DbOptions::new(["/nowhere"]).create_if_missing(false)).unwrap_err();
 /// assert_eq!(error.kind(), ErrorKind::Missing);
-/// assert!(error.to_string().contains("/nowhere/at/all"));
+/// assert!(error.to_string().contains("/nowhere"));
 /// ```
 #[doc(inline)]
 pub use lithdb_env::Error;
@@ -120,7 +120,7 @@ pub mod rollback {
     //! # let dir = tempfile::tempdir()?;
     //! # let path = dir.path().join("data");
     //! # Db::open(DbOptions::new([&path]))?.close()?;
-    //! // `blocks`: a letter and the height; `receipts`: through a certain key; all others: keys that begin
+    //! // `blocks`: a letter and the height; `receipts`: through one key; all others: keys that begin
     //! // with the height.
     //! let filter = PerTable::new()
     //!     .table("blocks", max_be_u64(1, 100))

@@ -65,8 +65,9 @@ impl fmt::Display for RepairReport {
     }
 }
 
-/// Carries the plan out. The caller has held the exclusive lock of every root since before the plan was made. After
-/// it, the table opens. If it fails or is interrupted, plan again; nothing is lost that the plan did not name.
+/// Carries the plan out. The caller has held the exclusive lock of every root since before the
+/// plan was made. After it, the table opens. If it fails or is interrupted, plan again; nothing is
+/// lost that the plan did not name.
 pub fn apply(plan: RepairPlan, setup: &TableSetup) -> Result<RepairReport> {
     plan.apply_in_order(setup).map_err(|e| setup.in_context(&e))
 }

@@ -86,9 +86,9 @@ impl RollbackPlan {
     ///
     /// # Errors
     /// Those of [`check`](Self::check); `Locked`; `InvalidArgument` for a stale plan, if the
-    /// database no longer holds what it held when the plan was made; `StorageFull` and other failures while
-    /// preparing: nothing has changed, and what was written is removed. An error after the
-    /// rollback was decided says so: the next opening, or
+    /// database no longer holds what it held when the plan was made; `StorageFull` and other
+    /// failures while preparing: nothing has changed, and what was written is removed. An error
+    /// after the rollback was decided says so: the next opening, or
     /// [`Rollback::finish`](crate::Rollback::finish), continues it.
     pub fn execute(self) -> Result<RollbackReport> {
         let never_stop = |_: &Progress| ControlFlow::<Infallible>::Continue(());

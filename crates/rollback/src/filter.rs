@@ -1,6 +1,7 @@
 //! Ready-made filters for the usual points to roll back to: a key, a height, a time, a position.
 //!
-//! Each is a function that [`Rollback::plan`](crate::Rollback::plan) takes as it is; [`PerTable`] combines several.
+//! Each is a function that [`Rollback::plan`](crate::Rollback::plan) takes as it is; [`PerTable`]
+//! combines several.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;

@@ -254,8 +254,8 @@ impl RootsRepair {
 }
 
 impl Roots {
-    /// Creates and locks the directories of roots that are gone, durably. Before the tables are repaired; may be
-    /// repeated.
+    /// Creates and locks the directories of roots that are gone, durably. Before the tables are
+    /// repaired; may be repeated.
     pub fn prepare_repair(&mut self, plan: &RootsRepair) -> Result<()> {
         let fs = &*self.env.fs;
         create::create_dirs(fs, &self.absent)?;
@@ -265,7 +265,8 @@ impl Roots {
         gone.map(|lost| &lost.path).try_for_each(|path| create::require_reservation(fs, path))
     }
 
-    /// Gives all roots their ids, the last step of a repair: after it, the database opens. If it fails, plan again.
+    /// Gives all roots their ids, the last step of a repair: after it, the database opens. If it
+    /// fails, plan again.
     pub fn finish_repair(&self, plan: &RootsRepair) -> Result<()> {
         let env = &self.env;
         let damaged = plan.lost.iter().filter(|lost| lost.loss == RootLoss::IdDamaged);

@@ -3,7 +3,7 @@
 use lithdb_table::{Batch, TableOptions};
 
 use super::fixture::{
-    Model, check_opened, epoch, find, forget_durable_end, nothing, options, record,
+    Model, check_opened, epoch, find, forget_durable_end, mark, nothing, options, record,
 };
 use super::support::{DAY, Harness, small};
 
@@ -57,6 +57,30 @@ fn epoch_needs_three_agreeing_records() {
         harness.fs.flip_bit(harness.file("1.keys"), at + 9, 5);
         assert_eq!(harness.plan().segments[0].kept_keys, kept);
     }
+}
+
+/// A session that rolls over without a flush leaves no mark: only the metadata and the epoch record
+/// hold its epoch.
+#[test]
+fn lost_metadata_and_corrupt_epoch_record_cost_no_key() {
+    let (harness, mut model) = (Harness::new(2), Model::default());
+    let table = harness.create_and_open(&one_segment());
+    (0..3).for_each(|n| model.put(&table, &format!("before{n}"), &[n; 30], false));
+    table.close().unwrap();
+    let table = harness.open(&one_segment()).unwrap();
+    (0..8).for_each(|n| model.put(&table, &format!("behind{n}"), &[n; 30], false));
+    table.seal().unwrap();
+    table.close().unwrap();
+    let lines = harness.dump(Some(1));
+    let begun = lines.iter().position(|line| epoch(line).is_some()).unwrap();
+    assert!(lines[begun..].iter().all(|line| mark(line).is_none()), "{lines:?}");
+    let at = record(&harness, 1, epoch);
+    harness.fs.flip_bit(harness.file("1.keys"), at + 9, 5);
+    harness.fs.remove_raw(harness.file("1.metadata"));
+    let plan = harness.plan();
+    assert_eq!(plan.lost_keys(), Some(0), "{plan}");
+    plan.apply(&harness.setup).unwrap();
+    check_opened("neither knows the epoch", &harness, &model, &nothing());
 }
 
 /// Two acknowledged puts, then after a mark a single put, a batch of three, and one more put; not

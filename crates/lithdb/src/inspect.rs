@@ -2,7 +2,7 @@
 //! [`Table::verify_keymap`](crate::Table::verify_keymap) report.
 //!
 //! Verification and dump do not open tables in the ordinary way, so they also work on tables that
-//! opening refuses. They hold the readers' lock and write nothing.
+//! opening refuses. They take no lock and write nothing.
 
 use std::fmt;
 

@@ -54,7 +54,7 @@ impl fmt::Display for LostRoot {
 }
 
 /// A plan to write new `root.id` files; it uses everything else on these roots as found. Changes
-/// nothing until [`prepare`](Self::prepare) and [`write`](Self::write).
+/// nothing until [`Roots::prepare_repair`] and [`Roots::finish_repair`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RootsRepair {
     /// The roots that need a new `root.id`, by root number.

@@ -17,7 +17,7 @@ const CHAIN_LEN: usize = 32 + 8 * 256;
 /// Bytes read when a file is opened.
 const HEAD_LEN: usize = HEADER_LEN + CHAIN_LEN;
 
-/// The kind of access: a reader follows links and accepts what only a writer must refuse.
+/// The kind of access: a reader accepts feature flags that only a writer must refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// By the holder of the exclusive locks.

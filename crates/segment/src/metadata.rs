@@ -63,7 +63,7 @@ pub struct Metadata {
     pub successor: SegmentId,
     /// When the segment was created.
     pub created: UnixMillis,
-    /// Time of the last write; the segment's age counts from here.
+    /// Time of the seal; the segment's age counts from here.
     pub last_write: Stamp,
     /// The salt of the key file.
     pub salt: u64,
@@ -83,7 +83,7 @@ pub struct Metadata {
     pub codec: u8,
     /// XXH3-128 over the key file.
     pub digest: Option<[u8; 16]>,
-    /// Additions by later versions, by type.
+    /// Optional fields, by type: 1 = a repair that is not finished, 2 = recovered.
     pub extras: Vec<(u16, Vec<u8>)>,
 }
 

@@ -1,8 +1,8 @@
 //! Periodic maintenance of a table: sealing by age, idle marks, automatic flushes, collection; and
 //! returning write buffers to other tables.
 //!
-//! The owner calls [`Table::tick`] about once a second. A tick never blocks writers longer than a
-//! put does.
+//! The owner calls [`Table::tick`] about every half second. A tick never blocks writers longer
+//! than a put does.
 
 use std::sync::Arc;
 use std::time::Duration;

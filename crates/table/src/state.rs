@@ -267,7 +267,7 @@ pub fn next_id(newest: SegmentId, floor: SegmentId) -> Result<SegmentId> {
 /// The id after `id`; refused if that is the last of all.
 pub(crate) fn id_after(id: SegmentId) -> Result<SegmentId> {
     id.next().ok_or_else(|| {
-        let message = "the table has used all of its 2^32 segment ids";
+        let message = "the table has used all of its 2^32 - 1 segment ids";
         Error::new(ErrorKind::InvalidArgument, message)
     })
 }

@@ -18,8 +18,8 @@ pub struct GcFilter(Arc<Filter>);
 type Filter = dyn Fn(&[u8], bool) -> Result<bool> + Send + Sync;
 
 impl GcFilter {
-    /// Wraps a function. It runs on a thread for filters and delays nothing but the collection of
-    /// its own table. It must decide by the key alone: calls of the database inside it are refused
+    /// Wraps a function. It runs on the thread that collects: one of the database for filters, or
+    /// the caller of `run_gc`. It delays nothing but the collection of its own table. It must decide by the key alone: calls of the database inside it are refused
     /// with `InvalidArgument`.
     pub fn new(filter: impl Fn(&[u8], bool) -> Result<bool> + Send + Sync + 'static) -> Self {
         Self(Arc::new(filter))

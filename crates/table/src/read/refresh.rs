@@ -34,8 +34,8 @@ enum Step {
 }
 
 impl Table {
-    /// Opens an existing table for reading. The caller holds the shared lock of every root; a
-    /// writer may be active. Nothing is written.
+    /// Opens an existing table for reading. Takes no lock, as a writer may be active, and writes
+    /// nothing.
     ///
     /// # Errors
     /// Any damage or inconsistency, with its file and the remedy.

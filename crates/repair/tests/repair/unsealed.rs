@@ -79,7 +79,7 @@ fn lost_metadata_and_corrupt_epoch_record_cost_no_key() {
     harness.fs.remove_raw(harness.file("1.metadata"));
     let plan = harness.plan();
     assert_eq!(plan.lost_keys(), Some(0), "{plan}");
-    plan.apply(&harness.setup).unwrap();
+    lithdb_repair::apply(plan, &harness.setup).unwrap();
     check_opened("neither knows the epoch", &harness, &model, &nothing());
 }
 

@@ -425,7 +425,7 @@ fn unacknowledged_successor_with_stale_blocks_is_discarded() {
     }
 }
 
-/// Recovery syncs no removal: after a crash, files of a discarded segment may be beside newer ones.
+/// After a crash, files of a discarded segment may be beside newer ones.
 /// One opening only, as the next one would sync the directories. Three roots, so that files of the
 /// discarded segment are on a root where no segment written later has any.
 #[test]

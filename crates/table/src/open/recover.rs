@@ -66,8 +66,7 @@ impl Recovery<'_> {
     }
 
     /// Removes files below the watermark and files that were never acknowledged. For the latter it
-    /// raises the id floor first, so the removal needs no sync: a file that reappears after a crash
-    /// is below the floor and is removed again.
+    /// raises the id floor first. One opening makes its removals durable.
     fn remove(&self, plan: &OpenPlan, report: &mut RecoveryReport) -> Result<()> {
         let discarded = plan.discard.clone().unwrap_or_default();
         if discarded.highest.is_some() {
@@ -79,7 +78,7 @@ impl Recovery<'_> {
             remove_if_exists(fs, path)?;
             report.removed_files += 1;
         }
-        Ok(())
+        if report.removed_files > 0 { self.sync_dirs() } else { Ok(()) }
     }
 
     fn open(&self, path: &Path) -> Result<Arc<dyn File>> {
@@ -213,7 +212,13 @@ impl Recovery<'_> {
         for path in SegmentPaths::for_new(&self.context.dirs, id, self.shards).all() {
             remove_if_exists(fs, path)?;
         }
-        Ok(())
+        self.sync_dirs()
+    }
+
+    fn sync_dirs(&self) -> Result<()> {
+        let fs = &*self.context.env.fs;
+        let mut dirs = self.context.dirs.iter();
+        dirs.try_for_each(|dir| fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e)))
     }
 }
 

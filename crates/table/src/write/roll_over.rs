@@ -106,9 +106,11 @@ impl Writer {
     pub(crate) fn finish_seal(&self) -> Result<()> {
         let shared = &self.shared;
         let may_begin = || shared.check_open().and_then(|()| shared.check_latch());
-        // A panic must not leave other threads waiting.
-        let run = |seal: &Seal| shared.latch_on_panic("the seal", || self.run_seal(seal));
-        let run = |seal: &Seal| run(seal).map_err(|e| shared.fail(&e));
+        // A panic must not leave other threads waiting, not even one of the metrics in `fail`.
+        let run = |seal: &Seal| {
+            let run = || self.run_seal(seal).map_err(|e| shared.fail(&e));
+            shared.latch_on_panic("the seal", run)
+        };
         if let Some(done) = self.sealing.finish(may_begin, run)? {
             self.announce(&done.job);
         }

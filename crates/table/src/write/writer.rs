@@ -120,12 +120,15 @@ impl Writer {
     /// count has changed.
     pub(crate) fn update_state(&self, f: impl FnOnce(&mut TableState)) -> Result<ClockReading> {
         let (mut reading, mut leap) = (self.now(), Duration::ZERO);
+        // Dropped after the locks: the last holder of a collected segment unlinks its files.
+        let mut segments = None;
         let updated = self.state.update(|state| {
             let before = state.clone();
             f(state);
             let mut clock = self.clock.lock();
             reading = clock.read(&*self.shared.env().clock);
-            leap = clock.record(&self.live.segments(), &before, state, reading);
+            let segments = segments.insert(self.live.segments());
+            leap = clock.record(segments, &before, state, reading);
         });
         if let Err(error) = updated {
             // The next update records it, unless the table is latched.

@@ -119,6 +119,7 @@ impl ChainLinks {
         for segment in found.values_mut() {
             segment.check_identity(table_state.table_id);
         }
+        // Without files the highest id is `NONE`, which is below every id.
         let highest = inventory.segments.keys().next_back().copied().unwrap_or_default();
         // With the state and a directory lost, any remaining segment may have been acknowledged.
         let keeps_all = matches!(slots, StateSlots::Lost(_)) && !absent_dirs.is_empty();
@@ -208,6 +209,7 @@ fn split_orphans(
         ids.extend(found.keys());
     }
     let is_sealed = |id: &&SegmentId| found.get(id).is_some_and(|found| found.metadata.is_some());
+    // `NONE` if no segment is sealed: then none is older than it.
     let newest_sealed = ids.iter().rev().find(is_sealed).copied().unwrap_or_default();
     let members = ids
         .iter()
@@ -234,6 +236,7 @@ fn member_ids(
     // A segment above the newest may hold acknowledged data, if the metadata of its predecessor is
     // lost.
     loop {
+        // `NONE` if there are no members: every segment is above it.
         let newest = members.last().copied().unwrap_or_default();
         let has_lost_seal =
             found.get(&newest).is_some_and(|found| found.metadata_error().is_some());

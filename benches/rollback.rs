@@ -87,7 +87,7 @@ fn run(dir: &Path, rounds: usize, records: u64, inline: bool) {
             timed(|| raw_walk(&mapped.bytes(0, count * stride).unwrap(), count, stride));
         raw.push(examined as f64 / 1e6 / time.as_secs_f64());
 
-        let cut = plan.tables[0].segment_cut.unwrap();
+        let cut = plan.tables[0].segment_truncated.unwrap();
         let segments = path.join("t/segments");
         let keys = segments.join(format!("{cut}.keys"));
         let (time, ()) = timed(|| {

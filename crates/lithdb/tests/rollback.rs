@@ -92,7 +92,7 @@ fn rollback_to_every_record_of_two_tables() {
         let last = rollback_fixture::plan(&harness, keep, NoMatch::Refuse).unwrap();
         let plan = &last.tables[0];
         split_batches += u32::from(matches!(height(&key), 5..8 | 12..14));
-        ends += u32::from(plan.action == Action::Cut && plan.segment_cut.is_none());
+        ends += u32::from(plan.action == Action::Truncate && plan.segment_truncated.is_none());
         check(&harness, keep, NoMatch::Refuse, &name);
     }
     assert!(split_batches > 6 && ends > 2, "{split_batches} {ends}");
@@ -107,7 +107,7 @@ fn rollback_to_first_and_last_record_of_each_segment() {
     {
         let harness = fork(&harness);
         let plan = rollback(&harness).plan(through_key(format!("h:{last}"))).unwrap();
-        assert_eq!(plan.tables[0].segment_cut.is_none(), is_end, "{last}: {plan}");
+        assert_eq!(plan.tables[0].segment_truncated.is_none(), is_end, "{last}: {plan}");
         plan.execute().unwrap();
         let db = harness.open();
         let found = contents(&db, "");
@@ -261,7 +261,7 @@ fn truncated_segment_gets_new_revision_and_digest_same_seal_time() {
     assert_eq!((before.records, after.records), (4, 3));
     assert_eq!((before.revision, after.revision), (0, 1));
     assert!(after.digest.is_some() && after.digest != before.digest);
-    assert_eq!(after.last_write, before.last_write);
+    assert_eq!(after.sealed_at, before.sealed_at);
     assert_eq!((after.created, after.salt), (before.created, before.salt));
     let bytes = harness.fs.read_raw("/r0/t/segments/2.keys");
     assert_eq!(bytes.len() as u64, after.key_end);
@@ -272,7 +272,7 @@ fn truncated_segment_gets_new_revision_and_digest_same_seal_time() {
     // A second rollback, further back; at the end of a segment the file stays as it is.
     roll_back(&harness, &|_, key, _| height(key) <= 11, NoMatch::Refuse);
     let again = metadata(&harness, "t", 2);
-    assert_eq!((again.revision, again.records, again.last_write), (2, 2, before.last_write));
+    assert_eq!((again.revision, again.records, again.sealed_at), (2, 2, before.sealed_at));
     let first = metadata(&harness, "t", 1);
     roll_back(&harness, &|_, key, _| height(key) <= 7, NoMatch::Refuse);
     let cut = metadata(&harness, "t", 1);
@@ -311,11 +311,11 @@ fn rollback_never_reuses_ids_and_clears_the_durable_end() {
         let state = |harness: &Harness| {
             read_state(&harness.fs, "/r0/t/table.state".as_ref()).unwrap().state
         };
-        let promised = state(&harness).durable_end.unwrap().segment;
+        let promised = state(&harness).recorded_end.unwrap().segment;
         roll_back(&harness, keep, no_match);
         let after = state(&harness);
         assert!(after.next_id_floor.0 > highest && after.next_id_floor.0 > promised.0);
-        assert!(after.durable_end.clone().is_none_or(|end| end.segment.0 > highest));
+        assert!(after.recorded_end.clone().is_none_or(|end| end.segment.0 > highest));
         seen.assert_consistent_with(Identities::of(&harness), "after the rollback");
         let floor = after.next_id_floor;
         let db = harness.open();
@@ -461,7 +461,7 @@ fn report_matches_the_plan() {
         assert_eq!(plan.boundary, done.boundary);
         assert_eq!(plan.discarded, done.discarded);
         assert_eq!(plan.segments_removed, done.segments_removed);
-        assert_eq!(plan.segment_cut, done.segment_cut);
-        assert_ne!(done.segment_cut, Some(SegmentId::NONE));
+        assert_eq!(plan.segment_truncated, done.segment_truncated);
+        assert_ne!(done.segment_truncated, Some(SegmentId::NONE));
     }
 }

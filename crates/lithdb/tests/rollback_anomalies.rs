@@ -67,7 +67,7 @@ fn boundary_leftovers_on_another_root_are_ignored() {
         let harness = scenario.copy();
         let cut = {
             let plan = scenario.plan(&harness).unwrap();
-            plan.tables[0].segment_cut.unwrap()
+            plan.tables[0].segment_truncated.unwrap()
         };
         let (here, there) = ("/r0/t/segments", "/r1/t/segments");
         let bytes = harness.fs.read_raw(format!("{here}/{cut}.{name}"));
@@ -107,7 +107,7 @@ fn first_mark_gives_the_time_despite_a_recovery_mark() {
 fn lost_seal_of_a_truncated_segment_is_detected() {
     let scenario = scenarios::sealed();
     let harness = scenario.copy();
-    let cut = scenario.plan(&harness).unwrap().tables[0].segment_cut.unwrap();
+    let cut = scenario.plan(&harness).unwrap().tables[0].segment_truncated.unwrap();
     scenario.execute(&harness).unwrap();
     let path = format!("/r0/t/segments/{cut}.metadata");
     assert!(harness.files(&path) == [path.clone()]);

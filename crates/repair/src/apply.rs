@@ -39,16 +39,24 @@ pub struct RepairReport {
     /// Bytes that were lost, as far as known; `None` if unknown.
     pub lost_bytes: Option<u64>,
     /// How many files were quarantined.
-    pub kept_files: usize,
+    #[serde(rename = "kept_files")]
+    pub quarantined_files: usize,
     /// The quarantine directories.
-    #[serde(serialize_with = "crate::lossy::paths")]
-    pub kept_in: Vec<PathBuf>,
+    #[serde(rename = "kept_in", serialize_with = "crate::lossy::paths")]
+    pub quarantine_dirs: Vec<PathBuf>,
 }
 
 impl fmt::Display for RepairReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { table, segments, rebuilt_state, lost_keys, lost_bytes, kept_files, kept_in } =
-            self;
+        let Self {
+            table,
+            segments,
+            rebuilt_state,
+            lost_keys,
+            lost_bytes,
+            quarantined_files,
+            quarantine_dirs,
+        } = self;
         let state = if *rebuilt_state { "table.state and " } else { "" };
         write!(
             f,
@@ -56,9 +64,9 @@ impl fmt::Display for RepairReport {
             counted(*segments as u64, "segment"),
             counted(*lost_keys, "key"),
             counted(*lost_bytes, "byte"),
-            counted(*kept_files as u64, "file"),
+            counted(*quarantined_files as u64, "file"),
         )?;
-        for dir in kept_in {
+        for dir in quarantine_dirs {
             write!(f, "\n  in {}", dir.display())?;
         }
         Ok(())
@@ -80,8 +88,8 @@ impl RepairPlan {
             rebuilt_state: self.rebuilds_state,
             lost_keys: self.lost_keys(),
             lost_bytes: self.lost_bytes(),
-            kept_files: 0,
-            kept_in: Vec::new(),
+            quarantined_files: 0,
+            quarantine_dirs: Vec::new(),
         };
         if self.is_empty() {
             return Ok(report);
@@ -107,10 +115,10 @@ impl RepairPlan {
             }
             state.highest_id = state.highest_id.max(id_floor);
             state.closed_cleanly = false;
-            state.durable_end.take_if(|end| lost.contains(&end.segment));
+            state.recorded_end.take_if(|end| lost.contains(&end.segment));
         })?;
-        quarantine.move_in(&orphans)?;
-        quarantine.move_in(given_up.iter().flat_map(|found| found.files.all()))?;
+        quarantine.move_files(&orphans)?;
+        quarantine.move_files(given_up.iter().flat_map(|found| found.files.all()))?;
         state.update(|state| {
             if let Some(watermark) = raises_watermark {
                 state.watermark = state.watermark.max(watermark);
@@ -130,11 +138,11 @@ impl RepairPlan {
         }
         // The metadata of a sealed segment supersedes its durable end in the state.
         state.update(|state| {
-            state.durable_end.take_if(|end| sealed.contains(&end.segment));
+            state.recorded_end.take_if(|end| sealed.contains(&end.segment));
         })?;
         OpenPlan::make(env, &setup.segment_dirs(), &state.get(), Access::Write)?;
-        report.kept_files = repairer.quarantine.files;
-        report.kept_in = repairer.quarantine.dirs.into_iter().collect();
+        report.quarantined_files = repairer.quarantine.files;
+        report.quarantine_dirs = repairer.quarantine.dirs.into_iter().collect();
         Ok(report)
     }
 
@@ -143,7 +151,7 @@ impl RepairPlan {
         let path = setup.state_path();
         let (env, fs) = (&setup.env, &*setup.env.fs);
         if self.rebuilds_state {
-            quarantine.keep([&path])?;
+            quarantine.link([&path])?;
             let mut state = self.work.table_state.clone();
             if self.work.is_state_lost {
                 state.hash_seed = env.random_u64()?;

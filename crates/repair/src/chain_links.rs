@@ -229,7 +229,7 @@ fn member_ids(
 ) -> Result<BTreeSet<SegmentId>> {
     // All sealed segments, those that the state names, and those that these link to.
     let sealed = found.values().filter(|found| found.metadata.is_some()).map(|found| found.id);
-    let unsealed = table_state.durable_end.as_ref().map(|end| end.segment);
+    let unsealed = table_state.recorded_end.as_ref().map(|end| end.segment);
     let mut members: BTreeSet<_> = sealed.chain([table_state.watermark]).chain(unsealed).collect();
     members.retain(|id| *id >= table_state.watermark);
     add_linked(table_state, found, &mut members);

@@ -42,7 +42,8 @@ pub enum DumpLine {
         predecessor: SegmentId,
         successor: SegmentId,
         created: UnixMillis,
-        last_write: UnixMillis,
+        #[serde(rename = "last_write")]
+        sealed_at: UnixMillis,
         key_end: u64,
         records: u64,
         primaries: u64,
@@ -168,9 +169,9 @@ fn dump_segment(
     let metadata = found.metadata();
     let end = metadata.map_or(key_file.len, |m| m.key_end.min(key_file.len));
     let epochs = metadata.map(|metadata| metadata.epochs.as_slice()).unwrap_or_default();
-    let durable_mark = state.filter(|_| found.metadata.is_none());
-    let durable_mark = durable_mark.and_then(|state| state.durable_mark(found.id, None));
-    let scan = Scan::of(&key_file, end, durable_mark)?;
+    let external_end = state.filter(|_| found.metadata.is_none());
+    let external_end = external_end.and_then(|state| state.external_durable_end(found.id, None));
+    let scan = Scan::of(&key_file, end, external_end)?;
     let mark = scan.mark.as_ref().filter(|_| metadata.is_none());
     let derive_epoch_until = mark.map_or(0, |mark| u64::from(mark.through));
     let walk = Walk { identity: key_file.header.identity, epochs, derive_epoch_until, end };
@@ -255,7 +256,7 @@ fn metadata_line(path: &Path, metadata: &Metadata) -> DumpLine {
         predecessor: metadata.predecessor,
         successor: metadata.successor,
         created: metadata.created,
-        last_write: metadata.last_write.time(),
+        sealed_at: metadata.sealed_at.time(),
         key_end: metadata.key_end,
         records: metadata.records,
         primaries: metadata.primaries,
@@ -333,7 +334,7 @@ impl fmt::Display for DumpLine {
                 predecessor,
                 successor,
                 created,
-                last_write,
+                sealed_at,
                 key_end,
                 records,
                 primaries,
@@ -342,7 +343,7 @@ impl fmt::Display for DumpLine {
             } => {
                 write!(f, "{}: metadata of segment {segment}, ", path.display())?;
                 write!(f, "revision {revision}, chain {predecessor} < > {successor}, ")?;
-                write!(f, "created {created}, last write {last_write}, key end {key_end}, ")?;
+                write!(f, "created {created}, last write {sealed_at}, key end {key_end}, ")?;
                 write!(f, "{records} keys, {primaries} values, running {running:08x}, ")?;
                 write!(f, "value ends {value_ends:?}")
             }

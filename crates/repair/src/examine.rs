@@ -82,8 +82,8 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    pub(crate) fn of(key_file: &KeyFile, end: u64, durable_mark: Option<Mark>) -> Result<Self> {
-        let mut scanner = key_file.scan(end, durable_mark);
+    pub(crate) fn of(key_file: &KeyFile, end: u64, external_end: Option<Mark>) -> Result<Self> {
+        let mut scanner = key_file.scan(end, external_end);
         let verdict = scanner.run(|_| Ok(()))?;
         let (totals, epochs) = (scanner.totals().clone(), scanner.epochs().to_vec());
         Ok(Self { verdict, totals, epochs, mark: scanner.mark().cloned() })
@@ -174,10 +174,12 @@ impl Examiner<'_> {
     }
 
     /// The durable end of the segment that other files record.
-    fn durable_mark(&self) -> Option<Mark> {
+    fn external_durable_end(&self) -> Option<Mark> {
         let id = self.found.id;
         let before = self.before.and_then(SegmentHeaders::metadata).filter(|m| m.successor == id);
-        self.chain_links.table_state.durable_mark(id, before.and_then(Metadata::successor_end))
+        self.chain_links
+            .table_state
+            .external_durable_end(id, before.and_then(Metadata::successor_end))
     }
 
     fn expected_records(&self) -> Option<u64> {
@@ -194,7 +196,9 @@ impl Examiner<'_> {
         let bytes = metadata
             .map(Metadata::bytes)
             .or_else(|| self.chain_of_next().map(|end| bytes_of(end.key_end, &end.value_ends)))
-            .or_else(|| self.durable_mark().map(|end| bytes_of(end.through, &end.value_ends)))
+            .or_else(|| {
+                self.external_durable_end().map(|end| bytes_of(end.through, &end.value_ends))
+            })
             .or_else(|| self.bytes_on_disk());
         // Only the metadata counts values apart from keys.
         self.out.lost_values = metadata.map(|m| m.primaries).or(keys.filter(|keys| *keys == 0));
@@ -238,15 +242,16 @@ impl Examiner<'_> {
         let is_unsealed = self.next.is_none() && self.found.metadata.is_none();
         let end = if is_unsealed { key_file.len } else { self.sealed_end(&key_file)? };
         let scan_end = end.min(key_file.len);
-        let scan = Scan::of(&key_file, scan_end, self.durable_mark().filter(|_| is_unsealed))?;
-        let durable_mark = scan.mark.as_ref().filter(|_| is_unsealed);
+        let scan =
+            Scan::of(&key_file, scan_end, self.external_durable_end().filter(|_| is_unsealed))?;
+        let furthest_mark = scan.mark.as_ref().filter(|_| is_unsealed);
         // The durable end in the table state has no record count; the newest mark in the file has.
         let mark = if is_unsealed { Scan::of(&key_file, scan_end, None)?.mark } else { None };
         let mark = mark.unwrap_or_default();
-        let durable = match durable_mark {
+        let durable = match furthest_mark {
             _ if !is_unsealed => DurableBounds::ALL,
-            Some(durable_mark) => DurableBounds {
-                through: u64::from(durable_mark.through),
+            Some(furthest_mark) => DurableBounds {
+                through: u64::from(furthest_mark.through),
                 marked: u64::from(mark.through),
             },
             None => DurableBounds { through: HEADER_LEN as u64, marked: 0 },
@@ -254,7 +259,7 @@ impl Examiner<'_> {
         let value_ends = metadata
             .map(|metadata| &metadata.value_ends)
             .or(chain.map(|chain| &chain.value_ends))
-            .or(durable_mark.map(|durable_mark| &durable_mark.value_ends));
+            .or(furthest_mark.map(|mark| &mark.value_ends));
         let value_ends = value_ends.cloned().unwrap_or_default();
         let damage = match &scan.verdict {
             Verdict::Torn { offset, reason } if !is_unsealed => Some((*offset, reason.clone())),

@@ -41,7 +41,7 @@ impl InterruptedRepair {
             Some(Err(_)) => extra.push(DAMAGED),
             Some(Ok(before)) => {
                 extra.push(VALID);
-                extra.extend_from_slice(&envelope::seal(Magic::METADATA, before)?);
+                extra.extend_from_slice(&envelope::encode(Magic::METADATA, before)?);
             }
         }
         let mut metadata = Metadata { key_end: IMPOSSIBLE_LEN, ..self.target.clone() };
@@ -60,7 +60,7 @@ impl InterruptedRepair {
         target.key_end = u64::from_le_bytes(*end);
         let before = match *kind {
             NONE => None,
-            VALID => Some(envelope::open_file(Magic::METADATA, path, before)),
+            VALID => Some(envelope::decode_file(Magic::METADATA, path, before)),
             _ => {
                 let message = "it was damaged before the repair";
                 Some(Err(Error::at(ErrorKind::Corrupt, path, message)))
@@ -100,7 +100,7 @@ mod tests {
             predecessor: SegmentId(2),
             successor: SegmentId(4),
             created: UnixMillis(5),
-            last_write: Stamp::certain(UnixMillis(6)),
+            sealed_at: Stamp::certain(UnixMillis(6)),
             salt: 7,
             key_end,
             records: 8,

@@ -34,7 +34,8 @@ pub enum Action {
     /// linked.
     Placeholder,
     /// Nothing is left of the oldest segment: raise the watermark above it.
-    GiveUp,
+    #[serde(rename = "give_up")]
+    RaiseWatermark,
 }
 
 /// Records between two positions.
@@ -218,7 +219,7 @@ impl RepairPlan {
         let work = &mut self.work;
         let mut action = decide(&found, &examined, is_last);
         if action == Some(Action::Placeholder) && work.members.is_empty() {
-            action = Some(Action::GiveUp);
+            action = Some(Action::RaiseWatermark);
         }
         let is_sealed_now =
             matches!(action, Some(Action::Salvage | Action::RebuildMetadata | Action::Placeholder));
@@ -227,7 +228,7 @@ impl RepairPlan {
             self.segments.push(describe(&examined, action, new_successor));
         }
         match action {
-            Some(Action::GiveUp) => work.given_up.push(found),
+            Some(Action::RaiseWatermark) => work.given_up.push(found),
             _ => work.members.push(Member { found, examined, action, new_successor }),
         }
     }
@@ -311,7 +312,7 @@ impl fmt::Display for Action {
             Self::RestoreValueFiles => "restore the headers of its value files",
             Self::Salvage => "salvage its whole values into a new key file",
             Self::Placeholder => "replace it with an empty sealed segment",
-            Self::GiveUp => "raise the watermark above it",
+            Self::RaiseWatermark => "raise the watermark above it",
         })
     }
 }

@@ -56,7 +56,7 @@ impl SegmentRepairer<'_> {
             NextSegment { successor: next.unwrap_or_default(), is_new: new_successor.is_some() };
         let sealed = found.metadata().cloned();
         match (action, &examined.readable) {
-            (Some(Action::Placeholder | Action::GiveUp), _) => {
+            (Some(Action::Placeholder | Action::RaiseWatermark), _) => {
                 self.replace(found, before, next).map(Some)
             }
             (Some(Action::Salvage), Some(readable)) => {
@@ -92,7 +92,7 @@ impl SegmentRepairer<'_> {
     ) -> Result<Metadata> {
         let (env, header) = (&self.setup.env, &readable.key_file.header);
         let paths = self.paths(found, readable);
-        self.quarantine.keep(found.files.finished())?;
+        self.quarantine.link(found.files.finished())?;
         let chain = match before {
             Some(before) => Some(before.chain()),
             None => readable.key_file.chain()?,
@@ -106,17 +106,17 @@ impl SegmentRepairer<'_> {
             }
         }
         self.sync(&paths.values)?;
-        let last_write = match found.metadata() {
-            Some(metadata) => metadata.last_write,
+        let sealed_at = match found.metadata() {
+            Some(metadata) => metadata.sealed_at,
             None if next.is_new => Stamp::uncertain(self.now()),
-            None => Stamp::uncertain(self.estimate_last_write(readable)),
+            None => Stamp::uncertain(self.estimate_sealed_at(readable)),
         };
         let metadata = Metadata {
             epochs: rewritten.epochs,
             digest: Some(rewritten.digest),
             revision: self.next_revision(found)?,
             successor: next.successor,
-            ..Metadata::of(header, rewritten.totals, last_write)
+            ..Metadata::of(header, rewritten.totals, sealed_at)
         };
         self.begin_successor(&metadata, next)?;
         self.begin(found, &metadata, &paths.metadata)?;
@@ -144,7 +144,7 @@ impl SegmentRepairer<'_> {
         next: NextSegment,
     ) -> Result<Metadata> {
         let paths = self.paths(found, readable);
-        self.quarantine.keep(&found.files.metadata)?;
+        self.quarantine.link(&found.files.metadata)?;
         self.sync(paths.values.iter().chain([&paths.keys]))?;
         let mut totals = readable.scan.totals.clone();
         let is_confirmed = found.metadata().is_none() && readable.successor_agrees;
@@ -162,15 +162,15 @@ impl SegmentRepairer<'_> {
         if is_confirmed {
             totals.value_ends.clone_from(&readable.value_ends);
         }
-        let last_write = found.metadata().map(|metadata| metadata.last_write);
-        let last_write =
-            last_write.unwrap_or_else(|| Stamp::uncertain(self.estimate_last_write(readable)));
+        let sealed_at = found.metadata().map(|metadata| metadata.sealed_at);
+        let sealed_at =
+            sealed_at.unwrap_or_else(|| Stamp::uncertain(self.estimate_sealed_at(readable)));
         let metadata = Metadata {
             epochs: readable.scan.epochs.clone(),
             digest: Some(readable.key_file.digest(totals.key_end)?),
             revision,
             successor: next.successor,
-            ..Metadata::of(&readable.key_file.header, totals, last_write)
+            ..Metadata::of(&readable.key_file.header, totals, sealed_at)
         };
         self.begin_successor(&metadata, next)?;
         self.value_files(&paths, readable, &metadata.value_ends)?;
@@ -205,7 +205,7 @@ impl SegmentRepairer<'_> {
     }
 
     /// Estimates the last write of a segment without metadata; its age counts from that time.
-    fn estimate_last_write(&self, readable: &Readable) -> UnixMillis {
+    fn estimate_sealed_at(&self, readable: &Readable) -> UnixMillis {
         let marked = readable.scan.mark.as_ref().map(|mark| mark.time).unwrap_or_default();
         let known = readable.ended.max(readable.key_file.header.created).max(marked);
         known.min(self.now())
@@ -224,20 +224,20 @@ impl SegmentRepairer<'_> {
         let shards = before.map_or(1, |before| before.value_ends.len() as u16);
         let path = found.paths(&self.context.dirs, shards).metadata;
         // It must not keep its successors from expiring.
-        let last_write =
-            found.metadata().or(before).map_or(Stamp::uncertain(now), |known| known.last_write);
+        let sealed_at =
+            found.metadata().or(before).map_or(Stamp::uncertain(now), |known| known.sealed_at);
         let revision = self.next_revision(found)?;
         let sealed = |header: &KeyHeader, totals: Totals| Metadata {
             revision,
             successor: next.successor,
-            ..Metadata::of(header, totals, last_write)
+            ..Metadata::of(header, totals, sealed_at)
         };
         let identity = Identity { table_id: self.context.table_id, segment: found.id, salt: 0 };
         let predecessor = before.map_or(SegmentId::NONE, |before| before.segment);
         let header = KeyHeader { identity, predecessor, created: now, shards };
-        self.quarantine.keep(&files.metadata)?;
+        self.quarantine.link(&files.metadata)?;
         self.begin(found, &sealed(&header, Totals::default()), &path)?;
-        self.quarantine.move_in(files.values.values().chain(&files.keys))?;
+        self.quarantine.move_files(files.values.values().chain(&files.keys))?;
         let (segment, totals) = self.create(found.id, before.map(Metadata::chain), shards)?;
         let mut metadata = sealed(segment.header(), totals);
         self.begin_successor(&metadata, next)?;
@@ -304,7 +304,7 @@ impl SegmentRepairer<'_> {
         staged.as_mut_os_string().push(".new");
         let head = ValueHeader { identity: header.identity, shard, created: header.created };
         let old = exists_as(fs, path, FileKind::File)?.then_some(path);
-        self.quarantine.keep(old)?;
+        self.quarantine.link(old)?;
         copy(fs, old, &staged, &head.encode(), least)?;
         fs.rename(&staged, path).map_err(|e| Error::io("rename into place", path, e))?;
         sync_parent(fs, &staged)?;

@@ -59,7 +59,7 @@ pub(crate) fn load(fs: &dyn Fs, path: &Path) -> Result<(Option<TableState>, Stat
 fn compare(path: &Path, bytes: &[u8]) -> StateSlots {
     let mut generations = Vec::new();
     for (n, slot) in bytes.chunks(SLOT_LEN).enumerate() {
-        let why = match envelope::open::<TableState>(Magic::STATE, path, slot) {
+        let why = match envelope::decode::<TableState>(Magic::STATE, path, slot) {
             Ok((state, used)) if slot.iter().skip(used).all(|byte| *byte == 0) => {
                 generations.push(state.generation);
                 continue;
@@ -148,7 +148,7 @@ pub(crate) fn rebuilt(
     let headers = || found.values().filter_map(SegmentHeaders::header);
     let created = headers().map(|header| header.created).min().unwrap_or_default();
     let written =
-        found.values().filter_map(SegmentHeaders::metadata).map(|metadata| metadata.last_write);
+        found.values().filter_map(SegmentHeaders::metadata).map(|metadata| metadata.sealed_at);
     let written = written.filter(|stamp| stamp.is_certain()).map(Stamp::time);
     let mut state = TableState::new(table_id, 0, created);
     let latest = written.chain(headers().map(|header| header.created)).max();

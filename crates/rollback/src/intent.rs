@@ -139,14 +139,14 @@ impl Intent {
     /// Writes the intent, durably. If this fails, [`is_pending`] tells whether the rollback may
     /// still happen.
     pub(crate) fn write(&self, roots: &Roots) -> Result<()> {
-        replace_file(&*roots.env().fs, &path(roots), &envelope::seal(Magic::ROLLBACK, self)?)
+        replace_file(&*roots.env().fs, &path(roots), &envelope::encode(Magic::ROLLBACK, self)?)
     }
 
     fn read(roots: &Roots) -> Result<Self> {
         let (fs, path) = (&*roots.env().fs, path(roots));
         let limit = (MAX_PAYLOAD_LEN + ENVELOPE_LEN) as u64;
         let bytes = read_file(fs, &path, limit).map_err(|e| Error::io("read", &path, e))?;
-        let intent: Self = envelope::open_file(Magic::ROLLBACK, &path, &bytes)?;
+        let intent: Self = envelope::decode_file(Magic::ROLLBACK, &path, &bytes)?;
         if intent.database_id == roots.database_id() && intent.root_ids == roots.root_ids() {
             return Ok(intent);
         }
@@ -171,7 +171,7 @@ impl Intent {
         if file.links().map_err(|e| Error::io("stat", &path, e))? > 1 {
             return self.write(roots); // another hard link is somebody's copy
         }
-        let bytes = envelope::seal(Magic::ROLLBACK, self)?;
+        let bytes = envelope::encode(Magic::ROLLBACK, self)?;
         write_all_at(&*file, &bytes, 0).map_err(|e| Error::io("write", &path, e))?;
         file.sync_all().map_err(|e| Error::io("sync", &path, e))?;
         sync_parent(fs, &path)
@@ -233,7 +233,7 @@ impl TableIntent {
         let boundary = self.boundary.clone();
         TableReport {
             table: self.step.table.clone(),
-            action: if kept.is_some() { Action::Cut } else { Action::Clear },
+            action: if kept.is_some() { Action::Truncate } else { Action::Clear },
             boundary: boundary.map(|(key, position, written_before)| Boundary {
                 key,
                 position,
@@ -242,7 +242,7 @@ impl TableIntent {
             discarded: self.discarded,
             segments_removed: 0,
             bytes_removed: 0,
-            segment_cut: kept.filter(|kept| kept.rewritten).map(|kept| kept.segment),
+            segment_truncated: kept.filter(|kept| kept.rewritten).map(|kept| kept.segment),
         }
     }
 }

@@ -52,7 +52,8 @@ pub struct TablePlan {
     /// The bytes of their files.
     pub bytes_removed: u64,
     /// The segment that would be truncated: some of its records are removed and others kept.
-    pub segment_cut: Option<SegmentId>,
+    #[serde(rename = "segment_cut")]
+    pub segment_truncated: Option<SegmentId>,
     /// Identifies what the table must still hold when the plan is executed.
     #[serde(skip)]
     pub(crate) fingerprint: TableFingerprint,
@@ -68,7 +69,8 @@ pub enum Action {
     /// Nothing: no record is newer than the boundary, or there is no record.
     Nothing,
     /// Removes what is newer than the boundary.
-    Cut,
+    #[serde(rename = "cut")]
+    Truncate,
     /// Removes everything.
     Clear,
     /// Nothing, although the filter kept no record: the caller chose [`NoMatch::Keep`].
@@ -90,7 +92,7 @@ impl TablePlan {
             out_of_order: walked.out_of_order,
             segments_removed: 0,
             bytes_removed: 0,
-            segment_cut: None,
+            segment_truncated: None,
             fingerprint: stopped_table.fingerprint(),
             truncate_at: None,
         };
@@ -98,8 +100,8 @@ impl TablePlan {
             _ if walked.discarded.records == 0 => return Ok(plan),
             Some(point) => {
                 let segment = point.boundary.position.segment;
-                plan.action = Action::Cut;
-                plan.segment_cut = (!point.ends_segment).then_some(segment);
+                plan.action = Action::Truncate;
+                plan.segment_truncated = (!point.ends_segment).then_some(segment);
                 plan.truncate_at = Some(TruncateAt::After(point));
                 segment
             }
@@ -114,7 +116,7 @@ impl TablePlan {
             }
         };
         plan.discarded = walked.discarded;
-        (plan.segments_removed, plan.bytes_removed) = stopped_table.behind(last)?;
+        (plan.segments_removed, plan.bytes_removed) = stopped_table.removed_by_truncation(last)?;
         Ok(plan)
     }
 }
@@ -124,7 +126,7 @@ impl Action {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
-            Self::Cut => "cut",
+            Self::Truncate => "cut",
             Self::Clear => "clear",
             Self::Keep => "keep",
         }

@@ -44,7 +44,8 @@ pub struct TableReport {
     /// The bytes of the files that were removed.
     pub bytes_removed: u64,
     /// The segment that was truncated.
-    pub segment_cut: Option<SegmentId>,
+    #[serde(rename = "segment_cut")]
+    pub segment_truncated: Option<SegmentId>,
 }
 
 /// A rollback that was decided and is not finished. Until it is, nothing else can be reported
@@ -139,7 +140,7 @@ impl TableReport {
             discarded: plan.discarded,
             segments_removed: plan.segments_removed,
             bytes_removed: plan.bytes_removed,
-            segment_cut: plan.segment_cut,
+            segment_truncated: plan.segment_truncated,
         }
     }
 
@@ -165,8 +166,8 @@ impl TableReport {
             if let Some(removed) = segments {
                 write!(f, "\n  segments       removed: {removed}")?;
             }
-            if let Some(cut) = self.segment_cut {
-                write!(f, "\n  segment cut    {cut}")?;
+            if let Some(segment) = self.segment_truncated {
+                write!(f, "\n  segment cut    {segment}")?;
             }
         }
         Ok(())

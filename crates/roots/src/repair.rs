@@ -272,7 +272,7 @@ impl Roots {
         let damaged = plan.lost.iter().filter(|lost| lost.loss == RootLoss::IdDamaged);
         let damaged: Vec<PathBuf> = damaged.map(|lost| lost.path.join(ROOT_ID_FILE)).collect();
         if !damaged.is_empty() {
-            Quarantine::new(env, &plan.paths)?.move_in(&damaged)?;
+            Quarantine::new(env, &plan.paths)?.move_files(&damaged)?;
         }
         create::remove_leftovers(&*env.fs, &plan.paths)?;
         match (plan.paths.as_slice(), plan.ids.as_slice()) {

@@ -109,7 +109,7 @@ fn root_id_bytes_match_the_format() {
         previous_token: 6,
         root_ids: vec![9, 10],
     };
-    let bytes = envelope::seal(Magic::ROOT, &id).unwrap();
+    let bytes = envelope::encode(Magic::ROOT, &id).unwrap();
     let mut payload = vec![8, 7, 6, 5, 4, 3, 2, 1, 1, 0, 3, 0, 0, 0];
     for number in [4_u64, 5, 6, 2, 9, 10] {
         payload.extend(number.to_le_bytes());
@@ -309,7 +309,7 @@ fn inconsistent_root_id_is_corrupt() {
         RootId { sequence: 5, ..good },
     ] {
         assert!(bad.create(&OsFs, &dirs.path("b")).is_err());
-        let mut slot = envelope::seal(Magic::ROOT, &bad).unwrap();
+        let mut slot = envelope::encode(Magic::ROOT, &bad).unwrap();
         slot.resize(4096, 0);
         put(&dirs.path("b/root.id"), &slot.repeat(2));
         dirs.refuses("ab", ErrorKind::Corrupt, &["b/root.id"]);

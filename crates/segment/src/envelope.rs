@@ -48,7 +48,7 @@ fn checksum(head: &[u8], payload: &[u8]) -> u32 {
 }
 
 /// Encodes `record` in an envelope. Fails if it exceeds [`MAX_PAYLOAD_LEN`].
-pub fn seal<T: Serialize>(magic: Magic, record: &T) -> Result<Vec<u8>> {
+pub fn encode<T: Serialize>(magic: Magic, record: &T) -> Result<Vec<u8>> {
     let payload = bincode::serde::encode_to_vec(record, config()).map_err(|e| {
         Error::with_source(ErrorKind::InvalidArgument, format!("encode a record: {e}"), e)
     })?;
@@ -71,7 +71,7 @@ pub fn seal<T: Serialize>(magic: Magic, record: &T) -> Result<Vec<u8>> {
 /// Opens the envelope at the start of `bytes` and returns the record and the envelope's length.
 /// `path` is used only in errors. `Corrupt` for a bad magic, length or checksum; `Unsupported` for
 /// another version.
-pub fn open<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Result<(T, usize)> {
+pub fn decode<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Result<(T, usize)> {
     let name = String::from_utf8_lossy(&magic.0).into_owned();
     let Some((head, rest)) = bytes.split_at_checked(ENVELOPE_LEN) else {
         let found = format!("{} bytes", bytes.len());
@@ -107,8 +107,8 @@ pub fn open<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Res
 }
 
 /// Opens an envelope that is a whole file. `Corrupt` also for bytes after the payload.
-pub fn open_file<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Result<T> {
-    let (record, used) = open(magic, path, bytes)?;
+pub fn decode_file<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Result<T> {
+    let (record, used) = decode(magic, path, bytes)?;
     if used != bytes.len() {
         let found = format!("{} bytes", bytes.len());
         return Err(Error::corrupt(path, used as u64, "the end of the file", &found));

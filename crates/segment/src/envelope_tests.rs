@@ -20,7 +20,7 @@ fn metadata() -> Metadata {
         predecessor: SegmentId(1),
         successor: SegmentId(3),
         created: UnixMillis(4),
-        last_write: Stamp::certain(UnixMillis(5)),
+        sealed_at: Stamp::certain(UnixMillis(5)),
         salt: 6,
         key_end: 700,
         records: 8,
@@ -34,12 +34,12 @@ fn metadata() -> Metadata {
     }
 }
 
-fn sealed() -> Vec<u8> {
-    seal(Magic::METADATA, &metadata()).unwrap()
+fn encoded() -> Vec<u8> {
+    encode(Magic::METADATA, &metadata()).unwrap()
 }
 
 fn read(bytes: &[u8]) -> Result<Metadata> {
-    open_file(Magic::METADATA, path(), bytes)
+    decode_file(Magic::METADATA, path(), bytes)
 }
 
 fn refused(bytes: &[u8]) -> Error {
@@ -54,14 +54,14 @@ fn resealed(mut bytes: Vec<u8>) -> Vec<u8> {
 }
 
 fn altered(offset: usize, with: &[u8]) -> Vec<u8> {
-    let mut bytes = sealed();
+    let mut bytes = encoded();
     bytes[offset..offset + with.len()].copy_from_slice(with);
     resealed(bytes)
 }
 
 /// Wraps a payload in a valid envelope.
 fn wrapped(payload: &[u8]) -> Vec<u8> {
-    let mut bytes = sealed();
+    let mut bytes = encoded();
     bytes.truncate(ENVELOPE_LEN);
     bytes[LEN_AT..CHECKSUM_AT].copy_from_slice(&(payload.len() as u32).to_le_bytes());
     bytes.extend(payload);
@@ -84,7 +84,7 @@ fn any_metadata() -> impl Strategy<Value = Metadata> {
             predecessor: SegmentId(short[2]),
             successor: SegmentId(short[3]),
             created: UnixMillis(long[1]),
-            last_write: Stamp::uncertain(UnixMillis(long[2])),
+            sealed_at: Stamp::uncertain(UnixMillis(long[2])),
             salt: long[3],
             key_end: long[4],
             records: long[5],
@@ -102,7 +102,7 @@ fn any_metadata() -> impl Strategy<Value = Metadata> {
 proptest! {
     #[test]
     fn every_metadata_reads_back_as_it_was_written(metadata in any_metadata()) {
-        let bytes = seal(Magic::METADATA, &metadata).unwrap();
+        let bytes = encode(Magic::METADATA, &metadata).unwrap();
         prop_assert_eq!(read(&bytes).unwrap(), metadata);
     }
 
@@ -116,7 +116,7 @@ proptest! {
 
 #[test]
 fn every_flipped_bit_of_an_envelope_is_corrupt() {
-    let sealed = sealed();
+    let sealed = encoded();
     for bit in 0..sealed.len() * 8 {
         let mut bytes = sealed.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
@@ -126,7 +126,7 @@ fn every_flipped_bit_of_an_envelope_is_corrupt() {
 
 #[test]
 fn an_envelope_cut_at_any_length_is_corrupt() {
-    let sealed = sealed();
+    let sealed = encoded();
     for len in 0..sealed.len() {
         assert_eq!(refused(&sealed[..len]).kind(), ErrorKind::Corrupt, "{len} bytes");
     }
@@ -134,21 +134,21 @@ fn an_envelope_cut_at_any_length_is_corrupt() {
 
 #[test]
 fn trailing_bytes_are_corrupt_in_a_file_but_not_in_a_slot() {
-    let mut bytes = sealed();
+    let mut bytes = encoded();
     let len = bytes.len();
     bytes.push(0);
     let error = refused(&bytes);
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.to_string().contains(&format!("offset {len}: expected the end")), "{error}");
     bytes.resize(4096, 0);
-    let (slot, used) = open::<Metadata>(Magic::METADATA, path(), &bytes).unwrap();
+    let (slot, used) = decode::<Metadata>(Magic::METADATA, path(), &bytes).unwrap();
     assert_eq!((slot, used), (metadata(), len));
 }
 
 #[test]
 fn bad_magic_is_corrupt() {
     for magic in [Magic::ROOT, Magic::STATE] {
-        let error = open::<Metadata>(magic, path(), &sealed()).unwrap_err();
+        let error = decode::<Metadata>(magic, path(), &encoded()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
     }
 }
@@ -178,13 +178,13 @@ fn other_flags_may_be_ignored_by_a_reader() {
 
 #[test]
 fn giant_length_is_refused_without_allocating() {
-    for len in [sealed().len() as u32, 1 << 20, MAX_PAYLOAD_LEN as u32 + 1, u32::MAX] {
+    for len in [encoded().len() as u32, 1 << 20, MAX_PAYLOAD_LEN as u32 + 1, u32::MAX] {
         let error = refused(&altered(LEN_AT, &len.to_le_bytes()));
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.to_string().contains(&format!("a payload of {len} bytes")), "{error}");
     }
     // Also the length of a list in the payload.
-    let payload = sealed().split_off(ENVELOPE_LEN);
+    let payload = encoded().split_off(ENVELOPE_LEN);
     let value_ends_at = 8 + 4 * 4 + 6 * 8 + 4;
     assert_eq!(payload[value_ends_at..value_ends_at + 8], 2_u64.to_le_bytes());
     for len in [3_u64, 1 << 16, 1 << 40, u64::MAX] {
@@ -196,7 +196,7 @@ fn giant_length_is_refused_without_allocating() {
 
 #[test]
 fn payload_with_trailing_bytes_is_corrupt() {
-    let mut payload = sealed().split_off(ENVELOPE_LEN);
+    let mut payload = encoded().split_off(ENVELOPE_LEN);
     payload.push(0);
     assert_eq!(refused(&wrapped(&payload)).kind(), ErrorKind::Corrupt);
 }
@@ -204,9 +204,9 @@ fn payload_with_trailing_bytes_is_corrupt() {
 #[test]
 fn oversized_payload_is_refused_when_writing() {
     let longest = "x".repeat(MAX_PAYLOAD_LEN - 8);
-    let bytes = seal(Magic::STATE, &longest).unwrap();
-    assert!(open_file::<String>(Magic::STATE, path(), &bytes).unwrap() == longest);
-    let error = seal(Magic::STATE, &(longest + "x")).err();
+    let bytes = encode(Magic::STATE, &longest).unwrap();
+    assert!(decode_file::<String>(Magic::STATE, path(), &bytes).unwrap() == longest);
+    let error = encode(Magic::STATE, &(longest + "x")).err();
     assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::InvalidArgument));
 }
 

@@ -33,7 +33,7 @@ pub struct SealJob {
     /// The succeeding segment; its files are durable.
     pub successor: SegmentId,
     /// The time of the seal: the segment's age counts from here.
-    pub stamp: Stamp,
+    pub sealed_at: Stamp,
     /// How much of the successor is durable (`None`: only its start). The mark's time is when the
     /// content of this segment was flushed.
     pub successor_end: Option<Mark>,
@@ -250,7 +250,7 @@ impl SealJob {
             successor: self.successor,
             epochs: self.segment.epochs().to_vec(),
             digest: Some(digest),
-            ..Metadata::of(self.segment.header(), self.totals.clone(), self.stamp)
+            ..Metadata::of(self.segment.header(), self.totals.clone(), self.sealed_at)
         };
         metadata.set_successor_end(self.successor_end.as_ref());
         metadata

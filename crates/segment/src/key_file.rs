@@ -108,10 +108,10 @@ impl KeyFile {
     }
 
     /// A scanner of the file up to `end`.
-    pub fn scan(&self, end: u64, durable_mark: Option<Mark>) -> Scanner<'static> {
+    pub fn scan(&self, end: u64, external_end: Option<Mark>) -> Scanner<'static> {
         let file = self.clone();
         let source = move |offset: u64, len: usize| file.bytes(offset, len);
-        Scanner::new(source, &self.path, self.header, end).with_durable_mark(durable_mark)
+        Scanner::new(source, &self.path, self.header, end).with_external_end(external_end)
     }
 
     /// Whether the file contains a valid mark, so that something in it was acknowledged. A failed

@@ -64,7 +64,7 @@ pub struct Metadata {
     /// When the segment was created.
     pub created: UnixMillis,
     /// Time of the seal; the segment's age counts from here.
-    pub last_write: Stamp,
+    pub sealed_at: Stamp,
     /// The salt of the key file.
     pub salt: u64,
     /// Length of the key file in bytes; bytes after it are ignored.
@@ -89,7 +89,7 @@ pub struct Metadata {
 
 impl Metadata {
     /// Metadata of a segment that holds `totals`, still without epochs and successor.
-    pub fn of(header: &KeyHeader, totals: Totals, last_write: Stamp) -> Self {
+    pub fn of(header: &KeyHeader, totals: Totals, sealed_at: Stamp) -> Self {
         let Totals { key_end, records, primaries, running, value_ends } = totals;
         Self {
             table_id: header.identity.table_id,
@@ -98,7 +98,7 @@ impl Metadata {
             predecessor: header.predecessor,
             successor: SegmentId::NONE,
             created: header.created,
-            last_write,
+            sealed_at,
             salt: header.identity.salt,
             key_end,
             records,
@@ -114,14 +114,14 @@ impl Metadata {
 
     /// Reads the metadata file at `path`.
     pub fn read(fs: &dyn Fs, path: &Path) -> Result<Self> {
-        envelope::open_file(Magic::METADATA, path, &Self::read_bytes(fs, path)?)
+        envelope::decode_file(Magic::METADATA, path, &Self::read_bytes(fs, path)?)
     }
 
     /// Like [`read`](Self::read), for a writer. `Unsupported` also for features that forbid
     /// writing.
     pub fn read_for_writing(fs: &dyn Fs, path: &Path) -> Result<Self> {
         let bytes = Self::read_bytes(fs, path)?;
-        let metadata = envelope::open_file(Magic::METADATA, path, &bytes)?;
+        let metadata = envelope::decode_file(Magic::METADATA, path, &bytes)?;
         check_writable(path, &bytes).map(|()| metadata)
     }
 
@@ -132,7 +132,7 @@ impl Metadata {
 
     /// Writes the metadata file at `path`, atomically and durably.
     pub fn write(&self, fs: &dyn Fs, path: &Path) -> Result<()> {
-        replace_file(fs, path, &envelope::seal(Magic::METADATA, self)?)
+        replace_file(fs, path, &envelope::encode(Magic::METADATA, self)?)
     }
 
     /// The chain record with which the successor describes this segment.
@@ -196,7 +196,7 @@ mod tests {
             predecessor: SegmentId::NONE,
             successor: SegmentId(2),
             created: UnixMillis(0),
-            last_write: Stamp::certain(UnixMillis(0)),
+            sealed_at: Stamp::certain(UnixMillis(0)),
             salt: 0,
             key_end: 100,
             records: 0,

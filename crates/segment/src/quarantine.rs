@@ -27,7 +27,7 @@ pub struct Quarantine<'a> {
     name: String,
     /// The directories created.
     pub dirs: BTreeSet<PathBuf>,
-    kept: BTreeSet<PathBuf>,
+    linked: BTreeSet<PathBuf>,
     /// Number of files quarantined.
     pub files: usize,
 }
@@ -48,7 +48,7 @@ impl<'a> Quarantine<'a> {
             millis += 1;
         }
         let name = format!("{QUARANTINE_PREFIX}{millis}");
-        Ok(Self { fs, name, dirs: BTreeSet::new(), kept: BTreeSet::new(), files: 0 })
+        Ok(Self { fs, name, dirs: BTreeSet::new(), linked: BTreeSet::new(), files: 0 })
     }
 
     /// The quarantine directory for `path`, created durably if necessary.
@@ -71,9 +71,9 @@ impl<'a> Quarantine<'a> {
 
     /// Quarantines files that stay in place until they are replaced: as a hard link, or as a copy
     /// where hard links fail.
-    pub fn keep<'p>(&mut self, paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<()> {
+    pub fn link<'p>(&mut self, paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<()> {
         for path in paths {
-            if self.kept.contains(path)
+            if self.linked.contains(path)
                 || !exists(self.fs, path).map_err(|e| Error::io("stat", path, e))?
             {
                 continue;
@@ -83,13 +83,13 @@ impl<'a> Quarantine<'a> {
                 copy(self.fs, Some(path), &place, &[], 0)?;
             }
             self.files += 1;
-            self.kept.insert(path.clone());
+            self.linked.insert(path.clone());
         }
         self.sync(&self.dirs)
     }
 
     /// Moves files into quarantine.
-    pub fn move_in<'p>(&mut self, paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<()> {
+    pub fn move_files<'p>(&mut self, paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<()> {
         let mut from = BTreeSet::new();
         for path in paths {
             let place = self.place(path)?;

@@ -344,7 +344,7 @@ pub(crate) fn decode_with<'a>(
     let [a, b, c, d, kind, flags, n0, n1] = *prefix;
     let found = u32::from_le_bytes([a, b, c, d]);
     let n = usize::from(u16::from_le_bytes([n0, n1]));
-    let (kind, covered) = covered(kind, n).ok_or(Invalid::Kind(kind))?;
+    let (kind, covered) = kind_and_len(kind, n).ok_or(Invalid::Kind(kind))?;
     let seeds = if matches!(kind, Kind::Key | Kind::Padding) { seeds.epoch } else { seeds.salt };
     let record = bytes.get(..covered).ok_or(Invalid::Truncated)?;
     let body = record.get(4..).ok_or(Invalid::Truncated)?;
@@ -395,7 +395,7 @@ pub(crate) fn decode_with<'a>(
 }
 
 /// The kind with this number, and the length of such a record without an inline value.
-fn covered(kind: u8, n: usize) -> Option<(Kind, usize)> {
+fn kind_and_len(kind: u8, n: usize) -> Option<(Kind, usize)> {
     Some(match kind {
         1 => (Kind::Key, KEY_FIXED_LEN + n),
         2 => (Kind::Epoch, EPOCH_LEN),
@@ -409,7 +409,7 @@ fn covered(kind: u8, n: usize) -> Option<(Kind, usize)> {
 /// The length of the record at the start of `bytes` by its own fields, with the inline value.
 /// Nothing is verified.
 pub(crate) fn encoded_len(bytes: &[u8]) -> Option<usize> {
-    match covered(*bytes.get(4)?, usize::from(u16_at(bytes, 6)?))? {
+    match kind_and_len(*bytes.get(4)?, usize::from(u16_at(bytes, 6)?))? {
         (Kind::Key, _) => Some(decode_unchecked(bytes)?.encoded_len()),
         (_, len) => Some(len),
     }

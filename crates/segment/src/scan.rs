@@ -174,8 +174,8 @@ impl<'a> Scanner<'a> {
     /// The same scanner, with a mark known from outside the file (the durable end in the table's
     /// state).
     #[must_use]
-    pub fn with_durable_mark(mut self, durable_mark: Option<Mark>) -> Self {
-        self.mark = durable_mark.or(self.mark);
+    pub fn with_external_end(mut self, external_end: Option<Mark>) -> Self {
+        self.mark = external_end.or(self.mark);
         self
     }
 
@@ -236,7 +236,7 @@ impl<'a> Scanner<'a> {
         let (_, bytes) = self.window.split_at(start);
         let decoded = decode_with(&self.seeds, offset, bytes)?;
         let ends_batch =
-            take(&mut self.now, &mut self.group, &decoded).map_err(Invalid::Malformed)?;
+            count_record(&mut self.now, &mut self.group, &decoded).map_err(Invalid::Malformed)?;
         let Decoded { record, len, .. } = decoded;
         let is_key = matches!(record, Record::Key(_));
         match record {
@@ -413,7 +413,7 @@ pub fn corrupt(path: &Path, offset: u64, reason: &str) -> Error {
 }
 
 /// Counts a record; returns whether it ends a batch.
-fn take(
+fn count_record(
     totals: &mut Totals,
     group: &mut Option<Group>,
     decoded: &Decoded<'_>,

@@ -248,14 +248,14 @@ fn slice(bytes: &Bytes, offset: u64, len: usize) -> Bytes {
     bytes.slice(start..(start + len).min(bytes.len()))
 }
 
-fn scan(bytes: &[u8], durable_mark: Option<Mark>) -> Scan {
-    scan_from(whole(bytes), bytes, durable_mark)
+fn scan(bytes: &[u8], external_end: Option<Mark>) -> Scan {
+    scan_from(whole(bytes), bytes, external_end)
 }
 
-fn scan_from(source: Source<'_>, bytes: &[u8], durable_mark: Option<Mark>) -> Scan {
+fn scan_from(source: Source<'_>, bytes: &[u8], external_end: Option<Mark>) -> Scan {
     let end = bytes.len() as u64;
     let mut scanner =
-        Scanner::new(source, path(), header_of(bytes), end).with_durable_mark(durable_mark);
+        Scanner::new(source, path(), header_of(bytes), end).with_external_end(external_end);
     let mut entries = Vec::new();
     let verdict = scanner
         .run(|entry| {
@@ -348,13 +348,13 @@ fn cut_file_is_torn_at_its_last_whole_batch() {
 }
 
 #[test]
-fn file_shorter_than_external_durable_mark_is_corrupt() {
+fn file_shorter_than_external_end_is_corrupt() {
     let file = one_of_everything();
     let through = file.commits[2].key_end;
-    let durable_mark = file.mark_of(through);
+    let external_end = file.mark_of(through);
     for len in HEADER_LEN..=file.bytes.len() {
         let committed = file.committed_before(len as u64).key_end;
-        let scan = scan(&file.bytes[..len], Some(durable_mark.clone()));
+        let scan = scan(&file.bytes[..len], Some(external_end.clone()));
         let is_clean = committed == len as u64;
         let expected = match committed {
             at if at < through => End::Corrupt { at, acknowledged: through },
@@ -364,7 +364,7 @@ fn file_shorter_than_external_durable_mark_is_corrupt() {
         assert_eq!(scan.end, expected, "cut to {len}");
     }
     // Of the durable ends in the file and from outside, the higher counts.
-    let less = Mark { through: 64, ..durable_mark };
+    let less = Mark { through: 64, ..external_end };
     let mut damaged = file.bytes.clone();
     damaged[70] ^= 1;
     let acknowledged = file.marks[1].1;

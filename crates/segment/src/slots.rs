@@ -49,7 +49,7 @@ pub fn current_slot<T: Slotted>(
     let mut best: Option<CurrentSlot<T>> = None;
     let mut problem = None;
     for (slot, bytes) in bytes.chunks(slot_len).take(SLOTS).enumerate() {
-        match envelope::open::<T>(T::MAGIC, path, bytes) {
+        match envelope::decode::<T>(T::MAGIC, path, bytes) {
             Ok((record, used)) if bytes.iter().skip(used).all(|byte| *byte == 0) => {
                 if best.as_ref().is_none_or(|b| b.record.generation() < record.generation()) {
                     let writable = check_writable(path, bytes);
@@ -59,9 +59,9 @@ pub fn current_slot<T: Slotted>(
             Ok((_, used)) => {
                 let at = (slot * slot_len + used) as u64;
                 let error = Error::corrupt(path, at, "zeros after the record", "other bytes");
-                problem = worse(problem, error);
+                problem = more_significant_error(problem, error);
             }
-            Err(error) => problem = worse(problem, error),
+            Err(error) => problem = more_significant_error(problem, error),
         }
     }
     // A slot of another version is not a torn slot.
@@ -73,13 +73,13 @@ pub fn current_slot<T: Slotted>(
 
 /// Another version outweighs damage, in whichever slot it is: a damaged file may be rebuilt, one of
 /// another version never.
-fn worse(problem: Option<Error>, error: Error) -> Option<Error> {
+fn more_significant_error(problem: Option<Error>, error: Error) -> Option<Error> {
     problem.filter(|problem| problem.kind() == ErrorKind::Unsupported).or(Some(error))
 }
 
 /// The bytes of one slot, of the shortest length that holds the record.
 pub fn slot_of<T: Slotted>(record: &T) -> Result<Vec<u8>> {
-    let mut slot = envelope::seal(T::MAGIC, record)?;
+    let mut slot = envelope::encode(T::MAGIC, record)?;
     slot.resize(slot.len().next_multiple_of(SLOT_UNIT), 0);
     Ok(slot)
 }

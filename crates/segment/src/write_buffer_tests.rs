@@ -168,7 +168,7 @@ fn sealed_segment_keeps_no_write_buffer() {
         segment: Arc::clone(&segment),
         totals,
         successor: SegmentId(2),
-        stamp: Stamp::certain(now),
+        sealed_at: Stamp::certain(now),
         successor_end: None,
     }
     .run()

@@ -90,8 +90,8 @@ fn scenario(context: &Arc<Context>, known: &mut Known) -> Result<()> {
     known.flush(&writer)?;
 
     let (segment, totals) = (Arc::clone(writer.segment()), writer.totals().clone());
-    let stamp = Stamp::certain(NOW);
-    SealJob { segment, totals, successor: SegmentId(2), stamp, successor_end: None }.run()?;
+    let sealed_at = Stamp::certain(NOW);
+    SealJob { segment, totals, successor: SegmentId(2), sealed_at, successor_end: None }.run()?;
     known.sealed = true;
     Ok(())
 }
@@ -311,8 +311,10 @@ fn segment_can_be_appended_to_after_a_crash() {
     let mut placed = vec![known.put[0].clone()];
     placed.extend(append(&mut writer, &[put("again", noise(3, 900))]).unwrap());
     let (segment, totals) = (Arc::clone(writer.segment()), writer.totals().clone());
-    let stamp = Stamp::certain(NOW);
-    SealJob { segment, totals, successor: SegmentId(2), stamp, successor_end: None }.run().unwrap();
+    let sealed_at = Stamp::certain(NOW);
+    SealJob { segment, totals, successor: SegmentId(2), sealed_at, successor_end: None }
+        .run()
+        .unwrap();
     let reopened = reopen(&context, 1, 2).unwrap();
     assert_eq!(reopened.metadata().unwrap().epochs.len(), 1);
     for placed in placed {

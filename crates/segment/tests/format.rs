@@ -17,7 +17,7 @@ use harness::{NOW, TABLE, append, create, noise, put, sim_context};
 use lithdb_env::UnixMillis;
 use lithdb_env::human::parsed;
 use lithdb_format_oracle::{Record, crc32c, key_file, metadata, value_header};
-use lithdb_segment::envelope::{Magic, open_file, seal};
+use lithdb_segment::envelope::{Magic, decode_file, encode};
 use lithdb_segment::record::{Chain, Encoder, Flags, KeyRecord, Mark};
 use lithdb_segment::{
     Identity, KeyHeader, Metadata, ReadMode, SealJob, SegmentId, ShardId, Stamp, ValueHeader,
@@ -132,7 +132,7 @@ fn mark() -> Mark {
     }
 }
 
-fn seal_of_a_segment() -> Metadata {
+fn sample_metadata() -> Metadata {
     Metadata {
         table_id: IDENTITY.table_id,
         segment: IDENTITY.segment,
@@ -140,7 +140,7 @@ fn seal_of_a_segment() -> Metadata {
         predecessor: PREDECESSOR,
         successor: SegmentId(0x2122_2325),
         created: CREATED,
-        last_write: Stamp::certain(UnixMillis(CREATED.0 + 9)),
+        sealed_at: Stamp::certain(UnixMillis(CREATED.0 + 9)),
         salt: IDENTITY.salt,
         key_end: 300,
         records: 7,
@@ -387,7 +387,7 @@ fn mark_and_padding_match_the_document() {
 
 #[test]
 fn metadata_envelope_matches_the_document() {
-    let bytes = seal(Magic::METADATA, &seal_of_a_segment()).unwrap();
+    let bytes = encode(Magic::METADATA, &sample_metadata()).unwrap();
     let payload = &bytes[32..];
     let checksum = crc32c(crc32c(0, &bytes[..28]), payload).to_le_bytes();
     assert_matches_document(
@@ -413,8 +413,8 @@ fn metadata_envelope_matches_the_document() {
     );
     assert_eq!(bytes, golden);
     assert_eq!(golden[28..32], checksum);
-    let read: Metadata = open_file(Magic::METADATA, Path::new("m"), &golden).unwrap();
-    assert_eq!(read, seal_of_a_segment());
+    let read: Metadata = decode_file(Magic::METADATA, Path::new("m"), &golden).unwrap();
+    assert_eq!(read, sample_metadata());
 }
 
 /// Writes everything a segment can hold and decodes it with a decoder written from the document
@@ -448,7 +448,7 @@ fn format_oracle_reads_all_files_of_a_segment() {
         segment: std::sync::Arc::clone(writer.segment()),
         totals: writer.totals().clone(),
         successor: SegmentId(11),
-        stamp: Stamp::certain(UnixMillis(99)),
+        sealed_at: Stamp::certain(UnixMillis(99)),
         successor_end: None,
     };
     job.run().unwrap();
@@ -535,7 +535,7 @@ fn format_oracle_reads_all_files_of_a_segment() {
         predecessor: 3,
         successor: 11,
         created: NOW.0,
-        last_write: 99,
+        sealed_at: 99,
         salt: identity.salt,
         key_end: key_bytes.len() as u64,
         records: 7,

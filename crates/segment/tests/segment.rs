@@ -89,7 +89,7 @@ fn seal_job(writer: &SegmentWriter) -> SealJob {
         segment: Arc::clone(writer.segment()),
         totals: writer.totals().clone(),
         successor: SegmentId(writer.segment().id().0 + 1),
-        stamp: Stamp::certain(NOW),
+        sealed_at: Stamp::certain(NOW),
         successor_end: None,
     }
 }

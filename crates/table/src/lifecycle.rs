@@ -18,7 +18,7 @@ use crate::callback::refuse_in_callback;
 use crate::open::chain::{Access, OpenPlan, stale_file_error};
 use crate::open::inventory::Inventory;
 use crate::setup::TableSetup;
-use crate::state::{DurableEnd, StateFile, TableState, read_state};
+use crate::state::{RecordedEnd, StateFile, TableState, read_state};
 use crate::table::{Role, Table};
 use crate::write::writer::Writer;
 
@@ -150,9 +150,9 @@ impl Writer {
         if let Some(segment) = &log.segment {
             // A truncated length may be only in the page cache after a crash.
             segment.segment().sync_everything().map_err(|e| shared.fail(&e))?;
-            left.durable_end = Some(DurableEnd::of(segment.segment().id(), segment.totals()));
+            left.recorded_end = Some(RecordedEnd::of(segment.segment().id(), segment.totals()));
         }
-        let tail = left.durable_end.clone();
+        let tail = left.recorded_end.clone();
         if tail.as_ref().is_none_or(|tail| left.highest_id > tail.segment) {
             // No file after the end that recovery or a failed roll-over removed may reappear: the
             // next opening would refuse it.
@@ -172,7 +172,7 @@ impl Writer {
             if closed_cleanly {
                 state.highest_id = tail.as_ref().map_or(state.highest_id, |tail| tail.segment);
             }
-            state.durable_end = tail;
+            state.recorded_end = tail;
             state.closed_cleanly = closed_cleanly;
         });
         written.map(drop)

@@ -53,22 +53,22 @@ pub struct TableState {
     /// The wall clock jumped while the table was open, and is in doubt.
     pub jumped_while_open: bool,
     /// Segments that count as sealed at another time than their metadata records, lowest first.
-    pub redated: Vec<Redated>,
+    pub seal_time_overrides: Vec<SealTimeOverride>,
     /// This segment exists and is at least this long, and every segment before it is sealed. Later
     /// segments may exist.
-    pub durable_end: Option<DurableEnd>,
+    pub recorded_end: Option<RecordedEnd>,
     /// The table was closed and nothing was put since: the durable end is exact, and no file
     /// continues behind it. An opening for writing clears this before anything is put.
     /// (`docs/FORMAT.md`: *ends there*.)
     pub closed_cleanly: bool,
 }
 
-/// The largest number of redated ranges for which the state has room.
-pub(crate) const MAX_REDATED: usize = 16;
+/// The largest number of seal_time_overrides ranges for which the state has room.
+pub(crate) const MAX_SEAL_TIME_OVERRIDES: usize = 16;
 
 /// A range of segments that count as sealed at one time, whatever their metadata records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Redated {
+pub struct SealTimeOverride {
     /// The first of them.
     pub first: SegmentId,
     /// The last of them.
@@ -79,7 +79,7 @@ pub struct Redated {
 
 /// The length of the mutable segment when it was begun, recovered, or the table was closed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DurableEnd {
+pub struct RecordedEnd {
     /// The segment.
     pub segment: SegmentId,
     /// The length of its key file.
@@ -96,7 +96,7 @@ impl Slotted for TableState {
     }
 }
 
-impl DurableEnd {
+impl RecordedEnd {
     /// The durable end of a segment that durably holds `totals`.
     pub(crate) fn of(segment: SegmentId, totals: &Totals) -> Self {
         let (key_end, value_ends) = (totals.key_end as u32, totals.value_ends.clone());
@@ -122,30 +122,34 @@ impl TableState {
             highest_id: SegmentId::FIRST,
             clock_offset_ms: 0,
             jumped_while_open: false,
-            redated: Vec::new(),
-            durable_end: None,
+            seal_time_overrides: Vec::new(),
+            recorded_end: None,
             closed_cleanly: false,
         }
     }
 
     /// Records that every segment before this one is durably sealed, and that the id after it may
     /// be used.
-    pub(crate) fn begin_segment(&mut self, begun: DurableEnd) {
+    pub(crate) fn begin_segment(&mut self, begun: RecordedEnd) {
         let next = begun.segment.next().unwrap_or(begun.segment); // the last id of all has no next
         self.highest_id = self.highest_id.max(next);
-        self.durable_end = Some(begun);
+        self.recorded_end = Some(begun);
     }
 
     /// What is promised of `segment` outside its own files, as a mark: the greater of the durable
     /// end in the state and the successor's end in the predecessor's metadata.
-    pub fn durable_mark(&self, segment: SegmentId, sealed_mark: Option<Mark>) -> Option<Mark> {
-        let durable_end = self.durable_end.as_ref().filter(|end| end.segment == segment);
-        let by_state = durable_end.map(|end| Mark {
+    pub fn external_durable_end(
+        &self,
+        segment: SegmentId,
+        successor_end: Option<Mark>,
+    ) -> Option<Mark> {
+        let recorded_end = self.recorded_end.as_ref().filter(|end| end.segment == segment);
+        let by_state = recorded_end.map(|end| Mark {
             through: end.key_end,
             value_ends: end.value_ends.clone(),
             ..Mark::default()
         });
-        sealed_mark.into_iter().chain(by_state).max_by_key(|mark| mark.through)
+        successor_end.into_iter().chain(by_state).max_by_key(|mark| mark.through)
     }
 
     /// A state must fit into a slot of fixed length; one with 256 value files does.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lithdb_env::{ErrorKind, Fs, Result, UnixMillis};
-use lithdb_segment::envelope::{Magic, open, seal};
+use lithdb_segment::envelope::{Magic, decode, encode};
 use lithdb_segment::record::{Encoder, Flags, KeyRecord, Mark};
 use lithdb_segment::{HEADER_LEN, KeyHeader, Metadata, SegmentId, ShardId, Stamp};
 use lithdb_sim::{Effort, SimClock, SimFs, Tally};
@@ -445,7 +445,7 @@ fn crafted_lengths_with_valid_checksum_take_no_memory() {
         ("value_ends", |m| m.value_ends = vec![u64::MAX; 2]),
         ("many values", |m| m.value_ends = vec![64; 70_000]),
         ("epochs", |m| m.epochs = vec![(u32::MAX, 1); 100_000]),
-        ("times", |m| m.last_write = Stamp::uncertain(UnixMillis(u64::MAX))),
+        ("times", |m| m.sealed_at = Stamp::uncertain(UnixMillis(u64::MAX))),
         ("ids", |m| (m.segment, m.successor) = (SegmentId(u32::MAX), SegmentId(u32::MAX))),
     ];
     for (path, bytes) in files(&closed.fs) {
@@ -453,10 +453,10 @@ fn crafted_lengths_with_valid_checksum_take_no_memory() {
             continue;
         }
         for (what, change) in changes {
-            let (mut metadata, _) = open::<Metadata>(Magic::METADATA, &path, &bytes).unwrap();
+            let (mut metadata, _) = decode::<Metadata>(Magic::METADATA, &path, &bytes).unwrap();
             change(&mut metadata);
             let fs = closed.fs.fork();
-            fs.write_raw(&path, seal(Magic::METADATA, &metadata).unwrap());
+            fs.write_raw(&path, encode(Magic::METADATA, &metadata).unwrap());
             attempt(&fs, what);
         }
         // A list whose length exceeds the payload.
@@ -473,7 +473,7 @@ fn crafted_lengths_with_valid_checksum_take_no_memory() {
     // The state.
     let path = Path::new("/r0/t/table.state");
     let bytes = closed.fs.read_raw(path);
-    let (state, used) = open::<TableState>(Magic::STATE, path, &bytes).unwrap();
+    let (state, used) = decode::<TableState>(Magic::STATE, path, &bytes).unwrap();
     for at in 32..used - 8 {
         let mut slot = bytes[..4096].to_vec();
         slot[at..at + 4].copy_from_slice(&[0xff; 4]);
@@ -484,7 +484,7 @@ fn crafted_lengths_with_valid_checksum_take_no_memory() {
         attempt(&fs, &format!("state at {at}"));
     }
     // A record behind the end of the mutable segment.
-    let id = state.durable_end.as_ref().unwrap().segment;
+    let id = state.recorded_end.as_ref().unwrap().segment;
     let path = PathBuf::from(format!("/r0/t/segments/{id}.keys"));
     let bytes = closed.fs.read_raw(&path);
     let header = KeyHeader::decode(&path, &bytes[..HEADER_LEN]).unwrap();

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use lithdb_env::{Error, ErrorKind, Fs};
 use lithdb_segment::SegmentId;
-use lithdb_segment::envelope::{Magic, seal};
+use lithdb_segment::envelope::{Magic, encode};
 use lithdb_sim::{CrashImage, Fault};
 use lithdb_table::state::{TableState, read_state};
 use lithdb_table::{Presence, Table, presence};
@@ -27,7 +27,7 @@ fn state(harness: &Harness) -> TableState {
 fn set_state(harness: &Harness, change: impl FnOnce(&mut TableState)) {
     let mut state = state(harness);
     change(&mut state);
-    let mut slot = seal(Magic::STATE, &state).unwrap();
+    let mut slot = encode(Magic::STATE, &state).unwrap();
     slot.resize(4096, 0);
     harness.fs.write_raw(harness.setup.state_path(), slot.repeat(2));
 }
@@ -87,12 +87,12 @@ fn a_read_that_fails_while_opening_discards_nothing() {
     // The metadata of segment 1 is lost, and the state has no durable end for segment 2: the mark
     // in segment 2 decides.
     let harness = killed();
-    set_state(&harness, |state| state.durable_end = None);
+    set_state(&harness, |state| state.recorded_end = None);
     harness.fs.remove_raw(file("1.metadata"));
     assert_eq!(refused(&harness, "a lost seal").kind(), ErrorKind::Corrupt);
     check_failing_reads(&harness, "a lost seal");
     let harness = killed();
-    set_state(&harness, |state| (state.empty, state.durable_end) = (true, None));
+    set_state(&harness, |state| (state.empty, state.recorded_end) = (true, None));
     harness.fs.remove_raw(file("1.metadata"));
     assert_eq!(refused(&harness, "an old state").kind(), ErrorKind::Corrupt);
     check_failing_reads(&harness, "an old state");
@@ -119,7 +119,7 @@ fn lost_newest_segments_are_refused() {
         }
         drop(table);
         harness.fs.release_locks();
-        let promised = state(&harness).durable_end.unwrap();
+        let promised = state(&harness).recorded_end.unwrap();
         assert_eq!(promised.segment, SegmentId(3));
         let lost = harness.after_crash(harness.fs.fork());
         for name in ["2.metadata", "3.keys", "3-0.values"] {
@@ -141,11 +141,11 @@ fn lost_newest_segments_are_refused() {
 fn first_segment_is_durable_before_its_first_put() {
     let harness = Harness::new(1);
     let table = harness.create_and_open(&small());
-    assert!(state(&harness).durable_end.is_none());
+    assert!(state(&harness).recorded_end.is_none());
     table.put(b"a", b"1").unwrap();
     drop(table);
     harness.fs.release_locks();
-    let promised = state(&harness).durable_end.unwrap();
+    let promised = state(&harness).recorded_end.unwrap();
     assert_eq!((promised.segment, promised.key_end), (SegmentId(1), 64));
     harness.fs.remove_raw(file("1.keys"));
     assert_eq!(refused(&harness, "the first is lost").kind(), ErrorKind::Missing);
@@ -188,7 +188,7 @@ fn stale_state_is_refused() {
         table.put(&[n], b"value").unwrap();
         table.seal().unwrap();
         ages.push(harness.fs.read_raw(harness.setup.state_path()));
-        known.push((state(&harness).highest_id, state(&harness).durable_end.unwrap().segment));
+        known.push((state(&harness).highest_id, state(&harness).recorded_end.unwrap().segment));
     }
     // The state is ahead by one id: a roll-over waits for a state write only where ids jump.
     assert_eq!(known, [2, 3, 4, 5].map(|id| (SegmentId(id + 1), SegmentId(id))));
@@ -220,7 +220,7 @@ fn hard_linked_state_is_replaced_not_written() {
         copies.push((harness.fs.read_raw(&copy), copy));
         table.put(&[n], b"value").unwrap();
         table.seal().unwrap();
-        assert_eq!(state(&harness).durable_end.unwrap().segment, SegmentId(u32::from(n) + 2));
+        assert_eq!(state(&harness).recorded_end.unwrap().segment, SegmentId(u32::from(n) + 2));
     }
     table.close().unwrap();
     drop(table);

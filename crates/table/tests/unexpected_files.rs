@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use lithdb_env::ErrorKind;
 use lithdb_repair::verify;
-use lithdb_segment::envelope::{Magic, open_file, seal};
+use lithdb_segment::envelope::{Magic, decode_file, encode};
 use lithdb_segment::{Metadata, SegmentId};
 use lithdb_sim::{SimClock, SimFs};
 use lithdb_table::state::{TableState, read_state};
@@ -49,7 +49,7 @@ fn set_state(harness: &Harness, change: impl FnOnce(&mut TableState)) {
     let path = harness.setup.state_path();
     let mut state = read_state(&harness.fs, &path).unwrap().state;
     change(&mut state);
-    let mut slot = seal(Magic::STATE, &state).unwrap();
+    let mut slot = encode(Magic::STATE, &state).unwrap();
     slot.resize(4096, 0);
     harness.fs.write_raw(&path, [&slot[..], &slot[..]].concat());
 }
@@ -181,10 +181,10 @@ fn bytes_after_a_sealed_key_file_are_kept() {
     let sound = harness.fs.read_raw(file("1.metadata"));
     // A later revision, so that the successor is not compared.
     let path = file("1.metadata");
-    let mut metadata: Metadata = open_file(Magic::METADATA, Path::new(&path), &sound).unwrap();
+    let mut metadata: Metadata = decode_file(Magic::METADATA, Path::new(&path), &sound).unwrap();
     metadata.revision = 1;
     metadata.running ^= 1;
-    harness.fs.write_raw(&path, seal(Magic::METADATA, &metadata).unwrap());
+    harness.fs.write_raw(&path, encode(Magic::METADATA, &metadata).unwrap());
     let error = harness.open(&TableOptions::new()).map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert_eq!(harness.fs.read_raw(file("1.keys")), longer);

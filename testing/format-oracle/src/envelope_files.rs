@@ -29,7 +29,7 @@ pub struct Metadata {
     pub predecessor: u32,
     pub successor: u32,
     pub created: u64,
-    pub last_write: u64,
+    pub sealed_at: u64,
     pub salt: u64,
     pub key_end: u64,
     pub records: u64,
@@ -55,7 +55,7 @@ pub fn metadata(bytes: &[u8]) -> Metadata {
         predecessor: fields.u32(),
         successor: fields.u32(),
         created: fields.u64(),
-        last_write: fields.u64(),
+        sealed_at: fields.u64(),
         salt: fields.u64(),
         key_end: fields.u64(),
         records: fields.u64(),
@@ -88,14 +88,14 @@ pub struct State {
     pub highest_id: u32,
     pub clock_offset: u64,
     pub jumped_while_open: bool,
-    pub redated: Vec<(u32, u32, u64)>,
-    pub durable_end: Option<DurableEnd>,
+    pub seal_time_overrides: Vec<(u32, u32, u64)>,
+    pub recorded_end: Option<RecordedEnd>,
     pub closed_cleanly: bool,
 }
 
 /// What must at least exist of the mutable segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DurableEnd {
+pub struct RecordedEnd {
     pub segment: u32,
     pub key_end: u32,
     pub value_ends: Vec<u64>,
@@ -128,8 +128,8 @@ fn slot(bytes: &[u8]) -> Option<State> {
         highest_id: fields.u32(),
         clock_offset: fields.u64(),
         jumped_while_open: fields.bool(),
-        redated: fields.list(|fields| (fields.u32(), fields.u32(), fields.u64())),
-        durable_end: fields.option(|fields| DurableEnd {
+        seal_time_overrides: fields.list(|fields| (fields.u32(), fields.u32(), fields.u64())),
+        recorded_end: fields.option(|fields| RecordedEnd {
             segment: fields.u32(),
             key_end: fields.u32(),
             value_ends: fields.list(Fields::u64),

@@ -26,6 +26,6 @@ mod key_file;
 mod table;
 
 pub use checksum::crc32c;
-pub use envelope_files::{DurableEnd, Metadata, State, metadata, state};
+pub use envelope_files::{Metadata, RecordedEnd, State, metadata, state};
 pub use key_file::{Header, KeyFile, Record, key_file, key_header, value_header};
 pub use table::{DecodedRecord, Seal, Segment, Table, table};

@@ -83,7 +83,7 @@ pub fn table(roots: &[Root]) -> Table {
         }
     }
     files.assert_no_other_files();
-    if let Some(durable) = &state.durable_end
+    if let Some(durable) = &state.recorded_end
         && let Some(named) = segments.iter().find(|s| s.keys.header.segment == durable.segment)
     {
         assert!(u64::from(durable.key_end) <= named.end(), "the durable end promises more");
@@ -153,7 +153,7 @@ impl<'a> Files<'a> {
 
     /// Checks a table that was closed: no file extends past the durable end.
     fn check_closed_end(&self, state: &State) {
-        let durable = state.durable_end.as_ref();
+        let durable = state.recorded_end.as_ref();
         for (name, bytes) in self.roots.iter().flatten() {
             let Some(name) = name.strip_prefix("segments/") else { continue };
             let (name, extension) = name.split_once('.').unwrap();

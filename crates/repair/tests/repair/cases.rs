@@ -6,7 +6,7 @@ use lithdb_repair::Action;
 use lithdb_segment::SegmentId;
 
 use super::fixture::{
-    Model, epoch, find, forget_durable_end, keys_in_file, mark, nothing, record, remove_segment,
+    Model, epoch, find, forget_recorded_end, keys_in_file, mark, nothing, record, remove_segment,
 };
 use super::support::Harness;
 
@@ -282,7 +282,7 @@ pub(super) fn cases() -> Vec<Case> {
                 model.segment(1)
             },
             names: ("1.keys", None),
-            actions: &[Action::GiveUp],
+            actions: &[Action::RaiseWatermark],
             ..DEFAULT_CASE
         },
         Case {
@@ -293,7 +293,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
             names: ("1.keys", None),
             keeps: &["1-0.values", "1-1.values", "1.metadata"],
-            actions: &[Action::GiveUp],
+            actions: &[Action::RaiseWatermark],
             ..DEFAULT_CASE
         },
         Case {
@@ -303,7 +303,7 @@ pub(super) fn cases() -> Vec<Case> {
                 model.keys_where(|_, _| true)
             },
             names: ("5.keys", None),
-            actions: &[Action::GiveUp, Action::GiveUp],
+            actions: &[Action::RaiseWatermark, Action::RaiseWatermark],
             is_counted: false,
             ..DEFAULT_CASE
         },
@@ -423,7 +423,7 @@ pub(super) fn cases() -> Vec<Case> {
             apply_damage: |harness, model| {
                 remove_segment(harness, 5);
                 harness.fs.flip_bit(harness.file("4.metadata"), 40, 1);
-                forget_durable_end(harness);
+                forget_recorded_end(harness);
                 model.segment(5)
             },
             names: ("4.metadata", None),
@@ -437,7 +437,7 @@ pub(super) fn cases() -> Vec<Case> {
             apply_damage: |harness, model| {
                 remove_segment(harness, 5);
                 harness.fs.flip_bit(harness.file("4.metadata"), 40, 1);
-                forget_durable_end(harness);
+                forget_recorded_end(harness);
                 let at = model.at("k14");
                 assert_eq!(at.segment, SegmentId(4));
                 harness.fs.flip_bit(harness.file("4.keys"), u64::from(at.offset) + 8, 1);
@@ -452,7 +452,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case {
             name: "a damaged unsealed segment of a table that was not closed",
             apply_damage: |harness, model| {
-                forget_durable_end(harness);
+                forget_recorded_end(harness);
                 let at = model.at("k16");
                 harness.fs.flip_bit(harness.file("5.keys"), u64::from(at.offset) + 33, 0);
                 model.keys_of_group(at)

@@ -341,7 +341,9 @@ fn short_value_file_is_extended_if_no_value_is_lost() {
     // chain record does not apply to a later revision.
     let extend_end: [(&str, Damage); 2] = [
         ("5-0.values", |harness| {
-            change_state(harness, |state| state.durable_end.as_mut().unwrap().value_ends[0] += 100);
+            change_state(harness, |state| {
+                state.recorded_end.as_mut().unwrap().value_ends[0] += 100
+            });
         }),
         ("3-0.values", |harness| {
             let mut metadata = read_metadata(harness, 3);

@@ -184,9 +184,9 @@ pub(super) fn mark(line: &DumpLine) -> Option<u32> {
 }
 
 /// Removes the durable end from the state, as if the table had not been closed.
-pub(super) fn forget_durable_end(harness: &Harness) {
+pub(super) fn forget_recorded_end(harness: &Harness) {
     let state = StateFile::open(&harness.setup.env.fs, Path::new("/r0/t/table.state")).unwrap();
-    state.update(|state| state.durable_end = None).unwrap();
+    state.update(|state| state.recorded_end = None).unwrap();
 }
 
 pub(super) fn remove_segment(harness: &Harness, id: u32) {

@@ -240,7 +240,11 @@ fn table_without_any_known_id_gets_a_new_one() {
     let damaged = harness.fs.read_raw(keys);
     let plan = harness.plan();
     assert!(plan.rebuilds_state, "{plan}");
-    assert_eq!((plan.segments[0].action, plan.lost_keys()), (Action::GiveUp, None), "{plan}");
+    assert_eq!(
+        (plan.segments[0].action, plan.lost_keys()),
+        (Action::RaiseWatermark, None),
+        "{plan}"
+    );
     assert_eq!(plan.lost_bytes(), Some(damaged.len() as u64), "{plan}");
     lithdb_repair::apply(plan, &harness.setup).unwrap();
     assert_eq!(harness.kept(), [("1.keys".to_owned(), damaged)]);

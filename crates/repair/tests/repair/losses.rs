@@ -4,7 +4,7 @@ use lithdb_repair::Action;
 use lithdb_segment::{Metadata, SegmentId};
 
 use super::fixture::{
-    change_state, find, forget_durable_end, options, read_metadata, remove_segment, table,
+    change_state, find, forget_recorded_end, options, read_metadata, remove_segment, table,
 };
 use super::support::Harness;
 
@@ -25,7 +25,7 @@ fn uncounted_loss_is_not_shown_as_no_loss() {
 #[test]
 fn lost_mutable_segment_is_reported_as_a_loss() {
     let (harness, _) = table();
-    let end = change_state(&harness, |_| {}).durable_end.unwrap();
+    let end = change_state(&harness, |_| {}).recorded_end.unwrap();
     let durable = u64::from(end.key_end) + end.value_ends.iter().sum::<u64>();
     remove_segment(&harness, 5);
     assert_eq!(harness.verify().lost_keys(), None);
@@ -33,7 +33,7 @@ fn lost_mutable_segment_is_reported_as_a_loss() {
     assert_eq!((plan.lost_keys(), plan.lost_bytes()), (None, Some(durable)), "{plan}");
     let shown = plan.to_string();
     assert!(shown.contains("loses an unknown number of keys and"), "{shown}");
-    forget_durable_end(&harness);
+    forget_recorded_end(&harness);
     let plan = harness.plan();
     assert_eq!((plan.lost_keys(), plan.lost_bytes()), (None, None), "{plan}");
     let done = lithdb_repair::apply(plan, &harness.setup).unwrap();

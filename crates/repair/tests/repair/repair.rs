@@ -54,7 +54,7 @@ fn each_kind_of_damage_is_found_and_repaired() {
         let again = harness.plan();
         assert!(again.is_empty(), "{name}: {again}");
         let kept = harness.kept();
-        assert_eq!(kept.len(), done.kept_files, "{name}: {kept:?}");
+        assert_eq!(kept.len(), done.quarantined_files, "{name}: {kept:?}");
         for file in case.keeps {
             let path = before.file_paths().into_iter().find(|path| path.ends_with(file)).unwrap();
             let expected = ((*file).to_owned(), before.read_raw(path));

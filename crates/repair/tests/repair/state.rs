@@ -48,7 +48,7 @@ fn state_of_wrong_length_keeps_its_valid_slots() {
         state.ttl_ms = Some(ttl.as_millis() as u64);
         state.has_gc_filter = true;
     });
-    assert!(before.durable_end.is_some());
+    assert!(before.recorded_end.is_some());
     let whole = harness.fs.read_raw(STATE);
     for len in [8191, 4096, 8193, 40_000] {
         for rotten in [None, Some(40), Some(4096 + 40)] {

@@ -3,7 +3,7 @@
 use lithdb_table::{Batch, TableOptions};
 
 use super::fixture::{
-    Model, check_opened, epoch, find, forget_durable_end, mark, nothing, options, record,
+    Model, check_opened, epoch, find, forget_recorded_end, mark, nothing, options, record,
 };
 use super::support::{DAY, Harness, small};
 
@@ -36,7 +36,7 @@ fn corrupt_epoch_record_of_unsealed_segment_costs_no_key() {
             let harness = harness.fork();
             harness.fs.flip_bit(harness.file("1.keys"), at + byte, 5);
             if !is_closed {
-                forget_durable_end(&harness);
+                forget_recorded_end(&harness);
             }
             let report = harness.verify();
             assert_eq!(report.records, model.keys.len() as u64, "{name}: {report}");

@@ -9,7 +9,7 @@ use std::{fmt, io};
 use lithdb_env::{DirEntry, File, FileLock, Fs, LockKind, Metadata, OpenMode};
 use lithdb_repair::{DumpLine, Progress, dump, plan_repair, verify};
 use lithdb_segment::SegmentId;
-use lithdb_segment::envelope::{Magic, open_file, seal};
+use lithdb_segment::envelope::{Magic, decode_file, encode};
 use lithdb_sim::SimFs;
 use lithdb_table::state::StateFile;
 use lithdb_table::verify_keymap;
@@ -40,7 +40,7 @@ fn intact_table_has_no_findings_and_exact_counts() {
     assert!(plan.is_empty());
     assert_eq!(plan.to_string(), "table t: nothing to repair");
     let done = lithdb_repair::apply(plan, &harness.setup).unwrap();
-    assert_eq!((done.segments, done.kept_files), (0, 0));
+    assert_eq!((done.segments, done.quarantined_files), (0, 0));
     assert_eq!(harness.fs.ops(), before, "none of this may write");
 }
 
@@ -390,10 +390,11 @@ fn forked_chain_needs_a_manual_decision() {
     let (harness, _) = table();
     let path = harness.file("2.metadata");
     let bytes = harness.fs.read_raw(&path);
-    let mut metadata: lithdb_segment::Metadata = open_file(Magic::METADATA, &path, &bytes).unwrap();
+    let mut metadata: lithdb_segment::Metadata =
+        decode_file(Magic::METADATA, &path, &bytes).unwrap();
     assert_eq!(metadata.successor, SegmentId(3));
     metadata.successor = SegmentId(4);
-    harness.fs.write_raw(&path, seal(Magic::METADATA, &metadata).unwrap());
+    harness.fs.write_raw(&path, encode(Magic::METADATA, &metadata).unwrap());
     let report = harness.verify();
     assert!(report.to_string().contains("the chain forks"), "{report}");
     assert!(harness.open(&options()).is_err());

@@ -11,7 +11,7 @@
 //! A segment that is sealed while the clock is in doubt or followed at an offset has an uncertain
 //! stamp, too early by an unknown amount once time leaps forward: it counts as the moment at which
 //! time is certain again. That, and every other stamp that no longer counts as written, is
-//! recorded in the table's state ([`Redated`]).
+//! recorded in the table's state ([`SealTimeOverride`]).
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use lithdb_env::{Clock, Error, ErrorKind, Result, UnixMillis, millis};
 use lithdb_segment::{Metadata, SegmentId, Stamp};
 
 use crate::segments::Segments;
-use crate::state::{MAX_REDATED, Redated, TableState};
+use crate::state::{MAX_SEAL_TIME_OVERRIDES, SealTimeOverride, TableState};
 
 /// A smaller step of the wall clock is an adjustment, not a jump.
 const TOLERANCE: Duration = Duration::from_secs(60);
@@ -54,7 +54,7 @@ pub(crate) struct TableClock {
     /// How far time has leapt without having passed: stamps of sealed segments move by it.
     leap: Duration,
     /// Some stamps may have to be redated, and the state does not record it yet.
-    redate_is_due: bool,
+    overrides_are_due: bool,
 }
 
 /// Since which monotonic time the wall clock has run steadily, and what it showed then.
@@ -102,7 +102,7 @@ impl TableClock {
             doubt: None,
             jump: None,
             leap: Duration::ZERO,
-            redate_is_due: true,
+            overrides_are_due: true,
         }
     }
 
@@ -189,7 +189,7 @@ impl TableClock {
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         (self.time, self.offset, self.leap) = (wall, Duration::ZERO, Duration::ZERO);
-        (self.steady, self.redate_is_due) = (clock.monotonic(), true);
+        (self.steady, self.overrides_are_due) = (clock.monotonic(), true);
         self.follow();
         Ok(())
     }
@@ -218,9 +218,10 @@ impl TableClock {
         state: &mut TableState,
         reading: ClockReading,
     ) -> Duration {
-        let redated = self.redated(segments, state, reading);
-        if state != before || redated != state.redated || self.needs_recording(state) {
-            state.redated = redated;
+        let overrides = self.seal_time_overrides(segments, state, reading);
+        if state != before || overrides != state.seal_time_overrides || self.needs_recording(state)
+        {
+            state.seal_time_overrides = overrides;
             state.latest_time = reading.time;
             state.clock_offset_ms = millis(self.offset);
             state.jumped_while_open = self.jumped_while_open();
@@ -238,28 +239,28 @@ impl TableClock {
     }
 
     /// As [`redate`], but visits all segments only if something may have changed.
-    fn redated(
+    fn seal_time_overrides(
         &mut self,
         segments: &Segments,
         state: &TableState,
         now: ClockReading,
-    ) -> Vec<Redated> {
+    ) -> Vec<SealTimeOverride> {
         // While time is uncertain, so are the stamps.
-        self.redate_is_due |= !now.is_certain;
-        if self.leap.is_zero() && !(self.redate_is_due && now.is_certain) {
+        self.overrides_are_due |= !now.is_certain;
+        if self.leap.is_zero() && !(self.overrides_are_due && now.is_certain) {
             let first = segments.front().map(|segment| segment.id());
-            let is_there = |redated: &&Redated| Some(redated.last) >= first;
-            return state.redated.iter().filter(is_there).copied().collect();
+            let exists = |range: &&SealTimeOverride| Some(range.last) >= first;
+            return state.seal_time_overrides.iter().filter(exists).copied().collect();
         }
         // A segment whose seal is pending may get an uncertain stamp.
         let ending = segments.len().checked_sub(2).and_then(|at| segments.get(at));
-        self.redate_is_due = ending.is_some_and(|segment| segment.metadata().is_none());
-        redate(segments, state, now, self.leap)
+        self.overrides_are_due = ending.is_some_and(|segment| segment.metadata().is_none());
+        compute_overrides(segments, state, now, self.leap)
     }
 
     pub(crate) fn not_recorded(&mut self, leap: Duration) {
         self.leap = self.leap.saturating_add(leap);
-        self.redate_is_due = true;
+        self.overrides_are_due = true;
     }
 
     fn jumped_while_open(&self) -> bool {
@@ -275,22 +276,26 @@ fn allowed_drift(passed: Duration) -> Duration {
 impl TableState {
     /// When a segment counts as sealed, and whether that is certain.
     pub(crate) fn sealed_at(&self, metadata: &Metadata) -> (UnixMillis, bool) {
-        let stamp = metadata.last_write;
-        self.redated(metadata.segment).map_or((stamp.time(), stamp.is_certain()), |at| (at, true))
+        let stamp = metadata.sealed_at;
+        self.seal_time_override(metadata.segment)
+            .map_or((stamp.time(), stamp.is_certain()), |at| (at, true))
     }
 
-    fn redated(&self, id: SegmentId) -> Option<UnixMillis> {
-        self.redated.iter().find(|r| r.first <= id && id <= r.last).map(|redated| redated.at)
+    fn seal_time_override(&self, id: SegmentId) -> Option<UnixMillis> {
+        self.seal_time_overrides
+            .iter()
+            .find(|r| r.first <= id && id <= r.last)
+            .map(|range| range.at)
     }
 }
 
 /// The redated segments: those whose stamps do not count as written. Time has leapt by `leap`.
-fn redate(
+fn compute_overrides(
     segments: &Segments,
     state: &TableState,
     now: ClockReading,
     leap: Duration,
-) -> Vec<Redated> {
+) -> Vec<SealTimeOverride> {
     let becomes_certain = now.is_certain || !leap.is_zero();
     let ended = segments.iter().take(segments.len().saturating_sub(1));
     let counted: Vec<(SegmentId, UnixMillis, bool)> = ended
@@ -298,7 +303,7 @@ fn redate(
             let Some(metadata) = segment.metadata() else {
                 // Its seal is pending: it gets the stamp of a moment before the leap.
                 let leapt = (!leap.is_zero()).then_some(now.time);
-                let at = leapt.or(state.redated(segment.id()));
+                let at = leapt.or(state.seal_time_override(segment.id()));
                 return at.map(|at| (segment.id(), at, false));
             };
             let (sealed_at, is_settled) = state.sealed_at(metadata);
@@ -306,7 +311,7 @@ fn redate(
             if becomes_certain && (!is_settled || at > now.time) {
                 at = now.time;
             }
-            let stamp = metadata.last_write;
+            let stamp = metadata.sealed_at;
             let is_settled = is_settled || becomes_certain;
             let as_stamped = at == stamp.time() && (stamp.is_certain() || !is_settled);
             Some((metadata.segment, at, as_stamped))
@@ -314,9 +319,9 @@ fn redate(
         .collect();
     let mut width = Duration::ZERO;
     loop {
-        let redated = join(&counted, width);
-        if redated.len() <= MAX_REDATED {
-            return redated;
+        let overrides = join(&counted, width);
+        if overrides.len() <= MAX_SEAL_TIME_OVERRIDES {
+            return overrides;
         }
         width = (width * 2).max(Duration::from_secs(1));
     }
@@ -324,8 +329,8 @@ fn redate(
 
 /// Joins segments to ranges that count as sealed at the latest of their times, which differ by at
 /// most `width`.
-fn join(counted: &[(SegmentId, UnixMillis, bool)], width: Duration) -> Vec<Redated> {
-    let mut ranges: Vec<(UnixMillis, Redated)> = Vec::new();
+fn join(counted: &[(SegmentId, UnixMillis, bool)], width: Duration) -> Vec<SealTimeOverride> {
+    let mut ranges: Vec<(UnixMillis, SealTimeOverride)> = Vec::new();
     let mut between = UnixMillis::default();
     for &(id, at, as_stamped) in counted {
         if as_stamped {
@@ -340,7 +345,7 @@ fn join(counted: &[(SegmentId, UnixMillis, bool)], width: Duration) -> Vec<Redat
                 continue;
             }
         }
-        ranges.push((at, Redated { first: id, last: id, at }));
+        ranges.push((at, SealTimeOverride { first: id, last: id, at }));
     }
     ranges.into_iter().map(|(_, range)| range).collect()
 }

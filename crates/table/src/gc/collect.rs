@@ -60,7 +60,7 @@ impl Table {
         let shared = &writer.shared;
         check_ttl(ttl).map_err(|e| shared.in_context(&e))?;
         // Closing waits for this lock, so no state is written after it.
-        let _gc = writer.gc.lock();
+        let _state_changes = writer.state_changes.lock();
         shared.check_open()?;
         let written = writer.state.update(|state| state.ttl_ms = ttl.map(millis));
         written.map_err(|e| shared.fail(&e))?;
@@ -88,7 +88,7 @@ impl Writer {
         if let Some(filter) = filter {
             self.run_filter(filter, &segments, now, &mut filter_approved)?;
         }
-        let permission = self.gc.lock();
+        let permission = self.state_changes.lock();
         shared.check_latch()?;
         // The clock may have been accepted, and the TTL changed, while the filter ran.
         let now = self.record_time_alone()?;
@@ -99,8 +99,8 @@ impl Writer {
         let mut report = GcReport { held_for, ..GcReport::default() };
         let mut watermark = None;
         for (segment, metadata, next) in expired(&segments, &state, ttl, now) {
-            let may_go = filter.is_none() || segment.id() < filter_approved.segment;
-            if !may_go {
+            let is_approved = filter.is_none() || segment.id() < filter_approved.segment;
+            if !is_approved {
                 break;
             }
             watermark = Some(next);

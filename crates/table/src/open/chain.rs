@@ -124,7 +124,7 @@ impl ChainWalk<'_> {
                 self.unsealed_segment(id, found)?;
             }
         }
-        self.require_durable_end(live)?;
+        self.require_recorded_end(live)?;
         self.require_known_ids(live)?;
         if self.plan.unsealed.is_some() {
             return Ok(());
@@ -135,8 +135,8 @@ impl ChainWalk<'_> {
 
     /// The segment that the state's durable end names must exist, unless it is below the
     /// watermark.
-    fn require_durable_end(&self, live: &[(SegmentId, SegmentFiles)]) -> Result<()> {
-        let unsealed = self.state.durable_end.as_ref();
+    fn require_recorded_end(&self, live: &[(SegmentId, SegmentFiles)]) -> Result<()> {
+        let unsealed = self.state.recorded_end.as_ref();
         let Some(unsealed) = unsealed.filter(|unsealed| unsealed.segment >= self.state.watermark)
         else {
             return Ok(());
@@ -212,13 +212,13 @@ impl ChainWalk<'_> {
     }
 
     /// The metadata of the sealed segment before, which describes the next one.
-    fn before(&self) -> Option<&Metadata> {
+    fn predecessor(&self) -> Option<&Metadata> {
         self.plan.sealed.last().map(|sealed| &sealed.metadata)
     }
 
     /// Whether `id` is the next segment of the chain.
     fn is_expected(&self, id: SegmentId) -> bool {
-        match self.before() {
+        match self.predecessor() {
             Some(before) => before.successor == id,
             None => self.state.watermark == id,
         }
@@ -226,7 +226,7 @@ impl ChainWalk<'_> {
 
     /// The id of the next segment of the chain.
     fn successor(&self) -> SegmentId {
-        self.before().map_or(self.state.watermark, |m| m.successor)
+        self.predecessor().map_or(self.state.watermark, |m| m.successor)
     }
 
     fn require_expected(&self, id: SegmentId) -> Result<()> {
@@ -246,7 +246,7 @@ impl ChainWalk<'_> {
 
     /// Checks that a key file's chain record agrees with the segment before it.
     fn require_follows(&self, path: &Path, found: Option<&Chain>) -> Result<()> {
-        let Some(before) = self.before() else { return Ok(()) };
+        let Some(before) = self.predecessor() else { return Ok(()) };
         let expected = before.chain();
         let agrees = match found {
             Some(found) if before.revision == 0 => *found == expected,
@@ -269,9 +269,10 @@ impl ChainWalk<'_> {
         let key_file = KeyFile::open_checked_for(&*self.env.fs, keys, of, self.access)?;
         self.require_follows(keys, key_file.chain()?.as_ref())?;
         let paths = found.paths(self.dirs, id, key_file.header.shards)?;
-        let before = self.before();
-        let durable_mark = self.state.durable_mark(id, before.and_then(Metadata::successor_end));
-        let unsealed = UnsealedSegment::examine(self.env, paths, &key_file, durable_mark)?;
+        let before = self.predecessor();
+        let external_end =
+            self.state.external_durable_end(id, before.and_then(Metadata::successor_end));
+        let unsealed = UnsealedSegment::examine(self.env, paths, &key_file, external_end)?;
         if self.access == Access::Write {
             let values = &mut unsealed.paths.values.iter();
             values.try_for_each(|path| require_writable(&*self.env.fs, path))?;
@@ -284,7 +285,7 @@ impl ChainWalk<'_> {
     /// it was acknowledged; if a mark, its metadata or the durable end says otherwise, it is an
     /// error.
     fn discard_unacknowledged(&mut self, id: SegmentId, found: &SegmentFiles) -> Result<()> {
-        let promised = self.state.durable_mark(id, None).is_some();
+        let promised = self.state.external_durable_end(id, None).is_some();
         // A file that was never synced may show old content of its blocks: a collected segment of
         // this table.
         let is_collected = |file: &KeyFile| {
@@ -307,7 +308,7 @@ impl ChainWalk<'_> {
     /// Handles an id between sealed segments that no segment names: discarded earlier, but the
     /// removal was not durable. `is_followed`: the next segment of the chain exists.
     fn orphan(&mut self, id: SegmentId, found: &SegmentFiles, is_followed: bool) -> Result<()> {
-        if id < self.state.next_id_floor && self.state.durable_mark(id, None).is_none() {
+        if id < self.state.next_id_floor && self.state.external_durable_end(id, None).is_none() {
             self.plan.add_discarded(id, found);
             return Ok(());
         }
@@ -334,18 +335,19 @@ pub fn stale_file_error<'a>(
     path: &Path,
     live: impl Iterator<Item = (SegmentId, &'a SegmentFiles)>,
 ) -> Result<Option<Error>> {
-    let durable_end = state.durable_end.as_ref();
-    if !state.closed_cleanly || (durable_end.is_none() && !state.empty) {
+    let recorded_end = state.recorded_end.as_ref();
+    if !state.closed_cleanly || (recorded_end.is_none() && !state.empty) {
         return Ok(None);
     }
-    for (id, found) in live.filter(|(id, _)| durable_end.is_none_or(|end| *id >= end.segment)) {
-        let durable_end = durable_end.filter(|end| end.segment == id);
-        let value_end = |shard: ShardId| durable_end?.value_ends.get(usize::from(shard.0)).copied();
+    for (id, found) in live.filter(|(id, _)| recorded_end.is_none_or(|end| *id >= end.segment)) {
+        let recorded_end = recorded_end.filter(|end| end.segment == id);
+        let value_end =
+            |shard: ShardId| recorded_end?.value_ends.get(usize::from(shard.0)).copied();
         // A key file may be longer: the scan of its records decides about the rest.
-        let keys = found.keys.iter().filter(|_| durable_end.is_none()).map(|path| (path, None));
+        let keys = found.keys.iter().filter(|_| recorded_end.is_none()).map(|path| (path, None));
         let values = found.values.iter().map(|(shard, path)| (path, value_end(*shard)));
-        let seal = found.metadata.iter().map(|path| (path, None));
-        for (file, end) in keys.chain(values).chain(seal) {
+        let metadata = found.metadata.iter().map(|path| (path, None));
+        for (file, end) in keys.chain(values).chain(metadata) {
             let (_, len) = key_file::open(fs, file)?;
             if end.is_some_and(|end| len <= end) {
                 continue;

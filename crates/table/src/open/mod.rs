@@ -106,7 +106,7 @@ impl Table {
             in_flight: Default::default(),
             clock: Mutex::new(clock),
             activity: Default::default(),
-            gc: Mutex::new(UnlinkPermission::new()),
+            state_changes: Mutex::new(UnlinkPermission::new()),
             filter_approved: Default::default(),
             shutdown: Default::default(),
             closing: Default::default(),

@@ -18,7 +18,7 @@ use crate::event::RecoveryReport;
 use crate::gc::clock::ClockReading;
 use crate::open::chain::OpenPlan;
 use crate::open::unsealed::{UnsealedSegment, changed};
-use crate::state::{DurableEnd, StateFile, id_after, next_id};
+use crate::state::{RecordedEnd, StateFile, id_after, next_id};
 use lithdb_segment::key_file::{KeyFile, read};
 
 /// A table's segments, recovered and ready to serve.
@@ -144,8 +144,8 @@ impl Recovery<'_> {
             let flushed = unsealed.map_or_else(UnixMillis::default, |unsealed| unsealed.durable_at);
             let successor_end = Some(next.totals().mark(flushed));
             let (segment, totals) = (Arc::clone(segment), totals.clone());
-            let stamp = self.now.stamp();
-            SealJob { segment, totals, successor: id, stamp, successor_end }.run()?;
+            let sealed_at = self.now.stamp();
+            SealJob { segment, totals, successor: id, sealed_at, successor_end }.run()?;
             Ok(next)
         });
         let next = match next {
@@ -160,8 +160,8 @@ impl Recovery<'_> {
         };
         // The metadata records it, too; if that is lost, acknowledged data must not pass for data
         // that never was.
-        let unsealed = DurableEnd::of(id, next.totals());
-        self.state.update(|state| state.durable_end = Some(unsealed))?;
+        let unsealed = RecordedEnd::of(id, next.totals());
+        self.state.update(|state| state.recorded_end = Some(unsealed))?;
         Ok(next)
     }
 

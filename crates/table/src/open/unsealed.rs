@@ -46,9 +46,9 @@ impl UnsealedSegment {
         env: &Env,
         paths: SegmentPaths,
         key_file: &KeyFile,
-        durable_mark: Option<Mark>,
+        external_durable_end: Option<Mark>,
     ) -> Result<Self> {
-        let mut whole = key_file.scan(key_file.len, durable_mark);
+        let mut whole = key_file.scan(key_file.len, external_durable_end);
         let verdict = whole.run(|_| Ok(()))?;
         let mut torn = match verdict {
             Verdict::Clean => None,

@@ -29,7 +29,7 @@ pub(crate) struct FollowedSegment<'a> {
     pub(crate) paths: &'a SegmentPaths,
     pub(crate) hash_seed: u64,
     /// The durable end of the segment according to the table's state.
-    pub(crate) durable_mark: Option<Mark>,
+    pub(crate) external_end: Option<Mark>,
     /// The end of the segment if it is sealed: everything before it is durable.
     pub(crate) sealed_end: Option<u64>,
 }
@@ -53,7 +53,7 @@ impl FollowedSegment<'_> {
             let record = entry.record;
             if record.is_primary() {
                 let is_durable =
-                    self.sealed_end.is_some() || entry.offset < seen.durable_mark.through;
+                    self.sealed_end.is_some() || entry.offset < seen.furthest_mark.through;
                 if !is_durable && !values.holds(&record)? {
                     // The value is in flight or was never written: the batch and everything after
                     // it is not shown.
@@ -84,10 +84,10 @@ impl FollowedSegment<'_> {
 
     /// Finds the end of the whole batches of the next piece, and the newest mark in it.
     fn scan_next_piece(&self, seen: &mut UnsealedCursor) -> Result<Totals> {
-        let durable_mark =
-            self.durable_mark.clone().filter(|p| p.through > seen.durable_mark.through);
-        let durable_mark = durable_mark.unwrap_or_else(|| seen.durable_mark.clone());
-        let mut scanner = self.keys.scan(self.keys.len, Some(durable_mark));
+        let external_end =
+            self.external_end.clone().filter(|p| p.through > seen.furthest_mark.through);
+        let external_end = external_end.unwrap_or_else(|| seen.furthest_mark.clone());
+        let mut scanner = self.keys.scan(self.keys.len, Some(external_end));
         scanner = scanner.resume_after(&seen.totals, &seen.epochs);
         let mut records = 0;
         while let Some(entry) = scanner.next_entry()? {
@@ -101,7 +101,7 @@ impl FollowedSegment<'_> {
             return Err(corrupt(&self.keys.path, *offset, &reason));
         }
         if let Some(mark) = scanner.mark() {
-            seen.durable_mark.clone_from(mark);
+            seen.furthest_mark.clone_from(mark);
         }
         Ok(scanner.totals().clone())
     }

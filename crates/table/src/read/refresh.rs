@@ -127,16 +127,16 @@ impl Reader {
             return Ok(if state.empty { Step::UpToDate } else { Step::Diverged });
         };
         let (fs, paths) = (&*self.shared.env().fs, segment.paths());
-        let seal = read_if_exists(fs, &paths.metadata)?;
-        let end = match &seal {
-            Some(seal) => seal.key_end,
+        let metadata = read_if_exists(fs, &paths.metadata)?;
+        let end = match &metadata {
+            Some(metadata) => metadata.key_end,
             None => {
                 fs.metadata(&paths.keys)
                     .map_err(|e| Error::io("look at", &paths.keys, e))?
                     .len_bytes
             }
         };
-        let is_continued = seal.as_ref().is_none_or(|seal| seal.revision == 0);
+        let is_continued = metadata.as_ref().is_none_or(|metadata| metadata.revision == 0);
         if !is_continued || end < unsealed.totals.key_end {
             return Ok(Step::Diverged);
         }
@@ -146,11 +146,11 @@ impl Reader {
                 return Ok(Step::Diverged);
             }
             let before = view.segments.len().checked_sub(2).and_then(|n| view.segments.get(n));
-            let sealed_mark = before.and_then(|s| s.metadata()).and_then(Metadata::successor_end);
-            let durable_mark = state.durable_mark(segment.id(), sealed_mark);
-            let sealed_end = seal.as_ref().map(|seal| seal.key_end);
+            let successor_end = before.and_then(|s| s.metadata()).and_then(Metadata::successor_end);
+            let external_end = state.external_durable_end(segment.id(), successor_end);
+            let sealed_end = metadata.as_ref().map(|metadata| metadata.key_end);
             let (keys, hash_seed) = (&keys, self.shared.hash_seed);
-            let followed = FollowedSegment { fs, keys, paths, hash_seed, durable_mark, sealed_end };
+            let followed = FollowedSegment { fs, keys, paths, hash_seed, external_end, sealed_end };
             let new = followed.read_new(unsealed)?;
             if new.seen.totals.key_end > unsealed.totals.key_end {
                 new.seen.extend_readable(segment);
@@ -161,33 +161,33 @@ impl Reader {
                 return Ok(Step::Advanced);
             }
         }
-        let Some(seal) = seal else {
+        let Some(metadata) = metadata else {
             // The state may name a later segment: then files are lost, or older than the state.
-            let known = state.durable_end.as_ref().map(|unsealed| unsealed.segment);
+            let known = state.recorded_end.as_ref().map(|unsealed| unsealed.segment);
             let is_newest = known.is_none_or(|known| known <= segment.id());
             return Ok(if is_newest { Step::UpToDate } else { Step::Diverged });
         };
-        check_matches_header(&paths.metadata, &seal, segment.header())?;
-        if !unsealed.matches_seal(&seal) {
+        check_matches_header(&paths.metadata, &metadata, segment.header())?;
+        if !unsealed.matches_metadata(&metadata) {
             return Ok(Step::Diverged);
         }
-        let Some((next, begun)) = self.successor(&seal)? else { return Ok(Step::Diverged) };
-        segment.mark_sealed(seal);
+        let Some((next, begun)) = self.successor(&metadata)? else { return Ok(Step::Diverged) };
+        segment.mark_sealed(metadata);
         self.publish(|view| view.with_next_segment(next, begun));
         Ok(Step::Advanced)
     }
 
     /// The successor that a seal names, with nothing read of it yet; `None` if it is not as a
     /// writer leaves it.
-    fn successor(&self, seal: &Metadata) -> Result<Option<(Arc<Segment>, UnsealedCursor)>> {
+    fn successor(&self, metadata: &Metadata) -> Result<Option<(Arc<Segment>, UnsealedCursor)>> {
         let (fs, dirs) = (&*self.shared.env().fs, &self.shared.context.dirs);
-        let path = SegmentPaths::for_new(dirs, seal.successor, 1).keys;
+        let path = SegmentPaths::for_new(dirs, metadata.successor, 1).keys;
         let keys = KeyFile::open(fs, &path)?;
-        keys.header.belongs_to(&path, self.shared.context.table_id, seal.successor)?;
-        if keys.chain()? != Some(seal.chain()) {
+        keys.header.belongs_to(&path, self.shared.context.table_id, metadata.successor)?;
+        if keys.chain()? != Some(metadata.chain()) {
             return Ok(None);
         }
-        let paths = SegmentPaths::for_new(dirs, seal.successor, keys.header.shards);
+        let paths = SegmentPaths::for_new(dirs, metadata.successor, keys.header.shards);
         for path in &paths.values {
             if !exists(fs, path).map_err(|e| Error::io("look for", path, e))? {
                 return Ok(None);
@@ -222,7 +222,7 @@ impl Reader {
             if failed.id() < state.watermark {
                 return Ok(true);
             }
-            if is_seal_unchanged(&*self.shared.env().fs, failed)? {
+            if is_metadata_unchanged(&*self.shared.env().fs, failed)? {
                 return Ok(false);
             }
         }
@@ -244,7 +244,7 @@ fn read_if_exists(fs: &dyn Fs, path: &Path) -> Result<Option<Metadata>> {
 }
 
 /// Whether the seal of a segment is the one that was read, or none as before.
-fn is_seal_unchanged(fs: &dyn Fs, segment: &Segment) -> Result<bool> {
+fn is_metadata_unchanged(fs: &dyn Fs, segment: &Segment) -> Result<bool> {
     let now = read_if_exists(fs, &segment.paths().metadata)?;
     Ok(match (segment.metadata(), now) {
         (Some(seen), Some(now)) => seen.revision == now.revision,

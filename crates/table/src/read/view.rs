@@ -39,7 +39,7 @@ pub(crate) struct UnsealedCursor {
     pub(crate) totals: Totals,
     pub(crate) epochs: Vec<(u32, u64)>,
     /// The mark with the furthest durable end.
-    pub(crate) durable_mark: Mark,
+    pub(crate) furthest_mark: Mark,
 }
 
 impl View {
@@ -55,8 +55,8 @@ impl View {
         let mut segments: Segments = sealed.collect();
         let unsealed = plan.unsealed.map(|found| {
             let (through, value_ends) = (found.durable.key_end as u32, found.durable.value_ends);
-            let durable_mark = Mark { through, value_ends, ..Mark::default() };
-            let seen = UnsealedCursor { totals: found.keep, epochs: found.epochs, durable_mark };
+            let furthest_mark = Mark { through, value_ends, ..Mark::default() };
+            let seen = UnsealedCursor { totals: found.keep, epochs: found.epochs, furthest_mark };
             segments.push(seen.segment(context, found.paths, found.header));
             seen
         });
@@ -104,10 +104,10 @@ impl UnsealedCursor {
     pub(crate) fn begin(header: &KeyHeader) -> Self {
         let (key_end, value_ends) =
             (HEADER_LEN as u64, vec![HEADER_LEN as u64; usize::from(header.shards)]);
-        let durable_mark =
+        let furthest_mark =
             Mark { through: key_end as u32, value_ends: value_ends.clone(), ..Mark::default() };
         let totals = Totals { key_end, value_ends, ..Totals::default() };
-        Self { totals, epochs: Vec::new(), durable_mark }
+        Self { totals, epochs: Vec::new(), furthest_mark }
     }
 
     /// The segment, readable up to here.
@@ -131,13 +131,13 @@ impl UnsealedCursor {
     }
 
     fn durable(&self) -> (u64, &[u64]) {
-        (u64::from(self.durable_mark.through), &self.durable_mark.value_ends)
+        (u64::from(self.furthest_mark.through), &self.furthest_mark.value_ends)
     }
 
     /// Whether the seal matches what was read.
-    pub(crate) fn matches_seal(&self, seal: &Metadata) -> bool {
+    pub(crate) fn matches_metadata(&self, metadata: &Metadata) -> bool {
         let found = &self.totals;
         (found.key_end, found.records, found.primaries, found.running)
-            == (seal.key_end, seal.records, seal.primaries, seal.running)
+            == (metadata.key_end, metadata.records, metadata.primaries, metadata.running)
     }
 }

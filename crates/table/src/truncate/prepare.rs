@@ -217,7 +217,7 @@ impl Truncation<'_> {
         }
         let path = replacement_path(&self.sealed.paths.metadata);
         let file = self.create(&path)?;
-        let bytes = envelope::seal(Magic::METADATA, &metadata)?;
+        let bytes = envelope::encode(Magic::METADATA, &metadata)?;
         write_all_at(&*file, &bytes, 0).map_err(|e| Error::io("write", &path, e))?;
         file.sync_all().map_err(|e| Error::io("sync", &path, e))?;
         for path in [&self.sealed.paths.keys, &self.sealed.paths.metadata] {

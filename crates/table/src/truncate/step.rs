@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::open::inventory::{Inventory, SegmentFiles, missing};
 use crate::setup::TableSetup;
-use crate::state::{DurableEnd, StateFile, TableState, read_state};
+use crate::state::{RecordedEnd, StateFile, TableState, read_state};
 use lithdb_segment::key_file::{self, KeyFile};
 
 /// What to do to one table. The order of the fields is the order of the bytes in the intent.
@@ -206,9 +206,9 @@ fn raise_floor(setup: &TableSetup, step: &TruncateStep, inventory: &Inventory) -
     read_own_state(setup, step)?;
     let state = StateFile::open(&setup.env.fs, &setup.state_path())?;
     let TruncateStep { floor, kept, .. } = step;
-    let durable_end = match kept {
+    let recorded_end = match kept {
         Some(kept) if state.get().next_id_floor < *floor => {
-            Some(successor_durable_end(setup, inventory, kept.successor)?)
+            Some(successor_recorded_end(setup, inventory, kept.successor)?)
         }
         _ => None,
     };
@@ -219,13 +219,13 @@ fn raise_floor(setup: &TableSetup, step: &TruncateStep, inventory: &Inventory) -
             // without that, the last segment kept could, if its metadata were lost, pass for one
             // that was never sealed.
             Some(_) => {
-                state.closed_cleanly |= durable_end.is_some();
-                state.durable_end = durable_end.or(state.durable_end.take());
+                state.closed_cleanly |= recorded_end.is_some();
+                state.recorded_end = recorded_end.or(state.recorded_end.take());
             }
             // Below the floor there may be segments; at or above it only what was put after this
             // step.
             None if state.watermark < *floor => {
-                state.durable_end = None;
+                state.recorded_end = None;
                 (state.empty, state.closed_cleanly) = (true, true);
                 state.watermark = *floor;
             }
@@ -235,14 +235,14 @@ fn raise_floor(setup: &TableSetup, step: &TruncateStep, inventory: &Inventory) -
 }
 
 /// The durable end of the successor as created: headers and a chain record.
-fn successor_durable_end(
+fn successor_recorded_end(
     setup: &TableSetup,
     inventory: &Inventory,
     successor: SegmentId,
-) -> Result<DurableEnd> {
+) -> Result<RecordedEnd> {
     let (_, keys) = files_of(inventory, &setup.segment_dirs(), successor)?;
     let file = KeyFile::open(&*setup.env.fs, keys)?;
-    Ok(DurableEnd {
+    Ok(RecordedEnd {
         segment: successor,
         key_end: file.len as u32,
         value_ends: vec![HEADER_LEN as u64; usize::from(file.header.shards)],

@@ -98,7 +98,7 @@ impl StoppedTable {
     ///
     /// # Errors
     /// Errors of the file system.
-    pub fn behind(&self, segment: SegmentId) -> Result<(u64, u64)> {
+    pub fn removed_by_truncation(&self, segment: SegmentId) -> Result<(u64, u64)> {
         let behind = self.inventory.segments.iter().filter(|(id, _)| **id > segment);
         behind
             .map(|(_, files)| files.bytes(&*self.setup.env.fs))

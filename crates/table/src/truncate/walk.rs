@@ -171,7 +171,7 @@ impl StoppedTable {
             let metadata = files.metadata.as_ref().map(|path| Metadata::read(fs, path));
             let metadata = metadata.map(unless_corrupt).transpose()?.flatten();
             let now = self.setup.env.clock.now();
-            let ends = |m: Metadata| (m.key_end, m.last_write.time());
+            let ends = |m: Metadata| (m.key_end, m.sealed_at.time());
             let (end, written) = metadata.map_or((file.len, now), ends);
             let of = self.collected(&file, end.min(file.len), written);
             let Some(index) = unless_corrupt(Index::make(&of))? else { continue };

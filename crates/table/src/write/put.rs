@@ -96,10 +96,11 @@ impl Writer {
             };
             log.begun.get_or_insert_with(|| (shared.env().clock.monotonic(), Duration::ZERO));
             log.newest = last_primary;
-            let landing = self.in_flight.begin(first, !appended.direct.is_empty(), &shared.latch);
-            Ok((appended, bytes, segment, last_primary, landing))
+            let in_flight_put =
+                self.in_flight.begin(first, !appended.direct.is_empty(), &shared.latch);
+            Ok((appended, bytes, segment, last_primary, in_flight_put))
         };
-        let (appended, bytes, segment, last_primary, mut landing) =
+        let (appended, bytes, segment, last_primary, mut in_flight_put) =
             shared.latch_on_panic("a put", taken)?;
         // If duplicates are refused, the next writer must find these keys.
         let held = rejects.then_some(log);
@@ -111,9 +112,9 @@ impl Writer {
         }
         self.publish(&appended.positions, groups)?;
         drop(held);
-        landing.values_written();
+        in_flight_put.values_written();
         segment.write_full_chunks().map_err(|e| shared.fail(&e))?;
-        drop(landing);
+        drop(in_flight_put);
         shared.counters.values_put.increment(groups.len() as u64);
         shared.counters.bytes_put.increment(bytes);
         Ok(last_primary)

@@ -13,7 +13,7 @@ use lithdb_segment::{NewSegment, Position, SealJob, Segment, SegmentId, SegmentW
 
 use crate::event::Event;
 use crate::gc::clock::ClockReading;
-use crate::state::{DurableEnd, next_id};
+use crate::state::{RecordedEnd, next_id};
 use crate::table::Table;
 use crate::write::seal::Seal;
 use crate::write::writer::{Log, Writer};
@@ -54,7 +54,7 @@ impl Writer {
         let durable = segment.sync_everything().and_then(|()| {
             self.state.update(|state| {
                 (state.empty, state.watermark) = (false, id);
-                state.begin_segment(DurableEnd::of(id, first.totals()));
+                state.begin_segment(RecordedEnd::of(id, first.totals()));
             })
         });
         if let Err(error) = durable {
@@ -80,12 +80,12 @@ impl Writer {
         let now = self.now();
         let chain = ending.totals().chain(ending.segment().id());
         let next = self.create_segment(Some(chain), now)?;
-        let begun = DurableEnd::of(next.segment().id(), next.totals());
+        let begun = RecordedEnd::of(next.segment().id(), next.totals());
         let job = SealJob {
             segment: Arc::clone(ending.segment()),
             totals: ending.totals().clone(),
             successor: next.segment().id(),
-            stamp: now.stamp(),
+            sealed_at: now.stamp(),
             successor_end: None,
         };
         let seal = Seal { job, next: Arc::clone(next.segment()), begun };

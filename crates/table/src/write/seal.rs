@@ -9,7 +9,7 @@ use lithdb_env::sync::{Condvar, Mutex};
 use lithdb_segment::scan::Totals;
 use lithdb_segment::{SealJob, Segment};
 
-use crate::state::DurableEnd;
+use crate::state::RecordedEnd;
 
 #[derive(Default)]
 pub(crate) struct PendingSeal {
@@ -28,7 +28,7 @@ pub(crate) struct Seal {
     /// The next segment: its files must be durable before the seal names it.
     pub(crate) next: Arc<Segment>,
     /// The end of the next segment without any record.
-    pub(crate) begun: DurableEnd,
+    pub(crate) begun: RecordedEnd,
 }
 
 impl PendingSeal {

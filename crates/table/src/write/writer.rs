@@ -3,7 +3,7 @@
 //! Lock order: `shutdown` (closing or dropping the table), or `filter_approved` (orders
 //! collections; held while the filter runs, so only collections wait for it); `log`, the writer
 //! lock (orders writes; held during I/O only when a segment is created or a value is streamed);
-//! `gc` (state changes other than those under the writer lock; closing waits for it); then those
+//! `state_changes` (state changes other than those under the writer lock; closing waits for it); then those
 //! inside `sealing`, `commit`, `in_flight`, `state`, `clock` and `live`, held briefly, that of
 //! `state` during its write. Lookups never take `log`, iterators briefly. Listeners may run under
 //! any of them (see `callback`), the source of a streamed value under `log`.
@@ -38,7 +38,7 @@ pub(crate) struct Writer {
     pub(crate) activity: Mutex<Activity>,
     /// Held while collected segments are given up, and for other state changes without the writer
     /// lock.
-    pub(crate) gc: Mutex<UnlinkPermission>,
+    pub(crate) state_changes: Mutex<UnlinkPermission>,
     /// The filter has approved every key before this. Locked by collections alone.
     pub(crate) filter_approved: Mutex<Position>,
     /// Held while the table is closed or dropped; taken before any other lock.
@@ -100,11 +100,11 @@ impl Writer {
     /// Makes durable how segment stamps count at the present time, before anything is decided by
     /// it, and the time itself if a crash would lose more than a little of it.
     pub(crate) fn record_time(&self) -> Result<ClockReading> {
-        let _gc = self.gc.lock();
+        let _state_changes = self.state_changes.lock();
         self.record_time_alone()
     }
 
-    /// As [`record_time`](Self::record_time), for the holder of `gc`.
+    /// As [`record_time`](Self::record_time), for the holder of `state_changes`.
     pub(crate) fn record_time_alone(&self) -> Result<ClockReading> {
         self.shared.check_open()?;
         let reading = self.update_state(|_| ())?;
@@ -145,12 +145,12 @@ impl Writer {
         self.in_flight.wait_all();
         self.commit.wait_idle();
         self.sealing.wait_idle();
-        self.gc.lock().revoke();
+        self.state_changes.lock().revoke();
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.gc.lock().revoke();
+        self.state_changes.lock().revoke();
     }
 }

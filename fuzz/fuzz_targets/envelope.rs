@@ -7,14 +7,14 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use lithdb_segment::Metadata;
-use lithdb_segment::envelope::{ENVELOPE_LEN, Magic, open, open_file, seal};
+use lithdb_segment::envelope::{ENVELOPE_LEN, Magic, decode, decode_file, encode};
 use lithdb_table::state::TableState;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 fn check<T: Serialize + DeserializeOwned>(magic: Magic, payload: &[u8], any: &[u8]) {
     let path = Path::new("any.file");
-    let _ = open::<T>(magic, path, any);
+    let _ = decode::<T>(magic, path, any);
     let mut bytes = magic.0.to_vec();
     bytes.extend_from_slice(&1_u16.to_le_bytes());
     bytes.resize(24, 0);
@@ -23,8 +23,8 @@ fn check<T: Serialize + DeserializeOwned>(magic: Magic, payload: &[u8], any: &[u
     bytes.extend_from_slice(&checksum.to_le_bytes());
     bytes.extend_from_slice(payload);
     assert_eq!(bytes.len(), ENVELOPE_LEN + payload.len());
-    if let Ok(record) = open_file::<T>(magic, path, &bytes) {
-        assert_eq!(seal(magic, &record).unwrap(), bytes);
+    if let Ok(record) = decode_file::<T>(magic, path, &bytes) {
+        assert_eq!(encode(magic, &record).unwrap(), bytes);
     }
 }
 

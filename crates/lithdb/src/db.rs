@@ -1,4 +1,5 @@
-//! A database: its roots and locks, its open tables, its maintenance.
+//! The database handle: opens and closes a database and its tables. `Shared` owns the state that
+//! all handles use; every public call first checks that the database is open.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,8 +22,8 @@ use crate::shared::{CloseOnDrop, Shared, finish_interrupted, no_table, refuse_pe
 use crate::table::Table;
 use crate::tables::{OpenTable, Tables, closed};
 
-/// An open database. Cheap to clone; all clones and all handles of its tables keep it open. The
-/// last one dropped flushes on a best effort; [`close`](Db::close) says whether that worked.
+/// An open database. Cheap to clone; all clones and all handles of its tables keep it open.
+/// Dropping the last one flushes on a best-effort basis; [`close`](Db::close) reports errors.
 ///
 /// ```
 /// use lithdb::{Db, DbOptions, TableOptions};
@@ -48,31 +49,31 @@ impl fmt::Debug for Db {
     }
 }
 
-/// A database in numbers.
+/// Statistics of a database.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DbStats {
     /// The root directories, root 0 first.
     pub roots: Vec<PathBuf>,
-    /// Files of segments that are open now.
+    /// Number of open segment files.
     pub open_files: usize,
-    /// The tables that are open now.
+    /// The open tables.
     pub tables: BTreeMap<TableName, TableStats>,
 }
 
 impl Db {
-    /// Opens a database for writing; one process at a time can. Creates it if it is not there,
-    /// unless the options say otherwise. Finishes a [`Rollback`](crate::Rollback) that was
-    /// interrupted. Tables are opened one by one with [`table`](Self::table).
+    /// Opens a database for writing; one process at a time can. Creates it if it does not exist,
+    /// unless the options forbid it. Finishes an interrupted [`Rollback`](crate::Rollback). Opens
+    /// no table: [`table`](Self::table) does.
     ///
     /// # Errors
     /// `InvalidArgument` (options), `Locked` (the message names the holder's process), `Missing`,
-    /// `Foreign`, `Corrupt`, `Unsupported`, `Io`: each names the directory and the remedy, and
-    /// nothing was destroyed.
+    /// `Foreign`, `Corrupt`, `Unsupported`, `Io`: each names the directory and the remedy. No data
+    /// is destroyed.
     pub fn open(options: DbOptions) -> Result<Self> {
         Self::open_with(options, Components::default())
     }
 
-    /// As [`open`](Self::open), with components of the caller's.
+    /// As [`open`](Self::open), with custom components.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -80,20 +81,20 @@ impl Db {
         Self::open_as(options, components, false)
     }
 
-    /// Opens a database for reading, beside a process that writes or without one. What a table's
-    /// handle sees is a view of the moment it was opened, with at least everything that had been
-    /// flushed, but for what has been collected since: files that the writer removes are gone for
-    /// everybody. So a key that was put again after the view was taken is absent once the segment
-    /// of its older value is collected, until [`refresh`](Self::refresh) takes a newer view.
+    /// Opens a database for reading, beside a process that writes or without one. A table handle
+    /// sees a view taken when it was opened, which includes at least everything flushed by then,
+    /// except what has been collected since: removed files are gone for readers, too. So a key
+    /// that was put again after the view was taken is absent once the segment of its older value
+    /// is collected, until [`refresh`](Self::refresh) takes a newer view.
     ///
     /// # Errors
-    /// As [`open`](Self::open); `Locked` if a rollback was interrupted: opening for
-    /// writing finishes it.
+    /// As [`open`](Self::open); `Locked` if a rollback was interrupted: a read-write open finishes
+    /// it.
     pub fn open_read_only(options: DbOptions) -> Result<Self> {
         Self::open_read_only_with(options, Components::default())
     }
 
-    /// As [`open_read_only`](Self::open_read_only), with components of the caller's.
+    /// As [`open_read_only`](Self::open_read_only), with custom components.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -140,25 +141,25 @@ impl Db {
         Ok(Self { shared, keeper })
     }
 
-    /// The rollback that this opening finished, if one had been interrupted.
+    /// The interrupted rollback that this open finished, if there was one.
     pub fn finished_rollback(&self) -> Option<&RollbackReport> {
         self.shared.finished_rollback.as_ref()
     }
 
-    /// Opens a table, and creates it if it is not there. A table that is open already is given
-    /// again: it is one table, however many handles it has.
+    /// Opens a table; creates it if it does not exist. If the table is already open, returns
+    /// another handle to it.
     ///
     /// # Errors
-    /// `InvalidArgument` (name, options, or the table is open with other options),
-    /// `Missing` in a database that was opened for reading, and whatever recovery refuses: it
-    /// names the file and the remedy.
+    /// `InvalidArgument` (name, options, or the table is open with other options), `Missing` in a
+    /// database that is open for reading only; `Closed`, `Exhausted`, `StorageFull`; `Corrupt` and
+    /// the other errors of recovery, which name the file and the remedy.
     pub fn table(&self, name: &str, options: TableOptions) -> Result<Table> {
         self.open_table(name, Some(options), None)
     }
 
-    /// As [`table`](Self::table), for a table whose values are collected when `filter` agrees for
-    /// every key of a segment (and the TTL has passed, if there is one). The filter must be given
-    /// at every opening.
+    /// As [`table`](Self::table), for a table whose values are collected when `filter` approves
+    /// every key of a segment (and the TTL has passed, if there is one). Pass the filter at every
+    /// open.
     ///
     /// # Errors
     /// As [`table`](Self::table).
@@ -171,11 +172,11 @@ impl Db {
         self.open_table(name, Some(options), Some(filter))
     }
 
-    /// Opens a table that is there, as it was recorded; one that is open already is given as it
-    /// is.
+    /// Opens an existing table with its recorded settings; if already open, returns another
+    /// handle.
     ///
     /// # Errors
-    /// `Missing` if there is none; else as [`table`](Self::table).
+    /// `Missing` if the table does not exist; else as [`table`](Self::table).
     pub fn existing_table(&self, name: &str) -> Result<Table> {
         self.open_table(name, None, None)
     }
@@ -189,7 +190,7 @@ impl Db {
         let shared = &self.shared;
         shared.check_open()?;
         let name = TableName::new(name)?;
-        // Without options, what is recorded rules: the defaults change nothing of it.
+        // Without options, the recorded settings apply; defaults do not override them.
         let asked = options.clone().unwrap_or_default();
         let has_filter = filter.is_some();
         let setup = shared.setup(name.clone(), filter);
@@ -222,7 +223,7 @@ impl Db {
         Table::new(table.clone(), Arc::clone(&self.keeper))
     }
 
-    /// The names of all tables, open or not, in name order: also of those that do not open.
+    /// The names of all tables, open or not, in name order, including tables that fail to open.
     ///
     /// # Errors
     /// `Io` for a root that cannot be listed, `Closed`.
@@ -238,8 +239,8 @@ impl Db {
         Ok(names)
     }
 
-    /// Removes a table with everything in it, durably. Handles of it are closed; values that are
-    /// held stay good. A drop that is interrupted is finished when the database is opened next.
+    /// Removes a table and all its data, durably. Its handles are closed; values already returned
+    /// stay valid. The next read-write open finishes an interrupted drop.
     ///
     /// # Errors
     /// `Missing` if there is no such table, `InvalidArgument` if the database is open for reading
@@ -251,7 +252,7 @@ impl Db {
         let setup = shared.setup(name.clone(), None);
         let slot = shared.tables.claim(&name)?;
         let open = slot.get();
-        // One that failed is closed, and its state is read again before it is changed.
+        // A failed table is closed first, and its state is reread.
         let whole = open.as_ref().map(|open| &open.table);
         match whole.filter(|table| !table.is_closed() && table.failure().is_none()) {
             Some(table) => table.begin_drop()?,
@@ -261,10 +262,10 @@ impl Db {
                 }
                 match presence(&*shared.env.fs, &setup.dirs)? {
                     Presence::Absent => return Err(no_table(&name)),
-                    // A drop that failed half-way goes on.
+                    // Continue an interrupted drop.
                     Presence::Interrupted => {}
-                    // One that cannot be opened can be dropped all the same, but only by hand: it
-                    // may be somebody's data.
+                    // Refuses a table that opening refuses before it reads the records: it may
+                    // hold data that repair can save, and must be removed by hand.
                     Presence::Present => lithdb_table::Table::begin_drop_of(&setup)?,
                 }
             }
@@ -273,20 +274,20 @@ impl Db {
         lithdb_table::Table::remove(&setup)
     }
 
-    /// Flushes all open tables.
+    /// Flushes all open tables, several in parallel.
     ///
     /// # Errors
-    /// The first error of a table; the others are flushed all the same.
+    /// The first error; the other tables are still flushed.
     pub fn flush(&self) -> Result<()> {
         self.shared.check_writable()?;
         self.shared.each_table(|open| open.table.flush())
     }
 
-    /// Takes a new view of all open tables, in a database that was opened for reading.
+    /// Takes a new view of all open tables, in a database that is open for reading only.
     ///
     /// # Errors
-    /// The first error of a table; the others are refreshed all the same. `Locked` while
-    /// another process rolls the database back, or if that was interrupted: the old views stay.
+    /// The first error; the other tables are still refreshed. `Locked` while another process rolls
+    /// the database back, or if a rollback was interrupted; the old views remain.
     pub fn refresh(&self) -> Result<()> {
         self.shared.check_open()?;
         if let (true, Some(roots)) = (self.shared.read_only, &*self.shared.roots.read()) {
@@ -295,7 +296,7 @@ impl Db {
         self.shared.each_table(|open| open.table.refresh())
     }
 
-    /// The database in numbers.
+    /// Statistics of the database.
     pub fn stats(&self) -> DbStats {
         let tables = self.shared.tables.all();
         let tables = tables.iter().filter(|open| !open.table.is_closed());
@@ -307,8 +308,7 @@ impl Db {
         }
     }
 
-    /// Does for all open tables what the database's threads do now and then. Filters are asked on
-    /// the caller's thread.
+    /// Runs one round of maintenance on all open tables. Filters are called on the current thread.
     ///
     /// # Errors
     /// The first error of a table.
@@ -327,12 +327,12 @@ impl Db {
     }
 
     /// Makes everything durable, closes all tables and releases the locks. Every later call on any
-    /// handle is refused; values that are held stay good. A filter is waited for until it has
-    /// answered for one key. Closing a second time waits until it is closed, and does nothing.
+    /// handle returns `Closed`; values already returned stay valid. Waits for a running filter to
+    /// finish its current key. A second call waits for the first and does nothing.
     ///
     /// # Errors
-    /// The first error of a table: something that was put into it is not durable. The database is
-    /// closed all the same.
+    /// The first error of a table: some of its puts are not durable. The database is closed
+    /// anyway.
     pub fn close(&self) -> Result<()> {
         self.shared.close()
     }

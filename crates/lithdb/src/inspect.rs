@@ -2,7 +2,8 @@
 //! [`Table::verify_keymap`](crate::Table::verify_keymap) report.
 //!
 //! Verification and dump do not open tables in the ordinary way, so they also work on tables that
-//! opening refuses. They take no lock and write nothing.
+//! opening refuses. They take no lock, write nothing, and report nothing but a pending rollback
+//! while there is one.
 
 use std::fmt;
 
@@ -24,37 +25,36 @@ use crate::db::Db;
 use crate::options::DbOptions;
 use crate::shared::{no_table, refuse_pending_rollback};
 
-/// A table of which something was asked that could not be done. The other tables are not affected.
+/// A table on which the operation failed, and why. Other tables are unaffected.
 #[derive(Debug, Clone, Serialize)]
 pub struct RefusedTable {
     /// The table.
     pub table: TableName,
-    /// Why; a message where it is serialized.
+    /// The error; serialized as its message.
     pub error: Error,
 }
 
-/// What a verification found, table by table.
+/// The result of a verification.
 #[derive(Debug, Clone)]
 pub struct Verification {
-    /// A rollback was begun and not finished. Until it is, nothing else is said: files may hold
-    /// together and yet be neither what was before the rollback nor what is to be after it, or
-    /// seem to be left over and yet be needed.
+    /// A pending rollback. Until it is finished, nothing else is reported: the files may be in a
+    /// mixed state, consistent or not, and apparent leftovers may be needed.
     pub pending_rollback: Option<PendingRollback>,
-    /// A report for each table that could be looked at.
+    /// A report for each table that could be verified.
     pub tables: Vec<VerifyReport>,
-    /// The tables that could not be looked at.
+    /// The tables that could not be verified.
     pub refused: Vec<RefusedTable>,
 }
 
 impl Db {
-    /// Reads every byte of the tables (all of them, if none are named) and compares every
-    /// checksum, link and count. Works on damaged tables, and beside a writer. A table that cannot
-    /// be looked at does not keep the others from it; one that is dropped meanwhile is left out,
-    /// unless it was named. While a rollback is pending, that is all that is said.
+    /// Reads every byte of the tables (all of them, if none are named) and checks every checksum,
+    /// link and count. Works on damaged tables, and beside a writer. A failure on one table does
+    /// not stop the others; a table dropped during the run is omitted unless named. A pending
+    /// rollback is the only finding.
     ///
     /// # Errors
-    /// What keeps the roots from being opened for reading, `Missing` for a named table that is not
-    /// there, `Io`. Damage is not an error but a finding.
+    /// As opening the roots for reading; `Missing` for a named table that does not exist; `Io`.
+    /// Damage is not an error but a finding.
     pub fn verify(
         options: &DbOptions,
         tables: Option<&[String]>,
@@ -74,7 +74,7 @@ impl Db {
         for setup in setups(&roots, tables)? {
             match lithdb_repair::verify(&setup, progress) {
                 Ok(report) if report.is_sound() => found.tables.push(report),
-                // Whatever was found of it was found while its files went away.
+                // These findings are due to its concurrent removal.
                 _ if is_dropped(&setup) => {
                     if tables.is_some() {
                         let error = no_table(&setup.name);
@@ -85,7 +85,7 @@ impl Db {
                 Err(error) => found.refused.push(RefusedTable { table: setup.name, error }),
             }
         }
-        // What was seen of files while a rollback began is not said, either.
+        // Findings made while a rollback started are dropped, too.
         if let Some(pending) = pending(&roots)? {
             found = empty_report(Some(pending));
         }
@@ -93,11 +93,11 @@ impl Db {
     }
 
     /// Calls `each` with every record of a table's key files (of one segment, if one is named), in
-    /// the order in which they stand.
+    /// file order.
     ///
     /// # Errors
-    /// As [`verify`](Self::verify), and what `each` returns. `Locked` if a rollback was begun
-    /// and not finished, or one has begun meanwhile.
+    /// As [`verify`](Self::verify); errors of `each`. `Locked` if a rollback is pending, or starts
+    /// during the dump.
     pub fn dump(
         options: &DbOptions,
         table: &str,
@@ -115,34 +115,34 @@ impl Db {
     }
 }
 
-/// Whether there is no such table. One that is damaged or cannot be read is there.
+/// Whether the table does not exist. A damaged or unreadable table exists.
 pub(crate) fn is_dropped(setup: &TableSetup) -> bool {
     let found = presence(&*setup.env.fs, &setup.dirs);
     matches!(found, Ok(Presence::Absent | Presence::Interrupted))
 }
 
-/// What is needed to look at tables: named ones, or all that are there.
+/// The setups of the named tables, or of all tables.
 pub(crate) fn setups(roots: &Roots, named: Option<&[String]>) -> Result<Vec<TableSetup>> {
     let present = roots.table_names()?;
-    let is_there = |setup: &TableSetup| present.contains(&setup.name) && !is_dropped(setup);
+    let exists = |setup: &TableSetup| present.contains(&setup.name) && !is_dropped(setup);
     let Some(names) = named else {
         let setups = present
             .iter()
             .map(|name| TableSetup::for_files(name.clone(), roots.env(), roots.paths()));
-        return Ok(setups.filter(is_there).collect());
+        return Ok(setups.filter(exists).collect());
     };
     let setup = |name| {
         let setup = TableSetup::for_files(TableName::new(name)?, roots.env(), roots.paths());
-        if is_there(&setup) { Ok(setup) } else { Err(no_table(&setup.name)) }
+        if exists(&setup) { Ok(setup) } else { Err(no_table(&setup.name)) }
     };
     names.iter().map(setup).collect()
 }
 
 impl Verification {
-    /// Whether every table could be looked at and none is damaged, and no rollback is pending.
+    /// Whether every table was verified and is intact, and no rollback is pending.
     pub fn is_sound(&self) -> bool {
-        let is_whole = self.refused.is_empty() && self.pending_rollback.is_none();
-        is_whole && self.tables.iter().all(VerifyReport::is_sound)
+        let is_complete = self.refused.is_empty() && self.pending_rollback.is_none();
+        is_complete && self.tables.iter().all(VerifyReport::is_sound)
     }
 }
 

@@ -3,8 +3,7 @@
 //!
 //! A database has one or more root directories and any number of tables. A table is a log of
 //! immutable segments; its keymap can always be rebuilt. Values expire by whole segments. There
-//! are no updates in place, no deletes of single keys, no query language: everything else depends
-//! on that.
+//! are no updates in place, no deletes of single keys, no query language.
 //!
 //! ```
 //! use lithdb::{Batch, Db, DbOptions, SecondaryKey, TableOptions};
@@ -16,8 +15,8 @@
 //!
 //! // Readable at once; durable after flush.
 //! blocks.put_with(b"h:1", b"the body of block 1", &[
-//!     SecondaryKey::whole(b"hash-1"),         // another name for it
-//!     SecondaryKey::range(b"tx-9", 4..8),     // a name for a part of it
+//!     SecondaryKey::whole(b"hash-1"),         // an alias for the value
+//!     SecondaryKey::range(b"tx-9", 4..8),     // an alias for a byte range
 //! ])?;
 //!
 //! // All or nothing after a crash.
@@ -107,10 +106,10 @@ pub use lithdb_table::TableOptions;
 pub use lithdb_rollback::{NoMatch, RecordRef, Rollback, RollbackPlan, Verdict};
 
 pub mod rollback {
-    //! What a [`Rollback`](crate::Rollback) works with: ready-made filters, progress, plans per
+    //! Types used with [`Rollback`](crate::Rollback): ready-made filters, progress, plans per
     //! table, reports.
     //!
-    //! Each filter is a function that [`Rollback::plan`](crate::Rollback::plan) takes as it is.
+    //! Each filter is a function that can be passed to [`Rollback::plan`](crate::Rollback::plan).
     //! [`PerTable`] combines several, for tables with different keys:
     //!
     //! ```
@@ -140,11 +139,11 @@ pub mod rollback {
 }
 
 pub mod env {
-    //! The file system and the clock that a database uses, for those who replace them through
-    //! [`Components::env`](crate::Components::env): in tests, or to place files elsewhere.
+    //! The file system and the clock of a database, which
+    //! [`Components::env`](crate::Components::env) can replace: for tests, or for a custom file
+    //! system.
     //!
-    //! [`Fs`] and [`Clock`] are the interfaces, [`OsFs`] and [`OsClock`] what a database uses by
-    //! default.
+    //! [`Fs`] and [`Clock`] are the interfaces, [`OsFs`] and [`OsClock`] the defaults.
     //!
     //! ```
     //! use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The budgets of a database, and the limits of the process that they must fit into.
+//! Fits the budgets of a database (descriptors, mappings, write buffers) to the process limits.
+//! Called once, when the database is opened.
 
 use std::sync::{Arc, Weak};
 
@@ -9,13 +10,14 @@ use lithdb_segment::HandleCache;
 
 use crate::options::{Components, DbOptions};
 
-/// So many descriptors are always allowed, and some for each root: a few operations at the same time need them.
+/// Minimum descriptor budget, plus a few per root: concurrent operations need them.
 const MIN_FILES: u64 = 32;
 const MIN_FILES_PER_ROOT: u64 = 4;
-/// So many mappings.
+/// Minimum mapping budget.
 const MIN_MAPS: u64 = 16;
 
-/// The environment of a database, within its budgets, and its idle files, which are closed when others are needed.
+/// The environment of a database, with its budgets enforced, and the cache of its open files. An
+/// exhausted budget reclaims from the cache.
 pub(crate) fn budgeted_env(
     options: &DbOptions,
     components: &Components,
@@ -39,7 +41,7 @@ pub(crate) fn budgeted_env(
     Ok((env, handles))
 }
 
-/// Raises the soft limit of descriptors to the hard one, and compares the budgets with what the process may have.
+/// Raises the soft descriptor limit to the hard one, and clamps the budgets to the process limits.
 fn clamp_to_process(files: u64, least: u64, maps: u64) -> Result<(u64, u64)> {
     let (before, limit) = raise_file_limit().map_err(|e| {
         Error::with_source(ErrorKind::Io, format!("raise the limit of open files: {e}"), e)
@@ -56,7 +58,7 @@ fn clamp_to_process(files: u64, least: u64, maps: u64) -> Result<(u64, u64)> {
             clamp_budget("max_mappings", maps, MIN_MAPS, limit, "sysctl vm.max_map_count")?
         }
         Err(error) => {
-            // Without /proc the limit is unknown; then the budget alone is kept.
+            // Without /proc the limit is unknown; then only the budget applies.
             tracing::warn!(%error, "cannot read vm.max_map_count");
             maps
         }
@@ -64,18 +66,24 @@ fn clamp_to_process(files: u64, least: u64, maps: u64) -> Result<(u64, u64)> {
     Ok((files, maps))
 }
 
-/// A budget that leaves a quarter of the limit to the rest of the process.
+/// Clamps a budget so that a quarter of the limit is left to the rest of the process.
 fn clamp_budget(option: &str, wanted: u64, least: u64, limit: u64, remedy: &str) -> Result<u64> {
     let most = limit - limit / 4;
     if most < least {
         let needed = 4 * (least - 1) / 3 + 1;
         let message = format!(
-            "{option}: a database needs {least}, and takes at most three quarters of what the process may have, which is {limit}; raise `{remedy}` to at least {needed}"
+            "{option}: a database needs at least {least} and uses at most three quarters of the process limit of {limit}; raise `{remedy}` to at least {needed}"
         );
         return Err(Error::new(ErrorKind::Exhausted, message));
     }
     if wanted > most {
-        tracing::warn!(option, wanted, limit, allowed = most, "raise `{remedy}` for all of it");
+        tracing::warn!(
+            option,
+            wanted,
+            limit,
+            allowed = most,
+            "reduced to fit the process limit; raise `{remedy}`"
+        );
     }
     Ok(wanted.min(most))
 }

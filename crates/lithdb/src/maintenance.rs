@@ -1,7 +1,9 @@
-//! The database's own threads: maintenance (ages, idle marks, automatic flushes, collection by the TTL) and filters.
+//! The background threads of a database: maintenance (sealing by age, idle marks, automatic
+//! flushes, collection by TTL) and filters. `open` starts them and `close` stops and joins them.
 //!
-//! The threads of a kind take turns in making the rounds of all tables. While one is held up by a table, the next one goes
-//! round, and passes that table over. There are two of a kind, and as many more as tables have held up at the same time.
+//! Threads of a kind take turns visiting all tables. While one blocks on a table, the next visits
+//! the others. Each kind starts with one thread and adds another whenever none is left waiting, up
+//! to one more than there are tables.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,10 +16,10 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::shared::Shared;
 
-/// Tables are looked at this often or more often.
+/// The longest interval between maintenance rounds.
 const TICK: Duration = Duration::from_millis(500);
 
-/// The running threads. They hold no share in the database.
+/// The running threads. They hold only weak references to the database.
 #[derive(Debug, Default)]
 pub(crate) struct Threads {
     state: Mutex<State>,
@@ -37,9 +39,9 @@ struct ThreadGroup {
     name: &'static str,
     /// Held by the thread that waits for the next round.
     turn: Mutex<()>,
-    /// Those that have the turn or wait for it.
+    /// Number of threads that hold the turn or wait for it.
     waiting: AtomicUsize,
-    all: AtomicUsize,
+    total: AtomicUsize,
     tick: Duration,
     round: fn(&Shared),
 }
@@ -56,7 +58,7 @@ pub(crate) fn start(db: &Arc<Shared>) -> Result<()> {
             name,
             turn: Mutex::default(),
             waiting: AtomicUsize::new(0),
-            all: AtomicUsize::new(0),
+            total: AtomicUsize::new(0),
             tick: tick.max(Duration::from_millis(1)),
             round,
         };
@@ -67,25 +69,25 @@ pub(crate) fn start(db: &Arc<Shared>) -> Result<()> {
 }
 
 impl Threads {
-    /// No thread begins another round.
+    /// Tells all threads to stop.
     pub(crate) fn stop(&self) {
         self.state.lock().is_stopping = true;
         self.stopped.notify_all();
     }
 
-    /// Waits for all threads, but for the one that does this.
+    /// Joins all threads except the current one.
     pub(crate) fn join(&self) {
         let handles = std::mem::take(&mut self.state.lock().handles);
         for thread in handles {
             if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
-                tracing::error!("a thread of the database panicked");
+                tracing::error!("a background thread panicked");
             }
         }
     }
 }
 
 impl ThreadGroup {
-    /// One thread more, unless they are being stopped.
+    /// Adds a thread unless stopping.
     fn add(self: &Arc<Self>) -> Result<()> {
         let mut state = self.threads.state.lock();
         if state.is_stopping {
@@ -96,7 +98,7 @@ impl ThreadGroup {
             Error::with_source(ErrorKind::Io, format!("start the thread {name}: {e}"), e)
         })?;
         state.handles.push(thread);
-        self.all.fetch_add(1, Ordering::Relaxed);
+        self.total.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -107,7 +109,7 @@ impl ThreadGroup {
                 let _turn = self.turn.lock();
                 let mut state = self.threads.state.lock();
                 if !state.is_stopping {
-                    // Woken early, it goes round early.
+                    // A spurious wake-up starts the round early.
                     let _ = self.threads.stopped.wait_for(&mut state, self.tick);
                 }
                 if state.is_stopping {
@@ -116,14 +118,15 @@ impl ThreadGroup {
             }
             let Some(db) = self.db.upgrade() else { return };
             let is_last = self.waiting.fetch_sub(1, Ordering::Relaxed) == 1;
-            // Each table holds up one of them at the most.
+            // Each table blocks at most one thread.
             if is_last
-                && self.all.load(Ordering::Relaxed) <= db.tables.all().len()
+                && self.total.load(Ordering::Relaxed) <= db.tables.all().len()
                 && let Err(error) = self.add()
             {
-                tracing::warn!(%error, "tables wait for one that is held up");
+                tracing::warn!(%error, "cannot start another thread; tables wait behind a blocked one");
             }
-            // Upkeep and collection latch their table if they panic; whatever else does, the next round is made.
+            // A panic in maintenance or collection latches the table; any other panic only ends
+            // this round.
             if catch_unwind(AssertUnwindSafe(|| (self.round)(&db))).is_err() {
                 tracing::error!("a round of maintenance panicked");
             }
@@ -131,11 +134,11 @@ impl ThreadGroup {
     }
 }
 
-/// Does something that no other thread does at this moment.
+/// Runs `act` unless another thread holds `busy`.
 pub(crate) fn run_unless_busy(busy: &Mutex<()>, act: impl FnOnce() -> Result<()>) {
     let Some(_busy) = busy.try_lock() else { return };
     if let Err(error) = act() {
-        // Told by an event, by the table's failure, or by the next flush.
-        tracing::debug!(%error, "maintenance");
+        // Also reported by an event, by `failure`, or by the next flush.
+        tracing::debug!(%error, "maintenance failed");
     }
 }

@@ -1,4 +1,5 @@
-//! The options of a database: plain data, checked once; and its components.
+//! The options of a database: plain data, validated once when the database is opened; and its
+//! components, which are not data.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 /// The options of a database. Plain data: read them from a file, or set them one by one. In TOML
 /// and JSON, durations and sizes are written as `"30 days"` and `"64 MiB"`, or as numbers of
-/// seconds and bytes; nothing is written `"never"`.
+/// seconds and bytes; `None` is written `"never"`.
 ///
 /// ```
 /// use lithdb::{DbOptions, ReadMode};
@@ -21,56 +22,53 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DbOptions {
-    /// The root directories: values are spread over them. The order does not matter once the
+    /// The root directories; values are distributed over them. The order does not matter once the
     /// database exists.
     pub roots: Vec<PathBuf>,
     /// Create the database if there is none. Default: true.
     pub create_if_missing: bool,
     /// The keymap of tables that do not choose one. Default: in memory.
     pub keymap: KeymapKind,
-    /// How files are read: mapped (nothing is copied; a device that cannot read a page raises
-    /// SIGBUS) or by positional reads (an error instead). Default: mapped.
+    /// How files are read: mapped (zero-copy; an unreadable page raises SIGBUS) or by positional
+    /// reads (an error instead). Default: mapped.
     pub read_mode: ReadMode,
-    /// How many descriptors may be open at a time, all of them: files of segments, those being
-    /// written, states, locks. Idle files are closed and opened again when needed. 1 to 1,000,000,
-    /// default 512; a few dozen are always allowed, and no more than three quarters of what the
-    /// process may have (`ulimit -n`).
+    /// Maximum number of open file descriptors of any kind: segment files, state files, locks.
+    /// Idle files are closed and reopened when needed. 1 to 1,000,000, default 512; at least a few
+    /// dozen and at most three quarters of the process limit (`ulimit -n`) are used.
     pub max_open_files: usize,
-    /// How many mappings of files may be held at a time, by the database and by values. 1 to
-    /// 1,000,000, default 16,384, and no more than three quarters of `vm.max_map_count`.
+    /// Maximum number of file mappings, held by the database and by values. 1 to 1,000,000,
+    /// default 16,384, at most three quarters of `vm.max_map_count`.
     pub max_mappings: usize,
-    /// How many bytes of all tables may be accepted and not yet in their files. At least 1 MiB,
-    /// default 256 MiB.
+    /// Total size of the write buffers of all tables, in bytes. At least 1 MiB, default 256 MiB.
     #[serde(with = "human")]
     pub write_buffer_bytes: u64,
-    /// How long a flush waits for others to join it. 0 to 1 s, default 0: it takes those who come
-    /// while it syncs.
+    /// How long a flush waits for others to join it. 0 to 1 s, default 0: callers that arrive
+    /// during a sync share the next one.
     #[serde(with = "human")]
     pub flush_coalesce: Duration,
-    /// Flush a table by itself when about so many of its bytes are not durable. Default: 256 MiB;
-    /// `None`: never.
+    /// Flush a table automatically when about this many of its bytes are not durable. Default: 256
+    /// MiB; `None`: never.
     #[serde(with = "human::or_never")]
     pub flush_bytes: Option<u64>,
-    /// Flush a table by itself when something in it has not been durable for about so long.
-    /// Default: `None`, never.
+    /// Flush a table automatically when data has been non-durable for about this long. Default:
+    /// `None`, never.
     #[serde(with = "human::or_never")]
     pub flush_after: Option<Duration>,
-    /// How long nothing must have been put into a table for its idle mark to be written. Default:
-    /// 1 s.
+    /// Idle time, without a put, after which a table writes its mark. Default: 1 s.
     #[serde(with = "human")]
     pub idle_after: Duration,
-    /// How often expired segments are looked for. At least 1 ms, default 10 s.
+    /// Interval between collections. At least 1 ms, default 10 s.
     #[serde(with = "human")]
     pub gc_interval: Duration,
-    /// By how much the wall clock may be ahead after a stop before it is in doubt. Default: 24 h.
+    /// How far the wall clock may be ahead after downtime and still be trusted. Default: 24 h.
     #[serde(with = "human")]
     pub clock_jump_limit: Duration,
-    /// For how long a wall clock that was in doubt must run steadily to be followed again.
-    /// Default: 1 h.
+    /// How long a wall clock that jumped must run steadily before it is trusted again. Default: 1
+    /// h.
     #[serde(with = "human")]
     pub clock_jump_hold: Duration,
-    /// Threads for syncs and seals, shared by all tables. 0 to 256 (0: syncs run one after the
-    /// other in their caller), default 4.
+    /// Threads for syncs and seals, shared by all tables. 0 to 256 (0: syncs run sequentially on
+    /// the calling thread), default 4.
     pub io_threads: usize,
 }
 
@@ -155,8 +153,8 @@ impl DbOptions {
     }
 
     /// Sets when a table is flushed automatically: when about [`bytes`](Self::flush_bytes) of it
-    /// (at least 1), or something for about [as long as `after`](Self::flush_after), are not
-    /// durable. `None` is never. Default: 256 MiB and `None`.
+    /// (at least 1) are not durable, or data has been non-durable for about
+    /// [`after`](Self::flush_after). `None`: never. Default: 256 MiB and `None`.
     #[must_use]
     pub fn auto_flush(mut self, bytes: Option<u64>, after: Option<Duration>) -> Self {
         (self.flush_bytes, self.flush_after) = (bytes, after);
@@ -179,16 +177,16 @@ impl DbOptions {
         self
     }
 
-    /// Sets how far the wall clock may be [ahead after a stop](Self::clock_jump_limit) without
-    /// being in doubt. Default: 24 h.
+    /// Sets how far the wall clock may be [ahead after downtime](Self::clock_jump_limit) and still
+    /// be trusted. Default: 24 h.
     #[must_use]
     pub fn clock_jump_limit(mut self, limit: Duration) -> Self {
         self.clock_jump_limit = limit;
         self
     }
 
-    /// Sets how long a wall clock in doubt must [run steadily](Self::clock_jump_hold) before
-    /// expiry follows it again. Default: 1 h.
+    /// Sets how long a wall clock that jumped must [run steadily](Self::clock_jump_hold) before it
+    /// is trusted again. Default: 1 h.
     #[must_use]
     pub fn clock_jump_hold(mut self, hold: Duration) -> Self {
         self.clock_jump_hold = hold;
@@ -205,10 +203,10 @@ impl DbOptions {
     /// Checks every field against its range.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] that names the field, its range and what was found.
+    /// [`ErrorKind::InvalidArgument`]; the message names the field, its range and the value.
     pub fn validate(&self) -> Result<()> {
-        let check = |is_right: bool, field: &str, range: &str, found: &dyn fmt::Debug| {
-            if is_right {
+        let check = |is_valid: bool, field: &str, range: &str, found: &dyn fmt::Debug| {
+            if is_valid {
                 return Ok(());
             }
             let message = format!("{field}: expected {range}, found {found:?}");
@@ -244,9 +242,9 @@ impl DbOptions {
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Components {
-    /// Receives events. Default: nobody.
+    /// Receives events. Default: none.
     pub listener: EventListener,
-    /// File system, clock and threads. Default: `None`, those of the operating system, and
+    /// File system, clock and threads. Default: `None`, that of the operating system with
     /// [`io_threads`](DbOptions::io_threads) threads.
     pub env: Option<Env>,
     /// Start no threads for maintenance and GC filters: the caller calls

@@ -1,5 +1,5 @@
 //! Repair of a database that does not open: [`Db::plan_repair`] returns a plan, [`Repair::apply`]
-//! carries it out.
+//! applies it.
 //!
 //! It does not open tables in the ordinary way, so it also works on tables that opening refuses.
 //! The plan holds the writer's locks until it is applied or dropped. Where roots have lost their
@@ -25,11 +25,11 @@ use crate::limits;
 use crate::options::{Components, DbOptions};
 use crate::shared::refuse_pending_rollback;
 
-/// What it takes to make a database open again: its roots, and table by table. Holds the writer's
+/// A plan that makes the database open again: for its roots and for each table. Holds the writer's
 /// locks.
 #[derive(Debug, Serialize)]
 pub struct Repair {
-    /// Roots that get a new `root.id`, if there are any.
+    /// The plan for roots that need a new `root.id`; `None` if none does.
     pub roots: Option<RootsRepair>,
     /// A plan for each table that needs one.
     pub tables: Vec<RepairPlan>,
@@ -46,19 +46,18 @@ pub struct Repaired {
     pub roots: Vec<LostRoot>,
     /// A report for each table that was repaired.
     pub tables: Vec<RepairReport>,
-    /// The tables whose repair was not finished; it may be planned and applied again.
+    /// The tables whose repair failed; plan and apply again.
     pub refused: Vec<RefusedTable>,
 }
 
 impl Db {
-    /// Says what it would take to make the tables (all of them, if none are named) open again:
-    /// what would be given up, and what is done. Changes nothing until it is applied. A table for
-    /// which there can be no plan does not keep the others from theirs. A root whose `root.id` is
-    /// lost or damaged gets a new one.
+    /// Plans the repair of the named tables, or of all: what would be done and what would be lost.
+    /// Changes nothing. A table that cannot be planned does not stop the others. A root whose
+    /// `root.id` is lost or damaged gets a new one.
     ///
     /// # Errors
-    /// `Locked`, `Missing` for a named table that is not there, and what no repair can decide: a
-    /// missing root, a file on two roots, a rollback that was begun and not finished.
+    /// `Locked`; `Missing` for a named table that does not exist; and cases that repair cannot
+    /// resolve: a missing root, a file on two roots, an unfinished rollback.
     pub fn plan_repair(
         options: &DbOptions,
         tables: Option<&[String]>,
@@ -67,13 +66,13 @@ impl Db {
         plan(options, &Components::default(), &[], tables, progress)
     }
 
-    /// As [`plan_repair`](Self::plan_repair), of all tables of a database of which roots are gone
-    /// for good: `options` name the others, and `lost_roots` directories that are to take their
-    /// places, empty or not there yet. What was on those roots is given up.
+    /// As [`plan_repair`](Self::plan_repair), for a database with permanently lost roots:
+    /// `options` lists the others, `lost_roots` the empty or new directories that replace them.
+    /// Plans all tables. Data on the lost roots is lost.
     ///
     /// # Errors
-    /// As [`plan_repair`](Self::plan_repair); `InvalidArgument`, `Foreign`: what is in the way of
-    /// a new root.
+    /// As [`plan_repair`](Self::plan_repair); `InvalidArgument` or `Foreign` for a directory that
+    /// cannot become a root.
     pub fn plan_repair_with_lost_roots(
         options: &DbOptions,
         components: &Components,
@@ -94,16 +93,16 @@ fn plan(
     let (env, _) = limits::budgeted_env(options, components)?;
     let (held, roots) = Roots::open_for_repair(&env, &options.roots, gone)?;
     if let (Some(_), Some(_)) = (&roots, tables) {
-        let message = "a root has lost its root.id: repair all tables together, and name none";
+        let message = "a root has lost its root.id: repair all tables together, without naming any";
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
     let mut repair = Repair { roots, tables: Vec::new(), refused: Vec::new(), held };
-    // Tables half-way through a rollback look damaged, and mending them would undo a part of it.
+    // Tables half-way through a rollback look damaged, and repairing them would undo part of it.
     // Finishing it needs the ids.
     if let Some(roots) = repair.roots.as_mut().filter(|roots| can_finish_rollback(roots))
         && is_pending(&repair.held)?
     {
-        let warning = "a rollback is pending, so nothing is said of the tables: finish it after this (`lith rollback --finish`)";
+        let warning = "a rollback is pending, so the tables were not examined; finish it afterwards (`lith rollback --finish`)";
         roots.warnings.push(warning.to_owned());
         return Ok(repair);
     }
@@ -112,11 +111,11 @@ fn plan(
     for setup in setups(&repair.held, tables)? {
         match lithdb_repair::plan_repair(&setup, progress) {
             Ok(plan) => {
-                // One root has no other that could be of another time.
+                // A single root has nothing to be compared with.
                 agree &= if is_one { plan.is_lossless() } else { plan.is_certain() };
                 repair.tables.extend(Some(plan).filter(|plan| !plan.is_empty()));
             }
-            // A call that failed says nothing of the table, and so nothing of the roots.
+            // A failed system call tells nothing about the table or the roots.
             Err(error) if repair.roots.is_some() && error.kind().is_system_failure() => {
                 return Err(error);
             }
@@ -133,7 +132,7 @@ fn plan(
     Ok(repair)
 }
 
-/// The ids are those that a pending rollback names, and its files may all be there.
+/// Whether the ids match the pending rollback's and no root's files are gone.
 fn can_finish_rollback(roots: &RootsRepair) -> bool {
     !roots.is_new_identity() && roots.lost.iter().all(|root| root.loss != RootLoss::Gone)
 }
@@ -147,11 +146,11 @@ fn warnings(
     let warnings = [
         (
             !agree && !is_one,
-            "the files on the roots do not agree to the last byte: what was put last may be lost without being counted",
+            "the files on the roots do not agree to the last byte: the latest puts may be lost and are not counted",
         ),
         (
             agree && !is_one && has_root_0,
-            "that root 0 is not an old copy only the values on the others can show: values that stand in key files alone do not",
+            "only values on the other roots can show that root 0 is not a stale copy; inline values cannot",
         ),
         (roots.is_new_identity(), "no root has an identity: the database gets a new one"),
     ];
@@ -159,14 +158,13 @@ fn warnings(
 }
 
 impl Repair {
-    /// Whether there is nothing to repair, as far as plans could be made: see
+    /// Whether there is nothing to repair in what could be planned: see
     /// [`refused`](Self::refused).
     pub fn is_empty(&self) -> bool {
         self.tables.is_empty() && self.roots.is_none()
     }
 
-    /// Whether nothing is given up: see [`RepairPlan::is_lossless`] and
-    /// [`RootsRepair::is_lossless`].
+    /// Whether nothing is lost: see [`RepairPlan::is_lossless`] and [`RootsRepair::is_lossless`].
     pub fn is_lossless(&self) -> bool {
         self.are_roots_lossless() && self.tables.iter().all(RepairPlan::is_lossless)
     }
@@ -175,18 +173,17 @@ impl Repair {
         self.roots.as_ref().is_none_or(|roots| roots.is_lossless)
     }
 
-    /// Carries the plans out. Damaged files are kept aside, none is deleted. A table whose repair
-    /// fails does not keep the others from theirs, but roots from their ids: see
-    /// [`Repaired::refused`].
+    /// Applies the plans. Damaged files are quarantined, none is deleted. A failed table does not
+    /// stop the others, but the `root.id` files are then not written: see [`Repaired::refused`].
     ///
     /// # Errors
-    /// A root that could not be given its id: plan again.
+    /// Writing a `root.id` failed; plan again.
     pub fn apply(self) -> Result<Repaired> {
         self.apply_if(|_| true)
     }
 
-    /// As [`apply`](Self::apply), but only the plans by which nothing is lost. The other tables
-    /// stay as they are, and all do if a root would be taken that may not be what it was.
+    /// As [`apply`](Self::apply), but only lossless plans. Other tables are left unchanged; all
+    /// are if a root may be a stale copy.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -210,7 +207,7 @@ impl Repair {
                 Err(error) => repaired.refused.push(RefusedTable { table: setup.name, error }),
             }
         }
-        // Until the ids are there, nobody opens what is half done.
+        // Until the ids are written, the half-repaired database cannot be opened.
         let is_done = repaired.refused.is_empty();
         if let Some(roots) = self.roots.filter(|_| is_done) {
             self.held.finish_repair(&roots)?;

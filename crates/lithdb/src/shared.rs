@@ -1,4 +1,6 @@
-//! What all handles of a database share: roots and locks, open tables, maintenance, closing.
+//! The state that all handles of a database share: roots and locks, open tables, maintenance,
+//! closing. It also removes the leftovers of interrupted drops and creations. Used by the handles
+//! and by the background threads; after a close, no call does anything.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,29 +21,28 @@ use crate::maintenance::{Threads, run_unless_busy};
 use crate::options::{Components, DbOptions};
 use crate::tables::{OpenTable, Tables};
 
-/// What every handle of the database and of its tables holds. Closes the database when the last one goes, there and
-/// then: the maintenance thread has a share in what is closed, but none in this.
+/// Held by every handle of the database and of its tables. Closes the database when the last one
+/// is dropped. Maintenance threads hold `Shared`, not this.
 pub(crate) struct CloseOnDrop(pub(crate) Arc<Shared>);
 
-/// What all handles share.
 pub(crate) struct Shared {
     pub(crate) options: DbOptions,
     pub(crate) components: Components,
     pub(crate) env: Env,
     pub(crate) handles: Arc<HandleCache>,
-    /// The locks on the roots; gone when the database is closed. Only closing waits for those who use them.
+    /// The roots and their locks; `None` once closed. Only closing takes the write lock.
     pub(crate) roots: RwLock<Option<Roots>>,
     pub(crate) paths: Vec<PathBuf>,
     pub(crate) tables: Tables,
     pub(crate) threads: Arc<Threads>,
     pub(crate) last_gc: Mutex<Option<Duration>>,
     pub(crate) read_only: bool,
-    /// The rollback that this opening finished.
+    /// The rollback that this open finished.
     pub(crate) finished_rollback: Option<RollbackReport>,
 }
 
 impl Shared {
-    /// Every call begins here.
+    /// Every public call checks this first.
     pub(crate) fn check_open(&self) -> Result<()> {
         refuse_in_callback()?;
         self.tables.check_open()
@@ -96,15 +97,14 @@ impl Shared {
         Table::open(setup, options, how)
     }
 
-    /// Does something with every open table, several at a time. The first error is returned; the others are done all the
-    /// same.
+    /// Runs `act` on every open table, in parallel. Returns the first error after all have run.
     pub(crate) fn each_table(
         &self,
         act: impl Fn(&OpenTable) -> Result<()> + Copy + Send + 'static,
     ) -> Result<()> {
         let task = |open: Arc<OpenTable>| {
             move || match act(&open) {
-                // Its data was made durable, or not, by whoever closed or dropped it.
+                // Closed or dropped meanwhile: that call reported whether its data is durable.
                 Err(error) if error.kind() == ErrorKind::Closed && open.table.is_closed() => Ok(()),
                 result => result,
             }
@@ -112,7 +112,7 @@ impl Shared {
         self.env.pool.run_all(self.tables.all().into_iter().map(task).collect())
     }
 
-    /// What maintenance has to do now.
+    /// The maintenance that is due now.
     fn maintenance(&self) -> Maintenance {
         let steady = self.env.clock.monotonic();
         let mut last = self.last_gc.lock();
@@ -162,10 +162,10 @@ impl Shared {
         refuse_in_callback()?;
         let Some(_closing) = self.tables.begin_close() else { return Ok(()) };
         self.threads.stop();
-        // Tables that are closed end the scans that the threads may be in.
+        // Closing a table ends the filter scan that a thread may be running.
         let result = self.each_table(|open| open.table.close());
         self.threads.join();
-        // Nothing that was put depends on it; but without it a root that is put back is not told from this one.
+        // No data depends on the renewal; it makes a restored older root detectable.
         let renewed = self.roots.write().take().map_or(Ok(()), |roots| roots.renew());
         result.and(renewed)
     }
@@ -176,34 +176,35 @@ impl Drop for CloseOnDrop {
         let shared = Arc::clone(&self.0);
         let close = move || {
             if let Err(error) = shared.close() {
-                tracing::error!(%error, "closing the database when its last handle was dropped");
+                tracing::error!(%error, "cannot close the database when its last handle was dropped");
             }
         };
         if refuse_in_callback().is_ok() {
             close();
         } else if let Err(error) = spawn("lithdb-close", close) {
-            // The caller holds locks that closing would wait for. What is not flushed is lost as by a crash.
-            tracing::error!(%error, "no thread to close the database, whose last handle a callback dropped");
+            // Closing here would wait for locks that the caller holds. Unflushed data is lost, as
+            // in a crash.
+            tracing::error!(%error, "cannot start a thread to close the database after a callback dropped the last handle");
         }
     }
 }
 
-/// Removes what drops and creations left that were interrupted. What cannot be removed now is tried again by the next
-/// opening; nobody sees it meanwhile.
+/// Removes leftovers of interrupted drops and creations. What cannot be removed is retried by the
+/// next open and stays invisible.
 pub(crate) fn finish_interrupted(roots: &Roots) {
     let names = match roots.table_names() {
         Ok(names) => names,
-        Err(error) => return tracing::warn!(%error, "looking for interrupted drops"),
+        Err(error) => return tracing::warn!(%error, "cannot look for interrupted drops"),
     };
     for name in names {
         if let Err(error) = finish_table(&TableSetup::for_files(name, roots.env(), roots.paths())) {
-            tracing::warn!(%error, "removing what an interrupted drop or creation left");
+            tracing::warn!(%error, "cannot remove what an interrupted drop or creation left");
         }
     }
 }
 
-/// A table that cannot be judged stays as it is, and says why when it is opened. A directory that never held a table
-/// is not ours.
+/// A table whose state is unclear is left alone; opening it reports why. Directories that never
+/// held a table are ignored.
 fn finish_table(setup: &TableSetup) -> Result<()> {
     let fs = &*setup.env.fs;
     for segments in setup.segment_dirs() {
@@ -218,5 +219,5 @@ fn finish_table(setup: &TableSetup) -> Result<()> {
 }
 
 pub(crate) fn no_table(name: &TableName) -> Error {
-    Error::new(ErrorKind::Missing, format!("table {name}: there is none of this name"))
+    Error::new(ErrorKind::Missing, format!("table {name}: no such table"))
 }

@@ -1,4 +1,4 @@
-//! The handle of an open table: what a user may call of the engine's table.
+//! The handle of an open table: the public subset of the engine's table.
 //!
 //! Every method forwards; the engine checks its arguments. A handle keeps the database open: the
 //! last handle that is dropped closes it.
@@ -27,10 +27,10 @@ use crate::shared::CloseOnDrop;
 /// value, which [`get`](Self::get) returns from then on, unless the table [rejects
 /// duplicates](crate::DuplicateKeys::Reject).
 ///
-/// After the first failed write or sync the table is *latched*: every later write returns
-/// [`Latched`](crate::ErrorKind::Latched), reads go on, and only reopening the table clears it.
-/// Calls from inside a GC filter, an event listener or the source of [`put_from`](Self::put_from)
-/// return [`InvalidArgument`](crate::ErrorKind::InvalidArgument).
+/// After the first failed write or sync, or a panic, the table is *latched*: every later write
+/// returns [`Latched`](crate::ErrorKind::Latched), reads continue, and only reopening the table
+/// clears it. Calls from inside a GC filter, an event listener or the source of
+/// [`put_from`](Self::put_from) return [`InvalidArgument`](crate::ErrorKind::InvalidArgument).
 ///
 /// ```
 /// use lithdb::{Db, DbOptions, TableOptions};
@@ -69,9 +69,9 @@ impl Table {
     /// [`flush`](Self::flush) or [`wait_durable`](Self::wait_durable) has returned `Ok`.
     ///
     /// # Errors
-    /// Nothing was written: `InvalidArgument` (key or value too long or too short, or the database
-    /// is open for reading only), `DuplicateKey`, `StorageFull`, `Exhausted`, `Closed`, `Latched`
-    /// after an earlier failure. `Io` if a write failed, which latches the table.
+    /// With nothing written: `InvalidArgument` (key or value too long or too short, or the
+    /// database is open for reading only), `DuplicateKey`, `StorageFull`, `Exhausted`, `Closed`,
+    /// `Latched` after an earlier failure. `Io` if a write failed, which latches the table.
     ///
     /// ```
     /// # use lithdb::{Db, DbOptions, TableOptions};
@@ -139,17 +139,17 @@ impl Table {
         self.inner.put_batch(batch)
     }
 
-    /// Stores what `source` yields under `key`, holding one mebibyte of it in memory at a time.
+    /// Stores what `source` yields under `key`, holding 1 MiB of it in memory at a time.
     /// `expected_len` is the approximate length in bytes (0 if unknown): a segment that would grow
     /// too large is sealed first.
     ///
     /// While it reads the source, it blocks all other writers, flushes and new iterators of the
-    /// table: meant for tools, and for sources that do not wait. The source must not call the
+    /// table: intended for tools and for sources that do not block. The source must not call the
     /// database.
     ///
     /// # Errors
-    /// As [`put`](Self::put); `Io` if the source fails, `InvalidArgument` if it panics: then
-    /// nothing was stored and the space is free again.
+    /// As [`put`](Self::put); `Io` if the source fails, `InvalidArgument` if it panics; nothing is
+    /// stored then, and the space is freed.
     ///
     /// ```
     /// # use lithdb::{Db, DbOptions, TableOptions};
@@ -196,31 +196,31 @@ impl Table {
     }
 
     /// The end of the durable part of the log: every record before this position survives power
-    /// loss. In a database that is open for reading only, the end of what this handle sees.
+    /// loss. In a database that is open for reading only, the end of the view.
     pub fn durable_position(&self) -> Position {
         self.inner.durable_position()
     }
 
     // Reading
 
-    /// The value of `key`: the newest one if the key was put more than once, `None` if it was
-    /// never put or was collected. The checksum is compared unless [`Verify`](crate::Verify) says
-    /// otherwise. Where files are mapped the value is not copied.
+    /// Returns the value of `key`: the newest if the key was put more than once, `None` if it was
+    /// never put or has been collected. Verifies the checksum unless [`Verify`](crate::Verify)
+    /// says otherwise. Zero-copy where files are mapped.
     ///
     /// # Errors
-    /// `InvalidArgument` for a key of no or more than 65,535 bytes, `Corrupt` if the bytes are not
-    /// those that were put, `Io`, `Exhausted`, `Closed`.
+    /// `InvalidArgument` for an empty key or one of more than 65,535 bytes, `Corrupt` if the bytes
+    /// are not those that were put, `Io`, `Exhausted`, `Closed`.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         self.inner.get(key.as_ref())
     }
 
-    /// Passes the value of `key` to `each` in order, in chunks of at most one mebibyte, and
-    /// returns its length in bytes: for values that do not fit into memory. Reads the value twice,
-    /// because it verifies the checksum before it passes the first chunk. For an example see
+    /// Passes the value of `key` to `each` in order, in chunks of at most 1 MiB, and returns its
+    /// length in bytes: for values that do not fit into memory. Reads the value twice, because it
+    /// verifies the checksum before it passes the first chunk. For an example see
     /// [`put_from`](Self::put_from).
     ///
     /// # Errors
-    /// As [`get`](Self::get); what `each` returns.
+    /// As [`get`](Self::get); errors of `each`.
     pub fn get_chunked(
         &self,
         key: impl AsRef<[u8]>,
@@ -242,9 +242,9 @@ impl Table {
     /// twice.
     ///
     /// # Errors
-    /// `Closed`. The iterator itself yields reading errors. In a database that is open for reading
-    /// only, it ends with `Missing` where another process rolled back what it was to read:
-    /// [`refresh`](Self::refresh) and start again.
+    /// `Closed`. Read errors are returned by the iterator. In a database that is open for reading
+    /// only, it ends with `Missing` where another process rolled back records it had not yet
+    /// returned: [`refresh`](Self::refresh) and start again.
     ///
     /// ```
     /// # use lithdb::{Db, DbOptions, TableOptions};
@@ -300,14 +300,14 @@ impl Table {
         self.inner.newest_key()
     }
 
-    /// Takes a new view of the files, in a database that is open for reading only: the handle then
-    /// sees at least everything that the writing process had flushed before the call. Costs what
-    /// is new. Values and iterators that are held keep the old view. Does nothing in a database
-    /// that is open for writing.
+    /// Takes a new view, in a database that is open for reading only: the handle then sees at
+    /// least everything that the writing process had flushed before the call. The cost is
+    /// proportional to the new data. Values and iterators already returned keep the old view.
+    /// Does nothing in a database that is open for writing.
     ///
     /// # Errors
     /// `Locked` while another process rolls the database back, or if a rollback was interrupted;
-    /// `Closed`, `Corrupt`, `Io`. The old view stays; what it showed is still found unless its
+    /// `Closed`, `Corrupt`, `Io`. The old view remains; its data can still be read unless its
     /// files are gone.
     pub fn refresh(&self) -> Result<()> {
         self.inner.refresh()
@@ -316,7 +316,7 @@ impl Table {
     // Retention
 
     /// Changes how long values are kept, counted from when their segment was sealed; `None` keeps
-    /// them for ever. At least one millisecond. Durable when it returns.
+    /// them forever. At least one millisecond. Durable when it returns.
     ///
     /// # Errors
     /// `InvalidArgument` for a TTL below a millisecond; `Io`, which latches the table.
@@ -324,9 +324,9 @@ impl Table {
         self.inner.set_ttl(ttl)
     }
 
-    /// Collects now what has expired: the oldest sealed segments whose age exceeds the TTL and of
-    /// which the GC filter, if there is one, approves every key. It stops at the first segment
-    /// that stays. Without TTL and filter nothing expires. The database does the same every
+    /// Collects what has expired: the oldest sealed segments whose age exceeds the TTL and of
+    /// which the GC filter, if there is one, approves every key. Stops at the first segment to
+    /// keep. Without TTL and filter nothing expires. The database does the same every
     /// [`gc_interval`](crate::DbOptions::gc_interval).
     ///
     /// # Errors
@@ -364,9 +364,9 @@ impl Table {
         self.inner.has_gc_filter()
     }
 
-    /// Accepts the wall clock after a jump: expiry follows it at once, forward and back. Segments
-    /// that were sealed at a later time than it shows, or at a time in doubt, count as sealed now.
-    /// Durable when it returns.
+    /// Accepts the wall clock after a jump: expiry uses it at once, whether it is ahead or behind.
+    /// Segments that were sealed at a later time than it shows, or at an untrusted time, count as
+    /// sealed now. Durable when it returns.
     ///
     /// # Errors
     /// `InvalidArgument` for a clock before the year 2020 or after 9999; `Closed`; `Io`, which
@@ -377,8 +377,8 @@ impl Table {
 
     // Segments
 
-    /// Seals the mutable segment now, if it has records, and waits until it is durable. From then
-    /// on its TTL runs.
+    /// Seals the mutable segment now, if it has records, and waits until it is durable. Its TTL
+    /// counts from then.
     ///
     /// # Errors
     /// `StorageFull`, with nothing lost; `Io`, which latches the table.
@@ -398,7 +398,7 @@ impl Table {
     }
 
     /// Changes the number of value files per segment, 1 to 256, from the next segment on. Not
-    /// recorded: an opening follows its [options](crate::TableOptions::shards).
+    /// recorded: opening uses its [options](crate::TableOptions::shards).
     ///
     /// # Errors
     /// `InvalidArgument` for a number out of range.
@@ -428,31 +428,31 @@ impl Table {
         self.inner.stats()
     }
 
-    /// The failed write or sync that latched the table, if there was one.
+    /// The failed write or sync, or the panic, that latched the table, if any.
     pub fn failure(&self) -> Option<Error> {
         self.inner.failure()
     }
 
     /// Looks up every record's key in the keymap, which must name that record or a newer one of
     /// the same key. Ignores records that are put or collected meanwhile. Calls `progress` about
-    /// once per mebibyte of key files.
+    /// once per MiB of key files.
     ///
     /// # Errors
-    /// `Closed`; `Corrupt` or `Io` for a key file that cannot be read. Wrong answers are part of
-    /// the report.
+    /// `Closed`; `Corrupt` or `Io` for a key file that cannot be read. Mismatches are part of the
+    /// report.
     pub fn verify_keymap(&self, progress: &mut dyn FnMut(Progress)) -> Result<KeymapReport> {
         lithdb_table::verify_keymap(&self.inner, progress)
     }
 
     // Closing
 
-    /// Closes this table on all handles: makes everything durable and leaves nothing to repair for
-    /// the next opening. Every later call returns `Closed`; values and iterators that are held
-    /// stay valid. [`Db::table`](crate::Db::table) opens the table again. A second call waits for
-    /// the first and does nothing.
+    /// Closes this table on all handles: makes everything durable, so that the next open has
+    /// nothing to recover. Every later call returns `Closed`; values and iterators already
+    /// returned stay valid. [`Db::table`](crate::Db::table) opens the table again. A second call
+    /// waits for the first and does nothing.
     ///
     /// # Errors
-    /// As [`flush`](Self::flush): a put is not durable, and the table is closed all the same.
+    /// As [`flush`](Self::flush): some puts are not durable, and the table is closed anyway.
     /// `InvalidArgument` in a callback, which does not close it.
     pub fn close(&self) -> Result<()> {
         self.inner.close()

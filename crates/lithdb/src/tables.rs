@@ -1,7 +1,7 @@
-//! The open tables of a database: a slot for each name.
+//! The open tables of a database: one entry per name.
 //!
-//! The lock here is held for moments, never during I/O. Whoever opens or drops a table claims its slot. Others who want
-//! the same name wait for that, and nobody else does.
+//! The lock is held briefly, never during I/O. Opening or dropping a table claims its entry; only
+//! callers of the same name wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use lithdb_segment::TableName;
 use lithdb_table::{Maintenance, Table, TableOptions};
 use parking_lot::{Condvar, Mutex};
 
-/// A table that is open, and what it was opened with. It may have been closed since.
+/// An open table and its options. It may have been closed since.
 pub(crate) struct OpenTable {
     pub(crate) table: Table,
     pub(crate) options: TableOptions,
     pub(crate) has_filter: bool,
-    /// Held by the thread that keeps it up.
+    /// Held by the maintenance thread that processes the table.
     pub(crate) in_maintenance: Mutex<()>,
-    /// Held by the thread that asks its filter.
+    /// Held by the thread that runs its filter.
     pub(crate) collection_lock: Mutex<()>,
 }
 
@@ -37,7 +37,7 @@ impl OpenTable {
         Err(Error::new(
             ErrorKind::InvalidArgument,
             format!(
-                "table {name} is open already: expected {:?} {}, found {asked:?} {}",
+                "table {name} is already open: expected {:?} {}, found {asked:?} {}",
                 self.options,
                 filter(self.has_filter),
                 filter(with_filter)
@@ -45,23 +45,22 @@ impl OpenTable {
         ))
     }
 
-    /// Does what is due. Filters are not asked here: that is done apart, so that nothing waits for it.
+    /// Runs due maintenance, except collection with a filter, which has threads of its own.
     pub(crate) fn run_maintenance(&self, maintenance: Maintenance) -> Result<()> {
         self.table
             .tick(&Maintenance { collect: maintenance.collect && !self.has_filter, ..maintenance })
     }
 
-    /// Waits until a table that was closed has come to its end, and closes one that has failed: nothing of it is written
-    /// any more.
+    /// Waits for a close in progress, or closes a failed table. Nothing is written afterwards.
     pub(crate) fn close_failed(&self) {
-        // What did not become durable was said when the table failed or was closed.
+        // Non-durable data was reported when the table failed or was closed.
         if let Err(error) = self.table.close() {
-            tracing::debug!(%error, "closing a table that has failed");
+            tracing::debug!(%error, "cannot close a failed table");
         }
     }
 }
 
-/// The tables, who has claimed their names, and whether the database is open.
+/// The open tables, the claimed names, and whether the database is open.
 #[derive(Default)]
 pub(crate) struct Tables {
     state: Mutex<State>,
@@ -79,7 +78,7 @@ struct State {
 enum Phase {
     #[default]
     Open,
-    /// By this thread.
+    /// Being closed by this thread.
     Closing(ThreadId),
     Closed,
 }
@@ -95,7 +94,7 @@ impl Tables {
         self.state.lock().check_open()
     }
 
-    /// Claims the slot of `name` when nobody else has it.
+    /// Claims the entry of `name`; waits for its present holder.
     pub(crate) fn claim(&self, name: &TableName) -> Result<Claim<'_>> {
         let mut state = self.state.lock();
         loop {
@@ -107,20 +106,20 @@ impl Tables {
         }
     }
 
-    /// All tables. Some may have been closed.
+    /// All entries. Some tables may have been closed.
     pub(crate) fn all(&self) -> Vec<Arc<OpenTable>> {
         self.state.lock().open.values().cloned().collect()
     }
 
-    /// Begins to close: from now on nothing is claimed, and what is claimed is waited for. `None` if it is closed; one
-    /// that another thread is closing is waited for.
+    /// Starts closing: refuses new claims and waits for present ones. `None` if already closed;
+    /// waits for a close in another thread.
     pub(crate) fn begin_close(&self) -> Option<Closing<'_>> {
         let this = std::thread::current().id();
         let mut state = self.state.lock();
         loop {
             match state.phase {
                 Phase::Open => break,
-                // What the tables hold of the caller's is dropped while they are closed, and may call this.
+                // Dropping the caller's callbacks during the close may reenter here.
                 Phase::Closing(by) if by == this => return None,
                 Phase::Closing(_) => self.changed.wait(&mut state),
                 Phase::Closed => return None,
@@ -134,19 +133,19 @@ impl Tables {
     }
 }
 
-/// A slot that nobody else may claim meanwhile.
+/// A claimed entry. Dropping it releases the claim.
 pub(crate) struct Claim<'a> {
     tables: &'a Tables,
     name: TableName,
 }
 
 impl Claim<'_> {
-    /// What is in the slot. It may have been closed.
+    /// The table in the entry. It may have been closed.
     pub(crate) fn get(&self) -> Option<Arc<OpenTable>> {
         self.tables.state.lock().open.get(&self.name).cloned()
     }
 
-    /// Puts a table into the slot, or empties it.
+    /// Puts a table into the entry, or empties it.
     pub(crate) fn set(&self, open: Option<OpenTable>) {
         let mut state = self.tables.state.lock();
         let before = match open {
@@ -154,7 +153,7 @@ impl Claim<'_> {
             None => state.open.remove(&self.name),
         };
         drop(state);
-        // What the application gave it is dropped without the lock.
+        // The caller's callbacks are dropped without the lock.
         drop(before);
     }
 }
@@ -166,7 +165,7 @@ impl Drop for Claim<'_> {
     }
 }
 
-/// The database is being closed; dropped, it is closed.
+/// A close in progress; dropping it marks the database closed.
 pub(crate) struct Closing<'a> {
     tables: &'a Tables,
 }

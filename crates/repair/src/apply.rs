@@ -73,9 +73,9 @@ impl fmt::Display for RepairReport {
     }
 }
 
-/// Carries the plan out. The caller has held the exclusive lock of every root since before the
-/// plan was made. After it, the table opens. If it fails or is interrupted, plan again; nothing is
-/// lost that the plan did not name.
+/// Applies the plan. The caller has held the exclusive locks of all roots since planning.
+/// Afterwards the table opens. After a failure or an interruption, plan again; only what the plan
+/// named is lost.
 pub fn apply(plan: RepairPlan, setup: &TableSetup) -> Result<RepairReport> {
     plan.apply_in_order(setup).map_err(|e| setup.in_context(&e))
 }
@@ -136,7 +136,7 @@ impl RepairPlan {
             before = repairer.repair_segment(member, before.as_ref(), next)?;
             sealed.extend(before.as_ref().map(|_| member.found.id));
         }
-        // The metadata of a sealed segment supersedes its durable end in the state.
+        // The metadata of a sealed segment supersedes its recorded end in the state.
         state.update(|state| {
             state.recorded_end.take_if(|end| sealed.contains(&end.segment));
         })?;

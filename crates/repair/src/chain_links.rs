@@ -19,7 +19,7 @@ use lithdb_table::TableSetup;
 use lithdb_table::open::inventory::Inventory;
 use lithdb_table::state::TableState;
 
-const FOREIGN_FILE: &str = "not a LithDB file; it is never touched";
+const FOREIGN_FILE: &str = "not a LithDB file; ignored";
 
 /// Everything known about a table before its records are read.
 #[derive(Debug)]

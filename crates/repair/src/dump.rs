@@ -342,10 +342,13 @@ impl fmt::Display for DumpLine {
                 value_ends,
             } => {
                 write!(f, "{}: metadata of segment {segment}, ", path.display())?;
-                write!(f, "revision {revision}, chain {predecessor} < > {successor}, ")?;
-                write!(f, "created {created}, last write {sealed_at}, key end {key_end}, ")?;
-                write!(f, "{records} keys, {primaries} values, running {running:08x}, ")?;
-                write!(f, "value ends {value_ends:?}")
+                write!(
+                    f,
+                    "revision {revision}, predecessor {predecessor}, successor {successor}, "
+                )?;
+                write!(f, "created {created}, sealed {sealed_at}, key end {key_end}, ")?;
+                write!(f, "{records} keys, {primaries} values, running checksum {running:08x}, ")?;
+                write!(f, "value file lengths {value_ends:?}")
             }
             Self::ValueHeader { path, len, segment, shard, salt, created } => write!(
                 f,
@@ -372,14 +375,14 @@ impl fmt::Display for DumpLine {
             }
             Self::Chain { offset, predecessor, key_end, records, running, value_ends } => write!(
                 f,
-                "{offset:>10} chain    segment {predecessor} ended at {key_end}, {records} keys, running {running:08x}, value ends {value_ends:?}"
+                "{offset:>10} chain    segment {predecessor} ended at {key_end}, {records} keys, running checksum {running:08x}, value file lengths {value_ends:?}"
             ),
             Self::Epoch { offset, epoch, time } => {
                 write!(f, "{offset:>10} epoch    {epoch:016x} at {time}")
             }
             Self::Mark { offset, through, time, records, value_ends } => write!(
                 f,
-                "{offset:>10} mark     through {through}, {records} keys, value ends {value_ends:?}, at {time}"
+                "{offset:>10} mark     through {through}, {records} keys, value file lengths {value_ends:?}, at {time}"
             ),
             Self::Padding { offset, len } => write!(f, "{offset:>10} padding  {len} bytes"),
             Self::Key {
@@ -405,7 +408,7 @@ impl fmt::Display for DumpLine {
             }
             Self::Verdict { path, end, records, running, verdict } => write!(
                 f,
-                "{}: {verdict}; {records} keys up to {end}, running {running:08x}",
+                "{}: {verdict}; {records} keys up to {end}, running checksum {running:08x}",
                 path.display()
             ),
         }

@@ -1,22 +1,24 @@
-//! The epoch of records whose epoch record is damaged, from the records themselves.
+//! Reconstructs the epoch of records whose epoch record is damaged, from the records themselves.
+//! Pure functions, used by `walk`.
 //!
-//! A checksum is crc32c over the seed (table, segment, offset, epoch) and the record. crc32c is linear: run backwards
-//! from the checksum over the record, it gives its state behind the seed, and the difference of that state to the one
-//! of an epoch of 0 is 32 bits that the epoch alone decides, at every offset and for every length. So one record that
-//! is whole betrays these bits, and any epoch that gives the same bits stands for the true one. Whatever bytes are
-//! taken for a record give some bits: they are believed when the next records were written with the same.
+//! A checksum is crc32c over the seed (table, segment, offset, epoch) and the record. crc32c is
+//! linear: run backwards from the checksum over the record, it yields the CRC state after the
+//! seed; XORed with that of epoch 0 it leaves 32 bits that depend on the epoch alone, at every
+//! offset and for every length. So one intact record determines these bits, and any epoch with the
+//! same bits is equivalent. Arbitrary bytes also yield some bits; they count only if the following
+//! records verify with them.
 
 use lithdb_segment::record::{Flags, KEY_FIXED_LEN};
 use lithdb_segment::{Identity, Seeds, ShardId};
 
-/// The polynomial of crc32c, its bits in reverse.
+/// The bit-reversed Castagnoli polynomial.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
-/// So many records behind the first must agree: by accident each does once in 2³².
+/// Records after the first that must verify; each does by chance once in 2^32.
 pub(crate) const CONFIRMING_RECORDS: usize = 2;
 
-/// An epoch that stands for the one in which the key record at the beginning of `bytes` was written, if these bytes are
-/// a key record at all.
+/// An equivalent of the epoch of the key record at the start of `bytes`; `None` if it cannot be a
+/// key record. `offset` is that of the record in the file.
 pub(crate) fn derive(identity: &Identity, offset: u32, bytes: &[u8]) -> Option<u64> {
     let head = bytes.first_chunk::<KEY_FIXED_LEN>()?;
     let word = |at: usize| head.get(at..)?.first_chunk().copied().map(u32::from_le_bytes);
@@ -24,7 +26,7 @@ pub(crate) fn derive(identity: &Identity, offset: u32, bytes: &[u8]) -> Option<u
     let covered = KEY_FIXED_LEN + usize::from(u16::from_le_bytes([n0, n1]));
     let [shard0, shard1, codec, zero] = word(20)?.to_le_bytes();
     let shard = ShardId(u16::from_le_bytes([shard0, shard1]));
-    // What every key record has spares running backwards over most bytes that are none.
+    // Cheap checks of fixed fields skip most bytes that are no key record.
     let all = Flags::PRIMARY.with(Flags::END_OF_GROUP).with(Flags::END_OF_BATCH);
     let is_plausible = kind == 1
         && all.has(Flags(flags))
@@ -35,17 +37,17 @@ pub(crate) fn derive(identity: &Identity, offset: u32, bytes: &[u8]) -> Option<u
     if !is_plausible {
         return None;
     }
-    let behind_seed = rewind(!word(0)?, bytes.get(4..covered)?);
-    let bits = behind_seed ^ !Seeds::new(identity, 0).at(offset);
-    // Of the epochs that give these bits, the one whose lower half is 0.
+    let after_seed = rewind(!word(0)?, bytes.get(4..covered)?);
+    let bits = after_seed ^ !Seeds::new(identity, 0).at(offset);
+    // Of the equivalent epochs, the one whose lower half is 0.
     Some(u64::from(rewind(bits, &[0; 4])) << 32)
 }
 
-/// The state of crc32c before it had taken `bytes`.
+/// The CRC state before `bytes`.
 fn rewind(state: u32, bytes: &[u8]) -> u32 {
     bytes.iter().rev().fold(state, |mut state, byte| {
         for _ in 0..8 {
-            // The polynomial has its highest bit set: that bit says whether it was added.
+            // The polynomial has its highest bit set, so that bit tells whether it was XORed in.
             state = if state >> 31 == 1 { (state ^ POLYNOMIAL) << 1 | 1 } else { state << 1 };
         }
         state ^ u32::from(*byte)
@@ -92,7 +94,7 @@ mod tests {
                     let decoded = decode(&identity, derived, *other as u32, at(*other));
                     assert!(decoded.is_ok(), "epoch {epoch:x} from {start}: {other}: {decoded:?}");
                 }
-                // Nor does it stand for another place.
+                // It does not verify at another offset.
                 assert!(decode(&identity, derived, *start as u32 + 1, at(*start)).is_err());
             }
         }

@@ -39,10 +39,10 @@ pub(crate) struct Examined {
     pub(crate) lost_bytes: Option<u64>,
     /// The known part of the losses.
     pub(crate) losses: Losses,
-    /// What no repair can decide.
+    /// A finding that repair cannot resolve.
     pub(crate) unrepairable: Option<Finding>,
-    /// Unsealed segment only: its files have bytes that belong to no valid record or value. A root
-    /// of another time, whose files are shorter or longer than the others', shows this.
+    /// Unsealed segment only: its files have bytes that belong to no valid record or value.
+    /// Indicates a stale root, whose files have other lengths.
     pub(crate) ends_differ: bool,
     /// `None`: nothing of the segment is readable.
     pub(crate) readable: Option<Readable>,
@@ -158,7 +158,7 @@ impl Examiner<'_> {
             Some(Err(error)) => self.report(Finding::from_error(&self.paths.keys, error).at(0)),
             None => {
                 let what = match self.found.is_absent() {
-                    true => "expected this segment, found none of its files",
+                    true => "segment files: none found",
                     false => "expected this file on one of the roots, found it on none",
                 };
                 self.report(Finding::damage(&self.paths.keys, what));
@@ -173,7 +173,7 @@ impl Examiner<'_> {
         self.next?.chain.as_ref().filter(|chain| chain.predecessor == self.found.id)
     }
 
-    /// The durable end of the segment that other files record.
+    /// The durable end of the segment as other files record it.
     fn external_durable_end(&self) -> Option<Mark> {
         let id = self.found.id;
         let before = self.before.and_then(SegmentHeaders::metadata).filter(|m| m.successor == id);
@@ -245,7 +245,8 @@ impl Examiner<'_> {
         let scan =
             Scan::of(&key_file, scan_end, self.external_durable_end().filter(|_| is_unsealed))?;
         let furthest_mark = scan.mark.as_ref().filter(|_| is_unsealed);
-        // The durable end in the table state has no record count; the newest mark in the file has.
+        // The recorded end in the table state has no record count; the newest mark in the file
+        // has.
         let mark = if is_unsealed { Scan::of(&key_file, scan_end, None)?.mark } else { None };
         let mark = mark.unwrap_or_default();
         let durable = match furthest_mark {

@@ -10,11 +10,11 @@ use serde::Serialize;
 use crate::counted;
 use crate::losses::{Losses, sum};
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Worth knowing: no acknowledged data is affected, and opening fixes it if necessary.
+    /// Information: no acknowledged data is affected, and opening fixes it if necessary.
     Note,
     /// Acknowledged data is not as it was written, or opening will refuse the table.
     Damage,
@@ -23,11 +23,11 @@ pub enum Severity {
 /// One finding of a verification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
-    /// The segment that it is about.
+    /// The affected segment.
     pub segment: Option<SegmentId>,
-    /// The file that it is about.
+    /// The affected file.
     #[serde(serialize_with = "crate::lossy::path")]
     pub path: PathBuf,
     /// The offset in the file, in bytes.
@@ -153,7 +153,7 @@ impl VerifyReport {
 impl fmt::Display for VerifyReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { table, segments, records, values, bytes, .. } = self;
-        let verdict = if self.is_sound() { "sound" } else { "DAMAGED" };
+        let verdict = if self.is_sound() { "ok" } else { "DAMAGED" };
         write!(
             f,
             "table {table}: {verdict}: {}, {}, {}, {} intact",

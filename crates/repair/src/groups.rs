@@ -227,7 +227,7 @@ impl GroupScanner<'_, '_> {
         let is_inside =
             shard == open.shard && open.value.start <= value.start && value.end <= open.value.end;
         if !is_inside {
-            self.drop_open_group("expected a range inside of the primary record's value");
+            self.drop_open_group("expected a range inside the primary record's value");
             return Ok(());
         }
         if open.bad.is_none() {

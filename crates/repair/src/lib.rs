@@ -3,11 +3,10 @@
 //! Verifies, dumps and repairs a table's files without opening the table. The facade calls it.
 //!
 //! Everything starts from the *chain links*: the table state, the segments of the table, and how
-//! they are linked. Then each segment is *examined*: which groups are whole, records and value
-//! bytes, and what is wrong with the rest. `verify` reports that; `plan_repair` plans from it what
-//! would be lost, and only [`apply`] changes anything. A repair never deletes a file:
-//! it moves what it replaces to `damaged-<milliseconds>` beside the `segments` directory it came
-//! from.
+//! they are linked. Then each segment is *examined*: which groups are intact (records and value
+//! bytes), and what is damaged. `verify` reports that; `plan_repair` plans from it what would be
+//! lost, and only [`apply`] changes anything. A repair never deletes a file: it moves what it
+//! replaces to `damaged-<milliseconds>` beside the `segments` directory it came from.
 
 mod apply;
 mod chain_links;

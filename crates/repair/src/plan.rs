@@ -107,7 +107,7 @@ pub(crate) struct Work {
     pub(crate) is_state_lost: bool,
     /// The files of all roots agree, to the last byte.
     pub(crate) is_certain: bool,
-    /// Above all ids that were ever seen.
+    /// Greater than every id ever used.
     pub(crate) id_floor: SegmentId,
     /// Segments of which nothing is left, and no older segment remains.
     pub(crate) given_up: Vec<SegmentHeaders>,
@@ -127,8 +127,8 @@ pub(crate) struct Member {
 /// nothing. The caller holds the exclusive lock of every root.
 ///
 /// # Errors
-/// What no repair can decide: a file on two roots, files of another format version, a chain that
-/// forks. Read errors.
+/// Cases that repair cannot resolve: a file on two roots, files of another format version, a chain
+/// that forks. Read errors.
 pub fn plan_repair(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Result<RepairPlan> {
     plan(setup, progress).map_err(|e| setup.in_context(&e))
 }
@@ -238,10 +238,10 @@ impl RepairPlan {
         let follows = [
             "the durable end of the newest segment is unknown: losses after its last mark, or in \
              segments after it, are not counted",
-            "the TTL is lost and becomes none; set it again",
+            "the TTL is lost: the table keeps everything until it is set again",
             "it is unknown whether the application collects with a filter: until it opens the \
              table with its filter again, others collect without one",
-            "expired segments whose files were not removed yet come back",
+            "expired segments whose files still exist become readable again",
             "keys are hashed with a new seed: a keymap on disk is rebuilt",
         ];
         self.warnings.extend(follows.map(str::to_owned));
@@ -310,7 +310,7 @@ impl fmt::Display for Action {
         f.write_str(match self {
             Self::RebuildMetadata => "rebuild its metadata",
             Self::RestoreValueFiles => "restore the headers of its value files",
-            Self::Salvage => "salvage its whole values into a new key file",
+            Self::Salvage => "salvage its intact groups into a new key file",
             Self::Placeholder => "replace it with an empty sealed segment",
             Self::RaiseWatermark => "raise the watermark above it",
         })
@@ -355,11 +355,11 @@ impl fmt::Display for RepairPlan {
         }
         let (keys, bytes) = (counted(self.lost_keys(), "key"), counted(self.lost_bytes(), "byte"));
         match self.is_lossless() {
-            true => write!(f, "table {table}: a repair loses nothing")?,
-            false => write!(f, "table {table}: a repair loses {keys} and {bytes}")?,
+            true => write!(f, "table {table}: the repair is lossless")?,
+            false => write!(f, "table {table}: the repair loses {keys} and {bytes}")?,
         }
         for dir in &self.creates_dirs {
-            write!(f, "\n  {} is missing, and created again", dir.display())?;
+            write!(f, "\n  {} is missing and is created again", dir.display())?;
         }
         if self.rebuilds_state {
             write!(f, "\n  table.state is rebuilt")?;

@@ -1,5 +1,5 @@
-//! Finds what earlier repairs quarantined of a segment, so that a later one gives it a revision
-//! that it never had.
+//! Finds the files of a segment that earlier repairs quarantined, so that a later repair uses a
+//! fresh revision.
 
 use std::collections::BTreeSet;
 use std::path::Path;

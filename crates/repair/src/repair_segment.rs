@@ -29,7 +29,7 @@ pub(crate) struct SegmentRepairer<'a> {
     pub(crate) setup: &'a TableSetup,
     pub(crate) context: Arc<Context>,
     pub(crate) quarantine: Quarantine<'a>,
-    /// The latest time that the table has seen.
+    /// The latest recorded table time.
     pub(crate) latest: UnixMillis,
 }
 
@@ -42,8 +42,8 @@ struct NextSegment {
 }
 
 impl SegmentRepairer<'_> {
-    /// Carries out the planned action; `before` is the metadata of the predecessor, `next` the id
-    /// of the successor. Returns the segment's metadata if it is sealed.
+    /// Performs the planned action; `before` is the metadata of the predecessor, `next` the id of
+    /// the successor. Returns the segment's metadata if it is sealed.
     pub(crate) fn repair_segment(
         &mut self,
         member: &Member,
@@ -191,7 +191,7 @@ impl SegmentRepairer<'_> {
         Ok(kept.next_revision.max(seconds.saturating_add(kept.repairs)).max(1))
     }
 
-    /// Rule 6 of the format: the files are durable before the seal says what they hold.
+    /// FORMAT.md, *Write ordering*, 6: the files are durable before the metadata describes them.
     fn sync<'p>(&self, paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<()> {
         let fs = &*self.setup.env.fs;
         for path in paths {
@@ -204,7 +204,7 @@ impl SegmentRepairer<'_> {
         Ok(())
     }
 
-    /// Estimates the last write of a segment without metadata; its age counts from that time.
+    /// Estimates when a segment without metadata was sealed; its age counts from that time.
     fn estimate_sealed_at(&self, readable: &Readable) -> UnixMillis {
         let marked = readable.scan.mark.as_ref().map(|mark| mark.time).unwrap_or_default();
         let known = readable.ended.max(readable.key_file.header.created).max(marked);

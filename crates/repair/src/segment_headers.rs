@@ -200,8 +200,8 @@ impl SegmentHeaders {
         self.metadata().map(|metadata| metadata.successor).filter(|id| *id > self.id)
     }
 
-    /// The table ids in its key file and its metadata. A header alone may be what its block held
-    /// before: see [`SegmentFiles::require_table`].
+    /// The table ids in its key file and its metadata. A header alone may be stale block content:
+    /// see [`SegmentFiles::require_table`].
     pub(crate) fn table_ids(&self) -> impl Iterator<Item = u64> {
         let is_alone = |file: &&KeyFile| file.len <= HEADER_LEN as u64 && self.metadata.is_none();
         let key_file = self.key_file().filter(|file| !is_alone(file));

@@ -58,7 +58,7 @@ fn verify_table(setup: &TableSetup, progress: &mut dyn FnMut(Progress)) -> Resul
     if report.is_sound()
         && let Some(error) = open_error(setup)?
     {
-        // A table that opening refuses is never sound.
+        // A table that opening refuses is never intact.
         report.findings.push(Finding::from_error(&setup.state_path(), &error));
     }
     Ok(report)

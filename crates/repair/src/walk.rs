@@ -1,7 +1,7 @@
 //! Walks a key file that may be damaged: record by record, skipping damage to the next valid one.
 //! Used by `groups` and `dump`.
 //!
-//! The scanner judges a file that should be whole; this finds what is left of one that is not. The
+//! The scanner checks a file that should be intact; this finds valid records in a damaged one. The
 //! checksum of a record is seeded with its table, segment, offset and epoch, so any valid record
 //! after the damage was written at that offset.
 
@@ -18,12 +18,12 @@ use lithdb_segment::window::Window;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Walk<'a> {
     pub(crate) identity: Identity,
-    /// Where epochs began, as the metadata says: for those whose own record is damaged.
+    /// Epochs listed in the metadata, for damaged epoch records.
     pub(crate) epochs: &'a [(u32, u64)],
-    /// Up to here nothing but the records themselves says which epoch is theirs if its own record is damaged. What stands
-    /// behind was never acknowledged: it may be of a life that is over, and is not asked.
+    /// Epochs are reconstructed from records only up to this offset. Later bytes were never
+    /// acknowledged and may be stale.
     pub(crate) derive_epoch_until: u64,
-    /// How much of the file counts.
+    /// The end of the walk.
     pub(crate) end: u64,
 }
 
@@ -69,7 +69,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The next place from `start` on where a record holds, and its epoch.
+    /// The next offset at or after `start` with a valid record, and its epoch.
     fn resume(&self, keys: &mut Window, start: u64, epoch: u64) -> Result<(u64, u64)> {
         for at in start..self.end {
             let bytes = self.bytes(keys, at)?;
@@ -83,7 +83,7 @@ impl Walk<'_> {
                     return Ok((at, epoch));
                 }
             }
-            // An epoch record must have stood before.
+            // Only after room for an epoch record.
             if at >= start + EPOCH_LEN as u64
                 && at < self.derive_epoch_until
                 && let Some(epoch) = derive(&self.identity, at as u32, bytes)
@@ -95,14 +95,14 @@ impl Walk<'_> {
         Ok((self.end, epoch))
     }
 
-    /// Whether a record stands at `at`, and the next ones were written in the same epoch.
+    /// Whether the record at `at` and the following ones verify with `epoch`.
     fn is_epoch_confirmed(&self, keys: &mut Window, mut at: u64, epoch: u64) -> Result<bool> {
         let mut confirming = 0;
         while at < self.end {
             let bytes = self.bytes(keys, at)?;
             let Ok(decoded) = decode(&self.identity, epoch, at as u32, bytes) else { break };
             match decoded.record {
-                // The first is the one that the epoch was derived from.
+                // The first is the record that the epoch was derived from.
                 Record::Key(_) | Record::Padding(_) if confirming == CONFIRMING_RECORDS => {
                     return Ok(true);
                 }

@@ -74,7 +74,7 @@ impl RollbackPlan {
             return Ok(());
         }
         let message = format!(
-            "values beyond the point to roll back to would be kept, because they were put \
+            "values above the limit would be kept, because they were put \
              before the last key kept ({}). Nothing was changed; roll back further, to a position \
              before all of them, or accept that they are kept out of order",
             left.join("; ")
@@ -82,13 +82,13 @@ impl RollbackPlan {
         Err(Error::new(ErrorKind::InvalidArgument, message))
     }
 
-    /// Rolls back all tables of the plan, or none, whatever happens.
+    /// Rolls back all tables of the plan atomically.
     ///
     /// # Errors
     /// Those of [`check`](Self::check); `Locked`; `InvalidArgument` for a stale plan, if the
-    /// database no longer holds what it held when the plan was made; `StorageFull` and other
-    /// failures while preparing: nothing has changed, and what was written is removed. An error
-    /// after the rollback was decided says so: the next opening, or
+    /// database has changed since planning; `StorageFull` and other failures while preparing:
+    /// nothing has changed, and what was written is removed. An error after the rollback was
+    /// decided says so: the next read-write open, or
     /// [`Rollback::finish`](crate::Rollback::finish), continues it.
     pub fn execute(self) -> Result<RollbackReport> {
         let never_stop = |_: &Progress| ControlFlow::<Infallible>::Continue(());
@@ -145,10 +145,10 @@ impl RollbackPlan {
         Ok(ControlFlow::Continue(report))
     }
 
-    /// Reads the tables again; a table that no longer holds what it held makes the plan stale.
+    /// Reads the tables again; a table that has changed makes the plan stale.
     fn stopped_tables(&self, roots: &Roots) -> Result<Vec<StoppedTable>> {
         if roots.database_id() != self.database_id {
-            return Err(stale("another database replaced this one"));
+            return Err(stale("this is a different database"));
         }
         let is_present = |name: &TableName| -> Result<bool> {
             let dirs = TableSetup::for_files(name.clone(), roots.env(), roots.paths()).dirs;

@@ -116,7 +116,7 @@ impl std::fmt::Debug for PerTable<'_> {
 }
 
 impl<'a> PerTable<'a> {
-    /// Without a filter for any table.
+    /// No filters yet.
     pub fn new() -> Self {
         Self::default()
     }
@@ -146,7 +146,7 @@ impl<'a> PerTable<'a> {
             Some(filter) => filter(record),
             None => {
                 let message = format!(
-                    "table {}: no filter was given for this table; give one, or leave the table out",
+                    "table {}: no filter for this table; add one or exclude the table",
                     record.table()
                 );
                 Err(Error::new(ErrorKind::InvalidArgument, message))

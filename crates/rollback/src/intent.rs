@@ -1,5 +1,5 @@
 //! `rollback.intent`, the commit record of a rollback: while the file exists, the rollback that it
-//! describes is going to be carried out.
+//! describes will be completed.
 //!
 //! It is on root 0, names the database and every root, and holds the remaining step of each table.
 //! It is written once everything that needs space is durable, and removed once every step is

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::report::{TableReport, lines};
 use crate::request::NoMatch;
 
-/// What a rollback would do. Nothing has changed yet; [`execute`](Self::execute) carries it out if
-/// the database still holds the same as when the plan was made.
+/// What a rollback would do. Nothing has changed yet; [`execute`](Self::execute) applies it if the
+/// database has not changed since.
 #[derive(Debug, Serialize)]
 pub struct RollbackPlan {
     /// The root directories, root 0 first.
@@ -68,8 +68,8 @@ pub struct TablePlan {
 pub enum Action {
     /// Nothing: no record is newer than the boundary, or there is no record.
     Nothing,
-    /// Removes what is newer than the boundary.
-    #[serde(rename = "cut")]
+    /// Removes the records after the boundary.
+    #[serde(rename = "cut")] // the name in JSON
     Truncate,
     /// Removes everything.
     Clear,
@@ -126,7 +126,7 @@ impl Action {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
-            Self::Truncate => "cut",
+            Self::Truncate => "truncate",
             Self::Clear => "clear",
             Self::Keep => "keep",
         }

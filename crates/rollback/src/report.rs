@@ -79,7 +79,7 @@ impl PendingRollback {
             None => FINISH_HINT.to_owned(),
         };
         let message = format!(
-            "{}: a rollback{of}{} was begun and is not finished; {rest}",
+            "{}: a rollback{of}{} is pending; {rest}",
             self.path.display(),
             names.join(", ")
         );
@@ -89,11 +89,7 @@ impl PendingRollback {
 
 impl fmt::Display for PendingRollback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "a rollback was begun and is not finished\n  intent         {}",
-            self.path.display()
-        )?;
+        write!(f, "a rollback is pending\n  intent         {}", self.path.display())?;
         if let Some(decided) = self.decided {
             write!(f, "\n  decided        {}", time(decided))?;
         }
@@ -154,7 +150,7 @@ impl TableReport {
     fn show(&self, f: &mut fmt::Formatter<'_>, segments: Option<u64>) -> fmt::Result {
         write!(f, "table {}: {}", self.table, self.action.as_str())?;
         if self.action == Action::Keep {
-            f.write_str(", although the filter keeps nothing in it")?;
+            f.write_str(", although no record matched")?;
         }
         if let Some(Boundary { key, position, written_before }) = &self.boundary {
             write!(f, "\n  last key kept  {} at {position}", short_key(key))?;
@@ -167,7 +163,7 @@ impl TableReport {
                 write!(f, "\n  segments       removed: {removed}")?;
             }
             if let Some(segment) = self.segment_truncated {
-                write!(f, "\n  segment cut    {segment}")?;
+                write!(f, "\n  truncated      segment {segment}")?;
             }
         }
         Ok(())

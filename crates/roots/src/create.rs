@@ -45,7 +45,7 @@ fn absent_dirs<'a>(fs: &dyn Fs, root: &'a Path) -> Result<Vec<&'a Path>> {
 }
 
 /// Syncs the ancestors of the roots: a process that was killed may have created one and not synced
-/// it. Ancestors that this user may not open are not ours to sync.
+/// it. Ancestors without permission are skipped.
 fn sync_ancestors(fs: &dyn Fs, roots: &[PathBuf]) -> Result<()> {
     let above: BTreeSet<&Path> = roots.iter().flat_map(|root| root.ancestors().skip(1)).collect();
     for dir in above {

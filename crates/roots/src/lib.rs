@@ -116,7 +116,8 @@ impl Roots {
     /// permanently lost: directories that are empty or do not exist yet.
     ///
     /// # Errors
-    /// As [`open_for_writing`](Self::open_for_writing), where a repair has no basis to work from.
+    /// As [`open_for_writing`](Self::open_for_writing), if there is nothing to reconstruct the ids
+    /// from.
     pub fn open_for_repair(
         env: &Env,
         roots: &[PathBuf],

@@ -59,7 +59,7 @@ impl fmt::Display for LostRoot {
 pub struct RootsRepair {
     /// The roots that need a new `root.id`, by root number.
     pub lost: Vec<LostRoot>,
-    /// Whether the repair loses nothing: the files of every table agree on all roots, to the last
+    /// Whether the repair is lossless: the files of every table agree on all roots, to the last
     /// byte.
     pub is_lossless: bool,
     /// What the user should know before applying it.
@@ -79,8 +79,8 @@ pub struct RootsRepair {
 impl fmt::Display for RootsRepair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.is_lossless {
-            true => "roots: a repair loses nothing",
-            false => "roots: a repair uses them as found, and drops what is missing",
+            true => "roots: the repair is lossless",
+            false => "roots: the repair accepts the files as found; missing data is lost",
         })?;
         self.lost.iter().try_for_each(|root| write!(f, "\n  {root}"))?;
         self.warnings.iter().try_for_each(|warning| write!(f, "\n  warning: {warning}"))
@@ -254,8 +254,8 @@ impl RootsRepair {
 }
 
 impl Roots {
-    /// Creates and locks the directories of roots that are gone, durably. Before the tables are
-    /// repaired; may be repeated.
+    /// Creates and locks the replacement directories, durably. Call before repairing tables;
+    /// idempotent.
     pub fn prepare_repair(&mut self, plan: &RootsRepair) -> Result<()> {
         let fs = &*self.env.fs;
         create::create_dirs(fs, &self.absent)?;
@@ -265,8 +265,7 @@ impl Roots {
         gone.map(|lost| &lost.path).try_for_each(|path| create::require_reservation(fs, path))
     }
 
-    /// Gives all roots their ids, the last step of a repair: after it, the database opens. If it
-    /// fails, plan again.
+    /// Writes all `root.id` files, the last step of a repair. If it fails, plan again.
     pub fn finish_repair(&self, plan: &RootsRepair) -> Result<()> {
         let env = &self.env;
         let damaged = plan.lost.iter().filter(|lost| lost.loss == RootLoss::IdDamaged);

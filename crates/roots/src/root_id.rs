@@ -34,8 +34,8 @@ pub(super) struct RootId {
     /// Grows with every renewal: odd on root 0 while one is in progress, even otherwise. 0 before
     /// the commit point of a creation, hence never on root 0.
     pub(super) sequence: u64,
-    /// Random, new with each renewal, and the same on all roots once it is complete: tells apart
-    /// two histories with the same sequence.
+    /// Random, new with each renewal, and the same on all roots once it is complete: distinguishes
+    /// diverged copies with equal sequence.
     pub(super) token: u64,
     /// The token of the previous generation.
     pub(super) previous_token: u64,

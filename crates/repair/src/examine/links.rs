@@ -85,7 +85,9 @@ impl Examiner<'_> {
         }
         let next = self.chain_of_next().filter(|_| metadata.revision == 0);
         if let Some(chain) = next.filter(|chain| **chain != metadata.chain()) {
-            let what = format!("the successor records another end of the segment: {chain:?}");
+            let what = format!(
+                "the successor's chain record disagrees with the end of the segment: {chain:?}"
+            );
             let keys = chain.records.saturating_sub(metadata.records);
             let losses = Losses { keys, ..Losses::default() };
             self.out.losses.add(&losses);

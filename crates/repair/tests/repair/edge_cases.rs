@@ -294,7 +294,7 @@ fn alias_outside_its_value_costs_only_its_group() {
             change_record(&harness, 1, alias, harm);
             let report = harness.verify();
             let found = only(&damage(&report), &keys);
-            let what = "expected a range inside of the primary record's value";
+            let what = "expected a range inside the primary record's value";
             assert!(found.what.ends_with(what), "{name}: {report}");
             assert_eq!(
                 (found.offset, found.lost_keys),

@@ -157,8 +157,8 @@ fn stale_blocks_in_an_unsynced_segment_do_not_name_the_table() {
     }
 }
 
-/// Power loss during the first roll-over: of the first segment the header alone is durable, and the successor, which was
-/// never synced, shows records of a table that was dropped.
+/// Power loss during the first roll-over: of the first segment the header alone is durable, and
+/// the successor, which was never synced, shows records of a table that was dropped.
 #[test]
 fn header_alone_outweighs_stale_records_of_a_dropped_table() {
     let dropped = table_with_other_id();

@@ -59,8 +59,8 @@ fn epoch_needs_three_agreeing_records() {
     }
 }
 
-/// A session that rolls over without a flush leaves no mark: only the metadata and the epoch record
-/// hold its epoch.
+/// A session that rolls over without a flush leaves no mark: only the metadata and the epoch
+/// record hold its epoch.
 #[test]
 fn lost_metadata_and_corrupt_epoch_record_cost_no_key() {
     let (harness, mut model) = (Harness::new(2), Model::default());

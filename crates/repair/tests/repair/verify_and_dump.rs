@@ -1,4 +1,4 @@
-//! Verification and dump of sound tables, and beside a writer.
+//! Verification and dump of intact tables, and beside a writer.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

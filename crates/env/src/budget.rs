@@ -93,7 +93,7 @@ impl Budget {
         self.used.load(Ordering::Acquire)
     }
 
-    /// Registers `idle` to be asked when the budget is exhausted.
+    /// Registers a holder to reclaim from when the budget is exhausted.
     pub fn register_reclaim(&self, idle: Weak<dyn Reclaim>) {
         let mut all = self.idle.lock();
         all.retain(|idle| idle.strong_count() > 0);

@@ -54,7 +54,8 @@ pub trait Clock: Send + Sync + fmt::Debug {
 pub struct OsClock;
 
 impl Clock for OsClock {
-    #[allow(clippy::disallowed_types, clippy::disallowed_methods)] // the wall clock is read here alone
+    // The only place that reads the wall clock.
+    #[allow(clippy::disallowed_types, clippy::disallowed_methods)]
     fn now(&self) -> UnixMillis {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         // A clock before 1970 was never set.

@@ -12,20 +12,20 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The call is not acceptable: an argument or option out of its documented range, options that
+    /// The call is invalid: an argument or option out of its documented range, options that
     /// contradict those of an open table, a plan that is stale, a write to a database that is open
     /// for reading only. Nothing was written. Correct the call.
     InvalidArgument,
     /// The disk is full. Nothing was lost; free space and repeat the call.
     StorageFull,
     /// Descriptors, mappings, memory or write buffers are used up. Nothing was done; raise the
-    /// limit that the message names, or hold less, and repeat the call.
+    /// limit that the message names, or hold fewer resources, and retry.
     Exhausted,
-    /// The operating system refused a read, a write or another call. Says nothing about what the
-    /// files hold. Check the disk, or the owner and mode of the files if the error
+    /// The operating system refused a read, a write or another call. This is not evidence of
+    /// damage. Check the disk, or the owner and mode of the files if the error
     /// [`is_permission_denied`](Error::is_permission_denied).
     Io,
-    /// A checksum, a length or a link between files is wrong. The bytes were not handed out. Run
+    /// A checksum, a length or a link between files is wrong. The bytes were not returned. Run
     /// `lith verify`; then restore the file, or repair.
     Corrupt,
     /// A table, directory or file that must exist does not. Nothing was created or deleted. Mount
@@ -70,8 +70,8 @@ impl ErrorKind {
         }
     }
 
-    /// Whether the call itself failed, so that it says nothing about what the files hold: neither
-    /// damage nor absence follows from it.
+    /// Whether the call itself failed, which is not evidence of damage: neither damage nor absence
+    /// follows from it.
     pub const fn is_system_failure(self) -> bool {
         matches!(self, Self::Io | Self::Exhausted)
     }

@@ -269,6 +269,6 @@ pub fn wrong_kind(path: &Path, expected: FileKind, found: FileKind) -> Error {
         FileKind::Other => "a special file",
     };
     let (expected, found) = (name(expected), name(found));
-    let message = format!("expected {expected}, found {found}; move it out of the way");
+    let message = format!("expected {expected}, found {found}; remove or rename it");
     Error::at(ErrorKind::Foreign, path, message)
 }

@@ -1,8 +1,8 @@
-//! The failure latch: the first failed write or sync closes a table for writing.
+//! The failure latch: the first failed write or sync, or a panic, closes a table for writing.
 //!
 //! After a failed sync it is unknown which pages reached the disk (the kernel may mark them clean
 //! regardless), so nothing later may be acknowledged. The latch keeps the first cause and returns
-//! it to every later caller. Only reopening, which reads the disk and trusts no cache, clears it.
+//! it to every later caller. Only reopening clears it.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::OnceLock;

@@ -42,8 +42,8 @@ pub use replace::{
     replacement_path, sync_parent,
 };
 
-/// What a database runs on: file system, clock and threads. Cheap to clone; everything that is
-/// open shares it.
+/// The environment: file system, clock and threads. Cheap to clone; shared by everything in a
+/// database.
 #[derive(Debug, Clone)]
 pub struct Env {
     /// The file system.
@@ -52,15 +52,14 @@ pub struct Env {
     pub clock: Arc<dyn Clock>,
     /// Threads for syncs and seals.
     pub pool: Arc<Pool>,
-    /// How much may be held at a time. Hidden: a database sets it from its options, and replaces
-    /// what it is given.
+    /// Resource budgets. Hidden: a database overrides them from its options.
     #[doc(hidden)]
     pub budgets: Budgets,
 }
 
 impl Env {
-    /// `fs` and `clock`, with `threads` threads for syncs and seals; with 0, they run in the
-    /// thread that calls for them.
+    /// `fs` and `clock`, with `threads` threads for syncs and seals; with 0, they run on the
+    /// calling thread.
     ///
     /// # Errors
     /// `Io` if a thread cannot be started.
@@ -79,8 +78,7 @@ impl Env {
         Self::new(Arc::new(OsFs), Arc::new(OsClock), threads)
     }
 
-    /// The same environment, which holds no more at a time than the budgets allow. Hidden, as they
-    /// are.
+    /// The same environment with these budgets enforced. Hidden.
     #[doc(hidden)]
     #[must_use]
     pub fn with_budgets(self, budgets: Budgets) -> Self {

@@ -1,19 +1,19 @@
 //! Mapped memory: the only module of the project with `unsafe`.
 //!
-//! # Why it is sound to lend mapped bytes
+//! # Why returning mapped bytes without copying is sound
 //!
-//! A shared file mapping is undefined behaviour if the bytes behind a `&[u8]` change, and raises
+//! A shared file mapping is undefined behaviour if the bytes of a `&[u8]` change, and raises
 //! SIGBUS if the file is truncated below a page that is accessed. Three rules exclude both:
 //!
-//! 1. *Only immutable bytes are lent.* A segment requests only bytes below the durable length from
-//!    a map; the writer appends above it and never writes below it (`segment::data_file`).
+//! 1. *Only immutable bytes are returned.* A segment requests only bytes below the durable length
+//!    from a map; the writer appends above it and never writes below it (`segment::data_file`).
 //! 2. *No file is shortened below a byte that was published.* What recovery, rollback and repair
 //!    keep of an unsealed segment goes to new files, and what they discard stays in place until
 //!    its segment expires (`table::open::recover`, `table::truncate`). A file that is unlinked or
 //!    replaced keeps its pages until the last mapping is gone.
 //! 3. *Within the file.* A segment compares the lengths in its metadata with the file's length
 //!    when it opens the file. A map may be longer than the file, but bytes past the durable length
-//!    are not lent.
+//!    are not returned.
 //!
 //! No program can exclude the rest: a process that ignores the locks and writes to the database's
 //! files, and a device that cannot read a page, which raises SIGBUS. `ReadMode::Pread` turns the

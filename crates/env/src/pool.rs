@@ -1,7 +1,7 @@
 //! Threads: named threads for long-running work, and a small pool for syncs and seals.
 //!
-//! A pool of zero threads runs every task in the caller, at once. A simulated file system uses
-//! that to get the same order of operations in every run.
+//! A pool of zero threads runs every task synchronously in the caller. A simulated file system
+//! uses that to get the same order of operations in every run.
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -4,7 +4,8 @@
 //! (pipes, terminals, devices). Database files never use them, so [`Fs`](crate::Fs) sees every
 //! operation on the database.
 
-#![allow(clippy::disallowed_types, clippy::disallowed_methods)] // file access belongs to this crate
+// File access belongs to this crate.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
 use std::fs;
 use std::io::{self, Read, Write};

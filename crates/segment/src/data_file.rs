@@ -1,6 +1,7 @@
 //! One file of a segment: its durable and readable ends and, while it grows, its write buffer.
 //!
-//! Invariant: bytes below the durable end never change; only they are lent from a mapping.
+//! Invariant: bytes below the durable end never change; only they are returned zero-copy from a
+//! mapping.
 
 use std::io;
 use std::sync::Arc;

@@ -68,7 +68,7 @@ pub fn encode<T: Serialize>(magic: Magic, record: &T) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Opens the envelope at the start of `bytes` and returns the record and the envelope's length.
+/// Decodes the envelope at the start of `bytes`; returns the record and the envelope's length.
 /// `path` is used only in errors. `Corrupt` for a bad magic, length or checksum; `Unsupported` for
 /// another version.
 pub fn decode<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Result<(T, usize)> {
@@ -106,7 +106,7 @@ pub fn decode<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> R
     Ok((record, ENVELOPE_LEN + len))
 }
 
-/// Opens an envelope that is a whole file. `Corrupt` also for bytes after the payload.
+/// Decodes an envelope that is a whole file. `Corrupt` also for bytes after the payload.
 pub fn decode_file<T: DeserializeOwned>(magic: Magic, path: &Path, bytes: &[u8]) -> Result<T> {
     let (record, used) = decode(magic, path, bytes)?;
     if used != bytes.len() {

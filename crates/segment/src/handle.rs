@@ -4,7 +4,7 @@
 //! A [`Handle`] is one file of a segment, open or closed. Readers and the writer share the open
 //! file, and only a file that nobody shares is closed. [`HandleCache`] closes the least recently
 //! used handle (approximately: second chance, as in CLOCK, Corbató 1968). A file with unsynced
-//! writes stays open: the kernel reports a failed write-back only to those who had the file open.
+//! writes stays open: the kernel reports a failed write-back only to descriptors open at the time.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The seal of a segment: what it holds, and its successor in the chain.
+//! The metadata of a sealed segment: what it holds, and its successor in the chain.
 //!
 //! Written once by the seal, atomically; truncation and salvage replace it with a higher revision.
 
@@ -15,7 +15,7 @@ use crate::record::{Chain, Mark};
 use crate::scan::Totals;
 
 /// The type of the extra that records when the segment's content was flushed, and how much of the
-/// successor was durable when the seal was written.
+/// successor was durable when the metadata was written.
 const RECOVERED: u16 = 2;
 
 /// The time of a seal, and whether it is certain: whether the wall clock was trusted. Stored as

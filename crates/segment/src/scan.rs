@@ -284,11 +284,13 @@ impl<'a> Scanner<'a> {
     }
 
     fn consume_mark(&mut self, mark: Mark) -> Result<(), Invalid> {
-        let sound = u64::from(mark.through) <= self.offset
+        let is_valid = u64::from(mark.through) <= self.offset
             && self.offset.is_multiple_of(MARK_ALIGN as u64)
             && mark.value_ends.len() == usize::from(self.header.shards);
-        if !sound {
-            return Err(Invalid::Malformed("expected an aligned mark of bytes before it"));
+        if !is_valid {
+            return Err(Invalid::Malformed(
+                "expected an aligned mark that covers only earlier bytes",
+            ));
         }
         if let Some(times) = &mut self.times {
             times.push((mark.through, mark.time));
@@ -297,7 +299,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// The highest durable end counts, wherever its mark is.
+    /// Keeps the mark with the highest durable end.
     fn raise_mark(&mut self, mark: Mark) {
         if self.mark.as_ref().is_none_or(|known| known.through <= mark.through) {
             self.mark = Some(mark);
@@ -433,7 +435,7 @@ fn count_record(
         (None | Some(Group { open: false, .. }), false) => return Err("expected a primary record"),
         (Some(primary), false) => {
             if record.shard != primary.shard || start < primary.start || end > primary.end {
-                return Err("expected a range inside of the primary record's value");
+                return Err("expected a range inside the primary record's value");
             }
         }
         (_, true) => {

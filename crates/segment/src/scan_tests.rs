@@ -604,7 +604,7 @@ fn inconsistent_record_sequence_is_torn_with_the_reason() {
                 mark.value_ends.push(64);
                 file.encode(|encoder| encoder.mark(&mark));
             },
-            "expected an aligned mark of bytes before it",
+            "expected an aligned mark that covers only earlier bytes",
         ),
     ];
     for (what, write, says) in cases {

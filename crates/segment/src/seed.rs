@@ -1,4 +1,4 @@
-//! Seeds of the record checksums, and the checksum over checksums: both cheap enough for a scan.
+//! Seeds of the record checksums, and the running checksum over them.
 //!
 //! A checksum is linear in what it covers: for two seeds that differ only in the offset, the
 //! checksums differ by a number that depends only on the offsets. So one seed checksum per file

@@ -1,10 +1,11 @@
 //! The reading side of a segment, mutable or sealed, and the state that readers and the writer
 //! share.
 //!
-//! Invariants: bytes below the *durable* lengths never change again and may be lent from a
-//! mapping; bytes above are copied, from the write buffer if they are not in the file yet. A
-//! sealed segment is durable to its end. A segment marked with [`Segment::delete_on_drop`] unlinks
-//! its files when its last holder drops it, unless its table is closed by then.
+//! Invariants: bytes below the *durable* lengths never change again and may be returned zero-copy
+//! from a mapping; bytes above are copied, from the write buffer if they are not in the file yet.
+//! A sealed segment is durable to its end. A segment marked with [`Segment::delete_on_drop`]
+//! unlinks its files when its last holder drops it, unless its table has been closed; the next
+//! open removes them then.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -152,7 +153,7 @@ impl Segment {
         assert_eq!(
             self.key_end(),
             metadata.key_end,
-            "segment {}: sealed with another length",
+            "segment {}: sealed at another length",
             self.id()
         );
         let ends = (metadata.key_end, &*metadata.value_ends);
@@ -354,7 +355,7 @@ impl Segment {
     }
 
     /// The address of the value if the record at `offset` has this key, `None` if it has another
-    /// key. `Corrupt` if the record is damaged: a damaged key must not look absent.
+    /// key. `Corrupt` if the record is damaged: a damaged key must not look like a miss.
     pub fn lookup(&self, offset: u32, key: &[u8]) -> Result<Option<Address>> {
         let open = self.open(&self.keys)?;
         let at = u64::from(offset);

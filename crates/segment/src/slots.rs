@@ -71,8 +71,8 @@ pub fn current_slot<T: Slotted>(
     best.ok_or_else(|| Error::corrupt(path, 0, "a valid slot", "none"))
 }
 
-/// Another version outweighs damage, in whichever slot it is: a damaged file may be rebuilt, one of
-/// another version never.
+/// Another version outweighs damage, in whichever slot it is: a damaged file may be rebuilt, one
+/// of another version never.
 fn more_significant_error(problem: Option<Error>, error: Error) -> Option<Error> {
     problem.filter(|problem| problem.kind() == ErrorKind::Unsupported).or(Some(error))
 }

@@ -1,5 +1,5 @@
-//! The bytes of a value, as returned to the caller: lent from a mapping where possible, otherwise
-//! copied. They never change.
+//! The bytes of a value, as returned to the caller: borrowed from a mapping where possible,
+//! otherwise copied. They never change.
 
 use std::fmt;
 use std::ops::Deref;

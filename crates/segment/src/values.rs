@@ -1,5 +1,5 @@
-//! Verifies the values of a segment that no seal or mark covers, against the records that name
-//! them.
+//! Verifies the values of a segment that no metadata or mark covers, against the records that
+//! reference them.
 //!
 //! Used by recovery, verification, salvage and truncation. Reads only.
 

@@ -1,7 +1,7 @@
 //! Reads a file in large pieces, at any offset.
 //!
-//! A [`Window`] keeps the last piece in memory. It copies, never maps, and tolerates a file that
-//! another process shortens.
+//! A [`Window`] keeps the last piece in memory. It copies, never maps, and tolerates concurrent
+//! truncation by another process.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -3,8 +3,8 @@
 //! The table owns it and calls it under its writer lock. It assigns offsets and appends records
 //! and small values to the write buffers. Everything that waits for the disk happens outside that
 //! lock, through the [`Segment`] that readers share (`flush.rs`). Space is reserved before
-//! anything is accepted, so a full disk is an error with nothing done; a value that arrives in
-//! pieces is truncated off again (`stream.rs`).
+//! anything is accepted, so a full disk is an error with nothing done; a streamed value that fails
+//! is truncated away (`stream.rs`).
 
 mod copy;
 mod stream;

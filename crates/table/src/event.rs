@@ -1,5 +1,5 @@
-//! Events of a table, and the listener that receives them. Emitting an event never decides
-//! durability: errors and panics of a listener are ignored.
+//! Events of a table, and the listener that receives them. Events never affect durability: errors
+//! and panics of a listener are ignored.
 
 use std::fmt;
 use std::sync::Arc;
@@ -38,22 +38,22 @@ pub enum Event {
         /// The lowest segment that may still be read.
         watermark: SegmentId,
     },
-    /// The first failed write or sync closed the table for writing.
+    /// The first failed write or sync, or a panic, closed the table for writing.
     Latched {
         /// The table.
         table: TableName,
         /// What failed.
         cause: Error,
     },
-    /// An opening recovered a segment that was not closed cleanly, or removed files.
+    /// An open recovered a segment that was not closed cleanly, or removed files.
     Recovered {
         /// The table.
         table: TableName,
         /// What recovery did.
         report: RecoveryReport,
     },
-    /// The wall clock jumped and is in doubt: expiry follows the monotonic clock until the jump is
-    /// accepted or undone, or the hold has passed.
+    /// The wall clock jumped and is not trusted: expiry follows the monotonic clock until the jump
+    /// is accepted or undone, or the hold has passed.
     ClockJump {
         /// The table.
         table: TableName,
@@ -61,7 +61,7 @@ pub enum Event {
         before: UnixMillis,
         /// What the wall clock shows.
         now: UnixMillis,
-        /// How long it must run steadily before it is followed again.
+        /// How long it must run steadily before it is trusted again.
         hold: Duration,
     },
     /// The table's filter failed: nothing in the table is collected until the next attempt.
@@ -78,10 +78,10 @@ pub enum Event {
 pub struct RecoveryReport {
     /// Files removed: below the watermark, leftovers, never acknowledged.
     pub removed_files: usize,
-    /// Bytes behind the last whole batch: never acknowledged, and no longer read. Their space
-    /// comes back when the segment expires.
+    /// Bytes after the last complete batch: never acknowledged, ignored. The space is freed when
+    /// the segment expires.
     pub torn_bytes: u64,
-    /// Bytes of records and values behind the durable end, verified and copied to a new segment.
+    /// Bytes of records and values past the durable end, verified and copied to a new segment.
     pub copied_bytes: u64,
     /// Why the end of the unsealed segment was torn, if it was.
     pub torn: Option<String>,

@@ -2,10 +2,10 @@
 //!
 //! One table: put, flush, seal, get, iterate, collect, and recovery when it is opened.
 //!
-//! A table knows nothing of other tables. A put goes down to the segment, and its position comes
-//! back and is published in the keymap; a get asks the keymap, then the segment. Opening makes a
-//! plan of the files: recovery applies it, a reader takes its view from it, verification reports
-//! it.
+//! A table knows nothing of other tables. A put appends to the segment; the resulting position is
+//! inserted into the keymap. A get looks the key up in the keymap, then reads the segment. Opening
+//! builds a plan from the files: recovery applies it, a reader takes its view from it,
+//! verification reports it.
 
 mod batch;
 mod callback;

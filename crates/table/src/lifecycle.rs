@@ -1,5 +1,5 @@
-//! Creates, closes and drops tables. Creation and removal can be interrupted at any point; the next
-//! opening completes or undoes them. After [`Table::close`] or [`Table::begin_drop`] no handle
+//! Creates, closes and drops tables. Creation and removal can be interrupted at any point; the
+//! next open completes or undoes them. After [`Table::close`] or [`Table::begin_drop`] no handle
 //! writes or removes anything.
 //!
 //! `table.state` is the commit point: without it there is no table, and with its *dropping* flag
@@ -29,14 +29,14 @@ pub enum Presence {
     Absent,
     /// The table exists.
     Present,
-    /// Its creation or removal was interrupted: nothing in it is of use.
+    /// Its creation or removal was interrupted: contains no data.
     Interrupted,
 }
 
-/// Checks whether the table in `dirs` (its directory on every root) exists.
-/// `Missing` if there are segment files, or files that a repair quarantined, but no state;
-/// `Foreign` if something else, such as a symbolic link, is in the place of a directory or of the
-/// state; the errors of reading the state.
+/// Returns whether the table in `dirs` (its directory on every root) exists. `Missing` if there
+/// are segment files, or files that a repair quarantined, but no state; `Foreign` if something
+/// else, such as a symbolic link, is in the place of a directory or of the state; errors of
+/// reading the state.
 pub fn presence(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Presence> {
     let Some(first) = dirs.first() else { return Ok(Presence::Absent) };
     let mut any = false;
@@ -75,19 +75,19 @@ impl Table {
     }
 
     /// Removes a table of which no handle is open: all its files and directories, on every root.
-    /// Also finishes an interrupted removal or undoes an interrupted creation.
-    /// If this fails, the next opening continues it.
+    /// Also finishes an interrupted removal or undoes an interrupted creation. If this fails, the
+    /// next open continues it.
     pub fn remove(setup: &TableSetup) -> Result<()> {
         remove(setup).map_err(|e| setup.in_context(&e))
     }
 
-    /// Makes everything durable and leaves the table so that the next opening has nothing to
-    /// recover. Every later call on any handle is refused. A second close waits for the first and
+    /// Makes everything durable and leaves the table so that the next open has nothing to recover.
+    /// Every later call on any handle returns `Closed`. A second close waits for the first and
     /// does nothing.
     ///
     /// # Errors
-    /// As [`flush`](Self::flush): then something that was put is not durable. The table is closed
-    /// all the same. `InvalidArgument` in a callback, which closes nothing.
+    /// As [`flush`](Self::flush): some puts may not be durable. The table is closed anyway.
+    /// `InvalidArgument` in a callback, which closes nothing.
     pub fn close(&self) -> Result<()> {
         refuse_in_callback()?;
         let Role::Writer(writer) = &self.role else {
@@ -111,8 +111,7 @@ impl Table {
         left.and_then(|()| writer.record_clean_close())
     }
 
-    /// The first half of dropping a table: from now on it does not exist, whatever happens. All
-    /// handles are closed.
+    /// The first half of dropping a table: commits the drop. All handles are closed.
     pub fn begin_drop(&self) -> Result<()> {
         let writer = self.enter_write()?;
         let shared = &writer.shared;
@@ -128,16 +127,15 @@ impl Table {
         Ok(())
     }
 
-    /// As [`begin_drop`](Self::begin_drop), for a table of which no handle is open.
-    /// Refuses what an opening refuses before it reads the records.
+    /// As [`begin_drop`](Self::begin_drop), for a table of which no handle is open. Refuses what
+    /// opening refuses before it reads the records.
     pub fn begin_drop_of(setup: &TableSetup) -> Result<()> {
         begin_drop_of(setup).map_err(|e| setup.in_context(&e))
     }
 }
 
 impl Writer {
-    /// Records in the state where every file ends, so that the next opening can check their
-    /// lengths.
+    /// Records in the state where every file ends, so that the next open can check their lengths.
     fn record_clean_close(&self) -> Result<()> {
         let shared = &self.shared;
         shared.check_latch()?;
@@ -152,33 +150,33 @@ impl Writer {
             segment.segment().sync_everything().map_err(|e| shared.fail(&e))?;
             left.recorded_end = Some(RecordedEnd::of(segment.segment().id(), segment.totals()));
         }
-        let tail = left.recorded_end.clone();
-        if tail.as_ref().is_none_or(|tail| left.highest_id > tail.segment) {
-            // No file after the end that recovery or a failed roll-over removed may reappear: the
-            // next opening would refuse it.
+        let end = left.recorded_end.clone();
+        if end.as_ref().is_none_or(|end| left.highest_id > end.segment) {
+            // No file that recovery or a failed roll-over removed may reappear: the next open
+            // would refuse it.
             for dir in &shared.context.dirs {
                 shared.env().fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;
             }
         }
         left.closed_cleanly = true;
-        // An error means that the lengths are not recorded; everything is durable all the same.
+        // After an error the lengths are not recorded; everything is durable anyway.
         let closed_cleanly = self.matches_files(&left).unwrap_or_else(|error| {
-            tracing::warn!(%error, table = %shared.name(), "the files could not be measured at the close");
+            tracing::warn!(%error, table = %shared.name(), "cannot check file lengths at close");
             false
         });
         let written = self.update_state(|state| {
             // The next id was not used: a file that has it is newer than this state, unless a
             // failed roll-over could not remove it.
             if closed_cleanly {
-                state.highest_id = tail.as_ref().map_or(state.highest_id, |tail| tail.segment);
+                state.highest_id = end.as_ref().map_or(state.highest_id, |end| end.segment);
             }
-            state.recorded_end = tail;
+            state.recorded_end = end;
             state.closed_cleanly = closed_cleanly;
         });
         written.map(drop)
     }
 
-    /// Whether no file is longer than `left` says. A failed value may have left bytes.
+    /// Whether no file is longer than `left` records. A failed streamed put may have left bytes.
     fn matches_files(&self, left: &TableState) -> Result<bool> {
         let fs = &*self.shared.env().fs;
         let inventory = Inventory::list(fs, &self.shared.context.dirs)?;

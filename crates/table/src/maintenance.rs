@@ -12,7 +12,7 @@ use lithdb_env::{ErrorKind, Reclaim, Result};
 use crate::table::Table;
 use crate::write::writer::Writer;
 
-/// When a table does on its own what callers can ask for.
+/// When a table flushes, marks and collects automatically.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Maintenance {
     /// Flush when this many bytes are not durable; `None`: only on request.
@@ -26,7 +26,7 @@ pub struct Maintenance {
 }
 
 impl Table {
-    /// Does what is due. Returns the first error; the rest is tried all the same.
+    /// Does what is due. Returns the first error; the remaining tasks still run.
     pub fn tick(&self, maintenance: &Maintenance) -> Result<()> {
         let writer = self.enter_write()?;
         let shared = &writer.shared;
@@ -55,8 +55,8 @@ impl Table {
         })
     }
 
-    /// Accepts the wall clock after a jump, durably: what was sealed later than it shows, or at a
-    /// time in doubt, counts as sealed now. `InvalidArgument` before 2020 or after 9999; a failed
+    /// Accepts the wall clock after a jump, durably: what was sealed later than it shows, or at an
+    /// untrusted time, counts as sealed now. `InvalidArgument` before 2020 or after 9999; a failed
     /// write latches.
     pub fn accept_clock(&self) -> Result<()> {
         let writer = self.enter_write()?;
@@ -134,7 +134,7 @@ impl Writer {
         segment.segment().release_buffers().unwrap_or_else(|error| {
             // The error belongs to this table, not to the one that needs memory.
             let failed = self.shared.fail(&error);
-            tracing::debug!(%failed, "writing out for another table");
+            tracing::debug!(%failed, "cannot free buffers for another table");
             false
         })
     }

@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 /// How long values are kept. In TOML and JSON: `"recorded"`, `"never"`, or a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ttl {
-    /// As recorded in the table; a new table keeps everything.
+    /// The recorded TTL; a new table has none.
     #[default]
     Recorded,
-    /// For ever.
+    /// Forever.
     Never,
     /// For this long after the value's segment was sealed.
     After(Duration),
@@ -48,8 +48,8 @@ impl HumanReadable for Ttl {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DuplicateKeys {
-    /// Puts do not look for it. `get` returns the value at the newest position, now and after any
-    /// reopening or rebuild.
+    /// Puts do not check. `get` returns the value at the newest position, now and after any reopen
+    /// or rebuild.
     #[default]
     NewestWins,
     /// Every put looks the key up; if it exists, the put fails with [`ErrorKind::DuplicateKey`].

@@ -50,20 +50,19 @@ pub struct TableState {
     pub highest_id: SegmentId,
     /// How far the table's time is ahead of the wall clock that it follows, in milliseconds.
     pub clock_offset_ms: u64,
-    /// The wall clock jumped while the table was open, and is in doubt.
+    /// The wall clock jumped while the table was open, and is not trusted.
     pub jumped_while_open: bool,
     /// Segments that count as sealed at another time than their metadata records, lowest first.
     pub seal_time_overrides: Vec<SealTimeOverride>,
     /// This segment exists and is at least this long, and every segment before it is sealed. Later
     /// segments may exist.
     pub recorded_end: Option<RecordedEnd>,
-    /// The table was closed and nothing was put since: the durable end is exact, and no file
-    /// continues behind it. An opening for writing clears this before anything is put.
-    /// (`docs/FORMAT.md`: *ends there*.)
+    /// The table was closed and nothing was put since: the recorded end is exact, and no file
+    /// continues past it. A read-write open clears this before the first put.
     pub closed_cleanly: bool,
 }
 
-/// The largest number of seal_time_overrides ranges for which the state has room.
+/// The largest number of seal time overrides that fit into the state.
 pub(crate) const MAX_SEAL_TIME_OVERRIDES: usize = 16;
 
 /// A range of segments that count as sealed at one time, whatever their metadata records.
@@ -97,7 +96,7 @@ impl Slotted for TableState {
 }
 
 impl RecordedEnd {
-    /// The durable end of a segment that durably holds `totals`.
+    /// The recorded end of a segment that durably holds `totals`.
     pub(crate) fn of(segment: SegmentId, totals: &Totals) -> Self {
         let (key_end, value_ends) = (totals.key_end as u32, totals.value_ends.clone());
         Self { segment, key_end, value_ends }
@@ -136,8 +135,9 @@ impl TableState {
         self.recorded_end = Some(begun);
     }
 
-    /// What is promised of `segment` outside its own files, as a mark: the greater of the durable
-    /// end in the state and the successor's end in the predecessor's metadata.
+    /// The durable end of `segment` that other files record, as a mark: the greater of the
+    /// recorded end in the state and the successor's end in the predecessor's metadata. Its time
+    /// and record count may be 0, unknown.
     pub fn external_durable_end(
         &self,
         segment: SegmentId,
@@ -241,7 +241,7 @@ impl StateFile {
     }
 
     /// Changes the state and makes the change durable in both slots. Writes nothing if `change`
-    /// changes nothing. If the write fails, it is unknown which state a reopening finds.
+    /// changes nothing. If the write fails, it is unknown which state the next open finds.
     pub fn update(&self, change: impl FnOnce(&mut TableState)) -> Result<()> {
         let mut current = self.current.lock();
         let mut next = current.clone();

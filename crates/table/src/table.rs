@@ -57,7 +57,8 @@ impl Table {
         std::ptr::eq(self.shared(), other.shared())
     }
 
-    /// Whether the application collects this table with a filter: recorded when one was first given.
+    /// Whether the application collects this table with a filter: recorded when one was first
+    /// given.
     pub fn has_gc_filter(&self) -> bool {
         self.shared().has_gc_filter
     }

@@ -60,7 +60,7 @@ fn large_batch_overwrites_keys_and_survives_reopen() {
         assert_eq!(report.entries, 70_000);
         assert_eq!(
             report.to_string(),
-            "table t: keymap sound: 76100 records, 70000 keys found, 6100 superseded, 70000 entries, 0 wrong"
+            "table t: keymap ok: 76100 records, 70000 keys found, 6100 superseded, 70000 entries, 0 wrong"
         );
     };
     holds(&table);
@@ -305,7 +305,7 @@ fn debug_output_names_the_table_and_shows_no_values() {
     table.close().unwrap();
     let report = verify(&harness.setup, &mut |_| {}).unwrap();
     let shown = report.to_string();
-    assert!(shown.starts_with("table t: sound: "), "{shown}");
+    assert!(shown.starts_with("table t: ok: "), "{shown}");
     harness.fs.write_raw("/r0/t/segments/1-7.values", vec![0; 70]);
     harness.fs.flip_bit("/r0/t/segments/1.keys", 64, 0);
     let shown = verify(&harness.setup, &mut |_| {}).unwrap().to_string();

@@ -1,17 +1,17 @@
-//! The table's time: files record it, and expiry is decided by it. It never goes back by itself,
-//! and never trusts a wall clock that contradicts what is known.
+//! The table's clock: files record its time, and expiry uses it. It never moves backward unless
+//! the user accepts the clock, and ignores a wall clock that contradicts it.
 //!
-//! It follows the wall clock as long as that agrees with the monotonic clock; across a stop of the
-//! process, which no clock measures, as long as the wall clock is ahead of the known time by no
-//! more than the limit. Otherwise the wall clock is *in doubt*: an event reports it, and time
-//! advances with the monotonic clock, which is never too fast. A wall clock that then runs
-//! steadily for the hold is followed again: one that is ahead sets the time, one that is behind is
-//! followed at an offset. Or the caller accepts it.
+//! It follows the wall clock as long as that agrees with the monotonic clock; across downtime,
+//! which no clock measures, as long as the wall clock is ahead of the table's time by no more than
+//! the limit. Otherwise the wall clock is *not trusted*: an event reports it, and time advances
+//! with the monotonic clock, which is never too fast. A wall clock that then runs steadily for the
+//! hold is trusted again: one that is ahead sets the time, one that is behind is followed at an
+//! offset. Or the caller accepts it.
 //!
-//! A segment that is sealed while the clock is in doubt or followed at an offset has an uncertain
-//! stamp, too early by an unknown amount once time leaps forward: it counts as the moment at which
-//! time is certain again. That, and every other stamp that no longer counts as written, is
-//! recorded in the table's state ([`SealTimeOverride`]).
+//! A segment that is sealed while the clock is not trusted, or is followed at an offset, has an
+//! uncertain seal time, too early by an unknown amount once the clock is stepped forward: it
+//! counts as sealed when time is certain again. That, and every other seal time that does not
+//! count as written, is recorded in the table's state ([`SealTimeOverride`]).
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::state::{MAX_SEAL_TIME_OVERRIDES, SealTimeOverride, TableState};
 /// A smaller step of the wall clock is an adjustment, not a jump.
 const TOLERANCE: Duration = Duration::from_secs(60);
 
-/// The known time is recorded when the recorded one is behind it by this, or by a quarter of the
+/// The table time is written when the recorded one lags by this much, or by a quarter of the
 /// limit.
 const RECORD_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -35,29 +35,28 @@ const PLAUSIBLE: std::ops::RangeInclusive<UnixMillis> =
 /// Follows the wall clock of one table.
 #[derive(Debug)]
 pub(crate) struct TableClock {
-    /// How far the wall clock may be ahead of the known time after a stop.
+    /// How far the wall clock may be ahead of the table's time after downtime.
     limit: Duration,
     hold: Duration,
     /// The table's time and the monotonic time at the last reading.
     time: UnixMillis,
     steady: Duration,
-    /// The same at the opening, or when the clock was last followed anew: small steps add up from
-    /// here.
+    /// The same at open or when the clock was last resynchronized; drift is measured from here.
     anchor: (UnixMillis, Duration),
     /// How far the table's time is ahead of the wall clock that it follows.
     offset: Duration,
-    /// The wall clock is compared across a stop, not across running time.
+    /// The wall clock is compared across downtime, not across running time.
     is_opening: bool,
     doubt: Option<Doubt>,
     /// A jump not yet reported: the times before and after it, and the hold.
     jump: Option<(UnixMillis, UnixMillis, Duration)>,
-    /// How far time has leapt without having passed: stamps of sealed segments move by it.
+    /// Accumulated forward steps that were not elapsed time; seal times are shifted by it.
     leap: Duration,
-    /// Some stamps may have to be redated, and the state does not record it yet.
+    /// Some seal times may need an override that the state does not record yet.
     overrides_are_due: bool,
 }
 
-/// Since which monotonic time the wall clock has run steadily, and what it showed then.
+/// The monotonic time since which an untrusted wall clock has run steadily, and its reading then.
 #[derive(Debug, Clone, Copy)]
 struct Doubt {
     since: Duration,
@@ -67,16 +66,16 @@ struct Doubt {
 /// A reading of a table's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClockReading {
-    /// Never later than the true time, if the known time was not.
+    /// Never later than the true time, if the recorded time was not.
     pub(crate) time: UnixMillis,
     /// It is the wall clock's time.
     pub(crate) is_certain: bool,
-    /// Set while the wall clock is in doubt: how much longer, if it runs steadily.
+    /// Set while the wall clock is not trusted: how much longer, if it runs steadily.
     pub(crate) held_for: Option<Duration>,
 }
 
 impl ClockReading {
-    /// The stamp of a segment that is sealed now.
+    /// The seal time of a segment that is sealed now.
     pub(crate) fn stamp(self) -> Stamp {
         if self.is_certain { Stamp::certain(self.time) } else { Stamp::uncertain(self.time) }
     }
@@ -131,7 +130,7 @@ impl TableClock {
         self.reading()
     }
 
-    /// Whether `time` agrees with the known time and what the monotonic clock measured since.
+    /// Whether `time` agrees with the anchor and what the monotonic clock measured since.
     fn is_plausible_time(&self, time: UnixMillis) -> bool {
         let (known, at) = self.anchor;
         let passed = self.steady.saturating_sub(at);
@@ -142,15 +141,15 @@ impl TableClock {
         expected.since(time) <= allowed_drift && time.since(expected) <= gain
     }
 
-    /// Follows the wall clock from now on; it must then agree with the monotonic clock.
+    /// Trusts the wall clock from now on; it must then agree with the monotonic clock.
     fn follow(&mut self) {
         self.anchor = (self.time, self.steady);
         self.is_opening = false;
         self.doubt = None;
     }
 
-    /// Since which monotonic time the wall clock in doubt has run steadily: another jump restarts
-    /// the hold.
+    /// The monotonic time since which the untrusted wall clock has run steadily: another jump
+    /// restarts the hold.
     fn doubt_since(&mut self, wall: UnixMillis) -> Duration {
         if let Some(doubt) = self.doubt {
             let passed = self.steady.saturating_sub(doubt.since);
@@ -165,8 +164,9 @@ impl TableClock {
         self.steady
     }
 
-    /// The wall clock has run steadily for the hold. If the process was stopped, the time by which
-    /// the clock is ahead has passed meanwhile; if not, none of it has passed.
+    /// The wall clock has run steadily for the hold. If it jumped across downtime, the time by
+    /// which it is ahead has passed meanwhile; if it jumped while the table was open, none of it
+    /// has passed.
     fn accept_steady(&mut self, wall: UnixMillis) {
         if wall < self.time {
             self.offset = self.time.since(wall);
@@ -179,7 +179,7 @@ impl TableClock {
         self.follow();
     }
 
-    /// The caller says that the wall clock is right: it sets the time, also back.
+    /// The caller accepts the wall clock: it sets the time, also backward.
     pub(crate) fn accept(&mut self, clock: &dyn Clock) -> Result<()> {
         let wall = clock.now();
         if !PLAUSIBLE.contains(&wall) {
@@ -197,7 +197,7 @@ impl TableClock {
     fn reading(&self) -> ClockReading {
         let held_for = self.doubt.map(|doubt| {
             let ran = self.steady.saturating_sub(doubt.since);
-            // An implausible clock is never followed.
+            // An implausible clock is never trusted.
             self.hold.checked_sub(ran).unwrap_or(self.hold)
         });
         let is_certain = held_for.is_none() && self.offset.is_zero();
@@ -209,8 +209,9 @@ impl TableClock {
         self.jump.take()
     }
 
-    /// Records `reading` in `state`, which was `before`: if that or the redating has changed, or if
-    /// the recorded time is due. Returns the leap that this takes up.
+    /// Records `reading` in `state`, which was `before`, if the state or the overrides have
+    /// changed, or if recording the time is due. Returns the forward step that the overrides now
+    /// contain.
     pub(crate) fn record(
         &mut self,
         segments: &Segments,
@@ -229,7 +230,7 @@ impl TableClock {
         std::mem::take(&mut self.leap)
     }
 
-    /// Whether a crash now would lose more than a little of the known time.
+    /// Whether a crash now would set the table's time back noticeably.
     fn needs_recording(&self, state: &TableState) -> bool {
         let recorded = state.latest_time;
         self.time.since(recorded) >= RECORD_INTERVAL.min(self.limit / 4).max(TOLERANCE)
@@ -238,21 +239,21 @@ impl TableClock {
             || millis(self.offset) != state.clock_offset_ms
     }
 
-    /// As [`redate`], but visits all segments only if something may have changed.
+    /// As [`compute_overrides`], but visits all segments only if something may have changed.
     fn seal_time_overrides(
         &mut self,
         segments: &Segments,
         state: &TableState,
         now: ClockReading,
     ) -> Vec<SealTimeOverride> {
-        // While time is uncertain, so are the stamps.
+        // While time is uncertain, so are the seal times.
         self.overrides_are_due |= !now.is_certain;
         if self.leap.is_zero() && !(self.overrides_are_due && now.is_certain) {
             let first = segments.front().map(|segment| segment.id());
             let exists = |range: &&SealTimeOverride| Some(range.last) >= first;
             return state.seal_time_overrides.iter().filter(exists).copied().collect();
         }
-        // A segment whose seal is pending may get an uncertain stamp.
+        // A segment whose seal is pending may get an uncertain seal time.
         let ending = segments.len().checked_sub(2).and_then(|at| segments.get(at));
         self.overrides_are_due = ending.is_some_and(|segment| segment.metadata().is_none());
         compute_overrides(segments, state, now, self.leap)
@@ -289,7 +290,7 @@ impl TableState {
     }
 }
 
-/// The redated segments: those whose stamps do not count as written. Time has leapt by `leap`.
+/// The segments whose seal times do not count as written. `leap`: forward step of the clock.
 fn compute_overrides(
     segments: &Segments,
     state: &TableState,
@@ -301,7 +302,7 @@ fn compute_overrides(
     let counted: Vec<(SegmentId, UnixMillis, bool)> = ended
         .filter_map(|segment| {
             let Some(metadata) = segment.metadata() else {
-                // Its seal is pending: it gets the stamp of a moment before the leap.
+                // Its seal is pending: it gets a seal time from before the step.
                 let leapt = (!leap.is_zero()).then_some(now.time);
                 let at = leapt.or(state.seal_time_override(segment.id()));
                 return at.map(|at| (segment.id(), at, false));

@@ -28,14 +28,14 @@ pub struct GcReport {
     pub records: u64,
     /// Their bytes, keys and values.
     pub bytes: u64,
-    /// Set while the wall clock is in doubt after a jump: for this long, time follows the
+    /// Set while the wall clock is not trusted after a jump: for this long, time follows the
     /// monotonic clock alone.
     pub held_for: Option<Duration>,
 }
 
 impl Table {
-    /// Collects what has expired, oldest segment first, up to the first that stays. Refused
-    /// without the filter that the table is collected with.
+    /// Collects what has expired, oldest first, stopping at the first segment to keep. Refused
+    /// without the filter if the table is collected with one.
     pub fn run_gc(&self) -> Result<GcReport> {
         let writer = self.enter_write()?;
         if self.has_gc_filter() && writer.shared.setup.filter.is_none() {
@@ -48,13 +48,13 @@ impl Table {
         writer.collect()
     }
 
-    /// As [`run_gc`](Self::run_gc), by the TTL alone if the filter was not given: may collect what
-    /// the filter would keep.
+    /// As [`run_gc`](Self::run_gc), by the TTL alone if the table was opened without its filter:
+    /// may collect what the filter would keep.
     pub fn run_gc_without_filter(&self) -> Result<GcReport> {
         self.enter_write()?.collect()
     }
 
-    /// Changes the TTL, durably; `None` is for ever. A failed write latches.
+    /// Changes the TTL, durably; `None` keeps values forever. A failed write latches.
     pub fn set_ttl(&self, ttl: Option<Duration>) -> Result<()> {
         let writer = self.enter_write()?;
         let shared = &writer.shared;
@@ -70,7 +70,7 @@ impl Table {
 }
 
 impl Writer {
-    /// Collects what may be collected. A panic latches the table.
+    /// Collects what is eligible. A panic latches the table.
     pub(crate) fn collect(&self) -> Result<GcReport> {
         self.shared.latch_on_panic("a collection", || self.collect_approved())
     }
@@ -196,7 +196,8 @@ impl Writer {
     }
 }
 
-/// The sealed segments that have expired, oldest first up to the first that has not, each with the id of the next.
+/// The sealed segments that have expired, oldest first up to the first that has not, each with the
+/// id of the next.
 fn expired<'a>(
     segments: &'a Segments,
     state: &'a TableState,

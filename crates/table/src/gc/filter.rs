@@ -1,4 +1,4 @@
-//! The GC filter: by it an application decides what may be collected.
+//! The GC filter: lets the application decide what may be collected.
 //!
 //! Only collections call it, on the thread that collects, without a lock that others wait for.
 
@@ -9,18 +9,18 @@ use lithdb_env::{Error, ErrorKind, Result};
 
 use crate::callback::call;
 
-/// Decides whether a key (with a flag: is it primary) may be collected. It must be monotonic: once
-/// it returns true for a key, it returns true for ever. A segment is collected when the filter
-/// returns true for every key in it.
+/// Decides whether a key may be collected; the flag says whether it is primary. It must be
+/// monotonic: once true for a key, always true. A segment is collected when the filter returns
+/// true for every key in it.
 #[derive(Clone)]
 pub struct GcFilter(Arc<Filter>);
 
 type Filter = dyn Fn(&[u8], bool) -> Result<bool> + Send + Sync;
 
 impl GcFilter {
-    /// Wraps a function. It runs on the thread that collects: one of the database for filters, or
-    /// the caller of `run_gc`. It delays nothing but the collection of its own table. It must decide by the key alone: calls of the database inside it are refused
-    /// with `InvalidArgument`.
+    /// Wraps a function. It runs on the thread that collects: a filter thread of the database, or
+    /// the caller of `run_gc`. It delays nothing but the collection of its own table. It must
+    /// decide by the key alone: calls of the database inside it return `InvalidArgument`.
     pub fn new(filter: impl Fn(&[u8], bool) -> Result<bool> + Send + Sync + 'static) -> Self {
         Self(Arc::new(filter))
     }

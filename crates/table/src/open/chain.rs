@@ -1,7 +1,7 @@
-//! The plan of an opening: reads and checks everything that matters, changes nothing.
+//! The plan of an open: reads and checks everything recovery depends on; changes nothing.
 //!
-//! The rules are those of `docs/FORMAT.md`, *Recovery*. [`OpenPlan`] is a plain value: recovery
-//! applies it, a reader takes its view from it, verification reports it.
+//! It implements `docs/FORMAT.md`, *Recovery*. [`OpenPlan`] is a plain value: recovery applies it,
+//! a reader takes its view from it, verification reports it.
 
 use std::path::{Path, PathBuf};
 
@@ -39,13 +39,13 @@ pub struct OpenPlan {
     pub sealed: Vec<SealedSegment>,
     /// The unsealed segment; `None` only if the table is empty.
     pub unsealed: Option<UnsealedSegment>,
-    /// Foreign files, which LithDB never touches.
+    /// Unknown files, which LithDB ignores.
     pub foreign: Vec<PathBuf>,
 }
 
 impl OpenPlan {
-    /// Makes the plan for the table with these `segments` directories.
-    /// Returns the first defect it finds as an error that names the file and the remedy.
+    /// Makes the plan for the table with these `segments` directories. Returns the first problem
+    /// as an error that names the file and the remedy.
     pub fn make(env: &Env, dirs: &[PathBuf], state: &TableState, access: Access) -> Result<Self> {
         let inventory = Inventory::list(&*env.fs, dirs)?;
         let mut plan = Self { foreign: inventory.foreign, ..Self::default() };
@@ -77,7 +77,7 @@ impl OpenPlan {
     }
 
     /// Takes the contents of the sealed segments' key files that were read completely, so that
-    /// nobody reads them again.
+    /// they are not read again.
     pub(crate) fn take_key_files(&mut self) -> KeyFiles {
         let take = |s: &mut SealedSegment| s.keys.take().map(|keys| (s.metadata.segment, keys));
         self.sealed.iter_mut().filter_map(take).collect()
@@ -133,8 +133,7 @@ impl ChainWalk<'_> {
         Err(self.missing(self.successor()))
     }
 
-    /// The segment that the state's durable end names must exist, unless it is below the
-    /// watermark.
+    /// The segment of the state's recorded end must exist, unless it is below the watermark.
     fn require_recorded_end(&self, live: &[(SegmentId, SegmentFiles)]) -> Result<()> {
         let unsealed = self.state.recorded_end.as_ref();
         let Some(unsealed) = unsealed.filter(|unsealed| unsealed.segment >= self.state.watermark)
@@ -183,8 +182,8 @@ impl ChainWalk<'_> {
         Ok(())
     }
 
-    /// The state says that nothing was ever acknowledged. So may a state of another table, or an
-    /// old copy.
+    /// The state says that nothing was ever acknowledged. A foreign or stale state file may say
+    /// the same.
     fn refuse_empty_state(&self, found: &SegmentFiles) -> Result<()> {
         found.require_table(&*self.env.fs, self.state.table_id)?;
         let marked = self.has_valid_mark(found, |_| true)?;
@@ -211,7 +210,7 @@ impl ChainWalk<'_> {
         missing(&SegmentPaths::for_new(self.dirs, id, 1).keys)
     }
 
-    /// The metadata of the sealed segment before, which describes the next one.
+    /// The metadata of the preceding sealed segment, which describes the next one.
     fn predecessor(&self) -> Option<&Metadata> {
         self.plan.sealed.last().map(|sealed| &sealed.metadata)
     }
@@ -244,7 +243,7 @@ impl ChainWalk<'_> {
         Ok(())
     }
 
-    /// Checks that a key file's chain record agrees with the segment before it.
+    /// Checks that a key file's chain record agrees with the preceding segment.
     fn require_follows(&self, path: &Path, found: Option<&Chain>) -> Result<()> {
         let Some(before) = self.predecessor() else { return Ok(()) };
         let expected = before.chain();
@@ -282,10 +281,10 @@ impl ChainWalk<'_> {
     }
 
     /// Discards a segment above an unsealed one. Its predecessor was never sealed, so nothing in
-    /// it was acknowledged; if a mark, its metadata or the durable end says otherwise, it is an
+    /// it was acknowledged; if a mark, its metadata or the recorded end says otherwise, it is an
     /// error.
     fn discard_unacknowledged(&mut self, id: SegmentId, found: &SegmentFiles) -> Result<()> {
-        let promised = self.state.external_durable_end(id, None).is_some();
+        let is_recorded = self.state.external_durable_end(id, None).is_some();
         // A file that was never synced may show old content of its blocks: a collected segment of
         // this table.
         let is_collected = |file: &KeyFile| {
@@ -293,7 +292,7 @@ impl ChainWalk<'_> {
             shown.table_id == self.state.table_id && shown.segment < self.state.watermark
         };
         let marked = self.has_valid_mark(found, |file| !is_collected(file))?;
-        if !promised && !marked && found.metadata.is_none() {
+        if !is_recorded && !marked && found.metadata.is_none() {
             return self.discard(id, found);
         }
         // The fallback is never used: the walk has found an unsealed segment before it calls this.
@@ -326,9 +325,9 @@ pub fn require_writable(fs: &dyn Fs, path: &Path) -> Result<()> {
     check_writable(path, &key_file::read(&*file, path, 0, ENVELOPE_LEN)?)
 }
 
-/// Checks the state of a cleanly closed table: returns an error if a file continues behind the
-/// end that the close recorded, which means that the state is older than the file. `live`: the
-/// files of segments at or above the watermark.
+/// Checks the state of a cleanly closed table: returns an error if a file continues past the end
+/// that the close recorded, which means that the state is older than the file. `live`: the files
+/// of segments at or above the watermark.
 pub fn stale_file_error<'a>(
     state: &TableState,
     fs: &dyn Fs,

@@ -1,5 +1,6 @@
-//! The files in the `segments` directories of a table. They are found by listing, never computed.
-//! Listing reads no file and changes nothing; opening, readers, truncation and repair use it.
+//! The files in the `segments` directories of a table. Paths come from the directory listing,
+//! never from ids. Listing reads no file and changes nothing; opening, readers, truncation and
+//! repair use it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

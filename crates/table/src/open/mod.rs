@@ -1,8 +1,8 @@
 //! Opening a table for writing: read the state, make the plan, recover, build the keymap.
 //!
-//! The caller holds the exclusive lock of every root. Until the plan is made, an opening changes
-//! nothing but a leftover replacement of the state file; from then on every step may be repeated
-//! after a crash.
+//! The caller holds the exclusive lock of every root. Until the plan is made, nothing changes but
+//! a leftover replacement of the state file; from then on every step may be repeated after a
+//! crash.
 
 pub mod chain;
 pub(crate) mod index;
@@ -32,7 +32,7 @@ use crate::table::{Role, Table};
 use crate::write::commit::GroupCommit;
 use crate::write::writer::{Log, Writer};
 
-/// Parameters of an opening for writing that are not table options.
+/// Parameters of a read-write open that are not table options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OpenForWriting {
     /// How long a flush waits for other flushes to share its sync.
@@ -134,8 +134,8 @@ fn record_settings(state: &mut TableState, setup: &TableSetup, options: &TableOp
 }
 
 /// The age of the recovered segment if it holds records: at least the time since its creation. A
-/// segment created in the future was created under a wrong clock: its age is the maximum, so that
-/// it is sealed and does not stay for ever.
+/// creation time in the future means a wrong clock: the age is then maximal, so that the segment
+/// is sealed.
 fn begun(log: &Log) -> Option<Duration> {
     let segment = log.segment.as_ref().filter(|segment| segment.totals().records > 0)?;
     let created = segment.segment().header().created;

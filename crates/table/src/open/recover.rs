@@ -1,9 +1,9 @@
-//! Applies the plan of an opening for writing. Every step may be repeated after a crash.
+//! Applies the plan of a read-write open. Every step may be repeated after a crash.
 //!
 //! The order is that of `docs/FORMAT.md`, *Recovery*: discard (id floor first), seal the unsealed
-//! segment at its durable end and copy the other whole batches to a new segment, and only then
-//! serve. Recovery never overwrites or truncates an old file: after a failed write-back its blocks
-//! may take no more writes, and a reader may hold its bytes.
+//! segment at its durable end and copy the other complete batches to a new segment, and only then
+//! accept calls. Recovery never overwrites or truncates an old file: after a failed write-back its
+//! blocks may accept no more writes, and a reader may hold its bytes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::open::unsealed::{UnsealedSegment, changed};
 use crate::state::{RecordedEnd, StateFile, id_after, next_id};
 use lithdb_segment::key_file::{KeyFile, read};
 
-/// A table's segments, recovered and ready to serve.
+/// A table's segments after recovery.
 #[derive(Debug)]
 pub(crate) struct Recovered {
     pub(crate) segments: Vec<Arc<Segment>>,
@@ -66,7 +66,7 @@ impl Recovery<'_> {
     }
 
     /// Removes files below the watermark and files that were never acknowledged. For the latter it
-    /// raises the id floor first. One opening makes its removals durable.
+    /// raises the id floor first. Makes the removals durable.
     fn remove(&self, plan: &OpenPlan, report: &mut RecoveryReport) -> Result<()> {
         let discarded = plan.discard.clone().unwrap_or_default();
         if discarded.highest.is_some() {
@@ -86,9 +86,8 @@ impl Recovery<'_> {
         fs.open(path, OpenMode::ReadWrite).map_err(|e| Error::io("open", path, e))
     }
 
-    /// Resumes the unsealed segment, or seals it and continues in a new one. Bytes up to the
-    /// durable end are durable; bytes behind it may not be, even if they can be read and a sync
-    /// succeeds.
+    /// Resumes the unsealed segment, or seals it and continues in a new one. Bytes past the
+    /// durable end may not be durable, even if they can be read and a sync succeeds.
     fn resume(
         &self,
         unsealed: UnsealedSegment,
@@ -107,7 +106,7 @@ impl Recovery<'_> {
         let segment =
             Segment::mutable(self.context, paths, header, keys, values, &unsealed.durable, epochs);
         let segment = Arc::new(segment.with_waiting_bytes(unsealed.unacknowledged_bytes));
-        // A file with other links does not even grow.
+        // A file with other hard links is not appended to.
         if unsealed.unacknowledged_bytes == 0 && !is_linked {
             let epoch = Some(self.context.env.random_u64()?);
             return Ok(SegmentWriter::new(segment, self.inline_max, unsealed.durable, epoch));
@@ -123,7 +122,7 @@ impl Recovery<'_> {
     }
 
     /// Seals `segment` at `totals`, which is durable, and begins the next segment with the kept
-    /// records of `unsealed` behind that. The seal is the commit point: before it is durable, the
+    /// records of `unsealed` after that. The seal is the commit point: before it is durable, the
     /// new segment counts as never acknowledged.
     fn seal_and_begin_next(
         &self,
@@ -134,7 +133,7 @@ impl Recovery<'_> {
         // On a full disk, the new segment may need this space.
         segment.release_reserved_space()?;
         let id = next_id(segment.id(), self.state.get().next_id_floor)?;
-        // Should it come to nothing, the id is not given to another content.
+        // If this fails, the id is not reused for other content.
         let floor = id_after(id)?;
         self.state.update(|state| state.next_id_floor = floor)?;
         let next = self.begin(segment, totals, id, unsealed).and_then(|mut next| {
@@ -153,13 +152,13 @@ impl Recovery<'_> {
                 self.remove_unfinished(id)?;
                 let bytes = unsealed.map_or(0, |unsealed| unsealed.unacknowledged_bytes);
                 return Err(error.context(format_args!(
-                    "the new segment {id} needs about {bytes} bytes for the records behind the durable end; meanwhile the table can be opened for reading"
+                    "the new segment {id} needs about {bytes} bytes for the records after the durable end; meanwhile the table can be opened for reading"
                 )));
             }
             next => next?,
         };
-        // The metadata records it, too; if that is lost, acknowledged data must not pass for data
-        // that never was.
+        // The metadata records it, too; if that is lost, acknowledged data must not look
+        // unacknowledged.
         let unsealed = RecordedEnd::of(id, next.totals());
         self.state.update(|state| state.recorded_end = Some(unsealed))?;
         Ok(next)

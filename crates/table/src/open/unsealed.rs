@@ -1,8 +1,8 @@
 //! The unsealed segment of a table: how far it is durable, what else can be kept, where it is
 //! torn.
 //!
-//! `UnsealedSegment::examine` reads the key file and the values behind the durable end, and
-//! changes nothing. Always: durable end ≤ kept end ≤ end of the files.
+//! `UnsealedSegment::examine` reads the key file and the values past the durable end, and changes
+//! nothing. Invariant: durable end ≤ kept end ≤ file ends.
 
 use std::path::Path;
 
@@ -21,26 +21,27 @@ pub struct UnsealedSegment {
     pub paths: SegmentPaths,
     /// The header of its key file.
     pub header: KeyHeader,
-    /// What was promised to be durable (`docs/FORMAT.md`, *Recovery*). If the segment is not
-    /// resumed, it ends here.
+    /// The durable end (`docs/FORMAT.md`, *Recovery*). If the segment is not resumed, it ends
+    /// here.
     pub durable: Totals,
-    /// What is kept: the durable part and the whole batches behind it.
+    /// What is kept: the durable part and the complete batches after it.
     pub keep: Totals,
     /// Offsets and values of the epoch records in the kept part.
     pub epochs: Vec<(u32, u64)>,
-    /// Bytes behind the durable end. They may never have reached the disk, whatever the page cache
+    /// Bytes past the durable end. They may never have reached the disk, whatever the page cache
     /// shows.
     pub unacknowledged_bytes: u64,
-    /// Bytes behind the kept end.
+    /// Bytes past the kept end.
     pub torn_bytes: u64,
     /// Why the end is torn, if it is.
     pub torn: Option<String>,
-    /// When the flush of the durable part had returned; 0 if no mark says so.
+    /// When the flush of the durable part returned; 0 if no mark records it.
     pub durable_at: UnixMillis,
 }
 
 impl UnsealedSegment {
-    /// Scans the key file, and verifies the values behind the durable end.
+    /// Scans the key file, and verifies the values past the durable end. `external_durable_end`:
+    /// the durable end that other files record; its time and record count are 0, unknown.
     /// `Corrupt` if acknowledged data is damaged.
     pub(crate) fn examine(
         env: &Env,
@@ -59,15 +60,15 @@ impl UnsealedSegment {
             }
         };
         let (durable, durable_epochs) = durable(key_file, &whole)?;
-        let said = whole.mark().map_or(&durable.value_ends, |mark| &mark.value_ends);
+        let marked_ends = whole.mark().map_or(&durable.value_ends, |mark| &mark.value_ends);
         let mut values = ValueVerifier::new(&*env.fs, &paths, key_file, &whole.totals().value_ends);
-        let acknowledged = durable.value_ends.iter().zip(said).map(|(a, b)| *a.max(b));
+        let acknowledged = durable.value_ends.iter().zip(marked_ends).map(|(a, b)| *a.max(b));
         open_all(&mut values, key_file, &paths, acknowledged)?;
         let (mut keep, mut epochs) = (durable.clone(), durable_epochs);
-        let behind = |values: &ValueVerifier<'_>, totals: &Totals| {
+        let bytes_after = |values: &ValueVerifier<'_>, totals: &Totals| {
             values.surplus(&totals.value_ends) + (key_file.len - totals.key_end)
         };
-        let unacknowledged_bytes = behind(&values, &durable);
+        let unacknowledged_bytes = bytes_after(&values, &durable);
         if unacknowledged_bytes > 0 {
             let mut scanner =
                 key_file.scan(whole.totals().key_end, None).resume_after(&durable, &epochs);
@@ -77,7 +78,7 @@ impl UnsealedSegment {
             epochs = scanner.epochs().to_vec();
             epochs.retain(|(at, _)| u64::from(*at) < keep.key_end);
         }
-        let torn_bytes = behind(&values, &keep);
+        let torn_bytes = bytes_after(&values, &keep);
         let mark_time = whole.mark().map_or(UnixMillis::default(), |mark| mark.time);
         let marked = whole.mark().map_or(0, |mark| u64::from(mark.through));
         let durable_at = if marked == durable.key_end { mark_time } else { UnixMillis::default() };
@@ -136,7 +137,7 @@ fn durable(key_file: &KeyFile, whole: &Scanner<'_>) -> Result<(Totals, Vec<(u32,
 /// Whether a mark agrees with the records before it: as many records, no longer value files. A
 /// mark from outside the key file has no record count (0).
 fn matches_scan(mark: &Mark, found: &Totals) -> bool {
-    let covers = |(said, found): (&u64, &u64)| said >= found;
+    let covers = |(marked, found): (&u64, &u64)| marked >= found;
     mark.value_ends.len() == found.value_ends.len()
         && mark.value_ends.iter().zip(&found.value_ends).all(covers)
         && (mark.records == 0 || mark.records == found.records)

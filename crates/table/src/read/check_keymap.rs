@@ -11,7 +11,7 @@ use crate::progress::{Meter, Progress};
 use crate::read::iter::Iter;
 use crate::table::Table;
 
-/// This many wrong answers are listed.
+/// Maximum number of mismatches listed.
 const MOST: usize = 64;
 
 /// A record for which the keymap gives a wrong position.
@@ -55,7 +55,7 @@ impl KeymapReport {
 impl fmt::Display for KeymapReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { table, records, keys, superseded, entries, wrong, .. } = self;
-        let verdict = if self.is_sound() { "sound" } else { "WRONG" };
+        let verdict = if self.is_sound() { "ok" } else { "WRONG" };
         write!(f, "table {table}: keymap {verdict}: {records} records, {keys} keys found")?;
         write!(f, ", {superseded} superseded, {entries} entries, {wrong} wrong")?;
         for KeymapMismatch { key, position, found } in &self.wrong_answers {

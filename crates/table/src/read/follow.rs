@@ -28,14 +28,14 @@ pub(crate) struct FollowedSegment<'a> {
     pub(crate) keys: &'a KeyFile,
     pub(crate) paths: &'a SegmentPaths,
     pub(crate) hash_seed: u64,
-    /// The durable end of the segment according to the table's state.
+    /// The durable end of the segment that other files record.
     pub(crate) external_end: Option<Mark>,
     /// The end of the segment if it is sealed: everything before it is durable.
     pub(crate) sealed_end: Option<u64>,
 }
 
 impl FollowedSegment<'_> {
-    /// Reads whole batches after `seen`, up to about [`PIECE`] records.
+    /// Reads complete batches after `seen`, up to about [`PIECE`] records.
     pub(crate) fn read_new(&self, seen: &UnsealedCursor) -> Result<NewRecords> {
         let mut seen = seen.clone();
         let Totals { key_end, value_ends, .. } = match self.sealed_end {
@@ -82,7 +82,7 @@ impl FollowedSegment<'_> {
         Ok(NewRecords { seen, keys, newest: newest_whole })
     }
 
-    /// Finds the end of the whole batches of the next piece, and the newest mark in it.
+    /// Finds the end of the complete batches of the next piece, and the newest mark in it.
     fn scan_next_piece(&self, seen: &mut UnsealedCursor) -> Result<Totals> {
         let external_end =
             self.external_end.clone().filter(|p| p.through > seen.furthest_mark.through);

@@ -132,7 +132,8 @@ pub(crate) mod tests {
             items: &[(KeyHash, Position)],
             same_key: &mut dyn FnMut(Position, Position) -> Result<bool>,
         ) -> Result<()> {
-            // A refresh first retries the keys that an earlier one left: none of them fills nothing.
+            // A refresh first retries the keys that an earlier one left: none of them fills
+            // nothing.
             if !items.is_empty() {
                 happens(&self.before_filling);
             }

@@ -1,7 +1,7 @@
 //! Iteration over the records of a table in write order, from either end.
 //!
 //! An iterator works on a snapshot: the segments and the end of the log at its creation. It holds
-//! the segments, so a collection takes nothing away from it. It seals nothing.
+//! the segments, so collection does not affect it. Creating one does not seal the segment.
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -87,7 +87,7 @@ impl Reader {
         if state.table_id == self.shared.context.table_id {
             return Ok(state);
         }
-        let message = "the table was dropped, and another one was created with its name: open that";
+        let message = "the table was dropped and recreated; open it again";
         Err(Error::new(ErrorKind::Closed, message))
     }
 }
@@ -118,7 +118,7 @@ pub(super) fn refuse_rollback(setup: &TableSetup) -> Result<()> {
     if !exists(&*setup.env.fs, &path).map_err(|e| Error::io("look for", &path, e))? {
         return Ok(());
     }
-    let message = "a rollback is under way, or was interrupted; if no process is at it, open the database for writing, or `lith rollback --finish`";
+    let message = "a rollback is running or was interrupted; if no process is running it, open the database for writing, or `lith rollback --finish`";
     Err(Error::at(ErrorKind::Locked, &path, message).for_pending_rollback())
 }
 

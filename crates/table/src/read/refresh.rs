@@ -2,7 +2,7 @@
 //!
 //! A refresh continues where the view ends: it reads the state, checks whether the last segment
 //! was sealed or has grown, and reads what is new. If the files do not continue the view because
-//! the writer has given up some of it, it reads all files as opening does.
+//! the writer discarded part of it, it reads all files as opening does.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -45,8 +45,8 @@ impl Table {
         Ok(Self::new(Role::Reader(Arc::new(reader))))
     }
 
-    /// Takes a new view, at the cost of what is new. If it fails, the old view stays. Does nothing
-    /// in a table that is open for writing.
+    /// Takes a new view, at a cost proportional to the new data. If it fails, the old view
+    /// remains. Does nothing in a table that is open for writing.
     pub fn refresh(&self) -> Result<()> {
         let shared = self.enter()?;
         let Role::Reader(reader) = &self.role else { return Ok(()) };
@@ -92,12 +92,12 @@ impl Reader {
         }
     }
 
-    /// Extends the view by what is new. False: the files do not continue it.
+    /// Extends the view by the new data. False: the files do not continue it.
     fn follow(&self, unpublished: &mut Keys) -> Result<bool> {
         self.publish_keys(unpublished)?;
         let state = self.read_state()?;
         let view = self.view();
-        // The floor rises when the writer gives up segments.
+        // The floor rises when the writer discards segments.
         let before = (view.state.next_id_floor, view.state.empty);
         let is_collected = view.unsealed.is_some() && view.end.segment < state.watermark;
         if before != (state.next_id_floor, state.empty) || is_collected {
@@ -121,7 +121,7 @@ impl Reader {
         Ok(true)
     }
 
-    /// Reads what is new in the last segment of the view, or moves on to its successor.
+    /// Reads new data of the view's last segment, or moves on to its successor.
     fn step(&self, state: &TableState, view: &View, unpublished: &mut Keys) -> Result<Step> {
         let (Some(segment), Some(unsealed)) = (view.segments.back(), &view.unsealed) else {
             return Ok(if state.empty { Step::UpToDate } else { Step::Diverged });
@@ -131,9 +131,7 @@ impl Reader {
         let end = match &metadata {
             Some(metadata) => metadata.key_end,
             None => {
-                fs.metadata(&paths.keys)
-                    .map_err(|e| Error::io("look at", &paths.keys, e))?
-                    .len_bytes
+                fs.metadata(&paths.keys).map_err(|e| Error::io("stat", &paths.keys, e))?.len_bytes
             }
         };
         let is_continued = metadata.as_ref().is_none_or(|metadata| metadata.revision == 0);
@@ -177,8 +175,8 @@ impl Reader {
         Ok(Step::Advanced)
     }
 
-    /// The successor that a seal names, with nothing read of it yet; `None` if it is not as a
-    /// writer leaves it.
+    /// The successor that the metadata names, with none of its records read yet; `None` if it is
+    /// not in a state a writer produces.
     fn successor(&self, metadata: &Metadata) -> Result<Option<(Arc<Segment>, UnsealedCursor)>> {
         let (fs, dirs) = (&*self.shared.env().fs, &self.shared.context.dirs);
         let path = SegmentPaths::for_new(dirs, metadata.successor, 1).keys;
@@ -207,12 +205,12 @@ impl Reader {
         Ok(())
     }
 
-    /// Finds out why a read in `failed` went wrong. True: the segment was collected, or the writer
-    /// has given it up, and the view is newer now. False: the error stands.
+    /// Determines why a read in `failed` failed. True: the segment was collected or discarded by
+    /// the writer, and the view is newer now. False: the error stands.
     pub(crate) fn catch_up(&self, failed: &Arc<Segment>) -> Result<bool> {
         let view = self.view();
         if !view.segments.find(failed.id()).is_some_and(|seen| Arc::ptr_eq(seen, failed)) {
-            return Ok(true); // another view is seen by now
+            return Ok(true); // the view has been replaced
         }
         let state = self.read_state()?;
         if state.next_id_floor == view.state.next_id_floor {
@@ -243,7 +241,7 @@ fn read_if_exists(fs: &dyn Fs, path: &Path) -> Result<Option<Metadata>> {
     }
 }
 
-/// Whether the seal of a segment is the one that was read, or none as before.
+/// Whether the metadata of a segment is what was read before, or still absent.
 fn is_metadata_unchanged(fs: &dyn Fs, segment: &Segment) -> Result<bool> {
     let now = read_if_exists(fs, &segment.paths().metadata)?;
     Ok(match (segment.metadata(), now) {

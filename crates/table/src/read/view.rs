@@ -43,7 +43,7 @@ pub(crate) struct UnsealedCursor {
 }
 
 impl View {
-    /// The view of an opening plan; `keymap` is empty and gets its keys.
+    /// The view of an open plan; `keymap` is empty and gets its keys.
     pub(crate) fn from_plan(
         context: &Arc<Context>,
         state: TableState,
@@ -134,7 +134,7 @@ impl UnsealedCursor {
         (u64::from(self.furthest_mark.through), &self.furthest_mark.value_ends)
     }
 
-    /// Whether the seal matches what was read.
+    /// Whether the metadata matches what was read.
     pub(crate) fn matches_metadata(&self, metadata: &Metadata) -> bool {
         let found = &self.totals;
         (found.key_end, found.records, found.primaries, found.running)

@@ -136,14 +136,14 @@ impl fmt::Display for KeyAt {
 
 impl fmt::Display for OutOfOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\n  out of order   values kept beyond the point: {}", self.values)?;
+        write!(f, "\n  out of order   values kept above the limit: {}", self.values)?;
         for key in &self.newest {
             write!(f, "\n                 {key}")?;
         }
         if self.values > self.newest.len() as u64 {
             write!(f, "\n                 … and older ones")?;
         }
-        self.before.iter().try_for_each(|before| write!(f, "\n  before them    {before}"))
+        self.before.iter().try_for_each(|before| write!(f, "\n  roll back to   {before}"))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The part of a truncation that needs space: written beside the files that it replaces, and
-//! synced, before the rollback is decided. Until then the table holds what it held, and dropping
-//! the [`PreparedTruncation`] removes what was written.
+//! synced, before the rollback is decided. Until then the table is unchanged, and dropping the
+//! [`PreparedTruncation`] removes what was written.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use lithdb_segment::window::{PIECE, Window};
 /// Where a table is truncated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TruncateAt {
-    /// Behind the group of this record.
+    /// After the group of this record.
     After(TruncatePoint),
     /// Before its first record: the table becomes empty.
     Everything,
@@ -69,14 +69,14 @@ struct Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // In a panic it is unknown whether the rollback was decided. The next opening removes
-        // files that nobody needs.
+        // In a panic it is unknown whether the rollback was decided. The next open removes
+        // unneeded files.
         if std::thread::panicking() {
             return;
         }
         for path in self.created.iter().rev() {
             if let Err(error) = remove_if_exists(&*self.fs, path) {
-                tracing::warn!(%error, "files of a prepared truncation stay until the next opening");
+                tracing::warn!(%error, "cannot remove files of a prepared truncation; the next open removes them");
             }
         }
     }
@@ -84,11 +84,11 @@ impl Drop for Staged {
 
 /// Writes what a truncation at `at` needs beside the old files, and makes it durable. If the
 /// boundary is in the unsealed segment, this first recovers the table and seals that segment, as
-/// an opening and a seal would.
+/// an open and a seal would.
 ///
 /// # Errors
 /// `StorageFull` and other errors of the file system: what was written is removed, and the table
-/// holds what it held.
+/// is unchanged.
 pub fn prepare(stopped_table: StoppedTable, at: &TruncateAt) -> Result<PreparedTruncation> {
     let setup = stopped_table.setup.clone();
     prepare_table(stopped_table, at).map_err(|e| setup.in_context(&e))
@@ -97,7 +97,7 @@ pub fn prepare(stopped_table: StoppedTable, at: &TruncateAt) -> Result<PreparedT
 fn prepare_table(mut stopped_table: StoppedTable, at: &TruncateAt) -> Result<PreparedTruncation> {
     let setup = stopped_table.setup.clone();
     let fs = Arc::clone(&setup.env.fs);
-    // As in an opening: neither the state nor directory entries are trusted from the page cache.
+    // As at open: neither the state nor directory entries are trusted from the page cache.
     let state = StateFile::open(&fs, &setup.state_path())?;
     for dir in setup.dirs.iter().chain(&setup.segment_dirs()) {
         fs.sync_dir(dir).map_err(|e| Error::io("sync directory", dir, e))?;

@@ -85,8 +85,7 @@ pub fn check(setup: &TableSetup, step: &TruncateStep) -> Result<()> {
 }
 
 /// Applies `step`, and calls `progress` for each segment it removed. Value files keep their bytes
-/// behind the new end, because somebody may hold them; their space comes back when the segment
-/// expires.
+/// past the new end, because readers may hold them; the space is freed when the segment expires.
 ///
 /// # Errors
 /// Errors of the file system, or that the files are not the prepared ones; it may be repeated.
@@ -102,8 +101,8 @@ fn run(setup: &TableSetup, step: &TruncateStep, progress: &mut dyn FnMut(Removed
     let (fs, dirs) = (&*setup.env.fs, setup.segment_dirs());
     let inventory = Inventory::list(fs, &dirs)?;
     raise_floor(setup, step, &inventory)?;
-    // A keymap on disk would have to drop the keys behind the boundary here; the one in memory is
-    // rebuilt from what is kept.
+    // A keymap on disk would have to drop the keys after the boundary here; the one in memory is
+    // rebuilt from the kept records.
     let kept = step.kept.as_ref();
     let lowest = kept.map_or(SegmentId::NONE, |kept| kept.segment);
     let successor = kept.map_or(SegmentId::NONE, |kept| kept.successor);

@@ -1,5 +1,5 @@
-//! A stopped table, as its next opening for writing would find it. Read only: nothing here writes.
-//! The caller holds the exclusive locks of all roots.
+//! A stopped table, as its next read-write open would find it. Nothing here writes. The caller
+//! holds the exclusive locks of all roots.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::setup::TableSetup;
 use crate::state::{TableState, read_state};
 use lithdb_segment::key_file::KeyFile;
 
-/// A stopped table as it was read. Making one changes nothing.
+/// A stopped table as read.
 #[derive(Debug)]
 pub struct StoppedTable {
     pub(super) setup: TableSetup,
@@ -93,14 +93,14 @@ impl StoppedTable {
         sealed.chain(unsealed).fold(0, u64::saturating_add)
     }
 
-    /// The number of segments of any kind behind `segment`, and the bytes of their files: what a
+    /// The number of segments of any kind after `segment`, and the bytes of their files: what a
     /// truncation there removes.
     ///
     /// # Errors
     /// Errors of the file system.
     pub fn removed_by_truncation(&self, segment: SegmentId) -> Result<(u64, u64)> {
-        let behind = self.inventory.segments.iter().filter(|(id, _)| **id > segment);
-        behind
+        let later = self.inventory.segments.iter().filter(|(id, _)| **id > segment);
+        later
             .map(|(_, files)| files.bytes(&*self.setup.env.fs))
             .try_fold((0, 0), |(n, sum), bytes| Ok((n + 1, bytes?.saturating_add(sum))))
     }

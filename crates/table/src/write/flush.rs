@@ -1,8 +1,8 @@
-//! flush: makes the log durable up to its present end.
+//! flush: makes the log durable up to its current end.
 //!
 //! A round captures the end of the log, waits for large values before it, and syncs all files of
 //! the mutable segment in parallel; older segments must be sealed. Only then is the end
-//! acknowledged, and its mark goes to the log, which writes it no later than the next record.
+//! acknowledged; its mark is queued and written before the next record.
 
 use std::sync::Arc;
 

@@ -28,7 +28,7 @@ struct State {
 }
 
 /// One put in flight, until dropped.
-#[must_use = "the put is on its way as long as this is held"]
+#[must_use = "the put counts as in flight while this guard lives"]
 pub(crate) struct InFlightPut<'a> {
     in_flight: &'a InFlight,
     latch: &'a Latch,

@@ -58,7 +58,7 @@ impl Writer {
     fn write(self: &Arc<Self>, groups: &[Group<'_>]) -> Result<Position> {
         let bytes = groups.iter().map(|group| group.value.len() as u64).sum();
         self.write_placed(groups, |log| {
-            // The time of the first epoch after an opening: earlier records are older than that.
+            // The time of the first epoch after the open: earlier records are older than that.
             let now = log.opened;
             let segment = self.ensure_room(log, groups, bytes)?;
             Ok((segment.append(groups, now).map_err(|e| self.shared.fail(&e))?, bytes))
@@ -147,7 +147,7 @@ impl Writer {
         for key in keys_of(groups) {
             if !batch_keys.insert(key) || find(key)?.is_some() {
                 let (name, key) = (self.shared.name(), show_key(key));
-                let message = format!("table {name}: key {key} is there already");
+                let message = format!("table {name}: key {key} already exists");
                 return Err(Error::new(ErrorKind::DuplicateKey, message));
             }
         }

@@ -123,8 +123,8 @@ impl Writer {
         self.shared.latch.check()?;
         next.sync_everything()?;
         job.run()?;
-        // From now on the loss of the seal or of the next segment is detected, before anything in
-        // that is acknowledged.
+        // From now on, before anything in the next segment is acknowledged, the loss of that
+        // segment or of this metadata is detected.
         self.update_state(|state| state.begin_segment(begun.clone())).map(drop)
     }
 

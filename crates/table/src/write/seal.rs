@@ -1,4 +1,4 @@
-//! The one seal that can be pending: that of the segment before the mutable one.
+//! One seal at most can be pending: that of the segment before the mutable one.
 //!
 //! At most one thread runs it. It stays pending until it succeeds, so it can be retried.
 
@@ -35,7 +35,7 @@ impl PendingSeal {
     /// Makes `seal` pending; there must be no other. Called under the writer lock.
     pub(crate) fn begin(&self, seal: Seal) {
         let before = self.state.lock().pending.replace(Arc::new(seal));
-        assert!(before.is_none(), "a seal began before the one of the segment before was done");
+        assert!(before.is_none(), "a seal began while the previous one was pending");
     }
 
     /// The totals of the segment with a pending seal, unless it has its metadata already.

@@ -81,7 +81,7 @@ impl Writer {
                 && let Err(left) = segment.abort_stream(&stream)
             {
                 let left = self.shared.fail(&left);
-                tracing::warn!(error = %left, "the bytes of a value that was given up stay");
+                tracing::warn!(error = %left, "cannot truncate an aborted value");
             }
             error
         })

@@ -3,10 +3,10 @@
 //! Lock order: `shutdown` (closing or dropping the table), or `filter_approved` (orders
 //! collections; held while the filter runs, so only collections wait for it); `log`, the writer
 //! lock (orders writes; held during I/O only when a segment is created or a value is streamed);
-//! `state_changes` (state changes other than those under the writer lock; closing waits for it); then those
-//! inside `sealing`, `commit`, `in_flight`, `state`, `clock` and `live`, held briefly, that of
-//! `state` during its write. Lookups never take `log`, iterators briefly. Listeners may run under
-//! any of them (see `callback`), the source of a streamed value under `log`.
+//! `state_changes` (state changes other than those under the writer lock; closing waits for it);
+//! then those inside `sealing`, `commit`, `in_flight`, `state`, `clock` and `live`, held briefly,
+//! that of `state` during its write. Lookups never take `log`, iterators briefly. Listeners may
+//! run under any of them (see `callback`), the source of a streamed value under `log`.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub(crate) struct Writer {
     pub(crate) in_flight: InFlight,
     pub(crate) clock: Mutex<TableClock>,
     pub(crate) activity: Mutex<Activity>,
-    /// Held while collected segments are given up, and for other state changes without the writer
+    /// Held while collected segments are retired, and for other state changes without the writer
     /// lock.
     pub(crate) state_changes: Mutex<UnlinkPermission>,
     /// The filter has approved every key before this. Locked by collections alone.
@@ -97,8 +97,8 @@ impl Writer {
         self.clock.lock().read(&*self.shared.env().clock)
     }
 
-    /// Makes durable how segment stamps count at the present time, before anything is decided by
-    /// it, and the time itself if a crash would lose more than a little of it.
+    /// Persists seal-time corrections for the current time, before expiry uses it, and the time
+    /// itself if a crash would set it back noticeably.
     pub(crate) fn record_time(&self) -> Result<ClockReading> {
         let _state_changes = self.state_changes.lock();
         self.record_time_alone()
@@ -116,8 +116,8 @@ impl Writer {
         Ok(reading)
     }
 
-    /// Changes the state. Records the time, too, if that is due, or if the state or the way stamps
-    /// count has changed.
+    /// Changes the state. Also records the time if that is due, or if the state or a seal-time
+    /// correction has changed.
     pub(crate) fn update_state(&self, f: impl FnOnce(&mut TableState)) -> Result<ClockReading> {
         let (mut reading, mut leap) = (self.now(), Duration::ZERO);
         // Dropped after the locks: the last holder of a collected segment unlinks its files.
@@ -141,7 +141,7 @@ impl Writer {
     /// Waits for the calls that began before the table was closed. Nothing is written or removed
     /// after it.
     pub(crate) fn quiesce(&self) {
-        assert!(self.shared.is_closed(), "calls are still let in");
+        assert!(self.shared.is_closed(), "calls are still accepted");
         self.in_flight.wait_all();
         self.commit.wait_idle();
         self.sealing.wait_idle();

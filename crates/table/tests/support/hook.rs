@@ -161,8 +161,8 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Shuts the gate until the guard is dropped: a test that fails in between must not wait for the
-    /// threads that stand at it.
+    /// Shuts the gate until the guard is dropped: a test that fails in between must not wait for
+    /// the threads that stand at it.
     pub fn shut_until_dropped(self: &Arc<Self>) -> OpenOnDrop {
         self.shut();
         OpenOnDrop(Arc::clone(self))

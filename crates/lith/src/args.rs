@@ -56,7 +56,7 @@ pub(crate) struct Roots {
 pub(crate) enum Command {
     /// List the tables
     Ls,
-    /// Describe one table or all: keys, bytes, segments, age, keymap
+    /// Show statistics of one table or all: keys, bytes, segments, age, keymap
     Info(Tables),
     /// Store one value, from a file or standard input, and flush
     Put(put::Args),
@@ -66,15 +66,15 @@ pub(crate) enum Command {
     Scan(scan::Args),
     /// Store every file below a directory: the key is the relative path, the value the content
     Load(load::Args),
-    /// Read every byte and check every checksum, chain, count and keymap entry
+    /// Verify every byte, checksum, chain link, count and keymap entry
     Verify(Tables),
-    /// Collect segments that have expired under the table's recorded TTL
+    /// Delete segments that have expired by the recorded TTL
     Gc(gc::Args),
-    /// Print every record of a table's key files, also of damaged ones
+    /// Print every record of a table's key files, including damaged ones
     Dump(dump::Args),
     /// Repair a damaged database; a repair that loses data needs --accept-loss
     Repair(repair::Args),
-    /// Rewind a stopped database to an earlier point: all tables or none
+    /// Roll a stopped database back to an earlier point, atomically over all tables
     #[command(override_usage = "lith rollback [OPTIONS] --db <DIR> <POINT>")]
     Rollback(rollback::Args),
     /// Rebuild the keymaps from the key files and check them in both directions

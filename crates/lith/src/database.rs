@@ -14,7 +14,7 @@ use crate::stderr::print_note;
 
 /// What every command gets: the location of the database, and the output.
 pub(crate) struct Context {
-    /// The root directories as typed.
+    /// The root directories as given.
     pub(crate) roots: Vec<PathBuf>,
     /// Read with `pread` instead of mapping files.
     pub(crate) pread: bool,

@@ -22,7 +22,7 @@ pub(crate) enum Failure {
     NoSuchKey(String),
     /// Help or version, as requested: status 0, on standard output.
     Help(String),
-    /// The reader closed the pipe of a command that exists for its output: status 0, no message.
+    /// The consumer of a filter-style command closed the pipe: status 0, no message.
     OutputClosed,
 }
 

@@ -145,7 +145,7 @@ pub(crate) fn with_fields(
 }
 
 fn not_json(error: serde_json::Error) -> Failure {
-    Failure::failed(format_args!("the answer cannot be serialized as JSON: {error}"))
+    Failure::failed(format_args!("the result cannot be serialized as JSON: {error}"))
 }
 
 /// Replaces every number that JavaScript would round, and every random number, by a string.

@@ -155,7 +155,7 @@ impl<'a> Walk<'a> {
         self.refuse(path, error.to_string());
     }
 
-    /// Records that `path` is not taken, and prints why.
+    /// Records that `path` is skipped, and prints why.
     pub(crate) fn refuse(&mut self, path: &Path, cause: String) {
         let path = path.to_string_lossy().into_owned();
         print_note(format_args!("{path}: {cause}"));

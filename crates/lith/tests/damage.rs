@@ -43,7 +43,7 @@ fn verify_reports_a_sound_database() {
     assert_eq!((&tables[0]["table"], &tables[1]["table"]), (&json!("t"), &json!("u")));
     assert_eq!(tables[0]["records"], 11);
     let text = fixture.lith(&["verify", "t"]).ok();
-    assert!(text.contains("table t: sound") && !text.contains("table u"), "{text}");
+    assert!(text.contains("table t: ok") && !text.contains("table u"), "{text}");
     assert!(fixture.lith(&["verify", "nothing"]).failed().contains("table nothing"));
 }
 
@@ -54,7 +54,7 @@ fn verify_names_the_file_with_a_flipped_byte() {
         flip(&file(&fixture, name), offset);
         let run = fixture.lith(&["verify"]);
         let error = run.failed();
-        assert!(error.contains("not sound: t"), "{error}");
+        assert!(error.contains("damaged: t"), "{error}");
         assert!(run.text().contains(name) && run.text().contains("DAMAGED"), "{name}: {run:?}");
         let run = fixture.lith(&["verify", "--json"]);
         run.failed();
@@ -140,7 +140,7 @@ fn lossless_repair_is_applied_without_consent() {
     assert!(fixture.lith(&["info"]).failed().contains("1.metadata"));
     assert!(fixture.lith(&["verify"]).failed_with("see lith repair").contains("1.metadata"));
     let shown = fixture.lith(&["repair", "--dry-run"]).ok();
-    assert!(shown.contains("a repair loses nothing") && shown.contains("nothing was changed"));
+    assert!(shown.contains("the repair is lossless") && shown.contains("nothing was changed"));
     assert!(OsFs.metadata(&metadata).is_err());
     let output = fixture.lith(&["repair", "--json"]).json();
     assert_eq!((&output["applied"], &output["left"]), (&json!(true), &json!([])));
@@ -218,10 +218,10 @@ fn commands_agree_on_a_lost_table_directory() {
         run.failed();
         let words = run.words();
         assert!(words.contains("this directory is missing"), "{words}");
-        assert!(words.contains("table u: sound"), "{words}");
+        assert!(words.contains("table u: ok"), "{words}");
         let run = on(&["repair"]);
         assert!(run.failed().contains("not repaired without --accept-loss: t"), "{run:?}");
-        assert!(run.words().contains("is missing, and created again"), "{run:?}");
+        assert!(run.words().contains("is missing and is created again"), "{run:?}");
         on(&["repair", "--accept-loss"]).ok();
         on(&["verify"]).ok();
         assert_eq!(on(&["repair"]).ok(), "nothing to repair\n");
@@ -254,9 +254,9 @@ fn verify_reports_each_table_independently() {
     flip(&file(&fixture, "1.keys"), 400);
     let run = fixture.lith(&["verify"]);
     let error = run.failed();
-    assert!(error.contains("not sound: t; see lith repair; cannot be checked: a"), "{error}");
+    assert!(error.contains("damaged: t; see lith repair; cannot be checked: a"), "{error}");
     let text = run.text();
-    for part in ["table t: DAMAGED", "table z: sound", "table z: keymap sound", "not checked: "] {
+    for part in ["table t: DAMAGED", "table z: ok", "table z: keymap ok", "not checked: "] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let run = fixture.lith(&["verify", "--json"]);
@@ -322,12 +322,14 @@ fn every_command_names_the_remedy_for_a_pending_rollback() {
     let fixture = pending_rollback();
     let run = fixture.lith(&["verify"]);
     let error = run.failed();
-    assert!(error.contains("a rollback is not finished; see lith rollback --finish"), "{error}");
+    assert!(error.contains("a rollback is pending; see lith rollback --finish"), "{error}");
     let text = run.text();
-    for part in ["rollback.intent", "table t: cut", "table u: cut", "`lith rollback --finish`"] {
+    for part in
+        ["rollback.intent", "table t: truncate", "table u: truncate", "`lith rollback --finish`"]
+    {
         assert!(text.contains(part), "{part}: {text}");
     }
-    for part in ["sound", "DAMAGED", "damage:", "note:", "next opening"] {
+    for part in [": ok", "DAMAGED", "damage:", "note:", "next opening"] {
         assert!(!text.contains(part), "{part}: {text}");
     }
     let run = fixture.lith(&["verify", "--json"]);
@@ -355,7 +357,7 @@ fn every_command_names_the_remedy_for_a_pending_rollback() {
         assert_eq!(run.text(), "", "{args:?}");
     }
     fixture.lith(&["rollback", "--finish"]).ok();
-    assert!(fixture.lith(&["verify"]).ok().contains("table u: sound"));
+    assert!(fixture.lith(&["verify"]).ok().contains("table u: ok"));
 }
 
 #[test]
@@ -363,7 +365,7 @@ fn command_reports_a_rollback_it_finished() {
     let fixture = pending_rollback();
     let run = fixture.lith_with(&["put", "t", "k"], b"value");
     assert_eq!(run.output.status.code(), Some(0), "{run:?}");
-    for part in ["finished an interrupted rollback", "table t: cut", "table u: cut"] {
+    for part in ["finished an interrupted rollback", "table t: truncate", "table u: truncate"] {
         assert!(run.errors().contains(part), "{part}: {run:?}");
     }
     fixture.lith_with(&["put", "t", "k2"], b"value").ok();

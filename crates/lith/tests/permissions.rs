@@ -147,7 +147,7 @@ fn files_of_another_owner_are_not_damage() {
         // The other table is reported all the same.
         let run = as_other(&fixture, &program, &["verify"]);
         run.failed();
-        assert!(run.words().contains("table u: sound"), "{name}: {run:?}");
+        assert!(run.words().contains("table u: ok"), "{name}: {run:?}");
         let run = as_other(&fixture, &program, &["info"]);
         assert!(run.text().contains("table u\n  keys "), "{name}: {run:?}");
         set_mode(&path, mode & 0o7777);

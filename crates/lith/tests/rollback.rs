@@ -215,7 +215,7 @@ fn kept_blocks_above_the_height_need_acceptance() {
         let error = run.failed();
         assert!(error.contains("table b: 1 of them, 0x0000000000000005 at "), "{error}");
         assert!(error.contains("--accept-out-of-order"), "{error}");
-        assert!(run.text().contains("out of order   values kept beyond the point: 1\n"));
+        assert!(run.text().contains("out of order   values kept above the limit: 1\n"));
     }
     let run = fixture.lith(&["rollback", "--max-be-u64", "0:4", "--yes", "--json"]);
     run.failed();
@@ -249,7 +249,7 @@ fn tables_may_have_different_heights() {
     let error = to(&["block=1:5", "1:7"], &["--yes"]).failed();
     assert!(error.contains("no such table: block"), "{error}");
     let error = to(&["blocks=1:5", "events=1:7"], &["--yes"]).failed();
-    assert!(error.contains("table receipts: no filter was given"), "{error}");
+    assert!(error.contains("table receipts: no filter for this table"), "{error}");
     assert_eq!(all_numbers(&fixture), vec![(0..60).collect::<Vec<_>>(); 3]);
     to(&["blocks=1:5", "1:7"], &["--yes"]).ok();
     assert_eq!(all_numbers(&fixture).iter().map(Vec::len).collect::<Vec<_>>(), [6, 8, 8]);

@@ -78,7 +78,7 @@ fn lost_root_is_replaced_after_accept_loss() {
     let run = at(&fixture, &["repair"], &["a"], &["b"]);
     let left = run.failed();
     assert!(left.contains("without --accept-loss: ") && left.contains("/b, t"), "{left}");
-    assert!(run.words().contains("table t: a repair loses 2 keys"), "{run:?}");
+    assert!(run.words().contains("table t: the repair loses 2 keys"), "{run:?}");
     assert!(OsFs.metadata(&fixture.path("b")).is_err(), "nothing was created");
     let output = at(&fixture, &["repair", "--accept-loss", "--json"], &["a"], &["b"]).json();
     assert_eq!(output["plan"]["roots"]["lost"][0]["loss"], "gone");

@@ -1,8 +1,9 @@
-//! The store of a blockchain node: blocks by number and by hash, transactions as parts of blocks, receipts in a table of
-//! their own, only the newest blocks kept, and a way back when the chain turns out to have gone another way.
+//! The store of a blockchain node: blocks by number and by hash, transactions as parts of blocks,
+//! receipts in a table of their own, only the newest blocks kept, and a way back when the chain
+//! turns out to have gone another way.
 //!
 //! ```sh
-//! cargo run -p lithdb --example block_store            # in a directory that is removed afterwards
+//! cargo run -p lithdb --example block_store            # in a temporary directory
 //! cargo run -p lithdb --example block_store -- ./chain # goes on where it ended the last time
 //! ```
 
@@ -27,7 +28,8 @@ struct BlockStore {
     blocks: Table,
     /// Block number and transaction number → receipt; also found by the hash of the transaction.
     receipts: Table,
-    /// The lowest block that is kept. Only ever rises: a filter that has said yes must not say no later.
+    /// The lowest block that is kept. Only ever rises: a filter that has said yes must not say no
+    /// later.
     lowest: Arc<AtomicU64>,
 }
 
@@ -35,11 +37,13 @@ impl BlockStore {
     fn open(path: &Path) -> lithdb::Result<Self> {
         let db = Db::open(DbOptions::new([path]))?;
         let lowest = Arc::new(AtomicU64::new(0));
-        // Space is given back by whole segments: small ones follow the limit closely. The default is 512 MiB.
+        // Space is given back by whole segments: small ones follow the limit closely. The default
+        // is 512 MiB.
         let options = TableOptions::new().segment_bytes(256 << 10);
         let filter = || {
             let lowest = Arc::clone(&lowest);
-            // Primary keys begin with the block number. Aliases go where their values go: they have no say.
+            // Primary keys begin with the block number. Aliases go where their values go: they
+            // have no say.
             GcFilter::new(move |key, is_primary| {
                 Ok(!is_primary || number_of(key) < Some(lowest.load(Ordering::Relaxed)))
             })
@@ -51,8 +55,9 @@ impl BlockStore {
         Ok(store)
     }
 
-    /// The number of the first block that is not in both tables. Each table keeps a prefix of what was put into it, but
-    /// after a crash one may have a little more than the other. What is put again replaces what is there.
+    /// The number of the first block that is not in both tables. Each table keeps a prefix of what
+    /// was put into it, but after a crash one may have a little more than the other. What is put
+    /// again replaces what is there.
     fn next_number(&self) -> lithdb::Result<u64> {
         let newest = |table: &Table| -> lithdb::Result<u64> {
             for entry in table.iter()?.rev() {
@@ -109,14 +114,15 @@ impl BlockStore {
         self.receipts.get(transaction)
     }
 
-    /// Takes the store, which must be closed, back to the block `number`: nothing newer is left in any table, or, if
-    /// something fails, everything is as it was.
+    /// Takes the store, which must be closed, back to the block `number`: nothing newer is left in
+    /// any table, or, if something fails, everything is as it was.
     fn roll_back(path: &Path, number: u64) -> lithdb::Result<()> {
         let filter = PerTable::new()
             .table("blocks", max_be_u64(0, number))
             .table("receipts", max_be_u64(0, number))
             .table("audits", max_be_u64("audit-".len(), number));
-        // The audits may have begun after that block: then none is to be kept. Of the others some must be.
+        // The audits may have begun after that block: then none is to be kept. Of the others some
+        // must be.
         let cut = ["blocks", "receipts"];
         let plan = Rollback::new([path]).on_no_match(NoMatch::Clear).plan(filter.into_filter())?;
         println!("{plan}");
@@ -131,7 +137,8 @@ impl BlockStore {
         Ok(())
     }
 
-    /// Lets go of all blocks but the newest before `end`. The maintenance thread collects them when it next looks.
+    /// Lets go of all blocks but the newest before `end`. The maintenance thread collects them
+    /// when it next looks.
     fn keep_newest(&self, end: u64) {
         self.lowest.fetch_max(end.saturating_sub(KEEP), Ordering::Relaxed);
     }
@@ -141,7 +148,8 @@ fn number_of(key: &[u8]) -> Option<u64> {
     key.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
 }
 
-/// A block of the example's chain: its content follows from its number and its fork, so that what is read can be checked.
+/// A block of the example's chain: its content follows from its number and its fork, so that what
+/// is read can be checked.
 struct Block {
     number: u64,
     transactions: Vec<Vec<u8>>,
@@ -261,7 +269,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     turn_to_another_fork(store, &path, end)
 }
 
-/// The last hundred blocks turn out to be on the wrong fork. A third table has been begun only with them.
+/// The last hundred blocks turn out to be on the wrong fork. A third table has been begun only
+/// with them.
 fn turn_to_another_fork(store: BlockStore, path: &Path, end: u64) -> Result<(), Box<dyn Error>> {
     let last = end - 101;
     let audits = store.db.table("audits", TableOptions::new())?;

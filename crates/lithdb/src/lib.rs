@@ -119,8 +119,8 @@ pub mod rollback {
     //! # let dir = tempfile::tempdir()?;
     //! # let path = dir.path().join("data");
     //! # Db::open(DbOptions::new([&path]))?.close()?;
-    //! // `blocks`: a letter and the height; `receipts`: through one key; all others: keys that begin
-    //! // with the height.
+    //! // `blocks`: a letter and the height; `receipts`: through one key; all others: keys that
+    //! // begin with the height.
     //! let filter = PerTable::new()
     //!     .table("blocks", max_be_u64(1, 100))
     //!     .table("receipts", through_key(b"r:100:7"))

@@ -162,8 +162,8 @@ fn stale_root_without_its_id_needs_consent() {
     }
 }
 
-/// A copy of root 0 that was taken while the table was open, idle and durable: of what the session put afterwards, only
-/// the value file on the other root shows anything.
+/// A copy of root 0 that was taken while the table was open, idle and durable: of what the session
+/// put afterwards, only the value file on the other root shows anything.
 #[test]
 fn longer_value_file_shows_a_stale_root() {
     let harness = Harness::new();

@@ -159,7 +159,8 @@ fn unknown_read_only_feature_allows_reading() {
         let harness = patched(path, kind, |b| b[16] = 1);
         open_all(&harness, true).unwrap_or_else(|error| panic!("{path}: {error}"));
         if path == "/r1/t/segments/1-0.values" {
-            continue; // a sealed segment's values are never written, and not read when the table is opened
+            // The values of a sealed segment are never written, and opening does not read them.
+            continue;
         }
         let error = open_all(&harness, false).expect_err(path);
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{path}: {error}");

@@ -290,8 +290,9 @@ fn plan_and_report_fit_80_columns() {
                 let key = String::from_utf8(boundary.key.clone()).unwrap();
                 assert!(text.contains(&format!("{key} at {}", boundary.position)), "{shown}");
             }
-            let cut =
-                table.segment_truncated.map_or("table".to_owned(), |id| format!("cut    {id}"));
+            let cut = table
+                .segment_truncated
+                .map_or("table".to_owned(), |id| format!("truncated      segment {id}"));
             assert!(text.contains(&cut), "{shown}");
         }
     }

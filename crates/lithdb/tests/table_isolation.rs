@@ -489,7 +489,8 @@ fn panic_in_maintenance_latches_only_its_table() {
     let (table, other) = (db.table("t", small()).unwrap(), db.table("u", small()).unwrap());
     put(&table, 0..2);
     put(&other, 0..2);
-    // The time is recorded on the thread that runs maintenance, not in the pool, which has its own error for a panic.
+    // The time is recorded on the thread that runs maintenance, not in the pool, which has its own
+    // error for a panic.
     harness.clock.advance(Duration::from_secs(3600));
     is_armed.store(true, Ordering::Relaxed);
     db.maintain().unwrap_err();

@@ -34,8 +34,8 @@ pub fn ttl_options(ttl: Duration) -> TableOptions {
         .ttl(ttl)
 }
 
-/// The tables of the process whose system calls fail, with segments of a few keys; `expiring` expires
-/// at once.
+/// The tables of the process whose system calls fail, with segments of a few keys; `expiring`
+/// expires at once.
 pub fn stress_options(table: &str) -> TableOptions {
     let options = TableOptions::new().segment_keys(16).inline_max_bytes(512).shards(2);
     if table == "expiring" { options.ttl(Duration::from_millis(1)) } else { options }

@@ -51,7 +51,8 @@ impl Tree {
 
     /// A tree of fully synced nodes, on a disk of the same capacity as `self`'s.
     pub(crate) fn with_nodes(&self, nodes: BTreeMap<Ino, Node>) -> Self {
-        let used_blocks = nodes.values().map(blocks_of_node).sum::<u64>().saturating_sub(1); // the root takes no block
+        // The root takes no block.
+        let used_blocks = nodes.values().map(blocks_of_node).sum::<u64>().saturating_sub(1);
         Self {
             nodes,
             next_ino: self.next_ino,

@@ -17,7 +17,8 @@ use crate::stderr::print_note;
 pub(crate) struct Args {
     #[command(flatten)]
     tables: Tables,
-    /// Collect by TTL alone also tables with a GC filter, which only the application can call
+    /// Also collect tables with a GC filter, by TTL alone (only the application can call the
+    /// filter)
     #[arg(long)]
     force: bool,
     /// Accept the wall clock although it has jumped

@@ -110,30 +110,27 @@ impl TableInfo {
             None => "none".to_owned(),
         };
         let key = |key: &Option<String>| key.clone().unwrap_or_else(|| "none".to_owned());
-        let waiting = match stats.waiting_bytes {
+        let dead = match stats.waiting_bytes {
             0 => String::new(),
-            bytes => format!(", and {} unused until their segments expire", size(bytes)),
+            bytes => format!(", and {} dead, freed when their segments expire", size(bytes)),
         };
         let (segments, entries) = (stats.segments as u64, stats.keymap_entries as u64);
         let entries = counted(entries, "entry").replace("entrys", "entries");
         let (shards, roots) = (u64::from(stats.shards), stats.roots as u64);
         let lines = [
             ("keys", format!("{} for {}", count(stats.keys), counted(stats.values, "value"))),
-            (
-                "bytes",
-                format!("{} in {}{waiting}", size(stats.bytes), counted(segments, "segment")),
-            ),
+            ("bytes", format!("{} in {}{dead}", size(stats.bytes), counted(segments, "segment"))),
             ("oldest", oldest),
             ("oldest key", key(&self.oldest_key)),
             ("newest key", key(&self.newest_key)),
             ("ttl", format!("{ttl}{filter}")),
-            ("watermark", format!("segment {}, the lowest that may be read", stats.watermark.0)),
+            ("watermark", format!("segment {}, lowest readable", stats.watermark.0)),
             ("log end", stats.log_end.to_string()),
             (
                 "keymap",
                 format!("{}, {entries}, {}", self.keymap(), size(stats.keymap_bytes as u64)),
             ),
-            ("spread", format!("{} over {}", counted(shards, "shard"), counted(roots, "root"))),
+            ("layout", format!("{} over {}", counted(shards, "shard"), counted(roots, "root"))),
             ("created", format!("{} ago", age(now, stats.created))),
         ];
         ctx.out.text(format_args!("table {}", self.name))?;

@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
     if let Err(failure) = loaded {
         drop(bar);
         // The first failure is reported; a failed flush only changes what the note claims.
-        let kept = if table.flush().is_ok() { "stored" } else { "put, not all durable," };
+        let kept = if table.flush().is_ok() { "stored" } else { "written, possibly not durable," };
         if stored.files > 0 {
             let files = counted(stored.files, "file");
             print_note(format_args!("{files} ({}) {kept} before this error", size(stored.bytes)));

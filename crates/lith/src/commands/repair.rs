@@ -21,8 +21,8 @@ pub(crate) struct Args {
     /// The tables [default: all tables]
     #[arg(value_name = "TABLE", value_parser = parse_table)]
     tables: Vec<String>,
-    /// Replace a root that is lost for good by this directory, which must be empty or not exist;
-    /// name all other roots with --db
+    /// Replace a permanently lost root with this directory, which must be empty or not exist; name
+    /// all other roots with --db
     #[arg(long, value_name = "DIR", conflicts_with = "tables")]
     lost_root: Vec<PathBuf>,
     /// Accept the loss of data that the plan shows. Damaged files are moved to damaged-…/

@@ -1,5 +1,5 @@
-//! `lith rollback`: rewinds a stopped database, all tables or none. `--json`: `{"plan":…,
-//! "executed":…,"report":…}`; with `--finish`: `{"finished":…,"report":…}`.
+//! `lith rollback`: rolls a stopped database back, atomically over all tables. `--json`:
+//! `{"plan":…, "executed":…,"report":…}`; with `--finish`: `{"finished":…,"report":…}`.
 
 use std::io::{BufRead, Write};
 use std::ops::ControlFlow;
@@ -28,10 +28,10 @@ pub(crate) struct Args {
     /// A table to roll back; repeat it for each [default: all tables]
     #[arg(long = "table", value_name = "TABLE", value_parser = parse_table)]
     tables: Vec<String>,
-    /// What to do with a table in which no record would be kept
+    /// What to do with a table in which no record matches
     #[arg(long, value_name = "WHAT", default_value = "refuse")]
     no_match: OnNoMatch,
-    /// Accept values above the height that stay because they were put before the last key kept
+    /// Accept that values above the limit stay if they were put before the last kept key
     #[arg(long)]
     accept_out_of_order: bool,
     /// Show the plan and change nothing
@@ -188,7 +188,7 @@ fn require_single_table(position: Position, plan: &RollbackPlan) -> Result<(), F
             table.table
         ))),
         tables => Err(Failure::usage(format_args!(
-            "position {position} belongs to one table: expected one --table, found {} tables",
+            "--through-position needs exactly one --table, found {} tables",
             tables.len()
         ))),
     }
@@ -241,7 +241,7 @@ fn execute_plan(args: &Args, plan: RollbackPlan, ctx: &mut Context) -> Result<()
 /// Asks on standard error; anything but `y` or `yes` is a no.
 fn confirm() -> Result<bool, Failure> {
     let mut err = std::io::stderr();
-    let asked = write!(err, "lith: this cannot be undone; roll back? [yes/no] ");
+    let asked = write!(err, "lith: this cannot be undone; roll back? [y/N] ");
     asked.and_then(|()| err.flush()).map_err(|e| Failure::io("ask for confirmation", &e))?;
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);

@@ -18,13 +18,13 @@ use crate::progress::Progress;
 pub(crate) struct Verified {
     /// The files of each table.
     pub(crate) files: Verification,
-    /// The keymaps of the tables with sound files.
+    /// The keymaps of the tables with intact files.
     keymaps: Vec<KeymapReport>,
     /// The tables whose keymaps could not be checked.
     unchecked_keymaps: Vec<RefusedTable>,
 }
 
-/// Verifies the files, then the keymaps of tables with sound files. The findings of one table do
+/// Verifies the files, then the keymaps of tables with intact files. The findings of one table do
 /// not depend on the state of another.
 pub(crate) fn verify(options: &DbOptions, named: Option<&str>) -> Result<Verified, Failure> {
     let named = named.map(|name| [name.to_owned()]);
@@ -40,8 +40,8 @@ pub(crate) fn verify(options: &DbOptions, named: Option<&str>) -> Result<Verifie
 
 impl Verified {
     fn check_keymaps(&mut self, options: &DbOptions) {
-        let sound = self.files.tables.iter().filter(|report| report.is_sound());
-        let names: Vec<TableName> = sound.map(|report| report.table.clone()).collect();
+        let intact = self.files.tables.iter().filter(|report| report.is_sound());
+        let names: Vec<TableName> = intact.map(|report| report.table.clone()).collect();
         let db = match Db::open_read_only(options.clone()) {
             Ok(db) => db,
             Err(error) => {
@@ -69,7 +69,7 @@ impl Verified {
         }
     }
 
-    /// Whether the files of a table and its keymap are sound, as far as they were checked.
+    /// Whether the files of a table and its keymap are intact, as far as they were checked.
     fn is_sound(&self, report: &VerifyReport) -> bool {
         let is_same = |keymap: &&KeymapReport| keymap.table == report.table;
         report.is_sound()
@@ -87,15 +87,15 @@ impl Verified {
         pending.chain(damaged).chain(wrong).chain(refused).collect()
     }
 
-    /// `Ok` if everything is sound.
+    /// `Ok` if everything is intact.
     fn verdict(&self) -> Result<(), Failure> {
         let damaged = self.files.tables.iter().filter(|t| !t.is_sound()).map(|t| &t.table);
         let wrong = self.keymaps.iter().filter(|k| !k.is_sound()).map(|k| &k.table);
         let refused = self.files.refused.iter().chain(&self.unchecked_keymaps).map(|r| &r.table);
         let pending = self.files.pending_rollback.is_some();
         Failure::from_messages([
-            pending.then(|| "a rollback is not finished; see lith rollback --finish".to_owned()),
-            listed("not sound", damaged.chain(wrong)).map(|names| names + "; see lith repair"),
+            pending.then(|| "a rollback is pending; see lith rollback --finish".to_owned()),
+            listed("damaged", damaged.chain(wrong)).map(|names| names + "; see lith repair"),
             listed("cannot be checked", refused),
         ])
     }

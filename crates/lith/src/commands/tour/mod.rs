@@ -179,7 +179,7 @@ impl Tour<'_> {
         let verdict = if passed { "PASSED" } else { "FAILED" };
         let compared = tally.compared;
         out.text(format_args!(
-            "{verdict}: {} compared byte by byte, {} in all, in {}.",
+            "{verdict}: {} compared, {} in total, in {}.",
             counted(compared, "answer"),
             size(tally.bytes),
             duration(took)

@@ -142,7 +142,7 @@ impl Tour<'_> {
         let report = table.run_gc()?;
         let collected = collecting.elapsed();
         if report.held_for.is_some() {
-            let what = "expire: collection was held as if the clock had jumped";
+            let what = "expire: collection was delayed as after a clock jump";
             self.tally.wrong.push(what.to_owned());
         }
         let after = table.stats();
@@ -257,8 +257,8 @@ impl Tour<'_> {
         let problems = verified.problems();
         let bytes = verified.files.tables.iter().map(|report| report.bytes).sum();
         let what = match problems.is_empty() {
-            true => "every byte read, every checksum, chain, count and keymap entry checked: sound",
-            false => "every byte read: NOT sound, see below",
+            true => "every byte, checksum, chain link, count and keymap entry verified: ok",
+            false => "every byte read: DAMAGED, see below",
         };
         let problems = problems.into_iter().map(|problem| format!("verify: {problem}"));
         self.tally.wrong.extend(problems);

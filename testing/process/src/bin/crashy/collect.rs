@@ -8,8 +8,8 @@ use lithdb_env::{Clock, OsClock};
 use lithdb_process_tests::{Op, Rng, db_options, short_lived_options};
 
 /// Runs from operation `next` on, until it is killed. `ack N T`: everything up to N is durable,
-/// and N was put at T or later, in milliseconds since 1970. `collected N`: everything below N has been
-/// collected, for good.
+/// and N was put at T or later, in milliseconds since 1970. `collected N`: everything below N has
+/// been collected, for good.
 pub(crate) fn collect(incarnation: u64, ttl: Duration, mut next: u64, roots: &[PathBuf]) {
     let db = Db::open(db_options(roots).gc_interval(Duration::from_millis(7))).expect("open");
     let table = db.table("short", short_lived_options(ttl)).expect("table");

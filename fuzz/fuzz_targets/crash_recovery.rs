@@ -1,6 +1,6 @@
 //! Puts, batches, flushes, seals, openings, failures and crashes chosen by the fuzzer, checked
 //! against a model: everything acknowledged exists, what survives is a prefix of what was put, in
-//! whole batches, and nothing else exists.
+//! complete batches, and nothing else exists.
 #![no_main]
 
 use std::collections::BTreeMap;

@@ -123,7 +123,7 @@ fuzz_target!(|data: &[u8]| {
     crashed.crash_after(choice.choose(ops as usize + 1) as u64);
     let done = run(&crashed).is_ok();
     let mut found = crashed.crash(&mut choice);
-    // And crash again inside the opening that finishes the rollback.
+    // And crash again inside the open that finishes the rollback.
     if choice.choose(2) == 1 {
         found.crash_after(choice.choose(60) as u64);
         drop(open(&found));

@@ -36,7 +36,7 @@ pub(crate) struct MappedFile {
     whole: Bytes,
 }
 
-/// Owner of the mapping behind `Bytes`.
+/// Owner of the mapping that backs `Bytes`.
 struct Mapping {
     mmap: Mmap,
     _permit: Permit,
@@ -60,8 +60,8 @@ impl MappedFile {
         }
         let fd = file.as_fd();
         // SAFETY: the mapping is read-only and stays alive in `Mapping` while any `Bytes` points
-        // into it. The three rules in the module documentation ensure that the bytes lent from it
-        // do not change and lie within the file.
+        // into it. The three rules in the module documentation ensure that the bytes returned from
+        // it do not change and lie within the file.
         let mmap = unsafe { MmapOptions::new().len(len).map(&fd)? };
         Ok(Self { whole: Bytes::from_owner(Mapping { mmap, _permit }) })
     }

@@ -52,8 +52,8 @@ fn write_replacement(fs: &dyn Fs, new: &Path, bytes: &[u8]) -> Result<()> {
     written
 }
 
-/// Removes a file that nothing refers to; a failure is ignored. If the file remains, the next
-/// opening recognises it by its name and removes it.
+/// Removes a file that nothing refers to; a failure is ignored. If the file remains, the next open
+/// recognises it by its name and removes it.
 #[expect(clippy::let_underscore_must_use, reason = "nothing depends on the removal")]
 pub fn remove_best_effort(fs: &dyn Fs, path: &Path) {
     let _ = fs.remove_file(path);

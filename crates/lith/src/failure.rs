@@ -64,7 +64,7 @@ impl Failure {
     }
 
     /// The outcome of a command on several tables: `refused` are those that returned an error,
-    /// named behind `label`. An error that is the only problem keeps its kind.
+    /// named after `label`. An error that is the only problem keeps its kind.
     pub(crate) fn from_tables(
         label: &str,
         refused: &[(String, lithdb::Error)],

@@ -150,7 +150,7 @@ impl ValueSource<'_> {
 pub(crate) type WriteFn<'a> = &'a mut dyn FnMut(&mut dyn Write) -> Result<(), Failure>;
 
 /// Writes the output of `produce` as the content of the file at `path`, new or existing. A regular
-/// file (also behind a symbolic link) has the complete old or the complete new content at any
+/// file (also through a symbolic link) has the complete old or the complete new content at any
 /// time; a pipe or device is written to in place.
 pub(crate) fn write(path: &Path, produce: WriteFn<'_>) -> Result<(), Failure> {
     let cannot = |error: io::Error| Failure::io(path.display(), &error);

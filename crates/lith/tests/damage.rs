@@ -329,7 +329,7 @@ fn every_command_names_the_remedy_for_a_pending_rollback() {
     {
         assert!(text.contains(part), "{part}: {text}");
     }
-    for part in [": ok", "DAMAGED", "damage:", "note:", "next opening"] {
+    for part in [": ok", "DAMAGED", "damage:", "note:", "next open"] {
         assert!(!text.contains(part), "{part}: {text}");
     }
     let run = fixture.lith(&["verify", "--json"]);

@@ -139,7 +139,7 @@ fn non_utf8_database_path_yields_complete_json() {
     let output = run(command, b"").json();
     assert!(output["output"].as_str().unwrap().ends_with("/out\u{fffd}"), "{output}");
     assert_eq!(support::read(&out), [7; 200]);
-    // Damage is found and repaired all the same.
+    // Damage is found and repaired anyway.
     flip(&root.join("t/segments/1.keys"), 150);
     for args in [&["verify", "--json"][..], &["repair", "--json"]] {
         let run = on(args);

@@ -144,7 +144,7 @@ fn files_of_another_owner_are_not_damage() {
             assert!(error.contains("Permission denied"), "{name}: {args:?}: {run:?}");
             assert!(!error.contains("DAMAGED") && !error.contains("repair"), "{name}: {run:?}");
         }
-        // The other table is reported all the same.
+        // The other table is reported anyway.
         let run = as_other(&fixture, &program, &["verify"]);
         run.failed();
         assert!(run.words().contains("table u: ok"), "{name}: {run:?}");

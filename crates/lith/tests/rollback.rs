@@ -313,7 +313,7 @@ fn rollback_killed_at_any_moment_is_all_tables_or_none() {
     tally.add("kills", rounds.into());
     tally.add("old", ends[0].into());
     tally.add("new", ends[1].into());
-    tally.add("finished by the next opening", pending.into());
+    tally.add("finished by the next open", pending.into());
     assert!(ends.iter().all(|count| *count > 0), "{ends:?}");
     assert_eq!(all_numbers(&whole), vec![(0..60).collect::<Vec<_>>(); 3], "the template changed");
 }

@@ -113,10 +113,10 @@ impl Table {
         self.inner.put_with(key.as_ref(), value.as_ref(), secondary)
     }
 
-    /// Stores every value of `batch`. After a crash, the whole batch is present or nothing of it.
-    /// Readers may see its parts appear one after another while it is being written. Returns the
-    /// position of the last value's record; an empty batch does nothing and returns the end of the
-    /// log.
+    /// Stores every value of `batch`. After a crash, the batch is present completely or not at
+    /// all. Readers may see its values appear one after another while it is being written. Returns
+    /// the position of the last value's record; an empty batch does nothing and returns the end of
+    /// the log.
     ///
     /// # Errors
     /// As [`put_with`](Self::put_with); `InvalidArgument` also for a batch of more than

@@ -187,8 +187,8 @@ fn closed_table_can_be_dropped() {
     assert!(db.tables().unwrap().is_empty() && harness.files("/t/").is_empty());
 }
 
-/// The power fails at every operation of a drop; the next opening finds the whole table or
-/// finishes the drop.
+/// The power fails at every operation of a drop; the next open finds the whole table or finishes
+/// the drop.
 #[test]
 fn opening_finishes_an_interrupted_drop() {
     let harness = Harness::new();

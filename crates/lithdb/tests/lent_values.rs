@@ -1,5 +1,5 @@
-//! Lent bytes never change: values and iterators stay valid while other code truncates, repairs,
-//! drops or collects what they came from. On real, mapped files.
+//! Returned bytes never change: values and iterators stay valid while other code truncates,
+//! repairs, drops or collects what they came from. On real, mapped files.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
 
@@ -31,7 +31,7 @@ fn open(root: &Path) -> Db {
     Db::open_with(options(root), alone).unwrap()
 }
 
-/// The lent values: of a writer that is closed by now, and of a reader that stays open.
+/// The returned values: of a writer that has been closed, and of a reader that stays open.
 struct LentValues {
     values: Vec<(u64, Value)>,
     entries: Vec<Entry>,

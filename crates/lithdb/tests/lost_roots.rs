@@ -401,7 +401,7 @@ impl LostRootCase {
         done.refused.into_iter().next().map_or(Ok(()), |refused| Err(refused.error))
     }
 
-    /// An opening between attempts is refused or finds the expected contents.
+    /// An open between attempts is refused or finds the expected contents.
     fn open_between_attempts(&self, harness: &Harness, context: &str) {
         let harness = rollback_fixture::fork(harness);
         if let Ok(db) = harness.try_open() {

@@ -51,7 +51,7 @@ fn slow_table_is_sealed_by_age() {
     assert_eq!(sealed(&harness.take_events()), [(1, 1)]);
     harness.pass(&db, 30);
     assert_eq!(table.stats().segments, 2, "an empty segment does not age");
-    // From the first record of the next segment on, even across a reopening.
+    // From the first record of the next segment on, even across a reopen.
     put(&table, 1..2);
     db.close().unwrap();
     drop((db, table));
@@ -342,7 +342,7 @@ fn recovery_reports_what_it_did() {
     assert!(report.copied_bytes > 1_000_000 && report.torn.is_some(), "{report:?}");
     assert!(report.torn_bytes > 0, "{report:?}");
     assert!(table.stats().keys > 900);
-    // A second opening has nothing to recover.
+    // A second open has nothing to recover.
     db.close().unwrap();
     drop((db, table));
     found.open().existing_table("t").unwrap();

@@ -1,10 +1,10 @@
 //! Generated histories of all operations of a database, checked against a model.
 //!
-//! After every opening: everything acknowledged exists byte-exact; what survives is a prefix of
-//! what was put, in whole batches; nothing appears that was never put, was collected or was rolled
+//! After every open: everything acknowledged exists byte-exact; what survives is a prefix of what
+//! was put, in complete batches; nothing appears that was never put, was collected or was rolled
 //! back; the files, as the format oracle reads them, contain the same; reopening changes nothing;
 //! no segment id has two contents; a rollback happened to all tables or to none; hard links keep
-//! their bytes; no file or handle is left over. The keymap is only in memory here: every opening
+//! their bytes; no file or handle is left over. The keymap is only in memory here: every open
 //! rebuilds it.
 //!
 //! A failing history is shrunk, and its seed is stored in `model.proptest-regressions`, to be
@@ -61,7 +61,7 @@ const EVENTS: [&str; 18] = [
     "reader's views",
     "rollbacks executed",
     "rollbacks interrupted",
-    "rollbacks left to the next opening",
+    "rollbacks left to the next open",
     "rollbacks refused",
     "rollbacks that failed",
     "tables emptied by their TTL",
@@ -144,7 +144,7 @@ fn discarded_segment_id_is_never_reused() {
     }
 }
 
-/// A segment sealed while the clock is in doubt is not as old as the downtime before it.
+/// A segment sealed while the clock is not trusted is not as old as the downtime before it.
 #[test]
 fn wrong_clock_between_restarts_does_not_age_segments() {
     let stop = |crash, secs, wall| Op::Stop { crash, secs, wall: Some(wall) };

@@ -32,8 +32,8 @@ fn open_all(harness: &Harness, read_only: bool) -> Result<()> {
 type Image = Vec<(String, Vec<u8>)>;
 
 fn image(harness: &Harness) -> Image {
-    // Every opening for writing gives all roots a new generation, and an opened table records that
-    // in its state.
+    // Every read-write open gives all roots a new generation, and an opened table records that in
+    // its state.
     let changes = [".lock", "root.id", "table.state"];
     let is_kept = |path: &String| !changes.iter().any(|end| path.ends_with(end));
     let files = harness.files("").into_iter().filter(is_kept);

@@ -267,7 +267,7 @@ fn truncated_segment_gets_new_revision_and_digest_same_seal_time() {
     assert_eq!(bytes.len() as u64, after.key_end);
     assert!(after.value_ends.iter().sum::<u64>() < before.value_ends.iter().sum());
     for (path, bytes) in &values {
-        assert!(harness.fs.read_raw(path) == *bytes, "{path}: its bytes may be lent");
+        assert!(harness.fs.read_raw(path) == *bytes, "{path}: readers may hold its bytes");
     }
     // A second rollback, further back; at the end of a segment the file stays as it is.
     roll_back(&harness, &|_, key, _| height(key) <= 11, NoMatch::Refuse);
@@ -311,10 +311,10 @@ fn rollback_never_reuses_ids_and_clears_the_durable_end() {
         let state = |harness: &Harness| {
             read_state(&harness.fs, "/r0/t/table.state".as_ref()).unwrap().state
         };
-        let promised = state(&harness).recorded_end.unwrap().segment;
+        let recorded = state(&harness).recorded_end.unwrap().segment;
         roll_back(&harness, keep, no_match);
         let after = state(&harness);
-        assert!(after.next_id_floor.0 > highest && after.next_id_floor.0 > promised.0);
+        assert!(after.next_id_floor.0 > highest && after.next_id_floor.0 > recorded.0);
         assert!(after.recorded_end.clone().is_none_or(|end| end.segment.0 > highest));
         seen.assert_consistent_with(Identities::of(&harness), "after the rollback");
         let floor = after.next_id_floor;

@@ -1,5 +1,5 @@
-//! Power loss at every operation of a rollback, and of the opening that finishes it: all tables
-//! are at the old state or all at the new one, and at the new one if the rollback had returned
+//! Power loss at every operation of a rollback, and of the open that finishes it: all tables are
+//! at the old state or all at the new one, and at the new one if the rollback had returned
 //! success.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -59,7 +59,7 @@ fn is_pending(harness: &Harness) -> bool {
     !harness.files(&format!("/{INTENT_FILE}")).iter().all(|path| path.ends_with(".new"))
 }
 
-/// Crashes the rollback after every operation, and also inside the opening that finishes it.
+/// Crashes the rollback after every operation, and also inside the open that finishes it.
 fn every_crash(scenario: &Scenario) -> Count {
     let run = scenario.copy();
     scenario.execute(&run).unwrap_or_else(|e| panic!("{}: {e}", scenario.name));
@@ -79,7 +79,7 @@ fn every_crash(scenario: &Scenario) -> Count {
             assert!(!(pending && is_done), "{context}: done, and still pending");
             if pending {
                 count.pending += 1;
-                // Inside the opening that finishes it: not for every image, except in a deep run.
+                // Inside the open that finishes it: not for every image, except in a deep run.
                 if (n == 0 && k.is_multiple_of(3)) || effort.is_deep() {
                     crash_in_opening(scenario, &after, k, &context, &mut count);
                 }
@@ -100,7 +100,7 @@ fn every_crash(scenario: &Scenario) -> Count {
     count
 }
 
-/// The power fails again at every operation of the opening that finishes the rollback.
+/// The power fails again at every operation of the open that finishes the rollback.
 fn crash_in_opening(
     scenario: &Scenario,
     found: &Harness,

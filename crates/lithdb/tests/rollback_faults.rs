@@ -1,6 +1,6 @@
 //! Every operation of a rollback fails, once or persistently; and the disk is full at every size.
-//! Whatever the rollback returned, the next opening finds all tables at the old state or all at
-//! the new one.
+//! Whatever the rollback returned, the next open finds all tables at the old state or all at the
+//! new one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -311,7 +311,7 @@ fn rollback_failing_before_its_decision_leaves_no_file() {
             // The attempt may have sealed the unsealed segment: that does not change its contents.
             let left = names(&run).into_iter().filter(|name| !before.contains(name));
             let left: Vec<_> = left.filter(|name| name.ends_with(".new")).collect();
-            // Except the metadata of that seal, if its rename failed: the next opening removes it.
+            // Except the metadata of that seal, if its rename failed: the next open removes it.
             let is_excused = path.to_string_lossy().ends_with("metadata.new");
             assert!(left.is_empty() || is_excused, "{context}: {left:?}");
             assert!(rollback_fixture::contents_of(&run) == scenario.old, "{context}");

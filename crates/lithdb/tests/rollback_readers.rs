@@ -101,7 +101,7 @@ fn reader_keeps_mapped_bytes_and_sees_the_rollback_after_refresh() {
         reader.refresh().unwrap();
         assert!(contents(&reader, "refreshed") == new);
         check_absent(&reader, &old, &new, "refreshed");
-        // No file is shortened even without a reader: a value may be lent.
+        // No file is shortened even without a reader: a caller may hold a value.
         drop((table, reader));
         harness.open().existing_table("t").unwrap();
         assert!(!cut_segment(&harness).2);

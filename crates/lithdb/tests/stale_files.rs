@@ -1,6 +1,6 @@
 //! Files of different ages: each file, directory, root and random subsets of files are restored to
-//! their state at an earlier opening, flush or close. Whatever opens is a table as it was at one
-//! of those times, complete, and no file is removed; everything else is refused.
+//! their state at an earlier open, flush or close. Whatever opens is a table as it was at one of
+//! those times, complete, and no file is removed; everything else is refused.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 

@@ -22,7 +22,7 @@ use parking_lot::{Condvar, Mutex};
 use support::rollback_fixture::hook::{Gate, HookFs};
 use support::{Harness, check, put, small};
 
-/// Whatever takes longer counts as blocked for ever.
+/// Whatever takes longer counts as blocked forever.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs `act` on a thread of its own.
@@ -116,7 +116,7 @@ fn tables_work_while_another_is_dropped() {
     let dropping = spawn_with_result(move || theirs.drop_table("slow"));
     gate.wait_for(1);
     use_others(&db);
-    // An opening of the dropped name gets the new table.
+    // An open of the dropped name gets the new table.
     let theirs = db.clone();
     let again = spawn_with_result(move || theirs.table("slow", small()));
     gate.open();

@@ -85,11 +85,11 @@ impl ChainLinks {
         for (id, files) in &inventory.segments {
             let mut note = |path: &PathBuf, what| notes.push(Finding::note(path, what).of(*id));
             for path in &files.leftovers {
-                note(path, "unfinished replacement; the next opening removes it");
+                note(path, "unfinished replacement; the next open removes it");
             }
             if *id < watermark {
                 for path in files.finished() {
-                    note(path, "below the watermark: expired; the next opening removes it");
+                    note(path, "below the watermark: expired; the next open removes it");
                 }
                 continue;
             }
@@ -127,7 +127,7 @@ impl ChainLinks {
         let mut findings = match &slots {
             StateSlots::BothValid => Vec::new(),
             StateSlots::OneValid(why) => {
-                let what = format!("{why}; harmless, the next opening rewrites it");
+                let what = format!("{why}; harmless, the next open rewrites it");
                 vec![Finding::note(&path, what)]
             }
             StateSlots::WrongLength(error) | StateSlots::Lost(error) => {

@@ -288,7 +288,7 @@ impl Examiner<'_> {
             groups = examine_groups(&walk, &mut keys, &mut values, durable, meter)?;
         }
         if is_recoverable && walk.end < key_file.len {
-            let what = "nothing from here on was acknowledged; the next opening drops it";
+            let what = "nothing from here on was acknowledged; the next open drops it";
             self.report(Finding::note(&key_file.path, what).at(walk.end));
         } else if let Some(torn) = groups.torn_batch {
             let what = "the batch that begins here is incomplete; it was never acknowledged";

@@ -1,7 +1,7 @@
 //! Executes a plan: compare the tables with it, prepare, decide (write the intent), apply.
 //!
 //! Until the intent is written, any failure leaves the database as it was; from then on the
-//! rollback is carried out, by this call or by the next opening.
+//! rollback is completed, by this call or by the next open.
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;
@@ -41,7 +41,7 @@ pub enum Phase {
     /// Everything that needs space is being written beside the old files; the caller can still
     /// stop the rollback.
     Preparing,
-    /// The rollback is decided; this call or the next opening carries it out.
+    /// The rollback is decided; this call or the next open completes it.
     Applying,
 }
 
@@ -131,7 +131,7 @@ impl RollbackPlan {
                 intent.apply(&roots, &mut |table, removed| reporter.applying(table, removed));
             tables = done.map_err(|e| {
                 e.context(
-                    "the rollback was decided and is not finished; the next opening for writing, \
+                    "the rollback was decided and is not finished; the next read-write open, \
                      or `lith rollback --finish`, continues it",
                 )
             })?;
@@ -227,7 +227,7 @@ impl RollbackPlan {
         prepared.into_iter().for_each(|(_, prepared)| prepared.keep());
         written.map(|()| intent).map_err(|e| {
             e.context(
-                "the outcome of the rollback is unknown; the next opening for writing \
+                "the outcome of the rollback is unknown; the next read-write open \
                  finishes it or finds the database unchanged",
             )
         })

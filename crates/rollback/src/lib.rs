@@ -5,7 +5,7 @@
 //! The log is truncated, not rewritten. Making a *plan* scans every table from its newest record
 //! back until a filter keeps one, and counts what would be removed. Executing it *prepares*
 //! everything that needs space beside the old files, makes all of it durable as one *intent*, and
-//! only then changes anything. The next opening finishes a pending intent. Truncating one table is
+//! only then changes anything. The next open finishes a pending intent. Truncating one table is
 //! [`lithdb_table::truncate`]; this crate makes it atomic over all tables. The facade calls it.
 //!
 //! `docs/ROLLBACK.md` has what an operator needs to know, and every crash case.

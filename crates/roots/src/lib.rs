@@ -6,7 +6,7 @@
 //! Every root has a `root.id` (see `docs/FORMAT.md`) that names its database, its root number and
 //! the ids of all roots. Writing it on root 0 is the commit point of a creation. A database opens
 //! only with exactly its own roots, listed in any order; with a missing, foreign or duplicate root
-//! it is refused, and nothing is created, changed or removed. Every opening for writing, and every
+//! it is refused, and nothing is created, changed or removed. Every read-write open, and every
 //! close, renews the generation on all roots, so a root restored from a backup is refused, too.
 //!
 //! Invariants: a database is created only in directories that are empty or hold what an
@@ -154,11 +154,11 @@ impl Roots {
         Self { env: env.clone(), access, paths, id, created: false, absent: Vec::new(), locks }
     }
 
-    /// Gives all roots a new generation, as each opening for writing does. From then on, any
-    /// earlier copy of one root is older than the other roots.
+    /// Gives all roots a new generation, as each read-write open does. From then on, any earlier
+    /// copy of one root is older than the other roots.
     ///
     /// # Errors
-    /// File system errors; the next opening for writing finishes the renewal.
+    /// File system errors; the next read-write open finishes the renewal.
     pub fn renew(&self) -> Result<()> {
         // A single root has no other root to compare generations with.
         if self.access == Access::Read || self.paths.len() < 2 {

@@ -87,8 +87,8 @@ impl Segment {
         Ok((Arc::new(segment), totals))
     }
 
-    /// Removes the files of a segment that nothing refers to. Best effort: the next opening
-    /// removes what remains.
+    /// Removes the files of a segment that nothing refers to. Best effort: the next open removes
+    /// what remains.
     pub fn remove_files(&self) {
         for path in self.paths().all() {
             remove_best_effort(&*self.context().env.fs, path);

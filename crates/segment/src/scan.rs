@@ -27,20 +27,20 @@ type Source<'a> = Box<dyn Fn(u64, usize) -> Result<Bytes> + Send + Sync + 'a>;
 /// The scanner's verdict on the end of a key file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The file ends after a whole batch.
+    /// The file ends after a complete batch.
     Clean,
     /// The bytes from `offset` on were never acknowledged.
     Torn {
-        /// The end of the last whole batch.
+        /// The end of the last complete batch.
         offset: u64,
         /// Why the scan stopped.
         reason: String,
     },
     /// Acknowledged bytes are damaged.
     Corrupt {
-        /// The end of the last whole batch: the damage is after it.
+        /// The end of the last complete batch: the damage is after it.
         offset: u64,
-        /// The durable end: so many bytes of the file were acknowledged.
+        /// The durable end: this many bytes of the file were acknowledged.
         acknowledged: u64,
         /// Why the scan stopped.
         reason: String,
@@ -171,7 +171,7 @@ impl<'a> Scanner<'a> {
         self
     }
 
-    /// The same scanner, with a mark known from outside the file (the durable end in the table's
+    /// The same scanner, with a mark known from outside the file (the recorded end in the table's
     /// state).
     #[must_use]
     pub fn with_external_end(mut self, external_end: Option<Mark>) -> Self {
@@ -379,7 +379,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// What the file holds up to the end of the last whole batch.
+    /// What the file holds up to the end of the last complete batch.
     pub fn totals(&self) -> &Totals {
         &self.committed
     }

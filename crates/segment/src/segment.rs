@@ -71,7 +71,7 @@ impl UnlinkPermission {
     }
 
     /// Revokes the permission, before the table's locks or name may pass to others. Waits for an
-    /// unlink in progress; files that remain are below the watermark, and the next opening removes
+    /// unlink in progress; files that remain are below the watermark, and the next open removes
     /// them.
     pub fn revoke(&self) {
         *self.0.lock() = false;
@@ -121,7 +121,7 @@ impl Segment {
         let file = |path: &Path, shard, end: u64| {
             let durable = match shard {
                 ShardId::INLINE => durable.0,
-                // What no mark covers is not durable: it is copied, not lent.
+                // What no mark covers is not durable: it is copied, not borrowed.
                 ShardId(n) => durable.1.get(usize::from(n)).copied().unwrap_or_default(),
             };
             let handle = Handle::closed(path.to_owned());
@@ -489,7 +489,7 @@ impl Drop for Segment {
             match self.context.env.fs.remove_file(path) {
                 Ok(()) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                // The file is below the watermark: the next opening removes it.
+                // The file is below the watermark: the next open removes it.
                 Err(error) => tracing::warn!(path = %path.display(), %error, "cannot remove"),
             }
         }

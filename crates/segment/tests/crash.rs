@@ -59,7 +59,7 @@ impl Known {
     }
 }
 
-/// Creates a segment, writes and flushes, writes again behind a mark, flushes, and seals it.
+/// Creates a segment, writes and flushes, writes again after a mark, flushes, and seals it.
 fn scenario(context: &Arc<Context>, known: &mut Known) -> Result<()> {
     let mut writer = create(context, 1, 2, None)?;
     writer.segment().sync_everything()?;

@@ -437,7 +437,7 @@ fn format_oracle_reads_all_files_of_a_segment() {
     segment.make_durable(writer.totals()).unwrap();
     writer.set_pending_mark(writer.totals().mark(UnixMillis(77)));
     placed.extend(append(&mut writer, &[put("large", noise(2, 70_000))]).unwrap());
-    // Writing continues as after a reopening.
+    // Writing continues as after a reopen.
     let totals = writer.totals().clone();
     let mark = totals.mark(UnixMillis(78));
     let mut writer =

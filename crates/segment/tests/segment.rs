@@ -150,7 +150,7 @@ fn check_whole_life(context: &Arc<Context>) {
     check(&reopened, &placed);
     assert_eq!(scanned(&reopened, metadata.key_end), scanned(&segment, metadata.key_end));
 
-    // Values lent at any time are unchanged, even when files and segments are gone.
+    // Values returned at any time are unchanged, even when files and segments are gone.
     let late: Vec<_> = placed
         .iter()
         .map(|p| {

@@ -91,7 +91,7 @@ pub struct TableOptions {
     /// (`"auto"`): a quarter of the TTL, but at most one day.
     #[serde(with = "human::or_auto")]
     pub segment_age: Option<Duration>,
-    /// Values of up to this many bytes are stored in the key file behind their key: one file to
+    /// Values of up to this many bytes are stored in the key file after their key: one file to
     /// sync, one page to read. 0 to 65,536, default 1,024.
     #[serde(with = "human")]
     pub inline_max_bytes: u32,
@@ -130,14 +130,14 @@ impl TableOptions {
     }
 
     /// Keeps values for `ttl`, counted from when their segment is sealed; at least 1 ms. Default:
-    /// what the table has recorded, for a new table for ever.
+    /// what the table has recorded, for a new table forever.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Ttl::After(ttl);
         self
     }
 
-    /// Keeps values for ever, even if the table has recorded a TTL.
+    /// Keeps values forever, even if the table has recorded a TTL.
     #[must_use]
     pub fn no_ttl(mut self) -> Self {
         self.ttl = Ttl::Never;

@@ -1,4 +1,4 @@
-//! What opening a table needs besides its options: its directories and its components.
+//! The inputs of opening a table besides its options: its directories and its components.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::gc::filter::GcFilter;
 use crate::options::TableOptions;
 use crate::state::TableState;
 
-/// What opening a table needs besides its options.
+/// The inputs of opening a table besides its options.
 #[derive(Debug, Clone)]
 pub struct TableSetup {
     /// The table's name.
@@ -30,7 +30,7 @@ pub struct TableSetup {
     pub listener: EventListener,
     /// What may be collected, besides the TTL.
     pub filter: Option<GcFilter>,
-    /// How far the wall clock may be ahead after a stop before it is in doubt.
+    /// How far the wall clock may be ahead after downtime and still be trusted.
     pub clock_jump_limit: Duration,
     /// How long it must then run steadily to be followed again.
     pub clock_jump_hold: Duration,

@@ -41,7 +41,7 @@ pub struct TableStats {
     pub shards: u16,
     /// Root directories.
     pub roots: usize,
-    /// How long values are kept; `None` is for ever.
+    /// How long values are kept; `None` is forever.
     pub ttl: Option<Duration>,
     /// When the table was created.
     pub created: UnixMillis,

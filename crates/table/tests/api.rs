@@ -106,7 +106,7 @@ fn a_range_of_a_secondary_key_is_given_in_every_way() {
     assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
 }
 
-/// The record is in the log, its value may not be in the file: nothing put behind it may become
+/// The record is in the log, its value may not be in the file: nothing put after it may become
 /// durable.
 #[test]
 fn panic_while_writing_a_value_latches_the_table() {

@@ -98,7 +98,7 @@ fn in_flight_large_value_blocks_only_flushes() {
     assert_eq!(table.get(b"after").unwrap().unwrap(), b"2");
     assert_eq!(table.get(b"alias").unwrap().unwrap(), b"345");
     assert_eq!(table.get(b"large").unwrap(), None, "its put has not returned");
-    // Iterators stop before it, but one that starts at a key behind it continues.
+    // Iterators stop before it, but one that starts at a later key continues.
     assert_eq!(keys(&table), ["before"]);
     let from: Vec<_> =
         table.iter_from(b"after").unwrap().unwrap().map(|e| e.unwrap().key().to_vec()).collect();
@@ -112,7 +112,7 @@ fn in_flight_large_value_blocks_only_flushes() {
         .collect();
     back.reverse();
     assert_eq!(back, from);
-    // A flush, and a wait for a position behind it, block.
+    // A flush, and a wait for a later position, block.
     let done = Arc::new(AtomicBool::new(false));
     let flushes: Vec<_> = (0..2)
         .map(|n| {
@@ -401,7 +401,7 @@ fn handles_outliving_their_table_unlink_nothing() {
         if !is_dropped {
             assert_eq!(harness.open(&options).unwrap().stats().segments, 1);
             let keys = harness.fs.file_paths().into_iter().filter(|p| p.ends_with("1.keys"));
-            assert_eq!(keys.count(), 0, "the next opening removes what was collected");
+            assert_eq!(keys.count(), 0, "the next open removes what was collected");
         }
     }
 }

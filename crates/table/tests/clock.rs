@@ -37,7 +37,7 @@ enum Step {
     Kill,
     /// The wall clock is accepted.
     Accept,
-    /// A collection leaves these numbers; the flag says whether the wall clock is in doubt.
+    /// A collection leaves these numbers; the flag says whether the wall clock is untrusted.
     Left(&'static [u8], bool),
 }
 use Step::{Accept, Ahead, Back, Kill, Left, Put, Run, Seal, Stop, StopOff};
@@ -545,7 +545,7 @@ fn brief_jump_ahead_does_not_block_expiry_for_ever() {
 fn repeated_clock_doubt_does_not_block_expiry_for_ever() {
     let mut case = ClockCase::new(2 * DAY);
     for hour in 0..24 * 8_u32 {
-        // In doubt for one hour of every two; a segment is sealed each hour.
+        // Untrusted for one hour of every two; a segment is sealed each hour.
         case.step(if hour % 2 == 0 { Ahead(YEAR) } else { Back(YEAR) }, "");
         case.step(Seal(1), "");
         case.step(Run(30 * MINUTE), "");

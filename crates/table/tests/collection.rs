@@ -147,7 +147,7 @@ fn the_ttl_is_remembered_and_can_be_changed() {
     let table = harness.open(&small().segment_keys(1)).unwrap();
     assert_eq!(table.stats().ttl, Some(5 * SECOND));
     harness.clock.advance(6 * SECOND);
-    // The three sealed segments, and the fourth, which ends at its promise: its key was copied to
+    // The three sealed segments, and the fourth, sealed at its durable end: its key was copied to
     // a fifth.
     assert_eq!(table.run_gc().unwrap().segments, 4);
     table.set_ttl(None).unwrap();

@@ -483,7 +483,7 @@ fn crafted_lengths_with_valid_checksum_take_no_memory() {
         fs.write_raw(path, slot.repeat(2));
         attempt(&fs, &format!("state at {at}"));
     }
-    // A record behind the end of the mutable segment.
+    // A record past the end of the mutable segment.
     let id = state.recorded_end.as_ref().unwrap().segment;
     let path = PathBuf::from(format!("/r0/t/segments/{id}.keys"));
     let bytes = closed.fs.read_raw(&path);

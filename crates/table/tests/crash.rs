@@ -111,7 +111,7 @@ fn check_reader(
     tally.add("read-only openings", 1);
 }
 
-/// The power fails again at every operation of the next opening.
+/// The power fails again at every operation of the next open.
 fn crash_in_recovery(
     scenario: &Scenario,
     found: &SimFs,

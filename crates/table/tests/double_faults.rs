@@ -21,7 +21,7 @@ fn options() -> TableOptions {
     small().ttl(Duration::from_secs(3600)).segment_age(DAY)
 }
 
-/// The outcome of an opening: what each key returns, or the error.
+/// The outcome of an open: what each key returns, or the error.
 type Outcome = Result<Vec<Option<Vec<u8>>>, ErrorKind>;
 
 fn outcome(harness: &Harness) -> Outcome {

@@ -2,7 +2,7 @@
 //! size.
 //!
 //! After a failed write or sync the table is latched: nothing later is acknowledged, reads
-//! continue, a reopening clears the latch. Nothing else latches: a call that had no space,
+//! continue, a reopen clears the latch. Nothing else latches: a call that had no space,
 //! descriptor, memory or permission has done nothing and succeeds later. Everything acknowledged
 //! exists afterwards, whether the process was killed (the page cache survives) or the power
 //! failed, too.
@@ -149,8 +149,8 @@ fn run_through_faults(run: &mut Run<'_>, must_latch: bool, context: &str) -> Res
     Ok(())
 }
 
-/// The failed call had done nothing: without a reopening, everything can be made durable, and more
-/// be put.
+/// The failed call had done nothing: without a reopen, everything can be made durable, and more be
+/// put.
 fn assert_writes_work(run: &mut Run<'_>, context: &str) {
     run.harness.fs.clear_faults();
     if run.table.is_none() || run.model.dropping {
@@ -301,7 +301,7 @@ fn every_read_fails(scenario: &Scenario) {
     assert!(tally.get("error points") > 20 && tally.get("errors") > 5, "{tally:?}");
 }
 
-/// The step is repeated, on the same table or after a reopening.
+/// The step is repeated, on the same table or after a reopen.
 fn retry_after_failed_read(run: &mut Run<'_>, op: &Op, context: &str) {
     let again = match (op, &run.table) {
         (Op::Reopen | Op::Kill, None) => run.open(),

@@ -49,7 +49,7 @@ const METADATA_1: &str = "
     00000000 01000000 00000000 23010000 0ce10000 00000000 00000000 00000000
     0000";
 /// Segment 2: the chain record, a batch of the group `fourth` and `part` in the value file and
-/// `fifth` inline, an epoch, padding and a mark, and `sixth` behind the promise.
+/// `fifth` inline, an epoch, padding and a mark, and `sixth` past the durable end.
 const KEYS_2: &str = "
     4c495448 4b455953 01004000 00000000 00000000 00000000 656c6261 74000000
     02000000 01000000 d0070000 00000000 22220000 00000000 01000000 83000d4c
@@ -66,7 +66,8 @@ const VALUES_2_0: &str = "
     4c495448 56414c53 01004000 00000000 00000000 00000000 656c6261 74000000
     02000000 00000000 d0070000 00000000 22220000 00000000 00000000 4c970106
     6f662073 65676d65 6e742074 776f6265 68696e64 20746865 206d6172 6b";
-/// Both slots of the state: the newer one is first, and promises as much of segment 2 as the mark.
+/// Both slots of the state: the newer one is first, and records the same end of segment 2 as the
+/// mark.
 const STATE_8: &str = "
     4c495448 53544154 01000000 00000000 00000000 00000000 63000000 191b5c1b
     08000000 00000000 656c6261 74000000 ed5e0000 00000000 84030000 00000000
@@ -125,7 +126,7 @@ const ROWS: [Row; 8] = [
     (2, 186, "fifth", true, "5"),
 ];
 const LAST: Row = (2, 304, "sixth", true, "behind the mark");
-/// Recovery copies the records behind the mark to a new segment.
+/// Recovery copies the records after the mark to a new segment.
 const RECOVERED: Row = (3, 104, "sixth", true, "behind the mark");
 
 fn row(entry: &Entry) -> (Position, Vec<u8>, bool, Vec<u8>) {
@@ -163,7 +164,7 @@ fn handmade_table_opens_and_accepts_puts() {
     assert_eq!(read.segments.len(), 4);
 }
 
-/// Bytes behind the promise may be torn; bytes before it may not.
+/// Bytes past the durable end may be torn; bytes before it may not.
 #[test]
 fn handmade_table_loses_only_unacknowledged_records() {
     let harness = handmade_table();

@@ -1,5 +1,5 @@
-//! Promises checked against the files that an opening finds: files that do not fit are refused,
-//! and nothing is removed.
+//! Recorded durable state checked against the files that an open finds: a mismatch is refused, and
+//! nothing is removed.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
@@ -33,7 +33,7 @@ fn set_state(harness: &Harness, change: impl FnOnce(&mut TableState)) {
 }
 
 /// Segment 1 is sealed; the unsealed segment 2 holds acknowledged data and a mark, behind the part
-/// of a key file that an opening reads first. The process was killed.
+/// of a key file that an open reads first. The process was killed.
 fn killed() -> Harness {
     let harness = Harness::new(1);
     let table = harness.create_and_open(&small());
@@ -84,7 +84,7 @@ fn check_failing_reads(harness: &Harness, context: &str) {
 
 #[test]
 fn a_read_that_fails_while_opening_discards_nothing() {
-    // The metadata of segment 1 is lost, and the state has no durable end for segment 2: the mark
+    // The metadata of segment 1 is lost, and the state has no recorded end for segment 2: the mark
     // in segment 2 decides.
     let harness = killed();
     set_state(&harness, |state| state.recorded_end = None);
@@ -119,8 +119,8 @@ fn lost_newest_segments_are_refused() {
         }
         drop(table);
         harness.fs.release_locks();
-        let promised = state(&harness).recorded_end.unwrap();
-        assert_eq!(promised.segment, SegmentId(3));
+        let recorded = state(&harness).recorded_end.unwrap();
+        assert_eq!(recorded.segment, SegmentId(3));
         let lost = harness.after_crash(harness.fs.fork());
         for name in ["2.metadata", "3.keys", "3-0.values"] {
             lost.fs.remove_raw(file(name));
@@ -129,7 +129,7 @@ fn lost_newest_segments_are_refused() {
         assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
         assert!(error.to_string().contains(&file("3.keys")), "{error}");
         assert!(error.to_string().contains("segment 3"), "{error}");
-        // The metadata alone is lost: the segment behind it was acknowledged.
+        // The metadata alone is lost: the next segment was acknowledged.
         let lost = harness.after_crash(harness.fs.fork());
         lost.fs.remove_raw(file("2.metadata"));
         let error = refused(&lost, "the seal is lost");
@@ -145,8 +145,8 @@ fn first_segment_is_durable_before_its_first_put() {
     table.put(b"a", b"1").unwrap();
     drop(table);
     harness.fs.release_locks();
-    let promised = state(&harness).recorded_end.unwrap();
-    assert_eq!((promised.segment, promised.key_end), (SegmentId(1), 64));
+    let recorded = state(&harness).recorded_end.unwrap();
+    assert_eq!((recorded.segment, recorded.key_end), (SegmentId(1), 64));
     harness.fs.remove_raw(file("1.keys"));
     assert_eq!(refused(&harness, "the first is lost").kind(), ErrorKind::Missing);
 }
@@ -198,7 +198,7 @@ fn stale_state_is_refused() {
     for (age, bytes) in ages.into_iter().enumerate() {
         let old = harness.after_crash(harness.fs.fork());
         old.fs.write_raw(old.setup.state_path(), bytes);
-        // The second-newest state lacks only a durable end that the segments imply without it.
+        // The second-newest state lacks only a recorded end that the segments imply without it.
         if age + 1 >= newest {
             let table = old.open(&small()).unwrap();
             assert!((0..4).all(|n: u8| table.get(&[n]).unwrap().is_some()));

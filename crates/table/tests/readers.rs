@@ -422,7 +422,7 @@ fn failed_refresh_keeps_the_old_view() {
     writer.put(b"same", &value_of(0, 30)).unwrap();
     writer.flush().unwrap();
     let reader = read(&harness, &options);
-    // The key again, and a segment behind it that the refresh reads later.
+    // The key again, and a later segment that the refresh reads afterwards.
     writer.put(b"same", &value_of(1, 30)).unwrap();
     put(&writer, 0..7);
     writer.flush().unwrap();
@@ -590,7 +590,7 @@ fn view_past_the_sealed_end_is_replaced() {
     let reader = read(&harness, &options);
     let held = reader.iter().unwrap();
     let value = reader.get(b"4").unwrap().unwrap();
-    // No mark covers the last ones: the next opening moves them to a new segment.
+    // No mark covers the last ones: the next open moves them to a new segment.
     drop(writer);
     let writer = harness.open(&options).unwrap();
     let segments = writer.stats().segments;

@@ -1,5 +1,4 @@
-//! Unexpected files, and files of another table: what an opening removes, and what it leaves
-//! alone.
+//! Unexpected files, and files of another table: what an open removes, and what it leaves alone.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 

@@ -3,7 +3,7 @@
 //! It shares no code with the engine: where both agree, the document is right. [`table()`] reads a
 //! whole table; [`key_file`], [`value_header`], [`metadata()`] and [`state()`] read one file each.
 //! The reader is strict and panics at the first deviation from the document: it checks every byte
-//! that must be zero and every checksum, length, count and promise.
+//! that must be zero and every checksum, length, count and recorded end.
 //!
 //! ```
 //! use lithdb_format_oracle::crc32c;

@@ -55,9 +55,9 @@ impl Table {
 /// The file names in a table's directory on one root, and the contents of the files.
 type Root = BTreeMap<String, Vec<u8>>;
 
-/// Reads a table in the state that an opening for writing or a flush leaves: every file belongs to
-/// it, and nothing was never acknowledged. Panics if a file deviates from the document or two
-/// files disagree.
+/// Reads a table in the state that a read-write open or a flush leaves: every file belongs to it,
+/// and nothing was never acknowledged. Panics if a file deviates from the document or two files
+/// disagree.
 pub fn table(roots: &[Root]) -> Table {
     let (state, both) = state(&roots[0]["table.state"]);
     assert!(both, "the slots differ");
@@ -70,7 +70,7 @@ pub fn table(roots: &[Root]) -> Table {
             let (segment, found) = files.segment(&state, id, segments.last());
             records.extend(found);
             if let Some(before) = segments.last() {
-                before.check_promises_to(&segment);
+                before.check_recorded_end_of(&segment);
             }
             let next = match &segment.seal {
                 Seal::Metadata(metadata) => Some(metadata.successor),
@@ -86,10 +86,13 @@ pub fn table(roots: &[Root]) -> Table {
     if let Some(durable) = &state.recorded_end
         && let Some(named) = segments.iter().find(|s| s.keys.header.segment == durable.segment)
     {
-        assert!(u64::from(durable.key_end) <= named.end(), "the durable end promises more");
+        assert!(
+            u64::from(durable.key_end) <= named.end(),
+            "the recorded end is past the end of the file"
+        );
         assert_eq!(durable.value_ends.len(), named.value_ends.len());
         let mut ends = durable.value_ends.iter().zip(&named.value_ends);
-        assert!(ends.all(|(promised, end)| promised <= end), "{durable:?}, {:?}", named.value_ends);
+        assert!(ends.all(|(recorded, end)| recorded <= end), "{durable:?}, {:?}", named.value_ends);
     }
     if state.closed_cleanly {
         files.check_closed_end(&state);
@@ -103,16 +106,19 @@ impl Segment {
         self.keys.end as u64
     }
 
-    /// Checks the next segment against the promises of this one's seal.
-    fn check_promises_to(&self, next: &Self) {
+    /// Checks the next segment against the end that this one's metadata records.
+    fn check_recorded_end_of(&self, next: &Self) {
         let Seal::Metadata(metadata) = &self.seal else { panic!("not sealed") };
         for (kind, bytes) in &metadata.extras {
             assert_eq!((*kind, bytes.len()), (2, 12 + 8 * next.value_ends.len()));
             let (end, value_ends) = bytes[8..].split_at(4);
             let end = u32::from_le_bytes(end.try_into().unwrap());
-            assert!(u64::from(end) <= next.end(), "the seal promises more of the next segment");
-            for (promised, end) in value_ends.chunks(8).zip(&next.value_ends) {
-                assert!(u64::from_le_bytes(promised.try_into().unwrap()) <= *end);
+            assert!(
+                u64::from(end) <= next.end(),
+                "the metadata records a larger end of the next segment"
+            );
+            for (recorded, end) in value_ends.chunks(8).zip(&next.value_ends) {
+                assert!(u64::from_le_bytes(recorded.try_into().unwrap()) <= *end);
             }
         }
     }
@@ -151,7 +157,7 @@ impl<'a> Files<'a> {
         Some(bytes)
     }
 
-    /// Checks a table that was closed: no file extends past the durable end.
+    /// Checks a table that was closed: no file extends past the recorded end.
     fn check_closed_end(&self, state: &State) {
         let durable = state.recorded_end.as_ref();
         for (name, bytes) in self.roots.iter().flatten() {
@@ -166,7 +172,7 @@ impl<'a> Files<'a> {
                 _ if id < durable.segment => {}
                 "keys" => assert_eq!(bytes.len() as u64, u64::from(durable.key_end), "{name}"),
                 "values" => assert_eq!(bytes.len() as u64, durable.value_ends[shard], "{name}"),
-                _ => panic!("{name}.{extension}: the segment of the durable end is sealed"),
+                _ => panic!("{name}.{extension}: the segment of the recorded end is sealed"),
             }
         }
     }
@@ -316,8 +322,8 @@ impl<'a> KeyFileReader<'a> {
                 assert!(at == 64 && self.header.predecessor != 0, "a chain record at {at}");
             }
             Record::Mark { through, records, value_ends, .. } => {
-                let promised = self.history.get(through);
-                assert_eq!(promised, Some(&(*records, value_ends.clone())), "the mark at {at}");
+                let marked = self.history.get(through);
+                assert_eq!(marked, Some(&(*records, value_ends.clone())), "the mark at {at}");
                 self.marks += 1;
             }
             Record::Epoch { .. } | Record::Padding => {}

@@ -1,11 +1,11 @@
 //! A reading process beside one that collects, is killed, recovers with a torn end, and rolls
 //! back.
 //!
-//! The reader iterates, gets and refreshes continuously and keeps lent values. It must not die
+//! The reader iterates, gets and refreshes continuously and keeps returned values. It must not die
 //! (SIGBUS), must never get wrong bytes and must never report corruption. Two errors are allowed:
-//! `Missing` (a file was collected or rolled back under it) and `Locked` (a rollback is
-//! in progress). Whenever the writer pauses, the reader's view after a refresh equals what a
-//! writer finds.
+//! `Missing` (a file was collected or rolled back under it) and `Locked` (a rollback is in
+//! progress). Whenever the writer pauses, the reader's view after a refresh equals what a writer
+//! finds.
 
 #![allow(
     clippy::disallowed_methods,
@@ -46,8 +46,7 @@ impl Harness {
         Db::open_with(DbOptions::new(&self.roots), components).unwrap()
     }
 
-    /// A summary of both tables after an opening for writing, and the number of their next
-    /// operation.
+    /// A summary of both tables after a read-write open, and the number of their next operation.
     fn views(&self) -> ([String; 2], [u64; 2]) {
         let db = self.open();
         let tables = ["plain", "aged"].map(|name| db.existing_table(name).unwrap());
@@ -77,7 +76,7 @@ impl Harness {
         }
     }
 
-    /// Appends torn bytes, as a crash leaves them; the next opening tries to truncate them.
+    /// Appends torn bytes, as a crash leaves them; the next open tries to truncate them.
     fn append_torn_bytes(&mut self) -> Vec<(PathBuf, u64)> {
         let torn = ["plain", "aged"].map(|name| {
             let path = newest_key_file(&self.roots, name);
@@ -196,7 +195,7 @@ fn check_reader_beside_writer(mode: &str, test: &str) {
         assert_eq!(reader.read_views(), views, "round {round}");
         if harness.rng.one_in(5) {
             reader.end(&mut harness.tally);
-            // Without a reader, the next opening truncates the rest.
+            // Without a reader, the next open truncates the rest.
             harness.views();
             reader = Reader::start(&mut harness, mode);
         }

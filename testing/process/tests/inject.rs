@@ -391,14 +391,14 @@ fn rollback_with_failing_syscalls_is_all_tables_or_none() {
             assert!(!is_new, "an undecided rollback happened");
         }
         tally.add(if is_new { "new" } else { "old" }, 1);
-        tally.add("finished by the next opening", u64::from(is_pending));
+        tally.add("finished by the next open", u64::from(is_pending));
     };
     let reported = every_call(&fixture, &["roll-back", "5"], &mut tally, check);
     assert_all_reported(
         &reported,
         &["fdatasync", "fsync", "pwrite64", "rename", "openat", "pread64"],
     );
-    for what in ["new", "old", "finished by the next opening"] {
+    for what in ["new", "old", "finished by the next open"] {
         assert!(tally.get(what) > 0, "{what}: {tally:?}");
     }
 }

@@ -119,7 +119,7 @@ struct Harness {
     roots: Vec<PathBuf>,
     tables: BTreeMap<&'static str, Expected>,
     rng: Rng,
-    /// How often an opening left the torn end as it was because a process was reading it.
+    /// How often an open left the torn end as it was because a process was reading it.
     openings_with_readers: u64,
     openings: u64,
 }

@@ -55,7 +55,7 @@ fn open_database_is_locked_for_this_and_other_processes() {
         assert!(refused.contains(&me), "{refused}");
         other.end();
     }
-    // The refused opening has changed nothing: the holder continues.
+    // The refused open has changed nothing: the holder continues.
     let table = db.table("t", TableOptions::new()).unwrap();
     table.put(b"k", b"v").unwrap();
     db.close().unwrap();
@@ -168,8 +168,8 @@ fn root_belongs_to_one_database_under_contention() {
     assert!(tally.get("open") > 0 && tally.get("openings refused") > 0, "{tally:?}");
 }
 
-/// An opening while the holder is being killed is refused or succeeds; once it succeeds, the
-/// holder writes no more.
+/// An open while the holder is being killed is refused or succeeds; once it succeeds, the holder
+/// writes no more.
 #[test]
 fn database_of_a_dying_process_is_never_open_twice() {
     let effort = Effort::from_env();

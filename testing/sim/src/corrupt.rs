@@ -1,4 +1,4 @@
-//! The disk below the file system: what tests do to files behind the program's back.
+//! The disk below the file system: changes to files that the program does not see being made.
 //!
 //! Nothing here counts as an operation, triggers a fault or is traced, and all of it works on a
 //! file system that has crashed. What is written is durable at once, together with the other

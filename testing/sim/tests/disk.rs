@@ -1,4 +1,4 @@
-//! Locks, disk space, and what tests do behind the file system's back.
+//! Locks, disk space, and changes below the file system.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
 

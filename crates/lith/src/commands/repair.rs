@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
     if plan.is_empty() && unplanned.is_none() {
         return ctx.out.json(&json!({ "needed": false, "applied": false }));
     }
-    // A plan that cannot be serialized is applied all the same.
+    // A plan that cannot be serialized is applied anyway.
     let planned = ctx.out.is_json().then(|| to_json(&plan).map(keys::normalize_keys));
     let roots = plan.roots.iter().filter(|roots| !roots.is_lossless).flat_map(|roots| &roots.lost);
     let mut left: Vec<String> = roots.map(|root| root.path.display().to_string()).collect();

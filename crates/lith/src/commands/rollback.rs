@@ -204,7 +204,7 @@ fn finish(rollback: &Rollback, ctx: &mut Context) -> Result<(), Failure> {
 }
 
 fn execute_plan(args: &Args, plan: RollbackPlan, ctx: &mut Context) -> Result<(), Failure> {
-    // A plan that cannot be serialized is executed all the same.
+    // A plan that cannot be serialized is executed anyway.
     let shown = ctx.out.is_json().then(|| to_json(&plan));
     let done = |executed: bool, report: Option<RollbackReport>| {
         let (plan, report) = (shown.transpose()?, to_json(&report)?);

@@ -169,8 +169,8 @@ pub fn check_absent(db: &Db, past: &Contents, present: &Contents, context: &str)
     }
 }
 
-/// Every file's bytes, including the lock files, except for root.id, which every opening for
-/// writing renews.
+/// Every file's bytes, including the lock files, except for root.id, which every read-write open
+/// renews.
 pub fn image(fs: &SimFs) -> Vec<(String, Vec<u8>)> {
     let paths = fs.file_paths().into_iter().filter(|path| !path.ends_with("root.id"));
     paths.map(|path| (path.to_string_lossy().into_owned(), fs.read_raw(&path))).collect()

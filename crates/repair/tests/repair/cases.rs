@@ -419,7 +419,7 @@ pub(super) fn cases() -> Vec<Case> {
             ..DEFAULT_CASE
         },
         Case {
-            name: "the unsealed segment is missing, damaged metadata before it, no durable end",
+            name: "the unsealed segment is missing, damaged metadata before it, no recorded end",
             apply_damage: |harness, model| {
                 remove_segment(harness, 5);
                 harness.fs.flip_bit(harness.file("4.metadata"), 40, 1);

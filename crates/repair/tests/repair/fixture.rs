@@ -183,7 +183,7 @@ pub(super) fn mark(line: &DumpLine) -> Option<u32> {
     if let DumpLine::Mark { offset, .. } = line { Some(*offset) } else { None }
 }
 
-/// Removes the durable end from the state, as if the table had not been closed.
+/// Removes the recorded end from the state, as if the table had not been closed.
 pub(super) fn forget_recorded_end(harness: &Harness) {
     let state = StateFile::open(&harness.setup.env.fs, Path::new("/r0/t/table.state")).unwrap();
     state.update(|state| state.recorded_end = None).unwrap();

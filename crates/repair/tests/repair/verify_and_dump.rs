@@ -363,7 +363,7 @@ fn many_damaged_ranges_are_summarized_and_lose_no_key() {
     assert_eq!((rest.lost_keys, rest.sample_keys.len()), (Some(4), 4), "{report}");
 }
 
-/// Leftover files of an expired segment are no damage; the next opening removes them.
+/// Leftover files of an expired segment are no damage; the next open removes them.
 #[test]
 fn files_below_the_watermark_are_notes() {
     let harness = Harness::new(1);

@@ -67,7 +67,7 @@ impl SegmentFiles {
     /// Refuses files of another table: only this table's state says that they may be removed.
     pub fn require_table(&self, fs: &dyn Fs, table_id: u64) -> Result<()> {
         let Some(path) = &self.keys else { return Ok(()) };
-        // An invalid header proves nothing. Nor does a header without a record behind it: if the
+        // An invalid header proves nothing. Nor does a header without a record after it: if the
         // segment was never synced, it may be the previous content of the block, of a dropped
         // table for example.
         let Some(file) = KeyFile::open_if_valid(fs, path)? else { return Ok(()) };

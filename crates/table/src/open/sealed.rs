@@ -32,7 +32,7 @@ pub struct SealedSegment {
     pub chain: Option<Chain>,
     /// The whole key file, if it is so small that the first read returned all of it.
     pub(crate) keys: Option<Bytes>,
-    /// Bytes behind the ends in the metadata, in all files together.
+    /// Bytes past the ends in the metadata, in all files together.
     pub waiting_bytes: u64,
 }
 

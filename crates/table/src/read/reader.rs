@@ -92,7 +92,7 @@ impl Reader {
     }
 }
 
-/// Reads the state and plans an opening from all files.
+/// Reads the state and plans an open from all files.
 fn read_files(setup: &TableSetup) -> Result<(TableState, OpenPlan)> {
     refuse_rollback(setup)?;
     let state = read_live_state(setup)?;

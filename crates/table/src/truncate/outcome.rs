@@ -19,7 +19,7 @@ pub struct Boundary {
     pub written_before: UnixMillis,
 }
 
-/// Where a table is truncated: behind the group of the newest record that the filter keeps.
+/// Where a table is truncated: after the group of the newest record that the filter keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TruncatePoint {
     /// The newest record that the filter keeps.
@@ -28,9 +28,9 @@ pub struct TruncatePoint {
     pub(super) last: u32,
     /// The end of that last record, including an inline value.
     pub(super) end: u32,
-    /// Whether the segment is kept whole because it has no record behind the group.
+    /// Whether the segment is kept whole because it has no record after the group.
     pub ends_segment: bool,
-    /// Number of key records of the table behind the group.
+    /// Number of key records of the table after the group.
     pub(super) records_after: u64,
 }
 
@@ -108,7 +108,7 @@ impl OutOfOrder {
 pub struct WalkOutcome {
     /// Where the table is truncated; `None` if the filter kept nothing.
     pub boundary: Option<TruncatePoint>,
-    /// What is discarded behind that point.
+    /// What is discarded after that point.
     pub discarded: Discarded,
     /// Which of the values kept are out of order; `None` if the filter did not check the order.
     pub out_of_order: Option<OutOfOrder>,

@@ -113,7 +113,7 @@ fn prepare_table(mut stopped_table: StoppedTable, at: &TruncateAt) -> Result<Pre
     let TruncateAt::After(point) = at else {
         return Ok(PreparedTruncation { step, position: None, staged });
     };
-    // As in an opening: what is prepared goes past the end that the last close recorded.
+    // As in an open: what is prepared goes past the end that the last close recorded.
     state.update(|state| state.closed_cleanly = false)?;
     let context = setup.context(&current, &TableOptions::default());
     let unsealed = stopped_table.plan.unsealed.as_ref().map(|unsealed| unsealed.header);
@@ -138,8 +138,8 @@ fn prepare_table(mut stopped_table: StoppedTable, at: &TruncateAt) -> Result<Pre
     let successor = successor.filter(|mutable| sealed.metadata.successor == *mutable);
     let new = successor.is_none().then_some(step.floor);
     if let Some(new) = new {
-        // If the rollback is not decided, an opening must be able to distinguish the successor
-        // from what an interrupted roll-over left.
+        // If the rollback is not decided, an open must be able to distinguish the successor from
+        // what an interrupted roll-over left.
         state.update(|state| {
             state.next_id_floor = new;
             state.highest_id = state.highest_id.max(new);
@@ -160,12 +160,12 @@ fn prepare_table(mut stopped_table: StoppedTable, at: &TruncateAt) -> Result<Pre
 impl StoppedTable {
     /// The truncation point after recovery has moved its record.
     fn relocate(&self, point: &TruncatePoint) -> Result<TruncatePoint> {
-        let mut behind = 0;
+        let mut records_after = 0;
         let walked = self.walk(&mut |record| {
-            if behind >= point.records_after && record.key() == point.boundary.key {
+            if records_after >= point.records_after && record.key() == point.boundary.key {
                 return Ok(walk::Verdict::Keep);
             }
-            behind += 1;
+            records_after += 1;
             Ok(walk::Verdict::Discard)
         })?;
         let found = walked.boundary.filter(|found| found.records_after == point.records_after);

@@ -214,7 +214,7 @@ fn raise_floor(setup: &TableSetup, step: &TruncateStep, inventory: &Inventory) -
     state.update(|state| {
         state.next_id_floor = state.next_id_floor.max(*floor);
         match kept {
-            // The durable end no longer covers what is discarded, but it names the successor:
+            // The recorded end no longer covers what is discarded, but it names the successor:
             // without that, the last segment kept could, if its metadata were lost, pass for one
             // that was never sealed.
             Some(_) => {
@@ -233,7 +233,7 @@ fn raise_floor(setup: &TableSetup, step: &TruncateStep, inventory: &Inventory) -
     })
 }
 
-/// The durable end of the successor as created: headers and a chain record.
+/// The recorded end of the successor as created: headers and a chain record.
 fn successor_recorded_end(
     setup: &TableSetup,
     inventory: &Inventory,

@@ -48,10 +48,10 @@ pub(super) struct WalkSegment {
 }
 
 impl StoppedTable {
-    /// Reads the table as its next opening for writing would, and changes nothing.
+    /// Reads the table as its next read-write open would, and changes nothing.
     ///
     /// # Errors
-    /// Whatever an opening would refuse: damage, missing files, symbolic links.
+    /// Whatever an open would refuse: damage, missing files, symbolic links.
     pub fn read(setup: &TableSetup) -> Result<Self> {
         let read = || {
             let (env, dirs) = (&setup.env, setup.segment_dirs());

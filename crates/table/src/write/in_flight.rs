@@ -71,9 +71,9 @@ impl InFlight {
 
     /// The end of what is complete after `at`, given the end of the log.
     pub(crate) fn complete_end(&self, at: Position, log_end: Position) -> Position {
-        let behind = (Bound::Excluded(at), Bound::Unbounded);
+        let later = (Bound::Excluded(at), Bound::Unbounded);
         let state = self.state.lock();
-        let first = [&state.positions, &state.lost].map(|at| at.range(behind).next().copied());
+        let first = [&state.positions, &state.lost].map(|at| at.range(later).next().copied());
         first.into_iter().flatten().fold(log_end, Position::min)
     }
 }

@@ -1,5 +1,5 @@
-//! Scripts of operations on a table, the model of what they promised, and the check of what exists
-//! afterwards.
+//! Scripts of operations on a table, the model of what they guaranteed, and the check of what
+//! exists afterwards.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -88,8 +88,7 @@ pub struct Run<'a> {
     pub harness: Harness,
     pub model: Model,
     pub table: Option<Table>,
-    /// Faults end with the operation they were planned for: reads of what an opening serves see
-    /// none.
+    /// Faults end with the operation they were planned for: reads of what an open serves see none.
     pub clear_faults_after_open: bool,
     next_key: usize,
 }
@@ -266,7 +265,7 @@ impl<'a> Run<'a> {
         assert_matches_oracle(&table, &self.harness, "going on after opening again");
         self.model.batches.truncate(end);
         self.model.acked = end;
-        // Recovery may have moved the records behind the last mark to another segment.
+        // Recovery may have moved the records after the last mark to another segment.
         let mut segments = HashMap::new();
         for entry in table.iter()? {
             let entry = entry?;
@@ -299,7 +298,7 @@ impl Model {
         self.batches.iter().take_while(|b| b.segment.is_some_and(|s| s < segment)).count()
     }
 
-    /// What must exist after an opening served `start..end`, with one more batch that was flushed.
+    /// What must exist after an open served `start..end`, with one more batch that was flushed.
     pub fn after_reopen(&self, (start, end): (usize, usize), more: &[Record]) -> Self {
         let mut next = self.clone();
         next.batches.truncate(end);
@@ -379,7 +378,7 @@ fn batch_range(found: &[Record], model: &Model, context: &str) -> (usize, usize)
 
 /// Checks everything that must hold for a database found in this state: what exists, that another
 /// opening changes nothing visible, that the format oracle reads the same from the files, and that
-/// the table continues to work. Returns the number of operations of the first opening.
+/// the table continues to work. Returns the number of operations of the first open.
 pub fn verify(scenario: &Scenario, harness: &Harness, model: &Model, context: &str) -> u64 {
     let fs = &harness.fs;
     let before = fs.ops();

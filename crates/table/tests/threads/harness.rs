@@ -230,7 +230,7 @@ impl Client {
         self.known.lock().returned.clone()
     }
 
-    /// `make_durable` promises that whatever had been put before it is durable.
+    /// `make_durable` guarantees that everything put before the call is durable.
     pub(crate) fn acknowledge(
         &self,
         make_durable: impl FnOnce(&Table) -> Result<()>,
@@ -294,7 +294,7 @@ impl Client {
                 assert!(last < key, "{last} before {key} in {keys:?}");
             }
         }
-        // A large value in flight hides the records behind it, so earlier puts may be hidden, too.
+        // A large value in flight hides the records after it, so earlier puts may be hidden, too.
         if !started.keys().any(|key| key.starts_with('L')) {
             for key in before.keys() {
                 assert!(keys.contains(key), "{key} is not in {keys:?}");

@@ -1,4 +1,4 @@
-//! Invariants that hold after every opening of a database.
+//! Invariants that hold after every open of a database.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -89,7 +89,7 @@ pub struct Identities {
 }
 
 impl Identities {
-    /// Remembers the ids in use, including those of segments that the next opening is going to
+    /// Remembers the ids in use, including those of segments that the next open is going to
     /// discard.
     pub fn note_salts(&mut self, disk: &SimFs, power_losses: u64, context: &str) {
         // What exists after a power loss is on the disk.
@@ -337,8 +337,8 @@ fn check_reopen_is_idempotent(run: &Run, context: &str) {
     count("closed and opened again");
 }
 
-/// A key file may have a new epoch and mark; the state and the root ids are written at every
-/// opening. No file ever gets shorter.
+/// A key file may have a new epoch and mark; the state and the root ids are written at every open.
+/// No file ever gets shorter.
 fn assert_unchanged(path: &Path, before: &[u8], after: &[u8], context: &str) {
     let shown = path.display();
     if path.extension().is_some_and(|e| e == "keys") {

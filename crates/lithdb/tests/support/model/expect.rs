@@ -45,7 +45,7 @@ pub struct Expected {
     pub collectable: usize,
     /// The last put was refused in a way that leaves open whether it is in the log.
     pub is_attempt: bool,
-    /// The wall clock may have been in doubt since the last collection by a clock that was
+    /// The wall clock may have been untrusted since the last collection by a clock that was
     /// trusted.
     pub was_held: bool,
     /// How much its time may be ahead of the true one (or behind).
@@ -137,8 +137,8 @@ impl Expected {
         }
     }
 
-    /// Like [`note_mutable_segment`](Self::note_mutable_segment), after an opening: a failed seal
-    /// has not happened.
+    /// Like [`note_mutable_segment`](Self::note_mutable_segment), after an open: a failed seal has
+    /// not happened.
     pub fn reset_mutable_segment(&mut self, segment: u32) {
         let below = self.below(segment);
         self.batches.iter_mut().skip(below).for_each(|batch| batch.sealed_by = None);

@@ -70,7 +70,7 @@ pub enum OnNoMatch {
 /// What fails while a rollback executes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interruption {
-    /// A crash, and perhaps another one inside the opening that finishes the rollback.
+    /// A crash, and perhaps another one inside the open that finishes the rollback.
     Crash {
         after: u64,
         crash: Crash,
@@ -173,7 +173,7 @@ pub enum Op {
         after: u64,
         crash: Crash,
     },
-    /// And a second one inside the opening that follows.
+    /// And a second one inside the open that follows.
     CrashInOpening {
         first: Crash,
         after: u64,
@@ -184,7 +184,7 @@ pub enum Op {
         fault: Fault,
         sticky: bool,
     },
-    /// A read fails: one of a get, or one of an opening.
+    /// A read fails: one of a get, or one of an open.
     ReadFault {
         after: u64,
         in_opening: bool,
@@ -289,7 +289,7 @@ pub struct GeneratorState {
     pub environment: Environment,
     puts: [u32; TABLES],
     has_reader: bool,
-    /// A fault or crash is planned or has happened that only an opening clears.
+    /// A fault or crash is planned or has happened that only an open clears.
     has_pending_fault: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The end of a process and the opening that follows: checks that the contents are allowed.
+//! The end of a process and the open that follows: checks that the contents are allowed.
 
 use std::ops::Range;
 

@@ -54,7 +54,7 @@ impl Run {
         self.open();
     }
 
-    /// What the next opening would find, read from a copy. Anything else never returns.
+    /// What the next open would find, read from a copy. Anything else never returns.
     fn predict_contents(&mut self) -> AllFound {
         let (disk, clock) = (self.disk.fork(), another_clock(self.now()));
         let components = Components {
@@ -290,7 +290,7 @@ impl Run {
                 let message = error.to_string();
                 if message.contains("was decided and is not finished") {
                     self.expected = new;
-                    count("rollbacks left to the next opening");
+                    count("rollbacks left to the next open");
                 } else if has_crashed || message.contains("outcome of the rollback is unknown") {
                     self.rolled_back = Some(new);
                     count("rollbacks interrupted");

@@ -62,8 +62,7 @@ pub struct Run {
     pub rolled_back: Option<[Expected; TABLES]>,
     /// The planned crash.
     pub soon: Option<Crash>,
-    /// A crash planned for the start of the next opening, and a read of that opening that is to
-    /// fail.
+    /// A crash planned for the start of the next open, and a read of that open that is to fail.
     pub in_opening: Option<(u64, Crash)>,
     pub failing_read: Option<u64>,
     /// Hard links, whose bytes never change.

@@ -176,7 +176,7 @@ impl Run {
             return Some(report);
         }
         if std::mem::take(&mut expected.was_held) {
-            // Data sealed while the clock was in doubt counts as sealed now.
+            // Data sealed while the clock was not trusted counts as sealed now.
             let sealed = expected.batches.iter_mut().filter_map(|batch| batch.sealed_by.as_mut());
             sealed.for_each(|by| *by = now);
         }

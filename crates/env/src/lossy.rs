@@ -1,5 +1,5 @@
 //! Serializers for paths that replace what is not UTF-8 by replacement characters: a report must
-//! not fail because somebody chose a directory name that is not UTF-8.
+//! not fail because a directory name is not UTF-8.
 //!
 //! Used with `#[serde(serialize_with = "…")]`.
 

@@ -1,10 +1,10 @@
-//! The store of a blockchain node: blocks by number and by hash, transactions as parts of blocks,
-//! receipts in a table of their own, only the newest blocks kept, and a way back when the chain
-//! turns out to have gone another way.
+//! The store of a blockchain node: blocks by number and by hash, transactions as byte ranges of
+//! blocks, receipts in a second table, retention of the newest blocks, and a rollback when the
+//! chain switches to another fork.
 //!
 //! ```sh
 //! cargo run -p lithdb --example block_store            # in a temporary directory
-//! cargo run -p lithdb --example block_store -- ./chain # goes on where it ended the last time
+//! cargo run -p lithdb --example block_store -- ./chain # continues an earlier run
 //! ```
 
 use std::error::Error;
@@ -19,7 +19,7 @@ use lithdb::{
 
 type Hash = [u8; 32];
 
-/// So many of the newest blocks are kept.
+/// Number of newest blocks that are kept.
 const KEEP: u64 = 400;
 
 struct BlockStore {
@@ -28,8 +28,8 @@ struct BlockStore {
     blocks: Table,
     /// Block number and transaction number → receipt; also found by the hash of the transaction.
     receipts: Table,
-    /// The lowest block that is kept. Only ever rises: a filter that has said yes must not say no
-    /// later.
+    /// The lowest block that is kept. It only rises: a filter that approved a key must always
+    /// approve it.
     lowest: Arc<AtomicU64>,
 }
 
@@ -37,13 +37,13 @@ impl BlockStore {
     fn open(path: &Path) -> lithdb::Result<Self> {
         let db = Db::open(DbOptions::new([path]))?;
         let lowest = Arc::new(AtomicU64::new(0));
-        // Space is given back by whole segments: small ones follow the limit closely. The default
+        // Space is freed by whole segments, so small segments track the limit closely. The default
         // is 512 MiB.
         let options = TableOptions::new().segment_bytes(256 << 10);
         let filter = || {
             let lowest = Arc::clone(&lowest);
-            // Primary keys begin with the block number. Aliases go where their values go: they
-            // have no say.
+            // Primary keys begin with the block number. Aliases are always approved: they are
+            // collected with their values.
             GcFilter::new(move |key, is_primary| {
                 Ok(!is_primary || number_of(key) < Some(lowest.load(Ordering::Relaxed)))
             })
@@ -56,8 +56,8 @@ impl BlockStore {
     }
 
     /// The number of the first block that is not in both tables. Each table keeps a prefix of what
-    /// was put into it, but after a crash one may have a little more than the other. What is put
-    /// again replaces what is there.
+    /// was put into it, but after a crash one prefix may be longer than the other. Putting a block
+    /// again replaces the old values.
     fn next_number(&self) -> lithdb::Result<u64> {
         let newest = |table: &Table| -> lithdb::Result<u64> {
             for entry in table.iter()?.rev() {
@@ -71,9 +71,9 @@ impl BlockStore {
         Ok(newest(&self.blocks)?.min(newest(&self.receipts)?))
     }
 
-    /// Can be read at once; is durable after [`commit`](Self::commit).
+    /// Stores a block: readable at once, durable after [`commit`](Self::commit).
     fn append(&self, block: &Block) -> lithdb::Result<()> {
-        let mut batch = Batch::new(); // all receipts of a block, or none
+        let mut batch = Batch::new(); // atomic: all receipts of a block, or none
         for (n, transaction) in (0_u32..).zip(&block.transactions) {
             let key = [&block.number.to_be_bytes()[..], &n.to_be_bytes()].concat();
             let receipt =
@@ -114,21 +114,20 @@ impl BlockStore {
         self.receipts.get(transaction)
     }
 
-    /// Takes the store, which must be closed, back to the block `number`: nothing newer is left in
-    /// any table, or, if something fails, everything is as it was.
+    /// Rolls the store, which must be closed, back to the block `number`, atomically over all
+    /// tables.
     fn roll_back(path: &Path, number: u64) -> lithdb::Result<()> {
         let filter = PerTable::new()
             .table("blocks", max_be_u64(0, number))
             .table("receipts", max_be_u64(0, number))
             .table("audits", max_be_u64("audit-".len(), number));
-        // The audits may have begun after that block: then none is to be kept. Of the others some
-        // must be.
-        let cut = ["blocks", "receipts"];
+        // All audits may be newer than that block; the other tables must have older records.
+        let must_keep = ["blocks", "receipts"];
         let plan = Rollback::new([path]).on_no_match(NoMatch::Clear).plan(filter.into_filter())?;
         println!("{plan}");
         for table in &plan.tables {
-            if table.action == Action::Clear && cut.contains(&table.table.as_str()) {
-                let message = format!("table {}: nothing of it is old enough", table.table);
+            if table.action == Action::Clear && must_keep.contains(&table.table.as_str()) {
+                let message = format!("table {}: no record is old enough to keep", table.table);
                 return Err(lithdb::Error::new(lithdb::ErrorKind::InvalidArgument, message));
             }
         }
@@ -137,8 +136,8 @@ impl BlockStore {
         Ok(())
     }
 
-    /// Lets go of all blocks but the newest before `end`. The maintenance thread collects them
-    /// when it next looks.
+    /// Releases all but the newest blocks before `end`. The filter thread collects them in its
+    /// next round.
     fn keep_newest(&self, end: u64) {
         self.lowest.fetch_max(end.saturating_sub(KEEP), Ordering::Relaxed);
     }
@@ -189,7 +188,7 @@ fn ensure(is_so: bool, what: impl FnOnce() -> String) -> Result<(), Box<dyn Erro
     if is_so { Ok(()) } else { Err(format!("not as expected: {}", what()).into()) }
 }
 
-/// Everything of a block is found, in every way, and is what was put.
+/// Checks that the block, its transactions and its receipts are found and have the right content.
 fn check(store: &BlockStore, block: &Block) -> Result<(), Box<dyn Error>> {
     let number = block.number;
     let body = block.transactions.concat();
@@ -228,20 +227,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     for number in first..end {
         check(&store, &Block::new(number))?;
     }
-    println!("all found by number, by hash, by transaction, and their receipts");
+    println!("found all blocks by number and hash, all transactions, and their receipts");
     store.db.close()?;
     drop(store);
 
     let store = BlockStore::open(&path)?;
-    ensure(store.next_number()? == end, || format!("goes on at {end}"))?;
+    ensure(store.next_number()? == end, || format!("continues at {end}"))?;
     let before = store.blocks.stats();
     println!(
-        "opened again: {} keys, {} bytes in {} segments",
+        "reopened: {} keys, {} bytes in {} segments",
         before.keys, before.bytes, before.segments
     );
 
     store.keep_newest(end);
-    // The maintenance thread would do it within seconds.
+    // A filter thread would do it within seconds.
     store.blocks.run_gc()?;
     store.receipts.run_gc()?;
     let lowest = end - KEEP;
@@ -249,7 +248,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         check(&store, &Block::new(number))?;
     }
     let after = store.blocks.stats();
-    ensure(after.bytes < before.bytes, || "collecting gives space back".to_owned())?;
+    ensure(after.bytes < before.bytes, || "collection frees space".to_owned())?;
     ensure(store.by_number(0)?.is_none(), || "block 0 is gone".to_owned())?;
     ensure(store.by_hash(&Block::new(0).hash())?.is_none(), || "its hash, too".to_owned())?;
     println!("kept from {lowest} on: {} bytes in {} segments", after.bytes, after.segments);
@@ -269,8 +268,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     turn_to_another_fork(store, &path, end)
 }
 
-/// The last hundred blocks turn out to be on the wrong fork. A third table has been begun only
-/// with them.
+/// The last hundred blocks turn out to be on the wrong fork. A third table has records of only
+/// these blocks.
 fn turn_to_another_fork(store: BlockStore, path: &Path, end: u64) -> Result<(), Box<dyn Error>> {
     let last = end - 101;
     let audits = store.db.table("audits", TableOptions::new())?;
@@ -283,7 +282,7 @@ fn turn_to_another_fork(store: BlockStore, path: &Path, end: u64) -> Result<(), 
     BlockStore::roll_back(path, last)?;
 
     let store = BlockStore::open(path)?;
-    ensure(store.next_number()? == last + 1, || format!("goes on at {}", last + 1))?;
+    ensure(store.next_number()? == last + 1, || format!("continues at {}", last + 1))?;
     check(&store, &Block::new(last))?;
     for number in last + 1..end {
         let gone = Block::new(number);
@@ -302,7 +301,7 @@ fn turn_to_another_fork(store: BlockStore, path: &Path, end: u64) -> Result<(), 
     }
     let audits = store.db.existing_table("audits")?;
     ensure(audits.iter()?.next().is_none(), || "the audits are empty".to_owned())?;
-    println!("went on from block {} on the other fork, up to {}", last + 1, end - 1);
+    println!("continued from block {} on the other fork, up to {}", last + 1, end - 1);
     store.db.close()?;
     Ok(())
 }

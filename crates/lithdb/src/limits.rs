@@ -1,5 +1,5 @@
 //! Fits the budgets of a database (descriptors, mappings, write buffers) to the process limits.
-//! Called once, when the database is opened.
+//! Called when a database is opened or its repair is planned.
 
 use std::sync::{Arc, Weak};
 

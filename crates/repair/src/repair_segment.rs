@@ -260,7 +260,7 @@ impl SegmentRepairer<'_> {
         Ok((segment, totals))
     }
 
-    /// Rule 6 of the format: the successor is durable before the seal names it.
+    /// FORMAT.md, *Write ordering*, 6: the successor is durable before the metadata names it.
     fn begin_successor(&self, sealed: &Metadata, next: NextSegment) -> Result<()> {
         if next.is_new {
             let shards = sealed.value_ends.len() as u16;

@@ -216,7 +216,7 @@ impl RollbackPlan {
             decided: self.env.clock.now(),
             tables: tables.collect(),
         };
-        // Never decide a rollback that cannot be carried out.
+        // Never decide a rollback that cannot be completed.
         let written = intent.check(roots).and_then(|()| intent.write(roots));
         // Once the intent has its name, the crash outcome is open: then the prepared files must
         // stay.

@@ -91,7 +91,7 @@ pub fn pending(roots: &Roots) -> Result<Option<PendingRollback>> {
         }
         Err(error) => pending.obstacle = Some(error),
     }
-    // If it has been finished meanwhile, what was read means nothing.
+    // If it has been finished meanwhile, ignore what was read.
     Ok(is_pending(roots)?.then_some(pending))
 }
 
@@ -169,7 +169,7 @@ impl Intent {
         let (fs, path) = (&*roots.env().fs, path(roots));
         let file = fs.open(&path, OpenMode::ReadWrite).map_err(|e| Error::io("open", &path, e))?;
         if file.links().map_err(|e| Error::io("stat", &path, e))? > 1 {
-            return self.write(roots); // another hard link is somebody's copy
+            return self.write(roots); // another hard link may be a backup
         }
         let bytes = envelope::encode(Magic::ROLLBACK, self)?;
         write_all_at(&*file, &bytes, 0).map_err(|e| Error::io("write", &path, e))?;
@@ -194,7 +194,7 @@ impl Intent {
         roots: &Roots,
         progress: &mut dyn FnMut(&TableName, Removed),
     ) -> Result<Vec<TableReport>> {
-        // Remove nothing unless every step can be carried out.
+        // Remove nothing unless every step can be applied.
         self.check(roots)?;
         let mut reports = self.reports();
         for (TableIntent { step, .. }, report) in self.tables.iter().zip(&mut reports) {

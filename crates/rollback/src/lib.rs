@@ -1,6 +1,6 @@
 //! An engine crate of LithDB, without any stability promise: use `lithdb`.
 //!
-//! Rolls a stopped database back to an earlier point: all tables or none, whatever happens.
+//! Rolls a stopped database back to an earlier point: atomically over all tables.
 //!
 //! The log is truncated, not rewritten. Making a *plan* scans every table from its newest record
 //! back until a filter keeps one, and counts what would be removed. Executing it *prepares*

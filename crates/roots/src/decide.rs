@@ -219,7 +219,7 @@ fn check_generation(reference: Member<'_>, member: Member<'_>) -> Result<()> {
     }
     let (older, newer) =
         if id.sequence > zero.sequence { (reference, member) } else { (member, reference) };
-    let how = if id.sequence == zero.sequence { "of another history than" } else { "older than" };
+    let how = if id.sequence == zero.sequence { "diverged from" } else { "older than" };
     refuse(
         ErrorKind::Corrupt,
         format!(

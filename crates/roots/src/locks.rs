@@ -1,9 +1,9 @@
 //! `lith.lock` of every root: the writer holds it exclusively and writes its process id into it.
 //! Readers take no lock: nothing that a writer does changes what they rely on.
 //!
-//! Lock files are never removed: a lock on a removed file would exclude nobody. In case somebody
-//! removes one anyway, the writer also locks the root directory itself. Locks are taken in root
-//! order.
+//! Lock files are never removed: a lock on a removed file excludes no other process. In case
+//! somebody removes one anyway, the writer also locks the root directory itself. Locks are taken
+//! in root order.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,3 +1,5 @@
+//! Crash tests of the roots: creation, renewal and repair, interrupted after every operation.
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

@@ -1,3 +1,5 @@
+//! Tests of opening, creating and repairing the set of roots: what is accepted and what is refused.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -438,7 +440,7 @@ fn roots_with_equal_generations_of_two_histories_are_refused() {
     older.open("ab").unwrap().renew().unwrap();
     assert_eq!(older.id("b").sequence, dirs.id("b").sequence);
     put(&dirs.path("b/root.id"), &copy_of(&older.path("b/root.id")));
-    dirs.refuses("ab", ErrorKind::Corrupt, &["another history", "/a", "/b"]);
+    dirs.refuses("ab", ErrorKind::Corrupt, &["diverged from", "/a", "/b"]);
 }
 
 #[test]

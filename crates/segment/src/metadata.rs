@@ -1,6 +1,7 @@
 //! The metadata of a sealed segment: what it holds, and its successor in the chain.
 //!
-//! Written once by the seal, atomically; truncation and salvage replace it with a higher revision.
+//! Written once, atomically, when the segment is sealed; truncation and salvage replace it with a
+//! higher revision.
 
 use std::path::Path;
 

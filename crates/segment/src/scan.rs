@@ -358,7 +358,7 @@ impl<'a> Scanner<'a> {
                     furthest = Some(mark);
                 }
             }
-            // The source may return less than up to the next aligned offset; the file goes on.
+            // The source may return less than up to the next aligned offset; the file continues.
             at += (step / MARK_ALIGN * MARK_ALIGN).max(MARK_ALIGN) as u64;
         }
         Ok(furthest)

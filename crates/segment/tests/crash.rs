@@ -161,11 +161,11 @@ fn check_key_file(fs: &SimFs, known: &Known, paths: &SegmentPaths) -> Option<(Ve
     Some((verdict, totals.clone()))
 }
 
-/// A readable seal matches everything it describes; an acknowledged one must exist.
+/// Readable metadata matches everything it describes; an acknowledged one must exist.
 fn check_seal(fs: &SimFs, known: &Known, paths: &SegmentPaths, totals: Option<&Totals>) {
     let context = sim_context(fs, ReadMode::Map);
     if !fs.file_paths().contains(&paths.metadata) {
-        assert!(!known.sealed, "the seal is lost");
+        assert!(!known.sealed, "the metadata is lost");
         return;
     }
     let metadata = Metadata::read(&*context.env.fs, &paths.metadata).unwrap();

@@ -76,7 +76,8 @@ pub struct SealTimeOverride {
     pub at: UnixMillis,
 }
 
-/// The length of the mutable segment when it was begun, recovered, or the table was closed.
+/// The length of the mutable segment when it was created or recovered, or the table was closed: a
+/// lower bound.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedEnd {
     /// The segment.

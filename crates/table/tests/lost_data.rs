@@ -89,8 +89,8 @@ fn a_read_that_fails_while_opening_discards_nothing() {
     let harness = killed();
     set_state(&harness, |state| state.recorded_end = None);
     harness.fs.remove_raw(file("1.metadata"));
-    assert_eq!(refused(&harness, "a lost seal").kind(), ErrorKind::Corrupt);
-    check_failing_reads(&harness, "a lost seal");
+    assert_eq!(refused(&harness, "lost metadata").kind(), ErrorKind::Corrupt);
+    check_failing_reads(&harness, "lost metadata");
     let harness = killed();
     set_state(&harness, |state| (state.empty, state.recorded_end) = (true, None));
     harness.fs.remove_raw(file("1.metadata"));
@@ -132,7 +132,7 @@ fn lost_newest_segments_are_refused() {
         // The metadata alone is lost: the next segment was acknowledged.
         let lost = harness.after_crash(harness.fs.fork());
         lost.fs.remove_raw(file("2.metadata"));
-        let error = refused(&lost, "the seal is lost");
+        let error = refused(&lost, "the metadata is lost");
         assert!(error.to_string().contains(&file("2.metadata")), "{error}");
     }
 }

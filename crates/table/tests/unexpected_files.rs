@@ -190,5 +190,5 @@ fn bytes_after_a_sealed_key_file_are_kept() {
     harness.fs.write_raw(&path, sound);
     let table = harness.open(&TableOptions::new()).unwrap();
     assert_eq!(harness.fs.read_raw(file("1.keys")), longer);
-    assert_matches_oracle(&table, &harness, "longer than its seal says");
+    assert_matches_oracle(&table, &harness, "longer than its metadata records");
 }

@@ -197,10 +197,10 @@ impl<'a> Files<'a> {
         let name = |extension: &str| format!("segments/{id}.{extension}");
         let bytes =
             self.get(&name("keys")).unwrap_or_else(|| panic!("no key file of segment {id}"));
-        let seal = self.get(&name("metadata")).map(metadata);
+        let metadata = self.get(&name("metadata")).map(metadata);
         // A sealed key file may be longer than its segment: bytes that somebody has hard-linked
         // are not truncated.
-        let end = seal.as_ref().map_or(bytes.len(), |seal| seal.key_end as usize);
+        let end = metadata.as_ref().map_or(bytes.len(), |metadata| metadata.key_end as usize);
         let bytes = &bytes[..end];
         let keys = key_file(bytes);
         let header = keys.header.clone();
@@ -234,17 +234,20 @@ impl<'a> Files<'a> {
             }
         }
         let KeyFileReader { found, ends: value_ends, counted, primaries, marks, .. } = reading;
-        if let Some(seal) = &seal {
-            assert_eq!((seal.table, seal.segment), (header.table, id));
-            assert_eq!((seal.predecessor, seal.salt), (header.predecessor, header.salt));
-            assert_eq!((seal.created, seal.codec), (header.created, 0));
-            assert_eq!((seal.records, seal.primaries), (counted, primaries));
-            assert_eq!((seal.running, &seal.value_ends), (keys.running, &value_ends));
-            assert_eq!(seal.epochs, epochs);
+        if let Some(metadata) = &metadata {
+            assert_eq!((metadata.table, metadata.segment), (header.table, id));
+            assert_eq!((metadata.predecessor, metadata.salt), (header.predecessor, header.salt));
+            assert_eq!((metadata.created, metadata.codec), (header.created, 0));
+            assert_eq!((metadata.records, metadata.primaries), (counted, primaries));
+            assert_eq!((metadata.running, &metadata.value_ends), (keys.running, &value_ends));
+            assert_eq!(metadata.epochs, epochs);
             let digest = xxhash_rust::xxh3::xxh3_128(bytes).to_le_bytes();
-            assert!(seal.digest.is_none_or(|stored| stored == digest), "digest of segment {id}");
+            assert!(
+                metadata.digest.is_none_or(|stored| stored == digest),
+                "digest of segment {id}"
+            );
         }
-        let seal = seal.map_or(Seal::Mutable, |seal| Seal::Metadata(Box::new(seal)));
+        let seal = metadata.map_or(Seal::Mutable, |metadata| Seal::Metadata(Box::new(metadata)));
         (Segment { keys, seal, value_ends, counted, marks }, found)
     }
 }

@@ -433,7 +433,7 @@ pub(super) fn cases() -> Vec<Case> {
             ..DEFAULT_CASE
         },
         Case {
-            name: "the last seal and its key file are damaged, the unsealed segment is missing",
+            name: "the last metadata and its key file are damaged, the unsealed segment is missing",
             apply_damage: |harness, model| {
                 remove_segment(harness, 5);
                 harness.fs.flip_bit(harness.file("4.metadata"), 40, 1);

@@ -101,9 +101,8 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// Lists `dirs`. Nobody follows symbolic links, not even readers.
-    /// `Foreign` for a link or directory with the name of a segment's file, and for a name on two
-    /// roots.
+    /// Lists `dirs`. Symbolic links are never followed, not even by readers. `Foreign` for a link
+    /// or directory with the name of a segment's file, and for a name on two roots.
     pub fn list(fs: &dyn Fs, dirs: &[PathBuf]) -> Result<Self> {
         let mut inventory = Self::default();
         for dir in dirs {

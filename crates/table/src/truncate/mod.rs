@@ -2,11 +2,11 @@
 //! table.
 //!
 //! [`StoppedTable`] reads the table and walks its records from the newest on; it writes nothing.
-//! [`prepare`] writes beside the old files whatever needs space and returns the [`TruncateStep`]
-//! that remains: in-place writes, removals and renames, which may be repeated after a crash any
-//! number of times. The caller (`lithdb-rollback`) makes truncation atomic over all tables: it
-//! makes all steps durable as one intent before it applies the first. It holds the exclusive locks
-//! of all roots.
+//! [`prepare`] writes everything that needs space beside the old files and returns the
+//! [`TruncateStep`] that remains: in-place writes, removals and renames, which may be repeated
+//! after a crash any number of times. The caller (`lithdb-rollback`) makes truncation atomic over
+//! all tables: it makes all steps durable as one intent before it applies the first. It holds the
+//! exclusive locks of all roots.
 
 mod outcome;
 mod prepare;

@@ -51,7 +51,7 @@ impl StoppedTable {
     /// Reads the table as its next read-write open would, and changes nothing.
     ///
     /// # Errors
-    /// Whatever an open would refuse: damage, missing files, symbolic links.
+    /// The errors of an open: damage, missing files, symbolic links.
     pub fn read(setup: &TableSetup) -> Result<Self> {
         let read = || {
             let (env, dirs) = (&setup.env, setup.segment_dirs());

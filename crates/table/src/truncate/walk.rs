@@ -159,7 +159,7 @@ impl StoppedTable {
     }
 
     /// Reads collected segments that still have files, only to report that the boundary is in one
-    /// of them. They may be damaged: their removal has begun.
+    /// of them. They may be damaged: their removal has started.
     fn refuse_collected(&self, walk: &mut Walk<'_>) -> Result<()> {
         let fs = &*self.setup.env.fs;
         for (id, files) in self.inventory.segments.range(..self.state.watermark).rev() {

@@ -49,7 +49,7 @@ pub fn segment_files(disk: &SimFs, table: &str) -> Vec<SegmentFile> {
 pub struct Link {
     path: PathBuf,
     bytes: Vec<u8>,
-    /// Bytes past this length have no meaning, according to the segment's seal.
+    /// Bytes past this length have no meaning, according to the segment's metadata.
     end: usize,
     power_losses: u64,
 }
@@ -62,8 +62,8 @@ impl Link {
         Self { path, bytes, end, power_losses }
     }
 
-    /// The bytes are unchanged. But a truncation past the seal's end just before the link is not
-    /// synced: a power loss undoes it.
+    /// The bytes are unchanged. But a truncation past the metadata's end just before the link is
+    /// not synced: a power loss undoes it.
     fn check(&self, disk: &SimFs, power_losses: u64, context: &str) {
         let (now, path) = (disk.read_raw(&self.path), self.path.display());
         let is_same = if power_losses == self.power_losses {
@@ -353,7 +353,7 @@ fn assert_unchanged(path: &Path, before: &[u8], after: &[u8], context: &str) {
     }
 }
 
-/// The length that its segment's seal records for a file.
+/// The length that its segment's metadata records for a file.
 fn end_of_sealed(files: &Image, path: &Path) -> Option<usize> {
     if path.extension()? == "metadata" {
         return None;
@@ -364,8 +364,8 @@ fn end_of_sealed(files: &Image, path: &Path) -> Option<usize> {
         None => (stem, None),
     };
     let table = path.iter().nth(2)?;
-    let seal = Path::new("/r0").join(table).join("segments").join(format!("{segment}.metadata"));
-    let seal = metadata(files.get(&seal)?);
-    let end = shard.map_or(seal.key_end, |shard| seal.value_ends[shard]);
+    let path = Path::new("/r0").join(table).join("segments").join(format!("{segment}.metadata"));
+    let metadata = metadata(files.get(&path)?);
+    let end = shard.map_or(metadata.key_end, |shard| metadata.value_ends[shard]);
     Some(end as usize)
 }

@@ -50,7 +50,7 @@ fn commands_agree_on_a_lost_root_id() {
         assert_eq!(at(&fixture, args, &["b", "a"], &[]).failed(), error, "{args:?}");
     }
     let run = at(&fixture, &["repair", "t"], &["a", "b"], &[]);
-    assert!(run.failed().contains("name none"), "{run:?}");
+    assert!(run.failed().contains("without naming any"), "{run:?}");
     let output = at(&fixture, &["repair", "--dry-run"], &["a", "b"], &[]).ok();
     assert!(output.contains("its root.id is lost; a new one is written"), "{output}");
     assert!(output.contains("nothing was changed"), "{output}");

@@ -148,7 +148,7 @@ impl RollbackPlan {
     /// Reads the tables again; a table that has changed makes the plan stale.
     fn stopped_tables(&self, roots: &Roots) -> Result<Vec<StoppedTable>> {
         if roots.database_id() != self.database_id {
-            return Err(stale("this is a different database"));
+            return Err(stale("the database was replaced by another database"));
         }
         let is_present = |name: &TableName| -> Result<bool> {
             let dirs = TableSetup::for_files(name.clone(), roots.env(), roots.paths()).dirs;

@@ -108,7 +108,7 @@ fn close_makes_earlier_puts_durable_and_refuses_later_ones() {
 /// Another table may have its name and its files then.
 #[test]
 fn nothing_is_written_after_either_of_two_closes() {
-    search("two closes beside puts, upkeep and collection", 300, || {
+    search("two closes beside puts, maintenance and collection", 300, || {
         let harness = Harness::new();
         let table = harness.create_and_open(&options(2).ttl(Duration::from_secs(1)));
         table.put(b"0", &[7; 40]).unwrap();

@@ -1,4 +1,4 @@
-//! Tests of opening, creating and repairing the set of roots: what is accepted and what is refused.
+//! Tests of opening, creating and repairing the set of roots: what is accepted, what is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::symlink;

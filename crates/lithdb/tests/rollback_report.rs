@@ -351,7 +351,7 @@ fn interrupted_rollback_is_described_until_finished() {
             pending += 1;
             assert!(found.obstacle.is_none() && found.decided.is_some(), "{k}: {found}");
             assert_eq!(found.tables.len(), 3, "{k}: {found}");
-            for part in ["is not finished", INTENT, "table c-clear", "`lith rollback --finish`"] {
+            for part in ["is pending", INTENT, "table c-clear", "`lith rollback --finish`"] {
                 let shown = found.to_string();
                 assert!(shown.contains(part), "{k}: {part}: {shown}");
                 assert!(shown.lines().all(|line| line.chars().count() <= 90), "{shown}");

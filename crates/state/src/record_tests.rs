@@ -195,7 +195,7 @@ fn fields_out_of_range_name_the_offset_and_what_was_expected() {
             &[0][..],
             "at offset 107: expected the name of a store, found \"\": expected 1",
         ),
-        (STORES_AT, &[65], "found \"evm"),
+        (STORES_AT, &[65], "expected the name of a store, found 0x65766d"),
         (STORES_AT + 1, b"e/m", "found '/'"),
         (STORES_AT + 1, b"\xff", "expected the name of a store"),
         (changes_at, &[0], "expected 1 to 3 changes, found 0"),

@@ -102,12 +102,16 @@ impl Totals {
         sum.root()
     }
 
-    /// Adds the deltas of a version, all or none.
+    /// Adds the deltas of a version, by ascending names of stores: all or none.
     ///
     /// # Errors
     /// `Corrupt` if they are not deltas of these rows, as far as the counts show it;
     /// `InvalidArgument` if there would be more than [`MAX_STORES`] stores.
     pub(crate) fn apply(&mut self, deltas: &[StoreDelta]) -> Result<()> {
+        assert!(
+            deltas.is_sorted_by(|one, next| one.name < next.name),
+            "there is one delta for each store"
+        );
         let none = StoreTotals::default();
         let changed: Vec<(&StoreName, StoreTotals)> = deltas
             .iter()

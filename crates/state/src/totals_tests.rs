@@ -71,8 +71,11 @@ fn deltas_of_other_rows_are_refused_and_nothing_changes() {
         (StoreDelta { delta: LtHash::default(), ..gone.clone() }, "an empty set hash"),
     ] {
         let mut totals = before.clone();
-        let first = if bad.name.as_str() == "a" { gone.clone() } else { good.clone() };
-        let error = totals.apply(&[first, bad]).unwrap_err();
+        let deltas = match bad.name.as_str() {
+            "a" => [bad, gone.clone()],
+            _ => [good.clone(), bad],
+        };
+        let error = totals.apply(&deltas).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.to_string().contains(says), "{error}");
         assert_eq!(totals, before);

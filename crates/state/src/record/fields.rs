@@ -10,6 +10,7 @@ use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_lthash::{LtHash, RootHash};
 
 use crate::files::StoreId;
+use crate::row::short;
 use crate::store_name::{StoreName, problem};
 use crate::totals::{MAX_STORES, StoreTotals, Totals};
 
@@ -134,7 +135,7 @@ impl<'a> Fields<'a> {
         let len = self.u8("the length of a store's name")?;
         let bytes = self.bytes("the name of a store", len.into())?;
         let Ok(name) = std::str::from_utf8(&bytes) else {
-            return Err(self.corrupt("the name of a store", format_args!("{bytes:?}")));
+            return Err(self.corrupt("the name of a store", short(&bytes)));
         };
         if let Some(problem) = problem(name) {
             return Err(self.corrupt("the name of a store", format_args!("{name:?}: {problem}")));

@@ -12,6 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::pin::Pin;
 
+/// The longest key, in bytes. A key is not empty.
+pub const MAX_KEY_LEN: usize = u16::MAX as usize;
+/// The longest value, in bytes.
+pub const MAX_VALUE_LEN: usize = u32::MAX as usize;
+
 /// A row: key and value.
 pub type Row = (Bytes, Bytes);
 
@@ -54,7 +59,8 @@ pub trait Engine: Send + Sync + fmt::Debug {
     fn range(self: Arc<Self>, at: &Pin, from: Bound<&[u8]>, to: Bound<&[u8]>) -> RowIter;
 
     /// Applies rows (`None` deletes) as one moment: a pin sees all of them or none. In memory only;
-    /// seals nothing. A key occurs once.
+    /// seals nothing. A key occurs once. Nothing is applied if a key or a value is too long
+    /// (`InvalidArgument`).
     fn apply(&self, rows: &mut dyn Iterator<Item = (&[u8], Option<&[u8]>)>) -> Result<()>;
 
     /// The size of the memtable that takes changes, in bytes.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use lithdb_env::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 
 /// A moment of an engine that stays readable while this exists. Cheap to clone.
@@ -20,6 +21,15 @@ impl Pin {
     #[must_use]
     pub fn moment(&self) -> u64 {
         self.moment
+    }
+
+    /// `InvalidArgument` if another engine made the pin.
+    pub(crate) fn check_from(&self, registry: &Arc<Registry>) -> Result<()> {
+        if Arc::ptr_eq(&self.registry, registry) {
+            return Ok(());
+        }
+        let message = format!("the pin of moment {} belongs to another engine", self.moment);
+        Err(Error::new(ErrorKind::InvalidArgument, message))
     }
 }
 

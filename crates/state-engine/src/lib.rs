@@ -20,5 +20,5 @@ pub use engine::{
     CheckLevel, Compacted, Engine, EngineFile, EngineKind, EngineStats, Engines, MAX_KEY_LEN,
     MAX_VALUE_LEN, OpenMode, Row, RowIter, Sealed,
 };
-pub use model::ModelEngines;
+pub use model::{ModelEngines, in_memory};
 pub use pin::Pin;

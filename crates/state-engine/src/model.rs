@@ -36,6 +36,16 @@ impl ModelEngines {
     }
 }
 
+/// An empty engine without a directory: what is applied stays in memory. For reading a history
+/// that begins with nothing.
+///
+/// # Errors
+/// `Exhausted` without memory.
+pub fn in_memory(env: Env) -> Result<Arc<dyn Engine>> {
+    let (mode, nothing) = (OpenMode::ReadInPlace, Manifest::default());
+    Ok(Arc::new(ModelEngine::open(env, Path::new(""), mode, nothing, 0)?))
+}
+
 impl Engines for ModelEngines {
     fn kind(&self) -> EngineKind {
         EngineKind { name: "model".to_owned(), version: "1".to_owned() }

@@ -22,8 +22,8 @@ use lithdb_env::{
 use lithdb_lthash::RootHash;
 use lithdb_segment::envelope::{self, ENVELOPE_LEN, MAX_PAYLOAD_LEN, Magic};
 use lithdb_state_engine::{EngineFile, EngineKind};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::store_name::StoreName;
 use crate::totals::StoreTotals;
@@ -48,9 +48,9 @@ const BASE: Magic = Magic(*b"LITHBASE");
 /// The directory layout that this build writes and reads.
 pub(crate) const LAYOUT: u16 = 1;
 
-/// Identifies a store: random, made when it is created or reset.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct StoreId(pub(crate) [u8; StoreId::LEN]);
+/// Identifies a state store: random, made when it is created or reset. Shown in hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoreId(pub(crate) [u8; StoreId::LEN]);
 
 impl StoreId {
     pub(crate) const LEN: usize = 16;
@@ -65,6 +65,32 @@ impl fmt::Display for StoreId {
 impl fmt::Debug for StoreId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// As text in formats that people read, otherwise as 16 bytes.
+impl Serialize for StoreId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match serializer.is_human_readable() {
+            true => serializer.collect_str(self),
+            false => self.0.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for StoreId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            return Deserialize::deserialize(deserializer).map(Self);
+        }
+        let text = String::deserialize(deserializer)?;
+        let id = u128::from_str_radix(&text, 16).map(|id| Self(id.to_be_bytes()));
+        match id {
+            Ok(id) if id.to_string() == text => Ok(id),
+            _ => Err(D::Error::custom(format_args!(
+                "expected the id of a store, 32 lower-case hexadecimal digits, found {text:?}"
+            ))),
+        }
     }
 }
 

@@ -52,6 +52,18 @@ fn a_new_store_is_ready_and_its_id_is_both_numbers() {
 }
 
 #[test]
+fn the_id_of_a_store_in_json_is_its_text() {
+    let id = StoreId([0xa0; 16]);
+    let json = serde_json::to_string(&id).unwrap();
+    assert_eq!(json, format!("\"{}\"", "a0".repeat(16)));
+    assert_eq!(serde_json::from_str::<StoreId>(&json).unwrap(), id);
+    for bad in ["", "a0", &"A0".repeat(16), &format!("+{}", "a".repeat(31))] {
+        let error = serde_json::from_str::<StoreId>(&format!("\"{bad}\"")).unwrap_err();
+        assert!(error.to_string().contains("32 lower-case hexadecimal digits"), "{error}");
+    }
+}
+
+#[test]
 fn an_unfinished_import_or_reset_is_refused_with_the_remedy() {
     for (phase, says) in [(Phase::Importing, "import again"), (Phase::Resetting, "reset the store")]
     {

@@ -93,6 +93,12 @@ impl Meta {
     }
 }
 
+/// Decodes a META row and encodes it again, for the fuzzer.
+#[doc(hidden)]
+pub fn reencode_meta(value: &Bytes) -> Result<Vec<u8>> {
+    Meta::decode(value)?.encode()
+}
+
 #[cfg(test)]
 #[path = "meta_tests.rs"]
 mod tests;

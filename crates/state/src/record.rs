@@ -208,6 +208,12 @@ impl Record {
     }
 }
 
+/// Decodes a record and encodes it again, for the fuzzer.
+#[doc(hidden)]
+pub fn reencode_record(version_key: &[u8], value: &Bytes) -> Result<Vec<u8>> {
+    Record::decode(version_key, value)?.encode()
+}
+
 /// The version in a key of the log.
 ///
 /// # Errors

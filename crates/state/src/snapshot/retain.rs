@@ -1,0 +1,103 @@
+//! Removing old snapshots, and letting the log's oldest versions go.
+//!
+//! The floor is the lowest version of any snapshot directory that stands, damaged ones included:
+//! what may still be needed holds history back. It rises only after the removal that allows it is
+//! durable.
+
+use lithdb_env::{Error, LockKind, Result};
+
+use crate::dirs;
+use crate::event::StateEvent;
+use crate::options::Retention;
+use crate::shared::Shared;
+use crate::snapshot::list::{Classified, Reference, classify, list};
+use crate::snapshot::{PruneReport, SnapshotClass};
+
+/// The snapshots of an open store.
+pub(crate) fn classified(shared: &Shared) -> Result<Vec<Classified>> {
+    let found = list(&*shared.env.fs, &shared.dirs)?;
+    let Some(versions) = shared.log.range()? else {
+        unreachable!("the log of an open store has a base record")
+    };
+    let engines = &*shared.engines;
+    classify(found, &Reference { id: shared.id, engines, log: &shared.log, versions })
+}
+
+/// Removes snapshots beyond those that are to be kept, raises the floor, and collects the log.
+pub(crate) fn retain(shared: &Shared) -> Result<PruneReport> {
+    if shared.options.retention == Retention::Manual {
+        return Ok(PruneReport::default());
+    }
+    let snapshots = classified(shared)?;
+    let valid = snapshots.iter().filter(|snapshot| snapshot.class == SnapshotClass::Valid);
+    let valid: Vec<u64> = valid.map(|snapshot| snapshot.found.version).collect();
+    let keep = shared.options.keep_snapshots.saturating_add(1);
+    let Some(oldest_kept) = valid.iter().rev().take(keep).min() else {
+        return Ok(PruneReport::default());
+    };
+    prune_below(shared, &snapshots, *oldest_kept)
+}
+
+/// Removes the valid and the stale snapshots below `version` but the newest valid one, raises the
+/// floor, and collects the log.
+pub(crate) fn prune_below(
+    shared: &Shared,
+    snapshots: &[Classified],
+    version: u64,
+) -> Result<PruneReport> {
+    let is_valid = |snapshot: &&Classified| snapshot.class == SnapshotClass::Valid;
+    let newest = snapshots.iter().rev().find(is_valid).map(|snapshot| snapshot.found.version);
+    let mut report = PruneReport::default();
+    for snapshot in snapshots {
+        let found = &snapshot.found;
+        let is_removable = matches!(snapshot.class, SnapshotClass::Valid | SnapshotClass::Stale);
+        if !is_removable || found.version >= version || Some(found.version) == newest {
+            continue;
+        }
+        match remove(shared, snapshot) {
+            Ok(true) => report.removed.push(found.version),
+            Ok(false) => report.kept.push(found.version),
+            Err(error) if error.latches() => return Err(error),
+            Err(error) => {
+                report.kept.push(found.version);
+                let path = found.path.clone();
+                shared.listener.notify(&StateEvent::SnapshotNotRemoved { path, error });
+            }
+        }
+    }
+    if !report.removed.is_empty() {
+        let versions = report.removed.clone();
+        shared.listener.notify(&StateEvent::SnapshotsPruned { versions });
+    }
+    report.floor = raise_floor(shared)?;
+    Ok(report)
+}
+
+/// Removes a snapshot; returns `false` if somebody reads it.
+pub(crate) fn remove(shared: &Shared, snapshot: &Classified) -> Result<bool> {
+    let fs = &*shared.env.fs;
+    let found = &snapshot.found;
+    let lock = fs
+        .try_lock(&found.path, LockKind::Exclusive)
+        .map_err(|e| Error::io("lock", &found.path, e))?;
+    if lock.is_none() {
+        return Ok(false);
+    }
+    let what = format!("snapshot-{:020}", found.version);
+    dirs::discard(&shared.env, &shared.dirs, &found.path, &what)?;
+    Ok(true)
+}
+
+/// Raises the floor to the lowest snapshot, and collects what is below it.
+pub(crate) fn raise_floor(shared: &Shared) -> Result<u64> {
+    let lowest = list(&*shared.env.fs, &shared.dirs)?.first().map(|found| found.version);
+    let Some(lowest) = lowest else { return Ok(shared.log.floor.get()) };
+    if lowest > shared.log.floor.get() {
+        shared.log.floor.raise(lowest);
+        shared.listener.notify(&StateEvent::FloorRaised { floor: lowest });
+        if shared.log.table.has_gc_filter() {
+            shared.log.table.run_gc()?;
+        }
+    }
+    Ok(lowest)
+}

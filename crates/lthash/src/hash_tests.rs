@@ -164,7 +164,8 @@ fn pairs() -> impl Strategy<Value = Vec<Pair>> {
 proptest! {
     #[test]
     fn the_order_of_additions_does_not_matter(
-        (pairs, shuffled) in pairs().prop_flat_map(|pairs| (Just(pairs.clone()), Just(pairs).prop_shuffle())),
+        (pairs, shuffled) in pairs()
+            .prop_flat_map(|pairs| (Just(pairs.clone()), Just(pairs).prop_shuffle())),
     ) {
         prop_assert_eq!(sum(&pairs), sum(&shuffled));
     }

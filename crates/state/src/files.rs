@@ -6,7 +6,7 @@
 //! | `state.id` | `LITHSTID` | [`StateId`]: which store this is, and whether it can be opened |
 //! | `snapshots/<version>/SNAPSHOT` | `LITHSNAP` | [`SnapshotManifest`]: what the snapshot holds |
 //! | `CURRENT` | `LITHCURR` | [`CurrentFile`]: the newest snapshot, for people and scripts |
-//! | `working/BASE` | `LITHBASE` | [`BaseFile`]: what the working copy was cloned from, for reports |
+//! | `working/BASE` | `LITHBASE` | [`BaseFile`]: what the working copy was cloned from |
 //!
 //! Nothing depends on `CURRENT` and `BASE`. The order of a struct's fields is the order of its
 //! bytes.

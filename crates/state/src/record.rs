@@ -1,9 +1,9 @@
 //! A record of the log: what one version changes, and the root before and after it.
 //!
-//! The log is the truth, so a record says everything that replaying a version needs: the new values,
-//! and what they add to the totals. Its encoding is canonical: stores and keys ascend strictly, so
-//! there is one encoding of a record, and whatever decodes is encoded to the same bytes. It has no
-//! checksum: LithDB verifies one for each value before it returns it. What a record holds is
+//! The log is the truth, so a record says everything that replaying a version needs: the new
+//! values, and what they add to the totals. Its encoding is canonical: stores and keys ascend
+//! strictly, so a record has one encoding, and whatever decodes is encoded to the same bytes. It
+//! has no checksum: LithDB verifies one for each value before it returns it. What a record holds is
 //! believed only as far as the roots agree: the root before it with that of the version before, the
 //! root after it with the totals that result.
 //!

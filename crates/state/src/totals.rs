@@ -57,7 +57,8 @@ impl StoreTotals {
         let sum = |what: &str, total: u64, delta_of: i64| {
             total.checked_add_signed(delta_of).ok_or_else(|| {
                 let message = format!(
-                    "store {}: expected a number of {what} from 0 to {}, found {total} {delta_of:+}",
+                    "store {}: expected a number of {what} from 0 to {}, found {total} \
+                     {delta_of:+}",
                     delta.name,
                     u64::MAX
                 );
@@ -70,7 +71,8 @@ impl StoreTotals {
         vector.add(&delta.delta);
         if keys == 0 && (bytes != 0 || !vector.is_empty()) {
             let message = format!(
-                "store {}: expected 0 bytes and an empty set hash after its last key, found {bytes} bytes, {vector:?}",
+                "store {}: expected 0 bytes and an empty set hash after its last key, found {bytes} \
+                 bytes, {vector:?}",
                 delta.name
             );
             return Err(Error::new(ErrorKind::Corrupt, message));

@@ -119,7 +119,8 @@ proptest! {
                 Some(value) => rows.insert((name, key), value),
                 None => rows.remove(&(name, key)),
             };
-            let (old, new) = (old.map(|old| vec![7; old.into()]), value.map(|new| vec![7; new.into()]));
+            let bytes = |len: u8| vec![7; len.into()];
+            let (old, new) = (old.map(bytes), value.map(bytes));
             let delta = put(names[name], &[key], old.as_deref(), new.as_deref());
             live.apply(&[delta]).unwrap();
             let mut scanned = Totals::default();

@@ -16,7 +16,7 @@ fn names_are_those_of_the_layout() {
 }
 
 #[test]
-fn foreign_names_do_not_parse() {
+fn other_names_do_not_parse() {
     for name in [
         "",
         "7",
@@ -70,7 +70,8 @@ proptest! {
     #[test]
     fn names_parse_back(version: u64, random: u64, root: [u8; 32]) {
         prop_assert_eq!(parse_snapshot_name(&snapshot_name(version)), Some(version));
-        prop_assert_eq!(parse_abandoned_name(&abandoned_name(version, &RootHash(root))), Some(version));
+        let abandoned = abandoned_name(version, &RootHash(root));
+        prop_assert_eq!(parse_abandoned_name(&abandoned), Some(version));
         prop_assert!(is_engine_dir_name(&engine_dir_name(random)));
         prop_assert!(is_trash_name(&trash_name("working", random)));
         for what in ["snapshot", "abandoned"] {

@@ -79,6 +79,28 @@ impl Dirs {
     }
 }
 
+/// Creates the directory of a store and its ancestors if they do not exist, durably. Links on the
+/// way to it are followed; below it, none is.
+pub(crate) fn create_root(fs: &dyn Fs, root: &Path) -> Result<()> {
+    if root.as_os_str().is_empty() || exists_behind_links(fs, root)? {
+        return Ok(());
+    }
+    if let Some(parent) = root.parent() {
+        create_root(fs, parent)?;
+    }
+    create_dir(fs, root)?;
+    sync_parent(fs, root)
+}
+
+/// Whether `path` exists, or what it links to.
+pub(crate) fn exists_behind_links(fs: &dyn Fs, path: &Path) -> Result<bool> {
+    match fs.canonicalize(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("find", path, error)),
+    }
+}
+
 /// Creates `dir` and its ancestors if they do not exist, durably.
 pub(crate) fn create_dirs(fs: &dyn Fs, dir: &Path) -> Result<()> {
     if dir.as_os_str().is_empty() || exists_as(fs, dir, FileKind::Dir)? {

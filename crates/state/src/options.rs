@@ -23,6 +23,8 @@ use crate::wal::WalFloor;
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct StateOptions {
+    /// Create the store if there is none. Default: true.
+    pub create_if_missing: bool,
     /// The first version that is committed to a store that is created. Default: 1.
     pub initial_version: u64,
     /// When a commit is durable. Default: every commit.
@@ -78,6 +80,7 @@ pub enum Retention {
 impl Default for StateOptions {
     fn default() -> Self {
         Self {
+            create_if_missing: true,
             initial_version: 1,
             durability: Durability::EveryCommit,
             snapshot_interval: 10_000,
@@ -107,6 +110,8 @@ macro_rules! setters {
 }
 
 setters! {
+    /// Sets [`create_if_missing`](Self::create_if_missing).
+    create_if_missing: bool,
     /// Sets [`initial_version`](Self::initial_version).
     initial_version: u64,
     /// Sets [`durability`](Self::durability).

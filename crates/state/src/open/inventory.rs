@@ -53,6 +53,11 @@ impl Inventory {
         self.parts.first().copied()
     }
 
+    /// An entry that no store makes. Every ext file system has a `lost+found`.
+    pub(crate) fn first_foreign(&self) -> Option<&str> {
+        self.foreign.iter().map(String::as_str).find(|name| *name != "lost+found")
+    }
+
     pub(crate) fn has(&self, part: &str) -> bool {
         self.parts.contains(&part)
     }

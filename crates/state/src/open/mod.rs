@@ -27,7 +27,7 @@ use crate::dirs::{self, Dirs};
 use crate::files::StateId;
 use crate::head::Head;
 use crate::open::working::Working;
-use crate::options::{StateComponents, StateOptions};
+use crate::options::{StateComponents, StateOptions, Wal};
 use crate::reach::{Base, reach};
 use crate::shared::{PendingVersion, Shared, Writer};
 use crate::snapshot::list::Classified;
@@ -114,10 +114,60 @@ impl Opening {
         Ok(Self { dirs, options, components, env, engines, report })
     }
 
-    /// Creates the directory if there is none, and takes the lock of the writer.
+    /// Creates the directory if there is none, and takes the lock of the writer. Changes nothing
+    /// where no store may be created.
     pub(crate) fn lock(&self) -> Result<Box<dyn FileLock>> {
-        dirs::create_dirs(&*self.env.fs, self.dirs.root())?;
-        dirs::lock(&*self.env.fs, &self.dirs)
+        let fs = &*self.env.fs;
+        if StateId::read(fs, &self.dirs.id())?.is_none() {
+            let inventory = match dirs::exists_behind_links(fs, self.dirs.root())? {
+                true => inventory::take(fs, &self.dirs)?,
+                false => inventory::Inventory::default(),
+            };
+            let checked = self.check_creatable(&inventory);
+            // Unless somebody has created it meanwhile.
+            if StateId::read(fs, &self.dirs.id())?.is_none() {
+                checked?;
+            }
+        }
+        dirs::create_root(fs, self.dirs.root())?;
+        dirs::lock(fs, &self.dirs)
+    }
+
+    /// Refuses to create a store where one has been, beside the files of others, or if none is to
+    /// be created.
+    fn check_creatable(&self, inventory: &inventory::Inventory) -> Result<()> {
+        let refuse = |kind, message: String| Err(Error::at(kind, self.dirs.root(), message));
+        if let Some(name) = inventory.first_of_a_store() {
+            let message = format!("state.id is missing beside {name}: restore it");
+            return refuse(ErrorKind::Missing, message);
+        }
+        if !self.options.create_if_missing {
+            let message = "there is no state store: state.id is missing".to_owned();
+            return refuse(ErrorKind::Missing, message);
+        }
+        match inventory.first_foreign() {
+            None => Ok(()),
+            Some(name) => {
+                let message = format!(
+                    "the directory holds {name:?} and no state store: expected an empty directory \
+                     to create one in; choose another directory"
+                );
+                refuse(ErrorKind::Foreign, message)
+            }
+        }
+    }
+
+    /// Refuses a store that has been written to and has no log of its own: it was lost, or is a
+    /// table elsewhere.
+    fn check_own_log(&self, inventory: &inventory::Inventory) -> Result<()> {
+        let is_written = inventory.has("working") || inventory.has("snapshots");
+        if !matches!(self.components.wal, Wal::Own) || inventory.has("wal") || !is_written {
+            return Ok(());
+        }
+        let message = "the directory wal is missing, but the store has been written to: restore \
+                       it; or if the log is a table of the application's database, open the store \
+                       with it";
+        Err(Error::at(ErrorKind::Missing, self.dirs.root(), message))
     }
 
     /// Opens the store whose lock is `lock`.
@@ -125,6 +175,7 @@ impl Opening {
         let fs = Arc::clone(&self.env.fs);
         let inventory = inventory::take(&*fs, &self.dirs)?;
         let id = self.identity(&inventory)?;
+        self.check_own_log(&inventory)?;
         let (own_db, log) = self.open_log(&id)?;
         let versions = self.log_versions(&log, &id, &inventory)?;
         inventory.remove_leftovers(&*fs, &self.dirs, &mut self.report)?;
@@ -146,10 +197,7 @@ impl Opening {
             id.check_ready(self.dirs.root())?;
             return Ok(id);
         }
-        if let Some(name) = inventory.first_of_a_store() {
-            let message = format!("state.id is missing beside {name}: restore it");
-            return Err(Error::at(ErrorKind::Missing, self.dirs.root(), message));
-        }
+        self.check_creatable(inventory)?;
         let (low, high) = (self.env.random_u64()?, self.env.random_u64()?);
         let id = StateId::fresh(low, high, self.options.initial_version);
         id.write(fs, &self.dirs.id())?;

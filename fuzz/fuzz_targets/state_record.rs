@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use lithdb_state::fuzzing::{reencode_meta, reencode_record};
+use lithdb_state::{reencode_meta, reencode_record};
 
 const VERSION: u64 = 9;
 /// The offset of the version in a record.

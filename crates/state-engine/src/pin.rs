@@ -1,19 +1,28 @@
 //! Pinned moments: what is read at a moment stays readable while a [`Pin`] of it exists.
 //!
-//! A moment counts the batches that were applied to an engine. A registry holds the moments that
-//! are pinned. Garbage collection may drop only what no pinned moment can see.
+//! A moment counts the batches that were applied to an engine. What a pin holds is its engine's
+//! business: the production engine puts there what the pin reads, the model engine an entry of a
+//! [`Registry`], below which it collects nothing.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
-use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_env::{Error, ErrorKind};
 use parking_lot::Mutex;
 
 /// A moment of an engine that stays readable while this exists. Cheap to clone.
-#[derive(Debug)]
+#[derive(Clone)]
 pub struct Pin {
     moment: u64,
-    registry: Arc<Registry>,
+    held: Arc<dyn Any + Send + Sync>,
+}
+
+impl fmt::Debug for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pin").field(&self.moment).finish()
+    }
 }
 
 impl Pin {
@@ -23,24 +32,37 @@ impl Pin {
         self.moment
     }
 
-    /// `InvalidArgument` if another engine made the pin.
-    pub(crate) fn check_from(&self, registry: &Arc<Registry>) -> Result<()> {
-        if Arc::ptr_eq(&self.registry, registry) {
-            return Ok(());
-        }
+    /// A pin that holds what its engine needs to read at `moment`.
+    pub(crate) fn new(moment: u64, held: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { moment, held }
+    }
+
+    /// What the pin holds; `None` if another kind of engine made it.
+    pub(crate) fn held<T: Any>(&self) -> Option<&T> {
+        self.held.downcast_ref()
+    }
+
+    /// The error for a pin that another engine made.
+    pub(crate) fn foreign(&self) -> Error {
         let message = format!("the pin of moment {} belongs to another engine", self.moment);
-        Err(Error::new(ErrorKind::InvalidArgument, message))
+        Error::new(ErrorKind::InvalidArgument, message)
     }
 }
 
-impl Clone for Pin {
-    fn clone(&self) -> Self {
-        *self.registry.pinned.lock().entry(self.moment).or_default() += 1;
-        Self { moment: self.moment, registry: Arc::clone(&self.registry) }
-    }
+/// The moments of one engine that are pinned.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    pinned: Mutex<BTreeMap<u64, usize>>,
 }
 
-impl Drop for Pin {
+/// An entry of a registry.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    moment: u64,
+    registry: Arc<Registry>,
+}
+
+impl Drop for Entry {
     fn drop(&mut self) {
         let mut pinned = self.registry.pinned.lock();
         let count = pinned.get_mut(&self.moment).map(|count| {
@@ -54,12 +76,6 @@ impl Drop for Pin {
     }
 }
 
-/// The moments of one engine that are pinned.
-#[derive(Debug, Default)]
-pub(crate) struct Registry {
-    pinned: Mutex<BTreeMap<u64, usize>>,
-}
-
 impl Registry {
     /// Pins the moment that `now` returns. `now` runs under the registry's lock, so that no oldest
     /// moment that was read meanwhile lies past it.
@@ -67,7 +83,12 @@ impl Registry {
         let mut pinned = self.pinned.lock();
         let moment = now();
         *pinned.entry(moment).or_default() += 1;
-        Pin { moment, registry: Arc::clone(self) }
+        Pin::new(moment, Arc::new(Entry { moment, registry: Arc::clone(self) }))
+    }
+
+    /// Whether this registry made the pin.
+    pub(crate) fn has_made(&self, pin: &Pin) -> bool {
+        pin.held::<Entry>().is_some_and(|entry| std::ptr::eq(&*entry.registry, self))
     }
 
     /// The oldest moment that must stay readable: the oldest pinned one, or `now` if none is.
@@ -88,13 +109,21 @@ mod tests {
         assert_eq!(registry.oldest(|| 7), 7);
         let early = registry.pin(|| 3);
         let later = registry.pin(|| 5);
-        let again = early.clone();
+        let (again, other) = (early.clone(), registry.pin(|| 3));
         assert_eq!(registry.oldest(|| 9), 3);
-        drop(early);
+        drop((early, other));
         assert_eq!(registry.oldest(|| 9), 3);
         drop(again);
         assert_eq!(registry.oldest(|| 9), 5);
         drop(later);
         assert_eq!(registry.oldest(|| 9), 9);
+    }
+
+    #[test]
+    fn pin_of_another_registry_is_told_apart() {
+        let (ours, theirs) = (Arc::new(Registry::default()), Arc::new(Registry::default()));
+        assert!(ours.has_made(&ours.pin(|| 1)));
+        assert!(!ours.has_made(&theirs.pin(|| 1)));
+        assert_eq!(theirs.pin(|| 1).foreign().kind(), ErrorKind::InvalidArgument);
     }
 }

@@ -90,6 +90,10 @@ impl ModelEngine {
         })
     }
 
+    fn check_pin(&self, pin: &Pin) -> Result<()> {
+        if self.pins.has_made(pin) { Ok(()) } else { Err(pin.foreign()) }
+    }
+
     fn check_writable(&self) -> Result<()> {
         batch::check_writable(&self.dir, self.mode)?;
         self.latch.check()
@@ -197,12 +201,12 @@ impl Engine for ModelEngine {
     }
 
     fn get(&self, at: &Pin, key: &[u8]) -> Result<Option<Bytes>> {
-        at.check_from(&self.pins)?;
+        self.check_pin(at)?;
         Ok(self.state.lock().rows.get(at.moment(), key))
     }
 
     fn range(self: Arc<Self>, at: &Pin, from: Bound<&[u8]>, to: Bound<&[u8]>) -> RowIter {
-        if let Err(error) = at.check_from(&self.pins) {
+        if let Err(error) = self.check_pin(at) {
             return Box::new(std::iter::once(Err(error)));
         }
         if batch::is_empty_range(from, to) {

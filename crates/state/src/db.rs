@@ -5,17 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use lithdb::{Db, DbOptions};
 use lithdb_env::sync::thread::JoinHandle;
 use lithdb_env::{Error, ErrorKind, FileLock, Result, spawn};
 use lithdb_lthash::RootHash;
 use parking_lot::Mutex;
 
 use crate::change_set::ChangeSet;
-use crate::dirs::Dirs;
 use crate::head::Committed;
-use crate::inspect::{self, StateInspection};
-use crate::open::log::WAL_TABLE;
 use crate::open::{OpenReport, Opening};
 use crate::options::{StateComponents, StateOptions, Wal};
 use crate::pending::Pending;
@@ -25,9 +21,7 @@ use crate::shared::Shared;
 use crate::snapshot::retain::{self, classified};
 use crate::snapshot::{PruneReport, SnapshotClass, SnapshotInfo, SnapshotTicket};
 use crate::stats::StateStats;
-use crate::verify::{self, StateVerification, VerifyLevel};
 use crate::view::View;
-use crate::wal::version_of;
 
 /// An open state store. Cheap to clone; all clones are one store.
 ///
@@ -128,54 +122,6 @@ impl StateDb {
         let thread = Mutex::new(thread);
         let keeper = Arc::new(Keeper { shared: Arc::clone(&shared), thread, report, components });
         Ok(Self { shared, keeper })
-    }
-
-    /// The newest version in the log of the store in `dir`, beside a writer or not; `None` if
-    /// there is no log of its own.
-    ///
-    /// # Errors
-    /// Those of opening the log for reading.
-    pub fn latest_version(dir: impl Into<PathBuf>) -> Result<Option<u64>> {
-        let dirs = Dirs::new(dir.into());
-        let db = match Db::open_read_only(DbOptions::new([dirs.wal()])) {
-            Err(error) if error.kind() == ErrorKind::Missing => return Ok(None),
-            opened => opened?,
-        };
-        let newest = db.existing_table(WAL_TABLE)?.newest_key()?;
-        newest.map(|key| version_of(&key)).transpose()
-    }
-
-    /// What the store in `dir` holds, without opening it for writing, beside a writer or not. The
-    /// log must be the store's own.
-    ///
-    /// # Errors
-    /// `Missing` if there is no store; those of opening the log for reading.
-    pub fn inspect(dir: impl Into<PathBuf>) -> Result<StateInspection> {
-        inspect::inspect(dir.into(), StateComponents::default())
-    }
-
-    /// A view of a version (`None`: the newest) of the store in `dir`, without opening it for
-    /// writing, beside a writer or not. The log is replayed into memory onto the newest snapshot at
-    /// or below that version; the log must be the store's own.
-    ///
-    /// # Errors
-    /// `Missing`, whose source is [`Unreachable`](crate::Unreachable), if the version cannot be
-    /// reached; as [`inspect`](Self::inspect); `Corrupt`.
-    pub fn view_only(dir: impl Into<PathBuf>, version: Option<u64>) -> Result<View> {
-        inspect::view_only(dir.into(), version, &StateComponents::default())
-    }
-
-    /// Verifies the store in `dir`, beside a writer or not. `progress` receives the number of
-    /// records or rows so far.
-    ///
-    /// # Errors
-    /// As [`view_only`](Self::view_only). What is wrong with the store is in the verification.
-    pub fn verify(
-        dir: impl Into<PathBuf>,
-        level: VerifyLevel,
-        mut progress: impl FnMut(u64),
-    ) -> Result<StateVerification> {
-        verify::verify(dir.into(), level, &StateComponents::default(), &mut progress)
     }
 
     /// What opening found and did.
@@ -376,7 +322,8 @@ impl StateDb {
         rollback::truncate_log(&env, &dir, target)?;
         let opening = Opening::new(dir.root().to_path_buf(), options, components)?;
         let db = Self::open_locked(opening, lock)?;
-        rollback::remove_abandoned(&db.shared.env, &db.shared.dirs, target)?;
+        // Their branch was rolled back on purpose.
+        rollback::remove_abandoned(&db.shared.env, &db.shared.dirs, |version| version > target)?;
         Ok(db)
     }
 

@@ -37,6 +37,7 @@
 //! `docs/STATE.md` has the model, the guarantees, and what an operator needs to know.
 
 mod background;
+mod beside;
 mod change_set;
 mod commit;
 mod db;

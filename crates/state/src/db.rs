@@ -18,8 +18,8 @@ use crate::pending::Pending;
 use crate::reach::{Reach, reach};
 use crate::rollback;
 use crate::shared::Shared;
-use crate::snapshot::retain::{self, classified};
-use crate::snapshot::{PruneReport, SnapshotClass, SnapshotInfo, SnapshotTicket};
+use crate::snapshot::retain::classified;
+use crate::snapshot::{SnapshotClass, SnapshotInfo, SnapshotTicket};
 use crate::stats::StateStats;
 use crate::view::View;
 
@@ -33,7 +33,7 @@ use crate::view::View;
 /// the log, and the next open replays it. [`close`](Self::close) flushes.
 #[derive(Clone)]
 pub struct StateDb {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     keeper: Arc<Keeper>,
 }
 
@@ -279,19 +279,6 @@ impl StateDb {
         self.shared.check_open()?;
         let fs = &*self.shared.env.fs;
         classified(&self.shared)?.iter().map(|snapshot| snapshot.info(fs)).collect()
-    }
-
-    /// Removes the snapshots below `version`, but never the newest, and lets the log's versions go
-    /// that only they needed.
-    ///
-    /// # Errors
-    /// `Closed`, `Latched`, `Io`.
-    pub fn prune_snapshots_below(&self, version: u64) -> Result<PruneReport> {
-        let _writer = self.shared.writer.lock();
-        self.shared.check_writable()?;
-        let snapshots = classified(&self.shared)?;
-        let pruned = retain::prune_below(&self.shared, &snapshots, version);
-        pruned.map_err(|error| self.shared.latch_on(error))
     }
 
     /// Rolls the store back to `target` and returns it opened again. Everything committed later is

@@ -1,36 +1,22 @@
-//! Reading a store without opening it for writing: beside its writer, or when nobody has it open.
-//!
-//! Nothing is written, created or removed. A reader finds the log's versions when it begins; what
-//! the writer commits meanwhile it does not see. It locks the snapshot that it reads, shared, before
-//! it looks at the log, so that neither is removed under it.
+//! What a store holds, without opening it for writing: beside its writer, or when nobody has it
+//! open.
 
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use lithdb::{Components, Db, DbOptions};
-use lithdb_env::{Env, Error, ErrorKind, FileKind, FileLock, LockKind, Result, exists_as};
+use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_lthash::RootHash;
-use lithdb_state_engine::{CheckLevel, Engine, EngineKind, Engines, OpenMode, in_memory};
+use lithdb_state_engine::EngineKind;
 use serde::Serialize;
 
-use crate::commit::apply_rows;
-use crate::dirs::Dirs;
-use crate::files::{StateId, StoreId};
-use crate::head::Head;
-use crate::meta::{META_KEY, Meta};
-use crate::open::Opening;
-use crate::open::log::WAL_TABLE;
-use crate::options::{StateComponents, StateOptions};
-use crate::reach::{Base, Reach, reach};
-use crate::record::Body;
+use crate::files::StoreId;
+use crate::options::StateComponents;
+use crate::reach::{Reach, Unreachable};
+use crate::reader::Reader;
 use crate::rollback::list_abandoned;
-use crate::snapshot::list::{Classified, Reference, classify, list};
-use crate::snapshot::take::ENGINE_DIR;
-use crate::snapshot::{SnapshotClass, SnapshotInfo};
+use crate::snapshot::SnapshotInfo;
+use crate::store_name::StoreName;
 use crate::totals::Totals;
 use crate::view::View;
-use crate::wal::{Log, WalFloor};
 
 /// How often a reader begins again when the snapshot that it chose was removed.
 const ATTEMPTS: usize = 100;
@@ -58,73 +44,48 @@ pub struct StateInspection {
     pub abandoned: Vec<(u64, PathBuf)>,
     /// How the newest version would be reached if there were no working copy.
     pub reach: Option<Reach>,
+    /// The stores after the newest version, by name. `None` if they were not asked for, or if the
+    /// version cannot be reached.
+    pub stores: Option<Vec<StoreInspection>>,
+}
+
+/// A store of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct StoreInspection {
+    /// Its name.
+    pub name: StoreName,
+    /// The number of its keys.
+    pub keys: u64,
+    /// The bytes of its keys and values.
+    pub bytes: u64,
+    /// The hash of its rows.
+    pub hash: RootHash,
 }
 
 fn abandoned<S: serde::Serializer>(
     abandoned: &[(u64, PathBuf)],
     serializer: S,
 ) -> std::result::Result<S::Ok, S::Error> {
-    let shown = abandoned.iter().map(|(version, path)| (version, path.display().to_string()));
-    serializer.collect_seq(shown)
-}
-
-/// A store whose log is open for reading.
-pub(crate) struct Reader {
-    pub(crate) dirs: Dirs,
-    pub(crate) env: Env,
-    pub(crate) engines: Arc<dyn Engines>,
-    pub(crate) id: StateId,
-    pub(crate) log: Log,
-    pub(crate) versions: RangeInclusive<u64>,
-    _db: Db,
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        version: u64,
+        #[serde(serialize_with = "lithdb_env::lossy::path")]
+        path: &'a PathBuf,
+    }
+    serializer
+        .collect_seq(abandoned.iter().map(|(version, path)| Shown { version: *version, path }))
 }
 
 impl Reader {
-    /// Opens the log of the store in `dir`, which must be the store's own.
-    pub(crate) fn open(dir: PathBuf, components: StateComponents) -> Result<Self> {
-        let Opening { dirs, env, engines, .. } =
-            Opening::new(dir, StateOptions::default(), components)?;
-        let Some(id) = StateId::read(&*env.fs, &dirs.id())? else {
-            let message = "there is no state store: state.id is missing";
-            return Err(Error::at(ErrorKind::Missing, dirs.root(), message));
-        };
-        id.check_ready(dirs.root())?;
-        if !exists_as(&*env.fs, &dirs.wal(), FileKind::Dir)? {
-            let message = "the store has no log of its own: open the application's database";
-            return Err(Error::at(ErrorKind::Missing, dirs.root(), message));
-        }
-        let components = Components { env: Some(env.clone()), ..Components::default() };
-        let db = Db::open_read_only_with(DbOptions::new([dirs.wal()]), components)?;
-        let log = Log { table: db.existing_table(WAL_TABLE)?, floor: WalFloor::new() };
-        let Some(versions) = log.range()? else {
-            let message = "the log is empty: restore it";
-            return Err(Error::at(ErrorKind::Missing, dirs.root(), message));
-        };
-        Ok(Self { dirs, env, engines, id, log, versions, _db: db })
-    }
-
-    /// The snapshots, and which of them can be used.
-    pub(crate) fn snapshots(&self) -> Result<Vec<Classified>> {
-        let found = list(&*self.env.fs, &self.dirs)?;
-        let (engines, log, versions) = (&*self.engines, &self.log, self.versions.clone());
-        classify(found, &Reference { id: self.id.store, engines, log, versions })
-    }
-
-    pub(crate) fn reach(&self, snapshots: &[Classified], target: u64) -> Result<Reach> {
-        let valid = snapshots.iter().filter(|s| s.class == SnapshotClass::Valid);
-        let valid: Vec<u64> = valid.map(|snapshot| snapshot.found.version).collect();
-        reach(&self.log, &valid, target)
-    }
-
     fn inspection(&self) -> Result<StateInspection> {
         let fs = &*self.env.fs;
-        let snapshots = self.snapshots()?;
         let version = *self.versions.end();
         let Some(root) = self.log.root(version)? else {
             unreachable!("the newest version of the log has a record")
         };
-        let reach = match self.reach(&snapshots, version) {
-            Err(error) if crate::Unreachable::of(&error).is_some() => None,
+        let reach = match self.reach(version) {
+            Err(error) if Unreachable::of(&error).is_some() => None,
             reach => Some(reach?),
         };
         Ok(StateInspection {
@@ -134,93 +95,58 @@ impl Reader {
             version,
             root,
             engine: self.engines.kind(),
-            snapshots: snapshots.iter().map(|s| s.info(fs)).collect::<Result<_>>()?,
+            snapshots: self.snapshots.iter().map(|s| s.info(fs)).collect::<Result<_>>()?,
             abandoned: list_abandoned(fs, &self.dirs)?,
             reach,
+            stores: None,
         })
     }
+}
 
-    /// A view of `target`: the newest snapshot at or below it, opened in place, and the log replayed
-    /// into memory. `None` if the snapshot was removed meanwhile.
-    fn view(&self, target: u64) -> Result<Option<View>> {
-        let snapshots = self.snapshots()?;
-        let base = self.reach(&snapshots, target)?.base;
-        let (engine, mut meta, lock) = match base {
-            Base::Empty { version } => {
-                let root = Totals::default().root();
-                let totals = Totals::default();
-                let meta = Meta { store: self.id.store, version, root, totals };
-                (in_memory(self.env.clone())?, meta, None)
-            }
-            Base::Snapshot { version } => {
-                let Some((engine, lock)) = self.open_snapshot(version)? else { return Ok(None) };
-                let row = engine.get(&engine.pin(), META_KEY)?;
-                let Some(row) = row else {
-                    let path = self.dirs.snapshot(version);
-                    let message = "the snapshot has no row that names its version";
-                    return Err(Error::at(ErrorKind::Corrupt, &path, message));
-                };
-                (engine, Meta::decode(&row)?, Some(lock))
-            }
-        };
-        self.replay(&*engine, &mut meta, target)?;
-        let pin = engine.pin();
-        let Meta { version, root, totals, .. } = meta;
-        // Every file is open: the snapshot may go.
-        drop(lock);
-        Ok(Some(View::new(Arc::new(Head { version, root, totals, pin }), engine)))
-    }
+fn stores(totals: &Totals) -> Vec<StoreInspection> {
+    let stores = totals.iter().map(|(name, totals)| StoreInspection {
+        name: name.clone(),
+        keys: totals.keys,
+        bytes: totals.bytes,
+        hash: totals.vector.root(),
+    });
+    stores.collect()
+}
 
-    /// Opens a snapshot in place and holds its shared lock, so that it is not removed before all
-    /// its files are open.
-    #[expect(clippy::type_complexity, reason = "used once")]
-    fn open_snapshot(&self, version: u64) -> Result<Option<(Arc<dyn Engine>, Box<dyn FileLock>)>> {
-        let path = self.dirs.snapshot(version);
-        let lock = match self.env.fs.try_lock(&path, LockKind::Shared) {
-            Ok(Some(lock)) => lock,
-            Ok(None) => return Ok(None),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("lock", &path, error)),
-        };
-        if !exists_as(&*self.env.fs, &path, FileKind::Dir)? {
-            return Ok(None);
-        }
-        let dir = path.join(ENGINE_DIR);
-        self.engines.check(&dir, None, CheckLevel::Names)?;
-        Ok(Some((self.engines.open(&dir, OpenMode::ReadInPlace)?, lock)))
+/// The root after `version` (`None`: the newest) in the log of the store in `dir`.
+pub(crate) fn root_at(
+    dir: PathBuf,
+    version: Option<u64>,
+    components: StateComponents,
+) -> Result<(u64, RootHash)> {
+    let reader = Reader::open(dir, components)?;
+    let version = version.unwrap_or(*reader.versions.end());
+    if let Some(record) = reader.log.record(version)? {
+        return Ok((version, record.root));
     }
-
-    fn replay(&self, engine: &dyn Engine, meta: &mut Meta, target: u64) -> Result<()> {
-        while meta.version < target {
-            let version = meta.version + 1;
-            let Some(record) = self.log.record(version)? else {
-                let message =
-                    format!("log {}: version {version} is missing", self.log.table.name());
-                return Err(Error::new(ErrorKind::Missing, message));
-            };
-            let Body::Commit(deltas) = &record.body else {
-                let message = format!("version {version} of the log is a base record");
-                return Err(Error::new(ErrorKind::Corrupt, message));
-            };
-            meta.totals.apply(deltas)?;
-            if record.previous_root != meta.root || record.root != meta.totals.root() {
-                let message = format!(
-                    "version {version} of the log: expected the root {}, found {}",
-                    record.root,
-                    meta.totals.root()
-                );
-                return Err(Error::new(ErrorKind::Corrupt, message));
-            }
-            apply_rows(engine, version, deltas)?;
-            (meta.version, meta.root) = (version, record.root);
-        }
-        Ok(())
-    }
+    let (first, last) = (reader.versions.start(), reader.versions.end());
+    let message = format!("version {version} is not in the log, which has {first}..={last}");
+    Err(Error::at(ErrorKind::Missing, reader.dirs.root(), message))
 }
 
 /// Inspects the store in `dir`.
 pub(crate) fn inspect(dir: PathBuf, components: StateComponents) -> Result<StateInspection> {
     Reader::open(dir, components)?.inspection()
+}
+
+/// As [`inspect`], with the stores after the newest version.
+pub(crate) fn inspect_stores(
+    dir: PathBuf,
+    components: &StateComponents,
+) -> Result<StateInspection> {
+    read(dir, components, |reader| {
+        let mut inspection = reader.inspection()?;
+        if inspection.reach.is_some() {
+            let Some(totals) = reader.totals(inspection.version)? else { return Ok(None) };
+            inspection.stores = Some(stores(&totals));
+        }
+        Ok(Some(inspection))
+    })
 }
 
 /// A view of `version` (`None`: the newest) of the store in `dir`.
@@ -229,11 +155,19 @@ pub(crate) fn view_only(
     version: Option<u64>,
     components: &StateComponents,
 ) -> Result<View> {
+    read(dir, components, |reader| reader.view(version.unwrap_or(*reader.versions.end())))
+}
+
+/// Calls `attempt` with a reader of the store in `dir`, again if a snapshot was removed meanwhile.
+fn read<T>(
+    dir: PathBuf,
+    components: &StateComponents,
+    attempt: impl Fn(&Reader) -> Result<Option<T>>,
+) -> Result<T> {
     for _ in 0..ATTEMPTS {
         let reader = Reader::open(dir.clone(), components.clone())?;
-        let target = version.unwrap_or(*reader.versions.end());
-        if let Some(view) = reader.view(target)? {
-            return Ok(view);
+        if let Some(found) = attempt(&reader)? {
+            return Ok(found);
         }
     }
     let message = "the snapshots that were chosen were removed again and again: retry";

@@ -15,6 +15,7 @@ use crate::open::log::WAL_TABLE;
 use crate::open::{OpenReport, Opening};
 use crate::options::{StateComponents, StateOptions};
 use crate::reach::{Reach, reach};
+use crate::reader::check_own_log;
 use crate::shared::Shared;
 use crate::snapshot::list::{Classified, Reference, classify, list};
 use crate::snapshot::retain::classified;
@@ -69,12 +70,15 @@ pub(crate) fn truncate_log(env: &Env, dirs: &Dirs, target: u64) -> Result<()> {
     Ok(())
 }
 
-/// Removes the snapshots above `target` that opening has moved aside: their branch was rolled back
-/// on purpose.
-pub(crate) fn remove_abandoned(env: &Env, dirs: &Dirs, target: u64) -> Result<Vec<u64>> {
+/// Removes the snapshots that opening has moved aside, if `is_removed` says so of their version.
+pub(crate) fn remove_abandoned(
+    env: &Env,
+    dirs: &Dirs,
+    is_removed: impl Fn(u64) -> bool,
+) -> Result<Vec<u64>> {
     let mut removed = Vec::new();
     for (version, path) in list_abandoned(&*env.fs, dirs)? {
-        if version > target {
+        if is_removed(version) {
             discard(env, dirs, &path, &format!("abandoned-{version:020}"))?;
             removed.push(version);
         }
@@ -93,7 +97,9 @@ pub(crate) fn list_abandoned(fs: &dyn Fs, dirs: &Dirs) -> Result<Vec<(u64, PathB
         let version = parse_abandoned_name(&entry.name)?;
         Some((version, dir.join(&entry.name)))
     };
-    Ok(entries.into_iter().filter_map(named).collect())
+    let mut found: Vec<_> = entries.into_iter().filter_map(named).collect();
+    found.sort();
+    Ok(found)
 }
 
 /// Rolls back a store that nobody has open.
@@ -190,6 +196,7 @@ impl StateRollback {
             let message = "there is no state store: state.id is missing";
             return Err(Error::at(ErrorKind::Missing, dirs.root(), message));
         };
+        check_own_log(fs, dirs)?;
         let lock = dirs::lock(fs, dirs)?;
         let components =
             lithdb::Components { env: Some(opening.env.clone()), ..Default::default() };
@@ -202,7 +209,7 @@ impl StateRollback {
         let newest = *versions.end();
         let engines = &*opening.engines;
         let reference = Reference { id: id.store, engines, log: &log, versions };
-        let snapshots = classify(list(fs, dirs)?, &reference)?;
+        let snapshots = classify(fs, list(fs, dirs)?, &reference)?;
         let reach = reach(&log, &valid_versions(&snapshots), target)?;
         check_removable(fs, &snapshots, target)?;
         let gone = snapshots.iter().filter(|snapshot| snapshot.found.version > target);
@@ -235,7 +242,8 @@ impl StateRollbackPlan {
             truncate_log(&env, &dirs, self.target)?;
         }
         let db = crate::StateDb::open_locked(opening, self.lock)?;
-        let snapshots_removed = remove_abandoned(&env, &dirs, self.target)?;
+        // Their branch was rolled back on purpose.
+        let snapshots_removed = remove_abandoned(&env, &dirs, |version| version > self.target)?;
         let (version, root, opened) = (db.version(), db.root(), db.opened().clone());
         db.close()?;
         Ok(StateRollbackReport { version, root, opened, snapshots_removed })

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use lithdb_env::{Result, UnixMillis};
+use lithdb_env::{Error, Result, UnixMillis};
 use lithdb_lthash::{LtHash, RootHash};
 use lithdb_state_engine::CheckLevel;
 use serde::Serialize;
 
-use crate::inspect::{Reader, view_only};
+use crate::inspect::view_only;
 use crate::options::StateComponents;
+use crate::reader::Reader;
 use crate::row::physical_key;
 use crate::snapshot::SnapshotClass;
 use crate::snapshot::take::ENGINE_DIR;
@@ -110,7 +111,7 @@ impl StateVerification {
     }
 
     fn check_snapshots(&mut self, reader: &Reader) -> Result<()> {
-        for snapshot in reader.snapshots()? {
+        for snapshot in &reader.snapshots {
             self.snapshots += 1;
             let version = snapshot.found.version;
             if let Some(reason) = &snapshot.reason
@@ -121,7 +122,7 @@ impl StateVerification {
             if self.level < VerifyLevel::Files || snapshot.class != SnapshotClass::Valid {
                 continue;
             }
-            let manifest = snapshot.found.manifest?;
+            let manifest = snapshot.found.manifest.as_ref().map_err(Error::clone)?;
             let dir = snapshot.found.path.join(ENGINE_DIR);
             let checked = reader.engines.check(&dir, Some(&manifest.files), CheckLevel::Bytes);
             match checked {

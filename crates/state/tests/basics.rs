@@ -1,5 +1,7 @@
 //! What an application sees: apply, commit, read, close, open, snapshots and rollback.
 
+#![allow(clippy::unwrap_used, reason = "tests stop where they fail")]
+
 use std::path::Path;
 
 use lithdb_state::{ChangeSet, ErrorKind, RootHash, StateDb, StateOptions, Unreachable};

@@ -1,5 +1,7 @@
 //! Where a store is created, and where opening refuses to: a refusal changes nothing.
 
+#![allow(clippy::unwrap_used, reason = "tests stop where they fail")]
+
 use std::os::unix::fs::symlink;
 use std::path::Path;
 

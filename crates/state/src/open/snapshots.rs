@@ -18,9 +18,10 @@ impl Opening {
         id: &StateId,
         versions: &RangeInclusive<u64>,
     ) -> Result<Vec<Classified>> {
-        let found = list(&*self.env.fs, &self.dirs)?;
+        let fs = &*self.env.fs;
+        let found = list(fs, &self.dirs)?;
         let engines = &*self.engines;
-        classify(found, &Reference { id: id.store, engines, log, versions: versions.clone() })
+        classify(fs, found, &Reference { id: id.store, engines, log, versions: versions.clone() })
     }
 
     /// Moves abandoned snapshots aside, durably, and returns the valid ones. From then on none of

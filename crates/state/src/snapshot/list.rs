@@ -4,7 +4,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use lithdb_env::{Error, Fs, Result};
+use lithdb_env::{Error, FileKind, Fs, Result, exists_as};
 use lithdb_state_engine::{CheckLevel, Engines};
 
 use crate::dirs::Dirs;
@@ -65,13 +65,21 @@ pub(crate) fn list(fs: &dyn Fs, dirs: &Dirs) -> Result<Vec<Found>> {
     Ok(found)
 }
 
-/// Decides for each snapshot whether it can be used.
-pub(crate) fn classify(found: Vec<Found>, reference: &Reference<'_>) -> Result<Vec<Classified>> {
-    let classified = found.into_iter().map(|found| {
+/// Decides for each snapshot whether it can be used. One that has been removed since it was listed
+/// is left out.
+pub(crate) fn classify(
+    fs: &dyn Fs,
+    found: Vec<Found>,
+    reference: &Reference<'_>,
+) -> Result<Vec<Classified>> {
+    let mut classified = Vec::with_capacity(found.len());
+    for found in found {
         let (class, reason) = decide(&found, reference)?;
-        Ok(Classified { found, class, reason })
-    });
-    classified.collect()
+        if class != SnapshotClass::Damaged || exists_as(fs, &found.path, FileKind::Dir)? {
+            classified.push(Classified { found, class, reason });
+        }
+    }
+    Ok(classified)
 }
 
 fn decide(found: &Found, reference: &Reference<'_>) -> Result<(SnapshotClass, Option<String>)> {

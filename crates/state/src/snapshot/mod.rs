@@ -87,18 +87,6 @@ pub struct SnapshotInfo {
     pub path: PathBuf,
 }
 
-/// What was removed by pruning.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct PruneReport {
-    /// The versions of the snapshots that were removed.
-    pub removed: Vec<u64>,
-    /// The versions of those that are in use or could not be removed.
-    pub kept: Vec<u64>,
-    /// The lowest version of the log that must stay.
-    pub floor: u64,
-}
-
 /// A snapshot that was asked for. It exists, and is durable, when [`wait`](Self::wait) returns it.
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotTicket(Arc<Ticket>);

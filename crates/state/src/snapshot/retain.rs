@@ -9,18 +9,20 @@ use lithdb_env::{Error, LockKind, Result};
 use crate::dirs;
 use crate::event::StateEvent;
 use crate::options::Retention;
+use crate::prune::{Prune, PruneReport};
 use crate::shared::Shared;
+use crate::snapshot::SnapshotClass;
 use crate::snapshot::list::{Classified, Reference, classify, list};
-use crate::snapshot::{PruneReport, SnapshotClass};
 
 /// The snapshots of an open store.
 pub(crate) fn classified(shared: &Shared) -> Result<Vec<Classified>> {
-    let found = list(&*shared.env.fs, &shared.dirs)?;
+    let fs = &*shared.env.fs;
+    let found = list(fs, &shared.dirs)?;
     let Some(versions) = shared.log.range()? else {
         unreachable!("the log of an open store has a base record")
     };
     let engines = &*shared.engines;
-    classify(found, &Reference { id: shared.id, engines, log: &shared.log, versions })
+    classify(fs, found, &Reference { id: shared.id, engines, log: &shared.log, versions })
 }
 
 /// Removes snapshots beyond those that are to be kept, raises the floor, and collects the log.
@@ -29,29 +31,25 @@ pub(crate) fn retain(shared: &Shared) -> Result<PruneReport> {
         return Ok(PruneReport::default());
     }
     let snapshots = classified(shared)?;
-    let valid = snapshots.iter().filter(|snapshot| snapshot.class == SnapshotClass::Valid);
-    let valid: Vec<u64> = valid.map(|snapshot| snapshot.found.version).collect();
-    let keep = shared.options.keep_snapshots.saturating_add(1);
-    let Some(oldest_kept) = valid.iter().rev().take(keep).min() else {
+    let is_valid = |snapshot: &Classified| snapshot.class == SnapshotClass::Valid;
+    if !snapshots.iter().any(is_valid) {
         return Ok(PruneReport::default());
-    };
-    prune_below(shared, &snapshots, *oldest_kept)
+    }
+    prune(shared, &snapshots, Prune::Beyond(shared.options.keep_snapshots))
 }
 
-/// Removes the valid and the stale snapshots below `version` but the newest valid one, raises the
-/// floor, and collects the log.
-pub(crate) fn prune_below(
+/// Removes snapshots, raises the floor, and collects the log.
+pub(crate) fn prune(
     shared: &Shared,
     snapshots: &[Classified],
-    version: u64,
+    prune: Prune,
 ) -> Result<PruneReport> {
-    let is_valid = |snapshot: &&Classified| snapshot.class == SnapshotClass::Valid;
-    let newest = snapshots.iter().rev().find(is_valid).map(|snapshot| snapshot.found.version);
+    let classes: Vec<_> = snapshots.iter().map(|s| (s.found.version, s.class)).collect();
+    let selected = prune.select(&classes);
     let mut report = PruneReport::default();
     for snapshot in snapshots {
         let found = &snapshot.found;
-        let is_removable = matches!(snapshot.class, SnapshotClass::Valid | SnapshotClass::Stale);
-        if !is_removable || found.version >= version || Some(found.version) == newest {
+        if !selected.contains(&found.version) {
             continue;
         }
         match remove(shared, snapshot) {

@@ -1,19 +1,100 @@
-//! Reading a store beside its writer, with components of the caller's; and verifying it.
+//! Reading a store without opening it for writing: beside its writer, or when nobody has it open.
 
 use std::path::PathBuf;
 
-use lithdb_env::Result;
+use lithdb::{Components, Db, DbOptions};
+use lithdb_env::{ErrorKind, Result};
+use lithdb_lthash::RootHash;
 
 use crate::db::StateDb;
-use crate::inspect;
+use crate::dirs::Dirs;
+use crate::inspect::{self, StateInspection};
+use crate::open::log::WAL_TABLE;
 use crate::options::StateComponents;
 use crate::verify::{self, StateVerification, VerifyLevel};
 use crate::view::View;
+use crate::wal::version_of;
 
-/// Calls that open nothing for writing, with the caller's file system, clock, threads and engine.
+/// Calls that open nothing for writing. Those that end in `_with` take the caller's file system,
+/// clock, threads and engine; the log must be the store's own.
 impl StateDb {
-    /// As [`view_only`](Self::view_only), with components of the caller's. The log must be the
-    /// store's own.
+    /// The newest version in the log of the store in `dir`, beside a writer or not; `None` if
+    /// there is no log of its own.
+    ///
+    /// # Errors
+    /// Those of opening the log for reading.
+    pub fn latest_version(dir: impl Into<PathBuf>) -> Result<Option<u64>> {
+        Self::latest_version_with(dir, StateComponents::default())
+    }
+
+    /// As [`latest_version`](Self::latest_version), with components of the caller's.
+    ///
+    /// # Errors
+    /// As [`latest_version`](Self::latest_version).
+    pub fn latest_version_with(
+        dir: impl Into<PathBuf>,
+        components: StateComponents,
+    ) -> Result<Option<u64>> {
+        let dirs = Dirs::new(dir.into());
+        let components = Components { env: components.env, ..Components::default() };
+        let db = match Db::open_read_only_with(DbOptions::new([dirs.wal()]), components) {
+            Err(error) if error.kind() == ErrorKind::Missing => return Ok(None),
+            opened => opened?,
+        };
+        let newest = db.existing_table(WAL_TABLE)?.newest_key()?;
+        newest.map(|key| version_of(&key)).transpose()
+    }
+
+    /// What the store in `dir` holds, without opening it for writing, beside a writer or not. The
+    /// log must be the store's own.
+    ///
+    /// # Errors
+    /// `Missing` if there is no store; those of opening the log for reading.
+    pub fn inspect(dir: impl Into<PathBuf>) -> Result<StateInspection> {
+        Self::inspect_with(dir, StateComponents::default())
+    }
+
+    /// As [`inspect`](Self::inspect), with components of the caller's.
+    ///
+    /// # Errors
+    /// As [`inspect`](Self::inspect).
+    pub fn inspect_with(
+        dir: impl Into<PathBuf>,
+        components: StateComponents,
+    ) -> Result<StateInspection> {
+        inspect::inspect(dir.into(), components)
+    }
+
+    /// The root after a version (`None`: the newest) in the log of the store in `dir`, with that
+    /// version, beside a writer or not. The log must be the store's own.
+    ///
+    /// # Errors
+    /// `Missing` if the log does not have the version; as [`inspect`](Self::inspect).
+    pub fn root_at(dir: impl Into<PathBuf>, version: Option<u64>) -> Result<(u64, RootHash)> {
+        inspect::root_at(dir.into(), version, StateComponents::default())
+    }
+
+    /// As [`inspect`](Self::inspect), with the [`stores`](StateInspection::stores). Reads the log
+    /// after the newest snapshot, but no rows.
+    ///
+    /// # Errors
+    /// As [`inspect`](Self::inspect); `Corrupt`.
+    pub fn inspect_stores(dir: impl Into<PathBuf>) -> Result<StateInspection> {
+        inspect::inspect_stores(dir.into(), &StateComponents::default())
+    }
+
+    /// A view of a version (`None`: the newest) of the store in `dir`, without opening it for
+    /// writing, beside a writer or not. The log is replayed into memory onto the newest snapshot at
+    /// or below that version; the log must be the store's own.
+    ///
+    /// # Errors
+    /// `Missing`, whose source is [`Unreachable`](crate::Unreachable), if the version cannot be
+    /// reached; as [`inspect`](Self::inspect); `Corrupt`.
+    pub fn view_only(dir: impl Into<PathBuf>, version: Option<u64>) -> Result<View> {
+        Self::view_only_with(dir, version, StateComponents::default())
+    }
+
+    /// As [`view_only`](Self::view_only), with components of the caller's.
     ///
     /// # Errors
     /// As [`view_only`](Self::view_only).

@@ -14,7 +14,7 @@ use crate::files::{StateId, parse_abandoned_name};
 use crate::open::log::WAL_TABLE;
 use crate::open::{OpenReport, Opening};
 use crate::options::{StateComponents, StateOptions};
-use crate::reach::{Reach, reach};
+use crate::reach::{Base, Reach, reach};
 use crate::reader::check_own_log;
 use crate::shared::Shared;
 use crate::snapshot::list::{Classified, Reference, classify, list};
@@ -212,7 +212,11 @@ impl StateRollback {
         let snapshots = classify(fs, list(fs, dirs)?, &reference)?;
         let reach = reach(&log, &valid_versions(&snapshots), target)?;
         check_removable(fs, &snapshots, target)?;
-        let gone = snapshots.iter().filter(|snapshot| snapshot.found.version > target);
+        // Of one whose manifest is damaged, opening does not know the branch: it stays.
+        let is_gone = |snapshot: &&Classified| {
+            snapshot.found.version > target && snapshot.found.manifest.is_ok()
+        };
+        let gone = snapshots.iter().filter(is_gone);
         let snapshots_removed = gone.map(|snapshot| snapshot.info(fs)).collect::<Result<_>>()?;
         let versions_removed = newest - target;
         Ok(StateRollbackPlan {
@@ -252,11 +256,29 @@ impl StateRollbackPlan {
 
 impl fmt::Display for StateRollbackPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { target, newest, versions_removed, .. } = self;
-        writeln!(f, "roll back to   version {target}, from {newest}")?;
-        writeln!(f, "  removes      {versions_removed} versions of the log")?;
-        writeln!(f, "               {} snapshots", self.snapshots_removed.len())?;
-        let (base, replays) = (self.reach.base.version(), self.reach.replays);
-        write!(f, "  begins at    version {base}, replays {replays} versions")
+        let Self { target, newest, .. } = self;
+        write!(f, "roll back to   version {target}, from {newest}")?;
+        match self.versions_removed {
+            0 => write!(f, "\n  log          no versions removed")?,
+            1 => write!(f, "\n  log          1 version removed: {newest}")?,
+            removed => {
+                let first = target.saturating_add(1);
+                write!(f, "\n  log          {removed} versions removed: {first} to {newest}")?;
+            }
+        }
+        let snapshots: Vec<String> =
+            self.snapshots_removed.iter().map(|snapshot| snapshot.version.to_string()).collect();
+        match &snapshots[..] {
+            [] => write!(f, "\n  snapshots    none removed")?,
+            _ => {
+                write!(f, "\n  snapshots    {} removed: {}", snapshots.len(), snapshots.join(", "))?
+            }
+        }
+        let plural = if self.reach.replays == 1 { "" } else { "s" };
+        write!(f, "\n  replays      {} version{plural}, from ", self.reach.replays)?;
+        match self.reach.base {
+            Base::Empty { version } => write!(f, "the empty state of version {version}"),
+            Base::Snapshot { version } => write!(f, "the snapshot of version {version}"),
+        }
     }
 }

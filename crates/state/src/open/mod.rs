@@ -12,6 +12,7 @@ pub(crate) mod log;
 mod snapshots;
 mod working;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -83,6 +84,23 @@ pub enum Reclone {
     },
     /// Replaying the log from it gave another root, at this version.
     Diverged(String),
+}
+
+impl fmt::Display for Reclone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("there was none"),
+            Self::Unusable(reason) => write!(f, "it could not be opened: {reason}"),
+            Self::Ahead { version } => write!(f, "its version {version} is newer than the log"),
+            Self::OtherBranch { version } => {
+                write!(f, "its version {version} is of another branch than the log")
+            }
+            Self::Behind { version } => {
+                write!(f, "the log does not go on from its version {version}")
+            }
+            Self::Diverged(reason) => write!(f, "the log gave another root: {reason}"),
+        }
+    }
 }
 
 /// A store that is being opened.

@@ -1,9 +1,9 @@
 //! Measures the set hash: microseconds per element, and per sum and digest of vectors.
 //!
 //! `cargo bench -p lithdb-lthash` measures portable code; `--no-default-features` BLAKE3's
-//! assembly. `-- 1000000` sets the number of elements (or the variable `LTHASH_BENCH_ELEMENTS`;
-//! default 200,000). Medians of five rounds; the last column compares with BLAKE3-256 of the same
-//! input, measured in the same round.
+//! assembly, which is faster only with AVX-512. `-- 1000000` sets the number of elements (or the
+//! variable `LTHASH_BENCH_ELEMENTS`; default 200,000). Medians of five rounds; the last column
+//! compares with BLAKE3-256 of the same input, measured in the same round.
 
 use std::env;
 use std::hint::black_box;

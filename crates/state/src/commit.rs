@@ -4,12 +4,14 @@
 //! rows are in the working copy; the version is published. A failure before the record is in the
 //! log changes nothing. A later one latches: after reopening the version may be there.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use lithdb::Position;
 use lithdb_env::{Error, ErrorKind, Result};
+use parking_lot::MutexGuard;
 
 use crate::change_set::ChangeSet;
 use crate::head::{Committed, Head};
@@ -18,7 +20,7 @@ use crate::options::Durability;
 use crate::record::{Body, Record, StoreDelta};
 use crate::row::{encode_row, physical_key};
 use crate::shared::{PendingVersion, Shared, Writer};
-use crate::totals::Totals;
+use crate::totals::{MAX_STORES, Totals};
 
 impl Shared {
     /// Adds `sets` to the pending version, all or nothing.
@@ -35,7 +37,7 @@ impl Shared {
         }
         let overlay = Arc::clone(&self.pending.lock().overlay);
         let prepared = overlay.prepare(sets, &self.engine, &head.pin, &self.hash_pool)?;
-        let (bytes, limit) = (overlay.bytes() + prepared.bytes(), self.options.max_commit_bytes);
+        let (bytes, limit) = (overlay.bytes_with(&prepared), self.options.max_commit_bytes);
         if bytes > limit {
             let message = format!(
                 "version {version} would take {bytes} bytes; expected at most {limit} \
@@ -43,18 +45,29 @@ impl Shared {
             );
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
+        let all = head.totals.iter().map(|(store, _)| store);
+        let all = all.chain(overlay.stores()).chain(prepared.stores());
+        let stores = all.collect::<BTreeSet<_>>().len();
+        if stores > MAX_STORES {
+            let message = format!("{stores} stores; expected at most {MAX_STORES}");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
         drop(overlay);
         let mut pending = self.pending.lock();
-        pending.version = Some(version);
         Arc::make_mut(&mut pending.overlay).accept(prepared);
         Ok(())
     }
 
     /// Commits the pending changes as `version`.
-    pub(crate) fn commit(&self, writer: &mut Writer, version: u64) -> Result<Committed> {
+    pub(crate) fn commit(
+        &self,
+        writer: &mut MutexGuard<'_, Writer>,
+        version: u64,
+    ) -> Result<Committed> {
+        self.check_writable()?;
+        self.wait_for_room(writer)?;
         self.check_writable()?;
         let head = self.check_next(version)?;
-        self.wait_for_room()?;
         let overlay = Arc::clone(&self.pending.lock().overlay);
         let deltas = overlay.deltas();
         let mut totals = head.totals.clone();
@@ -67,8 +80,14 @@ impl Shared {
             time: self.env.clock.now(),
             body: Body::Commit(deltas),
         };
+        let _guard = LatchOnPanic(self);
         let position = self.log.put(&record).map_err(|error| self.latch_on(error))?;
-        self.finish(writer, &record, totals, position).inspect_err(|error| self.latch(error))?;
+        if let Err(error) = self.finish(writer, &record, totals, position) {
+            // The log has the version: it must not be taken for one that was refused.
+            self.latch(&error.context(format_args!("version {version}, which is in the log")));
+            self.latch.check()?;
+        }
+        self.note_durable(writer);
         Ok(Committed { version, root: record.root, position })
     }
 
@@ -89,17 +108,12 @@ impl Shared {
             Durability::OnFlush => writer.undurable.push_back((version, position)),
         }
         let Body::Commit(deltas) = &record.body else { unreachable!("a commit was made") };
-        self.apply_rows(version, deltas)?;
+        apply_rows(&*self.engine, version, deltas)?;
         let head = Head { version, root: record.root, totals, pin: self.engine.pin() };
         let mut pending = self.pending.lock();
         *self.head.lock() = Arc::new(head);
         *pending = PendingVersion::default();
         Ok(())
-    }
-
-    /// Puts the rows of a version into the working copy, in memory.
-    pub(crate) fn apply_rows(&self, version: u64, deltas: &[StoreDelta]) -> Result<()> {
-        apply_rows(&*self.engine, version, deltas)
     }
 
     /// The row that says which version a sealed memtable holds.
@@ -135,6 +149,17 @@ impl Shared {
         {
             self.durable.fetch_max(*version, Ordering::AcqRel);
             writer.undurable.pop_front();
+        }
+    }
+}
+
+/// Latches if a panic unwinds through a commit: the log may have its version.
+struct LatchOnPanic<'a>(&'a Shared);
+
+impl Drop for LatchOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.latch(&Error::new(ErrorKind::Io, "a commit panicked").latching());
         }
     }
 }

@@ -11,6 +11,7 @@ use lithdb_lthash::RootHash;
 use parking_lot::Mutex;
 
 use crate::change_set::ChangeSet;
+use crate::event::refuse_in_listener;
 use crate::head::Committed;
 use crate::open::{OpenReport, Opening};
 use crate::options::{StateComponents, StateOptions, Wal};
@@ -64,7 +65,7 @@ impl Keeper {
             && thread.thread().id() != lithdb_env::sync::thread::current().id()
             && thread.join().is_err()
         {
-            unreachable!("the background thread catches panics");
+            tracing::error!("the background thread of the state store panicked");
         }
         let closed = Error::new(ErrorKind::Closed, "the state store was closed");
         self.shared.background.abandon_tickets(&closed);
@@ -159,6 +160,7 @@ impl StateDb {
     /// `InvalidArgument` for another version, for keys and values beyond their limits, and beyond
     /// [`max_commit_bytes`](StateOptions::max_commit_bytes); `Latched`, `Closed`, `Corrupt`, `Io`.
     pub fn apply(&self, version: u64, changes: &[ChangeSet]) -> Result<()> {
+        let _events = self.shared.events.deliver_on_drop();
         self.shared.apply(&mut self.shared.writer.lock(), version, changes)
     }
 
@@ -170,9 +172,9 @@ impl StateDb {
     /// and the call may be repeated. After any other failure of a write or sync the version may be
     /// there when the store is opened again, or not.
     pub fn commit(&self, version: u64) -> Result<Committed> {
+        let _events = self.shared.events.deliver_on_drop();
         let mut writer = self.shared.writer.lock();
         let committed = self.shared.commit(&mut writer, version)?;
-        self.shared.note_durable(&mut writer);
         self.after_commit(&mut writer);
         Ok(committed)
     }
@@ -183,6 +185,7 @@ impl StateDb {
     /// As [`apply`](Self::apply) and [`commit`](Self::commit). If the commit finds no space, the
     /// changes stay pending.
     pub fn commit_block(&self, version: u64, changes: &[ChangeSet]) -> Result<Committed> {
+        let _events = self.shared.events.deliver_on_drop();
         let mut writer = self.shared.writer.lock();
         self.shared.apply(&mut writer, version, changes)?;
         let committed = self.shared.commit(&mut writer, version)?;
@@ -224,6 +227,7 @@ impl StateDb {
     /// # Errors
     /// `Closed`, `Latched`, `Io`.
     pub fn flush(&self) -> Result<u64> {
+        let _events = self.shared.events.deliver_on_drop();
         self.shared.check_open()?;
         self.shared.flush_log()
     }
@@ -256,16 +260,17 @@ impl StateDb {
         reach(&self.shared.log, &valid, target)
     }
 
-    /// Asks for a snapshot of the newest version. The memtable is sealed at once, if no other is
+    /// Asks for a snapshot of the newest version. Waits for a commit that is under way. The memtable is sealed at once, if no other is
     /// being flushed; the rest is done in the background, without holding up commits, and the
     /// snapshot is then of a version not older than now.
     ///
     /// # Errors
     /// `Closed`, `Latched`; what happens later is returned by the ticket.
     pub fn snapshot(&self) -> Result<SnapshotTicket> {
+        let _events = self.shared.events.deliver_on_drop();
         let mut writer = self.shared.writer.lock();
         self.shared.check_writable()?;
-        let ticket = SnapshotTicket::default();
+        let ticket = SnapshotTicket::new();
         self.shared.background.want(ticket.clone());
         self.shared.seal_if_due(&mut writer)?;
         Ok(ticket)
@@ -293,15 +298,19 @@ impl StateDb {
     /// handle was closed. `Unsupported` if the log is a table of the application's database: roll
     /// that database back, and open the store. `Locked` if a snapshot that would go is being read.
     pub fn rollback_to(self, target: u64) -> Result<Self> {
-        rollback::check(&self.shared, target)?;
         if !matches!(self.keeper.components.wal, Wal::Own) {
             let message = "the log is a table of the application's database: roll back that \
                            database, then open the state store";
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
+        self.shared.check_open()?;
+        if target == self.version() {
+            self.discard_pending();
+            return Ok(self);
+        }
         let (options, env) = (self.shared.options.clone(), self.shared.env.clone());
         let (dir, components) = (self.shared.dirs.clone(), self.keeper.components.clone());
-        let Some(lock) = self.shut_down(false)? else {
+        let Some(lock) = self.shut_down(Shutdown::RollBackTo(target))? else {
             let message = "the state store was closed";
             return Err(Error::new(ErrorKind::Closed, message));
         };
@@ -310,7 +319,9 @@ impl StateDb {
         let opening = Opening::new(dir.root().to_path_buf(), options, components)?;
         let db = Self::open_locked(opening, lock)?;
         // Their branch was rolled back on purpose.
-        rollback::remove_abandoned(&db.shared.env, &db.shared.dirs, |version| version > target)?;
+        let abandoned = &db.opened().abandoned;
+        let is_gone = |version| version > target && abandoned.contains(&version);
+        rollback::remove_abandoned(&db.shared.env, &db.shared.dirs, is_gone)?;
         Ok(db)
     }
 
@@ -341,34 +352,56 @@ impl StateDb {
     /// `Latched`, `StorageFull`, `Io`: the store is closed nevertheless, and what was acknowledged
     /// as durable is.
     pub fn close(&self) -> Result<()> {
-        let lock = self.shut_down(self.shared.options.flush_on_close)?;
+        let lock = self.shut_down(Shutdown::Close)?;
         drop(lock);
         Ok(())
     }
 
-    /// Closes everything and returns the lock; `None` if the store was closed before.
-    fn shut_down(&self, flush: bool) -> Result<Option<Box<dyn FileLock>>> {
+    /// Closes everything and returns the lock; `None` if the store was closed before. A rollback
+    /// that cannot be carried out closes nothing.
+    fn shut_down(&self, why: Shutdown) -> Result<Option<Box<dyn FileLock>>> {
+        refuse_in_listener()?;
         let shared = &self.shared;
-        let mut writer = shared.writer.lock();
-        if shared.is_closed.load(Ordering::Acquire) {
-            return Ok(None);
+        let _events = shared.events.deliver_on_drop();
+        let mut closing = shared.closing.lock();
+        if let Some(result) = &*closing {
+            return result.clone().map(|()| None);
         }
-        shared.discard(&mut writer);
-        let flushed = if flush && shared.latch.cause().is_none() {
-            shared.flush_working(&mut writer)
-        } else {
-            Ok(())
-        };
-        shared.is_closed.store(true, Ordering::Release);
-        drop(writer);
+        let mut flushed = Ok(());
+        match why {
+            Shutdown::Close => {
+                let mut writer = shared.writer.lock();
+                shared.discard(&mut writer);
+                if shared.options.flush_on_close && shared.latch.cause().is_none() {
+                    flushed = shared.flush_working(&mut writer);
+                }
+                shared.is_closed.store(true, Ordering::Release);
+            }
+            Shutdown::RollBackTo(target) => {
+                let mut writer = shared.writer.lock();
+                // From here to the end of the background work no snapshot comes or goes.
+                let _housekeeping = shared.housekeeping.lock();
+                rollback::check(shared, target)?;
+                shared.discard(&mut writer);
+                shared.is_closed.store(true, Ordering::Release);
+                shared.background.stop();
+            }
+        }
         self.keeper.stop();
-        let db = shared.own_db.lock().take();
-        let closed = match db {
+        let closed = match shared.own_db.lock().take() {
             Some(db) => db.close(),
             None => shared.log.table.flush(),
         };
         let lock = shared.lock.lock().take();
-        flushed.and(closed)?;
-        Ok(lock)
+        let result = flushed.and(closed);
+        *closing = Some(result.clone());
+        result.map(|()| lock)
     }
+}
+
+/// Why a store is closed.
+#[derive(Clone, Copy)]
+enum Shutdown {
+    Close,
+    RollBackTo(u64),
 }

@@ -115,22 +115,26 @@ pub(crate) fn create_dirs(fs: &dyn Fs, dir: &Path) -> Result<()> {
 
 /// Creates one directory; the caller makes its name durable.
 pub(crate) fn create_dir(fs: &dyn Fs, dir: &Path) -> Result<()> {
-    fs.create_dir(dir).map_err(|e| Error::failed_new_write("create directory", dir, e))
+    fs.create_dir(dir).map_err(|e| Error::io("create directory", dir, e))
 }
 
 /// Renames and makes both names durable.
 pub(crate) fn rename(fs: &dyn Fs, from: &Path, to: &Path) -> Result<()> {
-    fs.rename(from, to).map_err(|e| Error::failed_new_write("rename", from, e))?;
+    fs.rename(from, to).map_err(|e| Error::io("rename", from, e))?;
     sync_parent(fs, to)?;
     if from.parent() == to.parent() { Ok(()) } else { sync_parent(fs, from) }
 }
 
-/// Moves a directory to the trash, durably, and then removes it.
+/// Moves a directory to the trash, durably, and then removes it. What cannot be removed stays there
+/// until the next open.
 pub(crate) fn discard(env: &Env, dirs: &Dirs, dir: &Path, what: &str) -> Result<()> {
     create_dirs(&*env.fs, &dirs.trash())?;
     let trashed = dirs.trash().join(trash_name(what, env.random_u64()?));
     rename(&*env.fs, dir, &trashed)?;
-    remove_tree(&*env.fs, &trashed)
+    if let Err(error) = remove_tree(&*env.fs, &trashed) {
+        tracing::warn!(%error, "the next open removes what is left in the trash");
+    }
+    Ok(())
 }
 
 /// Removes a directory with everything in it, if it exists.

@@ -97,6 +97,8 @@ impl<'de> Deserialize<'de> for StoreId {
 /// Whether a store can be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Phase {
+    /// It is being created: its log may have no record.
+    Creating,
     /// It can.
     Ready,
     /// An import has begun and not finished.
@@ -134,7 +136,7 @@ impl StateId {
         Self {
             layout: LAYOUT,
             store: StoreId(id),
-            phase: Phase::Ready,
+            phase: Phase::Creating,
             hash: HashKind::LtHash16Blake3,
             initial_version,
         }
@@ -170,7 +172,7 @@ impl StateId {
     /// `Missing` with the remedy.
     pub(crate) fn check_ready(&self, dir: &Path) -> Result<()> {
         let message = match self.phase {
-            Phase::Ready => return Ok(()),
+            Phase::Creating | Phase::Ready => return Ok(()),
             Phase::Importing => "an import was not finished: import again, or reset the store",
             Phase::Resetting => "a reset was not finished: reset the store again",
         };

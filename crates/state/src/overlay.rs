@@ -17,6 +17,8 @@ use crate::record::StoreDelta;
 use crate::row::{physical_key, split_row};
 use crate::store_name::StoreName;
 
+/// At least the bytes that a store takes in a record, beside its changes.
+const STORE_BYTES: u64 = 2_048 + 128;
 /// Keys that one thread reads and hashes at a time.
 const CHUNK_KEYS: usize = 256;
 
@@ -50,7 +52,10 @@ struct Sum {
 pub(crate) struct Prepared {
     entries: Vec<(Bytes, Entry)>,
     sums: Vec<(StoreName, Sum)>,
+    /// The size of the changes.
     bytes: u64,
+    /// The size of those that they replace.
+    replaced_bytes: u64,
 }
 
 /// A change whose old value has not been read.
@@ -128,13 +133,27 @@ impl Overlay {
 
     /// Takes over what [`prepare`](Self::prepare) of this overlay returned.
     pub(crate) fn accept(&mut self, prepared: Prepared) {
+        self.bytes = self.bytes_with(&prepared);
         for (key, entry) in prepared.entries {
             self.entries.insert(key, entry);
         }
         for (store, sum) in prepared.sums {
             self.sums.entry(store).or_default().add(&sum);
         }
-        self.bytes += prepared.bytes;
+    }
+
+    /// The size of the changes with `prepared`.
+    pub(crate) fn bytes_with(&self, prepared: &Prepared) -> u64 {
+        let new = |(store, _): &&(StoreName, Sum)| !self.sums.contains_key(store);
+        let new_stores = prepared.sums.iter().filter(new).count() as u64;
+        (self.bytes + prepared.bytes + new_stores * STORE_BYTES)
+            .checked_sub(prepared.replaced_bytes)
+            .unwrap_or_else(|| unreachable!("what is replaced was counted"))
+    }
+
+    /// The stores that are changed.
+    pub(crate) fn stores(&self) -> impl Iterator<Item = &StoreName> {
+        self.sums.keys()
     }
 
     /// The changes as a record holds them: a key that neither was nor is there is left out.
@@ -213,11 +232,9 @@ impl Work {
     }
 }
 
-impl Change {
-    /// At least the bytes that the change takes in a record.
-    fn recorded_bytes(&self) -> u64 {
-        (16 + self.key.len() + self.value.as_ref().map_or(0, Bytes::len)) as u64
-    }
+/// At least the bytes that a change takes in a record.
+fn size(key: &Bytes, value: Option<&Bytes>) -> u64 {
+    (16 + key.len() + value.map_or(0, Bytes::len)) as u64
 }
 
 impl Sum {
@@ -251,20 +268,25 @@ impl Work {
             }
         }
         assert_eq!(are_committed.len(), changes.len(), "every change has a result");
-        let bytes = changes.iter().map(Change::recorded_bytes).sum();
+        let bytes = changes.iter().map(|change| size(&change.key, change.value.as_ref())).sum();
+        let replaced = |change: &Change| {
+            let pending = change.pending.as_ref();
+            pending.map_or(0, |pending| size(&change.key, pending.value.as_ref()))
+        };
+        let replaced_bytes = changes.iter().map(replaced).sum();
         let entry = |(change, is_committed): (&Change, bool)| {
             (change.key.clone(), Entry { value: change.value.clone(), is_committed })
         };
         let entries = changes.iter().zip(are_committed).map(entry).collect();
         let by_number = stores.into_iter().enumerate();
         let sums = by_number.filter_map(|(number, name)| Some((name, sums.remove(&number)?)));
-        Prepared { entries, sums: sums.collect(), bytes }
+        Prepared { entries, sums: sums.collect(), bytes, replaced_bytes }
     }
 }
 
 impl Prepared {
-    /// The size of the changes in bytes, at least what they add to the record.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+    /// The stores that are changed.
+    pub(crate) fn stores(&self) -> impl Iterator<Item = &StoreName> {
+        self.sums.iter().map(|(store, _)| store)
     }
 }

@@ -91,7 +91,8 @@ impl StateDb {
     /// # Errors
     /// `Closed`, `Latched`, `Io`.
     pub fn prune_snapshots(&self, prune: Prune) -> Result<PruneReport> {
-        let _writer = self.shared.writer.lock();
+        let _events = self.shared.events.deliver_on_drop();
+        let _housekeeping = self.shared.housekeeping.lock();
         self.shared.check_writable()?;
         let snapshots = classified(&self.shared)?;
         let pruned = retain::prune(&self.shared, &snapshots, prune);
@@ -112,7 +113,8 @@ impl StateDb {
     /// # Errors
     /// `Closed`, `Latched`, `Io`.
     pub fn prune_abandoned(&self) -> Result<Vec<u64>> {
-        let _writer = self.shared.writer.lock();
+        let _events = self.shared.events.deliver_on_drop();
+        let _housekeeping = self.shared.housekeeping.lock();
         self.shared.check_writable()?;
         let removed = remove_abandoned(&self.shared.env, &self.shared.dirs, |_version| true);
         removed.map_err(|error| self.shared.latch_on(error))

@@ -66,7 +66,7 @@ impl Reader {
         let components = Components { env: Some(env.clone()), ..Components::default() };
         let db = Db::open_read_only_with(DbOptions::new([dirs.wal()]), components)?;
         let log = Log { table: db.existing_table(WAL_TABLE)?, floor: WalFloor::new() };
-        let Some(versions) = log.range()? else {
+        let Some(versions) = log.versions_of(id.store, dirs.root())? else {
             let message = "the log is empty: restore it";
             return Err(Error::at(ErrorKind::Missing, dirs.root(), message));
         };

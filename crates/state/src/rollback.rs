@@ -13,7 +13,7 @@ use crate::dirs::{self, Dirs, discard};
 use crate::files::{StateId, parse_abandoned_name};
 use crate::open::log::WAL_TABLE;
 use crate::open::{OpenReport, Opening};
-use crate::options::{StateComponents, StateOptions};
+use crate::options::{Retention, StateComponents, StateOptions};
 use crate::reach::{Base, Reach, reach};
 use crate::reader::check_own_log;
 use crate::shared::Shared;
@@ -196,13 +196,14 @@ impl StateRollback {
             let message = "there is no state store: state.id is missing";
             return Err(Error::at(ErrorKind::Missing, dirs.root(), message));
         };
+        id.check_ready(dirs.root())?;
         check_own_log(fs, dirs)?;
         let lock = dirs::lock(fs, dirs)?;
         let components =
             lithdb::Components { env: Some(opening.env.clone()), ..Default::default() };
         let db = lithdb::Db::open_read_only_with(lithdb::DbOptions::new([dirs.wal()]), components)?;
         let log = Log { table: db.existing_table(WAL_TABLE)?, floor: WalFloor::new() };
-        let Some(versions) = log.range()? else {
+        let Some(versions) = log.versions_of(id.store, dirs.root())? else {
             let message = "the log is empty: restore it";
             return Err(Error::at(ErrorKind::Missing, dirs.root(), message));
         };
@@ -240,6 +241,8 @@ impl StateRollbackPlan {
     /// open of the store finishes it.
     pub fn execute(self) -> Result<StateRollbackReport> {
         let StateRollback { dir, options, components } = self.request;
+        // No snapshot is taken or removed that the application has not asked for.
+        let options = options.snapshot_interval(0).retention(Retention::Manual);
         let opening = Opening::new(dir, options, components)?;
         let (env, dirs) = (opening.env.clone(), opening.dirs.clone());
         if self.versions_removed > 0 {

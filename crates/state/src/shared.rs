@@ -1,8 +1,9 @@
 //! What the handles of an open store and its background thread share.
 //!
-//! Locks, in the order in which they are taken: `writer` (one commit at a time; held during its
-//! write to the log), `pending`, `head`, the background's state. Readers take `head`, or `pending`
-//! and `head`, and nobody holds those during I/O.
+//! Locks, in the order in which they are taken: `closing`, `writer` (one commit at a time; held
+//! during its write to the log), `housekeeping` (snapshots come and go), `pending`, `head`, the
+//! background's state. Readers take `head`, or `pending` and `head`, and nobody holds those during
+//! I/O.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use parking_lot::Mutex;
 
 use crate::background::Background;
 use crate::dirs::Dirs;
-use crate::event::{StateEvent, StateListener};
+use crate::event::{EventQueue, StateEvent, refuse_in_listener};
 use crate::files::StoreId;
 use crate::head::Head;
 use crate::options::StateOptions;
@@ -28,7 +29,7 @@ pub(crate) struct Shared {
     pub(crate) dirs: Dirs,
     pub(crate) options: StateOptions,
     pub(crate) env: Env,
-    pub(crate) listener: StateListener,
+    pub(crate) events: EventQueue,
     pub(crate) engines: Arc<dyn Engines>,
     pub(crate) id: StoreId,
     pub(crate) log: Log,
@@ -36,6 +37,10 @@ pub(crate) struct Shared {
     pub(crate) own_db: Mutex<Option<Db>>,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) hash_pool: Pool,
+    /// Held while snapshots are taken, removed, or relied upon by a rollback.
+    pub(crate) housekeeping: Mutex<()>,
+    /// Held while the store is closed; how that went.
+    pub(crate) closing: Mutex<Option<Result<()>>>,
     /// Serialises changes.
     pub(crate) writer: Mutex<Writer>,
     pub(crate) pending: Mutex<PendingVersion>,
@@ -62,8 +67,6 @@ pub(crate) struct Writer {
 #[derive(Debug, Default)]
 pub(crate) struct PendingVersion {
     pub(crate) overlay: Arc<Overlay>,
-    /// `None` while nothing has been applied.
-    pub(crate) version: Option<u64>,
 }
 
 impl Shared {
@@ -72,8 +75,9 @@ impl Shared {
         Arc::clone(&self.head.lock())
     }
 
-    /// Refuses changes of a store that is closed or has failed.
+    /// Refuses changes of a store that is closed or has failed, and by a listener.
     pub(crate) fn check_writable(&self) -> Result<()> {
+        refuse_in_listener()?;
         self.check_open()?;
         self.latch.check()?;
         match self.engine.failure() {
@@ -97,7 +101,7 @@ impl Shared {
     pub(crate) fn latch(&self, error: &Error) {
         if self.latch.close(error) {
             tracing::error!(%error, "the state store takes no commits until it is reopened");
-            self.listener.notify(&StateEvent::Latched { error: error.clone() });
+            self.events.push(StateEvent::Latched { error: error.clone() });
         }
         self.background.wake();
     }

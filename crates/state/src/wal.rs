@@ -4,6 +4,7 @@
 //! knows how they are found; [`record`](crate::record) knows what they hold.
 
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,6 +12,7 @@ use lithdb::{GcFilter, Iter, Position, Table};
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_lthash::RootHash;
 
+use crate::files::StoreId;
 use crate::record::Record;
 
 /// The lowest version of a log that must stay. Its [`filter`](Self::filter) lets LithDB collect
@@ -84,6 +86,32 @@ impl Log {
         let (oldest, newest) = (self.table.oldest_key()?, self.table.newest_key()?);
         let (Some(oldest), Some(newest)) = (oldest, newest) else { return Ok(None) };
         Ok(Some(version_of(&oldest)?..=version_of(&newest)?))
+    }
+
+    /// The versions of the log, if it has any and is that of the store `id` in `dir`.
+    ///
+    /// # Errors
+    /// `Foreign` for the log of another store.
+    pub(crate) fn versions_of(
+        &self,
+        id: StoreId,
+        dir: &Path,
+    ) -> Result<Option<RangeInclusive<u64>>> {
+        let Some(versions) = self.range()? else { return Ok(None) };
+        for version in [*versions.start(), *versions.end()] {
+            // The oldest may be collected meanwhile, by a writer.
+            let Some(record) = self.record(version)? else { continue };
+            if record.store != id {
+                let message = format!(
+                    "the log {} is of another state store ({}); expected {id}: give the log of \
+                     this store",
+                    self.table.name(),
+                    record.store
+                );
+                return Err(Error::at(ErrorKind::Foreign, dir, message));
+            }
+        }
+        Ok(Some(versions))
     }
 
     /// The record of `version`; `None` if the log has none.

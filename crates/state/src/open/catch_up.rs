@@ -7,40 +7,25 @@ use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_lthash::RootHash;
 
 use crate::commit::{apply_rows, last_rows};
-use crate::files::StateId;
 use crate::head::Head;
 use crate::meta::Meta;
+use crate::open::Opening;
 use crate::open::working::Working;
-use crate::open::{Opening, Reclone};
-use crate::reach::reach;
 use crate::record::{Body, Record};
-use crate::snapshot::list::Classified;
 use crate::wal::{Log, version_of};
 
 impl Opening {
-    /// Replays the log from the version of `working` to the newest. If the roots diverge, the
-    /// working copy was wrong: once, it is cloned again.
+    /// Replays the log from the version of `working` to the newest. The totals of the working copy
+    /// have the root that the log has for its version, so that what does not fit is the log's fault:
+    /// cloning again would not help.
     pub(super) fn catch_up(
         &mut self,
         log: &Log,
-        id: &StateId,
-        snapshots: &[Classified],
         versions: &RangeInclusive<u64>,
         working: Working,
     ) -> Result<(Working, Head)> {
-        let was_kept = self.report.recloned.is_none();
         self.report.base = working.meta.version;
-        let (working, replayed) = match self.replay(log, working, versions) {
-            Err(error) if was_kept && error.kind() == ErrorKind::Corrupt => {
-                let valid: Vec<u64> = snapshots.iter().map(|s| s.found.version).collect();
-                let base = reach(log, &valid, *versions.end())?.base;
-                let reason = Reclone::Diverged(error.to_string());
-                let working = self.reclone(log, id, snapshots, base, reason)?;
-                self.report.base = working.meta.version;
-                self.replay(log, working, versions)?
-            }
-            replayed => replayed?,
-        };
+        let (working, replayed) = self.replay(log, working, versions)?;
         self.report.replayed = replayed;
         let Meta { version, root, totals, .. } = &working.meta;
         let pin = working.engine.pin();
@@ -115,7 +100,7 @@ fn check(
     Err(Error::new(ErrorKind::Corrupt, message))
 }
 
-/// The records are durable already: opening the log reads only what is.
+/// The records are durable: opening the log has made them so.
 fn flush(working: &mut Working) -> Result<()> {
     let meta = working.meta.encode()?;
     let sealed = working.engine.seal(&last_rows(&meta))?;

@@ -94,14 +94,18 @@ impl Inventory {
             let path = path.strip_prefix(dirs.root()).map_or(path.as_path(), |path| path);
             path.display().to_string()
         };
+        let removed = |path: &PathBuf, removed: Result<()>| match removed {
+            Ok(()) => Ok(short(path)),
+            Err(error) if error.latches() => Err(error),
+            // Nothing refers to it: it may stay.
+            Err(error) => Ok(format!("{} (not removed: {error})", short(path))),
+        };
         for file in &self.leftover_files {
-            remove_if_exists(fs, file)?;
-            report.leftovers.push(short(file));
+            report.leftovers.push(removed(file, remove_if_exists(fs, file))?);
         }
         for dir in &self.leftover_dirs {
-            remove_tree(fs, dir)?;
-            sync_parent(fs, dir)?;
-            report.leftovers.push(short(dir));
+            let gone = remove_tree(fs, dir).and_then(|()| sync_parent(fs, dir));
+            report.leftovers.push(removed(dir, gone)?);
         }
         report.foreign.clone_from(&self.foreign);
         Ok(())

@@ -2,13 +2,12 @@
 
 use std::ops::RangeInclusive;
 
-use lithdb::{Components, Db, DbOptions};
+use lithdb::{Components, Db, DbOptions, Table};
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_lthash::LtHash;
 
-use crate::files::StateId;
+use crate::files::{Phase, StateId};
 use crate::open::Opening;
-use crate::open::inventory::Inventory;
 use crate::options::Wal;
 use crate::record::{Body, Record};
 use crate::totals::Totals;
@@ -19,9 +18,12 @@ pub(crate) const WAL_TABLE: &str = "wal";
 
 impl Opening {
     /// Opens the log's table; finishes a rollback that was interrupted.
-    pub(super) fn open_log(&mut self, id: &StateId) -> Result<(Option<Db>, Log)> {
+    pub(super) fn open_log(&mut self) -> Result<(Option<Db>, Log)> {
         let (own, log) = match &self.components.wal {
             Wal::Table { table, floor } => {
+                Self::check_table(table)?;
+                // An earlier handle may have put versions that are not durable.
+                table.flush()?;
                 (None, Log { table: table.clone(), floor: floor.clone() })
             }
             Wal::Own => {
@@ -39,49 +41,46 @@ impl Opening {
                 (Some(db), Log { table, floor })
             }
         };
-        if let Some(versions) = log.range()? {
-            for version in [*versions.start(), *versions.end()] {
-                self.check_owner(&log, id, version)?;
-            }
-        }
         Ok((own, log))
     }
 
-    /// Refuses the log of another store.
-    fn check_owner(&self, log: &Log, id: &StateId, version: u64) -> Result<()> {
-        let Some(record) = log.record(version)? else {
-            let message = format!("log {}: version {version} is missing", log.table.name());
-            return Err(Error::new(ErrorKind::Missing, message));
+    /// Refuses a table that would lose records, or keep them for ever.
+    fn check_table(table: &Table) -> Result<()> {
+        let refuse = |what: &str| {
+            let message = format!("the log {}: {what}", table.name());
+            Err(Error::new(ErrorKind::InvalidArgument, message))
         };
-        if record.store == id.store {
-            return Ok(());
+        if table.is_read_only() {
+            return refuse("expected a table that is open for writing");
         }
-        let message = format!(
-            "the log {} is of another state store ({}); expected {}: give the log of this store",
-            log.table.name(),
-            record.store,
-            id.store
-        );
-        Err(Error::at(ErrorKind::Foreign, self.dirs.root(), message))
+        if table.stats().ttl.is_some() {
+            return refuse("expected no TTL, because the store says what may be collected");
+        }
+        if !table.has_gc_filter() {
+            return refuse("expected the filter of its WalFloor: open it with table_with_filter");
+        }
+        Ok(())
     }
 
-    /// The versions of the log. A log without any gets its base record, if the store is new.
-    pub(super) fn log_versions(
-        &self,
-        log: &Log,
-        id: &StateId,
-        inventory: &Inventory,
-    ) -> Result<RangeInclusive<u64>> {
-        if let Some(versions) = log.range()? {
-            return Ok(versions);
+    /// The versions of the log. The log of a store that is being created gets its base record.
+    pub(super) fn log_versions(&self, log: &Log, id: &mut StateId) -> Result<RangeInclusive<u64>> {
+        let versions = match log.versions_of(id.store, self.dirs.root())? {
+            Some(versions) => versions,
+            None if id.phase == Phase::Creating => self.put_base_record(log, id)?,
+            None => {
+                let name = log.table.name();
+                let message = format!("the log {name} is empty: restore it");
+                return Err(Error::at(ErrorKind::Missing, self.dirs.root(), message));
+            }
+        };
+        if id.phase == Phase::Creating {
+            id.phase = Phase::Ready;
+            id.write(&*self.env.fs, &self.dirs.id())?;
         }
-        if inventory.has("working") || inventory.has("snapshots") {
-            let name = log.table.name();
-            let message = format!(
-                "the log {name} is empty, but the store has been written to: restore the log"
-            );
-            return Err(Error::at(ErrorKind::Missing, self.dirs.root(), message));
-        }
+        Ok(versions)
+    }
+
+    fn put_base_record(&self, log: &Log, id: &StateId) -> Result<RangeInclusive<u64>> {
         let version = id.initial_version - 1;
         let root = LtHash::default().root();
         let record = Record {

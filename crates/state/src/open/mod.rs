@@ -25,13 +25,14 @@ use serde::Serialize;
 
 use crate::background::Background;
 use crate::dirs::{self, Dirs};
-use crate::files::StateId;
+use crate::event::EventQueue;
+use crate::files::{CurrentFile, StateId};
 use crate::head::Head;
 use crate::open::working::Working;
-use crate::options::{StateComponents, StateOptions, Wal};
-use crate::reach::{Base, reach};
+use crate::options::{Retention, StateComponents, StateOptions, Wal};
+use crate::reach::reach;
 use crate::shared::{PendingVersion, Shared, Writer};
-use crate::snapshot::list::Classified;
+use crate::snapshot::list::{Classified, list};
 
 /// Threads for the log's syncs and seals.
 const IO_THREADS: usize = 4;
@@ -82,8 +83,6 @@ pub enum Reclone {
         /// Its version.
         version: u64,
     },
-    /// Replaying the log from it gave another root, at this version.
-    Diverged(String),
 }
 
 impl fmt::Display for Reclone {
@@ -98,7 +97,6 @@ impl fmt::Display for Reclone {
             Self::Behind { version } => {
                 write!(f, "the log does not go on from its version {version}")
             }
-            Self::Diverged(reason) => write!(f, "the log gave another root: {reason}"),
         }
     }
 }
@@ -192,17 +190,17 @@ impl Opening {
     pub(crate) fn open(mut self, lock: Box<dyn FileLock>) -> Result<(Arc<Shared>, OpenReport)> {
         let fs = Arc::clone(&self.env.fs);
         let inventory = inventory::take(&*fs, &self.dirs)?;
-        let id = self.identity(&inventory)?;
+        let mut id = self.identity(&inventory)?;
         self.check_own_log(&inventory)?;
-        let (own_db, log) = self.open_log(&id)?;
-        let versions = self.log_versions(&log, &id, &inventory)?;
+        let (own_db, log) = self.open_log()?;
+        let versions = self.log_versions(&log, &mut id)?;
         inventory.remove_leftovers(&*fs, &self.dirs, &mut self.report)?;
         let snapshots = self.classify_snapshots(&log, &id, &versions)?;
         let snapshots = self.abandon(snapshots)?;
         let valid: Vec<u64> = snapshots.iter().map(|snapshot| snapshot.found.version).collect();
-        let base = reach(&log, &valid, *versions.end());
+        let base = || reach(&log, &valid, *versions.end());
         let working = self.prepare_working(&log, &id, &snapshots, base)?;
-        let (working, head) = self.catch_up(&log, &id, &snapshots, &versions, working)?;
+        let (working, head) = self.catch_up(&log, &versions, working)?;
         self.settle(&log, &snapshots)?;
         let newest = valid.last().copied();
         let shared = self.shared(lock, id, own_db, log, working, head, newest)?;
@@ -224,15 +222,21 @@ impl Opening {
 
     /// What follows from the snapshots: the floor of the log, and `CURRENT`.
     fn settle(&self, log: &crate::wal::Log, snapshots: &[Classified]) -> Result<()> {
-        use crate::files::CurrentFile;
-        use crate::snapshot::list::list;
-
-        if let Some(lowest) = list(&*self.env.fs, &self.dirs)?.first() {
-            log.floor.raise(lowest.version);
-        }
+        let fs = &*self.env.fs;
         let newest = snapshots.last().map(|newest| newest.found.manifest.clone()).transpose()?;
+        if newest.is_some() && self.options.retention == Retention::Count {
+            // The rename of a snapshot may not be durable yet.
+            let dir = self.dirs.snapshots();
+            fs.sync_dir(&dir).map_err(|e| Error::failed_dir_sync(&dir, e))?;
+            let lowest = list(fs, &self.dirs)?.first().map(|found| found.version);
+            log.floor.raise(lowest.unwrap_or(0));
+        }
         let current = newest.as_ref().map(CurrentFile::of);
-        CurrentFile::replace(&*self.env.fs, &self.dirs.current(), current.as_ref())
+        if let Err(error) = CurrentFile::replace(fs, &self.dirs.current(), current.as_ref()) {
+            // Nobody believes the file.
+            tracing::warn!(%error, "CURRENT does not name the newest snapshot");
+        }
+        Ok(())
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of an open store")]
@@ -259,7 +263,9 @@ impl Opening {
             dirs: self.dirs.clone(),
             options: self.options.clone(),
             env: self.env.clone(),
-            listener: self.components.listener.clone(),
+            events: EventQueue::new(self.components.listener.clone()),
+            housekeeping: Mutex::default(),
+            closing: Mutex::default(),
             engines: Arc::clone(&self.engines),
             id: id.store,
             log,
@@ -285,25 +291,13 @@ impl Opening {
         log: &crate::wal::Log,
         id: &StateId,
         snapshots: &[Classified],
-        base: Result<crate::reach::Reach>,
+        base: impl FnOnce() -> Result<crate::reach::Reach>,
     ) -> Result<Working> {
         let reason = match working::inspect(self, log, id)? {
             Ok(working) => return Ok(working),
             Err(reason) => reason,
         };
-        let base = base?.base;
-        self.reclone(log, id, snapshots, base, reason)
-    }
-
-    /// Replaces the working copy by a clone of `base`.
-    fn reclone(
-        &mut self,
-        log: &crate::wal::Log,
-        id: &StateId,
-        snapshots: &[Classified],
-        base: Base,
-        reason: Reclone,
-    ) -> Result<Working> {
+        let base = base()?.base;
         tracing::info!(?reason, ?base, "the working copy is cloned again");
         self.report.recloned = Some(reason);
         working::make(self, log, id, snapshots, base)

@@ -34,11 +34,17 @@ impl Opening {
             match snapshot.class {
                 SnapshotClass::Valid => valid.push(snapshot),
                 SnapshotClass::Abandoned => {
-                    self.move_aside(&snapshot.found)?;
-                    self.report.abandoned.push(version);
+                    match self.move_aside(&snapshot.found) {
+                        Ok(()) => self.report.abandoned.push(version),
+                        Err(error) if error.latches() => return Err(error),
+                        // It stays, and its root keeps it from being chosen.
+                        Err(error) => self.report.damaged.push((version, error.to_string())),
+                    }
                 }
                 SnapshotClass::Damaged => {
-                    let reason = snapshot.reason.unwrap_or_default();
+                    let Some(reason) = snapshot.reason else {
+                        unreachable!("a damaged snapshot has a reason")
+                    };
                     self.report.damaged.push((version, reason));
                 }
                 SnapshotClass::Stale => {}

@@ -50,7 +50,9 @@ pub(crate) fn list(fs: &dyn Fs, dirs: &Dirs) -> Result<Vec<Found>> {
     };
     let mut found = Vec::new();
     for entry in entries {
-        let Some(version) = parse_snapshot_name(&entry.name) else { continue };
+        let version = parse_snapshot_name(&entry.name);
+        let is_own = entry.kind == FileKind::Dir && entry.is_exact;
+        let Some(version) = version.filter(|_| is_own) else { continue };
         let path = dirs.snapshot(version);
         let manifest = SnapshotManifest::read(fs, &path);
         if let Err(error) = &manifest
@@ -90,6 +92,11 @@ fn decide(found: &Found, reference: &Reference<'_>) -> Result<(SnapshotClass, Op
     };
     if manifest.store != reference.id {
         let reason = "it is of another store".to_owned();
+        return because(SnapshotClass::Damaged, reason);
+    }
+    let kind = reference.engines.kind();
+    if manifest.engine != kind {
+        let reason = format!("{} wrote it; this build reads {kind}", manifest.engine);
         return because(SnapshotClass::Damaged, reason);
     }
     if manifest.version != found.version {

@@ -88,7 +88,7 @@ pub struct SnapshotInfo {
 }
 
 /// A snapshot that was asked for. It exists, and is durable, when [`wait`](Self::wait) returns it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct SnapshotTicket(Arc<Ticket>);
 
 #[derive(Debug, Default)]
@@ -98,6 +98,10 @@ struct Ticket {
 }
 
 impl SnapshotTicket {
+    pub(crate) fn new() -> Self {
+        Self(Arc::default())
+    }
+
     /// Waits until the snapshot exists or has failed.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use crate::dirs;
 use crate::event::StateEvent;
 use crate::options::Retention;
 use crate::prune::{Prune, PruneReport};
+use crate::rollback;
 use crate::shared::Shared;
 use crate::snapshot::SnapshotClass;
 use crate::snapshot::list::{Classified, Reference, classify, list};
@@ -35,7 +36,13 @@ pub(crate) fn retain(shared: &Shared) -> Result<PruneReport> {
     if !snapshots.iter().any(is_valid) {
         return Ok(PruneReport::default());
     }
-    prune(shared, &snapshots, Prune::Beyond(shared.options.keep_snapshots))
+    let report = prune(shared, &snapshots, Prune::Beyond(shared.options.keep_snapshots))?;
+    // Those of other branches, once a snapshot of this one is above them.
+    let newest = snapshots.iter().rev().find(|snapshot| is_valid(snapshot));
+    let newest = newest.map(|snapshot| snapshot.found.version);
+    let is_passed = |version| Some(version) < newest;
+    rollback::remove_abandoned(&shared.env, &shared.dirs, is_passed)?;
+    Ok(report)
 }
 
 /// Removes snapshots, raises the floor, and collects the log.
@@ -59,13 +66,13 @@ pub(crate) fn prune(
             Err(error) => {
                 report.kept.push(found.version);
                 let path = found.path.clone();
-                shared.listener.notify(&StateEvent::SnapshotNotRemoved { path, error });
+                shared.events.push(StateEvent::SnapshotNotRemoved { path, error });
             }
         }
     }
     if !report.removed.is_empty() {
         let versions = report.removed.clone();
-        shared.listener.notify(&StateEvent::SnapshotsPruned { versions });
+        shared.events.push(StateEvent::SnapshotsPruned { versions });
     }
     report.floor = raise_floor(shared)?;
     Ok(report)
@@ -86,16 +93,23 @@ pub(crate) fn remove(shared: &Shared, snapshot: &Classified) -> Result<bool> {
     Ok(true)
 }
 
+/// The lowest version that the log must keep for these snapshots: that of the lowest directory.
+/// `None` without a valid snapshot: then the log is all there is.
+pub(crate) fn floor(snapshots: &[Classified]) -> Option<u64> {
+    let is_valid = |snapshot: &&Classified| snapshot.class == SnapshotClass::Valid;
+    snapshots.iter().find(is_valid)?;
+    snapshots.iter().map(|snapshot| snapshot.found.version).min()
+}
+
 /// Raises the floor to the lowest snapshot, and collects what is below it.
-pub(crate) fn raise_floor(shared: &Shared) -> Result<u64> {
-    let lowest = list(&*shared.env.fs, &shared.dirs)?.first().map(|found| found.version);
-    let Some(lowest) = lowest else { return Ok(shared.log.floor.get()) };
+fn raise_floor(shared: &Shared) -> Result<u64> {
+    let Some(lowest) = floor(&classified(shared)?) else { return Ok(shared.log.floor.get()) };
     if lowest > shared.log.floor.get() {
         shared.log.floor.raise(lowest);
-        shared.listener.notify(&StateEvent::FloorRaised { floor: lowest });
+        shared.events.push(StateEvent::FloorRaised { floor: lowest });
         if shared.log.table.has_gc_filter() {
             shared.log.table.run_gc()?;
         }
     }
-    Ok(lowest)
+    Ok(shared.log.floor.get())
 }

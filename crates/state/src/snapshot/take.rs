@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lithdb_env::{Error, ErrorKind, FileKind, Result, exists_as, sync_parent};
-use lithdb_state_engine::Sealed;
+use lithdb_state_engine::{CheckLevel, Sealed};
 
 use crate::dirs::{self, create_dir, remove_tree};
 use crate::files::{CurrentFile, SnapshotManifest, StoreSummary};
@@ -40,7 +40,10 @@ pub(crate) fn take(shared: &Shared, sealed: &Sealed, head: &Head) -> Result<Snap
             return Err(error);
         }
     };
-    CurrentFile::of(&manifest).write(fs, &shared.dirs.current())?;
+    if let Err(error) = CurrentFile::of(&manifest).write(fs, &shared.dirs.current()) {
+        // The snapshot exists, and nobody believes the file.
+        tracing::warn!(%error, "CURRENT does not name the newest snapshot");
+    }
     let mut snapshot = describe(&manifest, &path);
     snapshot.set_took(shared.env.clock.monotonic().saturating_sub(started));
     Ok(snapshot)
@@ -59,6 +62,10 @@ fn describe(manifest: &SnapshotManifest, path: &Path) -> Snapshot {
 fn existing(shared: &Shared, head: &Head, path: &Path) -> Result<Snapshot> {
     let manifest = SnapshotManifest::read(&*shared.env.fs, path)?;
     if manifest.root == head.root && manifest.store == shared.id {
+        let engine = path.join(ENGINE_DIR);
+        shared.engines.check(&engine, Some(&manifest.files), CheckLevel::Names)?;
+        // Its rename may have been interrupted.
+        sync_parent(&*shared.env.fs, path)?;
         return Ok(describe(&manifest, path));
     }
     let message = format!(

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use lithdb::rollback::RollbackReport;
 use lithdb_env::{Env, Error, ErrorKind, FileLock, Latch, Pool, Result};
-use lithdb_state_engine::{Engines, ModelEngines};
+use lithdb_state_engine::{Engines, LsmEngines, LsmOptions};
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -124,7 +124,10 @@ impl Opening {
         };
         let engines: Arc<dyn Engines> = match &components.engines {
             Some(engines) => Arc::clone(engines),
-            None => Arc::new(ModelEngines::new(env.clone())),
+            None => {
+                let cache_bytes = options.cache_bytes;
+                Arc::new(LsmEngines::new(LsmOptions { cache_bytes, ..LsmOptions::default() }))
+            }
         };
         let (dirs, report) = (Dirs::new(dir), OpenReport::default());
         Ok(Self { dirs, options, components, env, engines, report })

@@ -173,18 +173,24 @@ pub fn reach(db: &StateDb, first: u64, context: &str) {
 /// The bytes of every snapshot that was ever seen: they must never change.
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotBytes {
-    seen: BTreeMap<(u64, RootHash), BTreeMap<PathBuf, Vec<u8>>>,
+    /// By manifest.
+    seen: BTreeMap<Vec<u8>, BTreeMap<PathBuf, Vec<u8>>>,
 }
 
 impl SnapshotBytes {
     /// Compares the snapshots on the disk with what was seen of them before, and remembers them.
     pub fn check(&mut self, harness: &Harness, context: &str) {
+        let paths = harness.fs.file_paths();
         for (version, dir) in snapshot_dirs(harness) {
-            let Ok(found) = engine_contents(harness, &dir.join("engine")) else { continue };
-            let files = harness.fs.file_paths().into_iter().filter(|path| path.starts_with(&dir));
+            let manifest = dir.join("SNAPSHOT");
+            if !paths.contains(&manifest) {
+                continue;
+            }
+            let files = paths.iter().filter(|path| path.starts_with(&dir));
             let files: BTreeMap<PathBuf, Vec<u8>> =
-                files.map(|path| (path.clone(), harness.fs.read_raw(&path))).collect();
-            let before = self.seen.entry((version, found.root)).or_insert_with(|| files.clone());
+                files.map(|path| (path.clone(), harness.fs.read_raw(path))).collect();
+            let before = self.seen.entry(files[&manifest].clone());
+            let before = before.or_insert_with(|| files.clone());
             assert!(*before == files, "{context}: the files of snapshot {version} have changed");
         }
     }

@@ -126,10 +126,8 @@ pub fn snapshot_dirs(harness: &Harness) -> BTreeMap<u64, PathBuf> {
 }
 
 /// Every snapshot directory is complete, and holds exactly its version of one of `branches`.
-/// Returns how many there are.
-pub fn snapshots_on_disk(harness: &Harness, branches: &[&Model], context: &str) -> usize {
-    let dirs = snapshot_dirs(harness);
-    for (version, dir) in &dirs {
+pub fn snapshots_on_disk(harness: &Harness, branches: &[&Model], context: &str) {
+    for (version, dir) in &snapshot_dirs(harness) {
         let manifest = dir.join("SNAPSHOT");
         assert!(harness.fs.file_paths().contains(&manifest), "{context}: {version} is incomplete");
         let found = engine_contents(harness, &dir.join("engine"))
@@ -140,7 +138,6 @@ pub fn snapshots_on_disk(harness: &Harness, branches: &[&Model], context: &str) 
         let expected = of.unwrap_or_else(|| panic!("{context}: snapshot {version} of no branch"));
         assert_eq!(found.rows, expected.rows, "{context}: the rows of snapshot {version}");
     }
-    dirs.len()
 }
 
 /// All snapshots of an open store are valid and of this branch; versions from the oldest base on

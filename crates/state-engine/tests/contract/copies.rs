@@ -168,8 +168,11 @@ pub fn clone_of_names_that_lead_elsewhere_is_refused(bed: &Bed) {
     let files = checkpoint(bed, &engine, "copy");
     for name in ["../engine/current", "/etc/hostname", "a/b/c", "", ".", "tables/..", "x\0"] {
         let file = EngineFile { name: name.to_owned(), ..files[0].clone() };
-        let clone =
-            bed.engines().clone_into(&bed.path("copy"), &[file.clone()], &bed.path("clone"));
+        let clone = bed.engines().clone_into(
+            &bed.path("copy"),
+            std::slice::from_ref(&file),
+            &bed.path("clone"),
+        );
         assert_eq!(clone.unwrap_err().kind(), ErrorKind::Corrupt, "{name:?}");
         let check = bed.engines().check(&bed.path("copy"), Some(&[file]), CheckLevel::Names);
         assert_eq!(check.unwrap_err().kind(), ErrorKind::Corrupt, "{name:?}");

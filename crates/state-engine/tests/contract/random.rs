@@ -122,7 +122,7 @@ impl Beside<'_> {
         self.sealed.clear();
     }
 
-    fn reopen(&mut self, name: &mut String) {
+    fn reopen(&mut self, name: &str) {
         // Old pins stay and read what they read before.
         let engine = self.bed.open(name);
         self.engine = engine;
@@ -204,7 +204,7 @@ fn run(bed: &Bed, ops: &[Op], case: usize) {
                     name = format!("engine-{}", beside.names);
                 }
             }
-            Op::Reopen => beside.reopen(&mut name),
+            Op::Reopen => beside.reopen(&name),
             Op::ReadCopy => beside.read_copies(),
         }
         assert!(beside.engine.failure().is_none());

@@ -14,7 +14,7 @@ const ROWS: u64 = 20;
 fn set_all(engine: &Arc<dyn Engine>, value: u64) {
     let rows: Vec<(String, Option<String>)> = (0..ROWS)
         .map(|row| {
-            let is_absent = row % 4 == 3 && value % 3 == 0;
+            let is_absent = row % 4 == 3 && value.is_multiple_of(3);
             (format!("row-{row:02}"), (!is_absent).then(|| format!("{value:08}")))
         })
         .collect();
@@ -28,7 +28,7 @@ fn assert_whole(map: &crate::bed::Map) -> Option<u64> {
     let value = map.values().next()?.clone();
     assert!(map.values().all(|other| *other == value), "{map:?}");
     let number: u64 = String::from_utf8(value).unwrap().parse().unwrap();
-    let expected = if number % 3 == 0 { ROWS * 3 / 4 } else { ROWS };
+    let expected = if number.is_multiple_of(3) { ROWS * 3 / 4 } else { ROWS };
     assert_eq!(map.len() as u64, expected, "{map:?}");
     Some(number)
 }

@@ -1,28 +1,27 @@
 //! Reading a store without opening it for writing: beside its writer, or when nobody has it open.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use lithdb::{Components, Db, DbOptions};
-use lithdb_env::{ErrorKind, Result};
+use lithdb_env::{Env, Error, Result, exists};
 use lithdb_lthash::RootHash;
 
 use crate::db::StateDb;
 use crate::dirs::Dirs;
 use crate::inspect::{self, StateInspection};
-use crate::open::log::WAL_TABLE;
 use crate::options::StateComponents;
+use crate::reader::Reader;
 use crate::verify::{self, StateVerification, VerifyLevel};
 use crate::view::View;
-use crate::wal::version_of;
 
 /// Calls that open nothing for writing. Those that end in `_with` take the caller's file system,
 /// clock, threads and engine; the log must be the store's own.
 impl StateDb {
     /// The newest version in the log of the store in `dir`, beside a writer or not; `None` if
-    /// there is no log of its own.
+    /// there is no store. The log must be the store's own.
     ///
     /// # Errors
-    /// Those of opening the log for reading.
+    /// `Missing` for a store without its log or its `state.id`; those of opening the log for
+    /// reading.
     pub fn latest_version(dir: impl Into<PathBuf>) -> Result<Option<u64>> {
         Self::latest_version_with(dir, StateComponents::default())
     }
@@ -36,13 +35,13 @@ impl StateDb {
         components: StateComponents,
     ) -> Result<Option<u64>> {
         let dirs = Dirs::new(dir.into());
-        let components = Components { env: components.env, ..Components::default() };
-        let db = match Db::open_read_only_with(DbOptions::new([dirs.wal()]), components) {
-            Err(error) if error.kind() == ErrorKind::Missing => return Ok(None),
-            opened => opened?,
-        };
-        let newest = db.existing_table(WAL_TABLE)?.newest_key()?;
-        newest.map(|key| version_of(&key)).transpose()
+        let env = components.env.clone().map_or_else(|| Env::os(0), Ok)?;
+        let exists = |path: &Path| exists(&*env.fs, path).map_err(|e| Error::io("stat", path, e));
+        if !exists(&dirs.id())? && !exists(&dirs.wal())? {
+            return Ok(None);
+        }
+        let reader = Reader::open(dirs.root().to_path_buf(), components)?;
+        Ok(Some(*reader.versions.end()))
     }
 
     /// What the store in `dir` holds, without opening it for writing, beside a writer or not. The

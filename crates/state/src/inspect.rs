@@ -164,10 +164,20 @@ fn read<T>(
     components: &StateComponents,
     attempt: impl Fn(&Reader) -> Result<Option<T>>,
 ) -> Result<T> {
+    // What was missing, and the oldest version and the snapshots that there were then.
+    let mut missing = None;
     for _ in 0..ATTEMPTS {
         let reader = Reader::open(dir.clone(), components.clone())?;
-        if let Some(found) = attempt(&reader)? {
-            return Ok(found);
+        let snapshots: Vec<u64> = reader.snapshots.iter().map(|s| s.found.version).collect();
+        let seen = (*reader.versions.start(), snapshots);
+        match attempt(&reader) {
+            Ok(Some(found)) => return Ok(found),
+            // It was collected meanwhile, unless nothing has changed since the last attempt.
+            Err(error) if error.kind() == ErrorKind::Missing && missing.as_ref() != Some(&seen) => {
+                missing = Some(seen);
+            }
+            Err(error) => return Err(error),
+            Ok(None) => {}
         }
     }
     let message = "the snapshots that were chosen were removed again and again: retry";

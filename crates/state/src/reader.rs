@@ -1,8 +1,9 @@
 //! The parts of a store, open for reading: its log, and snapshots in place.
 //!
 //! Nothing is written, created or removed. A reader finds the log's versions when it begins; what
-//! the writer commits meanwhile it does not see. It locks the snapshot that it reads, shared, before
-//! it looks at the log, so that neither is removed under it.
+//! the writer commits meanwhile it does not see. It holds a shared lock of the snapshot that it reads
+//! until all its files are open. If the snapshot, or a part of the log, is removed before that, the
+//! reader begins again.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -121,7 +122,12 @@ impl Reader {
                     let message = "the snapshot has no row that names its version";
                     return Err(Error::at(ErrorKind::Corrupt, &path, message));
                 };
-                Ok(Some(Start { engine, meta: Meta::decode(&row)?, lock: Some(lock) }))
+                let meta = Meta::decode(&row)?;
+                // The writer may have rolled back and taken another of that version meanwhile.
+                let is_chosen = meta.store == self.id.store
+                    && meta.version == version
+                    && self.log.root(version)? == Some(meta.root);
+                Ok(is_chosen.then_some(Start { engine, meta, lock: Some(lock) }))
             }
         }
     }

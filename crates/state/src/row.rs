@@ -73,7 +73,6 @@ pub(crate) fn physical_key(store: &StoreName, key: &[u8]) -> Bytes {
 ///
 /// # Errors
 /// `Corrupt` if it is not the key of a row.
-#[cfg_attr(not(test), expect(dead_code, reason = "export, import and a scan of all rows need it"))]
 pub(crate) fn split_key(physical: &Bytes) -> Result<(&str, Bytes)> {
     let found = || format!("found {}", short(physical));
     let Some(end) = physical.iter().position(|byte| *byte == SEPARATOR) else {

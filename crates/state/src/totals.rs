@@ -138,10 +138,6 @@ impl Totals {
     ///
     /// # Errors
     /// `InvalidArgument` if there would be more than [`MAX_STORES`] stores.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "export, import and a scan of all rows need it")
-    )]
     pub(crate) fn add_row(&mut self, store: &StoreName, key: &[u8], value: &[u8]) -> Result<()> {
         if !self.stores.contains_key(store) {
             check_stores(self.stores.len() + 1)?;

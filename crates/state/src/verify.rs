@@ -1,18 +1,24 @@
 //! Verifying a store: files against their manifests, rows against the root.
 
+use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use lithdb_env::{Error, Result, UnixMillis};
-use lithdb_lthash::{LtHash, RootHash};
+use lithdb_lthash::RootHash;
 use lithdb_state_engine::CheckLevel;
 use serde::Serialize;
 
 use crate::inspect::view_only;
+use crate::meta::META_KEY;
 use crate::options::StateComponents;
 use crate::reader::Reader;
-use crate::row::physical_key;
+use crate::row::{split_key, split_row};
 use crate::snapshot::SnapshotClass;
 use crate::snapshot::take::ENGINE_DIR;
+use crate::store_name::StoreName;
+use crate::totals::{StoreTotals, Totals};
 
 /// How much is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -134,7 +140,7 @@ impl StateVerification {
         Ok(())
     }
 
-    /// Computes the set hash from the rows.
+    /// Counts and hashes all rows, those of stores that should be empty included.
     fn check_rows(
         &mut self,
         dir: PathBuf,
@@ -142,26 +148,36 @@ impl StateVerification {
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         let view = view_only(dir, Some(self.version), components)?;
-        let mut all = LtHash::default();
-        for (store, keys, bytes) in view.stores() {
-            let (mut found_keys, mut found_bytes) = (0, 0);
-            for row in view.iter(store.as_str())? {
-                let row = row?;
-                all.add_pair(&physical_key(&store, &row.key), &row.value);
-                found_keys += 1;
-                found_bytes += (row.key.len() + row.value.len()) as u64;
-                self.rows += 1;
-                progress(self.rows);
+        let engine = Arc::clone(view.engine());
+        let mut found = Totals::default();
+        for row in engine.range(&view.head().pin, Bound::Unbounded, Bound::Unbounded) {
+            let (physical, row) = row?;
+            if physical == META_KEY {
+                continue;
             }
-            if (found_keys, found_bytes) != (keys, bytes) {
-                self.findings.push(format!(
-                    "store {store}: expected {keys} keys of {bytes} bytes, found {found_keys} of \
-                     {found_bytes}"
-                ));
+            let (store, key) = split_key(&physical)?;
+            let (_modified_at, value) = split_row(&row)?;
+            found.add_row(&StoreName::new(store)?, &key, &value)?;
+            self.rows += 1;
+            progress(self.rows);
+        }
+        let expected = &view.head().totals;
+        let names = expected.iter().chain(found.iter()).map(|(name, _)| name);
+        for name in names.collect::<BTreeSet<_>>() {
+            let (expected, found) = (expected.get(name), found.get(name));
+            if expected != found {
+                let count = |totals: Option<&StoreTotals>| {
+                    totals.map_or("no rows".to_owned(), |totals| {
+                        let StoreTotals { vector, keys, bytes } = totals;
+                        format!("{keys} keys of {bytes} bytes with hash {}", vector.root())
+                    })
+                };
+                let (expected, found) = (count(expected), count(found));
+                self.findings.push(format!("store {name}: expected {expected}, found {found}"));
             }
         }
-        if all.root() != self.root {
-            let (expected, found) = (self.root, all.root());
+        if found.root() != self.root {
+            let (expected, found) = (self.root, found.root());
             self.findings.push(format!("the rows: expected the root {expected}, found {found}"));
         }
         Ok(())

@@ -193,7 +193,7 @@ fn run(bed: &Bed, ops: &[Op], case: usize) {
                 let pin = (Arc::clone(&beside.engine), beside.engine.pin(), beside.now.clone());
                 beside.pins.push(pin);
             }
-            Op::Unpin(which) if beside.pins.is_empty() => drop(which),
+            Op::Unpin(_) if beside.pins.is_empty() => {}
             Op::Unpin(which) => drop(beside.pins.swap_remove(which % beside.pins.len())),
             Op::Read { from, to, kinds, ends } => beside.read(*from, *to, *kinds, ends),
             Op::Checkpoint => beside.checkpoint(),

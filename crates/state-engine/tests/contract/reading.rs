@@ -73,14 +73,14 @@ pub fn empty_value_is_a_value(bed: &Bed) {
 pub fn range_has_all_kinds_of_bounds_and_both_ends(bed: &Bed) {
     let engine = bed.create("engine");
     // Rows in a compacted file, in a newer file, in a sealed memtable and in the active one.
-    ["b", "e"].map(|key| put(&engine, key, "1"));
+    ["b", "e"].iter().for_each(|key| put(&engine, key, "1"));
     flush(&engine);
     compact(&engine);
-    ["a", "e"].map(|key| put(&engine, key, "2"));
+    ["a", "e"].iter().for_each(|key| put(&engine, key, "2"));
     flush(&engine);
-    ["c", "f"].map(|key| put(&engine, key, "3"));
+    ["c", "f"].iter().for_each(|key| put(&engine, key, "3"));
     seal(&engine);
-    ["d", "e"].map(|key| put(&engine, key, "4"));
+    ["d", "e"].iter().for_each(|key| put(&engine, key, "4"));
     delete(&engine, "f");
     let pin = engine.pin();
     let all = ["a", "b", "c", "d", "e"];

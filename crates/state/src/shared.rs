@@ -80,7 +80,7 @@ impl Shared {
         refuse_in_listener()?;
         self.check_open()?;
         self.latch.check()?;
-        match self.engine.failure() {
+        match self.engine.failure().or_else(|| self.log.table.failure()) {
             Some(failure) => {
                 self.latch(&failure);
                 self.latch.check()
@@ -106,10 +106,13 @@ impl Shared {
         self.background.wake();
     }
 
-    /// Latches if `error` is one after which the state of a file is unknown.
+    /// Latches if `error` is one after which the state of a file is unknown, or if the log has
+    /// failed: after the failure itself, its table may have met another error.
     pub(crate) fn latch_on(&self, error: Error) -> Error {
         if error.latches() || error.kind() == ErrorKind::Latched {
             self.latch(&error);
+        } else if let Some(failure) = self.log.table.failure() {
+            self.latch(&failure);
         }
         error
     }

@@ -340,7 +340,7 @@ impl StateDb {
             pending_bytes: shared.pending.lock().overlay.bytes(),
             engine: shared.engine.stats(),
             last_snapshot_error: shared.background.snapshot_error().map(|e| e.to_string()),
-            failure: shared.latch.cause().map(ToString::to_string),
+            failure: shared.failure().map(|failure| failure.to_string()),
         }
     }
 

@@ -80,13 +80,20 @@ impl Shared {
         refuse_in_listener()?;
         self.check_open()?;
         self.latch.check()?;
-        match self.engine.failure().or_else(|| self.log.table.failure()) {
+        match self.failure() {
             Some(failure) => {
                 self.latch(&failure);
                 self.latch.check()
             }
             None => Ok(()),
         }
+    }
+
+    /// Why the store takes no changes any more: its own failure, or that of a part of it, which may
+    /// have failed in the background.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        let own = self.latch.cause().cloned();
+        own.or_else(|| self.engine.failure()).or_else(|| self.log.table.failure())
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {

@@ -105,6 +105,9 @@ pub(crate) fn floor(snapshots: &[Classified]) -> Option<u64> {
 fn raise_floor(shared: &Shared) -> Result<u64> {
     let Some(lowest) = floor(&classified(shared)?) else { return Ok(shared.log.floor.get()) };
     if lowest > shared.log.floor.get() {
+        // A removal whose sync failed may not be durable yet.
+        let dir = shared.dirs.snapshots();
+        shared.env.fs.sync_dir(&dir).map_err(|e| Error::failed_dir_sync(&dir, e))?;
         shared.log.floor.raise(lowest);
         shared.events.push(StateEvent::FloorRaised { floor: lowest });
         if shared.log.table.has_gc_filter() {

@@ -35,6 +35,10 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("processes", &["-p", "lithdb-process-tests"]),
     ("tool-processes", &["-p", "lith", "--test", "rollback", "--test", "inject"]),
     ("sim", &["-p", "lithdb-sim", "--tests"]),
+    ("state-crash", &["-p", "lithdb-state", "--test", "crash"]),
+    ("state-faults", &["-p", "lithdb-state", "--test", "faults"]),
+    ("state-model", &["-p", "lithdb-state", "--test", "model"]),
+    ("state-engine", &["-p", "lithdb-state-engine", "--tests"]),
 ];
 
 /// The time allowed for building, in addition to a child's own limit.

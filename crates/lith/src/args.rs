@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::commands::{dump, gc, get, load, put, repair, rollback, scan, tour};
+use crate::commands::{dump, gc, get, load, put, repair, rollback, scan, state, tour};
 use crate::database::Tables;
 use crate::failure::Failure;
 
@@ -79,21 +79,31 @@ pub(crate) enum Command {
     Rollback(rollback::Args),
     /// Rebuild the keymaps from the key files and check them in both directions
     RebuildKeymap(Tables),
+    /// Read, change and rewind a versioned state store
+    #[command(override_usage = "lith state [OPTIONS] --dir <DIR> <COMMAND>")]
+    State(state::Args),
     /// Demonstrate LithDB on real files: load, compare, reopen, expire, read beside a writer, roll
     /// back, verify
     Tour(tour::Args),
 }
 
-/// Parses a command line. `--db` may stand before and after the command; a global clap option
-/// would drop those before it if there are any after it.
+/// The definition of the command line. `--db` may stand before and after the command; a global clap
+/// option would drop those before it if there are any after it. A state store has no roots.
+fn definition() -> clap::Command {
+    Cli::command().mut_subcommands(|command| match command.get_name() {
+        "state" => command,
+        _ => Roots::augment_args(command),
+    })
+}
+
+/// Parses a command line.
 pub(crate) fn parse<T: Into<OsString> + Clone>(
     line: impl IntoIterator<Item = T>,
 ) -> Result<Cli, Failure> {
-    let command = Cli::command().mut_subcommands(Roots::augment_args);
-    let matches = command.try_get_matches_from(line).map_err(|error| explain(&error))?;
+    let matches = definition().try_get_matches_from(line).map_err(|error| explain(&error))?;
     let mut cli = Cli::from_arg_matches(&matches).map_err(|error| explain(&error))?;
     if let Some((_, after)) = matches.subcommand()
-        && let Some(roots) = after.get_many::<PathBuf>("db")
+        && let Ok(Some(roots)) = after.try_get_many::<PathBuf>("db")
     {
         cli.roots.dirs.extend(roots.cloned());
     }
@@ -133,7 +143,7 @@ mod tests {
 
     #[test]
     fn clap_definitions_are_consistent() {
-        Cli::command().mut_subcommands(Roots::augment_args).debug_assert();
+        definition().debug_assert();
     }
 
     #[test]

@@ -4,9 +4,11 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use serde_json::json;
+use lithdb_state::Unreachable;
+use serde_json::{Value as Json, json};
 
 use crate::keys;
+use crate::output::with_fields;
 use crate::stderr::print_error;
 
 /// Why a command stopped.
@@ -39,7 +41,12 @@ impl Failure {
 
     /// `table` does not contain `key`.
     pub(crate) fn no_such_key(key: &[u8], table: &str) -> Self {
-        Self::NoSuchKey(format!("not found: key {} in table {table}", keys::show(key)))
+        Self::no_such_key_in(key, format_args!("table {table}"))
+    }
+
+    /// `place` does not contain `key`.
+    pub(crate) fn no_such_key_in(key: &[u8], place: impl fmt::Display) -> Self {
+        Self::NoSuchKey(format!("not found: key {} in {place}", keys::show(key)))
     }
 
     /// An I/O error, prefixed with the path or the operation.
@@ -78,6 +85,15 @@ impl Failure {
         Self::from_messages([refused].into_iter().chain(others.map(Some)))
     }
 
+    /// Which versions there are, if the error is that one of a state store cannot be reached.
+    fn numbers(&self) -> Option<Json> {
+        let Self::Refused(error) = self else { return None };
+        let Unreachable { target, base, needs, has, gap, .. } = Unreachable::of(error)?;
+        let has = has.as_ref().map(|has| [has.start(), has.end()]);
+        let needs = [needs.start(), needs.end()];
+        Some(json!({ "target": target, "base": base, "needs": needs, "has": has, "gap": gap }))
+    }
+
     /// Prints the error on standard error, in one line, and returns the exit status.
     pub(crate) fn report(self) -> ExitCode {
         let (kind, status) = match &self {
@@ -95,9 +111,9 @@ impl Failure {
             Self::OutputClosed => return ExitCode::SUCCESS,
         };
         let message = one_line(&self.to_string());
-        let document =
-            json!({ "error": { "kind": kind, "status": status, "message": message.as_str() } });
-        print_error(&message, &document);
+        let error = json!({ "kind": kind, "status": status, "message": message.as_str() });
+        let error = with_fields(error, self.numbers().map(|numbers| ("unreachable", numbers)));
+        print_error(&message, &json!({ "error": error }));
         ExitCode::from(status)
     }
 }

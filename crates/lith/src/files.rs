@@ -60,6 +60,16 @@ impl Read for Input {
     }
 }
 
+/// Opens the file or pipe at `path`, of any length, and returns its length if it is known.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn stream(path: &Path) -> io::Result<(Box<dyn Read>, Option<u64>)> {
+    let (file, metadata) = OsFs.reader(path)?;
+    let len = (metadata.kind == FileKind::File).then_some(metadata.len_bytes);
+    Ok((Box::new(file), len))
+}
+
 fn too_long() -> io::Error {
     let message = format!("longer than the longest value ({MAX_VALUE_LEN} bytes)");
     io::Error::new(io::ErrorKind::FileTooLarge, message)

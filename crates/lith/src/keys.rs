@@ -13,14 +13,19 @@ const MAX_KEY_LEN: usize = 65_535;
 
 /// Parses a key.
 pub(crate) fn parse(typed: &str) -> Result<Key, String> {
-    let key = match typed.strip_prefix("0x") {
-        Some(digits) => parse_hex(digits.as_bytes())?,
-        None => typed.as_bytes().to_vec(),
-    };
+    let key = parse_value(typed)?;
     if (1..=MAX_KEY_LEN).contains(&key.len()) {
         return Ok(Key(key));
     }
     Err(format!("expected a key of 1 to {MAX_KEY_LEN} bytes, found {}", key.len()))
+}
+
+/// Parses a value: text, or `0x` and hex digits. Inverts [`show_value`].
+pub(crate) fn parse_value(typed: &str) -> Result<Vec<u8>, String> {
+    match typed.strip_prefix("0x") {
+        Some(digits) => parse_hex(digits.as_bytes()),
+        None => Ok(typed.as_bytes().to_vec()),
+    }
 }
 
 fn parse_hex(digits: &[u8]) -> Result<Vec<u8>, String> {
@@ -209,7 +214,9 @@ mod tests {
 
     #[test]
     fn json_value_is_text_unless_ambiguous() {
-        let shown = [&b"two\nlines"[..], b"", b"0xab", b"\xff"].map(show_value);
+        let values = [&b"two\nlines"[..], b"", b"0xab", b"\xff"];
+        let shown = values.map(show_value);
+        assert_eq!(shown.each_ref().map(|shown| parse_value(shown).unwrap()), values);
         assert_eq!(shown, ["two\nlines", "", "0x30786162", "0xff"]);
     }
 }

@@ -23,7 +23,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::args::{Cli, Command};
 use crate::commands::{
-    dump, gc, get, info, load, ls, put, rebuild_keymap, repair, rollback, scan, tour, verify,
+    dump, gc, get, info, load, ls, put, rebuild_keymap, repair, rollback, scan, state, tour, verify,
 };
 use crate::database::Context;
 use crate::failure::Failure;
@@ -41,8 +41,9 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     init_logging(cli.verbose);
-    let purpose = match cli.command {
+    let purpose = match &cli.command {
         Command::Ls | Command::Get(_) | Command::Scan(_) | Command::Dump(_) => Purpose::Result,
+        Command::State(args) => args.purpose(),
         _ => Purpose::Report,
     };
     let out = Output::new(cli.json, purpose);
@@ -60,6 +61,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Repair(args) => repair::run(&args, &mut ctx),
         Command::Rollback(args) => rollback::run(&args, &mut ctx),
         Command::RebuildKeymap(tables) => rebuild_keymap::run(&tables, &mut ctx),
+        Command::State(args) => state::run(&args, &mut ctx),
         Command::Tour(args) => tour::run(&args, &mut ctx),
     };
     // The command's own error comes before an error of its output.

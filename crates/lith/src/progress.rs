@@ -12,9 +12,10 @@ use crate::output::{duration, per_second, throughput};
 
 const SHOW_AFTER: Duration = Duration::from_secs(1);
 
-/// A progress bar that counts bytes.
+/// A progress bar that counts bytes, or items.
 pub(crate) struct Progress {
     label: &'static str,
+    counts_bytes: bool,
     started: Instant,
     bar: Option<ProgressBar>,
 }
@@ -22,7 +23,12 @@ pub(crate) struct Progress {
 impl Progress {
     /// A bar that appears after one second and is removed on drop.
     pub(crate) fn new(label: &'static str) -> Self {
-        Self { label, started: Instant::now(), bar: None }
+        Self { label, counts_bytes: true, started: Instant::now(), bar: None }
+    }
+
+    /// As [`new`](Self::new), for a number of items.
+    pub(crate) fn counting(label: &'static str) -> Self {
+        Self { label, counts_bytes: false, started: Instant::now(), bar: None }
     }
 
     /// A progress callback for lithdb.
@@ -33,16 +39,21 @@ impl Progress {
     }
 
     /// Sets the position, and the total if it is known.
-    pub(crate) fn set(&mut self, done_bytes: u64, total_bytes: Option<u64>) {
+    pub(crate) fn set(&mut self, done: u64, total: Option<u64>) {
         let elapsed = self.started.elapsed();
         if elapsed < SHOW_AFTER {
             return;
         }
-        let bar = self.bar.get_or_insert_with(|| bar(self.label, total_bytes, elapsed));
-        if let Some(total) = total_bytes {
+        let template = match total {
+            _ if !self.counts_bytes => "{msg} {human_pos}",
+            Some(_) => "{msg} [{bar:30}] {bytes}/{total_bytes} {rate} {left}",
+            None => "{msg} {bytes} {rate}",
+        };
+        let bar = self.bar.get_or_insert_with(|| bar(self.label, template, total, elapsed));
+        if let Some(total) = total {
             bar.set_length(total);
         }
-        bar.set_position(done_bytes);
+        bar.set_position(done);
     }
 }
 
@@ -55,11 +66,7 @@ impl Drop for Progress {
 }
 
 /// A bar for work that began `elapsed` ago. On anything but a terminal it draws nothing.
-fn bar(label: &'static str, total: Option<u64>, elapsed: Duration) -> ProgressBar {
-    let template = match total {
-        Some(_) => "{msg} [{bar:30}] {bytes}/{total_bytes} {rate} {left}",
-        None => "{msg} {bytes} {rate}",
-    };
+fn bar(label: &'static str, template: &str, total: Option<u64>, elapsed: Duration) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr())
         .with_elapsed(elapsed)
         .with_message(label);

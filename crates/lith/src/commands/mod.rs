@@ -1,7 +1,7 @@
 //! The commands, one file each: its arguments, what it does, and the JSON that it prints.
 //!
-//! A command uses the files beside `main.rs` and the crate `lithdb`. Only the tour uses other
-//! commands.
+//! A command uses the files beside `main.rs`, and the crate `lithdb` or `lithdb-state`. Only the tour
+//! and `lith state rollback` use other commands.
 
 pub(crate) mod dump;
 pub(crate) mod gc;
@@ -14,5 +14,6 @@ pub(crate) mod rebuild_keymap;
 pub(crate) mod repair;
 pub(crate) mod rollback;
 pub(crate) mod scan;
+pub(crate) mod state;
 pub(crate) mod tour;
 pub(crate) mod verify;

@@ -238,8 +238,8 @@ fn execute_plan(args: &Args, plan: RollbackPlan, ctx: &mut Context) -> Result<()
     ctx.out.document(|| done(true, Some(report)))
 }
 
-/// Asks on standard error; anything but `y` or `yes` is a no.
-fn confirm() -> Result<bool, Failure> {
+/// Asks for confirmation on standard error; anything but `y` or `yes` is a no.
+pub(crate) fn confirm() -> Result<bool, Failure> {
     let mut err = std::io::stderr();
     let asked = write!(err, "lith: this cannot be undone; roll back? [y/N] ");
     asked.and_then(|()| err.flush()).map_err(|e| Failure::io("ask for confirmation", &e))?;

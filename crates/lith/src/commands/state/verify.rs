@@ -1,0 +1,63 @@
+//! `lith state verify`: checks a state store. `--json`: `{"sound":…,"level":…,"version":…,"root":…,
+//! "records":…,"snapshots":…,"rows":…,"findings":[…],"time":…}`.
+
+use std::path::Path;
+
+use lithdb_state::{StateDb, StateVerification, VerifyLevel};
+use serde_json::Value as Json;
+
+use crate::database::Context;
+use crate::failure::Failure;
+use crate::output::{Output, count, counted, to_json, with_fields};
+use crate::progress::Progress;
+
+/// The arguments of `lith state verify`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Also read every byte of the snapshots
+    #[arg(long)]
+    files: bool,
+    /// Also hash every row of the newest version; implies --files
+    #[arg(long)]
+    content: bool,
+}
+
+pub(super) fn run(args: &Args, dir: &Path, ctx: &mut Context) -> Result<(), Failure> {
+    let level = match args {
+        Args { content: true, .. } => VerifyLevel::Content,
+        Args { files: true, .. } => VerifyLevel::Files,
+        Args { .. } => VerifyLevel::Light,
+    };
+    let mut bar = Progress::counting("verifying");
+    let verified = StateDb::verify(dir, level, |done| bar.set(done, None))?;
+    drop(bar);
+    show(&verified, &mut ctx.out)?;
+    ctx.out.document(|| {
+        let sound = ("sound", Json::from(verified.is_ok()));
+        Ok(with_fields(to_json(&verified)?, [sound]))
+    })?;
+    let problems = verified.findings.len() as u64;
+    let message = format!("not sound: {} found", counted(problems, "problem"));
+    Failure::from_messages([(problems > 0).then_some(message)])
+}
+
+fn show(verified: &StateVerification, out: &mut Output) -> Result<(), Failure> {
+    let StateVerification { version, root, records, snapshots, rows, level, .. } = verified;
+    let depth = match level {
+        VerifyLevel::Light => "names and lengths of their files",
+        VerifyLevel::Files | VerifyLevel::Content => "every byte",
+    };
+    out.text(format_args!("version {version}\n  root {root}"))?;
+    out.text(format_args!("  {} of the log", counted(*records, "record")))?;
+    out.text(format_args!("  {}, {depth}", counted(*snapshots, "snapshot")))?;
+    if *level == VerifyLevel::Content {
+        out.text(format_args!("  {} hashed", counted(*rows, "row")))?;
+    }
+    for finding in &verified.findings {
+        out.text(format_args!("WRONG: {finding}"))?;
+    }
+    match verified.findings.len() as u64 {
+        0 => out.text("sound"),
+        found => out.text(format_args!("NOT sound: {} found", count(found))),
+    }
+}

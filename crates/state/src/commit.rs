@@ -1,0 +1,191 @@
+//! Changes: applied to the pending version, committed as the next one.
+//!
+//! The order of a commit: the record is in the log; it is durable, if every commit is to be; the
+//! rows are in the working copy; the version is published. A failure before the record is in the
+//! log changes nothing. A later one latches: after reopening the version may be there.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use lithdb::Position;
+use lithdb_env::{Error, ErrorKind, Result};
+use parking_lot::MutexGuard;
+
+use crate::change_set::ChangeSet;
+use crate::head::{Committed, Head};
+use crate::meta::{META_KEY, Meta};
+use crate::options::Durability;
+use crate::record::{Body, Record, StoreDelta};
+use crate::row::{encode_row, physical_key};
+use crate::shared::{PendingVersion, Shared, Writer};
+use crate::totals::{MAX_STORES, Totals};
+
+impl Shared {
+    /// Adds `sets` to the pending version, all or nothing.
+    pub(crate) fn apply(
+        &self,
+        _writer: &mut Writer,
+        version: u64,
+        sets: &[ChangeSet],
+    ) -> Result<()> {
+        self.check_writable()?;
+        let head = self.check_next(version)?;
+        for set in sets {
+            set.validate()?;
+        }
+        let overlay = Arc::clone(&self.pending.lock().overlay);
+        let prepared = overlay.prepare(sets, &self.engine, &head.pin, &self.hash_pool)?;
+        let (bytes, limit) = (overlay.bytes_with(&prepared), self.options.max_commit_bytes);
+        if bytes > limit {
+            let message = format!(
+                "version {version} would take {bytes} bytes; expected at most {limit} \
+                 (max_commit_bytes): commit less at a time, or raise the limit"
+            );
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        let all = head.totals.iter().map(|(store, _)| store);
+        let all = all.chain(overlay.stores()).chain(prepared.stores());
+        let stores = all.collect::<BTreeSet<_>>().len();
+        if stores > MAX_STORES {
+            let message = format!("{stores} stores; expected at most {MAX_STORES}");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        drop(overlay);
+        let mut pending = self.pending.lock();
+        Arc::make_mut(&mut pending.overlay).accept(prepared);
+        Ok(())
+    }
+
+    /// Commits the pending changes as `version`.
+    pub(crate) fn commit(
+        &self,
+        writer: &mut MutexGuard<'_, Writer>,
+        version: u64,
+    ) -> Result<Committed> {
+        self.check_writable()?;
+        self.wait_for_room(writer)?;
+        self.check_writable()?;
+        let head = self.check_next(version)?;
+        let overlay = Arc::clone(&self.pending.lock().overlay);
+        let deltas = overlay.deltas();
+        let mut totals = head.totals.clone();
+        totals.apply(&deltas)?;
+        let record = Record {
+            store: self.id,
+            version,
+            previous_root: head.root,
+            root: totals.root(),
+            time: self.env.clock.now(),
+            body: Body::Commit(deltas),
+        };
+        let _guard = LatchOnPanic(self);
+        let position = self.log.put(&record).map_err(|error| self.latch_on(error))?;
+        if let Err(error) = self.finish(writer, &record, totals, position) {
+            // The log has the version: it must not be taken for one that was refused.
+            self.latch(&error.context(format_args!("version {version}, which is in the log")));
+            self.latch.check()?;
+        }
+        self.note_durable(writer);
+        Ok(Committed { version, root: record.root, position })
+    }
+
+    /// The part of a commit after which the log has its version.
+    fn finish(
+        &self,
+        writer: &mut Writer,
+        record: &Record,
+        totals: Totals,
+        position: Position,
+    ) -> Result<()> {
+        let version = record.version;
+        match self.options.durability {
+            Durability::EveryCommit => {
+                self.log.table.wait_durable(position)?;
+                self.durable.store(version, Ordering::Release);
+            }
+            Durability::OnFlush => writer.undurable.push_back((version, position)),
+        }
+        let Body::Commit(deltas) = &record.body else { unreachable!("a commit was made") };
+        apply_rows(&*self.engine, version, deltas)?;
+        let head = Head { version, root: record.root, totals, pin: self.engine.pin() };
+        let mut pending = self.pending.lock();
+        *self.head.lock() = Arc::new(head);
+        *pending = PendingVersion::default();
+        Ok(())
+    }
+
+    /// The row that says which version a sealed memtable holds.
+    pub(crate) fn meta(&self, head: &Head) -> Result<Vec<u8>> {
+        Meta { store: self.id, version: head.version, root: head.root, totals: head.totals.clone() }
+            .encode()
+    }
+
+    /// The head, if `version` is the next one.
+    fn check_next(&self, version: u64) -> Result<Arc<Head>> {
+        let head = self.head();
+        if head.version.checked_add(1) == Some(version) {
+            return Ok(head);
+        }
+        let message = format!(
+            "version {version}: expected {}, the version after {}",
+            head.version.saturating_add(1),
+            head.version
+        );
+        Err(Error::new(ErrorKind::InvalidArgument, message))
+    }
+
+    /// Forgets the pending changes.
+    pub(crate) fn discard(&self, _writer: &mut Writer) {
+        *self.pending.lock() = PendingVersion::default();
+    }
+
+    /// Removes versions that have become durable from those that are waited for.
+    pub(crate) fn note_durable(&self, writer: &mut Writer) {
+        let durable = self.log.table.durable_position();
+        while let Some((version, position)) = writer.undurable.front()
+            && *position < durable
+        {
+            self.durable.fetch_max(*version, Ordering::AcqRel);
+            writer.undurable.pop_front();
+        }
+    }
+}
+
+/// Latches if a panic unwinds through a commit: the log may have its version.
+struct LatchOnPanic<'a>(&'a Shared);
+
+impl Drop for LatchOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.latch(&Error::new(ErrorKind::Io, "a commit panicked").latching());
+        }
+    }
+}
+
+/// Puts the rows of a version into `engine`, in memory.
+pub(crate) fn apply_rows(
+    engine: &dyn lithdb_state_engine::Engine,
+    version: u64,
+    deltas: &[StoreDelta],
+) -> Result<()> {
+    let rows: Vec<(Bytes, Option<Vec<u8>>)> = deltas
+        .iter()
+        .flat_map(|delta| {
+            delta.changes.iter().map(|(key, value)| {
+                let row = value.as_ref().map(|value| encode_row(version, value));
+                (physical_key(&delta.name, key), row)
+            })
+        })
+        .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    engine.apply(&mut rows.iter().map(|(key, row)| (&key[..], row.as_deref())))
+}
+
+/// The META row as a memtable's last.
+pub(crate) fn last_rows(meta: &[u8]) -> [(&[u8], &[u8]); 1] {
+    [(META_KEY, meta)]
+}

@@ -1,0 +1,407 @@
+//! The handle of an open state store.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use lithdb_env::sync::thread::JoinHandle;
+use lithdb_env::{Error, ErrorKind, FileLock, Result, spawn};
+use lithdb_lthash::RootHash;
+use parking_lot::Mutex;
+
+use crate::change_set::ChangeSet;
+use crate::event::refuse_in_listener;
+use crate::head::Committed;
+use crate::open::{OpenReport, Opening};
+use crate::options::{StateComponents, StateOptions, Wal};
+use crate::pending::Pending;
+use crate::reach::{Reach, reach};
+use crate::rollback;
+use crate::shared::Shared;
+use crate::snapshot::retain::classified;
+use crate::snapshot::{SnapshotClass, SnapshotInfo, SnapshotTicket};
+use crate::stats::StateStats;
+use crate::view::View;
+
+/// An open state store. Cheap to clone; all clones are one store.
+///
+/// `apply`, `commit`, `commit_block` and `discard_pending` take turns: one of them holds the
+/// store's writer lock through its write to the log. Reading never waits for them. Views that were
+/// taken stay as they are, also after the store was closed or rolled back.
+///
+/// Dropping the last clone stops the background work and flushes nothing: what was committed is in
+/// the log, and the next open replays it. [`close`](Self::close) flushes.
+#[derive(Clone)]
+pub struct StateDb {
+    pub(crate) shared: Arc<Shared>,
+    keeper: Arc<Keeper>,
+}
+
+/// Stops the background thread when the last handle is dropped.
+struct Keeper {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    report: OpenReport,
+    /// What rolling back needs to open the store again.
+    components: StateComponents,
+}
+
+impl fmt::Debug for StateDb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let head = self.shared.head();
+        f.debug_struct("StateDb")
+            .field("dir", &self.shared.dirs.root())
+            .field("version", &head.version)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Keeper {
+    fn stop(&self) {
+        self.shared.background.stop();
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread
+            && thread.thread().id() != lithdb_env::sync::thread::current().id()
+            && thread.join().is_err()
+        {
+            tracing::error!("the background thread of the state store panicked");
+        }
+        let closed = Error::new(ErrorKind::Closed, "the state store was closed");
+        self.shared.background.abandon_tickets(&closed);
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl StateDb {
+    /// Opens the store in `dir` for reading and writing; creates it if there is none. Heals what a
+    /// crash or a rollback left, and replays the log: see [`opened`](Self::opened).
+    ///
+    /// # Errors
+    /// `Locked` if it is open already. `Missing` if the log or `state.id` is missing beside other
+    /// parts of the store, if the newest version cannot be reached ([`Unreachable`]), or if there
+    /// is no store and [`create_if_missing`](StateOptions::create_if_missing) is off. `Foreign` for
+    /// the log of another store, and for a directory with other files in which a store would be
+    /// created. `Corrupt`, `Io`, `StorageFull`, `InvalidArgument`.
+    ///
+    /// [`Unreachable`]: crate::Unreachable
+    pub fn open(dir: impl Into<PathBuf>, options: StateOptions) -> Result<Self> {
+        Self::open_with(dir, options, StateComponents::default())
+    }
+
+    /// As [`open`](Self::open), with components of the caller's.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(
+        dir: impl Into<PathBuf>,
+        options: StateOptions,
+        components: StateComponents,
+    ) -> Result<Self> {
+        let opening = Opening::new(dir.into(), options, components)?;
+        let lock = opening.lock()?;
+        Self::open_locked(opening, lock)
+    }
+
+    pub(crate) fn open_locked(opening: Opening, lock: Box<dyn FileLock>) -> Result<Self> {
+        let components = opening.components.clone();
+        let (shared, report) = opening.open(lock)?;
+        let thread = if components.without_background {
+            None
+        } else {
+            let theirs = Arc::clone(&shared);
+            let thread = spawn("lithdb-state", move || theirs.run_background());
+            Some(thread.map_err(|e| {
+                Error::with_source(ErrorKind::Io, format!("start the background thread: {e}"), e)
+            })?)
+        };
+        let thread = Mutex::new(thread);
+        let keeper = Arc::new(Keeper { shared: Arc::clone(&shared), thread, report, components });
+        Ok(Self { shared, keeper })
+    }
+
+    /// What opening found and did.
+    #[must_use]
+    pub fn opened(&self) -> &OpenReport {
+        &self.keeper.report
+    }
+
+    /// The newest committed version.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.shared.head().version
+    }
+
+    /// The root after the newest committed version.
+    #[must_use]
+    pub fn root(&self) -> RootHash {
+        self.shared.head().root
+    }
+
+    /// The newest version that is known to survive a power loss.
+    #[must_use]
+    pub fn durable_version(&self) -> u64 {
+        if let Some(mut writer) = self.shared.writer.try_lock() {
+            self.shared.note_durable(&mut writer);
+        }
+        self.shared.durable.load(Ordering::Acquire)
+    }
+
+    /// Adds changes to the pending version, which is the one after the newest: all of them or, if
+    /// there is an error, none. May be called several times before the commit; the last change of a
+    /// key counts.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for another version, for keys and values beyond their limits, and beyond
+    /// [`max_commit_bytes`](StateOptions::max_commit_bytes); `Latched`, `Closed`, `Corrupt`, `Io`.
+    pub fn apply(&self, version: u64, changes: &[ChangeSet]) -> Result<()> {
+        let _events = self.shared.events.deliver_on_drop();
+        self.shared.apply(&mut self.shared.writer.lock(), version, changes)
+    }
+
+    /// Commits the pending changes as `version`, which must be the one after the newest. A version
+    /// without changes is one, too.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply). `StorageFull`: nothing was committed, the pending changes stay,
+    /// and the call may be repeated. After any other failure of a write or sync the version may be
+    /// there when the store is opened again, or not.
+    pub fn commit(&self, version: u64) -> Result<Committed> {
+        let _events = self.shared.events.deliver_on_drop();
+        let mut writer = self.shared.writer.lock();
+        let committed = self.shared.commit(&mut writer, version)?;
+        self.after_commit(&mut writer);
+        Ok(committed)
+    }
+
+    /// Applies changes and commits them.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply) and [`commit`](Self::commit). If the commit finds no space, the
+    /// changes stay pending.
+    pub fn commit_block(&self, version: u64, changes: &[ChangeSet]) -> Result<Committed> {
+        let _events = self.shared.events.deliver_on_drop();
+        let mut writer = self.shared.writer.lock();
+        self.shared.apply(&mut writer, version, changes)?;
+        let committed = self.shared.commit(&mut writer, version)?;
+        self.after_commit(&mut writer);
+        Ok(committed)
+    }
+
+    /// The version is committed whatever happens now: a failure latches and is reported by the
+    /// next call.
+    fn after_commit(&self, writer: &mut crate::shared::Writer) {
+        if let Err(error) = self.shared.seal_if_due(writer) {
+            tracing::warn!(%error, "after a commit");
+        }
+    }
+
+    /// Forgets the pending changes.
+    pub fn discard_pending(&self) {
+        self.shared.discard(&mut self.shared.writer.lock());
+    }
+
+    /// The newest version with the pending changes.
+    #[must_use]
+    pub fn pending(&self) -> Pending {
+        let pending = self.shared.pending.lock();
+        let head = self.shared.head();
+        let overlay = Arc::clone(&pending.overlay);
+        drop(pending);
+        Pending::new(View::new(head, Arc::clone(&self.shared.engine)), overlay)
+    }
+
+    /// The newest committed version. Costs no I/O and waits for no commit.
+    #[must_use]
+    pub fn latest(&self) -> View {
+        View::new(self.shared.head(), Arc::clone(&self.shared.engine))
+    }
+
+    /// Makes every committed version durable, and returns the newest of them.
+    ///
+    /// # Errors
+    /// `Closed`, `Latched`, `Io`.
+    pub fn flush(&self) -> Result<u64> {
+        let _events = self.shared.events.deliver_on_drop();
+        self.shared.check_open()?;
+        self.shared.flush_log()
+    }
+
+    /// Waits until `version` survives a power loss; flushes the log if it does not yet.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a version that has not been committed; as [`flush`](Self::flush).
+    pub fn wait_durable(&self, version: u64) -> Result<()> {
+        if version > self.version() {
+            let message = format!("version {version}: expected at most {}", self.version());
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        if version > self.durable_version() {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// How a version would be reached by a rollback.
+    ///
+    /// # Errors
+    /// `Missing`, whose source is [`Unreachable`](crate::Unreachable), if it cannot; `Closed`,
+    /// `Io`.
+    pub fn reach(&self, target: u64) -> Result<Reach> {
+        self.shared.check_open()?;
+        let snapshots = classified(&self.shared)?;
+        let valid = snapshots.iter().filter(|s| s.class == SnapshotClass::Valid);
+        let valid: Vec<u64> = valid.map(|snapshot| snapshot.found.version).collect();
+        reach(&self.shared.log, &valid, target)
+    }
+
+    /// Asks for a snapshot of the newest version. Waits for a commit that is under way. The memtable is sealed at once, if no other is
+    /// being flushed; the rest is done in the background, without holding up commits, and the
+    /// snapshot is then of a version not older than now.
+    ///
+    /// # Errors
+    /// `Closed`, `Latched`; what happens later is returned by the ticket.
+    pub fn snapshot(&self) -> Result<SnapshotTicket> {
+        let _events = self.shared.events.deliver_on_drop();
+        let mut writer = self.shared.writer.lock();
+        self.shared.check_writable()?;
+        let ticket = SnapshotTicket::new();
+        self.shared.background.want(ticket.clone());
+        self.shared.seal_if_due(&mut writer)?;
+        Ok(ticket)
+    }
+
+    /// The snapshots on disk, by version.
+    ///
+    /// # Errors
+    /// `Closed`, `Io`, `Corrupt`.
+    pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>> {
+        self.shared.check_open()?;
+        let fs = &*self.shared.env.fs;
+        classified(&self.shared)?.iter().map(|snapshot| snapshot.info(fs)).collect()
+    }
+
+    /// Rolls the store back to `target` and returns it opened again. Everything committed later is
+    /// gone: those versions can be committed again with other contents. The pending changes are
+    /// forgotten. Other clones of this handle are closed.
+    ///
+    /// The decision is LithDB's rollback of the log: it is made durable as one intent, which the
+    /// next open finishes whatever happens.
+    ///
+    /// # Errors
+    /// `Missing` with [`Unreachable`](crate::Unreachable): nothing was changed, not even this
+    /// handle was closed. `Unsupported` if the log is a table of the application's database: roll
+    /// that database back, and open the store. `Locked` if a snapshot that would go is being read.
+    pub fn rollback_to(self, target: u64) -> Result<Self> {
+        if !matches!(self.keeper.components.wal, Wal::Own) {
+            let message = "the log is a table of the application's database: roll back that \
+                           database, then open the state store";
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        self.shared.check_open()?;
+        if target == self.version() {
+            self.discard_pending();
+            return Ok(self);
+        }
+        let (options, env) = (self.shared.options.clone(), self.shared.env.clone());
+        let (dir, components) = (self.shared.dirs.clone(), self.keeper.components.clone());
+        let Some(lock) = self.shut_down(Shutdown::RollBackTo(target))? else {
+            let message = "the state store was closed";
+            return Err(Error::new(ErrorKind::Closed, message));
+        };
+        drop(self);
+        rollback::truncate_log(&env, &dir, target)?;
+        let opening = Opening::new(dir.root().to_path_buf(), options, components)?;
+        let db = Self::open_locked(opening, lock)?;
+        // Their branch was rolled back on purpose.
+        let abandoned = &db.opened().abandoned;
+        let is_gone = |version| version > target && abandoned.contains(&version);
+        rollback::remove_abandoned(&db.shared.env, &db.shared.dirs, is_gone)?;
+        Ok(db)
+    }
+
+    /// The statistics of the store.
+    #[must_use]
+    pub fn stats(&self) -> StateStats {
+        let shared = &self.shared;
+        let (view, durable_version) = (self.latest(), self.durable_version());
+        StateStats {
+            version: view.version(),
+            root: view.root(),
+            durable_version,
+            snapshot_version: shared.background.snapshot_version(),
+            floor: shared.log.floor.get(),
+            stores: view.stores(),
+            pending_bytes: shared.pending.lock().overlay.bytes(),
+            engine: shared.engine.stats(),
+            last_snapshot_error: shared.background.snapshot_error().map(|e| e.to_string()),
+            failure: shared.failure().map(|failure| failure.to_string()),
+        }
+    }
+
+    /// Closes the store: flushes the log and, unless
+    /// [`flush_on_close`](StateOptions::flush_on_close) is off, the working copy. The pending
+    /// changes are forgotten. Closing a closed store does nothing.
+    ///
+    /// # Errors
+    /// `Latched`, `StorageFull`, `Io`: the store is closed nevertheless, and what was acknowledged
+    /// as durable is.
+    pub fn close(&self) -> Result<()> {
+        let lock = self.shut_down(Shutdown::Close)?;
+        drop(lock);
+        Ok(())
+    }
+
+    /// Closes everything and returns the lock; `None` if the store was closed before. A rollback
+    /// that cannot be carried out closes nothing.
+    fn shut_down(&self, why: Shutdown) -> Result<Option<Box<dyn FileLock>>> {
+        refuse_in_listener()?;
+        let shared = &self.shared;
+        let _events = shared.events.deliver_on_drop();
+        let mut closing = shared.closing.lock();
+        if let Some(result) = &*closing {
+            return result.clone().map(|()| None);
+        }
+        let mut flushed = Ok(());
+        match why {
+            Shutdown::Close => {
+                let mut writer = shared.writer.lock();
+                shared.discard(&mut writer);
+                if shared.options.flush_on_close && shared.latch.cause().is_none() {
+                    flushed = shared.flush_working(&mut writer);
+                }
+                shared.is_closed.store(true, Ordering::Release);
+            }
+            Shutdown::RollBackTo(target) => {
+                let mut writer = shared.writer.lock();
+                // From here to the end of the background work no snapshot comes or goes.
+                let _housekeeping = shared.housekeeping.lock();
+                rollback::check(shared, target)?;
+                shared.discard(&mut writer);
+                shared.is_closed.store(true, Ordering::Release);
+                shared.background.stop();
+            }
+        }
+        self.keeper.stop();
+        let closed = match shared.own_db.lock().take() {
+            Some(db) => db.close(),
+            None => shared.log.table.flush(),
+        };
+        let lock = shared.lock.lock().take();
+        let result = flushed.and(closed);
+        *closing = Some(result.clone());
+        result.map(|()| lock)
+    }
+}
+
+/// Why a store is closed.
+#[derive(Clone, Copy)]
+enum Shutdown {
+    Close,
+    RollBackTo(u64),
+}

@@ -1,0 +1,185 @@
+//! What a store holds, without opening it for writing: beside its writer, or when nobody has it
+//! open.
+
+use std::path::PathBuf;
+
+use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_lthash::RootHash;
+use lithdb_state_engine::EngineKind;
+use serde::Serialize;
+
+use crate::files::StoreId;
+use crate::options::StateComponents;
+use crate::reach::{Reach, Unreachable};
+use crate::reader::Reader;
+use crate::rollback::list_abandoned;
+use crate::snapshot::SnapshotInfo;
+use crate::store_name::StoreName;
+use crate::totals::Totals;
+use crate::view::View;
+
+/// How often a reader begins again when the snapshot that it chose was removed.
+const ATTEMPTS: usize = 100;
+
+/// What a store holds, without opening it for writing.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct StateInspection {
+    /// The random number that identifies the store.
+    pub store: StoreId,
+    /// The first version that could be committed.
+    pub initial_version: u64,
+    /// The oldest version of the log.
+    pub oldest_version: u64,
+    /// The newest version of the log.
+    pub version: u64,
+    /// The root after the newest version.
+    pub root: RootHash,
+    /// The engine of this build.
+    pub engine: EngineKind,
+    /// The snapshots, by version.
+    pub snapshots: Vec<SnapshotInfo>,
+    /// Snapshots of other branches: version and directory.
+    #[serde(serialize_with = "abandoned")]
+    pub abandoned: Vec<(u64, PathBuf)>,
+    /// How the newest version would be reached if there were no working copy.
+    pub reach: Option<Reach>,
+    /// The stores after the newest version, by name. `None` if they were not asked for, or if the
+    /// version cannot be reached.
+    pub stores: Option<Vec<StoreInspection>>,
+}
+
+/// A store of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct StoreInspection {
+    /// Its name.
+    pub name: StoreName,
+    /// The number of its keys.
+    pub keys: u64,
+    /// The bytes of its keys and values.
+    pub bytes: u64,
+    /// The hash of its rows.
+    pub hash: RootHash,
+}
+
+fn abandoned<S: serde::Serializer>(
+    abandoned: &[(u64, PathBuf)],
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        version: u64,
+        #[serde(serialize_with = "lithdb_env::lossy::path")]
+        path: &'a PathBuf,
+    }
+    serializer
+        .collect_seq(abandoned.iter().map(|(version, path)| Shown { version: *version, path }))
+}
+
+impl Reader {
+    fn inspection(&self) -> Result<StateInspection> {
+        let fs = &*self.env.fs;
+        let version = *self.versions.end();
+        let Some(root) = self.log.root(version)? else {
+            unreachable!("the newest version of the log has a record")
+        };
+        let reach = match self.reach(version) {
+            Err(error) if Unreachable::of(&error).is_some() => None,
+            reach => Some(reach?),
+        };
+        Ok(StateInspection {
+            store: self.id.store,
+            initial_version: self.id.initial_version,
+            oldest_version: *self.versions.start(),
+            version,
+            root,
+            engine: self.engines.kind(),
+            snapshots: self.snapshots.iter().map(|s| s.info(fs)).collect::<Result<_>>()?,
+            abandoned: list_abandoned(fs, &self.dirs)?,
+            reach,
+            stores: None,
+        })
+    }
+}
+
+fn stores(totals: &Totals) -> Vec<StoreInspection> {
+    let stores = totals.iter().map(|(name, totals)| StoreInspection {
+        name: name.clone(),
+        keys: totals.keys,
+        bytes: totals.bytes,
+        hash: totals.vector.root(),
+    });
+    stores.collect()
+}
+
+/// The root after `version` (`None`: the newest) in the log of the store in `dir`.
+pub(crate) fn root_at(
+    dir: PathBuf,
+    version: Option<u64>,
+    components: StateComponents,
+) -> Result<(u64, RootHash)> {
+    let reader = Reader::open(dir, components)?;
+    let version = version.unwrap_or(*reader.versions.end());
+    if let Some(record) = reader.log.record(version)? {
+        return Ok((version, record.root));
+    }
+    let (first, last) = (reader.versions.start(), reader.versions.end());
+    let message = format!("version {version} is not in the log, which has {first}..={last}");
+    Err(Error::at(ErrorKind::Missing, reader.dirs.root(), message))
+}
+
+/// Inspects the store in `dir`.
+pub(crate) fn inspect(dir: PathBuf, components: StateComponents) -> Result<StateInspection> {
+    Reader::open(dir, components)?.inspection()
+}
+
+/// As [`inspect`], with the stores after the newest version.
+pub(crate) fn inspect_stores(
+    dir: PathBuf,
+    components: &StateComponents,
+) -> Result<StateInspection> {
+    read(dir, components, |reader| {
+        let mut inspection = reader.inspection()?;
+        if inspection.reach.is_some() {
+            let Some(totals) = reader.totals(inspection.version)? else { return Ok(None) };
+            inspection.stores = Some(stores(&totals));
+        }
+        Ok(Some(inspection))
+    })
+}
+
+/// A view of `version` (`None`: the newest) of the store in `dir`.
+pub(crate) fn view_only(
+    dir: PathBuf,
+    version: Option<u64>,
+    components: &StateComponents,
+) -> Result<View> {
+    read(dir, components, |reader| reader.view(version.unwrap_or(*reader.versions.end())))
+}
+
+/// Calls `attempt` with a reader of the store in `dir`, again if a snapshot was removed meanwhile.
+fn read<T>(
+    dir: PathBuf,
+    components: &StateComponents,
+    attempt: impl Fn(&Reader) -> Result<Option<T>>,
+) -> Result<T> {
+    // What was missing, and the oldest version and the snapshots that there were then.
+    let mut missing = None;
+    for _ in 0..ATTEMPTS {
+        let reader = Reader::open(dir.clone(), components.clone())?;
+        let snapshots: Vec<u64> = reader.snapshots.iter().map(|s| s.found.version).collect();
+        let seen = (*reader.versions.start(), snapshots);
+        match attempt(&reader) {
+            Ok(Some(found)) => return Ok(found),
+            // It was collected meanwhile, unless nothing has changed since the last attempt.
+            Err(error) if error.kind() == ErrorKind::Missing && missing.as_ref() != Some(&seen) => {
+                missing = Some(seen);
+            }
+            Err(error) => return Err(error),
+            Ok(None) => {}
+        }
+    }
+    let message = "the snapshots that were chosen were removed again and again: retry";
+    Err(Error::at(ErrorKind::Exhausted, &dir, message))
+}

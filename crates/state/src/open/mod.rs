@@ -1,0 +1,308 @@
+//! Opening a store: compares the files with the log, heals what differs, and catches up.
+//!
+//! The steps, each of which may be interrupted and is then done again: the lock; `state.id`; the
+//! log, which finishes a rollback of its own; leftovers by their exact names; snapshots of other
+//! branches are moved aside; the working copy is kept, or cloned again from a snapshot; the log is
+//! replayed. Nothing is removed before it is known what the store is opened from. What an error of
+//! the operating system leaves unknown ends the opening: it is no reason to replace anything.
+
+mod catch_up;
+pub(crate) mod inventory;
+pub(crate) mod log;
+mod snapshots;
+mod working;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use lithdb::rollback::RollbackReport;
+use lithdb_env::{Env, Error, ErrorKind, FileLock, Latch, Pool, Result};
+use lithdb_state_engine::{Engines, LsmEngines, LsmOptions};
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::background::Background;
+use crate::dirs::{self, Dirs};
+use crate::event::EventQueue;
+use crate::files::{CurrentFile, StateId};
+use crate::head::Head;
+use crate::open::working::Working;
+use crate::options::{Retention, StateComponents, StateOptions, Wal};
+use crate::reach::reach;
+use crate::shared::{PendingVersion, Shared, Writer};
+use crate::snapshot::list::{Classified, list};
+
+/// Threads for the log's syncs and seals.
+const IO_THREADS: usize = 4;
+
+/// What opening found and did.
+#[derive(Debug, Clone, Default, Serialize)]
+#[non_exhaustive]
+pub struct OpenReport {
+    /// The version of the working copy before the log was replayed.
+    pub base: u64,
+    /// The versions that were replayed.
+    pub replayed: u64,
+    /// Why the working copy was cloned again; `None` if it was kept.
+    pub recloned: Option<Reclone>,
+    /// The versions of snapshots of another branch, which were moved aside.
+    pub abandoned: Vec<u64>,
+    /// The versions of snapshots that cannot be used, each with the reason.
+    pub damaged: Vec<(u64, String)>,
+    /// What an interrupted operation had left, and was removed.
+    pub leftovers: Vec<String>,
+    /// Files in the store's directory that are not the store's. They are not touched.
+    pub foreign: Vec<String>,
+    /// The interrupted rollback of the log that was finished.
+    pub rollback: Option<RollbackReport>,
+}
+
+/// Why a working copy was not kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Reclone {
+    /// There was none: the store is new, or it was lost.
+    Absent,
+    /// It could not be opened, for this reason.
+    Unusable(String),
+    /// Its version is newer than the log: a rollback, or a crash before the log was durable.
+    Ahead {
+        /// Its version.
+        version: u64,
+    },
+    /// Its root is not that of the log at its version: it is of another branch.
+    OtherBranch {
+        /// Its version.
+        version: u64,
+    },
+    /// The log does not go on from its version.
+    Behind {
+        /// Its version.
+        version: u64,
+    },
+}
+
+impl fmt::Display for Reclone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("there was none"),
+            Self::Unusable(reason) => write!(f, "it could not be opened: {reason}"),
+            Self::Ahead { version } => write!(f, "its version {version} is newer than the log"),
+            Self::OtherBranch { version } => {
+                write!(f, "its version {version} is of another branch than the log")
+            }
+            Self::Behind { version } => {
+                write!(f, "the log does not go on from its version {version}")
+            }
+        }
+    }
+}
+
+/// A store that is being opened.
+pub(crate) struct Opening {
+    pub(crate) dirs: Dirs,
+    pub(crate) options: StateOptions,
+    pub(crate) components: StateComponents,
+    pub(crate) env: Env,
+    pub(crate) engines: Arc<dyn Engines>,
+    pub(crate) report: OpenReport,
+}
+
+impl Opening {
+    pub(crate) fn new(
+        dir: PathBuf,
+        options: StateOptions,
+        components: StateComponents,
+    ) -> Result<Self> {
+        options.validate()?;
+        let env = match &components.env {
+            Some(env) => env.clone(),
+            None => Env::os(IO_THREADS)?,
+        };
+        let engines: Arc<dyn Engines> = match &components.engines {
+            Some(engines) => Arc::clone(engines),
+            None => {
+                let cache_bytes = options.cache_bytes;
+                Arc::new(LsmEngines::new(LsmOptions { cache_bytes, ..LsmOptions::default() }))
+            }
+        };
+        let (dirs, report) = (Dirs::new(dir), OpenReport::default());
+        Ok(Self { dirs, options, components, env, engines, report })
+    }
+
+    /// Creates the directory if there is none, and takes the lock of the writer. Changes nothing
+    /// where no store may be created.
+    pub(crate) fn lock(&self) -> Result<Box<dyn FileLock>> {
+        let fs = &*self.env.fs;
+        if StateId::read(fs, &self.dirs.id())?.is_none() {
+            let inventory = match dirs::exists_behind_links(fs, self.dirs.root())? {
+                true => inventory::take(fs, &self.dirs)?,
+                false => inventory::Inventory::default(),
+            };
+            let checked = self.check_creatable(&inventory);
+            // Unless somebody has created it meanwhile.
+            if StateId::read(fs, &self.dirs.id())?.is_none() {
+                checked?;
+            }
+        }
+        dirs::create_root(fs, self.dirs.root())?;
+        dirs::lock(fs, &self.dirs)
+    }
+
+    /// Refuses to create a store where one has been, beside the files of others, or if none is to
+    /// be created.
+    fn check_creatable(&self, inventory: &inventory::Inventory) -> Result<()> {
+        let refuse = |kind, message: String| Err(Error::at(kind, self.dirs.root(), message));
+        if let Some(name) = inventory.first_of_a_store() {
+            let message = format!("state.id is missing beside {name}: restore it");
+            return refuse(ErrorKind::Missing, message);
+        }
+        if !self.options.create_if_missing {
+            let message = "there is no state store: state.id is missing".to_owned();
+            return refuse(ErrorKind::Missing, message);
+        }
+        match inventory.first_foreign() {
+            None => Ok(()),
+            Some(name) => {
+                let message = format!(
+                    "the directory holds {name:?} and no state store: expected an empty directory \
+                     to create one in; choose another directory"
+                );
+                refuse(ErrorKind::Foreign, message)
+            }
+        }
+    }
+
+    /// Refuses a store that has been written to and has no log of its own: it was lost, or is a
+    /// table elsewhere.
+    fn check_own_log(&self, inventory: &inventory::Inventory) -> Result<()> {
+        let is_written = inventory.has("working") || inventory.has("snapshots");
+        if !matches!(self.components.wal, Wal::Own) || inventory.has("wal") || !is_written {
+            return Ok(());
+        }
+        let message = "the directory wal is missing, but the store has been written to: restore \
+                       it; or if the log is a table of the application's database, open the store \
+                       with it";
+        Err(Error::at(ErrorKind::Missing, self.dirs.root(), message))
+    }
+
+    /// Opens the store whose lock is `lock`.
+    pub(crate) fn open(mut self, lock: Box<dyn FileLock>) -> Result<(Arc<Shared>, OpenReport)> {
+        let fs = Arc::clone(&self.env.fs);
+        let inventory = inventory::take(&*fs, &self.dirs)?;
+        let mut id = self.identity(&inventory)?;
+        self.check_own_log(&inventory)?;
+        let (own_db, log) = self.open_log()?;
+        let versions = self.log_versions(&log, &mut id)?;
+        inventory.remove_leftovers(&*fs, &self.dirs, &mut self.report)?;
+        let snapshots = self.classify_snapshots(&log, &id, &versions)?;
+        let snapshots = self.abandon(snapshots)?;
+        let valid: Vec<u64> = snapshots.iter().map(|snapshot| snapshot.found.version).collect();
+        let base = || reach(&log, &valid, *versions.end());
+        let working = self.prepare_working(&log, &id, &snapshots, base)?;
+        let (working, head) = self.catch_up(&log, &versions, working)?;
+        self.settle(&log, &snapshots)?;
+        let newest = valid.last().copied();
+        let shared = self.shared(lock, id, own_db, log, working, head, newest)?;
+        Ok((shared, self.report))
+    }
+
+    fn identity(&self, inventory: &inventory::Inventory) -> Result<StateId> {
+        let fs = &*self.env.fs;
+        if let Some(id) = StateId::read(fs, &self.dirs.id())? {
+            id.check_ready(self.dirs.root())?;
+            return Ok(id);
+        }
+        self.check_creatable(inventory)?;
+        let (low, high) = (self.env.random_u64()?, self.env.random_u64()?);
+        let id = StateId::fresh(low, high, self.options.initial_version);
+        id.write(fs, &self.dirs.id())?;
+        Ok(id)
+    }
+
+    /// What follows from the snapshots: the floor of the log, and `CURRENT`.
+    fn settle(&self, log: &crate::wal::Log, snapshots: &[Classified]) -> Result<()> {
+        let fs = &*self.env.fs;
+        let newest = snapshots.last().map(|newest| newest.found.manifest.clone()).transpose()?;
+        if newest.is_some() && self.options.retention == Retention::Count {
+            // The rename of a snapshot may not be durable yet.
+            let dir = self.dirs.snapshots();
+            fs.sync_dir(&dir).map_err(|e| Error::failed_dir_sync(&dir, e))?;
+            let lowest = list(fs, &self.dirs)?.first().map(|found| found.version);
+            log.floor.raise(lowest.unwrap_or(0));
+        }
+        let current = newest.as_ref().map(CurrentFile::of);
+        if let Err(error) = CurrentFile::replace(fs, &self.dirs.current(), current.as_ref()) {
+            // Nobody believes the file.
+            tracing::warn!(%error, "CURRENT does not name the newest snapshot");
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of an open store")]
+    fn shared(
+        &self,
+        lock: Box<dyn FileLock>,
+        id: StateId,
+        own_db: Option<lithdb::Db>,
+        log: crate::wal::Log,
+        working: Working,
+        head: Head,
+        newest_snapshot: Option<u64>,
+    ) -> Result<Arc<Shared>> {
+        let threads = match self.options.hash_threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let hash_pool = Pool::new(threads - 1).map_err(|e| {
+            Error::with_source(ErrorKind::Io, format!("start {threads} threads: {e}"), e)
+        })?;
+        let has_thread = !self.components.without_background;
+        let snapshot_version = newest_snapshot.unwrap_or(id.initial_version - 1);
+        Ok(Arc::new(Shared {
+            dirs: self.dirs.clone(),
+            options: self.options.clone(),
+            env: self.env.clone(),
+            events: EventQueue::new(self.components.listener.clone()),
+            housekeeping: Mutex::default(),
+            closing: Mutex::default(),
+            engines: Arc::clone(&self.engines),
+            id: id.store,
+            log,
+            own_db: Mutex::new(own_db),
+            engine: working.engine,
+            hash_pool,
+            writer: Mutex::new(Writer {
+                sealed_version: working.flushed_version,
+                ..Writer::default()
+            }),
+            pending: Mutex::new(PendingVersion::default()),
+            durable: AtomicU64::new(head.version),
+            head: Mutex::new(Arc::new(head)),
+            latch: Latch::default(),
+            background: Background::new(snapshot_version, has_thread),
+            is_closed: AtomicBool::new(false),
+            lock: Mutex::new(Some(lock)),
+        }))
+    }
+
+    fn prepare_working(
+        &mut self,
+        log: &crate::wal::Log,
+        id: &StateId,
+        snapshots: &[Classified],
+        base: impl FnOnce() -> Result<crate::reach::Reach>,
+    ) -> Result<Working> {
+        let reason = match working::inspect(self, log, id)? {
+            Ok(working) => return Ok(working),
+            Err(reason) => reason,
+        };
+        let base = base()?.base;
+        tracing::info!(?reason, ?base, "the working copy is cloned again");
+        self.report.recloned = Some(reason);
+        working::make(self, log, id, snapshots, base)
+    }
+}

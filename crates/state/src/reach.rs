@@ -1,0 +1,144 @@
+//! Which versions can be reached, and from where: the one function that opening, rolling back and
+//! their dry runs ask.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use lithdb_env::{Error, ErrorKind, Result};
+use serde::Serialize;
+
+use crate::totals::Totals;
+use crate::wal::Log;
+
+/// How a version is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Reach {
+    /// The version.
+    pub target: u64,
+    /// Where it begins.
+    pub base: Base,
+    /// The versions of the log that are replayed onto it.
+    pub replays: u64,
+}
+
+/// Where the way to a version begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Base {
+    /// The empty state with which the log begins.
+    Empty {
+        /// The version of the empty state.
+        version: u64,
+    },
+    /// A snapshot.
+    Snapshot {
+        /// The version of the snapshot.
+        version: u64,
+    },
+}
+
+impl Base {
+    /// The version of the base.
+    #[must_use]
+    pub fn version(self) -> u64 {
+        match self {
+            Self::Empty { version } | Self::Snapshot { version } => version,
+        }
+    }
+}
+
+/// A version cannot be reached. It is the source of an error of kind `Missing`:
+///
+/// ```
+/// # use lithdb_state::{StateDb, StateOptions, Unreachable};
+/// # let dir = tempfile::tempdir()?;
+/// # let db = StateDb::open(dir.path().join("state"), StateOptions::new())?;
+/// let error = db.reach(7).expect_err("nothing has been committed");
+/// let unreachable = Unreachable::of(&error).expect("it says which versions there are");
+/// assert_eq!((unreachable.target, unreachable.has.clone()), (7, Some(0..=0)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unreachable {
+    /// The version that was asked for.
+    pub target: u64,
+    /// The newest base below it: a snapshot, or the empty state.
+    pub base: Option<u64>,
+    /// The versions of the log that are needed.
+    pub needs: RangeInclusive<u64>,
+    /// The versions that the log has; `None` if it has none.
+    pub has: Option<RangeInclusive<u64>>,
+    /// A version that is missing in the middle of the log.
+    pub gap: Option<u64>,
+}
+
+impl Unreachable {
+    /// The reason, if an error is one of a version that cannot be reached.
+    #[must_use]
+    pub fn of(error: &Error) -> Option<&Self> {
+        std::error::Error::source(error)?.downcast_ref()
+    }
+
+    fn into_error(self) -> Error {
+        Error::with_source(ErrorKind::Missing, self.to_string(), self)
+    }
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let range = |range: &RangeInclusive<u64>| format!("{}..={}", range.start(), range.end());
+        let target = self.target;
+        write!(f, "version {target} cannot be reached: ")?;
+        match self.base {
+            Some(base) => write!(f, "from version {base} it needs ")?,
+            None => write!(f, "there is no snapshot at or below it, so that it needs ")?,
+        }
+        write!(f, "the log's versions {}; the log has ", range(&self.needs))?;
+        match &self.has {
+            Some(has) => f.write_str(&range(has))?,
+            None => f.write_str("none")?,
+        }
+        self.gap.map_or(Ok(()), |gap| write!(f, ", but not {gap}"))
+    }
+}
+
+impl std::error::Error for Unreachable {}
+
+/// How `target` is reached from the newest of the valid `snapshots` at or below it, or from the
+/// empty state with which the log begins.
+///
+/// # Errors
+/// `Missing` with [`Unreachable`] as its source.
+pub(crate) fn reach(log: &Log, snapshots: &[u64], target: u64) -> Result<Reach> {
+    let has = log.range()?;
+    let snapshot = snapshots.iter().rev().find(|version| **version <= target);
+    let base = match snapshot {
+        Some(version) => Some(Base::Snapshot { version: *version }),
+        None => empty_base(log, has.as_ref(), target)?,
+    };
+    let first = base.map_or(0, |base| base.version().saturating_add(1));
+    let unreachable = |gap| {
+        let base = base.map(Base::version);
+        Unreachable { target, base, needs: first..=target, has: has.clone(), gap }.into_error()
+    };
+    let (Some(base), Some(has)) = (base, &has) else { return Err(unreachable(None)) };
+    let is_covered = first > target || (first >= *has.start() && target <= *has.end());
+    if !is_covered || target > *has.end() {
+        return Err(unreachable(None));
+    }
+    match log.first_absent(first..=target)? {
+        Some(gap) => Err(unreachable(Some(gap))),
+        None => Ok(Reach { target, base, replays: target - base.version() }),
+    }
+}
+
+/// The empty state, if the log begins with it and not after `target`.
+fn empty_base(log: &Log, has: Option<&RangeInclusive<u64>>, target: u64) -> Result<Option<Base>> {
+    let Some(version) = has.map(|has| *has.start()).filter(|version| *version <= target) else {
+        return Ok(None);
+    };
+    let is_empty = log.root(version)? == Some(Totals::default().root());
+    let is_base = log.record(version)?.is_some_and(|record| record.is_base());
+    Ok((is_base && is_empty).then_some(Base::Empty { version }))
+}

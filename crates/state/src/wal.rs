@@ -1,0 +1,158 @@
+//! The log: a LithDB table from versions to records.
+//!
+//! Keys are versions as 8 bytes, big-endian, in ascending order and without a gap. This module
+//! knows how they are found; [`record`](crate::record) knows what they hold.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lithdb::{GcFilter, Iter, Position, Table};
+use lithdb_env::{Error, ErrorKind, Result};
+use lithdb_lthash::RootHash;
+
+use crate::files::StoreId;
+use crate::record::Record;
+
+/// The lowest version of a log that must stay. Its [`filter`](Self::filter) lets LithDB collect
+/// whole segments of older ones.
+///
+/// An application that keeps the log in a database of its own makes one, opens the table with its
+/// filter, and gives both to the store:
+///
+/// ```
+/// use lithdb::{Db, DbOptions, TableOptions};
+/// use lithdb_state::{StateComponents, StateDb, StateOptions, Wal, WalFloor};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path();
+/// let db = Db::open(DbOptions::new([path.join("blocks")]))?;
+/// let floor = WalFloor::new();
+/// let table = db.table_with_filter("state", TableOptions::new(), floor.filter())?;
+/// let mut components = StateComponents::default();
+/// components.wal = Wal::Table { table, floor };
+/// let state = StateDb::open_with(path.join("state"), StateOptions::new(), components)?;
+/// # state.close()?;
+/// # db.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct WalFloor(Arc<AtomicU64>);
+
+impl WalFloor {
+    /// A floor below which nothing is collected: a store raises it.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The filter of the log's table.
+    #[must_use]
+    pub fn filter(&self) -> GcFilter {
+        let floor = Arc::clone(&self.0);
+        GcFilter::new(move |key, _is_primary| Ok(version_of(key)? < floor.load(Ordering::Acquire)))
+    }
+
+    /// Lets versions below `floor` be collected. It is never lowered: collected is collected.
+    pub(crate) fn raise(&self, floor: u64) {
+        self.0.fetch_max(floor, Ordering::AcqRel);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// The version of a key of the log.
+pub(crate) fn version_of(key: &[u8]) -> Result<u64> {
+    <[u8; 8]>::try_from(key).map(u64::from_be_bytes).map_err(|_len| {
+        let found = lithdb_env::human::hex(key);
+        let message = format!("a key of the log: expected a version of 8 bytes, found 0x{found}");
+        Error::new(ErrorKind::Corrupt, message)
+    })
+}
+
+/// The log's table.
+#[derive(Debug, Clone)]
+pub(crate) struct Log {
+    pub(crate) table: Table,
+    pub(crate) floor: WalFloor,
+}
+
+impl Log {
+    /// The versions of the log; `None` if it is empty.
+    pub(crate) fn range(&self) -> Result<Option<RangeInclusive<u64>>> {
+        let (oldest, newest) = (self.table.oldest_key()?, self.table.newest_key()?);
+        let (Some(oldest), Some(newest)) = (oldest, newest) else { return Ok(None) };
+        Ok(Some(version_of(&oldest)?..=version_of(&newest)?))
+    }
+
+    /// The versions of the log, if it has any and is that of the store `id` in `dir`.
+    ///
+    /// # Errors
+    /// `Foreign` for the log of another store.
+    pub(crate) fn versions_of(
+        &self,
+        id: StoreId,
+        dir: &Path,
+    ) -> Result<Option<RangeInclusive<u64>>> {
+        let Some(versions) = self.range()? else { return Ok(None) };
+        for version in [*versions.start(), *versions.end()] {
+            // The oldest may be collected meanwhile, by a writer.
+            let Some(record) = self.record(version)? else { continue };
+            if record.store != id {
+                let message = format!(
+                    "the log {} is of another state store ({}); expected {id}: give the log of \
+                     this store",
+                    self.table.name(),
+                    record.store
+                );
+                return Err(Error::at(ErrorKind::Foreign, dir, message));
+            }
+        }
+        Ok(Some(versions))
+    }
+
+    /// The record of `version`; `None` if the log has none.
+    pub(crate) fn record(&self, version: u64) -> Result<Option<Record>> {
+        let key = version.to_be_bytes();
+        let Some(value) = self.table.get(key)? else { return Ok(None) };
+        self.decode(&key, &value.into_bytes()).map(Some)
+    }
+
+    /// A decoded record, with the table's name in the error of one that is not.
+    pub(crate) fn decode(&self, key: &[u8], value: &bytes::Bytes) -> Result<Record> {
+        Record::decode(key, value).map_err(|e| e.context(format_args!("log {}", self.table.name())))
+    }
+
+    /// The root after `version`, from its record or from that of the next version; `None` if the
+    /// log has neither.
+    pub(crate) fn root(&self, version: u64) -> Result<Option<RootHash>> {
+        if let Some(record) = self.record(version)? {
+            return Ok(Some(record.root));
+        }
+        let next = version.checked_add(1).map(|next| self.record(next)).transpose()?.flatten();
+        Ok(next.map(|next| next.previous_root))
+    }
+
+    /// The first version in `range` that the log does not have.
+    pub(crate) fn first_absent(&self, range: RangeInclusive<u64>) -> Result<Option<u64>> {
+        for version in range {
+            if !self.table.contains(version.to_be_bytes())? {
+                return Ok(Some(version));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The entries from `version` to the newest; `None` if the log does not have that version.
+    pub(crate) fn iter_from(&self, version: u64) -> Result<Option<Iter>> {
+        self.table.iter_from(version.to_be_bytes())
+    }
+
+    /// Appends a record.
+    pub(crate) fn put(&self, record: &Record) -> Result<Position> {
+        self.table.put(record.version.to_be_bytes(), record.encode()?)
+    }
+}

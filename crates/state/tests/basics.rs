@@ -1,0 +1,107 @@
+//! What an application sees: apply, commit, read, close, open, snapshots and rollback.
+
+#![allow(clippy::unwrap_used, reason = "tests stop where they fail")]
+
+use std::path::Path;
+
+use lithdb_state::{ChangeSet, ErrorKind, RootHash, StateDb, StateOptions, Unreachable};
+
+fn set(store: &str) -> ChangeSet {
+    ChangeSet::new(store).unwrap()
+}
+
+fn open(dir: &Path) -> StateDb {
+    StateDb::open(dir.join("state"), StateOptions::new()).unwrap()
+}
+
+/// Commits versions up to `last`: key `k<version mod 7>` gets the version, `once` the first.
+fn commit_to(db: &StateDb, last: u64) -> Vec<RootHash> {
+    (db.version() + 1..=last)
+        .map(|version| {
+            let key = format!("k{}", version % 7);
+            let changes = set("bank").put(key, version.to_string()).delete("once");
+            let changes = [changes, set("log").put(version.to_be_bytes(), "")];
+            db.commit_block(version, &changes).unwrap().root
+        })
+        .collect()
+}
+
+#[test]
+fn committed_versions_are_read_and_survive_a_close() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    assert_eq!((db.version(), db.opened().replayed), (0, 0));
+    let roots = commit_to(&db, 10);
+    let then = db.latest();
+    commit_to(&db, 12);
+    assert_eq!(then.get("bank", "k3").unwrap().unwrap(), "10");
+    assert_eq!(then.modified_at("bank", "k3").unwrap(), Some(10));
+    assert_eq!(then.root(), roots[9]);
+    let rows: Vec<_> = then.iter("bank").unwrap().map(|row| row.unwrap().key).collect();
+    assert_eq!(rows, ["k0", "k1", "k2", "k3", "k4", "k5", "k6"]);
+    db.close().unwrap();
+    assert_eq!(db.commit(13).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(then.get("bank", "k3").unwrap().unwrap(), "10", "a view outlives the close");
+    let db = open(dir.path());
+    assert_eq!((db.version(), db.opened().replayed), (12, 0));
+    assert_eq!(db.opened().recloned, None);
+    assert_eq!(db.latest().get("log", 12u64.to_be_bytes()).unwrap().unwrap(), "");
+    assert_eq!(db.latest().stores()[1].1, 12);
+}
+
+#[test]
+fn versions_that_were_not_flushed_are_replayed() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    let roots = commit_to(&db, 10);
+    drop(db);
+    let db = open(dir.path());
+    assert_eq!((db.version(), db.opened().replayed), (10, 10));
+    assert_eq!(db.root(), roots[9]);
+}
+
+#[test]
+fn rollback_goes_to_the_root_of_that_commit_and_versions_are_committed_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    let mut roots = commit_to(&db, 20);
+    let snapshot = db.snapshot().unwrap().wait().unwrap();
+    assert_eq!((snapshot.version, snapshot.root), (20, roots[19]));
+    roots.extend(commit_to(&db, 30));
+    db.snapshot().unwrap().wait().unwrap();
+    let error = db.reach(31).unwrap_err();
+    assert_eq!(Unreachable::of(&error).unwrap().needs, 31..=31);
+    let db = db.rollback_to(25).unwrap();
+    assert_eq!(db.version(), 25);
+    assert_eq!(db.opened().abandoned, [30]);
+    assert_eq!(db.opened().base, 20);
+    let again = db.commit_block(26, &[set("bank").put("k0", "other")]).unwrap();
+    assert_eq!(db.latest().get("bank", "k0").unwrap().unwrap(), "other");
+    assert_eq!(db.snapshots().unwrap().len(), 1);
+    let db = db.rollback_to(3).unwrap();
+    assert_eq!((db.version(), db.root()), (3, roots[2]));
+    assert_eq!(db.opened().abandoned, [20]);
+    assert_ne!(commit_to(&db, 26)[22], again.root);
+    assert_eq!(db.root(), roots[25], "the same changes give the same root");
+    db.close().unwrap();
+}
+
+#[test]
+fn pending_changes_are_seen_only_by_pending_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    commit_to(&db, 7);
+    db.apply(8, &[set("bank").put("k1", "new").delete("k2").put("k9", "9")]).unwrap();
+    db.apply(8, &[set("bank").delete("k9").put("k35", "between")]).unwrap();
+    let pending = db.pending();
+    let rows = |rows: lithdb_state::Rows| -> Vec<_> { rows.map(|row| row.unwrap().key).collect() };
+    let keys = ["k0", "k1", "k3", "k35", "k4", "k5", "k6"];
+    assert_eq!(rows(pending.prefix("bank", "k").unwrap()), keys);
+    let backwards = pending.prefix("bank", "k").unwrap().rev().map(|row| row.unwrap().key);
+    assert_eq!(backwards.collect::<Vec<_>>(), keys.iter().rev().copied().collect::<Vec<_>>());
+    assert_eq!(rows(pending.range("bank", "k1".."k4").unwrap()), ["k1", "k3", "k35"]);
+    assert_eq!(db.latest().get("bank", "k1").unwrap().unwrap(), "1");
+    let root = pending.root().unwrap();
+    assert_eq!(db.commit(8).unwrap().root, root);
+    assert_eq!(rows(db.latest().iter("bank").unwrap()), keys);
+}

@@ -1,0 +1,449 @@
+//! Scripts: what a store goes through step by step, and what each step promises.
+
+use lithdb::rollback::max_be_u64;
+use lithdb::{NoMatch, Rollback};
+use lithdb_state::{Durability, Reclone, Result, StateDb, StateEvent, StateOptions, View};
+
+use super::check::{self, SnapshotBytes};
+use super::model::{Change, Model, change_sets, changes_of};
+use super::{APP, App, DIR, Harness};
+
+/// A step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// Commits the next version.
+    Commit,
+    /// Commits a version without changes.
+    Empty,
+    /// Applies changes to the next version, twice, and leaves them pending.
+    Apply,
+    Discard,
+    Flush,
+    /// Takes a snapshot and waits for it.
+    Snapshot,
+    Prune(u64),
+    /// Closes the store and opens it again.
+    Close,
+    /// The process ends without closing, and the store is opened again.
+    Kill,
+    /// The process ends, the working copy is lost, and the store is opened again.
+    LoseWorking,
+    Rollback(u64),
+    /// Closes the store, rolls it back, and opens it again.
+    StoppedRollback(u64),
+    /// Rolls the application's database back, which holds the log, and opens both again.
+    AppRollback(u64),
+}
+
+/// The steps of a store from its creation.
+#[derive(Debug, Clone)]
+pub struct Script {
+    pub name: &'static str,
+    pub options: StateOptions,
+    /// Whether the log is a table of the application's database.
+    pub is_shared: bool,
+    pub ops: Vec<Op>,
+}
+
+impl Script {
+    pub fn new(name: &'static str, options: StateOptions, ops: &[Op]) -> Self {
+        Self { name, options, is_shared: false, ops: ops.to_vec() }
+    }
+
+    pub fn shared(name: &'static str, options: StateOptions, ops: &[Op]) -> Self {
+        Self { is_shared: true, ..Self::new(name, options, ops) }
+    }
+}
+
+/// What the store may be after a crash.
+#[derive(Debug, Clone)]
+pub struct Expect {
+    /// The current branch, with the version that is being committed.
+    pub model: Model,
+    pub branch: u64,
+    /// The newest version that was acknowledged as durable.
+    pub durable: u64,
+    /// The target of a rollback that has begun and not returned.
+    pub undecided: Option<u64>,
+    /// The branches that were rolled back, and the current one while it is.
+    pub branches: Vec<Model>,
+    /// The newest snapshot that was acknowledged.
+    pub snapshot: Option<u64>,
+    /// Whether there is a working copy that nothing is replacing.
+    pub is_settled: bool,
+}
+
+impl Expect {
+    pub fn new(options: &StateOptions) -> Self {
+        let model = Model::new(options.initial_version);
+        Self {
+            durable: model.base,
+            model,
+            branch: 0,
+            undecided: None,
+            branches: Vec::new(),
+            snapshot: None,
+            is_settled: false,
+        }
+    }
+
+    fn all_branches(&self) -> Vec<&Model> {
+        self.branches.iter().chain([&self.model]).collect()
+    }
+
+    /// What it is if the store is found at `head`: the newest acknowledged version or a later one,
+    /// or exactly the target of a rollback that may have happened.
+    pub fn found_at(&self, head: u64, root: &lithdb_state::RootHash, context: &str) -> Self {
+        let mut found = self.clone();
+        let is_cut = head < self.durable && self.undecided == Some(head);
+        let durable = self.durable;
+        assert!(is_cut || head >= durable, "{context}: found {head}, acknowledged {durable}");
+        let newest = self.model.head();
+        assert!(head <= newest, "{context}: found version {head}, the newest was {newest}");
+        assert_eq!(*root, self.model.at(head).root, "{context}: the root of version {head}");
+        if head < newest {
+            found.branches.push(self.model.clone());
+            found.model.roll_back(head);
+        }
+        found.branch += 1;
+        found.durable = head;
+        found.undecided = None;
+        found.is_settled = true;
+        found
+    }
+}
+
+/// An open store.
+pub enum Store {
+    Own(StateDb),
+    App(Box<App>),
+}
+
+impl Store {
+    pub fn try_open(script: &Script, harness: &Harness) -> Result<Self> {
+        match script.is_shared {
+            true => App::open(harness).map(|app| Self::App(Box::new(app))),
+            false => harness.try_open().map(Self::Own),
+        }
+    }
+
+    pub fn state(&self) -> &StateDb {
+        match self {
+            Self::Own(db) => db,
+            Self::App(app) => &app.state,
+        }
+    }
+
+    pub fn log(&self, harness: &Harness) -> Vec<check::LogRecord> {
+        match self {
+            Self::Own(_) => {
+                let db = harness.try_read_log(&format!("{DIR}/wal")).unwrap();
+                check::log_records(&db.existing_table("wal").unwrap())
+            }
+            Self::App(app) => check::log_records(&app.db.existing_table("state").unwrap()),
+        }
+    }
+
+    /// Commits a version, and with an application first its block.
+    pub fn commit(&self, version: u64, changes: &[Change]) -> Result<lithdb_state::Committed> {
+        if let Self::App(app) = self {
+            app.blocks.put(version.to_be_bytes(), format!("block {version}"))?;
+            app.blocks.flush()?;
+        }
+        self.state().commit_block(version, &change_sets(changes))
+    }
+
+    pub fn close(&self) -> Result<()> {
+        self.state().close()?;
+        match self {
+            Self::Own(_) => Ok(()),
+            Self::App(app) => app.db.close(),
+        }
+    }
+
+    /// The newest block; `None` if there is none, or no application.
+    pub fn newest_block(&self) -> Result<Option<u64>> {
+        let Self::App(app) = self else { return Ok(None) };
+        let Some(key) = app.blocks.newest_key()? else { return Ok(None) };
+        Ok(Some(u64::from_be_bytes(key.try_into().unwrap())))
+    }
+}
+
+/// A script that is being run.
+pub struct Run<'s> {
+    pub script: &'s Script,
+    pub harness: Harness,
+    pub expect: Expect,
+    pub store: Option<Store>,
+    pub bytes: SnapshotBytes,
+    /// Views that stay open; what they return must never change.
+    pub views: Vec<(View, Model)>,
+    /// What was applied and not committed.
+    pub pending: Vec<Change>,
+    /// Whether every step is followed by a comparison with the model.
+    pub is_checked: bool,
+}
+
+impl<'s> Run<'s> {
+    pub fn new(script: &'s Script) -> Self {
+        Self::on(script, Harness::new(script.options.clone()))
+    }
+
+    pub fn on(script: &'s Script, harness: Harness) -> Self {
+        let (views, pending) = (Vec::new(), Vec::new());
+        let (expect, bytes) = (Expect::new(&script.options), SnapshotBytes::default());
+        Self { script, harness, expect, store: None, bytes, views, pending, is_checked: true }
+    }
+
+    /// Opens the store and runs all steps, each checked, until one fails.
+    pub fn until_error(&mut self) -> Result<()> {
+        self.open()?;
+        for number in 0..self.script.ops.len() {
+            self.step(number)?;
+        }
+        Ok(())
+    }
+
+    pub fn db(&self) -> &StateDb {
+        self.store.as_ref().unwrap().state()
+    }
+
+    fn context(&self) -> &'static str {
+        self.script.name
+    }
+
+    pub fn open(&mut self) -> Result<()> {
+        let store = Store::try_open(self.script, &self.harness)?;
+        let db = store.state();
+        self.expect.durable = db.durable_version();
+        self.expect.is_settled = true;
+        assert_eq!(db.version(), self.expect.model.head(), "{}: opened", self.context());
+        self.store = Some(store);
+        Ok(())
+    }
+
+    pub fn step(&mut self, number: usize) -> Result<()> {
+        let op = self.script.ops[number];
+        let done = self.run(op);
+        for event in self.harness.take_events() {
+            if let StateEvent::SnapshotTaken { version } = event {
+                self.expect.snapshot = self.expect.snapshot.max(Some(version));
+            }
+        }
+        done?;
+        let context = format!("{}, step {number}, {op:?}", self.script.name);
+        self.bytes.check(&self.harness, &context);
+        if !self.is_checked {
+            return Ok(());
+        }
+        check::view(&self.db().latest(), &self.expect.model, &context);
+        if number.is_multiple_of(3) {
+            self.views.push((self.db().latest(), self.expect.model.clone()));
+        }
+        for (view, model) in &self.views {
+            check::view(view, model, &format!("{context}, an older view"));
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, op: Op) -> Result<()> {
+        match op {
+            Op::Commit => {
+                let version = self.expect.model.head() + 1;
+                self.commit(changes_of(self.expect.branch, version))
+            }
+            Op::Empty => self.commit(Vec::new()),
+            Op::Apply => self.apply(),
+            Op::Discard => {
+                self.db().discard_pending();
+                self.pending.clear();
+                Ok(())
+            }
+            Op::Flush => {
+                self.expect.durable = self.db().flush()?;
+                assert_eq!(self.expect.durable, self.expect.model.head());
+                Ok(())
+            }
+            Op::Snapshot => {
+                let version = self.db().snapshot()?.wait()?.version;
+                assert_eq!(version, self.expect.model.head(), "{}", self.context());
+                self.expect.snapshot = Some(version);
+                self.expect.durable = version;
+                Ok(())
+            }
+            Op::Prune(version) => self.db().prune_snapshots_below(version).map(drop),
+            Op::Close => {
+                self.close()?;
+                self.reopen(&[None])
+            }
+            Op::Kill => {
+                self.kill();
+                self.reopen(&[None])
+            }
+            Op::LoseWorking => {
+                self.kill();
+                self.expect.is_settled = false;
+                self.harness.fs.remove_dir_raw(format!("{DIR}/working"));
+                self.reopen(&[Some(Reclone::Absent)])
+            }
+            Op::Rollback(target) => self.roll_back(target),
+            Op::StoppedRollback(target) => self.roll_back_stopped(target),
+            Op::AppRollback(target) => self.roll_back_app(target),
+        }
+    }
+
+    fn commit(&mut self, changes: Vec<Change>) -> Result<()> {
+        let mut all = std::mem::take(&mut self.pending);
+        all.extend(changes.iter().cloned());
+        let version = self.expect.model.commit(&all);
+        let store = self.store.as_ref().unwrap();
+        let committed = store.commit(version, &changes)?;
+        assert_eq!(committed.root, self.expect.model.at(version).root, "{}", self.context());
+        if self.script.options.durability == Durability::EveryCommit {
+            self.expect.durable = version;
+        }
+        self.expect.durable = self.expect.durable.max(store.state().durable_version());
+        Ok(())
+    }
+
+    fn apply(&mut self) -> Result<()> {
+        let version = self.expect.model.head() + 1;
+        let first = [Change::put("bank", "pending", "first"), Change::delete("bank", "k1")];
+        let second = [Change::put("bank", "pending", "second"), Change::put("bank", "k2", "")];
+        for changes in [first, second] {
+            self.db().apply(version, &change_sets(&changes))?;
+            self.pending.extend(changes);
+        }
+        let mut expected = self.expect.model.clone();
+        expected.commit(&self.pending);
+        let pending = self.db().pending();
+        assert_eq!(pending.root()?, expected.at(version).root, "{}", self.context());
+        Ok(())
+    }
+
+    fn kill(&mut self) {
+        self.store = None;
+        self.views.clear();
+        self.pending.clear();
+        self.harness.fs.release_locks();
+    }
+
+    fn close(&mut self) -> Result<()> {
+        let store = self.store.take().unwrap();
+        self.pending.clear();
+        store.close()?;
+        self.expect.durable = self.expect.model.head();
+        Ok(())
+    }
+
+    fn reopen(&mut self, recloned: &[Option<Reclone>]) -> Result<()> {
+        self.open()?;
+        let found = self.db().opened();
+        assert!(recloned.contains(&found.recloned), "{}: {found:?}", self.context());
+        Ok(())
+    }
+
+    /// From now on the store may be at `target`.
+    fn begin_rollback(&mut self, target: u64) {
+        let expect = &mut self.expect;
+        expect.undecided = Some(target);
+        expect.is_settled = false;
+        expect.branches.push(expect.model.clone());
+        expect.snapshot = None;
+        self.pending.clear();
+    }
+
+    fn end_rollback(&mut self, target: u64) {
+        let expect = &mut self.expect;
+        expect.model.roll_back(target);
+        expect.branch += 1;
+        expect.durable = target;
+        expect.undecided = None;
+    }
+
+    fn roll_back(&mut self, target: u64) -> Result<()> {
+        self.begin_rollback(target);
+        let Some(Store::Own(db)) = self.store.take() else { panic!("the log is the store's own") };
+        let db = db.rollback_to(target)?;
+        self.end_rollback(target);
+        self.expect.is_settled = true;
+        self.store = Some(Store::Own(db));
+        assert!(self.harness.names("abandoned").is_empty(), "{}", self.context());
+        Ok(())
+    }
+
+    fn roll_back_stopped(&mut self, target: u64) -> Result<()> {
+        self.close()?;
+        self.begin_rollback(target);
+        let report = self.harness.rollback().plan(target)?.execute()?;
+        self.end_rollback(target);
+        assert_eq!((report.version, report.root), (target, self.expect.model.at(target).root));
+        self.open()
+    }
+
+    fn roll_back_app(&mut self, target: u64) -> Result<()> {
+        self.close()?;
+        self.begin_rollback(target);
+        let rollback = Rollback::new([APP]).on_no_match(NoMatch::Refuse).env(self.harness.env());
+        rollback.plan(max_be_u64(0, target))?.execute()?;
+        self.end_rollback(target);
+        self.open()?;
+        assert_eq!(self.store.as_ref().unwrap().newest_block()?, Some(target));
+        Ok(())
+    }
+}
+
+/// Checks what the power loss left before anything opens it: every snapshot directory is complete
+/// and every working copy is exactly one version.
+pub fn check_disk(harness: &Harness, expect: &Expect, context: &str) {
+    let branches = expect.all_branches();
+    check::snapshots_on_disk(harness, &branches, context);
+    for name in harness.names("working").iter().filter(|name| name.starts_with("engine-")) {
+        let dir = std::path::Path::new(DIR).join("working").join(name);
+        let found = check::engine_contents(harness, &dir)
+            .unwrap_or_else(|e| panic!("{context}: the working copy: {e}"));
+        let of = branches.iter().filter_map(|model| model.get(found.version));
+        let of = of.into_iter().find(|expected| expected.root == found.root);
+        let expected = of.unwrap_or_else(|| panic!("{context}: a working copy of no branch"));
+        assert_eq!(found.rows, expected.rows, "{context}: the working copy is one version");
+    }
+}
+
+/// Checks an open store; returns what is expected of it from now on.
+pub fn check_open(store: &Store, harness: &Harness, expect: &Expect, context: &str) -> Expect {
+    let db = store.state();
+    let found = expect.found_at(db.version(), &db.root(), context);
+    check::view(&db.latest(), &found.model, context);
+    assert_eq!(db.durable_version(), db.version(), "{context}: what was found is durable");
+    let records = store.log(harness);
+    check::log(&records, &found.model, db.version(), context);
+    check::snapshots(db, &found.model, context);
+    let dirs = check::snapshot_dirs(harness);
+    let (first, lowest) = (records[0].version, dirs.keys().next().copied());
+    assert!(lowest.is_none_or(|lowest| first <= lowest), "{context}: {first}, {lowest:?}");
+    let reachable = if first == found.model.base { Some(first) } else { lowest };
+    check::reach(db, reachable.expect("a base"), context);
+    let report = db.opened();
+    assert!(report.damaged.is_empty() && report.foreign.is_empty(), "{context}: {report:?}");
+    let is_explained = match &report.recloned {
+        None => true,
+        Some(Reclone::Absent) => !expect.is_settled,
+        Some(Reclone::Ahead { .. } | Reclone::OtherBranch { .. }) => {
+            expect.undecided.is_some() || (!expect.is_settled && expect.branch > 0)
+        }
+        Some(_) => false,
+    };
+    assert!(is_explained, "{context}: {:?}", report.recloned);
+    if let Some(block) = store.newest_block().unwrap() {
+        let head = db.version();
+        assert!(block == head || block == head + 1, "{context}: block {block}, state {head}");
+    }
+    for name in ["working.new", "trash"] {
+        assert!(harness.names(name).is_empty(), "{context}: {name} was left");
+    }
+    let new = harness.names("snapshots").into_iter().find(|name| name.ends_with(".new"));
+    assert_eq!(new, None, "{context}: an unfinished snapshot was left");
+    let kept = expect.snapshot.filter(|_| expect.undecided.is_none());
+    assert!(dirs.keys().next_back() >= kept.as_ref(), "{context}: snapshot {kept:?} is lost");
+    found
+}

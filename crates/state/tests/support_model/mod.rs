@@ -1,0 +1,5 @@
+//! Generated histories of a state store: operations, their execution, and what is checked.
+
+pub mod check;
+pub mod op;
+pub mod run;

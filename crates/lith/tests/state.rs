@@ -337,7 +337,7 @@ fn rollback_shows_its_plan_asks_and_goes_on() {
 }
 
 #[test]
-fn unreachable_version_is_refused_with_the_numbers_and_every_byte_stays() {
+fn unreachable_version_is_refused_and_every_byte_stays() {
     let fixture = Fixture::new();
     // Small segments of the log, so that pruning lets old versions go.
     let wal = lithdb::TableOptions::new().segment_keys(5);

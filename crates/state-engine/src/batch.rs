@@ -2,6 +2,7 @@
 
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lithdb_env::{Error, ErrorKind, Result};
 
@@ -51,14 +52,18 @@ pub(crate) fn check_writable(dir: &Path, mode: OpenMode) -> Result<()> {
     }
 }
 
-/// `InvalidArgument` for a memtable that this engine has not sealed. `last` is the number of the
-/// last one that it has.
-pub(crate) fn check_sealed(sealed: &Sealed, last: u64) -> Result<()> {
-    if sealed.number <= last {
+/// A number for an engine that no other one of this process has.
+pub(crate) fn next_engine() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// `InvalidArgument` for a memtable that another engine has sealed, perhaps in the same directory.
+pub(crate) fn check_sealed(sealed: &Sealed, engine: u64) -> Result<()> {
+    if sealed.engine == engine {
         return Ok(());
     }
-    let message =
-        format!("memtable {} of another engine; this one has sealed {last}", sealed.number);
+    let message = format!("memtable {} was sealed by another engine", sealed.number);
     Err(Error::new(ErrorKind::InvalidArgument, message))
 }
 

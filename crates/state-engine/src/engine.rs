@@ -46,8 +46,11 @@ pub type RowIter = Box<dyn DoubleEndedIterator<Item = Result<Row>> + Send>;
 ///
 /// # Errors
 /// The first failed write or sync, and the first panic of the underlying engine, latches: from then
-/// on `apply`, `seal`, `flush`, `checkpoint` and `compact_once` return that error; reads go on.
-/// A full disk is `StorageFull` and latches nothing: the call may be repeated.
+/// on `apply`, `seal`, `flush`, `checkpoint` and `compact_once` return it as `Latched`; reads go
+/// on. What did nothing latches nothing, and the call may be repeated: a full disk
+/// (`StorageFull`), no descriptors (`Exhausted`), no permission. Where it is not certain that
+/// nothing was done, the failure is `Io` and latches, whatever its cause. A call that the contract
+/// does not allow is `InvalidArgument`.
 pub trait Engine: Send + Sync + fmt::Debug {
     /// The current moment, pinned.
     fn pin(&self) -> Pin;
@@ -70,14 +73,15 @@ pub trait Engine: Send + Sync + fmt::Debug {
     fn seal(&self, last: &[(&[u8], &[u8])]) -> Result<Sealed>;
 
     /// Makes `sealed` and everything before it durable, names of files included. Does nothing for
-    /// a memtable that has been flushed.
+    /// a memtable that has been flushed. Later memtables stay as they are.
     fn flush(&self, sealed: &Sealed) -> Result<()>;
 
     /// Links or copies into the empty directory `into` exactly the files that an engine at
     /// `sealed` needs. Files that the engine never writes again are linked, others copied. The
     /// copies, the links and `into` are synced; the name of `into` is the caller's. `sealed` must
     /// be flushed, and nothing sealed after it. A directory on another file system is an error
-    /// (`Io`, `EXDEV`): nothing is copied instead of linked.
+    /// (`Io`, `EXDEV`): nothing is copied instead of linked. After an error `into` may hold a
+    /// part.
     fn checkpoint(&self, sealed: &Sealed, into: &Path) -> Result<Vec<EngineFile>>;
 
     /// One step of compaction in the calling thread; drops what no pin can see.
@@ -91,6 +95,13 @@ pub trait Engine: Send + Sync + fmt::Debug {
 }
 
 /// Creates, opens, copies and checks the directories of engines.
+///
+/// What [`create`](Self::create) and [`clone_into`](Self::clone_into) made before they failed
+/// stays: the caller removes the directory before it tries again, as after a crash. They refuse a
+/// path at which an engine was open that a pin or a [`RowIter`] still reads (`Locked`), because
+/// such an engine may still remove files by their paths.
+///
+/// `Arc` has another method `clone_into`: call this one on `&dyn Engines`.
 pub trait Engines: Send + Sync + fmt::Debug {
     /// Which engine writes these directories, and in which version.
     fn kind(&self) -> EngineKind;
@@ -115,6 +126,8 @@ pub trait Engines: Send + Sync + fmt::Debug {
 /// A memtable that was closed by [`Engine::seal`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sealed {
+    /// The engine that sealed it, as a number that is unique in this process.
+    pub(crate) engine: u64,
     /// The moment of the memtable's last row.
     pub(crate) moment: u64,
     /// The memtable's number in its engine, from 1.
@@ -128,7 +141,8 @@ pub enum OpenMode {
     Write,
     /// For reading a directory that somebody else owns: changes stay in memory. Nothing in the
     /// directory is written, created or removed, and every file is opened at once, so that its
-    /// removal does not matter. `seal`, `flush`, `checkpoint` and `compact_once` are errors.
+    /// removal does not matter. `seal`, `flush`, `checkpoint` and `compact_once` are errors. A
+    /// directory from which opening would have to remove something is refused (`Foreign`).
     ReadInPlace,
 }
 
@@ -185,7 +199,7 @@ pub struct EngineStats {
     pub level_0_runs: usize,
     /// Files on disk.
     pub files: usize,
-    /// Bytes on disk.
+    /// Bytes on disk, perhaps without indexes and filters.
     pub disk_bytes: u64,
     /// Bytes in the memtables, sealed ones included.
     pub memory_bytes: u64,

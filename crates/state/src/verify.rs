@@ -1,11 +1,12 @@
 //! Verifying a store: files against their manifests, rows against the root.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use lithdb_env::{Error, Result, UnixMillis};
+use lithdb_env::{Error, FileKind, Result, UnixMillis, exists_as};
 use lithdb_lthash::RootHash;
 use lithdb_state_engine::CheckLevel;
 use serde::Serialize;
@@ -89,19 +90,39 @@ pub(crate) fn verify(
     found.check_snapshots(&reader)?;
     if level >= VerifyLevel::Content {
         drop(reader);
-        found.check_rows(dir, components, progress)?;
+        if let Err(error) = found.check_rows(dir, components, progress) {
+            found.note(format_args!("the rows of version {version}"), error)?;
+        }
     }
     Ok(found)
 }
 
 impl StateVerification {
+    /// Records an error that says what is wrong with the store. One of the operating system says
+    /// nothing about it, and ends the verification.
+    fn note(&mut self, what: impl fmt::Display, error: Error) -> Result<()> {
+        if error.kind().is_system_failure() {
+            return Err(error);
+        }
+        self.findings.push(format!("{what}: {error}"));
+        Ok(())
+    }
+
     fn check_log(&mut self, reader: &Reader, progress: &mut dyn FnMut(u64)) -> Result<()> {
         let mut previous = None;
         for version in reader.versions.clone() {
-            let Some(record) = reader.log.record(version)? else {
-                self.findings.push(format!("the log has no version {version}"));
-                previous = None;
-                continue;
+            let record = match reader.log.record(version) {
+                Ok(Some(record)) => record,
+                Ok(None) => {
+                    self.findings.push(format!("the log has no version {version}"));
+                    previous = None;
+                    continue;
+                }
+                Err(error) => {
+                    self.note(format_args!("version {version} of the log"), error)?;
+                    previous = None;
+                    continue;
+                }
             };
             if record.store != reader.id.store {
                 self.findings.push(format!("version {version} of the log is of another store"));
@@ -131,10 +152,11 @@ impl StateVerification {
             let manifest = snapshot.found.manifest.as_ref().map_err(Error::clone)?;
             let dir = snapshot.found.path.join(ENGINE_DIR);
             let checked = reader.engines.check(&dir, Some(&manifest.files), CheckLevel::Bytes);
-            match checked {
-                Err(error) if error.kind().is_system_failure() => return Err(error),
-                Err(error) => self.findings.push(format!("snapshot {version}: {error}")),
-                Ok(()) => {}
+            // Unless it has been removed meanwhile.
+            if let Err(error) = checked
+                && exists_as(&*reader.env.fs, &snapshot.found.path, FileKind::Dir)?
+            {
+                self.note(format_args!("snapshot {version}"), error)?;
             }
         }
         Ok(())

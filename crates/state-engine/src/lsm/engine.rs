@@ -32,6 +32,7 @@ use crate::pin::Pin;
 const COLLECT_ALL: SeqNo = SeqNo::MAX;
 
 pub(super) struct LsmEngine {
+    number: u64,
     fs: Arc<dyn Fs>,
     dir: PathBuf,
     mode: OpenMode,
@@ -59,7 +60,7 @@ struct State {
 
 /// What a pin of this engine holds.
 struct Pinned {
-    /// The engine, as a number.
+    /// The number of the engine.
     engine: u64,
     view: Arc<View>,
 }
@@ -97,6 +98,7 @@ impl LsmEngine {
         };
         let now = tree.get_highest_persisted_seqno().unwrap_or(0);
         Ok(Self {
+            number: batch::next_engine(),
             fs,
             dir: dir.to_owned(),
             mode,
@@ -131,7 +133,7 @@ impl LsmEngine {
 
     /// The view that a pin of this engine holds.
     fn view_of(&self, pin: &Pin) -> Result<Arc<View>> {
-        let pinned = pin.held::<Pinned>().filter(|pinned| pinned.engine == self.tree.id);
+        let pinned = pin.held::<Pinned>().filter(|pinned| pinned.engine == self.number);
         pinned.map(|pinned| Arc::clone(&pinned.view)).ok_or_else(|| pin.foreign())
     }
 
@@ -259,7 +261,7 @@ impl Engine for LsmEngine {
         // Under one lock: a later view may have forgotten what is read at an earlier moment, and
         // an earlier view does not see the memtable of a later one.
         let view = Arc::clone(&state.view);
-        Pin::new(state.now, Arc::new(Pinned { engine: self.tree.id, view }))
+        Pin::new(state.now, Arc::new(Pinned { engine: self.number, view }))
     }
 
     fn get(&self, at: &Pin, key: &[u8]) -> Result<Option<Bytes>> {
@@ -308,13 +310,13 @@ impl Engine for LsmEngine {
             let tables = Arc::clone(&state.view.tables);
             state.view = Arc::new(View { active, sealed, tables });
         }
-        Ok(Sealed { moment: state.now, number })
+        Ok(Sealed { engine: self.number, moment: state.now, number })
     }
 
     fn flush(&self, sealed: &Sealed) -> Result<()> {
         self.check_writable()?;
+        batch::check_sealed(sealed, self.number)?;
         let mut maintenance = self.maintenance.lock();
-        batch::check_sealed(sealed, self.state.lock().sealed)?;
         if sealed.number <= maintenance.flushed {
             return Ok(());
         }
@@ -324,6 +326,7 @@ impl Engine for LsmEngine {
 
     fn checkpoint(&self, sealed: &Sealed, into: &Path) -> Result<Vec<EngineFile>> {
         self.check_writable()?;
+        batch::check_sealed(sealed, self.number)?;
         let maintenance = self.maintenance.lock();
         batch::check_newest(sealed, maintenance.flushed, self.state.lock().sealed)?;
         let version = self.read(|| Ok(self.tree.current_version().id()))?;

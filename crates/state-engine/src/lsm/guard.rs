@@ -219,3 +219,24 @@ fn check_table(fs: &dyn Fs, path: &Path) -> Result<()> {
     })?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use lithdb_env::OsFs;
+
+    use super::*;
+    use crate::engine::Engines;
+    use crate::{LsmEngines, LsmOptions};
+
+    #[test]
+    fn manifest_names_the_version_of_the_crate_that_wrote_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (engines, path) = (LsmEngines::new(LsmOptions::default()), dir.path().join("engine"));
+        drop(engines.create(&path).unwrap());
+        let manifest = Manifest::read(&OsFs, &path).unwrap();
+        assert_eq!(manifest, Manifest { current: manifest.current, tables: Vec::new() });
+        let bytes = read_small(&OsFs, &path.join("v0"), MAX_MANIFEST_LEN).unwrap();
+        let version = engines.kind().version.into_bytes();
+        assert!(bytes.windows(version.len()).any(|window| window == version));
+    }
+}

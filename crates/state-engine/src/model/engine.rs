@@ -24,6 +24,7 @@ const ROW_OVERHEAD_BYTES: u64 = 64;
 
 #[derive(Debug)]
 pub(super) struct ModelEngine {
+    number: u64,
     env: Env,
     dir: PathBuf,
     mode: OpenMode,
@@ -80,6 +81,7 @@ impl ModelEngine {
             pending: VecDeque::new(),
         };
         Ok(Self {
+            number: batch::next_engine(),
             env,
             dir: dir.to_owned(),
             mode,
@@ -235,7 +237,7 @@ impl Engine for ModelEngine {
             state.add(&last);
         }
         state.sealed += 1;
-        let sealed = Sealed { moment: state.now, number: state.sealed };
+        let sealed = Sealed { engine: self.number, moment: state.now, number: state.sealed };
         state.memtable_bytes = 0;
         let rows = std::mem::take(&mut state.memtable);
         state.pending.push_back((sealed.clone(), Arc::new(rows)));
@@ -244,8 +246,8 @@ impl Engine for ModelEngine {
 
     fn flush(&self, sealed: &Sealed) -> Result<()> {
         self.check_writable()?;
+        batch::check_sealed(sealed, self.number)?;
         let mut maintenance = self.maintenance.lock();
-        batch::check_sealed(sealed, self.state.lock().sealed)?;
         if sealed.number <= maintenance.flushed {
             return Ok(());
         }
@@ -255,6 +257,7 @@ impl Engine for ModelEngine {
 
     fn checkpoint(&self, sealed: &Sealed, into: &Path) -> Result<Vec<EngineFile>> {
         self.check_writable()?;
+        batch::check_sealed(sealed, self.number)?;
         let maintenance = self.maintenance.lock();
         batch::check_newest(sealed, maintenance.flushed, self.state.lock().sealed)?;
         let linked = self.link_files(&maintenance, into);

@@ -163,6 +163,19 @@ pub fn clone_into_an_existing_directory_is_refused(bed: &Bed) {
     assert!(!lithdb_env::exists(&*bed.fs, &bed.path("clone")).unwrap());
 }
 
+pub fn clone_of_a_changed_file_is_refused(bed: &Bed) {
+    let engine = bed.create("engine");
+    put(&engine, "a", "1");
+    let files = checkpoint(bed, &engine, "copy");
+    let copied = files.iter().find(|file| !file.is_linked).unwrap();
+    let path = bed.path("copy").join(&copied.name);
+    let mut bytes = bed.tree("copy")[&copied.name].clone();
+    bytes[copied.len as usize / 2] ^= 1;
+    bed.write(&path, &bytes);
+    let clone = bed.engines().clone_into(&bed.path("copy"), &files, &bed.path("clone"));
+    assert_eq!(clone.unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
 pub fn clone_of_names_that_lead_elsewhere_is_refused(bed: &Bed) {
     let engine = bed.create("engine");
     let files = checkpoint(bed, &engine, "copy");

@@ -110,13 +110,22 @@ pub fn deleted_rows_stay_deleted_after_compaction_and_reopening(bed: &Bed) {
     assert_eq!(get(&engine, &engine.pin(), "key-050").as_deref(), Some("again"));
 }
 
-pub fn flush_of_another_engines_memtable_is_refused(bed: &Bed) {
+pub fn memtable_of_another_engine_is_refused(bed: &Bed) {
     let (one, two) = (bed.create("one"), bed.create("two"));
-    put(&one, "a", "1");
     let sealed = seal(&one);
+    put(&two, "a", "1");
+    seal(&two);
     assert_eq!(two.flush(&sealed).unwrap_err().kind(), ErrorKind::InvalidArgument);
-    assert!(two.failure().is_none());
     one.flush(&sealed).unwrap();
+    drop(one);
+    // The same directory, opened again.
+    let one = bed.open("one");
+    put(&one, "a", "1");
+    seal(&one);
+    assert_eq!(one.flush(&sealed).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    let error = one.checkpoint(&sealed, &bed.make_dir("copy")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(one.failure().is_none() && two.failure().is_none());
 }
 
 pub fn compaction_ends_and_keeps_every_row(bed: &Bed) {

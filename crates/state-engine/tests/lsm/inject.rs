@@ -4,15 +4,16 @@
 //! nothing is accepted after one that does, and that reads go on. Afterwards, without faults:
 //! everything acknowledged is there, and the engine is at one version exactly.
 
+use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
 use lithdb_process_tests::{Fault, can_trace, sample_of, scratch};
 use lithdb_sim::{Effort, Tally};
-use lithdb_state_engine::OpenMode;
+use lithdb_state_engine::{Engines, OpenMode};
 
 use crate::child::{self, COPIES, VERSIONS};
-use crate::rows::{read_dir, rows_at, version_of};
+use crate::rows::{self, engines, read_dir, rows_at, version_of};
 use crate::strace::{self, Run};
 
 const fn fault(call: &'static str, names: &'static str, injection: &'static str) -> Fault {
@@ -52,8 +53,18 @@ const DEATHS: [Fault; 5] = [
     fault("death at unlink", UNLINK, "signal=SIGKILL"),
 ];
 
-/// The numbers, in the thread that tests, of the calls that concern the child's directory.
-fn numbers_of(fault: &Fault) -> Vec<u64> {
+/// The numbers, in the thread that tests, of the calls that concern the child's directory; by the
+/// names of the calls.
+#[derive(Default)]
+struct Numbers(BTreeMap<&'static str, Vec<u64>>);
+
+impl Numbers {
+    fn of(&mut self, fault: &Fault) -> &[u64] {
+        self.0.entry(fault.names).or_insert_with(|| count(fault))
+    }
+}
+
+fn count(fault: &Fault) -> Vec<u64> {
     let dir = scratch();
     let root = dir.path().canonicalize().unwrap();
     let options = ["-e".to_owned(), format!("trace=write,{}", fault.names)];
@@ -114,6 +125,19 @@ fn check(root: &Path, run: &Run, context: &str) {
     }
 }
 
+/// An engine that went on has left nothing behind but what its manifest names, and the manifest.
+fn assert_tidy(root: &Path, context: &str) {
+    for name in ["engine", "copy-4", "copy-9", "clone-9"] {
+        let found: Vec<String> = rows::tree(&root.join(name)).into_keys().collect();
+        let manifests = found.iter().filter(|name| name.starts_with('v')).count();
+        let tables = found.iter().filter(|name| name.starts_with("tables/")).count();
+        let stats = engines().open(&root.join(name), OpenMode::ReadInPlace).map(|it| it.stats());
+        let stats = stats.unwrap_or_else(|error| panic!("{context}: {error}: {found:#?}"));
+        let expected = (1, stats.files, stats.files + 2);
+        assert_eq!((manifests, tables, found.len()), expected, "{context}: {found:#?}");
+    }
+}
+
 /// The files are intact: no report may say otherwise.
 fn assert_honest(run: &Run, fault: &Fault, context: &str) {
     let marks = run.marks();
@@ -147,17 +171,21 @@ fn failure_of_every_call_is_reported_and_loses_nothing() {
     }
     let effort = Effort::from_env();
     let mut tally = Tally::new("failing calls of the production engine");
+    let mut numbers = Numbers::default();
     for fault in ERRORS {
-        let numbers = numbers_of(&fault);
+        let calls = numbers.of(&fault);
         let seed = effort.seed(fault.injection);
-        for nth in sample_of(numbers.len() as u64, 5, effort.is_deep(), seed) {
-            let number = numbers[nth as usize - 1];
+        for nth in sample_of(calls.len() as u64, 5, effort.is_deep(), seed) {
+            let number = calls[nth as usize - 1];
             let dir = scratch();
             let root = dir.path().canonicalize().unwrap();
             let run = run_with(&fault, number, &root);
             let context = format!("{} {} at call {nth} ({number})", fault.call, fault.injection);
             assert!(run.log.contains("INJECTED"), "{context}: nothing was injected");
             assert_honest(&run, &fault, &context);
+            if run.marks().last().unwrap() == "end true" && fault.call != "unlink" {
+                assert_tidy(&root, &context);
+            }
             check(&root, &run, &context);
             tally.add("error points", 1);
             let latched = run.marks().iter().any(|mark| mark.contains("latched=true"));
@@ -173,13 +201,14 @@ fn process_killed_at_every_call_leaves_one_version() {
     }
     let effort = Effort::from_env();
     let mut tally = Tally::new("killed processes of the production engine");
+    let mut numbers = Numbers::default();
     for fault in DEATHS {
-        let numbers = numbers_of(&fault);
+        let calls = numbers.of(&fault);
         let seed = effort.seed(fault.call);
-        for nth in sample_of(numbers.len() as u64, 5, effort.is_deep(), seed) {
+        for nth in sample_of(calls.len() as u64, 5, effort.is_deep(), seed) {
             let dir = scratch();
             let root = dir.path().canonicalize().unwrap();
-            let run = run_with(&fault, numbers[nth as usize - 1], &root);
+            let run = run_with(&fault, calls[nth as usize - 1], &root);
             let context = format!("{} at call {nth}", fault.call);
             assert_eq!(run.output.status.signal(), Some(9), "{context}: {}", run.stdout());
             check(&root, &run, &context);

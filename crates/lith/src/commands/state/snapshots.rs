@@ -42,8 +42,8 @@ pub(super) fn show(found: &StateInspection, ctx: &mut Context) -> Result<(), Fai
         }
     }
     for (version, path) in &found.abandoned {
-        let path = path.display();
-        ctx.out.text(format_args!("{version:>12}  moved aside, of another branch: {path}"))?;
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+        ctx.out.text(format_args!("{version:>12}  moved aside to abandoned/{name}"))?;
     }
     Ok(())
 }

@@ -1,0 +1,17 @@
+//! Pitfalls: what went wrong in stores of this kind, one test for each, whose name says what must
+//! hold. The comment of a test names where it went wrong.
+
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+#![allow(missing_docs, unreachable_pub)]
+
+#[path = "pitfalls/engines.rs"]
+mod engines;
+#[path = "pitfalls/fixture.rs"]
+mod fixture;
+#[path = "pitfalls/hashing.rs"]
+mod hashing;
+#[path = "pitfalls/refuse.rs"]
+mod refuse;
+#[path = "pitfalls/rollback.rs"]
+mod rollback;
+mod support;

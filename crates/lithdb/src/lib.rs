@@ -183,11 +183,8 @@ pub mod env {
     };
 }
 
-// The examples of the README and of the other documents are tests.
-#[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
-struct Readme;
-
+// The examples of the documents are tests; those of the README are tests of `lithdb-state`, because
+// one of them needs it.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/ROLLBACK.md")]
 struct RollingBack;

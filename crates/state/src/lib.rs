@@ -95,3 +95,12 @@ pub use record::reencode_record;
 
 pub use lithdb::{Error, ErrorKind, Result, UnixMillis};
 pub use lithdb_lthash::RootHash;
+
+// The examples of the README and of docs/STATE.md are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/STATE.md")]
+struct StateDocument;

@@ -38,7 +38,10 @@ pub fn view(view: &View, model: &Model, context: &str) {
     }
 }
 
-fn model_keys(model: &Model) -> impl Iterator<Item = (&(String, Vec<u8>), &(Vec<u8>, u64))> {
+/// A store and a key.
+type Key = (String, Vec<u8>);
+
+fn model_keys(model: &Model) -> impl Iterator<Item = (&Key, &super::model::Row)> {
     (model.base..=model.head()).flat_map(|version| model.at(version).rows.iter())
 }
 

@@ -14,4 +14,6 @@ mod hashing;
 mod refuse;
 #[path = "pitfalls/rollback.rs"]
 mod rollback;
+#[path = "pitfalls/snapshots.rs"]
+mod snapshots;
 mod support;

@@ -34,12 +34,10 @@ impl Opening {
             match snapshot.class {
                 SnapshotClass::Valid => valid.push(snapshot),
                 SnapshotClass::Abandoned => {
-                    match self.move_aside(&snapshot.found) {
-                        Ok(()) => self.report.abandoned.push(version),
-                        Err(error) if error.latches() => return Err(error),
-                        // It stays, and its root keeps it from being chosen.
-                        Err(error) => self.report.damaged.push((version, error.to_string())),
-                    }
+                    // Two histories of a version may have one root and differ in when their rows
+                    // were written: it must be out of the way before this branch goes on.
+                    self.move_aside(&snapshot.found)?;
+                    self.report.abandoned.push(version);
                 }
                 SnapshotClass::Damaged => {
                     let Some(reason) = snapshot.reason else {

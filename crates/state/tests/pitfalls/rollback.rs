@@ -14,7 +14,7 @@ use crate::fixture::{Fixture, copy_dir};
 use crate::support::model::{Change, Model, change_sets, changes_of};
 use crate::support::{APP, DIR, Harness, check, difference, small, without_openings};
 
-/// Codex on sei-chain #2972: the working copy was reused after the log had been cut.
+/// Review of sei-chain #2972: the working copy was reused after the log had been cut.
 #[test]
 fn a_rollback_after_a_restart_does_not_reuse_a_working_copy_that_is_ahead() {
     for mut store in Fixture::both(&small()) {

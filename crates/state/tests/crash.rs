@@ -10,8 +10,7 @@ mod support;
 
 use lithdb_sim::{CrashImage, Effort, SimFs, Tally};
 use lithdb_state::{Durability, StateOptions};
-use support::model::changes_of;
-use support::script::{Expect, Op, Run, Script, Store, check_disk, check_open};
+use support::script::{Expect, Op, Run, Script, Store, check_disk, check_open, go_on};
 use support::{Harness, difference, small, without_openings};
 
 /// The images that the disk may be left with: a quick run takes the first at every point, and
@@ -124,34 +123,6 @@ fn open_again(script: &Script, harness: &Harness, found: &Expect, replayed: u64,
     drop(store);
     let after = without_openings(harness.tree("/"));
     assert_eq!(difference(&before, &after), None, "{context}");
-}
-
-/// The store works: versions are committed with contents that no branch had, a snapshot of them is
-/// taken, and both survive the next power loss.
-fn go_on(script: &Script, harness: &Harness, mut expect: Expect, context: &str) {
-    let context = format!("{context}, gone on with");
-    let store = Store::try_open(script, harness).unwrap_or_else(|e| panic!("{context}: {e}"));
-    let branch = expect.branch + 100;
-    for n in 0..3 {
-        let changes = changes_of(branch, expect.model.head() + 1);
-        let version = expect.model.commit(&changes);
-        store.commit(version, &changes).unwrap_or_else(|e| panic!("{context}: {version}: {e}"));
-        if n == 1 {
-            let snapshot = store.state().snapshot().and_then(|ticket| ticket.wait());
-            let snapshot = snapshot.unwrap_or_else(|e| panic!("{context}: snapshot: {e}"));
-            assert_eq!(snapshot.version, version, "{context}");
-            expect.snapshot = Some(version);
-        }
-    }
-    store.state().flush().unwrap();
-    expect.durable = expect.model.head();
-    let view = store.state().latest();
-    support::check::view(&view, &expect.model, &context);
-    drop((store, view));
-    let harness = harness.after_crash(&CrashImage::Nothing);
-    check_disk(&harness, &expect, &context);
-    let store = Store::try_open(script, &harness).unwrap_or_else(|e| panic!("{context}: {e}"));
-    check_open(&store, &harness, &expect, &format!("{context}, crashed"));
 }
 
 /// The power fails again at every operation of the opening. Nothing is committed by it, so the

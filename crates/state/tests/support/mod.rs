@@ -4,6 +4,8 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 pub mod check;
+#[path = "../../../table/tests/support/hook.rs"]
+pub mod hook;
 pub mod model;
 pub mod script;
 

@@ -2,6 +2,7 @@
 
 use lithdb::rollback::max_be_u64;
 use lithdb::{NoMatch, Rollback};
+use lithdb_sim::CrashImage;
 use lithdb_state::{Durability, Reclone, Result, StateDb, StateEvent, StateOptions, View};
 
 use super::check::{self, SnapshotBytes};
@@ -182,6 +183,10 @@ pub struct Run<'s> {
     pub pending: Vec<Change>,
     /// Whether every step is followed by a comparison with the model.
     pub is_checked: bool,
+    /// The number of the step that is run.
+    steps: usize,
+    /// The events of the last step.
+    pub events: Vec<StateEvent>,
 }
 
 impl<'s> Run<'s> {
@@ -190,9 +195,18 @@ impl<'s> Run<'s> {
     }
 
     pub fn on(script: &'s Script, harness: Harness) -> Self {
-        let (views, pending) = (Vec::new(), Vec::new());
-        let (expect, bytes) = (Expect::new(&script.options), SnapshotBytes::default());
-        Self { script, harness, expect, store: None, bytes, views, pending, is_checked: true }
+        Self {
+            script,
+            harness,
+            expect: Expect::new(&script.options),
+            store: None,
+            bytes: SnapshotBytes::default(),
+            views: Vec::new(),
+            pending: Vec::new(),
+            is_checked: true,
+            steps: 0,
+            events: Vec::new(),
+        }
     }
 
     /// Opens the store and runs all steps, each checked, until one fails.
@@ -215,29 +229,38 @@ impl<'s> Run<'s> {
     pub fn open(&mut self) -> Result<()> {
         let store = Store::try_open(self.script, &self.harness)?;
         let db = store.state();
+        let (found, newest) = (db.version(), self.expect.model.head());
+        // What was not flushed may be lost when the process ends while writes fail.
+        assert!(found >= self.expect.durable && found <= newest, "{}: {found}", self.context());
+        assert!(found == newest || !self.is_checked, "{}: {found}, {newest}", self.context());
+        self.expect.model.roll_back(found);
         self.expect.durable = db.durable_version();
         self.expect.is_settled = true;
-        assert_eq!(db.version(), self.expect.model.head(), "{}: opened", self.context());
         self.store = Some(store);
         Ok(())
     }
 
     pub fn step(&mut self, number: usize) -> Result<()> {
-        let op = self.script.ops[number];
+        self.steps = number;
+        self.step_op(self.script.ops[number])
+    }
+
+    pub fn step_op(&mut self, op: Op) -> Result<()> {
         let done = self.run(op);
-        for event in self.harness.take_events() {
+        self.events = self.harness.take_events();
+        for event in &self.events {
             if let StateEvent::SnapshotTaken { version } = event {
-                self.expect.snapshot = self.expect.snapshot.max(Some(version));
+                self.expect.snapshot = self.expect.snapshot.max(Some(*version));
             }
         }
         done?;
-        let context = format!("{}, step {number}, {op:?}", self.script.name);
+        let context = format!("{}, step {}, {op:?}", self.script.name, self.steps);
         self.bytes.check(&self.harness, &context);
         if !self.is_checked {
             return Ok(());
         }
         check::view(&self.db().latest(), &self.expect.model, &context);
-        if number.is_multiple_of(3) {
+        if self.steps.is_multiple_of(3) {
             self.views.push((self.db().latest(), self.expect.model.clone()));
         }
         for (view, model) in &self.views {
@@ -293,11 +316,12 @@ impl<'s> Run<'s> {
     }
 
     fn commit(&mut self, changes: Vec<Change>) -> Result<()> {
-        let mut all = std::mem::take(&mut self.pending);
+        let mut all = self.pending.clone();
         all.extend(changes.iter().cloned());
         let version = self.expect.model.commit(&all);
         let store = self.store.as_ref().unwrap();
         let committed = store.commit(version, &changes)?;
+        self.pending.clear();
         assert_eq!(committed.root, self.expect.model.at(version).root, "{}", self.context());
         if self.script.options.durability == Durability::EveryCommit {
             self.expect.durable = version;
@@ -368,7 +392,8 @@ impl<'s> Run<'s> {
         self.end_rollback(target);
         self.expect.is_settled = true;
         self.store = Some(Store::Own(db));
-        assert!(self.harness.names("abandoned").is_empty(), "{}", self.context());
+        let is_clean = self.harness.names("abandoned").is_empty();
+        assert!(is_clean || !self.is_checked, "{}: abandoned snapshots stay", self.context());
         Ok(())
     }
 
@@ -409,8 +434,20 @@ pub fn check_disk(harness: &Harness, expect: &Expect, context: &str) {
     }
 }
 
-/// Checks an open store; returns what is expected of it from now on.
+/// Checks an open store, and that opening has removed what was left of interrupted operations;
+/// returns what is expected of it from now on.
 pub fn check_open(store: &Store, harness: &Harness, expect: &Expect, context: &str) -> Expect {
+    let found = check_state(store, harness, expect, context);
+    for name in ["working.new", "trash"] {
+        assert!(harness.names(name).is_empty(), "{context}: {name} was left");
+    }
+    let new = harness.names("snapshots").into_iter().find(|name| name.ends_with(".new"));
+    assert_eq!(new, None, "{context}: an unfinished snapshot was left");
+    found
+}
+
+/// Checks an open store; returns what is expected of it from now on.
+pub fn check_state(store: &Store, harness: &Harness, expect: &Expect, context: &str) -> Expect {
     let db = store.state();
     let found = expect.found_at(db.version(), &db.root(), context);
     check::view(&db.latest(), &found.model, context);
@@ -438,12 +475,35 @@ pub fn check_open(store: &Store, harness: &Harness, expect: &Expect, context: &s
         let head = db.version();
         assert!(block == head || block == head + 1, "{context}: block {block}, state {head}");
     }
-    for name in ["working.new", "trash"] {
-        assert!(harness.names(name).is_empty(), "{context}: {name} was left");
-    }
-    let new = harness.names("snapshots").into_iter().find(|name| name.ends_with(".new"));
-    assert_eq!(new, None, "{context}: an unfinished snapshot was left");
     let kept = expect.snapshot.filter(|_| expect.undecided.is_none());
     assert!(dirs.keys().next_back() >= kept.as_ref(), "{context}: snapshot {kept:?} is lost");
     found
+}
+
+/// The store works: versions are committed with contents that no branch had, a snapshot of them is
+/// taken, and both survive the next power loss.
+pub fn go_on(script: &Script, harness: &Harness, mut expect: Expect, context: &str) {
+    let context = format!("{context}, gone on with");
+    let store = Store::try_open(script, harness).unwrap_or_else(|e| panic!("{context}: {e}"));
+    let branch = expect.branch + 100;
+    for n in 0..3 {
+        let changes = changes_of(branch, expect.model.head() + 1);
+        let version = expect.model.commit(&changes);
+        store.commit(version, &changes).unwrap_or_else(|e| panic!("{context}: {version}: {e}"));
+        if n == 1 {
+            let snapshot = store.state().snapshot().and_then(|ticket| ticket.wait());
+            let snapshot = snapshot.unwrap_or_else(|e| panic!("{context}: snapshot: {e}"));
+            assert_eq!(snapshot.version, version, "{context}");
+            expect.snapshot = Some(version);
+        }
+    }
+    store.state().flush().unwrap();
+    expect.durable = expect.model.head();
+    let view = store.state().latest();
+    check::view(&view, &expect.model, &context);
+    drop((store, view));
+    let harness = harness.after_crash(&CrashImage::Nothing);
+    check_disk(&harness, &expect, &context);
+    let store = Store::try_open(script, &harness).unwrap_or_else(|e| panic!("{context}: {e}"));
+    check_open(&store, &harness, &expect, &format!("{context}, crashed"));
 }

@@ -1,0 +1,158 @@
+//! A disk of every size: a call without space is an error that loses nothing, and works once there
+//! is space again, without reopening.
+
+use lithdb_env::Fs;
+use lithdb_sim::{CrashImage, Fault, Tally};
+use lithdb_state::{ErrorKind, StateEvent};
+
+use super::support::script::{Op, Script, Store, check_disk, check_open};
+use super::support::{self, Harness, small};
+use super::{advance, on_flush, prepared};
+
+/// The disk space that is in use, in blocks of 4 KiB.
+fn blocks_in_use(harness: &Harness) -> u64 {
+    let copy = harness.fork();
+    let fits = |blocks: u64| {
+        copy.fs.set_capacity(Some(blocks * 4096));
+        copy.fs.free_space("/".as_ref()).unwrap() > 0
+    };
+    (1..100_000).find(|blocks| fits(*blocks)).unwrap() - 1
+}
+
+/// From step `step` on the disk has no free blocks, then more and more until everything fits;
+/// `least` sizes must be too small.
+fn every_size(script: &Script, step: usize, least: u64) {
+    let mut tally = Tally::new(format!("state store on a full disk: {}", script.name));
+    for free in 0.. {
+        let context = format!("{}, {free} free blocks", script.name);
+        let mut run = prepared(script, step);
+        let used = blocks_in_use(&run.harness);
+        run.harness.fs.set_capacity(Some((used + free) * 4096));
+        let mut refused = 0;
+        for number in step..=script.ops.len() {
+            let Err(error) = advance(&mut run, number) else { continue };
+            let context = format!("{context}, step {number}: {error}");
+            assert_eq!(error.kind(), ErrorKind::StorageFull, "{context}");
+            refused += 1;
+            if run.store.is_none() {
+                // Opening found no space; the same disk with more space is opened.
+                run.harness.fs.set_capacity(None);
+                run.open().unwrap_or_else(|e| panic!("{context}; open: {e}"));
+                break;
+            }
+            assert!(!super::has_failed(&mut run, true, &context), "{context}: latched");
+            run.harness.fs.set_capacity(None);
+            run.is_checked = true;
+            advance(&mut run, number).unwrap_or_else(|e| panic!("{context}; again: {e}"));
+        }
+        run.harness.fs.set_capacity(None);
+        let failed = run.db().stats().failure;
+        assert_eq!(failed, None, "{context}: a full disk latches nothing");
+        run.step_op(Op::Commit).unwrap_or_else(|e| panic!("{context}: commit: {e}"));
+        run.step_op(Op::Snapshot).unwrap_or_else(|e| panic!("{context}: snapshot: {e}"));
+        tally.add("sizes", 1);
+        tally.add("refused calls", refused);
+        let expect = run.expect.clone();
+        drop(run.store.take());
+        let after = run.harness.after_crash(&CrashImage::Nothing);
+        check_disk(&after, &expect, &context);
+        check_open(&Store::try_open(script, &after).unwrap(), &after, &expect, &context);
+        if refused == 0 && free > 0 {
+            break;
+        }
+    }
+    assert!(tally.get("refused calls") >= least, "{tally:?}");
+}
+
+#[test]
+fn a_full_disk_refuses_commits_and_loses_nothing() {
+    let ops = [Op::Commit; 6];
+    every_size(&Script::new("durable commits", small().memtable_bytes(900), &ops), 3, 3);
+    let ops = [Op::Commit, Op::Commit, Op::Flush, Op::Commit, Op::Flush, Op::Commit];
+    every_size(&Script::new("commits on flush", on_flush().memtable_bytes(2000), &ops), 2, 3);
+}
+
+#[test]
+fn a_full_disk_refuses_snapshots_and_they_are_tried_again() {
+    let ops = [Op::Commit, Op::Snapshot, Op::Commit, Op::Commit, Op::Snapshot, Op::Commit];
+    every_size(&Script::new("snapshots", small(), &ops), 5, 10);
+}
+
+#[test]
+fn a_full_disk_refuses_to_open_and_the_store_opens_later() {
+    let ops = [Op::Commit, Op::Commit, Op::Snapshot, Op::Commit, Op::LoseWorking, Op::Commit];
+    every_size(&Script::new("clone again", small().memtable_bytes(900), &ops), 5, 1);
+}
+
+#[test]
+fn a_full_disk_refuses_a_rollback_and_nothing_is_lost() {
+    let ops =
+        [Op::Commit, Op::Commit, Op::Snapshot, Op::Commit, Op::Commit, Op::StoppedRollback(3)];
+    let script = Script::new("rollback", small(), &ops);
+    let mut refused = 0;
+    for free in 0..40 {
+        let context = format!("rollback, {free} free blocks");
+        let mut run = prepared(&script, 6);
+        let used = blocks_in_use(&run.harness);
+        run.harness.fs.set_capacity(Some((used + free) * 4096));
+        let done = advance(&mut run, 6);
+        if let Err(error) = &done {
+            assert_eq!(error.kind(), ErrorKind::StorageFull, "{context}: {error}");
+            refused += 1;
+        }
+        drop(run.store.take());
+        run.harness.fs.set_capacity(None);
+        let store = Store::try_open(&script, &run.harness).unwrap();
+        check_open(&store, &run.harness, &run.expect, &context);
+        if done.is_ok() {
+            break;
+        }
+    }
+    assert!(refused > 2, "{refused}");
+}
+
+/// A snapshot that finds no space is an event and a statistic; nothing of it stays; the next
+/// interval takes one.
+#[test]
+fn a_failed_snapshot_leaves_nothing_and_is_tried_again() {
+    let script = Script::new("failed snapshot", on_flush().snapshot_interval(2), &[Op::Commit; 4]);
+    let mut run = prepared(&script, 2);
+    let (first_op, mut failures) = (run.harness.fs.ops(), 0);
+    advance(&mut run, 2).unwrap();
+    let count = run.harness.fs.ops() - first_op;
+    for at in 0..count {
+        let mut run = prepared(&script, 2);
+        run.harness.fs.fail_op(at + 1, Fault::NoSpace, false);
+        if advance(&mut run, 2).is_err() || run.db().stats().failure.is_some() {
+            continue; // the commit itself, or a sync
+        }
+        let Some(error) = run.db().stats().last_snapshot_error else { continue };
+        failures += 1;
+        let context = format!("no space at {at} of {count}: {error}");
+        let names = run.harness.names("snapshots");
+        assert!(names.iter().all(|name| !name.ends_with(".new")), "{context}: {names:?}");
+        run.step_op(Op::Commit).unwrap();
+        run.step_op(Op::Commit).unwrap();
+        assert_eq!(run.db().stats().last_snapshot_error, None, "{context}");
+        let newest = support::check::snapshot_dirs(&run.harness).keys().next_back().copied();
+        assert_eq!(newest, Some(4), "{context}");
+    }
+    assert!(failures >= 5, "{failures} of {count}");
+}
+
+#[test]
+fn a_deferred_flush_is_reported_and_repeated() {
+    let script = Script::new("deferred flush", on_flush().memtable_bytes(1), &[Op::Commit; 3]);
+    let mut run = prepared(&script, 2);
+    let used = blocks_in_use(&run.harness);
+    run.harness.fs.set_capacity(Some((used + 1) * 4096));
+    advance(&mut run, 2).unwrap();
+    let is_deferred = |event: &StateEvent| matches!(event, StateEvent::FlushDeferred { .. });
+    assert!(run.events.iter().any(is_deferred), "{:?}", run.events);
+    assert_eq!(run.db().stats().failure, None);
+    run.harness.fs.set_capacity(None);
+    run.is_checked = true;
+    advance(&mut run, 3).unwrap();
+    run.step_op(Op::Close).unwrap();
+    assert_eq!(run.db().opened().replayed, 0);
+}

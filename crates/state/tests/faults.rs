@@ -19,8 +19,9 @@ use std::sync::Arc;
 use lithdb_sim::{CrashImage, Effort, Fault, OpKind, Pages, Tally};
 use lithdb_state::{Durability, ErrorKind, Result, StateOptions};
 use parking_lot::Mutex;
+use support::expect::{check_disk, check_open, go_on};
 use support::hook::HookFs;
-use support::script::{Op, Run, Script, Store, check_disk, check_open, go_on};
+use support::script::{Op, Run, Script, Store};
 use support::{Harness, small};
 
 const LOST: Fault = Fault::FailedSync { pages: Pages::Lost };
@@ -165,6 +166,15 @@ fn every_fault(script: &Script, steps: &[usize], stride: usize) -> Tally {
     tally
 }
 
+/// A step with a fault, and what has become of the store.
+struct Faulty<'s> {
+    run: Run<'s>,
+    step: usize,
+    is_error: bool,
+    turn: u64,
+    context: String,
+}
+
 fn one_fault(
     script: &Script,
     step: usize,
@@ -183,78 +193,93 @@ fn one_fault(
     }
     run.harness.fs.clear_faults();
     tally.add(if planned.is_read { "read faults" } else { "faults" }, 1);
+    let mut context = format!("{context}: done");
     if let Err(error) = &done {
         tally.add("failed steps", 1);
+        context = format!("{context} not: {error}");
         let kinds =
             [ErrorKind::Io, ErrorKind::StorageFull, ErrorKind::Exhausted, ErrorKind::Latched];
-        assert!(kinds.contains(&error.kind()), "{context}: {error}");
-        assert!(
-            !matches!(planned.fault, Fault::ShortWrite | Fault::Interrupted),
-            "{context}: {error}"
-        );
+        assert!(kinds.contains(&error.kind()), "{context}");
+        let is_harmless = matches!(planned.fault, Fault::ShortWrite | Fault::Interrupted);
+        assert!(!is_harmless, "{context}");
     }
-    let context =
-        format!("{context}: {}", done.as_ref().err().map_or("done".into(), |e| e.to_string()));
     let has_failed = has_failed(&mut run, done.is_err(), &context);
     tally.add("latched", u64::from(has_failed && run.store.is_some()));
+    let mut faulty = Faulty { run, step, is_error: done.is_err(), turn, context };
     match then {
-        Then::Crash => {
-            let seed = Effort::from_env().seed(script.name).wrapping_add(turn);
-            for image in [CrashImage::Nothing, CrashImage::Seeded(seed)] {
-                let context = format!("{context}, {image:?}");
-                let after = run.harness.after_crash(&image);
-                check_disk(&after, &run.expect, &context);
-                let store = Store::try_open(script, &after);
-                let store = store.unwrap_or_else(|e| panic!("{context}: open: {e}"));
-                check_open(&store, &after, &run.expect, &context);
-                tally.add("images", 1);
-            }
+        Then::Crash => faulty.crash(tally),
+        Then::GoOn if has_failed || faulty.run.store.is_none() => faulty.open_again(tally),
+        Then::GoOn => faulty.go_on(tally),
+        Then::Kill => faulty.kill(tally),
+    }
+}
+
+impl Faulty<'_> {
+    fn open(&self, harness: &Harness, context: &str) -> Store {
+        Store::try_open(self.run.script, harness).unwrap_or_else(|e| panic!("{context}: open: {e}"))
+    }
+
+    fn after_crash(&self, image: &CrashImage, context: &str) {
+        let context = format!("{context}, {image:?}");
+        let after = self.run.harness.after_crash(image);
+        check_disk(&after, &self.run.expect, &context);
+        check_open(&self.open(&after, &context), &after, &self.run.expect, &context);
+    }
+
+    /// The power fails.
+    fn crash(&self, tally: &mut Tally) {
+        let seed = Effort::from_env().seed(self.run.script.name).wrapping_add(self.turn);
+        for image in [CrashImage::Nothing, CrashImage::Seeded(seed)] {
+            self.after_crash(&image, &self.context);
+            tally.add("images", 1);
         }
-        Then::GoOn if has_failed || run.store.is_none() => {
-            drop(run.store.take());
-            let store = Store::try_open(script, &run.harness);
-            let store = store.unwrap_or_else(|e| panic!("{context}: open again: {e}"));
-            let found = check_open(&store, &run.harness, &run.expect, &context);
-            drop(store);
-            go_on(script, &run.harness, found, &context);
-            tally.add("opened again", 1);
+    }
+
+    /// The store that has failed is opened again by the same process.
+    fn open_again(&mut self, tally: &mut Tally) {
+        drop(self.run.store.take());
+        let store = self.open(&self.run.harness, &self.context);
+        let found = check_open(&store, &self.run.harness, &self.run.expect, &self.context);
+        drop(store);
+        go_on(self.run.script, &self.run.harness, found, &self.context);
+        tally.add("opened again", 1);
+    }
+
+    /// The step is repeated if it failed, and every other time the others follow; then the power
+    /// fails.
+    fn go_on(&mut self, tally: &mut Tally) {
+        let is_short = self.turn.is_multiple_of(2);
+        let last = if is_short { self.step } else { self.run.script.ops.len() };
+        self.run.is_checked = true;
+        for number in self.step + usize::from(!self.is_error)..=last {
+            advance(&mut self.run, number)
+                .unwrap_or_else(|e| panic!("{}; going on with {number}: {e}", self.context));
         }
-        Then::GoOn => {
-            // Every other time only the step itself is repeated.
-            let last = if turn % 2 == 0 { step } else { script.ops.len() };
-            run.is_checked = true;
-            for number in (if done.is_err() { step } else { step + 1 })..=last {
-                advance(&mut run, number)
-                    .unwrap_or_else(|e| panic!("{context}; going on with {number}: {e}"));
-            }
-            drop(run.store.take());
-            let context = format!("{context}; crashed afterwards");
+        drop(self.run.store.take());
+        self.after_crash(&CrashImage::Nothing, &format!("{}; crashed afterwards", self.context));
+        tally.add("gone on", 1);
+    }
+
+    /// Another process opens what is in the page cache; then the power fails, or it works with it
+    /// before.
+    fn kill(&mut self, tally: &mut Tally) {
+        let (run, context) = (&mut self.run, &self.context);
+        drop(run.store.take());
+        run.harness.fs.release_locks();
+        let store = self.open(&self.run.harness, context);
+        let (run, context) = (&self.run, &self.context);
+        let mut found = check_open(&store, &run.harness, &run.expect, context);
+        drop(store);
+        // The working copy may have been moved into place, and that may not be durable.
+        found.is_settled = run.expect.is_settled;
+        if self.turn.is_multiple_of(2) {
             let after = run.harness.after_crash(&CrashImage::Nothing);
-            check_disk(&after, &run.expect, &context);
-            let store = Store::try_open(script, &after);
-            let store = store.unwrap_or_else(|e| panic!("{context}: open: {e}"));
-            check_open(&store, &after, &run.expect, &context);
-            tally.add("gone on", 1);
+            let context = format!("{context}; crashed afterwards");
+            check_open(&self.open(&after, &context), &after, &found, &context);
+        } else {
+            go_on(run.script, &run.harness, found, context);
         }
-        Then::Kill => {
-            drop(run.store.take());
-            run.harness.fs.release_locks();
-            let store = Store::try_open(script, &run.harness);
-            let store = store.unwrap_or_else(|e| panic!("{context}: open: {e}"));
-            let mut found = check_open(&store, &run.harness, &run.expect, &context);
-            // The working copy may have been moved into place, and that may not be durable.
-            found.is_settled = run.expect.is_settled;
-            drop(store);
-            if turn % 2 == 0 {
-                let after = run.harness.after_crash(&CrashImage::Nothing);
-                let store = Store::try_open(script, &after);
-                let store = store.unwrap_or_else(|e| panic!("{context}: open after: {e}"));
-                check_open(&store, &after, &found, &context);
-            } else {
-                go_on(script, &run.harness, found, &context);
-            }
-            tally.add("killed", 1);
-        }
+        tally.add("killed", 1);
     }
 }
 

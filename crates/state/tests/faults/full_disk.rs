@@ -5,7 +5,8 @@ use lithdb_env::Fs;
 use lithdb_sim::{CrashImage, Fault, Tally};
 use lithdb_state::{ErrorKind, StateEvent};
 
-use super::support::script::{Op, Script, Store, check_disk, check_open};
+use super::support::expect::{check_disk, check_open};
+use super::support::script::{Op, Script, Store};
 use super::support::{self, Harness, small};
 use super::{advance, on_flush, prepared};
 

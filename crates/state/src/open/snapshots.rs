@@ -34,12 +34,11 @@ impl Opening {
             match snapshot.class {
                 SnapshotClass::Valid => valid.push(snapshot),
                 SnapshotClass::Abandoned => {
-                    match self.move_aside(&snapshot.found) {
-                        Ok(()) => self.report.abandoned.push(version),
-                        Err(error) if error.latches() => return Err(error),
-                        // It stays, and its root keeps it from being chosen.
-                        Err(error) => self.report.damaged.push((version, error.to_string())),
-                    }
+                    // The new branch may come to the same root at its version on another way, and
+                    // its rows would say that they were written at other versions: so it is out of
+                    // the way before anything is committed.
+                    self.move_aside(&snapshot.found)?;
+                    self.report.abandoned.push(version);
                 }
                 SnapshotClass::Damaged => {
                     let Some(reason) = snapshot.reason else {

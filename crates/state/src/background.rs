@@ -300,8 +300,9 @@ impl Shared {
                 if let Some(job) = &mut state.job {
                     job.is_snapshot = false;
                 }
-            } else {
-                state.job = None;
+            } else if let Some(job) = state.job.take() {
+                // Its snapshots are among those that will not be taken.
+                state.wanted.extend(job.tickets);
             }
         }
         if is_transient && !error.latches() {

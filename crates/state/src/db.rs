@@ -174,6 +174,7 @@ impl StateDb {
     pub fn commit(&self, version: u64) -> Result<Committed> {
         let _events = self.shared.events.deliver_on_drop();
         let mut writer = self.shared.writer.lock();
+        self.shared.make_room(&mut writer)?;
         let committed = self.shared.commit(&mut writer, version)?;
         self.after_commit(&mut writer);
         Ok(committed)
@@ -187,7 +188,10 @@ impl StateDb {
     pub fn commit_block(&self, version: u64, changes: &[ChangeSet]) -> Result<Committed> {
         let _events = self.shared.events.deliver_on_drop();
         let mut writer = self.shared.writer.lock();
+        // Before the changes are pending: nobody else is to commit, discard or add to them.
+        let room = self.shared.make_room(&mut writer);
         self.shared.apply(&mut writer, version, changes)?;
+        room?;
         let committed = self.shared.commit(&mut writer, version)?;
         self.after_commit(&mut writer);
         Ok(committed)

@@ -4,14 +4,22 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 #![allow(missing_docs, unreachable_pub)]
 
+#[path = "pitfalls/background.rs"]
+mod background;
 #[path = "pitfalls/engines.rs"]
 mod engines;
 #[path = "pitfalls/fixture.rs"]
 mod fixture;
 #[path = "pitfalls/hashing.rs"]
 mod hashing;
+#[path = "pitfalls/interleave.rs"]
+mod interleave;
+#[path = "pitfalls/readers.rs"]
+mod readers;
 #[path = "pitfalls/refuse.rs"]
 mod refuse;
 #[path = "pitfalls/rollback.rs"]
 mod rollback;
+#[path = "pitfalls/snapshots.rs"]
+mod snapshots;
 mod support;

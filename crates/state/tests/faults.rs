@@ -15,11 +15,12 @@ mod opening;
 mod refusals;
 mod support;
 
-use driver::{THEN, every_fault, faults_of, one_fault};
-use lithdb_sim::{Fault, Tally};
+use driver::{THEN, advance, every_fault, faults_of, one_fault, prepared};
+use lithdb_sim::{CrashImage, Fault, Tally};
 use lithdb_state::{Durability, StateOptions};
-use support::script::{Op, Script};
-use support::small;
+use support::expect::check_open;
+use support::script::{Op, Script, Store};
+use support::{App, small};
 
 fn check(tally: &Tally, at_least: &[(&str, u64)]) {
     for (what, least) in at_least {
@@ -62,6 +63,38 @@ fn a_directory_that_was_not_synced_is_not_relied_upon() {
         }
     }
     check(&tally, &[("faults", 300), ("gone on", 60), ("killed", 100)]);
+}
+
+/// A snapshot that an opening finds by its name allows the log to lose the versions below it: so
+/// opening makes its name durable.
+#[test]
+fn a_snapshot_that_is_found_is_durable_before_the_log_is_collected() {
+    let mut options = small();
+    options.wal = options.wal.segment_keys(1);
+    let ops = [Op::Commit, Op::Commit, Op::Commit, Op::Snapshot];
+    let script = Script::shared("found", options, &ops);
+    let (mut found, mut collected) = (0, 0);
+    for (planned, place) in faults_of(&script, 4, 1) {
+        if planned.fault != Fault::TooManyFiles || !place.starts_with("SyncDir") {
+            continue;
+        }
+        let mut run = prepared(&script, 4);
+        planned.plan(&run.harness);
+        let is_taken = advance(&mut run, 4).is_ok();
+        run.harness.fs.clear_faults();
+        drop(run.store.take());
+        run.harness.fs.release_locks();
+        let app = App::open(&run.harness).unwrap();
+        found += u64::from(!is_taken && !app.state.snapshots().unwrap().is_empty());
+        let log = app.db.existing_table("state").unwrap();
+        log.seal().unwrap();
+        collected += u64::from(log.run_gc().unwrap().segments > 0);
+        drop((log, app));
+        let after = run.harness.after_crash(&CrashImage::Nothing);
+        let store = Store::try_open(&script, &after).unwrap_or_else(|e| panic!("{place}: {e}"));
+        check_open(&store, &after, &run.expect, &place);
+    }
+    assert!(found > 0 && collected > 0, "{found}, {collected}");
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub struct Planned {
 }
 
 impl Planned {
-    fn plan(self, harness: &Harness) {
+    pub fn plan(self, harness: &Harness) {
         let Self { is_read, at, fault, sticky } = self;
         match (is_read, sticky) {
             (true, false) => harness.fs.fail_read(at + 1, fault),

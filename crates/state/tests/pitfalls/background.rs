@@ -189,9 +189,8 @@ fn is_latched(store: &mut Store, db: &StateDb, context: &str) {
         let error = store.commit(db).expect_err(context);
         assert_eq!(error.kind(), ErrorKind::Latched, "{context}: {error}");
         let (why, message) = (failure.to_string(), error.to_string());
-        let is_said = ["broken", "panic"].iter().any(|word| {
-            why.contains(word) && message.contains(word)
-        });
+        let is_said =
+            ["broken", "panic"].iter().any(|word| why.contains(word) && message.contains(word));
         assert!(is_said, "{context}: {why:?}, {message:?}");
     }
     let error = db.apply(5, &change_sets(&changes_of(0, 5))).expect_err(context);

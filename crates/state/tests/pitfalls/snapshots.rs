@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use lithdb::{Components, Db, DbOptions};
 use lithdb_sim::{CrashImage, Effort, OpKind, Tally};
-use lithdb_state::{
-    Durability, ErrorKind, SnapshotClass, StateDb, StateEvent, Wal, WalFloor,
-};
+use lithdb_state::{Durability, ErrorKind, SnapshotClass, StateDb, StateEvent, Wal, WalFloor};
 use lithdb_state_engine::ModelEngines;
 
 use crate::engines::{Call, HookEngines};
@@ -36,18 +34,15 @@ fn another_file_system_is_refused_and_nothing_is_copied() {
     store.commit_to(5);
     store.close();
     let fs = store.harness().fs.clone();
-    let refuse = |kind, _: &Path| {
-        (kind == OpKind::HardLink).then(|| io::Error::from_raw_os_error(EXDEV))
-    };
+    let refuse =
+        |kind, _: &Path| (kind == OpKind::HardLink).then(|| io::Error::from_raw_os_error(EXDEV));
     store.harness_mut().wrapped = Some(refusing(&fs, refuse));
     store.open();
     store.harness().take_events();
     let error = store.db().snapshot().unwrap().wait().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io, "{error}");
     let events = store.harness().take_events();
-    let is_reported = |event: &StateEvent| {
-        matches!(event, StateEvent::SnapshotFailed { version: 5, error } if error.kind() == ErrorKind::Io)
-    };
+    let is_reported = |event: &StateEvent| matches!(event, StateEvent::SnapshotFailed { version: 5, error } if error.kind() == ErrorKind::Io);
     assert!(events.iter().any(is_reported), "{events:?}");
     assert!(store.db().stats().last_snapshot_error.is_some());
     assert_eq!(store.harness().names("snapshots"), [format!("{:020}", 3)], "nothing is left");

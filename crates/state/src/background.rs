@@ -19,7 +19,7 @@ use crate::event::StateEvent;
 use crate::head::Head;
 use crate::options::RETRY_FLUSH_AFTER;
 use crate::shared::{Shared, Writer};
-use crate::snapshot::{Snapshot, SnapshotTicket, retain, take};
+use crate::snapshot::{Snapshot, SnapshotPromise, SnapshotTicket, retain, take};
 
 /// What is to be done in the background, and who does it.
 #[derive(Debug)]
@@ -36,8 +36,8 @@ pub(crate) struct Background {
 #[derive(Debug, Default)]
 struct State {
     job: Option<Job>,
-    /// Tickets of snapshots that the next seal is for.
-    wanted: Vec<SnapshotTicket>,
+    /// Snapshots that the next seal is for.
+    wanted: Vec<SnapshotPromise>,
     /// The version of the newest snapshot, or that of the last attempt.
     snapshot_version: u64,
     snapshot_error: Option<Error>,
@@ -55,7 +55,7 @@ struct Job {
     sealed: Sealed,
     head: Arc<Head>,
     is_snapshot: bool,
-    tickets: Vec<SnapshotTicket>,
+    tickets: Vec<SnapshotPromise>,
 }
 
 /// How a job went.
@@ -88,9 +88,12 @@ impl Background {
     }
 
     /// Asks for a snapshot with the next seal.
-    pub(crate) fn want(&self, ticket: SnapshotTicket) {
-        self.state.lock().wanted.push(ticket);
+    pub(crate) fn want_snapshot(&self) -> SnapshotTicket {
+        let promise = SnapshotPromise::default();
+        let ticket = promise.ticket();
+        self.state.lock().wanted.push(promise);
         self.wake.notify_all();
+        ticket
     }
 
     /// Lets the thread end after what it is doing.
@@ -184,7 +187,7 @@ impl Shared {
     /// Flushes what has been committed, and takes the snapshots that are due or wanted.
     pub(crate) fn flush_working(&self, writer: &mut MutexGuard<'_, Writer>) -> Result<()> {
         loop {
-            self.check_writable()?;
+            self.check_not_failed()?;
             if !self.background.has_thread {
                 self.run_job();
             }

@@ -16,7 +16,7 @@ use crate::head::Committed;
 use crate::open::{OpenReport, Opening};
 use crate::options::{StateComponents, StateOptions, Wal};
 use crate::pending::Pending;
-use crate::reach::{Reach, reach};
+use crate::reach::{Reach, Unreachable, reach};
 use crate::rollback;
 use crate::shared::Shared;
 use crate::snapshot::retain::classified;
@@ -258,15 +258,23 @@ impl StateDb {
     /// `Io`.
     pub fn reach(&self, target: u64) -> Result<Reach> {
         self.shared.check_open()?;
-        let snapshots = classified(&self.shared)?;
-        let valid = snapshots.iter().filter(|s| s.class == SnapshotClass::Valid);
-        let valid: Vec<u64> = valid.map(|snapshot| snapshot.found.version).collect();
-        reach(&self.shared.log, &valid, target)
+        let log = &self.shared.log;
+        loop {
+            let floor = log.floor.get();
+            let snapshots = classified(&self.shared)?;
+            let valid = snapshots.iter().filter(|s| s.class == SnapshotClass::Valid);
+            let valid: Vec<u64> = valid.map(|snapshot| snapshot.found.version).collect();
+            match reach(log, &valid, target) {
+                // The log was collected after the snapshots were listed.
+                Err(error) if Unreachable::of(&error).is_some() && log.floor.get() > floor => {}
+                reached => return reached,
+            }
+        }
     }
 
-    /// Asks for a snapshot of the newest version. Waits for a commit that is under way. The memtable is sealed at once, if no other is
-    /// being flushed; the rest is done in the background, without holding up commits, and the
-    /// snapshot is then of a version not older than now.
+    /// Asks for a snapshot of the newest version. Waits for a commit that is under way. The memtable
+    /// is sealed at once, if no other is being flushed; the rest is done in the background, without
+    /// holding up commits, and the snapshot is then of a version not older than now.
     ///
     /// # Errors
     /// `Closed`, `Latched`; what happens later is returned by the ticket.
@@ -274,8 +282,7 @@ impl StateDb {
         let _events = self.shared.events.deliver_on_drop();
         let mut writer = self.shared.writer.lock();
         self.shared.check_writable()?;
-        let ticket = SnapshotTicket::new();
-        self.shared.background.want(ticket.clone());
+        let ticket = self.shared.background.want_snapshot();
         self.shared.seal_if_due(&mut writer)?;
         Ok(ticket)
     }
@@ -376,10 +383,12 @@ impl StateDb {
             Shutdown::Close => {
                 let mut writer = shared.writer.lock();
                 shared.discard(&mut writer);
+                // The flush lets others in while it waits: they would commit what it has to flush,
+                // for ever.
+                shared.is_closed.store(true, Ordering::Release);
                 if shared.options.flush_on_close && shared.latch.cause().is_none() {
                     flushed = shared.flush_working(&mut writer);
                 }
-                shared.is_closed.store(true, Ordering::Release);
             }
             Shutdown::RollBackTo(target) => {
                 let mut writer = shared.writer.lock();

@@ -91,7 +91,7 @@ fn join(threads: Vec<JoinHandle<()>>) {
 
 #[test]
 fn readers_snapshots_and_pruning_beside_commits_see_one_version_and_end() {
-    let versions = Effort::from_env().times(400);
+    let versions = Effort::from_env().times(250);
     let dir = tempfile::tempdir().unwrap();
     let db = StateDb::open(dir.path().join("state"), busy()).unwrap();
     let is_over = Arc::new(AtomicBool::new(false));
@@ -188,11 +188,17 @@ fn with_gates(dir: &Path, options: StateOptions) -> (StateDb, Arc<Gate>, Arc<Gat
 
 /// What must not wait for anybody's disk.
 fn read_everything(db: &StateDb, version: u64) {
-    assert_eq!((db.version(), db.latest().version(), db.stats().version), (version, version, version));
+    assert_eq!(
+        (db.version(), db.latest().version(), db.stats().version),
+        (version, version, version)
+    );
     check(&db.latest());
     assert_eq!(version_of(&db.latest()), version);
     let pending = db.pending();
-    assert_eq!(pending.prefix("bank", "").unwrap().count(), pending.prefix("a", "").unwrap().count());
+    assert_eq!(
+        pending.prefix("bank", "").unwrap().count(),
+        pending.prefix("a", "").unwrap().count()
+    );
     pending.root().unwrap();
     assert!(db.durable_version() <= db.version());
     assert!(format!("{db:?} {:?}", db.opened()).contains("StateDb"));
@@ -202,10 +208,14 @@ fn read_everything(db: &StateDb, version: u64) {
 fn reading_waits_neither_for_a_commit_that_syncs_nor_for_a_flush_or_a_snapshot() {
     let dir = tempfile::tempdir().unwrap();
     let (db, log, engine) = with_gates(&dir.path().join("state"), StateOptions::new());
-    (1..=3).for_each(|version| drop(db.commit_block(version, &changes(version))));
+    for version in 1..=3 {
+        db.commit_block(version, &changes(version)).unwrap();
+    }
     let shut = log.shut_until_dropped();
     let theirs = db.clone();
-    let commit = in_thread("commit", move || drop(theirs.commit_block(4, &changes(4)).unwrap()));
+    let commit = in_thread("commit", move || {
+        theirs.commit_block(4, &changes(4)).unwrap();
+    });
     log.wait_for(1);
     read_everything(&db, 3);
     drop(shut);
@@ -247,7 +257,8 @@ fn a_block_that_waits_for_room_is_committed_whole_or_not_at_all() {
         let theirs = db.clone();
         let blocks = [block("one"), block("other")];
         let mine = blocks[1].clone();
-        let (begun, has_begun) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (begun, has_begun) =
+            (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (signal, won) = (Arc::clone(&begun), Arc::clone(&has_begun));
         let waits = in_thread("waits", move || {
             signal.store(true, Ordering::SeqCst);
@@ -285,7 +296,7 @@ fn a_block_that_waits_for_room_is_committed_whole_or_not_at_all() {
 
 #[test]
 fn closing_or_dropping_beside_commits_and_snapshots_ends_and_answers_everybody() {
-    for round in 0..Effort::from_env().times(12) {
+    for round in 0..Effort::from_env().times(6) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
         let db = StateDb::open(&path, busy().flush_on_close(round % 2 == 0)).unwrap();
@@ -304,11 +315,13 @@ fn closing_or_dropping_beside_commits_and_snapshots_ends_and_answers_everybody()
         });
         let asks = |name: &str| {
             let db = db.clone();
-            in_thread(name, move || loop {
-                let taken = db.snapshot().and_then(|ticket| ticket.wait());
-                if let Err(error) = taken {
-                    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
-                    break;
+            in_thread(name, move || {
+                loop {
+                    let taken = db.snapshot().and_then(|ticket| ticket.wait());
+                    if let Err(error) = taken {
+                        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+                        break;
+                    }
                 }
             })
         };
@@ -329,17 +342,21 @@ fn closing_or_dropping_beside_commits_and_snapshots_ends_and_answers_everybody()
         // Dropped beside a snapshot that is being taken.
         let ticket = db.snapshot().unwrap();
         drop(db);
-        assert!(ticket.wait().map_or_else(|e| e.kind() == ErrorKind::Closed, |it| it.version == last));
+        assert!(
+            ticket.wait().map_or_else(|e| e.kind() == ErrorKind::Closed, |it| it.version == last)
+        );
     }
 }
 
 #[test]
 fn rolling_back_beside_commits_and_snapshots_ends_at_the_target() {
-    for round in 0..Effort::from_env().times(8) {
+    for round in 0..Effort::from_env().times(5) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
         let db = StateDb::open(&path, busy().keep_snapshots(1_000)).unwrap();
-        (1..=20).for_each(|version| drop(db.commit_block(version, &changes(version)).unwrap()));
+        for version in 1..=20 {
+            db.commit_block(version, &changes(version)).unwrap();
+        }
         let threads = vec![
             until_closed("commits", &db, |db| {
                 let next = db.version() + 1;
@@ -349,7 +366,7 @@ fn rolling_back_beside_commits_and_snapshots_ends_at_the_target() {
             until_closed("prunes", &db, |db| db.prune_snapshots_below(3).map(drop)),
             until_closed("reads", &db, |db| {
                 check(&db.latest());
-                db.reach(9).map(drop)
+                db.reach(db.version()).map(drop)
             }),
         ];
         while db.version() < 25 + round {
@@ -376,10 +393,12 @@ fn until_closed(
     act: fn(&StateDb) -> lithdb_state::Result<()>,
 ) -> JoinHandle<()> {
     let db = db.clone();
-    in_thread(name, move || loop {
-        if let Err(error) = act(&db) {
-            assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
-            break;
+    in_thread(name, move || {
+        loop {
+            if let Err(error) = act(&db) {
+                assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+                break;
+            }
         }
     })
 }

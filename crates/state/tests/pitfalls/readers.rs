@@ -132,6 +132,43 @@ fn a_reader_between_any_two_reads_of_which_the_writer_collects_finds_its_version
     }
 }
 
+/// The same within one process: what can be reached is asked while the log is collected.
+#[test]
+fn what_can_be_reached_is_answered_between_any_two_reads() {
+    let mut n = 1;
+    loop {
+        let mut store = with_two_snapshots();
+        store.close();
+        let left = Arc::new(AtomicU64::new(0));
+        let (reads, writer) = (Arc::clone(&left), Arc::new(Mutex::new(None::<StateDb>)));
+        let db = Arc::clone(&writer);
+        let act = move || {
+            if reads.load(Ordering::SeqCst) > 0 && reads.fetch_sub(1, Ordering::SeqCst) == 1 {
+                let db = db.lock().clone().unwrap();
+                go_on(&db);
+                assert_eq!(db.stats().floor, 8);
+            }
+        };
+        let fs = Arc::new(store.harness().fs.clone());
+        store.harness_mut().wrapped = Some(Arc::new(InterleaveFs::new(fs, act)));
+        *writer.lock() = Some(store.open().clone());
+        left.store(n, Ordering::SeqCst);
+        let reached = store.db().reach(10);
+        assert_eq!(reached.unwrap().base.version(), 8, "before read {n}");
+        // Version 6 can be reached until the log is collected, and then no more.
+        if let Err(error) = store.db().reach(6) {
+            assert!(Unreachable::of(&error).is_some(), "before read {n}: {error}");
+        }
+        store.db().snapshots().unwrap_or_else(|e| panic!("before read {n}: {e}"));
+        if left.load(Ordering::SeqCst) > 0 {
+            break;
+        }
+        n += 1;
+        *writer.lock() = None;
+    }
+    assert!(n > 10, "{n} reads");
+}
+
 /// What the writer of the next test shares with its readers.
 struct Writing {
     /// The newest version that was committed.

@@ -5,12 +5,14 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 #![allow(missing_docs, unreachable_pub)]
 
+#[path = "concurrency/ends.rs"]
+mod ends;
 #[path = "pitfalls/engines.rs"]
 #[allow(dead_code)]
 mod engines;
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -19,9 +21,7 @@ use lithdb::{DuplicateKeys, TableOptions};
 use lithdb_env::sync::thread::JoinHandle;
 use lithdb_env::{Env, OsFs, spawn};
 use lithdb_sim::{Effort, OpKind, Tally};
-use lithdb_state::{
-    ChangeSet, Durability, ErrorKind, StateComponents, StateDb, StateOptions, StateRollback, View,
-};
+use lithdb_state::{ChangeSet, Durability, StateComponents, StateDb, StateOptions, View};
 use lithdb_state_engine::{LsmEngines, LsmOptions};
 use support::hook::{Gate, HookFs};
 
@@ -89,6 +89,46 @@ fn join(threads: Vec<JoinHandle<()>>) {
     results.into_iter().for_each(|result| result.unwrap());
 }
 
+type Act = fn(&StateDb);
+
+/// What threads do beside a writer.
+const ACTS: [(&str, Act); 5] = [
+    ("latest", |db| {
+        let before = db.version();
+        let view = db.latest();
+        assert!(view.version() >= before);
+        check(&view);
+        check(&view.clone());
+    }),
+    ("pending", |db| {
+        let pending = db.pending();
+        let versions = STORES.map(|store| pending.get(store, "version").unwrap());
+        assert!(versions[0] == versions[1] && versions[1] == versions[2]);
+        let keys = STORES.map(|store| pending.prefix(store, "k").unwrap().rev().count());
+        assert_eq!(keys, [keys[0]; 3]);
+        pending.root().unwrap();
+    }),
+    ("stats", |db| {
+        let (version, stats) = (db.version(), db.stats());
+        assert!(stats.version >= version && stats.durable_version <= db.version());
+        assert!(stats.floor <= stats.snapshot_version, "{stats:?}");
+        assert_eq!((stats.failure, stats.last_snapshot_error), (None, None));
+        db.wait_durable(version).unwrap();
+        assert!(db.durable_version() >= version);
+    }),
+    ("snapshots", |db| {
+        let before = db.version();
+        let snapshot = db.snapshot().unwrap().wait().unwrap();
+        assert!(snapshot.version >= before);
+        assert!(db.snapshots().unwrap().iter().any(|it| it.version >= before));
+        db.reach(snapshot.version).unwrap();
+    }),
+    ("pruning", |db| {
+        db.prune_snapshots_below(db.version()).unwrap();
+        db.flush().unwrap();
+    }),
+];
+
 #[test]
 fn readers_snapshots_and_pruning_beside_commits_see_one_version_and_end() {
     let versions = Effort::from_env().times(250);
@@ -96,7 +136,7 @@ fn readers_snapshots_and_pruning_beside_commits_see_one_version_and_end() {
     let db = StateDb::open(dir.path().join("state"), busy()).unwrap();
     let is_over = Arc::new(AtomicBool::new(false));
     let rounds = Arc::new(AtomicU64::new(0));
-    let beside = |name: &str, act: fn(&StateDb)| {
+    let beside = |name: &str, act: Act| {
         let (db, is_over) = (db.clone(), Arc::clone(&is_over));
         let rounds = Arc::clone(&rounds);
         in_thread(name, move || {
@@ -106,42 +146,7 @@ fn readers_snapshots_and_pruning_beside_commits_see_one_version_and_end() {
             }
         })
     };
-    let threads = vec![
-        beside("latest", |db| {
-            let before = db.version();
-            let view = db.latest();
-            assert!(view.version() >= before);
-            check(&view);
-            check(&view.clone());
-        }),
-        beside("pending", |db| {
-            let pending = db.pending();
-            let versions = STORES.map(|store| pending.get(store, "version").unwrap());
-            assert!(versions[0] == versions[1] && versions[1] == versions[2]);
-            let keys = STORES.map(|store| pending.prefix(store, "k").unwrap().rev().count());
-            assert_eq!(keys, [keys[0]; 3]);
-            pending.root().unwrap();
-        }),
-        beside("stats", |db| {
-            let (version, stats) = (db.version(), db.stats());
-            assert!(stats.version >= version && stats.durable_version <= db.version());
-            assert!(stats.floor <= stats.snapshot_version, "{stats:?}");
-            assert_eq!((stats.failure, stats.last_snapshot_error), (None, None));
-            db.wait_durable(version).unwrap();
-            assert!(db.durable_version() >= version);
-        }),
-        beside("snapshots", |db| {
-            let before = db.version();
-            let snapshot = db.snapshot().unwrap().wait().unwrap();
-            assert!(snapshot.version >= before);
-            assert!(db.snapshots().unwrap().iter().any(|it| it.version >= before));
-            db.reach(snapshot.version).unwrap();
-        }),
-        beside("pruning", |db| {
-            db.prune_snapshots_below(db.version()).unwrap();
-            db.flush().unwrap();
-        }),
-    ];
+    let threads: Vec<_> = ACTS.iter().map(|(name, act)| beside(name, *act)).collect();
     for version in 1..=versions {
         // Applied in two calls, of which each leaves the stores equal.
         if version % 3 == 0 {
@@ -292,166 +297,4 @@ fn a_block_that_waits_for_room_is_committed_whole_or_not_at_all() {
         assert_eq!((count("first"), count("second")), ([10; 3], [10; 3]), "{rival}");
         db.close().unwrap();
     }
-}
-
-#[test]
-fn closing_or_dropping_beside_commits_and_snapshots_ends_and_answers_everybody() {
-    for round in 0..Effort::from_env().times(6) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state");
-        let db = StateDb::open(&path, busy().flush_on_close(round % 2 == 0)).unwrap();
-        let committed = Arc::new(AtomicU64::new(0));
-        let (theirs, count) = (db.clone(), Arc::clone(&committed));
-        let commit = in_thread("commits", move || {
-            for version in 1.. {
-                match theirs.commit_block(version, &changes(version)) {
-                    Ok(_) => count.store(version, Ordering::SeqCst),
-                    Err(error) => {
-                        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
-                        break;
-                    }
-                }
-            }
-        });
-        let asks = |name: &str| {
-            let db = db.clone();
-            in_thread(name, move || {
-                loop {
-                    let taken = db.snapshot().and_then(|ticket| ticket.wait());
-                    if let Err(error) = taken {
-                        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
-                        break;
-                    }
-                }
-            })
-        };
-        let threads = vec![commit, asks("one asks for snapshots"), asks("another asks")];
-        while committed.load(Ordering::SeqCst) < 5 + round * 3 {
-            std::thread::yield_now();
-        }
-        db.close().unwrap();
-        db.close().unwrap();
-        join(threads);
-        assert_eq!(db.commit(1).unwrap_err().kind(), ErrorKind::Closed);
-        assert_eq!(db.latest().version(), db.version());
-        let last = committed.load(Ordering::SeqCst);
-        drop(db);
-        let db = StateDb::open(&path, busy()).unwrap();
-        assert_eq!(db.version(), last);
-        check(&db.latest());
-        // Dropped beside a snapshot that is being taken.
-        let ticket = db.snapshot().unwrap();
-        drop(db);
-        assert!(
-            ticket.wait().map_or_else(|e| e.kind() == ErrorKind::Closed, |it| it.version == last)
-        );
-    }
-}
-
-#[test]
-fn rolling_back_beside_commits_and_snapshots_ends_at_the_target() {
-    for round in 0..Effort::from_env().times(5) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state");
-        let db = StateDb::open(&path, busy().keep_snapshots(1_000)).unwrap();
-        for version in 1..=20 {
-            db.commit_block(version, &changes(version)).unwrap();
-        }
-        let threads = vec![
-            until_closed("commits", &db, |db| {
-                let next = db.version() + 1;
-                db.commit_block(next, &changes(next)).map(drop)
-            }),
-            until_closed("snapshots", &db, |db| db.snapshot()?.wait().map(drop)),
-            until_closed("prunes", &db, |db| db.prune_snapshots_below(3).map(drop)),
-            until_closed("reads", &db, |db| {
-                check(&db.latest());
-                db.reach(db.version()).map(drop)
-            }),
-        ];
-        while db.version() < 25 + round {
-            std::thread::yield_now();
-        }
-        let target = 15 + round;
-        let then = db.latest();
-        let db = db.rollback_to(target).unwrap();
-        join(threads);
-        check(&then);
-        assert_eq!(db.version(), target);
-        check(&db.latest());
-        db.commit_block(target + 1, &changes(target + 1)).unwrap();
-        check(&db.latest());
-        assert!(db.snapshots().unwrap().iter().all(|it| it.version <= target + 1));
-        db.close().unwrap();
-    }
-}
-
-/// A thread that acts again and again until the store is closed.
-fn until_closed(
-    name: &str,
-    db: &StateDb,
-    act: fn(&StateDb) -> lithdb_state::Result<()>,
-) -> JoinHandle<()> {
-    let db = db.clone();
-    in_thread(name, move || {
-        loop {
-            if let Err(error) = act(&db) {
-                assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
-                break;
-            }
-        }
-    })
-}
-
-#[test]
-fn a_second_writer_is_refused_until_the_first_has_closed_or_is_gone() {
-    let dir = tempfile::tempdir().unwrap();
-    let path: PathBuf = dir.path().join("state");
-    let db = StateDb::open(&path, StateOptions::new()).unwrap();
-    db.commit_block(1, &changes(1)).unwrap();
-    let is_locked = || {
-        let error = StateDb::open(&path, StateOptions::new()).map(drop).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
-        let error = StateRollback::new(&path).plan(1).map(drop).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
-    };
-    is_locked();
-    let clone = db.clone();
-    drop(db);
-    is_locked();
-    // Readers need no lock, and a view keeps none.
-    let (view, latest) = (StateDb::view_only(&path, None).unwrap(), clone.latest());
-    check(&view);
-    clone.close().unwrap();
-    let db = StateDb::open(&path, StateOptions::new()).unwrap();
-    is_locked();
-    db.commit_block(2, &changes(2)).unwrap();
-    drop((db, clone));
-    let plan = StateRollback::new(&path).plan(1).unwrap();
-    let error = StateDb::open(&path, StateOptions::new()).map(drop).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Locked, "a plan holds the lock: {error}");
-    drop(plan);
-    let db = StateDb::open(&path, StateOptions::new()).unwrap();
-    assert_eq!(db.version(), 2);
-    check(&latest);
-    // Of many that open it at the same time, one does.
-    drop(db);
-    let opened = Arc::new(AtomicU64::new(0));
-    let ended = Arc::new(AtomicU64::new(0));
-    let threads = (0..4).map(|number| {
-        let (path, opened, ended) = (path.clone(), Arc::clone(&opened), Arc::clone(&ended));
-        in_thread(&format!("opens {number}"), move || {
-            let db = StateDb::open(&path, StateOptions::new());
-            match &db {
-                Ok(_) => drop(opened.fetch_add(1, Ordering::SeqCst)),
-                Err(error) => assert_eq!(error.kind(), ErrorKind::Locked, "{error}"),
-            }
-            ended.fetch_add(1, Ordering::SeqCst);
-            while ended.load(Ordering::SeqCst) < 4 {
-                std::thread::yield_now();
-            }
-        })
-    });
-    join(threads.collect());
-    assert_eq!(opened.load(Ordering::SeqCst), 1);
 }

@@ -4,8 +4,12 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 #![allow(missing_docs, unreachable_pub)]
 
+#[path = "pitfalls/application.rs"]
+mod application;
 #[path = "pitfalls/background.rs"]
 mod background;
+#[path = "pitfalls/damage.rs"]
+mod damage;
 #[path = "pitfalls/engines.rs"]
 mod engines;
 #[path = "pitfalls/fixture.rs"]

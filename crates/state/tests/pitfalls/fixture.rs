@@ -244,6 +244,11 @@ fn collect(fs: &dyn Fs, dir: &Path, tree: &mut Tree) {
     }
 }
 
+/// The directory of a snapshot on a simulated disk.
+pub fn path_of(version: u64) -> PathBuf {
+    PathBuf::from(DIR).join("snapshots").join(format!("{version:020}"))
+}
+
 /// Copies a directory of a simulated disk.
 pub fn copy_dir(from: &SimFs, dir: &Path, to: &SimFs, into: &Path) {
     for path in from.file_paths().iter().filter(|path| path.starts_with(dir)) {

@@ -34,12 +34,13 @@ impl Held {
 /// The rows of a store, in order.
 fn rows_of(rows: &Rows, store: &str) -> Vec<Row> {
     let of_store = rows.iter().filter(|((name, _), _)| name == store);
-    let row = |((_, key), (value, modified_at)): (&(String, Vec<u8>), &(Vec<u8>, u64))| Row {
-        key: key.clone().into(),
-        value: value.clone().into(),
-        modified_at: *modified_at,
-    };
-    of_store.map(row).collect()
+    of_store
+        .map(|((_, key), (value, modified_at))| Row {
+            key: key.clone().into(),
+            value: value.clone().into(),
+            modified_at: *modified_at,
+        })
+        .collect()
 }
 
 fn read(iter: Iter) -> Vec<Row> {

@@ -2,4 +2,5 @@
 
 pub mod check;
 pub mod op;
+pub mod reopen;
 pub mod run;

@@ -8,7 +8,7 @@ use lithdb_env::sync::thread::JoinHandle;
 use lithdb_sim::Effort;
 use lithdb_state::{ErrorKind, StateDb, StateOptions, StateRollback};
 
-use crate::{busy, changes, check, in_thread, join};
+use crate::{busy, changes, check, in_thread, join, with_gates};
 
 #[test]
 fn closing_or_dropping_beside_commits_and_snapshots_ends_and_answers_everybody() {
@@ -62,6 +62,34 @@ fn closing_or_dropping_beside_commits_and_snapshots_ends_and_answers_everybody()
             ticket.wait().map_or_else(|e| e.kind() == ErrorKind::Closed, |it| it.version == last)
         );
     }
+}
+
+/// The store goes away between the flush of a memtable and the snapshot that it was sealed for.
+#[test]
+fn a_snapshot_that_a_rollback_overtakes_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let (db, _log, engine) = with_gates(&dir.path().join("state"), StateOptions::new());
+    for version in 1..=3 {
+        db.commit_block(version, &changes(version)).unwrap();
+    }
+    let shut = engine.shut_until_dropped();
+    let ticket = db.snapshot().unwrap();
+    engine.wait_for(1);
+    let theirs = db.clone();
+    let rolls_back = in_thread("rolls back", move || {
+        let db = theirs.rollback_to(2).unwrap();
+        assert_eq!(db.version(), 2);
+        check(&db.latest());
+        assert!(db.snapshots().unwrap().is_empty());
+        db.close().unwrap();
+    });
+    // It is closed, and its thread is to stop.
+    while db.apply(4, &[]).is_ok() {
+        std::thread::yield_now();
+    }
+    drop(shut);
+    assert_eq!(ticket.wait().unwrap_err().kind(), ErrorKind::Closed);
+    join(vec![rolls_back]);
 }
 
 #[test]

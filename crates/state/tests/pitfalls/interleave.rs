@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use lithdb_env::{DirEntry, File, FileLock, Fs, LockKind, Map, Metadata, OpenMode, Permit};
 
-type Act = Arc<dyn Fn() + Send + Sync>;
+type Act = Arc<dyn Fn(&Path) + Send + Sync>;
 
 /// Another file system, with somebody who acts before each call that reads.
 pub struct InterleaveFs {
@@ -22,7 +22,7 @@ impl fmt::Debug for InterleaveFs {
 }
 
 impl InterleaveFs {
-    pub fn new(inner: Arc<dyn Fs>, act: impl Fn() + Send + Sync + 'static) -> Self {
+    pub fn new(inner: Arc<dyn Fs>, act: impl Fn(&Path) + Send + Sync + 'static) -> Self {
         Self { inner, act: Arc::new(act) }
     }
 }
@@ -32,16 +32,16 @@ impl Fs for InterleaveFs {
         self.inner.create_new(path)
     }
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-        (self.act)();
-        let inner = self.inner.open(path, mode)?;
-        Ok(Arc::new(InterleaveFile { inner, act: Arc::clone(&self.act) }))
+        (self.act)(path);
+        let (inner, path) = (self.inner.open(path, mode)?, path.to_path_buf());
+        Ok(Arc::new(InterleaveFile { inner, path, act: Arc::clone(&self.act) }))
     }
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        (self.act)();
+        (self.act)(dir);
         self.inner.list(dir)
     }
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        (self.act)();
+        (self.act)(path);
         self.inner.metadata(path)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -63,20 +63,21 @@ impl Fs for InterleaveFs {
         self.inner.sync_dir(dir)
     }
     fn try_lock(&self, path: &Path, kind: LockKind) -> io::Result<Option<Box<dyn FileLock>>> {
-        (self.act)();
+        (self.act)(path);
         self.inner.try_lock(path, kind)
     }
     fn free_space(&self, path: &Path) -> io::Result<u64> {
         self.inner.free_space(path)
     }
     fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
-        (self.act)();
+        (self.act)(path);
         self.inner.canonicalize(path)
     }
 }
 
 struct InterleaveFile {
     inner: Arc<dyn File>,
+    path: PathBuf,
     act: Act,
 }
 
@@ -88,7 +89,7 @@ impl fmt::Debug for InterleaveFile {
 
 impl File for InterleaveFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        (self.act)();
+        (self.act)(&self.path);
         self.inner.read_at(buf, offset)
     }
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
@@ -107,14 +108,14 @@ impl File for InterleaveFile {
         self.inner.allocate(offset, len_bytes)
     }
     fn len(&self) -> io::Result<u64> {
-        (self.act)();
+        (self.act)(&self.path);
         self.inner.len()
     }
     fn links(&self) -> io::Result<u64> {
         self.inner.links()
     }
     fn map(&self, len_bytes: u64, permit: Permit) -> io::Result<Arc<dyn Map>> {
-        (self.act)();
+        (self.act)(&self.path);
         self.inner.map(len_bytes, permit)
     }
     fn start_writeback(&self, offset: u64, len_bytes: u64) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! Readers beside the writer, and views that outlive it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -8,8 +9,9 @@ use lithdb::{DuplicateKeys, TableOptions};
 use lithdb_env::spawn;
 use lithdb_sim::{Effort, Tally};
 use lithdb_state::{
-    RootHash, StateComponents, StateDb, StateOptions, Unreachable, VerifyLevel, View,
+    Retention, RootHash, StateComponents, StateDb, StateOptions, Unreachable, VerifyLevel,
 };
+use lithdb_state_engine::ModelEngines;
 use parking_lot::Mutex;
 
 use crate::fixture::Fixture;
@@ -17,53 +19,73 @@ use crate::interleave::InterleaveFs;
 use crate::support::model::{Model, change_sets, changes_of, root_of, rows_of};
 use crate::support::{DIR, check, small};
 
-/// Snapshots at 4 and 8, the newest version 10.
-fn with_two_snapshots() -> Fixture {
-    let mut store = Fixture::simulated(small().keep_snapshots(1));
-    for version in [4, 8, 10] {
-        store.commit_to(version);
-        if version < 10 {
+/// A store, and what its writer does while somebody reads: it goes on, takes a snapshot, and
+/// collects what is then too old.
+#[derive(Debug, Clone, Copy)]
+struct Scenario {
+    keep_snapshots: usize,
+    snapshots: &'static [u64],
+    head: u64,
+    /// The newest version afterwards, of which there is a snapshot.
+    last: u64,
+}
+
+/// One snapshot goes, and the log before the other.
+const ONE_GOES: Scenario = Scenario { keep_snapshots: 1, snapshots: &[4, 8], head: 10, last: 14 };
+/// All snapshots go of which a reader may know, and all of the log that they need.
+const ALL_GO: Scenario = Scenario { keep_snapshots: 0, snapshots: &[4], head: 13, last: 13 };
+
+impl Scenario {
+    fn store(self) -> Fixture {
+        let mut store = Fixture::simulated(small().keep_snapshots(self.keep_snapshots));
+        for version in self.snapshots {
+            store.commit_to(*version);
             store.snapshot();
         }
+        store.commit_to(self.head);
+        store
     }
-    store
-}
 
-/// The model of that store after [`go_on`].
-fn with_two_snapshots_and_more() -> Model {
-    let mut store = with_two_snapshots();
-    store.commit_to(14);
-    store.model.clone()
-}
-
-/// What the writer does while somebody reads: after it, version 4 is gone, and so is its log. If
-/// the snapshot is being read, it stays.
-fn go_on(db: &StateDb) {
-    for version in 11..=14 {
-        db.commit_block(version, &change_sets(&changes_of(0, version))).unwrap();
+    /// The model afterwards.
+    fn model(self) -> Model {
+        let mut store = self.store();
+        store.commit_to(self.last);
+        store.model.clone()
     }
-    db.snapshot().unwrap().wait().unwrap();
-    assert!([4, 8].contains(&db.stats().floor), "{:?}", db.stats());
-}
 
-/// Calls `read` with components whose `n`-th read waits for the writer to go on. Returns whether
-/// there were so many reads.
-fn interleaved(n: u64, read: impl FnOnce(&Fixture, StateComponents)) -> bool {
-    let store = with_two_snapshots();
-    let (left, db) = (Arc::new(AtomicU64::new(n)), store.db().clone());
-    let reads = Arc::clone(&left);
-    let act = move || {
-        if left.load(Ordering::SeqCst) > 0 && left.fetch_sub(1, Ordering::SeqCst) == 1 {
-            go_on(&db);
+    /// A snapshot that is being read stays.
+    fn go_on(self, db: &StateDb) {
+        for version in self.head + 1..=self.last {
+            db.commit_block(version, &change_sets(&changes_of(0, version))).unwrap();
         }
-    };
-    let mut components = store.components();
-    let mut env = store.env();
-    env.fs = Arc::new(InterleaveFs::new(Arc::clone(&env.fs), act));
-    components.env = Some(env.clone());
-    components.engines = Some(Arc::new(lithdb_state_engine::ModelEngines::new(env)));
-    read(&store, components);
-    reads.load(Ordering::SeqCst) == 0
+        assert_eq!(db.snapshot().unwrap().wait().unwrap().version, self.last);
+    }
+
+    /// Calls `read` again and again, before each of its reads in turn lets the writer go on, and
+    /// returns how many reads there were.
+    fn interleave(self, mut read: impl FnMut(u64, StateComponents)) -> u64 {
+        for n in 1.. {
+            let store = self.store();
+            let (left, db) = (Arc::new(AtomicU64::new(n)), store.db().clone());
+            let reads = Arc::clone(&left);
+            let act = move |_: &Path| {
+                if left.load(Ordering::SeqCst) > 0 && left.fetch_sub(1, Ordering::SeqCst) == 1 {
+                    self.go_on(&db);
+                }
+            };
+            let mut components = store.components();
+            let mut env = store.env();
+            env.fs = Arc::new(InterleaveFs::new(Arc::clone(&env.fs), act));
+            components.env = Some(env.clone());
+            components.engines = Some(Arc::new(ModelEngines::new(env)));
+            read(n, components);
+            if reads.load(Ordering::SeqCst) > 0 {
+                assert!(n > 20, "{n} reads");
+                return n;
+            }
+        }
+        unreachable!("a read ends");
+    }
 }
 
 /// sei-chain #3337, #3516: a reader looked at the log before it held its snapshot, and skipped the
@@ -71,44 +93,31 @@ fn interleaved(n: u64, read: impl FnOnce(&Fixture, StateComponents)) -> bool {
 #[test]
 fn a_reader_between_any_two_reads_of_which_the_writer_collects_finds_its_version() {
     let mut tally = Tally::new("reads between which the writer collects");
-    let model = with_two_snapshots_and_more();
-    let is_version = |view: &View, context: &str| check::view(view, &model, context);
-    let mut n = 1;
-    while interleaved(n, |_, components| {
-        let context = format!("before read {n} of a view of the newest");
-        let view = StateDb::view_only_with(DIR, None, components);
-        let view = view.unwrap_or_else(|e| panic!("{context}: {e}"));
-        assert!((10..=14).contains(&view.version()), "{context}: {}", view.version());
-        is_version(&view, &context);
-        tally.add("views of the newest", 1);
-    }) {
-        n += 1;
-    }
-    n = 1;
-    while interleaved(n, |_, components| {
-        let context = format!("before read {n} of a view of version 9");
-        let view = StateDb::view_only_with(DIR, Some(9), components);
-        is_version(&view.unwrap_or_else(|e| panic!("{context}: {e}")), &context);
-        tally.add("views of a version", 1);
-    }) {
-        n += 1;
-    }
-    n = 1;
-    while interleaved(n, |_, components| {
-        // It can be reached no more: that is said, or it was in time.
-        let context = format!("before read {n} of a view of version 6");
-        match StateDb::view_only_with(DIR, Some(6), components) {
-            Ok(view) => is_version(&view, &context),
-            Err(error) => {
-                let unreachable = Unreachable::of(&error);
-                assert_eq!(unreachable.map(|it| it.target), Some(6), "{context}: {error}");
-            }
+    for scenario in [ONE_GOES, ALL_GO] {
+        let Scenario { head, last, .. } = scenario;
+        let model = scenario.model();
+        for version in [None, Some(head)] {
+            let reads = scenario.interleave(|n, components| {
+                let context = format!("{scenario:?}, before read {n} of {version:?}");
+                let view = StateDb::view_only_with(DIR, version, components);
+                let view = view.unwrap_or_else(|e| panic!("{context}: {e}"));
+                let expected = version.map_or(head..=last, |version| version..=version);
+                assert!(expected.contains(&view.version()), "{context}: {}", view.version());
+                check::view(&view, &model, &context);
+            });
+            tally.add("reads", reads);
         }
-    }) {
-        n += 1;
-    }
-    for what in ["views of the newest", "views of a version"] {
-        assert!(tally.get(what) > 20, "{tally:?}");
+        // It can be reached no more: that is said, or it was in time.
+        scenario.interleave(|n, components| {
+            let context = format!("{scenario:?}, before read {n} of version 6");
+            match StateDb::view_only_with(DIR, Some(6), components) {
+                Ok(view) => check::view(&view, &model, &context),
+                Err(error) => {
+                    let unreachable = Unreachable::of(&error);
+                    assert_eq!(unreachable.map(|it| it.target), Some(6), "{context}: {error}");
+                }
+            }
+        });
     }
 }
 
@@ -117,70 +126,67 @@ fn a_reader_between_any_two_reads_of_which_the_writer_collects_finds_its_version
 fn inspecting_and_verifying_between_any_two_reads_of_which_the_writer_collects_finds_nothing_wrong()
 {
     let mut tally = Tally::new("reads of verifications between which the writer collects");
-    let model = with_two_snapshots_and_more();
-    let mut n = 1;
-    while interleaved(n, |_, components| {
-        let context = format!("before read {n} of an inspection");
-        let found = StateDb::inspect_with(DIR, components);
-        let found = found.unwrap_or_else(|e| panic!("{context}: {e}"));
-        assert_eq!(found.root, model.at(found.version).root, "{context}");
-        assert!(found.reach.is_some(), "{context}: {found:?}");
-        tally.add("inspections", 1);
-    }) {
-        n += 1;
-    }
-    for level in [VerifyLevel::Light, VerifyLevel::Files, VerifyLevel::Content] {
-        n = 1;
-        while interleaved(n, |_, components| {
-            let context = format!("before read {n} of a verification, {level:?}");
-            let found = StateDb::verify_with(DIR, level, components, |_| {});
+    for scenario in [ONE_GOES, ALL_GO] {
+        let model = scenario.model();
+        let reads = scenario.interleave(|n, components| {
+            let context = format!("{scenario:?}, before read {n} of an inspection");
+            let found = StateDb::inspect_with(DIR, components);
             let found = found.unwrap_or_else(|e| panic!("{context}: {e}"));
-            assert!(found.is_ok(), "{context}: {:?}", found.findings);
-            tally.add("verifications", 1);
-        }) {
-            n += 1;
+            assert_eq!(found.root, model.at(found.version).root, "{context}");
+            assert!(found.reach.is_some(), "{context}: {found:?}");
+        });
+        tally.add("inspections", reads);
+        for level in [VerifyLevel::Light, VerifyLevel::Files, VerifyLevel::Content] {
+            let reads = scenario.interleave(|n, components| {
+                let context = format!("{scenario:?}, before read {n} of {level:?}");
+                let found = StateDb::verify_with(DIR, level, components, |_| {});
+                let found = found.unwrap_or_else(|e| panic!("{context}: {e}"));
+                assert!(found.is_ok(), "{context}: {:?}", found.findings);
+                assert_eq!(found.root, model.at(found.version).root, "{context}");
+            });
+            tally.add("verifications", reads);
         }
-    }
-    for what in ["inspections", "verifications"] {
-        assert!(tally.get(what) > 20, "{tally:?}");
     }
 }
 
 /// The same within one process: what can be reached is asked while the log is collected.
 #[test]
 fn what_can_be_reached_is_answered_between_any_two_reads() {
-    let mut n = 1;
-    loop {
-        let mut store = with_two_snapshots();
-        store.close();
-        let left = Arc::new(AtomicU64::new(0));
-        let (reads, writer) = (Arc::clone(&left), Arc::new(Mutex::new(None::<StateDb>)));
-        let db = Arc::clone(&writer);
-        let act = move || {
-            if reads.load(Ordering::SeqCst) > 0 && reads.fetch_sub(1, Ordering::SeqCst) == 1 {
-                let db = db.lock().clone().unwrap();
-                go_on(&db);
-                assert_eq!(db.stats().floor, 8);
+    for scenario in [ONE_GOES, ALL_GO] {
+        let reads = (1..).find(|n| {
+            let mut store = scenario.store();
+            store.close();
+            let left = Arc::new(AtomicU64::new(0));
+            let (reads, writer) = (Arc::clone(&left), Arc::new(Mutex::new(None::<StateDb>)));
+            let db = Arc::clone(&writer);
+            let act = move |path: &Path| {
+                // Reading the log holds locks of its database, which writing needs.
+                if path.starts_with(format!("{DIR}/wal")) || reads.load(Ordering::SeqCst) == 0 {
+                    return;
+                }
+                if reads.fetch_sub(1, Ordering::SeqCst) == 1 {
+                    let db = db.lock().clone().unwrap();
+                    scenario.go_on(&db);
+                    assert!(db.stats().floor > 4, "{scenario:?}");
+                }
+            };
+            let fs = Arc::new(store.harness().fs.clone());
+            store.harness_mut().wrapped = Some(Arc::new(InterleaveFs::new(fs, act)));
+            *writer.lock() = Some(store.open().clone());
+            left.store(*n, Ordering::SeqCst);
+            let context = format!("{scenario:?}, before read {n}");
+            let reached = store.db().reach(scenario.head);
+            assert!(reached.is_ok(), "{context}: {reached:?}");
+            // Version 6 can be reached until the log is collected, and then no more.
+            if let Err(error) = store.db().reach(6) {
+                assert!(Unreachable::of(&error).is_some(), "{context}: {error}");
             }
-        };
-        let fs = Arc::new(store.harness().fs.clone());
-        store.harness_mut().wrapped = Some(Arc::new(InterleaveFs::new(fs, act)));
-        *writer.lock() = Some(store.open().clone());
-        left.store(n, Ordering::SeqCst);
-        let reached = store.db().reach(10);
-        assert_eq!(reached.unwrap().base.version(), 8, "before read {n}");
-        // Version 6 can be reached until the log is collected, and then no more.
-        if let Err(error) = store.db().reach(6) {
-            assert!(Unreachable::of(&error).is_some(), "before read {n}: {error}");
-        }
-        store.db().snapshots().unwrap_or_else(|e| panic!("before read {n}: {e}"));
-        if left.load(Ordering::SeqCst) > 0 {
-            break;
-        }
-        n += 1;
-        *writer.lock() = None;
+            store.db().snapshots().unwrap_or_else(|e| panic!("{context}: {e}"));
+            *writer.lock() = None;
+            left.load(Ordering::SeqCst) > 0
+        });
+        assert!(reads > Some(10), "{reads:?} reads");
     }
-    assert!(n > 10, "{n} reads");
 }
 
 /// What the writer of the next test shares with its readers.
@@ -252,7 +258,7 @@ fn a_reader_beside_snapshots_retention_and_collection_always_finds_its_version()
 }
 
 /// One round of a reader; returns how many of its views began with a snapshot.
-fn read_once(writing: &Writing, path: &std::path::Path, db: &StateDb, round: u64) -> u64 {
+fn read_once(writing: &Writing, path: &Path, db: &StateDb, round: u64) -> u64 {
     let before = writing.committed.load(Ordering::SeqCst);
     let version = (round % 3 == 2).then_some(before);
     match StateDb::view_only(path, version) {
@@ -315,4 +321,30 @@ fn views_outlive_close_and_do_not_touch_the_writers_gauges() {
         are_same("dropped");
         assert!(store.view_only(Some(7)).is_err(), "nobody can take them again");
     }
+}
+
+/// `lsm-tree` removes the file of a table that was compacted away when its last reader goes, by its
+/// path: a clone at that path would lose its file.
+#[test]
+fn a_view_that_is_dropped_late_takes_no_file_of_the_next_working_copy() {
+    let options = StateOptions::new().memtable_bytes(1).flush_on_close(false);
+    let mut store = Fixture::on_disk(options.retention(Retention::Manual));
+    store.commit_to(3);
+    store.snapshot();
+    let then = store.db().latest();
+    store.commit_to(16);
+    store.snapshot();
+    // The tables of the snapshot are compacted away, and the view still has them.
+    while store.db().stats().engine.level_0_runs > 2 {
+        std::thread::yield_now();
+    }
+    store.roll_back(3);
+    assert_eq!(store.db().opened().base, 3);
+    check::view(&then, &store.model, "of the working copy before");
+    drop(then);
+    store.check("the view is gone");
+    store.close();
+    let report = store.open().opened();
+    assert_eq!(report.recloned, None, "its files are there: {report:?}");
+    store.check("opened again");
 }

@@ -11,6 +11,8 @@ mod ends;
 #[allow(dead_code)]
 mod engines;
 mod support;
+#[path = "pitfalls/watchdog.rs"]
+mod watchdog;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use lithdb_sim::{Effort, OpKind, Tally};
 use lithdb_state::{ChangeSet, Durability, StateComponents, StateDb, StateOptions, View};
 use lithdb_state_engine::{LsmEngines, LsmOptions};
 use support::hook::{Gate, HookFs};
+use watchdog::must_end;
 
 const STORES: [&str; 3] = ["a", "a-", "bank"];
 
@@ -131,6 +134,10 @@ const ACTS: [(&str, Act); 5] = [
 
 #[test]
 fn readers_snapshots_and_pruning_beside_commits_see_one_version_and_end() {
+    must_end(everybody_beside_commits);
+}
+
+fn everybody_beside_commits() {
     let versions = Effort::from_env().times(250);
     let dir = tempfile::tempdir().unwrap();
     let db = StateDb::open(dir.path().join("state"), busy()).unwrap();
@@ -211,6 +218,10 @@ fn read_everything(db: &StateDb, version: u64) {
 
 #[test]
 fn reading_waits_neither_for_a_commit_that_syncs_nor_for_a_flush_or_a_snapshot() {
+    must_end(reading_at_gates);
+}
+
+fn reading_at_gates() {
     let dir = tempfile::tempdir().unwrap();
     let (db, log, engine) = with_gates(&dir.path().join("state"), StateOptions::new());
     for version in 1..=3 {

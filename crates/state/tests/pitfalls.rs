@@ -27,3 +27,5 @@ mod rollback;
 #[path = "pitfalls/snapshots.rs"]
 mod snapshots;
 mod support;
+#[path = "pitfalls/watchdog.rs"]
+mod watchdog;

@@ -8,10 +8,15 @@ use lithdb_env::sync::thread::JoinHandle;
 use lithdb_sim::Effort;
 use lithdb_state::{ErrorKind, StateDb, StateOptions, StateRollback};
 
+use crate::watchdog::must_end;
 use crate::{busy, changes, check, in_thread, join, with_gates};
 
 #[test]
 fn closing_or_dropping_beside_commits_and_snapshots_ends_and_answers_everybody() {
+    must_end(closing_or_dropping_beside_everybody);
+}
+
+fn closing_or_dropping_beside_everybody() {
     for round in 0..Effort::from_env().times(6) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
@@ -67,6 +72,10 @@ fn closing_or_dropping_beside_commits_and_snapshots_ends_and_answers_everybody()
 /// The store goes away between the flush of a memtable and the snapshot that it was sealed for.
 #[test]
 fn a_snapshot_that_a_rollback_overtakes_is_answered() {
+    must_end(rollback_that_overtakes_a_snapshot);
+}
+
+fn rollback_that_overtakes_a_snapshot() {
     let dir = tempfile::tempdir().unwrap();
     let (db, _log, engine) = with_gates(&dir.path().join("state"), StateOptions::new());
     for version in 1..=3 {
@@ -94,6 +103,10 @@ fn a_snapshot_that_a_rollback_overtakes_is_answered() {
 
 #[test]
 fn rolling_back_beside_commits_and_snapshots_ends_at_the_target() {
+    must_end(rolling_back_beside_everybody);
+}
+
+fn rolling_back_beside_everybody() {
     for round in 0..Effort::from_env().times(5) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");

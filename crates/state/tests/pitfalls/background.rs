@@ -16,6 +16,7 @@ use crate::engines::{Call, HookEngines};
 use crate::support::check;
 use crate::support::hook::Gate;
 use crate::support::model::{Model, change_sets, changes_of};
+use crate::watchdog::must_end;
 
 /// A store on the disk of the machine, whose engine has a hook, and its events.
 struct Store {
@@ -78,6 +79,10 @@ fn engines() -> [Arc<dyn Engines>; 2] {
 /// `store_write.go` of FlatKV, `TODO(concurrency)`: a snapshot is written under the commit's lock.
 #[test]
 fn a_commit_does_not_wait_for_a_snapshot() {
+    must_end(commits_beside_a_snapshot);
+}
+
+fn commits_beside_a_snapshot() {
     for engines in engines() {
         for stops_at in [Call::Flush, Call::Checkpoint] {
             let gate = Arc::new(Gate::default());
@@ -123,6 +128,10 @@ fn a_commit_does_not_wait_for_a_snapshot() {
 /// sei-chain #3902: commits were acknowledged although what flushes them was dead.
 #[test]
 fn a_dead_engine_latches_commits_and_says_why() {
+    must_end(commits_on_a_dead_engine);
+}
+
+fn commits_on_a_dead_engine() {
     for engines in engines() {
         for dies_at in [Call::Apply, Call::Seal, Call::Flush] {
             for panics in [false, true] {

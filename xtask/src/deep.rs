@@ -36,8 +36,10 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("tool-processes", &["-p", "lith", "--test", "rollback", "--test", "inject"]),
     ("sim", &["-p", "lithdb-sim", "--tests"]),
     ("state-crash", &["-p", "lithdb-state", "--test", "crash"]),
+    ("state-faults", &["-p", "lithdb-state", "--test", "faults"]),
     ("state-pitfalls", &["-p", "lithdb-state", "--test", "pitfalls"]),
     ("state-model", &["-p", "lithdb-state", "--test", "model"]),
+    ("state-threads", &["-p", "lithdb-state", "--test", "concurrency"]),
     ("state-engine", &["-p", "lithdb-state-engine", "--tests"]),
 ];
 

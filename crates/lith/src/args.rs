@@ -83,7 +83,7 @@ pub(crate) enum Command {
     #[command(override_usage = "lith state [OPTIONS] --dir <DIR> <COMMAND>")]
     State(state::Args),
     /// Demonstrate LithDB on real files: load, compare, reopen, expire, read beside a writer, roll
-    /// back, verify
+    /// back, verify; and a state store, of which a writer is killed
     Tour(tour::Args),
 }
 

@@ -42,7 +42,8 @@ fn tour_compares_everything_and_cleans_up() {
         output["steps"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
     let expected =
         ["Load", "Read back", "Reopen", "Expire", "Read beside the writer", "Roll back", "Verify"];
-    assert_eq!(names, expected);
+    assert_eq!(names[..7], expected);
+    assert_eq!(names[7..], ["Commit state", "Kill and reopen", "Roll back the state"]);
     let what = |n: usize| output["steps"][n]["what"].as_str().unwrap();
     assert!(what(0).starts_with("102 files stored"), "{output}");
     assert!(what(1).starts_with("102 files") && what(1).contains("204 records"), "{output}");
@@ -53,6 +54,12 @@ fn tour_compares_everything_and_cleans_up() {
         "{output}"
     );
     assert!(output["steps"][6]["bytes"].as_u64().unwrap() > 100_000, "{output}");
+    // 102 files in fifty shares: two a version, and three in the first two.
+    assert!(what(7).starts_with("25 versions with 77 changes committed in "), "{output}");
+    assert!(what(7).ends_with("; 53 rows compared: all equal"), "{output}");
+    assert!(what(8).contains(", 25 versions replayed from the log; 51 rows compared"), "{output}");
+    assert!(what(9).contains(": 5 versions replayed from the snapshot of version 25"), "{output}");
+    assert!(what(9).ends_with("; 51 rows hashed: sound"), "{output}");
     assert_eq!(OsFs.list(&fixture.path("tmp")).unwrap(), []);
 }
 
@@ -62,7 +69,8 @@ fn tour_reports_steps_and_keeps_the_database_on_request() {
     grow(&fixture, 20);
     let kept = fixture.path("kept");
     let text = tour(&fixture, &["--keep", kept.to_str().unwrap()]).ok();
-    for part in ["1. Load", "2. Read back", "6. Roll back", "7. Verify", "PASSED", "kept"] {
+    let parts = ["1. Load", "2. Read back", "6. Roll back", "7. Verify", "8. Commit state"];
+    for part in parts.into_iter().chain(["10. Roll back the state", "PASSED", "kept"]) {
         assert!(text.contains(part), "{part}: {text}");
     }
     // The kept database works like any other.
@@ -70,6 +78,9 @@ fn tour_reports_steps_and_keeps_the_database_on_request() {
     let roots = ["--db", a.to_str().unwrap(), "--db", b.to_str().unwrap()];
     let scanned = bare(&[&["scan", "files"][..], &roots].concat()).ok();
     assert!(scanned.contains("~xxh3://") && !scanned.contains("again://"), "{scanned}");
+    let state = kept.join("state");
+    let root = bare(&["state", "root", "--dir", state.to_str().unwrap()]).ok();
+    assert!(root.starts_with("31 "), "{root}");
     let again = tour(&fixture, &["--keep", kept.to_str().unwrap()]).failed();
     assert!(again.contains("new or empty"), "{again}");
 }

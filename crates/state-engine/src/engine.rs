@@ -55,7 +55,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// The current moment, pinned.
     fn pin(&self) -> Pin;
 
-    /// The value of `key` as of `at`. Waits for no writer.
+    /// The value of `key` as of `at`. Waits for nobody: for no I/O but its own reads.
     fn get(&self, at: &Pin, key: &[u8]) -> Result<Option<Bytes>>;
 
     /// The rows in a range of keys as of `at`.
@@ -97,9 +97,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
 /// Creates, opens, copies and checks the directories of engines.
 ///
 /// What [`create`](Self::create) and [`clone_into`](Self::clone_into) made before they failed
-/// stays: the caller removes the directory before it tries again, as after a crash. They refuse a
-/// path at which an engine was open that a pin or a [`RowIter`] still reads (`Locked`), because
-/// such an engine may still remove files by their paths.
+/// stays: the caller removes the directory before it tries again, as after a crash. They may refuse
+/// a path at which an engine was open that a pin or a [`RowIter`] still reads (`Locked`): such an
+/// engine may remove files by their paths when it is dropped. Reopening is not concerned.
 ///
 /// `Arc` has another method `clone_into`: call this one on `&dyn Engines`.
 pub trait Engines: Send + Sync + fmt::Debug {

@@ -7,7 +7,6 @@
 //! The background thread takes the writer lock to seal for a snapshot that is wanted. So whoever
 //! waits for the thread releases that lock meanwhile.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use lithdb_env::{Error, ErrorKind, Result};
@@ -17,9 +16,10 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::commit::last_rows;
 use crate::event::StateEvent;
 use crate::head::Head;
-use crate::options::RETRY_FLUSH_AFTER;
 use crate::shared::{Shared, Writer};
-use crate::snapshot::{Snapshot, SnapshotTicket, retain, take};
+use crate::snapshot::{Snapshot, SnapshotPromise, SnapshotTicket, retain, take};
+
+mod thread;
 
 /// What is to be done in the background, and who does it.
 #[derive(Debug)]
@@ -36,8 +36,8 @@ pub(crate) struct Background {
 #[derive(Debug, Default)]
 struct State {
     job: Option<Job>,
-    /// Tickets of snapshots that the next seal is for.
-    wanted: Vec<SnapshotTicket>,
+    /// Snapshots that the next seal is for.
+    wanted: Vec<SnapshotPromise>,
     /// The version of the newest snapshot, or that of the last attempt.
     snapshot_version: u64,
     snapshot_error: Option<Error>,
@@ -55,7 +55,7 @@ struct Job {
     sealed: Sealed,
     head: Arc<Head>,
     is_snapshot: bool,
-    tickets: Vec<SnapshotTicket>,
+    tickets: Vec<SnapshotPromise>,
 }
 
 /// How a job went.
@@ -64,12 +64,6 @@ enum Step {
     Done,
     /// There is none, or it waits for space, or the store has failed.
     Nothing,
-}
-
-/// What the background thread does next.
-enum Work {
-    Job,
-    Compaction,
 }
 
 impl Background {
@@ -88,9 +82,12 @@ impl Background {
     }
 
     /// Asks for a snapshot with the next seal.
-    pub(crate) fn want(&self, ticket: SnapshotTicket) {
-        self.state.lock().wanted.push(ticket);
+    pub(crate) fn want_snapshot(&self) -> SnapshotTicket {
+        let promise = SnapshotPromise::default();
+        let ticket = promise.ticket();
+        self.state.lock().wanted.push(promise);
         self.wake.notify_all();
+        ticket
     }
 
     /// Lets the thread end after what it is doing.
@@ -184,7 +181,7 @@ impl Shared {
     /// Flushes what has been committed, and takes the snapshots that are due or wanted.
     pub(crate) fn flush_working(&self, writer: &mut MutexGuard<'_, Writer>) -> Result<()> {
         loop {
-            self.check_writable()?;
+            self.check_not_failed()?;
             if !self.background.has_thread {
                 self.run_job();
             }
@@ -300,8 +297,9 @@ impl Shared {
                 if let Some(job) = &mut state.job {
                     job.is_snapshot = false;
                 }
-            } else {
-                state.job = None;
+            } else if let Some(job) = state.job.take() {
+                // Its snapshots are among those that will not be taken.
+                state.wanted.extend(job.tickets);
             }
         }
         if is_transient && !error.latches() {
@@ -333,71 +331,5 @@ impl Shared {
         let mut state = self.background.state.lock();
         (state.is_compaction_due, state.runs) = (is_more, runs);
         is_more
-    }
-
-    /// The background thread.
-    pub(crate) fn run_background(self: &Arc<Self>) {
-        let ran = catch_unwind(AssertUnwindSafe(|| self.background_loop()));
-        if ran.is_err() {
-            let message = "the background thread of the state store panicked";
-            let error = Error::new(ErrorKind::Io, message).latching();
-            let _events = self.events.deliver_on_drop();
-            self.latch(&error);
-            self.background.abandon_tickets(&error);
-        }
-    }
-
-    fn background_loop(&self) {
-        while let Some(work) = self.next_work() {
-            let _events = self.events.deliver_on_drop();
-            match work {
-                Work::Job => {
-                    if self.run_job() == Step::Done {
-                        let mut writer = self.writer.lock();
-                        let sealed =
-                            self.check_writable().and_then(|()| self.seal_when(&mut writer, false));
-                        if let Err(error) = sealed {
-                            tracing::debug!(%error, "nothing is sealed");
-                        }
-                    }
-                }
-                Work::Compaction => {
-                    self.compact();
-                    self.background.done.notify_all();
-                }
-            }
-        }
-    }
-
-    fn next_work(&self) -> Option<Work> {
-        let mut state = self.background.state.lock();
-        let mut may_retry = false;
-        loop {
-            if state.is_stopping {
-                return None;
-            }
-            if let Some(failure) = self.latch.cause() {
-                drop(state);
-                let had_tickets = self.background.abandon_tickets(failure);
-                state = self.background.state.lock();
-                if !had_tickets && !state.is_stopping && state.wanted.is_empty() {
-                    self.background.wake.wait(&mut state);
-                }
-                continue;
-            }
-            let is_job_due = state.job.is_some() && (state.deferred.is_none() || may_retry);
-            if state.is_compaction_due && (!is_job_due || self.has_too_many_runs(&state)) {
-                return Some(Work::Compaction);
-            }
-            if is_job_due {
-                return Some(Work::Job);
-            }
-            if state.job.is_some() {
-                may_retry =
-                    self.background.wake.wait_for(&mut state, RETRY_FLUSH_AFTER).timed_out();
-            } else {
-                self.background.wake.wait(&mut state);
-            }
-        }
     }
 }

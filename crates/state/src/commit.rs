@@ -58,14 +58,14 @@ impl Shared {
         Ok(())
     }
 
-    /// Commits the pending changes as `version`.
-    pub(crate) fn commit(
-        &self,
-        writer: &mut MutexGuard<'_, Writer>,
-        version: u64,
-    ) -> Result<Committed> {
+    /// Before a commit: waits while the engine cannot keep up. Others may act meanwhile.
+    pub(crate) fn make_room(&self, writer: &mut MutexGuard<'_, Writer>) -> Result<()> {
         self.check_writable()?;
-        self.wait_for_room(writer)?;
+        self.wait_for_room(writer)
+    }
+
+    /// Commits the pending changes as `version`.
+    pub(crate) fn commit(&self, writer: &mut Writer, version: u64) -> Result<Committed> {
         self.check_writable()?;
         let head = self.check_next(version)?;
         let overlay = Arc::clone(&self.pending.lock().overlay);

@@ -11,18 +11,21 @@ use lithdb_lthash::RootHash;
 use parking_lot::Mutex;
 
 use crate::change_set::ChangeSet;
-use crate::event::refuse_in_listener;
 use crate::head::Committed;
 use crate::open::{OpenReport, Opening};
 use crate::options::{StateComponents, StateOptions, Wal};
 use crate::pending::Pending;
-use crate::reach::{Reach, reach};
+use crate::reach::{Reach, Unreachable, reach};
 use crate::rollback;
 use crate::shared::Shared;
 use crate::snapshot::retain::classified;
 use crate::snapshot::{SnapshotClass, SnapshotInfo, SnapshotTicket};
 use crate::stats::StateStats;
 use crate::view::View;
+
+mod close;
+
+use close::Shutdown;
 
 /// An open state store. Cheap to clone; all clones are one store.
 ///
@@ -174,6 +177,7 @@ impl StateDb {
     pub fn commit(&self, version: u64) -> Result<Committed> {
         let _events = self.shared.events.deliver_on_drop();
         let mut writer = self.shared.writer.lock();
+        self.shared.make_room(&mut writer)?;
         let committed = self.shared.commit(&mut writer, version)?;
         self.after_commit(&mut writer);
         Ok(committed)
@@ -187,7 +191,10 @@ impl StateDb {
     pub fn commit_block(&self, version: u64, changes: &[ChangeSet]) -> Result<Committed> {
         let _events = self.shared.events.deliver_on_drop();
         let mut writer = self.shared.writer.lock();
+        // Before the changes are pending: nobody else is to commit, discard or add to them.
+        let room = self.shared.make_room(&mut writer);
         self.shared.apply(&mut writer, version, changes)?;
+        room?;
         let committed = self.shared.commit(&mut writer, version)?;
         self.after_commit(&mut writer);
         Ok(committed)
@@ -254,15 +261,23 @@ impl StateDb {
     /// `Io`.
     pub fn reach(&self, target: u64) -> Result<Reach> {
         self.shared.check_open()?;
-        let snapshots = classified(&self.shared)?;
-        let valid = snapshots.iter().filter(|s| s.class == SnapshotClass::Valid);
-        let valid: Vec<u64> = valid.map(|snapshot| snapshot.found.version).collect();
-        reach(&self.shared.log, &valid, target)
+        let log = &self.shared.log;
+        loop {
+            let floor = log.floor.get();
+            let snapshots = classified(&self.shared)?;
+            let valid = snapshots.iter().filter(|s| s.class == SnapshotClass::Valid);
+            let valid: Vec<u64> = valid.map(|snapshot| snapshot.found.version).collect();
+            match reach(log, &valid, target) {
+                // The log was collected after the snapshots were listed.
+                Err(error) if Unreachable::of(&error).is_some() && log.floor.get() > floor => {}
+                reached => return reached,
+            }
+        }
     }
 
-    /// Asks for a snapshot of the newest version. Waits for a commit that is under way. The memtable is sealed at once, if no other is
-    /// being flushed; the rest is done in the background, without holding up commits, and the
-    /// snapshot is then of a version not older than now.
+    /// Asks for a snapshot of the newest version. Waits for a commit that is under way. The memtable
+    /// is sealed at once, if no other is being flushed; the rest is done in the background, without
+    /// holding up commits, and the snapshot is then of a version not older than now.
     ///
     /// # Errors
     /// `Closed`, `Latched`; what happens later is returned by the ticket.
@@ -270,8 +285,7 @@ impl StateDb {
         let _events = self.shared.events.deliver_on_drop();
         let mut writer = self.shared.writer.lock();
         self.shared.check_writable()?;
-        let ticket = SnapshotTicket::new();
-        self.shared.background.want(ticket.clone());
+        let ticket = self.shared.background.want_snapshot();
         self.shared.seal_if_due(&mut writer)?;
         Ok(ticket)
     }
@@ -343,65 +357,4 @@ impl StateDb {
             failure: shared.failure().map(|failure| failure.to_string()),
         }
     }
-
-    /// Closes the store: flushes the log and, unless
-    /// [`flush_on_close`](StateOptions::flush_on_close) is off, the working copy. The pending
-    /// changes are forgotten. Closing a closed store does nothing.
-    ///
-    /// # Errors
-    /// `Latched`, `StorageFull`, `Io`: the store is closed nevertheless, and what was acknowledged
-    /// as durable is.
-    pub fn close(&self) -> Result<()> {
-        let lock = self.shut_down(Shutdown::Close)?;
-        drop(lock);
-        Ok(())
-    }
-
-    /// Closes everything and returns the lock; `None` if the store was closed before. A rollback
-    /// that cannot be carried out closes nothing.
-    fn shut_down(&self, why: Shutdown) -> Result<Option<Box<dyn FileLock>>> {
-        refuse_in_listener()?;
-        let shared = &self.shared;
-        let _events = shared.events.deliver_on_drop();
-        let mut closing = shared.closing.lock();
-        if let Some(result) = &*closing {
-            return result.clone().map(|()| None);
-        }
-        let mut flushed = Ok(());
-        match why {
-            Shutdown::Close => {
-                let mut writer = shared.writer.lock();
-                shared.discard(&mut writer);
-                if shared.options.flush_on_close && shared.latch.cause().is_none() {
-                    flushed = shared.flush_working(&mut writer);
-                }
-                shared.is_closed.store(true, Ordering::Release);
-            }
-            Shutdown::RollBackTo(target) => {
-                let mut writer = shared.writer.lock();
-                // From here to the end of the background work no snapshot comes or goes.
-                let _housekeeping = shared.housekeeping.lock();
-                rollback::check(shared, target)?;
-                shared.discard(&mut writer);
-                shared.is_closed.store(true, Ordering::Release);
-                shared.background.stop();
-            }
-        }
-        self.keeper.stop();
-        let closed = match shared.own_db.lock().take() {
-            Some(db) => db.close(),
-            None => shared.log.table.flush(),
-        };
-        let lock = shared.lock.lock().take();
-        let result = flushed.and(closed);
-        *closing = Some(result.clone());
-        result.map(|()| lock)
-    }
-}
-
-/// Why a store is closed.
-#[derive(Clone, Copy)]
-enum Shutdown {
-    Close,
-    RollBackTo(u64),
 }

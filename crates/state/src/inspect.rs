@@ -131,7 +131,7 @@ pub(crate) fn root_at(
 
 /// Inspects the store in `dir`.
 pub(crate) fn inspect(dir: PathBuf, components: StateComponents) -> Result<StateInspection> {
-    Reader::open(dir, components)?.inspection()
+    inspect_each(dir, &components, |_reader, inspection| Ok(Some(inspection)))
 }
 
 /// As [`inspect`], with the stores after the newest version.
@@ -139,14 +139,34 @@ pub(crate) fn inspect_stores(
     dir: PathBuf,
     components: &StateComponents,
 ) -> Result<StateInspection> {
-    read(dir, components, |reader| {
-        let mut inspection = reader.inspection()?;
-        if inspection.reach.is_some() {
-            let Some(totals) = reader.totals(inspection.version)? else { return Ok(None) };
-            inspection.stores = Some(stores(&totals));
-        }
+    inspect_each(dir, components, |reader, mut inspection| {
+        let Some(totals) = reader.totals(inspection.version)? else { return Ok(None) };
+        inspection.stores = Some(stores(&totals));
         Ok(Some(inspection))
     })
+}
+
+/// Inspects the store in `dir`, and completes the inspection with its reader, if its newest version
+/// can be reached.
+fn inspect_each(
+    dir: PathBuf,
+    components: &StateComponents,
+    complete: impl Fn(&Reader, StateInspection) -> Result<Option<StateInspection>>,
+) -> Result<StateInspection> {
+    let inspected = read(dir.clone(), components, |reader| {
+        let inspection = reader.inspection()?;
+        if inspection.reach.is_none() {
+            // Begins again, if the log was collected meanwhile.
+            reader.reach(inspection.version)?;
+        }
+        complete(reader, inspection)
+    });
+    match inspected {
+        Err(error) if Unreachable::of(&error).is_some() => {
+            Reader::open(dir, components.clone())?.inspection()
+        }
+        inspected => inspected,
+    }
 }
 
 /// A view of `version` (`None`: the newest) of the store in `dir`.

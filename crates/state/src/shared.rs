@@ -79,6 +79,11 @@ impl Shared {
     pub(crate) fn check_writable(&self) -> Result<()> {
         refuse_in_listener()?;
         self.check_open()?;
+        self.check_not_failed()
+    }
+
+    /// Refuses work for a store that has failed, and closes it for changes.
+    pub(crate) fn check_not_failed(&self) -> Result<()> {
         self.latch.check()?;
         match self.failure() {
             Some(failure) => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Bound;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lithdb_env::{Error, FileKind, Result, UnixMillis, exists_as};
@@ -14,12 +14,14 @@ use serde::Serialize;
 use crate::inspect::view_only;
 use crate::meta::META_KEY;
 use crate::options::StateComponents;
+use crate::reach::Unreachable;
 use crate::reader::Reader;
 use crate::row::{split_key, split_row};
 use crate::snapshot::SnapshotClass;
 use crate::snapshot::take::ENGINE_DIR;
 use crate::store_name::StoreName;
 use crate::totals::{StoreTotals, Totals};
+use crate::view::View;
 
 /// How much is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -86,11 +88,12 @@ pub(crate) fn verify(
         findings: Vec::new(),
         time: reader.env.clock.now(),
     };
-    found.check_log(&reader, progress)?;
+    let oldest = || Ok(*Reader::open(dir.clone(), components.clone())?.versions.start());
+    found.check_log(&reader, &oldest, progress)?;
     found.check_snapshots(&reader)?;
     if level >= VerifyLevel::Content {
         drop(reader);
-        if let Err(error) = found.check_rows(dir, components, progress) {
+        if let Err(error) = found.check_rows(&dir, components, progress) {
             found.note(format_args!("the rows of version {version}"), error)?;
         }
     }
@@ -108,19 +111,32 @@ impl StateVerification {
         Ok(())
     }
 
-    fn check_log(&mut self, reader: &Reader, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        let mut previous = None;
+    /// `oldest_now` finds the oldest version of the log anew: a writer may have collected versions
+    /// since the reader began.
+    fn check_log(
+        &mut self,
+        reader: &Reader,
+        oldest_now: &dyn Fn() -> Result<u64>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let (mut previous, mut oldest) = (None, *reader.versions.start());
         for version in reader.versions.clone() {
             let record = match reader.log.record(version) {
                 Ok(Some(record)) => record,
-                Ok(None) => {
-                    self.findings.push(format!("the log has no version {version}"));
+                absent => {
                     previous = None;
-                    continue;
-                }
-                Err(error) => {
-                    self.note(format_args!("version {version} of the log"), error)?;
-                    previous = None;
+                    if version >= oldest {
+                        oldest = oldest_now()?;
+                    }
+                    if version < oldest {
+                        continue;
+                    }
+                    match absent {
+                        Err(error) => {
+                            self.note(format_args!("version {version} of the log"), error)?;
+                        }
+                        Ok(_) => self.findings.push(format!("the log has no version {version}")),
+                    }
                     continue;
                 }
             };
@@ -162,14 +178,31 @@ impl StateVerification {
         Ok(())
     }
 
+    /// A view of the version that is verified or, if a writer has gone on until it cannot be
+    /// reached, of the newest, which is verified instead.
+    fn view(&mut self, dir: &Path, components: &StateComponents) -> Result<View> {
+        let viewed = view_only(dir.to_path_buf(), Some(self.version), components);
+        match viewed {
+            Err(error) if Unreachable::of(&error).is_some() => {
+                let newest = view_only(dir.to_path_buf(), None, components)?;
+                if newest.version() == self.version {
+                    return Err(error);
+                }
+                (self.version, self.root) = (newest.version(), newest.root());
+                Ok(newest)
+            }
+            viewed => viewed,
+        }
+    }
+
     /// Counts and hashes all rows, those of stores that should be empty included.
     fn check_rows(
         &mut self,
-        dir: PathBuf,
+        dir: &Path,
         components: &StateComponents,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
-        let view = view_only(dir, Some(self.version), components)?;
+        let view = self.view(dir, components)?;
         let engine = Arc::clone(view.engine());
         let mut found = Totals::default();
         for row in engine.range(&view.head().pin, Bound::Unbounded, Bound::Unbounded) {

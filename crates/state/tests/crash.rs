@@ -10,7 +10,8 @@ mod support;
 
 use lithdb_sim::{CrashImage, Effort, SimFs, Tally};
 use lithdb_state::{Durability, StateOptions};
-use support::script::{Expect, Op, Run, Script, Store, check_disk, check_open, go_on};
+use support::expect::{Expect, check_disk, check_open, go_on};
+use support::script::{Op, Run, Script, Store};
 use support::{Harness, difference, small, without_openings};
 
 /// The images that the disk may be left with: a quick run takes the first at every point, and

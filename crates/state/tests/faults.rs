@@ -3,7 +3,10 @@
 //! refused changes nothing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(unreachable_pub)]
 
+#[path = "faults/driver.rs"]
+mod driver;
 #[path = "faults/full_disk.rs"]
 mod full_disk;
 #[path = "faults/opening.rs"]
@@ -12,272 +15,12 @@ mod opening;
 mod refusals;
 mod support;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
-
-use lithdb_sim::{CrashImage, Effort, Fault, OpKind, Pages, Tally};
-use lithdb_state::{Durability, ErrorKind, Result, StateOptions};
-use parking_lot::Mutex;
-use support::hook::HookFs;
-use support::script::{Op, Run, Script, Store, check_disk, check_open, go_on};
-use support::{Harness, small};
-
-const LOST: Fault = Fault::FailedSync { pages: Pages::Lost };
-const PARTLY: Fault = Fault::FailedSync { pages: Pages::PartlyLost };
-const CLEAN: Fault = Fault::FailedSync { pages: Pages::ReadableAndClean };
-const UNWRITABLE: Fault = Fault::FailedSync { pages: Pages::Unwritable };
-
-/// How an operation of that kind can fail; `true`: all later ones, too. A directory whose later
-/// syncs succeed and do nothing (`CLEAN`) is left out: no program can defend against that.
-fn faults(kind: OpKind) -> Vec<(Fault, bool)> {
-    let mut faults = vec![(Fault::Eio, false), (Fault::Eio, true)];
-    if !matches!(kind, OpKind::RemoveFile | OpKind::RemoveDir) {
-        faults.extend([(Fault::NoSpace, false), (Fault::NoSpace, true)]);
-    }
-    match kind {
-        OpKind::CreateNew => faults.push((Fault::TooManyFiles, true)),
-        OpKind::SyncDir => faults.extend([(Fault::TooManyFiles, false), (LOST, false)]),
-        OpKind::Write => faults.extend([(Fault::ShortWrite, false), (Fault::Interrupted, true)]),
-        OpKind::SyncData | OpKind::SyncAll => {
-            faults.extend([(LOST, false), (PARTLY, false), (CLEAN, false), (UNWRITABLE, false)]);
-        }
-        _ => {}
-    }
-    faults
-}
-
-/// How a read can fail.
-const READ_FAULTS: [(Fault, bool); 6] = [
-    (Fault::Eio, false),
-    (Fault::TooManyFiles, false),
-    (Fault::ShortWrite, false),
-    (Fault::Eio, true),
-    (Fault::OutOfMemory, false),
-    (Fault::Denied, false),
-];
-
-/// A fault, and when it comes.
-#[derive(Debug, Clone, Copy)]
-struct Planned {
-    is_read: bool,
-    at: u64,
-    fault: Fault,
-    sticky: bool,
-}
-
-impl Planned {
-    fn plan(self, harness: &Harness) {
-        let Self { is_read, at, fault, sticky } = self;
-        match (is_read, sticky) {
-            (true, false) => harness.fs.fail_read(at + 1, fault),
-            (true, true) => harness.fs.fail_reads_from(at + 1, fault),
-            (false, _) => harness.fs.fail_op(at + 1, fault, sticky),
-        }
-    }
-}
-
-/// The steps before step `step`, and the opening, without a fault. Step 0 is the opening itself.
-fn prepared(script: &Script, step: usize) -> Run<'_> {
-    let mut run = Run::new(script);
-    run.is_checked = false;
-    for number in 0..step {
-        advance(&mut run, number).unwrap_or_else(|e| panic!("{}: {number}: {e}", script.name));
-    }
-    run
-}
-
-/// Step 0 opens the store.
-fn advance(run: &mut Run<'_>, step: usize) -> Result<()> {
-    if step == 0 { run.open() } else { run.step(step - 1) }
-}
-
-/// All faults of a step; a quick run takes every `stride`-th of each operation, and
-/// fewer of each read.
-fn faults_of(script: &Script, step: usize, stride: usize) -> Vec<(Planned, String)> {
-    let heard = Arc::new(Mutex::new(BTreeMap::new()));
-    let mut run = Run::new(script);
-    run.is_checked = false;
-    let (recorded, fs) = (Arc::clone(&heard), run.harness.fs.clone());
-    run.harness.wrapped =
-        Some(Arc::new(HookFs::new(Arc::new(fs.clone()), move |kind, path, _| {
-            recorded.lock().insert(fs.ops(), (kind, path.to_owned()));
-        })));
-    let (mut ops, mut reads) = (0..0, 0..0);
-    for number in 0..=step {
-        let (first_op, first_read) = (run.harness.fs.ops(), run.harness.fs.reads());
-        advance(&mut run, number).unwrap_or_else(|e| panic!("{}: {number}: {e}", script.name));
-        (ops, reads) = (first_op..run.harness.fs.ops(), first_read..run.harness.fs.reads());
-    }
-    let (heard, is_deep) = (heard.lock(), Effort::from_env().is_deep());
-    let mut all = Vec::new();
-    for op in ops.clone() {
-        // The hook does not hear the lock files, which are truncated and written.
-        let lock = (OpKind::Write, PathBuf::from("a lock file"));
-        let (kind, path) = heard.get(&op).unwrap_or(&lock);
-        let (start, stride) = if is_deep { (0, 1) } else { (op as usize % stride, stride) };
-        for (fault, sticky) in faults(*kind).into_iter().skip(start).step_by(stride) {
-            let planned = Planned { is_read: false, at: op - ops.start, fault, sticky };
-            all.push((planned, format!("{kind:?} {}", path.display())));
-        }
-    }
-    for read in reads.clone() {
-        for (n, (fault, sticky)) in READ_FAULTS.into_iter().enumerate() {
-            if is_deep || (read as usize + n).is_multiple_of(stride.max(3) * 2) {
-                let planned = Planned { is_read: true, at: read - reads.start, fault, sticky };
-                all.push((planned, "a read".to_owned()));
-            }
-        }
-    }
-    all
-}
-
-/// What happens after the fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Then {
-    /// The power fails.
-    Crash,
-    /// The process goes on: it repeats the step, or opens the store again if it has failed.
-    GoOn,
-    /// The process is killed, and another one opens the store with the page cache intact, works
-    /// with it, and then the power fails.
-    Kill,
-}
-
-const THEN: [Then; 3] = [Then::Crash, Then::GoOn, Then::Kill];
-
-/// Every fault of the steps `steps` of the script.
-fn every_fault(script: &Script, steps: &[usize], stride: usize) -> Tally {
-    let mut tally = Tally::new(format!("faults of a state store: {}", script.name));
-    let is_deep = Effort::from_env().is_deep();
-    for step in steps {
-        let faults = faults_of(script, *step, stride);
-        tally.add("steps", 1);
-        for (turn, (planned, place)) in faults.into_iter().enumerate() {
-            let context = format!("{}, step {step}, {planned:?}, {place}", script.name);
-            let thens = if is_deep { &THEN[..] } else { &THEN[turn % 3..][..1] };
-            for then in thens {
-                let context = format!("{context}; {then:?}");
-                one_fault(script, *step, planned, *then, turn as u64, &context, &mut tally);
-            }
-        }
-    }
-    tally
-}
-
-fn one_fault(
-    script: &Script,
-    step: usize,
-    planned: Planned,
-    then: Then,
-    turn: u64,
-    context: &str,
-    tally: &mut Tally,
-) {
-    let mut run = prepared(script, step);
-    planned.plan(&run.harness);
-    let done = advance(&mut run, step);
-    if run.harness.fs.faults_hit() == 0 {
-        tally.add("faults that did not apply", 1);
-        return;
-    }
-    run.harness.fs.clear_faults();
-    tally.add(if planned.is_read { "read faults" } else { "faults" }, 1);
-    if let Err(error) = &done {
-        tally.add("failed steps", 1);
-        let kinds =
-            [ErrorKind::Io, ErrorKind::StorageFull, ErrorKind::Exhausted, ErrorKind::Latched];
-        assert!(kinds.contains(&error.kind()), "{context}: {error}");
-        assert!(
-            !matches!(planned.fault, Fault::ShortWrite | Fault::Interrupted),
-            "{context}: {error}"
-        );
-    }
-    let context =
-        format!("{context}: {}", done.as_ref().err().map_or("done".into(), |e| e.to_string()));
-    let has_failed = has_failed(&mut run, done.is_err(), &context);
-    tally.add("latched", u64::from(has_failed && run.store.is_some()));
-    match then {
-        Then::Crash => {
-            let seed = Effort::from_env().seed(script.name).wrapping_add(turn);
-            for image in [CrashImage::Nothing, CrashImage::Seeded(seed)] {
-                let context = format!("{context}, {image:?}");
-                let after = run.harness.after_crash(&image);
-                check_disk(&after, &run.expect, &context);
-                let store = Store::try_open(script, &after);
-                let store = store.unwrap_or_else(|e| panic!("{context}: open: {e}"));
-                check_open(&store, &after, &run.expect, &context);
-                tally.add("images", 1);
-            }
-        }
-        Then::GoOn if has_failed || run.store.is_none() => {
-            drop(run.store.take());
-            let store = Store::try_open(script, &run.harness);
-            let store = store.unwrap_or_else(|e| panic!("{context}: open again: {e}"));
-            let found = check_open(&store, &run.harness, &run.expect, &context);
-            drop(store);
-            go_on(script, &run.harness, found, &context);
-            tally.add("opened again", 1);
-        }
-        Then::GoOn => {
-            // Every other time only the step itself is repeated.
-            let last = if turn.is_multiple_of(2) { step } else { script.ops.len() };
-            run.is_checked = true;
-            for number in (if done.is_err() { step } else { step + 1 })..=last {
-                advance(&mut run, number)
-                    .unwrap_or_else(|e| panic!("{context}; going on with {number}: {e}"));
-            }
-            drop(run.store.take());
-            let context = format!("{context}; crashed afterwards");
-            let after = run.harness.after_crash(&CrashImage::Nothing);
-            check_disk(&after, &run.expect, &context);
-            let store = Store::try_open(script, &after);
-            let store = store.unwrap_or_else(|e| panic!("{context}: open: {e}"));
-            check_open(&store, &after, &run.expect, &context);
-            tally.add("gone on", 1);
-        }
-        Then::Kill => {
-            drop(run.store.take());
-            run.harness.fs.release_locks();
-            let store = Store::try_open(script, &run.harness);
-            let store = store.unwrap_or_else(|e| panic!("{context}: open: {e}"));
-            let mut found = check_open(&store, &run.harness, &run.expect, &context);
-            // The working copy may have been moved into place, and that may not be durable.
-            found.is_settled = run.expect.is_settled;
-            drop(store);
-            if turn.is_multiple_of(2) {
-                let after = run.harness.after_crash(&CrashImage::Nothing);
-                let store = Store::try_open(script, &after);
-                let store = store.unwrap_or_else(|e| panic!("{context}: open after: {e}"));
-                check_open(&store, &after, &found, &context);
-            } else {
-                go_on(script, &run.harness, found, &context);
-            }
-            tally.add("killed", 1);
-        }
-    }
-}
-
-/// Checks the store after a step that failed or not: it reads as before. Returns whether it takes
-/// no changes any more. If it does, a commit that failed did nothing.
-fn has_failed(run: &mut Run<'_>, is_error: bool, context: &str) -> bool {
-    let Some(store) = &run.store else { return is_error };
-    let db = store.state();
-    let (version, newest) = (db.version(), run.expect.model.head());
-    assert!(version == newest || (is_error && version + 1 == newest), "{context}: {version}");
-    support::check::view(&db.latest(), &run.expect.model, context);
-    let failure = db.stats().failure;
-    if let Some(failure) = failure {
-        let error = db.commit(version + 1).expect_err(context);
-        assert_eq!(error.kind(), ErrorKind::Latched, "{context}: {error}, {failure}");
-        assert!(db.snapshot().is_err(), "{context}");
-        return true;
-    }
-    if version < newest {
-        run.expect.model.roll_back(version);
-    }
-    false
-}
+use driver::{THEN, advance, every_fault, faults_of, one_fault, prepared};
+use lithdb_sim::{CrashImage, Fault, Tally};
+use lithdb_state::{Durability, StateOptions};
+use support::expect::check_open;
+use support::script::{Op, Script, Store};
+use support::{App, small};
 
 fn check(tally: &Tally, at_least: &[(&str, u64)]) {
     for (what, least) in at_least {
@@ -290,6 +33,68 @@ fn check(tally: &Tally, at_least: &[(&str, u64)]) {
 
 fn on_flush() -> StateOptions {
     small().durability(Durability::OnFlush)
+}
+
+/// A directory that cannot be opened for its sync latches nothing, and what was renamed or removed
+/// in it is not durable: nothing later may rely on it.
+#[test]
+fn a_directory_that_was_not_synced_is_not_relied_upon() {
+    let mut options = on_flush().snapshot_interval(2).keep_snapshots(1);
+    options.wal = options.wal.segment_keys(2);
+    let retention = Script::new("retention", options, &[Op::Commit; 8]);
+    let ops = [Op::Commit, Op::Snapshot, Op::Commit, Op::Snapshot];
+    let on_demand = Script::new("on demand", small(), &ops);
+    let ops = [Op::Commit, Op::Snapshot, Op::Commit, Op::LoseWorking, Op::Commit];
+    let clone = Script::new("clone", small(), &ops);
+    let mut tally = Tally::new("faults of a state store: directories without a sync");
+    for (script, steps) in [(&retention, 4..=8), (&on_demand, 2..=4), (&clone, 4..=4)] {
+        for step in steps {
+            let mut all = faults_of(script, step, 1);
+            all.retain(|(planned, place)| {
+                planned.fault == Fault::TooManyFiles && place.starts_with("SyncDir")
+            });
+            for (planned, place) in all {
+                for n in 0..6 {
+                    let (turn, then) = (n / 3, THEN[n as usize % 3]);
+                    let context = format!("{}, step {step}, {place}; {then:?}", script.name);
+                    one_fault(script, step, planned, then, turn, &context, &mut tally);
+                }
+            }
+        }
+    }
+    check(&tally, &[("faults", 300), ("gone on", 60), ("killed", 100)]);
+}
+
+/// A snapshot that an opening finds by its name allows the log to lose the versions below it: so
+/// opening makes its name durable.
+#[test]
+fn a_snapshot_that_is_found_is_durable_before_the_log_is_collected() {
+    let mut options = small();
+    options.wal = options.wal.segment_keys(1);
+    let ops = [Op::Commit, Op::Commit, Op::Commit, Op::Snapshot];
+    let script = Script::shared("found", options, &ops);
+    let (mut found, mut collected) = (0, 0);
+    for (planned, place) in faults_of(&script, 4, 1) {
+        if planned.fault != Fault::TooManyFiles || !place.starts_with("SyncDir") {
+            continue;
+        }
+        let mut run = prepared(&script, 4);
+        planned.plan(&run.harness);
+        let is_taken = advance(&mut run, 4).is_ok();
+        run.harness.fs.clear_faults();
+        drop(run.store.take());
+        run.harness.fs.release_locks();
+        let app = App::open(&run.harness).unwrap();
+        found += u64::from(!is_taken && !app.state.snapshots().unwrap().is_empty());
+        let log = app.db.existing_table("state").unwrap();
+        log.seal().unwrap();
+        collected += u64::from(log.run_gc().unwrap().segments > 0);
+        drop((log, app));
+        let after = run.harness.after_crash(&CrashImage::Nothing);
+        let store = Store::try_open(&script, &after).unwrap_or_else(|e| panic!("{place}: {e}"));
+        check_open(&store, &after, &run.expect, &place);
+    }
+    assert!(found > 0 && collected > 0, "{found}, {collected}");
 }
 
 #[test]

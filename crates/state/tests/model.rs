@@ -14,6 +14,10 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 #![allow(missing_docs, unreachable_pub)]
 
+#[path = "pitfalls/fixture.rs"]
+mod fixture;
+#[path = "pitfalls/refuse.rs"]
+mod refuse;
 mod support;
 mod support_model;
 
@@ -90,4 +94,10 @@ fn random_histories_agree_with_the_model() {
     for kind in KINDS.iter().chain(&EVENTS) {
         assert!(tally.get(kind) > 0, "no {kind} occurred");
     }
+}
+
+/// Without crashes: what the engine does at those is tested where it is.
+#[test]
+fn random_histories_on_the_production_engine_agree_with_the_model() {
+    support_model::production::random_histories();
 }

@@ -4,12 +4,22 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 #![allow(missing_docs, unreachable_pub)]
 
+#[path = "pitfalls/application.rs"]
+mod application;
+#[path = "pitfalls/background.rs"]
+mod background;
+#[path = "pitfalls/damage.rs"]
+mod damage;
 #[path = "pitfalls/engines.rs"]
 mod engines;
 #[path = "pitfalls/fixture.rs"]
 mod fixture;
 #[path = "pitfalls/hashing.rs"]
 mod hashing;
+#[path = "pitfalls/interleave.rs"]
+mod interleave;
+#[path = "pitfalls/readers.rs"]
+mod readers;
 #[path = "pitfalls/refuse.rs"]
 mod refuse;
 #[path = "pitfalls/rollback.rs"]
@@ -17,3 +27,5 @@ mod rollback;
 #[path = "pitfalls/snapshots.rs"]
 mod snapshots;
 mod support;
+#[path = "pitfalls/watchdog.rs"]
+mod watchdog;

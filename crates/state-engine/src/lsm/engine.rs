@@ -20,7 +20,7 @@ use lsm_tree::{AbstractTree, InternalValue, Memtable, SeqNo, Slice, Tree, UserKe
 use parking_lot::Mutex;
 
 use super::error::{Failure, caught};
-use super::guard::Current;
+use super::guard::CURRENT;
 use super::lifetime::Lifetime;
 use super::view::{Rows, Tables, View, bytes_of, merged};
 use super::{LsmOptions, TABLES, checkpoint, lifetime};
@@ -174,6 +174,14 @@ impl LsmEngine {
         Ok(())
     }
 
+    /// Which file `current` is. A switch of manifests replaces it by another one. Needs no
+    /// descriptor, so that a lack of them is told from a switch that may have happened.
+    fn current_file(&self) -> Result<(u64, u64)> {
+        let path = self.dir.join(CURRENT);
+        let found = self.fs.metadata(&path).map_err(|e| Error::io("stat", &path, e))?;
+        Ok(found.identity)
+    }
+
     /// Calls `change`, which writes tables and switches the manifest. If it failed before the
     /// switch, removes what it wrote.
     fn switch<T>(
@@ -182,7 +190,7 @@ impl LsmEngine {
         change: impl FnOnce() -> lsm_tree::Result<T>,
     ) -> Result<Option<T>> {
         let version = |tree: &Tree| caught(|| Ok(tree.current_version().id()));
-        let first_id = self.tree.next_table_id();
+        let (first_id, current_file) = (self.tree.next_table_id(), self.current_file()?);
         let before = version(&self.tree).map_err(|e| e.of_write(operation, &self.dir, true))?;
         let changed = caught(change);
         lifetime::note_id(self.tree.next_table_id());
@@ -200,8 +208,7 @@ impl LsmEngine {
             tracing::warn!(dir = %self.dir.display(), %error, "an old manifest stays");
             return Ok(None);
         }
-        let is_undone =
-            matches!(Current::read(&*self.fs, &self.dir), Ok(it) if it.version == before);
+        let is_undone = matches!(self.current_file(), Ok(found) if found == current_file);
         if is_undone {
             for id in first_id..self.tree.next_table_id() {
                 remove_best_effort(&*self.fs, &self.dir.join(TABLES).join(id.to_string()));

@@ -27,6 +27,7 @@ pub fn flush_makes_earlier_memtables_durable_and_no_later_one(bed: &Bed) {
         })
         .into();
     let before = map(&engine);
+    assert_eq!(get(&engine, &engine.pin(), "shared").as_deref(), Some("d"));
     engine.flush(&sealed[2]).unwrap();
     assert_eq!(map(&engine), before, "a flush changes no row");
     put(&engine, "e", "e");

@@ -84,13 +84,15 @@ fn count(fault: &Fault) -> Vec<u64> {
     numbers
 }
 
-fn run_with(fault: &Fault, number: u64, root: &Path) -> Run {
+/// Runs the child; the calls from `number` on fail, as many as `burst`.
+fn run_with(fault: &Fault, number: u64, burst: u64, root: &Path) -> Run {
     let Fault { names, injection, .. } = fault;
+    let last = number + burst - 1;
     let options = [
         "-e".to_owned(),
         format!("trace={names}"),
         "-e".to_owned(),
-        format!("inject={names}:{injection}:when={number}"),
+        format!("inject={names}:{injection}:when={number}..{last}"),
     ];
     strace::run(root, &options)
 }
@@ -177,9 +179,11 @@ fn failure_of_every_call_is_reported_and_loses_nothing() {
         let seed = effort.seed(fault.injection);
         for nth in sample_of(calls.len() as u64, 5, effort.is_deep(), seed) {
             let number = calls[nth as usize - 1];
+            // Who lacks descriptors lacks them for the next call, too.
+            let burst = if fault.injection.contains("EMFILE") { 2 } else { 1 };
             let dir = scratch();
             let root = dir.path().canonicalize().unwrap();
-            let run = run_with(&fault, number, &root);
+            let run = run_with(&fault, number, burst, &root);
             let context = format!("{} {} at call {nth} ({number})", fault.call, fault.injection);
             assert!(run.log.contains("INJECTED"), "{context}: nothing was injected");
             assert_honest(&run, &fault, &context);
@@ -208,7 +212,7 @@ fn process_killed_at_every_call_leaves_one_version() {
         for nth in sample_of(calls.len() as u64, 5, effort.is_deep(), seed) {
             let dir = scratch();
             let root = dir.path().canonicalize().unwrap();
-            let run = run_with(&fault, calls[nth as usize - 1], &root);
+            let run = run_with(&fault, calls[nth as usize - 1], 1, &root);
             let context = format!("{} at call {nth}", fault.call);
             assert_eq!(run.output.status.signal(), Some(9), "{context}: {}", run.stdout());
             check(&root, &run, &context);

@@ -34,8 +34,9 @@ impl Opening {
             match snapshot.class {
                 SnapshotClass::Valid => valid.push(snapshot),
                 SnapshotClass::Abandoned => {
-                    // Two histories of a version may have one root and differ in when their rows
-                    // were written: it must be out of the way before this branch goes on.
+                    // The new branch may come to the same root at its version on another way, and
+                    // its rows would say that they were written at other versions: so it is out of
+                    // the way before anything is committed.
                     self.move_aside(&snapshot.found)?;
                     self.report.abandoned.push(version);
                 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lithdb_env::{Result, UnixMillis, millis};
+use lithdb_env::{Error, ErrorKind, Result, UnixMillis, millis};
 use lithdb_lthash::RootHash;
 use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
@@ -97,11 +97,30 @@ struct Ticket {
     resolved: Condvar,
 }
 
-impl SnapshotTicket {
-    pub(crate) fn new() -> Self {
-        Self(Arc::default())
+/// The duty to resolve a ticket: whatever becomes of it, nobody waits for ever.
+#[derive(Debug, Default)]
+pub(crate) struct SnapshotPromise(Arc<Ticket>);
+
+impl SnapshotPromise {
+    pub(crate) fn ticket(&self) -> SnapshotTicket {
+        SnapshotTicket(Arc::clone(&self.0))
     }
 
+    /// The first result counts.
+    pub(crate) fn resolve(&self, result: Result<Snapshot>) {
+        self.0.result.lock().get_or_insert(result);
+        self.0.resolved.notify_all();
+    }
+}
+
+impl Drop for SnapshotPromise {
+    fn drop(&mut self) {
+        let message = "the snapshot was not taken: the state store was closed";
+        self.resolve(Err(Error::new(ErrorKind::Closed, message)));
+    }
+}
+
+impl SnapshotTicket {
     /// Waits until the snapshot exists or has failed.
     ///
     /// # Errors
@@ -114,10 +133,5 @@ impl SnapshotTicket {
             }
             self.0.resolved.wait(&mut result);
         }
-    }
-
-    pub(crate) fn resolve(&self, result: Result<Snapshot>) {
-        self.0.result.lock().get_or_insert(result);
-        self.0.resolved.notify_all();
     }
 }

@@ -5,9 +5,11 @@ use lithdb_env::Fs;
 use lithdb_sim::{CrashImage, Fault, Tally};
 use lithdb_state::{ErrorKind, StateEvent};
 
-use super::support::script::{Op, Script, Store, check_disk, check_open};
+use super::driver::{advance, has_failed, prepared};
+use super::on_flush;
+use super::support::expect::{check_disk, check_open};
+use super::support::script::{Op, Script, Store};
 use super::support::{self, Harness, small};
-use super::{advance, on_flush, prepared};
 
 /// The disk space that is in use, in blocks of 4 KiB.
 fn blocks_in_use(harness: &Harness) -> u64 {
@@ -40,7 +42,7 @@ fn every_size(script: &Script, step: usize, least: u64) {
                 run.open().unwrap_or_else(|e| panic!("{context}; open: {e}"));
                 break;
             }
-            assert!(!super::has_failed(&mut run, true, &context), "{context}: latched");
+            assert!(!has_failed(&mut run, true, &context), "{context}: latched");
             run.harness.fs.set_capacity(None);
             run.is_checked = true;
             advance(&mut run, number).unwrap_or_else(|e| panic!("{context}; again: {e}"));

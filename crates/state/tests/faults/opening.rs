@@ -7,7 +7,8 @@ use lithdb_sim::{Effort, Fault, Tally};
 use lithdb_state::ErrorKind;
 
 use super::on_flush;
-use super::support::script::{Expect, Op, Run, Script, Store, check_open, check_state};
+use super::support::expect::{Expect, check_open, check_state};
+use super::support::script::{Op, Run, Script, Store};
 use super::support::{DIR, Harness, small};
 
 /// What an opening must not decide from a failed read: the engine directories, the snapshots, and

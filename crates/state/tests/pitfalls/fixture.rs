@@ -1,6 +1,8 @@
 //! A store with its model: on a simulated disk with the model engine, or on the disk of the machine
 //! with the production engine.
 
+#![allow(dead_code)]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -132,6 +134,18 @@ impl Fixture {
         version
     }
 
+    /// Applies changes to the next version.
+    pub fn apply(&self, changes: &[Change]) {
+        self.db().apply(self.model.head() + 1, &change_sets(changes)).unwrap();
+    }
+
+    /// Commits a version to which `applied` was applied before.
+    pub fn commit_after(&mut self, applied: &[Change], changes: &[Change]) {
+        let version = self.model.commit(&[applied, changes].concat());
+        let done = self.db().commit_block(version, &change_sets(changes)).unwrap();
+        assert_eq!((done.version, done.root), (version, self.model.at(version).root));
+    }
+
     /// Commits versions up to `last`, each with changes of this branch.
     pub fn commit_to(&mut self, last: u64) {
         while self.model.head() < last {
@@ -242,6 +256,11 @@ fn collect(fs: &dyn Fs, dir: &Path, tree: &mut Tree) {
             tree.insert(path.clone(), Some(read_file(fs, &path, 1 << 30).unwrap()));
         }
     }
+}
+
+/// The directory of a snapshot on a simulated disk.
+pub fn path_of(version: u64) -> PathBuf {
+    PathBuf::from(DIR).join("snapshots").join(format!("{version:020}"))
 }
 
 /// Copies a directory of a simulated disk.

@@ -33,16 +33,10 @@ pub fn view(view: &View, model: &Model, context: &str) {
     let stores: BTreeMap<_, _> =
         stores.map(|(name, keys, bytes)| (name.to_string(), (keys, bytes))).collect();
     assert_eq!(stores, totals, "{context}: keys and bytes of the stores");
-    for ((store, key), _) in model_keys(model).filter(|(key, _)| !rows.contains_key(*key)) {
+    let ever = (model.base..=model.head()).flat_map(|version| model.at(version).rows.keys());
+    for (store, key) in ever.filter(|key| !rows.contains_key(*key)) {
         assert_eq!(view.get(store, key).unwrap(), None, "{context}: {store}/{key:?}");
     }
-}
-
-/// A store and a key.
-type Key = (String, Vec<u8>);
-
-fn model_keys(model: &Model) -> impl Iterator<Item = (&Key, &super::model::Row)> {
-    (model.base..=model.head()).flat_map(|version| model.at(version).rows.iter())
 }
 
 /// A record of the log, as far as the harness reads it.

@@ -4,6 +4,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 pub mod check;
+pub mod expect;
 #[path = "../../../table/tests/support/hook.rs"]
 pub mod hook;
 pub mod model;

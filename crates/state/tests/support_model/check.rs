@@ -31,20 +31,16 @@ impl Held {
     }
 }
 
-/// A store and a key.
-type Key = (String, Vec<u8>);
-/// A value and the version that put it.
-type Value = (Vec<u8>, u64);
-
 /// The rows of a store, in order.
 fn rows_of(rows: &Rows, store: &str) -> Vec<Row> {
     let of_store = rows.iter().filter(|((name, _), _)| name == store);
-    let row = |((_, key), (value, modified_at)): (&Key, &Value)| Row {
-        key: key.clone().into(),
-        value: value.clone().into(),
-        modified_at: *modified_at,
-    };
-    of_store.map(row).collect()
+    of_store
+        .map(|((_, key), (value, modified_at))| Row {
+            key: key.clone().into(),
+            value: value.clone().into(),
+            modified_at: *modified_at,
+        })
+        .collect()
 }
 
 fn read(iter: Iter) -> Vec<Row> {

@@ -2,4 +2,6 @@
 
 pub mod check;
 pub mod op;
+pub mod production;
+pub mod reopen;
 pub mod run;

@@ -7,6 +7,7 @@
 //! answer from a file that changed meanwhile.
 
 mod compare;
+mod state;
 mod steps;
 mod tour_dir;
 mod tree;
@@ -130,6 +131,7 @@ fn run_steps(
     drop(db);
     tour.roll_back()?;
     tour.verify()?;
+    tour.state(&tour_dir.state())?;
     tour.report_summary(tour_dir, tree, started.elapsed())
 }
 

@@ -92,6 +92,11 @@ impl TourDir {
         [self.path.join("root-a"), self.path.join("root-b")]
     }
 
+    /// The directory of the state store, which the tour creates.
+    pub(super) fn state(&self) -> PathBuf {
+        self.path.join("state")
+    }
+
     pub(super) fn is_kept(&self) -> bool {
         self.is_kept
     }

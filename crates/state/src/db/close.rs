@@ -1,0 +1,74 @@
+//! How an open store ends: closed, or rolled back.
+
+use std::sync::atomic::Ordering;
+
+use lithdb_env::{FileLock, Result};
+
+use super::StateDb;
+use crate::event::refuse_in_listener;
+use crate::rollback;
+
+impl StateDb {
+    /// Closes the store: flushes the log and, unless
+    /// [`flush_on_close`](StateOptions::flush_on_close) is off, the working copy. The pending
+    /// changes are forgotten. Closing a closed store does nothing.
+    ///
+    /// # Errors
+    /// `Latched`, `StorageFull`, `Io`: the store is closed nevertheless, and what was acknowledged
+    /// as durable is.
+    pub fn close(&self) -> Result<()> {
+        let lock = self.shut_down(Shutdown::Close)?;
+        drop(lock);
+        Ok(())
+    }
+
+    /// Closes everything and returns the lock; `None` if the store was closed before. A rollback
+    /// that cannot be carried out closes nothing.
+    pub(super) fn shut_down(&self, why: Shutdown) -> Result<Option<Box<dyn FileLock>>> {
+        refuse_in_listener()?;
+        let shared = &self.shared;
+        let _events = shared.events.deliver_on_drop();
+        let mut closing = shared.closing.lock();
+        if let Some(result) = &*closing {
+            return result.clone().map(|()| None);
+        }
+        let mut flushed = Ok(());
+        match why {
+            Shutdown::Close => {
+                let mut writer = shared.writer.lock();
+                shared.discard(&mut writer);
+                // The flush lets others in while it waits: they would commit what it has to flush,
+                // for ever.
+                shared.is_closed.store(true, Ordering::Release);
+                if shared.options.flush_on_close && shared.latch.cause().is_none() {
+                    flushed = shared.flush_working(&mut writer);
+                }
+            }
+            Shutdown::RollBackTo(target) => {
+                let mut writer = shared.writer.lock();
+                // From here to the end of the background work no snapshot comes or goes.
+                let _housekeeping = shared.housekeeping.lock();
+                rollback::check(shared, target)?;
+                shared.discard(&mut writer);
+                shared.is_closed.store(true, Ordering::Release);
+                shared.background.stop();
+            }
+        }
+        self.keeper.stop();
+        let closed = match shared.own_db.lock().take() {
+            Some(db) => db.close(),
+            None => shared.log.table.flush(),
+        };
+        let lock = shared.lock.lock().take();
+        let result = flushed.and(closed);
+        *closing = Some(result.clone());
+        result.map(|()| lock)
+    }
+}
+
+/// Why a store is closed.
+#[derive(Clone, Copy)]
+pub(super) enum Shutdown {
+    Close,
+    RollBackTo(u64),
+}

@@ -110,7 +110,10 @@ fn tables_work_while_another_opens() {
 fn tables_work_while_another_is_dropped() {
     let harness = Harness::new();
     let (db, gate) = harness.with_slow_table(2);
-    put(&db.table("slow", small()).unwrap(), 0..9);
+    let slow = db.table("slow", small()).unwrap();
+    put(&slow, 0..9);
+    // Seals its full segments, too: only the drop is at the gate.
+    slow.flush().unwrap();
     gate.shut();
     let theirs = db.clone();
     let dropping = spawn_with_result(move || theirs.drop_table("slow"));

@@ -12,6 +12,10 @@
 //! `cargo bench -p lithdb-benches --bench state [-- ROWS [BLOCKS]]`: 1,000,000 rows and 20 blocks of
 //! 10,000 keys if not given; 7,500,000 rows are about 1 GB. `--no-default-features` hashes
 //! with BLAKE3's assembly.
+//!
+//! `… --bench state -- latency [SECONDS [ROWS]]`: commits of 1,000 keys for so long (600 seconds),
+//! with flushes and compaction, and a snapshot every 20 seconds; a line of comma-separated values
+//! for every ten seconds, and the quantiles of all.
 
 #![allow(
     missing_docs,
@@ -26,7 +30,7 @@ use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lithdb::{Db, DbOptions, TableOptions};
 use lithdb_benches::{median, timed};
@@ -288,12 +292,59 @@ fn reads(db: &StateDb, rows: u64) {
     row("iterate", format!("{rate:.2} M rows/s"), &format!("{count} rows"), None);
 }
 
+/// How long commits take while the store is flushed, compacted and copied.
+fn latency(path: &Path, length: Duration, rows: u64) {
+    const STEP: Duration = Duration::from_secs(10);
+    let db = StateDb::open(path, options()).unwrap();
+    fill(&db, rows);
+    println!("seconds,commits,p50_ms,p99_ms,max_ms,level_0_runs,snapshots");
+    let (start, mut all, mut snapshots) = (Instant::now(), Vec::new(), 0);
+    for step in 1.. {
+        if step % 2 == 1 {
+            db.snapshot().unwrap();
+            snapshots += 1;
+        }
+        let mut latencies = Vec::new();
+        while start.elapsed() < STEP * step {
+            let version = db.version() + 1;
+            let set = [change_set(&block(version, 1_000, rows))];
+            latencies.push(ms(timed(|| db.commit_block(version, &set).unwrap()).0));
+        }
+        println!(
+            "{},{},{:.2},{:.2},{:.2},{},{snapshots}",
+            (STEP * step).as_secs(),
+            latencies.len(),
+            median(latencies.clone()),
+            quantile(&latencies, 0.99),
+            quantile(&latencies, 1.0),
+            db.stats().engine.level_0_runs,
+        );
+        all.append(&mut latencies);
+        if start.elapsed() >= length {
+            break;
+        }
+    }
+    let (p50, p99) = (median(all.clone()), quantile(&all, 0.99));
+    row(
+        "commit of 1,000 keys beside compaction, p99",
+        format!("{p99:.2} ms"),
+        &format!("p50 {p50:.2} ms, worst {:.0} ms", quantile(&all, 1.0)),
+        Some(p99 / p50),
+    );
+    db.close().unwrap();
+}
+
 fn main() {
+    let is_latency = std::env::args().any(|arg| arg == "latency");
     let mut args = std::env::args().skip(1).filter_map(|arg| arg.parse().ok());
-    let rows: u64 = args.next().unwrap_or(1_000_000);
-    let blocks: u64 = args.next().unwrap_or(20);
     let dir = tempfile::tempdir_in(".").unwrap();
     let path = dir.path().join("state");
+    if is_latency {
+        let length = Duration::from_secs(args.next().unwrap_or(600));
+        return latency(&path, length, args.next().unwrap_or(1_000_000));
+    }
+    let rows: u64 = args.next().unwrap_or(1_000_000);
+    let blocks: u64 = args.next().unwrap_or(20);
     let db = StateDb::open(&path, options()).unwrap();
     let (time, ()) = timed(|| fill(&db, rows));
     println!("{rows} rows filled in {:.1} s", time.as_secs_f64());

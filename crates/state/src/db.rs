@@ -15,13 +15,15 @@ use crate::head::Committed;
 use crate::open::{OpenReport, Opening};
 use crate::options::{StateComponents, StateOptions, Wal};
 use crate::pending::Pending;
-use crate::reach::{Reach, Unreachable, reach};
+use crate::reach::{Reach, Unreachable, lowest, reach};
 use crate::rollback;
 use crate::shared::Shared;
+use crate::snapshot::list::valid_versions;
 use crate::snapshot::retain::classified;
-use crate::snapshot::{SnapshotClass, SnapshotInfo, SnapshotTicket};
+use crate::snapshot::{SnapshotInfo, SnapshotTicket};
 use crate::stats::StateStats;
 use crate::view::View;
+use crate::wal::Log;
 
 mod close;
 
@@ -260,17 +262,30 @@ impl StateDb {
     /// `Missing`, whose source is [`Unreachable`](crate::Unreachable), if it cannot; `Closed`,
     /// `Io`.
     pub fn reach(&self, target: u64) -> Result<Reach> {
+        self.ask_log(|log, snapshots| reach(log, snapshots, target))
+    }
+
+    /// The lowest version that [`reach`](Self::reach) accepts: the state cannot go back further.
+    /// It never falls while the store is open, and rises when snapshots are removed. An application
+    /// that can be rolled back together with the state keeps what it needs for this version.
+    ///
+    /// # Errors
+    /// As [`reach`](Self::reach) for the newest version, if none can be reached.
+    pub fn rollback_floor(&self) -> Result<u64> {
+        self.ask_log(lowest)
+    }
+
+    /// Asks about the log and the versions of the valid snapshots.
+    fn ask_log<T>(&self, ask: impl Fn(&Log, &[u64]) -> Result<T>) -> Result<T> {
         self.shared.check_open()?;
         let log = &self.shared.log;
         loop {
             let floor = log.floor.get();
             let snapshots = classified(&self.shared)?;
-            let valid = snapshots.iter().filter(|s| s.class == SnapshotClass::Valid);
-            let valid: Vec<u64> = valid.map(|snapshot| snapshot.found.version).collect();
-            match reach(log, &valid, target) {
+            match ask(log, &valid_versions(&snapshots)) {
                 // The log was collected after the snapshots were listed.
                 Err(error) if Unreachable::of(&error).is_some() && log.floor.get() > floor => {}
-                reached => return reached,
+                answer => return answer,
             }
         }
     }

@@ -15,11 +15,13 @@ use parking_lot::Mutex;
 #[non_exhaustive]
 pub enum StateEvent {
     /// A snapshot exists.
+    #[non_exhaustive]
     SnapshotTaken {
         /// Its version.
         version: u64,
     },
     /// A snapshot could not be taken; it is tried again after the next interval.
+    #[non_exhaustive]
     SnapshotFailed {
         /// Its version.
         version: u64,
@@ -27,11 +29,13 @@ pub enum StateEvent {
         error: Error,
     },
     /// Snapshots were removed.
+    #[non_exhaustive]
     SnapshotsPruned {
         /// Their versions.
         versions: Vec<u64>,
     },
     /// A snapshot could not be removed. It is not counted as one that is kept.
+    #[non_exhaustive]
     SnapshotNotRemoved {
         /// Its directory.
         path: PathBuf,
@@ -39,21 +43,25 @@ pub enum StateEvent {
         error: Error,
     },
     /// Old snapshots could not be removed; it is tried again after the next snapshot.
+    #[non_exhaustive]
     RetentionFailed {
         /// Why.
         error: Error,
     },
     /// The log's versions below this one may be collected.
+    #[non_exhaustive]
     FloorRaised {
         /// The lowest version that must stay.
         floor: u64,
     },
     /// The flush of the working copy found no space or no descriptors; it is repeated.
+    #[non_exhaustive]
     FlushDeferred {
         /// Why.
         error: Error,
     },
     /// The store takes no commits until it is reopened.
+    #[non_exhaustive]
     Latched {
         /// Why.
         error: Error,

@@ -14,6 +14,7 @@ use crate::snapshot::{SnapshotClass, SnapshotInfo};
 
 /// Which snapshots are pruned. The newest never is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Prune {
     /// Those of versions below this one.
     Below(u64),

@@ -17,9 +17,9 @@ use crate::options::{Retention, StateComponents, StateOptions};
 use crate::reach::{Base, Reach, reach};
 use crate::reader::check_own_log;
 use crate::shared::Shared;
-use crate::snapshot::list::{Classified, Reference, classify, list};
+use crate::snapshot::SnapshotInfo;
+use crate::snapshot::list::{Classified, Reference, classify, list, valid_versions};
 use crate::snapshot::retain::classified;
-use crate::snapshot::{SnapshotClass, SnapshotInfo};
 use crate::wal::{Log, WalFloor, version_of};
 
 /// Refuses a rollback of an open store that cannot be carried out; changes nothing.
@@ -29,11 +29,6 @@ pub(crate) fn check(shared: &Shared, target: u64) -> Result<Reach> {
     let reached = reach(&shared.log, &valid_versions(&snapshots), target)?;
     check_removable(&*shared.env.fs, &snapshots, target)?;
     Ok(reached)
-}
-
-fn valid_versions(snapshots: &[Classified]) -> Vec<u64> {
-    let valid = snapshots.iter().filter(|snapshot| snapshot.class == SnapshotClass::Valid);
-    valid.map(|snapshot| snapshot.found.version).collect()
 }
 
 /// Refuses if somebody reads a snapshot that would go.

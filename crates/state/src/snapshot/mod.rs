@@ -19,6 +19,7 @@ pub(crate) mod take;
 
 /// A snapshot that was taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// Its version.
     pub version: u64,
@@ -42,6 +43,7 @@ impl Snapshot {
 /// Whether a snapshot can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum SnapshotClass {
     /// Its manifest and files are there, and its root is that of the log.
     Valid,

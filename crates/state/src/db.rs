@@ -173,9 +173,10 @@ impl StateDb {
     /// without changes is one, too.
     ///
     /// # Errors
-    /// As [`apply`](Self::apply). `StorageFull`: nothing was committed, the pending changes stay,
-    /// and the call may be repeated. After any other failure of a write or sync the version may be
-    /// there when the store is opened again, or not.
+    /// As [`apply`](Self::apply). `StorageFull`, `Exhausted`: nothing was committed, the pending
+    /// changes stay, and the call may be repeated. If the log has them already (the message says
+    /// so), they cannot be changed, and the version may be there when the store is opened again; so
+    /// it may after any other failure of a write or sync.
     pub fn commit(&self, version: u64) -> Result<Committed> {
         let _events = self.shared.events.deliver_on_drop();
         let mut writer = self.shared.writer.lock();
@@ -210,9 +211,13 @@ impl StateDb {
         }
     }
 
-    /// Forgets the pending changes.
+    /// Forgets the pending changes. They stay if a [`commit`](Self::commit) has put them into the
+    /// log and could not make them durable: that version can only be committed.
     pub fn discard_pending(&self) {
-        self.shared.discard(&mut self.shared.writer.lock());
+        let mut writer = self.shared.writer.lock();
+        if writer.accepted.is_none() {
+            self.shared.discard(&mut writer);
+        }
     }
 
     /// The newest version with the pending changes.
@@ -333,10 +338,13 @@ impl StateDb {
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
         self.shared.check_open()?;
-        if target == self.version() {
-            self.discard_pending();
+        let mut writer = self.shared.writer.lock();
+        if target == self.version() && writer.accepted.is_none() {
+            self.shared.discard(&mut writer);
+            drop(writer);
             return Ok(self);
         }
+        drop(writer);
         let (options, env) = (self.shared.options.clone(), self.shared.env.clone());
         let (dir, components) = (self.shared.dirs.clone(), self.keeper.components.clone());
         let Some(lock) = self.shut_down(Shutdown::RollBackTo(target))? else {

@@ -21,6 +21,8 @@ use crate::files::StoreId;
 use crate::head::Head;
 use crate::options::StateOptions;
 use crate::overlay::Overlay;
+use crate::record::Record;
+use crate::totals::Totals;
 use crate::wal::Log;
 
 /// An open store.
@@ -61,6 +63,17 @@ pub(crate) struct Writer {
     pub(crate) undurable: VecDeque<(u64, Position)>,
     /// The version of the newest sealed memtable.
     pub(crate) sealed_version: u64,
+    /// The pending version, if the log has its record, and making that durable was refused.
+    pub(crate) accepted: Option<Accepted>,
+}
+
+/// A version that the log has accepted.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) record: Record,
+    /// The totals after it.
+    pub(crate) totals: Totals,
+    pub(crate) position: Position,
 }
 
 /// The version that is being prepared.

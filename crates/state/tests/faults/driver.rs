@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lithdb_sim::{CrashImage, Effort, Fault, OpKind, Pages, Tally};
-use lithdb_state::{ErrorKind, Result};
+use lithdb_state::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 
 use super::support::Harness;
@@ -193,7 +193,13 @@ pub fn one_fault(
         let is_harmless = matches!(planned.fault, Fault::ShortWrite | Fault::Interrupted);
         assert!(!is_harmless, "{context}");
     }
+    let attempted = run.expect.model.clone();
     let has_failed = has_failed(&mut run, done.is_err(), &context);
+    if done.as_ref().is_err_and(is_in_the_log) && then != Then::GoOn {
+        // It may be there when the store is opened again.
+        run.expect.model = attempted;
+        tally.add("refused in the log", 1);
+    }
     tally.add("latched", u64::from(has_failed && run.store.is_some()));
     let mut faulty = Faulty { run, step, is_error: done.is_err(), turn, context };
     match then {
@@ -271,6 +277,11 @@ impl Faulty<'_> {
         }
         tally.add("killed", 1);
     }
+}
+
+/// Whether a commit was refused after the log had taken its version.
+pub fn is_in_the_log(error: &Error) -> bool {
+    error.to_string().contains("which is in the log")
 }
 
 /// Checks the store after a step that failed or not: it reads as before. Returns whether it takes

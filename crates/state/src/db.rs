@@ -11,6 +11,7 @@ use lithdb_lthash::RootHash;
 use parking_lot::Mutex;
 
 use crate::change_set::ChangeSet;
+use crate::event::refuse_in_listener;
 use crate::head::Committed;
 use crate::open::{OpenReport, Opening};
 use crate::options::{StateComponents, StateOptions, Wal};
@@ -108,6 +109,7 @@ impl StateDb {
         options: StateOptions,
         components: StateComponents,
     ) -> Result<Self> {
+        refuse_in_listener()?;
         let opening = Opening::new(dir.into(), options, components)?;
         let lock = opening.lock()?;
         Self::open_locked(opening, lock)
@@ -165,7 +167,7 @@ impl StateDb {
     /// `InvalidArgument` for another version, for keys and values beyond their limits, and beyond
     /// [`max_commit_bytes`](StateOptions::max_commit_bytes); `Latched`, `Closed`, `Corrupt`, `Io`.
     pub fn apply(&self, version: u64, changes: &[ChangeSet]) -> Result<()> {
-        let _events = self.shared.events.deliver_on_drop();
+        let _events = self.shared.events.begin()?;
         self.shared.apply(&mut self.shared.writer.lock(), version, changes)
     }
 
@@ -178,7 +180,7 @@ impl StateDb {
     /// so), they cannot be changed, and the version may be there when the store is opened again; so
     /// it may after any other failure of a write or sync.
     pub fn commit(&self, version: u64) -> Result<Committed> {
-        let _events = self.shared.events.deliver_on_drop();
+        let _events = self.shared.events.begin()?;
         let mut writer = self.shared.writer.lock();
         self.shared.make_room(&mut writer)?;
         let committed = self.shared.commit(&mut writer, version)?;
@@ -192,7 +194,7 @@ impl StateDb {
     /// As [`apply`](Self::apply) and [`commit`](Self::commit). If the commit finds no space, the
     /// changes stay pending.
     pub fn commit_block(&self, version: u64, changes: &[ChangeSet]) -> Result<Committed> {
-        let _events = self.shared.events.deliver_on_drop();
+        let _events = self.shared.events.begin()?;
         let mut writer = self.shared.writer.lock();
         // Before the changes are pending: nobody else is to commit, discard or add to them.
         let room = self.shared.make_room(&mut writer);
@@ -241,7 +243,7 @@ impl StateDb {
     /// # Errors
     /// `Closed`, `Latched`, `Io`.
     pub fn flush(&self) -> Result<u64> {
-        let _events = self.shared.events.deliver_on_drop();
+        let _events = self.shared.events.begin()?;
         self.shared.check_open()?;
         self.shared.flush_log()
     }
@@ -302,7 +304,7 @@ impl StateDb {
     /// # Errors
     /// `Closed`, `Latched`; what happens later is returned by the ticket.
     pub fn snapshot(&self) -> Result<SnapshotTicket> {
-        let _events = self.shared.events.deliver_on_drop();
+        let _events = self.shared.events.begin()?;
         let mut writer = self.shared.writer.lock();
         self.shared.check_writable()?;
         let ticket = self.shared.background.want_snapshot();
@@ -332,6 +334,7 @@ impl StateDb {
     /// handle was closed. `Unsupported` if the log is a table of the application's database: roll
     /// that database back, and open the store. `Locked` if a snapshot that would go is being read.
     pub fn rollback_to(self, target: u64) -> Result<Self> {
+        refuse_in_listener()?;
         if !matches!(self.keeper.components.wal, Wal::Own) {
             let message = "the log is a table of the application's database: roll back that \
                            database, then open the state store";

@@ -71,8 +71,10 @@ pub enum StateEvent {
 type Listen = dyn Fn(&StateEvent) + Send + Sync;
 
 /// Receives the events of a state store. It is called without a lock, on the thread on which the
-/// event happened. Calls that change or close a state store are refused inside it; its panics are
-/// caught.
+/// event happened; its panics are caught. Inside it, calls are refused as `InvalidArgument` that
+/// change, flush, open or close a state store, or wait for a snapshot that has not been taken.
+/// Others work: reading, and [`discard_pending`](crate::StateDb::discard_pending), which may wait
+/// for a commit.
 #[derive(Clone, Default)]
 pub struct StateListener(Option<Arc<Listen>>);
 
@@ -102,6 +104,12 @@ impl EventQueue {
         self.events.lock().push(event);
     }
 
+    /// Before a call that changes the store, and before its locks: refuses it in a listener.
+    pub(crate) fn begin(&self) -> Result<DeliverOnDrop<'_>> {
+        refuse_in_listener()?;
+        Ok(self.deliver_on_drop())
+    }
+
     pub(crate) fn deliver_on_drop(&self) -> DeliverOnDrop<'_> {
         DeliverOnDrop(self)
     }
@@ -117,7 +125,8 @@ impl Drop for DeliverOnDrop<'_> {
 /// Refuses a call that a listener makes.
 pub(crate) fn refuse_in_listener() -> Result<()> {
     if IS_LISTENING.get() {
-        let message = "a listener of a state store must not change or close one";
+        let message = "a listener of a state store must not change, open or close one, or wait for \
+                       one: hand the event to another thread";
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
     Ok(())
@@ -131,9 +140,9 @@ impl StateListener {
 
     fn notify(&self, event: &StateEvent) {
         let Some(listen) = &self.0 else { return };
-        IS_LISTENING.set(true);
+        let is_nested = IS_LISTENING.replace(true);
         let listened = catch_unwind(AssertUnwindSafe(|| listen(event)));
-        IS_LISTENING.set(false);
+        IS_LISTENING.set(is_nested);
         if listened.is_err() {
             tracing::error!(?event, "a listener of the state store panicked");
         }

@@ -10,6 +10,7 @@ use lithdb_env::{Env, Error, ErrorKind, FileLock, Fs, LockKind, Result};
 use serde::Serialize;
 
 use crate::dirs::{self, Dirs, discard};
+use crate::event::refuse_in_listener;
 use crate::files::{StateId, parse_abandoned_name};
 use crate::open::log::WAL_TABLE;
 use crate::open::{OpenReport, Opening};
@@ -235,6 +236,7 @@ impl StateRollbackPlan {
     /// `Locked`, `StorageFull`, `Io`, `Corrupt`. Once the rollback of the log is decided, the next
     /// open of the store finishes it.
     pub fn execute(self) -> Result<StateRollbackReport> {
+        refuse_in_listener()?;
         let StateRollback { dir, options, components } = self.request;
         // No snapshot is taken or removed that the application has not asked for.
         let options = options.snapshot_interval(0).retention(Retention::Manual);

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use crate::background::Background;
 use crate::dirs::Dirs;
-use crate::event::{EventQueue, StateEvent, refuse_in_listener};
+use crate::event::{EventQueue, StateEvent};
 use crate::files::StoreId;
 use crate::head::Head;
 use crate::options::StateOptions;
@@ -88,9 +88,8 @@ impl Shared {
         Arc::clone(&self.head.lock())
     }
 
-    /// Refuses changes of a store that is closed or has failed, and by a listener.
+    /// Refuses changes of a store that is closed or has failed.
     pub(crate) fn check_writable(&self) -> Result<()> {
-        refuse_in_listener()?;
         self.check_open()?;
         self.check_not_failed()
     }

@@ -29,7 +29,7 @@ pub mod window;
 mod write_buffer;
 mod writer;
 
-pub use create::NewSegment;
+pub use create::{Leftovers, NewSegment};
 pub use flush::{SealJob, digest_of};
 pub use handle::{HandleCache, ReadMode};
 pub use header::{

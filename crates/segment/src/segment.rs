@@ -16,6 +16,7 @@ use lithdb_env::sync::{Mutex, OnceLock, RwLock};
 use lithdb_env::{Env, Error, ErrorKind, File, Result, read_exact_at};
 use serde::{Deserialize, Serialize};
 
+use crate::create::Leftovers;
 use crate::data_file::DataFile;
 use crate::handle::{Handle, HandleCache, OpenFile, ReadMode};
 use crate::header::{HEADER_LEN, Identity, KeyHeader, ValueHeader};
@@ -52,6 +53,8 @@ pub struct Context {
     pub verify: Verify,
     /// The cache of open files, shared by all tables.
     pub handles: Arc<HandleCache>,
+    /// What failed creations of segments could not remove.
+    pub leftovers: Leftovers,
 }
 
 /// The permission of an open table to unlink the files of its segments by name. The last holder of

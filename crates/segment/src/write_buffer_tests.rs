@@ -7,8 +7,8 @@ use lithdb_sim::{SimClock, SimFs, sim_env};
 
 use super::*;
 use crate::{
-    Context, Group, HandleCache, NewSegment, ReadMode, SealJob, Segment, SegmentId, SegmentWriter,
-    Stamp, Verify,
+    Context, Group, HandleCache, Leftovers, NewSegment, ReadMode, SealJob, Segment, SegmentId,
+    SegmentWriter, Stamp, Verify,
 };
 
 fn file() -> Arc<dyn File> {
@@ -147,6 +147,7 @@ fn sealed_segment_keeps_no_write_buffer() {
         read_mode: ReadMode::Pread,
         verify: Verify::Always,
         handles: Arc::new(HandleCache::new(9)),
+        leftovers: Leftovers::default(),
     });
     let now = UnixMillis(1);
     let new = NewSegment { id: SegmentId(1), chain: None, shards: 2, now };

@@ -18,7 +18,7 @@ use harness::{NOW, Placed, append, context, create, noise, put, reopen, sim_cont
 use lithdb_env::{Env, ErrorKind, Fs, OsFs};
 use lithdb_segment::scan::Verdict;
 use lithdb_segment::{
-    Context, HandleCache, Metadata, NewSegment, ReadMode, SealJob, Segment, SegmentId,
+    Context, HandleCache, Leftovers, Metadata, NewSegment, ReadMode, SealJob, Segment, SegmentId,
     SegmentPaths, SegmentWriter, ShardId, Stamp, UnlinkPermission, Verify,
 };
 use lithdb_sim::{Fault, OpKind, Pages, SimClock, SimFs, sim_env};
@@ -399,6 +399,35 @@ fn create_never_touches_an_existing_file() {
         assert_eq!(fs.read_raw(taken), b"of somebody");
         assert_eq!(fs.read_raw(&paths.metadata), b"of somebody, too");
         assert_eq!(fs.file_paths().len(), 2, "what was created is removed again");
+    }
+}
+
+#[test]
+fn leftover_of_a_failed_creation_is_removed_unless_it_was_replaced() {
+    let keys = SegmentPaths::for_new(&sim_dirs(&SimFs::new()), SegmentId(1), 2).keys;
+    let head_len = 64;
+    for replaced in [None, Some(0), Some(10), Some(head_len), Some(head_len + 1)] {
+        let fs = SimFs::new();
+        let context = sim_context(&fs, ReadMode::Map);
+        let new = NewSegment { id: SegmentId(1), chain: None, shards: 2, now: NOW };
+        // The key file is there; neither is a value file created, nor the key file removed.
+        fs.fail_op(3, Fault::Eio, true);
+        assert_eq!(kind_of(Segment::create(&context, &new)), Some(ErrorKind::Io));
+        assert_eq!(kind_of(Segment::create(&context, &new)), Some(ErrorKind::Io));
+        fs.clear_faults();
+        assert_eq!(fs.file_paths(), [keys.clone()]);
+        if let Some(len) = replaced {
+            fs.write_raw(&keys, vec![b'x'; len]);
+        }
+        let created = Segment::create(&context, &new);
+        if replaced.is_none_or(|len| len == 0) {
+            assert!(created.is_ok(), "{replaced:?}: {:?}", created.err());
+            assert_eq!(fs.file_paths().len(), 3);
+        } else {
+            assert_eq!(kind_of(created), Some(ErrorKind::Io), "{replaced:?}");
+            assert_eq!(fs.read_raw(&keys), vec![b'x'; replaced.unwrap()]);
+            assert_eq!(fs.file_paths(), [keys.clone()]);
+        }
     }
 }
 
@@ -842,6 +871,7 @@ fn verify_never_skips_value_checksums_but_not_key_checksums() {
         read_mode: ReadMode::Map,
         verify: Verify::Never,
         handles: Arc::new(HandleCache::new(9)),
+        leftovers: Leftovers::default(),
     });
     let reopened = reopen(&context, 1, 2).unwrap();
     let placed = find(&placed, "small of round 100");

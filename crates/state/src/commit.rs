@@ -2,14 +2,14 @@
 //!
 //! The order of a commit: the record is in the log; it is durable, if every commit is to be; the
 //! rows are in the working copy; the version is published. A failure before the record is in the
-//! log changes nothing. A later one latches: after reopening the version may be there.
+//! log changes nothing. If making it durable is refused (no space), the next commit goes on from
+//! there. Every other failure latches: after reopening the version may be there.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use lithdb::Position;
 use lithdb_env::{Error, ErrorKind, Result};
 use parking_lot::MutexGuard;
 
@@ -19,14 +19,14 @@ use crate::meta::{META_KEY, Meta};
 use crate::options::Durability;
 use crate::record::{Body, Record, StoreDelta};
 use crate::row::{encode_row, physical_key};
-use crate::shared::{PendingVersion, Shared, Writer};
-use crate::totals::{MAX_STORES, Totals};
+use crate::shared::{Accepted, PendingVersion, Shared, Writer};
+use crate::totals::MAX_STORES;
 
 impl Shared {
     /// Adds `sets` to the pending version, all or nothing.
     pub(crate) fn apply(
         &self,
-        _writer: &mut Writer,
+        writer: &mut Writer,
         version: u64,
         sets: &[ChangeSet],
     ) -> Result<()> {
@@ -37,6 +37,16 @@ impl Shared {
         }
         let overlay = Arc::clone(&self.pending.lock().overlay);
         let prepared = overlay.prepare(sets, &self.engine, &head.pin, &self.hash_pool)?;
+        if writer.accepted.is_some() {
+            if overlay.holds(&prepared) {
+                return Ok(());
+            }
+            let message = format!(
+                "version {version} is in the log without these changes, and not durable yet: \
+                 commit it, and apply them to the version after it"
+            );
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
         let (bytes, limit) = (overlay.bytes_with(&prepared), self.options.max_commit_bytes);
         if bytes > limit {
             let message = format!(
@@ -45,9 +55,9 @@ impl Shared {
             );
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
-        let all = head.totals.iter().map(|(store, _)| store);
-        let all = all.chain(overlay.stores()).chain(prepared.stores());
-        let stores = all.collect::<BTreeSet<_>>().len();
+        let changed = overlay.stores().chain(prepared.stores());
+        let new = changed.filter(|store| head.totals.get(store).is_none());
+        let stores = head.totals.len() + new.collect::<BTreeSet<_>>().len();
         if stores > MAX_STORES {
             let message = format!("{stores} stores; expected at most {MAX_STORES}");
             return Err(Error::new(ErrorKind::InvalidArgument, message));
@@ -68,6 +78,26 @@ impl Shared {
     pub(crate) fn commit(&self, writer: &mut Writer, version: u64) -> Result<Committed> {
         self.check_writable()?;
         let head = self.check_next(version)?;
+        let _guard = LatchOnPanic(self);
+        let accepted = match writer.accepted.take() {
+            Some(accepted) => accepted,
+            None => self.put(&head, version)?,
+        };
+        if let Err(error) = self.make_durable(&accepted) {
+            writer.accepted = Some(accepted);
+            return Err(error);
+        }
+        let Accepted { record: Record { root, .. }, position, .. } = accepted;
+        if let Err(error) = self.publish(writer, accepted) {
+            self.latch(&in_the_log(&error, version));
+            self.latch.check()?;
+        }
+        self.note_durable(writer);
+        Ok(Committed { version, root, position })
+    }
+
+    /// Puts the pending changes into the log, as `version`, the one after `head`.
+    fn put(&self, head: &Head, version: u64) -> Result<Accepted> {
         let overlay = Arc::clone(&self.pending.lock().overlay);
         let deltas = overlay.deltas();
         let mut totals = head.totals.clone();
@@ -80,32 +110,36 @@ impl Shared {
             time: self.env.clock.now(),
             body: Body::Commit(deltas),
         };
-        let _guard = LatchOnPanic(self);
         let position = self.log.put(&record).map_err(|error| self.latch_on(error))?;
-        if let Err(error) = self.finish(writer, &record, totals, position) {
-            // The log has the version: it must not be taken for one that was refused.
-            self.latch(&error.context(format_args!("version {version}, which is in the log")));
-            self.latch.check()?;
-        }
-        self.note_durable(writer);
-        Ok(Committed { version, root: record.root, position })
+        Ok(Accepted { record, totals, position })
     }
 
-    /// The part of a commit after which the log has its version.
-    fn finish(
-        &self,
-        writer: &mut Writer,
-        record: &Record,
-        totals: Totals,
-        position: Position,
-    ) -> Result<()> {
-        let version = record.version;
-        match self.options.durability {
-            Durability::EveryCommit => {
-                self.log.table.wait_durable(position)?;
-                self.durable.store(version, Ordering::Release);
+    /// Makes a version of the log durable, if every commit is to be. Where LithDB has only refused
+    /// that, as without the space to seal an older segment, nothing is lost and it may be repeated.
+    fn make_durable(&self, accepted: &Accepted) -> Result<()> {
+        if self.options.durability == Durability::OnFlush {
+            return Ok(());
+        }
+        let version = accepted.record.version;
+        if let Err(error) = self.log.table.wait_durable(accepted.position) {
+            let error = in_the_log(&error, version);
+            let is_over = error.latches() || error.kind() == ErrorKind::Latched;
+            if is_over || self.log.table.failure().is_some() {
+                self.latch(&error);
+                self.latch.check()?;
             }
-            Durability::OnFlush => writer.undurable.push_back((version, position)),
+            return Err(error);
+        }
+        self.durable.store(version, Ordering::Release);
+        Ok(())
+    }
+
+    /// Puts the rows of a version into the working copy, and makes it the newest.
+    fn publish(&self, writer: &mut Writer, accepted: Accepted) -> Result<()> {
+        let Accepted { record, totals, position } = accepted;
+        let version = record.version;
+        if self.options.durability == Durability::OnFlush {
+            writer.undurable.push_back((version, position));
         }
         let Body::Commit(deltas) = &record.body else { unreachable!("a commit was made") };
         apply_rows(&*self.engine, version, deltas)?;
@@ -137,7 +171,8 @@ impl Shared {
     }
 
     /// Forgets the pending changes.
-    pub(crate) fn discard(&self, _writer: &mut Writer) {
+    pub(crate) fn discard(&self, writer: &mut Writer) {
+        writer.accepted = None;
         *self.pending.lock() = PendingVersion::default();
     }
 
@@ -151,6 +186,11 @@ impl Shared {
             writer.undurable.pop_front();
         }
     }
+}
+
+/// An error of a version that must not be taken for one that was refused.
+fn in_the_log(error: &Error, version: u64) -> Error {
+    error.context(format_args!("version {version}, which is in the log"))
 }
 
 /// Latches if a panic unwinds through a commit: the log may have its version.

@@ -11,17 +11,20 @@ use lithdb_lthash::RootHash;
 use parking_lot::Mutex;
 
 use crate::change_set::ChangeSet;
+use crate::event::refuse_in_listener;
 use crate::head::Committed;
 use crate::open::{OpenReport, Opening};
 use crate::options::{StateComponents, StateOptions, Wal};
 use crate::pending::Pending;
-use crate::reach::{Reach, Unreachable, reach};
+use crate::reach::{Reach, Unreachable, lowest, reach};
 use crate::rollback;
 use crate::shared::Shared;
+use crate::snapshot::list::valid_versions;
 use crate::snapshot::retain::classified;
-use crate::snapshot::{SnapshotClass, SnapshotInfo, SnapshotTicket};
+use crate::snapshot::{SnapshotInfo, SnapshotTicket};
 use crate::stats::StateStats;
 use crate::view::View;
+use crate::wal::Log;
 
 mod close;
 
@@ -106,6 +109,7 @@ impl StateDb {
         options: StateOptions,
         components: StateComponents,
     ) -> Result<Self> {
+        refuse_in_listener()?;
         let opening = Opening::new(dir.into(), options, components)?;
         let lock = opening.lock()?;
         Self::open_locked(opening, lock)
@@ -163,7 +167,7 @@ impl StateDb {
     /// `InvalidArgument` for another version, for keys and values beyond their limits, and beyond
     /// [`max_commit_bytes`](StateOptions::max_commit_bytes); `Latched`, `Closed`, `Corrupt`, `Io`.
     pub fn apply(&self, version: u64, changes: &[ChangeSet]) -> Result<()> {
-        let _events = self.shared.events.deliver_on_drop();
+        let _events = self.shared.events.begin()?;
         self.shared.apply(&mut self.shared.writer.lock(), version, changes)
     }
 
@@ -171,11 +175,12 @@ impl StateDb {
     /// without changes is one, too.
     ///
     /// # Errors
-    /// As [`apply`](Self::apply). `StorageFull`: nothing was committed, the pending changes stay,
-    /// and the call may be repeated. After any other failure of a write or sync the version may be
-    /// there when the store is opened again, or not.
+    /// As [`apply`](Self::apply). `StorageFull`, `Exhausted`: nothing was committed, the pending
+    /// changes stay, and the call may be repeated. If the log has them already (the message says
+    /// so), they cannot be changed, and the version may be there when the store is opened again; so
+    /// it may after any other failure of a write or sync.
     pub fn commit(&self, version: u64) -> Result<Committed> {
-        let _events = self.shared.events.deliver_on_drop();
+        let _events = self.shared.events.begin()?;
         let mut writer = self.shared.writer.lock();
         self.shared.make_room(&mut writer)?;
         let committed = self.shared.commit(&mut writer, version)?;
@@ -189,7 +194,7 @@ impl StateDb {
     /// As [`apply`](Self::apply) and [`commit`](Self::commit). If the commit finds no space, the
     /// changes stay pending.
     pub fn commit_block(&self, version: u64, changes: &[ChangeSet]) -> Result<Committed> {
-        let _events = self.shared.events.deliver_on_drop();
+        let _events = self.shared.events.begin()?;
         let mut writer = self.shared.writer.lock();
         // Before the changes are pending: nobody else is to commit, discard or add to them.
         let room = self.shared.make_room(&mut writer);
@@ -208,9 +213,13 @@ impl StateDb {
         }
     }
 
-    /// Forgets the pending changes.
+    /// Forgets the pending changes. They stay if a [`commit`](Self::commit) has put them into the
+    /// log and could not make them durable: that version can only be committed.
     pub fn discard_pending(&self) {
-        self.shared.discard(&mut self.shared.writer.lock());
+        let mut writer = self.shared.writer.lock();
+        if writer.accepted.is_none() {
+            self.shared.discard(&mut writer);
+        }
     }
 
     /// The newest version with the pending changes.
@@ -234,7 +243,7 @@ impl StateDb {
     /// # Errors
     /// `Closed`, `Latched`, `Io`.
     pub fn flush(&self) -> Result<u64> {
-        let _events = self.shared.events.deliver_on_drop();
+        let _events = self.shared.events.begin()?;
         self.shared.check_open()?;
         self.shared.flush_log()
     }
@@ -260,17 +269,30 @@ impl StateDb {
     /// `Missing`, whose source is [`Unreachable`](crate::Unreachable), if it cannot; `Closed`,
     /// `Io`.
     pub fn reach(&self, target: u64) -> Result<Reach> {
+        self.ask_log(|log, snapshots| reach(log, snapshots, target))
+    }
+
+    /// The lowest version that [`reach`](Self::reach) accepts: the state cannot go back further.
+    /// It never falls while the store is open, and rises when snapshots are removed. An application
+    /// that can be rolled back together with the state keeps what it needs for this version.
+    ///
+    /// # Errors
+    /// As [`reach`](Self::reach) for the newest version, if none can be reached.
+    pub fn rollback_floor(&self) -> Result<u64> {
+        self.ask_log(lowest)
+    }
+
+    /// Asks about the log and the versions of the valid snapshots.
+    fn ask_log<T>(&self, ask: impl Fn(&Log, &[u64]) -> Result<T>) -> Result<T> {
         self.shared.check_open()?;
         let log = &self.shared.log;
         loop {
             let floor = log.floor.get();
             let snapshots = classified(&self.shared)?;
-            let valid = snapshots.iter().filter(|s| s.class == SnapshotClass::Valid);
-            let valid: Vec<u64> = valid.map(|snapshot| snapshot.found.version).collect();
-            match reach(log, &valid, target) {
+            match ask(log, &valid_versions(&snapshots)) {
                 // The log was collected after the snapshots were listed.
                 Err(error) if Unreachable::of(&error).is_some() && log.floor.get() > floor => {}
-                reached => return reached,
+                answer => return answer,
             }
         }
     }
@@ -282,7 +304,7 @@ impl StateDb {
     /// # Errors
     /// `Closed`, `Latched`; what happens later is returned by the ticket.
     pub fn snapshot(&self) -> Result<SnapshotTicket> {
-        let _events = self.shared.events.deliver_on_drop();
+        let _events = self.shared.events.begin()?;
         let mut writer = self.shared.writer.lock();
         self.shared.check_writable()?;
         let ticket = self.shared.background.want_snapshot();
@@ -312,16 +334,20 @@ impl StateDb {
     /// handle was closed. `Unsupported` if the log is a table of the application's database: roll
     /// that database back, and open the store. `Locked` if a snapshot that would go is being read.
     pub fn rollback_to(self, target: u64) -> Result<Self> {
+        refuse_in_listener()?;
         if !matches!(self.keeper.components.wal, Wal::Own) {
             let message = "the log is a table of the application's database: roll back that \
                            database, then open the state store";
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
         self.shared.check_open()?;
-        if target == self.version() {
-            self.discard_pending();
+        let mut writer = self.shared.writer.lock();
+        if target == self.version() && writer.accepted.is_none() {
+            self.shared.discard(&mut writer);
+            drop(writer);
             return Ok(self);
         }
+        drop(writer);
         let (options, env) = (self.shared.options.clone(), self.shared.env.clone());
         let (dir, components) = (self.shared.dirs.clone(), self.keeper.components.clone());
         let Some(lock) = self.shut_down(Shutdown::RollBackTo(target))? else {

@@ -15,11 +15,13 @@ use parking_lot::Mutex;
 #[non_exhaustive]
 pub enum StateEvent {
     /// A snapshot exists.
+    #[non_exhaustive]
     SnapshotTaken {
         /// Its version.
         version: u64,
     },
     /// A snapshot could not be taken; it is tried again after the next interval.
+    #[non_exhaustive]
     SnapshotFailed {
         /// Its version.
         version: u64,
@@ -27,11 +29,13 @@ pub enum StateEvent {
         error: Error,
     },
     /// Snapshots were removed.
+    #[non_exhaustive]
     SnapshotsPruned {
         /// Their versions.
         versions: Vec<u64>,
     },
     /// A snapshot could not be removed. It is not counted as one that is kept.
+    #[non_exhaustive]
     SnapshotNotRemoved {
         /// Its directory.
         path: PathBuf,
@@ -39,21 +43,25 @@ pub enum StateEvent {
         error: Error,
     },
     /// Old snapshots could not be removed; it is tried again after the next snapshot.
+    #[non_exhaustive]
     RetentionFailed {
         /// Why.
         error: Error,
     },
     /// The log's versions below this one may be collected.
+    #[non_exhaustive]
     FloorRaised {
         /// The lowest version that must stay.
         floor: u64,
     },
     /// The flush of the working copy found no space or no descriptors; it is repeated.
+    #[non_exhaustive]
     FlushDeferred {
         /// Why.
         error: Error,
     },
     /// The store takes no commits until it is reopened.
+    #[non_exhaustive]
     Latched {
         /// Why.
         error: Error,
@@ -63,8 +71,10 @@ pub enum StateEvent {
 type Listen = dyn Fn(&StateEvent) + Send + Sync;
 
 /// Receives the events of a state store. It is called without a lock, on the thread on which the
-/// event happened. Calls that change or close a state store are refused inside it; its panics are
-/// caught.
+/// event happened; its panics are caught. Inside it, calls are refused as `InvalidArgument` that
+/// change, flush, open or close a state store, or wait for a snapshot that has not been taken.
+/// Others work: reading, and [`discard_pending`](crate::StateDb::discard_pending), which may wait
+/// for a commit.
 #[derive(Clone, Default)]
 pub struct StateListener(Option<Arc<Listen>>);
 
@@ -94,6 +104,12 @@ impl EventQueue {
         self.events.lock().push(event);
     }
 
+    /// Before a call that changes the store, and before its locks: refuses it in a listener.
+    pub(crate) fn begin(&self) -> Result<DeliverOnDrop<'_>> {
+        refuse_in_listener()?;
+        Ok(self.deliver_on_drop())
+    }
+
     pub(crate) fn deliver_on_drop(&self) -> DeliverOnDrop<'_> {
         DeliverOnDrop(self)
     }
@@ -109,7 +125,8 @@ impl Drop for DeliverOnDrop<'_> {
 /// Refuses a call that a listener makes.
 pub(crate) fn refuse_in_listener() -> Result<()> {
     if IS_LISTENING.get() {
-        let message = "a listener of a state store must not change or close one";
+        let message = "a listener of a state store must not change, open or close one, or wait for \
+                       one: hand the event to another thread";
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
     Ok(())
@@ -123,9 +140,9 @@ impl StateListener {
 
     fn notify(&self, event: &StateEvent) {
         let Some(listen) = &self.0 else { return };
-        IS_LISTENING.set(true);
+        let is_nested = IS_LISTENING.replace(true);
         let listened = catch_unwind(AssertUnwindSafe(|| listen(event)));
-        IS_LISTENING.set(false);
+        IS_LISTENING.set(is_nested);
         if listened.is_err() {
             tracing::error!(?event, "a listener of the state store panicked");
         }

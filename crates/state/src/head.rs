@@ -18,6 +18,7 @@ pub(crate) struct Head {
 
 /// What a commit did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Committed {
     /// The version.
     pub version: u64,

@@ -121,8 +121,8 @@ pub(crate) fn root_at(
 ) -> Result<(u64, RootHash)> {
     let reader = Reader::open(dir, components)?;
     let version = version.unwrap_or(*reader.versions.end());
-    if let Some(record) = reader.log.record(version)? {
-        return Ok((version, record.root));
+    if let Some(head) = reader.log.head(version)? {
+        return Ok((version, head.root));
     }
     let (first, last) = (reader.versions.start(), reader.versions.end());
     let message = format!("version {version} is not in the log, which has {first}..={last}");

@@ -59,6 +59,7 @@ pub struct StateOptions {
 /// When a commit survives a power loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Durability {
     /// Before `commit` returns.
     EveryCommit,
@@ -70,6 +71,7 @@ pub enum Durability {
 /// Who removes old snapshots and, with them, the log's oldest versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Retention {
     /// The store keeps [`keep_snapshots`](StateOptions::keep_snapshots) beside the newest.
     Count,
@@ -196,6 +198,7 @@ pub struct StateComponents {
 
 /// Where the log of a state store is.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub enum Wal {
     /// In a database of the store's own, in its directory `wal`.
     #[default]

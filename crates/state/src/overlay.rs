@@ -142,6 +142,14 @@ impl Overlay {
         }
     }
 
+    /// Whether it holds these changes already.
+    pub(crate) fn holds(&self, prepared: &Prepared) -> bool {
+        let is_held = |(key, new): &(Bytes, Entry)| {
+            self.entries.get(key).is_some_and(|entry| entry.value == new.value)
+        };
+        prepared.entries.iter().all(is_held)
+    }
+
     /// The size of the changes with `prepared`.
     pub(crate) fn bytes_with(&self, prepared: &Prepared) -> u64 {
         let new = |(store, _): &&(StoreName, Sum)| !self.sums.contains_key(store);

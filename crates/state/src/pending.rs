@@ -9,7 +9,7 @@ use lithdb_lthash::RootHash;
 
 use crate::overlay::Overlay;
 use crate::row::physical_key;
-use crate::rows::{Rows, bounds_in, prefix_bounds};
+use crate::rows::{Bounds, Rows, bounds_in, prefix_bounds};
 use crate::store_name::StoreName;
 use crate::view::View;
 
@@ -64,19 +64,25 @@ impl Pending {
         Ok(self.get(store, key)?.is_some())
     }
 
+    /// The version that last put the key; for a pending value, that of the commit.
+    ///
+    /// # Errors
+    /// As [`View::get`].
+    pub fn modified_at(&self, store: &str, key: impl AsRef<[u8]>) -> Result<Option<u64>> {
+        let name = StoreName::new(store)?;
+        match self.overlay.get(&physical_key(&name, key.as_ref())) {
+            Some(entry) => Ok(entry.value.as_ref().map(|_value| self.version)),
+            None => self.base.modified_at(store, key),
+        }
+    }
+
     /// The rows of a store in a range of keys, in ascending order; `rev()` descends.
     ///
     /// # Errors
     /// As [`View::get`].
     pub fn range<K: AsRef<[u8]>>(&self, store: &str, range: impl RangeBounds<K>) -> Result<Rows> {
         let store = StoreName::new(store)?;
-        let bounds = bounds_in(&store, &range);
-        Ok(Rows::of_view(self.base.engine(), &self.base.head().pin, &store, &bounds).with_changes(
-            self.overlay.entries(),
-            &store,
-            &bounds,
-            self.version,
-        ))
+        Ok(self.rows(&store, &bounds_in(&store, &range)))
     }
 
     /// The rows of a store whose keys begin with `prefix`, in ascending order.
@@ -85,12 +91,19 @@ impl Pending {
     /// As [`View::get`].
     pub fn prefix(&self, store: &str, prefix: impl AsRef<[u8]>) -> Result<Rows> {
         let store = StoreName::new(store)?;
-        let bounds = prefix_bounds(&store, prefix.as_ref());
-        Ok(Rows::of_view(self.base.engine(), &self.base.head().pin, &store, &bounds).with_changes(
-            self.overlay.entries(),
-            &store,
-            &bounds,
-            self.version,
-        ))
+        Ok(self.rows(&store, &prefix_bounds(&store, prefix.as_ref())))
+    }
+
+    /// All rows of a store, in ascending order.
+    ///
+    /// # Errors
+    /// As [`View::get`].
+    pub fn iter(&self, store: &str) -> Result<Rows> {
+        self.prefix(store, b"")
+    }
+
+    fn rows(&self, store: &StoreName, bounds: &Bounds) -> Rows {
+        let committed = Rows::of_view(self.base.engine(), &self.base.head().pin, store, bounds);
+        committed.with_changes(self.overlay.entries(), store, bounds, self.version)
     }
 }

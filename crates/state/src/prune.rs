@@ -14,6 +14,7 @@ use crate::snapshot::{SnapshotClass, SnapshotInfo};
 
 /// Which snapshots are pruned. The newest never is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Prune {
     /// Those of versions below this one.
     Below(u64),
@@ -91,7 +92,7 @@ impl StateDb {
     /// # Errors
     /// `Closed`, `Latched`, `Io`.
     pub fn prune_snapshots(&self, prune: Prune) -> Result<PruneReport> {
-        let _events = self.shared.events.deliver_on_drop();
+        let _events = self.shared.events.begin()?;
         let _housekeeping = self.shared.housekeeping.lock();
         self.shared.check_writable()?;
         let snapshots = classified(&self.shared)?;
@@ -113,7 +114,7 @@ impl StateDb {
     /// # Errors
     /// `Closed`, `Latched`, `Io`.
     pub fn prune_abandoned(&self) -> Result<Vec<u64>> {
-        let _events = self.shared.events.deliver_on_drop();
+        let _events = self.shared.events.begin()?;
         let _housekeeping = self.shared.housekeeping.lock();
         self.shared.check_writable()?;
         let removed = remove_abandoned(&self.shared.env, &self.shared.dirs, |_version| true);

@@ -25,6 +25,7 @@ pub struct Reach {
 /// Where the way to a version begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Base {
     /// The empty state with which the log begins.
     Empty {
@@ -60,6 +61,7 @@ impl Base {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Unreachable {
     /// The version that was asked for.
     pub target: u64,
@@ -133,12 +135,33 @@ pub(crate) fn reach(log: &Log, snapshots: &[u64], target: u64) -> Result<Reach> 
     }
 }
 
+/// The lowest version that [`reach`] accepts.
+///
+/// # Errors
+/// As [`reach`] for the newest version, if there is none.
+pub(crate) fn lowest(log: &Log, snapshots: &[u64]) -> Result<u64> {
+    let Some(has) = log.range()? else {
+        unreachable!("the log of an open store has a base record")
+    };
+    // Every base is a version that can be reached, and nothing below the lowest has one.
+    for candidate in std::iter::once(has.start()).chain(snapshots) {
+        match reach(log, snapshots, *candidate) {
+            Err(error) if Unreachable::of(&error).is_some() => {}
+            reached => return reached.map(|reached| reached.target),
+        }
+    }
+    reach(log, snapshots, *has.end()).map(|reached| reached.target)
+}
+
 /// The empty state, if the log begins with it and not after `target`.
 fn empty_base(log: &Log, has: Option<&RangeInclusive<u64>>, target: u64) -> Result<Option<Base>> {
     let Some(version) = has.map(|has| *has.start()).filter(|version| *version <= target) else {
         return Ok(None);
     };
-    let is_empty = log.root(version)? == Some(Totals::default().root());
-    let is_base = log.record(version)?.is_some_and(|record| record.is_base());
-    Ok((is_base && is_empty).then_some(Base::Empty { version }))
+    let empty = Totals::default().root();
+    if !log.head(version)?.is_some_and(|head| head.is_base && head.root == empty) {
+        return Ok(None);
+    }
+    // The whole record: it has no rows, either.
+    Ok(log.record(version)?.map(|record| Base::Empty { version: record.version }))
 }

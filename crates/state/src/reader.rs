@@ -23,8 +23,7 @@ use crate::open::log::WAL_TABLE;
 use crate::options::{StateComponents, StateOptions};
 use crate::reach::{Base, Reach, reach};
 use crate::record::{Body, StoreDelta};
-use crate::snapshot::SnapshotClass;
-use crate::snapshot::list::{Classified, Reference, classify, list};
+use crate::snapshot::list::{Classified, Reference, classify, list, valid_versions};
 use crate::snapshot::take::ENGINE_DIR;
 use crate::totals::Totals;
 use crate::view::View;
@@ -78,9 +77,7 @@ impl Reader {
     }
 
     pub(crate) fn reach(&self, target: u64) -> Result<Reach> {
-        let valid = self.snapshots.iter().filter(|s| s.class == SnapshotClass::Valid);
-        let valid: Vec<u64> = valid.map(|snapshot| snapshot.found.version).collect();
-        reach(&self.log, &valid, target)
+        reach(&self.log, &valid_versions(&self.snapshots), target)
     }
 
     /// A view of `target`: the newest snapshot at or below it, opened in place, and the log replayed

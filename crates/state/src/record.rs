@@ -90,6 +90,18 @@ pub(crate) struct Record {
     pub(crate) body: Body,
 }
 
+/// What a [record](Record) says before its stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RecordHead {
+    pub(crate) store: StoreId,
+    pub(crate) version: u64,
+    pub(crate) previous_root: RootHash,
+    pub(crate) root: RootHash,
+    pub(crate) time: UnixMillis,
+    /// Whether the history begins with it.
+    pub(crate) is_base: bool,
+}
+
 /// What a record holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Body {
@@ -173,9 +185,39 @@ impl Record {
     /// `Corrupt` unless [`encode`](Self::encode) makes exactly this value, and the key is its
     /// version; `Unsupported` for a format, a kind or flags of a newer build.
     pub(crate) fn decode(version_key: &[u8], value: &Bytes) -> Result<Self> {
-        let version = version_of(version_key)?;
-        let named = Named(version);
+        let named = Named(version_of(version_key)?);
         let mut fields = Fields::new(&named, value);
+        let head = RecordHead::read(named.0, &mut fields)?;
+        let RecordHead { store, version, previous_root, root, time, is_base } = head;
+        let body = match is_base {
+            true => Body::Base(fields.totals()?),
+            false => Body::Commit(commit(fields)?),
+        };
+        let record = Self { store, version, previous_root, root, time, body };
+        if let Body::Base(totals) = &record.body
+            && let Some(expected) = record.base_root(totals)
+        {
+            let message = format!(
+                "{named}: expected the root of its rows, {expected}, found {previous_root} before \
+                 and {root} after it"
+            );
+            return Err(Error::new(ErrorKind::Corrupt, message));
+        }
+        Ok(record)
+    }
+}
+
+impl RecordHead {
+    /// The head of the record in a value of the log's table. Does not look at the stores.
+    ///
+    /// # Errors
+    /// As [`Record::decode`], as far as it reads.
+    pub(crate) fn decode(version_key: &[u8], value: &Bytes) -> Result<Self> {
+        let named = Named(version_of(version_key)?);
+        Self::read(named.0, &mut Fields::new(&named, value))
+    }
+
+    fn read(version: u64, fields: &mut Fields<'_>) -> Result<Self> {
         let kind = fields.head(MAGIC)?;
         if kind != BASE && kind != COMMIT {
             let expected = format!("kind {BASE} or {COMMIT}");
@@ -190,21 +232,7 @@ impl Record {
         let previous_root = fields.root("the root before it")?;
         let root = fields.root("the root after it")?;
         let time = UnixMillis(fields.u64("a time")?);
-        let body = match kind {
-            BASE => Body::Base(fields.totals()?),
-            _ => Body::Commit(commit(fields)?),
-        };
-        let record = Self { store, version, previous_root, root, time, body };
-        if let Body::Base(totals) = &record.body
-            && let Some(expected) = record.base_root(totals)
-        {
-            let message = format!(
-                "{named}: expected the root of its rows, {expected}, found {previous_root} before \
-                 and {root} after it"
-            );
-            return Err(Error::new(ErrorKind::Corrupt, message));
-        }
-        Ok(record)
+        Ok(Self { store, version, previous_root, root, time, is_base: kind == BASE })
     }
 }
 

@@ -78,6 +78,34 @@ fn every_kind_is_decoded_as_it_was_encoded() {
     }
 }
 
+/// The head says what the record says, and is read without the stores: whatever they are.
+#[test]
+fn the_head_of_a_record_is_decoded_alone() {
+    let key = 9_u64.to_be_bytes();
+    for record in one_of_every_kind() {
+        let mut value = record.encode().unwrap();
+        let head = RecordHead::decode(&key, &bytes(&value)).unwrap();
+        let RecordHead { store, version, previous_root, root, time, is_base } = head;
+        let body = record.body.clone();
+        assert_eq!(Record { store, version, previous_root, root, time, body }, record);
+        assert_eq!(is_base, record.is_base());
+        value.truncate(FIXED_LEN);
+        assert_eq!(RecordHead::decode(&key, &bytes(&value)).unwrap(), head);
+        for len in 0..FIXED_LEN {
+            let error = RecordHead::decode(&key, &bytes(&value[..len])).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{len}: {error}");
+        }
+        let error = RecordHead::decode(&10_u64.to_be_bytes(), &bytes(&value)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        for (at, kind) in [(0, ErrorKind::Corrupt), (4, ErrorKind::Unsupported)] {
+            let mut other = value.clone();
+            other[at] ^= 0x40;
+            let error = RecordHead::decode(&key, &bytes(&other)).unwrap_err();
+            assert_eq!(error.kind(), kind, "byte {at}: {error}");
+        }
+    }
+}
+
 #[test]
 fn the_bytes_are_those_of_the_format() {
     let changes = vec![(bytes(b"k"), Some(bytes(b"vv"))), (bytes(b"kk"), None)];

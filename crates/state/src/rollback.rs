@@ -10,6 +10,7 @@ use lithdb_env::{Env, Error, ErrorKind, FileLock, Fs, LockKind, Result};
 use serde::Serialize;
 
 use crate::dirs::{self, Dirs, discard};
+use crate::event::refuse_in_listener;
 use crate::files::{StateId, parse_abandoned_name};
 use crate::open::log::WAL_TABLE;
 use crate::open::{OpenReport, Opening};
@@ -17,9 +18,9 @@ use crate::options::{Retention, StateComponents, StateOptions};
 use crate::reach::{Base, Reach, reach};
 use crate::reader::check_own_log;
 use crate::shared::Shared;
-use crate::snapshot::list::{Classified, Reference, classify, list};
+use crate::snapshot::SnapshotInfo;
+use crate::snapshot::list::{Classified, Reference, classify, list, valid_versions};
 use crate::snapshot::retain::classified;
-use crate::snapshot::{SnapshotClass, SnapshotInfo};
 use crate::wal::{Log, WalFloor, version_of};
 
 /// Refuses a rollback of an open store that cannot be carried out; changes nothing.
@@ -29,11 +30,6 @@ pub(crate) fn check(shared: &Shared, target: u64) -> Result<Reach> {
     let reached = reach(&shared.log, &valid_versions(&snapshots), target)?;
     check_removable(&*shared.env.fs, &snapshots, target)?;
     Ok(reached)
-}
-
-fn valid_versions(snapshots: &[Classified]) -> Vec<u64> {
-    let valid = snapshots.iter().filter(|snapshot| snapshot.class == SnapshotClass::Valid);
-    valid.map(|snapshot| snapshot.found.version).collect()
 }
 
 /// Refuses if somebody reads a snapshot that would go.
@@ -240,6 +236,7 @@ impl StateRollbackPlan {
     /// `Locked`, `StorageFull`, `Io`, `Corrupt`. Once the rollback of the log is decided, the next
     /// open of the store finishes it.
     pub fn execute(self) -> Result<StateRollbackReport> {
+        refuse_in_listener()?;
         let StateRollback { dir, options, components } = self.request;
         // No snapshot is taken or removed that the application has not asked for.
         let options = options.snapshot_interval(0).retention(Retention::Manual);

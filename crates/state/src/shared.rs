@@ -16,11 +16,13 @@ use parking_lot::Mutex;
 
 use crate::background::Background;
 use crate::dirs::Dirs;
-use crate::event::{EventQueue, StateEvent, refuse_in_listener};
+use crate::event::{EventQueue, StateEvent};
 use crate::files::StoreId;
 use crate::head::Head;
 use crate::options::StateOptions;
 use crate::overlay::Overlay;
+use crate::record::Record;
+use crate::totals::Totals;
 use crate::wal::Log;
 
 /// An open store.
@@ -61,6 +63,17 @@ pub(crate) struct Writer {
     pub(crate) undurable: VecDeque<(u64, Position)>,
     /// The version of the newest sealed memtable.
     pub(crate) sealed_version: u64,
+    /// The pending version, if the log has its record, and making that durable was refused.
+    pub(crate) accepted: Option<Accepted>,
+}
+
+/// A version that the log has accepted.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) record: Record,
+    /// The totals after it.
+    pub(crate) totals: Totals,
+    pub(crate) position: Position,
 }
 
 /// The version that is being prepared.
@@ -75,9 +88,8 @@ impl Shared {
         Arc::clone(&self.head.lock())
     }
 
-    /// Refuses changes of a store that is closed or has failed, and by a listener.
+    /// Refuses changes of a store that is closed or has failed.
     pub(crate) fn check_writable(&self) -> Result<()> {
-        refuse_in_listener()?;
         self.check_open()?;
         self.check_not_failed()
     }

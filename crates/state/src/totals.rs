@@ -5,8 +5,12 @@
 //! scan of the rows, a replay and a live store give equal totals. Totals are changed by deltas, all
 //! of a version or none. The root covers the set hashes, not the counts; a count that would become
 //! negative, or a last key that leaves something behind, shows that a delta belongs to other rows.
+//!
+//! Versions share the totals of the stores in which they do not differ: a version copies those that
+//! it changes.
 
 use std::collections::{BTreeMap, btree_map};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use lithdb_env::{Error, ErrorKind, Result};
@@ -48,7 +52,7 @@ pub(crate) struct StoreDelta {
 /// The totals of all stores with rows, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
-    stores: BTreeMap<StoreName, StoreTotals>,
+    stores: BTreeMap<StoreName, Arc<StoreTotals>>,
 }
 
 impl StoreTotals {
@@ -84,11 +88,11 @@ impl StoreTotals {
 impl Totals {
     /// The totals of `store`; `None` if it has no rows.
     pub(crate) fn get(&self, store: &StoreName) -> Option<&StoreTotals> {
-        self.stores.get(store)
+        self.stores.get(store).map(|totals| &**totals)
     }
 
     /// The stores with rows, in the order of their names.
-    pub(crate) fn iter(&self) -> btree_map::Iter<'_, StoreName, StoreTotals> {
+    pub(crate) fn iter(&self) -> btree_map::Iter<'_, StoreName, Arc<StoreTotals>> {
         self.stores.iter()
     }
 
@@ -142,7 +146,7 @@ impl Totals {
         if !self.stores.contains_key(store) {
             check_stores(self.stores.len() + 1)?;
         }
-        let totals = self.stores.entry(store.clone()).or_default();
+        let totals = Arc::make_mut(self.stores.entry(store.clone()).or_default());
         totals.vector.add_pair(&physical_key(store, key), value);
         // Rows that exist are fewer than 2^64, and so are their bytes.
         totals.keys += 1;
@@ -154,7 +158,7 @@ impl Totals {
     pub(crate) fn set(&mut self, store: StoreName, totals: StoreTotals) {
         match totals.keys {
             0 => self.stores.remove(&store),
-            _ => self.stores.insert(store, totals),
+            _ => self.stores.insert(store, Arc::new(totals)),
         };
     }
 }

@@ -59,6 +59,23 @@ fn the_root_is_the_digest_of_the_sum_of_all_stores() {
 }
 
 #[test]
+fn versions_share_the_totals_of_stores_that_do_not_differ() {
+    let before = totals(&[("a", b"k", b"1"), ("b", b"k", b"2")]);
+    let mut after = before.clone();
+    after.apply(&[put("a", b"k", Some(b"1"), Some(b"3"))]).unwrap();
+    let is_shared = |name| {
+        let [one, other] = [&before, &after].map(|totals| totals.get(&store(name)).unwrap());
+        std::ptr::eq(one, other)
+    };
+    assert_eq!((is_shared("a"), is_shared("b")), (false, true));
+    assert_eq!(before, totals(&[("a", b"k", b"1"), ("b", b"k", b"2")]));
+    // A scan that goes on from a version does not change it.
+    let mut scan = before.clone();
+    scan.add_row(&store("b"), b"l", b"3").unwrap();
+    assert_eq!(before, totals(&[("a", b"k", b"1"), ("b", b"k", b"2")]));
+}
+
+#[test]
 fn deltas_of_other_rows_are_refused_and_nothing_changes() {
     let before = totals(&[("a", b"k", b"1"), ("b", b"k", b"2")]);
     let good = put("a", b"k", Some(b"1"), Some(b"3"));

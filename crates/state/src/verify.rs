@@ -26,6 +26,7 @@ use crate::view::View;
 /// How much is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum VerifyLevel {
     /// Names and lengths of the snapshots' files, their manifests, and the chain of roots in the
     /// log.

@@ -13,7 +13,7 @@ use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_lthash::RootHash;
 
 use crate::files::StoreId;
-use crate::record::Record;
+use crate::record::{Record, RecordHead};
 
 /// The lowest version of a log that must stay. Its [`filter`](Self::filter) lets LithDB collect
 /// whole segments of older ones.
@@ -100,13 +100,13 @@ impl Log {
         let Some(versions) = self.range()? else { return Ok(None) };
         for version in [*versions.start(), *versions.end()] {
             // The oldest may be collected meanwhile, by a writer.
-            let Some(record) = self.record(version)? else { continue };
-            if record.store != id {
+            let Some(head) = self.head(version)? else { continue };
+            if head.store != id {
                 let message = format!(
                     "the log {} is of another state store ({}); expected {id}: give the log of \
                      this store",
                     self.table.name(),
-                    record.store
+                    head.store
                 );
                 return Err(Error::at(ErrorKind::Foreign, dir, message));
             }
@@ -121,18 +121,30 @@ impl Log {
         self.decode(&key, &value.into_bytes()).map(Some)
     }
 
+    /// What the record of `version` says before its stores; `None` if the log has none. The table
+    /// verifies the checksum of the whole record.
+    pub(crate) fn head(&self, version: u64) -> Result<Option<RecordHead>> {
+        let key = version.to_be_bytes();
+        let Some(value) = self.table.get(key)? else { return Ok(None) };
+        RecordHead::decode(&key, &value.into_bytes()).map(Some).map_err(|e| self.in_context(&e))
+    }
+
     /// A decoded record, with the table's name in the error of one that is not.
     pub(crate) fn decode(&self, key: &[u8], value: &bytes::Bytes) -> Result<Record> {
-        Record::decode(key, value).map_err(|e| e.context(format_args!("log {}", self.table.name())))
+        Record::decode(key, value).map_err(|e| self.in_context(&e))
+    }
+
+    fn in_context(&self, error: &Error) -> Error {
+        error.context(format_args!("log {}", self.table.name()))
     }
 
     /// The root after `version`, from its record or from that of the next version; `None` if the
     /// log has neither.
     pub(crate) fn root(&self, version: u64) -> Result<Option<RootHash>> {
-        if let Some(record) = self.record(version)? {
-            return Ok(Some(record.root));
+        if let Some(head) = self.head(version)? {
+            return Ok(Some(head.root));
         }
-        let next = version.checked_add(1).map(|next| self.record(next)).transpose()?.flatten();
+        let next = version.checked_add(1).map(|next| self.head(next)).transpose()?.flatten();
         Ok(next.map(|next| next.previous_root))
     }
 

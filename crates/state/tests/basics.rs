@@ -4,7 +4,9 @@
 
 use std::path::Path;
 
-use lithdb_state::{ChangeSet, ErrorKind, RootHash, StateDb, StateOptions, Unreachable};
+use lithdb_state::{
+    ChangeSet, ErrorKind, Prune, Retention, RootHash, StateDb, StateOptions, Unreachable,
+};
 
 fn set(store: &str) -> ChangeSet {
     ChangeSet::new(store).unwrap()
@@ -100,8 +102,57 @@ fn pending_changes_are_seen_only_by_pending_reads() {
     let backwards = pending.prefix("bank", "k").unwrap().rev().map(|row| row.unwrap().key);
     assert_eq!(backwards.collect::<Vec<_>>(), keys.iter().rev().copied().collect::<Vec<_>>());
     assert_eq!(rows(pending.range("bank", "k1".."k4").unwrap()), ["k1", "k3", "k35"]);
+    assert_eq!(rows(pending.iter("bank").unwrap()), keys);
+    let modified_at = |key: &str| pending.modified_at("bank", key).unwrap();
+    assert_eq!(["k1", "k2", "k3", "k9"].map(modified_at), [Some(8), None, Some(3), None]);
+    let (mut begun, mut begun_back) =
+        (pending.iter("bank").unwrap(), pending.iter("bank").unwrap().rev());
+    assert_eq!(begun.next().unwrap().unwrap().key, keys[0]);
+    assert_eq!(begun_back.next().unwrap().unwrap().key, keys[6]);
     assert_eq!(db.latest().get("bank", "k1").unwrap().unwrap(), "1");
     let root = pending.root().unwrap();
     assert_eq!(db.commit(8).unwrap().root, root);
     assert_eq!(rows(db.latest().iter("bank").unwrap()), keys);
+    // Iterators that were begun do not see what happens next.
+    db.commit_block(9, &[set("bank").delete("k1").put("k2", "").put("k36", "")]).unwrap();
+    assert_eq!(rows(begun), keys[1..]);
+    let rest: Vec<_> = begun_back.map(|row| row.unwrap().key).collect();
+    assert_eq!(rest, keys[..6].iter().rev().copied().collect::<Vec<_>>());
+    assert_eq!(rows(pending.iter("bank").unwrap()), keys);
+}
+
+/// What an application with a retention of its own asks: how far the state can go back.
+#[test]
+fn rollback_floor_is_the_lowest_version_that_can_be_reached() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = StateOptions::new().initial_version(5).retention(Retention::Manual);
+    options.wal = options.wal.segment_keys(1);
+    let db = StateDb::open(dir.path().join("state"), options).unwrap();
+    let check = |floor| {
+        assert_eq!(db.rollback_floor().unwrap(), floor);
+        assert!(db.reach(floor).is_ok(), "{floor}");
+        assert!(floor == 0 || db.reach(floor - 1).is_err(), "{floor}");
+    };
+    // The empty state with which the history begins.
+    check(4);
+    commit_to(&db, 7);
+    let snapshot = || db.snapshot().unwrap().wait().unwrap();
+    snapshot();
+    commit_to(&db, 9);
+    check(4);
+    snapshot();
+    let report = db.prune_snapshots(Prune::Below(9)).unwrap();
+    assert_eq!((report.removed, report.floor), (vec![7], 9));
+    // The versions below the snapshot have been collected.
+    check(9);
+    commit_to(&db, 12);
+    check(9);
+    // Without a snapshot and without the beginning of the log nothing can be reached.
+    std::fs::remove_dir_all(dir.path().join("state/snapshots")).unwrap();
+    let (floor, newest) = (db.rollback_floor().unwrap_err(), db.reach(12).unwrap_err());
+    assert_eq!(Unreachable::of(&floor), Unreachable::of(&newest));
+    assert_eq!(
+        db.close().and_then(|()| db.rollback_floor()).unwrap_err().kind(),
+        ErrorKind::Closed
+    );
 }

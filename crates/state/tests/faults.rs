@@ -13,6 +13,8 @@ mod full_disk;
 mod opening;
 #[path = "faults/refusals.rs"]
 mod refusals;
+#[path = "pitfalls/refuse.rs"]
+mod refuse;
 mod support;
 
 use driver::{THEN, advance, every_fault, faults_of, one_fault, prepared};

@@ -18,6 +18,8 @@ mod fixture;
 mod hashing;
 #[path = "pitfalls/interleave.rs"]
 mod interleave;
+#[path = "pitfalls/listeners.rs"]
+mod listeners;
 #[path = "pitfalls/readers.rs"]
 mod readers;
 #[path = "pitfalls/refuse.rs"]

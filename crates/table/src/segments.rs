@@ -85,7 +85,7 @@ mod tests {
     use std::path::PathBuf;
 
     use lithdb_segment::{
-        Context, HandleCache, Identity, KeyHeader, ReadMode, SegmentPaths, Verify,
+        Context, HandleCache, Identity, KeyHeader, Leftovers, ReadMode, SegmentPaths, Verify,
     };
     use lithdb_sim::{SimClock, SimFs, sim_env};
 
@@ -113,6 +113,7 @@ mod tests {
             read_mode: ReadMode::Map,
             verify: Verify::Always,
             handles: Arc::new(HandleCache::new(1)),
+            leftovers: Leftovers::default(),
         });
         for step in [1, 2, 50, 300] {
             let (mut list, mut plain) = (Segments::default(), VecDeque::new());

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lithdb_env::{Env, Error};
-use lithdb_segment::{Context, HandleCache, ReadMode, SEGMENTS_DIR, STATE_FILE, TableName};
+use lithdb_segment::{
+    Context, HandleCache, Leftovers, ReadMode, SEGMENTS_DIR, STATE_FILE, TableName,
+};
 
 use crate::event::EventListener;
 use crate::gc::clock::TableClock;
@@ -76,6 +78,7 @@ impl TableSetup {
             read_mode: self.read_mode,
             verify: options.verify,
             handles: Arc::clone(&self.handles),
+            leftovers: Leftovers::default(),
         })
     }
 

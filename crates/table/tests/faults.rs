@@ -533,6 +533,53 @@ fn no_space_for_reservation_or_file_refuses_without_latching() {
     assert!(refused > 40, "{refused}");
 }
 
+/// Two faults: files of a segment cannot be created, and those that were cannot be removed.
+#[test]
+fn failed_creation_that_left_files_is_repeated() {
+    let mut tally = Tally::new("files of failed creations that stayed");
+    for (is_first, shards, fault) in [
+        (false, 3, Fault::Eio),
+        (false, 1, Fault::Eio),
+        (false, 2, Fault::Denied),
+        (true, 3, Fault::Eio),
+        (true, 1, Fault::Denied),
+    ] {
+        for k in 1.. {
+            let context = format!("first: {is_first}, {fault:?} from operation {k} on");
+            let harness = Harness::new(2);
+            let table = harness.create_and_open(&small().segment_keys(1).shards(3));
+            if !is_first {
+                table.put(b"first", &value_of(1, 40)).unwrap();
+                table.flush().unwrap();
+            }
+            let files = harness.fs.file_paths();
+            harness.fs.fail_op(k, fault, true);
+            let refused = table.put(b"second", &value_of(2, 40)).is_err();
+            let is_past = harness.fs.faults_hit() == 0;
+            harness.fs.clear_faults();
+            if is_past {
+                break;
+            }
+            if !refused || table.failure().is_some() {
+                continue;
+            }
+            let left = harness.fs.file_paths().len() - files.len();
+            tally.add("files", left as u64);
+            table.set_shards(shards).unwrap();
+            table
+                .put(b"second", &value_of(2, 40))
+                .unwrap_or_else(|e| panic!("{context}, {left} files left: {e}"));
+            table.flush().unwrap();
+            drop(table);
+            let harness = harness.after_crash(harness.fs.crash_with(&CrashImage::Nothing));
+            let table = harness.open(&small()).unwrap_or_else(|e| panic!("{context}: {e}"));
+            assert_eq!(table.get(b"second").unwrap().unwrap(), value_of(2, 40)[..], "{context}");
+            assert_eq!(table.get(b"first").unwrap().is_some(), !is_first, "{context}");
+        }
+    }
+    assert!(tally.get("files") > 10, "{tally:?}");
+}
+
 #[test]
 fn next_flush_retries_a_seal_that_found_no_space() {
     let full = Arc::new(AtomicBool::new(false));

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use lithdb_env::{Env, Result, UnixMillis};
 use lithdb_segment::record::Chain;
 use lithdb_segment::{
-    Alias, Context, Group, HandleCache, KeyHeader, Metadata, NewSegment, Position, ReadMode,
-    Segment, SegmentId, SegmentPaths, SegmentWriter, Verify,
+    Alias, Context, Group, HandleCache, KeyHeader, Leftovers, Metadata, NewSegment, Position,
+    ReadMode, Segment, SegmentId, SegmentPaths, SegmentWriter, Verify,
 };
 use lithdb_sim::{SimClock, SimFs, sim_env};
 
@@ -79,6 +79,7 @@ pub(crate) fn context(env: Env, dirs: Vec<PathBuf>, mode: ReadMode, limit: usize
         read_mode: mode,
         verify: Verify::Always,
         handles: Arc::new(HandleCache::new(limit)),
+        leftovers: Leftovers::default(),
     })
 }
 

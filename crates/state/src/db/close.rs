@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use lithdb_env::{FileLock, Result};
 
 use super::StateDb;
-use crate::event::refuse_in_listener;
 use crate::rollback;
 
 impl StateDb {
@@ -25,9 +24,8 @@ impl StateDb {
     /// Closes everything and returns the lock; `None` if the store was closed before. A rollback
     /// that cannot be carried out closes nothing.
     pub(super) fn shut_down(&self, why: Shutdown) -> Result<Option<Box<dyn FileLock>>> {
-        refuse_in_listener()?;
         let shared = &self.shared;
-        let _events = shared.events.deliver_on_drop();
+        let _events = shared.events.begin()?;
         let mut closing = shared.closing.lock();
         if let Some(result) = &*closing {
             return result.clone().map(|()| None);

@@ -7,9 +7,12 @@ use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_lthash::LtHash;
 
 use crate::files::{Phase, StateId};
-use crate::open::Opening;
+use crate::open::inventory::Inventory;
+use crate::open::{Opening, working};
 use crate::options::Wal;
+use crate::reach::reach;
 use crate::record::{Body, Record};
+use crate::snapshot::list::valid_versions;
 use crate::totals::Totals;
 use crate::wal::{Log, WalFloor};
 
@@ -21,9 +24,6 @@ impl Opening {
     pub(super) fn open_log(&mut self) -> Result<(Option<Db>, Log)> {
         let (own, log) = match &self.components.wal {
             Wal::Table { table, floor } => {
-                Self::check_table(table)?;
-                // An earlier handle may have put versions that are not durable.
-                table.flush()?;
                 (None, Log { table: table.clone(), floor: floor.clone() })
             }
             Wal::Own => {
@@ -44,8 +44,44 @@ impl Opening {
         Ok((own, log))
     }
 
+    /// Refuses, while nothing has been changed, a log of the store's own that is lost or of another
+    /// store, or from which the store cannot be opened without a working copy. Opening it for
+    /// writing, as LithDB does, changes its files.
+    pub(super) fn check_stopped_log(&self, inventory: &Inventory, id: &StateId) -> Result<()> {
+        if !matches!(self.components.wal, Wal::Own) || id.phase == Phase::Creating {
+            return Ok(());
+        }
+        if !inventory.has("wal") {
+            let message = "the directory wal is missing, but the store has been written to: \
+                           restore it; or if the log is a table of the application's database, \
+                           open the store with it";
+            return Err(Error::at(ErrorKind::Missing, self.dirs.root(), message));
+        }
+        let options = DbOptions::new([self.dirs.wal()]);
+        let components = Components { env: Some(self.env.clone()), ..Components::default() };
+        let db = match Db::open_read_only_with(options, components) {
+            // A rollback was interrupted. Only opening for writing finishes it.
+            Err(error) if error.kind() == ErrorKind::Locked => return Ok(()),
+            opened => opened?,
+        };
+        let log = Log { table: db.existing_table(WAL_TABLE)?, floor: WalFloor::new() };
+        let Some(versions) = log.versions_of(id.store, self.dirs.root())? else {
+            return Err(self.empty_log(&log));
+        };
+        if working::engine_dir(self)?.is_none() {
+            let snapshots = self.classify_snapshots(&log, id, &versions)?;
+            reach(&log, &valid_versions(&snapshots), *versions.end())?;
+        }
+        Ok(())
+    }
+
+    fn empty_log(&self, log: &Log) -> Error {
+        let message = format!("the log {} is empty: restore it", log.table.name());
+        Error::at(ErrorKind::Missing, self.dirs.root(), message)
+    }
+
     /// Refuses a table that would lose records, or keep them for ever.
-    fn check_table(table: &Table) -> Result<()> {
+    pub(super) fn check_table(table: &Table) -> Result<()> {
         let refuse = |what: &str| {
             let message = format!("the log {}: {what}", table.name());
             Err(Error::new(ErrorKind::InvalidArgument, message))
@@ -65,13 +101,13 @@ impl Opening {
     /// The versions of the log. The log of a store that is being created gets its base record.
     pub(super) fn log_versions(&self, log: &Log, id: &mut StateId) -> Result<RangeInclusive<u64>> {
         let versions = match log.versions_of(id.store, self.dirs.root())? {
-            Some(versions) => versions,
-            None if id.phase == Phase::Creating => self.put_base_record(log, id)?,
-            None => {
-                let name = log.table.name();
-                let message = format!("the log {name} is empty: restore it");
-                return Err(Error::at(ErrorKind::Missing, self.dirs.root(), message));
+            Some(versions) => {
+                // An earlier handle of the table may have put versions that are not durable.
+                log.table.flush()?;
+                versions
             }
+            None if id.phase == Phase::Creating => self.put_base_record(log, id)?,
+            None => return Err(self.empty_log(log)),
         };
         if id.phase == Phase::Creating {
             id.phase = Phase::Ready;

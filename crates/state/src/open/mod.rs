@@ -1,10 +1,11 @@
 //! Opening a store: compares the files with the log, heals what differs, and catches up.
 //!
 //! The steps, each of which may be interrupted and is then done again: the lock; `state.id`; the
-//! log, which finishes a rollback of its own; leftovers by their exact names; snapshots of other
-//! branches are moved aside; the working copy is kept, or cloned again from a snapshot; the log is
-//! replayed. Nothing is removed before it is known what the store is opened from. What an error of
-//! the operating system leaves unknown ends the opening: it is no reason to replace anything.
+//! log, which finishes a rollback of its own; what the store is opened from is chosen; leftovers
+//! are removed by their exact names; snapshots of other branches are moved aside; the working copy
+//! is kept, or cloned again from a snapshot; the log is replayed. Nothing is removed or moved
+//! before it is known what the store is opened from. What an error of the operating system leaves
+//! unknown ends the opening: it is no reason to replace anything.
 
 mod catch_up;
 pub(crate) mod inventory;
@@ -30,9 +31,9 @@ use crate::files::{CurrentFile, StateId};
 use crate::head::Head;
 use crate::open::working::Working;
 use crate::options::{Retention, StateComponents, StateOptions, Wal};
-use crate::reach::reach;
+use crate::reach::{Base, Reach, reach};
 use crate::shared::{PendingVersion, Shared, Writer};
-use crate::snapshot::list::{Classified, list};
+use crate::snapshot::list::{Classified, list, valid_versions};
 
 /// Threads for the log's syncs and seals.
 const IO_THREADS: usize = 4;
@@ -137,6 +138,9 @@ impl Opening {
     /// where no store may be created.
     pub(crate) fn lock(&self) -> Result<Box<dyn FileLock>> {
         let fs = &*self.env.fs;
+        if let Wal::Table { table, .. } = &self.components.wal {
+            Self::check_table(table)?;
+        }
         if StateId::read(fs, &self.dirs.id())?.is_none() {
             let inventory = match dirs::exists_behind_links(fs, self.dirs.root())? {
                 true => inventory::take(fs, &self.dirs)?,
@@ -164,6 +168,16 @@ impl Opening {
             let message = "there is no state store: state.id is missing".to_owned();
             return refuse(ErrorKind::Missing, message);
         }
+        if let Wal::Table { table, .. } = &self.components.wal
+            && table.newest_key()?.is_some()
+        {
+            let message = format!(
+                "the log {} holds records, and the directory no state store: give the directory of \
+                 its store, or an empty table",
+                table.name()
+            );
+            return refuse(ErrorKind::Foreign, message);
+        }
         match inventory.first_foreign() {
             None => Ok(()),
             Some(name) => {
@@ -176,33 +190,21 @@ impl Opening {
         }
     }
 
-    /// Refuses a store that has been written to and has no log of its own: it was lost, or is a
-    /// table elsewhere.
-    fn check_own_log(&self, inventory: &inventory::Inventory) -> Result<()> {
-        let is_written = inventory.has("working") || inventory.has("snapshots");
-        if !matches!(self.components.wal, Wal::Own) || inventory.has("wal") || !is_written {
-            return Ok(());
-        }
-        let message = "the directory wal is missing, but the store has been written to: restore \
-                       it; or if the log is a table of the application's database, open the store \
-                       with it";
-        Err(Error::at(ErrorKind::Missing, self.dirs.root(), message))
-    }
-
     /// Opens the store whose lock is `lock`.
     pub(crate) fn open(mut self, lock: Box<dyn FileLock>) -> Result<(Arc<Shared>, OpenReport)> {
         let fs = Arc::clone(&self.env.fs);
         let inventory = inventory::take(&*fs, &self.dirs)?;
         let mut id = self.identity(&inventory)?;
-        self.check_own_log(&inventory)?;
+        self.check_stopped_log(&inventory, &id)?;
         let (own_db, log) = self.open_log()?;
         let versions = self.log_versions(&log, &mut id)?;
-        inventory.remove_leftovers(&*fs, &self.dirs, &mut self.report)?;
         let snapshots = self.classify_snapshots(&log, &id, &versions)?;
+        let valid = valid_versions(&snapshots);
+        let chosen = self.choose_working(&log, &id, || reach(&log, &valid, *versions.end()))?;
+        // It is known what the store is opened from.
+        inventory.remove_leftovers(&*fs, &self.dirs, &mut self.report)?;
         let snapshots = self.abandon(snapshots)?;
-        let valid: Vec<u64> = snapshots.iter().map(|snapshot| snapshot.found.version).collect();
-        let base = || reach(&log, &valid, *versions.end());
-        let working = self.prepare_working(&log, &id, &snapshots, base)?;
+        let working = self.prepare_working(&log, &id, &snapshots, chosen)?;
         let (working, head) = self.catch_up(&log, &versions, working)?;
         self.settle(&log, &snapshots)?;
         let newest = valid.last().copied();
@@ -289,18 +291,30 @@ impl Opening {
         }))
     }
 
+    /// The working copy, or why it is not kept and from where it is cloned again.
+    fn choose_working(
+        &self,
+        log: &crate::wal::Log,
+        id: &StateId,
+        base: impl FnOnce() -> Result<Reach>,
+    ) -> Result<std::result::Result<Working, (Reclone, Base)>> {
+        match working::inspect(self, log, id)? {
+            Ok(working) => Ok(Ok(working)),
+            Err(reason) => Ok(Err((reason, base()?.base))),
+        }
+    }
+
     fn prepare_working(
         &mut self,
         log: &crate::wal::Log,
         id: &StateId,
         snapshots: &[Classified],
-        base: impl FnOnce() -> Result<crate::reach::Reach>,
+        chosen: std::result::Result<Working, (Reclone, Base)>,
     ) -> Result<Working> {
-        let reason = match working::inspect(self, log, id)? {
+        let (reason, base) = match chosen {
             Ok(working) => return Ok(working),
-            Err(reason) => reason,
+            Err(clone) => clone,
         };
-        let base = base()?.base;
         tracing::info!(?reason, ?base, "the working copy is cloned again");
         self.report.recloned = Some(reason);
         working::make(self, log, id, snapshots, base)

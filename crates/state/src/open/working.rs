@@ -64,7 +64,7 @@ pub(super) fn inspect(
 }
 
 /// The one engine directory in `working`.
-fn engine_dir(opening: &Opening) -> Result<Option<PathBuf>> {
+pub(super) fn engine_dir(opening: &Opening) -> Result<Option<PathBuf>> {
     let working = opening.dirs.working();
     let entries = match opening.env.fs.list(&working) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -67,6 +67,12 @@ pub(crate) fn list(fs: &dyn Fs, dirs: &Dirs) -> Result<Vec<Found>> {
     Ok(found)
 }
 
+/// The versions of those that can be used.
+pub(crate) fn valid_versions(snapshots: &[Classified]) -> Vec<u64> {
+    let valid = snapshots.iter().filter(|snapshot| snapshot.class == SnapshotClass::Valid);
+    valid.map(|snapshot| snapshot.found.version).collect()
+}
+
 /// Decides for each snapshot whether it can be used. One that has been removed since it was listed
 /// is left out.
 pub(crate) fn classify(

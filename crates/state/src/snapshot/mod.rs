@@ -13,12 +13,15 @@ use lithdb_lthash::RootHash;
 use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 
+use crate::event::refuse_in_listener;
+
 pub(crate) mod list;
 pub(crate) mod retain;
 pub(crate) mod take;
 
 /// A snapshot that was taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// Its version.
     pub version: u64,
@@ -42,6 +45,7 @@ impl Snapshot {
 /// Whether a snapshot can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum SnapshotClass {
     /// Its manifest and files are there, and its root is that of the log.
     Valid,
@@ -124,13 +128,15 @@ impl SnapshotTicket {
     /// Waits until the snapshot exists or has failed.
     ///
     /// # Errors
-    /// Why there is no snapshot: `StorageFull`, `Io`, `Closed`.
+    /// Why there is no snapshot: `StorageFull`, `Io`, `Closed`. `InvalidArgument` in a listener, if
+    /// it would have to wait, perhaps for its own thread.
     pub fn wait(&self) -> Result<Snapshot> {
         let mut result = self.0.result.lock();
         loop {
             if let Some(result) = &*result {
                 return result.clone();
             }
+            refuse_in_listener()?;
             self.0.resolved.wait(&mut result);
         }
     }

@@ -1,14 +1,21 @@
 //! A disk of every size: a call without space is an error that loses nothing, and works once there
 //! is space again, without reopening.
 
-use lithdb_env::Fs;
-use lithdb_sim::{CrashImage, Fault, Tally};
-use lithdb_state::{ErrorKind, StateEvent};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::driver::{advance, has_failed, prepared};
+use lithdb_env::Fs;
+use lithdb_sim::{CrashImage, Fault, OpKind, Tally};
+use lithdb_state::{ErrorKind, StateDb, StateEvent};
+
+use super::driver::{advance, has_failed, is_in_the_log, prepared};
 use super::on_flush;
+use super::refuse::RefuseFs;
 use super::support::expect::{check_disk, check_open};
-use super::support::script::{Op, Script, Store};
+use super::support::model::{Change, Model, change_sets, changes_of};
+use super::support::script::{Op, Run, Script, Store};
 use super::support::{self, Harness, small};
 
 /// The disk space that is in use, in blocks of 4 KiB.
@@ -111,6 +118,136 @@ fn a_full_disk_refuses_a_rollback_and_nothing_is_lost() {
         }
     }
     assert!(refused > 2, "{refused}");
+}
+
+/// The changes of names until no file can be created any more.
+#[derive(Clone)]
+struct Names(Arc<AtomicU64>);
+
+impl Names {
+    const MANY: u64 = u64::MAX / 2;
+
+    /// Whether there is a name left, which is then used.
+    fn take(&self) -> bool {
+        let less = |left: u64| left.checked_sub(1);
+        self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
+    }
+
+    fn are_used_up(&self) -> bool {
+        self.0.load(Ordering::SeqCst) == 0
+    }
+}
+
+/// The state before a step, on a disk that takes no new files after `names` changes of names: one
+/// without inodes, or on which others use up all space.
+fn without_names(script: &Script, step: usize, names: u64) -> (Run<'_>, Names) {
+    let (mut run, left) = (Run::new(script), Names(Arc::new(AtomicU64::new(Names::MANY))));
+    run.is_checked = false;
+    let taken = left.clone();
+    let refuse = move |kind: OpKind, _: &Path| {
+        let is_refused = !taken.take() && kind == OpKind::CreateNew;
+        is_refused.then(|| io::Error::from(io::ErrorKind::StorageFull))
+    };
+    run.harness.wrapped = Some(Arc::new(RefuseFs::new(Arc::new(run.harness.fs.clone()), refuse)));
+    for number in 0..step {
+        advance(&mut run, number).unwrap();
+    }
+    left.0.store(names, Ordering::SeqCst);
+    (run, left)
+}
+
+/// What may follow a commit that a full disk refused.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum After {
+    Repeat,
+    Crash,
+    OpenAgain,
+    RollBack,
+}
+
+/// The log may have taken the version already, and only the seal of its segment before finds no
+/// space: then the commit goes on from there, and nothing else can be committed in its place.
+#[test]
+fn a_disk_that_fills_up_during_a_commit_latches_nothing() {
+    let script = Script::new("filled up", small(), &[Op::Commit; 6]);
+    let mut tally = Tally::new("commits while somebody fills the disk");
+    for step in 3..=5 {
+        for after in [After::Repeat, After::Crash, After::OpenAgain, After::RollBack] {
+            for names in 0.. {
+                let context = format!("step {step}, {names} names, {after:?}");
+                let (mut run, left) = without_names(&script, step, names);
+                let done = advance(&mut run, step);
+                if !left.are_used_up() {
+                    break;
+                }
+                let Err(error) = done else { continue };
+                let context = format!("{context}: {error}");
+                assert_eq!(error.kind(), ErrorKind::StorageFull, "{context}");
+                let in_log = is_in_the_log(&error);
+                tally.add(if in_log { "refused in the log" } else { "refused" }, 1);
+                let attempted = run.expect.model.clone();
+                assert!(!has_failed(&mut run, true, &context), "{context}: latched");
+                if in_log {
+                    stays_pending(run.db(), &attempted, &context);
+                }
+                left.0.store(Names::MANY, Ordering::SeqCst);
+                goes_on(run, step, after, in_log, attempted, &context);
+            }
+        }
+    }
+    let counts = ["refused", "refused in the log"].map(|what| tally.get(what));
+    assert!(counts[0] >= 4 && counts[1] >= 4, "{tally:?}");
+}
+
+/// A version that the log has and that is not durable: it can be committed, and not be changed.
+fn stays_pending(db: &StateDb, attempted: &Model, context: &str) {
+    let version = attempted.head();
+    let root = attempted.at(version).root;
+    assert_eq!(db.version(), version - 1, "{context}");
+    let error = db.apply(version, &change_sets(&[Change::put("bank", "new", "")])).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{context}: {error}");
+    db.apply(version, &change_sets(&changes_of(0, version))).unwrap();
+    db.discard_pending();
+    assert_eq!(db.pending().root().unwrap(), root, "{context}");
+}
+
+/// There is space again.
+fn goes_on(
+    mut run: Run<'_>,
+    step: usize,
+    after: After,
+    in_log: bool,
+    attempted: Model,
+    context: &str,
+) {
+    if after != After::Repeat && in_log {
+        // It may be there when the store is opened again.
+        run.expect.model = attempted;
+    }
+    match after {
+        After::Repeat => {
+            run.is_checked = true;
+            for number in step..=run.script.ops.len() {
+                advance(&mut run, number).unwrap_or_else(|e| panic!("{context}; again: {e}"));
+            }
+        }
+        After::Crash => {}
+        After::OpenAgain => {
+            drop(run.store.take());
+            run.harness.fs.release_locks();
+            run.open().unwrap_or_else(|e| panic!("{context}; open: {e}"));
+        }
+        After::RollBack => {
+            let target = run.db().version();
+            run.step_op(Op::Rollback(target)).unwrap_or_else(|e| panic!("{context}: {e}"));
+            assert_eq!(run.db().version(), target, "{context}");
+            run.step_op(Op::Commit).unwrap_or_else(|e| panic!("{context}; commit: {e}"));
+        }
+    }
+    drop(run.store.take());
+    let found = run.harness.after_crash(&CrashImage::Nothing);
+    check_disk(&found, &run.expect, context);
+    check_open(&Store::try_open(run.script, &found).unwrap(), &found, &run.expect, context);
 }
 
 /// A snapshot that finds no space is an event and a statistic; nothing of it stays; the next

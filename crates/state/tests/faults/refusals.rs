@@ -4,14 +4,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lithdb::{Components, Db, DbOptions};
+use lithdb::rollback::max_be_u64;
+use lithdb::{Components, Db, DbOptions, Rollback};
 use lithdb_env::{DirEntry, File, FileLock, Fs, LockKind, Metadata, OpenMode};
 use lithdb_sim::SimFs;
-use lithdb_state::{ErrorKind, StateDb, Unreachable};
+use lithdb_state::{ErrorKind, StateDb, Unreachable, Wal, WalFloor};
 
 use super::support::model::{change_sets, changes_of};
 use super::support::script::{Op, Run, Script};
-use super::support::{DIR, Harness, Tree, check, difference, small, without_openings};
+use super::support::{App, DIR, Harness, Tree, check, difference, small, without_openings};
 
 /// A running store, and everything that is on its disk.
 fn running<'s>(script: &'s Script) -> (Run<'s>, Tree) {
@@ -128,11 +129,46 @@ fn a_hole_in_the_log_is_named_and_every_byte_stays() {
     drop(db);
     // Without the working copy there is no way to the head.
     holed.fs.remove_dir_raw(format!("{DIR}/working"));
-    let before = without_openings(holed.tree("/"));
+    let before = without_lock(holed.tree("/"));
     let error = holed.try_open().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
     assert_eq!(Unreachable::of(&error).unwrap().gap, Some(3), "{error}");
-    assert_eq!(difference(&before, &without_openings(holed.tree("/"))), None);
+    assert_eq!(difference(&before, &without_lock(holed.tree("/"))), None);
+}
+
+/// The newest version cannot be reached, and what an opening would remove or move aside stays where
+/// it is.
+#[test]
+fn an_unreachable_newest_version_is_refused_and_every_byte_stays() {
+    let mut options = small();
+    options.wal = options.wal.segment_keys(1);
+    let four = [Op::Commit; 4];
+    let ops =
+        [&four[..], &[Op::Snapshot, Op::Commit, Op::Commit, Op::Snapshot, Op::Close]].concat();
+    let script = Script::new("unreachable", options, &ops);
+    let (mut run, _) = running(&script);
+    drop(run.store.take());
+    let ahead = run.harness.fork();
+    // The log ends below the second snapshot and the working copy, and the first snapshot is lost.
+    let rollback = Rollback::new([format!("{DIR}/wal")]).env(ahead.env());
+    rollback.plan(max_be_u64(0, 5)).unwrap().execute().unwrap();
+    ahead.fs.remove_dir_raw(format!("{DIR}/snapshots/{:020}", 4));
+    // What is left of interrupted operations.
+    ahead.fs.make_dirs(format!("{DIR}/working.new/engine-00000000"));
+    ahead.fs.make_dirs(format!("{DIR}/snapshots/{:020}.new", 8));
+    ahead.fs.write_raw(format!("{DIR}/CURRENT.new"), b"half".to_vec());
+    let lost = ahead.fork();
+    lost.fs.remove_dir_raw(format!("{DIR}/working"));
+    // Whether the working copy is of use is known only when the log is open.
+    for (harness, kept) in [(lost, without_lock as fn(Tree) -> Tree), (ahead, without_openings)] {
+        let before = kept(harness.tree("/"));
+        for _ in 0..2 {
+            let error = harness.try_open().unwrap_err();
+            let unreachable = Unreachable::of(&error).unwrap_or_else(|| panic!("{error}"));
+            assert_eq!((unreachable.target, unreachable.base), (5, None), "{error}");
+            assert_eq!(difference(&before, &kept(harness.tree("/"))), None);
+        }
+    }
 }
 
 #[test]
@@ -224,10 +260,10 @@ fn a_missing_log_is_refused_and_every_byte_stays() {
     let (_, harness) = stopped();
     harness.fs.remove_dir_raw(format!("{DIR}/wal"));
     harness.fs.make_dirs(format!("{DIR}/wal"));
-    let before = without_openings(harness.tree("/"));
+    let before = without_lock(harness.tree("/"));
     let error = harness.try_open().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
-    assert_eq!(difference(&before, &without_openings(harness.tree("/"))), None);
+    assert_eq!(difference(&before, &without_lock(harness.tree("/"))), None);
 }
 
 #[test]
@@ -243,14 +279,34 @@ fn a_foreign_log_is_refused_and_every_byte_stays() {
     drop(db);
     let swapped = other.fork();
     swapped.fs.swap_raw(format!("{DIR}/wal"), "/other/wal");
-    let before = without_openings(swapped.tree("/"));
+    let before = without_lock(swapped.tree("/"));
     let error = swapped.try_open().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
     assert!(swapped.rollback().plan(1).is_err());
-    assert_eq!(difference(&before, &without_openings(swapped.tree("/"))), None);
+    assert_eq!(difference(&before, &without_lock(swapped.tree("/"))), None);
     // In its place again, everything is there.
     swapped.fs.swap_raw(format!("{DIR}/wal"), "/other/wal");
     assert_eq!(swapped.open().version(), 2);
+}
+
+/// A table of the application's database that cannot be the log of a new state store.
+#[test]
+fn an_unfit_table_creates_no_store_and_every_byte_stays() {
+    let harness = Harness::new(small());
+    let app = App::open(&harness).unwrap();
+    app.state.commit_block(1, &change_sets(&changes_of(0, 1))).unwrap();
+    let log = app.db.existing_table("state").unwrap();
+    let before = harness.tree("/");
+    for (table, expected) in
+        [(log, ErrorKind::Foreign), (app.blocks.clone(), ErrorKind::InvalidArgument)]
+    {
+        let mut components = harness.components();
+        components.wal = Wal::Table { table, floor: WalFloor::new() };
+        let opened = StateDb::open_with("/new", harness.options.clone(), components);
+        let error = opened.map(drop).unwrap_err();
+        assert_eq!(error.kind(), expected, "{error}");
+        unchanged(&harness, &before, "unfit");
+    }
 }
 
 /// No links between directories: as if they were on different file systems.

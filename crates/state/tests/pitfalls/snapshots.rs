@@ -36,7 +36,7 @@ fn another_file_system_is_refused_and_nothing_is_copied() {
     let error = store.db().snapshot().unwrap().wait().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io, "{error}");
     let events = store.harness().take_events();
-    let is_reported = |event: &StateEvent| matches!(event, StateEvent::SnapshotFailed { version: 5, error } if error.kind() == ErrorKind::Io);
+    let is_reported = |event: &StateEvent| matches!(event, StateEvent::SnapshotFailed { version: 5, error, .. } if error.kind() == ErrorKind::Io);
     assert!(events.iter().any(is_reported), "{events:?}");
     assert!(store.db().stats().last_snapshot_error.is_some());
     assert_eq!(store.harness().names("snapshots"), [format!("{:020}", 3)], "nothing is left");
@@ -80,7 +80,7 @@ fn a_snapshot_that_cannot_be_removed_is_reported_and_never_chosen_or_counted() {
         let is_reported = events.iter().any(|event| match event {
             StateEvent::SnapshotNotRemoved { path, .. } => *path == path_of(4),
             StateEvent::SnapshotTaken { .. } | StateEvent::SnapshotsPruned { .. } => false,
-            StateEvent::FloorRaised { floor } => {
+            StateEvent::FloorRaised { floor, .. } => {
                 assert_eq!(*floor, 4, "what stands holds the log back");
                 false
             }

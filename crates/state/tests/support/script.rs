@@ -191,7 +191,7 @@ impl<'s> Run<'s> {
         let done = self.run(op);
         self.events = self.harness.take_events();
         for event in &self.events {
-            if let StateEvent::SnapshotTaken { version } = event {
+            if let StateEvent::SnapshotTaken { version, .. } = event {
                 self.expect.snapshot = self.expect.snapshot.max(Some(*version));
             }
         }

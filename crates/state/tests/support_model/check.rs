@@ -3,31 +3,58 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
-use lithdb_state::{Row, Rows as Iter, SnapshotClass, StateDb, View};
+use lithdb_state::{Pending, Row, Rows as Iter, SnapshotClass, StateDb, View};
 
 use super::op::{End, KEYS, STORES};
 use super::run::{Run, count};
 use crate::support::DIR;
 use crate::support::model::{Change, Rows, root_of};
 
-/// A view that is kept, with an iterator, and what both must return for ever.
+/// A view and the pending changes of its moment, which are kept, with an iterator of each, and what
+/// they must return for ever.
 pub struct Held {
     view: View,
     rows: Rows,
+    pending: Pending,
+    rows_pending: Rows,
+    iters: [Begun; 2],
+}
+
+/// An iterator that was begun, and the rows that it has not returned.
+struct Begun {
     iter: Iter,
     left: VecDeque<Row>,
 }
 
+impl Begun {
+    fn new(mut iter: Iter, rows: Vec<Row>, (front, back): (usize, usize), context: &str) -> Self {
+        let mut left: VecDeque<Row> = rows.into();
+        for _ in 0..front {
+            assert_eq!(iter.next().map(|row| row.unwrap()), left.pop_front(), "{context}");
+        }
+        for _ in 0..back {
+            assert_eq!(iter.next_back().map(|row| row.unwrap()), left.pop_back(), "{context}");
+        }
+        Self { iter, left }
+    }
+}
+
 impl Held {
     fn check(&self, context: &str) {
-        check_view(&self.view, &self.rows, &format!("{context}: a view that was kept"));
+        let context = format!("{context}: kept");
+        check_view(&self.view, &self.rows, &context);
+        for store in STORES {
+            let expected = rows_of(&self.rows_pending, store);
+            assert_eq!(read(self.pending.iter(store).unwrap()), expected, "{context}: {store}");
+        }
     }
 
-    /// Reads the rest of the iterator.
+    /// Reads the rest of the iterators.
     pub fn end(self) {
         self.check("the end");
-        let rest: VecDeque<Row> = self.iter.map(|row| row.unwrap()).collect();
-        assert_eq!(rest, self.left, "an iterator that was kept");
+        for Begun { iter, left } in self.iters {
+            assert_eq!(VecDeque::from(read(iter)), left, "an iterator that was kept");
+        }
     }
 }
 
@@ -146,13 +173,15 @@ impl Run {
         assert_eq!(self.db().stats().pending_bytes > 0, !self.pending.is_empty(), "{context}");
         for store in STORES {
             let expected = rows_of(&rows, store);
-            assert_eq!(read(pending.prefix(store, "").unwrap()), expected, "{context}: {store}");
-            let back = read_back(pending.prefix(store, "").unwrap());
+            assert_eq!(read(pending.iter(store).unwrap()), expected, "{context}: {store}");
+            let back = read_back(pending.iter(store).unwrap());
             assert_eq!(back, expected, "{context}: {store}, back");
             for key in KEYS {
                 let row = rows.get(&(store.to_owned(), key.to_vec()));
                 let value = row.map(|(value, _)| &value[..]);
                 assert_eq!(pending.get(store, key).unwrap().as_deref(), value, "{context}");
+                let modified_at = row.map(|(_, modified_at)| *modified_at);
+                assert_eq!(pending.modified_at(store, key).unwrap(), modified_at, "{context}");
             }
         }
     }
@@ -208,19 +237,15 @@ impl Run {
     }
 
     pub fn hold(&mut self, front: usize, back: usize) {
-        let view = self.db().latest();
+        let (view, pending) = (self.db().latest(), self.db().pending());
         let rows = self.model.at(self.model.head()).rows.clone();
+        let rows_pending = self.rows_pending();
         let store = STORES[front % STORES.len()];
-        let mut left: VecDeque<Row> = rows_of(&rows, store).into();
-        let mut iter = view.iter(store).unwrap();
-        for _ in 0..front {
-            assert_eq!(iter.next().map(|row| row.unwrap()), left.pop_front(), "{}", self.context);
-        }
-        for _ in 0..back {
-            let row = iter.next_back().map(|row| row.unwrap());
-            assert_eq!(row, left.pop_back(), "{}", self.context);
-        }
-        self.held.push(Held { view, rows, iter, left });
+        let begun = |iter: lithdb_state::Result<Iter>, rows: &Rows| {
+            Begun::new(iter.unwrap(), rows_of(rows, store), (front, back), &self.context)
+        };
+        let iters = [begun(view.iter(store), &rows), begun(pending.iter(store), &rows_pending)];
+        self.held.push(Held { view, rows, pending, rows_pending, iters });
         if self.held.len() > 4 {
             self.held.remove(0).end();
         }
@@ -307,5 +332,8 @@ impl Run {
         let expected: BTreeMap<u64, bool> =
             outcomes.keys().map(|version| (*version, self.is_reachable(*version))).collect();
         assert_eq!(outcomes, expected, "{context}: the versions that can be reached");
+        let lowest = outcomes.iter().find(|(_, is_reachable)| **is_reachable);
+        let floor = self.db().rollback_floor();
+        assert_eq!(floor.ok(), lowest.map(|(version, _)| *version), "{context}");
     }
 }

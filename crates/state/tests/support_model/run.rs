@@ -300,12 +300,12 @@ impl Run {
         let mut has_taken = false;
         for event in self.harness.take_events() {
             match event {
-                StateEvent::SnapshotTaken { version } => {
+                StateEvent::SnapshotTaken { version, .. } => {
                     self.snapshots.insert(version);
                     self.durable = self.durable.max(version);
                     has_taken = true;
                 }
-                StateEvent::SnapshotsPruned { versions } => {
+                StateEvent::SnapshotsPruned { versions, .. } => {
                     versions.iter().for_each(|version| {
                         assert!(self.snapshots.remove(version), "{}: {version}", self.context);
                     });

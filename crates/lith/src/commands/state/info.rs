@@ -33,6 +33,7 @@ fn show(dir: &Path, found: &StateInspection, ctx: &mut Context) -> Result<(), Fa
             let base = match reach.base {
                 Base::Empty { .. } => "the empty state".to_owned(),
                 Base::Snapshot { version } => format!("snapshot {version}"),
+                base => format!("version {}", base.version()),
             };
             let versions = counted(reach.replays, "version");
             format!("{versions} replayed from {base} if the working copy is lost")

@@ -43,10 +43,8 @@ pub(super) fn run(args: &Args, dir: &Path, ctx: &mut Context) -> Result<(), Fail
 
 fn show(verified: &StateVerification, out: &mut Output) -> Result<(), Failure> {
     let StateVerification { version, root, records, snapshots, rows, level, .. } = verified;
-    let depth = match level {
-        VerifyLevel::Light => "names and lengths of their files",
-        VerifyLevel::Files | VerifyLevel::Content => "every byte",
-    };
+    let is_light = *level < VerifyLevel::Files;
+    let depth = if is_light { "names and lengths of their files" } else { "every byte" };
     out.text(format_args!("version {version}\n  root {root}"))?;
     out.text(format_args!("  {} of the log", counted(*records, "record")))?;
     out.text(format_args!("  {}, {depth}", counted(*snapshots, "snapshot")))?;

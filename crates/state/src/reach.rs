@@ -133,6 +133,20 @@ pub(crate) fn reach(log: &Log, snapshots: &[u64], target: u64) -> Result<Reach> 
     }
 }
 
+/// As [`reach`], for a rollback: the log is truncated after the record of `target`, so that it needs
+/// this one even if a snapshot is the base.
+///
+/// # Errors
+/// As [`reach`].
+pub(crate) fn reach_for_rollback(log: &Log, snapshots: &[u64], target: u64) -> Result<Reach> {
+    let reached = reach(log, snapshots, target)?;
+    if log.table.contains(target.to_be_bytes())? {
+        return Ok(reached);
+    }
+    let (base, has) = (Some(reached.base.version()), log.range()?);
+    Err(Unreachable { target, base, needs: target..=target, has, gap: None }.into_error())
+}
+
 /// The empty state, if the log begins with it and not after `target`.
 fn empty_base(log: &Log, has: Option<&RangeInclusive<u64>>, target: u64) -> Result<Option<Base>> {
     let Some(version) = has.map(|has| *has.start()).filter(|version| *version <= target) else {

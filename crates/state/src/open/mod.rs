@@ -26,7 +26,7 @@ use serde::Serialize;
 use crate::background::Background;
 use crate::dirs::{self, Dirs};
 use crate::event::EventQueue;
-use crate::files::{CurrentFile, StateId};
+use crate::files::{CurrentFile, Phase, StateId};
 use crate::head::Head;
 use crate::open::working::Working;
 use crate::options::{Retention, StateComponents, StateOptions, Wal};
@@ -49,6 +49,10 @@ pub struct OpenReport {
     pub recloned: Option<Reclone>,
     /// The versions of snapshots of another branch, which were moved aside.
     pub abandoned: Vec<u64>,
+    /// Where they are now. One whose version and root had been moved aside before is not among
+    /// them.
+    #[serde(skip)]
+    pub(crate) moved_aside: Vec<(u64, PathBuf)>,
     /// The versions of snapshots that cannot be used, each with the reason.
     pub damaged: Vec<(u64, String)>,
     /// What an interrupted operation had left, and was removed.
@@ -176,15 +180,16 @@ impl Opening {
         }
     }
 
-    /// Refuses a store that has been written to and has no log of its own: it was lost, or is a
-    /// table elsewhere.
-    fn check_own_log(&self, inventory: &inventory::Inventory) -> Result<()> {
-        let is_written = inventory.has("working") || inventory.has("snapshots");
+    /// Refuses a store that has been created and has no log of its own: it was lost, or is a table
+    /// elsewhere.
+    fn check_own_log(&self, inventory: &inventory::Inventory, phase: Phase) -> Result<()> {
+        let is_written =
+            phase == Phase::Ready || inventory.has("working") || inventory.has("snapshots");
         if !matches!(self.components.wal, Wal::Own) || inventory.has("wal") || !is_written {
             return Ok(());
         }
-        let message = "the directory wal is missing, but the store has been written to: restore \
-                       it; or if the log is a table of the application's database, open the store \
+        let message = "the directory wal is missing, but the store has been created: restore it; \
+                       or if the log is a table of the application's database, open the store \
                        with it";
         Err(Error::at(ErrorKind::Missing, self.dirs.root(), message))
     }
@@ -194,8 +199,8 @@ impl Opening {
         let fs = Arc::clone(&self.env.fs);
         let inventory = inventory::take(&*fs, &self.dirs)?;
         let mut id = self.identity(&inventory)?;
-        self.check_own_log(&inventory)?;
-        let (own_db, log) = self.open_log()?;
+        self.check_own_log(&inventory, id.phase)?;
+        let (own_db, log, floor) = self.open_log()?;
         let versions = self.log_versions(&log, &mut id)?;
         inventory.remove_leftovers(&*fs, &self.dirs, &mut self.report)?;
         let snapshots = self.classify_snapshots(&log, &id, &versions)?;
@@ -206,7 +211,7 @@ impl Opening {
         let (working, head) = self.catch_up(&log, &versions, working)?;
         self.settle(&log, &snapshots)?;
         let newest = valid.last().copied();
-        let shared = self.shared(lock, id, own_db, log, working, head, newest)?;
+        let shared = self.shared(lock, id, own_db, log, floor, working, head, newest)?;
         Ok((shared, self.report))
     }
 
@@ -249,6 +254,7 @@ impl Opening {
         id: StateId,
         own_db: Option<lithdb::Db>,
         log: crate::wal::Log,
+        floor: crate::wal::FloorHold,
         working: Working,
         head: Head,
         newest_snapshot: Option<u64>,
@@ -272,6 +278,7 @@ impl Opening {
             engines: Arc::clone(&self.engines),
             id: id.store,
             log,
+            floor: Mutex::new(Some(floor)),
             own_db: Mutex::new(own_db),
             engine: working.engine,
             hash_pool,

@@ -133,18 +133,27 @@ pub(crate) fn reach(log: &Log, snapshots: &[u64], target: u64) -> Result<Reach> 
     }
 }
 
-/// As [`reach`], for a rollback: the log is truncated after the record of `target`, so that it needs
-/// this one even if a snapshot is the base.
+/// As [`reach`], for a rollback: the log is truncated after the record of `target`, which then is the
+/// newest, so that it is needed even if a snapshot is the base.
 ///
 /// # Errors
-/// As [`reach`].
+/// As [`reach`]; `Corrupt` if that record is damaged.
 pub(crate) fn reach_for_rollback(log: &Log, snapshots: &[u64], target: u64) -> Result<Reach> {
     let reached = reach(log, snapshots, target)?;
-    if log.table.contains(target.to_be_bytes())? {
+    if log.record(target)?.is_some() {
         return Ok(reached);
     }
     let (base, has) = (Some(reached.base.version()), log.range()?);
     Err(Unreachable { target, base, needs: target..=target, has, gap: None }.into_error())
+}
+
+/// Reads every record that is replayed: a damaged one is found before anything is truncated.
+///
+/// # Errors
+/// `Corrupt`, `Io`.
+pub(crate) fn check_readable(log: &Log, reached: &Reach) -> Result<()> {
+    let first = reached.base.version().saturating_add(1);
+    (first..=reached.target).try_for_each(|version| log.record(version).map(drop))
 }
 
 /// The empty state, if the log begins with it and not after `target`.

@@ -16,7 +16,7 @@ use crate::files::{StateId, parse_abandoned_name};
 use crate::open::log::WAL_TABLE;
 use crate::open::{OpenReport, Opening};
 use crate::options::{Retention, StateComponents, StateOptions};
-use crate::reach::{Base, Reach, reach_for_rollback};
+use crate::reach::{Base, Reach, check_readable, reach_for_rollback};
 use crate::reader::check_own_log;
 use crate::shared::Shared;
 use crate::snapshot::list::{Classified, Reference, classify, list};
@@ -29,6 +29,7 @@ pub(crate) fn check(shared: &Shared, target: u64) -> Result<Reach> {
     shared.check_open()?;
     let snapshots = classified(shared)?;
     let reached = reach_for_rollback(&shared.log, &valid_versions(&snapshots), target)?;
+    check_readable(&shared.log, &reached)?;
     check_removable(&*shared.env.fs, &snapshots, target)?;
     Ok(reached)
 }
@@ -244,6 +245,7 @@ impl StateRollback {
         let reference = Reference { id: id.store, engines, log: &log, versions };
         let snapshots = classify(fs, list(fs, dirs)?, &reference)?;
         let reach = reach_for_rollback(&log, &valid_versions(&snapshots), target)?;
+        check_readable(&log, &reach)?;
         check_removable(fs, &snapshots, target)?;
         drop((log, db));
         let versions_removed = newest - target;

@@ -149,12 +149,37 @@ fn a_damaged_record_at_an_old_snapshot_blocks_neither_opening_nor_listing_nor_ve
             let named = format!("version {version} of the log: ");
             assert!(found.findings.iter().any(|it| it.starts_with(&named)), "{context}: {found:?}");
         }
-        // A rollback to the damaged record's version needs no more than its key.
-        if damaged == [4] {
-            copy.open();
-            copy.roll_back(4);
-            copy.check(&context);
-        }
+    }
+}
+
+/// What a rollback would replay is read before anything is truncated.
+#[test]
+fn a_rollback_that_would_end_at_a_damaged_record_is_refused_and_the_store_stays_open() {
+    let mut store = Fixture::simulated(small().retention(Retention::Manual));
+    store.commit_to(4);
+    store.snapshot();
+    store.commit_to(11);
+    store.close();
+    let log = store.log();
+    // The record of the target itself, which would be the newest; and one on the way to it.
+    for (damaged, target, good) in [(4, 4, 3), (7, 8, 6)] {
+        let mut copy = store.fork();
+        let mut records = log.clone();
+        let record = &mut records.iter_mut().find(|(version, _)| *version == damaged).unwrap().1;
+        record.truncate(record.len() - 1);
+        copy.replace_log(&records);
+        let is_refused = |error: lithdb_state::Error| {
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            let named = format!("record of version {damaged}");
+            assert!(error.to_string().contains(&named), "{error}");
+        };
+        is_refused(copy.stopped_rollback().plan(target).unwrap_err());
+        copy.open();
+        is_refused(copy.db().clone().rollback_to(target).unwrap_err());
+        copy.commit_to(12);
+        copy.check("gone on");
+        copy.roll_back(good);
+        copy.check("rolled back to another version");
     }
 }
 

@@ -582,3 +582,22 @@ fn reports_and_help_of_state_fit_80_columns() {
         fits(&bare(&["state", command, "--help"]));
     }
 }
+
+/// A line is applied before the next one is read: a version of any number of lines takes no more
+/// memory than the state store takes for its changes.
+#[test]
+fn lines_of_one_version_are_applied_one_by_one_and_committed_together() {
+    let fixture = Fixture::new();
+    let line = |version: u64, key: u64| {
+        format!("{{\"version\":{version},\"store\":\"bank\",\"put\":{{\"{key}\":\"x\"}}}}\n")
+    };
+    let error = apply_lines(&fixture, &["--create"], &(line(1, 1) + &line(3, 2) + "oops")).failed();
+    assert!(error.contains("line 2: version 3: expected 2"), "{error}");
+    let input: String = (0..20).map(|key| line(2, key)).collect();
+    let error = apply_lines(&fixture, &[], &(input.clone() + "oops")).failed();
+    assert!(error.contains("line 21: "), "{error}");
+    assert!(fixture.state(&["root"]).ok().starts_with("1 "), "nothing of version 2 is committed");
+    let output = apply_lines(&fixture, &["--json"], &input).json();
+    assert_eq!((&output["versions"], &output["changes"]), (&json!(1), &json!(20)));
+    assert_eq!(fixture.state(&["scan", "bank", "--json"]).json_lines().len(), 20);
+}

@@ -12,8 +12,8 @@ use lithdb_env::{Error, Result};
 use lithdb_repair::Progress;
 use lithdb_segment::{Position, TableName, Value};
 use lithdb_table::{
-    Batch, GcReport, Iter, KeymapReport, SecondaryKey, Table as EngineTable, TableOptions,
-    TableStats,
+    Batch, GcFilter, GcReport, Iter, KeymapReport, SecondaryKey, Table as EngineTable,
+    TableOptions, TableStats,
 };
 
 use crate::shared::CloseOnDrop;
@@ -362,6 +362,12 @@ impl Table {
     /// Whether the table is collected with a GC filter: recorded when one was first given.
     pub fn has_gc_filter(&self) -> bool {
         self.inner.has_gc_filter()
+    }
+
+    /// Whether the table was opened with this GC filter, or a clone of it. A handle of a table that
+    /// was open already has the filter of the first.
+    pub fn is_collected_with(&self, filter: &GcFilter) -> bool {
+        self.inner.is_collected_with(filter)
     }
 
     /// Accepts the wall clock after a jump: expiry uses it at once, whether it is ahead or behind.

@@ -16,7 +16,7 @@ use crate::head::Committed;
 use crate::open::{OpenReport, Opening};
 use crate::options::{StateComponents, StateOptions, Wal};
 use crate::pending::Pending;
-use crate::reach::{Reach, Unreachable, lowest, reach};
+use crate::reach::{Reach, Unreachable, lowest, reach_for_rollback};
 use crate::rollback;
 use crate::shared::Shared;
 use crate::snapshot::list::valid_versions;
@@ -73,6 +73,7 @@ impl Keeper {
         {
             tracing::error!("the background thread of the state store panicked");
         }
+        drop(self.shared.floor.lock().take());
         let closed = Error::new(ErrorKind::Closed, "the state store was closed");
         self.shared.background.abandon_tickets(&closed);
     }
@@ -269,7 +270,7 @@ impl StateDb {
     /// `Missing`, whose source is [`Unreachable`](crate::Unreachable), if it cannot; `Closed`,
     /// `Io`.
     pub fn reach(&self, target: u64) -> Result<Reach> {
-        self.ask_log(|log, snapshots| reach(log, snapshots, target))
+        self.ask_log(|log, snapshots| reach_for_rollback(log, snapshots, target))
     }
 
     /// The lowest version that [`reach`](Self::reach) accepts: the state cannot go back further.
@@ -327,12 +328,16 @@ impl StateDb {
     /// forgotten. Other clones of this handle are closed.
     ///
     /// The decision is LithDB's rollback of the log: it is made durable as one intent, which the
-    /// next open finishes whatever happens.
+    /// next open finishes whatever happens. A snapshot of the old branch that cannot be removed
+    /// afterwards is an event, and stays in `abandoned`. The newest version may be given, too:
+    /// after a failure this removes what a refused commit left in the log.
     ///
     /// # Errors
     /// `Missing` with [`Unreachable`](crate::Unreachable): nothing was changed, not even this
     /// handle was closed. `Unsupported` if the log is a table of the application's database: roll
     /// that database back, and open the store. `Locked` if a snapshot that would go is being read.
+    /// `Corrupt` and `Io` of the log, which is planned when it is closed: nothing was rolled back,
+    /// but this handle is closed; open the store.
     pub fn rollback_to(self, target: u64) -> Result<Self> {
         refuse_in_listener()?;
         if !matches!(self.keeper.components.wal, Wal::Own) {
@@ -342,7 +347,7 @@ impl StateDb {
         }
         self.shared.check_open()?;
         let mut writer = self.shared.writer.lock();
-        if target == self.version() && writer.accepted.is_none() {
+        if target == self.version() && self.is_newest_of_the_log(target)? {
             self.shared.discard(&mut writer);
             drop(writer);
             return Ok(self);
@@ -355,14 +360,25 @@ impl StateDb {
             return Err(Error::new(ErrorKind::Closed, message));
         };
         drop(self);
-        rollback::truncate_log(&env, &dir, target)?;
+        let truncation = rollback::plan_truncation(&env, &dir, target)?;
+        let is_truncated = !truncation.is_empty();
+        if is_truncated {
+            truncation.execute()?;
+        }
         let opening = Opening::new(dir.root().to_path_buf(), options, components)?;
         let db = Self::open_locked(opening, lock)?;
-        // Their branch was rolled back on purpose.
-        let abandoned = &db.opened().abandoned;
-        let is_gone = |version| version > target && abandoned.contains(&version);
-        rollback::remove_abandoned(&db.shared.env, &db.shared.dirs, is_gone)?;
+        if is_truncated {
+            // Their branch was rolled back on purpose. What stays is an event.
+            rollback::remove_moved_aside(&db, target);
+        }
         Ok(db)
+    }
+
+    /// Whether the log ends with `version`. After a failure it may have the version of a commit
+    /// that was refused.
+    fn is_newest_of_the_log(&self, version: u64) -> Result<bool> {
+        let newest = self.shared.log.range()?.map(|versions| *versions.end());
+        Ok(self.shared.failure().is_none() && newest == Some(version))
     }
 
     /// The statistics of the store.

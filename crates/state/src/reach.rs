@@ -135,22 +135,45 @@ pub(crate) fn reach(log: &Log, snapshots: &[u64], target: u64) -> Result<Reach> 
     }
 }
 
-/// The lowest version that [`reach`] accepts.
+/// The lowest version that [`reach_for_rollback`] accepts.
 ///
 /// # Errors
-/// As [`reach`] for the newest version, if there is none.
+/// As [`reach_for_rollback`] for the newest version, if there is none.
 pub(crate) fn lowest(log: &Log, snapshots: &[u64]) -> Result<u64> {
     let Some(has) = log.range()? else {
         unreachable!("the log of an open store has a base record")
     };
     // Every base is a version that can be reached, and nothing below the lowest has one.
     for candidate in std::iter::once(has.start()).chain(snapshots) {
-        match reach(log, snapshots, *candidate) {
+        match reach_for_rollback(log, snapshots, *candidate) {
             Err(error) if Unreachable::of(&error).is_some() => {}
             reached => return reached.map(|reached| reached.target),
         }
     }
-    reach(log, snapshots, *has.end()).map(|reached| reached.target)
+    reach_for_rollback(log, snapshots, *has.end()).map(|reached| reached.target)
+}
+
+/// As [`reach`], for a rollback: the log is truncated after the record of `target`, which then is the
+/// newest, so that it is needed even if a snapshot is the base.
+///
+/// # Errors
+/// As [`reach`]; `Corrupt` if that record is damaged.
+pub(crate) fn reach_for_rollback(log: &Log, snapshots: &[u64], target: u64) -> Result<Reach> {
+    let reached = reach(log, snapshots, target)?;
+    if log.record(target)?.is_some() {
+        return Ok(reached);
+    }
+    let (base, has) = (Some(reached.base.version()), log.range()?);
+    Err(Unreachable { target, base, needs: target..=target, has, gap: None }.into_error())
+}
+
+/// Reads every record that is replayed: a damaged one is found before anything is truncated.
+///
+/// # Errors
+/// `Corrupt`, `Io`.
+pub(crate) fn check_readable(log: &Log, reached: &Reach) -> Result<()> {
+    let first = reached.base.version().saturating_add(1);
+    (first..=reached.target).try_for_each(|version| log.record(version).map(drop))
 }
 
 /// The empty state, if the log begins with it and not after `target`.

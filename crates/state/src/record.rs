@@ -183,7 +183,8 @@ impl Record {
     ///
     /// # Errors
     /// `Corrupt` unless [`encode`](Self::encode) makes exactly this value, and the key is its
-    /// version; `Unsupported` for a format, a kind or flags of a newer build.
+    /// version; `Unsupported` for a format, a kind or flags of a newer build; `Exhausted` without
+    /// the memory for it.
     pub(crate) fn decode(version_key: &[u8], value: &Bytes) -> Result<Self> {
         let named = Named(version_of(version_key)?);
         let mut fields = Fields::new(&named, value);
@@ -327,8 +328,14 @@ fn changes(fields: &mut Fields<'_>) -> Result<Vec<(Bytes, Option<Bytes>)>> {
     if count == 0 || count > most {
         return Err(fields.corrupt(&format!("1 to {most} changes"), count));
     }
-    let mut changes: Vec<(Bytes, Option<Bytes>)> = Vec::with_capacity(count);
+    // A change takes more memory than its bytes: room for a number that the rest of the record may
+    // not have would be many times its length.
+    let mut changes: Vec<(Bytes, Option<Bytes>)> = Vec::new();
     for _ in 0..count {
+        changes.try_reserve(1).map_err(|_| {
+            let doubled = 2 * size_of_val(changes.as_slice());
+            Error::out_of_memory("the changes of a record", doubled)
+        })?;
         let tag = fields.u8("a change")?;
         if tag != PUT && tag != DELETE {
             return Err(fields.corrupt("1 (put) or 2 (delete)", tag));

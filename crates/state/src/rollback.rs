@@ -5,17 +5,18 @@ use std::io;
 use std::path::PathBuf;
 
 use lithdb::rollback::max_be_u64;
-use lithdb::{NoMatch, Rollback};
+use lithdb::{NoMatch, Rollback, RollbackPlan};
 use lithdb_env::{Env, Error, ErrorKind, FileLock, Fs, LockKind, Result};
 use serde::Serialize;
 
+use crate::db::StateDb;
 use crate::dirs::{self, Dirs, discard};
-use crate::event::refuse_in_listener;
+use crate::event::{StateEvent, refuse_in_listener};
 use crate::files::{StateId, parse_abandoned_name};
 use crate::open::log::WAL_TABLE;
 use crate::open::{OpenReport, Opening};
 use crate::options::{Retention, StateComponents, StateOptions};
-use crate::reach::{Base, Reach, reach};
+use crate::reach::{Base, Reach, check_readable, reach_for_rollback};
 use crate::reader::check_own_log;
 use crate::shared::Shared;
 use crate::snapshot::SnapshotInfo;
@@ -27,7 +28,8 @@ use crate::wal::{Log, WalFloor, version_of};
 pub(crate) fn check(shared: &Shared, target: u64) -> Result<Reach> {
     shared.check_open()?;
     let snapshots = classified(shared)?;
-    let reached = reach(&shared.log, &valid_versions(&snapshots), target)?;
+    let reached = reach_for_rollback(&shared.log, &valid_versions(&snapshots), target)?;
+    check_readable(&shared.log, &reached)?;
     check_removable(&*shared.env.fs, &snapshots, target)?;
     Ok(reached)
 }
@@ -46,9 +48,9 @@ fn check_removable(fs: &dyn Fs, snapshots: &[Classified], target: u64) -> Result
     Ok(())
 }
 
-/// Truncates the stopped log of the store's own after `target`. When this returns, the rollback is
-/// done, or decided: the next open finishes it.
-pub(crate) fn truncate_log(env: &Env, dirs: &Dirs, target: u64) -> Result<()> {
+/// What truncating the stopped log of the store's own after `target` would do. Executing it decides
+/// the rollback: the next open finishes it.
+pub(crate) fn plan_truncation(env: &Env, dirs: &Dirs, target: u64) -> Result<RollbackPlan> {
     let rollback = Rollback::new([dirs.wal()])
         .tables([WAL_TABLE])
         .on_no_match(NoMatch::Refuse)
@@ -60,13 +62,37 @@ pub(crate) fn truncate_log(env: &Env, dirs: &Dirs, target: u64) -> Result<()> {
         let found = kept.map_or("none".to_owned(), |kept| kept.to_string());
         let message =
             format!("the newest version that the log would keep: expected {target}, found {found}");
-        return Err(Error::at(ErrorKind::Corrupt, dirs.root(), message));
+        return Err(Error::at(ErrorKind::Missing, dirs.root(), message));
     }
-    plan.execute()?;
-    Ok(())
+    plan.check()?;
+    Ok(plan)
 }
 
-/// Removes the snapshots that opening has moved aside, if `is_removed` says so of their version.
+/// Removes the snapshots above `target` that opening `db` has moved aside, and nothing else: those
+/// that were moved aside before may be all that is left of a log that lost its end. Returns their
+/// versions, and those that could not be removed, which the listener is told.
+pub(crate) fn remove_moved_aside(db: &StateDb, target: u64) -> (Vec<u64>, Vec<u64>) {
+    let shared = &db.shared;
+    let _events = shared.events.deliver_on_drop();
+    let _housekeeping = shared.housekeeping.lock();
+    let (mut removed, mut kept) = (Vec::new(), Vec::new());
+    let above = db.opened().moved_aside.iter().filter(|(version, _)| *version > target);
+    for (version, path) in above {
+        let what = format!("abandoned-{version:020}");
+        let done = shared.latch.check();
+        match done.and_then(|()| discard(&shared.env, &shared.dirs, path, &what)) {
+            Ok(()) => removed.push(*version),
+            Err(error) => {
+                kept.push(*version);
+                let (path, error) = (path.clone(), shared.latch_on(error));
+                shared.events.push(StateEvent::SnapshotNotRemoved { path, error });
+            }
+        }
+    }
+    (removed, kept)
+}
+
+/// Removes the snapshots that openings have moved aside, if `is_removed` says so of their version.
 pub(crate) fn remove_abandoned(
     env: &Env,
     dirs: &Dirs,
@@ -139,6 +165,9 @@ pub struct StateRollbackPlan {
     pub snapshots_removed: Vec<SnapshotInfo>,
     #[serde(skip)]
     request: StateRollback,
+    /// `None` if there is nothing to truncate.
+    #[serde(skip)]
+    truncation: Option<RollbackPlan>,
     #[serde(skip)]
     lock: Box<dyn FileLock>,
 }
@@ -155,6 +184,9 @@ pub struct StateRollbackReport {
     pub opened: OpenReport,
     /// The snapshots that were removed.
     pub snapshots_removed: Vec<u64>,
+    /// What failed when the rollback was done, one sentence each: snapshots that are still in
+    /// `abandoned`, a working copy that was not flushed. The store is at the target nevertheless.
+    pub problems: Vec<String>,
 }
 
 impl StateRollback {
@@ -207,15 +239,22 @@ impl StateRollback {
         let engines = &*opening.engines;
         let reference = Reference { id: id.store, engines, log: &log, versions };
         let snapshots = classify(fs, list(fs, dirs)?, &reference)?;
-        let reach = reach(&log, &valid_versions(&snapshots), target)?;
+        let reach = reach_for_rollback(&log, &valid_versions(&snapshots), target)?;
+        check_readable(&log, &reach)?;
         check_removable(fs, &snapshots, target)?;
+        drop((log, db));
+        let versions_removed = newest - target;
+        let truncation = (versions_removed > 0)
+            .then(|| plan_truncation(&opening.env, dirs, target))
+            .transpose()?;
         // Of one whose manifest is damaged, opening does not know the branch: it stays.
         let is_gone = |snapshot: &&Classified| {
-            snapshot.found.version > target && snapshot.found.manifest.is_ok()
+            versions_removed > 0
+                && snapshot.found.version > target
+                && snapshot.found.manifest.is_ok()
         };
         let gone = snapshots.iter().filter(is_gone);
         let snapshots_removed = gone.map(|snapshot| snapshot.info(fs)).collect::<Result<_>>()?;
-        let versions_removed = newest - target;
         Ok(StateRollbackPlan {
             target,
             newest,
@@ -223,6 +262,7 @@ impl StateRollback {
             versions_removed,
             snapshots_removed,
             request: self,
+            truncation,
             lock,
         })
     }
@@ -234,23 +274,28 @@ impl StateRollbackPlan {
     ///
     /// # Errors
     /// `Locked`, `StorageFull`, `Io`, `Corrupt`. Once the rollback of the log is decided, the next
-    /// open of the store finishes it.
+    /// open of the store finishes it. What fails when it is done is in the report.
     pub fn execute(self) -> Result<StateRollbackReport> {
         refuse_in_listener()?;
         let StateRollback { dir, options, components } = self.request;
         // No snapshot is taken or removed that the application has not asked for.
         let options = options.snapshot_interval(0).retention(Retention::Manual);
         let opening = Opening::new(dir, options, components)?;
-        let (env, dirs) = (opening.env.clone(), opening.dirs.clone());
-        if self.versions_removed > 0 {
-            truncate_log(&env, &dirs, self.target)?;
-        }
-        let db = crate::StateDb::open_locked(opening, self.lock)?;
-        // Their branch was rolled back on purpose.
-        let snapshots_removed = remove_abandoned(&env, &dirs, |version| version > self.target)?;
+        let is_truncated = self.truncation.is_some();
+        self.truncation.map(RollbackPlan::execute).transpose()?;
+        let db = StateDb::open_locked(opening, self.lock)?;
+        let (snapshots_removed, kept) = match is_truncated {
+            // Their branch was rolled back on purpose.
+            true => remove_moved_aside(&db, self.target),
+            false => (Vec::new(), Vec::new()),
+        };
+        let stays = |version| format!("snapshot {version} could not be removed from abandoned");
+        let mut problems: Vec<String> = kept.into_iter().map(stays).collect();
         let (version, root, opened) = (db.version(), db.root(), db.opened().clone());
-        db.close()?;
-        Ok(StateRollbackReport { version, root, opened, snapshots_removed })
+        if let Err(error) = db.close() {
+            problems.push(format!("the store was closed without flushing everything: {error}"));
+        }
+        Ok(StateRollbackReport { version, root, opened, snapshots_removed, problems })
     }
 }
 

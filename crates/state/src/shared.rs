@@ -23,7 +23,7 @@ use crate::options::StateOptions;
 use crate::overlay::Overlay;
 use crate::record::Record;
 use crate::totals::Totals;
-use crate::wal::Log;
+use crate::wal::{FloorHold, Log};
 
 /// An open store.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) engines: Arc<dyn Engines>,
     pub(crate) id: StoreId,
     pub(crate) log: Log,
+    /// The right to raise the log's floor, until the store is closed.
+    pub(crate) floor: Mutex<Option<FloorHold>>,
     /// The log's database, if it is the store's own and not closed.
     pub(crate) own_db: Mutex<Option<Db>>,
     pub(crate) engine: Arc<dyn Engine>,

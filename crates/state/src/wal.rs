@@ -6,7 +6,7 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lithdb::{GcFilter, Iter, Position, Table};
 use lithdb_env::{Error, ErrorKind, Result};
@@ -37,8 +37,30 @@ use crate::record::{Record, RecordHead};
 /// # db.close()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, Default)]
-pub struct WalFloor(Arc<AtomicU64>);
+///
+/// Only an open store raises it, for the log that this store has: closing the store, or dropping
+/// its last handle, lowers it to 0, below which nothing is collected. So what is committed again
+/// after a rollback is safe, also if the floor is used again. One store has it at a time.
+#[derive(Debug, Clone)]
+pub struct WalFloor(Arc<Floor>);
+
+#[derive(Debug)]
+struct Floor {
+    lowest: Arc<AtomicU64>,
+    is_held: AtomicBool,
+    filter: GcFilter,
+}
+
+impl Default for WalFloor {
+    fn default() -> Self {
+        let lowest = Arc::new(AtomicU64::new(0));
+        let read = Arc::clone(&lowest);
+        let filter = GcFilter::new(move |key, _is_primary| {
+            Ok(version_of(key)? < read.load(Ordering::Acquire))
+        });
+        Self(Arc::new(Floor { lowest, is_held: AtomicBool::new(false), filter }))
+    }
+}
 
 impl WalFloor {
     /// A floor below which nothing is collected: a store raises it.
@@ -47,20 +69,53 @@ impl WalFloor {
         Self::default()
     }
 
-    /// The filter of the log's table.
+    /// The filter of the log's table. Call it whenever the table is opened: it lowers the floor,
+    /// which a store may have raised for the table as it was before a rollback.
     #[must_use]
     pub fn filter(&self) -> GcFilter {
-        let floor = Arc::clone(&self.0);
-        GcFilter::new(move |key, _is_primary| Ok(version_of(key)? < floor.load(Ordering::Acquire)))
+        self.0.lowest.store(0, Ordering::Release);
+        self.0.filter.clone()
     }
 
-    /// Lets versions below `floor` be collected. It is never lowered: collected is collected.
+    /// Whether the table was opened with this floor's filter.
+    pub(crate) fn is_of(&self, table: &Table) -> bool {
+        table.is_collected_with(&self.0.filter)
+    }
+
+    /// Gives the floor to a store that is being opened.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if another one has it: its versions are not those of this log.
+    pub(crate) fn hold(&self) -> Result<FloorHold> {
+        if self.0.is_held.swap(true, Ordering::AcqRel) {
+            let message = "the WalFloor is in use by another open state store: close that one, or \
+                           make a WalFloor for each";
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        Ok(FloorHold(self.clone()))
+    }
+
+    /// Lets versions below `floor` be collected. An open store never lowers it: collected is
+    /// collected.
     pub(crate) fn raise(&self, floor: u64) {
-        self.0.fetch_max(floor, Ordering::AcqRel);
+        self.0.lowest.fetch_max(floor, Ordering::AcqRel);
     }
 
     pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+        self.0.lowest.load(Ordering::Acquire)
+    }
+}
+
+/// The right of one open store to raise a floor. Dropping it lowers the floor to 0. What LithDB has
+/// approved before that may still be collected: it is below the floor of the log as it is.
+#[derive(Debug)]
+pub(crate) struct FloorHold(WalFloor);
+
+impl Drop for FloorHold {
+    fn drop(&mut self) {
+        let Self(WalFloor(floor)) = self;
+        floor.lowest.store(0, Ordering::Release);
+        floor.is_held.store(false, Ordering::Release);
     }
 }
 
@@ -99,8 +154,15 @@ impl Log {
     ) -> Result<Option<RangeInclusive<u64>>> {
         let Some(versions) = self.range()? else { return Ok(None) };
         for version in [*versions.start(), *versions.end()] {
+            let head = match self.head(version) {
+                // Of a damaged one nobody knows; the newest says whose log it is.
+                Err(error) if error.kind() == ErrorKind::Corrupt && version < *versions.end() => {
+                    continue;
+                }
+                head => head?,
+            };
             // The oldest may be collected meanwhile, by a writer.
-            let Some(head) = self.head(version)? else { continue };
+            let Some(head) = head else { continue };
             if head.store != id {
                 let message = format!(
                     "the log {} is of another state store ({}); expected {id}: give the log of \
@@ -138,14 +200,20 @@ impl Log {
         error.context(format_args!("log {}", self.table.name()))
     }
 
-    /// The root after `version`, from its record or from that of the next version; `None` if the
-    /// log has neither.
+    /// The root after `version`, from its record or, if that is absent or damaged, from that of the
+    /// next version; `None` if the log has neither.
+    ///
+    /// # Errors
+    /// `Corrupt` if neither can be read.
     pub(crate) fn root(&self, version: u64) -> Result<Option<RootHash>> {
-        if let Some(head) = self.head(version)? {
-            return Ok(Some(head.root));
-        }
+        let absent = match self.head(version) {
+            Ok(Some(head)) => return Ok(Some(head.root)),
+            Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
+            Ok(None) => Ok(None),
+            Err(damaged) => Err(damaged),
+        };
         let next = version.checked_add(1).map(|next| self.head(next)).transpose()?.flatten();
-        Ok(next.map(|next| next.previous_root))
+        next.map_or(absent, |next| Ok(Some(next.previous_root)))
     }
 
     /// The first version in `range` that the log does not have.

@@ -14,6 +14,10 @@ mod damage;
 mod engines;
 #[path = "pitfalls/fixture.rs"]
 mod fixture;
+#[path = "pitfalls/floor.rs"]
+mod floor;
+#[path = "pitfalls/going_back.rs"]
+mod going_back;
 #[path = "pitfalls/hashing.rs"]
 mod hashing;
 #[path = "pitfalls/interleave.rs"]

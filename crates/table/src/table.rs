@@ -11,6 +11,7 @@ use lithdb_keymap::KeyHash;
 use lithdb_segment::{Position, TableName};
 
 use crate::callback::refuse_in_callback;
+use crate::gc::filter::GcFilter;
 use crate::options::TableOptions;
 use crate::read::reader::Reader;
 use crate::read::source::{FailedRead, Found, ReadSource};
@@ -61,6 +62,11 @@ impl Table {
     /// given.
     pub fn has_gc_filter(&self) -> bool {
         self.shared().has_gc_filter
+    }
+
+    /// Whether the table was opened with this filter, or a clone of it.
+    pub fn is_collected_with(&self, filter: &GcFilter) -> bool {
+        self.shared().setup.filter.as_ref().is_some_and(|given| given.is_same(filter))
     }
 
     /// Whether the table was opened for reading only.

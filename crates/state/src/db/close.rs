@@ -52,10 +52,22 @@ impl StateDb {
                 shared.background.stop();
             }
         }
+        // Somebody may be pruning: nothing is removed once the lock is released.
+        drop(shared.housekeeping.lock());
         self.keeper.stop();
+        let had_failed = shared.failure().is_some();
         let closed = match shared.own_db.lock().take() {
             Some(db) => db.close(),
             None => shared.log.table.flush(),
+        };
+        let closed = match (why, closed) {
+            // A log that has failed cannot be flushed. Truncating it refuses if what is durable
+            // does not have the target.
+            (Shutdown::RollBackTo(_), Err(error)) if had_failed => {
+                tracing::warn!(%error, "the log was closed as it is, to be rolled back");
+                Ok(())
+            }
+            (_, closed) => closed,
         };
         let lock = shared.lock.lock().take();
         let result = flushed.and(closed);

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_lthash::RootHash;
+use lithdb_state_engine::Compacted;
 
 use crate::commit::{apply_rows, last_rows};
 use crate::head::Head;
@@ -60,6 +61,7 @@ impl Opening {
             replay_record(log, &mut working, &record)?;
             if working.engine.memtable_bytes() >= self.options.memtable_bytes {
                 flush(&mut working)?;
+                self.compact(&working)?;
             }
         }
         if working.meta.version != *versions.end() {
@@ -67,6 +69,25 @@ impl Opening {
         }
         let replayed = working.meta.version - from;
         Ok((working, replayed))
+    }
+
+    /// Nobody else compacts yet: without this a long replay would leave any number of sorted runs,
+    /// each with files that are open.
+    fn compact(&self, working: &Working) -> Result<()> {
+        let engine = &working.engine;
+        while engine.stats().level_0_runs > self.options.stall_l0_runs {
+            match engine.compact_once() {
+                Ok(Compacted::Some) => {}
+                Ok(Compacted::Nothing) => break,
+                Err(error) if error.latches() => return Err(error),
+                Err(error) => {
+                    // No row depends on it.
+                    tracing::warn!(%error, "compaction of the working copy");
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -14,17 +14,18 @@ use crate::reach::reach;
 use crate::record::{Body, Record};
 use crate::snapshot::list::valid_versions;
 use crate::totals::Totals;
-use crate::wal::{Log, WalFloor};
+use crate::wal::{FloorHold, Log, WalFloor};
 
 /// The table of a log in a database of the store's own.
 pub(crate) const WAL_TABLE: &str = "wal";
 
 impl Opening {
     /// Opens the log's table; finishes a rollback that was interrupted.
-    pub(super) fn open_log(&mut self) -> Result<(Option<Db>, Log)> {
-        let (own, log) = match &self.components.wal {
+    pub(super) fn open_log(&mut self) -> Result<(Option<Db>, Log, FloorHold)> {
+        match &self.components.wal {
             Wal::Table { table, floor } => {
-                (None, Log { table: table.clone(), floor: floor.clone() })
+                let hold = floor.hold()?;
+                Ok((None, Log { table: table.clone(), floor: floor.clone() }, hold))
             }
             Wal::Own => {
                 let options = DbOptions::new([self.dirs.wal()]);
@@ -36,12 +37,12 @@ impl Opening {
                 let db = Db::open_with(options, components)?;
                 self.report.rollback = db.finished_rollback().cloned();
                 let floor = WalFloor::new();
+                let hold = floor.hold()?;
                 let wal = self.options.wal.clone();
                 let table = db.table_with_filter(WAL_TABLE, wal, floor.filter())?;
-                (Some(db), Log { table, floor })
+                Ok((Some(db), Log { table, floor }, hold))
             }
-        };
-        Ok((own, log))
+        }
     }
 
     /// Refuses, while nothing has been changed, a log of the store's own that is lost or of another
@@ -81,7 +82,7 @@ impl Opening {
     }
 
     /// Refuses a table that would lose records, or keep them for ever.
-    pub(super) fn check_table(table: &Table) -> Result<()> {
+    pub(super) fn check_table(table: &Table, floor: &WalFloor) -> Result<()> {
         let refuse = |what: &str| {
             let message = format!("the log {}: {what}", table.name());
             Err(Error::new(ErrorKind::InvalidArgument, message))
@@ -92,8 +93,11 @@ impl Opening {
         if table.stats().ttl.is_some() {
             return refuse("expected no TTL, because the store says what may be collected");
         }
-        if !table.has_gc_filter() {
-            return refuse("expected the filter of its WalFloor: open it with table_with_filter");
+        if !floor.is_of(table) {
+            return refuse(
+                "expected the filter of the WalFloor that was given with it, found another filter \
+                 or none: open the table with table_with_filter and that one",
+            );
         }
         Ok(())
     }

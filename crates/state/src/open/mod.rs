@@ -50,6 +50,10 @@ pub struct OpenReport {
     pub recloned: Option<Reclone>,
     /// The versions of snapshots of another branch, which were moved aside.
     pub abandoned: Vec<u64>,
+    /// Where they are now. One whose version and root had been moved aside before is not among
+    /// them.
+    #[serde(skip)]
+    pub(crate) moved_aside: Vec<(u64, PathBuf)>,
     /// The versions of snapshots that cannot be used, each with the reason.
     pub damaged: Vec<(u64, String)>,
     /// What an interrupted operation had left, and was removed.
@@ -138,8 +142,8 @@ impl Opening {
     /// where no store may be created.
     pub(crate) fn lock(&self) -> Result<Box<dyn FileLock>> {
         let fs = &*self.env.fs;
-        if let Wal::Table { table, .. } = &self.components.wal {
-            Self::check_table(table)?;
+        if let Wal::Table { table, floor } = &self.components.wal {
+            Self::check_table(table, floor)?;
         }
         if StateId::read(fs, &self.dirs.id())?.is_none() {
             let inventory = match dirs::exists_behind_links(fs, self.dirs.root())? {
@@ -196,7 +200,7 @@ impl Opening {
         let inventory = inventory::take(&*fs, &self.dirs)?;
         let mut id = self.identity(&inventory)?;
         self.check_stopped_log(&inventory, &id)?;
-        let (own_db, log) = self.open_log()?;
+        let (own_db, log, floor) = self.open_log()?;
         let versions = self.log_versions(&log, &mut id)?;
         let snapshots = self.classify_snapshots(&log, &id, &versions)?;
         let valid = valid_versions(&snapshots);
@@ -208,7 +212,7 @@ impl Opening {
         let (working, head) = self.catch_up(&log, &versions, working)?;
         self.settle(&log, &snapshots)?;
         let newest = valid.last().copied();
-        let shared = self.shared(lock, id, own_db, log, working, head, newest)?;
+        let shared = self.shared(lock, id, own_db, log, floor, working, head, newest)?;
         Ok((shared, self.report))
     }
 
@@ -251,6 +255,7 @@ impl Opening {
         id: StateId,
         own_db: Option<lithdb::Db>,
         log: crate::wal::Log,
+        floor: crate::wal::FloorHold,
         working: Working,
         head: Head,
         newest_snapshot: Option<u64>,
@@ -274,6 +279,7 @@ impl Opening {
             engines: Arc::clone(&self.engines),
             id: id.store,
             log,
+            floor: Mutex::new(Some(floor)),
             own_db: Mutex::new(own_db),
             engine: working.engine,
             hash_pool,

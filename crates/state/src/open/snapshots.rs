@@ -1,6 +1,7 @@
 //! Snapshots at an opening: which can be used, and those of other branches moved aside.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use lithdb_env::{Error, FileKind, Result, exists_as};
 
@@ -52,8 +53,9 @@ impl Opening {
         Ok(valid)
     }
 
-    fn move_aside(&self, found: &Found) -> Result<()> {
-        let fs = &*self.env.fs;
+    fn move_aside(&mut self, found: &Found) -> Result<()> {
+        let fs = Arc::clone(&self.env.fs);
+        let fs = &*fs;
         let manifest = found.manifest.as_ref().map_err(Error::clone)?;
         dirs::create_dirs(fs, &self.dirs.abandoned())?;
         let aside = self.dirs.abandoned().join(abandoned_name(found.version, &manifest.root));
@@ -62,6 +64,8 @@ impl Opening {
             let what = format!("abandoned-{:020}", found.version);
             return discard(&self.env, &self.dirs, &found.path, &what);
         }
-        dirs::rename(fs, &found.path, &aside)
+        dirs::rename(fs, &found.path, &aside)?;
+        self.report.moved_aside.push((found.version, aside));
+        Ok(())
     }
 }

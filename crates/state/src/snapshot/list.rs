@@ -4,7 +4,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use lithdb_env::{Error, FileKind, Fs, Result, exists_as};
+use lithdb_env::{Error, ErrorKind, FileKind, Fs, Result, exists_as};
 use lithdb_state_engine::{CheckLevel, Engines};
 
 use crate::dirs::Dirs;
@@ -113,9 +113,17 @@ fn decide(found: &Found, reference: &Reference<'_>) -> Result<(SnapshotClass, Op
         let reason = format!("the newest version of the log is {}", reference.versions.end());
         return because(SnapshotClass::Abandoned, reason);
     }
-    let Some(root) = reference.log.root(found.version)? else {
-        let reason = format!("the oldest version of the log is {}", reference.versions.start());
-        return because(SnapshotClass::Stale, reason);
+    let root = match reference.log.root(found.version) {
+        Ok(Some(root)) => root,
+        Ok(None) => {
+            let reason = format!("the oldest version of the log is {}", reference.versions.start());
+            return because(SnapshotClass::Stale, reason);
+        }
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            let reason = format!("the log cannot say of which branch it is: {error}");
+            return because(SnapshotClass::Damaged, reason);
+        }
+        Err(error) => return Err(error),
     };
     if root != manifest.root {
         let reason = format!("its root is {}; the log has {root}", manifest.root);

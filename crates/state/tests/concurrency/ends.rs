@@ -1,13 +1,16 @@
 //! How a store ends beside those who use it: closed, dropped, rolled back; and who may open it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lithdb_env::sync::thread::JoinHandle;
-use lithdb_sim::Effort;
-use lithdb_state::{ErrorKind, StateDb, StateOptions, StateRollback};
+use lithdb_env::{Env, OsFs};
+use lithdb_sim::{Effort, OpKind};
+use lithdb_state::{ErrorKind, StateComponents, StateDb, StateOptions, StateRollback};
+use parking_lot::Mutex;
 
+use crate::support::hook::HookFs;
 use crate::watchdog::must_end;
 use crate::{busy, changes, check, in_thread, join, with_gates};
 
@@ -99,6 +102,55 @@ fn rollback_that_overtakes_a_snapshot() {
     drop(shut);
     assert_eq!(ticket.wait().unwrap_err().kind(), ErrorKind::Closed);
     join(vec![rolls_back]);
+}
+
+/// A prune that is at its first snapshot when somebody closes the store.
+#[test]
+fn nothing_is_pruned_once_a_closed_store_can_be_opened_again() {
+    must_end(closing_beside_a_prune);
+}
+
+fn closing_beside_a_prune() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, snapshots) = (dir.path().join("state"), dir.path().join("state/snapshots"));
+    let closes: Arc<Mutex<Option<StateDb>>> = Arc::default();
+    let threads: Arc<Mutex<Vec<JoinHandle<()>>>> = Arc::default();
+    let is_closed_too_early = Arc::new(AtomicBool::new(false));
+    let (given, started, early) =
+        (Arc::clone(&closes), Arc::clone(&threads), Arc::clone(&is_closed_too_early));
+    let mut env = Env::os(2).unwrap();
+    env.fs = Arc::new(HookFs::new(Arc::new(OsFs), move |kind, from: &Path, _| {
+        let is_prune = kind == OpKind::Rename && from.parent() == Some(&snapshots);
+        let Some(db) = given.lock().take_if(|_| is_prune) else { return };
+        let theirs = db.clone();
+        let closing = in_thread("closes", move || theirs.close().unwrap());
+        while db.flush().is_ok() {
+            std::thread::yield_now();
+        }
+        // It is closed for everybody else. Nothing tells that closing waits for the prune; if it
+        // does not, it ends within this time.
+        for _ in 0..100 {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            early.fetch_or(closing.is_finished(), Ordering::SeqCst);
+        }
+        started.lock().push(closing);
+    }));
+    let mut components = StateComponents::default();
+    components.env = Some(env);
+    let options = StateOptions::new().snapshot_interval(0).keep_snapshots(10);
+    let db = StateDb::open_with(&path, options, components).unwrap();
+    for version in 1..=3 {
+        db.commit_block(version, &changes(version)).unwrap();
+        db.snapshot().unwrap().wait().unwrap();
+    }
+    *closes.lock() = Some(db.clone());
+    let pruned = db.prune_snapshots_below(3).unwrap();
+    assert_eq!(pruned.removed, [1, 2]);
+    assert!(!is_closed_too_early.load(Ordering::SeqCst), "closed while snapshots were removed");
+    join(std::mem::take(&mut *threads.lock()));
+    let db = StateDb::open(&path, StateOptions::new()).unwrap();
+    assert_eq!(db.snapshots().unwrap().len(), 1);
+    check(&db.latest());
 }
 
 #[test]

@@ -255,6 +255,7 @@ fn a_missing_log_is_refused_and_every_byte_stays() {
     for part in ["working", "snapshots"] {
         harness.fs.remove_dir_raw(format!("{DIR}/{part}"));
         assert_eq!(harness.try_open().unwrap_err().kind(), ErrorKind::Missing, "{part}");
+        assert!(harness.fs.list(&Path::new(DIR).join("wal")).is_err(), "{part}: a log was made");
     }
     // An empty log is no log.
     let (_, harness) = stopped();

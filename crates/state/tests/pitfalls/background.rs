@@ -13,9 +13,10 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use crate::engines::{Call, HookEngines};
-use crate::support::check;
+use crate::fixture::Fixture;
 use crate::support::hook::Gate;
 use crate::support::model::{Model, change_sets, changes_of};
+use crate::support::{DIR, check, small};
 use crate::watchdog::must_end;
 
 /// A store on the disk of the machine, whose engine has a hook, and its events.
@@ -211,4 +212,18 @@ fn is_latched(store: &mut Store, db: &StateDb, context: &str) {
     assert_eq!(latched.count(), 1, "{context}: {events:?}");
     // Reading goes on.
     check::view(&db.latest(), &store.model, context);
+}
+
+/// Nobody else compacts before the store is open: a long replay would leave a sorted run, whose
+/// files stay open, for each of its flushes.
+#[test]
+fn a_long_replay_leaves_no_more_sorted_runs_than_commits_wait_for() {
+    let mut store = Fixture::simulated(small().memtable_bytes(1).stall_l0_runs(2));
+    store.commit_to(12);
+    store.close();
+    store.harness().fs.remove_dir_raw(format!("{DIR}/working"));
+    assert_eq!(store.open().opened().replayed, 12);
+    let runs = store.db().stats().engine.level_0_runs;
+    assert!(runs <= 2, "{runs}");
+    store.check("replayed");
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use lithdb_sim::{CrashImage, Effort, SimFs, Tally};
-use lithdb_state::{Durability, ErrorKind, Reclone, SnapshotClass};
+use lithdb_state::{
+    Durability, ErrorKind, Reclone, Retention, SnapshotClass, StateDb, VerifyLevel,
+};
 
 use crate::fixture::{Fixture, path_of};
 use crate::support::model::{Change, Model, change_sets};
@@ -100,6 +102,85 @@ fn a_damaged_snapshot_is_passed_over_for_an_older_one_and_healing_does_not_loop(
     copy.harness().fs.remove_dir_raw(path_of(9));
     assert_eq!(copy.open().opened().base, 4);
     copy.check("without the damaged snapshot");
+}
+
+/// One record that nobody can read is a finding; the versions beside it are there.
+#[test]
+fn a_damaged_record_at_an_old_snapshot_blocks_neither_opening_nor_listing_nor_verifying() {
+    let mut store = Fixture::simulated(small().retention(Retention::Manual));
+    store.commit_to(4);
+    store.snapshot();
+    store.commit_to(9);
+    store.snapshot();
+    store.commit_to(11);
+    store.close();
+    let log = store.log();
+    let valid_if = |is_valid| if is_valid { SnapshotClass::Valid } else { SnapshotClass::Damaged };
+    for damaged in [&[0][..], &[4], &[4, 5], &[7]] {
+        let context = format!("damaged records: {damaged:?}");
+        let mut copy = store.fork();
+        let records: Vec<_> = log
+            .iter()
+            .cloned()
+            .map(|(version, mut record)| {
+                record.truncate(record.len() - usize::from(damaged.contains(&version)));
+                (version, record)
+            })
+            .collect();
+        copy.replace_log(&records);
+        // The record of version 5 has the root after version 4, too.
+        let classes = [(4, valid_if(damaged != [4, 5])), (9, SnapshotClass::Valid)];
+        let report = copy.open().opened().clone();
+        assert_eq!((report.base, report.recloned), (11, None), "{context}");
+        assert_eq!(report.damaged.len(), usize::from(damaged == [4, 5]), "{context}");
+        for (version, reason) in report.damaged {
+            assert!(version == 4 && reason.contains("record of version 5"), "{context}: {reason}");
+        }
+        copy.check(&context);
+        let found = copy.db().snapshots().unwrap();
+        let found: Vec<_> = found.iter().map(|it| (it.version, it.class)).collect();
+        assert_eq!(found, classes, "{context}");
+        copy.commit_to(12);
+        copy.close();
+        check::view(&copy.view_only(None).unwrap(), &copy.model, &context);
+        let light = VerifyLevel::Light;
+        let found = StateDb::verify_with(copy.dir(), light, copy.components(), |_| {}).unwrap();
+        for version in damaged {
+            let named = format!("version {version} of the log: ");
+            assert!(found.findings.iter().any(|it| it.starts_with(&named)), "{context}: {found:?}");
+        }
+    }
+}
+
+/// What a rollback would replay is read before anything is truncated.
+#[test]
+fn a_rollback_that_would_end_at_a_damaged_record_is_refused_and_the_store_stays_open() {
+    let mut store = Fixture::simulated(small().retention(Retention::Manual));
+    store.commit_to(4);
+    store.snapshot();
+    store.commit_to(11);
+    store.close();
+    let log = store.log();
+    // The record of the target itself, which would be the newest; and one on the way to it.
+    for (damaged, target, good) in [(4, 4, 3), (7, 8, 6)] {
+        let mut copy = store.fork();
+        let mut records = log.clone();
+        let record = &mut records.iter_mut().find(|(version, _)| *version == damaged).unwrap().1;
+        record.truncate(record.len() - 1);
+        copy.replace_log(&records);
+        let is_refused = |error: lithdb_state::Error| {
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            let named = format!("record of version {damaged}");
+            assert!(error.to_string().contains(&named), "{error}");
+        };
+        is_refused(copy.stopped_rollback().plan(target).unwrap_err());
+        copy.open();
+        is_refused(copy.db().clone().rollback_to(target).unwrap_err());
+        copy.commit_to(12);
+        copy.check("gone on");
+        copy.roll_back(good);
+        copy.check("rolled back to another version");
+    }
 }
 
 /// sei-chain #3928 and `TestPerDBLtHashSkewRecovery`: several databases that were at different

@@ -25,6 +25,11 @@ impl GcFilter {
         Self(Arc::new(filter))
     }
 
+    /// Whether both are clones of one filter.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Calls the filter. A panic in it becomes an error.
     pub(crate) fn approves(&self, key: &[u8], is_primary: bool) -> Result<bool> {
         call("a GC filter", || (self.0)(key, is_primary)).unwrap_or_else(|_| {

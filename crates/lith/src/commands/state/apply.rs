@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use lithdb_state::{Durability, StateDb};
 use serde_json::json;
 
-use super::input::{Version, Versions};
+use super::input::{Change, Changes};
 use super::{open, options};
 use crate::database::Context;
 use crate::failure::Failure;
@@ -43,19 +43,19 @@ struct Committed {
     is_undurable: bool,
 }
 
-/// Reads the first version before opening: a slow standard input does not hold the lock, and a
+/// Reads the first line before opening: an input that has not begun does not hold the lock, and a
 /// wrong file creates nothing.
 pub(super) fn run(args: &Args, dir: &Path, ctx: &mut Context) -> Result<(), Failure> {
-    let (mut versions, total) = args.input()?;
-    let first = versions.next(&mut || Ok(()))?;
+    let (mut input, total) = args.input()?;
+    let first = input.next(&mut || Ok(()))?;
     let mut options = options().create_if_missing(args.create).durability(Durability::OnFlush);
     if let Some(first) = &first {
-        options = options.initial_version(first.number);
+        options = options.initial_version(first.version);
     }
     let db = open(dir, options)?;
     let started = Instant::now();
     let mut committed = Committed::default();
-    let applied = apply(&db, first, &mut versions, total, &mut committed);
+    let applied = apply(&db, first, &mut input, total, &mut committed);
     // Flushes what was committed, also before a refused line.
     let closed = db.close();
     if let Err(failure) = applied {
@@ -72,39 +72,50 @@ pub(super) fn run(args: &Args, dir: &Path, ctx: &mut Context) -> Result<(), Fail
 
 impl Args {
     /// The input, and its length if it is known.
-    fn input(&self) -> Result<(Versions, Option<u64>), Failure> {
+    fn input(&self) -> Result<(Changes, Option<u64>), Failure> {
         if self.file == Path::new("-") {
             let input: Box<dyn Read> = Box::new(std::io::stdin().lock());
-            return Ok((Versions::new("standard input".to_owned(), input), None));
+            return Ok((Changes::new("standard input".to_owned(), input), None));
         }
         let name = self.file.display().to_string();
         let (input, len) = files::stream(&self.file).map_err(|e| Failure::io(&name, &e))?;
-        Ok((Versions::new(name, input), len))
+        Ok((Changes::new(name, input), len))
     }
 }
 
+/// Applies line by line: what is in memory is what the state store takes as one commit.
 fn apply(
     db: &StateDb,
-    first: Option<Version>,
-    versions: &mut Versions,
+    first: Option<Change>,
+    input: &mut Changes,
     total: Option<u64>,
     committed: &mut Committed,
 ) -> Result<(), Failure> {
     let mut bar = Progress::new("applying");
     let mut next = first;
-    while let Some(version) = next {
-        db.commit_block(version.number, &version.changes)
-            .map_err(|error| error.context(versions.at(version.line)))?;
-        committed.versions += 1;
-        committed.changes += version.changes.iter().map(|set| set.len() as u64).sum::<u64>();
-        committed.is_undurable = true;
-        bar.set(versions.bytes_read, total);
-        next = versions.next(&mut || {
-            if std::mem::take(&mut committed.is_undurable) {
-                db.flush()?;
+    while let Some(Change { version, set, line: first_line }) = next {
+        let (mut set, mut line, mut changes) = (set, first_line, 0);
+        next = loop {
+            if let Some(set) = set.take() {
+                changes += set.len() as u64;
+                db.apply(version, &[set]).map_err(|error| error.context(input.at(line)))?;
             }
-            Ok(())
-        })?;
+            let read = input.next(&mut || {
+                if std::mem::take(&mut committed.is_undurable) {
+                    db.flush()?;
+                }
+                Ok(())
+            })?;
+            match read {
+                Some(same) if same.version == version => (set, line) = (same.set, same.line),
+                other => break other,
+            }
+        };
+        db.commit(version).map_err(|error| error.context(input.at(first_line)))?;
+        committed.versions += 1;
+        committed.changes += changes;
+        committed.is_undurable = true;
+        bar.set(input.bytes_read, total);
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Reads versions from JSON lines: `{"version":…,"store":…,"put":{…},"delete":[…]}`.
+//! Reads the changes of versions from JSON lines:
+//! `{"version":…,"store":…,"put":{…},"delete":[…]}`. One line is in memory at a time.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,31 +19,30 @@ const MAX_LINE_BYTES: u64 = 1 << 30;
 /// How much is read at once.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// The changes of one version.
+/// Changes of one version. Lines that follow each other and name the same version belong together.
 #[derive(Debug)]
-pub(super) struct Version {
-    pub(super) number: u64,
-    pub(super) changes: Vec<ChangeSet>,
-    /// Its first line, from 1.
+pub(super) struct Change {
+    pub(super) version: u64,
+    /// `None`: the line names the version alone.
+    pub(super) set: Option<ChangeSet>,
+    /// Its line, from 1.
     pub(super) line: u64,
 }
 
-/// An input that is read version by version.
-pub(super) struct Versions {
+/// An input that is read line by line.
+pub(super) struct Changes {
     /// The input in messages.
     name: String,
     reader: BufReader<Box<dyn Read>>,
     line: Vec<u8>,
     lines: u64,
     pub(super) bytes_read: u64,
-    /// The first line of the next version.
-    ahead: Option<(u64, Option<ChangeSet>)>,
 }
 
-impl Versions {
+impl Changes {
     pub(super) fn new(name: String, input: Box<dyn Read>) -> Self {
         let reader = BufReader::with_capacity(BUFFER_BYTES, input);
-        Self { name, reader, line: Vec::new(), lines: 0, bytes_read: 0, ahead: None }
+        Self { name, reader, line: Vec::new(), lines: 0, bytes_read: 0 }
     }
 
     /// A message about a line.
@@ -50,33 +50,12 @@ impl Versions {
         format!("{}, line {line}", self.name)
     }
 
-    /// The next version: the lines that follow each other and name it. Calls `before_waiting`
-    /// whenever the input may have to be waited for.
+    /// The next line that is not empty. Calls `before_waiting` whenever the input may have to be
+    /// waited for.
     pub(super) fn next(
         &mut self,
         before_waiting: &mut dyn FnMut() -> Result<(), Failure>,
-    ) -> Result<Option<Version>, Failure> {
-        let first = match self.ahead.take() {
-            Some(ahead) => Some(ahead),
-            None => self.next_line(before_waiting)?,
-        };
-        let Some((number, change)) = first else { return Ok(None) };
-        let mut version = Version { number, changes: Vec::new(), line: self.lines };
-        version.changes.extend(change);
-        while let Some((number, change)) = self.next_line(before_waiting)? {
-            if number != version.number {
-                self.ahead = Some((number, change));
-                break;
-            }
-            version.changes.extend(change);
-        }
-        Ok(Some(version))
-    }
-
-    fn next_line(
-        &mut self,
-        before_waiting: &mut dyn FnMut() -> Result<(), Failure>,
-    ) -> Result<Option<(u64, Option<ChangeSet>)>, Failure> {
+    ) -> Result<Option<Change>, Failure> {
         loop {
             self.line.clear();
             if !self.reader.buffer().contains(&b'\n') {
@@ -101,7 +80,7 @@ impl Versions {
                 continue;
             }
             return match parse(&self.line) {
-                Ok(parsed) => Ok(Some(parsed)),
+                Ok((version, set)) => Ok(Some(Change { version, set, line: self.lines })),
                 Err(why) => refuse(why),
             };
         }

@@ -2,22 +2,22 @@
 
 use super::*;
 
-fn versions(input: &'static str) -> Versions {
-    Versions::new("test".to_owned(), Box::new(input.as_bytes()))
+fn changes(input: &'static str) -> Changes {
+    Changes::new("test".to_owned(), Box::new(input.as_bytes()))
 }
 
-fn read(input: &'static str) -> Result<Vec<(u64, usize, u64)>, Failure> {
-    let mut versions = versions(input);
+/// Of each line: the version, the number of changes, and where it is.
+fn read(input: &'static str) -> Result<Vec<(u64, Option<usize>, u64)>, Failure> {
+    let mut input = changes(input);
     let mut found = Vec::new();
-    while let Some(version) = versions.next(&mut || Ok(()))? {
-        let keys = version.changes.iter().map(ChangeSet::len).sum();
-        found.push((version.number, keys, version.line));
+    while let Some(Change { version, set, line }) = input.next(&mut || Ok(()))? {
+        found.push((version, set.as_ref().map(ChangeSet::len), line));
     }
     Ok(found)
 }
 
 #[test]
-fn lines_of_one_version_belong_together() {
+fn each_line_has_its_version_and_changes() {
     let input = concat!(
         r#"{"version":1,"store":"a","put":{"k":"v","0x00ff":""},"delete":["gone"]}"#,
         "\n\n",
@@ -27,7 +27,8 @@ fn lines_of_one_version_belong_together() {
         "\n",
         r#"{"version":"3","store":"a","delete":[]}"#,
     );
-    assert_eq!(read(input).unwrap(), [(1, 4, 1), (2, 0, 4), (3, 0, 5)]);
+    let expected = [(1, Some(3), 1), (1, Some(1), 3), (2, None, 4), (3, Some(0), 5)];
+    assert_eq!(read(input).unwrap(), expected);
     assert_eq!(read("").unwrap(), []);
     assert_eq!(read("\n \n").unwrap(), []);
 }
@@ -56,21 +57,21 @@ fn refused_line_is_named_with_the_reason() {
 
 #[test]
 fn input_is_waited_for_only_after_the_call() {
-    let mut versions = versions("{\"version\":1}\n{\"version\":2}\n{\"version\":3}\n");
+    let mut input = changes("{\"version\":1}\n{\"version\":2}\n{\"version\":3}\n");
     let mut calls = Vec::new();
     let mut next = |calls: &mut Vec<u64>| {
         let mut waits = 0;
-        let version = versions.next(&mut || {
+        let change = input.next(&mut || {
             waits += 1;
             Ok(())
         });
         calls.push(waits);
-        version.unwrap().map(|version| version.number)
+        change.unwrap().map(|change| change.version)
     };
     assert_eq!(next(&mut calls), Some(1));
     assert_eq!(next(&mut calls), Some(2));
     assert_eq!(next(&mut calls), Some(3));
     assert_eq!(next(&mut calls), None);
-    // Before the first byte, and before each look behind the last line.
-    assert_eq!(calls, [1, 0, 1, 1]);
+    // Before the first byte, and before it looks behind the last line.
+    assert_eq!(calls, [1, 0, 0, 1]);
 }

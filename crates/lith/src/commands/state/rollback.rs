@@ -1,6 +1,6 @@
 //! `lith state rollback`: rewinds a stopped state store. `--json`: `{"plan":{"target":…,"newest":…,
 //! "reach":{…},"versions_removed":…,"snapshots_removed":[…]},"executed":…,"report":{"version":…,
-//! "root":…,"opened":{…},"snapshots_removed":[…]}}`.
+//! "root":…,"opened":{…},"snapshots_removed":[…],"problems":[…]}}`.
 
 use std::path::Path;
 use std::time::Instant;
@@ -75,6 +75,7 @@ fn execute(args: &Args, plan: StateRollbackPlan, ctx: &mut Context) -> Result<()
     let spinner = Spinner::new("rolling back");
     let report = plan.execute()?;
     drop(spinner);
+    report.problems.iter().for_each(print_note);
     ctx.out.text(format_args!(
         "rolled back in {}: {} replayed from version {}\n  version {}\n  root {}",
         duration(started.elapsed()),

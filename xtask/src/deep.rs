@@ -40,6 +40,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("state-pitfalls", &["-p", "lithdb-state", "--test", "pitfalls"]),
     ("state-model", &["-p", "lithdb-state", "--test", "model"]),
     ("state-threads", &["-p", "lithdb-state", "--test", "concurrency"]),
+    ("state-kills", &["-p", "lithdb-state", "--test", "processes"]),
     ("state-engine", &["-p", "lithdb-state-engine", "--tests"]),
 ];
 

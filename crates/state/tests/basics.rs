@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "tests stop where they fail")]
 
+#[path = "basics/tree.rs"]
+mod tree;
+
 use std::path::Path;
 
 use lithdb_state::{

@@ -122,6 +122,12 @@ impl Model {
         version
     }
 
+    /// Forgets everything below `version`, which becomes the base.
+    pub fn forget_below(&mut self, version: u64) {
+        drop(self.versions.drain(..version.saturating_sub(self.base) as usize));
+        self.base = self.base.max(version);
+    }
+
     /// Forgets everything after `target`.
     pub fn roll_back(&mut self, target: u64) {
         self.versions.truncate((target - self.base) as usize + 1);

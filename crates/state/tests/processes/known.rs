@@ -81,9 +81,12 @@ impl Known {
             ["rollback" | "stop", target] => self.undecided = Some(number(target)),
             ["rolled" | "stopped", version, root] => {
                 assert_eq!(self.undecided.take(), Some(number(version)), "{mark}");
+                // A rollback to the newest version makes nothing durable.
+                if number(version) < self.model.head() {
+                    self.durable = number(version);
+                }
                 self.model.roll_back(number(version));
                 self.is_at(number(version), root, mark);
-                self.durable = number(version);
                 self.doing = None;
             }
             ["refused"] => (self.undecided, self.doing) = (None, None),

@@ -15,11 +15,12 @@ use crate::head::Committed;
 use crate::open::{OpenReport, Opening};
 use crate::options::{StateComponents, StateOptions, Wal};
 use crate::pending::Pending;
-use crate::reach::{Reach, Unreachable, reach};
+use crate::reach::Reach;
+use crate::reader::{Reader, again};
 use crate::rollback;
 use crate::shared::Shared;
 use crate::snapshot::retain::classified;
-use crate::snapshot::{SnapshotClass, SnapshotInfo, SnapshotTicket};
+use crate::snapshot::{SnapshotInfo, SnapshotTicket};
 use crate::stats::StateStats;
 use crate::view::View;
 
@@ -254,25 +255,33 @@ impl StateDb {
         Ok(())
     }
 
-    /// How a version would be reached by a rollback.
+    /// A committed version. The newest is [`latest`](Self::latest); an older one is reached as by a
+    /// rollback: its base is opened in place, and the log is replayed onto it, in memory up to
+    /// [`view_memory_bytes`](StateOptions::view_memory_bytes), then in a clone on disk. Takes no
+    /// lock that a commit waits for. The view stays as it is, also after the store was closed or
+    /// rolled back.
+    ///
+    /// # Errors
+    /// `Missing`, whose source is [`Unreachable`](crate::Unreachable), if the version cannot be
+    /// reached; `Closed`, `Corrupt`, `Io`, and, if it needs a clone, `StorageFull`.
+    pub fn view(&self, version: u64) -> Result<View> {
+        self.shared.check_open()?;
+        let latest = self.latest();
+        if latest.version() == version {
+            return Ok(latest);
+        }
+        let dir = self.shared.dirs.root();
+        again(dir, || Reader::of(&self.shared), |reader| reader.view(version))
+    }
+
+    /// How a version would be reached by a view or a rollback.
     ///
     /// # Errors
     /// `Missing`, whose source is [`Unreachable`](crate::Unreachable), if it cannot; `Closed`,
     /// `Io`.
     pub fn reach(&self, target: u64) -> Result<Reach> {
-        self.shared.check_open()?;
-        let log = &self.shared.log;
-        loop {
-            let floor = log.floor.get();
-            let snapshots = classified(&self.shared)?;
-            let valid = snapshots.iter().filter(|s| s.class == SnapshotClass::Valid);
-            let valid: Vec<u64> = valid.map(|snapshot| snapshot.found.version).collect();
-            match reach(log, &valid, target) {
-                // The log was collected after the snapshots were listed.
-                Err(error) if Unreachable::of(&error).is_some() && log.floor.get() > floor => {}
-                reached => return reached,
-            }
-        }
+        let dir = self.shared.dirs.root();
+        again(dir, || Reader::of(&self.shared), |reader| reader.reach(target).map(Some))
     }
 
     /// Asks for a snapshot of the newest version. Waits for a commit that is under way. The memtable

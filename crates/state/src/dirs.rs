@@ -74,6 +74,11 @@ impl Dirs {
         self.root.join("abandoned")
     }
 
+    /// Clones in which views are replayed that outgrow memory.
+    pub(crate) fn views(&self) -> PathBuf {
+        self.root.join("views")
+    }
+
     pub(crate) fn trash(&self) -> PathBuf {
         self.root.join("trash")
     }

@@ -31,8 +31,9 @@ use crate::totals::StoreTotals;
 mod names;
 
 pub(crate) use names::{
-    abandoned_name, engine_dir_name, is_engine_dir_name, is_trash_name, new_snapshot_name,
-    parse_abandoned_name, parse_snapshot_name, snapshot_name, trash_name,
+    abandoned_name, engine_dir_name, is_engine_dir_name, is_trash_name, is_view_clone_name,
+    new_snapshot_name, parse_abandoned_name, parse_snapshot_name, snapshot_name, trash_name,
+    view_clone_name,
 };
 
 /// The manifest in a snapshot's directory.

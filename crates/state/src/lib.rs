@@ -50,6 +50,7 @@ mod meta;
 mod open;
 mod options;
 mod overlay;
+mod past;
 mod pending;
 mod prune;
 mod reach;
@@ -65,6 +66,7 @@ mod store_name;
 mod totals;
 mod verify;
 mod view;
+mod view_clone;
 mod wal;
 
 pub use change_set::ChangeSet;

@@ -1,5 +1,5 @@
-//! Which versions can be reached, and from where: the one function that opening, rolling back and
-//! their dry runs ask.
+//! Which versions can be reached, and from where: the one function that opening, views, rolling back
+//! and their dry runs ask.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -111,7 +111,16 @@ impl std::error::Error for Unreachable {}
 /// # Errors
 /// `Missing` with [`Unreachable`] as its source.
 pub(crate) fn reach(log: &Log, snapshots: &[u64], target: u64) -> Result<Reach> {
-    let has = log.range()?;
+    reach_within(log, log.range()?, snapshots, target)
+}
+
+/// As [`reach`], if of the log's versions only those in `has` count.
+pub(crate) fn reach_within(
+    log: &Log,
+    has: Option<RangeInclusive<u64>>,
+    snapshots: &[u64],
+    target: u64,
+) -> Result<Reach> {
     let snapshot = snapshots.iter().rev().find(|version| **version <= target);
     let base = match snapshot {
         Some(version) => Some(Base::Snapshot { version: *version }),

@@ -15,19 +15,17 @@ use crate::open::log::WAL_TABLE;
 use crate::open::{OpenReport, Opening};
 use crate::options::{Retention, StateComponents, StateOptions};
 use crate::reach::{Base, Reach, reach};
-use crate::reader::check_own_log;
+use crate::reader::{Reader, check_own_log};
 use crate::shared::Shared;
 use crate::snapshot::list::{Classified, Reference, classify, list};
-use crate::snapshot::retain::classified;
 use crate::snapshot::{SnapshotClass, SnapshotInfo};
 use crate::wal::{Log, WalFloor, version_of};
 
 /// Refuses a rollback of an open store that cannot be carried out; changes nothing.
 pub(crate) fn check(shared: &Shared, target: u64) -> Result<Reach> {
-    shared.check_open()?;
-    let snapshots = classified(shared)?;
-    let reached = reach(&shared.log, &valid_versions(&snapshots), target)?;
-    check_removable(&*shared.env.fs, &snapshots, target)?;
+    let reader = Reader::of(shared)?;
+    let reached = reader.reach(target)?;
+    check_removable(&*shared.env.fs, &reader.snapshots, target)?;
     Ok(reached)
 }
 

@@ -32,6 +32,7 @@ pub(crate) struct Shared {
     pub(crate) events: EventQueue,
     pub(crate) engines: Arc<dyn Engines>,
     pub(crate) id: StoreId,
+    pub(crate) initial_version: u64,
     pub(crate) log: Log,
     /// The log's database, if it is the store's own and not closed.
     pub(crate) own_db: Mutex<Option<Db>>,

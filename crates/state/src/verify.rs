@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::inspect::view_only;
 use crate::meta::META_KEY;
-use crate::options::StateComponents;
+use crate::options::{StateComponents, StateOptions};
 use crate::reach::Unreachable;
 use crate::reader::Reader;
 use crate::row::{split_key, split_row};
@@ -140,7 +140,7 @@ impl StateVerification {
                     continue;
                 }
             };
-            if record.store != reader.id.store {
+            if record.store != reader.id {
                 self.findings.push(format!("version {version} of the log is of another store"));
             }
             if previous.is_some_and(|previous| previous != record.previous_root) {
@@ -181,10 +181,11 @@ impl StateVerification {
     /// A view of the version that is verified or, if a writer has gone on until it cannot be
     /// reached, of the newest, which is verified instead.
     fn view(&mut self, dir: &Path, components: &StateComponents) -> Result<View> {
-        let viewed = view_only(dir.to_path_buf(), Some(self.version), components);
+        let options = StateOptions::default();
+        let viewed = view_only(dir, Some(self.version), &options, components);
         match viewed {
             Err(error) if Unreachable::of(&error).is_some() => {
-                let newest = view_only(dir.to_path_buf(), None, components)?;
+                let newest = view_only(dir, None, &options, components)?;
                 if newest.version() == self.version {
                     return Err(error);
                 }

@@ -51,6 +51,16 @@ pub(crate) fn is_engine_dir_name(name: &str) -> bool {
     name.strip_prefix("engine-").is_some_and(|number| is_hex(number, SHORT_DIGITS))
 }
 
+/// The directory in `views` of a clone in which a view is replayed.
+pub(crate) fn view_clone_name(random: u64) -> String {
+    format!("{random:0RANDOM_DIGITS$x}")
+}
+
+/// Whether this is the name of a clone in which a view is replayed.
+pub(crate) fn is_view_clone_name(name: &str) -> bool {
+    is_hex(name, RANDOM_DIGITS)
+}
+
 /// The directory in `trash` of something that is being removed.
 pub(crate) fn trash_name(what: &str, random: u64) -> String {
     format!("{what}-{random:0RANDOM_DIGITS$x}")

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_lthash::RootHash;
 
-use crate::commit::{apply_rows, last_rows};
+use crate::commit::{apply_rows, flush_at};
 use crate::head::Head;
 use crate::meta::Meta;
 use crate::open::Opening;
@@ -102,9 +102,7 @@ fn check(
 
 /// The records are durable: opening the log has made them so.
 fn flush(working: &mut Working) -> Result<()> {
-    let meta = working.meta.encode()?;
-    let sealed = working.engine.seal(&last_rows(&meta))?;
-    working.engine.flush(&sealed)?;
+    flush_at(&*working.engine, &working.meta)?;
     working.flushed_version = working.meta.version;
     Ok(())
 }

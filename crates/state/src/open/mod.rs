@@ -271,6 +271,7 @@ impl Opening {
             closing: Mutex::default(),
             engines: Arc::clone(&self.engines),
             id: id.store,
+            initial_version: id.initial_version,
             log,
             own_db: Mutex::new(own_db),
             engine: working.engine,

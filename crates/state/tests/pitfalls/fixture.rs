@@ -194,7 +194,7 @@ impl Fixture {
     }
 
     pub fn view_only(&self, version: Option<u64>) -> Result<View> {
-        StateDb::view_only_with(self.dir(), version, self.components())
+        StateDb::view_only_with(self.dir(), version, self.options.clone(), self.components())
     }
 
     /// The open store holds exactly the newest version of the model.

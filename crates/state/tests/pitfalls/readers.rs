@@ -99,7 +99,7 @@ fn a_reader_between_any_two_reads_of_which_the_writer_collects_finds_its_version
         for version in [None, Some(head)] {
             let reads = scenario.interleave(|n, components| {
                 let context = format!("{scenario:?}, before read {n} of {version:?}");
-                let view = StateDb::view_only_with(DIR, version, components);
+                let view = StateDb::view_only_with(DIR, version, small(), components);
                 let view = view.unwrap_or_else(|e| panic!("{context}: {e}"));
                 let expected = version.map_or(head..=last, |version| version..=version);
                 assert!(expected.contains(&view.version()), "{context}: {}", view.version());
@@ -110,7 +110,7 @@ fn a_reader_between_any_two_reads_of_which_the_writer_collects_finds_its_version
         // It can be reached no more: that is said, or it was in time.
         scenario.interleave(|n, components| {
             let context = format!("{scenario:?}, before read {n} of version 6");
-            match StateDb::view_only_with(DIR, Some(6), components) {
+            match StateDb::view_only_with(DIR, Some(6), small(), components) {
                 Ok(view) => check::view(&view, &model, &context),
                 Err(error) => {
                     let unreachable = Unreachable::of(&error);

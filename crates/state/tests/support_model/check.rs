@@ -262,7 +262,12 @@ impl Run {
                 (Some(version), version..=version)
             }
         };
-        match StateDb::view_only_with(DIR, version, self.harness.components()) {
+        match StateDb::view_only_with(
+            DIR,
+            version,
+            self.harness.options.clone(),
+            self.harness.components(),
+        ) {
             Ok(view) => {
                 let found = view.version();
                 assert!(expected.contains(&found), "{}: {found}, {expected:?}", self.context);

@@ -106,6 +106,8 @@ pub(crate) enum Phase {
     Importing,
     /// A reset has begun and not finished.
     Resetting,
+    /// A flat layout has been adopted: it can be opened, which removes the flat layout.
+    Adopting,
 }
 
 /// How rows are hashed.
@@ -173,7 +175,7 @@ impl StateId {
     /// `Missing` with the remedy.
     pub(crate) fn check_ready(&self, dir: &Path) -> Result<()> {
         let message = match self.phase {
-            Phase::Creating | Phase::Ready => return Ok(()),
+            Phase::Creating | Phase::Ready | Phase::Adopting => return Ok(()),
             Phase::Importing => "an import was not finished: import again, or reset the store",
             Phase::Resetting => "a reset was not finished: reset the store again",
         };

@@ -36,6 +36,7 @@
 //!
 //! `docs/STATE.md` has the model, the guarantees, and what an operator needs to know.
 
+mod adopt;
 mod background;
 mod beside;
 mod change_set;
@@ -69,6 +70,7 @@ mod view;
 mod view_clone;
 mod wal;
 
+pub use adopt::AdoptReport;
 pub use change_set::ChangeSet;
 pub use db::StateDb;
 pub use event::{StateEvent, StateListener};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lithdb_env::{Error, FileKind, Result, UnixMillis, exists_as};
 use lithdb_lthash::RootHash;
-use lithdb_state_engine::CheckLevel;
+use lithdb_state_engine::{CheckLevel, Engine, Pin};
 use serde::Serialize;
 
 use crate::inspect::view_only;
@@ -204,19 +204,10 @@ impl StateVerification {
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         let view = self.view(dir, components)?;
-        let engine = Arc::clone(view.engine());
-        let mut found = Totals::default();
-        for row in engine.range(&view.head().pin, Bound::Unbounded, Bound::Unbounded) {
-            let (physical, row) = row?;
-            if physical == META_KEY {
-                continue;
-            }
-            let (store, key) = split_key(&physical)?;
-            let (_modified_at, value) = split_row(&row)?;
-            found.add_row(&StoreName::new(store)?, &key, &value)?;
+        let found = count_rows(view.engine(), &view.head().pin, &mut || {
             self.rows += 1;
             progress(self.rows);
-        }
+        })?;
         let expected = &view.head().totals;
         let names = expected.iter().chain(found.iter()).map(|(name, _)| name);
         for name in names.collect::<BTreeSet<_>>() {
@@ -238,4 +229,24 @@ impl StateVerification {
         }
         Ok(())
     }
+}
+
+/// The totals of all rows at a pin; `each` is called for every row.
+pub(crate) fn count_rows(
+    engine: &Arc<dyn Engine>,
+    pin: &Pin,
+    each: &mut dyn FnMut(),
+) -> Result<Totals> {
+    let mut found = Totals::default();
+    for row in Arc::clone(engine).range(pin, Bound::Unbounded, Bound::Unbounded) {
+        let (physical, row) = row?;
+        if physical == META_KEY {
+            continue;
+        }
+        let (store, key) = split_key(&physical)?;
+        let (_modified_at, value) = split_row(&row)?;
+        found.add_row(&StoreName::new(store)?, &key, &value)?;
+        each();
+    }
+    Ok(found)
 }

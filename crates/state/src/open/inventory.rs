@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use lithdb_env::{Error, FileKind, Fs, Result, remove_if_exists, sync_parent};
 
-use crate::dirs::{Dirs, remove_tree};
+use crate::dirs::{Dirs, FLAT_DIR, remove_tree};
 use crate::files::{is_trash_name, is_view_clone_name, parse_snapshot_name};
 use crate::open::OpenReport;
 use crate::view_clone;
@@ -64,6 +64,11 @@ impl Inventory {
     /// An entry that no store makes. Every ext file system has a `lost+found`.
     pub(crate) fn first_foreign(&self) -> Option<&str> {
         self.foreign.iter().map(String::as_str).find(|name| *name != "lost+found")
+    }
+
+    /// Whether there is the engine of a flat layout, or another directory of that name.
+    pub(crate) fn is_flat(&self) -> bool {
+        self.foreign.iter().any(|name| name == FLAT_DIR)
     }
 
     pub(crate) fn has(&self, part: &str) -> bool {

@@ -18,7 +18,7 @@ pub(crate) const WAL_TABLE: &str = "wal";
 
 impl Opening {
     /// Opens the log's table; finishes a rollback that was interrupted.
-    pub(super) fn open_log(&mut self) -> Result<(Option<Db>, Log)> {
+    pub(crate) fn open_log(&mut self) -> Result<(Option<Db>, Log)> {
         let (own, log) = match &self.components.wal {
             Wal::Table { table, floor } => {
                 Self::check_table(table)?;

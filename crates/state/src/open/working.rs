@@ -79,10 +79,10 @@ fn engine_dir(opening: &Opening) -> Result<Option<PathBuf>> {
     }
 }
 
-fn read_meta(engine: &dyn Engine) -> Result<Meta> {
+pub(crate) fn read_meta(engine: &dyn Engine) -> Result<Meta> {
     let row = engine.get(&engine.pin(), META_KEY)?;
     let row = row.ok_or_else(|| {
-        Error::new(ErrorKind::Missing, "the working copy has no row that names its version")
+        Error::new(ErrorKind::Missing, "the engine has no row that names its version")
     })?;
     Meta::decode(&row)
 }

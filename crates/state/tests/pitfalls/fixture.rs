@@ -25,7 +25,7 @@ enum Place {
 
 pub struct Fixture {
     place: Place,
-    options: StateOptions,
+    pub options: StateOptions,
     db: Option<StateDb>,
     pub model: Model,
     branch: u64,

@@ -37,7 +37,7 @@ pub const ONE_GOES: Scenario =
 pub const ALL_GO: Scenario = Scenario { keep_snapshots: 0, snapshots: &[4], head: 13, last: 13 };
 
 impl Scenario {
-    fn store(self) -> Fixture {
+    pub fn store(self) -> Fixture {
         let mut store = Fixture::simulated(small().keep_snapshots(self.keep_snapshots));
         for version in self.snapshots {
             store.commit_to(*version);
@@ -55,7 +55,7 @@ impl Scenario {
     }
 
     /// A snapshot that is being read stays.
-    fn go_on(self, db: &StateDb) {
+    pub fn go_on(self, db: &StateDb) {
         for version in self.head + 1..=self.last {
             db.commit_block(version, &change_sets(&changes_of(0, version))).unwrap();
         }

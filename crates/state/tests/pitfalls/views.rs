@@ -3,11 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lithdb_env::{FileKind, Fs, LockKind};
 use lithdb_sim::{Fault, OpKind, Tally};
-use lithdb_state::{ErrorKind, StateOptions, Unreachable, View};
+use lithdb_state::{ErrorKind, StateDb, StateOptions, Unreachable, View};
+use lithdb_state_engine::ModelEngines;
 
 use crate::fixture::{Fixture, path_of, refusing};
 use crate::interleave::InterleaveFs;
@@ -198,37 +199,74 @@ fn a_view_between_any_two_reads_of_which_the_writer_collects_finds_its_version()
     }
 }
 
-/// Its record is in the log, and nobody knows whether it is durable.
+/// From the moment at which it holds its snapshot, no collection makes a view begin again.
+#[test]
+fn a_view_that_holds_its_snapshot_is_not_overtaken_by_collection() {
+    let model = ALL_GO.model();
+    for limit in [1_u64 << 30, 0] {
+        let reads = (1..).find(|n| {
+            let context = format!("{limit}, before read {n}");
+            let store = ALL_GO.store();
+            let (db, snapshot) = (store.db().clone(), path_of(4));
+            let (seen, left) = (AtomicU64::new(0), Arc::new(AtomicU64::new(*n)));
+            let rest = Arc::clone(&left);
+            let act = move |path: &Path| {
+                // The snapshot is locked, and then looked for under its name.
+                if path == snapshot {
+                    seen.fetch_add(1, Ordering::SeqCst);
+                }
+                let is_held = seen.load(Ordering::SeqCst) > 1;
+                if is_held
+                    && rest.load(Ordering::SeqCst) > 0
+                    && rest.fetch_sub(1, Ordering::SeqCst) == 1
+                {
+                    ALL_GO.go_on(&db);
+                }
+            };
+            let (mut components, mut env) = (store.components(), store.env());
+            env.fs = Arc::new(InterleaveFs::new(Arc::clone(&env.fs), act));
+            components.env = Some(env.clone());
+            components.engines = Some(Arc::new(ModelEngines::new(env)));
+            let options = small().view_memory_bytes(limit);
+            let view = StateDb::view_only_with(DIR, Some(6), options, components);
+            check::view(&view.unwrap_or_else(|e| panic!("{context}: {e}")), &model, &context);
+            left.load(Ordering::SeqCst) > 0
+        });
+        assert!(reads > Some(10), "{reads:?} reads");
+    }
+}
+
+/// Its record may be in the log, and nobody knows whether it is durable.
 #[test]
 fn a_version_whose_commit_failed_is_neither_viewed_nor_reached() {
-    let mut store = Fixture::simulated(small());
-    store.commit_to(5);
-    let fs = store.harness().fs.clone();
-    // Before it: the put of its record.
-    let syncs = Arc::new(AtomicBool::new(true));
-    let fails = Arc::clone(&syncs);
-    let refuse = move |kind: OpKind, path: &Path| {
-        let is_sync = matches!(kind, OpKind::SyncData | OpKind::SyncAll);
-        let is_log = path.starts_with(format!("{DIR}/wal"));
-        (is_sync && is_log && !fails.load(Ordering::SeqCst))
-            .then(|| io::Error::from_raw_os_error(5))
-    };
-    store.close();
-    store.harness_mut().wrapped = Some(refusing(&fs, refuse));
-    store.open();
-    syncs.store(false, Ordering::SeqCst);
-    let error = store.db().commit(6).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
-    syncs.store(true, Ordering::SeqCst);
-    let db = store.db();
-    assert!(db.stats().failure.is_some());
-    for error in [db.view(6).unwrap_err(), db.reach(6).unwrap_err()] {
-        let unreachable = Unreachable::of(&error).unwrap_or_else(|| panic!("{error}"));
-        assert_eq!((unreachable.target, unreachable.has.clone()), (6, Some(0..=5)));
+    let mut tally = Tally::new("commits that failed");
+    for n in 1..12 {
+        let mut store = Fixture::simulated(small());
+        store.commit_to(5);
+        let fs = store.harness().fs.clone();
+        fs.fail_op(n, Fault::Eio, false);
+        let committed = store.db().commit(6);
+        if fs.faults_hit() == 0 {
+            break;
+        }
+        fs.clear_faults();
+        let Err(error) = committed else { continue };
+        let context = format!("operation {n}: {error}");
+        let db = store.db();
+        assert!(db.stats().failure.is_some(), "{context}");
+        for error in [db.view(6).unwrap_err(), db.reach(6).unwrap_err()] {
+            let unreachable = Unreachable::of(&error).unwrap_or_else(|| panic!("{error}"));
+            let found = (unreachable.target, unreachable.has.clone());
+            assert_eq!(found, (6, Some(0..=5)), "{context}");
+        }
+        check::view(&db.view(4).unwrap(), &store.model, "a store that has failed can be read");
+        let error = db.clone().rollback_to(6).unwrap_err();
+        assert!(Unreachable::of(&error).is_some(), "{context}: {error}");
+        drop(store.take_db());
+        let is_there = store.open().version() == 6;
+        tally.add(if is_there { "in the log" } else { "not in the log" }, 1);
     }
-    check::view(&db.view(4).unwrap(), &store.model, "a store that has failed can be read");
-    let error = db.clone().rollback_to(6).unwrap_err();
-    assert!(Unreachable::of(&error).is_some(), "{error}");
+    assert!(tally.get("in the log") > 0, "{tally:?}");
 }
 
 /// A view of the writer's holds no snapshot once it exists.
@@ -241,6 +279,8 @@ fn a_view_of_a_past_version_keeps_no_snapshot_and_refuses_no_rollback() {
             store.commit_to(6);
             let view = store.db().view(5).unwrap();
             store.snapshot();
+            // Waits for the retention in the background.
+            store.db().prune_snapshots_below(6).unwrap();
             let versions = |store: &Fixture| -> Vec<u64> {
                 store.db().snapshots().unwrap().iter().map(|it| it.version).collect()
             };

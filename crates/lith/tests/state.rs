@@ -614,7 +614,7 @@ fn flat_layout_is_adopted_and_named_until_then() {
     let adopted = flat.state(&["adopt", "--json"]).json();
     assert_eq!((&adopted["version"], &adopted["root"]), (&json!(50), &root(50)));
     flat.state(&["verify", "--content"]).ok();
-    flat.state(&["adopt"]).failed_with("no flat layout");
+    flat.state(&["adopt"]).failed_with("nothing to adopt");
     flat.state(&["get", "bank", "k2", "--at", "49"]).failed_with("cannot be reached");
     apply_lines(&flat, &[], &lines(51..=53)).ok();
     flat.state(&["rollback", "52", "--yes"]).ok();

@@ -35,7 +35,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("processes", &["-p", "lithdb-process-tests"]),
     ("tool-processes", &["-p", "lith", "--test", "rollback", "--test", "inject"]),
     ("sim", &["-p", "lithdb-sim", "--tests"]),
-    ("state-crash", &["-p", "lithdb-state", "--test", "crash"]),
+    ("state-crash", &["-p", "lithdb-state", "--test", "crash", "--test", "layouts"]),
     ("state-faults", &["-p", "lithdb-state", "--test", "faults"]),
     ("state-pitfalls", &["-p", "lithdb-state", "--test", "pitfalls"]),
     ("state-model", &["-p", "lithdb-state", "--test", "model"]),

@@ -6,6 +6,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lithdb_env::{FileKind, Fs, OsFs};
 use lithdb_state::{ChangeSet, StateDb, StateOptions};
@@ -547,6 +548,79 @@ fn invalid_arguments_are_usage_errors() {
     assert!(error.contains("/nowhere"), "{error}");
 }
 
+/// The process of the command, and views in this one, read the same rows of every version.
+#[test]
+fn past_versions_are_the_same_in_another_process_beside_snapshots_and_pruning() {
+    let fixture = Fixture::new();
+    let wal = lithdb::TableOptions::new().segment_keys(4);
+    let options = StateOptions::new().snapshot_interval(5).keep_snapshots(1).wal(wal);
+    let db = StateDb::open(fixture.state_dir(), options.view_memory_bytes(0)).unwrap();
+    let is_over = AtomicBool::new(false);
+    let mut found = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for version in 1.. {
+                commit(&db, version);
+                if is_over.load(Ordering::SeqCst) {
+                    break;
+                }
+                std::thread::yield_now();
+            }
+        });
+        for round in 0..24 {
+            let version = db.version().saturating_sub(round % 4);
+            let at = version.to_string();
+            let run = fixture.state(&["scan", "bank", "--values", "--json", "--at", &at]);
+            // A version may be collected, and then it is for both.
+            let Ok(view) = db.view(version) else { continue };
+            if run.output.status.code() != Some(0) {
+                continue;
+            }
+            let rows = run.json_lines();
+            let expected: Vec<Json> = view
+                .iter("bank")
+                .unwrap()
+                .map(|row| {
+                    let row = row.unwrap();
+                    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+                    json!({ "key": text(&row.key), "modified_at": row.modified_at,
+                        "bytes": row.value.len(), "value": text(&row.value) })
+                })
+                .collect();
+            assert_eq!(rows, expected, "version {version}");
+            assert_eq!(json!(view.root()), root(version));
+            found += 1;
+        }
+        is_over.store(true, Ordering::SeqCst);
+    });
+    assert!(found > 0, "no version was read by both");
+    db.close().unwrap();
+    let names = OsFs.list(&fixture.state_dir().join("views")).unwrap();
+    assert!(names.is_empty(), "{names:?}");
+}
+
+#[test]
+fn flat_layout_is_adopted_and_named_until_then() {
+    let (whole, flat) = (fixture(), Fixture::new());
+    let working = whole.state_dir().join("working");
+    let names = OsFs.list(&working).unwrap().into_iter().map(|entry| entry.name);
+    let engine = names.into_iter().find(|name| name.starts_with("engine-")).unwrap();
+    OsFs.create_dir(&flat.state_dir()).unwrap();
+    OsFs.rename(&working.join(engine), &flat.state_dir().join("engine")).unwrap();
+    let before = contents(&flat.state_dir());
+    let error = apply_lines(&flat, &[], &lines(51..=51)).failed();
+    assert!(error.contains("lith state adopt"), "{error}");
+    assert_eq!(contents(&flat.state_dir()), before);
+    let adopted = flat.state(&["adopt", "--json"]).json();
+    assert_eq!((&adopted["version"], &adopted["root"]), (&json!(50), &root(50)));
+    flat.state(&["verify", "--content"]).ok();
+    flat.state(&["adopt"]).failed_with("nothing to adopt");
+    flat.state(&["get", "bank", "k2", "--at", "49"]).failed_with("cannot be reached");
+    apply_lines(&flat, &[], &lines(51..=53)).ok();
+    flat.state(&["rollback", "52", "--yes"]).ok();
+    assert_eq!(flat.state(&["root", "--json"]).json()["root"], root(52));
+}
+
 #[test]
 fn reports_and_help_of_state_fit_80_columns() {
     let fixture = fixture();
@@ -578,7 +652,7 @@ fn reports_and_help_of_state_fit_80_columns() {
     for command in ["info", "get", "scan", "apply", "snapshots", "snapshot", "prune", "rollback"] {
         fits(&bare(&["state", command, "--help"]));
     }
-    for command in ["root", "verify"] {
+    for command in ["root", "verify", "adopt"] {
         fits(&bare(&["state", command, "--help"]));
     }
 }

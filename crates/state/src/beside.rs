@@ -8,7 +8,7 @@ use lithdb_lthash::RootHash;
 use crate::db::StateDb;
 use crate::dirs::Dirs;
 use crate::inspect::{self, StateInspection};
-use crate::options::StateComponents;
+use crate::options::{StateComponents, StateOptions};
 use crate::reader::Reader;
 use crate::verify::{self, StateVerification, VerifyLevel};
 use crate::view::View;
@@ -83,26 +83,28 @@ impl StateDb {
     }
 
     /// A view of a version (`None`: the newest) of the store in `dir`, without opening it for
-    /// writing, beside a writer or not. The log is replayed into memory onto the newest snapshot at
-    /// or below that version; the log must be the store's own.
+    /// writing, beside a writer or not: as [`view`](Self::view). The log must be the store's own.
     ///
     /// # Errors
-    /// `Missing`, whose source is [`Unreachable`](crate::Unreachable), if the version cannot be
-    /// reached; as [`inspect`](Self::inspect); `Corrupt`.
+    /// As [`view`](Self::view) and [`inspect`](Self::inspect).
     pub fn view_only(dir: impl Into<PathBuf>, version: Option<u64>) -> Result<View> {
-        Self::view_only_with(dir, version, StateComponents::default())
+        let (options, components) = (StateOptions::default(), StateComponents::default());
+        Self::view_only_with(dir, version, options, components)
     }
 
-    /// As [`view_only`](Self::view_only), with components of the caller's.
+    /// As [`view_only`](Self::view_only), with components of the caller's. Of the options,
+    /// [`view_memory_bytes`](StateOptions::view_memory_bytes) and
+    /// [`cache_bytes`](StateOptions::cache_bytes) count.
     ///
     /// # Errors
-    /// As [`view_only`](Self::view_only).
+    /// As [`view_only`](Self::view_only); `InvalidArgument` for options that cannot work.
     pub fn view_only_with(
         dir: impl Into<PathBuf>,
         version: Option<u64>,
+        options: StateOptions,
         components: StateComponents,
     ) -> Result<View> {
-        inspect::view_only(dir.into(), version, &components)
+        inspect::view_only(&dir.into(), version, &options, &components)
     }
 
     /// Verifies the store in `dir`, beside a writer or not. `progress` receives the number of

@@ -225,6 +225,13 @@ pub(crate) fn apply_rows(
     engine.apply(&mut rows.iter().map(|(key, row)| (&key[..], row.as_deref())))
 }
 
+/// Seals what was applied to `engine`, which is the version `meta`, and makes it durable.
+pub(crate) fn flush_at(engine: &dyn lithdb_state_engine::Engine, meta: &Meta) -> Result<()> {
+    let row = meta.encode()?;
+    let sealed = engine.seal(&last_rows(&row))?;
+    engine.flush(&sealed)
+}
+
 /// The META row as a memtable's last.
 pub(crate) fn last_rows(meta: &[u8]) -> [(&[u8], &[u8]); 1] {
     [(META_KEY, meta)]

@@ -16,15 +16,14 @@ use crate::head::Committed;
 use crate::open::{OpenReport, Opening};
 use crate::options::{StateComponents, StateOptions, Wal};
 use crate::pending::Pending;
-use crate::reach::{Reach, Unreachable, lowest, reach_for_rollback};
+use crate::reach::Reach;
+use crate::reader::{Reader, again};
 use crate::rollback;
 use crate::shared::Shared;
-use crate::snapshot::list::valid_versions;
 use crate::snapshot::retain::classified;
 use crate::snapshot::{SnapshotInfo, SnapshotTicket};
 use crate::stats::StateStats;
 use crate::view::View;
-use crate::wal::Log;
 
 mod close;
 
@@ -264,13 +263,33 @@ impl StateDb {
         Ok(())
     }
 
-    /// How a version would be reached by a rollback.
+    /// A committed version. The newest is [`latest`](Self::latest); an older one is reached as by a
+    /// rollback: its base is opened in place, and the log is replayed onto it, in memory up to
+    /// [`view_memory_bytes`](StateOptions::view_memory_bytes), then in a clone on disk. Takes no
+    /// lock that a commit waits for. The view stays as it is, also after the store was closed or
+    /// rolled back.
+    ///
+    /// # Errors
+    /// `Missing`, whose source is [`Unreachable`](crate::Unreachable), if the version cannot be
+    /// reached; `Closed`, `Corrupt`, `Io`, and, if it needs a clone, `StorageFull`.
+    pub fn view(&self, version: u64) -> Result<View> {
+        self.shared.check_open()?;
+        let latest = self.latest();
+        if latest.version() == version {
+            return Ok(latest);
+        }
+        let dir = self.shared.dirs.root();
+        again(dir, || Reader::of(&self.shared), |reader| reader.view(version))
+    }
+
+    /// How a version would be reached by a view or a rollback.
     ///
     /// # Errors
     /// `Missing`, whose source is [`Unreachable`](crate::Unreachable), if it cannot; `Closed`,
     /// `Io`.
     pub fn reach(&self, target: u64) -> Result<Reach> {
-        self.ask_log(|log, snapshots| reach_for_rollback(log, snapshots, target))
+        let dir = self.shared.dirs.root();
+        again(dir, || Reader::of(&self.shared), |reader| reader.reach(target).map(Some))
     }
 
     /// The lowest version that [`reach`](Self::reach) accepts: the state cannot go back further.
@@ -280,22 +299,8 @@ impl StateDb {
     /// # Errors
     /// As [`reach`](Self::reach) for the newest version, if none can be reached.
     pub fn rollback_floor(&self) -> Result<u64> {
-        self.ask_log(lowest)
-    }
-
-    /// Asks about the log and the versions of the valid snapshots.
-    fn ask_log<T>(&self, ask: impl Fn(&Log, &[u64]) -> Result<T>) -> Result<T> {
-        self.shared.check_open()?;
-        let log = &self.shared.log;
-        loop {
-            let floor = log.floor.get();
-            let snapshots = classified(&self.shared)?;
-            match ask(log, &valid_versions(&snapshots)) {
-                // The log was collected after the snapshots were listed.
-                Err(error) if Unreachable::of(&error).is_some() && log.floor.get() > floor => {}
-                answer => return answer,
-            }
-        }
+        let dir = self.shared.dirs.root();
+        again(dir, || Reader::of(&self.shared), |reader| reader.rollback_floor().map(Some))
     }
 
     /// Asks for a snapshot of the newest version. Waits for a commit that is under way. The memtable

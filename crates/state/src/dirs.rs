@@ -13,6 +13,9 @@ use lithdb_env::{
 
 use crate::files::{new_snapshot_name, snapshot_name, trash_name};
 
+/// The directory of the engine in a flat layout.
+pub(crate) const FLAT_DIR: &str = "engine";
+
 /// The paths of a store.
 #[derive(Debug, Clone)]
 pub(crate) struct Dirs {
@@ -72,6 +75,16 @@ impl Dirs {
     /// Snapshots of branches that were rolled back.
     pub(crate) fn abandoned(&self) -> PathBuf {
         self.root.join("abandoned")
+    }
+
+    /// The engine of a flat layout, which has no log and no snapshots.
+    pub(crate) fn flat(&self) -> PathBuf {
+        self.root.join(FLAT_DIR)
+    }
+
+    /// Clones in which views are replayed that outgrow memory.
+    pub(crate) fn views(&self) -> PathBuf {
+        self.root.join("views")
     }
 
     pub(crate) fn trash(&self) -> PathBuf {

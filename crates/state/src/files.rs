@@ -31,8 +31,9 @@ use crate::totals::StoreTotals;
 mod names;
 
 pub(crate) use names::{
-    abandoned_name, engine_dir_name, is_engine_dir_name, is_trash_name, new_snapshot_name,
-    parse_abandoned_name, parse_snapshot_name, snapshot_name, trash_name,
+    abandoned_name, engine_dir_name, is_engine_dir_name, is_trash_name, is_view_clone_name,
+    new_snapshot_name, parse_abandoned_name, parse_snapshot_name, snapshot_name, trash_name,
+    view_clone_name,
 };
 
 /// The manifest in a snapshot's directory.
@@ -105,6 +106,8 @@ pub(crate) enum Phase {
     Importing,
     /// A reset has begun and not finished.
     Resetting,
+    /// A flat layout has been adopted: it can be opened, which removes the flat layout.
+    Adopting,
 }
 
 /// How rows are hashed.
@@ -172,7 +175,7 @@ impl StateId {
     /// `Missing` with the remedy.
     pub(crate) fn check_ready(&self, dir: &Path) -> Result<()> {
         let message = match self.phase {
-            Phase::Creating | Phase::Ready => return Ok(()),
+            Phase::Creating | Phase::Ready | Phase::Adopting => return Ok(()),
             Phase::Importing => "an import was not finished: import again, or reset the store",
             Phase::Resetting => "a reset was not finished: reset the store again",
         };

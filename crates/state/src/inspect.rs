@@ -1,7 +1,7 @@
 //! What a store holds, without opening it for writing: beside its writer, or when nobody has it
 //! open.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_lthash::RootHash;
@@ -9,17 +9,14 @@ use lithdb_state_engine::EngineKind;
 use serde::Serialize;
 
 use crate::files::StoreId;
-use crate::options::StateComponents;
+use crate::options::{StateComponents, StateOptions};
 use crate::reach::{Reach, Unreachable};
-use crate::reader::Reader;
+use crate::reader::{Reader, again};
 use crate::rollback::list_abandoned;
 use crate::snapshot::SnapshotInfo;
 use crate::store_name::StoreName;
 use crate::totals::Totals;
 use crate::view::View;
-
-/// How often a reader begins again when the snapshot that it chose was removed.
-const ATTEMPTS: usize = 100;
 
 /// What a store holds, without opening it for writing.
 #[derive(Debug, Clone, Serialize)]
@@ -89,8 +86,8 @@ impl Reader {
             reach => Some(reach?),
         };
         Ok(StateInspection {
-            store: self.id.store,
-            initial_version: self.id.initial_version,
+            store: self.id,
+            initial_version: self.initial_version,
             oldest_version: *self.versions.start(),
             version,
             root,
@@ -153,7 +150,8 @@ fn inspect_each(
     components: &StateComponents,
     complete: impl Fn(&Reader, StateInspection) -> Result<Option<StateInspection>>,
 ) -> Result<StateInspection> {
-    let inspected = read(dir.clone(), components, |reader| {
+    let open = || Reader::open(dir.clone(), components.clone());
+    let inspected = again(&dir, open, |reader| {
         let inspection = reader.inspection()?;
         if inspection.reach.is_none() {
             // Begins again, if the log was collected meanwhile.
@@ -171,35 +169,11 @@ fn inspect_each(
 
 /// A view of `version` (`None`: the newest) of the store in `dir`.
 pub(crate) fn view_only(
-    dir: PathBuf,
+    dir: &Path,
     version: Option<u64>,
+    options: &StateOptions,
     components: &StateComponents,
 ) -> Result<View> {
-    read(dir, components, |reader| reader.view(version.unwrap_or(*reader.versions.end())))
-}
-
-/// Calls `attempt` with a reader of the store in `dir`, again if a snapshot was removed meanwhile.
-fn read<T>(
-    dir: PathBuf,
-    components: &StateComponents,
-    attempt: impl Fn(&Reader) -> Result<Option<T>>,
-) -> Result<T> {
-    // What was missing, and the oldest version and the snapshots that there were then.
-    let mut missing = None;
-    for _ in 0..ATTEMPTS {
-        let reader = Reader::open(dir.clone(), components.clone())?;
-        let snapshots: Vec<u64> = reader.snapshots.iter().map(|s| s.found.version).collect();
-        let seen = (*reader.versions.start(), snapshots);
-        match attempt(&reader) {
-            Ok(Some(found)) => return Ok(found),
-            // It was collected meanwhile, unless nothing has changed since the last attempt.
-            Err(error) if error.kind() == ErrorKind::Missing && missing.as_ref() != Some(&seen) => {
-                missing = Some(seen);
-            }
-            Err(error) => return Err(error),
-            Ok(None) => {}
-        }
-    }
-    let message = "the snapshots that were chosen were removed again and again: retry";
-    Err(Error::at(ErrorKind::Exhausted, &dir, message))
+    let open = || Reader::open_with(dir.to_path_buf(), options.clone(), components.clone());
+    again(dir, open, |reader| reader.view(version.unwrap_or(*reader.versions.end())))
 }

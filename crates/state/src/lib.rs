@@ -36,6 +36,7 @@
 //!
 //! `docs/STATE.md` has the model, the guarantees, and what an operator needs to know.
 
+mod adopt;
 mod background;
 mod beside;
 mod change_set;
@@ -50,6 +51,7 @@ mod meta;
 mod open;
 mod options;
 mod overlay;
+mod past;
 mod pending;
 mod prune;
 mod reach;
@@ -65,8 +67,10 @@ mod store_name;
 mod totals;
 mod verify;
 mod view;
+mod view_clone;
 mod wal;
 
+pub use adopt::AdoptReport;
 pub use change_set::ChangeSet;
 pub use db::StateDb;
 pub use event::{StateEvent, StateListener};

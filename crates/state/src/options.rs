@@ -41,6 +41,11 @@ pub struct StateOptions {
     /// The block cache of the working copy, in bytes. Default: 256 MiB.
     #[serde(with = "human")]
     pub cache_bytes: u64,
+    /// How much a view of a past version may replay in memory, in bytes. What takes more is
+    /// replayed in a clone in the directory `views`, which is removed before the view is returned.
+    /// Default: 256 MiB.
+    #[serde(with = "human")]
+    pub view_memory_bytes: u64,
     /// The largest commit, in bytes of its log record. Default: 1 GiB.
     #[serde(with = "human")]
     pub max_commit_bytes: u64,
@@ -90,6 +95,7 @@ impl Default for StateOptions {
             retention: Retention::Count,
             memtable_bytes: 64 << 20,
             cache_bytes: 256 << 20,
+            view_memory_bytes: 256 << 20,
             max_commit_bytes: 1 << 30,
             stall_l0_runs: 20,
             hash_threads: 0,
@@ -128,6 +134,8 @@ setters! {
     memtable_bytes: u64,
     /// Sets [`cache_bytes`](Self::cache_bytes).
     cache_bytes: u64,
+    /// Sets [`view_memory_bytes`](Self::view_memory_bytes).
+    view_memory_bytes: u64,
     /// Sets [`max_commit_bytes`](Self::max_commit_bytes).
     max_commit_bytes: u64,
     /// Sets [`stall_l0_runs`](Self::stall_l0_runs).

@@ -1,5 +1,5 @@
-//! Which versions can be reached, and from where: the one function that opening, rolling back and
-//! their dry runs ask.
+//! Which versions can be reached, and from where: the one function that opening, views, rolling back
+//! and their dry runs ask.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -113,20 +113,29 @@ impl std::error::Error for Unreachable {}
 /// # Errors
 /// `Missing` with [`Unreachable`] as its source.
 pub(crate) fn reach(log: &Log, snapshots: &[u64], target: u64) -> Result<Reach> {
-    let has = log.range()?;
+    reach_within(log, log.range()?, snapshots, target)
+}
+
+/// As [`reach`], if of the log's versions only those in `has` count. The record of the target is
+/// needed even if a snapshot is the base: it is the newest one after a rollback.
+pub(crate) fn reach_within(
+    log: &Log,
+    has: Option<RangeInclusive<u64>>,
+    snapshots: &[u64],
+    target: u64,
+) -> Result<Reach> {
     let snapshot = snapshots.iter().rev().find(|version| **version <= target);
     let base = match snapshot {
         Some(version) => Some(Base::Snapshot { version: *version }),
         None => empty_base(log, has.as_ref(), target)?,
     };
-    let first = base.map_or(0, |base| base.version().saturating_add(1));
+    let first = base.map_or(0, |base| base.version().saturating_add(1).min(target));
     let unreachable = |gap| {
         let base = base.map(Base::version);
         Unreachable { target, base, needs: first..=target, has: has.clone(), gap }.into_error()
     };
     let (Some(base), Some(has)) = (base, &has) else { return Err(unreachable(None)) };
-    let is_covered = first > target || (first >= *has.start() && target <= *has.end());
-    if !is_covered || target > *has.end() {
+    if first < *has.start() || target > *has.end() {
         return Err(unreachable(None));
     }
     match log.first_absent(first..=target)? {
@@ -135,44 +144,35 @@ pub(crate) fn reach(log: &Log, snapshots: &[u64], target: u64) -> Result<Reach> 
     }
 }
 
-/// The lowest version that [`reach_for_rollback`] accepts.
+/// The lowest version that [`reach_within`] accepts.
 ///
 /// # Errors
-/// As [`reach_for_rollback`] for the newest version, if there is none.
-pub(crate) fn lowest(log: &Log, snapshots: &[u64]) -> Result<u64> {
-    let Some(has) = log.range()? else {
+/// As [`reach_within`] for the newest version, if there is none.
+pub(crate) fn lowest(
+    log: &Log,
+    has: Option<RangeInclusive<u64>>,
+    snapshots: &[u64],
+) -> Result<u64> {
+    let Some(versions) = has.clone() else {
         unreachable!("the log of an open store has a base record")
     };
     // Every base is a version that can be reached, and nothing below the lowest has one.
-    for candidate in std::iter::once(has.start()).chain(snapshots) {
-        match reach_for_rollback(log, snapshots, *candidate) {
+    for candidate in std::iter::once(versions.start()).chain(snapshots) {
+        match reach_within(log, has.clone(), snapshots, *candidate) {
             Err(error) if Unreachable::of(&error).is_some() => {}
             reached => return reached.map(|reached| reached.target),
         }
     }
-    reach_for_rollback(log, snapshots, *has.end()).map(|reached| reached.target)
+    reach_within(log, has, snapshots, *versions.end()).map(|reached| reached.target)
 }
 
-/// As [`reach`], for a rollback: the log is truncated after the record of `target`, which then is the
-/// newest, so that it is needed even if a snapshot is the base.
-///
-/// # Errors
-/// As [`reach`]; `Corrupt` if that record is damaged.
-pub(crate) fn reach_for_rollback(log: &Log, snapshots: &[u64], target: u64) -> Result<Reach> {
-    let reached = reach(log, snapshots, target)?;
-    if log.record(target)?.is_some() {
-        return Ok(reached);
-    }
-    let (base, has) = (Some(reached.base.version()), log.range()?);
-    Err(Unreachable { target, base, needs: target..=target, has, gap: None }.into_error())
-}
-
-/// Reads every record that is replayed: a damaged one is found before anything is truncated.
+/// Reads the record of the target and every record that is replayed: a damaged one is found before
+/// anything is truncated.
 ///
 /// # Errors
 /// `Corrupt`, `Io`.
 pub(crate) fn check_readable(log: &Log, reached: &Reach) -> Result<()> {
-    let first = reached.base.version().saturating_add(1);
+    let first = reached.base.version().saturating_add(1).min(reached.target);
     (first..=reached.target).try_for_each(|version| log.record(version).map(drop))
 }
 

@@ -1,60 +1,79 @@
-//! The parts of a store, open for reading: its log, and snapshots in place.
+//! The parts of a store, open for reading: its log, and snapshots in place. Those of another
+//! process's store, or of one that is open in this one.
 //!
-//! Nothing is written, created or removed. A reader finds the log's versions when it begins; what
-//! the writer commits meanwhile it does not see. It holds a shared lock of the snapshot that it reads
-//! until all its files are open. If the snapshot, or a part of the log, is removed before that, the
-//! reader begins again.
+//! A reader finds the newest version when it begins; what the writer commits meanwhile it does not
+//! see. It takes no lock of the writer's. It holds a shared lock of the snapshot that it reads until
+//! it has read what it needs: as long as the snapshot stands, the log keeps every version after it.
+//! If the snapshot, or a part of the log, was removed before the lock was held, the reader begins
+//! again ([`again`]).
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lithdb::{Components, Db, DbOptions};
 use lithdb_env::{Env, Error, ErrorKind, FileKind, FileLock, Fs, LockKind, Result, exists_as};
 use lithdb_state_engine::{CheckLevel, Engine, Engines, OpenMode, in_memory};
 
-use crate::commit::apply_rows;
 use crate::dirs::Dirs;
-use crate::files::StateId;
-use crate::head::Head;
+use crate::files::{StateId, StoreId};
 use crate::meta::{META_KEY, Meta};
 use crate::open::Opening;
 use crate::open::log::WAL_TABLE;
 use crate::options::{StateComponents, StateOptions};
-use crate::reach::{Base, Reach, reach};
+use crate::reach::{Base, Reach, lowest, reach_within};
 use crate::record::{Body, StoreDelta};
+use crate::shared::Shared;
 use crate::snapshot::list::{Classified, Reference, classify, list, valid_versions};
+use crate::snapshot::retain::classified;
 use crate::snapshot::take::ENGINE_DIR;
 use crate::totals::Totals;
-use crate::view::View;
 use crate::wal::{Log, WalFloor};
+
+/// How often a reader begins again when the snapshot that it chose was removed.
+const ATTEMPTS: usize = 100;
 
 /// A store whose log is open for reading.
 pub(crate) struct Reader {
     pub(crate) dirs: Dirs,
     pub(crate) env: Env,
     pub(crate) engines: Arc<dyn Engines>,
-    pub(crate) id: StateId,
+    pub(crate) id: StoreId,
+    pub(crate) initial_version: u64,
     pub(crate) log: Log,
+    /// The versions of the log, as far as they were committed when the reader began.
     pub(crate) versions: RangeInclusive<u64>,
     /// The snapshots, and which of them can be used.
     pub(crate) snapshots: Vec<Classified>,
-    _db: Db,
+    /// The limit of the rows that a view replays in memory.
+    pub(crate) view_memory_bytes: u64,
+    /// The log's database, if it was opened for this reader.
+    _db: Option<Db>,
 }
 
 /// What a version is reached from.
-struct Start {
-    engine: Arc<dyn Engine>,
-    meta: Meta,
-    /// Keeps the snapshot from being removed.
-    lock: Option<Box<dyn FileLock>>,
+pub(crate) struct Start {
+    pub(crate) base: Base,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) meta: Meta,
+    /// Keeps the snapshot from being removed, and with it the log's versions after it.
+    pub(crate) lock: Option<Box<dyn FileLock>>,
 }
 
 impl Reader {
     /// Opens the log of the store in `dir`, which must be the store's own.
     pub(crate) fn open(dir: PathBuf, components: StateComponents) -> Result<Self> {
-        let Opening { dirs, env, engines, .. } =
-            Opening::new(dir, StateOptions::default(), components)?;
+        Self::open_with(dir, StateOptions::default(), components)
+    }
+
+    /// As [`open`](Self::open), with the options that concern reading.
+    pub(crate) fn open_with(
+        dir: PathBuf,
+        options: StateOptions,
+        components: StateComponents,
+    ) -> Result<Self> {
+        let view_memory_bytes = options.view_memory_bytes;
+        let Opening { dirs, env, engines, .. } = Opening::new(dir, options, components)?;
         let Some(id) = StateId::read(&*env.fs, &dirs.id())? else {
             let message = "there is no state store: state.id is missing";
             return Err(Error::at(ErrorKind::Missing, dirs.root(), message));
@@ -73,43 +92,83 @@ impl Reader {
         let reference =
             Reference { id: id.store, engines: &*engines, log: &log, versions: versions.clone() };
         let snapshots = classify(&*env.fs, found, &reference)?;
-        Ok(Self { dirs, env, engines, id, log, versions, snapshots, _db: db })
+        let StateId { store: id, initial_version, .. } = id;
+        let _db = Some(db);
+        Ok(Self {
+            dirs,
+            env,
+            engines,
+            id,
+            initial_version,
+            log,
+            versions,
+            snapshots,
+            view_memory_bytes,
+            _db,
+        })
+    }
+
+    /// The parts of an open store.
+    ///
+    /// # Errors
+    /// `Closed` if it was closed; those of listing the snapshots.
+    pub(crate) fn of(shared: &Shared) -> Result<Self> {
+        shared.check_open()?;
+        // The log may have one version more, which is being committed: nobody may see it yet.
+        let newest = shared.head().version;
+        let snapshots = classified(shared)?;
+        let Some(versions) = shared.log.range()? else {
+            unreachable!("the log of an open store has a base record")
+        };
+        Ok(Self {
+            dirs: shared.dirs.clone(),
+            env: shared.env.clone(),
+            engines: Arc::clone(&shared.engines),
+            id: shared.id,
+            initial_version: shared.initial_version,
+            log: shared.log.clone(),
+            versions: *versions.start()..=newest,
+            snapshots,
+            view_memory_bytes: shared.options.view_memory_bytes,
+            _db: None,
+        })
     }
 
     pub(crate) fn reach(&self, target: u64) -> Result<Reach> {
-        reach(&self.log, &valid_versions(&self.snapshots), target)
+        let valid = valid_versions(&self.snapshots);
+        reach_within(&self.log, self.has()?, &valid, target)
     }
 
-    /// A view of `target`: the newest snapshot at or below it, opened in place, and the log replayed
-    /// into memory. `None` if the snapshot was removed meanwhile.
-    pub(crate) fn view(&self, target: u64) -> Result<Option<View>> {
-        let Some(Start { engine, mut meta, lock }) = self.start(target)? else { return Ok(None) };
-        self.replay(&mut meta, target, &mut |version, deltas| {
-            apply_rows(&*engine, version, deltas)
-        })?;
-        let pin = engine.pin();
-        let Meta { version, root, totals, .. } = meta;
-        // Every file is open: the snapshot may go.
-        drop(lock);
-        Ok(Some(View::new(Arc::new(Head { version, root, totals, pin }), engine)))
+    /// The lowest version that [`reach`](Self::reach) accepts.
+    pub(crate) fn rollback_floor(&self) -> Result<u64> {
+        lowest(&self.log, self.has()?, &valid_versions(&self.snapshots))
+    }
+
+    /// The versions of the log, without one that is being committed.
+    fn has(&self) -> Result<Option<RangeInclusive<u64>>> {
+        let newest = *self.versions.end();
+        Ok(self.log.range()?.map(|has| *has.start()..=newest.min(*has.end())))
     }
 
     /// The totals of the stores after `target`, without any rows. `None` if the snapshot from which
     /// they are counted was removed meanwhile.
     pub(crate) fn totals(&self, target: u64) -> Result<Option<Totals>> {
         let Some(Start { mut meta, .. }) = self.start(target)? else { return Ok(None) };
-        self.replay(&mut meta, target, &mut |_version, _deltas| Ok(()))?;
+        while meta.version < target {
+            self.advance(&mut meta)?;
+        }
         Ok(Some(meta.totals))
     }
 
     /// Where the way to `target` begins. `None` if the snapshot was removed meanwhile.
-    fn start(&self, target: u64) -> Result<Option<Start>> {
-        match self.reach(target)?.base {
+    pub(crate) fn start(&self, target: u64) -> Result<Option<Start>> {
+        let base = self.reach(target)?.base;
+        match base {
             Base::Empty { version } => {
                 let totals = Totals::default();
                 let root = totals.root();
-                let meta = Meta { store: self.id.store, version, root, totals };
-                Ok(Some(Start { engine: in_memory(self.env.clone())?, meta, lock: None }))
+                let meta = Meta { store: self.id, version, root, totals };
+                Ok(Some(Start { base, engine: in_memory(self.env.clone())?, meta, lock: None }))
             }
             Base::Snapshot { version } => {
                 let Some((engine, lock)) = self.open_snapshot(version)? else { return Ok(None) };
@@ -121,10 +180,10 @@ impl Reader {
                 };
                 let meta = Meta::decode(&row)?;
                 // The writer may have rolled back and taken another of that version meanwhile.
-                let is_chosen = meta.store == self.id.store
+                let is_chosen = meta.store == self.id
                     && meta.version == version
                     && self.log.root(version)? == Some(meta.root);
-                Ok(is_chosen.then_some(Start { engine, meta, lock: Some(lock) }))
+                Ok(is_chosen.then_some(Start { base, engine, meta, lock: Some(lock) }))
             }
         }
     }
@@ -148,38 +207,55 @@ impl Reader {
         Ok(Some((self.engines.open(&dir, OpenMode::ReadInPlace)?, lock)))
     }
 
-    /// Passes the versions of the log after `meta` to `apply`, up to `target`.
-    fn replay(
-        &self,
-        meta: &mut Meta,
-        target: u64,
-        apply: &mut dyn FnMut(u64, &[StoreDelta]) -> Result<()>,
-    ) -> Result<()> {
-        while meta.version < target {
-            let version = meta.version + 1;
-            let Some(record) = self.log.record(version)? else {
-                let message =
-                    format!("log {}: version {version} is missing", self.log.table.name());
-                return Err(Error::new(ErrorKind::Missing, message));
-            };
-            let Body::Commit(deltas) = &record.body else {
-                let message = format!("version {version} of the log is a base record");
-                return Err(Error::new(ErrorKind::Corrupt, message));
-            };
-            meta.totals.apply(deltas)?;
-            if record.previous_root != meta.root || record.root != meta.totals.root() {
-                let message = format!(
-                    "version {version} of the log: expected the root {}, found {}",
-                    record.root,
-                    meta.totals.root()
-                );
-                return Err(Error::new(ErrorKind::Corrupt, message));
-            }
-            apply(version, deltas)?;
-            (meta.version, meta.root) = (version, record.root);
+    /// Makes `meta` the next version, and returns what that changed.
+    pub(crate) fn advance(&self, meta: &mut Meta) -> Result<Vec<StoreDelta>> {
+        let version = meta.version + 1;
+        let Some(record) = self.log.record(version)? else {
+            let message = format!("log {}: version {version} is missing", self.log.table.name());
+            return Err(Error::new(ErrorKind::Missing, message));
+        };
+        let Body::Commit(deltas) = record.body else {
+            let message = format!("version {version} of the log is a base record");
+            return Err(Error::new(ErrorKind::Corrupt, message));
+        };
+        meta.totals.apply(&deltas)?;
+        if record.previous_root != meta.root || record.root != meta.totals.root() {
+            let message = format!(
+                "version {version} of the log: expected the root {}, found {}",
+                record.root,
+                meta.totals.root()
+            );
+            return Err(Error::new(ErrorKind::Corrupt, message));
         }
-        Ok(())
+        (meta.version, meta.root) = (version, record.root);
+        Ok(deltas)
     }
+}
+
+/// Calls `attempt` with a reader of the store in `dir`, again if a snapshot was removed meanwhile.
+pub(crate) fn again<T>(
+    dir: &Path,
+    open: impl Fn() -> Result<Reader>,
+    attempt: impl Fn(&Reader) -> Result<Option<T>>,
+) -> Result<T> {
+    // What was missing, and the oldest version and the snapshots that there were then.
+    let mut missing = None;
+    for _ in 0..ATTEMPTS {
+        let reader = open()?;
+        let snapshots: Vec<u64> = reader.snapshots.iter().map(|s| s.found.version).collect();
+        let seen = (*reader.versions.start(), snapshots);
+        match attempt(&reader) {
+            Ok(Some(found)) => return Ok(found),
+            // It was collected meanwhile, unless nothing has changed since the last attempt.
+            Err(error) if error.kind() == ErrorKind::Missing && missing.as_ref() != Some(&seen) => {
+                missing = Some(seen);
+            }
+            Err(error) => return Err(error),
+            Ok(None) => {}
+        }
+    }
+    let message = "the snapshots that were chosen were removed again and again: retry";
+    Err(Error::at(ErrorKind::Exhausted, dir, message))
 }
 
 /// Refuses a store whose log is a table of the application's database.

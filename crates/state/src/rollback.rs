@@ -16,21 +16,19 @@ use crate::files::{StateId, parse_abandoned_name};
 use crate::open::log::WAL_TABLE;
 use crate::open::{OpenReport, Opening};
 use crate::options::{Retention, StateComponents, StateOptions};
-use crate::reach::{Base, Reach, check_readable, reach_for_rollback};
-use crate::reader::check_own_log;
+use crate::reach::{Base, Reach, check_readable, reach};
+use crate::reader::{Reader, check_own_log};
 use crate::shared::Shared;
 use crate::snapshot::SnapshotInfo;
 use crate::snapshot::list::{Classified, Reference, classify, list, valid_versions};
-use crate::snapshot::retain::classified;
 use crate::wal::{Log, WalFloor, version_of};
 
 /// Refuses a rollback of an open store that cannot be carried out; changes nothing.
 pub(crate) fn check(shared: &Shared, target: u64) -> Result<Reach> {
-    shared.check_open()?;
-    let snapshots = classified(shared)?;
-    let reached = reach_for_rollback(&shared.log, &valid_versions(&snapshots), target)?;
+    let reader = Reader::of(shared)?;
+    let reached = reader.reach(target)?;
     check_readable(&shared.log, &reached)?;
-    check_removable(&*shared.env.fs, &snapshots, target)?;
+    check_removable(&*shared.env.fs, &reader.snapshots, target)?;
     Ok(reached)
 }
 
@@ -239,7 +237,7 @@ impl StateRollback {
         let engines = &*opening.engines;
         let reference = Reference { id: id.store, engines, log: &log, versions };
         let snapshots = classify(fs, list(fs, dirs)?, &reference)?;
-        let reach = reach_for_rollback(&log, &valid_versions(&snapshots), target)?;
+        let reach = reach(&log, &valid_versions(&snapshots), target)?;
         check_readable(&log, &reach)?;
         check_removable(fs, &snapshots, target)?;
         drop((log, db));

@@ -34,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) events: EventQueue,
     pub(crate) engines: Arc<dyn Engines>,
     pub(crate) id: StoreId,
+    pub(crate) initial_version: u64,
     pub(crate) log: Log,
     /// The right to raise the log's floor, until the store is closed.
     pub(crate) floor: Mutex<Option<FloorHold>>,

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use lithdb_env::{Error, FileKind, Result, UnixMillis, exists_as};
 use lithdb_lthash::RootHash;
-use lithdb_state_engine::CheckLevel;
+use lithdb_state_engine::{CheckLevel, Engine, Pin};
 use serde::Serialize;
 
 use crate::inspect::view_only;
 use crate::meta::META_KEY;
-use crate::options::StateComponents;
+use crate::options::{StateComponents, StateOptions};
 use crate::reach::Unreachable;
 use crate::reader::Reader;
 use crate::row::{split_key, split_row};
@@ -141,7 +141,7 @@ impl StateVerification {
                     continue;
                 }
             };
-            if record.store != reader.id.store {
+            if record.store != reader.id {
                 self.findings.push(format!("version {version} of the log is of another store"));
             }
             if previous.is_some_and(|previous| previous != record.previous_root) {
@@ -182,10 +182,11 @@ impl StateVerification {
     /// A view of the version that is verified or, if a writer has gone on until it cannot be
     /// reached, of the newest, which is verified instead.
     fn view(&mut self, dir: &Path, components: &StateComponents) -> Result<View> {
-        let viewed = view_only(dir.to_path_buf(), Some(self.version), components);
+        let options = StateOptions::default();
+        let viewed = view_only(dir, Some(self.version), &options, components);
         match viewed {
             Err(error) if Unreachable::of(&error).is_some() => {
-                let newest = view_only(dir.to_path_buf(), None, components)?;
+                let newest = view_only(dir, None, &options, components)?;
                 if newest.version() == self.version {
                     return Err(error);
                 }
@@ -204,19 +205,10 @@ impl StateVerification {
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         let view = self.view(dir, components)?;
-        let engine = Arc::clone(view.engine());
-        let mut found = Totals::default();
-        for row in engine.range(&view.head().pin, Bound::Unbounded, Bound::Unbounded) {
-            let (physical, row) = row?;
-            if physical == META_KEY {
-                continue;
-            }
-            let (store, key) = split_key(&physical)?;
-            let (_modified_at, value) = split_row(&row)?;
-            found.add_row(&StoreName::new(store)?, &key, &value)?;
+        let found = count_rows(view.engine(), &view.head().pin, &mut || {
             self.rows += 1;
             progress(self.rows);
-        }
+        })?;
         let expected = &view.head().totals;
         let names = expected.iter().chain(found.iter()).map(|(name, _)| name);
         for name in names.collect::<BTreeSet<_>>() {
@@ -238,4 +230,24 @@ impl StateVerification {
         }
         Ok(())
     }
+}
+
+/// The totals of all rows at a pin; `each` is called for every row.
+pub(crate) fn count_rows(
+    engine: &Arc<dyn Engine>,
+    pin: &Pin,
+    each: &mut dyn FnMut(),
+) -> Result<Totals> {
+    let mut found = Totals::default();
+    for row in Arc::clone(engine).range(pin, Bound::Unbounded, Bound::Unbounded) {
+        let (physical, row) = row?;
+        if physical == META_KEY {
+            continue;
+        }
+        let (store, key) = split_key(&physical)?;
+        let (_modified_at, value) = split_row(&row)?;
+        found.add_row(&StoreName::new(store)?, &key, &value)?;
+        each();
+    }
+    Ok(found)
 }

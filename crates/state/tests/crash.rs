@@ -305,6 +305,25 @@ fn cloning_the_working_copy_again_survives_every_crash() {
     crash(&Script::new("clone again", small(), &ops), 41, &least);
 }
 
+/// A view that outgrows memory has a clone on disk, which the next opening removes.
+#[test]
+fn views_that_outgrow_memory_survive_every_crash() {
+    let ops = [
+        Op::Commit,
+        Op::Commit,
+        Op::Commit,
+        Op::View(2),
+        Op::Snapshot,
+        Op::Commit,
+        Op::Commit,
+        Op::View(4),
+        Op::Commit,
+    ];
+    let least = [("images", 350), ("images with leftovers", 60), ("nested images", 150)];
+    let options = on_flush().view_memory_bytes(0);
+    crash(&Script::new("views in clones", options, &ops), 31, &least);
+}
+
 /// What a rollback must have met.
 const ROLLED_BACK: [(&str, u64); 4] = [
     ("images", 700),

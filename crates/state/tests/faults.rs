@@ -171,3 +171,29 @@ fn faults_at_every_operation_of_a_rollback() {
     let script = Script::shared("rollback of a shared database", small(), &ops);
     check(&every_fault(&script, &[6], 4), &[("faults", 250), ("read faults", 250)]);
 }
+
+/// Every operation and every read of a view of a past version, in memory and in a clone. The writer
+/// knows nothing of it.
+#[test]
+fn faults_of_every_view_of_a_past_version_return_no_wrong_row_and_latch_nothing() {
+    let ops = [
+        Op::Commit,
+        Op::Commit,
+        Op::Commit,
+        Op::View(2),
+        Op::Snapshot,
+        Op::Commit,
+        Op::Commit,
+        Op::Commit,
+        Op::View(3),
+        Op::View(5),
+    ];
+    for limit in [0, 1 << 30] {
+        let script = Script::new("views", on_flush().view_memory_bytes(limit), &ops);
+        let tally = every_fault(&script, &[4, 9, 10], 2);
+        assert_eq!(tally.get("latched"), 0, "{tally:?}");
+        assert!(tally.get("read faults") > 60, "{tally:?}");
+        assert!(tally.get("failed steps") > 60, "{tally:?}");
+        assert!(limit > 0 || tally.get("faults") > 60, "{tally:?}");
+    }
+}

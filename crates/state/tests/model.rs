@@ -50,7 +50,7 @@ impl StateMachineTest for State {
 }
 
 /// Events that must occur in a run, besides every kind of operation.
-const EVENTS: [&str; 9] = [
+const EVENTS: [&str; 10] = [
     "crashes in operations",
     "floors raised",
     "logs collected",
@@ -59,6 +59,7 @@ const EVENTS: [&str; 9] = [
     "snapshots pruned",
     "snapshots taken again",
     "versions refused",
+    "views of past versions",
     "working copies cloned",
 ];
 

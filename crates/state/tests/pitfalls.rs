@@ -33,5 +33,7 @@ mod rollback;
 #[path = "pitfalls/snapshots.rs"]
 mod snapshots;
 mod support;
+#[path = "pitfalls/views.rs"]
+mod views;
 #[path = "pitfalls/watchdog.rs"]
 mod watchdog;

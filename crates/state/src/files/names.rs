@@ -51,18 +51,30 @@ pub(crate) fn is_engine_dir_name(name: &str) -> bool {
     name.strip_prefix("engine-").is_some_and(|number| is_hex(number, SHORT_DIGITS))
 }
 
+/// The directory in `views` of a clone in which a view is replayed.
+pub(crate) fn view_clone_name(random: u64) -> String {
+    format!("{random:0RANDOM_DIGITS$x}")
+}
+
+/// Whether this is the name of a clone in which a view is replayed.
+pub(crate) fn is_view_clone_name(name: &str) -> bool {
+    is_hex(name, RANDOM_DIGITS)
+}
+
 /// The directory in `trash` of something that is being removed.
 pub(crate) fn trash_name(what: &str, random: u64) -> String {
     format!("{what}-{random:0RANDOM_DIGITS$x}")
 }
 
-/// Whether this is the name of something that is being removed: a working copy or a snapshot.
+/// Whether this is the name of something that is being removed: a working copy, a snapshot, or the
+/// engine of a flat layout that was adopted.
 pub(crate) fn is_trash_name(name: &str) -> bool {
     let Some((what, random)) = name.rsplit_once('-') else { return false };
     let is_version = |prefix| {
         what.strip_prefix(prefix).is_some_and(|version| parse_snapshot_name(version).is_some())
     };
-    let is_own = what == "working" || is_version("snapshot-") || is_version("abandoned-");
+    let is_own =
+        matches!(what, "working" | "engine") || is_version("snapshot-") || is_version("abandoned-");
     is_own && is_hex(random, RANDOM_DIGITS)
 }
 

@@ -7,7 +7,7 @@ use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_lthash::RootHash;
 use lithdb_state_engine::Compacted;
 
-use crate::commit::{apply_rows, last_rows};
+use crate::commit::{apply_rows, flush_at};
 use crate::head::Head;
 use crate::meta::Meta;
 use crate::open::Opening;
@@ -123,9 +123,7 @@ fn check(
 
 /// The records are durable: opening the log has made them so.
 fn flush(working: &mut Working) -> Result<()> {
-    let meta = working.meta.encode()?;
-    let sealed = working.engine.seal(&last_rows(&meta))?;
-    working.engine.flush(&sealed)?;
+    flush_at(&*working.engine, &working.meta)?;
     working.flushed_version = working.meta.version;
     Ok(())
 }

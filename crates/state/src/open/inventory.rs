@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 use lithdb_env::{Error, FileKind, Fs, Result, remove_if_exists, sync_parent};
 
-use crate::dirs::{Dirs, remove_tree};
-use crate::files::{is_trash_name, parse_snapshot_name};
+use crate::dirs::{Dirs, FLAT_DIR, remove_tree};
+use crate::files::{is_trash_name, is_view_clone_name, parse_snapshot_name};
 use crate::open::OpenReport;
+use crate::view_clone;
 
 /// The names of a store, apart from `state.lock` and `state.id`.
 const PARTS: [&str; 4] = ["wal", "snapshots", "working", "abandoned"];
@@ -20,6 +21,8 @@ pub(crate) struct Inventory {
     foreign: Vec<String>,
     leftover_files: Vec<PathBuf>,
     leftover_dirs: Vec<PathBuf>,
+    /// Clones of views, which may be in use.
+    view_clones: Vec<PathBuf>,
 }
 
 /// Lists the directory of a store.
@@ -44,6 +47,11 @@ pub(crate) fn take(fs: &dyn Fs, dirs: &Dirs) -> Result<Inventory> {
     }
     inventory.list_new_snapshots(fs, dirs)?;
     inventory.list_trash(fs, dirs)?;
+    for entry in list_if_exists(fs, &dirs.views())? {
+        if entry.kind == FileKind::Dir && is_view_clone_name(&entry.name) {
+            inventory.view_clones.push(dirs.views().join(&entry.name));
+        }
+    }
     Ok(inventory)
 }
 
@@ -56,6 +64,11 @@ impl Inventory {
     /// An entry that no store makes. Every ext file system has a `lost+found`.
     pub(crate) fn first_foreign(&self) -> Option<&str> {
         self.foreign.iter().map(String::as_str).find(|name| *name != "lost+found")
+    }
+
+    /// Whether there is the engine of a flat layout, or another directory of that name.
+    pub(crate) fn is_flat(&self) -> bool {
+        self.foreign.iter().any(|name| name == FLAT_DIR)
     }
 
     pub(crate) fn has(&self, part: &str) -> bool {
@@ -106,6 +119,12 @@ impl Inventory {
         for dir in &self.leftover_dirs {
             let gone = remove_tree(fs, dir).and_then(|()| sync_parent(fs, dir));
             report.leftovers.push(removed(dir, gone)?);
+        }
+        for dir in &self.view_clones {
+            let gone = view_clone::remove_orphan(fs, dir);
+            if !matches!(gone, Ok(false)) {
+                report.leftovers.push(removed(dir, gone.map(drop))?);
+            }
         }
         report.foreign.clone_from(&self.foreign);
         Ok(())

@@ -21,7 +21,7 @@ pub(crate) const WAL_TABLE: &str = "wal";
 
 impl Opening {
     /// Opens the log's table; finishes a rollback that was interrupted.
-    pub(super) fn open_log(&mut self) -> Result<(Option<Db>, Log, FloorHold)> {
+    pub(crate) fn open_log(&mut self) -> Result<(Option<Db>, Log, FloorHold)> {
         match &self.components.wal {
             Wal::Table { table, floor } => {
                 let hold = floor.hold()?;

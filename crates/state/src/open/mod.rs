@@ -11,7 +11,7 @@ mod catch_up;
 pub(crate) mod inventory;
 pub(crate) mod log;
 mod snapshots;
-mod working;
+pub(crate) mod working;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -24,6 +24,7 @@ use lithdb_state_engine::{Engines, LsmEngines, LsmOptions};
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use crate::adopt;
 use crate::background::Background;
 use crate::dirs::{self, Dirs};
 use crate::event::EventQueue;
@@ -164,6 +165,11 @@ impl Opening {
     /// be created.
     fn check_creatable(&self, inventory: &inventory::Inventory) -> Result<()> {
         let refuse = |kind, message: String| Err(Error::at(kind, self.dirs.root(), message));
+        if inventory.is_flat() && !inventory.has("working") {
+            let message = "the directory holds engine and no state store: if it has a flat layout, \
+                           adopt it with `lith state adopt`; otherwise choose another directory";
+            return refuse(ErrorKind::Foreign, message.to_owned());
+        }
         if let Some(name) = inventory.first_of_a_store() {
             let message = format!("state.id is missing beside {name}: restore it");
             return refuse(ErrorKind::Missing, message);
@@ -211,6 +217,7 @@ impl Opening {
         let working = self.prepare_working(&log, &id, &snapshots, chosen)?;
         let (working, head) = self.catch_up(&log, &versions, working)?;
         self.settle(&log, &snapshots)?;
+        adopt::finish(&mut self, &mut id)?;
         let newest = valid.last().copied();
         let shared = self.shared(lock, id, own_db, log, floor, working, head, newest)?;
         Ok((shared, self.report))
@@ -278,6 +285,7 @@ impl Opening {
             closing: Mutex::default(),
             engines: Arc::clone(&self.engines),
             id: id.store,
+            initial_version: id.initial_version,
             log,
             floor: Mutex::new(Some(floor)),
             own_db: Mutex::new(own_db),

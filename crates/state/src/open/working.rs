@@ -10,7 +10,7 @@ use std::sync::Arc;
 use lithdb_env::{Error, ErrorKind, FileKind, Result, exists_as, sync_parent};
 use lithdb_state_engine::{CheckLevel, Engine, OpenMode};
 
-use crate::commit::last_rows;
+use crate::commit::flush_at;
 use crate::dirs::{self, create_dir, discard};
 use crate::files::{BaseFile, StateId, engine_dir_name, is_engine_dir_name};
 use crate::meta::{META_KEY, Meta};
@@ -79,10 +79,10 @@ pub(super) fn engine_dir(opening: &Opening) -> Result<Option<PathBuf>> {
     }
 }
 
-fn read_meta(engine: &dyn Engine) -> Result<Meta> {
+pub(crate) fn read_meta(engine: &dyn Engine) -> Result<Meta> {
     let row = engine.get(&engine.pin(), META_KEY)?;
     let row = row.ok_or_else(|| {
-        Error::new(ErrorKind::Missing, "the working copy has no row that names its version")
+        Error::new(ErrorKind::Missing, "the engine has no row that names its version")
     })?;
     Meta::decode(&row)
 }
@@ -149,6 +149,5 @@ fn create_empty(
     assert_eq!(log.root(version)?, Some(root), "the log begins with the empty state");
     let engine = opening.engines.create(dir)?;
     let meta = Meta { store: id.store, version, root, totals: Totals::default() };
-    let sealed = engine.seal(&last_rows(&meta.encode()?))?;
-    engine.flush(&sealed)
+    flush_at(&*engine, &meta)
 }

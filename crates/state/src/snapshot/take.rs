@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use lithdb_env::{Error, ErrorKind, FileKind, Result, exists_as, sync_parent};
-use lithdb_state_engine::{CheckLevel, Sealed};
+use lithdb_env::{Env, Error, ErrorKind, FileKind, Result, exists_as, sync_parent};
+use lithdb_state_engine::{CheckLevel, Engine, Engines, Sealed};
 
-use crate::dirs::{self, create_dir, remove_tree};
-use crate::files::{CurrentFile, SnapshotManifest, StoreSummary};
+use crate::dirs::{self, Dirs, create_dir, remove_tree};
+use crate::files::{CurrentFile, SnapshotManifest, StoreId, StoreSummary};
 use crate::head::Head;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
@@ -14,20 +14,42 @@ use crate::snapshot::Snapshot;
 /// The directory of the engine's files in a snapshot.
 pub(crate) const ENGINE_DIR: &str = "engine";
 
+/// What a snapshot is taken of: an engine of a store.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    pub(crate) env: &'a Env,
+    pub(crate) dirs: &'a Dirs,
+    pub(crate) engines: &'a dyn Engines,
+    pub(crate) engine: &'a dyn Engine,
+    pub(crate) store: StoreId,
+}
+
+/// Takes a snapshot of the working copy of an open store: see [`take_of`].
+pub(crate) fn take(shared: &Shared, sealed: &Sealed, head: &Head) -> Result<Snapshot> {
+    let subject = Subject {
+        env: &shared.env,
+        dirs: &shared.dirs,
+        engines: &*shared.engines,
+        engine: &*shared.engine,
+        store: shared.id,
+    };
+    take_of(subject, sealed, head)
+}
+
 /// Takes a snapshot of `head`, whose last memtable is `sealed` and has been flushed. If there is
 /// one of this version and root, it is that one.
 ///
 /// Everything in `<version>.new` is durable before the rename, which makes the snapshot exist.
-pub(crate) fn take(shared: &Shared, sealed: &Sealed, head: &Head) -> Result<Snapshot> {
-    let started = shared.env.clock.monotonic();
-    let fs = &*shared.env.fs;
-    let path = shared.dirs.snapshot(head.version);
+pub(crate) fn take_of(subject: Subject<'_>, sealed: &Sealed, head: &Head) -> Result<Snapshot> {
+    let started = subject.env.clock.monotonic();
+    let fs = &*subject.env.fs;
+    let path = subject.dirs.snapshot(head.version);
     if exists_as(fs, &path, FileKind::Dir)? {
-        return existing(shared, head, &path);
+        return existing(subject, head, &path);
     }
-    let new = shared.dirs.new_snapshot(head.version);
+    let new = subject.dirs.new_snapshot(head.version);
     remove_tree(fs, &new)?;
-    let made = make(shared, sealed, head, &new).and_then(|manifest| {
+    let made = make(subject, sealed, head, &new).and_then(|manifest| {
         dirs::rename(fs, &new, &path)?;
         Ok(manifest)
     });
@@ -40,12 +62,12 @@ pub(crate) fn take(shared: &Shared, sealed: &Sealed, head: &Head) -> Result<Snap
             return Err(error);
         }
     };
-    if let Err(error) = CurrentFile::of(&manifest).write(fs, &shared.dirs.current()) {
+    if let Err(error) = CurrentFile::of(&manifest).write(fs, &subject.dirs.current()) {
         // The snapshot exists, and nobody believes the file.
         tracing::warn!(%error, "CURRENT does not name the newest snapshot");
     }
     let mut snapshot = describe(&manifest, &path);
-    snapshot.set_took(shared.env.clock.monotonic().saturating_sub(started));
+    snapshot.set_took(subject.env.clock.monotonic().saturating_sub(started));
     Ok(snapshot)
 }
 
@@ -59,13 +81,13 @@ fn describe(manifest: &SnapshotManifest, path: &Path) -> Snapshot {
     }
 }
 
-fn existing(shared: &Shared, head: &Head, path: &Path) -> Result<Snapshot> {
-    let manifest = SnapshotManifest::read(&*shared.env.fs, path)?;
-    if manifest.root == head.root && manifest.store == shared.id {
+fn existing(subject: Subject<'_>, head: &Head, path: &Path) -> Result<Snapshot> {
+    let manifest = SnapshotManifest::read(&*subject.env.fs, path)?;
+    if manifest.root == head.root && manifest.store == subject.store {
         let engine = path.join(ENGINE_DIR);
-        shared.engines.check(&engine, Some(&manifest.files), CheckLevel::Names)?;
+        subject.engines.check(&engine, Some(&manifest.files), CheckLevel::Names)?;
         // Its rename may have been interrupted.
-        sync_parent(&*shared.env.fs, path)?;
+        sync_parent(&*subject.env.fs, path)?;
         return Ok(describe(&manifest, path));
     }
     let message = format!(
@@ -75,17 +97,22 @@ fn existing(shared: &Shared, head: &Head, path: &Path) -> Result<Snapshot> {
     Err(Error::at(ErrorKind::Foreign, path, message))
 }
 
-fn make(shared: &Shared, sealed: &Sealed, head: &Head, new: &Path) -> Result<SnapshotManifest> {
-    let fs = &*shared.env.fs;
-    create_dirs_of(shared, new)?;
-    let files = shared.engine.checkpoint(sealed, &new.join(ENGINE_DIR))?;
+fn make(
+    subject: Subject<'_>,
+    sealed: &Sealed,
+    head: &Head,
+    new: &Path,
+) -> Result<SnapshotManifest> {
+    let fs = &*subject.env.fs;
+    create_dirs_of(subject, new)?;
+    let files = subject.engine.checkpoint(sealed, &new.join(ENGINE_DIR))?;
     let manifest = SnapshotManifest {
-        store: shared.id,
+        store: subject.store,
         version: head.version,
         root: head.root,
         stores: head.totals.iter().map(|(name, totals)| StoreSummary::of(name, totals)).collect(),
-        engine: shared.engines.kind(),
-        created: shared.env.clock.now(),
+        engine: subject.engines.kind(),
+        created: subject.env.clock.now(),
         files,
     };
     manifest.write(fs, new)?;
@@ -93,9 +120,9 @@ fn make(shared: &Shared, sealed: &Sealed, head: &Head, new: &Path) -> Result<Sna
     Ok(manifest)
 }
 
-fn create_dirs_of(shared: &Shared, new: &Path) -> Result<()> {
-    let fs = &*shared.env.fs;
-    dirs::create_dirs(fs, &shared.dirs.snapshots())?;
+fn create_dirs_of(subject: Subject<'_>, new: &Path) -> Result<()> {
+    let fs = &*subject.env.fs;
+    dirs::create_dirs(fs, &subject.dirs.snapshots())?;
     create_dir(fs, new)?;
     create_dir(fs, &new.join(ENGINE_DIR))
 }

@@ -25,7 +25,7 @@ enum Place {
 
 pub struct Fixture {
     place: Place,
-    options: StateOptions,
+    pub options: StateOptions,
     db: Option<StateDb>,
     pub model: Model,
     branch: u64,
@@ -194,7 +194,7 @@ impl Fixture {
     }
 
     pub fn view_only(&self, version: Option<u64>) -> Result<View> {
-        StateDb::view_only_with(self.dir(), version, self.components())
+        StateDb::view_only_with(self.dir(), version, self.options.clone(), self.components())
     }
 
     /// The open store holds exactly the newest version of the model.

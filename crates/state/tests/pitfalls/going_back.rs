@@ -104,7 +104,7 @@ fn a_rollback_whose_snapshots_cannot_be_removed_is_done_and_says_so() {
         }
         let events = store.harness().take_events();
         let is_told = |event: &StateEvent| match event {
-            StateEvent::SnapshotNotRemoved { path, error } => {
+            StateEvent::SnapshotNotRemoved { path, error, .. } => {
                 path.starts_with(Path::new(DIR).join("abandoned")) && error.is_permission_denied()
             }
             _ => false,

@@ -85,7 +85,11 @@ fn call_everything(db: &StateDb, harness: &Harness) -> Vec<(&'static str, Result
         ("snapshots", db.snapshots().map(drop)),
         ("inspect", StateDb::inspect_with(DIR, components()).map(drop)),
         ("latest_version", StateDb::latest_version_with(DIR, components()).map(drop)),
-        ("view_only", StateDb::view_only_with(DIR, None, components()).map(drop)),
+        ("view", db.view(db.version().saturating_sub(1)).map(drop)),
+        (
+            "view_only",
+            StateDb::view_only_with(DIR, None, harness.options.clone(), components()).map(drop),
+        ),
         ("verify", StateDb::verify_with(DIR, VerifyLevel::Content, components(), |_| {}).map(drop)),
         (
             "plan of a rollback",

@@ -22,21 +22,22 @@ use crate::support::{DIR, check, small};
 /// A store, and what its writer does while somebody reads: it goes on, takes a snapshot, and
 /// collects what is then too old.
 #[derive(Debug, Clone, Copy)]
-struct Scenario {
+pub struct Scenario {
     keep_snapshots: usize,
     snapshots: &'static [u64],
-    head: u64,
+    pub head: u64,
     /// The newest version afterwards, of which there is a snapshot.
-    last: u64,
+    pub last: u64,
 }
 
 /// One snapshot goes, and the log before the other.
-const ONE_GOES: Scenario = Scenario { keep_snapshots: 1, snapshots: &[4, 8], head: 10, last: 14 };
+pub const ONE_GOES: Scenario =
+    Scenario { keep_snapshots: 1, snapshots: &[4, 8], head: 10, last: 14 };
 /// All snapshots go of which a reader may know, and all of the log that they need.
-const ALL_GO: Scenario = Scenario { keep_snapshots: 0, snapshots: &[4], head: 13, last: 13 };
+pub const ALL_GO: Scenario = Scenario { keep_snapshots: 0, snapshots: &[4], head: 13, last: 13 };
 
 impl Scenario {
-    fn store(self) -> Fixture {
+    pub fn store(self) -> Fixture {
         let mut store = Fixture::simulated(small().keep_snapshots(self.keep_snapshots));
         for version in self.snapshots {
             store.commit_to(*version);
@@ -47,14 +48,14 @@ impl Scenario {
     }
 
     /// The model afterwards.
-    fn model(self) -> Model {
+    pub fn model(self) -> Model {
         let mut store = self.store();
         store.commit_to(self.last);
         store.model.clone()
     }
 
     /// A snapshot that is being read stays.
-    fn go_on(self, db: &StateDb) {
+    pub fn go_on(self, db: &StateDb) {
         for version in self.head + 1..=self.last {
             db.commit_block(version, &change_sets(&changes_of(0, version))).unwrap();
         }
@@ -86,6 +87,44 @@ impl Scenario {
         }
         unreachable!("a read ends");
     }
+
+    /// The same with the handle of the writer. Reading the log holds locks of its database, which
+    /// the writer needs: it goes on before the other reads. Returns how many those were.
+    pub fn interleave_open(
+        self,
+        options: impl Fn(StateOptions) -> StateOptions,
+        mut read: impl FnMut(u64, &StateDb),
+    ) -> u64 {
+        for n in 1.. {
+            let mut store = self.store();
+            store.close();
+            store.options = options(store.options);
+            let left = Arc::new(AtomicU64::new(0));
+            let (reads, writer) = (Arc::clone(&left), Arc::new(Mutex::new(None::<StateDb>)));
+            let db = Arc::clone(&writer);
+            let act = move |path: &Path| {
+                if path.starts_with(format!("{DIR}/wal")) || reads.load(Ordering::SeqCst) == 0 {
+                    return;
+                }
+                if reads.fetch_sub(1, Ordering::SeqCst) == 1 {
+                    let db = db.lock().clone().unwrap();
+                    self.go_on(&db);
+                    assert!(db.stats().version == self.last, "{self:?}");
+                }
+            };
+            let fs = Arc::new(store.harness().fs.clone());
+            store.harness_mut().wrapped = Some(Arc::new(InterleaveFs::new(fs, act)));
+            *writer.lock() = Some(store.open().clone());
+            left.store(n, Ordering::SeqCst);
+            read(n, store.db());
+            *writer.lock() = None;
+            if left.load(Ordering::SeqCst) > 0 {
+                assert!(n > 10, "{n} reads");
+                return n;
+            }
+        }
+        unreachable!("a read ends");
+    }
 }
 
 /// sei-chain #3337, #3516: a reader looked at the log before it held its snapshot, and skipped the
@@ -99,7 +138,7 @@ fn a_reader_between_any_two_reads_of_which_the_writer_collects_finds_its_version
         for version in [None, Some(head)] {
             let reads = scenario.interleave(|n, components| {
                 let context = format!("{scenario:?}, before read {n} of {version:?}");
-                let view = StateDb::view_only_with(DIR, version, components);
+                let view = StateDb::view_only_with(DIR, version, small(), components);
                 let view = view.unwrap_or_else(|e| panic!("{context}: {e}"));
                 let expected = version.map_or(head..=last, |version| version..=version);
                 assert!(expected.contains(&view.version()), "{context}: {}", view.version());
@@ -110,7 +149,7 @@ fn a_reader_between_any_two_reads_of_which_the_writer_collects_finds_its_version
         // It can be reached no more: that is said, or it was in time.
         scenario.interleave(|n, components| {
             let context = format!("{scenario:?}, before read {n} of version 6");
-            match StateDb::view_only_with(DIR, Some(6), components) {
+            match StateDb::view_only_with(DIR, Some(6), small(), components) {
                 Ok(view) => check::view(&view, &model, &context),
                 Err(error) => {
                     let unreachable = Unreachable::of(&error);
@@ -153,39 +192,19 @@ fn inspecting_and_verifying_between_any_two_reads_of_which_the_writer_collects_f
 #[test]
 fn what_can_be_reached_is_answered_between_any_two_reads() {
     for scenario in [ONE_GOES, ALL_GO] {
-        let reads = (1..).find(|n| {
-            let mut store = scenario.store();
-            store.close();
-            let left = Arc::new(AtomicU64::new(0));
-            let (reads, writer) = (Arc::clone(&left), Arc::new(Mutex::new(None::<StateDb>)));
-            let db = Arc::clone(&writer);
-            let act = move |path: &Path| {
-                // Reading the log holds locks of its database, which writing needs.
-                if path.starts_with(format!("{DIR}/wal")) || reads.load(Ordering::SeqCst) == 0 {
-                    return;
+        scenario.interleave_open(
+            |options| options,
+            |n, db| {
+                let context = format!("{scenario:?}, before read {n}");
+                let reached = db.reach(scenario.head);
+                assert!(reached.is_ok(), "{context}: {reached:?}");
+                // Version 6 can be reached until the log is collected, and then no more.
+                if let Err(error) = db.reach(6) {
+                    assert!(Unreachable::of(&error).is_some(), "{context}: {error}");
                 }
-                if reads.fetch_sub(1, Ordering::SeqCst) == 1 {
-                    let db = db.lock().clone().unwrap();
-                    scenario.go_on(&db);
-                    assert!(db.stats().floor > 4, "{scenario:?}");
-                }
-            };
-            let fs = Arc::new(store.harness().fs.clone());
-            store.harness_mut().wrapped = Some(Arc::new(InterleaveFs::new(fs, act)));
-            *writer.lock() = Some(store.open().clone());
-            left.store(*n, Ordering::SeqCst);
-            let context = format!("{scenario:?}, before read {n}");
-            let reached = store.db().reach(scenario.head);
-            assert!(reached.is_ok(), "{context}: {reached:?}");
-            // Version 6 can be reached until the log is collected, and then no more.
-            if let Err(error) = store.db().reach(6) {
-                assert!(Unreachable::of(&error).is_some(), "{context}: {error}");
-            }
-            store.db().snapshots().unwrap_or_else(|e| panic!("{context}: {e}"));
-            *writer.lock() = None;
-            left.load(Ordering::SeqCst) > 0
-        });
-        assert!(reads > Some(10), "{reads:?} reads");
+                db.snapshots().unwrap_or_else(|e| panic!("{context}: {e}"));
+            },
+        );
     }
 }
 
@@ -200,7 +219,8 @@ struct Writing {
 /// sei-chain #3337, #3516. With the production engine, in threads.
 #[test]
 fn a_reader_beside_snapshots_retention_and_collection_always_finds_its_version() {
-    let rounds = Effort::from_env().times(300);
+    let effort = Effort::from_env();
+    let rounds = if effort.is_deep() { effort.times(300).max(10_000) } else { 300 };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state");
     let wal = TableOptions::new().segment_keys(3).duplicate_keys(DuplicateKeys::Reject);
@@ -257,11 +277,19 @@ fn a_reader_beside_snapshots_retention_and_collection_always_finds_its_version()
     db.close().unwrap();
 }
 
-/// One round of a reader; returns how many of its views began with a snapshot.
+/// One round of a reader, in the process of the writer or as in another; returns how many of its
+/// views began with a snapshot.
 fn read_once(writing: &Writing, path: &Path, db: &StateDb, round: u64) -> u64 {
     let before = writing.committed.load(Ordering::SeqCst);
-    let version = (round % 3 == 2).then_some(before);
-    match StateDb::view_only(path, version) {
+    let (version, viewed) = match round % 4 {
+        0 => (None, StateDb::view_only(path, None)),
+        1 => (Some(before), StateDb::view_only(path, Some(before))),
+        _ => {
+            let version = before.saturating_sub(round / 4 % 6);
+            (Some(version), db.view(version))
+        }
+    };
+    match viewed {
         Ok(view) => {
             let expected = version.map_or(before..=u64::MAX, |version| version..=version);
             assert!(expected.contains(&view.version()), "{}, {expected:?}", view.version());
@@ -283,7 +311,10 @@ fn read_once(writing: &Writing, path: &Path, db: &StateDb, round: u64) -> u64 {
 /// views of a store that was closed.
 #[test]
 fn views_outlive_close_and_do_not_touch_the_writers_gauges() {
-    for mut store in Fixture::both(&small().keep_snapshots(0)) {
+    let options = small().keep_snapshots(0);
+    // With clones on disk, too.
+    let all = [1 << 30, 0].map(|limit| Fixture::both(&options.clone().view_memory_bytes(limit)));
+    for mut store in all.into_iter().flatten() {
         store.commit_to(6);
         store.snapshot();
         store.commit_to(9);
@@ -291,15 +322,18 @@ fn views_outlive_close_and_do_not_touch_the_writers_gauges() {
         let stats = |store: &Fixture| format!("{:?}", store.db().stats());
         let before = stats(&store);
         let newest = store.db().latest();
-        let then = store.view_only(Some(7)).unwrap();
+        let then = [store.view_only(Some(7)).unwrap(), store.db().view(7).unwrap()];
         let pending = store.db().pending();
         let mut rows = newest.iter("bank").unwrap();
         let first = rows.next().unwrap().unwrap();
         assert_eq!(stats(&store), before, "reading changes nothing that is reported");
         let are_same = |context: &str| {
             check::view(&newest, &model, context);
-            check::view(&then, &model, context);
-            assert_eq!((newest.version(), then.version()), (9, 7), "{context}");
+            assert_eq!(newest.version(), 9, "{context}");
+            for then in &then {
+                check::view(then, &model, context);
+                assert_eq!(then.version(), 7, "{context}");
+            }
             assert_eq!(pending.root().unwrap(), newest.root(), "{context}");
         };
         store.commit_to(20);
@@ -320,6 +354,7 @@ fn views_outlive_close_and_do_not_touch_the_writers_gauges() {
         drop(store.take_db());
         are_same("dropped");
         assert!(store.view_only(Some(7)).is_err(), "nobody can take them again");
+        assert!(store.open().view(7).is_err(), "nobody can take them again");
     }
 }
 

@@ -118,7 +118,15 @@ fn open_view_and_rollback_agree_on_what_can_be_reached() {
     for (name, mut store, _) in stores {
         for version in 98..=store.model.head() + 1 {
             let context = format!("{name}, version {version}");
+            let is_newest = version == store.model.head();
             let reached = store.open().reach(version).is_ok();
+            let viewed = store.db().view(version);
+            // The newest one is in the working copy.
+            assert_eq!(viewed.is_ok(), reached || is_newest, "{context}: view of the open store");
+            if let Ok(view) = viewed {
+                check::view(&view, &store.model, &context);
+                assert_eq!(view.version(), version, "{context}");
+            }
             assert_eq!(store.view_only(Some(version)).is_ok(), reached, "{context}: view");
             store.close();
             assert_eq!(store.view_only(Some(version)).is_ok(), reached, "{context}: view");
@@ -127,7 +135,6 @@ fn open_view_and_rollback_agree_on_what_can_be_reached() {
             let mut copy = store.fork();
             let rolled_back = copy.open().clone().rollback_to(version);
             // To the newest there is nothing to roll back.
-            let is_newest = version == store.model.head();
             assert_eq!(rolled_back.is_ok(), reached || is_newest, "{context}: rollback");
             if let Ok(db) = rolled_back {
                 check::view(&db.latest(), &store.model, &context);

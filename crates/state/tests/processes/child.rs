@@ -93,11 +93,11 @@ fn random_options(rng: &mut Rng) -> StateOptions {
 
 fn note(event: &StateEvent) {
     match event {
-        StateEvent::SnapshotTaken { version } => mark(format_args!("taken {version}")),
-        StateEvent::SnapshotsPruned { versions } => {
+        StateEvent::SnapshotTaken { version, .. } => mark(format_args!("taken {version}")),
+        StateEvent::SnapshotsPruned { versions, .. } => {
             mark(format_args!("removed {}", versions.len()));
         }
-        StateEvent::FloorRaised { floor } => mark(format_args!("floor {floor}")),
+        StateEvent::FloorRaised { floor, .. } => mark(format_args!("floor {floor}")),
         event => mark(format_args!("trouble {event:?}")),
     }
 }

@@ -88,7 +88,7 @@ pub fn check_disk(harness: &Harness, expect: &Expect, context: &str) {
 /// returns what is expected of it from now on.
 pub fn check_open(store: &Store, harness: &Harness, expect: &Expect, context: &str) -> Expect {
     let found = check_state(store, harness, expect, context);
-    for name in ["working.new", "trash"] {
+    for name in ["working.new", "trash", "views"] {
         assert!(harness.names(name).is_empty(), "{context}: {name} was left");
     }
     let new = harness.names("snapshots").into_iter().find(|name| name.ends_with(".new"));

@@ -23,6 +23,8 @@ pub enum Op {
     /// Takes a snapshot and waits for it.
     Snapshot,
     Prune(u64),
+    /// Takes a view of a version and keeps it.
+    View(u64),
     /// Closes the store and opens it again.
     Close,
     /// The process ends without closing, and the store is opened again.
@@ -237,6 +239,17 @@ impl<'s> Run<'s> {
                 Ok(())
             }
             Op::Prune(version) => self.db().prune_snapshots_below(version).map(drop),
+            Op::View(version) => {
+                // What could not be removed stays until the next open.
+                let before = self.harness.names("views");
+                let view = self.db().view(version)?;
+                check::view(&view, &self.expect.model, self.context());
+                assert_eq!(view.version(), version, "{}", self.context());
+                let left = self.harness.names("views");
+                assert!(left == before || !self.is_checked, "{}: {left:?}", self.context());
+                self.views.push((view, self.expect.model.clone()));
+                Ok(())
+            }
             Op::Close => {
                 self.close()?;
                 self.reopen(&[None])

@@ -203,7 +203,7 @@ impl Run {
             assert_eq!(snapshot.class, SnapshotClass::Valid, "{context}: {snapshot:?}");
             assert_eq!(snapshot.root, Some(root), "{context}: {snapshot:?}");
         }
-        for dir in ["working.new", "trash"] {
+        for dir in ["working.new", "trash", "views"] {
             assert!(self.harness.names(dir).is_empty(), "{context}: {dir} was left");
         }
     }
@@ -237,9 +237,37 @@ impl Run {
     }
 
     pub fn hold(&mut self, front: usize, back: usize) {
-        let (view, pending) = (self.db().latest(), self.db().pending());
-        let rows = self.model.at(self.model.head()).rows.clone();
-        let rows_pending = self.rows_pending();
+        self.keep(self.db().latest(), front, back);
+    }
+
+    /// A view of a past version: it is kept, and compared then and later.
+    pub fn view(&mut self, back: u64) {
+        let version = self.version_back(back);
+        match self.db().view(version) {
+            Ok(view) => {
+                let expected = self.model.at(version);
+                let found = (view.version(), view.root());
+                assert_eq!(found, (version, expected.root), "{}", self.context);
+                check_view(&view, &expected.rows, &format!("{}: past", self.context));
+                let is_newest = version == self.model.head();
+                assert!(is_newest || self.is_reachable(version), "{}", self.context);
+                assert_eq!(self.harness.names("views"), [""; 0], "{}", self.context);
+                if !is_newest {
+                    count("views of past versions");
+                }
+                self.keep(view, version as usize % 3, back as usize % 2);
+            }
+            Err(error) if self.is_dead() => {
+                self.done::<()>(Err(error));
+            }
+            Err(error) => self.refused(version, &error),
+        }
+    }
+
+    /// Keeps a view, and an iterator that has read some rows.
+    fn keep(&mut self, view: View, front: usize, back: usize) {
+        let rows = self.model.at(view.version()).rows.clone();
+        let (pending, rows_pending) = (self.db().pending(), self.rows_pending());
         let store = STORES[front % STORES.len()];
         let begun = |iter: lithdb_state::Result<Iter>, rows: &Rows| {
             Begun::new(iter.unwrap(), rows_of(rows, store), (front, back), &self.context)
@@ -287,7 +315,12 @@ impl Run {
                 (Some(version), version..=version)
             }
         };
-        match StateDb::view_only_with(DIR, version, self.harness.components()) {
+        match StateDb::view_only_with(
+            DIR,
+            version,
+            self.harness.options.clone(),
+            self.harness.components(),
+        ) {
             Ok(view) => {
                 let found = view.version();
                 assert!(expected.contains(&found), "{}: {found}, {expected:?}", self.context);

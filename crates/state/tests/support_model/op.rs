@@ -26,6 +26,8 @@ pub struct Environment {
     pub flush_on_close: bool,
     /// Versions in a segment of the log.
     pub segment_keys: u64,
+    /// What a view may replay in memory.
+    pub view_memory_bytes: u64,
 }
 
 /// A put, or with `None` a deletion. The value is one of a few, so that values repeat.
@@ -97,6 +99,10 @@ pub enum Op {
         front: usize,
         back: usize,
     },
+    /// A view of a past version of the open store is taken and kept.
+    View {
+        back: u64,
+    },
     /// Iterates from both ends, as the bits of `turns` say.
     Walk {
         store: usize,
@@ -137,6 +143,7 @@ impl Op {
             Self::Rollback { .. } => "rollback",
             Self::StoppedRollback { .. } => "stopped rollback",
             Self::Hold { .. } => "hold",
+            Self::View { .. } => "view of a version",
             Self::Walk { is_pending: false, .. } => "iterate",
             Self::Walk { is_pending: true, .. } => "iterate pending changes",
             Self::ViewOnly { back: None } => "view beside",
@@ -148,7 +155,7 @@ impl Op {
 }
 
 /// Every kind that [`Op::kind`] returns.
-pub const KINDS: [&str; 24] = [
+pub const KINDS: [&str; 25] = [
     "apply",
     "apply refused",
     "commit",
@@ -167,6 +174,7 @@ pub const KINDS: [&str; 24] = [
     "rollback",
     "stopped rollback",
     "hold",
+    "view of a version",
     "iterate",
     "iterate pending changes",
     "view beside",
@@ -234,6 +242,7 @@ fn environment() -> impl Strategy<Value = Environment> {
         prop::bool::weighted(0.25),
         any::<bool>(),
         1..7_u64,
+        prop_oneof![Just(0_u64), Just(600), Just(64 << 20)],
     )
         .prop_map(
             |(
@@ -245,6 +254,7 @@ fn environment() -> impl Strategy<Value = Environment> {
                 is_manual,
                 flush_on_close,
                 segment_keys,
+                view_memory_bytes,
             )| Environment {
                 initial_version,
                 durability,
@@ -254,6 +264,7 @@ fn environment() -> impl Strategy<Value = Environment> {
                 is_manual,
                 flush_on_close,
                 segment_keys,
+                view_memory_bytes,
             },
         )
 }
@@ -293,6 +304,7 @@ impl ReferenceStateMachine for Histories {
             rare / 2 + 1 => (0..24_u64, option::weighted(0.3, (0..60_u64, image())))
                 .prop_map(|(back, crash)| Op::StoppedRollback { back, crash }),
             3 => (0..4_usize, 0..4_usize).prop_map(|(front, back)| Op::Hold { front, back }),
+            4 => (0..16_u64).prop_map(|back| Op::View { back }),
             6 => walk(),
             3 => option::of(0..16_u64).prop_map(|back| Op::ViewOnly { back }),
             2 => Just(Op::Inspect),

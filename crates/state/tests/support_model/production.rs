@@ -37,6 +37,7 @@ impl Random {
             .snapshot_interval([0, 5][self.below(2) as usize])
             .keep_snapshots(self.below(3) as usize)
             .flush_on_close(self.below(2) == 0)
+            .view_memory_bytes([0, 2_000, 256 << 20][self.below(3) as usize])
             .hash_threads(2)
     }
 }
@@ -48,9 +49,9 @@ fn target(random: &mut Random, store: &Fixture) -> (u64, bool) {
     (version, store.db().reach(version).is_ok())
 }
 
-fn step(random: &mut Random, store: &mut Fixture, tally: &mut Tally) {
+fn step(random: &mut Random, store: &mut Fixture, held: &mut Vec<(View, Rows)>, tally: &mut Tally) {
     let next = store.model.head() + 1;
-    match random.below(20) {
+    match random.below(21) {
         0 => {
             store.snapshot();
             tally.add("snapshots", 1);
@@ -89,12 +90,23 @@ fn step(random: &mut Random, store: &mut Fixture, tally: &mut Tally) {
             }
         }
         7 => {
+            let (version, can_be_reached) = target(random, store);
+            let is_newest = version + 1 == next;
+            // A snapshot may be pruned in the background meanwhile.
+            if let Ok(view) = store.db().view(version) {
+                assert!(can_be_reached || is_newest, "version {version}");
+                assert_eq!(rows_of(&view), store.model.at(version).rows);
+                tally.add("views of versions", 1);
+                held.push((view, store.model.at(version).rows.clone()));
+            }
+        }
+        8 => {
             let level = [VerifyLevel::Files, VerifyLevel::Content][random.below(2) as usize];
             let found = StateDb::verify(store.dir(), level, |_| {}).unwrap();
             assert!(found.is_ok(), "{:?}", found.findings);
             tally.add("verifications", 1);
         }
-        8..11 => {
+        9..12 => {
             let (first, second) = (random.changes(), random.changes());
             store.apply(&first);
             store.commit_after(&first, &second);
@@ -115,7 +127,7 @@ pub fn random_histories() {
         let mut store = Fixture::on_disk(random.options());
         let mut held: Vec<(View, Rows)> = Vec::new();
         for n in 0..60 {
-            step(&mut random, &mut store, &mut tally);
+            step(&mut random, &mut store, &mut held, &mut tally);
             let expected = store.model.at(store.model.head());
             let latest = store.db().latest();
             assert_eq!((latest.version(), latest.root()), (store.model.head(), expected.root));
@@ -132,7 +144,8 @@ pub fn random_histories() {
         store.close();
         tally.add("histories", 1);
     }
-    for what in ["commits", "snapshots", "openings", "rollbacks", "views beside", "verifications"] {
+    let kinds = ["commits", "snapshots", "openings", "rollbacks", "verifications"];
+    for what in kinds.into_iter().chain(["views beside", "views of versions"]) {
         assert!(tally.get(what) > 0, "no {what}");
     }
 }

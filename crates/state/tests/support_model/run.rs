@@ -71,6 +71,7 @@ fn options(environment: &Environment) -> StateOptions {
         .keep_snapshots(environment.keep_snapshots)
         .retention(retention)
         .flush_on_close(environment.flush_on_close)
+        .view_memory_bytes(environment.view_memory_bytes)
         .wal(wal)
 }
 
@@ -178,6 +179,7 @@ impl Run {
                 self.stopped_rollback(*back);
             }
             Op::Hold { front, back } => self.hold(*front, *back),
+            Op::View { back } => self.view(*back),
             Op::Walk { store, from, to, turns, is_pending } => {
                 self.walk(*store, *from, *to, *turns, *is_pending);
             }

@@ -5,6 +5,7 @@
 //! store for writing, without snapshots at intervals and without retention: those follow the
 //! application's options, which are not recorded.
 
+mod adopt;
 mod apply;
 mod get;
 mod info;
@@ -63,6 +64,8 @@ enum Command {
     Root(root::Args),
     /// Check the log and the snapshots; with --content, hash every row
     Verify(verify::Args),
+    /// Make a state store of a flat layout: an engine without a log
+    Adopt,
 }
 
 impl Args {
@@ -98,6 +101,7 @@ pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
         Command::Rollback(args) => rollback::run(args, dir, ctx),
         Command::Root(args) => root::run(args, dir, ctx),
         Command::Verify(args) => verify::run(args, dir, ctx),
+        Command::Adopt => adopt::run(dir, ctx),
     }
 }
 

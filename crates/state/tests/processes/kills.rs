@@ -344,7 +344,6 @@ fn killed_writers_leave_one_version_not_older_than_acknowledged() {
         "killed in a snapshot",
         "killed in a rollback",
         "killed in a rollback of a stopped store",
-        "rollbacks finished by the opening",
     ];
     for what in matters.iter().filter(|_| rounds >= 200) {
         assert!(tally.get(what) > 0, "no {what} in {rounds} rounds");

@@ -126,6 +126,7 @@ fn pending_changes_are_seen_only_by_pending_reads() {
 
 /// What an application with a retention of its own asks: how far the state can go back.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "an operator removes the snapshots by hand")]
 fn rollback_floor_is_the_lowest_version_that_can_be_reached() {
     let dir = tempfile::tempdir().unwrap();
     let mut options = StateOptions::new().initial_version(5).retention(Retention::Manual);

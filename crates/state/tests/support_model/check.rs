@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
-use lithdb_state::{Pending, Row, Rows as Iter, SnapshotClass, StateDb, View};
+use lithdb_state::{Pending, Row, Rows as Iter, SnapshotClass, StateDb, Unreachable, View};
 
 use super::op::{End, KEYS, STORES};
 use super::run::{Run, count};
@@ -366,7 +366,13 @@ impl Run {
             outcomes.keys().map(|version| (*version, self.is_reachable(*version))).collect();
         assert_eq!(outcomes, expected, "{context}: the versions that can be reached");
         let lowest = outcomes.iter().find(|(_, is_reachable)| **is_reachable);
-        let floor = self.db().rollback_floor();
-        assert_eq!(floor.ok(), lowest.map(|(version, _)| *version), "{context}");
+        let floor = match self.db().rollback_floor() {
+            Ok(floor) => Some(floor),
+            Err(error) => {
+                assert!(Unreachable::of(&error).is_some(), "{context}: {error}");
+                None
+            }
+        };
+        assert_eq!(floor, lowest.map(|(version, _)| *version), "{context}");
     }
 }

@@ -310,7 +310,7 @@ fn what_is_no_flat_layout_or_is_beside_something_else_is_not_adopted() {
     let empty = base.on(SimFs::new());
     empty.fs.make_dirs(DIR);
     refused(&empty, ErrorKind::Missing, "no flat layout");
-    assert_eq!(empty.fs.file_paths(), [PathBuf::new(); 0]);
+    assert!(empty.fs.file_paths().is_empty());
 
     let adopted = base.fork();
     adopt(&adopted).unwrap();

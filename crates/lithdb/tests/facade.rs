@@ -83,6 +83,13 @@ fn opening_twice_shares_the_table_and_other_options_conflict() {
     assert_eq!(kind(db.table_with_filter("t", small(), filter)), ErrorKind::InvalidArgument);
     // A table of another name is independent of it.
     assert!(!db.table("u", small().shards(7)).unwrap().is_same(&first));
+    assert!(!first.is_collected_with(&GcFilter::new(|_, _| Ok(true))));
+    // Another handle has the filter of the first.
+    let (one, other) = (GcFilter::new(|_, _| Ok(false)), GcFilter::new(|_, _| Ok(false)));
+    for given in [one.clone(), other.clone()] {
+        let table = db.table_with_filter("v", small(), given).unwrap();
+        assert!(table.is_collected_with(&one) && !table.is_collected_with(&other));
+    }
 }
 
 #[test]

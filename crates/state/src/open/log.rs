@@ -4,7 +4,6 @@ use std::ops::RangeInclusive;
 
 use lithdb::{Components, Db, DbOptions, Table};
 use lithdb_env::{Error, ErrorKind, Result};
-use lithdb_lthash::LtHash;
 
 use crate::files::{Phase, StateId};
 use crate::open::Opening;
@@ -18,7 +17,7 @@ pub(crate) const WAL_TABLE: &str = "wal";
 
 impl Opening {
     /// Opens the log's table; finishes a rollback that was interrupted.
-    pub(super) fn open_log(&mut self) -> Result<(Option<Db>, Log)> {
+    pub(crate) fn open_log(&mut self) -> Result<(Option<Db>, Log)> {
         let (own, log) = match &self.components.wal {
             Wal::Table { table, floor } => {
                 Self::check_table(table)?;
@@ -45,7 +44,7 @@ impl Opening {
     }
 
     /// Refuses a table that would lose records, or keep them for ever.
-    fn check_table(table: &Table) -> Result<()> {
+    pub(crate) fn check_table(table: &Table) -> Result<()> {
         let refuse = |what: &str| {
             let message = format!("the log {}: {what}", table.name());
             Err(Error::new(ErrorKind::InvalidArgument, message))
@@ -66,7 +65,11 @@ impl Opening {
     pub(super) fn log_versions(&self, log: &Log, id: &mut StateId) -> Result<RangeInclusive<u64>> {
         let versions = match log.versions_of(id.store, self.dirs.root())? {
             Some(versions) => versions,
-            None if id.phase == Phase::Creating => self.put_base_record(log, id)?,
+            None if id.phase == Phase::Creating => {
+                let version = id.initial_version - 1;
+                self.put_base_record(log, id, Totals::default())?;
+                version..=version
+            }
             None => {
                 let name = log.table.name();
                 let message = format!("the log {name} is empty: restore it");
@@ -80,19 +83,18 @@ impl Opening {
         Ok(versions)
     }
 
-    fn put_base_record(&self, log: &Log, id: &StateId) -> Result<RangeInclusive<u64>> {
-        let version = id.initial_version - 1;
-        let root = LtHash::default().root();
+    /// Begins the history of the store: `totals` are those of the version before its first.
+    pub(crate) fn put_base_record(&self, log: &Log, id: &StateId, totals: Totals) -> Result<()> {
+        let root = totals.root();
         let record = Record {
             store: id.store,
-            version,
+            version: id.initial_version - 1,
             previous_root: root,
             root,
             time: self.env.clock.now(),
-            body: Body::Base(Totals::default()),
+            body: Body::Base(totals),
         };
         log.put(&record)?;
-        log.table.flush()?;
-        Ok(version..=version)
+        log.table.flush()
     }
 }

@@ -31,6 +31,7 @@ use crate::head::Head;
 use crate::open::working::Working;
 use crate::options::{Retention, StateComponents, StateOptions, Wal};
 use crate::reach::reach;
+use crate::reset;
 use crate::shared::{PendingVersion, Shared, Writer};
 use crate::snapshot::list::{Classified, list};
 
@@ -154,7 +155,7 @@ impl Opening {
 
     /// Refuses to create a store where one has been, beside the files of others, or if none is to
     /// be created.
-    fn check_creatable(&self, inventory: &inventory::Inventory) -> Result<()> {
+    pub(crate) fn check_creatable(&self, inventory: &inventory::Inventory) -> Result<()> {
         let refuse = |kind, message: String| Err(Error::at(kind, self.dirs.root(), message));
         if let Some(name) = inventory.first_of_a_store() {
             let message = format!("state.id is missing beside {name}: restore it");
@@ -192,6 +193,7 @@ impl Opening {
     /// Opens the store whose lock is `lock`.
     pub(crate) fn open(mut self, lock: Box<dyn FileLock>) -> Result<(Arc<Shared>, OpenReport)> {
         let fs = Arc::clone(&self.env.fs);
+        self.report.leftovers.extend(reset::finish_interrupted(&*fs, &self.dirs)?);
         let inventory = inventory::take(&*fs, &self.dirs)?;
         let mut id = self.identity(&inventory)?;
         self.check_own_log(&inventory)?;

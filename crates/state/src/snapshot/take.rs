@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use lithdb_env::{Error, ErrorKind, FileKind, Result, exists_as, sync_parent};
-use lithdb_state_engine::{CheckLevel, Sealed};
+use lithdb_env::{Env, Error, ErrorKind, FileKind, Result, exists_as, sync_parent};
+use lithdb_state_engine::{CheckLevel, Engine, Engines, Sealed};
 
-use crate::dirs::{self, create_dir, remove_tree};
-use crate::files::{CurrentFile, SnapshotManifest, StoreSummary};
+use crate::dirs::{self, Dirs, create_dir, remove_tree};
+use crate::files::{CurrentFile, SnapshotManifest, StoreId, StoreSummary};
 use crate::head::Head;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
+use crate::totals::Totals;
 
 /// The directory of the engine's files in a snapshot.
 pub(crate) const ENGINE_DIR: &str = "engine";
@@ -27,7 +28,16 @@ pub(crate) fn take(shared: &Shared, sealed: &Sealed, head: &Head) -> Result<Snap
     }
     let new = shared.dirs.new_snapshot(head.version);
     remove_tree(fs, &new)?;
-    let made = make(shared, sealed, head, &new).and_then(|manifest| {
+    let source = Source {
+        env: &shared.env,
+        dirs: &shared.dirs,
+        engines: &*shared.engines,
+        engine: &*shared.engine,
+        store: shared.id,
+        version: head.version,
+        totals: &head.totals,
+    };
+    let made = make(&source, sealed, &new).and_then(|manifest| {
         dirs::rename(fs, &new, &path)?;
         Ok(manifest)
     });
@@ -75,27 +85,36 @@ fn existing(shared: &Shared, head: &Head, path: &Path) -> Result<Snapshot> {
     Err(Error::at(ErrorKind::Foreign, path, message))
 }
 
-fn make(shared: &Shared, sealed: &Sealed, head: &Head, new: &Path) -> Result<SnapshotManifest> {
-    let fs = &*shared.env.fs;
-    create_dirs_of(shared, new)?;
-    let files = shared.engine.checkpoint(sealed, &new.join(ENGINE_DIR))?;
+/// What a snapshot is made of.
+pub(crate) struct Source<'a> {
+    pub(crate) env: &'a Env,
+    pub(crate) dirs: &'a Dirs,
+    pub(crate) engines: &'a dyn Engines,
+    pub(crate) engine: &'a dyn Engine,
+    pub(crate) store: StoreId,
+    pub(crate) version: u64,
+    pub(crate) totals: &'a Totals,
+}
+
+/// Makes the snapshot in `new`, durable but for its name.
+pub(crate) fn make(source: &Source<'_>, sealed: &Sealed, new: &Path) -> Result<SnapshotManifest> {
+    let Source { env, dirs, engines, engine, store, version, totals } = source;
+    let fs = &*env.fs;
+    let into = new.join(ENGINE_DIR);
+    dirs::create_dirs(fs, &dirs.snapshots())?;
+    create_dir(fs, new)?;
+    create_dir(fs, &into)?;
+    let files = engine.checkpoint(sealed, &into)?;
     let manifest = SnapshotManifest {
-        store: shared.id,
-        version: head.version,
-        root: head.root,
-        stores: head.totals.iter().map(|(name, totals)| StoreSummary::of(name, totals)).collect(),
-        engine: shared.engines.kind(),
-        created: shared.env.clock.now(),
+        store: *store,
+        version: *version,
+        root: totals.root(),
+        stores: totals.iter().map(|(name, totals)| StoreSummary::of(name, totals)).collect(),
+        engine: engines.kind(),
+        created: env.clock.now(),
         files,
     };
     manifest.write(fs, new)?;
-    sync_parent(fs, &new.join(ENGINE_DIR))?;
+    sync_parent(fs, &into)?;
     Ok(manifest)
-}
-
-fn create_dirs_of(shared: &Shared, new: &Path) -> Result<()> {
-    let fs = &*shared.env.fs;
-    dirs::create_dirs(fs, &shared.dirs.snapshots())?;
-    create_dir(fs, new)?;
-    create_dir(fs, &new.join(ENGINE_DIR))
 }

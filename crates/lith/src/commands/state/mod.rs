@@ -6,10 +6,14 @@
 //! application's options, which are not recorded.
 
 mod apply;
+mod diff;
+mod export;
 mod get;
+mod import;
 mod info;
 mod input;
 mod prune;
+mod reset;
 mod rollback;
 mod root;
 mod scan;
@@ -63,13 +67,23 @@ enum Command {
     Root(root::Args),
     /// Check the log and the snapshots; with --content, hash every row
     Verify(verify::Args),
+    /// List the rows in which two versions differ
+    Diff(diff::Args),
+    /// Write all rows of a version to a new file
+    Export(export::Args),
+    /// Make a state store of an export, where there is none
+    Import(import::Args),
+    /// Remove the state store from its directory, with its log and all snapshots
+    Reset(reset::Args),
 }
 
 impl Args {
     /// What the output of the command is for.
     pub(crate) fn purpose(&self) -> Purpose {
         match &self.command {
-            Command::Get(_) | Command::Scan(_) | Command::Root(_) => Purpose::Result,
+            Command::Get(_) | Command::Scan(_) | Command::Root(_) | Command::Diff(_) => {
+                Purpose::Result
+            }
             _ => Purpose::Report,
         }
     }
@@ -98,6 +112,10 @@ pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
         Command::Rollback(args) => rollback::run(args, dir, ctx),
         Command::Root(args) => root::run(args, dir, ctx),
         Command::Verify(args) => verify::run(args, dir, ctx),
+        Command::Diff(args) => diff::run(args, dir, ctx),
+        Command::Export(args) => export::run(args, dir, ctx),
+        Command::Import(args) => import::run(args, dir, ctx),
+        Command::Reset(args) => reset::run(args, dir, ctx),
     }
 }
 

@@ -16,6 +16,8 @@ mod engines;
 mod fixture;
 #[path = "pitfalls/hashing.rs"]
 mod hashing;
+#[path = "pitfalls/import.rs"]
+mod import;
 #[path = "pitfalls/interleave.rs"]
 mod interleave;
 #[path = "pitfalls/readers.rs"]

@@ -66,9 +66,7 @@ impl Opening {
         let versions = match log.versions_of(id.store, self.dirs.root())? {
             Some(versions) => versions,
             None if id.phase == Phase::Creating => {
-                let version = id.initial_version - 1;
-                self.put_base_record(log, id, Totals::default())?;
-                version..=version
+                self.put_base_record(log, id, Totals::default())?
             }
             None => {
                 let name = log.table.name();
@@ -84,17 +82,23 @@ impl Opening {
     }
 
     /// Begins the history of the store: `totals` are those of the version before its first.
-    pub(crate) fn put_base_record(&self, log: &Log, id: &StateId, totals: Totals) -> Result<()> {
-        let root = totals.root();
+    pub(crate) fn put_base_record(
+        &self,
+        log: &Log,
+        id: &StateId,
+        totals: Totals,
+    ) -> Result<RangeInclusive<u64>> {
+        let (version, root) = (id.initial_version - 1, totals.root());
         let record = Record {
             store: id.store,
-            version: id.initial_version - 1,
+            version,
             previous_root: root,
             root,
             time: self.env.clock.now(),
             body: Body::Base(totals),
         };
         log.put(&record)?;
-        log.table.flush()
+        log.table.flush()?;
+        Ok(version..=version)
     }
 }

@@ -130,6 +130,7 @@ impl Import {
             }
         }
         let (fs, dirs) = (&*opening.env.fs, &opening.dirs);
+        // Before the lock, the file of which it changes.
         has_begun(&opening)?;
         let lock = opening.lock()?;
         if has_begun(&opening)? {

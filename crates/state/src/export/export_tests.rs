@@ -97,9 +97,13 @@ fn content(rows: &[Row<'_>]) -> Vec<u8> {
     out
 }
 
-/// The message of the error that refuses an export.
-fn refusal(export: &[u8]) -> String {
-    let error = reencode_export(export).unwrap_err();
+/// The message of the error with which a reader refuses an export.
+fn refusal(mut export: &[u8]) -> String {
+    let read = ExportReader::open(&mut export).and_then(|mut reader| {
+        while reader.next_row()?.is_some() {}
+        reader.finish()
+    });
+    let error = read.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported), "{error}");
     error.to_string()
 }

@@ -7,8 +7,8 @@ use lithdb_state::{Row, Rows as Iter, SnapshotClass, StateDb, View};
 
 use super::op::{End, KEYS, STORES};
 use super::run::{Run, count};
-use crate::support::DIR;
 use crate::support::model::{Change, Rows, root_of};
+use crate::support::{DIR, Harness, small};
 
 /// A view that is kept, with an iterator, and what both must return for ever.
 pub struct Held {
@@ -270,6 +270,7 @@ impl Run {
                 assert_eq!(view.root(), expected.root, "{}", self.context);
                 check_view(&view, &expected.rows, &format!("{}: beside", self.context));
                 assert!(self.is_reachable(found), "{}", self.context);
+                self.import_elsewhere(&view);
             }
             Err(error) if self.harness.fs.is_dead() => {
                 self.done::<()>(Err(error));
@@ -282,6 +283,17 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// An import of the view is the same version.
+    fn import_elsewhere(&self, view: &View) {
+        let (mut export, harness) = (Vec::new(), Harness::new(small().memtable_bytes(200)));
+        view.export(&mut export).unwrap();
+        harness.import(&export).unwrap();
+        let latest = harness.open().latest();
+        assert_eq!(latest.version(), view.version(), "{}", self.context);
+        let rows = &self.model.at(view.version()).rows;
+        check_view(&latest, rows, &format!("{}: imported", self.context));
     }
 
     /// The inspection beside the writer agrees with what the writer says.

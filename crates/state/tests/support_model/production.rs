@@ -86,6 +86,15 @@ fn step(random: &mut Random, store: &mut Fixture, tally: &mut Tally) {
                 assert!(can_be_reached, "version {version}");
                 assert_eq!(rows_of(&view), store.model.at(version).rows);
                 tally.add("views beside", 1);
+                let mut export = Vec::new();
+                view.export(&mut export).unwrap();
+                let mut copy = store.absent();
+                copy.import(&export).unwrap();
+                let latest = copy.open().latest();
+                assert_eq!((latest.version(), latest.root()), (version, view.root()));
+                assert_eq!(rows_of(&latest), store.model.at(version).rows);
+                assert_eq!(view.diff(&latest, None).unwrap().count(), 0);
+                tally.add("imports", 1);
             }
         }
         7 => {
@@ -132,7 +141,16 @@ pub fn random_histories() {
         store.close();
         tally.add("histories", 1);
     }
-    for what in ["commits", "snapshots", "openings", "rollbacks", "views beside", "verifications"] {
+    let all = [
+        "commits",
+        "snapshots",
+        "openings",
+        "rollbacks",
+        "views beside",
+        "imports",
+        "verifications",
+    ];
+    for what in all {
         assert!(tally.get(what) > 0, "no {what}");
     }
 }

@@ -207,16 +207,15 @@ fn lengths_are_refused_before_their_bytes_are_awaited() {
 #[test]
 fn rows_that_no_writer_makes_are_refused() {
     let sound = totals_of(&ROWS);
-    let check = |version: u64, content: &[u8], what: &str| {
-        let message = refusal(&framed(version, content, MAX_PAYLOAD_LEN, &sound));
+    let check = |version: u64, rows: &[u8], what: &str| {
+        let message = refusal(&framed(version, rows, MAX_PAYLOAD_LEN, &sound));
         assert!(message.contains(what), "{what}: {message}");
     };
-    let with = |rows: &[Row<'_>]| content(rows);
-    check(9, &with(&[ROWS[1], ROWS[0]]), "keys in ascending order");
-    check(9, &with(&[ROWS[0], ROWS[0]]), "keys in ascending order");
-    check(9, &with(&[ROWS[2], ROWS[0]]), "a store after a-");
-    check(9, &with(&[ROWS[0], ROWS[2], ROWS[1]]), "a store after a-");
-    check(8, &with(&ROWS), "a version of at most 8, found 9");
+    check(9, &content(&[ROWS[1], ROWS[0]]), "keys in ascending order");
+    check(9, &content(&[ROWS[0], ROWS[0]]), "keys in ascending order");
+    check(9, &content(&[ROWS[2], ROWS[0]]), "a store after a-");
+    check(9, &content(&[ROWS[0], ROWS[2], ROWS[1]]), "a store after a-");
+    check(8, &content(&ROWS), "a version of at most 8, found 9");
     check(9, b"\x03", "a store or a row, found tag 3");
     check(9, &content(&ROWS)[3..], "a store before its rows");
     check(9, b"\x01\x01a", "a row of the store, found none");
@@ -228,7 +227,7 @@ fn rows_that_no_writer_makes_are_refused() {
     check(9, cut, "bytes of a store or a row");
     check(9, &[1, 9], "bytes of a store or a row");
     // Sound rows that are not those of the trailer.
-    check(9, &with(&ROWS[..3]), "the totals of the rows and the hash of the stream");
+    check(9, &content(&ROWS[..3]), "the totals of the rows and the hash of the stream");
     check(9, &[], "the totals of the rows and the hash of the stream");
 }
 

@@ -64,10 +64,10 @@ fn faults_at_every_operation_of_an_import() {
     let mut tally = Tally::new("faults of an import");
     let before = Harness::new(options());
     let import = |harness: &Harness| harness.import(&origin.export).map(drop);
-    let mut turn = 0;
+    let mut turn = 0_u64;
     every_fault(&before, &mut tally, import, |harness, is_error, context| {
         turn += 1;
-        if turn % 2 == 0 {
+        if turn.is_multiple_of(2) {
             harness.fs.release_locks();
             let is_whole = origin.whole_or_refused(&harness, context);
             assert!(is_whole || is_error, "{context}");

@@ -668,7 +668,7 @@ fn damaged_export_makes_no_state_store_and_reset_makes_room() {
     apply_lines(&other, &["--create"], &lines(1..=3)).ok();
     let report = other.state(&["reset", "--yes", "--json"]).json();
     assert_eq!(report["removed"], json!(["wal", "working"]));
-    assert_eq!(report["had_own_log"], true);
+    assert_eq!(report["is_log_elsewhere"], false);
 }
 
 #[test]

@@ -25,9 +25,9 @@ pub struct ResetReport {
     pub store: StoreId,
     /// What was removed from the store's directory, beside `state.id`.
     pub removed: Vec<String>,
-    /// Whether a log of the store's own was among it. Otherwise the log is a table of the
+    /// Whether the store was in use and had no log of its own: then the log is a table of the
     /// application's database, which has to drop it.
-    pub had_own_log: bool,
+    pub is_log_elsewhere: bool,
 }
 
 impl StateDb {
@@ -58,12 +58,13 @@ impl StateDb {
         require(fs, &dirs)?;
         let _lock = dirs::lock(fs, &dirs)?;
         let mut id = require(fs, &dirs)?;
-        let had_own_log = exists_as(fs, &dirs.wal(), FileKind::Dir)?;
+        let has_own_log = exists_as(fs, &dirs.wal(), FileKind::Dir)?;
+        let is_log_elsewhere = id.phase == Phase::Ready && !has_own_log;
         let parts = Parts::list(fs, &dirs)?;
         id.phase = Phase::Resetting;
         id.write(fs, &dirs.id())?;
         let removed = finish(fs, &dirs, parts)?;
-        Ok(ResetReport { store: id.store, removed, had_own_log })
+        Ok(ResetReport { store: id.store, removed, is_log_elsewhere })
     }
 }
 

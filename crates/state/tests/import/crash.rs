@@ -287,7 +287,7 @@ fn a_log_of_the_application_is_imported_and_reset() {
     };
     origin.check(&open(first.clone()).unwrap(), "imported");
     let report = harness.reset().unwrap();
-    assert!(!report.had_own_log, "{report:?}");
+    assert!(report.is_log_elsewhere, "{report:?}");
     // The table still has the records of the store that is gone.
     let error = import(first.clone()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");

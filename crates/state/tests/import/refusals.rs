@@ -113,7 +113,7 @@ fn a_reset_refuses_what_is_not_the_stores_among_its_snapshots() {
     harness.fs.remove_dir_raw(format!("{DIR}/snapshots/mine"));
     harness.fs.write_raw(format!("{DIR}/notes"), b"mine".to_vec());
     let report = harness.reset().unwrap();
-    assert!(report.had_own_log, "{report:?}");
+    assert!(!report.is_log_elsewhere, "{report:?}");
     assert_eq!(report.removed, ["wal", "snapshots", "working", "CURRENT"]);
     let mut names = harness.names("");
     names.sort();

@@ -1,5 +1,5 @@
 //! `lith state reset`: removes a state store from its directory. `--json`: `{"store":…,
-//! "removed":[…],"had_own_log":…}`.
+//! "removed":[…],"is_log_elsewhere":…}`.
 
 use std::path::Path;
 
@@ -37,10 +37,10 @@ pub(super) fn run(args: &Args, dir: &Path, ctx: &mut Context) -> Result<(), Fail
         }
     }
     let report = StateDb::reset(dir)?;
-    let ResetReport { store, removed, had_own_log, .. } = &report;
+    let ResetReport { store, removed, is_log_elsewhere, .. } = &report;
     ctx.out.text(format_args!("removed state store {store}: {}", removed.join(", ")))?;
     ctx.out.json(&report)?;
-    if !had_own_log {
+    if *is_log_elsewhere {
         print_note("it had no log of its own: drop its table in the application's database");
     }
     Ok(())

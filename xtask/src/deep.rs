@@ -39,6 +39,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("state-faults", &["-p", "lithdb-state", "--test", "faults"]),
     ("state-pitfalls", &["-p", "lithdb-state", "--test", "pitfalls"]),
     ("state-model", &["-p", "lithdb-state", "--test", "model"]),
+    ("state-import", &["-p", "lithdb-state", "--test", "import"]),
     ("state-threads", &["-p", "lithdb-state", "--test", "concurrency"]),
     ("state-kills", &["-p", "lithdb-state", "--test", "processes"]),
     ("state-engine", &["-p", "lithdb-state-engine", "--tests"]),

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use lithdb::{Position, Table};
 use lithdb_env::{
-    Clock, File, FileKind, Fs, OsClock, OsFs, read_up_to, remove_best_effort, write_all_at,
+    Clock, File, FileKind, Fs, OsClock, OsFs, read_up_to, remove_best_effort, sync_parent,
+    write_all_at,
 };
 
 use crate::failure::Failure;
@@ -195,6 +196,27 @@ pub(crate) fn write(path: &Path, produce: WriteFn<'_>) -> Result<(), Failure> {
     }
 }
 
+/// Writes the output of `produce` as a new file at `path`, durably with its name. A file that exists
+/// is refused; after a failure there is none.
+pub(crate) fn create(path: &Path, produce: WriteFn<'_>) -> Result<(), Failure> {
+    require_absent(path)?;
+    replace_atomically(path, None, &mut |out| {
+        produce(out)?;
+        // It may have taken hours.
+        require_absent(path)
+    })?;
+    Ok(sync_parent(&OsFs, path)?)
+}
+
+fn require_absent(path: &Path) -> Result<(), Failure> {
+    let error = match OsFs.metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => error,
+        Ok(_) => io::Error::new(io::ErrorKind::AlreadyExists, "the file exists: give another name"),
+    };
+    Err(Failure::io(path.display(), &error))
+}
+
 /// Writes a file sequentially.
 struct AppendWriter<'a> {
     file: &'a dyn File,
@@ -308,6 +330,26 @@ mod tests {
         assert!(failed.unwrap_err().to_string().contains("gone"));
         assert_eq!(Buffer::default().read(&path).unwrap(), b"old");
         assert_eq!(OsFs.list(dir.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn created_file_is_new_and_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let put = |content: &[u8]| {
+            create(&path, &mut |out| out.write_all(content).map_err(|e| Failure::io("put", &e)))
+        };
+        put(b"first").unwrap();
+        assert!(put(b"second").unwrap_err().to_string().contains("the file exists"));
+        assert_eq!(Buffer::default().read(&path).unwrap(), b"first");
+        let other = dir.path().join("other");
+        create(&other, &mut |_| Err(Failure::failed("gone"))).unwrap_err();
+        // Somebody else creates it meanwhile.
+        let taken = create(&other, &mut |_| {
+            OsFs.create_new(&other).map(drop).map_err(|e| Failure::io("put", &e))
+        });
+        assert!(taken.unwrap_err().to_string().contains("the file exists"));
+        assert_eq!(OsFs.list(dir.path()).unwrap().len(), 2);
     }
 
     #[test]

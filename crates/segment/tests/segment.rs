@@ -415,7 +415,7 @@ fn leftover_of_a_failed_creation_is_removed_unless_it_was_replaced() {
         assert_eq!(kind_of(Segment::create(&context, &new)), Some(ErrorKind::Io));
         assert_eq!(kind_of(Segment::create(&context, &new)), Some(ErrorKind::Io));
         fs.clear_faults();
-        assert_eq!(fs.file_paths(), [keys.clone()]);
+        assert_eq!(fs.file_paths(), std::slice::from_ref(&keys));
         if let Some(len) = replaced {
             fs.write_raw(&keys, vec![b'x'; len]);
         }
@@ -426,7 +426,7 @@ fn leftover_of_a_failed_creation_is_removed_unless_it_was_replaced() {
         } else {
             assert_eq!(kind_of(created), Some(ErrorKind::Io), "{replaced:?}");
             assert_eq!(fs.read_raw(&keys), vec![b'x'; replaced.unwrap()]);
-            assert_eq!(fs.file_paths(), [keys.clone()]);
+            assert_eq!(fs.file_paths(), std::slice::from_ref(&keys));
         }
     }
 }

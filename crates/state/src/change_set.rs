@@ -94,7 +94,7 @@ impl ChangeSet {
     pub(crate) fn validate(&self) -> Result<()> {
         self.changes
             .iter()
-            .try_for_each(|(key, value)| row::check_lengths(&self.store, key, value.as_ref()))
+            .try_for_each(|(key, value)| row::check_lengths(&self.store, key, value.as_deref()))
     }
 }
 

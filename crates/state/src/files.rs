@@ -176,8 +176,10 @@ impl StateId {
     pub(crate) fn check_ready(&self, dir: &Path) -> Result<()> {
         let message = match self.phase {
             Phase::Creating | Phase::Ready | Phase::Adopting => return Ok(()),
-            Phase::Importing => "an import was not finished: import again, or reset the store",
-            Phase::Resetting => "a reset was not finished: reset the store again",
+            Phase::Importing => {
+                "an import was not finished: import again, or reset the state store"
+            }
+            Phase::Resetting => "a reset was not finished: reset the state store again",
         };
         Err(Error::at(ErrorKind::Missing, dir, message))
     }

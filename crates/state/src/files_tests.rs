@@ -65,7 +65,8 @@ fn the_id_of_a_store_in_json_is_its_text() {
 
 #[test]
 fn an_unfinished_import_or_reset_is_refused_with_the_remedy() {
-    for (phase, says) in [(Phase::Importing, "import again"), (Phase::Resetting, "reset the store")]
+    for (phase, says) in
+        [(Phase::Importing, "import again"), (Phase::Resetting, "reset the state store")]
     {
         let id = StateId { phase, ..StateId::fresh(1, 2, 1) };
         let error = id.check_ready(dir()).unwrap_err();

@@ -42,10 +42,13 @@ mod beside;
 mod change_set;
 mod commit;
 mod db;
+mod diff;
 mod dirs;
 mod event;
+mod export;
 mod files;
 mod head;
+mod import;
 mod inspect;
 mod meta;
 mod open;
@@ -57,6 +60,7 @@ mod prune;
 mod reach;
 mod reader;
 mod record;
+mod reset;
 mod rollback;
 mod row;
 mod rows;
@@ -73,15 +77,19 @@ mod wal;
 pub use adopt::AdoptReport;
 pub use change_set::ChangeSet;
 pub use db::StateDb;
+pub use diff::{Diff, Difference};
 pub use event::{StateEvent, StateListener};
+pub use export::ExportReport;
 pub use files::StoreId;
 pub use head::Committed;
+pub use import::ImportReport;
 pub use inspect::{StateInspection, StoreInspection};
 pub use open::{OpenReport, Reclone};
 pub use options::{Durability, Retention, StateComponents, StateOptions, Wal};
 pub use pending::Pending;
 pub use prune::{Prune, PrunePlan, PruneReport};
 pub use reach::{Base, Reach, Unreachable};
+pub use reset::ResetReport;
 pub use rollback::{StateRollback, StateRollbackPlan, StateRollbackReport};
 pub use rows::{Row, Rows};
 pub use snapshot::{Snapshot, SnapshotClass, SnapshotInfo, SnapshotTicket};
@@ -92,6 +100,8 @@ pub use view::View;
 pub use wal::WalFloor;
 
 // For the fuzz targets.
+#[doc(hidden)]
+pub use export::reencode_export;
 #[doc(hidden)]
 pub use meta::reencode_meta;
 #[doc(hidden)]

@@ -294,7 +294,7 @@ fn put_changes(out: &mut Vec<u8>, store: &StoreDelta) -> Result<()> {
     let counts = [store.keys, store.bytes].map(i64::to_le_bytes);
     put_store(out, &store.name, &store.delta, counts, count);
     for (key, value) in &store.changes {
-        check_lengths(&store.name, key, value.as_ref())?;
+        check_lengths(&store.name, key, value.as_deref())?;
         out.push(if value.is_some() { PUT } else { DELETE });
         out.extend_from_slice(&(key.len() as u16).to_le_bytes());
         out.extend_from_slice(key);

@@ -31,7 +31,7 @@ const SEPARATOR: u8 = b'/';
 const STAMP_LEN: usize = 8;
 
 /// Checks the lengths of a key of `store` and of its value.
-pub(crate) fn check_lengths(store: &StoreName, key: &[u8], value: Option<&Bytes>) -> Result<()> {
+pub(crate) fn check_lengths(store: &StoreName, key: &[u8], value: Option<&[u8]>) -> Result<()> {
     let invalid = |what: &str, max: usize, found: usize, min: usize| {
         let message = format!(
             "store {store}, key {}: expected a {what} of {min} to {max} bytes, found {found}",

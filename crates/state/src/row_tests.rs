@@ -53,7 +53,8 @@ fn a_row_keeps_the_version_and_an_empty_value() {
 #[test]
 fn lengths_out_of_range_name_store_key_and_limit() {
     let evm = store("evm");
-    let check = |key: &[u8], value: Option<&Bytes>| check_lengths(&evm, key, value);
+    let check =
+        |key: &[u8], value: Option<&Bytes>| check_lengths(&evm, key, value.map(|value| &value[..]));
     let value = Bytes::from(vec![0; MAX_VALUE_LEN + 1]);
     assert!(check(&[7; MAX_KEY_LEN], Some(&value.slice(1..))).is_ok());
     assert!(check(b"k", None).is_ok());

@@ -8,36 +8,11 @@
 
 mod support;
 
-use lithdb_sim::{CrashImage, Effort, SimFs, Tally};
+use lithdb_sim::{CrashImage, Effort, Tally};
 use lithdb_state::{Durability, StateOptions};
 use support::expect::{Expect, check_disk, check_open, go_on};
 use support::script::{Op, Run, Script, Store};
-use support::{Harness, difference, small, without_openings};
-
-/// The images that the disk may be left with: a quick run takes the first at every point, and
-/// `others_in_turn` of the others.
-fn images(fs: &SimFs, name: &str, k: u64, others_in_turn: usize) -> Vec<CrashImage> {
-    let (unsynced, effort) = (fs.unsynced_ops(), Effort::from_env());
-    if unsynced == 0 {
-        return vec![CrashImage::Nothing];
-    }
-    let seed = effort.seed(name).wrapping_add(k * 1_000_003);
-    let seeded = (0..effort.times(3)).map(|n| CrashImage::Seeded(seed.wrapping_add(n)));
-    let mut others = vec![CrashImage::Everything, CrashImage::LengthWithOldBlocks];
-    others.extend(seeded);
-    others.push(CrashImage::LengthWithoutData);
-    if unsynced > 1 {
-        others.extend([1, unsynced / 2, unsynced - 1].map(CrashImage::Prefix));
-        others.extend([unsynced / 3, unsynced - 1].map(CrashImage::OnlyOne));
-    }
-    if !effort.is_deep() {
-        let start = k as usize * others_in_turn % others.len();
-        others.rotate_left(start);
-        others.truncate(others_in_turn);
-    }
-    others.insert(0, CrashImage::Nothing);
-    others
-}
+use support::{Harness, difference, images, small, without_openings};
 
 /// Crashes the script after every operation from the `first`-th; every `nested`-th image also
 /// during the opening.

@@ -20,6 +20,8 @@ mod floor;
 mod going_back;
 #[path = "pitfalls/hashing.rs"]
 mod hashing;
+#[path = "pitfalls/import.rs"]
+mod import;
 #[path = "pitfalls/interleave.rs"]
 mod interleave;
 #[path = "pitfalls/listeners.rs"]

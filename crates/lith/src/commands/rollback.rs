@@ -221,7 +221,7 @@ fn execute_plan(args: &Args, plan: RollbackPlan, ctx: &mut Context) -> Result<()
         return ctx.out.document(|| done(false, None));
     }
     ctx.out.flush()?;
-    if !args.yes && !confirm()? {
+    if !args.yes && !confirm("roll back")? {
         return Err(Failure::failed("nothing was changed"));
     }
     let mut bar = Progress::new("rolling back");
@@ -239,9 +239,9 @@ fn execute_plan(args: &Args, plan: RollbackPlan, ctx: &mut Context) -> Result<()
 }
 
 /// Asks for confirmation on standard error; anything but `y` or `yes` is a no.
-pub(crate) fn confirm() -> Result<bool, Failure> {
+pub(crate) fn confirm(action: &str) -> Result<bool, Failure> {
     let mut err = std::io::stderr();
-    let asked = write!(err, "lith: this cannot be undone; roll back? [y/N] ");
+    let asked = write!(err, "lith: this cannot be undone; {action}? [y/N] ");
     asked.and_then(|()| err.flush()).map_err(|e| Failure::io("ask for confirmation", &e))?;
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);

@@ -4,7 +4,6 @@ use std::ops::RangeInclusive;
 
 use lithdb::{Components, Db, DbOptions, Table};
 use lithdb_env::{Error, ErrorKind, Result};
-use lithdb_lthash::LtHash;
 
 use crate::files::{Phase, StateId};
 use crate::open::inventory::Inventory;
@@ -82,7 +81,7 @@ impl Opening {
     }
 
     /// Refuses a table that would lose records, or keep them for ever.
-    pub(super) fn check_table(table: &Table, floor: &WalFloor) -> Result<()> {
+    pub(crate) fn check_table(table: &Table, floor: &WalFloor) -> Result<()> {
         let refuse = |what: &str| {
             let message = format!("the log {}: {what}", table.name());
             Err(Error::new(ErrorKind::InvalidArgument, message))
@@ -110,7 +109,9 @@ impl Opening {
                 log.table.flush()?;
                 versions
             }
-            None if id.phase == Phase::Creating => self.put_base_record(log, id)?,
+            None if id.phase == Phase::Creating => {
+                self.put_base_record(log, id, Totals::default())?
+            }
             None => return Err(self.empty_log(log)),
         };
         if id.phase == Phase::Creating {
@@ -120,16 +121,21 @@ impl Opening {
         Ok(versions)
     }
 
-    fn put_base_record(&self, log: &Log, id: &StateId) -> Result<RangeInclusive<u64>> {
-        let version = id.initial_version - 1;
-        let root = LtHash::default().root();
+    /// Begins the history of the store: `totals` are those of the version before its first.
+    pub(crate) fn put_base_record(
+        &self,
+        log: &Log,
+        id: &StateId,
+        totals: Totals,
+    ) -> Result<RangeInclusive<u64>> {
+        let (version, root) = (id.initial_version - 1, totals.root());
         let record = Record {
             store: id.store,
             version,
             previous_root: root,
             root,
             time: self.env.clock.now(),
-            body: Body::Base(Totals::default()),
+            body: Body::Base(totals),
         };
         log.put(&record)?;
         log.table.flush()?;

@@ -33,6 +33,7 @@ use crate::head::Head;
 use crate::open::working::Working;
 use crate::options::{Retention, StateComponents, StateOptions, Wal};
 use crate::reach::{Base, Reach, reach};
+use crate::reset;
 use crate::shared::{PendingVersion, Shared, Writer};
 use crate::snapshot::list::{Classified, list, valid_versions};
 
@@ -163,7 +164,7 @@ impl Opening {
 
     /// Refuses to create a store where one has been, beside the files of others, or if none is to
     /// be created.
-    fn check_creatable(&self, inventory: &inventory::Inventory) -> Result<()> {
+    pub(crate) fn check_creatable(&self, inventory: &inventory::Inventory) -> Result<()> {
         let refuse = |kind, message: String| Err(Error::at(kind, self.dirs.root(), message));
         if inventory.is_flat() && !inventory.has("working") {
             let message = "the directory holds engine and no state store: if it has a flat layout, \
@@ -203,6 +204,7 @@ impl Opening {
     /// Opens the store whose lock is `lock`.
     pub(crate) fn open(mut self, lock: Box<dyn FileLock>) -> Result<(Arc<Shared>, OpenReport)> {
         let fs = Arc::clone(&self.env.fs);
+        self.report.leftovers.extend(reset::finish_interrupted(&*fs, &self.dirs)?);
         let inventory = inventory::take(&*fs, &self.dirs)?;
         let mut id = self.identity(&inventory)?;
         self.check_stopped_log(&inventory, &id)?;

@@ -11,8 +11,8 @@ use lithdb::{Components, Db, DbOptions, NoMatch, Rollback};
 use lithdb_env::{Env, FileKind, Fs, read_file};
 use lithdb_sim::SimFs;
 use lithdb_state::{
-    Result, Snapshot, StateComponents, StateDb, StateOptions, StateRollback, StateRollbackReport,
-    View,
+    ImportReport, Result, Snapshot, StateComponents, StateDb, StateOptions, StateRollback,
+    StateRollbackReport, View,
 };
 
 use crate::support::model::{Change, Model, change_sets, changes_of};
@@ -64,6 +64,27 @@ impl Fixture {
     /// A copy on a disk of its own. It is not open.
     pub fn fork(&self) -> Self {
         self.on(self.harness().fs.fork())
+    }
+
+    /// A place of the same kind without a store, for an import of this one.
+    pub fn absent(&self) -> Self {
+        let options = self.options.clone();
+        let place = match &self.place {
+            Place::Simulated(_) => Place::Simulated(Box::new(Harness::new(options.clone()))),
+            Place::Disk(_) => Place::Disk(tempfile::tempdir().unwrap()),
+        };
+        Self { place, options, db: None, model: self.model.clone(), branch: self.branch }
+    }
+
+    pub fn export(&self) -> Vec<u8> {
+        let mut export = Vec::new();
+        self.db().latest().export(&mut export).unwrap();
+        export
+    }
+
+    pub fn import(&self, export: &[u8]) -> Result<ImportReport> {
+        let options = self.options.clone();
+        StateDb::import_with(self.dir(), export, options, None, self.components())
     }
 
     pub fn harness(&self) -> &Harness {

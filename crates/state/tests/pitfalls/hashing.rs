@@ -214,7 +214,7 @@ fn a_failing_apply_leaves_pending_and_hash_as_they_were() {
 
 /// sei-chain #3545, #3869: after a replay an empty value was a deletion.
 #[test]
-fn an_empty_value_is_a_value_after_replay_and_view() {
+fn an_empty_value_is_a_value_after_replay_view_export_and_import() {
     for mut store in Fixture::both(&small().flush_on_close(false).retention(Retention::Manual)) {
         store.commit(&[put("empty", ""), put("full", "1"), put("both", "")]);
         store.commit(&[put("full", ""), delete("both")]);
@@ -233,6 +233,11 @@ fn an_empty_value_is_a_value_after_replay_and_view() {
         is_there(&store.db().latest(), "replayed");
         store.snapshot();
         is_there(&store.view_only(None).unwrap(), "beside, from a snapshot");
+        let mut imported = store.absent();
+        imported.import(&store.export()).unwrap();
+        is_there(&imported.open().latest(), "imported");
+        is_there(&imported.view_only(None).unwrap(), "imported, beside");
+        assert!(imported.export() == store.export());
         store.commit_to(4);
         store.roll_back(2);
         is_there(&store.db().latest(), "rolled back to the snapshot");

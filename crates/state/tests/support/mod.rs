@@ -16,10 +16,10 @@ use std::sync::Arc;
 
 use lithdb::{Components, Db, DbOptions, DuplicateKeys, Table, TableOptions};
 use lithdb_env::{Env, FileKind, Fs};
-use lithdb_sim::{CrashImage, SimClock, SimFs, sim_env};
+use lithdb_sim::{CrashImage, Effort, SimClock, SimFs, sim_env};
 use lithdb_state::{
-    Result, StateComponents, StateDb, StateEvent, StateListener, StateOptions, StateRollback, Wal,
-    WalFloor,
+    ImportReport, ResetReport, Result, StateComponents, StateDb, StateEvent, StateListener,
+    StateOptions, StateRollback, Wal, WalFloor,
 };
 use lithdb_state_engine::ModelEngines;
 use parking_lot::Mutex;
@@ -90,6 +90,21 @@ impl Harness {
     /// A rollback of the stopped store.
     pub fn rollback(&self) -> StateRollback {
         StateRollback::new(DIR).options(self.options.clone()).components(self.components())
+    }
+
+    /// Imports an export into the store's directory.
+    pub fn import(&self, export: &[u8]) -> Result<ImportReport> {
+        StateDb::import_with(DIR, export, self.options.clone(), None, self.components())
+    }
+
+    pub fn reset(&self) -> Result<ResetReport> {
+        StateDb::reset_with(DIR, self.components())
+    }
+
+    /// Opens the store if there is one.
+    pub fn try_open_existing(&self) -> Result<StateDb> {
+        let options = self.options.clone().create_if_missing(false);
+        StateDb::open_with(DIR, options, self.components())
     }
 
     /// The database of the store's own log, for reading.
@@ -184,4 +199,29 @@ impl App {
         let state = StateDb::open_with(DIR, harness.options.clone(), components)?;
         Ok(Self { db, blocks, state })
     }
+}
+
+/// The images that the disk may be left with: a quick run takes the first at every point, and
+/// `others_in_turn` of the others.
+pub fn images(fs: &SimFs, name: &str, k: u64, others_in_turn: usize) -> Vec<CrashImage> {
+    let (unsynced, effort) = (fs.unsynced_ops(), Effort::from_env());
+    if unsynced == 0 {
+        return vec![CrashImage::Nothing];
+    }
+    let seed = effort.seed(name).wrapping_add(k * 1_000_003);
+    let seeded = (0..effort.times(3)).map(|n| CrashImage::Seeded(seed.wrapping_add(n)));
+    let mut others = vec![CrashImage::Everything, CrashImage::LengthWithOldBlocks];
+    others.extend(seeded);
+    others.push(CrashImage::LengthWithoutData);
+    if unsynced > 1 {
+        others.extend([1, unsynced / 2, unsynced - 1].map(CrashImage::Prefix));
+        others.extend([unsynced / 3, unsynced - 1].map(CrashImage::OnlyOne));
+    }
+    if !effort.is_deep() {
+        let start = k as usize * others_in_turn % others.len();
+        others.rotate_left(start);
+        others.truncate(others_in_turn);
+    }
+    others.insert(0, CrashImage::Nothing);
+    others
 }

@@ -7,8 +7,8 @@ use lithdb_state::{Pending, Row, Rows as Iter, SnapshotClass, StateDb, Unreachab
 
 use super::op::{End, KEYS, STORES};
 use super::run::{Run, count};
-use crate::support::DIR;
 use crate::support::model::{Change, Rows, root_of};
+use crate::support::{DIR, Harness, small};
 
 /// A view and the pending changes of its moment, which are kept, with an iterator of each, and what
 /// they must return for ever.
@@ -328,6 +328,7 @@ impl Run {
                 assert_eq!(view.root(), expected.root, "{}", self.context);
                 check_view(&view, &expected.rows, &format!("{}: beside", self.context));
                 assert!(self.is_reachable(found), "{}", self.context);
+                self.import_elsewhere(&view);
             }
             Err(error) if self.harness.fs.is_dead() => {
                 self.done::<()>(Err(error));
@@ -340,6 +341,17 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// An import of the view is the same version.
+    fn import_elsewhere(&self, view: &View) {
+        let (mut export, harness) = (Vec::new(), Harness::new(small().memtable_bytes(200)));
+        view.export(&mut export).unwrap();
+        harness.import(&export).unwrap();
+        let latest = harness.open().latest();
+        assert_eq!(latest.version(), view.version(), "{}", self.context);
+        let rows = &self.model.at(view.version()).rows;
+        check_view(&latest, rows, &format!("{}: imported", self.context));
     }
 
     /// The inspection beside the writer agrees with what the writer says.

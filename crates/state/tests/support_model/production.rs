@@ -87,6 +87,15 @@ fn step(random: &mut Random, store: &mut Fixture, held: &mut Vec<(View, Rows)>, 
                 assert!(can_be_reached, "version {version}");
                 assert_eq!(rows_of(&view), store.model.at(version).rows);
                 tally.add("views beside", 1);
+                let mut export = Vec::new();
+                view.export(&mut export).unwrap();
+                let mut copy = store.absent();
+                copy.import(&export).unwrap();
+                let latest = copy.open().latest();
+                assert_eq!((latest.version(), latest.root()), (version, view.root()));
+                assert_eq!(rows_of(&latest), store.model.at(version).rows);
+                assert_eq!(view.diff(&latest, None).unwrap().count(), 0);
+                tally.add("imports", 1);
             }
         }
         7 => {
@@ -144,7 +153,7 @@ pub fn random_histories() {
         store.close();
         tally.add("histories", 1);
     }
-    let kinds = ["commits", "snapshots", "openings", "rollbacks", "verifications"];
+    let kinds = ["commits", "snapshots", "openings", "rollbacks", "verifications", "imports"];
     for what in kinds.into_iter().chain(["views beside", "views of versions"]) {
         assert!(tally.get(what) > 0, "no {what}");
     }

@@ -7,10 +7,14 @@
 
 mod adopt;
 mod apply;
+mod diff;
+mod export;
 mod get;
+mod import;
 mod info;
 mod input;
 mod prune;
+mod reset;
 mod rollback;
 mod root;
 mod scan;
@@ -66,13 +70,23 @@ enum Command {
     Verify(verify::Args),
     /// Make a state store of a flat layout: an engine without a log
     Adopt,
+    /// List the rows in which two versions differ
+    Diff(diff::Args),
+    /// Write all rows of a version to a new file
+    Export(export::Args),
+    /// Make a state store of an export, where there is none
+    Import(import::Args),
+    /// Remove the state store from its directory, with its log and all snapshots
+    Reset(reset::Args),
 }
 
 impl Args {
     /// What the output of the command is for.
     pub(crate) fn purpose(&self) -> Purpose {
         match &self.command {
-            Command::Get(_) | Command::Scan(_) | Command::Root(_) => Purpose::Result,
+            Command::Get(_) | Command::Scan(_) | Command::Root(_) | Command::Diff(_) => {
+                Purpose::Result
+            }
             _ => Purpose::Report,
         }
     }
@@ -102,6 +116,10 @@ pub(crate) fn run(args: &Args, ctx: &mut Context) -> Result<(), Failure> {
         Command::Root(args) => root::run(args, dir, ctx),
         Command::Verify(args) => verify::run(args, dir, ctx),
         Command::Adopt => adopt::run(dir, ctx),
+        Command::Diff(args) => diff::run(args, dir, ctx),
+        Command::Export(args) => export::run(args, dir, ctx),
+        Command::Import(args) => import::run(args, dir, ctx),
+        Command::Reset(args) => reset::run(args, dir, ctx),
     }
 }
 

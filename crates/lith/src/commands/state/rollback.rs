@@ -68,7 +68,7 @@ fn execute(args: &Args, plan: StateRollbackPlan, ctx: &mut Context) -> Result<()
         return ctx.out.document(|| done(false, None));
     }
     ctx.out.flush()?;
-    if !args.yes && !confirm()? {
+    if !args.yes && !confirm("roll back")? {
         return Err(Failure::failed("nothing was changed"));
     }
     let started = Instant::now();

@@ -90,10 +90,11 @@ impl StateDb {
     ///
     /// # Errors
     /// `Locked` if it is open already. `Missing` if the log or `state.id` is missing beside other
-    /// parts of the store, if the newest version cannot be reached ([`Unreachable`]), or if there
-    /// is no store and [`create_if_missing`](StateOptions::create_if_missing) is off. `Foreign` for
-    /// the log of another store, and for a directory with other files in which a store would be
-    /// created. `Corrupt`, `Io`, `StorageFull`, `InvalidArgument`.
+    /// parts of the store, if the newest version cannot be reached ([`Unreachable`]), if an import
+    /// was not finished, or if there is no store and
+    /// [`create_if_missing`](StateOptions::create_if_missing) is off. `Foreign` for the log of
+    /// another store, and for a directory with other files in which a store would be created.
+    /// `Corrupt`, `Io`, `StorageFull`, `Exhausted`, `InvalidArgument`, `Unsupported`.
     ///
     /// [`Unreachable`]: crate::Unreachable
     pub fn open(dir: impl Into<PathBuf>, options: StateOptions) -> Result<Self> {

@@ -54,7 +54,8 @@ pub enum StateEvent {
         /// The lowest version that must stay.
         floor: u64,
     },
-    /// The flush of the working copy found no space or no descriptors; it is repeated.
+    /// The flush of the working copy found no space, no descriptors or no permission; it is
+    /// repeated.
     #[non_exhaustive]
     FlushDeferred {
         /// Why.

@@ -49,7 +49,7 @@ const BASE: Magic = Magic(*b"LITHBASE");
 /// The directory layout that this build writes and reads.
 pub(crate) const LAYOUT: u16 = 1;
 
-/// Identifies a state store: random, made when it is created or reset. Shown in hexadecimal.
+/// Identifies a state store: random, made when it is created or imported. Shown in hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreId(pub(crate) [u8; StoreId::LEN]);
 

@@ -1,10 +1,11 @@
 //! Opening a store: compares the files with the log, heals what differs, and catches up.
 //!
-//! The steps, each of which may be interrupted and is then done again: the lock; `state.id`; the
-//! log, which finishes a rollback of its own; what the store is opened from is chosen; leftovers
-//! are removed by their exact names; snapshots of other branches are moved aside; the working copy
-//! is kept, or cloned again from a snapshot; the log is replayed. Nothing is removed or moved
-//! before it is known what the store is opened from. What an error of the operating system leaves
+//! The steps, each of which may be interrupted and is then done again: the lock; a reset that was
+//! interrupted is finished; `state.id`; the log, which finishes a rollback of its own; what the
+//! store is opened from is chosen; leftovers are removed by their exact names; snapshots of other
+//! branches are moved aside; the working copy is kept, or cloned again from a snapshot; the log is
+//! replayed; a flat layout that was adopted is removed. Nothing of a store is removed or moved
+//! before it is known what it is opened from. What an error of the operating system leaves
 //! unknown ends the opening: it is no reason to replace anything.
 
 mod catch_up;

@@ -298,11 +298,13 @@ fn an_unfit_table_creates_no_store_and_every_byte_stays() {
     app.state.commit_block(1, &change_sets(&changes_of(0, 1))).unwrap();
     let log = app.db.existing_table("state").unwrap();
     let before = harness.tree("/");
-    for (table, expected) in
-        [(log, ErrorKind::Foreign), (app.blocks.clone(), ErrorKind::InvalidArgument)]
-    {
+    for (table, floor, expected) in [
+        (log.clone(), app.floor.clone(), ErrorKind::Foreign),
+        (log, WalFloor::new(), ErrorKind::InvalidArgument),
+        (app.blocks.clone(), WalFloor::new(), ErrorKind::InvalidArgument),
+    ] {
         let mut components = harness.components();
-        components.wal = Wal::Table { table, floor: WalFloor::new() };
+        components.wal = Wal::Table { table, floor };
         let opened = StateDb::open_with("/new", harness.options.clone(), components);
         let error = opened.map(drop).unwrap_err();
         assert_eq!(error.kind(), expected, "{error}");

@@ -294,7 +294,8 @@ fn a_log_of_the_application_is_imported_and_reset() {
     assert!(error.to_string().contains("is not empty: drop it"), "{error}");
     let error = StateDb::open_with(DIR, small(), first.clone()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
-    harness.reset().unwrap();
+    let error = harness.reset().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Missing, "nothing was created: {error}");
     drop((first, db));
     let (_db, second) = components("state2");
     import(second.clone()).unwrap();

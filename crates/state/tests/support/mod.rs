@@ -181,6 +181,7 @@ pub struct App {
     pub db: Db,
     pub blocks: Table,
     pub state: StateDb,
+    pub floor: WalFloor,
 }
 
 impl App {
@@ -195,9 +196,9 @@ impl App {
         let table = db.table_with_filter("state", harness.options.wal.clone(), floor.filter())?;
         let blocks = db.table("blocks", TableOptions::new().segment_keys(3))?;
         let mut components = harness.components();
-        components.wal = Wal::Table { table, floor };
+        components.wal = Wal::Table { table, floor: floor.clone() };
         let state = StateDb::open_with(DIR, harness.options.clone(), components)?;
-        Ok(Self { db, blocks, state })
+        Ok(Self { db, blocks, state, floor })
     }
 }
 

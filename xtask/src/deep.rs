@@ -33,7 +33,10 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("lost-roots", &["-p", "lithdb", "--test", "lost_roots"]),
     ("bit-flips", &["-p", "lithdb", "--test", "bit_flips"]),
     ("processes", &["-p", "lithdb-process-tests"]),
-    ("tool-processes", &["-p", "lith", "--test", "rollback", "--test", "inject"]),
+    (
+        "tool-processes",
+        &["-p", "lith", "--test", "rollback", "--test", "inject", "--test", "state_killed"],
+    ),
     ("sim", &["-p", "lithdb-sim", "--tests"]),
     ("state-crash", &["-p", "lithdb-state", "--test", "crash", "--test", "layouts"]),
     ("state-faults", &["-p", "lithdb-state", "--test", "faults"]),

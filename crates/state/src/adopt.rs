@@ -11,13 +11,14 @@
 
 use std::path::PathBuf;
 
-use lithdb_env::{Error, ErrorKind, FileKind, Result, exists_as};
+use lithdb_env::{Env, Error, ErrorKind, FileKind, Result, exists_as};
 use lithdb_lthash::RootHash;
 use lithdb_state_engine::{CheckLevel, OpenMode};
 use serde::Serialize;
 
 use crate::db::StateDb;
-use crate::dirs::{self, FLAT_DIR, discard};
+use crate::dirs::{self, Dirs, FLAT_DIR, discard};
+use crate::event::refuse_in_listener;
 use crate::files::{HashKind, LAYOUT, Phase, StateId, StoreId};
 use crate::head::Head;
 use crate::meta::Meta;
@@ -67,6 +68,7 @@ impl StateDb {
         options: StateOptions,
         components: StateComponents,
     ) -> Result<AdoptReport> {
+        refuse_in_listener()?;
         // No snapshot is taken or removed that the application has not asked for.
         let options = options.snapshot_interval(0).retention(Retention::Manual);
         let mut opening = Opening::new(dir.into(), options, components)?;
@@ -183,10 +185,16 @@ pub(crate) fn finish(opening: &mut Opening, id: &mut StateId) -> Result<()> {
         return Ok(());
     }
     let (env, dirs) = (&opening.env, &opening.dirs);
-    if exists_as(&*env.fs, &dirs.flat(), FileKind::Dir)? {
-        discard(env, dirs, &dirs.flat(), FLAT_DIR)?;
-    }
+    discard_flat(env, dirs)?;
     opening.report.foreign.retain(|name| name != FLAT_DIR);
     id.phase = Phase::Ready;
     id.write(&*env.fs, &dirs.id())
+}
+
+/// Removes the flat layout of a store in phase *adopting*.
+pub(crate) fn discard_flat(env: &Env, dirs: &Dirs) -> Result<()> {
+    if exists_as(&*env.fs, &dirs.flat(), FileKind::Dir)? {
+        discard(env, dirs, &dirs.flat(), FLAT_DIR)?;
+    }
+    Ok(())
 }

@@ -20,7 +20,8 @@ use serde::Serialize;
 
 use crate::StateDb;
 use crate::commit::last_rows;
-use crate::dirs::{self, create_dir};
+use crate::dirs::{self, create_dir, remove_tree};
+use crate::event::refuse_in_listener;
 use crate::export::{ExportReader, Header, sums};
 use crate::files::{BaseFile, Phase, StateId, engine_dir_name};
 use crate::head::Head;
@@ -86,6 +87,7 @@ impl StateDb {
         expected_root: Option<RootHash>,
         components: StateComponents,
     ) -> Result<ImportReport> {
+        refuse_in_listener()?;
         let options = options.create_if_missing(true);
         let opening = Opening::new(dir.into(), options, components)?;
         let rows = ExportReader::open(&mut source)?;
@@ -151,6 +153,7 @@ impl Import {
         let fs = &*fs;
         let Header { version, root } = self.header;
         let new = dirs.new_working();
+        remove_tree(fs, &new)?;
         create_dir(fs, &new)?;
         let into = new.join(engine_dir_name(self.opening.env.random_u64()?));
         let engine = self.opening.engines.create(&into)?;

@@ -12,7 +12,9 @@ use lithdb_env::{Error, ErrorKind, FileKind, Fs, Result, exists_as, remove_if_ex
 use serde::Serialize;
 
 use crate::StateDb;
+use crate::adopt;
 use crate::dirs::{self, Dirs, remove_tree};
+use crate::event::refuse_in_listener;
 use crate::files::{Phase, StateId, StoreId, parse_abandoned_name, parse_snapshot_name};
 use crate::open::Opening;
 use crate::options::{StateComponents, StateOptions};
@@ -52,6 +54,7 @@ impl StateDb {
     /// # Errors
     /// As [`reset`](Self::reset).
     pub fn reset_with(dir: impl Into<PathBuf>, components: StateComponents) -> Result<ResetReport> {
+        refuse_in_listener()?;
         let Opening { dirs, env, .. } =
             Opening::new(dir.into(), StateOptions::default(), components)?;
         let fs = &*env.fs;
@@ -59,8 +62,12 @@ impl StateDb {
         let _lock = dirs::lock(fs, &dirs)?;
         let mut id = require(fs, &dirs)?;
         let has_own_log = exists_as(fs, &dirs.wal(), FileKind::Dir)?;
-        let is_log_elsewhere = id.phase == Phase::Ready && !has_own_log;
+        let is_complete = matches!(id.phase, Phase::Ready | Phase::Adopting);
+        let is_log_elsewhere = is_complete && !has_own_log;
         let parts = Parts::list(fs, &dirs)?;
+        if id.phase == Phase::Adopting {
+            adopt::discard_flat(&env, &dirs)?;
+        }
         id.phase = Phase::Resetting;
         id.write(fs, &dirs.id())?;
         let removed = finish(fs, &dirs, parts)?;

@@ -12,7 +12,7 @@ use lithdb_env::{Env, FileKind, Fs, read_file};
 use lithdb_sim::SimFs;
 use lithdb_state::{
     ImportReport, Result, Snapshot, StateComponents, StateDb, StateOptions, StateRollback,
-    StateRollbackReport, View,
+    StateRollbackReport, Unreachable, View,
 };
 
 use crate::support::model::{Change, Model, change_sets, changes_of};
@@ -193,6 +193,26 @@ impl Fixture {
         let db = self.take_db().rollback_to(target).unwrap();
         self.rolled_back(target);
         self.db.insert(db)
+    }
+
+    /// Rolls the store back, open or closed; `false` if the version cannot be reached.
+    pub fn try_roll_back(&mut self, target: u64, is_open: bool) -> bool {
+        let refused = if is_open {
+            let db = self.take_db();
+            let (db, refused) = match db.clone().rollback_to(target) {
+                Ok(db) => (db, None),
+                Err(error) => (db, Some(error)),
+            };
+            self.db = Some(db);
+            refused
+        } else {
+            self.stopped_rollback().plan(target).and_then(|plan| plan.execute()).err()
+        };
+        match &refused {
+            None => self.rolled_back(target),
+            Some(error) => assert!(Unreachable::of(error).is_some(), "{error}"),
+        }
+        refused.is_none()
     }
 
     pub fn stopped_rollback(&self) -> StateRollback {

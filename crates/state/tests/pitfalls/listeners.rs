@@ -31,7 +31,7 @@ enum Fails {
 }
 
 /// Calls that a listener may make.
-const WORKS: [&str; 14] = [
+const WORKS: [&str; 15] = [
     "contains",
     "discard_pending",
     "inspect",
@@ -45,6 +45,7 @@ const WORKS: [&str; 14] = [
     "snapshots",
     "stats",
     "verify",
+    "view",
     "view_only",
 ];
 /// Calls that are refused in a listener.

@@ -57,7 +57,7 @@ pub(super) fn run(args: &Args, dir: &Path, ctx: &mut Context) -> Result<(), Fail
     let document = json!({ "executed": true, "removed": removed, "kept": kept, "floor": floor });
     ctx.out.json(&document)?;
     closed?;
-    Failure::from_messages([listed("snapshots in use, not removed", &kept)])
+    Failure::from_messages([listed("snapshots that are in use or could not be removed", &kept)])
 }
 
 fn show_plan(plan: &PrunePlan, ctx: &mut Context) -> Result<(), Failure> {

@@ -93,7 +93,7 @@ fn call_everything(db: &StateDb, harness: &Harness) -> Vec<(&'static str, Result
         ("snapshots", db.snapshots().map(drop)),
         ("inspect", StateDb::inspect_with(DIR, components()).map(drop)),
         ("latest_version", StateDb::latest_version_with(DIR, components()).map(drop)),
-        ("view", db.view(db.version().saturating_sub(1)).map(drop)),
+        ("view", db.rollback_floor().and_then(|version| db.view(version)).map(drop)),
         (
             "view_only",
             StateDb::view_only_with(DIR, None, harness.options.clone(), components()).map(drop),
@@ -227,9 +227,13 @@ fn listens(fails: Fails, without_background: bool) -> BTreeSet<String> {
     drop(db);
     let outcomes = std::mem::take(&mut *heard.outcomes.lock());
     for ((event, call), kinds) in &outcomes {
-        let found: Vec<_> = kinds.iter().copied().collect();
+        // The background thread may deliver an event while the store is being closed.
+        let closed = (!without_background).then_some(ErrorKind::Closed.as_str());
+        let is_late = |kind: &Option<&str>| kind.is_some() && *kind == closed;
+        let found: Vec<_> = kinds.iter().copied().filter(|kind| !is_late(kind)).collect();
         let refused = Some(ErrorKind::InvalidArgument.as_str());
         match *call {
+            _ if found.is_empty() => {}
             call if WORKS.contains(&call) => {
                 assert_eq!(found, [None], "{context}: {event}, {call}")
             }

@@ -667,7 +667,8 @@ fn lines_of_one_version_are_applied_one_by_one_and_committed_together() {
     let line = |version: u64, key: u64| {
         format!("{{\"version\":{version},\"store\":\"bank\",\"put\":{{\"{key}\":\"x\"}}}}\n")
     };
-    let error = apply_lines(&fixture, &["--create"], &(line(1, 1) + &line(3, 2) + "oops")).failed();
+    let input = line(1, 1) + &line(3, 2) + "oops";
+    let error = apply_lines(&fixture, &["--create"], &input).errors();
     assert!(error.contains("line 2: version 3: expected 2"), "{error}");
     let input: String = (0..20).map(|key| line(2, key)).collect();
     let error = apply_lines(&fixture, &[], &(input.clone() + "oops")).failed();

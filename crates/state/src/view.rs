@@ -38,7 +38,7 @@ impl View {
         self.head.root
     }
 
-    /// The hash of the rows of one store; `None` if there has never been such a store.
+    /// The hash of the rows of one store; `None` if it has no rows.
     ///
     /// # Errors
     /// `InvalidArgument` for a name that no store can have.

@@ -90,6 +90,8 @@ fn refused_line_ends_apply_and_keeps_the_versions_before_it() {
     let error = apply_lines(&fixture, &[], &lines(6..=6)).failed();
     assert!(error.contains("line 1: version 6: expected 4, the version after 3"), "{error}");
     assert!(error.starts_with("lith: invalid argument: standard input"), "{error}");
+    let error = apply_lines(&fixture, &[], "{\"version\":0}\n").failed();
+    assert!(error.contains("line 1: version 0; expected at least 1"), "{error}");
     let error = apply_lines(&fixture, &["--json"], &lines(9..=9)).failed_in_json(1);
     assert_eq!(error["kind"], "invalid argument");
 }

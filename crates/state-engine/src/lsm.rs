@@ -33,7 +33,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lithdb_env::{Error, ErrorKind, Fs, OsFs, Result, sync_parent};
-use lsm_tree::{AnyTree, Cache, Config, SequenceNumberCounter, Tree};
+use lsm_tree::{AbstractTree, AnyTree, Cache, Config, SequenceNumberCounter, Tree};
 use serde::{Deserialize, Serialize};
 
 use self::engine::LsmEngine;
@@ -116,6 +116,29 @@ impl LsmEngines {
     }
 }
 
+impl LsmEngines {
+    /// The tree of a manifest that was checked. Where `lsm-tree` finds no directory it creates one:
+    /// that is not taken for the engine whose directory somebody has moved meanwhile.
+    fn tree_of(&self, dir: &Path, manifest: &Manifest) -> Result<Tree> {
+        let tree = self.tree(dir)?;
+        let version = tree.current_version();
+        if version.id() == manifest.current.version
+            && version.table_count() == manifest.tables.len()
+        {
+            return Ok(tree);
+        }
+        let message = format!(
+            "expected version {} of the engine with {} tables, found version {} with {}: its \
+             directory was moved or replaced while it was being opened",
+            manifest.current.version,
+            manifest.tables.len(),
+            version.id(),
+            version.table_count()
+        );
+        Err(Error::at(ErrorKind::Missing, dir, message))
+    }
+}
+
 impl Engines for LsmEngines {
     fn kind(&self) -> EngineKind {
         EngineKind { name: "lsm-tree".to_owned(), version: "3.1.10".to_owned() }
@@ -138,7 +161,7 @@ impl Engines for LsmEngines {
             OpenMode::Write => guard::remove_leftovers(&*self.fs, dir)?,
             OpenMode::ReadInPlace => manifest.require_no_orphans(&*self.fs, dir)?,
         }
-        let tree = self.tree(dir)?;
+        let tree = self.tree_of(dir, &manifest)?;
         let engine = LsmEngine::new(Arc::clone(&self.fs), dir, mode, &self.options, tree)?;
         Ok(Arc::new(engine))
     }
@@ -157,5 +180,28 @@ impl Engines for LsmEngines {
             manifest.check_digests(fs, dir, files)?;
         }
         files::check_files(fs, dir, files, level)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Sealed;
+
+    #[test]
+    fn an_engine_that_was_moved_away_while_it_was_being_opened_is_not_one_without_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let (engines, path) = (LsmEngines::new(LsmOptions::default()), dir.path().join("engine"));
+        let engine = engines.create(&path).unwrap();
+        let sealed: Sealed = engine.seal(&[(b"key", b"value")]).unwrap();
+        engine.flush(&sealed).unwrap();
+        drop(engine);
+        let manifest = Manifest::read(&OsFs, &path).unwrap();
+        assert!(engines.tree_of(&path, &manifest).is_ok());
+        OsFs.rename(&path, &dir.path().join("elsewhere")).unwrap();
+        let error = engines.tree_of(&path, &manifest).err().expect("another engine");
+        assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
+        let elsewhere = dir.path().join("elsewhere");
+        assert_eq!(Manifest::read(&OsFs, &elsewhere).unwrap(), manifest);
     }
 }

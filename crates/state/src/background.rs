@@ -174,6 +174,7 @@ impl Shared {
             }
             while self.compact() {}
             self.latch.check()?;
+            drop(self.renew_pin(writer));
         }
         Ok(())
     }

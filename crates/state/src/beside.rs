@@ -9,7 +9,7 @@ use crate::db::StateDb;
 use crate::dirs::Dirs;
 use crate::inspect::{self, StateInspection};
 use crate::options::{StateComponents, StateOptions};
-use crate::reader::Reader;
+use crate::reader::{Reader, again};
 use crate::verify::{self, StateVerification, VerifyLevel};
 use crate::view::View;
 
@@ -40,8 +40,8 @@ impl StateDb {
         if !exists(&dirs.id())? && !exists(&dirs.wal())? {
             return Ok(None);
         }
-        let reader = Reader::open(dirs.root().to_path_buf(), components)?;
-        Ok(Some(*reader.versions.end()))
+        let open = || Reader::open(dirs.root().to_path_buf(), components.clone());
+        again(dirs.root(), open, |reader| Ok(Some(Some(*reader.versions.end()))))
     }
 
     /// What the store in `dir` holds, without opening it for writing, beside a writer or not. The

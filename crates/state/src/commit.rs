@@ -5,7 +5,7 @@
 //! log changes nothing. If making it durable is refused (no space), the next commit goes on from
 //! there. Every other failure latches: after reopening the version may be there.
 
-use std::collections::BTreeSet;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -55,9 +55,7 @@ impl Shared {
             );
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
-        let changed = overlay.stores().chain(prepared.stores());
-        let new = changed.filter(|store| head.totals.get(store).is_none());
-        let stores = head.totals.len() + new.collect::<BTreeSet<_>>().len();
+        let stores = overlay.stores_with(&prepared, &head.totals);
         if stores > MAX_STORES {
             let message = format!("{stores} stores; expected at most {MAX_STORES}");
             return Err(Error::new(ErrorKind::InvalidArgument, message));
@@ -74,14 +72,25 @@ impl Shared {
         self.wait_for_room(writer)
     }
 
-    /// Commits the pending changes as `version`.
-    pub(crate) fn commit(&self, writer: &mut Writer, version: u64) -> Result<Committed> {
+    /// Commits the pending changes as `version`. Also returns the version before it: who drops it
+    /// last removes the files that only it read.
+    pub(crate) fn commit(
+        &self,
+        writer: &mut Writer,
+        version: u64,
+    ) -> Result<(Committed, Arc<Head>)> {
         self.check_writable()?;
         let head = self.check_next(version)?;
-        let _guard = LatchOnPanic(self);
+        let guard = LatchOnPanic(Some(self));
+        let committed = self.commit_after(&head, writer, version);
+        guard.disarm();
+        committed.map(|committed| (committed, head))
+    }
+
+    fn commit_after(&self, head: &Head, writer: &mut Writer, version: u64) -> Result<Committed> {
         let accepted = match writer.accepted.take() {
             Some(accepted) => accepted,
-            None => self.put(&head, version)?,
+            None => self.put(head, version)?,
         };
         if let Err(error) = self.make_durable(&accepted) {
             writer.accepted = Some(accepted);
@@ -145,9 +154,25 @@ impl Shared {
         apply_rows(&*self.engine, version, deltas)?;
         let head = Head { version, root: record.root, totals, pin: self.engine.pin() };
         let mut pending = self.pending.lock();
-        *self.head.lock() = Arc::new(head);
-        *pending = PendingVersion::default();
+        let before = mem::replace(&mut *self.head.lock(), Arc::new(head));
+        let applied = mem::take(&mut *pending);
+        drop(pending);
+        drop((before, applied));
         Ok(())
+    }
+
+    /// Publishes the newest version again, with a pin that does not hold what a flush or a
+    /// compaction has replaced. Returns the one before: dropping it may remove files. `None` if the
+    /// working copy may hold a part of another version.
+    pub(crate) fn renew_pin(&self, _writer: &mut Writer) -> Option<Arc<Head>> {
+        if self.check_not_failed().is_err() {
+            return None;
+        }
+        let head = self.head();
+        let Head { version, root, totals, .. } = &*head;
+        let (version, root, totals) = (*version, *root, totals.clone());
+        let head = Head { version, root, totals, pin: self.engine.pin() };
+        Some(mem::replace(&mut *self.head.lock(), Arc::new(head)))
     }
 
     /// The row that says which version a sealed memtable holds.
@@ -194,12 +219,19 @@ fn in_the_log(error: &Error, version: u64) -> Error {
 }
 
 /// Latches if a panic unwinds through a commit: the log may have its version.
-struct LatchOnPanic<'a>(&'a Shared);
+struct LatchOnPanic<'a>(Option<&'a Shared>);
+
+impl LatchOnPanic<'_> {
+    /// The commit has returned. A commit may be made by a destructor while its thread panics.
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for LatchOnPanic<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.latch(&Error::new(ErrorKind::Io, "a commit panicked").latching());
+        if let Some(shared) = self.0 {
+            shared.latch(&Error::new(ErrorKind::Io, "a commit panicked").latching());
         }
     }
 }

@@ -22,7 +22,6 @@ use crate::rollback;
 use crate::shared::Shared;
 use crate::snapshot::retain::classified;
 use crate::snapshot::{SnapshotInfo, SnapshotTicket};
-use crate::stats::StateStats;
 use crate::view::View;
 
 mod close;
@@ -182,9 +181,12 @@ impl StateDb {
     /// it may after any other failure of a write or sync.
     pub fn commit(&self, version: u64) -> Result<Committed> {
         let _events = self.shared.events.begin()?;
+        // Dropping it may remove files: when the lock is released.
+        let _before;
         let mut writer = self.shared.writer.lock();
         self.shared.make_room(&mut writer)?;
-        let committed = self.shared.commit(&mut writer, version)?;
+        let committed;
+        (committed, _before) = self.shared.commit(&mut writer, version)?;
         self.after_commit(&mut writer);
         Ok(committed)
     }
@@ -196,12 +198,15 @@ impl StateDb {
     /// changes stay pending.
     pub fn commit_block(&self, version: u64, changes: &[ChangeSet]) -> Result<Committed> {
         let _events = self.shared.events.begin()?;
+        // Dropping it may remove files: when the lock is released.
+        let _before;
         let mut writer = self.shared.writer.lock();
         // Before the changes are pending: nobody else is to commit, discard or add to them.
         let room = self.shared.make_room(&mut writer);
         self.shared.apply(&mut writer, version, changes)?;
         room?;
-        let committed = self.shared.commit(&mut writer, version)?;
+        let committed;
+        (committed, _before) = self.shared.commit(&mut writer, version)?;
         self.after_commit(&mut writer);
         Ok(committed)
     }
@@ -361,7 +366,7 @@ impl StateDb {
         drop(writer);
         let (options, env) = (self.shared.options.clone(), self.shared.env.clone());
         let (dir, components) = (self.shared.dirs.clone(), self.keeper.components.clone());
-        let Some(lock) = self.shut_down(Shutdown::RollBackTo(target))? else {
+        let Some((lock, held)) = self.shut_down(Shutdown::RollBackTo(target))? else {
             let message = "the state store was closed";
             return Err(Error::new(ErrorKind::Closed, message));
         };
@@ -371,7 +376,8 @@ impl StateDb {
         if is_truncated {
             truncation.execute()?;
         }
-        let opening = Opening::new(dir.root().to_path_buf(), options, components)?;
+        let mut opening = Opening::new(dir.root().to_path_buf(), options, components)?;
+        opening.held = held;
         let db = Self::open_locked(opening, lock)?;
         if is_truncated {
             // Their branch was rolled back on purpose. What stays is an event.
@@ -385,24 +391,5 @@ impl StateDb {
     fn is_newest_of_the_log(&self, version: u64) -> Result<bool> {
         let newest = self.shared.log.range()?.map(|versions| *versions.end());
         Ok(self.shared.failure().is_none() && newest == Some(version))
-    }
-
-    /// The statistics of the store.
-    #[must_use]
-    pub fn stats(&self) -> StateStats {
-        let shared = &self.shared;
-        let (view, durable_version) = (self.latest(), self.durable_version());
-        StateStats {
-            version: view.version(),
-            root: view.root(),
-            durable_version,
-            snapshot_version: shared.background.snapshot_version(),
-            floor: shared.log.floor.get(),
-            stores: view.stores(),
-            pending_bytes: shared.pending.lock().overlay.bytes(),
-            engine: shared.engine.stats(),
-            last_snapshot_error: shared.background.snapshot_error().map(|e| e.to_string()),
-            failure: shared.failure().map(|failure| failure.to_string()),
-        }
     }
 }

@@ -78,9 +78,6 @@ impl Reader {
     fn inspection(&self) -> Result<StateInspection> {
         let fs = &*self.env.fs;
         let version = *self.versions.end();
-        let Some(root) = self.log.root(version)? else {
-            unreachable!("the newest version of the log has a record")
-        };
         let reach = match self.reach(version) {
             Err(error) if Unreachable::of(&error).is_some() => None,
             reach => Some(reach?),
@@ -90,7 +87,7 @@ impl Reader {
             initial_version: self.initial_version,
             oldest_version: *self.versions.start(),
             version,
-            root,
+            root: self.root,
             engine: self.engines.kind(),
             snapshots: self.snapshots.iter().map(|s| s.info(fs)).collect::<Result<_>>()?,
             abandoned: list_abandoned(fs, &self.dirs)?,
@@ -116,14 +113,16 @@ pub(crate) fn root_at(
     version: Option<u64>,
     components: StateComponents,
 ) -> Result<(u64, RootHash)> {
-    let reader = Reader::open(dir, components)?;
-    let version = version.unwrap_or(*reader.versions.end());
-    if let Some(head) = reader.log.head(version)? {
-        return Ok((version, head.root));
-    }
-    let (first, last) = (reader.versions.start(), reader.versions.end());
-    let message = format!("version {version} is not in the log, which has {first}..={last}");
-    Err(Error::at(ErrorKind::Missing, reader.dirs.root(), message))
+    let open = || Reader::open(dir.clone(), components.clone());
+    again(&dir, open, |reader| {
+        let version = version.unwrap_or(*reader.versions.end());
+        if let Some(head) = reader.log.head(version)? {
+            return Ok(Some((version, head.root)));
+        }
+        let (first, last) = (reader.versions.start(), reader.versions.end());
+        let message = format!("version {version} is not in the log, which has {first}..={last}");
+        Err(Error::at(ErrorKind::Missing, reader.dirs.root(), message))
+    })
 }
 
 /// Inspects the store in `dir`.

@@ -184,7 +184,7 @@ impl StateOptions {
 }
 
 /// The largest log record: a value of a LithDB table has a length of 32 bits.
-const MAX_COMMIT_BYTES: u64 = u32::MAX as u64;
+const MAX_COMMIT_BYTES: u64 = u32::MAX as u64 - 1;
 
 /// What a state store is built from. The default is right for an application that has no database
 /// of its own.

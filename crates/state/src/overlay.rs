@@ -16,6 +16,7 @@ use crate::change_set::ChangeSet;
 use crate::record::StoreDelta;
 use crate::row::{physical_key, split_row};
 use crate::store_name::StoreName;
+use crate::totals::Totals;
 
 /// At least the bytes that a store takes in a record, beside its changes.
 const STORE_BYTES: u64 = 2_048 + 128;
@@ -109,10 +110,10 @@ impl Overlay {
         pin: &Pin,
         pool: &Pool,
     ) -> Result<Prepared> {
-        let mut stores: Vec<StoreName> = Vec::new();
+        let (mut stores, mut numbers) = (Vec::<StoreName>::new(), BTreeMap::new());
         let mut latest: BTreeMap<Bytes, (usize, usize, Option<Bytes>)> = BTreeMap::new();
         for set in sets {
-            let store = stores.iter().position(|name| name == set.store()).unwrap_or(stores.len());
+            let store = *numbers.entry(set.store()).or_insert(stores.len());
             if store == stores.len() {
                 stores.push(set.store().clone());
             }
@@ -159,9 +160,20 @@ impl Overlay {
             .unwrap_or_else(|| unreachable!("what is replaced was counted"))
     }
 
-    /// The stores that are changed.
-    pub(crate) fn stores(&self) -> impl Iterator<Item = &StoreName> {
-        self.sums.keys()
+    /// The number of stores with rows after the changes and `prepared`, of those with `totals`.
+    pub(crate) fn stores_with(&self, prepared: &Prepared, totals: &Totals) -> usize {
+        let sums = self.sums.iter().chain(prepared.sums.iter().map(|(name, sum)| (name, sum)));
+        let mut changed: BTreeMap<&StoreName, i64> = BTreeMap::new();
+        for (name, sum) in sums {
+            *changed.entry(name).or_default() += sum.keys;
+        }
+        let mut stores = totals.len();
+        for (name, keys) in changed {
+            let before = totals.get(name).map_or(0, |totals| totals.keys);
+            stores += usize::from(before.saturating_add_signed(keys) > 0);
+            stores -= usize::from(before > 0);
+        }
+        stores
     }
 
     /// The changes as a record holds them: a key that neither was nor is there is left out.
@@ -289,12 +301,5 @@ impl Work {
         let by_number = stores.into_iter().enumerate();
         let sums = by_number.filter_map(|(number, name)| Some((name, sums.remove(&number)?)));
         Prepared { entries, sums: sums.collect(), bytes, replaced_bytes }
-    }
-}
-
-impl Prepared {
-    /// The stores that are changed.
-    pub(crate) fn stores(&self) -> impl Iterator<Item = &StoreName> {
-        self.sums.iter().map(|(store, _)| store)
     }
 }

@@ -4,8 +4,8 @@
 //! A reader finds the newest version when it begins; what the writer commits meanwhile it does not
 //! see. It takes no lock of the writer's. It holds a shared lock of the snapshot that it reads until
 //! it has read what it needs: as long as the snapshot stands, the log keeps every version after it.
-//! If the snapshot, or a part of the log, was removed before the lock was held, the reader begins
-//! again ([`again`]).
+//! If the snapshot, or a part of the log, was removed before the lock was held, or if the log was
+//! rolled back, the reader begins again ([`again`]).
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use lithdb::{Components, Db, DbOptions};
 use lithdb_env::{Env, Error, ErrorKind, FileKind, FileLock, Fs, LockKind, Result, exists_as};
+use lithdb_lthash::RootHash;
 use lithdb_state_engine::{CheckLevel, Engine, Engines, OpenMode, in_memory};
 
 use crate::dirs::Dirs;
@@ -43,6 +44,8 @@ pub(crate) struct Reader {
     pub(crate) log: Log,
     /// The versions of the log, as far as they were committed when the reader began.
     pub(crate) versions: RangeInclusive<u64>,
+    /// The root after the newest of them.
+    pub(crate) root: RootHash,
     /// The snapshots, and which of them can be used.
     pub(crate) snapshots: Vec<Classified>,
     /// The limit of the rows that a view replays in memory.
@@ -89,6 +92,10 @@ impl Reader {
             let message = "the log is empty: restore it";
             return Err(Error::at(ErrorKind::Missing, dirs.root(), message));
         };
+        let Some(root) = log.root(*versions.end())? else {
+            let message = format!("version {} of the log was removed: retry", versions.end());
+            return Err(Error::at(ErrorKind::Missing, dirs.root(), message));
+        };
         let reference =
             Reference { id: id.store, engines: &*engines, log: &log, versions: versions.clone() };
         let snapshots = classify(&*env.fs, found, &reference)?;
@@ -102,6 +109,7 @@ impl Reader {
             initial_version,
             log,
             versions,
+            root,
             snapshots,
             view_memory_bytes,
             _db,
@@ -115,7 +123,7 @@ impl Reader {
     pub(crate) fn of(shared: &Shared) -> Result<Self> {
         shared.check_open()?;
         // The log may have one version more, which is being committed: nobody may see it yet.
-        let newest = shared.head().version;
+        let head = shared.head();
         let snapshots = classified(shared)?;
         let Some(versions) = shared.log.range()? else {
             unreachable!("the log of an open store has a base record")
@@ -127,7 +135,8 @@ impl Reader {
             id: shared.id,
             initial_version: shared.initial_version,
             log: shared.log.clone(),
-            versions: *versions.start()..=newest,
+            versions: *versions.start()..=head.version,
+            root: head.root,
             snapshots,
             view_memory_bytes: shared.options.view_memory_bytes,
             _db: None,
@@ -188,23 +197,60 @@ impl Reader {
         }
     }
 
-    /// Opens a snapshot in place and holds its shared lock, so that it is not removed before all
-    /// its files are open.
+    /// Whether the log of `later`, another reader of the store, goes on from what this one found: it
+    /// was not rolled back meanwhile.
+    pub(crate) fn is_continued_by(&self, later: &Self) -> Result<bool> {
+        let newest = *self.versions.end();
+        if newest > *later.versions.end() {
+            return Ok(false);
+        }
+        match later.log.root(newest) {
+            // Nobody knows, and that is why the caller asks.
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(true),
+            root => Ok(root? == Some(self.root)),
+        }
+    }
+
+    /// Whether nothing that a reader relies on was removed since `earlier` began.
+    fn has_all_of(&self, earlier: &Self) -> Result<bool> {
+        let versions = |reader: &Self| -> Vec<u64> {
+            reader.snapshots.iter().map(|snapshot| snapshot.found.version).collect()
+        };
+        let is_same = self.versions.start() == earlier.versions.start()
+            && versions(self) == versions(earlier);
+        Ok(is_same && earlier.is_continued_by(self)?)
+    }
+
+    /// Opens a snapshot in place and holds its shared lock, so that it is neither removed nor moved
+    /// before all its files are open: whoever does that takes the exclusive lock.
     #[expect(clippy::type_complexity, reason = "used once")]
     fn open_snapshot(&self, version: u64) -> Result<Option<(Arc<dyn Engine>, Box<dyn FileLock>)>> {
         let path = self.dirs.snapshot(version);
+        let Some(before) = self.identity(&path)? else { return Ok(None) };
         let lock = match self.env.fs.try_lock(&path, LockKind::Shared) {
             Ok(Some(lock)) => lock,
             Ok(None) => return Ok(None),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("lock", &path, error)),
         };
-        if !exists_as(&*self.env.fs, &path, FileKind::Dir)? {
+        // Its engine is opened by its name, and opening it where it is not could create one.
+        if self.identity(&path)? != Some(before) {
             return Ok(None);
         }
         let dir = path.join(ENGINE_DIR);
         self.engines.check(&dir, None, CheckLevel::Names)?;
-        Ok(Some((self.engines.open(&dir, OpenMode::ReadInPlace)?, lock)))
+        let engine = self.engines.open(&dir, OpenMode::ReadInPlace)?;
+        // What was opened is what is locked.
+        Ok((self.identity(&path)? == Some(before)).then_some((engine, lock)))
+    }
+
+    /// Which directory has a path; `None` if there is none.
+    fn identity(&self, path: &Path) -> Result<Option<(u64, u64)>> {
+        match self.env.fs.metadata(path) {
+            Ok(metadata) => Ok((metadata.kind == FileKind::Dir).then_some(metadata.identity)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("stat", path, error)),
+        }
     }
 
     /// Makes `meta` the next version, and returns what that changed.
@@ -232,29 +278,37 @@ impl Reader {
     }
 }
 
-/// Calls `attempt` with a reader of the store in `dir`, again if a snapshot was removed meanwhile.
+/// Calls `attempt` with a reader of the store in `dir`, again if a snapshot was removed or the log
+/// rolled back meanwhile.
 pub(crate) fn again<T>(
     dir: &Path,
     open: impl Fn() -> Result<Reader>,
-    attempt: impl Fn(&Reader) -> Result<Option<T>>,
+    mut attempt: impl FnMut(&Reader) -> Result<Option<T>>,
 ) -> Result<T> {
-    // What was missing, and the oldest version and the snapshots that there were then.
-    let mut missing = None;
+    // What may be due to a writer: a version or a file that is missing, or not the expected one.
+    let is_surprise =
+        |error: &Error| matches!(error.kind(), ErrorKind::Missing | ErrorKind::Corrupt);
+    let (mut surprised, mut could_not_open) = (None::<Reader>, false);
     for _ in 0..ATTEMPTS {
-        let reader = open()?;
-        let snapshots: Vec<u64> = reader.snapshots.iter().map(|s| s.found.version).collect();
-        let seen = (*reader.versions.start(), snapshots);
+        let reader = match open() {
+            Err(error) if is_surprise(&error) && !could_not_open => {
+                could_not_open = true;
+                continue;
+            }
+            opened => opened?,
+        };
         match attempt(&reader) {
             Ok(Some(found)) => return Ok(found),
-            // It was collected meanwhile, unless nothing has changed since the last attempt.
-            Err(error) if error.kind() == ErrorKind::Missing && missing.as_ref() != Some(&seen) => {
-                missing = Some(seen);
-            }
-            Err(error) => return Err(error),
             Ok(None) => {}
+            // Unless nothing has changed since the last attempt.
+            Err(error) if is_surprise(&error) => match &surprised {
+                Some(earlier) if reader.has_all_of(earlier)? => return Err(error),
+                _ => surprised = Some(reader),
+            },
+            Err(error) => return Err(error),
         }
     }
-    let message = "the snapshots that were chosen were removed again and again: retry";
+    let message = "what was read was removed or rolled back again and again: retry";
     Err(Error::at(ErrorKind::Exhausted, dir, message))
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use lithdb::rollback::max_be_u64;
 use lithdb::{NoMatch, Rollback, RollbackPlan};
-use lithdb_env::{Env, Error, ErrorKind, FileLock, Fs, LockKind, Result};
+use lithdb_env::{Env, Error, ErrorKind, FileLock, Fs, Result};
 use serde::Serialize;
 
 use crate::db::StateDb;
@@ -23,27 +23,23 @@ use crate::snapshot::SnapshotInfo;
 use crate::snapshot::list::{Classified, Reference, classify, list, valid_versions};
 use crate::wal::{Log, WalFloor, version_of};
 
+/// The locks of snapshots that a rollback removes, until they are out of the way: nobody begins to
+/// read one meanwhile.
+pub(crate) type Held = Vec<(PathBuf, Box<dyn FileLock>)>;
+
 /// Refuses a rollback of an open store that cannot be carried out; changes nothing.
-pub(crate) fn check(shared: &Shared, target: u64) -> Result<Reach> {
+pub(crate) fn check(shared: &Shared, target: u64) -> Result<Held> {
     let reader = Reader::of(shared)?;
     let reached = reader.reach(target)?;
     check_readable(&shared.log, &reached)?;
-    check_removable(&*shared.env.fs, &reader.snapshots, target)?;
-    Ok(reached)
+    lock_removable(&*shared.env.fs, &reader.snapshots, target)
 }
 
-/// Refuses if somebody reads a snapshot that would go.
-fn check_removable(fs: &dyn Fs, snapshots: &[Classified], target: u64) -> Result<()> {
-    for snapshot in snapshots.iter().filter(|snapshot| snapshot.found.version > target) {
-        let path = &snapshot.found.path;
-        let lock =
-            fs.try_lock(path, LockKind::Exclusive).map_err(|e| Error::io("lock", path, e))?;
-        if lock.is_none() {
-            let message = "the snapshot would be removed, and somebody reads it";
-            return Err(Error::at(ErrorKind::Locked, path, message));
-        }
-    }
-    Ok(())
+/// Locks the snapshots that would go; refuses if somebody reads one.
+fn lock_removable(fs: &dyn Fs, snapshots: &[Classified], target: u64) -> Result<Held> {
+    let above = snapshots.iter().map(|snapshot| &snapshot.found);
+    let above = above.filter(|found| found.version > target);
+    above.map(|found| Ok((found.path.clone(), found.lock(fs)?))).collect()
 }
 
 /// What truncating the stopped log of the store's own after `target` would do. Executing it decides
@@ -163,6 +159,8 @@ pub struct StateRollbackPlan {
     pub snapshots_removed: Vec<SnapshotInfo>,
     #[serde(skip)]
     request: StateRollback,
+    #[serde(skip)]
+    snapshots: Vec<Classified>,
     /// `None` if there is nothing to truncate.
     #[serde(skip)]
     truncation: Option<RollbackPlan>,
@@ -239,7 +237,8 @@ impl StateRollback {
         let snapshots = classify(fs, list(fs, dirs)?, &reference)?;
         let reach = reach(&log, &valid_versions(&snapshots), target)?;
         check_readable(&log, &reach)?;
-        check_removable(fs, &snapshots, target)?;
+        // A plan may be looked at for long: it holds up no readers.
+        drop(lock_removable(fs, &snapshots, target)?);
         drop((log, db));
         let versions_removed = newest - target;
         let truncation = (versions_removed > 0)
@@ -260,6 +259,7 @@ impl StateRollback {
             versions_removed,
             snapshots_removed,
             request: self,
+            snapshots,
             truncation,
             lock,
         })
@@ -278,7 +278,8 @@ impl StateRollbackPlan {
         let StateRollback { dir, options, components } = self.request;
         // No snapshot is taken or removed that the application has not asked for.
         let options = options.snapshot_interval(0).retention(Retention::Manual);
-        let opening = Opening::new(dir, options, components)?;
+        let mut opening = Opening::new(dir, options, components)?;
+        opening.held = lock_removable(&*opening.env.fs, &self.snapshots, self.target)?;
         let is_truncated = self.truncation.is_some();
         self.truncation.map(RollbackPlan::execute).transpose()?;
         let db = StateDb::open_locked(opening, self.lock)?;

@@ -4,6 +4,7 @@ use lithdb_lthash::RootHash;
 use lithdb_state_engine::EngineStats;
 use serde::Serialize;
 
+use crate::db::StateDb;
 use crate::store_name::StoreName;
 
 /// The statistics of an open store. Costs a few locks, no I/O.
@@ -30,4 +31,25 @@ pub struct StateStats {
     pub last_snapshot_error: Option<String>,
     /// Why the store takes no commits any more.
     pub failure: Option<String>,
+}
+
+impl StateDb {
+    /// The statistics of the store.
+    #[must_use]
+    pub fn stats(&self) -> StateStats {
+        let shared = &self.shared;
+        let (view, durable_version) = (self.latest(), self.durable_version());
+        StateStats {
+            version: view.version(),
+            root: view.root(),
+            durable_version,
+            snapshot_version: shared.background.snapshot_version(),
+            floor: shared.log.floor.get(),
+            stores: view.stores(),
+            pending_bytes: shared.pending.lock().overlay.bytes(),
+            engine: shared.engine.stats(),
+            last_snapshot_error: shared.background.snapshot_error().map(|e| e.to_string()),
+            failure: shared.failure().map(|failure| failure.to_string()),
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,13 +15,17 @@ use crate::inspect::view_only;
 use crate::meta::META_KEY;
 use crate::options::{StateComponents, StateOptions};
 use crate::reach::Unreachable;
-use crate::reader::Reader;
+use crate::reader::{Reader, again};
 use crate::row::{split_key, split_row};
 use crate::snapshot::SnapshotClass;
+use crate::snapshot::list::Classified;
 use crate::snapshot::take::ENGINE_DIR;
 use crate::store_name::StoreName;
 use crate::totals::{StoreTotals, Totals};
 use crate::view::View;
+
+/// How many findings a verification lists.
+const MAX_FINDINGS: usize = 1_000;
 
 /// How much is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -53,7 +57,7 @@ pub struct StateVerification {
     pub snapshots: u64,
     /// Rows that were hashed.
     pub rows: u64,
-    /// What is wrong, one sentence each.
+    /// What is wrong, one sentence each; the first 1,000, and that there are more.
     pub findings: Vec<String>,
     /// When it was verified.
     pub time: UnixMillis,
@@ -74,32 +78,50 @@ pub(crate) fn verify(
     components: &StateComponents,
     progress: &mut dyn FnMut(u64),
 ) -> Result<StateVerification> {
-    let reader = Reader::open(dir.clone(), components.clone())?;
-    let version = *reader.versions.end();
-    let Some(root) = reader.log.root(version)? else {
-        unreachable!("the newest version of the log has a record")
-    };
-    let mut found = StateVerification {
-        level,
-        version,
-        root,
-        records: 0,
-        snapshots: 0,
-        rows: 0,
-        findings: Vec::new(),
-        time: reader.env.clock.now(),
-    };
-    let oldest = || Ok(*Reader::open(dir.clone(), components.clone())?.versions.start());
-    found.check_log(&reader, &oldest, progress)?;
-    found.check_snapshots(&reader)?;
-    if level >= VerifyLevel::Content {
-        drop(reader);
-        if let Err(error) = found.check_rows(&dir, components, progress) {
-            found.note(format_args!("the rows of version {version}"), error)?;
+    let open = || Reader::open(dir.clone(), components.clone());
+    again(&dir, open, |reader| {
+        let mut found = StateVerification {
+            level,
+            version: *reader.versions.end(),
+            root: reader.root,
+            records: 0,
+            snapshots: 0,
+            rows: 0,
+            findings: Vec::new(),
+            time: reader.env.clock.now(),
+        };
+        found.check_log(reader, &open, progress)?;
+        found.check_snapshots(reader)?;
+        if level >= VerifyLevel::Content {
+            match found.check_rows(&dir, components, progress) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(error) => {
+                    let version = found.version;
+                    found.note(format_args!("the rows of version {version}"), error)?;
+                }
+            }
         }
-    }
-    Ok(found)
+        let is_found = found.is_ok() || are_of_one_branch(reader, &open()?)?;
+        Ok(is_found.then_some(found))
+    })
 }
+
+/// Whether what was found by `reader` is so, and not what a rollback looks like that somebody
+/// carried out meanwhile: `later` is a reader that was opened afterwards.
+fn are_of_one_branch(reader: &Reader, later: &Reader) -> Result<bool> {
+    let stands = |unusable: &Classified| {
+        let found = |other: &&Classified| other.found.version == unusable.found.version;
+        later.snapshots.iter().find(found).is_some_and(|other| other.class == unusable.class)
+    };
+    let mut unusable = reader.snapshots.iter().filter(|snapshot| {
+        matches!(snapshot.class, SnapshotClass::Abandoned | SnapshotClass::Damaged)
+    });
+    Ok(unusable.all(stands) && reader.is_continued_by(later)?)
+}
+
+/// Versions of the log that could not be read, and why; no error if they are missing.
+type Unread = (RangeInclusive<u64>, Option<Error>);
 
 impl StateVerification {
     /// Records an error that says what is wrong with the store. One of the operating system says
@@ -108,48 +130,77 @@ impl StateVerification {
         if error.kind().is_system_failure() {
             return Err(error);
         }
-        self.findings.push(format!("{what}: {error}"));
+        self.find(format!("{what}: {error}"));
         Ok(())
     }
 
-    /// `oldest_now` finds the oldest version of the log anew: a writer may have collected versions
-    /// since the reader began.
+    /// Records what is wrong. Of very many findings the first ones say enough.
+    fn find(&mut self, finding: String) {
+        match self.findings.len() {
+            MAX_FINDINGS => self.findings.push("there are more findings".to_owned()),
+            found if found < MAX_FINDINGS => self.findings.push(finding),
+            _ => {}
+        }
+    }
+
+    /// Reads every record. `open` makes another reader: a writer may have collected versions since
+    /// this one began.
     fn check_log(
         &mut self,
         reader: &Reader,
-        oldest_now: &dyn Fn() -> Result<u64>,
+        open: &dyn Fn() -> Result<Reader>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
-        let (mut previous, mut oldest) = (None, *reader.versions.start());
+        let (mut previous, mut unread) = (None, Vec::new());
         for version in reader.versions.clone() {
             let record = match reader.log.record(version) {
                 Ok(Some(record)) => record,
-                absent => {
+                Ok(None) => {
                     previous = None;
-                    if version >= oldest {
-                        oldest = oldest_now()?;
-                    }
-                    if version < oldest {
-                        continue;
-                    }
-                    match absent {
-                        Err(error) => {
-                            self.note(format_args!("version {version} of the log"), error)?;
-                        }
-                        Ok(_) => self.findings.push(format!("the log has no version {version}")),
+                    add_missing(&mut unread, version);
+                    continue;
+                }
+                Err(error) => {
+                    previous = None;
+                    unread.push((version..=version, Some(error)));
+                    if unread.len() >= MAX_FINDINGS {
+                        self.note_unread(&mut unread, open)?;
                     }
                     continue;
                 }
             };
+            self.note_unread(&mut unread, open)?;
             if record.store != reader.id {
-                self.findings.push(format!("version {version} of the log is of another store"));
+                self.find(format!("version {version} of the log is of another store"));
             }
             if previous.is_some_and(|previous| previous != record.previous_root) {
-                self.findings.push(format!("version {version} does not follow the one before it"));
+                self.find(format!("version {version} does not follow the one before it"));
             }
             previous = Some(record.root);
             self.records += 1;
             progress(self.records);
+        }
+        self.note_unread(&mut unread, open)
+    }
+
+    /// Records what could not be read and is still in the log, and forgets it.
+    fn note_unread(
+        &mut self,
+        unread: &mut Vec<Unread>,
+        open: &dyn Fn() -> Result<Reader>,
+    ) -> Result<()> {
+        if unread.is_empty() {
+            return Ok(());
+        }
+        let oldest = *open()?.versions.start();
+        for (versions, error) in unread.drain(..) {
+            let (first, last) = ((*versions.start()).max(oldest), *versions.end());
+            match error {
+                _ if first > last => {}
+                Some(error) => self.note(format_args!("version {last} of the log"), error)?,
+                None if first == last => self.find(format!("the log has no version {first}")),
+                None => self.find(format!("the log has no versions {first} to {last}")),
+            }
         }
         Ok(())
     }
@@ -161,7 +212,7 @@ impl StateVerification {
             if let Some(reason) = &snapshot.reason
                 && snapshot.class != SnapshotClass::Stale
             {
-                self.findings.push(format!("snapshot {version}: {}: {reason}", snapshot.class));
+                self.find(format!("snapshot {version}: {}: {reason}", snapshot.class));
             }
             if self.level < VerifyLevel::Files || snapshot.class != SnapshotClass::Valid {
                 continue;
@@ -180,31 +231,32 @@ impl StateVerification {
     }
 
     /// A view of the version that is verified or, if a writer has gone on until it cannot be
-    /// reached, of the newest, which is verified instead.
-    fn view(&mut self, dir: &Path, components: &StateComponents) -> Result<View> {
+    /// reached, of the newest, which is verified instead. `None` if it was rolled back.
+    fn view(&mut self, dir: &Path, components: &StateComponents) -> Result<Option<View>> {
         let options = StateOptions::default();
         let viewed = view_only(dir, Some(self.version), &options, components);
         match viewed {
             Err(error) if Unreachable::of(&error).is_some() => {
                 let newest = view_only(dir, None, &options, components)?;
-                if newest.version() == self.version {
-                    return Err(error);
+                if newest.version() <= self.version {
+                    return Ok(None);
                 }
                 (self.version, self.root) = (newest.version(), newest.root());
-                Ok(newest)
+                Ok(Some(newest))
             }
-            viewed => viewed,
+            viewed => Ok(Some(viewed?).filter(|view| view.root() == self.root)),
         }
     }
 
-    /// Counts and hashes all rows, those of stores that should be empty included.
+    /// Counts and hashes all rows, those of stores that should be empty included. Returns `false` if
+    /// their version was rolled back.
     fn check_rows(
         &mut self,
         dir: &Path,
         components: &StateComponents,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<()> {
-        let view = self.view(dir, components)?;
+    ) -> Result<bool> {
+        let Some(view) = self.view(dir, components)? else { return Ok(false) };
         let found = count_rows(view.engine(), &view.head().pin, &mut || {
             self.rows += 1;
             progress(self.rows);
@@ -221,14 +273,22 @@ impl StateVerification {
                     })
                 };
                 let (expected, found) = (count(expected), count(found));
-                self.findings.push(format!("store {name}: expected {expected}, found {found}"));
+                self.find(format!("store {name}: expected {expected}, found {found}"));
             }
         }
         if found.root() != self.root {
             let (expected, found) = (self.root, found.root());
-            self.findings.push(format!("the rows: expected the root {expected}, found {found}"));
+            self.find(format!("the rows: expected the root {expected}, found {found}"));
         }
-        Ok(())
+        Ok(true)
+    }
+}
+
+/// Adds a version that the log does not have: a hole is one entry.
+fn add_missing(unread: &mut Vec<Unread>, version: u64) {
+    match unread.last_mut() {
+        Some((versions, None)) => *versions = *versions.start()..=version,
+        _ => unread.push((version..=version, None)),
     }
 }
 

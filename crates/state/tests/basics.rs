@@ -7,8 +7,10 @@ mod tree;
 
 use std::path::Path;
 
+use lithdb_env::{FileKind, Fs, OsFs, spawn};
 use lithdb_state::{
-    ChangeSet, ErrorKind, Prune, Retention, RootHash, StateDb, StateOptions, Unreachable,
+    ChangeSet, ErrorKind, Prune, Retention, RootHash, StateComponents, StateDb, StateOptions,
+    Unreachable,
 };
 
 fn set(store: &str) -> ChangeSet {
@@ -159,4 +161,63 @@ fn rollback_floor_is_the_lowest_version_that_can_be_reached() {
         db.close().and_then(|()| db.rollback_floor()).unwrap_err().kind(),
         ErrorKind::Closed
     );
+}
+
+/// Commits when it is dropped.
+struct CommitsWhenDropped(StateDb);
+
+impl Drop for CommitsWhenDropped {
+    fn drop(&mut self) {
+        self.0.commit_block(1, &[set("bank").put("alice", "7")]).unwrap();
+    }
+}
+
+#[test]
+fn a_commit_by_a_destructor_while_its_thread_panics_does_not_close_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    let theirs = CommitsWhenDropped(db.clone());
+    let thread = spawn("application", move || {
+        let _theirs = theirs;
+        panic!("of the application");
+    });
+    thread.unwrap().join().unwrap_err();
+    assert_eq!((db.version(), db.stats().failure), (1, None));
+    db.commit(2).unwrap();
+}
+
+#[test]
+fn an_idle_store_keeps_no_table_that_compaction_has_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut components = StateComponents::default();
+    components.without_background = true;
+    let options = StateOptions::new().memtable_bytes(1).snapshot_interval(0);
+    let db = StateDb::open_with(dir.path().join("state"), options, components).unwrap();
+    commit_to(&db, 40);
+    let working = dir.path().join("state/working");
+    let entries = OsFs.list(&working).unwrap();
+    let engine = entries.iter().find(|entry| entry.kind == FileKind::Dir).unwrap();
+    let tables = OsFs.list(&working.join(&engine.name).join("tables")).unwrap().len();
+    assert!(tables < 40, "{tables} tables");
+    assert_eq!(tables, db.stats().engine.files, "what is on disk is what is read");
+}
+
+#[test]
+fn stores_are_counted_as_they_are_after_the_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    let store = |n: u32| set(&format!("s{n}"));
+    let all: Vec<_> = (0..4_096).map(|n| store(n).put("k", "v")).collect();
+    db.commit_block(1, &all).unwrap();
+    let error = db.apply(2, &[store(4_096).put("k", "v")]).unwrap_err();
+    assert!(error.to_string().contains("4097 stores"), "{error}");
+    db.commit_block(2, &[store(7).delete("k"), store(4_096).put("k", "v")]).unwrap();
+    assert_eq!(db.latest().stores().len(), 4_096);
+    assert_eq!(db.latest().store_hash("s7").unwrap(), None);
+    // In two calls: what is pending counts.
+    db.apply(3, &[store(8).delete("k")]).unwrap();
+    db.apply(3, &[store(7).put("k", "v")]).unwrap();
+    assert!(db.apply(3, &[store(8).put("k", "v")]).is_err());
+    db.commit(3).unwrap();
+    assert_eq!(db.latest().stores().len(), 4_096);
 }

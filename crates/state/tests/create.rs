@@ -46,6 +46,26 @@ fn store_is_not_created_beside_foreign_files() {
     let mut foreign = db.opened().foreign.clone();
     foreign.sort();
     assert_eq!(foreign, ["lost+found", "notes.txt"]);
+    db.close().unwrap();
+    // In its own directories, too.
+    for name in ["snapshots", "abandoned", "trash"] {
+        let path = dir.path().join(name);
+        if OsFs.metadata(&path).is_err() {
+            OsFs.create_dir(&path).unwrap();
+        }
+        OsFs.create_new(&path.join("notes.txt")).unwrap();
+    }
+    let db = StateDb::open(dir.path(), StateOptions::new()).unwrap();
+    let mut foreign = db.opened().foreign.clone();
+    foreign.sort();
+    let expected = [
+        "abandoned/notes.txt",
+        "lost+found",
+        "notes.txt",
+        "snapshots/notes.txt",
+        "trash/notes.txt",
+    ];
+    assert_eq!(foreign, expected);
 }
 
 #[test]

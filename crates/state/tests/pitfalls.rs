@@ -28,6 +28,8 @@ mod interleave;
 mod listeners;
 #[path = "pitfalls/readers.rs"]
 mod readers;
+#[path = "pitfalls/readers_beside_a_rollback.rs"]
+mod readers_beside_a_rollback;
 #[path = "pitfalls/refuse.rs"]
 mod refuse;
 #[path = "pitfalls/rollback.rs"]

@@ -34,7 +34,10 @@ impl Shared {
             match work {
                 Work::Job => {
                     if self.run_job() == Step::Done {
+                        // Dropped when the lock is released: that may remove files.
+                        let _before;
                         let mut writer = self.writer.lock();
+                        _before = self.renew_pin(&mut writer);
                         let sealed =
                             self.check_writable().and_then(|()| self.seal_when(&mut writer, false));
                         if let Err(error) = sealed {
@@ -43,8 +46,12 @@ impl Shared {
                     }
                 }
                 Work::Compaction => {
-                    self.compact();
+                    let is_more = self.compact();
                     self.background.done.notify_all();
+                    if !is_more {
+                        let before = self.renew_pin(&mut self.writer.lock());
+                        drop(before);
+                    }
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use lithdb_env::{FileLock, Result};
 
 use super::StateDb;
-use crate::rollback;
+use crate::rollback::{self, Held};
 
 impl StateDb {
     /// Closes the store: flushes the log and, unless
@@ -16,21 +16,21 @@ impl StateDb {
     /// `Latched`, `StorageFull`, `Io`: the store is closed nevertheless, and what was acknowledged
     /// as durable is.
     pub fn close(&self) -> Result<()> {
-        let lock = self.shut_down(Shutdown::Close)?;
-        drop(lock);
+        let locks = self.shut_down(Shutdown::Close)?;
+        drop(locks);
         Ok(())
     }
 
-    /// Closes everything and returns the lock; `None` if the store was closed before. A rollback
-    /// that cannot be carried out closes nothing.
-    pub(super) fn shut_down(&self, why: Shutdown) -> Result<Option<Box<dyn FileLock>>> {
+    /// Closes everything and returns the lock, with those of the snapshots that a rollback removes;
+    /// `None` if the store was closed before. A rollback that cannot be carried out closes nothing.
+    pub(super) fn shut_down(&self, why: Shutdown) -> Result<Option<(Box<dyn FileLock>, Held)>> {
         let shared = &self.shared;
         let _events = shared.events.begin()?;
         let mut closing = shared.closing.lock();
         if let Some(result) = &*closing {
             return result.clone().map(|()| None);
         }
-        let mut flushed = Ok(());
+        let (mut flushed, mut held) = (Ok(()), Held::new());
         match why {
             Shutdown::Close => {
                 let mut writer = shared.writer.lock();
@@ -46,7 +46,7 @@ impl StateDb {
                 let mut writer = shared.writer.lock();
                 // From here to the end of the background work no snapshot comes or goes.
                 let _housekeeping = shared.housekeeping.lock();
-                rollback::check(shared, target)?;
+                held = rollback::check(shared, target)?;
                 shared.discard(&mut writer);
                 shared.is_closed.store(true, Ordering::Release);
                 shared.background.stop();
@@ -72,7 +72,7 @@ impl StateDb {
         let lock = shared.lock.lock().take();
         let result = flushed.and(closed);
         *closing = Some(result.clone());
-        result.map(|()| lock)
+        result.map(|()| lock.map(|lock| (lock, held)))
     }
 }
 

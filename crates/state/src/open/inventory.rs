@@ -4,10 +4,10 @@
 use std::io;
 use std::path::PathBuf;
 
-use lithdb_env::{Error, FileKind, Fs, Result, remove_if_exists, sync_parent};
+use lithdb_env::{DirEntry, Error, FileKind, Fs, Result, remove_if_exists, sync_parent};
 
 use crate::dirs::{Dirs, FLAT_DIR, remove_tree};
-use crate::files::{is_trash_name, is_view_clone_name, parse_snapshot_name};
+use crate::files::{is_trash_name, is_view_clone_name, parse_abandoned_name, parse_snapshot_name};
 use crate::open::OpenReport;
 use crate::view_clone;
 
@@ -19,6 +19,8 @@ const PARTS: [&str; 4] = ["wal", "snapshots", "working", "abandoned"];
 pub(crate) struct Inventory {
     parts: Vec<&'static str>,
     foreign: Vec<String>,
+    /// Entries of the store's own directories that are not the store's.
+    foreign_inside: Vec<String>,
     leftover_files: Vec<PathBuf>,
     leftover_dirs: Vec<PathBuf>,
     /// Clones of views, which may be in use.
@@ -45,7 +47,8 @@ pub(crate) fn take(fs: &dyn Fs, dirs: &Dirs) -> Result<Inventory> {
             _ => inventory.foreign.push(name),
         }
     }
-    inventory.list_new_snapshots(fs, dirs)?;
+    inventory.list_snapshots(fs, dirs)?;
+    inventory.list_abandoned(fs, dirs)?;
     inventory.list_trash(fs, dirs)?;
     for entry in list_if_exists(fs, &dirs.views())? {
         if entry.kind == FileKind::Dir && is_view_clone_name(&entry.name) {
@@ -75,13 +78,24 @@ impl Inventory {
         self.parts.contains(&part)
     }
 
-    fn list_new_snapshots(&mut self, fs: &dyn Fs, dirs: &Dirs) -> Result<()> {
+    fn list_snapshots(&mut self, fs: &dyn Fs, dirs: &Dirs) -> Result<()> {
         for entry in list_if_exists(fs, &dirs.snapshots())? {
             let version = entry.name.strip_suffix(".new").and_then(parse_snapshot_name);
             if let Some(version) = version
                 && entry.kind == FileKind::Dir
             {
                 self.leftover_dirs.push(dirs.new_snapshot(version));
+            } else if !is_own_dir(&entry, |name| parse_snapshot_name(name).is_some()) {
+                self.foreign_inside.push(format!("snapshots/{}", entry.name));
+            }
+        }
+        Ok(())
+    }
+
+    fn list_abandoned(&mut self, fs: &dyn Fs, dirs: &Dirs) -> Result<()> {
+        for entry in list_if_exists(fs, &dirs.abandoned())? {
+            if !is_own_dir(&entry, |name| parse_abandoned_name(name).is_some()) {
+                self.foreign_inside.push(format!("abandoned/{}", entry.name));
             }
         }
         Ok(())
@@ -89,8 +103,10 @@ impl Inventory {
 
     fn list_trash(&mut self, fs: &dyn Fs, dirs: &Dirs) -> Result<()> {
         for entry in list_if_exists(fs, &dirs.trash())? {
-            if entry.kind == FileKind::Dir && is_trash_name(&entry.name) {
+            if is_own_dir(&entry, is_trash_name) {
                 self.leftover_dirs.push(dirs.trash().join(&entry.name));
+            } else {
+                self.foreign_inside.push(format!("trash/{}", entry.name));
             }
         }
         Ok(())
@@ -126,12 +142,16 @@ impl Inventory {
                 report.leftovers.push(removed(dir, gone.map(drop))?);
             }
         }
-        report.foreign.clone_from(&self.foreign);
+        report.foreign.extend(self.foreign.iter().chain(&self.foreign_inside).cloned());
         Ok(())
     }
 }
 
-fn list_if_exists(fs: &dyn Fs, dir: &std::path::Path) -> Result<Vec<lithdb_env::DirEntry>> {
+fn is_own_dir(entry: &DirEntry, is_own: impl Fn(&str) -> bool) -> bool {
+    entry.is_exact && entry.kind == FileKind::Dir && is_own(&entry.name)
+}
+
+fn list_if_exists(fs: &dyn Fs, dir: &std::path::Path) -> Result<Vec<DirEntry>> {
     match fs.list(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         listed => listed.map_err(|e| Error::io("list", dir, e)),

@@ -35,6 +35,7 @@ use crate::open::working::Working;
 use crate::options::{Retention, StateComponents, StateOptions, Wal};
 use crate::reach::{Base, Reach, reach};
 use crate::reset;
+use crate::rollback::Held;
 use crate::shared::{PendingVersion, Shared, Writer};
 use crate::snapshot::list::{Classified, list, valid_versions};
 
@@ -61,7 +62,8 @@ pub struct OpenReport {
     pub damaged: Vec<(u64, String)>,
     /// What an interrupted operation had left, and was removed.
     pub leftovers: Vec<String>,
-    /// Files in the store's directory that are not the store's. They are not touched.
+    /// What is not the store's in its directory, and in `snapshots`, `abandoned` and `trash`. It is
+    /// not touched.
     pub foreign: Vec<String>,
     /// The interrupted rollback of the log that was finished.
     pub rollback: Option<RollbackReport>,
@@ -117,6 +119,8 @@ pub(crate) struct Opening {
     pub(crate) env: Env,
     pub(crate) engines: Arc<dyn Engines>,
     pub(crate) report: OpenReport,
+    /// The locks of snapshots that are to be moved aside, as far as the caller has them.
+    pub(crate) held: Held,
 }
 
 impl Opening {
@@ -138,7 +142,7 @@ impl Opening {
             }
         };
         let (dirs, report) = (Dirs::new(dir), OpenReport::default());
-        Ok(Self { dirs, options, components, env, engines, report })
+        Ok(Self { dirs, options, components, env, engines, report, held: Held::new() })
     }
 
     /// Creates the directory if there is none, and takes the lock of the writer. Changes nothing

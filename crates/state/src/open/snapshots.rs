@@ -8,6 +8,7 @@ use lithdb_env::{Error, FileKind, Result, exists_as};
 use crate::dirs::{self, discard};
 use crate::files::{StateId, abandoned_name};
 use crate::open::Opening;
+use crate::rollback::Held;
 use crate::snapshot::SnapshotClass;
 use crate::snapshot::list::{Classified, Found, Reference, classify, list};
 use crate::wal::Log;
@@ -30,6 +31,7 @@ impl Opening {
     /// end by a repair looks like one that was rolled back.
     pub(super) fn abandon(&mut self, snapshots: Vec<Classified>) -> Result<Vec<Classified>> {
         let mut valid = Vec::new();
+        let _locks = self.lock_abandoned(&snapshots)?;
         for snapshot in snapshots {
             let version = snapshot.found.version;
             match snapshot.class {
@@ -51,6 +53,22 @@ impl Opening {
             }
         }
         Ok(valid)
+    }
+
+    /// Locks those that are to be moved aside, so that nobody is just opening one by its name.
+    ///
+    /// # Errors
+    /// `Locked` if somebody is.
+    fn lock_abandoned(&mut self, snapshots: &[Classified]) -> Result<Held> {
+        let mut locks = std::mem::take(&mut self.held);
+        for snapshot in snapshots {
+            let found = &snapshot.found;
+            let is_held = locks.iter().any(|(path, _)| *path == found.path);
+            if snapshot.class == SnapshotClass::Abandoned && !is_held {
+                locks.push((found.path.clone(), found.lock(&*self.env.fs)?));
+            }
+        }
+        Ok(locks)
     }
 
     fn move_aside(&mut self, found: &Found) -> Result<()> {

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use lithdb_env::{Error, ErrorKind, FileKind, Fs, Result, exists_as};
+use lithdb_env::{Error, ErrorKind, FileKind, FileLock, Fs, LockKind, Result, exists_as};
 use lithdb_state_engine::{CheckLevel, Engines};
 
 use crate::dirs::Dirs;
@@ -39,6 +39,23 @@ pub(crate) struct Reference<'a> {
     pub(crate) log: &'a Log,
     /// The versions of the log.
     pub(crate) versions: RangeInclusive<u64>,
+}
+
+impl Found {
+    /// The lock of whoever removes the snapshot or moves it; `None` if somebody reads it. A reader
+    /// holds a shared one while it opens the snapshot by its name, and replays.
+    pub(crate) fn try_lock(&self, fs: &dyn Fs) -> Result<Option<Box<dyn FileLock>>> {
+        let lock = fs.try_lock(&self.path, LockKind::Exclusive);
+        lock.map_err(|e| Error::io("lock", &self.path, e))
+    }
+
+    /// As [`try_lock`](Self::try_lock); `Locked` if somebody reads it.
+    pub(crate) fn lock(&self, fs: &dyn Fs) -> Result<Box<dyn FileLock>> {
+        self.try_lock(fs)?.ok_or_else(|| {
+            let message = "the snapshot would be removed or moved, and somebody reads it: retry";
+            Error::at(ErrorKind::Locked, &self.path, message)
+        })
+    }
 }
 
 /// All snapshot directories, by version. A directory of another name is not the store's.

@@ -4,7 +4,7 @@
 //! what may still be needed holds history back. It rises only after the removal that allows it is
 //! durable.
 
-use lithdb_env::{Error, LockKind, Result};
+use lithdb_env::{Error, Result};
 
 use crate::dirs;
 use crate::event::StateEvent;
@@ -82,12 +82,7 @@ pub(crate) fn prune(
 pub(crate) fn remove(shared: &Shared, snapshot: &Classified) -> Result<bool> {
     let fs = &*shared.env.fs;
     let found = &snapshot.found;
-    let lock = fs
-        .try_lock(&found.path, LockKind::Exclusive)
-        .map_err(|e| Error::io("lock", &found.path, e))?;
-    if lock.is_none() {
-        return Ok(false);
-    }
+    let Some(_lock) = found.try_lock(fs)? else { return Ok(false) };
     let what = format!("snapshot-{:020}", found.version);
     dirs::discard(&shared.env, &shared.dirs, &found.path, &what)?;
     Ok(true)

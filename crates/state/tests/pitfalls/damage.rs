@@ -249,3 +249,16 @@ fn whatever_survives_a_crash_is_one_version() {
         assert!(tally.get(version) > 0, "{tally:?}");
     }
 }
+
+#[test]
+fn a_hole_of_the_log_is_one_finding() {
+    let mut store = Fixture::simulated(small());
+    store.commit_to(20);
+    store.close();
+    let is_kept = |(version, _): &(u64, Vec<u8>)| !(5..=9).contains(version) && *version != 14;
+    let records: Vec<_> = store.log().into_iter().filter(is_kept).collect();
+    store.replace_log(&records);
+    let found = StateDb::verify_with(DIR, VerifyLevel::Light, store.components(), |_| {}).unwrap();
+    assert_eq!(found.findings, ["the log has no versions 5 to 9", "the log has no version 14"]);
+    assert_eq!(found.records, 15, "0 to 4, 10 to 13, 15 to 20");
+}

@@ -211,11 +211,11 @@ fn a_view_that_holds_its_snapshot_is_not_overtaken_by_collection() {
             let (seen, left) = (AtomicU64::new(0), Arc::new(AtomicU64::new(*n)));
             let rest = Arc::clone(&left);
             let act = move |path: &Path| {
-                // The snapshot is locked, and then looked for under its name.
+                // The snapshot is looked for under its name, locked, and looked for again.
                 if path == snapshot {
                     seen.fetch_add(1, Ordering::SeqCst);
                 }
-                let is_held = seen.load(Ordering::SeqCst) > 1;
+                let is_held = seen.load(Ordering::SeqCst) > 2;
                 if is_held
                     && rest.load(Ordering::SeqCst) > 0
                     && rest.fetch_sub(1, Ordering::SeqCst) == 1

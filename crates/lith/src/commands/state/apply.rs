@@ -50,6 +50,10 @@ pub(super) fn run(args: &Args, dir: &Path, ctx: &mut Context) -> Result<(), Fail
     let first = input.next(&mut || Ok(()))?;
     let mut options = options().create_if_missing(args.create).durability(Durability::OnFlush);
     if let Some(first) = &first {
+        if first.version == 0 {
+            let at = input.at(first.line);
+            return Err(Failure::failed(format_args!("{at}: version 0; expected at least 1")));
+        }
         options = options.initial_version(first.version);
     }
     let db = open(dir, options)?;

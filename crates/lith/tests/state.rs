@@ -73,7 +73,7 @@ fn new_store_begins_with_the_first_version_of_the_file() {
     assert_eq!(fixture.state(&["get", "a", "k"]).text(), "\0");
     let other = Fixture::new();
     let error = apply_lines(&other, &["--create"], "{\"version\":0}").failed();
-    assert!(error.contains("initial_version is 0"), "{error}");
+    assert!(error.contains("line 1: version 0; expected at least 1"), "{error}");
 }
 
 #[test]

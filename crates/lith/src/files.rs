@@ -196,8 +196,8 @@ pub(crate) fn write(path: &Path, produce: WriteFn<'_>) -> Result<(), Failure> {
     }
 }
 
-/// Writes the output of `produce` as a new file at `path`, durably with its name. A file that exists
-/// is refused; after a failure there is none.
+/// Writes the output of `produce` as a new file at `path`, durably with its name. A file that
+/// exists is refused; after a failure there is none.
 pub(crate) fn create(path: &Path, produce: WriteFn<'_>) -> Result<(), Failure> {
     require_absent(path)?;
     replace_atomically(path, None, &mut |out| {

@@ -73,10 +73,11 @@ type Listen = dyn Fn(&StateEvent) + Send + Sync;
 
 /// Receives the events of a state store. It is called without a lock, when the call or the step of
 /// the background thread is over in which an event happened, or another one that ends before: on
-/// the thread of that one. Two threads may deliver at the same time. Its panics are caught. Inside it, calls are refused as `InvalidArgument` that
-/// change, flush, open or close a state store, or wait for a snapshot that has not been taken.
-/// Others work: reading, and [`discard_pending`](crate::StateDb::discard_pending), which may wait
-/// for a commit.
+/// the thread of that one. Two threads may deliver at the same time. Its panics are caught.
+///
+/// Inside it, calls that change, flush, open or close a state store, or that wait for a snapshot
+/// that has not been taken, are refused as `InvalidArgument`. Others work: reading, and
+/// [`discard_pending`](crate::StateDb::discard_pending), which may wait for a commit.
 #[derive(Clone, Default)]
 pub struct StateListener(Option<Arc<Listen>>);
 

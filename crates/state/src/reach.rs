@@ -1,5 +1,5 @@
-//! Which versions can be reached, and from where: the one function that opening, views, rolling back
-//! and their dry runs ask.
+//! Which versions can be reached, and from where: the one function that opening, views, rolling
+//! back and their dry runs ask.
 
 use std::fmt;
 use std::ops::RangeInclusive;

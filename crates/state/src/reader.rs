@@ -2,8 +2,9 @@
 //! process's store, or of one that is open in this one.
 //!
 //! A reader finds the newest version when it begins; what the writer commits meanwhile it does not
-//! see. It takes no lock of the writer's. It holds a shared lock of the snapshot that it reads until
-//! it has read what it needs: as long as the snapshot stands, the log keeps every version after it.
+//! see. It takes no lock of the writer's. It holds a shared lock of the snapshot that it reads
+//! until it has read what it needs: as long as the snapshot stands, the log keeps every version
+//! after it.
 //! If the snapshot, or a part of the log, was removed before the lock was held, or if the log was
 //! rolled back, the reader begins again ([`again`]).
 
@@ -197,8 +198,8 @@ impl Reader {
         }
     }
 
-    /// Whether the log of `later`, another reader of the store, goes on from what this one found: it
-    /// was not rolled back meanwhile.
+    /// Whether the log of `later`, another reader of the store, goes on from what this one found:
+    /// it was not rolled back meanwhile.
     pub(crate) fn is_continued_by(&self, later: &Self) -> Result<bool> {
         let newest = *self.versions.end();
         if newest > *later.versions.end() {

@@ -250,7 +250,7 @@ pub fn reencode_record(version_key: &[u8], value: &Bytes) -> Result<Vec<u8>> {
 pub(crate) fn version_of(key: &[u8]) -> Result<u64> {
     let Some((version, [])) = key.split_first_chunk() else {
         let found = human::hex(key);
-        let message = format!("a key of the log: expected a version of 8 bytes, found {found}");
+        let message = format!("a key of the log: expected a version of 8 bytes, found 0x{found}");
         return Err(Error::new(ErrorKind::Corrupt, message));
     };
     Ok(u64::from_be_bytes(*version))

@@ -18,10 +18,11 @@ use crate::open::{OpenReport, Opening};
 use crate::options::{Retention, StateComponents, StateOptions};
 use crate::reach::{Base, Reach, check_readable, reach};
 use crate::reader::{Reader, check_own_log};
+use crate::record::version_of;
 use crate::shared::Shared;
 use crate::snapshot::SnapshotInfo;
 use crate::snapshot::list::{Classified, Reference, classify, list, valid_versions};
-use crate::wal::{Log, WalFloor, version_of};
+use crate::wal::{Log, WalFloor};
 
 /// The locks of snapshots that a rollback removes, until they are out of the way: nobody begins to
 /// read one meanwhile.

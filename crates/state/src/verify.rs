@@ -248,8 +248,8 @@ impl StateVerification {
         }
     }
 
-    /// Counts and hashes all rows, those of stores that should be empty included. Returns `false` if
-    /// their version was rolled back.
+    /// Counts and hashes all rows, those of stores that should be empty included. Returns `false`
+    /// if their version was rolled back.
     fn check_rows(
         &mut self,
         dir: &Path,

@@ -13,7 +13,7 @@ use lithdb_env::{Error, ErrorKind, Result};
 use lithdb_lthash::RootHash;
 
 use crate::files::StoreId;
-use crate::record::{Record, RecordHead};
+use crate::record::{Record, RecordHead, version_of};
 
 /// The lowest version of a log that must stay. Its [`filter`](Self::filter) lets LithDB collect
 /// whole segments of older ones.
@@ -117,15 +117,6 @@ impl Drop for FloorHold {
         floor.lowest.store(0, Ordering::Release);
         floor.is_held.store(false, Ordering::Release);
     }
-}
-
-/// The version of a key of the log.
-pub(crate) fn version_of(key: &[u8]) -> Result<u64> {
-    <[u8; 8]>::try_from(key).map(u64::from_be_bytes).map_err(|_len| {
-        let found = lithdb_env::human::hex(key);
-        let message = format!("a key of the log: expected a version of 8 bytes, found 0x{found}");
-        Error::new(ErrorKind::Corrupt, message)
-    })
 }
 
 /// The log's table.

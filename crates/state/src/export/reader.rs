@@ -85,7 +85,8 @@ impl<'r> ExportReader<'r> {
         self.header
     }
 
-    /// The next row; `None` after the last. Only [`finish`](Self::finish) says whether they were all.
+    /// The next row; `None` after the last. Only [`finish`](Self::finish) says whether they were
+    /// all.
     pub(crate) fn next_row(&mut self) -> Result<Option<ExportRow<'_>>> {
         while self.fill(1)? {
             match self.le(0) {

@@ -12,8 +12,8 @@ use crate::head::Head;
 use crate::meta::Meta;
 use crate::open::Opening;
 use crate::open::working::Working;
-use crate::record::{Body, Record};
-use crate::wal::{Log, version_of};
+use crate::record::{Body, Record, version_of};
+use crate::wal::Log;
 
 impl Opening {
     /// Replays the log from the version of `working` to the newest. The totals of the working copy

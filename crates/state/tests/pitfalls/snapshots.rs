@@ -36,7 +36,12 @@ fn another_file_system_is_refused_and_nothing_is_copied() {
     let error = store.db().snapshot().unwrap().wait().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io, "{error}");
     let events = store.harness().take_events();
-    let is_reported = |event: &StateEvent| matches!(event, StateEvent::SnapshotFailed { version: 5, error, .. } if error.kind() == ErrorKind::Io);
+    let is_reported = |event: &StateEvent| match event {
+        StateEvent::SnapshotFailed { version, error, .. } => {
+            (*version, error.kind()) == (5, ErrorKind::Io)
+        }
+        _ => false,
+    };
     assert!(events.iter().any(is_reported), "{events:?}");
     assert!(store.db().stats().last_snapshot_error.is_some());
     assert_eq!(store.harness().names("snapshots"), [format!("{:020}", 3)], "nothing is left");

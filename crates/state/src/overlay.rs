@@ -21,7 +21,7 @@ use crate::totals::Totals;
 /// At least the bytes that a store takes in a record, beside its changes.
 const STORE_BYTES: u64 = 2_048 + 128;
 /// Keys that one thread reads and hashes at a time.
-const CHUNK_KEYS: usize = 256;
+const CHUNK_KEYS: usize = 32;
 
 /// The changes of one version, by physical key. The last change of a key counts.
 #[derive(Debug, Clone, Default)]

@@ -1,5 +1,6 @@
 //! A copy of the tracked files to apply mutations in, and `cargo test` in it.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
@@ -89,7 +90,7 @@ impl Scratch {
             return Ok(Outcome::NotBuilt(errors.collect::<Vec<_>>().join("; ")));
         }
         let running = self.cargo_test(&[], args, &log)?;
-        let Some(status) = wait(running, &log)? else { return Ok(Outcome::Hung) };
+        let Some(status) = wait(running, &log, TEST_LIMIT)? else { return Ok(Outcome::Hung) };
         let output = read_log(&log)?;
         let is_run = |line: &str| line.starts_with("running ") && !line.starts_with("running 0 ");
         let has_passed = |line: &str| {
@@ -100,6 +101,42 @@ impl Scratch {
             false if output.lines().any(is_run) => Outcome::Failed(first_panic(&output)),
             _ => Outcome::NoTests,
         })
+    }
+
+    /// Runs several tests of one test binary: the first arguments of `cargo test`, and the filters.
+    /// Returns the filters; fails unless each of them has a test, and all tests pass.
+    pub(crate) fn passing<'f>(
+        &self,
+        binary: &[String],
+        filters: &BTreeSet<&'f str>,
+    ) -> Result<Vec<&'f str>> {
+        let log = self.dir.path().join("test.log");
+        let mut args = binary.to_vec();
+        args.push("--".to_owned());
+        args.extend(filters.iter().map(|filter| (*filter).to_owned()));
+        let ran = self.cargo_test(&[], &args, &log)?;
+        let status = wait(ran, &log, TEST_LIMIT * filters.len() as u32)?;
+        let output = read_log(&log)?;
+        let passed = |filter: &&str| {
+            let is_it = |line: &str| {
+                let test = line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... ok"));
+                test.is_some_and(|test| test.contains(*filter))
+            };
+            output.lines().any(is_it)
+        };
+        let passed: Vec<&str> = filters.iter().copied().filter(passed).collect();
+        if status.is_some_and(|status| status.success()) && passed.len() == filters.len() {
+            return Ok(passed);
+        }
+        let found = match status {
+            None => "it hangs".to_owned(),
+            Some(status) => format!("{} of {}, {status}", passed.len(), filters.len()),
+        };
+        let panic = first_panic(&output);
+        Err(format!(
+            "cargo test {}: expected all tests to pass, found {found}: {panic}",
+            args.join(" ")
+        ))
     }
 
     /// Starts `cargo test` in a process group of its own; all its output goes to `log`.
@@ -130,8 +167,8 @@ fn copy_file(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-/// Waits for the child; after the limit, ends it and its descendants.
-fn wait(mut child: Child, log: &Path) -> Result<Option<ExitStatus>> {
+/// Waits for the child; when its tests have run for `limit`, ends it and its descendants.
+fn wait(mut child: Child, log: &Path, limit: Duration) -> Result<Option<ExitStatus>> {
     let mut started = None;
     loop {
         let ended = child.try_wait().map_err(|e| format!("cannot wait for cargo: {e}"))?;
@@ -141,7 +178,7 @@ fn wait(mut child: Child, log: &Path) -> Result<Option<ExitStatus>> {
         if started.is_none() && read_log(log)?.contains(" Running ") {
             started = Some(Instant::now());
         }
-        if started.is_some_and(|started| started.elapsed() > TEST_LIMIT) {
+        if started.is_some_and(|started| started.elapsed() > limit) {
             end(&mut child)?;
             return Ok(None);
         }

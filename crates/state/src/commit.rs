@@ -139,7 +139,6 @@ impl Shared {
             }
             return Err(error);
         }
-        self.durable.store(version, Ordering::Release);
         Ok(())
     }
 
@@ -147,9 +146,6 @@ impl Shared {
     fn publish(&self, writer: &mut Writer, accepted: Accepted) -> Result<()> {
         let Accepted { record, totals, position } = accepted;
         let version = record.version;
-        if self.options.durability == Durability::OnFlush {
-            writer.undurable.push_back((version, position));
-        }
         let Body::Commit(deltas) = &record.body else { unreachable!("a commit was made") };
         apply_rows(&*self.engine, version, deltas)?;
         let head = Head { version, root: record.root, totals, pin: self.engine.pin() };
@@ -157,6 +153,7 @@ impl Shared {
         let before = mem::replace(&mut *self.head.lock(), Arc::new(head));
         let applied = mem::take(&mut *pending);
         drop(pending);
+        writer.undurable.push_back((version, position));
         drop((before, applied));
         Ok(())
     }

@@ -38,7 +38,8 @@ impl StateDb {
     #[must_use]
     pub fn stats(&self) -> StateStats {
         let shared = &self.shared;
-        let (view, durable_version) = (self.latest(), self.durable_version());
+        // In this order: what is durable is not above the newest version.
+        let (durable_version, view) = (self.durable_version(), self.latest());
         StateStats {
             version: view.version(),
             root: view.root(),

@@ -13,9 +13,10 @@
 //! 10,000 keys if not given; 7,500,000 rows are about 1 GB. `--no-default-features` hashes
 //! with BLAKE3's assembly.
 //!
-//! `… --bench state -- latency [SECONDS [ROWS]]`: commits of 1,000 keys for so long (600 seconds),
-//! with flushes and compaction, and a snapshot every 20 seconds; a line of comma-separated values
-//! for every ten seconds, and the quantiles of all.
+//! `… --bench state -- latency [SECONDS [ROWS]] [FILE.svg]`: commits of 1,000 keys for so long (600
+//! seconds), with flushes and compaction, and a snapshot every 20 seconds; a line of
+//! comma-separated values for every ten seconds, the quantiles of all, and a chart. The file is
+//! relative to `benches`.
 
 #![allow(
     missing_docs,
@@ -26,6 +27,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::io::{Read, Write};
@@ -36,6 +38,7 @@ use lithdb::{Db, DbOptions, TableOptions};
 use lithdb_benches::{median, timed};
 use lithdb_lthash::LtHash;
 use lithdb_state::{ChangeSet, StateDb, StateOptions, StateStats};
+use plotters::prelude::*;
 
 const KEY_LEN: usize = 57;
 const VALUE_LEN: usize = 64;
@@ -295,37 +298,44 @@ fn reads(db: &StateDb, rows: u64) {
     row("iterate", format!("{rate:.2} M rows/s"), &format!("{count} rows"), None);
 }
 
+/// The latencies of the commits of one step, in milliseconds.
+struct Step {
+    seconds: u64,
+    p50: f64,
+    p99: f64,
+    max: f64,
+}
+
 /// How long commits take while the store is flushed, compacted and copied.
-fn latency(path: &Path, length: Duration, rows: u64) {
+fn latency(path: &Path, length: Duration, rows: u64, chart_file: Option<&str>) {
     const STEP: Duration = Duration::from_secs(10);
     let db = StateDb::open(path, options()).unwrap();
     fill(&db, rows);
     println!("seconds,commits,p50_ms,p99_ms,max_ms,level_0_runs,snapshots");
-    let (start, mut all, mut snapshots) = (Instant::now(), Vec::new(), 0);
-    for step in 1.. {
-        if step % 2 == 1 {
+    let (start, mut all, mut steps, mut snapshots) = (Instant::now(), vec![], vec![], 0);
+    while start.elapsed() < length {
+        let number = steps.len() as u32 + 1;
+        if number % 2 == 1 {
             db.snapshot().unwrap();
             snapshots += 1;
         }
         let mut latencies = Vec::new();
-        while start.elapsed() < STEP * step {
+        while start.elapsed() < STEP * number {
             let version = db.version() + 1;
             let set = [change_set(&block(version, 1_000, rows))];
             latencies.push(ms(timed(|| db.commit_block(version, &set).unwrap()).0));
         }
-        println!(
-            "{},{},{:.2},{:.2},{:.2},{},{snapshots}",
-            (STEP * step).as_secs(),
-            latencies.len(),
-            median(latencies.clone()),
-            quantile(&latencies, 0.99),
-            quantile(&latencies, 1.0),
-            db.stats().engine.level_0_runs,
-        );
+        let step = Step {
+            seconds: (STEP * number).as_secs(),
+            p50: median(latencies.clone()),
+            p99: quantile(&latencies, 0.99),
+            max: quantile(&latencies, 1.0),
+        };
+        let (commits, runs) = (latencies.len(), db.stats().engine.level_0_runs);
+        let Step { seconds, p50, p99, max } = step;
+        println!("{seconds},{commits},{p50:.2},{p99:.2},{max:.2},{runs},{snapshots}");
+        steps.push(step);
         all.append(&mut latencies);
-        if start.elapsed() >= length {
-            break;
-        }
     }
     let (p50, p99) = (median(all.clone()), quantile(&all, 0.99));
     row(
@@ -334,7 +344,43 @@ fn latency(path: &Path, length: Duration, rows: u64) {
         &format!("p50 {p50:.2} ms, worst {:.0} ms", quantile(&all, 1.0)),
         Some(p99 / p50),
     );
+    if let Some(file) = chart_file {
+        chart(Path::new(file), &steps).unwrap();
+    }
     db.close().unwrap();
+}
+
+/// Draws the latencies of all steps, on a logarithmic scale.
+fn chart(file: &Path, steps: &[Step]) -> Result<(), Box<dyn Error>> {
+    let end = steps.last().map_or(0, |step| step.seconds);
+    let lowest = steps.iter().map(|step| step.p50).fold(f64::INFINITY, f64::min);
+    let highest = steps.iter().map(|step| step.max).fold(0.0, f64::max);
+    let mut text = String::new();
+    {
+        let area = SVGBackend::with_string(&mut text, (900, 420)).into_drawing_area();
+        area.fill(&WHITE)?;
+        let mut chart = ChartBuilder::on(&area)
+            .caption("commits of 1,000 keys, with flushes, compaction and snapshots", 18)
+            .margin(12)
+            .x_label_area_size(36)
+            .y_label_area_size(56)
+            .build_cartesian_2d(0..end, (lowest / 2.0..highest * 2.0).log_scale())?;
+        chart.configure_mesh().x_desc("seconds").y_desc("milliseconds").draw()?;
+        let lines: [(&str, RGBColor, fn(&Step) -> f64); 3] = [
+            ("worst", RED, |step| step.max),
+            ("p99", BLUE, |step| step.p99),
+            ("p50", BLACK, |step| step.p50),
+        ];
+        for (name, colour, latency) in lines {
+            let points = steps.iter().map(|step| (step.seconds, latency(step)));
+            let legend = move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour);
+            chart.draw_series(LineSeries::new(points, &colour))?.label(name).legend(legend);
+        }
+        chart.configure_series_labels().background_style(WHITE).border_style(BLACK).draw()?;
+        area.present()?;
+    }
+    std::fs::write(file, text)?;
+    Ok(())
 }
 
 fn main() {
@@ -344,7 +390,8 @@ fn main() {
     let path = dir.path().join("state");
     if is_latency {
         let length = Duration::from_secs(args.next().unwrap_or(600));
-        return latency(&path, length, args.next().unwrap_or(1_000_000));
+        let chart_file = std::env::args().find(|arg| arg.ends_with(".svg"));
+        return latency(&path, length, args.next().unwrap_or(1_000_000), chart_file.as_deref());
     }
     let rows: u64 = args.next().unwrap_or(1_000_000);
     let blocks: u64 = args.next().unwrap_or(20);

@@ -51,6 +51,7 @@ mod head;
 mod import;
 mod inspect;
 mod meta;
+mod metrics;
 mod open;
 mod options;
 mod overlay;

@@ -16,6 +16,7 @@ use lithdb_state_engine::{Compacted, Engine, OpenMode};
 use crate::commit::{apply_rows, flush_at};
 use crate::head::Head;
 use crate::meta::Meta;
+use crate::metrics::{Label, ViewMetrics};
 use crate::reach::Base;
 use crate::reader::{Reader, Start};
 use crate::record::StoreDelta;
@@ -137,7 +138,9 @@ impl<'a> Replay<'a> {
         }
         let Meta { version, root, totals, .. } = meta;
         let head = Arc::new(Head { version, root, totals, pin: engine.pin() });
-        Ok(View::new(head, engine))
+        let label = Label::of(reader.dirs.root());
+        let metrics = ViewMetrics::new(&label, Arc::clone(&reader.env.clock));
+        Ok(View::new(head, engine, Arc::new(metrics)))
     }
 
     fn in_context(&self, error: &Error) -> Error {

@@ -13,7 +13,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lithdb_env::{Error, Pool, Result};
+use lithdb_env::{Clock, Error, Pool, Result};
 use lithdb_state_engine::{Engine, RowIter};
 use serde::Serialize;
 
@@ -129,7 +129,7 @@ impl Audit<'_> {
             }
             let mut wrong = Vec::new();
             let stepped = replay.step(|engine, deltas| {
-                wrong = check_deltas(version, engine, deltas, &pool)?;
+                wrong = check_deltas(version, engine, deltas, &pool, &reader.env.clock)?;
                 Ok(())
             });
             match stepped {
@@ -246,10 +246,11 @@ fn check_deltas(
     engine: &Arc<dyn Engine>,
     deltas: &[StoreDelta],
     pool: &Pool,
+    clock: &Arc<dyn Clock>,
 ) -> Result<Vec<String>> {
     let sets: Vec<_> = deltas.iter().map(ChangeSet::of_delta).collect();
     let mut overlay = Overlay::default();
-    let prepared = overlay.prepare(&sets, engine, &engine.pin(), pool)?;
+    let prepared = overlay.prepare(&sets, engine, &engine.pin(), pool, clock)?;
     overlay.accept(prepared);
     let made = overlay.deltas();
     let count = |delta: Option<&StoreDelta>| {

@@ -1,6 +1,6 @@
 //! The metrics of a store, with a recorder of the test's.
 
-#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 #![allow(missing_docs, unreachable_pub)]
 
 #[path = "pitfalls/fixture.rs"]

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lithdb_env::spawn;
 use lithdb_state::{Retention, StateDb, StateOptions, StateReplay, StateVerification, VerifyLevel};
 use lithdb_state_engine::{Engines, ModelEngines, OpenMode};
 
 use crate::fixture::{Fixture, path_of};
+use crate::interleave::InterleaveFs;
 use crate::support::model::{Change, change_sets, changes_of};
 use crate::support::{DIR, difference, small};
 
@@ -237,6 +238,43 @@ fn a_working_copy_of_an_interrupted_rollback_is_not_compared() {
     store.close();
     assert_eq!(compared(&verify(&store, VerifyLevel::Replay)).3, Some(6));
     assert!(!store.tree().contains_key(&path_of(9)));
+}
+
+/// The writer flushes and compacts before each read of its working copy in turn.
+#[test]
+fn a_working_copy_whose_files_are_replaced_while_it_is_read_is_read_again() {
+    for n in 1.. {
+        let mut store = Fixture::simulated(small().retention(Retention::Manual));
+        store.commit_to(4);
+        store.snapshot();
+        store.commit_to(6);
+        let (left, db) = (Arc::new(AtomicU64::new(n)), store.db().clone());
+        let reads = Arc::clone(&left);
+        let act = move |path: &Path| {
+            let is_here = path.starts_with(Path::new(DIR).join("working"));
+            if is_here
+                && left.load(Ordering::SeqCst) > 0
+                && left.fetch_sub(1, Ordering::SeqCst) == 1
+            {
+                db.commit_block(7, &change_sets(&changes_of(0, 7))).unwrap();
+                db.snapshot().unwrap().wait().unwrap();
+            }
+        };
+        let mut components = store.components();
+        let mut env = store.env();
+        env.fs = Arc::new(InterleaveFs::new(Arc::clone(&env.fs), act));
+        components.env = Some(env.clone());
+        components.engines = Some(Arc::new(ModelEngines::new(env)));
+        let found = StateDb::verify_with(DIR, VerifyLevel::Replay, small(), components, |_| {});
+        let found = found.unwrap_or_else(|e| panic!("before read {n}: {e}"));
+        assert!(found.is_ok(), "before read {n}: {:?}", found.findings);
+        let working = found.replay.unwrap().working;
+        assert!(working == Some(4) || working == Some(7), "before read {n}: {working:?}");
+        if reads.load(Ordering::SeqCst) > 0 {
+            assert!(n > 6, "{n} reads");
+            return;
+        }
+    }
 }
 
 /// With the production engine, in threads: the files of the working copy are replaced all the time.

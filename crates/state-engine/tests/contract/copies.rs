@@ -225,11 +225,11 @@ pub fn copy_beside_a_writer_is_its_newest_flushed_moment(bed: &Bed) {
     overwrite(&engine, 6, "old");
     flush(&engine);
     let (rows, tree) = (map(&engine), bed.tree("engine"));
-    overwrite(&engine, 6, "in the memtable");
+    put(&engine, "key-000", "in the memtable");
     seal(&engine);
-    overwrite(&engine, 6, "in the memtable after it");
+    put(&engine, "key-001", "in the memtable after it");
     copy("copy").unwrap();
-    assert_eq!(bed.tree("engine"), tree, "the writer's files are as they were");
+    assert!(bed.tree("engine") == tree, "the writer's files are as they were");
     let reader = bed.read_in_place("copy");
     assert_eq!(map(&reader), rows);
     let error = copy("copy").unwrap_err();

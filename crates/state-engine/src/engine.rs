@@ -118,6 +118,14 @@ pub trait Engines: Send + Sync + fmt::Debug {
     /// Nothing may be writing to `from`.
     fn clone_into(&self, from: &Path, files: &[EngineFile], into: &Path) -> Result<()>;
 
+    /// Makes `into`, which must not exist, a copy of the engine in `from` as it is on the disk, at
+    /// a sealed moment: links what is never written again and copies the rest. Somebody else may
+    /// be writing to `from`, and does not notice. Nothing of the copy has to be durable.
+    ///
+    /// An error of kind `Missing` or `Corrupt` may be due to files that were replaced meanwhile:
+    /// remove `into` and try again.
+    fn copy_beside_writer(&self, from: &Path, into: &Path) -> Result<()>;
+
     /// Checks that `dir` can be opened safely. With `files`, the list of a checkpoint, also that
     /// `dir` holds them: their lengths, and at [`CheckLevel::Bytes`] their digests.
     fn check(&self, dir: &Path, files: Option<&[EngineFile]>, level: CheckLevel) -> Result<()>;

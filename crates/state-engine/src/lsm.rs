@@ -171,6 +171,14 @@ impl Engines for LsmEngines {
         files::clone_files(&*self.fs, from, files, into, &[TABLES])
     }
 
+    fn copy_beside_writer(&self, from: &Path, into: &Path) -> Result<()> {
+        files::require_absent(&*self.fs, into)?;
+        lifetime::require_unread(into)?;
+        let manifest = Manifest::read(&*self.fs, from)?;
+        self.fs.create_dir(into).map_err(|e| Error::io("create directory", into, e))?;
+        checkpoint::copy(&*self.fs, from, &manifest, into).map(drop)
+    }
+
     fn check(&self, dir: &Path, files: Option<&[EngineFile]>, level: CheckLevel) -> Result<()> {
         let fs = &*self.fs;
         let manifest = Manifest::read(fs, dir)?;

@@ -75,6 +75,14 @@ impl Engines for ModelEngines {
         files::clone_files(&*self.env.fs, from, files, into, &[])
     }
 
+    fn copy_beside_writer(&self, from: &Path, into: &Path) -> Result<()> {
+        let fs = &*self.env.fs;
+        files::require_absent(fs, into)?;
+        let manifest = Manifest::read(fs, from)?;
+        fs.create_dir(into).map_err(|e| Error::io("create directory", into, e))?;
+        manifest.copy(fs, from, into).map(drop)
+    }
+
     fn check(&self, dir: &Path, files: Option<&[EngineFile]>, level: CheckLevel) -> Result<()> {
         let fs = &*self.env.fs;
         let manifest = Manifest::read(fs, dir)?;

@@ -16,6 +16,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::commit::last_rows;
 use crate::event::StateEvent;
 use crate::head::Head;
+use crate::metrics::timed;
 use crate::shared::{Shared, Writer};
 use crate::snapshot::{Snapshot, SnapshotPromise, SnapshotTicket, retain, take};
 
@@ -236,18 +237,21 @@ impl Shared {
             let Some(job) = &state.job else { return Step::Nothing };
             (job.sealed.clone(), Arc::clone(&job.head), job.is_snapshot)
         };
-        if let Err(error) = self.flush_sealed(&sealed, head.version) {
+        let flush = || self.flush_sealed(&sealed, head.version);
+        if let Err(error) = timed(&*self.env.clock, &self.metrics.flush, flush) {
             return self.defer_or_fail(&error);
         }
         let housekeeping = self.housekeeping.lock();
         // A rollback relies on the snapshots that are there.
         let is_snapshot = is_snapshot && !self.background.is_stopping();
-        let taken = is_snapshot.then(|| take::take(self, &sealed, &head));
+        let take = || take::take(self, &sealed, &head);
+        let taken = is_snapshot.then(|| timed(&*self.env.clock, &self.metrics.snapshot, take));
+        let runs = self.show_runs();
         let job = {
             let mut state = self.background.state.lock();
             state.deferred = None;
             state.is_compaction_due = true;
-            state.runs = self.engine.stats().level_0_runs;
+            state.runs = runs;
             if let Some(taken) = &taken {
                 state.snapshot_version = head.version;
                 state.snapshot_error = taken.as_ref().err().cloned();
@@ -256,6 +260,9 @@ impl Shared {
         };
         self.background.done.notify_all();
         let Some(taken) = taken else { return Step::Done };
+        if taken.is_ok() {
+            self.metrics.snapshot_version.set(head.version as f64);
+        }
         for ticket in job.into_iter().flat_map(|job| job.tickets) {
             ticket.resolve(taken.clone());
         }
@@ -313,13 +320,20 @@ impl Shared {
         Step::Nothing
     }
 
+    /// The sorted runs in level 0, of which it also sets the gauge.
+    fn show_runs(&self) -> usize {
+        let runs = self.engine.stats().level_0_runs;
+        self.metrics.l0_runs.set(runs as f64);
+        runs
+    }
+
     /// One step of compaction; returns whether there may be more.
     fn compact(&self) -> bool {
         if self.latch.cause().is_some() {
             return false;
         }
         let compacted = self.engine.compact_once();
-        let runs = self.engine.stats().level_0_runs;
+        let runs = self.show_runs();
         let is_more = match compacted {
             Ok(Compacted::Some) => true,
             Ok(Compacted::Nothing) => false,

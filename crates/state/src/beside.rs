@@ -108,7 +108,8 @@ impl StateDb {
     }
 
     /// Verifies the store in `dir`, beside a writer or not. `progress` receives the number of
-    /// records or rows so far.
+    /// records or rows so far. At [`VerifyLevel::Replay`] the store's directory `views` is written
+    /// to for a moment.
     ///
     /// # Errors
     /// As [`view_only`](Self::view_only). What is wrong with the store is in the verification.
@@ -117,19 +118,22 @@ impl StateDb {
         level: VerifyLevel,
         progress: impl FnMut(u64),
     ) -> Result<StateVerification> {
-        Self::verify_with(dir, level, StateComponents::default(), progress)
+        let (options, components) = (StateOptions::default(), StateComponents::default());
+        Self::verify_with(dir, level, options, components, progress)
     }
 
-    /// As [`verify`](Self::verify), with components of the caller's.
+    /// As [`verify`](Self::verify), with options and components as
+    /// [`view_only_with`](Self::view_only_with) takes them.
     ///
     /// # Errors
-    /// As [`verify`](Self::verify).
+    /// As [`verify`](Self::verify); `InvalidArgument` for options that cannot work.
     pub fn verify_with(
         dir: impl Into<PathBuf>,
         level: VerifyLevel,
+        options: StateOptions,
         components: StateComponents,
         mut progress: impl FnMut(u64),
     ) -> Result<StateVerification> {
-        verify::verify(dir.into(), level, &components, &mut progress)
+        verify::verify(dir.into(), level, &options, &components, &mut progress)
     }
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use bytes::Bytes;
 use lithdb_env::Result;
 
+use crate::record::StoreDelta;
 use crate::row;
 use crate::store_name::StoreName;
 
@@ -85,6 +86,11 @@ impl ChangeSet {
     /// The changes by key; `None` deletes.
     pub(crate) fn changes(&self) -> &BTreeMap<Bytes, Option<Bytes>> {
         &self.changes
+    }
+
+    /// The changes that a version of the log makes to its store.
+    pub(crate) fn of_delta(delta: &StoreDelta) -> Self {
+        Self { store: delta.name.clone(), changes: delta.changes.iter().cloned().collect() }
     }
 
     /// Checks the lengths of all keys and values.

@@ -16,6 +16,7 @@ use parking_lot::MutexGuard;
 use crate::change_set::ChangeSet;
 use crate::head::{Committed, Head};
 use crate::meta::{META_KEY, Meta};
+use crate::metrics::timed;
 use crate::options::Durability;
 use crate::record::{Body, Record, StoreDelta};
 use crate::row::{encode_row, physical_key};
@@ -30,13 +31,21 @@ impl Shared {
         version: u64,
         sets: &[ChangeSet],
     ) -> Result<()> {
+        let apply = || self.apply_sets(writer, version, sets);
+        timed(&*self.env.clock, &self.metrics.apply, apply)
+    }
+
+    fn apply_sets(&self, writer: &mut Writer, version: u64, sets: &[ChangeSet]) -> Result<()> {
         self.check_writable()?;
         let head = self.check_next(version)?;
         for set in sets {
             set.validate()?;
         }
         let overlay = Arc::clone(&self.pending.lock().overlay);
-        let prepared = overlay.prepare(sets, &self.engine, &head.pin, &self.hash_pool)?;
+        let prepared =
+            overlay.prepare(sets, &self.engine, &head.pin, &self.hash_pool, &self.env.clock)?;
+        self.metrics.old_values.record(prepared.times.reading.as_secs_f64());
+        self.metrics.hash.record(prepared.times.hashing.as_secs_f64());
         if writer.accepted.is_some() {
             if overlay.holds(&prepared) {
                 return Ok(());
@@ -63,6 +72,9 @@ impl Shared {
         drop(overlay);
         let mut pending = self.pending.lock();
         Arc::make_mut(&mut pending.overlay).accept(prepared);
+        let ops = pending.overlay.entries().len();
+        drop(pending);
+        self.metrics.pending_ops.set(ops as f64);
         Ok(())
     }
 
@@ -82,12 +94,22 @@ impl Shared {
         self.check_writable()?;
         let head = self.check_next(version)?;
         let guard = LatchOnPanic(Some(self));
+        let started = self.env.clock.monotonic();
         let committed = self.commit_after(&head, writer, version);
         guard.disarm();
-        committed.map(|committed| (committed, head))
+        let (committed, ops) = committed?;
+        let took = self.env.clock.monotonic().saturating_sub(started);
+        self.metrics.committed(version, ops, took);
+        Ok((committed, head))
     }
 
-    fn commit_after(&self, head: &Head, writer: &mut Writer, version: u64) -> Result<Committed> {
+    /// Also returns the number of changes.
+    fn commit_after(
+        &self,
+        head: &Head,
+        writer: &mut Writer,
+        version: u64,
+    ) -> Result<(Committed, u64)> {
         let accepted = match writer.accepted.take() {
             Some(accepted) => accepted,
             None => self.put(head, version)?,
@@ -97,12 +119,13 @@ impl Shared {
             return Err(error);
         }
         let Accepted { record: Record { root, .. }, position, .. } = accepted;
+        let ops = changes_of(&accepted.record);
         if let Err(error) = self.publish(writer, accepted) {
             self.latch(&in_the_log(&error, version));
             self.latch.check()?;
         }
         self.note_durable(writer);
-        Ok(Committed { version, root, position })
+        Ok((Committed { version, root, position }, ops))
     }
 
     /// Puts the pending changes into the log, as `version`, the one after `head`.
@@ -196,6 +219,7 @@ impl Shared {
     pub(crate) fn discard(&self, writer: &mut Writer) {
         writer.accepted = None;
         *self.pending.lock() = PendingVersion::default();
+        self.metrics.pending_ops.set(0.0);
     }
 
     /// Removes versions that have become durable from those that are waited for.
@@ -207,6 +231,7 @@ impl Shared {
             self.durable.fetch_max(*version, Ordering::AcqRel);
             writer.undurable.pop_front();
         }
+        self.show_durable();
     }
 }
 
@@ -231,6 +256,12 @@ impl Drop for LatchOnPanic<'_> {
             shared.latch(&Error::new(ErrorKind::Io, "a commit panicked").latching());
         }
     }
+}
+
+/// The number of changes of a version.
+fn changes_of(record: &Record) -> u64 {
+    let Body::Commit(deltas) = &record.body else { unreachable!("a commit was made") };
+    deltas.iter().map(|delta| delta.changes.len() as u64).sum()
 }
 
 /// Puts the rows of a version into `engine`, in memory.

@@ -12,21 +12,19 @@ use parking_lot::Mutex;
 
 use crate::change_set::ChangeSet;
 use crate::event::refuse_in_listener;
-use crate::head::Committed;
+use crate::head::{Committed, Head};
+use crate::metrics::{Label, timed};
 use crate::open::{OpenReport, Opening};
-use crate::options::{StateComponents, StateOptions, Wal};
+use crate::options::{StateComponents, StateOptions};
 use crate::pending::Pending;
 use crate::reach::Reach;
 use crate::reader::{Reader, again};
-use crate::rollback;
 use crate::shared::Shared;
 use crate::snapshot::retain::classified;
 use crate::snapshot::{SnapshotInfo, SnapshotTicket};
 use crate::view::View;
 
 mod close;
-
-use close::Shutdown;
 
 /// An open state store. Cheap to clone; all clones are one store.
 ///
@@ -111,8 +109,11 @@ impl StateDb {
     ) -> Result<Self> {
         refuse_in_listener()?;
         let opening = Opening::new(dir.into(), options, components)?;
-        let lock = opening.lock()?;
-        Self::open_locked(opening, lock)
+        let opened = Label::of(opening.dirs.root()).histogram("lithdb_state_open_seconds");
+        timed(&*Arc::clone(&opening.env.clock), &opened, || {
+            let lock = opening.lock()?;
+            Self::open_locked(opening, lock)
+        })
     }
 
     pub(crate) fn open_locked(opening: Opening, lock: Box<dyn FileLock>) -> Result<Self> {
@@ -235,13 +236,18 @@ impl StateDb {
         let head = self.shared.head();
         let overlay = Arc::clone(&pending.overlay);
         drop(pending);
-        Pending::new(View::new(head, Arc::clone(&self.shared.engine)), overlay)
+        Pending::new(self.view_of(head), overlay)
     }
 
     /// The newest committed version. Costs no I/O and waits for no commit.
     #[must_use]
     pub fn latest(&self) -> View {
-        View::new(self.shared.head(), Arc::clone(&self.shared.engine))
+        self.view_of(self.shared.head())
+    }
+
+    fn view_of(&self, head: Arc<Head>) -> View {
+        let (engine, metrics) = (&self.shared.engine, &self.shared.metrics.views);
+        View::new(head, Arc::clone(engine), Arc::clone(metrics))
     }
 
     /// Makes every committed version durable, and returns the newest of them.
@@ -332,64 +338,5 @@ impl StateDb {
         self.shared.check_open()?;
         let fs = &*self.shared.env.fs;
         classified(&self.shared)?.iter().map(|snapshot| snapshot.info(fs)).collect()
-    }
-
-    /// Rolls the store back to `target` and returns it opened again. Everything committed later is
-    /// gone: those versions can be committed again with other contents. The pending changes are
-    /// forgotten. Other clones of this handle are closed.
-    ///
-    /// The decision is LithDB's rollback of the log: it is made durable as one intent, which the
-    /// next open finishes whatever happens. A snapshot of the old branch that cannot be removed
-    /// afterwards is an event, and stays in `abandoned`. The newest version may be given, too:
-    /// after a failure this removes what a refused commit left in the log.
-    ///
-    /// # Errors
-    /// `Missing` with [`Unreachable`](crate::Unreachable): nothing was changed, not even this
-    /// handle was closed. `Unsupported` if the log is a table of the application's database: roll
-    /// that database back, and open the store. `Locked` if a snapshot that would go is being read.
-    /// `Corrupt` and `Io` of the log, which is planned when it is closed: nothing was rolled back,
-    /// but this handle is closed; open the store.
-    pub fn rollback_to(self, target: u64) -> Result<Self> {
-        refuse_in_listener()?;
-        if !matches!(self.keeper.components.wal, Wal::Own) {
-            let message = "the log is a table of the application's database: roll back that \
-                           database, then open the state store";
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
-        self.shared.check_open()?;
-        let mut writer = self.shared.writer.lock();
-        if target == self.version() && self.is_newest_of_the_log(target)? {
-            self.shared.discard(&mut writer);
-            drop(writer);
-            return Ok(self);
-        }
-        drop(writer);
-        let (options, env) = (self.shared.options.clone(), self.shared.env.clone());
-        let (dir, components) = (self.shared.dirs.clone(), self.keeper.components.clone());
-        let Some((lock, held)) = self.shut_down(Shutdown::RollBackTo(target))? else {
-            let message = "the state store was closed";
-            return Err(Error::new(ErrorKind::Closed, message));
-        };
-        drop(self);
-        let truncation = rollback::plan_truncation(&env, &dir, target)?;
-        let is_truncated = !truncation.is_empty();
-        if is_truncated {
-            truncation.execute()?;
-        }
-        let mut opening = Opening::new(dir.root().to_path_buf(), options, components)?;
-        opening.held = held;
-        let db = Self::open_locked(opening, lock)?;
-        if is_truncated {
-            // Their branch was rolled back on purpose. What stays is an event.
-            rollback::remove_moved_aside(&db, target);
-        }
-        Ok(db)
-    }
-
-    /// Whether the log ends with `version`. After a failure it may have the version of a commit
-    /// that was refused.
-    fn is_newest_of_the_log(&self, version: u64) -> Result<bool> {
-        let newest = self.shared.log.range()?.map(|versions| *versions.end());
-        Ok(self.shared.failure().is_none() && newest == Some(version))
     }
 }

@@ -26,6 +26,7 @@ use crate::export::{ExportReader, Header, sums};
 use crate::files::{BaseFile, Phase, StateId, engine_dir_name};
 use crate::head::Head;
 use crate::meta::Meta;
+use crate::metrics::{Label, timed};
 use crate::open::{Opening, inventory};
 use crate::options::{StateComponents, StateOptions, Wal};
 use crate::reset::Parts;
@@ -92,7 +93,12 @@ impl StateDb {
         let opening = Opening::new(dir.into(), options, components)?;
         let rows = ExportReader::open(&mut source)?;
         check_root(rows.header(), expected_root)?;
-        Import::begin(opening, rows.header())?.run(rows)
+        let (label, clock) = (Label::of(opening.dirs.root()), Arc::clone(&opening.env.clock));
+        let report = timed(&*clock, &label.histogram("lithdb_state_import_seconds"), || {
+            Import::begin(opening, rows.header())?.run(rows)
+        })?;
+        label.counter("lithdb_state_import_rows_total").increment(report.rows);
+        Ok(report)
     }
 }
 

@@ -32,6 +32,8 @@ pub struct StateInspection {
     pub version: u64,
     /// The root after the newest version.
     pub root: RootHash,
+    /// The lowest version that a view or a rollback reaches; `None` if they reach none.
+    pub floor: Option<u64>,
     /// The engine of this build.
     pub engine: EngineKind,
     /// The snapshots, by version.
@@ -78,22 +80,29 @@ impl Reader {
     fn inspection(&self) -> Result<StateInspection> {
         let fs = &*self.env.fs;
         let version = *self.versions.end();
-        let reach = match self.reach(version) {
-            Err(error) if Unreachable::of(&error).is_some() => None,
-            reach => Some(reach?),
-        };
+        let floor = reached(self.rollback_floor())?;
+        let reach = reached(self.reach(version))?;
         Ok(StateInspection {
             store: self.id,
             initial_version: self.initial_version,
             oldest_version: *self.versions.start(),
             version,
             root: self.root,
+            floor,
             engine: self.engines.kind(),
             snapshots: self.snapshots.iter().map(|s| s.info(fs)).collect::<Result<_>>()?,
             abandoned: list_abandoned(fs, &self.dirs)?,
             reach,
             stores: None,
         })
+    }
+}
+
+/// `None` for what cannot be reached.
+fn reached<T>(reached: Result<T>) -> Result<Option<T>> {
+    match reached {
+        Err(error) if Unreachable::of(&error).is_some() => Ok(None),
+        reached => reached.map(Some),
     }
 }
 

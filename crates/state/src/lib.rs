@@ -51,6 +51,7 @@ mod head;
 mod import;
 mod inspect;
 mod meta;
+mod metrics;
 mod open;
 mod options;
 mod overlay;
@@ -95,7 +96,7 @@ pub use rows::{Row, Rows};
 pub use snapshot::{Snapshot, SnapshotClass, SnapshotInfo, SnapshotTicket};
 pub use stats::StateStats;
 pub use store_name::StoreName;
-pub use verify::{StateVerification, VerifyLevel};
+pub use verify::{StateReplay, StateVerification, VerifyLevel};
 pub use view::View;
 pub use wal::WalFloor;
 

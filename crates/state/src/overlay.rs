@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use lithdb_env::{Pool, Result};
+use lithdb_env::{Clock, Pool, Result};
 use lithdb_lthash::LtHash;
 use lithdb_state_engine::{Engine, Pin};
 use parking_lot::Mutex;
@@ -22,6 +23,8 @@ use crate::totals::Totals;
 const STORE_BYTES: u64 = 2_048 + 128;
 /// Keys that one thread reads and hashes at a time.
 const CHUNK_KEYS: usize = 32;
+/// Old values that a thread reads before it hashes them, in bytes, and one more.
+const OLD_VALUES_BYTES: usize = 1 << 20;
 
 /// The changes of one version, by physical key. The last change of a key counts.
 #[derive(Debug, Clone, Default)]
@@ -57,6 +60,14 @@ pub(crate) struct Prepared {
     bytes: u64,
     /// The size of those that they replace.
     replaced_bytes: u64,
+    pub(crate) times: Times,
+}
+
+/// How long all threads together have read old values and hashed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Times {
+    pub(crate) reading: Duration,
+    pub(crate) hashing: Duration,
 }
 
 /// A change whose old value has not been read.
@@ -76,6 +87,7 @@ struct Change {
 struct ChunkResult {
     sums: BTreeMap<usize, Sum>,
     are_committed: Vec<bool>,
+    times: Times,
 }
 
 /// Changes that several threads read and hash.
@@ -83,6 +95,7 @@ struct Work {
     changes: Vec<Change>,
     engine: Arc<dyn Engine>,
     pin: Pin,
+    clock: Arc<dyn Clock>,
     results: Mutex<BTreeMap<usize, ChunkResult>>,
 }
 
@@ -109,6 +122,7 @@ impl Overlay {
         engine: &Arc<dyn Engine>,
         pin: &Pin,
         pool: &Pool,
+        clock: &Arc<dyn Clock>,
     ) -> Result<Prepared> {
         let (mut stores, mut numbers) = (Vec::<StoreName>::new(), BTreeMap::new());
         let mut latest: BTreeMap<Bytes, (usize, usize, Option<Bytes>)> = BTreeMap::new();
@@ -128,7 +142,8 @@ impl Overlay {
         };
         let changes = latest.into_iter().map(change).collect();
         let results = Mutex::default();
-        let work = Work { changes, engine: Arc::clone(engine), pin: pin.clone(), results };
+        let (engine, clock) = (Arc::clone(engine), Arc::clone(clock));
+        let work = Work { changes, engine, pin: pin.clone(), clock, results };
         Ok(work.run(pool)?.prepared(stores))
     }
 
@@ -231,14 +246,36 @@ impl Work {
         let Some(chunk) = self.changes.chunks(CHUNK_KEYS).nth(number) else {
             unreachable!("chunk {number} is within the changes")
         };
-        let mut result = ChunkResult::default();
-        for change in chunk {
-            let (old, is_committed) = self.old_value(change)?;
-            result.are_committed.push(is_committed);
-            result.sums.entry(change.store).or_default().change(change, old.as_ref());
+        let (mut result, mut rest) = (ChunkResult::default(), chunk);
+        while !rest.is_empty() {
+            let started = self.clock.monotonic();
+            let old_values = self.old_values(rest)?;
+            let read = self.clock.monotonic();
+            let (part, later) = rest.split_at(old_values.len());
+            for (change, (old, is_committed)) in part.iter().zip(old_values) {
+                result.are_committed.push(is_committed);
+                result.sums.entry(change.store).or_default().change(change, old.as_ref());
+            }
+            result.times.reading += read.saturating_sub(started);
+            result.times.hashing += self.clock.monotonic().saturating_sub(read);
+            rest = later;
         }
         self.results.lock().insert(number, result);
         Ok(())
+    }
+
+    /// The values before the first of some changes: as many as may be in memory together.
+    fn old_values(&self, changes: &[Change]) -> Result<Vec<(Option<Bytes>, bool)>> {
+        let (mut old_values, mut bytes) = (Vec::new(), 0);
+        for change in changes {
+            let old = self.old_value(change)?;
+            bytes += old.0.as_ref().map_or(0, Bytes::len);
+            old_values.push(old);
+            if bytes >= OLD_VALUES_BYTES {
+                break;
+            }
+        }
+        Ok(old_values)
     }
 
     /// The value before the change, and whether the committed version has the key.
@@ -280,9 +317,11 @@ impl Work {
     fn prepared(&self, stores: Vec<StoreName>) -> Prepared {
         let changes = &self.changes;
         let mut sums: BTreeMap<usize, Sum> = BTreeMap::new();
-        let mut are_committed = Vec::with_capacity(changes.len());
+        let (mut are_committed, mut times) = (Vec::with_capacity(changes.len()), Times::default());
         for result in std::mem::take(&mut *self.results.lock()).into_values() {
             are_committed.extend(result.are_committed);
+            times.reading += result.times.reading;
+            times.hashing += result.times.hashing;
             for (store, sum) in result.sums {
                 sums.entry(store).or_default().add(&sum);
             }
@@ -300,6 +339,6 @@ impl Work {
         let entries = changes.iter().zip(are_committed).map(entry).collect();
         let by_number = stores.into_iter().enumerate();
         let sums = by_number.filter_map(|(number, name)| Some((name, sums.remove(&number)?)));
-        Prepared { entries, sums: sums.collect(), bytes, replaced_bytes }
+        Prepared { entries, sums: sums.collect(), bytes, replaced_bytes, times }
     }
 }

@@ -33,7 +33,7 @@ use crate::totals::Totals;
 use crate::wal::{Log, WalFloor};
 
 /// How often a reader begins again when the snapshot that it chose was removed.
-const ATTEMPTS: usize = 100;
+pub(crate) const ATTEMPTS: usize = 100;
 
 /// A store whose log is open for reading.
 pub(crate) struct Reader {
@@ -224,8 +224,11 @@ impl Reader {
 
     /// Opens a snapshot in place and holds its shared lock, so that it is neither removed nor moved
     /// before all its files are open: whoever does that takes the exclusive lock.
-    #[expect(clippy::type_complexity, reason = "used once")]
-    fn open_snapshot(&self, version: u64) -> Result<Option<(Arc<dyn Engine>, Box<dyn FileLock>)>> {
+    #[expect(clippy::type_complexity, reason = "used twice")]
+    pub(crate) fn open_snapshot(
+        &self,
+        version: u64,
+    ) -> Result<Option<(Arc<dyn Engine>, Box<dyn FileLock>)>> {
         let path = self.dirs.snapshot(version);
         let Some(before) = self.identity(&path)? else { return Ok(None) };
         let lock = match self.env.fs.try_lock(&path, LockKind::Shared) {
@@ -279,6 +282,12 @@ impl Reader {
     }
 }
 
+/// Whether an error may be due to a writer: a version or a file that is missing, or not the expected
+/// one.
+pub(crate) fn is_surprise(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Missing | ErrorKind::Corrupt)
+}
+
 /// Calls `attempt` with a reader of the store in `dir`, again if a snapshot was removed or the log
 /// rolled back meanwhile.
 pub(crate) fn again<T>(
@@ -286,9 +295,6 @@ pub(crate) fn again<T>(
     open: impl Fn() -> Result<Reader>,
     mut attempt: impl FnMut(&Reader) -> Result<Option<T>>,
 ) -> Result<T> {
-    // What may be due to a writer: a version or a file that is missing, or not the expected one.
-    let is_surprise =
-        |error: &Error| matches!(error.kind(), ErrorKind::Missing | ErrorKind::Corrupt);
     let (mut surprised, mut could_not_open) = (None::<Reader>, false);
     for _ in 0..ATTEMPTS {
         let reader = match open() {

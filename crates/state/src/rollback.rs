@@ -13,6 +13,7 @@ use crate::db::StateDb;
 use crate::dirs::{self, Dirs, discard};
 use crate::event::{StateEvent, refuse_in_listener};
 use crate::files::{StateId, parse_abandoned_name};
+use crate::metrics::Label;
 use crate::open::log::WAL_TABLE;
 use crate::open::{OpenReport, Opening};
 use crate::options::{Retention, StateComponents, StateOptions};
@@ -280,6 +281,8 @@ impl StateRollbackPlan {
         // No snapshot is taken or removed that the application has not asked for.
         let options = options.snapshot_interval(0).retention(Retention::Manual);
         let mut opening = Opening::new(dir, options, components)?;
+        let (label, clock) = (Label::of(opening.dirs.root()), opening.env.clock.clone());
+        let started = clock.monotonic();
         opening.held = lock_removable(&*opening.env.fs, &self.snapshots, self.target)?;
         let is_truncated = self.truncation.is_some();
         self.truncation.map(RollbackPlan::execute).transpose()?;
@@ -295,6 +298,8 @@ impl StateRollbackPlan {
         if let Err(error) = db.close() {
             problems.push(format!("the store was closed without flushing everything: {error}"));
         }
+        let took = clock.monotonic().saturating_sub(started);
+        label.histogram("lithdb_state_rollback_seconds").record(took.as_secs_f64());
         Ok(StateRollbackReport { version, root, opened, snapshots_removed, problems })
     }
 }

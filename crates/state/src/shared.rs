@@ -19,6 +19,7 @@ use crate::dirs::Dirs;
 use crate::event::{EventQueue, StateEvent};
 use crate::files::StoreId;
 use crate::head::Head;
+use crate::metrics::Metrics;
 use crate::options::StateOptions;
 use crate::overlay::Overlay;
 use crate::record::Record;
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     /// The newest version that is known to be durable.
     pub(crate) durable: AtomicU64,
     pub(crate) latch: Latch,
+    pub(crate) metrics: Metrics,
     pub(crate) background: Background,
     pub(crate) is_closed: AtomicBool,
     /// The store's lock, until it is closed.
@@ -144,11 +146,28 @@ impl Shared {
         error
     }
 
+    /// Sets the gauge of the log's versions, of which some may have been collected.
+    pub(crate) fn show_log(&self) {
+        match self.log.range() {
+            Ok(versions) => {
+                let oldest = versions.map_or(0, |versions| *versions.start());
+                self.metrics.set_oldest(oldest, self.head().version);
+            }
+            Err(error) => tracing::warn!(%error, "the number of the log's versions is not known"),
+        }
+    }
+
+    /// Sets the gauge of the newest durable version.
+    pub(crate) fn show_durable(&self) {
+        self.metrics.durable_version.set(self.durable.load(Ordering::Acquire) as f64);
+    }
+
     /// Makes every committed version durable and returns the newest.
     pub(crate) fn flush_log(&self) -> Result<u64> {
         let version = self.head().version;
         self.log.table.flush().map_err(|error| self.latch_on(error))?;
         self.durable.fetch_max(version, Ordering::AcqRel);
+        self.show_durable();
         Ok(version)
     }
 }

@@ -1,4 +1,5 @@
-//! Verifying a store: files against their manifests, rows against the root.
+//! Verifying a store: files against their manifests, rows against the root, and all of it against
+//! the log.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -24,6 +25,11 @@ use crate::store_name::StoreName;
 use crate::totals::{StoreTotals, Totals};
 use crate::view::View;
 
+mod replay;
+mod working;
+
+pub use replay::StateReplay;
+
 /// How many findings a verification lists.
 const MAX_FINDINGS: usize = 1_000;
 
@@ -39,6 +45,10 @@ pub enum VerifyLevel {
     Files,
     /// Also the rows of the newest version: the set hash is computed again from them.
     Content,
+    /// Also the history: every version that can be reached is replayed from the lowest base. What
+    /// each record says of its changes is computed again from the rows, and the rows are compared
+    /// with those of every snapshot and of the working copy on disk.
+    Replay,
 }
 
 /// What verifying found.
@@ -57,6 +67,8 @@ pub struct StateVerification {
     pub snapshots: u64,
     /// Rows that were hashed.
     pub rows: u64,
+    /// What was replayed, at [`VerifyLevel::Replay`].
+    pub replay: Option<StateReplay>,
     /// What is wrong, one sentence each; the first 1,000, and that there are more.
     pub findings: Vec<String>,
     /// When it was verified.
@@ -75,10 +87,11 @@ impl StateVerification {
 pub(crate) fn verify(
     dir: PathBuf,
     level: VerifyLevel,
+    options: &StateOptions,
     components: &StateComponents,
     progress: &mut dyn FnMut(u64),
 ) -> Result<StateVerification> {
-    let open = || Reader::open(dir.clone(), components.clone());
+    let open = || Reader::open_with(dir.clone(), options.clone(), components.clone());
     again(&dir, open, |reader| {
         let mut found = StateVerification {
             level,
@@ -87,19 +100,29 @@ pub(crate) fn verify(
             records: 0,
             snapshots: 0,
             rows: 0,
+            replay: None,
             findings: Vec::new(),
             time: reader.env.clock.now(),
         };
         found.check_log(reader, &open, progress)?;
         found.check_snapshots(reader)?;
         if level >= VerifyLevel::Content {
-            match found.check_rows(&dir, components, progress) {
+            match found.check_rows(&dir, options, components, progress) {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
                 Err(error) => {
                     let version = found.version;
                     found.note(format_args!("the rows of version {version}"), error)?;
                 }
+            }
+        }
+        if level >= VerifyLevel::Replay {
+            match again(&dir, open, |reader| replay::check(reader, &open, progress)) {
+                Ok(checked) => {
+                    checked.findings.into_iter().for_each(|finding| found.find(finding));
+                    found.replay = Some(checked.replay);
+                }
+                Err(error) => found.note("the versions cannot be replayed", error)?,
             }
         }
         let is_found = found.is_ok() || are_of_one_branch(reader, &open()?)?;
@@ -232,12 +255,16 @@ impl StateVerification {
 
     /// A view of the version that is verified or, if a writer has gone on until it cannot be
     /// reached, of the newest, which is verified instead. `None` if it was rolled back.
-    fn view(&mut self, dir: &Path, components: &StateComponents) -> Result<Option<View>> {
-        let options = StateOptions::default();
-        let viewed = view_only(dir, Some(self.version), &options, components);
+    fn view(
+        &mut self,
+        dir: &Path,
+        options: &StateOptions,
+        components: &StateComponents,
+    ) -> Result<Option<View>> {
+        let viewed = view_only(dir, Some(self.version), options, components);
         match viewed {
             Err(error) if Unreachable::of(&error).is_some() => {
-                let newest = view_only(dir, None, &options, components)?;
+                let newest = view_only(dir, None, options, components)?;
                 if newest.version() <= self.version {
                     return Ok(None);
                 }
@@ -253,28 +280,17 @@ impl StateVerification {
     fn check_rows(
         &mut self,
         dir: &Path,
+        options: &StateOptions,
         components: &StateComponents,
         progress: &mut dyn FnMut(u64),
     ) -> Result<bool> {
-        let Some(view) = self.view(dir, components)? else { return Ok(false) };
+        let Some(view) = self.view(dir, options, components)? else { return Ok(false) };
         let found = count_rows(view.engine(), &view.head().pin, &mut || {
             self.rows += 1;
             progress(self.rows);
         })?;
-        let expected = &view.head().totals;
-        let names = expected.iter().chain(found.iter()).map(|(name, _)| name);
-        for name in names.collect::<BTreeSet<_>>() {
-            let (expected, found) = (expected.get(name), found.get(name));
-            if expected != found {
-                let count = |totals: Option<&StoreTotals>| {
-                    totals.map_or("no rows".to_owned(), |totals| {
-                        let StoreTotals { vector, keys, bytes } = totals;
-                        format!("{keys} keys of {bytes} bytes with hash {}", vector.root())
-                    })
-                };
-                let (expected, found) = (count(expected), count(found));
-                self.find(format!("store {name}: expected {expected}, found {found}"));
-            }
+        for difference in differences(&view.head().totals, &found) {
+            self.find(difference);
         }
         if found.root() != self.root {
             let (expected, found) = (self.root, found.root());
@@ -282,6 +298,23 @@ impl StateVerification {
         }
         Ok(true)
     }
+}
+
+/// The stores whose rows are not those that are expected, a sentence each.
+fn differences(expected: &Totals, found: &Totals) -> Vec<String> {
+    let count = |totals: Option<&StoreTotals>| {
+        totals.map_or("no rows".to_owned(), |totals| {
+            let StoreTotals { vector, keys, bytes } = totals;
+            format!("{keys} keys of {bytes} bytes with hash {}", vector.root())
+        })
+    };
+    let names: BTreeSet<_> = expected.iter().chain(found.iter()).map(|(name, _)| name).collect();
+    let differ = names.into_iter().filter(|name| expected.get(name) != found.get(name));
+    let differ = differ.map(|name| {
+        let (expected, found) = (count(expected.get(name)), count(found.get(name)));
+        format!("store {name}: expected {expected}, found {found}")
+    });
+    differ.collect()
 }
 
 /// Adds a version that the log does not have: a hole is one entry.

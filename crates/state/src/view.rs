@@ -9,6 +9,7 @@ use lithdb_lthash::RootHash;
 use lithdb_state_engine::Engine;
 
 use crate::head::Head;
+use crate::metrics::ViewMetrics;
 use crate::row::{physical_key, split_row};
 use crate::rows::{Rows, bounds_in, prefix_bounds};
 use crate::store_name::StoreName;
@@ -19,11 +20,12 @@ use crate::store_name::StoreName;
 pub struct View {
     head: Arc<Head>,
     engine: Arc<dyn Engine>,
+    metrics: Arc<ViewMetrics>,
 }
 
 impl View {
-    pub(crate) fn new(head: Arc<Head>, engine: Arc<dyn Engine>) -> Self {
-        Self { head, engine }
+    pub(crate) fn new(head: Arc<Head>, engine: Arc<dyn Engine>, metrics: Arc<ViewMetrics>) -> Self {
+        Self { head, engine, metrics }
     }
 
     /// The version.
@@ -115,6 +117,10 @@ impl View {
 
     pub(crate) fn engine(&self) -> &Arc<dyn Engine> {
         &self.engine
+    }
+
+    pub(crate) fn metrics(&self) -> &ViewMetrics {
+        &self.metrics
     }
 
     pub(crate) fn head(&self) -> &Arc<Head> {

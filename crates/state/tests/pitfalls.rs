@@ -37,6 +37,8 @@ mod rollback;
 #[path = "pitfalls/snapshots.rs"]
 mod snapshots;
 mod support;
+#[path = "pitfalls/verify.rs"]
+mod verify;
 #[path = "pitfalls/views.rs"]
 mod views;
 #[path = "pitfalls/watchdog.rs"]

@@ -28,6 +28,20 @@ pub(super) fn checkpoint(
         let found = format!("manifest {}", manifest.current.version);
         return Err(Error::corrupt(&dir.join(CURRENT), 0, &format!("manifest {version}"), &found));
     }
+    copy(fs, dir, &manifest, into)
+}
+
+/// Links and copies the files that a manifest of the engine in `dir` names into the empty directory
+/// `into`.
+///
+/// # Errors
+/// `Missing` or `Corrupt` if it is not the manifest of the engine any more.
+pub(super) fn copy(
+    fs: &dyn Fs,
+    dir: &Path,
+    manifest: &Manifest,
+    into: &Path,
+) -> Result<Vec<EngineFile>> {
     let tables = into.join(TABLES);
     fs.create_dir(&tables).map_err(|e| Error::io("create directory", &tables, e))?;
     let mut list = Vec::new();
@@ -44,7 +58,7 @@ pub(super) fn checkpoint(
         list.push(EngineFile { name: name.to_owned(), len, digest, is_linked: false });
     }
     // The copies are what was read before: nobody has replaced the files meanwhile.
-    if Manifest::read(fs, into)? != manifest {
+    if Manifest::read(fs, into)? != *manifest {
         let message = "the copy differs from the engine; somebody else is writing to it";
         return Err(Error::at(ErrorKind::Corrupt, into, message));
     }

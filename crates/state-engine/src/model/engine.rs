@@ -13,7 +13,7 @@ use lithdb_env::{Env, Error, Latch, Result, remove_best_effort};
 use parking_lot::Mutex;
 
 use super::rows::Rows;
-use super::run::{Changes, MANIFEST, Manifest, Run, name_of};
+use super::run::{Changes, Manifest, Run};
 use crate::batch;
 use crate::engine::{Compacted, Engine, EngineFile, EngineStats, OpenMode, Row, RowIter, Sealed};
 use crate::files;
@@ -168,18 +168,8 @@ impl ModelEngine {
     }
 
     fn link_files(&self, maintenance: &Maintenance, into: &Path) -> Result<Vec<EngineFile>> {
-        let fs = &*self.env.fs;
-        files::require_empty(fs, into)?;
-        let mut list = Vec::new();
-        for run in &maintenance.manifest.runs {
-            files::link(fs, &run.path(&self.dir), &run.path(into))?;
-            let (name, len, digest) = (name_of(run.id), run.len, run.digest);
-            list.push(EngineFile { name, len, digest, is_linked: true });
-        }
-        let (len, digest) = files::copy(fs, &self.dir.join(MANIFEST), &into.join(MANIFEST))?;
-        list.push(EngineFile { name: MANIFEST.to_owned(), len, digest, is_linked: false });
-        files::sync_dir(fs, into)?;
-        Ok(list)
+        files::require_empty(&*self.env.fs, into)?;
+        maintenance.manifest.copy(&*self.env.fs, &self.dir, into)
     }
 
     fn first_or_last(&self, rest: &mut ModelRows, is_first: bool) -> Option<Row> {

@@ -4,10 +4,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use lithdb_env::{Error, Fs, Result, read_file, remove_best_effort, replace_file, write_all_at};
+use lithdb_env::{
+    Error, ErrorKind, Fs, Result, read_file, remove_best_effort, replace_file, write_all_at,
+};
 use lithdb_segment::envelope::{self, Magic};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
+
+use crate::engine::EngineFile;
+use crate::files;
 
 /// The name of the manifest.
 pub(super) const MANIFEST: &str = "manifest";
@@ -52,6 +57,28 @@ impl Manifest {
         let path = dir.join(MANIFEST);
         let bytes = read_file(fs, &path, MAX_FILE_LEN).map_err(|e| Error::io("read", &path, e))?;
         envelope::decode_file(MANIFEST_MAGIC, &path, &bytes)
+    }
+
+    /// Links the runs of the engine in `dir`, whose manifest this is, and copies the manifest, into
+    /// the empty directory `into`, and syncs it.
+    ///
+    /// # Errors
+    /// `Missing` or `Corrupt` if it is not the engine's manifest any more.
+    pub(super) fn copy(&self, fs: &dyn Fs, dir: &Path, into: &Path) -> Result<Vec<EngineFile>> {
+        let mut list = Vec::new();
+        for run in &self.runs {
+            files::link(fs, &run.path(dir), &run.path(into))?;
+            let (name, len, digest) = (name_of(run.id), run.len, run.digest);
+            list.push(EngineFile { name, len, digest, is_linked: true });
+        }
+        let (len, digest) = files::copy(fs, &dir.join(MANIFEST), &into.join(MANIFEST))?;
+        list.push(EngineFile { name: MANIFEST.to_owned(), len, digest, is_linked: false });
+        if Self::read(fs, into)? != *self {
+            let message = "the copy differs from the engine; somebody else is writing to it";
+            return Err(Error::at(ErrorKind::Corrupt, into, message));
+        }
+        files::sync_dir(fs, into)?;
+        Ok(list)
     }
 
     /// Replaces the manifest on disk; durable when this returns.

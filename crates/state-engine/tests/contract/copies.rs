@@ -216,3 +216,31 @@ pub fn another_file_system_is_refused_and_nothing_is_copied(bed: &Bed) {
     assert_eq!(clone.unwrap_err().kind(), ErrorKind::Io);
     assert!(engine.failure().is_none(), "nothing was written");
 }
+
+pub fn copy_beside_a_writer_is_its_newest_flushed_moment(bed: &Bed) {
+    let engine = bed.create("engine");
+    let copy = |name: &str| bed.engines().copy_beside_writer(&bed.path("engine"), &bed.path(name));
+    copy("nothing").unwrap();
+    assert_eq!(map(&bed.read_in_place("nothing")).len(), 0);
+    overwrite(&engine, 6, "old");
+    flush(&engine);
+    let (rows, tree) = (map(&engine), bed.tree("engine"));
+    put(&engine, "key-000", "in the memtable");
+    seal(&engine);
+    put(&engine, "key-001", "in the memtable after it");
+    copy("copy").unwrap();
+    assert!(bed.tree("engine") == tree, "the writer's files are as they were");
+    let reader = bed.read_in_place("copy");
+    assert_eq!(map(&reader), rows);
+    let error = copy("copy").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+    flush(&engine);
+    compact(&engine);
+    bed.remove("copy");
+    assert_eq!(map(&reader), rows, "neither the writer nor a removal matters");
+    drop(reader);
+    bed.write(&bed.path("engine").join("orphan"), b"what an interrupted write left");
+    copy("again").unwrap();
+    assert!(!bed.tree("again").contains_key("orphan"), "only what the manifest names");
+    assert_eq!(map(&bed.read_in_place("again")), map(&engine));
+}

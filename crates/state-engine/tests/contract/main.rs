@@ -71,6 +71,7 @@ for_each_engine! {
         clone_of_a_changed_file_is_refused,
         clone_of_names_that_lead_elsewhere_is_refused,
         another_file_system_is_refused_and_nothing_is_copied,
+        copy_beside_a_writer_is_its_newest_flushed_moment,
     },
     opening::{
         create_refuses_an_existing_directory,

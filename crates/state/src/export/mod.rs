@@ -10,6 +10,7 @@ use lithdb_env::Result;
 use lithdb_lthash::RootHash;
 use serde::Serialize;
 
+use crate::metrics::timed;
 use crate::view::View;
 
 mod format;
@@ -64,7 +65,12 @@ impl View {
     ///
     /// # Errors
     /// `Corrupt` if the rows are not those of the root; `Io`, `StorageFull`, `Exhausted`.
-    pub fn export(&self, mut out: impl Write) -> Result<ExportReport> {
+    pub fn export(&self, out: impl Write) -> Result<ExportReport> {
+        let metrics = self.metrics();
+        timed(&*metrics.clock, &metrics.export, || self.write_export(out))
+    }
+
+    fn write_export(&self, mut out: impl Write) -> Result<ExportReport> {
         let (version, root) = (self.version(), self.root());
         let totals = &self.head().totals;
         let mut writer = ExportWriter::new(&mut out, Header { version, root })?;

@@ -68,7 +68,7 @@ impl Opening {
         let Some(versions) = log.versions_of(id.store, self.dirs.root())? else {
             return Err(self.empty_log(&log));
         };
-        if working::engine_dir(self)?.is_none() {
+        if working::engine_dir(&*self.env.fs, &self.dirs)?.is_none() {
             let snapshots = self.classify_snapshots(&log, id, &versions)?;
             reach(&log, &valid_versions(&snapshots), *versions.end())?;
         }

@@ -31,6 +31,7 @@ use crate::dirs::{self, Dirs};
 use crate::event::EventQueue;
 use crate::files::{CurrentFile, StateId};
 use crate::head::Head;
+use crate::metrics::{Label, Metrics, count_opening, timed};
 use crate::open::working::Working;
 use crate::options::{Retention, StateComponents, StateOptions, Wal};
 use crate::reach::{Base, Reach, reach};
@@ -222,11 +223,17 @@ impl Opening {
         inventory.remove_leftovers(&*fs, &self.dirs, &mut self.report)?;
         let snapshots = self.abandon(snapshots)?;
         let working = self.prepare_working(&log, &id, &snapshots, chosen)?;
-        let (working, head) = self.catch_up(&log, &versions, working)?;
+        let label = Label::of(self.dirs.root());
+        let clock = Arc::clone(&self.env.clock);
+        let caught_up = label.histogram("lithdb_state_catch_up_seconds");
+        let (working, head) =
+            timed(&*clock, &caught_up, || self.catch_up(&log, &versions, working))?;
         self.settle(&log, &snapshots)?;
         adopt::finish(&mut self, &mut id)?;
         let newest = valid.last().copied();
         let shared = self.shared(lock, id, own_db, log, floor, working, head, newest)?;
+        shared.show_log();
+        count_opening(&label, &self.report);
         Ok((shared, self.report))
     }
 
@@ -283,6 +290,12 @@ impl Opening {
         })?;
         let has_thread = !self.components.without_background;
         let snapshot_version = newest_snapshot.unwrap_or(id.initial_version - 1);
+        let metrics = Metrics::new(Label::of(self.dirs.root()), Arc::clone(&self.env.clock));
+        metrics.pending_ops.set(0.0);
+        metrics.version.set(head.version as f64);
+        metrics.durable_version.set(head.version as f64);
+        metrics.snapshot_version.set(snapshot_version as f64);
+        metrics.l0_runs.set(working.engine.stats().level_0_runs as f64);
         Ok(Arc::new(Shared {
             dirs: self.dirs.clone(),
             options: self.options.clone(),
@@ -306,6 +319,7 @@ impl Opening {
             durable: AtomicU64::new(head.version),
             head: Mutex::new(Arc::new(head)),
             latch: Latch::default(),
+            metrics,
             background: Background::new(snapshot_version, has_thread),
             is_closed: AtomicBool::new(false),
             lock: Mutex::new(Some(lock)),

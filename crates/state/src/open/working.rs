@@ -7,11 +7,11 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use lithdb_env::{Error, ErrorKind, FileKind, Result, exists_as, sync_parent};
+use lithdb_env::{Error, ErrorKind, FileKind, Fs, Result, exists_as, sync_parent};
 use lithdb_state_engine::{CheckLevel, Engine, OpenMode};
 
 use crate::commit::flush_at;
-use crate::dirs::{self, create_dir, discard};
+use crate::dirs::{self, Dirs, create_dir, discard};
 use crate::files::{BaseFile, StateId, engine_dir_name, is_engine_dir_name};
 use crate::meta::{META_KEY, Meta};
 use crate::open::{Opening, Reclone};
@@ -36,7 +36,8 @@ pub(super) fn inspect(
     log: &Log,
     id: &StateId,
 ) -> Result<std::result::Result<Working, Reclone>> {
-    let Some(dir) = engine_dir(opening)? else { return Ok(Err(Reclone::Absent)) };
+    let dir = engine_dir(&*opening.env.fs, &opening.dirs)?;
+    let Some(dir) = dir else { return Ok(Err(Reclone::Absent)) };
     let opened = opening
         .engines
         .check(&dir, None, CheckLevel::Names)
@@ -64,9 +65,9 @@ pub(super) fn inspect(
 }
 
 /// The one engine directory in `working`.
-pub(super) fn engine_dir(opening: &Opening) -> Result<Option<PathBuf>> {
-    let working = opening.dirs.working();
-    let entries = match opening.env.fs.list(&working) {
+pub(crate) fn engine_dir(fs: &dyn Fs, dirs: &Dirs) -> Result<Option<PathBuf>> {
+    let working = dirs.working();
+    let entries = match fs.list(&working) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         listed => listed.map_err(|e| Error::io("list", &working, e))?,
     };

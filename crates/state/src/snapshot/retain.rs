@@ -8,6 +8,7 @@ use lithdb_env::{Error, Result};
 
 use crate::dirs;
 use crate::event::StateEvent;
+use crate::metrics::timed;
 use crate::options::Retention;
 use crate::prune::{Prune, PruneReport};
 use crate::rollback;
@@ -51,6 +52,14 @@ pub(crate) fn prune(
     snapshots: &[Classified],
     prune: Prune,
 ) -> Result<PruneReport> {
+    let (metrics, clock) = (&shared.metrics, &*shared.env.clock);
+    let report = timed(clock, &metrics.prune, || prune_selected(shared, snapshots, prune))?;
+    metrics.pruned_snapshots.increment(report.removed.len() as u64);
+    shared.show_log();
+    Ok(report)
+}
+
+fn prune_selected(shared: &Shared, snapshots: &[Classified], prune: Prune) -> Result<PruneReport> {
     let classes: Vec<_> = snapshots.iter().map(|s| (s.found.version, s.class)).collect();
     let selected = prune.select(&classes);
     let mut report = PruneReport::default();

@@ -144,7 +144,8 @@ fn a_damaged_record_at_an_old_snapshot_blocks_neither_opening_nor_listing_nor_ve
         copy.close();
         check::view(&copy.view_only(None).unwrap(), &copy.model, &context);
         let light = VerifyLevel::Light;
-        let found = StateDb::verify_with(copy.dir(), light, copy.components(), |_| {}).unwrap();
+        let found =
+            StateDb::verify_with(copy.dir(), light, small(), copy.components(), |_| {}).unwrap();
         for version in damaged {
             let named = format!("version {version} of the log: ");
             assert!(found.findings.iter().any(|it| it.starts_with(&named)), "{context}: {found:?}");
@@ -258,7 +259,8 @@ fn a_hole_of_the_log_is_one_finding() {
     let is_kept = |(version, _): &(u64, Vec<u8>)| !(5..=9).contains(version) && *version != 14;
     let records: Vec<_> = store.log().into_iter().filter(is_kept).collect();
     store.replace_log(&records);
-    let found = StateDb::verify_with(DIR, VerifyLevel::Light, store.components(), |_| {}).unwrap();
+    let found =
+        StateDb::verify_with(DIR, VerifyLevel::Light, small(), store.components(), |_| {}).unwrap();
     assert_eq!(found.findings, ["the log has no versions 5 to 9", "the log has no version 14"]);
     assert_eq!(found.records, 15, "0 to 4, 10 to 13, 15 to 20");
 }

@@ -64,6 +64,9 @@ impl Engines for HookEngines {
     fn clone_into(&self, from: &Path, files: &[EngineFile], into: &Path) -> Result<()> {
         (*self.inner).clone_into(from, files, into)
     }
+    fn copy_beside_writer(&self, from: &Path, into: &Path) -> Result<()> {
+        self.inner.copy_beside_writer(from, into)
+    }
     fn check(&self, dir: &Path, files: Option<&[EngineFile]>, level: CheckLevel) -> Result<()> {
         self.inner.check(dir, files, level)
     }

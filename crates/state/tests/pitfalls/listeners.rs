@@ -98,7 +98,11 @@ fn call_everything(db: &StateDb, harness: &Harness) -> Vec<(&'static str, Result
             "view_only",
             StateDb::view_only_with(DIR, None, harness.options.clone(), components()).map(drop),
         ),
-        ("verify", StateDb::verify_with(DIR, VerifyLevel::Content, components(), |_| {}).map(drop)),
+        (
+            "verify",
+            StateDb::verify_with(DIR, VerifyLevel::Content, small(), components(), |_| {})
+                .map(drop),
+        ),
         (
             "plan of a rollback",
             match harness.rollback().plan(1) {

@@ -18,6 +18,7 @@ use crate::fixture::Fixture;
 use crate::interleave::InterleaveFs;
 use crate::support::model::{Model, change_sets, changes_of, root_of, rows_of};
 use crate::support::{DIR, check, small};
+use crate::verify::LEVELS;
 
 /// A store, and what its writer does while somebody reads: it goes on, takes a snapshot, and
 /// collects what is then too old.
@@ -64,8 +65,13 @@ impl Scenario {
 
     /// Calls `read` again and again, before each of its reads in turn lets the writer go on, and
     /// returns how many reads there were.
-    fn interleave(self, mut read: impl FnMut(u64, StateComponents)) -> u64 {
-        for n in 1.. {
+    fn interleave(self, read: impl FnMut(u64, StateComponents)) -> u64 {
+        self.interleave_every(1, read)
+    }
+
+    /// As [`interleave`](Self::interleave), before each `step`th read.
+    fn interleave_every(self, step: usize, mut read: impl FnMut(u64, StateComponents)) -> u64 {
+        for n in (1..).step_by(step) {
             let store = self.store();
             let (left, db) = (Arc::new(AtomicU64::new(n)), store.db().clone());
             let reads = Arc::clone(&left);
@@ -160,6 +166,11 @@ fn a_reader_between_any_two_reads_of_which_the_writer_collects_finds_its_version
     }
 }
 
+/// A replay reads so much that a quick run does not stop it before each of its reads.
+pub fn step_of(level: VerifyLevel) -> usize {
+    if level < VerifyLevel::Replay || Effort::from_env().is_deep() { 1 } else { 5 }
+}
+
 /// The same of what only looks: what is collected meanwhile is nothing that is wrong.
 #[test]
 fn inspecting_and_verifying_between_any_two_reads_of_which_the_writer_collects_finds_nothing_wrong()
@@ -175,10 +186,11 @@ fn inspecting_and_verifying_between_any_two_reads_of_which_the_writer_collects_f
             assert!(found.reach.is_some(), "{context}: {found:?}");
         });
         tally.add("inspections", reads);
-        for level in [VerifyLevel::Light, VerifyLevel::Files, VerifyLevel::Content] {
-            let reads = scenario.interleave(|n, components| {
+        for level in LEVELS {
+            let step = if scenario.head == ALL_GO.head { 1 } else { step_of(level) };
+            let reads = scenario.interleave_every(step, |n, components| {
                 let context = format!("{scenario:?}, before read {n} of {level:?}");
-                let found = StateDb::verify_with(DIR, level, components, |_| {});
+                let found = StateDb::verify_with(DIR, level, small(), components, |_| {});
                 let found = found.unwrap_or_else(|e| panic!("{context}: {e}"));
                 assert!(found.is_ok(), "{context}: {:?}", found.findings);
                 assert_eq!(found.root, model.at(found.version).root, "{context}");

@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lithdb_env::{ErrorKind, FileKind, Fs, LockKind};
 use lithdb_sim::Tally;
-use lithdb_state::{RootHash, StateComponents, StateDb, Unreachable, VerifyLevel};
+use lithdb_state::{RootHash, StateComponents, StateDb, Unreachable};
 use lithdb_state_engine::ModelEngines;
 use parking_lot::Mutex;
 
 use crate::fixture::{Fixture, path_of};
 use crate::interleave::InterleaveFs;
-use crate::readers::ONE_GOES;
+use crate::readers::{ONE_GOES, step_of};
 use crate::support::model::{Model, change_sets, changes_of};
 use crate::support::{DIR, check, small};
+use crate::verify::LEVELS;
 
 /// What the writer does while somebody reads a store of ten versions with snapshots of 4 and 8.
 #[derive(Debug, Clone, Copy)]
@@ -68,9 +69,14 @@ impl GoBack {
 
     /// Calls `read` again and again, before each of its reads in turn lets the writer go back, and
     /// returns how often it did.
-    fn interleave(self, mut read: impl FnMut(u64, StateComponents)) -> u64 {
+    fn interleave(self, read: impl FnMut(u64, StateComponents)) -> u64 {
+        self.interleave_every(1, read)
+    }
+
+    /// As [`interleave`](Self::interleave), before each `step`th read.
+    fn interleave_every(self, step: usize, mut read: impl FnMut(u64, StateComponents)) -> u64 {
         let acted = Arc::new(AtomicU64::new(0));
-        for n in 1.. {
+        for n in (1..).step_by(step) {
             let mut store = ONE_GOES.store();
             let writer = Arc::new(Mutex::new(Some(store.take_db())));
             let left = Arc::new(AtomicU64::new(n));
@@ -144,10 +150,10 @@ fn inspecting_and_verifying_between_any_two_reads_of_which_the_writer_rolls_back
             assert!(found.reach.is_some(), "{context}: {found:?}");
         });
         tally.add("rollbacks", acted);
-        for level in [VerifyLevel::Light, VerifyLevel::Files, VerifyLevel::Content] {
-            let acted = back.interleave(|n, components| {
+        for level in LEVELS {
+            let acted = back.interleave_every(step_of(level), |n, components| {
                 let context = format!("{back:?}, before read {n} of {level:?}");
-                let found = StateDb::verify_with(DIR, level, components, |_| {});
+                let found = StateDb::verify_with(DIR, level, small(), components, |_| {});
                 let found = found.unwrap_or_else(|e| panic!("{context}: {e}"));
                 assert!(found.is_ok(), "{context}: {:?}", found.findings);
                 branch_of(&models, found.version, found.root, &context);

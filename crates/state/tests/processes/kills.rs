@@ -253,7 +253,7 @@ impl Harness {
         let reachable = reachable.expect("a base");
         check::reach(&db, reachable, &self.context);
         self.check_views(reachable, db.version());
-        for level in [VerifyLevel::Files, VerifyLevel::Content] {
+        for level in [VerifyLevel::Files, VerifyLevel::Replay] {
             let found = StateDb::verify(self.store(), level, |_| {}).unwrap();
             assert!(found.is_ok(), "{}: {:?}", self.context, found.findings);
             assert_eq!((found.version, found.root), (db.version(), db.root()));

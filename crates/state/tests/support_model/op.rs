@@ -283,7 +283,8 @@ impl ReferenceStateMachine for Histories {
         let level = prop_oneof![
             Just(VerifyLevel::Light),
             Just(VerifyLevel::Files),
-            Just(VerifyLevel::Content)
+            Just(VerifyLevel::Content),
+            Just(VerifyLevel::Replay)
         ];
         prop_oneof![
             24 => items().prop_map(|items| Op::CommitBlock { items }),

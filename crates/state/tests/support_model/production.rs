@@ -7,6 +7,9 @@ use super::op::{KEYS, STORES};
 use crate::fixture::Fixture;
 use crate::support::model::{Change, Rows, rows_of};
 
+const VERIFY_LEVELS: [VerifyLevel; 3] =
+    [VerifyLevel::Files, VerifyLevel::Content, VerifyLevel::Replay];
+
 struct Random(SeededChoice);
 
 impl Random {
@@ -111,7 +114,7 @@ fn step(random: &mut Random, store: &mut Fixture, held: &mut Vec<(View, Rows)>, 
             }
         }
         8 => {
-            let level = [VerifyLevel::Files, VerifyLevel::Content][random.below(2) as usize];
+            let level = VERIFY_LEVELS[random.below(3) as usize];
             let found = StateDb::verify(store.dir(), level, |_| {}).unwrap();
             assert!(found.is_ok(), "{:?}", found.findings);
             tally.add("verifications", 1);

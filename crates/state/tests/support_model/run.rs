@@ -13,7 +13,7 @@ use lithdb_state::{
 use super::check::Held;
 use super::op::{Environment, Item, KEYS, Op, STORES, Wrong};
 use crate::support::model::{Change, Model, change_sets};
-use crate::support::{DIR, Harness};
+use crate::support::{DIR, Harness, small};
 
 thread_local! {
     static COUNTS: RefCell<BTreeMap<&'static str, u64>> = const { RefCell::new(BTreeMap::new()) };
@@ -324,13 +324,16 @@ impl Run {
 
     /// Verifies the store beside the writer.
     fn verify(&self, level: VerifyLevel) {
-        let verified = StateDb::verify_with(DIR, level, self.harness.components(), |_| {});
+        let verified = StateDb::verify_with(DIR, level, small(), self.harness.components(), |_| {});
         let Some(found) = self.done(verified) else { return };
         assert!(found.is_ok(), "{}: {:?}", self.context, found.findings);
         assert_eq!(found.root, self.model.at(found.version).root, "{}", self.context);
-        if level == VerifyLevel::Content {
+        if level >= VerifyLevel::Content {
             let rows = self.model.at(found.version).rows.len() as u64;
             assert_eq!(found.rows, rows, "{}", self.context);
         }
+        let replayed = found.replay.map(|replay| replay.base + replay.versions);
+        let expected = (level == VerifyLevel::Replay).then_some(found.version);
+        assert_eq!(replayed, expected, "{}", self.context);
     }
 }

@@ -1,9 +1,9 @@
 //! `lith state info`: describes a state store. `--json`: `{"dir":…,"store":…,"initial_version":…,
-//! "oldest_version":…,"version":…,"root":…,"engine":{"name":…,"version":…},"snapshots":[…],
-//! "abandoned":[…],"reach":{"target":…,"base":…,"replays":…},"stores":[{"name":…,"keys":…,
-//! "bytes":…,"hash":…}]}`. `snapshots` and `abandoned` are those of `lith state snapshots`.
-//! `reach`, and with it `stores`, is null if the newest version cannot be reached without a working
-//! copy.
+//! "oldest_version":…,"version":…,"root":…,"floor":…,"engine":{"name":…,"version":…},
+//! "snapshots":[…],"abandoned":[…],"reach":{"target":…,"base":…,"replays":…},"stores":[{"name":…,
+//! "keys":…,"bytes":…,"hash":…}]}`. `floor` is the lowest version that a view or a rollback reaches.
+//! `snapshots` and `abandoned` are those of `lith state snapshots`. `reach`, and with it `stores`, is
+//! null if the newest version cannot be reached without a working copy.
 
 use std::path::Path;
 
@@ -40,10 +40,15 @@ fn show(dir: &Path, found: &StateInspection, ctx: &mut Context) -> Result<(), Fa
         }
         None => "NOT possible if the working copy is lost: no usable snapshot".to_owned(),
     };
+    let floor = match found.floor {
+        Some(floor) => format!("versions from {floor} on can be viewed and rolled back to"),
+        None => "NO version can be viewed or rolled back to".to_owned(),
+    };
     let lines = [
         ("version", found.version.to_string()),
         ("root", found.root.to_string()),
         ("log", format!("versions {} to {}", found.oldest_version, found.version)),
+        ("floor", floor),
         ("recovery", recovery),
         ("engine", found.engine.to_string()),
         ("id", found.store.to_string()),

@@ -66,7 +66,7 @@ enum Command {
     Rollback(rollback::Args),
     /// Print the root of a version
     Root(root::Args),
-    /// Check the log and the snapshots; with --content, hash every row
+    /// Check the log and the snapshots, and on request all rows and the history
     Verify(verify::Args),
     /// Make a state store of a flat layout: an engine without a log
     Adopt,

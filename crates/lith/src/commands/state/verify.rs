@@ -1,9 +1,10 @@
 //! `lith state verify`: checks a state store. `--json`: `{"sound":…,"level":…,"version":…,"root":…,
-//! "records":…,"snapshots":…,"rows":…,"findings":[…],"time":…}`.
+//! "records":…,"snapshots":…,"rows":…,"replay":…,"findings":[…],"time":…}`; `replay` is `null`, or
+//! `{"base":…,"versions":…,"snapshots":[…],"working":…,"rows":…}`.
 
 use std::path::Path;
 
-use lithdb_state::{StateDb, StateVerification, VerifyLevel};
+use lithdb_state::{StateDb, StateReplay, StateVerification, VerifyLevel};
 use serde_json::Value as Json;
 
 use crate::database::Context;
@@ -20,10 +21,15 @@ pub(crate) struct Args {
     /// Also hash every row of the newest version; implies --files
     #[arg(long)]
     content: bool,
+    /// Also replay the whole log, and compare every snapshot and the working copy; implies
+    /// --content
+    #[arg(long)]
+    replay: bool,
 }
 
 pub(super) fn run(args: &Args, dir: &Path, ctx: &mut Context) -> Result<(), Failure> {
     let level = match args {
+        Args { replay: true, .. } => VerifyLevel::Replay,
         Args { content: true, .. } => VerifyLevel::Content,
         Args { files: true, .. } => VerifyLevel::Files,
         Args { .. } => VerifyLevel::Light,
@@ -48,8 +54,18 @@ fn show(verified: &StateVerification, out: &mut Output) -> Result<(), Failure> {
     out.text(format_args!("version {version}\n  root {root}"))?;
     out.text(format_args!("  {} of the log", counted(*records, "record")))?;
     out.text(format_args!("  {}, {depth}", counted(*snapshots, "snapshot")))?;
-    if *level == VerifyLevel::Content {
+    if *level >= VerifyLevel::Content {
         out.text(format_args!("  {} hashed", counted(*rows, "row")))?;
+    }
+    if let Some(StateReplay { base, versions, snapshots, working, rows, .. }) = &verified.replay {
+        let snapshots = counted(snapshots.len() as u64, "snapshot");
+        let working = match working {
+            Some(version) => format!("the working copy of version {version}"),
+            None => "no working copy".to_owned(),
+        };
+        out.text(format_args!("  {} replayed from version {base}", counted(*versions, "version")))?;
+        out.text(format_args!("  {snapshots} and {working} compared"))?;
+        out.text(format_args!("  {} compared", counted(*rows, "row")))?;
     }
     for finding in &verified.findings {
         out.text(format_args!("WRONG: {finding}"))?;

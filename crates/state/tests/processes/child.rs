@@ -32,6 +32,12 @@ pub enum Mode {
     Open,
     /// Does everything that renames something, once, in one thread.
     Traced,
+    /// Imports the file beside the directory whose name ends in `.export`.
+    Import,
+    /// Adopts the flat layout in the directory.
+    Adopt,
+    /// Resets the store.
+    Reset,
 }
 
 /// The process that does it.
@@ -258,7 +264,7 @@ impl Child {
 }
 
 /// Truncates the log of a stopped store, as a rollback has done when it is decided.
-fn truncate_log(dir: &Path, target: u64) -> Result<()> {
+pub fn truncate_log(dir: &Path, target: u64) -> Result<()> {
     let rollback = Rollback::new([dir.join("wal")]).on_no_match(NoMatch::Refuse);
     rollback.plan(max_be_u64(0, target))?.execute().map(drop)
 }
@@ -289,15 +295,31 @@ impl Child {
     }
 }
 
+/// Makes or removes a store.
+fn once(dir: &Path, operation: impl FnOnce(&Path) -> Result<()>) {
+    mark("begin");
+    operation(dir).unwrap();
+    mark("done");
+}
+
+fn import(dir: &Path) -> Result<()> {
+    let export = std::fs::File::open(dir.with_extension("export")).unwrap();
+    StateDb::import(dir, export, small_log().memtable_bytes(30_000), None).map(drop)
+}
+
 #[test]
 fn scenario() {
     let Some(dir) = std::env::var_os(DIR) else { return };
     let number = |name| std::env::var(name).unwrap().parse().unwrap();
-    let mut child = Child::new(PathBuf::from(dir), number(SERIAL));
+    let dir = PathBuf::from(dir);
+    let mut child = Child::new(dir.clone(), number(SERIAL));
     match &*std::env::var(MODE).unwrap() {
         "Work" => child.work().unwrap(),
         "Open" => child.open().unwrap(),
         "Traced" => child.traced().unwrap(),
+        "Import" => once(&dir, import),
+        "Adopt" => once(&dir, |dir| StateDb::adopt(dir, small_log()).map(drop)),
+        "Reset" => once(&dir, |dir| StateDb::reset(dir).map(drop)),
         mode => panic!("unknown mode {mode}"),
     }
 }

@@ -12,10 +12,13 @@
     unreachable_pub
 )]
 
+mod beginnings;
 mod child;
+mod disk;
 mod kills;
 mod known;
 #[path = "../support/mod.rs"]
 mod support;
 mod syncs;
+mod templates;
 mod trace;

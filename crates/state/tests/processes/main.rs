@@ -15,8 +15,12 @@
 mod beginnings;
 mod child;
 mod disk;
+mod harness;
+mod history;
 mod kills;
 mod known;
+mod reading;
+mod soak;
 #[path = "../support/mod.rs"]
 mod support;
 mod syncs;

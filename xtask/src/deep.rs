@@ -44,7 +44,8 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("state-model", &["-p", "lithdb-state", "--test", "model"]),
     ("state-import", &["-p", "lithdb-state", "--test", "import"]),
     ("state-threads", &["-p", "lithdb-state", "--test", "concurrency"]),
-    ("state-kills", &["-p", "lithdb-state", "--test", "processes"]),
+    ("state-kills", &["-p", "lithdb-state", "--test", "processes", "--", "--skip", "soak"]),
+    ("state-soak", &["-p", "lithdb-state", "--test", "processes", "soak"]),
     ("state-engine", &["-p", "lithdb-state-engine", "--tests"]),
 ];
 

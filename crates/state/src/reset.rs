@@ -129,7 +129,10 @@ impl Parts {
                 parts.dirs.push(dir);
             }
         }
-        for file in [dirs.current(), dirs.root().join("CURRENT.new")] {
+        // Another `state.id` that was not renamed into place belongs to nobody any more.
+        let files = [dirs.current()].into_iter();
+        let new = ["CURRENT.new", "state.id.new"].map(|name| dirs.root().join(name));
+        for file in files.chain(new) {
             if exists_as(fs, &file, FileKind::File)? {
                 parts.files.push(file);
             }

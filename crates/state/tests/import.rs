@@ -12,6 +12,8 @@ mod diff;
 mod faults;
 #[path = "import/origin.rs"]
 mod origin;
+#[path = "import/paths.rs"]
+mod paths;
 #[path = "import/production.rs"]
 mod production;
 #[path = "import/refusals.rs"]

@@ -102,3 +102,9 @@ fn random_histories_agree_with_the_model() {
 fn random_histories_on_the_production_engine_agree_with_the_model() {
     support_model::production::random_histories();
 }
+
+/// `LITHDB_EFFORT=20` makes a million changes.
+#[test]
+fn overlapping_runs_of_a_store_never_show_an_older_value() {
+    support_model::overlap::overlapping_runs();
+}

@@ -222,6 +222,18 @@ fn crash_in_finishing(
             tally.add("nested", 1);
         }
     }
+    let reset = found.fork();
+    drop(reset.reset());
+    for j in 0..reset.fs.ops() {
+        let again = found.fork();
+        again.fs.crash_after(j);
+        drop(again.reset());
+        for image in [CrashImage::Nothing, CrashImage::Everything] {
+            let context = format!("{context}; then after {j} of resetting again, {image:?}");
+            kept_or_gone(script, &again.after_crash(&image), run, &context, tally);
+            tally.add("nested", 1);
+        }
+    }
 }
 
 /// The wipe of an interrupted reset with snapshots that were moved aside, by an import.

@@ -10,7 +10,7 @@ use super::support::model::{Change, change_sets, rows_of};
 use super::support::{DIR, Harness, small};
 
 /// Histories of a few versions over few stores and keys, so that rows are overwritten and deleted.
-fn histories() -> impl Strategy<Value = Vec<Vec<Change>>> {
+pub fn histories() -> impl Strategy<Value = Vec<Vec<Change>>> {
     let key =
         prop_oneof![Just(vec![0]), Just(vec![0xff, 0xff]), prop::collection::vec(0_u8..4, 1..4)];
     let value = prop_oneof![

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use lithdb_sim::{CrashImage, Effort, Tally};
-use lithdb_state::{ErrorKind, Reclone, Retention, SnapshotClass, StateOptions, Unreachable};
+use lithdb_state::{ErrorKind, Reclone, Retention, SnapshotClass, StateOptions, Unreachable, View};
 
 use crate::fixture::{Fixture, copy_dir};
 use crate::support::model::{Change, change_sets};
@@ -103,9 +103,19 @@ fn an_unreachable_target_is_refused_and_every_byte_stays() {
     }
 }
 
+/// What can be viewed can be exported: a store that is made of the export is at the version.
+fn check_export(store: &Fixture, view: &View, context: &str) {
+    let mut export = Vec::new();
+    view.export(&mut export).unwrap_or_else(|e| panic!("{context}: export: {e}"));
+    let mut imported = store.absent();
+    let report = imported.import(&export).unwrap_or_else(|e| panic!("{context}: import: {e}"));
+    assert_eq!((report.version, report.root), (view.version(), view.root()), "{context}");
+    check::view(&imported.open().latest(), &store.model, context);
+}
+
 /// sei-chain #4103, #3835: each of them computed on its own what it could reach.
 #[test]
-fn open_view_and_rollback_agree_on_what_can_be_reached() {
+fn open_view_rollback_and_export_agree_on_what_can_be_reached() {
     let mut tally = Tally::new("versions that are reached or refused");
     let mut stores = unreachable_targets();
     let mut damaged = Fixture::simulated(small().initial_version(100));
@@ -126,8 +136,13 @@ fn open_view_and_rollback_agree_on_what_can_be_reached() {
             if let Ok(view) = viewed {
                 check::view(&view, &store.model, &context);
                 assert_eq!(view.version(), version, "{context}");
+                check_export(&store, &view, &context);
             }
-            assert_eq!(store.view_only(Some(version)).is_ok(), reached, "{context}: view");
+            let viewed = store.view_only(Some(version));
+            assert_eq!(viewed.is_ok(), reached, "{context}: view");
+            if let Ok(view) = viewed {
+                check_export(&store, &view, &context);
+            }
             store.close();
             assert_eq!(store.view_only(Some(version)).is_ok(), reached, "{context}: view");
             let planned = store.stopped_rollback().plan(version).is_ok();

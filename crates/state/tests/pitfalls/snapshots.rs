@@ -241,6 +241,35 @@ fn a_snapshot_comes_after_the_interval_even_if_no_version_is_a_multiple() {
     db.close().unwrap();
 }
 
+/// sei-chain #2972: a pointer that leads to another snapshot than the files say.
+#[test]
+fn a_wrong_current_is_believed_by_nobody_and_written_again() {
+    let mut store = Fixture::simulated(small());
+    let current = PathBuf::from(DIR).join("CURRENT");
+    store.commit_to(4);
+    store.snapshot();
+    let older = store.harness().fs.read_raw(&current);
+    store.commit_to(8);
+    store.snapshot();
+    store.commit_to(10);
+    store.close();
+    let newest = store.harness().fs.read_raw(&current);
+    assert_ne!(older, newest);
+    for wrong in [Some(older), Some(b"not a pointer".to_vec()), Some(Vec::new()), None] {
+        let mut copy = store.fork();
+        match &wrong {
+            Some(bytes) => copy.harness().fs.write_raw(&current, bytes.clone()),
+            None => copy.harness().fs.remove_raw(&current),
+        }
+        copy.harness().fs.remove_dir_raw(format!("{DIR}/working"));
+        check::view(&copy.view_only(Some(9)).unwrap(), &copy.model, "beside");
+        let report = copy.open().opened();
+        assert_eq!((report.base, report.replayed), (8, 2), "{wrong:?}: {report:?}");
+        copy.check("opened with a wrong CURRENT");
+        assert_eq!(copy.harness().fs.read_raw(&current), newest, "{wrong:?}");
+    }
+}
+
 /// FlatKV's `WriteSnapshot` removes a snapshot before it renames the new one into its place.
 #[test]
 fn a_snapshot_taken_again_at_its_version_is_never_absent_meanwhile() {

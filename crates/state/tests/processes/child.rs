@@ -4,13 +4,14 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use lithdb::rollback::max_be_u64;
 use lithdb::{DuplicateKeys, NoMatch, Rollback, TableOptions};
 use lithdb_process_tests::Rng;
 use lithdb_state::{
-    Durability, Prune, Result, StateComponents, StateDb, StateEvent, StateListener, StateOptions,
-    StateRollback, Unreachable,
+    Durability, Error, ErrorKind, Prune, Result, StateComponents, StateDb, StateEvent,
+    StateListener, StateOptions, StateRollback, Unreachable,
 };
 
 use crate::support::model::{Change, STORES, change_sets};
@@ -32,6 +33,14 @@ pub enum Mode {
     Open,
     /// Does everything that renames something, once, in one thread.
     Traced,
+    /// Imports the file beside the directory whose name ends in `.export`.
+    Import,
+    /// Adopts the flat layout in the directory.
+    Adopt,
+    /// Resets the store.
+    Reset,
+    /// Reads what it is asked for, beside a writer.
+    Read,
 }
 
 /// The process that does it.
@@ -52,7 +61,7 @@ pub fn mark_in(line: &str) -> Option<&str> {
     Some(line.strip_suffix('\n')?.split_once("MARK ")?.1)
 }
 
-fn mark(text: impl Display) {
+pub fn mark(text: impl Display) {
     println!("MARK {text}");
 }
 
@@ -102,6 +111,25 @@ fn note(event: &StateEvent) {
     }
 }
 
+/// Whether a rollback was refused: retention has removed the snapshot meanwhile, or a reader has one
+/// that would go.
+fn is_refusal(error: &Error) -> bool {
+    Unreachable::of(error).is_some() || error.kind() == ErrorKind::Locked
+}
+
+/// Opens a store whose snapshots are perhaps being read while they are to be moved aside.
+pub fn open_beside_readers(open: impl Fn() -> Result<StateDb>) -> Result<StateDb> {
+    for _ in 0..1_000 {
+        match open() {
+            Err(error) if error.kind() == ErrorKind::Locked => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            opened => return opened,
+        }
+    }
+    open()
+}
+
 struct Child {
     dir: PathBuf,
     rng: Rng,
@@ -132,7 +160,8 @@ impl Child {
 
     fn open(&mut self) -> Result<()> {
         mark("open");
-        let db = StateDb::open_with(&self.dir, self.options.clone(), self.components())?;
+        let open = || StateDb::open_with(&self.dir, self.options.clone(), self.components());
+        let db = open_beside_readers(open)?;
         mark(format_args!("opened {} {}", db.version(), db.root()));
         // What was not durable may be gone: its versions are committed again.
         self.branch += 1;
@@ -201,8 +230,7 @@ impl Child {
                 mark(format_args!("rolled {} {}", db.version(), db.root()));
                 Some(db)
             }
-            // Retention has removed the snapshot meanwhile.
-            Err(error) if Unreachable::of(&error).is_some() => {
+            Err(error) if is_refusal(&error) => {
                 mark("refused");
                 Some(other)
             }
@@ -222,12 +250,9 @@ impl Child {
         }
         mark(format_args!("stop {target}"));
         let rollback = StateRollback::new(&self.dir).options(self.options.clone());
-        match rollback.plan(target) {
-            Ok(plan) => {
-                let report = plan.execute()?;
-                mark(format_args!("stopped {} {}", report.version, report.root));
-            }
-            Err(error) if Unreachable::of(&error).is_some() => mark("refused"),
+        match rollback.plan(target).and_then(|plan| plan.execute()) {
+            Ok(report) => mark(format_args!("stopped {} {}", report.version, report.root)),
+            Err(error) if is_refusal(&error) => mark("refused"),
             Err(error) => return Err(error),
         }
         self.open()
@@ -258,7 +283,7 @@ impl Child {
 }
 
 /// Truncates the log of a stopped store, as a rollback has done when it is decided.
-fn truncate_log(dir: &Path, target: u64) -> Result<()> {
+pub fn truncate_log(dir: &Path, target: u64) -> Result<()> {
     let rollback = Rollback::new([dir.join("wal")]).on_no_match(NoMatch::Refuse);
     rollback.plan(max_be_u64(0, target))?.execute().map(drop)
 }
@@ -289,15 +314,38 @@ impl Child {
     }
 }
 
-#[test]
-fn scenario() {
-    let Some(dir) = std::env::var_os(DIR) else { return };
+/// Makes or removes a store.
+fn once(dir: &Path, operation: impl FnOnce(&Path) -> Result<()>) {
+    mark("begin");
+    operation(dir).unwrap();
+    mark("done");
+}
+
+fn import(dir: &Path) -> Result<()> {
+    let export = std::fs::File::open(dir.with_extension("export")).unwrap();
+    StateDb::import(dir, export, small_log().memtable_bytes(30_000), None).map(drop)
+}
+
+/// Does what a parent has asked for in the environment; `false` if there is none.
+pub fn run_if_asked() -> bool {
+    let Some(dir) = std::env::var_os(DIR) else { return false };
     let number = |name| std::env::var(name).unwrap().parse().unwrap();
-    let mut child = Child::new(PathBuf::from(dir), number(SERIAL));
+    let dir = PathBuf::from(dir);
+    let mut child = Child::new(dir.clone(), number(SERIAL));
     match &*std::env::var(MODE).unwrap() {
         "Work" => child.work().unwrap(),
         "Open" => child.open().unwrap(),
         "Traced" => child.traced().unwrap(),
+        "Import" => once(&dir, import),
+        "Adopt" => once(&dir, |dir| StateDb::adopt(dir, small_log()).map(drop)),
+        "Reset" => once(&dir, |dir| StateDb::reset(dir).map(drop)),
+        "Read" => crate::reading::answer(&dir, number(SERIAL)),
         mode => panic!("unknown mode {mode}"),
     }
+    true
+}
+
+#[test]
+fn scenario() {
+    run_if_asked();
 }

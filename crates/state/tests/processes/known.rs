@@ -3,13 +3,16 @@
 use lithdb_state::RootHash;
 
 use crate::child::changes;
-use crate::support::model::Model;
+use crate::history::History;
+use crate::support::model::{Change, Model};
 
 /// What a store may be.
 #[derive(Debug, Clone)]
 pub struct Known {
     /// All versions, with the one that is being committed.
     pub model: Model,
+    /// When each version was there.
+    pub history: History,
     /// The newest version that was acknowledged as durable.
     pub durable: u64,
     /// The target of a rollback that has begun and not returned.
@@ -35,7 +38,23 @@ const BEGINNINGS: [(&str, &str); 8] = [
 impl Known {
     pub fn new() -> Self {
         let model = Model::new(1);
-        Self { model, durable: 0, undecided: None, doing: None, commits: 0 }
+        let history = History::of(&model);
+        Self { model, history, durable: 0, undecided: None, doing: None, commits: 0 }
+    }
+
+    /// The next version is being committed.
+    pub fn commit(&mut self, changes: &[Change]) -> u64 {
+        let version = self.model.commit(changes);
+        self.history.follow(&self.model);
+        version
+    }
+
+    fn roll_back(&mut self, target: u64) {
+        let beat = &self.history.beat;
+        // Before the time of this: nobody relies on more from then on.
+        beat.set_durable(target.min(beat.durable()));
+        self.model.roll_back(target);
+        self.history.follow(&self.model);
     }
 
     /// A child has marked something.
@@ -47,7 +66,7 @@ impl Known {
         let number = |word: &str| word.parse::<u64>().unwrap();
         match words[..] {
             ["commit", version, branch] => {
-                let next = self.model.commit(&changes(number(branch), number(version)));
+                let next = self.commit(&changes(number(branch), number(version)));
                 assert_eq!(next, number(version), "the version after the newest");
             }
             ["committed", version, root, durability] => {
@@ -85,7 +104,7 @@ impl Known {
                 if number(version) < self.model.head() {
                     self.durable = number(version);
                 }
-                self.model.roll_back(number(version));
+                self.roll_back(number(version));
                 self.is_at(number(version), root, mark);
                 self.doing = None;
             }
@@ -98,6 +117,7 @@ impl Known {
             ["open" | "snapshot" | "prune" | "flush" | "close"] | ["removed" | "floor", _] => {}
             _ => panic!("unexpected mark {mark:?}"),
         }
+        self.history.beat.set_durable(self.durable);
     }
 
     /// The newest version has this root.
@@ -121,7 +141,7 @@ impl Known {
             is_target || (durable..=newest).contains(&version),
             "{context}: found version {version}, acknowledged {durable}, the newest {newest}"
         );
-        self.model.roll_back(version);
+        self.roll_back(version);
         self.is_at(version, root, context);
         self.durable = version;
     }

@@ -12,10 +12,17 @@
     unreachable_pub
 )]
 
+mod beginnings;
 mod child;
+mod disk;
+mod harness;
+mod history;
 mod kills;
 mod known;
+mod reading;
+mod soak;
 #[path = "../support/mod.rs"]
 mod support;
 mod syncs;
+mod templates;
 mod trace;

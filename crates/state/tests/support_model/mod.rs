@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod op;
+pub mod overlap;
 pub mod production;
 pub mod reopen;
 pub mod run;

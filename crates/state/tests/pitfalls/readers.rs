@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lithdb::{DuplicateKeys, TableOptions};
-use lithdb_env::spawn;
+use lithdb_env::{Fs, OsFs, spawn};
 use lithdb_sim::{Effort, Tally};
 use lithdb_state::{
     Retention, RootHash, StateComponents, StateDb, StateOptions, Unreachable, VerifyLevel,
@@ -295,9 +295,8 @@ fn a_reader_beside_snapshots_retention_and_collection_always_finds_its_version()
 
 /// The versions of the directories with the name of a snapshot.
 fn snapshots_on_disk(path: &Path) -> Vec<u64> {
-    let entries = std::fs::read_dir(path.join("snapshots")).unwrap();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter_map(|name| name.parse().ok()).collect()
+    let entries = OsFs.list(&path.join("snapshots")).unwrap();
+    entries.into_iter().flat_map(|entry| entry.name.parse()).collect()
 }
 
 /// One round of a reader, in the process of the writer or as in another; returns how many of its

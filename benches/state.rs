@@ -252,9 +252,9 @@ fn snapshots(dir: &Path, db: &StateDb, rows: u64) {
     let against = format!("{links} links {raw:.1} ms");
     row("snapshot after its flush, p50", format!("{took:.1} ms"), &against, Some(took / raw));
     row(
-        "snapshot, the writer's lock is held, p50",
-        format!("{:.3} ms", median(held.clone())),
-        &format!("worst of {} {:.3} ms", held.len(), quantile(&held, 1.0)),
+        &format!("snapshot, the writer's lock held, worst of {}", held.len()),
+        format!("{:.3} ms", quantile(&held, 1.0)),
+        &format!("p50 {:.3} ms", median(held.clone())),
         None,
     );
     row("space of a fresh snapshot", format!("{:.1} KiB", median(space)), "files of its own", None);

@@ -261,7 +261,7 @@ impl Shared {
         self.background.done.notify_all();
         let Some(taken) = taken else { return Step::Done };
         if taken.is_ok() {
-            self.metrics.snapshot_version.set(head.version as f64);
+            self.metrics.show(|shown| shown.snapshot_version = head.version);
         }
         for ticket in job.into_iter().flat_map(|job| job.tickets) {
             ticket.resolve(taken.clone());
@@ -323,7 +323,7 @@ impl Shared {
     /// The sorted runs in level 0, of which it also sets the gauge.
     fn show_runs(&self) -> usize {
         let runs = self.engine.stats().level_0_runs;
-        self.metrics.l0_runs.set(runs as f64);
+        self.metrics.show(|shown| shown.l0_runs = runs as u64);
         runs
     }
 

@@ -18,6 +18,7 @@ use crate::head::{Committed, Head};
 use crate::meta::{META_KEY, Meta};
 use crate::metrics::timed;
 use crate::options::Durability;
+use crate::overlay::Times;
 use crate::record::{Body, Record, StoreDelta};
 use crate::row::{encode_row, physical_key};
 use crate::shared::{Accepted, PendingVersion, Shared, Writer};
@@ -32,10 +33,13 @@ impl Shared {
         sets: &[ChangeSet],
     ) -> Result<()> {
         let apply = || self.apply_sets(writer, version, sets);
-        timed(&*self.env.clock, &self.metrics.apply, apply)
+        let times = timed(&*self.env.clock, &self.metrics.apply, apply)?;
+        self.metrics.applied(&times);
+        Ok(())
     }
 
-    fn apply_sets(&self, writer: &mut Writer, version: u64, sets: &[ChangeSet]) -> Result<()> {
+    /// Returns how long it has read and hashed.
+    fn apply_sets(&self, writer: &mut Writer, version: u64, sets: &[ChangeSet]) -> Result<Times> {
         self.check_writable()?;
         let head = self.check_next(version)?;
         for set in sets {
@@ -44,11 +48,10 @@ impl Shared {
         let overlay = Arc::clone(&self.pending.lock().overlay);
         let prepared =
             overlay.prepare(sets, &self.engine, &head.pin, &self.hash_pool, &self.env.clock)?;
-        self.metrics.old_values.record(prepared.times.reading.as_secs_f64());
-        self.metrics.hash.record(prepared.times.hashing.as_secs_f64());
+        let times = prepared.times;
         if writer.accepted.is_some() {
             if overlay.holds(&prepared) {
-                return Ok(());
+                return Ok(times);
             }
             let message = format!(
                 "version {version} is in the log without these changes, and not durable yet: \
@@ -74,8 +77,8 @@ impl Shared {
         Arc::make_mut(&mut pending.overlay).accept(prepared);
         let ops = pending.overlay.entries().len();
         drop(pending);
-        self.metrics.pending_ops.set(ops as f64);
-        Ok(())
+        self.metrics.show(|shown| shown.pending_ops = ops as u64);
+        Ok(times)
     }
 
     /// Before a commit: waits while the engine cannot keep up. Others may act meanwhile.
@@ -99,7 +102,7 @@ impl Shared {
         guard.disarm();
         let (committed, ops) = committed?;
         let took = self.env.clock.monotonic().saturating_sub(started);
-        self.metrics.committed(version, ops, took);
+        self.metrics.committed(version, ops, self.durable.load(Ordering::Acquire), took);
         Ok((committed, head))
     }
 
@@ -219,7 +222,7 @@ impl Shared {
     pub(crate) fn discard(&self, writer: &mut Writer) {
         writer.accepted = None;
         *self.pending.lock() = PendingVersion::default();
-        self.metrics.pending_ops.set(0.0);
+        self.metrics.show(|shown| shown.pending_ops = 0);
     }
 
     /// Removes versions that have become durable from those that are waited for.
@@ -231,7 +234,6 @@ impl Shared {
             self.durable.fetch_max(*version, Ordering::AcqRel);
             writer.undurable.pop_front();
         }
-        self.show_durable();
     }
 }
 

@@ -157,6 +157,7 @@ impl StateDb {
         if let Some(mut writer) = self.shared.writer.try_lock() {
             self.shared.note_durable(&mut writer);
         }
+        self.shared.show_durable();
         self.shared.durable.load(Ordering::Acquire)
     }
 

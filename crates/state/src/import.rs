@@ -26,7 +26,7 @@ use crate::export::{ExportReader, Header, sums};
 use crate::files::{BaseFile, Phase, StateId, engine_dir_name};
 use crate::head::Head;
 use crate::meta::Meta;
-use crate::metrics::{Label, timed};
+use crate::metrics::{Label, add, timed};
 use crate::open::{Opening, inventory};
 use crate::options::{StateComponents, StateOptions, Wal};
 use crate::reset::Parts;
@@ -97,7 +97,7 @@ impl StateDb {
         let report = timed(&*clock, &label.histogram("lithdb_state_import_seconds"), || {
             Import::begin(opening, rows.header())?.run(rows)
         })?;
-        label.counter("lithdb_state_import_rows_total").increment(report.rows);
+        add(&label.counter("lithdb_state_import_rows_total"), report.rows);
         Ok(report)
     }
 }

@@ -13,7 +13,7 @@ use crate::db::StateDb;
 use crate::dirs::{self, Dirs, discard};
 use crate::event::{StateEvent, refuse_in_listener};
 use crate::files::{StateId, parse_abandoned_name};
-use crate::metrics::Label;
+use crate::metrics::{Label, record};
 use crate::open::log::WAL_TABLE;
 use crate::open::{OpenReport, Opening};
 use crate::options::{Retention, StateComponents, StateOptions};
@@ -299,7 +299,7 @@ impl StateRollbackPlan {
             problems.push(format!("the store was closed without flushing everything: {error}"));
         }
         let took = clock.monotonic().saturating_sub(started);
-        label.histogram("lithdb_state_rollback_seconds").record(took.as_secs_f64());
+        record(&label.histogram("lithdb_state_rollback_seconds"), took);
         Ok(StateRollbackReport { version, root, opened, snapshots_removed, problems })
     }
 }

@@ -19,7 +19,7 @@ use crate::dirs::Dirs;
 use crate::event::{EventQueue, StateEvent};
 use crate::files::StoreId;
 use crate::head::Head;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Shown};
 use crate::options::StateOptions;
 use crate::overlay::Overlay;
 use crate::record::Record;
@@ -146,12 +146,27 @@ impl Shared {
         error
     }
 
-    /// Sets the gauge of the log's versions, of which some may have been collected.
+    /// Sets the gauges of a store that has just been opened, whose log begins with `oldest`.
+    pub(crate) fn show_opened(&self, oldest: u64) {
+        let version = self.head().version;
+        self.metrics.begin(Shown {
+            pending_ops: 0,
+            version,
+            durable_version: version,
+            snapshot_version: self.background.snapshot_version(),
+            oldest,
+            l0_runs: self.engine.stats().level_0_runs as u64,
+        });
+        self.show_log();
+    }
+
+    /// Sets the gauge of the log's versions, of which some may have been collected. One thread
+    /// collects them at a time.
     pub(crate) fn show_log(&self) {
         match self.log.range() {
             Ok(versions) => {
                 let oldest = versions.map_or(0, |versions| *versions.start());
-                self.metrics.set_oldest(oldest, self.head().version);
+                self.metrics.show(|shown| shown.oldest = oldest);
             }
             Err(error) => tracing::warn!(%error, "the number of the log's versions is not known"),
         }
@@ -159,7 +174,8 @@ impl Shared {
 
     /// Sets the gauge of the newest durable version.
     pub(crate) fn show_durable(&self) {
-        self.metrics.durable_version.set(self.durable.load(Ordering::Acquire) as f64);
+        let durable = self.durable.load(Ordering::Acquire);
+        self.metrics.show(|shown| shown.set_durable(durable));
     }
 
     /// Makes every committed version durable and returns the newest.

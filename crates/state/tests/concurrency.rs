@@ -5,6 +5,8 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 #![allow(missing_docs, unreachable_pub)]
 
+#[path = "concurrency/durability.rs"]
+mod durability;
 #[path = "concurrency/ends.rs"]
 mod ends;
 #[path = "pitfalls/engines.rs"]

@@ -10,9 +10,11 @@ mod refuse;
 mod support;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use lithdb_state::{StateDb, VerifyLevel};
+use lithdb_state::{Durability, ErrorKind, StateDb, VerifyLevel};
 use metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata,
     SharedString, Unit, with_local_recorder,
@@ -20,24 +22,40 @@ use metrics::{
 use parking_lot::Mutex;
 
 use fixture::Fixture;
-use support::model::Change;
+use support::model::{Change, change_sets};
 use support::{DIR, small};
 
 /// What a metric has, by its name without `lithdb_state_`. Of a histogram, the number of values.
 type Values = BTreeMap<String, f64>;
 
-/// Records everything that has the label of the store in [`DIR`].
-#[derive(Debug, Default, Clone)]
-struct Recorder(Arc<Mutex<Values>>);
+/// Records everything that has the label of the store.
+#[derive(Debug, Clone)]
+struct Recorder {
+    dir: String,
+    told: Arc<Told>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    values: Mutex<Values>,
+    /// What no store may tell: the panics of a recorder are caught.
+    wrong: Mutex<Vec<String>>,
+    panics: AtomicBool,
+}
 
 struct Metric {
     name: String,
-    values: Arc<Mutex<Values>>,
+    told: Arc<Told>,
 }
 
 impl Metric {
     fn change(&self, change: impl FnOnce(&mut f64)) {
-        change(self.values.lock().entry(self.name.clone()).or_default());
+        change(self.told.values.lock().entry(self.name.clone()).or_default());
+        assert!(!self.told.panics.load(Ordering::SeqCst), "a recorder that panics");
+    }
+
+    fn is_wrong(&self, what: &str) {
+        self.told.wrong.lock().push(format!("{}: {what}", self.name));
     }
 }
 
@@ -46,16 +64,16 @@ impl CounterFn for Metric {
         self.change(|sum| *sum += value as f64);
     }
     fn absolute(&self, _value: u64) {
-        panic!("counters are incremented");
+        self.is_wrong("counters are incremented");
     }
 }
 
 impl GaugeFn for Metric {
     fn increment(&self, _value: f64) {
-        panic!("gauges are set");
+        self.is_wrong("gauges are set");
     }
     fn decrement(&self, _value: f64) {
-        panic!("gauges are set");
+        self.is_wrong("gauges are set");
     }
     fn set(&self, value: f64) {
         self.change(|gauge| *gauge = value);
@@ -64,26 +82,41 @@ impl GaugeFn for Metric {
 
 impl HistogramFn for Metric {
     fn record(&self, value: f64) {
-        assert!(value >= 0.0 && value.is_finite(), "{}: {value}", self.name);
+        if !(value >= 0.0 && value.is_finite()) {
+            self.is_wrong(&format!("{value}"));
+        }
         self.change(|count| *count += 1.0);
     }
 }
 
+impl Default for Recorder {
+    fn default() -> Self {
+        Self::of(Path::new(DIR))
+    }
+}
+
 impl Recorder {
+    fn of(dir: &Path) -> Self {
+        Self { dir: dir.display().to_string(), told: Arc::default() }
+    }
+
     fn metric(&self, key: &Key) -> Option<Arc<Metric>> {
         let name = key.name().strip_prefix("lithdb_state_")?.to_owned();
         let labels: Vec<_> = key.labels().map(|label| (label.key(), label.value())).collect();
-        assert_eq!(labels, [("state", DIR)], "{name}");
-        Some(Arc::new(Metric { name, values: Arc::clone(&self.0) }))
+        assert_eq!(labels, [("state", &self.dir[..])], "{name}");
+        Some(Arc::new(Metric { name, told: Arc::clone(&self.told) }))
     }
 
     fn values(&self) -> Values {
-        self.0.lock().clone()
+        assert_eq!(*self.told.wrong.lock(), Vec::<String>::new());
+        self.told.values.lock().clone()
     }
 
     /// The values since the last call.
     fn take(&self) -> Values {
-        std::mem::take(&mut *self.0.lock())
+        let values = self.values();
+        self.told.values.lock().clear();
+        values
     }
 }
 
@@ -228,4 +261,76 @@ fn gauges_do_not_move_by_reading() {
             assert_eq!(recorder.take()["version"], 10.0);
         }
     });
+}
+
+#[test]
+fn a_refused_apply_is_in_no_histogram() {
+    let recorder = Recorder::default();
+    with_local_recorder(&recorder, || {
+        let store = Fixture::simulated(small().max_commit_bytes(4_000));
+        recorder.take();
+        let sets = change_sets(&[Change::put("bank", "a", vec![b'v'; 5_000])]);
+        let refused = store.db().apply(1, &sets).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidArgument, "{refused}");
+        assert!(refused.to_string().contains("max_commit_bytes"), "{refused}");
+        assert_eq!(recorder.take(), Values::new());
+    });
+}
+
+#[test]
+fn a_closed_handle_moves_no_gauge_of_the_store_that_is_open() {
+    let recorder = Recorder::default();
+    with_local_recorder(&recorder, || {
+        let mut store = Fixture::simulated(small().durability(Durability::OnFlush));
+        store.commit_to(4);
+        store.snapshot();
+        store.commit_to(9);
+        let old = store.db().clone();
+        store.roll_back(6);
+        store.apply(&[Change::put("bank", "a", b"1"), Change::put("log", "b", b"2")]);
+        let now = gauges(&recorder.values());
+        assert_eq!((now[0], now[1], now[2]), (2.0, 6.0, 6.0));
+        recorder.take();
+        assert_eq!((old.stats().version, old.version()), (9, 9));
+        assert!(old.durable_version() <= 9);
+        old.discard_pending();
+        old.flush().unwrap_err();
+        assert_eq!(recorder.take(), Values::new());
+    });
+}
+
+/// The recorder is the application's: a commit has been made, whatever it does.
+#[test]
+fn a_recorder_that_panics_ends_neither_commits_nor_the_background_thread() {
+    let on_disk = tempfile::tempdir().unwrap();
+    for (recorder, dir) in [
+        (Recorder::default(), None),
+        (Recorder::of(&on_disk.path().join("state")), Some(on_disk.path().join("state"))),
+    ] {
+        with_local_recorder(&recorder, || {
+            let options = small().keep_snapshots(0);
+            let db = match dir {
+                None => Fixture::simulated(options).take_db(),
+                Some(dir) => StateDb::open(dir, options).unwrap(),
+            };
+            recorder.told.panics.store(true, Ordering::SeqCst);
+            recorder.take();
+            for version in 1..=9 {
+                let sets = change_sets(&[Change::put("bank", "a", version.to_string())]);
+                assert_eq!(db.commit_block(version, &sets).unwrap().version, version);
+                if version % 3 == 0 {
+                    assert_eq!(db.snapshot().unwrap().wait().unwrap().version, version);
+                }
+            }
+            let stats = db.stats();
+            assert_eq!((stats.version, stats.durable_version), (9, 9));
+            assert_eq!((stats.failure, stats.last_snapshot_error), (None, None));
+            db.latest().export(Vec::new()).unwrap();
+            db.close().unwrap();
+            // What panicked was told nevertheless.
+            let told = recorder.take();
+            has(&told, &[("commit_seconds", 9.0), ("snapshot_seconds", 3.0)], "told");
+            has(&told, &[("version", 9.0), ("prune_seconds", 3.0)], "told");
+        });
+    }
 }

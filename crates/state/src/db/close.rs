@@ -74,6 +74,8 @@ impl StateDb {
             }
             (_, closed) => closed,
         };
+        // Whoever opens the store now sets the gauges.
+        shared.metrics.end();
         let lock = shared.lock.lock().take();
         let result = flushed.and(closed);
         *closing = Some(result.clone());

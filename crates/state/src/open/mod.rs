@@ -232,7 +232,7 @@ impl Opening {
         adopt::finish(&mut self, &mut id)?;
         let newest = valid.last().copied();
         let shared = self.shared(lock, id, own_db, log, floor, working, head, newest)?;
-        shared.show_log();
+        shared.show_opened(*versions.start());
         count_opening(&label, &self.report);
         Ok((shared, self.report))
     }
@@ -291,11 +291,6 @@ impl Opening {
         let has_thread = !self.components.without_background;
         let snapshot_version = newest_snapshot.unwrap_or(id.initial_version - 1);
         let metrics = Metrics::new(Label::of(self.dirs.root()), Arc::clone(&self.env.clock));
-        metrics.pending_ops.set(0.0);
-        metrics.version.set(head.version as f64);
-        metrics.durable_version.set(head.version as f64);
-        metrics.snapshot_version.set(snapshot_version as f64);
-        metrics.l0_runs.set(working.engine.stats().level_0_runs as f64);
         Ok(Arc::new(Shared {
             dirs: self.dirs.clone(),
             options: self.options.clone(),

@@ -8,7 +8,7 @@ use lithdb_env::{Error, Result};
 
 use crate::dirs;
 use crate::event::StateEvent;
-use crate::metrics::timed;
+use crate::metrics::{add, timed};
 use crate::options::Retention;
 use crate::prune::{Prune, PruneReport};
 use crate::rollback;
@@ -54,7 +54,7 @@ pub(crate) fn prune(
 ) -> Result<PruneReport> {
     let (metrics, clock) = (&shared.metrics, &*shared.env.clock);
     let report = timed(clock, &metrics.prune, || prune_selected(shared, snapshots, prune))?;
-    metrics.pruned_snapshots.increment(report.removed.len() as u64);
+    add(&metrics.pruned_snapshots, report.removed.len() as u64);
     shared.show_log();
     Ok(report)
 }

@@ -10,7 +10,7 @@ use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lithdb_process_tests::{Rng, scratch};
 use lithdb_sim::Tally;
@@ -19,6 +19,14 @@ use lithdb_state::{StateDb, StateOptions, View};
 use crate::child::{self, Mode, mark};
 use crate::history::{Beat, History, digest};
 use crate::support::model::rows_of;
+
+/// What views count as.
+pub const NEWEST: &str = "newest versions read by other processes";
+pub const PAST: &str = "past versions read by other processes";
+pub const EXPORTED: &str = "versions exported and imported by other processes";
+
+/// By far more than it takes to start a reader, ask it, and start another one if it was killed.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The process: answers the questions on standard input, one line each. `view VERSION LIMIT` and
 /// `export VERSION LIMIT`, where `-` is the newest version.
@@ -111,6 +119,16 @@ impl Readers {
         tally.add("readers killed", std::mem::take(&mut *self.shared.killed.lock().unwrap()));
     }
 
+    /// Waits until one of them has seen a version since the last check. The store stands still.
+    pub fn wait_for_a_view(&self, context: &str) {
+        let is_view = |asked: &Asked| asked.answer.starts_with("seen ");
+        let began = Instant::now();
+        while !self.shared.asked.lock().unwrap().iter().any(is_view) {
+            assert!(began.elapsed() < PATIENCE, "{context}: no reader sees any version");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Lets them end.
     pub fn stop(&mut self) {
         self.shared.is_over.store(true, Ordering::SeqCst);
@@ -137,9 +155,9 @@ impl Asked {
                     _ if is_gone => Err("a version that had been rolled back"),
                     Some(wanted) if wanted != version => Err("another version"),
                     None if version < lowest => Err("a version that was not the newest"),
-                    _ if self.is_export => Ok("versions exported and imported by other processes"),
-                    Some(_) => Ok("past versions read by other processes"),
-                    None => Ok("newest versions read by other processes"),
+                    _ if self.is_export => Ok(EXPORTED),
+                    Some(_) => Ok(PAST),
+                    None => Ok(NEWEST),
                 }
             }
             ["refused", "Locked", ..] if history.lost_versions_after(self.at) => {

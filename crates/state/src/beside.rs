@@ -109,7 +109,8 @@ impl StateDb {
 
     /// Verifies the store in `dir`, beside a writer or not. `progress` receives the number of
     /// records or rows so far. At [`VerifyLevel::Replay`] the store's directory `views` is written
-    /// to for a moment.
+    /// to: the files of the working copy are linked there for a moment, and a replay that outgrows
+    /// [`view_memory_bytes`](StateOptions::view_memory_bytes) has a clone there until it is over.
     ///
     /// # Errors
     /// As [`view_only`](Self::view_only). What is wrong with the store is in the verification.

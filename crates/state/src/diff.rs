@@ -3,7 +3,6 @@
 //! A difference is one of rows: of a value, or of the version that put it. So two versions without
 //! a difference have the same export, but for its header.
 
-use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::iter::Peekable;
@@ -12,7 +11,7 @@ use std::vec;
 use bytes::Bytes;
 use lithdb_env::Result;
 
-use crate::rows::{Row, Rows};
+use crate::rows::{Row, Rows, merged};
 use crate::store_name::StoreName;
 use crate::view::View;
 
@@ -100,15 +99,8 @@ fn next_pair(
     after: &mut Peekable<Rows>,
 ) -> Result<Option<(Option<Row>, Option<Row>)>> {
     loop {
-        let order = match (before.peek(), after.peek()) {
-            (None, None) => return Ok(None),
-            (Some(Ok(before)), Some(Ok(after))) => before.key.cmp(&after.key),
-            (Some(Ok(_)), None) => Ordering::Less,
-            (None, Some(Ok(_))) => Ordering::Greater,
-            (Some(Err(error)), _) | (_, Some(Err(error))) => return Err(error.clone()),
-        };
-        let old = if order.is_le() { before.next().transpose()? } else { None };
-        let new = if order.is_ge() { after.next().transpose()? } else { None };
+        let pair = merged(before, after, |row| &row.key)?;
+        let Some((old, new)) = pair else { return Ok(None) };
         if old != new {
             return Ok(Some((old, new)));
         }

@@ -146,8 +146,8 @@ impl<'a> Replay<'a> {
     fn in_context(&self, error: &Error) -> Error {
         let (target, limit) = (self.target, self.reader.view_memory_bytes);
         error.context(format_args!(
-            "a view of version {target} outgrows view_memory_bytes ({limit} bytes: raise it) and \
-             needs a clone on disk"
+            "the replay to version {target} outgrows view_memory_bytes ({limit} bytes; a program \
+             can raise it) and needs a clone on disk"
         ))
     }
 }

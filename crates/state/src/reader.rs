@@ -189,11 +189,19 @@ impl Reader {
                     return Err(Error::at(ErrorKind::Corrupt, &path, message));
                 };
                 let meta = Meta::decode(&row)?;
-                // The writer may have rolled back and taken another of that version meanwhile.
-                let is_chosen = meta.store == self.id
-                    && meta.version == version
-                    && self.log.root(version)? == Some(meta.root);
-                Ok(is_chosen.then_some(Start { base, engine, meta, lock: Some(lock) }))
+                // If not, the writer may have rolled back and taken another of that version
+                // meanwhile: whoever begins again finds out.
+                let root = self.log.root(version)?;
+                if (meta.store, meta.version, Some(meta.root)) != (self.id, version, root) {
+                    let path = self.dirs.snapshot(version);
+                    let message = format!(
+                        "the snapshot's META row: expected version {version} of store {} with the \
+                         root of the log, found version {} of store {} with root {}",
+                        self.id, meta.version, meta.store, meta.root
+                    );
+                    return Err(Error::at(ErrorKind::Corrupt, &path, message));
+                }
+                Ok(Some(Start { base, engine, meta, lock: Some(lock) }))
             }
         }
     }
@@ -289,7 +297,7 @@ pub(crate) fn is_surprise(error: &Error) -> bool {
 }
 
 /// Calls `attempt` with a reader of the store in `dir`, again if a snapshot was removed or the log
-/// rolled back meanwhile.
+/// rolled back meanwhile. `Locked` if a rollback of the log is under way when an attempt begins.
 pub(crate) fn again<T>(
     dir: &Path,
     open: impl Fn() -> Result<Reader>,
@@ -307,6 +315,8 @@ pub(crate) fn again<T>(
         match attempt(&reader) {
             Ok(Some(found)) => return Ok(found),
             Ok(None) => {}
+            // By a rollback that began after the attempt: the next one waits for nobody.
+            Err(error) if error.is_rollback_pending() => {}
             // Unless nothing has changed since the last attempt.
             Err(error) if is_surprise(&error) => match &surprised {
                 Some(earlier) if reader.has_all_of(earlier)? => return Err(error),

@@ -1,7 +1,9 @@
 //! Iterating over rows, from both ends, with or without changes that are not committed.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::iter::Peekable;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
@@ -60,6 +62,24 @@ pub(crate) fn prefix_bounds(store: &StoreName, prefix: &[u8]) -> Bounds {
         unreachable!("the name of a store ends with a character below 0xff")
     };
     (Bound::Included(start), Bound::Excluded(end))
+}
+
+/// The rows with the next key of two iterators in the order of keys: of one of them, or of both.
+pub(crate) fn merged<T, I: Iterator<Item = Result<T>>>(
+    before: &mut Peekable<I>,
+    after: &mut Peekable<I>,
+    key: impl Fn(&T) -> &Bytes,
+) -> Result<Option<(Option<T>, Option<T>)>> {
+    let order = match (before.peek(), after.peek()) {
+        (None, None) => return Ok(None),
+        (Some(Ok(before)), Some(Ok(after))) => key(before).cmp(key(after)),
+        (Some(Ok(_)), None) => Ordering::Less,
+        (None, Some(Ok(_))) => Ordering::Greater,
+        (Some(Err(error)), _) | (_, Some(Err(error))) => return Err(error.clone()),
+    };
+    let old = if order.is_le() { before.next().transpose()? } else { None };
+    let new = if order.is_ge() { after.next().transpose()? } else { None };
+    Ok(Some((old, new)))
 }
 
 fn as_slice(bound: &Bound<Bytes>) -> Bound<&[u8]> {

@@ -2,7 +2,6 @@
 //! the log.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::ops::{Bound, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,13 +24,13 @@ use crate::store_name::StoreName;
 use crate::totals::{StoreTotals, Totals};
 use crate::view::View;
 
+mod findings;
 mod replay;
 mod working;
 
-pub use replay::StateReplay;
+use findings::{Findings, MAX_FINDINGS};
 
-/// How many findings a verification lists.
-const MAX_FINDINGS: usize = 1_000;
+pub use replay::StateReplay;
 
 /// How much is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -93,17 +92,11 @@ pub(crate) fn verify(
 ) -> Result<StateVerification> {
     let open = || Reader::open_with(dir.clone(), options.clone(), components.clone());
     again(&dir, open, |reader| {
-        let mut found = StateVerification {
-            level,
-            version: *reader.versions.end(),
-            root: reader.root,
-            records: 0,
-            snapshots: 0,
-            rows: 0,
-            replay: None,
-            findings: Vec::new(),
-            time: reader.env.clock.now(),
-        };
+        if level >= VerifyLevel::Replay {
+            // Whatever takes hours comes later.
+            working::check_copying(reader)?;
+        }
+        let mut found = Verifier::new(reader, level);
         found.check_log(reader, &open, progress)?;
         found.check_snapshots(reader)?;
         if level >= VerifyLevel::Content {
@@ -111,22 +104,23 @@ pub(crate) fn verify(
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
                 Err(error) => {
-                    let version = found.version;
-                    found.note(format_args!("the rows of version {version}"), error)?;
+                    let what = format!("the rows of version {}", found.done.version);
+                    found.findings.note(what, error)?;
                 }
             }
         }
         if level >= VerifyLevel::Replay {
             match again(&dir, open, |reader| replay::check(reader, &open, progress)) {
                 Ok(checked) => {
-                    checked.findings.into_iter().for_each(|finding| found.find(finding));
-                    found.replay = Some(checked.replay);
+                    let findings = checked.findings.into_vec();
+                    findings.into_iter().for_each(|finding| found.findings.find(finding));
+                    found.done.replay = Some(checked.replay);
                 }
-                Err(error) => found.note("the versions cannot be replayed", error)?,
+                Err(error) => found.findings.note("the versions cannot be replayed", error)?,
             }
         }
-        let is_found = found.is_ok() || are_of_one_branch(reader, &open()?)?;
-        Ok(is_found.then_some(found))
+        let is_found = found.findings.is_empty() || are_of_one_branch(reader, &open()?)?;
+        Ok(is_found.then(|| found.finish()))
     })
 }
 
@@ -146,24 +140,31 @@ fn are_of_one_branch(reader: &Reader, later: &Reader) -> Result<bool> {
 /// Versions of the log that could not be read, and why; no error if they are missing.
 type Unread = (RangeInclusive<u64>, Option<Error>);
 
-impl StateVerification {
-    /// Records an error that says what is wrong with the store. One of the operating system says
-    /// nothing about it, and ends the verification.
-    fn note(&mut self, what: impl fmt::Display, error: Error) -> Result<()> {
-        if error.kind().is_system_failure() {
-            return Err(error);
-        }
-        self.find(format!("{what}: {error}"));
-        Ok(())
+/// A verification under way.
+struct Verifier {
+    /// Without the findings.
+    done: StateVerification,
+    findings: Findings,
+}
+
+impl Verifier {
+    fn new(reader: &Reader, level: VerifyLevel) -> Self {
+        let done = StateVerification {
+            level,
+            version: *reader.versions.end(),
+            root: reader.root,
+            records: 0,
+            snapshots: 0,
+            rows: 0,
+            replay: None,
+            findings: Vec::new(),
+            time: reader.env.clock.now(),
+        };
+        Self { done, findings: Findings::default() }
     }
 
-    /// Records what is wrong. Of very many findings the first ones say enough.
-    fn find(&mut self, finding: String) {
-        match self.findings.len() {
-            MAX_FINDINGS => self.findings.push("there are more findings".to_owned()),
-            found if found < MAX_FINDINGS => self.findings.push(finding),
-            _ => {}
-        }
+    fn finish(self) -> StateVerification {
+        StateVerification { findings: self.findings.into_vec(), ..self.done }
     }
 
     /// Reads every record. `open` makes another reader: a writer may have collected versions since
@@ -194,14 +195,14 @@ impl StateVerification {
             };
             self.note_unread(&mut unread, open)?;
             if record.store != reader.id {
-                self.find(format!("version {version} of the log is of another store"));
+                self.findings.find(format!("version {version} of the log is of another store"));
             }
             if previous.is_some_and(|previous| previous != record.previous_root) {
-                self.find(format!("version {version} does not follow the one before it"));
+                self.findings.find(format!("version {version} does not follow the one before it"));
             }
             previous = Some(record.root);
-            self.records += 1;
-            progress(self.records);
+            self.done.records += 1;
+            progress(self.done.records);
         }
         self.note_unread(&mut unread, open)
     }
@@ -220,9 +221,13 @@ impl StateVerification {
             let (first, last) = ((*versions.start()).max(oldest), *versions.end());
             match error {
                 _ if first > last => {}
-                Some(error) => self.note(format_args!("version {last} of the log"), error)?,
-                None if first == last => self.find(format!("the log has no version {first}")),
-                None => self.find(format!("the log has no versions {first} to {last}")),
+                Some(error) => {
+                    self.findings.note(format_args!("version {last} of the log"), error)?
+                }
+                None if first == last => {
+                    self.findings.find(format!("the log has no version {first}"))
+                }
+                None => self.findings.find(format!("the log has no versions {first} to {last}")),
             }
         }
         Ok(())
@@ -230,14 +235,14 @@ impl StateVerification {
 
     fn check_snapshots(&mut self, reader: &Reader) -> Result<()> {
         for snapshot in &reader.snapshots {
-            self.snapshots += 1;
+            self.done.snapshots += 1;
             let version = snapshot.found.version;
             if let Some(reason) = &snapshot.reason
                 && snapshot.class != SnapshotClass::Stale
             {
-                self.find(format!("snapshot {version}: {}: {reason}", snapshot.class));
+                self.findings.find(format!("snapshot {version}: {}: {reason}", snapshot.class));
             }
-            if self.level < VerifyLevel::Files || snapshot.class != SnapshotClass::Valid {
+            if self.done.level < VerifyLevel::Files || snapshot.class != SnapshotClass::Valid {
                 continue;
             }
             let manifest = snapshot.found.manifest.as_ref().map_err(Error::clone)?;
@@ -247,7 +252,7 @@ impl StateVerification {
             if let Err(error) = checked
                 && exists_as(&*reader.env.fs, &snapshot.found.path, FileKind::Dir)?
             {
-                self.note(format_args!("snapshot {version}"), error)?;
+                self.findings.note(format_args!("snapshot {version}"), error)?;
             }
         }
         Ok(())
@@ -261,17 +266,17 @@ impl StateVerification {
         options: &StateOptions,
         components: &StateComponents,
     ) -> Result<Option<View>> {
-        let viewed = view_only(dir, Some(self.version), options, components);
+        let viewed = view_only(dir, Some(self.done.version), options, components);
         match viewed {
             Err(error) if Unreachable::of(&error).is_some() => {
                 let newest = view_only(dir, None, options, components)?;
-                if newest.version() <= self.version {
+                if newest.version() <= self.done.version {
                     return Ok(None);
                 }
-                (self.version, self.root) = (newest.version(), newest.root());
+                (self.done.version, self.done.root) = (newest.version(), newest.root());
                 Ok(Some(newest))
             }
-            viewed => Ok(Some(viewed?).filter(|view| view.root() == self.root)),
+            viewed => Ok(Some(viewed?).filter(|view| view.root() == self.done.root)),
         }
     }
 
@@ -286,15 +291,15 @@ impl StateVerification {
     ) -> Result<bool> {
         let Some(view) = self.view(dir, options, components)? else { return Ok(false) };
         let found = count_rows(view.engine(), &view.head().pin, &mut || {
-            self.rows += 1;
-            progress(self.rows);
+            self.done.rows += 1;
+            progress(self.done.rows);
         })?;
         for difference in differences(&view.head().totals, &found) {
-            self.find(difference);
+            self.findings.find(difference);
         }
-        if found.root() != self.root {
-            let (expected, found) = (self.root, found.root());
-            self.find(format!("the rows: expected the root {expected}, found {found}"));
+        if found.root() != self.done.root {
+            let (expected, found) = (self.done.root, found.root());
+            self.findings.find(format!("the rows: expected the root {expected}, found {found}"));
         }
         Ok(true)
     }

@@ -2,7 +2,8 @@
 //!
 //! A clone belongs to the call that made it, in whatever process, which holds an exclusive lock of
 //! the directory and removes it before it returns. What a killed process left is not locked: the
-//! writer's next open removes it. Nothing in a clone has to be durable.
+//! next clone that is made, and the writer's next open, removes it. Nothing in a clone has to be
+//! durable.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use lithdb_env::{Env, Error, FileKind, FileLock, Fs, LockKind, Result, exists_as, sync_parent};
 
 use crate::dirs::{Dirs, create_dir, remove_tree};
-use crate::files::view_clone_name;
+use crate::files::{is_view_clone_name, view_clone_name};
 use crate::snapshot::take::ENGINE_DIR;
 
 /// The directory of a clone, until this is dropped.
@@ -23,8 +24,8 @@ pub(crate) struct ViewClone {
 }
 
 impl ViewClone {
-    /// A new directory without an engine. `None` if a writer that is being opened took it for one
-    /// that was left.
+    /// A new directory without an engine, when those that killed processes left have been removed.
+    /// `None` if somebody else, who did the same, took it for one of them.
     pub(crate) fn create(env: &Env, dirs: &Dirs) -> Result<Option<Self>> {
         let (fs, views) = (Arc::clone(&env.fs), dirs.views());
         match fs.create_dir(&views) {
@@ -33,6 +34,7 @@ impl ViewClone {
             }
             _ => {}
         }
+        remove_orphans(&*fs, &views);
         let dir = views.join(view_clone_name(env.random_u64()?));
         create_dir(&*fs, &dir)?;
         let lock = lock(&*fs, &dir)?;
@@ -49,7 +51,25 @@ impl ViewClone {
 impl Drop for ViewClone {
     fn drop(&mut self) {
         if let Err(error) = remove_tree(&*self.fs, &self.dir) {
-            tracing::warn!(%error, "the clone of a view stays until the writer's next open");
+            tracing::warn!(%error, "the clone of a view stays until the next one is made");
+        }
+    }
+}
+
+/// Removes the clones that killed processes left. They are in nobody's way: what cannot be removed,
+/// such as another user's, stays.
+fn remove_orphans(fs: &dyn Fs, views: &Path) {
+    let warn = |error: Error| tracing::warn!(%error, "clones of views that nobody uses stay");
+    let entries = match fs.list(views) {
+        Ok(entries) => entries,
+        Err(error) => return warn(Error::io("list", views, error)),
+    };
+    for entry in entries {
+        if entry.kind == FileKind::Dir
+            && is_view_clone_name(&entry.name)
+            && let Err(error) = remove_orphan(fs, &views.join(entry.name))
+        {
+            warn(error);
         }
     }
 }

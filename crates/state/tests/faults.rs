@@ -197,3 +197,29 @@ fn faults_of_every_view_of_a_past_version_return_no_wrong_row_and_latch_nothing(
         assert!(limit > 0 || tally.get("faults") > 60, "{tally:?}");
     }
 }
+
+/// Every operation and every read of a verification by a replay, in memory and in a clone: an error
+/// or a sound store, never a finding.
+#[test]
+fn faults_of_every_verification_by_a_replay_are_no_finding_and_latch_nothing() {
+    for limit in [0, 1 << 30] {
+        let script = Script::new("verify", on_flush().view_memory_bytes(limit), &VERIFY);
+        let tally = every_fault(&script, &[VERIFY.len()], 2);
+        assert_eq!(tally.get("latched"), 0, "{tally:?}");
+        assert!(tally.get("read faults") > 60, "{tally:?}");
+        assert!(tally.get("failed steps") > 60, "{tally:?}");
+        assert!(tally.get("faults") > 30, "{tally:?}");
+    }
+}
+
+/// Two snapshots and a newer working copy; the base is the empty state.
+const VERIFY: [Op; 8] = [
+    Op::Commit,
+    Op::Commit,
+    Op::Snapshot,
+    Op::Commit,
+    Op::Commit,
+    Op::Snapshot,
+    Op::Commit,
+    Op::Verify,
+];

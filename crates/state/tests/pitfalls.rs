@@ -39,6 +39,10 @@ mod snapshots;
 mod support;
 #[path = "pitfalls/verify.rs"]
 mod verify;
+#[path = "pitfalls/verify_calls.rs"]
+mod verify_calls;
+#[path = "pitfalls/verify_meta.rs"]
+mod verify_meta;
 #[path = "pitfalls/views.rs"]
 mod views;
 #[path = "pitfalls/watchdog.rs"]

@@ -119,7 +119,7 @@ fn info_describes_the_whole_store() {
     for part in [
         "  version     50\n",
         "  log         versions 0 to 50\n",
-        "  floor       versions from 0 on can be viewed and rolled back to\n",
+        "  floor       version 0 is the lowest to view or roll back to\n",
         "  recovery    10 versions replayed from snapshot 40 if the working copy is lost\n",
         "store bank\n  rows        8 keys, 32 B of keys and values\n",
         "2 snapshots\n          25  valid ",

@@ -7,27 +7,32 @@
 //! rows at a snapshot or at the working copy are read beside those that were replayed, and must be
 //! the same in everything, the versions that put them included.
 
-use std::cmp::Ordering;
 use std::fmt;
+use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lithdb_env::{Clock, Error, Pool, Result};
-use lithdb_state_engine::{Engine, RowIter};
+use lithdb_env::{Clock, Error, FileKind, Pool, Result, exists_as};
+use lithdb_state_engine::Engine;
 use serde::Serialize;
 
+use super::findings::Findings;
 use super::working::WorkingCopy;
-use super::{MAX_FINDINGS, count_rows, differences};
+use super::{count_rows, differences};
 use crate::change_set::ChangeSet;
+use crate::files::StoreSummary;
 use crate::meta::{META_KEY, Meta};
+use crate::open::working::read_meta;
 use crate::overlay::Overlay;
 use crate::past::Replay;
 use crate::reach::Base;
-use crate::reader::{Reader, is_surprise};
+use crate::reader::{ATTEMPTS, Reader, is_surprise};
 use crate::record::StoreDelta;
 use crate::row::{short, split_key, split_row};
+use crate::rows::merged;
 use crate::snapshot::SnapshotClass;
+use crate::snapshot::list::Classified;
 use crate::store_name::StoreName;
 use crate::totals::Totals;
 
@@ -41,9 +46,13 @@ pub struct StateReplay {
     pub versions: u64,
     /// The versions of the snapshots whose rows were compared, that of the base included.
     pub snapshots: Vec<u64>,
-    /// The version of the working copy on disk, if its rows were compared. `None` if there is none,
-    /// or if it is none of the versions that were replayed: then the next opening makes a new one,
-    /// as after a rollback that was interrupted.
+    /// The versions of the snapshots whose rows were *not* compared, because somebody had them
+    /// locked to remove them or to move them aside, and they are still there.
+    pub locked: Vec<u64>,
+    /// The version of the working copy on disk, if its rows were compared. `None` if there is none;
+    /// if it could not be opened, which is a finding; or if it is none of the versions that were
+    /// replayed: the replay ended before it, which is a finding, or the log does not have it, as
+    /// after a rollback that was interrupted, and the next opening makes a new one.
     pub working: Option<u64>,
     /// Rows that were compared.
     pub rows: u64,
@@ -52,7 +61,7 @@ pub struct StateReplay {
 /// What a replay has found.
 pub(super) struct Checked {
     pub(super) replay: StateReplay,
-    pub(super) findings: Vec<String>,
+    pub(super) findings: Findings,
 }
 
 /// Replays the store of `reader`; `open` makes another reader. `None` if it was rolled back, or if
@@ -62,7 +71,7 @@ pub(super) fn check(
     open: &dyn Fn() -> Result<Reader>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Option<Checked>> {
-    let (replay, findings) = (StateReplay::default(), Vec::new());
+    let (replay, findings) = (StateReplay::default(), Findings::default());
     let mut audit = Audit { checked: Checked { replay, findings }, working: None, progress };
     audit.open_working(reader)?;
     // What a working copy holds is in the log; a writer may have gone on since `reader` began.
@@ -86,20 +95,12 @@ struct Audit<'a> {
 }
 
 impl Audit<'_> {
-    /// Records what is wrong; an error of the operating system ends the verification.
     fn note(&mut self, what: &str, error: Error) -> Result<()> {
-        if error.kind().is_system_failure() {
-            return Err(error);
-        }
-        self.find(format!("{what}: {error}"));
-        Ok(())
+        self.checked.findings.note(what, error)
     }
 
     fn find(&mut self, finding: String) {
-        // One more says that there are more.
-        if self.checked.findings.len() <= MAX_FINDINGS {
-            self.checked.findings.push(finding);
-        }
+        self.checked.findings.find(finding);
     }
 
     fn open_working(&mut self, reader: &Reader) -> Result<()> {
@@ -118,7 +119,11 @@ impl Audit<'_> {
         self.checked.replay.base = floor;
         if let Base::Snapshot { version } = replay.base() {
             self.checked.replay.snapshots.push(version);
-            self.count(&format!("snapshot {version}"), &replay)?;
+            let what = format!("snapshot {version}");
+            if let Some(base) = valid_snapshot(reader, version) {
+                self.check_manifest(&what, base, replay.meta())?;
+            }
+            self.count(&what, &replay)?;
         }
         let pool = Pool::new(0).map_err(|e| Error::io("start", reader.dirs.root(), e))?;
         loop {
@@ -180,16 +185,14 @@ impl Audit<'_> {
     /// it is the base, and with those of the working copy.
     fn compare_at(&mut self, reader: &Reader, replay: &Replay<'_>) -> Result<()> {
         let version = replay.meta().version;
-        let is_snapshot = reader.snapshots.iter().any(|snapshot| {
-            snapshot.found.version == version && snapshot.class == SnapshotClass::Valid
-        });
-        if is_snapshot && version != replay.base().version() {
+        let snapshot = valid_snapshot(reader, version);
+        if let Some(snapshot) = snapshot.filter(|_| version != replay.base().version()) {
             let what = format!("snapshot {version}");
-            match reader.open_snapshot(version) {
-                // It was removed meanwhile.
+            match self.open_snapshot(reader, version) {
                 Ok(None) => {}
-                Ok(Some((engine, _lock))) => {
+                Ok(Some(engine)) => {
                     self.checked.replay.snapshots.push(version);
+                    self.check_manifest(&what, snapshot, replay.meta())?;
                     self.compare(&what, replay, &engine)?;
                 }
                 // Whoever removes it or moves it needs its lock: it is what it is.
@@ -212,8 +215,56 @@ impl Audit<'_> {
         Ok(())
     }
 
-    /// Compares the rows that were replayed with those of `engine`, which are hashed on the way.
+    /// Opens a snapshot to be compared: all its files are open then, and it need not be locked any
+    /// more. `None` if it was removed meanwhile, or is locked by whoever does that.
+    fn open_snapshot(&mut self, reader: &Reader, version: u64) -> Result<Option<Arc<dyn Engine>>> {
+        for _ in 0..ATTEMPTS {
+            if let Some((engine, lock)) = reader.open_snapshot(version)? {
+                drop(lock);
+                return Ok(Some(engine));
+            }
+            if !exists_as(&*reader.env.fs, &reader.dirs.snapshot(version), FileKind::Dir)? {
+                return Ok(None);
+            }
+        }
+        self.checked.replay.locked.push(version);
+        Ok(None)
+    }
+
+    /// Compares the stores in the manifest of a snapshot with those of its version.
+    fn check_manifest(&mut self, what: &str, snapshot: &Classified, meta: &Meta) -> Result<()> {
+        let manifest = snapshot.found.manifest.as_ref().map_err(Error::clone)?;
+        let stores = meta.totals.iter().map(|(name, totals)| StoreSummary::of(name, totals));
+        if !stores.eq(manifest.stores.iter().cloned()) {
+            self.find(format!("{what}: the stores in its manifest are not those of the version"));
+        }
+        Ok(())
+    }
+
+    /// Compares what the META row of `engine` says with what was replayed.
+    fn compare_meta(&mut self, what: &str, expected: &Meta, engine: &dyn Engine) -> Result<()> {
+        let found = match read_meta(engine) {
+            Ok(found) => found,
+            Err(error) => return self.note(what, error),
+        };
+        for difference in differences(&expected.totals, &found.totals) {
+            self.find(format!("{what}, its META row: {difference}"));
+        }
+        let named = |meta: &Meta| {
+            let Meta { store, version, root, .. } = meta;
+            format!("version {version} of store {store} with root {root}")
+        };
+        let (expected, found) = (named(expected), named(&found));
+        if expected != found {
+            self.find(format!("{what}, its META row: expected {expected}, found {found}"));
+        }
+        Ok(())
+    }
+
+    /// Compares what was replayed with `engine`: the META row, and the rows, which are hashed on
+    /// the way.
     fn compare(&mut self, what: &str, replay: &Replay<'_>, engine: &Arc<dyn Engine>) -> Result<()> {
+        self.compare_meta(what, replay.meta(), &**engine)?;
         let mut pairs = Pairs { expected: rows(replay.engine()), found: rows(engine) };
         let (mut totals, mut differ, mut first) = (Totals::default(), 0_u64, None);
         loop {
@@ -237,6 +288,13 @@ impl Audit<'_> {
         }
         Ok(())
     }
+}
+
+/// The snapshot of a version, if it can be used.
+fn valid_snapshot(reader: &Reader, version: u64) -> Option<&Classified> {
+    reader.snapshots.iter().find(|snapshot| {
+        snapshot.found.version == version && snapshot.class == SnapshotClass::Valid
+    })
 }
 
 /// What is wrong with the changes of a version of the log, for the rows before it: a sentence for
@@ -273,30 +331,18 @@ fn check_deltas(
     Ok(wrong.collect())
 }
 
-/// All rows, by physical key, each with the version that put it.
-struct PhysicalRows {
-    rows: RowIter,
-    next: Option<(Bytes, (u64, Bytes))>,
-}
+/// A row by its physical key, with the version that put it and its value.
+type PhysicalRow = (Bytes, (u64, Bytes));
+type PhysicalRows = Peekable<Box<dyn Iterator<Item = Result<PhysicalRow>>>>;
 
+/// All rows, in the order of their physical keys.
 fn rows(engine: &Arc<dyn Engine>) -> PhysicalRows {
     let pin = engine.pin();
     let rows = Arc::clone(engine).range(&pin, Bound::Unbounded, Bound::Unbounded);
-    PhysicalRows { rows, next: None }
-}
-
-impl PhysicalRows {
-    /// Reads the next row, unless it was read already. Returns its key.
-    fn peek(&mut self) -> Result<Option<&Bytes>> {
-        while self.next.is_none() {
-            let Some(row) = self.rows.next() else { return Ok(None) };
-            let (key, row) = row?;
-            if key != META_KEY {
-                self.next = Some((key, split_row(&row)?));
-            }
-        }
-        Ok(self.next.as_ref().map(|(key, _row)| key))
-    }
+    let rows = rows.filter(|row| !matches!(row, Ok((key, _)) if key == META_KEY));
+    let rows = rows.map(|row| row.and_then(|(key, row)| Ok((key, split_row(&row)?))));
+    let rows: Box<dyn Iterator<Item = Result<PhysicalRow>>> = Box::new(rows);
+    rows.peekable()
 }
 
 /// Two versions of the same rows, read side by side.
@@ -315,14 +361,8 @@ struct Pair {
 impl Pairs {
     /// The next key, and its rows. Those of `found` are added to `totals`.
     fn next_pair(&mut self, totals: &mut Totals) -> Result<Option<Pair>> {
-        let order = match (self.expected.peek()?, self.found.peek()?) {
-            (None, None) => return Ok(None),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(expected), Some(found)) => expected.cmp(found),
-        };
-        let expected = if order.is_le() { self.expected.next.take() } else { None };
-        let found = if order.is_ge() { self.found.next.take() } else { None };
+        let pair = merged(&mut self.expected, &mut self.found, |(key, _)| key)?;
+        let Some((expected, found)) = pair else { return Ok(None) };
         if let Some((physical, (_modified_at, value))) = &found {
             let (store, key) = split_key(physical)?;
             totals.add_row(&StoreName::new(store)?, &key, value)?;
@@ -330,7 +370,7 @@ impl Pairs {
         let Some((key, _)) = expected.as_ref().or(found.as_ref()) else {
             unreachable!("a pair has a row")
         };
-        let (key, row) = (key.clone(), |row: Option<(Bytes, _)>| row.map(|(_key, row)| row));
+        let (key, row) = (key.clone(), |row: Option<PhysicalRow>| row.map(|(_key, row)| row));
         Ok(Some(Pair { key, expected: row(expected), found: row(found) }))
     }
 }

@@ -13,6 +13,7 @@ use lithdb_state_engine::{Engine, OpenMode};
 use crate::meta::Meta;
 use crate::open::working::{engine_dir, read_meta};
 use crate::reader::{ATTEMPTS, Reader, is_surprise};
+use crate::verify::findings::is_of_the_call;
 use crate::view_clone::ViewClone;
 
 /// The rows of a working copy at the version of its newest flush.
@@ -46,8 +47,30 @@ impl WorkingCopy {
     }
 }
 
-/// `None` if an opening writer took the copy for one that was left.
+/// Makes a copy of the working copy and removes it again, to find out whether one can be made: no
+/// permission, a read-only file system, no space and no hard links are known before hours of work.
+/// What is wrong with the working copy itself is found when it is compared.
+pub(super) fn check_copying(reader: &Reader) -> Result<()> {
+    match WorkingCopy::open(reader) {
+        Err(error) if is_of_the_call(error.kind()) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// `None` if somebody took the copy for one that was left.
 fn open_copy(reader: &Reader, dir: &Path) -> Result<Option<WorkingCopy>> {
+    copy(reader, dir).map_err(|error| {
+        let views = reader.dirs.views();
+        error.context(format_args!(
+            "to be compared by a replay, the working copy is linked into {}, which needs \
+             permission to write there, space, and a file system with hard links; without them, \
+             verify at another level",
+            views.display()
+        ))
+    })
+}
+
+fn copy(reader: &Reader, dir: &Path) -> Result<Option<WorkingCopy>> {
     let Some(clone) = ViewClone::create(&reader.env, &reader.dirs)? else { return Ok(None) };
     let into: PathBuf = clone.engine_dir();
     reader.engines.copy_beside_writer(dir, &into)?;

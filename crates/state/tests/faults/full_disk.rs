@@ -11,12 +11,12 @@ use lithdb_sim::{CrashImage, Fault, OpKind, Tally};
 use lithdb_state::{ErrorKind, StateDb, StateEvent};
 
 use super::driver::{advance, has_failed, is_in_the_log, prepared};
-use super::on_flush;
 use super::refuse::RefuseFs;
 use super::support::expect::{check_disk, check_open};
 use super::support::model::{Change, Model, change_sets, changes_of};
 use super::support::script::{Op, Run, Script, Store};
 use super::support::{self, Harness, small};
+use super::{VERIFY, on_flush};
 
 /// The disk space that is in use, in blocks of 4 KiB.
 fn blocks_in_use(harness: &Harness) -> u64 {
@@ -118,6 +118,14 @@ fn a_full_disk_refuses_a_rollback_and_nothing_is_lost() {
         }
     }
     assert!(refused > 2, "{refused}");
+}
+
+#[test]
+fn a_full_disk_refuses_to_verify_by_a_replay_and_is_no_finding() {
+    for limit in [0, 1 << 30] {
+        let options = small().view_memory_bytes(limit);
+        every_size(&Script::new("verify", options, &VERIFY), VERIFY.len(), 1);
+    }
 }
 
 /// The changes of names until no file can be created any more.

@@ -2,12 +2,14 @@
 
 use lithdb::rollback::max_be_u64;
 use lithdb::{NoMatch, Rollback};
-use lithdb_state::{Durability, Reclone, Result, StateDb, StateEvent, StateOptions, View};
+use lithdb_state::{
+    Durability, Reclone, Result, StateDb, StateEvent, StateOptions, VerifyLevel, View,
+};
 
 use super::check::{self, SnapshotBytes};
 use super::expect::Expect;
 use super::model::{Change, Model, change_sets, changes_of};
-use super::{APP, App, DIR, Harness};
+use super::{APP, App, DIR, Harness, difference};
 
 /// A step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub enum Op {
     Prune(u64),
     /// Takes a view of a version and keeps it.
     View(u64),
+    /// Verifies the store by a replay, beside the writer.
+    Verify,
     /// Closes the store and opens it again.
     Close,
     /// The process ends without closing, and the store is opened again.
@@ -250,6 +254,7 @@ impl<'s> Run<'s> {
                 self.views.push((view, self.expect.model.clone()));
                 Ok(())
             }
+            Op::Verify => self.verify(),
             Op::Close => {
                 self.close()?;
                 self.reopen(&[None])
@@ -297,6 +302,25 @@ impl<'s> Run<'s> {
         expected.commit(&self.pending);
         let pending = self.db().pending();
         assert_eq!(pending.root()?, expected.at(version).root, "{}", self.context());
+        Ok(())
+    }
+
+    /// The store is sound: whatever fails, there is no finding, and nothing changes but `views`.
+    fn verify(&self) -> Result<()> {
+        let tree = || {
+            // Of a copy, whose reads do not fail.
+            let mut tree = self.harness.fork().tree(DIR);
+            tree.retain(|path, _| !path.starts_with(format!("{DIR}/views")));
+            tree
+        };
+        let (before, options) = (tree(), self.script.options.clone());
+        let components = self.harness.components();
+        let found = StateDb::verify_with(DIR, VerifyLevel::Replay, options, components, |_| {});
+        assert_eq!(difference(&before, &tree()), None, "{}", self.context());
+        let found = found?;
+        assert!(found.is_ok(), "{}: {:?}", self.context(), found.findings);
+        let replay = found.replay.unwrap();
+        assert!(replay.locked.is_empty() && replay.working.is_some(), "{replay:?}");
         Ok(())
     }
 

@@ -41,7 +41,7 @@ fn show(dir: &Path, found: &StateInspection, ctx: &mut Context) -> Result<(), Fa
         None => "NOT possible if the working copy is lost: no usable snapshot".to_owned(),
     };
     let floor = match found.floor {
-        Some(floor) => format!("versions from {floor} on can be viewed and rolled back to"),
+        Some(floor) => format!("version {floor} is the lowest to view or roll back to"),
         None => "NO version can be viewed or rolled back to".to_owned(),
     };
     let lines = [

@@ -1,6 +1,6 @@
 //! `lith state verify`: checks a state store. `--json`: `{"sound":…,"level":…,"version":…,"root":…,
 //! "records":…,"snapshots":…,"rows":…,"replay":…,"findings":[…],"time":…}`; `replay` is `null`, or
-//! `{"base":…,"versions":…,"snapshots":[…],"working":…,"rows":…}`.
+//! `{"base":…,"versions":…,"snapshots":[…],"locked":[…],"working":…,"rows":…}`.
 
 use std::path::Path;
 
@@ -57,7 +57,8 @@ fn show(verified: &StateVerification, out: &mut Output) -> Result<(), Failure> {
     if *level >= VerifyLevel::Content {
         out.text(format_args!("  {} hashed", counted(*rows, "row")))?;
     }
-    if let Some(StateReplay { base, versions, snapshots, working, rows, .. }) = &verified.replay {
+    if let Some(replay) = &verified.replay {
+        let StateReplay { base, versions, snapshots, locked, working, rows, .. } = replay;
         let snapshots = counted(snapshots.len() as u64, "snapshot");
         let working = match working {
             Some(version) => format!("the working copy of version {version}"),
@@ -66,6 +67,9 @@ fn show(verified: &StateVerification, out: &mut Output) -> Result<(), Failure> {
         out.text(format_args!("  {} replayed from version {base}", counted(*versions, "version")))?;
         out.text(format_args!("  {snapshots} and {working} compared"))?;
         out.text(format_args!("  {} compared", counted(*rows, "row")))?;
+        for version in locked {
+            out.text(format_args!("  snapshot {version} NOT compared: it was locked; retry"))?;
+        }
     }
     for finding in &verified.findings {
         out.text(format_args!("WRONG: {finding}"))?;

@@ -370,13 +370,11 @@ fn chart(file: &Path, steps: &[Step]) -> Result<(), Box<dyn Error>> {
             .y_label_area_size(56)
             .build_cartesian_2d(0..end, (lowest / 2.0..highest * 2.0).log_scale())?;
         chart.configure_mesh().x_desc("seconds").y_desc("milliseconds").draw()?;
-        let lines: [(&str, RGBColor, fn(&Step) -> f64); 3] = [
-            ("worst", RED, |step| step.max),
-            ("p99", BLUE, |step| step.p99),
-            ("p50", BLACK, |step| step.p50),
-        ];
-        for (name, colour, latency) in lines {
-            let points = steps.iter().map(|step| (step.seconds, latency(step)));
+        let latencies = |step: &Step| [step.max, step.p99, step.p50];
+        for (n, (name, colour)) in
+            [("worst", RED), ("p99", BLUE), ("p50", BLACK)].into_iter().enumerate()
+        {
+            let points = steps.iter().map(|step| (step.seconds, latencies(step)[n]));
             let legend = move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour);
             chart.draw_series(LineSeries::new(points, &colour))?.label(name).legend(legend);
         }

@@ -290,8 +290,8 @@ impl Reader {
     }
 }
 
-/// Whether an error may be due to a writer: a version or a file that is missing, or not the expected
-/// one.
+/// Whether an error may be due to a writer: a version or a file that is missing, or not the
+/// expected one.
 pub(crate) fn is_surprise(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Missing | ErrorKind::Corrupt)
 }

@@ -111,8 +111,8 @@ fn note(event: &StateEvent) {
     }
 }
 
-/// Whether a rollback was refused: retention has removed the snapshot meanwhile, or a reader has one
-/// that would go.
+/// Whether a rollback was refused: retention has removed the snapshot meanwhile, or a reader has
+/// one that would go.
 fn is_refusal(error: &Error) -> bool {
     Unreachable::of(error).is_some() || error.kind() == ErrorKind::Locked
 }

@@ -1,5 +1,5 @@
-//! Rounds of a process that commits, takes snapshots, prunes, rolls back and opens in a loop, and is
-//! killed (SIGKILL) at a random moment; and what is checked of the store that it leaves.
+//! Rounds of a process that commits, takes snapshots, prunes, rolls back and opens in a loop, and
+//! is killed (SIGKILL) at a random moment; and what is checked of the store that it leaves.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};

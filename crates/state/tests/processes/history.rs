@@ -19,7 +19,8 @@ impl Beat {
         self.clock.load(Ordering::SeqCst)
     }
 
-    /// The newest version that was acknowledged as durable. Other processes may not see a later one.
+    /// The newest version that was acknowledged as durable. Other processes may not see a later
+    /// one.
     pub fn durable(&self) -> u64 {
         self.durable.load(Ordering::SeqCst)
     }

@@ -1,9 +1,9 @@
 //! `lith state info`: describes a state store. `--json`: `{"dir":…,"store":…,"initial_version":…,
 //! "oldest_version":…,"version":…,"root":…,"floor":…,"engine":{"name":…,"version":…},
 //! "snapshots":[…],"abandoned":[…],"reach":{"target":…,"base":…,"replays":…},"stores":[{"name":…,
-//! "keys":…,"bytes":…,"hash":…}]}`. `floor` is the lowest version that a view or a rollback reaches.
-//! `snapshots` and `abandoned` are those of `lith state snapshots`. `reach`, and with it `stores`, is
-//! null if the newest version cannot be reached without a working copy.
+//! "keys":…,"bytes":…,"hash":…}]}`. `floor` is the lowest version that a view or a rollback
+//! reaches. `snapshots` and `abandoned` are those of `lith state snapshots`. `reach`, and with it
+//! `stores`, is null if the newest version cannot be reached without a working copy.
 
 use std::path::Path;
 
